@@ -1,0 +1,50 @@
+"""Leukoscope: blood-smear images to a leukemia classifier that knows how far to trust it.
+
+Research software, not a medical device.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leukoscope.config.loading import list_recipes
+    from leukoscope.datasets.layouts import load_dataset
+    from leukoscope.datasets.passport import audit
+    from leukoscope.datasets.splits import make_splits
+    from leukoscope.learning.backbones import list_models
+    from leukoscope.learning.gradcam import grad_cam
+    from leukoscope.runtime.predictor import load_bundle
+    from leukoscope.study.run import run_study
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "audit",
+    "grad_cam",
+    "list_models",
+    "list_recipes",
+    "load_bundle",
+    "load_dataset",
+    "make_splits",
+    "run_study",
+]
+
+_HOMES = {
+    "audit": "leukoscope.datasets.passport",
+    "grad_cam": "leukoscope.learning.gradcam",
+    "list_models": "leukoscope.learning.backbones",
+    "list_recipes": "leukoscope.config.loading",
+    "load_bundle": "leukoscope.runtime.predictor",
+    "load_dataset": "leukoscope.datasets.layouts",
+    "make_splits": "leukoscope.datasets.splits",
+    "run_study": "leukoscope.study.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public function when it is first used, so that ``import leukoscope`` is instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'leukoscope' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

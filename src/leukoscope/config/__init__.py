@@ -1,0 +1,1 @@
+"""Schemas of everything that is configured or travels in files, and their loading."""

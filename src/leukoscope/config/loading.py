@@ -1,0 +1,123 @@
+"""Loading of recipes and study configurations, with ``--set`` overrides."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from leukoscope.config.recipe import Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import ConfigError, UnknownNameError
+from leukoscope.core.files import write_text
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Names of the recipes in the box, sorted."""
+    folder = resources.files("leukoscope.config") / "recipes"
+    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe by name, or from a TOML file, with overrides applied.
+
+    Args:
+        name: Name of a recipe in the box, or path of a ``.toml`` file.
+        overrides: Texts such as ``training.epochs=3``; values in TOML notation.
+
+    Raises:
+        UnknownNameError: No such recipe.
+        ConfigError: The file or an override is invalid; names the key.
+    """
+    path = Path(name)
+    if name.endswith(".toml"):
+        if not path.is_file():
+            raise ConfigError(f"{path}: this recipe file is missing")
+        text, source = path.read_text(encoding="utf-8"), str(path)
+    else:
+        if name not in list_recipes():
+            raise UnknownNameError("recipe", name, list_recipes())
+        file = resources.files("leukoscope.config") / "recipes" / f"{name}.toml"
+        text, source = file.read_text(encoding="utf-8"), f"recipe {name}"
+    return validate(Recipe, apply_overrides(_parse_toml(text, source), overrides), source)
+
+
+def load_study_config(path: Path) -> StudyConfig:
+    """Read a study's ``config.toml``."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: this study configuration is missing")
+    return validate(
+        StudyConfig, _parse_toml(path.read_text(encoding="utf-8"), str(path)), str(path)
+    )
+
+
+def save_study_config(path: Path, config: StudyConfig) -> None:
+    """Write a study's ``config.toml``, every default spelled out."""
+    import tomli_w
+
+    write_text(path, tomli_w.dumps(config.model_dump(mode="json")))
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of nested ``values`` in which ``a.b=value`` texts are applied.
+
+    >>> apply_overrides({"training": {"epochs": 20}}, ["training.epochs=3"])
+    {'training': {'epochs': 3}}
+
+    Raises:
+        ConfigError: A text has no ``=`` or steps into a value that is no table.
+    """
+    result: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
+    }
+    for text in overrides:
+        key, separator, raw = text.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"expected KEY=VALUE, got {text!r}", hint="e.g. training.epochs=3")
+        *tables, last = key.strip().split(".")
+        place = result
+        for table in tables:
+            inner = place.get(table, {})
+            if not isinstance(inner, Mapping):
+                raise ConfigError(f"{text!r}: {table!r} is a value, not a table")
+            place[table] = dict(inner)
+            place = place[table]
+        place[last] = _parse_value(raw.strip())
+    return result
+
+
+def validate(model: type[ModelT], values: Mapping[str, Any], source: str) -> ModelT:
+    """Build ``model`` from ``values``.
+
+    Raises:
+        ConfigError: Names each key that is wrong, what was expected and what came.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']} "
+            f"(got {item['input']!r})"
+            for item in error.errors()
+        )
+        raise ConfigError(f"{source}: {problems}") from None
+
+
+def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML, {error}") from None
+
+
+def _parse_value(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw  # a bare word is a string

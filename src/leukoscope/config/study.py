@@ -1,0 +1,88 @@
+"""What a study is asked to do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from leukoscope.config.base import Strict
+from leukoscope.config.recipe import Recipe
+
+ProtocolName = Literal[
+    "random", "grouped", "deduplicated", "acquisition", "acquisition-merged", "given"
+]
+ProbeName = Literal["colour-only", "background-only", "cells-only"]
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
+
+
+class DataConfig(Strict):
+    """Which data.
+
+    Attributes:
+        path: Folder or CSV manifest.
+        layout: Name of a layout, or ``auto``.
+        class_map: Folder name → canonical class, for names that no alias covers.
+    """
+
+    path: str
+    layout: str = "auto"
+    class_map: dict[str, str] = Field(default_factory=dict)
+
+
+class SplitConfig(Strict):
+    """How the data is divided.
+
+    Attributes:
+        folds: Number of folds; 1 means a single hold-out.
+        val: Share of the images used to select and stop.
+        cal: Share used to calibrate, by nothing else.
+        test: Share of the test part of a hold-out (with folds it is one fold).
+        clusters: Number of acquisition clusters of the ``acquisition`` protocol.
+        cluster_curve: Further numbers of clusters for the curve.
+    """
+
+    folds: Annotated[int, Field(ge=1, le=20)] = 5
+    val: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    cal: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    clusters: Annotated[int, Field(ge=2)] = 24
+    cluster_curve: tuple[Annotated[int, Field(ge=2)], ...] = (6, 12, 48, 96)
+
+    @model_validator(mode="after")
+    def _leaves_training_images(self) -> SplitConfig:
+        test = self.test if self.folds == 1 else 1 / self.folds
+        if self.val + self.cal + test >= 0.95:
+            raise ValueError(
+                f"val {self.val} + cal {self.cal} + test {test:.2f} leave too little to train on"
+            )
+        return self
+
+
+class StudyConfig(Strict):
+    """A study, resolved: enough to run it again.
+
+    Attributes:
+        data: Which data.
+        recipes: Every recipe in full, the first is the one that becomes the bundle.
+        protocols: Which protocols; one that does not apply is recorded with the reason.
+        splits: How the data is divided.
+        probes: What is tried beside the model to find shortcuts.
+        seed: Seed of splits, training and bootstrap.
+        bootstrap: Number of bootstrap replicates of each interval.
+        confidence: Level of each interval.
+        coverage: Coverage that the prediction sets aim at.
+        explanations: Number of Grad-CAM panels of right and of wrong predictions.
+    """
+
+    data: DataConfig
+    recipes: Annotated[tuple[Recipe, ...], Field(min_length=1)]
+    protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)] = PROTOCOLS
+    splits: SplitConfig = SplitConfig()
+    probes: tuple[ProbeName, ...] = PROBES
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    coverage: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    explanations: Annotated[int, Field(ge=0, le=100)] = 6

@@ -1,0 +1,1 @@
+"""What every layer shares: errors, class names, records, and safe file access."""

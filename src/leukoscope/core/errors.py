@@ -1,0 +1,115 @@
+"""The exception tree; every message says what was expected, what came, and what to do.
+
+::
+
+    LeukoscopeError                 the work failed                      exit code 1
+    ├── UsageError                  the command or call was wrong        exit code 2
+    │   ├── ConfigError             a recipe, override or option is invalid
+    │   └── UnknownNameError        a name that no registry holds
+    ├── DataError                   the data cannot be used as asked
+    │   ├── ImageError              one image cannot be read
+    │   ├── LayoutError             no known folder layout fits
+    │   └── SplitError              a split that would leak, or cannot be made
+    ├── WeightsError                pretrained weights are not at hand
+    ├── TrainingError               the optimisation broke down
+    ├── BundleError                 a bundle is damaged, unfit or of another version
+    └── MissingExtraError           an optional dependency is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class LeukoscopeError(Exception):
+    """Base of all errors that a user can act on.
+
+    Args:
+        message: What was expected and what came.
+        hint: What to do about it; printed on its own line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.hint}" if self.hint else self.message
+
+
+class UsageError(LeukoscopeError):
+    """The command line or a call is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A recipe, an override or an option is invalid."""
+
+
+class UnknownNameError(UsageError):
+    """A name that a registry does not hold; lists the choices and the nearest match."""
+
+    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+        known = sorted(choices)
+        near = difflib.get_close_matches(name, known, n=1)
+        guess = f"Did you mean {near[0]!r}? " if near else ""
+        super().__init__(
+            f"unknown {kind} {name!r}", hint=f"{guess}Choices: {', '.join(known) or 'none'}"
+        )
+        self.choices = tuple(known)
+
+
+class DataError(LeukoscopeError):
+    """The data cannot be used as asked."""
+
+
+class ImageError(DataError):
+    """One image cannot be read.
+
+    Args:
+        path: The file.
+        reason: A short machine-readable code such as ``truncated`` or ``not-an-image``.
+        detail: What was expected and what came, in words.
+    """
+
+    def __init__(self, path: Path | str, reason: str, detail: str, *, hint: str = "") -> None:
+        super().__init__(f"{path}: {detail}", hint=hint)
+        self.path = Path(path)
+        self.reason = reason
+        self.detail = detail
+
+
+class LayoutError(DataError):
+    """No known folder layout fits the data."""
+
+
+class SplitError(DataError):
+    """A split that would put one group on two sides, or that the data cannot support."""
+
+
+class WeightsError(LeukoscopeError):
+    """Pretrained weights are not at hand; never replaced by random ones."""
+
+
+class TrainingError(LeukoscopeError):
+    """The optimisation broke down."""
+
+
+class BundleError(LeukoscopeError):
+    """A bundle is damaged, does not fit, or has another schema version."""
+
+
+class MissingExtraError(LeukoscopeError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs the optional dependencies [{extra}], which are not installed",
+            hint=f"pip install 'leukoscope[{extra}]'",
+        )

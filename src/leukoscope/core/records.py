@@ -1,0 +1,153 @@
+"""The rows that travel between steps: images of a data set, and their places in splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_csv, write_csv
+from leukoscope.core.labels import order_classes
+
+PARTS = ("train", "val", "cal", "test")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image file of a data set.
+
+    Attributes:
+        image_id: First 12 digits of the SHA-256, with ``-2``, ``-3`` … for further copies.
+        path: Path below the data set's root, with forward slashes.
+        sha256: SHA-256 of the file's bytes; empty where the file could not be read at all.
+        label: Canonical class name; empty where unknown.
+        patient_id: Patient or subject, where the layout or manifest names one.
+        group_id: Connected component of duplicates, overlapping fields and twins; images that
+            share it must stay on one side of a split. Filled by the audit.
+        acquisition_id: Cluster of background appearance, a proxy for slide or session.
+        width: Width in px after EXIF orientation, 0 where unreadable.
+        height: Height in px, likewise.
+        status: ``ok``, ``quarantined`` (cannot be read) or ``excluded`` (readable, not used).
+        reason: Why the status is not ``ok``.
+        given_part: The data's own part (``train``/``val``/``test``) or fold (``fold_0``).
+    """
+
+    image_id: str
+    path: str
+    sha256: str = ""
+    label: str = ""
+    patient_id: str = ""
+    group_id: str = ""
+    acquisition_id: str = ""
+    width: int = 0
+    height: int = 0
+    status: str = "ok"
+    reason: str = ""
+    given_part: str = ""
+
+
+MANIFEST_COLUMNS = tuple(field.name for field in fields(ImageRecord))
+_NUMBERS: Mapping[str, Callable[[str], Any]] = {"width": int, "height": int}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All images of a data set, usable and not, in the order of their paths.
+
+    Attributes:
+        root: The data set's folder (the paths of ``images`` are relative to it).
+        images: One record per file.
+    """
+
+    root: Path
+    images: tuple[ImageRecord, ...]
+
+    @property
+    def usable(self) -> tuple[ImageRecord, ...]:
+        """The records with status ``ok`` (readable and labelled)."""
+        return tuple(record for record in self.images if record.status == "ok")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the usable images, in canonical order."""
+        return order_classes(record.label for record in self.usable)
+
+    def path_of(self, record: ImageRecord) -> Path:
+        """Where the image's file lies."""
+        return self.root / record.path
+
+    def save(self, path: Path) -> None:
+        """Write ``manifest.csv``."""
+        write_csv(path, MANIFEST_COLUMNS, (asdict(record) for record in self.images))
+
+    @classmethod
+    def load(cls, path: Path, root: Path) -> Manifest:
+        """Read a ``manifest.csv`` that :meth:`save` wrote, for the data at ``root``."""
+        rows = read_csv(path, required=MANIFEST_COLUMNS)
+        try:
+            images = tuple(
+                ImageRecord(
+                    **{name: _NUMBERS.get(name, str)(row[name]) for name in MANIFEST_COLUMNS}
+                )
+                for row in rows
+            )
+        except ValueError as error:
+            raise DataError(f"{path}: a width or height is no number ({error})") from None
+        return cls(Path(root), images)
+
+    def with_images(self, images: Iterable[ImageRecord]) -> Manifest:
+        """The same data set with other records."""
+        return replace(self, images=tuple(images))
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold of one protocol: which image stands in which part.
+
+    Attributes:
+        protocol: Name such as ``random``, ``grouped`` or ``acquisition-k48``.
+        fold: Number from 0.
+        parts: For each image id its part: ``train``, ``val``, ``cal``, ``test``, or ``purged``
+            (kept out of training because it overlaps a test image).
+    """
+
+    protocol: str
+    fold: int
+    parts: dict[str, str]
+
+    def ids(self, part: str) -> list[str]:
+        """The image ids of one part, sorted."""
+        return sorted(image_id for image_id, name in self.parts.items() if name == part)
+
+
+SPLIT_COLUMNS = ("image_id", "sha256", "protocol", "fold", "part")
+
+
+def save_folds(path: Path, folds: Sequence[Fold], manifest: Manifest) -> None:
+    """Write ``splits.csv``; the SHA-256 column lets others rebuild the split on their copy."""
+    sha256 = {record.image_id: record.sha256 for record in manifest.images}
+    write_csv(
+        path,
+        SPLIT_COLUMNS,
+        (
+            {
+                "image_id": image_id,
+                "sha256": sha256[image_id],
+                "protocol": fold.protocol,
+                "fold": fold.fold,
+                "part": fold.parts[image_id],
+            }
+            for fold in folds
+            for image_id in sorted(fold.parts)
+        ),
+    )
+
+
+def load_folds(path: Path) -> list[Fold]:
+    """Read ``splits.csv``, in the order of its first rows."""
+    parts: dict[tuple[str, int], dict[str, str]] = {}
+    for row in read_csv(path, required=SPLIT_COLUMNS):
+        parts.setdefault((row["protocol"], int(row["fold"])), {})[row["image_id"]] = row["part"]
+    return [Fold(protocol, fold, members) for (protocol, fold), members in parts.items()]

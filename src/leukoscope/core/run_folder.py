@@ -1,0 +1,91 @@
+"""The names of the files in a study's folder, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A study's folder; each step reads the files of the step before and writes its own.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.toml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, git commit, hardware, seeds, hashes."""
+        return self.path / "environment.json"
+
+    @property
+    def manifest(self) -> Path:
+        """One row per image file."""
+        return self.path / "manifest.csv"
+
+    @property
+    def passport(self) -> Path:
+        """What the data set is."""
+        return self.path / "passport.json"
+
+    @property
+    def splits(self) -> Path:
+        """Which image stands in which part."""
+        return self.path / "splits.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Every logit and probability that the statistics use."""
+        return self.path / "predictions.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """Statistics with intervals, probes, the verdict."""
+        return self.path / "metrics.json"
+
+    @property
+    def figures(self) -> Path:
+        """Figures of the report."""
+        return self.path / "figures"
+
+    @property
+    def explanations(self) -> Path:
+        """Heat maps, with ``explanations.json`` as their list."""
+        return self.path / "explanations"
+
+    @property
+    def report_html(self) -> Path:
+        """The report as one self-contained page."""
+        return self.path / "report.html"
+
+    @property
+    def report_md(self) -> Path:
+        """The report as text."""
+        return self.path / "report.md"
+
+    @property
+    def model_card(self) -> Path:
+        """The model card."""
+        return self.path / "model_card.md"
+
+    @property
+    def bundle(self) -> Path:
+        """What ``predict`` uses."""
+        return self.path / "bundle"
+
+    @property
+    def cache(self) -> Path:
+        """Features and other values that can be computed again; safe to delete."""
+        return self.path / "cache"
+
+    def model(self, recipe: str, protocol: str, fold: int) -> Path:
+        """The folder of one trained model: checkpoint and history."""
+        return self.path / "models" / recipe / protocol / f"fold{fold}"

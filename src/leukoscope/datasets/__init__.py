@@ -1,0 +1,1 @@
+"""Data sets: layouts, manifest, duplicates, acquisition clusters, splits, passport."""

@@ -1,0 +1,1 @@
+"""Statistics on arrays: metrics, intervals, calibration, prediction sets, verdict."""

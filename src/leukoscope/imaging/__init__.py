@@ -1,0 +1,1 @@
+"""Pixels: safe decoding, preprocessing, segmentation and image quality."""

@@ -1,0 +1,1 @@
+"""Networks and their training; the lowest layer that may import torch."""

@@ -1,0 +1,1 @@
+"""A procedural blood-smear renderer with ground truth."""

@@ -1,0 +1,1 @@
+"""The pipeline: protocols, probes, run, resume."""
