@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -34,3 +36,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def broken_images() -> ModuleType:
+    """The module that writes twenty kinds of unusual files."""
+    spec = importlib.util.spec_from_file_location("broken_images", ROOT / "tests/broken_images.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -42,7 +42,8 @@ class OutOfDistribution(Strict):
     """Mahalanobis distance in a whitened principal subspace of the model's features.
 
     Attributes:
-        tensors: File in the bundle with ``mean`` (D,), ``components`` (D, P, whitened) float32.
+        tensors: File in the bundle with ``mean`` (D,), ``components`` (D, P; directions divided by
+            their standard deviations) and ``residual_variance`` (1,), all float32.
         accept: Share of in-distribution validation images that the threshold accepts.
         threshold: Largest accepted score.
         n_fit: Number of training images behind mean and components.

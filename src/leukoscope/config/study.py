@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -29,6 +30,12 @@ class DataConfig(Strict):
     path: str
     layout: str = "auto"
     class_map: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """The folder that the manifest's paths are relative to."""
+        path = Path(self.path)
+        return path.parent if path.suffix.lower() == ".csv" else path
 
 
 class SplitConfig(Strict):

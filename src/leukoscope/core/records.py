@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class ImageRecord:
     given_part: str = ""
 
 
-MANIFEST_COLUMNS = tuple(field.name for field in fields(ImageRecord))
+MANIFEST_COLUMNS = tuple(column.name for column in fields(ImageRecord))
 _NUMBERS: Mapping[str, Callable[[str], Any]] = {"width": int, "height": int}
 
 
@@ -111,18 +111,21 @@ class Fold:
         fold: Number from 0.
         parts: For each image id its part: ``train``, ``val``, ``cal``, ``test``, or ``purged``
             (kept out of training because it overlaps a test image).
+        groups: For each image id the unit that an interval of this protocol resamples: patient,
+            component of overlapping images, or acquisition cluster. May be empty.
     """
 
     protocol: str
     fold: int
     parts: dict[str, str]
+    groups: dict[str, str] = field(default_factory=dict)
 
     def ids(self, part: str) -> list[str]:
         """The image ids of one part, sorted."""
         return sorted(image_id for image_id, name in self.parts.items() if name == part)
 
 
-SPLIT_COLUMNS = ("image_id", "sha256", "protocol", "fold", "part")
+SPLIT_COLUMNS = ("image_id", "sha256", "protocol", "fold", "part", "group")
 
 
 def save_folds(path: Path, folds: Sequence[Fold], manifest: Manifest) -> None:
@@ -138,6 +141,7 @@ def save_folds(path: Path, folds: Sequence[Fold], manifest: Manifest) -> None:
                 "protocol": fold.protocol,
                 "fold": fold.fold,
                 "part": fold.parts[image_id],
+                "group": fold.groups.get(image_id, ""),
             }
             for fold in folds
             for image_id in sorted(fold.parts)
@@ -147,7 +151,11 @@ def save_folds(path: Path, folds: Sequence[Fold], manifest: Manifest) -> None:
 
 def load_folds(path: Path) -> list[Fold]:
     """Read ``splits.csv``, in the order of its first rows."""
-    parts: dict[tuple[str, int], dict[str, str]] = {}
+    folds: dict[tuple[str, int], Fold] = {}
     for row in read_csv(path, required=SPLIT_COLUMNS):
-        parts.setdefault((row["protocol"], int(row["fold"])), {})[row["image_id"]] = row["part"]
-    return [Fold(protocol, fold, members) for (protocol, fold), members in parts.items()]
+        key = (row["protocol"], int(row["fold"]))
+        fold = folds.setdefault(key, Fold(*key, parts={}))
+        fold.parts[row["image_id"]] = row["part"]
+        if row["group"]:
+            fold.groups[row["image_id"]] = row["group"]
+    return list(folds.values())

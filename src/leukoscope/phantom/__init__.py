@@ -1,1 +1,27 @@
 """A procedural blood-smear renderer with ground truth."""
+
+from leukoscope.phantom.morphology import CAPTIONS, MORPHOLOGY, CellAttributes, Morphology
+from leukoscope.phantom.render import Phantom, render_phantom
+from leukoscope.phantom.spec import (
+    CLASS_FOLDERS,
+    CONFOUNDERS,
+    PhantomCase,
+    PhantomSpec,
+    design_cases,
+)
+from leukoscope.phantom.writing import write_phantoms
+
+__all__ = [
+    "CAPTIONS",
+    "CLASS_FOLDERS",
+    "CONFOUNDERS",
+    "MORPHOLOGY",
+    "CellAttributes",
+    "Morphology",
+    "Phantom",
+    "PhantomCase",
+    "PhantomSpec",
+    "design_cases",
+    "render_phantom",
+    "write_phantoms",
+]

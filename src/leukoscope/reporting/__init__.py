@@ -1,1 +1,1 @@
-"""Figures, tables, the report and the model card, drawn from a study's files."""
+"""A study's folder as a page, a text and a model card: reads files only, computes no study."""

@@ -1,0 +1,36 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11; both can be repeated.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check clean
+
+help:
+	@echo "make demo    install, run the main job on phantom images, write a report"
+	@echo "make test    install, run all checks and tests"
+	@echo "make check   format, lint, types, layers"
+
+install: $(STAMP)
+
+# The stamp is written last: an installation that broke off is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/leukoscope demo --out demo
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest -n 2 --dist worksteal
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

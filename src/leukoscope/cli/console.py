@@ -1,0 +1,136 @@
+"""What every command shares: the console, progress, errors to exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import typer
+
+from leukoscope.core.errors import LeukoscopeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+DISCLAIMER = "Research software, not a medical device."
+EXIT_SOME_UNREADABLE = 3
+
+P = ParamSpec("P")
+
+
+@dataclass
+class Settings:
+    """Options that stand before the command.
+
+    Attributes:
+        debug: Show tracebacks.
+    """
+
+    debug: bool = False
+
+
+SETTINGS = Settings()
+
+
+def console(stderr: bool = False) -> Console:
+    """A Rich console; imported late, since ``--help`` needs none."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def command(function: Callable[P, int | None]) -> Callable[P, None]:
+    """Turn errors into one clear message and an exit code; a returned number is the exit code."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = function(*args, **kwargs)
+        except LeukoscopeError as error:
+            if SETTINGS.debug:
+                raise
+            _print_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped; what was finished is kept, run again with --resume", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise typer.Exit(0) from None
+        except Exception as error:
+            if SETTINGS.debug:
+                raise
+            typer.echo(
+                f"error: {type(error).__name__}: {error}\n"
+                "  → this looks like a fault of Leukoscope; run again as "
+                "`leukoscope --debug …` and report the traceback",
+                err=True,
+            )
+            raise typer.Exit(1) from None
+        if code:
+            raise typer.Exit(code)
+
+    return wrapped
+
+
+def _print_error(error: LeukoscopeError) -> None:
+    out = console(stderr=True)
+    out.print("[bold red]error:[/] ", end="")
+    out.print(error.message, markup=False)
+    if error.hint:
+        out.print(f"  → {error.hint}", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Write ``value`` to standard output as JSON, for programs."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+@dataclass
+class _Bars:
+    """Shows each step of a run as one bar, in the order in which they come."""
+
+    bars: RichProgress
+    tasks: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if step not in self.tasks:
+            self.tasks[step] = self.bars.add_task(step, total=None)
+        task = self.tasks[step]
+        self.bars.update(task, completed=done, total=total or None)
+
+
+@dataclass
+class _Lines:
+    """Prints one line when a step begins; for logs and pipes."""
+
+    started: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if step not in self.started:
+            self.started[step] = time.perf_counter()
+            typer.echo(f"· {step}", err=True)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A listener that draws bars on a terminal and prints lines elsewhere (standard error)."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True)) as bars:
+        yield _Bars(bars)

@@ -1,0 +1,53 @@
+"""The program: ``leukoscope``, also ``python -m leukoscope``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from leukoscope import __version__
+from leukoscope.cli import data, lists, model, predict, setup, study
+from leukoscope.cli.console import DISCLAIMER, SETTINGS
+
+# Plain help: Rich markup would double the time that --help takes.
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "From a folder of blood-smear images to a leukemia classifier that can be trusted "
+        f"exactly as far as its report says. {DISCLAIMER}"
+    ),
+    epilog="First steps: leukoscope demo · leukoscope study DATA · leukoscope predict IMAGE",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"leukoscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    SETTINGS.debug = debug
+
+
+setup.register(app)
+data.register(app)
+study.register(app)
+model.register(app)
+predict.register(app)
+lists.register(app)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    app()

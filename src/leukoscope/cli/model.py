@@ -1,0 +1,110 @@
+"""``evaluate``, ``explain`` and ``export``: what can be done with a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leukoscope.cli.console import EXIT_SOME_UNREADABLE, command, console, print_json, progress_bars
+from leukoscope.cli.options import ClassOption, DataArgument, JsonOption, LayoutOption, class_map
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command("evaluate", epilog="Example: leukoscope evaluate run/bundle other/data --out eval")(
+        evaluate
+    )
+    app.command("explain", epilog="Example: leukoscope explain run --count 8")(explain)
+    app.command("export", epilog="Example: leukoscope export run --out bundle")(export)
+
+
+@command
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for predictions and metrics.")],
+    layout: LayoutOption = "auto",
+    classes: ClassOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Measure a bundle on labelled images that it has not seen; says so if it has."""
+    from leukoscope.study.external import evaluate_bundle
+
+    with progress_bars() as show:
+        result = evaluate_bundle(
+            bundle, data, out, layout=layout, class_map=class_map(classes), listener=show
+        )
+    if as_json:
+        print_json(result.metrics)
+    else:
+        row = result.metrics["results"][0]
+        console().print(f"{row['n']} images, {row['n_groups']} groups", markup=False)
+        for name, value in row["metrics"].items():
+            if value["value"] is None:
+                continue
+            low, high = value["low"], value["high"]
+            span = "" if low is None else f"  ({low:.3f}–{high:.3f})"
+            console().print(f"{name:24s} {value['value']:.3f}{span}", markup=False)
+        for warning in result.metrics["warnings"]:
+            console().print(f"[yellow]![/] {warning}")
+        typer.echo(f"\nmetrics {out / 'metrics.json'}")
+    for path, reason in result.unreadable:
+        typer.echo(f"could not be read: {path} ({reason})", err=True)
+    return EXIT_SOME_UNREADABLE if result.unreadable else 0
+
+
+@command
+def explain(
+    run: Annotated[Path, typer.Argument(help="A study's folder.")],
+    count: Annotated[int, typer.Option(help="Panels of right and of wrong predictions.")] = 6,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", "-p", help="Default: the study's first.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Default: the study's first.")
+    ] = None,
+) -> None:
+    """Draw Grad-CAM panels of right and wrong test predictions of a study."""
+    from leukoscope.config.loading import load_study_config
+    from leukoscope.core.records import Manifest
+    from leukoscope.core.run_folder import RunFolder
+    from leukoscope.study.explanations import explain_study
+
+    folder = RunFolder(run)
+    config = load_study_config(folder.config)
+    manifest = Manifest.load(folder.manifest, config.data.root)
+    config = config.model_copy(update={"explanations": count})
+    with progress_bars() as show:
+        panels = explain_study(
+            folder,
+            manifest,
+            config,
+            lambda done, total: show("explaining", done, total),
+            protocol=protocol,
+            recipe=recipe,
+        )
+    typer.echo(f"{len(panels)} panels: {folder.explanations}")
+
+
+@command
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a study or training run.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the bundle.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Default: the study's first.")
+    ] = None,
+) -> None:
+    """Pack the model fitted on all images as a bundle that predicts without torch."""
+    from leukoscope.config.loading import load_study_config
+    from leukoscope.core.run_folder import RunFolder
+    from leukoscope.study.bundling import export_bundle
+
+    folder = RunFolder(run)
+    name = recipe or load_study_config(folder.config).recipes[0].name
+    record = export_bundle(folder, name, out)
+    typer.echo(
+        f"bundle {out}: {', '.join(record.class_names)}; largest logit difference to torch "
+        f"{record.parity_max_abs:.1e} on real images"
+    )

@@ -1,0 +1,51 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leukoscope.core.errors import ConfigError
+
+DataArgument = Annotated[
+    Path, typer.Argument(help="Folder of images in any known layout, or a CSV manifest.")
+]
+LayoutOption = Annotated[
+    str, typer.Option("--layout", help="Name of a layout, where the folder is not recognised.")
+]
+ClassOption = Annotated[
+    list[str] | None,
+    typer.Option("--class", metavar="FOLDER=CLASS", help="What a folder name stands for."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+RecipeOption = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", "-r", help="Recipe name or TOML file; may be repeated."),
+]
+ProtocolOption = Annotated[
+    list[str] | None,
+    typer.Option("--protocol", "-p", help="Protocol; may be repeated. Default: all that apply."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.epochs=3."),
+]
+FoldsOption = Annotated[int, typer.Option("--folds", help="Number of folds; 1 is a hold-out.")]
+
+
+def class_map(texts: list[str] | None) -> dict[str, str]:
+    """The mapping that ``--class FOLDER=CLASS`` options describe.
+
+    >>> class_map(["Blasts A=all"])
+    {'Blasts A': 'all'}
+    """
+    mapping = {}
+    for text in texts or ():
+        folder, separator, name = text.rpartition("=")
+        if not separator or not folder:
+            raise ConfigError(f"--class expects FOLDER=CLASS, got {text!r}")
+        mapping[folder] = name.strip()
+    return mapping

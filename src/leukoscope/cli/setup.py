@@ -1,0 +1,58 @@
+"""``doctor`` and ``demo``: is everything there, and what does it do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
+from leukoscope.cli.options import JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands to the program."""
+    app.command("doctor", epilog="Example: leukoscope doctor")(doctor)
+    app.command("demo", epilog="Example: leukoscope demo --out demo")(demo)
+
+
+@command
+def doctor(as_json: JsonOption = False) -> int:
+    """Check the installation: PASS or FAIL, and the fix."""
+    from dataclasses import asdict
+
+    from leukoscope.study.doctor import run_checks
+
+    checks = run_checks()
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        out = console()
+        colours = {"PASS": "green", "FAIL": "red", "NOTE": "yellow"}
+        for check in checks:
+            out.print(f"[{colours[check.status]}]{check.status}[/] {check.name}: ", end="")
+            out.print(check.detail, markup=False)
+            if check.fix:
+                out.print(f"     → {check.fix}", markup=False)
+    return int(any(check.status == "FAIL" for check in checks))
+
+
+@command
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for phantoms and run.")] = Path("demo"),
+    images: Annotated[int, typer.Option(help="Number of phantom fields.")] = 400,
+) -> None:
+    """Run the main job on phantom smears: draw, audit, train, report, bundle, predict."""
+    from leukoscope.study.demo import run_demo
+
+    with progress_bars() as show:
+        result = run_demo(out, images=images, listener=show)
+    out_lines = console()
+    out_lines.print(f"\n[bold]verdict[/] ({result.level}): ", end="")
+    out_lines.print(result.headline, markup=False)
+    typer.echo(f"\nreport       {result.report}")
+    typer.echo(f"bundle       {result.bundle}")
+    typer.echo(f"predictions  {result.predictions}")
+    typer.echo(f"\ntry          leukoscope predict {result.example} --bundle {result.bundle}")
+    typer.echo(DISCLAIMER)

@@ -1,0 +1,237 @@
+"""``study`` and ``train``: from a folder of images to a report and a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    EXIT_SOME_UNREADABLE,
+    command,
+    console,
+    print_json,
+    progress_bars,
+)
+from leukoscope.cli.options import (
+    ClassOption,
+    DataArgument,
+    FoldsOption,
+    JsonOption,
+    LayoutOption,
+    ProtocolOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    class_map,
+)
+from leukoscope.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from leukoscope.config.study import StudyConfig
+    from leukoscope.study.run import StudyResult
+
+# With --resume these may be given alone: everything else is read from the study's folder.
+RESUME_NEEDS = {"data", "out", "resume", "as_json"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands to the program."""
+    app.command(
+        "study",
+        epilog="Example: leukoscope study path/to/images --recipe quick --out run",
+    )(study)
+    app.command(
+        "train",
+        epilog="Example: leukoscope train path/to/images -r cnn-baseline -p grouped --out run",
+    )(train)
+
+
+@command
+def study(
+    context: typer.Context,
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The study's folder.")] = Path("runs/study"),
+    recipe: RecipeOption = None,
+    protocol: ProtocolOption = None,
+    probe: Annotated[
+        list[str] | None, typer.Option(help="Probe; may be repeated. Default: all.")
+    ] = None,
+    no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")] = False,
+    folds: FoldsOption = 5,
+    seed: SeedOption = 42,
+    overrides: SetOption = None,
+    layout: LayoutOption = "auto",
+    classes: ClassOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
+    from leukoscope.study.run import run_study, study_config
+
+    if resume and not _given(context) - RESUME_NEEDS:
+        config = _saved(out, data)
+    elif data is None:
+        raise UsageError("which data? name a folder of images or a CSV manifest")
+    else:
+        config = study_config(
+            data,
+            recipes=recipe or ("quick",),
+            protocols=protocol,
+            probes=() if no_probes else probe,
+            overrides=overrides or (),
+            folds=folds,
+            seed=seed,
+            layout=layout,
+            class_map=class_map(classes),
+        )
+    if plan:
+        return _show_plan(config, as_json)
+    with progress_bars() as show:
+        result = run_study(config, out, resume=resume, listener=show)
+    if as_json:
+        print_json(result.metrics)
+    else:
+        _print_result(result)
+    return _exit_code(result)
+
+
+@command
+def train(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help="How to hold images out.")
+    ] = "deduplicated",
+    folds: FoldsOption = 1,
+    seed: SeedOption = 42,
+    overrides: SetOption = None,
+    layout: LayoutOption = "auto",
+    classes: ClassOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
+    from leukoscope.study.run import run_study, study_config
+
+    config = study_config(
+        data,
+        recipes=(recipe,),
+        protocols=(protocol,),
+        probes=(),
+        overrides=("splits.cluster_curve=[]", *(overrides or ())),
+        folds=folds,
+        seed=seed,
+        layout=layout,
+        class_map=class_map(classes),
+    )
+    with progress_bars() as show:
+        result = run_study(config, out, resume=resume, report=False, listener=show)
+    if as_json:
+        print_json(result.metrics)
+    else:
+        _print_scores(result)
+        typer.echo(f"\ncheckpoints  {out / 'models'}")
+        typer.echo(f"next         leukoscope export {out} --out bundle")
+    return _exit_code(result)
+
+
+def _given(context: typer.Context) -> set[str]:
+    from click.core import ParameterSource
+
+    return {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+
+
+def _saved(out: Path, data: Path | None) -> StudyConfig:
+    from leukoscope.config.loading import load_study_config
+    from leukoscope.core.run_folder import RunFolder
+
+    config = load_study_config(RunFolder(out).config)
+    if data is not None and str(data.expanduser().resolve()) != config.data.path:
+        raise UsageError(f"{out} holds a study of {config.data.path}, not of {data}")
+    return config
+
+
+def _show_plan(config: StudyConfig, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from leukoscope.study.plan import plan_study
+
+    with progress_bars() as show:
+        plan = plan_study(config, show)
+    if as_json:
+        print_json(asdict(plan))
+        return 0
+    from rich.table import Table
+
+    out = console()
+    out.print(f"{plan.n_images} usable images of {plan.n_files} files; nothing was started")
+    table = Table("step", "work", "about", box=None, pad_edge=False)
+    for step in plan.steps:
+        table.add_row(step.name, step.work, _duration(step.seconds))
+    table.add_row("in all", "", _duration(sum(step.seconds for step in plan.steps)))
+    out.print(table)
+    out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
+    out.print("\n[bold]What this data cannot show[/]")
+    for text in plan.limits or ("nothing was found that would limit the report",):
+        out.print(f"· {text}", markup=False)
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _print_scores(result: StudyResult) -> None:
+    from rich.table import Table
+
+    table = Table("recipe", "protocol", "images", "accuracy", "balanced", "macro F1", "AUC",
+                  box=None, pad_edge=False)  # fmt: skip
+    for row in result.metrics["results"]:
+        names = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
+        cells = [_cell(row["metrics"].get(name)) for name in names]
+        table.add_row(row["recipe"], row["protocol"], str(row["n"]), *cells)
+    for row in result.metrics["probes"]:
+        names = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
+        cells = [_cell(row["metrics"].get(name)) for name in names]
+        table.add_row(row["probe"], row["protocol"], str(row["n"]), *cells)
+    console().print(table)
+
+
+def _cell(value: dict[str, float | None] | None) -> str:
+    if value is None or value["value"] is None:
+        return "—"
+    if value["low"] is None or value["high"] is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
+
+
+def _print_result(result: StudyResult) -> None:
+    _print_scores(result)
+    out = console()
+    verdict = result.metrics["verdict"]
+    out.print(f"\n[bold]verdict[/] ({verdict['level']}): ", end="")
+    out.print(verdict["headline"], markup=False)
+    for row in result.metrics["inapplicable"]:
+        out.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
+    typer.echo(f"\nreport  {result.run.report_html}\nbundle  {result.run.bundle}")
+    typer.echo(DISCLAIMER)
+
+
+def _exit_code(result: StudyResult) -> int:
+    for path, reason in result.unreadable:
+        typer.echo(f"could not be read: {path} ({reason})", err=True)
+    return EXIT_SOME_UNREADABLE if result.unreadable else 0

@@ -1,0 +1,319 @@
+"""Splits of a data set under each protocol, and the check that no group stands on two sides.
+
+===================== ==================================================================
+``random``            images, stratified by class; overlaps ignored on purpose, to compare
+                      with the literature
+``grouped``           whole patients (with the overlapping images of other patients)
+``deduplicated``      whole components of duplicates, overlapping fields and twins
+``acquisition``       whole acquisition clusters; images outside the test part whose component
+                      touches a test image are purged
+``acquisition-merged``  clusters joined with the components that span them
+``given``             the data's own parts or folds; overlaps are counted, not removed
+===================== ==================================================================
+
+The result depends on the images' contents and the seed, never on the order or names of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.study import ProtocolName, SplitConfig
+from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
+from leukoscope.core.records import Fold, ImageRecord, Manifest
+from leukoscope.datasets.allocation import allocate, count_classes, join_groups
+from leukoscope.datasets.split_checks import check_folds
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+_UNITS = {
+    "random": "image",
+    "grouped": "patient",
+    "deduplicated": "component of overlapping images",
+    "acquisition": "acquisition cluster",
+    "acquisition-merged": "merged acquisition cluster",
+}
+_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The usable images in an order that no renaming of files changes."""
+
+    records: tuple[ImageRecord, ...]
+    class_names: tuple[str, ...]
+    labels: IntArray
+    component: IntArray
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> _Images:
+        records = tuple(sorted(manifest.usable, key=lambda r: (r.sha256, r.image_id)))
+        names = manifest.class_names
+        if len(names) < 2:
+            raise SplitError(
+                f"{manifest.root}: expected images of two or more classes, "
+                f"found {', '.join(names) or 'no usable image'}"
+            )
+        labels = np.array([names.index(record.label) for record in records])
+        return cls(records, names, labels, join_groups([r.group_id for r in records]))
+
+    def mapping(self, values: Sequence[str]) -> dict[str, str]:
+        """Image id → value, for values in the order of the images."""
+        return dict(zip((r.image_id for r in self.records), values, strict=True))
+
+    def column(self, groups: Mapping[str, str], what: str) -> list[str]:
+        """The label of each image in a mapping from image ids."""
+        found = [groups.get(record.image_id, "") for record in self.records]
+        if "" in found:
+            raise SplitError(
+                f"{found.count('')} of {len(found)} images have no {what}, "
+                f"e.g. {self.records[found.index('')].path}"
+            )
+        return found
+
+
+def make_splits(
+    manifest: Manifest,
+    protocol: str,
+    config: SplitConfig,
+    *,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+    purge_groups: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> list[Fold]:
+    """Divide the usable images into folds with train, val, cal and test parts.
+
+    Every image is tested once where ``config.folds`` is 2 or more. Classes are spread as evenly
+    as whole groups allow. Where a class stands in fewer groups than folds are asked for, there
+    are as many folds as it has groups (``split_notes`` tells).
+
+    Args:
+        manifest: The data set after the audit.
+        protocol: ``random``, ``grouped``, ``deduplicated``, ``acquisition``,
+            ``acquisition-merged`` or ``given``.
+        config: Number of folds and shares of the parts.
+        seed: Of every random choice.
+        groups: Image id → what is held out as a whole; None means the manifest's patient,
+            component or acquisition ids, as the protocol says.
+        purge_groups: Image id → label that no other part may share with test: such images
+            become ``purged``. None means the components in the acquisition protocols, and no
+            purging in the others.
+        name: Name of the folds' protocol, e.g. ``acquisition-k48``; None means ``protocol``.
+
+    Returns:
+        The folds; each covers all usable images. Their ``groups`` are what is held out as a
+        whole, and components in the protocols ``random``, ``deduplicated`` and ``given``.
+
+    Raises:
+        SplitError: The data cannot support the protocol; says why.
+        UnknownNameError: No such protocol.
+        UsageError: Groups for a protocol that uses none.
+    """
+    if protocol not in get_args(ProtocolName):
+        raise UnknownNameError("protocol", protocol, get_args(ProtocolName))
+    if groups is not None and protocol in {"random", "given"}:
+        raise UsageError(f"the protocol {protocol} uses no groups")
+    images, name = _Images.of(manifest), name or protocol
+    purge = _purge_labels(images, protocol, purge_groups)
+    streams = [seed, crc32(name.encode())]
+    if protocol == "given":
+        held_out, labels, sides = images.component, None, _given_sides(images)
+    else:
+        held_out, labels = _units(images, protocol, groups)
+        tests = _test_sides(images, held_out, purge, config, streams, _UNITS[protocol])
+        sides = [np.where(test, "test", "") for test in tests]
+    # in the acquisition protocols val and cal are cut from the rest by component
+    units = images.component if protocol.startswith("acquisition") else held_out
+    resampled = _interval_groups(images, held_out, labels)
+    folds = []
+    for number, side in enumerate(sides):
+        parts = np.where((side != "test") & _touched(purge, side == "test"), "purged", side)
+        rng = np.random.default_rng([*streams, number])
+        _cut_rest(images, parts, units, config, rng)
+        folds.append(Fold(name, number, images.mapping(parts.tolist()), dict(resampled)))
+    _check_classes(images, folds)
+    for label in (None if protocol == "given" else held_out, purge):
+        if label is not None:  # planned so; a leak must never pass, whatever changes above
+            check_folds(folds, images.mapping([str(unit) for unit in label]))
+    return folds
+
+
+def _purge_labels(
+    images: _Images, protocol: str, purge_groups: Mapping[str, str] | None
+) -> IntArray | None:
+    if purge_groups is not None:
+        return join_groups(images.column(purge_groups, "purge group"))
+    return images.component if protocol in {"acquisition", "acquisition-merged"} else None
+
+
+def _touched(purge: IntArray | None, test: BoolArray) -> BoolArray:
+    if purge is None:
+        return np.zeros(len(test), dtype=bool)
+    return np.isin(purge, purge[test])
+
+
+def _units(
+    images: _Images, protocol: str, groups: Mapping[str, str] | None
+) -> tuple[IntArray, list[str] | None]:
+    """(n,) number of what is held out as a whole, and its names; None for components."""
+    if protocol == "random":
+        return np.arange(len(images.records)), None
+    what, field = {
+        "grouped": ("patient id", "patient_id"),
+        "deduplicated": ("component", "group_id"),
+    }.get(protocol, ("acquisition cluster", "acquisition_id"))
+    own = {record.image_id: getattr(record, field) for record in images.records}
+    if groups is None and not any(own.values()):
+        raise SplitError(
+            f"the images have no {what}s",
+            hint="The names or the manifest must give them."
+            if protocol == "grouped"
+            else "The audit finds them: run it first.",
+        )
+    if protocol == "deduplicated" and groups is None:
+        return images.component, None
+    labels = images.column(own if groups is None else groups, what)
+    if protocol == "acquisition":
+        return join_groups(labels), labels
+    return join_groups(labels, images.component.tolist()), labels
+
+
+def _interval_groups(
+    images: _Images, held_out: IntArray, labels: list[str] | None
+) -> dict[str, str]:
+    """Image id → name of the unit that an interval resamples; components where none is given.
+
+    A unit is called like its first image's label, or like that image where it has no label.
+    """
+    units = images.component if labels is None else held_out
+    names = labels or [record.group_id for record in images.records]
+    first: dict[int, str] = {}
+    for unit, name, record in zip(units.tolist(), names, images.records, strict=True):
+        first.setdefault(unit, name or record.image_id)
+    return images.mapping([first[unit] for unit in units.tolist()])
+
+
+def _test_sides(
+    images: _Images,
+    units: IntArray,
+    purge: IntArray | None,
+    config: SplitConfig,
+    streams: list[int],
+    unit_name: str,
+) -> list[BoolArray]:
+    """The test part of each fold, (n,) bool; the largest number of folds that works."""
+    counts = count_classes(units, images.labels, len(images.class_names))
+    holders = (counts > 0).sum(axis=0)
+    if holders.min() < 2:
+        rare = images.class_names[int(holders.argmin())]
+        raise SplitError(
+            f"class {rare} stands in only {holders.min()} {unit_name}: "
+            f"it would be missing from train or from test",
+            hint="Groups that share overlapping images count as one. Hold out something smaller, "
+            "or add data.",
+        )
+    most = min(config.folds, int(holders.min()))
+    for folds in [1] if config.folds == 1 else range(most, 1, -1):
+        for attempt in range(_ATTEMPTS):
+            rng = np.random.default_rng([*streams, folds, attempt, 1])
+            shares = [1 / folds] * folds if folds > 1 else [1 - config.test, config.test]
+            part = allocate(
+                counts, shares, rng, jitter=0.3 * attempt, present_in=(1,) if folds == 1 else ()
+            )
+            tests = [part[units] == k for k in (range(folds) if folds > 1 else [1])]
+            if all(_leaves_classes(images, test, purge) for test in tests):
+                return tests
+    raise SplitError(
+        f"no division of the {len(counts)} {unit_name}s leaves images of every class to train on"
+    )
+
+
+def _leaves_classes(images: _Images, test: BoolArray, purge: IntArray | None) -> bool:
+    rest = images.labels[~test & ~_touched(purge, test)]
+    return bool(test.any()) and len(np.unique(rest)) == len(images.class_names)
+
+
+def _cut_rest(
+    images: _Images,
+    parts: NDArray[np.str_],
+    units: IntArray,
+    config: SplitConfig,
+    rng: np.random.Generator,
+) -> None:
+    """Fill ``parts`` where it is empty (or ``train``): train, and val and cal if missing."""
+    pool = np.flatnonzero((parts == "") | (parts == "train"))
+    rest = 1 - (config.test if config.folds == 1 else 1 / config.folds)
+    shares = {"val": config.val / rest, "cal": config.cal / rest}
+    missing = [part for part in shares if part not in parts]
+    labels, k = images.labels[pool], len(images.class_names)
+    own = _renumber(units[pool])
+    counts = count_classes(own, labels, k)
+    present = np.unique(labels)
+    if len(present) and (counts[:, present] > 0).sum(axis=0).min() < len(missing) + 1:
+        own = _renumber(images.component[pool])  # too few patients: split_notes tells
+        counts = count_classes(own, labels, k)
+    if len(counts) <= len(missing):
+        raise SplitError(
+            f"{len(pool)} images in {len(counts)} groups are left beside the test part: "
+            f"too few for train, {' and '.join(missing)}"
+        )
+    wanted = [1 - sum(shares[part] for part in missing), *(shares[part] for part in missing)]
+    part = allocate(counts, wanted, rng, present_in=range(1, len(wanted)))
+    for name in present:  # train must have every class, whatever val and cal lose by it
+        holders = np.flatnonzero(counts[:, name])
+        if (part[holders] != 0).all():
+            part[holders[counts[holders].sum(axis=1).argmin()]] = 0
+    parts[pool] = np.array(["train", *missing], dtype=parts.dtype)[part[own]]
+    for target in missing:
+        if target not in parts:
+            raise SplitError(
+                f"the {len(counts)} groups beside the test part are too few or too unequal "
+                f"to fill {target}"
+            )
+
+
+def _renumber(units: IntArray) -> IntArray:
+    return np.unique(units, return_inverse=True)[1].astype(np.int64)
+
+
+def _given_sides(images: _Images) -> list[NDArray[np.str_]]:
+    """The data's own parts, one array (n,) a fold; ``""`` is still to be divided."""
+    given = np.array([record.given_part for record in images.records], dtype="<U32")
+    names = set(given.tolist())
+    if names == {""}:
+        raise SplitError("the data has no parts or folds of its own")
+    if "" in names:
+        raise SplitError(
+            f"{int((given == '').sum())} of {len(given)} images stand in none of the data's own "
+            f"parts {', '.join(sorted(names - {''}))}"
+        )
+    if all(name.startswith("fold_") for name in names):
+        if len(names) < 2:
+            raise SplitError(f"the data has only one fold of its own ({names.pop()})")
+        order = sorted(names, key=lambda name: (len(name), name))
+        return [np.where(given == name, "test", np.array("", dtype="<U8")) for name in order]
+    if not {"train", "test"} <= names or not names <= {"train", "val", "cal", "test"}:
+        raise SplitError(
+            f"expected the data's own parts train and test (and val), "
+            f"found {', '.join(sorted(names))}"
+        )
+    return [given]
+
+
+def _check_classes(images: _Images, folds: Sequence[Fold]) -> None:
+    label = {record.image_id: record.label for record in images.records}
+    for fold in folds:
+        lacking = set(images.class_names) - {label[i] for i in fold.ids("train")}
+        if lacking:
+            raise SplitError(
+                f"{fold.protocol}, fold {fold.fold}: no image of {', '.join(sorted(lacking))} "
+                f"is left to train on"
+            )

@@ -1,0 +1,246 @@
+"""Classification metrics, computed for many bootstrap weightings of the same images at once.
+
+Names: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``, ``roc_auc``,
+``pr_auc``, ``log_loss``, ``brier``, ``ece``; for each class ``precision_…``, ``recall_…``,
+``specificity_…``, ``f1_…``, ``roc_auc_…``, ``pr_auc_…``; and, where the classes stand on both
+branches of the hierarchy, ``recall_malignant``, ``specificity_malignant``, ``roc_auc_malignant``.
+
+What is undefined is NaN, never 0: the recall of a class that no image has, the precision of a
+class that is never predicted, and every average over classes of which one is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.core.labels import CLASSES, malignant_mask
+from leukoscope.evaluation.ranking import divide_or_nan, weighted_ranking
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+ECE_BINS = 15
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
+_OVERALL = (
+    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1",
+    "roc_auc", "pr_auc", "log_loss", "brier", "ece",
+)  # fmt: skip
+_PER_CLASS = ("precision", "recall", "specificity", "f1", "roc_auc", "pr_auc")
+_MALIGNANT = ("recall_malignant", "specificity_malignant", "roc_auc_malignant")
+
+
+def metric_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Every metric that these classes have.
+
+    >>> metric_names(["healthy", "all"])[-2:]
+    ('specificity_malignant', 'roc_auc_malignant')
+    """
+    per_class = (f"{metric}_{name}" for name in class_names for metric in _PER_CLASS)
+    binary = _MALIGNANT if _branches(class_names) is not None else ()
+    return (*_OVERALL, *per_class, *binary)
+
+
+def compute_metrics(
+    y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str]
+) -> dict[str, float]:
+    """All metrics of one set of predictions.
+
+    Args:
+        y_true: (n,) class indices.
+        y_prob: (n, K) probabilities, rows sum to 1.
+        class_names: K names.
+
+    Returns:
+        Name → value; NaN where undefined.
+
+    Raises:
+        DataError: Shapes do not fit, a true class is unknown, or there is no image.
+
+    >>> y_prob = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
+    >>> metrics = compute_metrics([0, 1, 1], y_prob, ["healthy", "all"])
+    >>> round(metrics["accuracy"], 4), metrics["recall_all"], metrics["roc_auc"]
+    (0.6667, 0.5, 1.0)
+    """
+    truth, prob = check_predictions(y_true, y_prob, class_names)
+    values = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))))
+    return {name: float(value[0]) for name, value in values.items()}
+
+
+def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, num_classes: int) -> IntArray:
+    """Counts (K, K): rows are true classes, columns are predicted ones.
+
+    >>> confusion_matrix([0, 1, 1], [0, 1, 0], 2).tolist()
+    [[1, 0], [1, 1]]
+    """
+    flat = np.asarray(y_true, dtype=np.int64) * num_classes + np.asarray(y_pred, dtype=np.int64)
+    return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def weighted_metrics(
+    y_true: IntArray,
+    y_prob: FloatArray,
+    class_names: Sequence[str],
+    weights: FloatArray,
+    names: Collection[str] | None = None,
+) -> dict[str, FloatArray]:
+    """Metrics of the same predictions under B weightings of the images.
+
+    Args:
+        y_true: (n,) class indices 0 … K − 1.
+        y_prob: (n, K) probabilities.
+        class_names: K names.
+        weights: (B, n) multiplicities ≥ 0, such as those of bootstrap replicates.
+        names: The metrics that are wanted; None means all.
+
+    Returns:
+        Name → (B,) float64, NaN where undefined; in the order of :func:`metric_names`.
+
+    Raises:
+        UnknownNameError: A wanted metric does not exist for these classes.
+    """
+    available = metric_names(class_names)
+    wanted = set(available if names is None else names)
+    for name in sorted(wanted.difference(available)):
+        raise UnknownNameError("metric", name, available)
+    mask = _branches(class_names)
+    values = _from_confusion(_confusions(y_true, y_prob, weights), class_names, mask)
+    values |= _from_probabilities(y_true, y_prob, weights)
+    if any(name.startswith(("roc_auc", "pr_auc")) for name in wanted):
+        values |= _from_ranks(y_true, y_prob, class_names, weights, mask)
+    return {name: values[name] for name in available if name in wanted}
+
+
+def check_predictions(
+    y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str]
+) -> tuple[IntArray, FloatArray]:
+    """The arrays with their types, if metrics can be computed from them.
+
+    Raises:
+        DataError: Shapes do not fit, a true class is unknown, or there is no image.
+    """
+    truth, prob = np.asarray(y_true, dtype=np.int64), np.asarray(y_prob, dtype=np.float64)
+    n, k = len(truth), len(class_names)
+    if truth.ndim != 1 or prob.shape != (n, k):
+        raise DataError(
+            f"metrics: expected y_true (n,) and y_prob (n, {k}), got {truth.shape}, {prob.shape}"
+        )
+    if n == 0:
+        raise DataError("metrics: expected at least one image, got none")
+    if truth.min() < 0 or truth.max() >= k:
+        raise DataError(
+            f"metrics: the true class of {int(((truth < 0) | (truth >= k)).sum())} images is "
+            f"unknown",
+            hint="Leave images without a label out.",
+        )
+    if not np.isfinite(prob).all():
+        raise DataError("metrics: a probability is NaN or infinite")
+    return truth, prob
+
+
+def calibration_bin(confidence: FloatArray, bins: int = ECE_BINS) -> IntArray:
+    """The equal-width bin of each confidence; bins are open on the left, closed on the right.
+
+    >>> calibration_bin(np.array([0.0, 0.1, 0.11, 1.0]), 10).tolist()
+    [0, 0, 1, 9]
+    """
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def _branches(class_names: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Which classes are malignant; None unless the classes stand on both branches."""
+    if not all(name in CLASSES for name in class_names):
+        return None
+    mask = np.array(malignant_mask(class_names))
+    return mask if mask.any() and not mask.all() else None
+
+
+def _confusions(y_true: IntArray, y_prob: FloatArray, weights: FloatArray) -> FloatArray:
+    """(B, K, K) weighted confusion matrices; the predicted class is the most probable one."""
+    n, k = y_prob.shape
+    cell = np.zeros((n, k * k))
+    cell[np.arange(n), y_true * k + y_prob.argmax(axis=1)] = 1.0
+    return (weights @ cell).reshape(-1, k, k)
+
+
+def _from_confusion(
+    confusion: FloatArray, class_names: Sequence[str], mask: NDArray[np.bool_] | None
+) -> dict[str, FloatArray]:
+    hit = np.diagonal(confusion, axis1=1, axis2=2)
+    support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
+    total = support.sum(axis=1)
+    rest = total[:, None] - support
+    per_class = {
+        "precision": divide_or_nan(hit, predicted),
+        "recall": divide_or_nan(hit, support),
+        "specificity": divide_or_nan(rest - predicted + hit, rest),
+        "f1": np.where(support > 0, divide_or_nan(2 * hit, support + predicted), np.nan),
+    }
+    values = {
+        "accuracy": divide_or_nan(hit.sum(axis=1), total),
+        "balanced_accuracy": per_class["recall"].mean(axis=1),
+        "macro_f1": per_class["f1"].mean(axis=1),
+        # an absent class has weight 0 in this average, so it may stay undefined
+        "weighted_f1": divide_or_nan((support * np.nan_to_num(per_class["f1"])).sum(axis=1), total),
+    }
+    for metric, array in per_class.items():
+        values |= {f"{metric}_{name}": array[:, i] for i, name in enumerate(class_names)}
+    if mask is not None:
+        positive, negative = support[:, mask].sum(axis=1), support[:, ~mask].sum(axis=1)
+        found = confusion[:, mask][:, :, mask].sum(axis=(1, 2))
+        cleared = confusion[:, ~mask][:, :, ~mask].sum(axis=(1, 2))
+        values["recall_malignant"] = divide_or_nan(found, positive)
+        values["specificity_malignant"] = divide_or_nan(cleared, negative)
+    return values
+
+
+def _from_probabilities(
+    y_true: IntArray, y_prob: FloatArray, weights: FloatArray
+) -> dict[str, FloatArray]:
+    """Log loss, Brier score, and expected calibration error (Guo et al. 2017, eq. 3).
+
+    The Brier score is Σ over classes of (p − y)² (Brier 1950), halved for two classes as is
+    customary there, so that it lies in [0, 1] for two and in [0, 2] for more classes.
+    """
+    n, k = y_prob.shape
+    rows = np.arange(n)
+    total = weights.sum(axis=1)
+    smallest = np.finfo(np.float64).eps
+    surprise = -np.log(np.clip(y_prob[rows, y_true], smallest, 1.0))
+    squared = ((y_prob - np.eye(k)[y_true]) ** 2).sum(axis=1) / (2 if k == 2 else 1)
+    confidence = y_prob.max(axis=1)
+    gap = np.zeros((n, ECE_BINS))
+    gap[rows, calibration_bin(confidence)] = (y_prob.argmax(axis=1) == y_true) - confidence
+    return {
+        "log_loss": divide_or_nan(weights @ surprise, total),
+        "brier": divide_or_nan(weights @ squared, total),
+        "ece": divide_or_nan(np.abs(weights @ gap).sum(axis=1), total),
+    }
+
+
+def _from_ranks(
+    y_true: IntArray,
+    y_prob: FloatArray,
+    class_names: Sequence[str],
+    weights: FloatArray,
+    mask: NDArray[np.bool_] | None,
+) -> dict[str, FloatArray]:
+    """Areas under the curves; two classes are one problem whose positive class is the last."""
+    areas, precisions = zip(
+        *(weighted_ranking(y_true == i, y_prob[:, i], weights) for i in range(len(class_names))),
+        strict=True,
+    )
+    one = len(class_names) == 2
+    values = {
+        "roc_auc": areas[-1] if one else np.mean(areas, axis=0),
+        "pr_auc": precisions[-1] if one else np.mean(precisions, axis=0),
+    }
+    for name, area, precision in zip(class_names, areas, precisions, strict=True):
+        values |= {f"roc_auc_{name}": area, f"pr_auc_{name}": precision}
+    if mask is not None:
+        malignant = y_prob[:, mask].sum(axis=1)
+        values["roc_auc_malignant"] = weighted_ranking(mask[y_true], malignant, weights)[0]
+    return values

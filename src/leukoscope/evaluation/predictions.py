@@ -1,0 +1,312 @@
+"""The table of predictions that every statistic is computed from: ``predictions.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import write_text
+from leukoscope.core.records import PARTS
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+TextArray = NDArray[np.str_]
+
+KEY_COLUMNS = ("image_id", "recipe", "protocol", "fold", "part", "input")
+_TEXT_COLUMNS = tuple(name for name in KEY_COLUMNS if name != "fold")
+_SUM_TOLERANCE = 1e-5  # float32 probabilities of a thousand classes stay well inside
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionTable:
+    """Predictions of models and probes, one row per image, recipe, protocol, fold and input.
+
+    Attributes:
+        class_names: K names, the order of the columns of ``logits`` and ``probs``.
+        image_id: (n,) text.
+        recipe: (n,) text, the recipe of the model, or of the model that a probe uses.
+        protocol: (n,) text such as ``random`` or ``acquisition-k48``.
+        fold: (n,) int64 ≥ 0.
+        part: (n,) ``train``, ``val``, ``cal`` or ``test``.
+        input: (n,) what the model saw: ``image``, ``background-only`` …
+        y_true: (n,) int64 index of the true class, −1 where unknown.
+        logits: (n, K) float64, a row of NaN where the predictor has none.
+        probs: (n, K) float64 in [0, 1], rows sum to 1.
+    """
+
+    class_names: tuple[str, ...]
+    image_id: TextArray
+    recipe: TextArray
+    protocol: TextArray
+    fold: IntArray
+    part: TextArray
+    input: TextArray
+    y_true: IntArray
+    logits: FloatArray
+    probs: FloatArray
+
+    def __post_init__(self) -> None:
+        problem = _find_problem(self)
+        if problem is not None:
+            row, text = problem
+            raise DataError(f"predictions, row {row}: {text}" if row >= 0 else text)
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    @classmethod
+    def build(
+        cls,
+        class_names: Sequence[str],
+        image_id: Sequence[str] | TextArray,
+        probs: ArrayLike,
+        *,
+        recipe: str,
+        protocol: str,
+        fold: int | Sequence[int] | IntArray,
+        part: str | Sequence[str] | TextArray,
+        input: str = "image",
+        y_true: ArrayLike | None = None,
+        logits: ArrayLike | None = None,
+    ) -> PredictionTable:
+        """A table from the output of one model; single values stand for whole columns.
+
+        Args:
+            class_names: K names.
+            image_id: (n,) ids.
+            probs: (n, K) probabilities.
+            recipe: Name of the recipe.
+            protocol: Name of the protocol.
+            fold: One number, or (n,).
+            part: One part, or (n,).
+            input: What the model saw.
+            y_true: (n,) class indices; None means unknown.
+            logits: (n, K); None where the predictor has none.
+
+        Raises:
+            DataError: Shapes do not fit, or values are out of range.
+        """
+        n, k = len(image_id), len(class_names)
+        text = {"recipe": recipe, "protocol": protocol, "part": part, "input": input}
+        try:
+            columns: dict[str, Any] = {
+                name: np.array(np.broadcast_to(np.asarray(value, dtype=np.str_), (n,)))
+                for name, value in text.items()
+            }
+            columns["fold"] = np.array(np.broadcast_to(np.asarray(fold, dtype=np.int64), (n,)))
+        except ValueError as error:
+            raise DataError(
+                f"predictions: expected one value or {n} per column ({error})"
+            ) from None
+        return cls(
+            class_names=tuple(class_names),
+            image_id=np.asarray(image_id, dtype=np.str_).reshape(n),
+            y_true=np.full(n, -1) if y_true is None else np.asarray(y_true, dtype=np.int64),
+            logits=(
+                np.full((n, k), np.nan) if logits is None else np.asarray(logits, dtype=np.float64)
+            ),
+            probs=np.asarray(probs, dtype=np.float64),
+            **columns,
+        )
+
+    def take(self, rows: NDArray[np.bool_] | IntArray) -> PredictionTable:
+        """The chosen rows (a mask, or indices in the wanted order)."""
+        names = (*KEY_COLUMNS, "y_true", "logits", "probs")
+        return PredictionTable(
+            self.class_names, **{name: getattr(self, name)[rows] for name in names}
+        )
+
+    def select(
+        self,
+        *,
+        recipe: str | Collection[str] | None = None,
+        protocol: str | Collection[str] | None = None,
+        fold: int | Collection[int] | None = None,
+        part: str | Collection[str] | None = None,
+        input: str | Collection[str] | None = None,
+    ) -> PredictionTable:
+        """The rows that equal every given value, or one of several given values."""
+        keep = np.ones(len(self), dtype=bool)
+        filters = {
+            "recipe": recipe, "protocol": protocol, "fold": fold, "part": part, "input": input
+        }  # fmt: skip
+        for name, wanted in filters.items():
+            if wanted is not None:
+                values: list[Any] = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
+                keep &= np.isin(getattr(self, name), values)
+        return self.take(keep)
+
+    def save(self, path: Path) -> None:
+        """Write CSV, atomically; every number is written so that it reads back exactly."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(_header(self.class_names))
+        names = (*self.class_names, "")  # index −1 is the unknown class
+        writer.writerows(
+            (*key, names[y], *("" if z != z else repr(z) for z in logits), *map(repr, probs))
+            for key, y, logits, probs in zip(
+                zip(*(getattr(self, name).tolist() for name in KEY_COLUMNS), strict=True),
+                self.y_true.tolist(),
+                self.logits.tolist(),
+                self.probs.tolist(),
+                strict=True,
+            )
+        )
+        write_text(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> PredictionTable:
+        """Read a table that :meth:`save`, or another program, wrote.
+
+        Raises:
+            DataError: The file is missing or a value is wrong; names the file and the line.
+        """
+        try:
+            with Path(path).open(encoding="utf-8-sig", newline="") as handle:
+                header, *rows = csv.reader(handle)
+        except FileNotFoundError:
+            raise DataError(f"{path}: this file is missing") from None
+        except (UnicodeDecodeError, OSError, csv.Error) as error:
+            raise DataError(f"{path}: expected a UTF-8 CSV file, but {error}") from None
+        except ValueError:
+            raise DataError(f"{path}: expected a header line, the file is empty") from None
+        class_names = _classes_of(header, path)
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(header):
+                raise DataError(f"{path}:{number}: expected {len(header)} cells, got {len(row)}")
+        columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
+
+        def numbers(name: str, dtype: type, empty: str = "") -> NDArray[Any]:
+            return _parse([cell or empty for cell in columns.get(name, ())], dtype, name, path)
+
+        index = {"": -1} | {name: i for i, name in enumerate(class_names)}
+        for number, name in enumerate(columns.get("y_true", ()), start=2):
+            if name not in index:
+                raise DataError(
+                    f"{path}:{number}: y_true {name!r} is none of {', '.join(class_names)}"
+                )
+        shape = (len(class_names), len(rows))
+        logits = [numbers(f"logit_{name}", np.float64, "nan") for name in class_names]
+        probs = [numbers(f"p_{name}", np.float64) for name in class_names]
+        texts = {name: np.array(columns.get(name, ()), dtype=np.str_) for name in _TEXT_COLUMNS}
+        fields: dict[str, Any] = {
+            **texts,
+            "fold": numbers("fold", np.int64),
+            "y_true": np.array([index[name] for name in columns.get("y_true", ())], dtype=np.int64),
+            "logits": np.ascontiguousarray(np.reshape(logits, shape).T),
+            "probs": np.ascontiguousarray(np.reshape(probs, shape).T),
+        }
+        try:
+            return cls(class_names, **fields)
+        except DataError as error:
+            table = _Unchecked(class_names=class_names, **fields)
+            row_number, text = _find_problem(table) or (0, error.message)
+            raise DataError(f"{path}:{row_number + 2}: {text}") from None
+
+
+def concatenate(tables: Sequence[PredictionTable]) -> PredictionTable:
+    """All rows of several tables, in their order.
+
+    Raises:
+        DataError: No table, other classes or another class order, or a row that stands twice.
+    """
+    if not tables:
+        raise DataError("expected at least one table of predictions, got none")
+    class_names = tables[0].class_names
+    for table in tables:
+        if table.class_names != class_names:
+            raise DataError(
+                f"tables of predictions differ in classes or their order: expected "
+                f"{', '.join(class_names)}, got {', '.join(table.class_names)}"
+            )
+    names = (*KEY_COLUMNS, "y_true", "logits", "probs")
+    return PredictionTable(
+        class_names,
+        **{name: np.concatenate([getattr(table, name) for table in tables]) for name in names},
+    )
+
+
+class _Unchecked:
+    """The columns of a table that failed its checks, to find the line at fault."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.__dict__.update(columns)
+
+
+def _header(class_names: Sequence[str]) -> list[str]:
+    logits = [f"logit_{name}" for name in class_names]
+    return [*KEY_COLUMNS, "y_true", *logits, *(f"p_{name}" for name in class_names)]
+
+
+def _classes_of(header: Sequence[str], path: Path) -> tuple[str, ...]:
+    names = tuple(column.removeprefix("p_") for column in header if column.startswith("p_"))
+    expected = _header(names)
+    if len(names) < 2 or sorted(header) != sorted(expected):
+        missing = [name for name in expected if name not in header]
+        extra = [name for name in header if name not in expected]
+        raise DataError(
+            f"{path}:1: expected the columns {', '.join(_header(['<class>']))} for two or more "
+            f"classes; missing: {', '.join(missing) or 'none'}; "
+            f"unknown: {', '.join(extra) or 'none'}"
+        )
+    return names
+
+
+def _parse(cells: Sequence[str], dtype: type, name: str, path: Path) -> NDArray[Any]:
+    kind = "a whole number" if dtype is np.int64 else "a number"
+    try:
+        return np.array(list(map(int if dtype is np.int64 else float, cells)), dtype=dtype)
+    except (ValueError, OverflowError):
+        for number, cell in enumerate(cells, start=2):
+            try:
+                np.array(int(cell) if dtype is np.int64 else float(cell), dtype=dtype)
+            except (ValueError, OverflowError):
+                raise DataError(f"{path}:{number}: {name} {cell!r} is not {kind}") from None
+        raise
+
+
+def _find_problem(table: Any) -> tuple[int, str] | None:
+    """The first wrong row and what is wrong with it; row −1 for the table as a whole."""
+    n, k = len(table.image_id), len(table.class_names)
+    if k < 2 or len(set(table.class_names)) != k:
+        return -1, f"expected two or more distinct classes, got {', '.join(table.class_names)}"
+    for name in (*KEY_COLUMNS, "y_true"):
+        if getattr(table, name).shape != (n,):
+            return -1, f"{name}: expected shape ({n},), got {getattr(table, name).shape}"
+    for name in ("logits", "probs"):
+        if getattr(table, name).shape != (n, k):
+            return -1, f"{name}: expected shape ({n}, {k}), got {getattr(table, name).shape}"
+    known = ~np.isnan(table.logits)
+    sums = table.probs.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        checks = (
+            (~np.isin(table.part, PARTS), f"the part is none of {', '.join(PARTS)}"),
+            (table.image_id == "", "the image_id is empty"),
+            (table.fold < 0, "the fold is negative"),
+            ((table.y_true < -1) | (table.y_true >= k), f"y_true is not in −1 … {k - 1}"),
+            (known.any(axis=1) & ~known.all(axis=1), "some logits of the row are missing"),
+            (np.isinf(table.logits).any(axis=1), "a logit is infinite"),
+            (~((table.probs >= 0) & (table.probs <= 1)).all(axis=1), "a p_ is not in [0, 1]"),
+            (~(np.abs(sums - 1) <= _SUM_TOLERANCE), "the probabilities do not sum to 1"),
+        )
+    found = [(int(np.argmax(wrong)), text) for wrong, text in checks if wrong.any()]
+    return min(found, default=None, key=lambda item: item[0]) or _find_repeat(table)
+
+
+def _find_repeat(table: Any) -> tuple[int, str] | None:
+    seen: set[tuple[Any, ...]] = set()
+    for row, key in enumerate(
+        zip(*(getattr(table, name).tolist() for name in KEY_COLUMNS), strict=True)
+    ):
+        if key in seen:
+            return row, f"image {key[0]} stands twice for the same model, part and input"
+        seen.add(key)
+    return None

@@ -1,0 +1,266 @@
+"""What the figures of a study allow one to say, in plain words and by a fixed rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+from leukoscope.evaluation.verdict_text import (
+    MIN_GROUPS,
+    PROBES,
+    SEPARATING,
+    SETTINGS,
+    Score,
+    describe_curve,
+    describe_inflation,
+    describe_probe,
+    describe_score,
+    percent,
+    plural_unit,
+    points,
+    summary,
+    verb,
+    where,
+)
+
+Level = Literal["unsafe", "caution", "plausible", "inconclusive"]
+
+MIN_INFLATION: Final = 0.02
+RULE: Final = (
+    "Judged is the accuracy of the first recipe on test images. Chance is the share of the most "
+    "frequent class, advantage is accuracy minus chance. Where whole patients could be held out "
+    "(grouped, at least 10 groups) that protocol alone is judged; else every protocol with at "
+    "least 10 groups is. unsafe: in a judged protocol the lower limit of the advantage of the "
+    "background-only or colour-only probe exceeds half of the model's own advantage, or in one "
+    "that holds out patients or acquisition clusters the model is not shown to be better than "
+    "chance. caution: in a judged protocol such a probe is better than chance (lower limit), or "
+    "the random split gives significantly more than a judged protocol that holds out patients or "
+    "acquisition clusters, by more than 2 points. inconclusive: neither of these, but no such "
+    "protocol has at least 10 groups, or neither probe was run in one. plausible: otherwise."
+)
+
+
+def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str, Any]:
+    """The verdict on one recipe.
+
+    Args:
+        metrics: The contents of ``metrics.json`` (``results``, ``probes``, ``comparisons``,
+            ``inapplicable``, ``curve``; all but ``results`` may be missing).
+        recipe: Name of the recipe; None means that of the first result.
+
+    Returns:
+        ``headline`` (one sentence), ``level`` (``unsafe``, ``caution``, ``plausible`` or
+        ``inconclusive``), ``findings`` (sentences with sample sizes), ``rule``.
+
+    >>> judge({"results": []})["level"]
+    'inconclusive'
+    """
+    results = [r for r in metrics.get("results", ()) if "clusters" not in r]
+    recipe = recipe if recipe is not None else next((r["recipe"] for r in results), None)
+    scores = _scores([r for r in results if r["recipe"] == recipe])
+    probes = _probe_scores(metrics, scores)
+    if not scores:
+        return _answer(
+            "No model was tested: this study says nothing about the data set.",
+            "inconclusive", [], metrics,
+        )  # fmt: skip
+    judged = _judged(scores)
+    inflation = _inflation(metrics, recipe, scores, judged)
+    level, reason = _decide(scores, judged, probes, inflation)
+    findings = [describe_score(score) for score in scores.values()]
+    findings += [describe_probe(name, probe, scores) for name, probe in probes]
+    findings += [describe_inflation(*inflation)] if inflation else []
+    findings += describe_curve(metrics, recipe)
+    return _answer(f"{summary(scores)}{reason}", level, findings, metrics)
+
+
+def _scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
+    """Accuracy under each protocol that has one, in the order of ``SETTINGS``."""
+    found: dict[str, Score] = {}
+    for result in results:
+        supports = [sum(row) for row in result["confusion"]]
+        score = _score(result, max(supports) / sum(supports), len(supports))
+        if score is not None and result["protocol"] in SETTINGS:
+            found[result["protocol"]] = score
+    return {name: found[name] for name in SETTINGS if name in found}
+
+
+def _score(entry: Mapping[str, Any], chance: float, num_classes: int) -> Score | None:
+    accuracy = entry["metrics"].get("accuracy", {})
+    if any(accuracy.get(name) is None for name in ("value", "low", "high")):
+        return None
+    return Score(
+        protocol=entry["protocol"],
+        n=entry["n"],
+        n_groups=entry["n_groups"],
+        unit=entry.get("group_unit", "group"),
+        value=accuracy["value"],
+        low=accuracy["low"],
+        high=accuracy["high"],
+        chance=chance,
+        balanced_low=entry["metrics"].get("balanced_accuracy", {}).get("low"),
+        num_classes=num_classes,
+    )
+
+
+def _probe_scores(
+    metrics: Mapping[str, Any], scores: Mapping[str, Score]
+) -> list[tuple[str, Score]]:
+    """The strongest run of each shortcut probe under each protocol that the model has too.
+
+    The image that a probe sees has the same classes, so its chance is that of the model.
+    """
+    best: dict[tuple[str, str], Score] = {}
+    for entry in metrics.get("probes", ()):
+        model = scores.get(entry["protocol"])
+        if model is None or entry["probe"] not in PROBES:
+            continue
+        probe = _score(entry, model.chance, model.num_classes)
+        key = (entry["protocol"], entry["probe"])
+        if probe is not None and (key not in best or probe.low > best[key].low):
+            best[key] = probe
+    return [
+        (name, best[protocol, name])
+        for protocol in scores
+        for name in PROBES
+        if (protocol, name) in best
+    ]
+
+
+def _judged(scores: Mapping[str, Score]) -> dict[str, Score]:
+    """Patients where there are enough of them, else every protocol with enough groups."""
+    enough = {name: score for name, score in scores.items() if score.enough}
+    return {"grouped": enough["grouped"]} if "grouped" in enough else enough
+
+
+def _inflation(
+    metrics: Mapping[str, Any],
+    recipe: str | None,
+    scores: Mapping[str, Score],
+    judged: Mapping[str, Score],
+) -> tuple[Score, Score, float, float | None] | None:
+    """Random against the separating protocol that falls deepest below it.
+
+    Returns:
+        Both scores, the difference and its lower limit (None without a usable comparison and
+        where the two intervals overlap); None where there is nothing to compare.
+    """
+    strict = [judged[name] for name in SEPARATING if name in judged]
+    if "random" not in scores or not strict:
+        return None
+    other = min(strict, key=lambda score: score.value)
+    random = scores["random"]
+    for entry in metrics.get("comparisons", ()):
+        sides = [(entry[s]["recipe"], entry[s]["protocol"], entry[s]["input"]) for s in "ab"]
+        wanted = [(recipe, "random", "image"), (recipe, other.protocol, "image")]
+        difference = entry["difference"]
+        if entry["metric"] != "accuracy" or None in (difference["low"], difference["high"]):
+            continue
+        if sides == wanted:
+            return random, other, difference["value"], difference["low"]
+        if sides == wanted[::-1]:
+            return random, other, -difference["value"], -difference["high"]
+    apart = random.low - other.high
+    return random, other, random.value - other.value, apart if apart > 0 else None
+
+
+def _decide(
+    scores: Mapping[str, Score],
+    judged: Mapping[str, Score],
+    probes: Sequence[tuple[str, Score]],
+    inflation: tuple[Score, Score, float, float | None] | None,
+) -> tuple[Level, str]:
+    """The level, and the end of the headline that says why."""
+    probes = [(name, probe) for name, probe in probes if probe.protocol in judged]
+    strict = [judged[name] for name in SEPARATING if name in judged]
+    if unsafe := _unsafe(scores, judged, probes, strict):
+        return "unsafe", f"; {unsafe}"
+    if shortcut := _shortcut(scores, probes):
+        return "caution", f"; {shortcut}"
+    if inflation and (inflation[3] or 0) > 0 and inflation[2] > MIN_INFLATION:
+        return "caution", f"; the random split overstates the accuracy by {points(inflation[2])}."
+    if not strict:
+        return "inconclusive", f"; {_why_inconclusive(scores)}"
+    tested = [(name, probe) for name, probe in probes if probe.protocol in SEPARATING]
+    if not tested:
+        return "inconclusive", (
+            "; no probe was run on held-out groups: whether the background or the colour alone "
+            "would suffice is not known."
+        )
+    name, probe = _most_telling(tested)
+    return "plausible", (
+        f"; {PROBES[name]} {verb(name, 'reaches', 'reach')} only {percent(probe.value)}"
+        f"{where(probe, scores)}, not above the {percent(probe.chance)} of always naming the most "
+        f"frequent class: no shortcut was found, which does not prove that there is none."
+    )
+
+
+def _unsafe(
+    scores: Mapping[str, Score],
+    judged: Mapping[str, Score],
+    probes: Sequence[tuple[str, Score]],
+    strict: Sequence[Score],
+) -> str | None:
+    """Why the accuracy proves nothing: a probe suffices, or there is none on held-out groups."""
+    suffice = [
+        (name, probe)
+        for name, probe in probes
+        if probe.low - probe.chance > max(0.0, judged[probe.protocol].advantage / 2)
+    ]
+    if suffice:
+        name, probe = _most_telling(suffice)
+        return (
+            f"{PROBES[name]} {verb(name, 'suffices', 'suffice')} for {percent(probe.value)}"
+            f"{where(probe, scores)}: this data set cannot show that the model reads morphology."
+        )
+    useless = [score for score in strict if not score.beats_chance]
+    if useless:
+        return (
+            f"{SETTINGS[useless[0].protocol]} the model is not shown to be better than always "
+            f"naming the most frequent class ({percent(useless[0].chance)})."
+        )
+    return None
+
+
+def _shortcut(scores: Mapping[str, Score], probes: Sequence[tuple[str, Score]]) -> str | None:
+    """Which probe is better than chance."""
+    above = [(name, probe) for name, probe in probes if probe.low > probe.chance]
+    if not above:
+        return None
+    name, probe = _most_telling(above)
+    return (
+        f"{PROBES[name]} {verb(name, 'reaches', 'reach')} {percent(probe.value)}"
+        f"{where(probe, scores)}, more than the {percent(probe.chance)} of always naming the most "
+        f"frequent class: part of the accuracy may not be morphology."
+    )
+
+
+def _most_telling(probes: Sequence[tuple[str, Score]]) -> tuple[str, Score]:
+    """A probe of the background before one of colour, a strict protocol before a lenient one."""
+    order = (*SEPARATING[:1], "acquisition", "acquisition-merged", "given", "deduplicated")
+    ranks = {name: rank for rank, name in enumerate((*order, "random"))}
+    return min(probes, key=lambda item: (item[0] != "background-only", ranks[item[1].protocol]))
+
+
+def _why_inconclusive(scores: Mapping[str, Score]) -> str:
+    few = [scores[name] for name in SEPARATING if name in scores]
+    if few:
+        numbers = " and ".join(f"{score.n_groups} {plural_unit(score)}" for score in few)
+        return (
+            f"only {numbers} could be held out, fewer than {MIN_GROUPS}: too few to say how the "
+            f"model does on others."
+        )
+    return (
+        "neither patients nor acquisition clusters could be held out: how the model does on "
+        "unseen ones is not known."
+    )
+
+
+def _answer(
+    headline: str, level: Level, findings: list[str], metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    findings += [
+        f"The protocol {entry['protocol']} could not be run: {entry['reason'].rstrip('.')}."
+        for entry in metrics.get("inapplicable", ())
+    ]
+    return {"headline": headline, "level": level, "findings": findings, "rule": RULE}

@@ -1,0 +1,350 @@
+"""What an image file says about itself, read from its bytes before any pixel is decoded.
+
+Decoders are lenient in different ways (some fill the missing part of a JPEG with grey), so
+completeness, size and number of frames are decided here, once, for every format.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+class BrokenImage(Exception):  # noqa: N818 - becomes an ImageError as soon as the file is known
+    """The bytes are no readable image.
+
+    Args:
+        reason: Reason code of :class:`leukoscope.core.errors.ImageError`.
+        detail: What was expected and what came.
+        hint: What to do about it.
+    """
+
+    def __init__(self, reason: str, detail: str, hint: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Header:
+    """The facts that choose a decoder.
+
+    Attributes:
+        format: ``JPEG``, ``PNG``, ``WEBP``, ``BMP``, ``GIF`` or ``TIFF``.
+        width: Width in pixels; 0 for TIFF, whose decoder reads the tags.
+        height: Height in pixels; 0 for TIFF.
+        frames: Number of frames; more than one means an animation.
+        bits: Bits per channel.
+        plain: 8-bit grey or RGB without alpha or palette.
+        orientation: EXIF orientation, 1–8.
+    """
+
+    format: str
+    width: int
+    height: int
+    frames: int = 1
+    bits: int = 8
+    plain: bool = True
+    orientation: int = 1
+
+
+_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (128, b"DICM", "DICOM"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%PDF", "PDF"),
+    (0, b"PK\x03\x04", "ZIP"),
+    (0, b"\x89HDF", "HDF5"),
+)
+
+
+def sniff(data: bytes) -> str:
+    """The format that the first bytes show, whatever the file is called.
+
+    Raises:
+        BrokenImage: ``empty``, ``not-an-image``, or ``unsupported`` for a known other format.
+
+    >>> sniff(b"GIF89a......")
+    'GIF'
+    """
+    if not data:
+        raise BrokenImage("empty", "expected an image, but the file holds no bytes")
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if data[:2] == b"BM" and data[14:18] in _BMP_HEADER_SIZES:
+        return "BMP"
+    raise _not_an_image(data)
+
+
+def read_header(data: bytes) -> Header:
+    """Sniff and walk the container.
+
+    Args:
+        data: The whole file.
+
+    Raises:
+        BrokenImage: With the reason ``empty``, ``not-an-image``, ``unsupported``,
+            ``truncated`` or ``corrupt``.
+    """
+    name = sniff(data)
+    try:
+        header = _READERS[name](data)
+    except (struct.error, IndexError):
+        raise BrokenImage(
+            "truncated", f"expected a complete {name} header, the file ends"
+        ) from None
+    if name != "TIFF" and (header.width <= 0 or header.height <= 0):
+        raise BrokenImage(
+            "corrupt", f"expected a positive size, found {header.width}×{header.height}"
+        )
+    return header
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Orientation (1–8) of an EXIF block that starts with its TIFF header; 1 where unreadable."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        start = struct.unpack_from(order + "I", exif, 4)[0]
+        for index in range(struct.unpack_from(order + "H", exif, start)[0]):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, start + 2 + 12 * index)
+            if tag == 0x0112 and kind == 3 and 1 <= value <= 8:
+                return int(value)
+    except struct.error:
+        pass
+    return 1
+
+
+def _not_an_image(data: bytes) -> BrokenImage:
+    for offset, magic, name in _OTHER_FORMATS:
+        if data[offset : offset + len(magic)] == magic:
+            hint = "convert it to PNG or TIFF"
+            return BrokenImage("unsupported", f"expected an image format, found {name}", hint)
+    start = data[:512].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return BrokenImage("not-an-image", "found a Git LFS pointer, not the image", "git lfs pull")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        hint = "a download that saved an error page?"
+        return BrokenImage("not-an-image", "expected an image, found a web page or XML", hint)
+    kind = "text" if _is_text(data[:512]) else "unknown binary data"
+    return BrokenImage("not-an-image", f"expected an image, found {kind}")
+
+
+def _is_text(data: bytes) -> bool:
+    return not any(byte < 9 or 13 < byte < 32 for byte in data)
+
+
+# --- JPEG -----------------------------------------------------------------------------------
+
+# Inside entropy-coded data a marker is FF followed by anything but 00, RST0–7 or fill bytes.
+_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LEGAL_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+
+
+def _read_jpeg(data: bytes) -> Header:
+    frame: tuple[int, int, int, int] | None = None
+    orientation, at = 1, 2
+    while True:
+        found = _MARKER.match(data, at)
+        if found is None:
+            _jpeg_ends(data, at, "a marker")
+            raise BrokenImage("corrupt", f"expected a JPEG marker at byte {at}, found other data")
+        marker, at = found[1][0], found.end()
+        if marker == 0xD9:
+            break
+        length = _jpeg_length(data, at)
+        body = data[at + 2 : at + length]
+        if marker == 0xE1 and body[:6] == b"Exif\0\0":
+            orientation = exif_orientation(body[6:])
+        elif marker in _SOF:
+            if frame is not None:
+                raise BrokenImage("corrupt", f"found a second JPEG frame at byte {at}")
+            frame = struct.unpack_from(">BHHB", body)
+        at += length
+        if marker == 0xDA:
+            at = _skip_scan(data, at)
+    if frame is None:
+        raise BrokenImage("corrupt", "expected a JPEG frame header, found none")
+    bits, height, width, channels = frame
+    return Header("JPEG", width, height, 1, bits, channels in (1, 3), orientation)
+
+
+def _jpeg_length(data: bytes, at: int) -> int:
+    if at + 2 > len(data):
+        _jpeg_ends(data, len(data), "a segment")
+    length = int(struct.unpack_from(">H", data, at)[0])
+    if length < 2:
+        raise BrokenImage("corrupt", f"found a JPEG segment of length {length} at byte {at}")
+    if at + length > len(data):
+        _jpeg_ends(data, len(data), "the rest of a segment")
+    return length
+
+
+def _skip_scan(data: bytes, at: int) -> int:
+    found = _NEXT_MARKER.search(data, at)
+    if found is None:
+        _jpeg_ends(data, len(data), "the end-of-image marker")
+    assert found is not None
+    marker = data[found.end() - 1]
+    if marker not in _LEGAL_AFTER_SCAN:
+        raise BrokenImage(
+            "corrupt",
+            f"found the illegal marker FF{marker:02X} inside pixel data at {found.start()}",
+        )
+    return found.start()
+
+
+def _jpeg_ends(data: bytes, at: int, expected: str) -> None:
+    if data.endswith(b"\xff\xd9"):  # the end is there, so what is missing was overwritten
+        raise BrokenImage("corrupt", f"expected {expected} before the end of the JPEG data")
+    # Interrupted downloads may be padded with zeros.
+    if at >= len(data.rstrip(b"\0\xff")):
+        raise BrokenImage("truncated", f"expected {expected}, the JPEG data ends at byte {at}")
+
+
+# --- PNG ------------------------------------------------------------------------------------
+
+
+def _read_png(data: bytes) -> Header:
+    at, frames, orientation, transparent = 8, 1, 1, False
+    if data[12:16] != b"IHDR" and len(data) >= 16:
+        raise BrokenImage("corrupt", "expected the PNG header chunk IHDR first")
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    while True:
+        if at + 12 > len(data):
+            raise BrokenImage("truncated", "expected the PNG end chunk IEND, the file ends")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            raise BrokenImage("truncated", f"chunk at byte {at} needs {end - len(data)} more bytes")
+        body = data[at + 8 : end - 4]
+        # Lower-case names are ancillary; damage there does not reach the pixels.
+        if kind[:1].isupper() and zlib.crc32(data[at + 4 : end - 4]) != _big(data[end - 4 : end]):
+            raise BrokenImage("corrupt", f"the checksum of the PNG chunk at byte {at} is wrong")
+        if kind == b"acTL":
+            frames = max(1, _big(body[:4]))
+        elif kind == b"eXIf":
+            orientation = exif_orientation(body)
+        elif kind == b"tRNS":
+            transparent = True
+        elif kind == b"IEND":
+            break
+        at = end
+    plain = bits == 8 and colour in (0, 2) and not transparent
+    return Header("PNG", width, height, frames, bits, plain, orientation)
+
+
+def _big(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def _little(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+# --- WebP, BMP, GIF, TIFF -------------------------------------------------------------------
+
+
+def _read_webp(data: bytes) -> Header:
+    end = _little(data[4:8]) + 8
+    if end > len(data):
+        raise BrokenImage("truncated", f"expected {end} bytes of WebP, the file has {len(data)}")
+    width = height = frames = 0
+    alpha, orientation, at = False, 1, 12
+    while at + 8 <= end:
+        kind, length = data[at : at + 4], _little(data[at + 4 : at + 8])
+        body = data[at + 8 : at + 8 + length]
+        if kind == b"VP8X":
+            alpha = bool(body[0] & 0x10)
+            width, height = _little(body[4:7]) + 1, _little(body[7:10]) + 1
+        elif kind == b"VP8 ":
+            frames += 1
+            if not width:
+                width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", body, 6))
+        elif kind == b"VP8L":
+            frames += 1
+            packed = struct.unpack_from("<I", body, 1)[0]
+            alpha = alpha or bool(packed >> 28 & 1)
+            if not width:
+                width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+        elif kind == b"ANMF":
+            frames += 1
+        elif kind == b"EXIF":
+            orientation = exif_orientation(body.removeprefix(b"Exif\0\0"))
+        at += 8 + length + length % 2
+    if not frames:
+        raise BrokenImage("corrupt", "expected a WebP image chunk, found none")
+    return Header("WEBP", width, height, frames, 8, not alpha, orientation)
+
+
+_BMP_HEADER_SIZES = frozenset(
+    struct.pack("<I", size) for size in (12, 16, 40, 52, 56, 64, 108, 124)
+)
+
+
+def _read_bmp(data: bytes) -> Header:
+    offset, size = struct.unpack_from("<II", data, 10)
+    if size == 12:
+        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
+        packing = 0
+    else:
+        width, height, _, bits, packing = struct.unpack_from("<iiHHI", data, 18)
+    needed = offset + (width * bits + 31) // 32 * 4 * abs(height)
+    if packing in (0, 3) and needed > len(data):
+        raise BrokenImage("truncated", f"expected {needed} bytes of BMP, the file has {len(data)}")
+    return Header("BMP", width, abs(height), plain=bits == 24)
+
+
+def _read_gif(data: bytes) -> Header:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    frames = 0
+    while (block := data[at]) != 0x3B:
+        if block == 0x2C:
+            left, top, wide, high, flags = struct.unpack_from("<HHHHB", data, at + 1)
+            width, height = max(width, left + wide), max(height, top + high)
+            at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+            frames += 1
+        elif block == 0x21:
+            at += 2
+        else:
+            raise BrokenImage("corrupt", f"found the illegal GIF block {block:02X} at byte {at}")
+        while data[at]:
+            at += data[at] + 1
+        at += 1
+    if not frames:
+        raise BrokenImage("corrupt", "expected a GIF image block, found none")
+    return Header("GIF", width, height, frames, plain=False)
+
+
+def _read_tiff(_: bytes) -> Header:
+    return Header("TIFF", 0, 0, plain=False)  # the decoder reads the tags
+
+
+_READERS: Mapping[str, Callable[[bytes], Header]] = {
+    "JPEG": _read_jpeg,
+    "PNG": _read_png,
+    "WEBP": _read_webp,
+    "BMP": _read_bmp,
+    "GIF": _read_gif,
+    "TIFF": _read_tiff,
+}

@@ -1,0 +1,264 @@
+"""The one door through which every image comes in.
+
+Each format has one decoder, so that the same file gives the same pixels everywhere: OpenCV for
+ordinary JPEG and WebP (two to three times faster), Pillow for everything else. The container is
+checked first (:mod:`leukoscope.imaging.containers`); ICC profiles are ignored.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import ImageError
+from leukoscope.imaging.containers import BrokenImage, Header, read_header
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 256 * 2**20
+
+_SUFFIXES = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".dib": "BMP",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+IMAGE_SUFFIXES: tuple[str, ...] = tuple(_SUFFIXES)
+
+# Pillow reports oddities of TIFF tags as warnings, and Python's warning filters are global.
+_WARNINGS_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, upright, contiguous.
+        format: The real format: ``JPEG``, ``PNG``, ``WEBP``, ``BMP``, ``GIF`` or ``TIFF``.
+        notes: What was changed or odd, in words.
+    """
+
+    image: NDArray[np.uint8]
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+def decode_image(
+    source: Path | bytes,
+    *,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+) -> Decoded:
+    """Decode a JPEG, PNG, WebP, BMP, TIFF or single-frame GIF to 8-bit RGB.
+
+    Args:
+        source: A file, or the bytes of one.
+        name: What to call the image in messages; the path where it is empty.
+        max_pixels: Largest width × height; checked before any pixel is decoded.
+        max_bytes: Largest file.
+
+    Raises:
+        ImageError: With the reason ``missing``, ``unreadable``, ``symlink-loop``, ``empty``,
+            ``too-large``, ``not-an-image``, ``unsupported`` (a known other format or depth),
+            ``truncated``, ``corrupt`` or ``animated``.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "<bytes>")
+    try:
+        data = source if isinstance(source, bytes) else _read(source, max_bytes)
+        if len(data) > max_bytes:
+            raise _too_large(f"{len(data):,} bytes", f"{max_bytes:,}")
+        header = read_header(data)
+        if header.frames > 1:
+            detail = f"expected one image, found {header.frames} frames"
+            raise BrokenImage("animated", detail, "save the frame you mean as PNG")
+        image, notes = _decode(data, header, max_pixels)
+    except BrokenImage as broken:
+        raise ImageError(name, broken.reason, broken.detail, hint=broken.hint) from None
+    suffix = Path(name).suffix
+    if _SUFFIXES.get(suffix.lower(), header.format) != header.format:
+        notes.append(f"named {suffix} but is {header.format}")
+    return Decoded(image, header.format, tuple(notes))
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "folder" if stat.S_ISDIR(status.st_mode) else "device or pipe"
+            raise BrokenImage("unreadable", f"expected an image file, found a {kind}")
+        if status.st_size > max_bytes:
+            raise _too_large(f"{status.st_size:,} bytes", f"{max_bytes:,}")
+        with path.open("rb") as handle:
+            return handle.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        detail = "a link to a file that is missing" if path.is_symlink() else "no such file"
+        raise BrokenImage("missing", detail) from None
+    except ValueError:
+        raise BrokenImage("missing", "the path holds a null character") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise BrokenImage("symlink-loop", "the symbolic link leads back to itself") from None
+        detail = f"expected a readable file, but {error.strerror or error}"
+        raise BrokenImage("unreadable", detail) from None
+
+
+def _too_large(came: str, limit: str) -> BrokenImage:
+    hint = "tile or shrink the image; whole slides are read by other tools"
+    return BrokenImage("too-large", f"expected at most {limit}, found {came}", hint)
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise _too_large(f"{width}×{height} pixels", f"{max_pixels:,} pixels")
+
+
+def _decode(data: bytes, header: Header, max_pixels: int) -> tuple[NDArray[np.uint8], list[str]]:
+    _check_pixels(header.width, header.height, max_pixels)
+    if header.format == "JPEG" and header.bits != 8:
+        raise BrokenImage("unsupported", f"expected an 8-bit JPEG, found {header.bits} bits")
+    if header.plain and header.format in ("JPEG", "WEBP"):
+        image, notes = _decode_opencv(data, header)
+    else:
+        image, notes = _decode_pillow(data, header, max_pixels)
+    if header.orientation != 1:
+        image = _upright(image, header.orientation)
+        notes.append(f"EXIF orientation {header.orientation} applied")
+    return np.ascontiguousarray(image), notes
+
+
+def _decode_opencv(data: bytes, header: Header) -> tuple[NDArray[np.uint8], list[str]]:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None or image.shape[:2] != (header.height, header.width):
+        raise BrokenImage("corrupt", f"the pixel data of this {header.format} cannot be decoded")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), []
+
+
+def _decode_pillow(
+    data: bytes, header: Header, max_pixels: int
+) -> tuple[NDArray[np.uint8], list[str]]:
+    # The plugin is opened directly: Image.open would try other formats and warn of its own limit.
+    from PIL import UnidentifiedImageError
+
+    try:
+        with _quiet(header.format), _open_pillow(data, header.format) as picture:
+            _check_pixels(picture.width, picture.height, max_pixels)
+            notes = []
+            if header.format == "TIFF" and (frames := getattr(picture, "n_frames", 1)) > 1:
+                notes.append(f"first of {frames} pages")
+                picture.seek(0)
+            picture.load()
+            image, more = _to_rgb(picture, header)
+            return image, notes + more
+    except (SyntaxError, UnidentifiedImageError) as error:
+        raise BrokenImage("corrupt", f"expected a valid {header.format}, but {error}") from None
+    except MemoryError:
+        raise _too_large("more than the memory holds", f"{max_pixels:,} pixels") from None
+    except (OSError, EOFError) as error:
+        cut = any(word in str(error).lower() for word in ("truncated", "not enough", "end of file"))
+        reason = "truncated" if cut else "corrupt"
+        raise BrokenImage(reason, f"the {header.format} data are {reason}: {error}") from None
+    except BrokenImage:
+        raise
+    except Exception as error:  # a damaged file may raise anything inside a plugin
+        detail = f"the {header.format} cannot be decoded: {type(error).__name__}: {error}"
+        raise BrokenImage("corrupt", detail) from None
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    if name != "TIFF":
+        yield
+        return
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open_pillow(data: bytes, name: str) -> Image.Image:
+    from PIL import (
+        BmpImagePlugin,
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    plugins: dict[str, Callable[[BytesIO], Image.Image]] = {
+        "JPEG": JpegImagePlugin.JpegImageFile,
+        "PNG": PngImagePlugin.PngImageFile,
+        "WEBP": WebPImagePlugin.WebPImageFile,
+        "BMP": BmpImagePlugin.BmpImageFile,
+        "GIF": GifImagePlugin.GifImageFile,
+        "TIFF": TiffImagePlugin.TiffImageFile,
+    }
+    return plugins[name](BytesIO(data))
+
+
+def _to_rgb(picture: Image.Image, header: Header) -> tuple[NDArray[np.uint8], list[str]]:
+    notes = []
+    if picture.mode.startswith("I;16"):
+        high = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(high[:, :, None], 3, axis=2), ["16-bit scaled to 8"]
+    if picture.mode in ("I", "F"):
+        detail = "expected 8 or 16 bits per channel, found 32"
+        raise BrokenImage("unsupported", detail, "save it with 8 bits per channel")
+    if header.bits == 16 or _tiff_bits(picture) == 16:
+        notes.append("16-bit scaled to 8")  # Pillow keeps the high byte
+    if picture.mode == "CMYK":
+        notes.append("CMYK converted")
+    if picture.has_transparency_data:
+        rgba = np.asarray(picture.convert("RGBA"))
+        image, composited = _on_white(rgba)
+        return image, notes + (["alpha composited on white"] if composited else [])
+    return np.asarray(picture.convert("RGB"), np.uint8), notes
+
+
+def _tiff_bits(picture: Image.Image) -> int:
+    bits = getattr(picture, "tag_v2", {}).get(258, 8)
+    return int(bits[0] if isinstance(bits, tuple) else bits)
+
+
+def _on_white(rgba: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+    alpha = rgba[:, :, 3:].astype(np.uint32)
+    if (alpha == 255).all():
+        return rgba[:, :, :3], False
+    mixed = rgba[:, :, :3] * alpha + 255 * (255 - alpha)
+    return ((mixed + 127) // 255).astype(np.uint8), True
+
+
+def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo an EXIF orientation (EXIF 2.32, tag 0x0112)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image

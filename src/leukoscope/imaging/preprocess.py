@@ -1,0 +1,103 @@
+"""From a decoded image to a model's input; the same code in training, study and service."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.preprocess import CenterCrop, Clahe, MaskScaleBar, PreprocessSpec, Step
+from leukoscope.imaging.enhance import clahe
+from leukoscope.imaging.scale_bar import erase_scale_bar
+
+
+def apply_preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Run the steps and the resize of a specification.
+
+    Mean and standard deviation are not applied: they live inside the exported graph.
+
+    Args:
+        image: (H, W, 3) uint8 RGB of any size.
+        spec: What to do.
+
+    Returns:
+        (size_px, size_px, 3) uint8 RGB, contiguous; never a view of the input.
+    """
+    result = image
+    for step in spec.steps:
+        result = _apply_step(result, step)
+    result = resize(result, spec.size_px, spec.resize)
+    if np.shares_memory(result, image):
+        return result.copy()
+    return np.ascontiguousarray(result)
+
+
+def normalise(batch: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
+    """Scale to 0–1, subtract the mean, divide by the standard deviation.
+
+    Args:
+        batch: (N, H, W, 3) uint8 RGB.
+        spec: Gives mean and standard deviation per channel.
+
+    Returns:
+        (N, 3, H, W) float32.
+    """
+    mean = np.asarray(spec.mean, np.float32)
+    std = np.asarray(spec.std, np.float32)
+    scaled = (batch.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def resize(image: NDArray[np.uint8], size_px: int, how: str) -> NDArray[np.uint8]:
+    """Resize to a square.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size_px: Side of the result.
+        how: ``stretch``, ``letterbox`` (padded with black) or ``crop`` (short side scaled,
+            centre taken).
+
+    Returns:
+        (size_px, size_px, 3) uint8 RGB.
+    """
+    height, width = image.shape[:2]
+    if how == "stretch":
+        return _scale(image, size_px, size_px)
+    side = max(height, width) if how == "letterbox" else min(height, width)
+    scaled = _scale(
+        image, max(1, round(width * size_px / side)), max(1, round(height * size_px / side))
+    )
+    return centre_square(scaled, size_px)
+
+
+def centre_square(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """The centred square of a given side; what lies outside the image is black."""
+    height, width = image.shape[:2]
+    top, left = max(0, (height - size_px) // 2), max(0, (width - size_px) // 2)
+    middle = image[top : top + size_px, left : left + size_px]
+    height, width = middle.shape[:2]
+    if (height, width) == (size_px, size_px):
+        return middle
+    square = np.zeros((size_px, size_px, 3), np.uint8)
+    top, left = (size_px - height) // 2, (size_px - width) // 2
+    square[top : top + height, left : left + width] = middle
+    return square
+
+
+def _scale(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    if image.shape[:2] == (height, width):
+        return image
+    # Averaging when shrinking (no aliasing), linear when enlarging (no ringing).
+    shrinking = height * width < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+def _apply_step(image: NDArray[np.uint8], step: Step) -> NDArray[np.uint8]:
+    match step:
+        case CenterCrop():
+            return centre_square(image, step.size_px)
+        case Clahe():
+            return clahe(image, step.clip_limit, step.tiles)
+        case MaskScaleBar():
+            return erase_scale_bar(image)

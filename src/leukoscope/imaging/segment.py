@@ -1,0 +1,273 @@
+"""Find leukocytes by their violet: fast, without a trained model, across stains.
+
+The picture is turned into optical densities against its own background (Beer–Lambert), so a
+yellow or blue illumination drops out. Leukocytes absorb green much and blue little, and red
+less than green; red cells, pink or blue-grey, do not. That difference is thresholded by Otsu's
+method (1979), and cells are grown from the nuclei.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.imaging.inpaint import fill_region
+from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
+
+__all__ = [
+    "NEUTRAL_GREY",
+    "LeukocyteMasks",
+    "ScaleBar",
+    "find_scale_bar",
+    "keep_leukocytes",
+    "remove_leukocytes",
+    "segment_leukocytes",
+]
+
+NEUTRAL_GREY = (200, 200, 200)
+"""RGB on which :func:`keep_leukocytes` puts the cells, for every image alike."""
+
+_WORKING_PX = 256  # longer side at which masks are found
+_DARK_OFFSET = 16  # added to intensities, so that sensor noise in the dark does not count
+_BLACK = 12  # a cut-out cell is surrounded by pixels below this
+_LOWEST_VIOLET = 0.08  # no leukocyte is paler
+_VIOLET_SHARE = 0.4  # of the green density; red cells, pink or thick, have less
+_PINK_STEP = 0.03  # density by which a smudged leukocyte is pinker than red cells
+_FIELD_SHARE = 0.18  # more of the ground than this under other cells: a field, not one cell
+
+_GROUND_TOLERANCE = 0.24  # log intensity; what differs more from the ground is stained
+
+_LOG = np.log(np.arange(256, dtype=np.float32) + _DARK_OFFSET)
+
+_Mask = NDArray[np.uint8]
+_Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LeukocyteMasks:
+    """Where the leukocytes of an image are.
+
+    Attributes:
+        cell: (H, W) bool, whole leukocytes.
+        nucleus: (H, W) bool, their nuclei; inside ``cell``.
+    """
+
+    cell: NDArray[np.bool_]
+    nucleus: NDArray[np.bool_]
+
+
+def segment_leukocytes(image: NDArray[np.uint8]) -> LeukocyteMasks:
+    """Masks of the leukocytes and their nuclei.
+
+    Works on fields of many cells and on pictures of one, on a bright or a black ground. Platelets
+    and red cells are left out; smudged leukocytes count as leukocytes.
+
+    Args:
+        image: (H, W, 3) uint8 RGB of any size.
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, _WORKING_PX / max(height, width))
+    small = image
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    nucleus, cell = _segment(small)
+    if scale < 1:
+        nucleus, cell = (_enlarge(mask, width, height) for mask in (nucleus, cell))
+    return LeukocyteMasks(cell.astype(np.bool_), (nucleus & cell).astype(np.bool_))
+
+
+def remove_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArray[np.uint8]:
+    """The image with leukocytes and scale bar replaced by plausible background.
+
+    The masks are widened first, so that no halo tells where a cell was.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: Of the same image.
+    """
+    side = max(image.shape[:2])
+    hole = cv2.dilate(masks.cell.astype(np.uint8), _disc(max(2, round(0.018 * side)))) > 0
+    bar = find_scale_bar(image)
+    if bar is not None:
+        hole |= bar.mask
+    return fill_region(image, hole)
+
+
+def keep_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArray[np.uint8]:
+    """The leukocytes alone, on :data:`NEUTRAL_GREY`; the scale bar is gone too.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: Of the same image.
+    """
+    keep = masks.cell
+    bar = find_scale_bar(image)
+    if bar is not None:
+        keep = keep & ~bar.mask
+    return np.where(keep[:, :, None], image, np.array(NEUTRAL_GREY, np.uint8))
+
+
+def _segment(image: NDArray[np.uint8]) -> tuple[_Mask, _Mask]:
+    smooth = np.asarray(cv2.GaussianBlur(image, (0, 0), 1.0), np.uint8)
+    red, green, blue = cv2.split(smooth)
+    lit = np.asarray(cv2.max(cv2.max(red, green), blue) >= _BLACK)
+    if not lit.any():
+        empty = np.zeros(image.shape[:2], np.uint8)
+        return empty, empty
+    density = _optical_density(smooth, lit)
+    violet = _violet(density, lit)
+    threshold = max(_otsu(violet), _LOWEST_VIOLET)
+    stained = (violet > threshold) & (violet > _VIOLET_SHARE * density[:, :, 1])
+    seeds = _open(stained.astype(np.uint8), 2)
+    if lit.mean() < 0.9:  # cut out on black: everything lit is the cell
+        cell = _open(lit.astype(np.uint8), 2)
+        return seeds & cell, cell
+    solid = cv2.erode(seeds, _disc(1))
+    if not solid.any():
+        return np.zeros_like(seeds), np.zeros_like(seeds)
+    ground = cv2.add(density[:, :, 1], density[:, :, 2])
+    others = ground > 0.8 * _otsu(ground[seeds == 0])
+    away = _distance(1 - seeds)
+    radius = float(_distance(seeds).max())
+    far = away > 1.5 * radius
+    if far.mean() > 0.03 and others[far].mean() > _FIELD_SHARE:
+        return _grow_field(density, violet, threshold, seeds, others & far)
+    return _grow_single(others, away, seeds)
+
+
+def _optical_density(image: NDArray[np.uint8], lit: NDArray[np.bool_]) -> _Float:
+    """(H, W, 3) float32 −ln(I / I₀), at least 0; I₀ is white where the cell is cut out."""
+    log_image = np.asarray(cv2.LUT(image, _LOG), np.float32)
+    if lit.mean() < 0.9:
+        return np.asarray(np.maximum(0, _LOG[255] - log_image), np.float32)
+    green = image[::2, ::2, 1]
+    plain = np.median(log_image[::2, ::2][green >= np.percentile(green, 85)], axis=0)
+    return np.asarray(np.maximum(0, _ground_surface(log_image, plain) - log_image), np.float32)
+
+
+def _ground_surface(log_image: _Float, plain: _Float) -> _Float:
+    """(H, W, 3) the unstained ground as a quadratic surface: lamps and lenses tint the corners.
+
+    Fitted by least squares to the pixels near the plain colour; the ridge term keeps the surface
+    flat where a crowded field shows no ground.
+    """
+    height, width = log_image.shape[:2]
+    step = max(1, max(height, width) // 56)
+    sample = log_image[::step, ::step]
+    y, x = np.meshgrid(
+        np.linspace(-1, 1, sample.shape[0]), np.linspace(-1, 1, sample.shape[1]), indexing="ij"
+    )
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=2)
+    offset = sample - plain
+    fit = np.zeros((6, 3))
+    for tolerance in (_GROUND_TOLERANCE, _GROUND_TOLERANCE / 2):
+        near = np.abs(offset - terms @ fit).max(axis=2) < tolerance
+        design = terms[near]
+        ridge = np.diag([0.0, *[0.03 * near.size] * 5])
+        ridge[0, 0] = 1e-6
+        fit = np.linalg.solve(design.T @ design + ridge, design.T @ offset[near])
+    surface = np.asarray(terms @ fit + plain, np.float32)
+    return np.asarray(
+        cv2.resize(surface, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
+
+
+def _violet(density: _Float, lit: NDArray[np.bool_]) -> _Float:
+    """Green over blue density, less where red exceeds green (blue-grey red cells)."""
+    red, green, blue = cv2.split(density)
+    violet = green - blue - 1.5 * np.maximum(0, red - green)
+    return np.where(lit, violet, np.float32(0))
+
+
+def _otsu(values: _Float) -> float:
+    if values.size == 0:
+        return 0.0
+    top = float(np.percentile(values.ravel()[::3], 99))
+    if top <= 0:
+        return 0.0
+    levels = np.clip(values * (255 / top), 0, 255).astype(np.uint8).reshape(-1, 1)
+    level, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return float(level) / 255 * top
+
+
+def _grow_field(
+    density: _Float, violet: _Float, threshold: float, seeds: _Mask, red_cells: NDArray[np.bool_]
+) -> tuple[_Mask, _Mask]:
+    """Cells of a field: what is more violet, or more pink, than this picture's red cells."""
+    red, green, blue = cv2.split(density)
+    pink = green - cv2.max(red, blue)
+    level, pinkest = 0.0, 0.0
+    if red_cells.any():
+        level = float(np.percentile(violet[red_cells], 90))
+        pinkest = max(0.0, float(np.percentile(pink[red_cells], 90)))
+    low = float(np.clip(level, 0.55 * threshold, 0.8 * threshold))
+    candidates = _open((violet > low).astype(np.uint8), 2)
+    pale = _open(candidates, 5)
+    # Smudged cells are pale and pink; red cells of the same picture may be pink too.
+    smudges = (pink > pinkest + _PINK_STEP).astype(np.uint8)
+    pale |= _open(smudges, 5)
+    nuclei = _large_enough(seeds, _disc_area(4))
+    cell = _touching(candidates | pale, nuclei | pale)
+    cell = _fill_holes(_close(cell, 2))
+    return nuclei, cell | nuclei
+
+
+def _grow_single(stained: NDArray[np.bool_], away: _Float, seeds: _Mask) -> tuple[_Mask, _Mask]:
+    """One cell on a plain ground: everything stained within reach of its nucleus."""
+    nuclei = _large_enough(seeds, _disc_area(3))
+    reach = 1.2 * float(np.sqrt(nuclei.sum() / np.pi))
+    around = (stained & (away <= reach)).astype(np.uint8) | nuclei
+    cell = _open(around, 4) | nuclei
+    return nuclei, _fill_holes(_touching(cell, nuclei))
+
+
+def _open(mask: _Mask, radius: int) -> _Mask:
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(radius)), np.uint8)
+
+
+def _close(mask: _Mask, radius: int) -> _Mask:
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _disc(radius)), np.uint8)
+
+
+def _distance(mask: _Mask) -> _Float:
+    """Distance of each pixel of the mask from what is outside."""
+    return np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, 3), np.float32)
+
+
+def _disc(radius: int) -> _Mask:
+    side = 2 * radius + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def _disc_area(radius: int) -> int:
+    return round(np.pi * radius**2)
+
+
+def _large_enough(mask: _Mask, area: int) -> _Mask:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    keep = stats[:, cv2.CC_STAT_AREA] >= area
+    keep[0] = False
+    return keep.astype(np.uint8)[np.asarray(labels)]
+
+
+def _touching(mask: _Mask, seeds: _Mask) -> _Mask:
+    count, labels = cv2.connectedComponents(mask)
+    keep = np.zeros(count, np.uint8)
+    keep[labels[seeds > 0]] = 1
+    keep[0] = 0
+    return keep[np.asarray(labels)]
+
+
+def _fill_holes(mask: _Mask) -> _Mask:
+    framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    cv2.floodFill(framed, None, (0, 0), 1)
+    return np.asarray(mask | (framed[1:-1, 1:-1] == 0), np.uint8)
+
+
+def _enlarge(mask: _Mask, width: int, height: int) -> _Mask:
+    smooth = cv2.resize(mask * 255, (width, height), interpolation=cv2.INTER_LINEAR)
+    return (smooth > 127).astype(np.uint8)

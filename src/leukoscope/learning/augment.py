@@ -1,0 +1,90 @@
+"""Random changes of training images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from leukoscope.config.recipe import Augmentation
+
+
+class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
+    """A random affine change whose uncovered corners show the mirrored image, not black.
+
+    Black corners would be a mark of their own, and their size would tell the angle.
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Change one image (3, H, W)."""
+        height, width = inpt.shape[-2:]
+        pad = min(height, width) // 4
+        padded = functional.pad(inpt, [pad] * 4, padding_mode="reflect")
+        return functional.center_crop(super().transform(padded, params), [height, width])
+
+
+def build_augmentation(config: Augmentation) -> v2.Transform:
+    """The random changes that a recipe asks for.
+
+    Args:
+        config: Rates; all zero gives the identity.
+
+    Returns:
+        A transform of one image, (3, H, W) uint8 to the same. It draws from torch's global
+        random state.
+    """
+    steps: list[v2.Transform] = []
+    if config.rotation_deg or config.shift or config.shear_deg or config.zoom:
+        steps.append(
+            MirroredAffine(
+                degrees=config.rotation_deg,
+                translate=(config.shift, config.shift) if config.shift else None,
+                scale=(1 - config.zoom, 1 + config.zoom) if config.zoom else None,
+                shear=config.shear_deg or None,
+                interpolation=v2.InterpolationMode.BILINEAR,
+            )
+        )
+    if config.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if config.vertical_flip:
+        steps.append(v2.RandomVerticalFlip())
+    if config.brightness or config.contrast or config.saturation or config.hue:
+        steps.append(
+            v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
+        )
+    return v2.Compose(steps) if steps else v2.Identity()
+
+
+def augment_batch(images: Tensor, transform: v2.Transform, seed: int) -> Tensor:
+    """Change each image of a batch on its own, drawing from ``seed`` alone.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+        transform: What :func:`build_augmentation` returned.
+        seed: The global random state is put back afterwards.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    if isinstance(transform, v2.Identity):
+        return images
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        torch.manual_seed(seed)
+        changed = [transform(image.permute(2, 0, 1)) for image in images]
+    return torch.stack(changed).permute(0, 2, 3, 1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sharing a single small image between threads costs more than it gains, up to 100-fold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

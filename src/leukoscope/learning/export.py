@@ -1,0 +1,173 @@
+"""From a torch network to an ONNX graph that takes bytes and needs nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.core.errors import BundleError
+from leukoscope.core.files import sha256_json, write_bytes
+from leukoscope.learning.backbones import Network, ToInput, evaluating
+from leukoscope.learning.weights import tensors_sha256
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+OPSET = 18
+PARITY_ATOL = 1e-3
+
+
+class _Graph(nn.Module):
+    """What is exported: normalisation, network, class maps."""
+
+    def __init__(self, network: Network, spec: PreprocessSpec) -> None:
+        super().__init__()
+        self.to_input = ToInput(spec)
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        grid, features = self.network.map_and_features(self.to_input(image))
+        logits = self.network.head(features)
+        if not self.network.has_class_maps:
+            return logits, features
+        return logits, features, torch.einsum("kc,nchw->nkhw", self.network.head.weight, grid)
+
+
+def export_onnx(
+    network: Network,
+    spec: PreprocessSpec,
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    opset: int = OPSET,
+) -> None:
+    """Write a network as one ONNX file, its weights and normalisation inside.
+
+    Input ``image`` (N, S, S, 3) uint8 RGB with any N; outputs ``logits`` (N, K), ``features``
+    (N, D), and, where the head is linear on globally averaged features, ``maps`` (N, K, h, w):
+    class activation maps (Zhou et al. 2016, eq. 2), whose ReLU is Grad-CAM up to a positive
+    factor (Selvaraju et al. 2017, section 3.1). All float32.
+
+    Args:
+        network: What to write.
+        spec: Its preprocessing; steps and resize stay outside the graph.
+        class_names: Kept in the file's metadata, in the order of the logits.
+        path: The file.
+        opset: Version of the ONNX operators.
+
+    Raises:
+        BundleError: The network cannot be exported.
+    """
+    write_bytes(path, onnx_bytes(network, spec, class_names, opset=opset))
+
+
+def onnx_bytes(
+    network: Network, spec: PreprocessSpec, class_names: Sequence[str] = (), *, opset: int = OPSET
+) -> bytes:
+    """The file that :func:`export_onnx` writes; kept with the network until its tensors change."""
+    named = {"spec": spec.model_dump(mode="json"), "classes": list(class_names), "opset": opset}
+    key = sha256_json({**named, "tensors": tensors_sha256(network.state_dict())})
+    if network.exported[0] != key:
+        network.exported = (key, _export(network, spec, class_names, opset))
+    return network.exported[1]
+
+
+def _export(
+    network: Network, spec: PreprocessSpec, class_names: Sequence[str], opset: int
+) -> bytes:
+    example = torch.zeros(2, spec.size_px, spec.size_px, 3, dtype=torch.uint8)
+    names = ["logits", "features", *(["maps"] if network.has_class_maps else [])]
+    with evaluating(network), _quiet():
+        try:
+            program = torch.onnx.export(
+                _Graph(network, spec),
+                (example,),
+                dynamo=True,
+                input_names=["image"],
+                output_names=names,
+                dynamic_shapes={"image": {0: torch.export.Dim("n", min=1)}},
+                opset_version=opset,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise BundleError(
+                f"{network.config.backbone} cannot be written as ONNX: {error}",
+                hint="train it with another backbone to make a bundle",
+            ) from error
+    assert program is not None
+    proto = program.model_proto
+    proto.producer_name = "leukoscope"
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "class_names", json.dumps(list(class_names))
+    return bytes(proto.SerializeToString())
+
+
+def open_session(model: bytes, threads: int = 1) -> InferenceSession:
+    """An ONNX Runtime session on the CPU; one session may run in several threads at once."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def check_parity(
+    network: Network, model: bytes, images: NDArray[np.uint8], spec: PreprocessSpec
+) -> float:
+    """Compare the graph with the network it came from.
+
+    Args:
+        network: The torch network.
+        model: Bytes of the ONNX file.
+        images: (N, S, S, 3) uint8 RGB, preprocessed.
+        spec: The preprocessing.
+
+    Returns:
+        Largest absolute difference of any logit.
+
+    Raises:
+        BundleError: It exceeds 0.001 in units of the largest logit (or of 1, if that is larger).
+    """
+    (logits,) = open_session(model).run(["logits"], {"image": images})
+    with evaluating(network), torch.inference_mode():
+        expected = network(ToInput(spec)(torch.from_numpy(np.ascontiguousarray(images)))).numpy()
+    difference = float(np.abs(logits - expected).max())
+    limit = PARITY_ATOL * max(1.0, float(np.abs(expected).max()))
+    if not difference <= limit:
+        raise BundleError(
+            f"the exported graph and the trained network disagree: logits differ by "
+            f"{difference:.2g}, expected at most {limit:.2g}",
+            hint="report this with the recipe; the bundle was not written",
+        )
+    return difference
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """The exporter prints steps, logs versions and warns of its own deprecations."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,124 @@
+"""Features of many images, at the speed of an inference engine."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.core.errors import DataError
+from leukoscope.learning.backbones import Network
+from leukoscope.learning.export import onnx_bytes, open_session
+
+Outputs = dict[str, NDArray[np.float32]]
+
+
+def extract_features(
+    network: Network,
+    images: Iterable[NDArray[np.uint8]],
+    spec: PreprocessSpec,
+    *,
+    total: int | None = None,
+    batch_size: int = 16,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """What the last layer of a network reads, for each image, in order.
+
+    See :func:`run_network`.
+
+    Returns:
+        (n, D) float32.
+    """
+    return run_network(
+        network,
+        images,
+        spec,
+        total=total,
+        batch_size=batch_size,
+        threads=threads,
+        progress=progress,
+    )["features"]
+
+
+def run_network(
+    network: Network,
+    images: Iterable[NDArray[np.uint8]],
+    spec: PreprocessSpec,
+    *,
+    total: int | None = None,
+    batch_size: int = 16,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outputs:
+    """Logits and features of many images through the exported graph.
+
+    The graph is the one that a bundle would hold: it runs in ONNX Runtime several times faster
+    than in torch on a CPU and agrees to about one part in 100,000, so that a head is fitted on
+    what will later be served. One batch runs per thread, and ``images`` is read meanwhile. The
+    batches do not depend on the number of threads, and neither does the result.
+
+    Args:
+        network: The network; its first export takes about five seconds.
+        images: (S, S, 3) uint8 RGB each, preprocessed. An iterator is read once, in order.
+        spec: Preprocessing of the images.
+        total: How many there are, for ``progress``; known for arrays and lists.
+        batch_size: Images in one pass.
+        threads: Passes at once; all cores by default.
+        progress: Called with (done, total) as batches are done.
+
+    Returns:
+        ``logits`` (n, K) and ``features`` (n, D), float32.
+
+    Raises:
+        DataError: There are no images, or one has another shape than ``spec`` says.
+    """
+    names = ["logits", "features"]
+    session = open_session(onnx_bytes(network, spec))
+    workers = threads or os.cpu_count() or 1
+    expected = total if total is not None else _length(images)
+    parts: list[list[NDArray[np.float32]]] = []
+    running: deque[Future[list[NDArray[np.float32]]]] = deque()
+    done = 0
+
+    def collect() -> None:
+        nonlocal done
+        parts.append(running.popleft().result())
+        done += len(parts[-1][0])
+        if progress:
+            progress(done, expected or done)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in _batches(images, batch_size, spec.size_px):
+            running.append(pool.submit(session.run, names, {"image": batch}))
+            if len(running) > workers:  # bounds what is held in memory
+                collect()
+        while running:
+            collect()
+    if not parts:
+        raise DataError("features of images were asked for, but there are no images")
+    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+
+
+def _length(images: Iterable[NDArray[np.uint8]]) -> int | None:
+    return len(images) if isinstance(images, Sized) else None
+
+
+def _batches(
+    images: Iterable[NDArray[np.uint8]], batch_size: int, size_px: int
+) -> Iterator[NDArray[np.uint8]]:
+    stream = iter(images)
+    while group := list(islice(stream, batch_size)):
+        for image in group:
+            if image.shape != (size_px, size_px, 3) or image.dtype != np.uint8:
+                raise DataError(
+                    f"expected preprocessed images ({size_px}, {size_px}, 3) uint8, "
+                    f"got {image.shape} {image.dtype}"
+                )
+        yield np.stack(group)

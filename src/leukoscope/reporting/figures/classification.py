@@ -1,0 +1,137 @@
+"""Confusion matrices and ROC curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.evaluation.curves import roc_curves as roc_points
+from leukoscope.reporting.figures.style import (
+    CLASS_DASHES,
+    QUIET,
+    class_colour,
+    luminance,
+    new_figure,
+    short_title,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def confusion_matrices(
+    panels: Sequence[tuple[str, NDArray[np.float64]]], class_names: Sequence[str]
+) -> Figure:
+    """Counts and, below each, the share of its row; the colour shows the share.
+
+    Args:
+        panels: ``(title with sample size, (K, K) counts)``, rows true, columns predicted.
+        class_names: Names in the matrices' order.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    side = 0.62 + 0.44 * len(class_names)
+    figure = new_figure(rows * (side + 0.35), width_in=7.2 if columns == 2 else 4.4)
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for ax, (title, matrix) in zip(axes, panels, strict=False):
+        _draw_matrix(ax, np.asarray(matrix, dtype=np.float64), class_names)
+        ax.set_title(title)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    return figure
+
+
+def _draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str]) -> None:
+    import matplotlib
+
+    totals = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+    colours = matplotlib.colormaps["Blues"]
+    ax.imshow(share, cmap=colours, vmin=0, vmax=1.15, aspect="auto")
+    for i, j in np.ndindex(*matrix.shape):
+        dark = luminance(np.asarray(colours(share[i, j] / 1.15)[:3])) < 0.4
+        ink = "white" if dark else ("#9aa5b1" if matrix[i, j] == 0 else "black")
+        text = f"{100 * share[i, j]:.1f} %" if totals[i, 0] else "—"
+        ax.text(
+            j,
+            i - 0.16,
+            f"{int(matrix[i, j]):,}",
+            ha="center",
+            va="center",
+            color=ink,
+            fontweight="bold" if i == j else "normal",
+            fontsize=9.5,
+        )
+        ax.text(j, i + 0.22, text, ha="center", va="center", color=ink, fontsize=9)
+    names = [short_title(name) for name in class_names]
+    ax.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel("predicted")
+    ax.set_ylabel("true")
+
+
+def roc_curves(
+    panels: Sequence[tuple[str, NDArray[np.int64], NDArray[np.float64]]],
+    class_names: Sequence[str],
+) -> Figure:
+    """One-vs-rest ROC curves; the area of each stands in the legend.
+
+    Args:
+        panels: ``(title with sample size, y_true (n,), probs (n, K))``.
+        class_names: Names in the columns' order.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(2.95 * rows, width_in=7.2 if columns == 2 else 4.2)
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    shown = list(enumerate(class_names))
+    if len(shown) == 2:  # the two curves mirror each other; the second class is the positive one
+        shown = shown[1:]
+    for ax, (title, y_true, probs) in zip(axes, panels, strict=False):
+        curves = roc_points(y_true, probs, class_names)
+        ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
+        for k, name in shown:
+            curve = curves.get(name)
+            if curve is None:
+                continue
+            area = float(np.trapezoid(curve.y, curve.x))
+            label = f"{short_title(name)} {area:.3f} (n {int((y_true == k).sum()):,})"
+            ax.plot(
+                *_thin(curve.x, curve.y),
+                color=class_colour(name),
+                label=label,
+                linestyle=CLASS_DASHES.get(name, "-"),
+            )
+        ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        ax.set_aspect("equal")
+        ax.set_title(title)
+        ax.set_xlabel("false positive rate")
+        ax.set_ylabel("true positive rate")
+        ax.grid()
+        ax.legend(
+            loc="lower right",
+            title="AUC",
+            title_fontsize=9,
+            handlelength=1.8,
+            alignment="left",
+            borderaxespad=0.2,
+        )
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    return figure
+
+
+def _thin(
+    x: NDArray[np.float64], y: NDArray[np.float64], most: int = 400
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """At most about ``most`` points of a curve, both ends kept: more cannot be seen."""
+    if len(x) <= most:
+        return x, y
+    keep = np.unique(np.linspace(0, len(x) - 1, most).round().astype(np.int64))
+    return x[keep], y[keep]

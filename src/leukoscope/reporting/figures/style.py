@@ -1,0 +1,176 @@
+"""The look of every figure: palette, sizes, and how a figure becomes a file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.labels import CLASSES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH_IN = 7.2  # the text width of A4 between its margins
+DPI = 200  # twice the density of a CSS pixel at the width above
+CSS_PX_PER_IN = 100
+
+# Okabe & Ito 2008: told apart with every common kind of colour blindness.
+CLASS_COLOURS: Mapping[str, str] = {
+    "healthy": "#009E73",
+    "benign": "#0072B2",
+    "early_pre_b": "#E69F00",
+    "pre_b": "#CC79A7",
+    "pro_b": "#56B4E9",
+    "all": "#D55E00",
+}
+CLASS_MARKERS: Mapping[str, str] = {
+    "healthy": "o",
+    "benign": "s",
+    "early_pre_b": "^",
+    "pre_b": "D",
+    "pro_b": "v",
+    "all": "P",
+}
+CLASS_DASHES: Mapping[str, object] = {
+    "healthy": "-",
+    "benign": "-",
+    "early_pre_b": (0, (6, 1.5)),
+    "pre_b": (0, (3, 1.2)),
+    "pro_b": (0, (5, 1.2, 1, 1.2)),
+    "all": (0, (6, 1.5)),
+}
+SHORT_TITLES: Mapping[str, str] = {
+    "healthy": "Healthy",
+    "benign": "Benign",
+    "early_pre_b": "Early pre-B",
+    "pre_b": "Pre-B",
+    "pro_b": "Pro-B",
+    "all": "ALL",
+}
+INPUT_STYLES: Mapping[str, tuple[str, str]] = {  # colour and marker
+    "image": ("#111111", "o"),
+    "background-only": ("#D55E00", "s"),
+    "colour-only": ("#B07700", "^"),
+    "cells-only": ("#007A5A", "D"),
+}
+OTHER_INPUT = ("#555555", "v")
+SERIES = ("#111111", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+INK = "#1b2430"
+QUIET = "#5a6675"
+GRID = "#dde3ea"
+
+_RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "axes.grid": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "legend.fontsize": 9.0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "figure.facecolor": "white",
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Figures made and saved inside the block look alike, whatever the caller's settings."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def new_figure(height_in: float, *, width_in: float = WIDTH_IN) -> Figure:
+    """An empty figure, apart from pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def figure_png(figure: Figure) -> bytes:
+    """The figure as PNG bytes, equal for equal input (no time, no version inside)."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def png_uri(data: bytes) -> str:
+    """A ``data:`` URI of PNG bytes."""
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def photo_uri(data: bytes, *, max_width_px: int = 1440) -> str:
+    """A ``data:`` URI of a photographic picture as JPEG, a fraction of the PNG's size.
+
+    Raises:
+        DataError: The bytes are no picture.
+    """
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError("expected a PNG or JPEG picture, got other bytes")
+    height, width = image.shape[:2]
+    if width > max_width_px:
+        size = (max_width_px, max(1, round(height * max_width_px / width)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    done, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 86])
+    if not done:
+        raise DataError("a picture could not be written as JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def class_colour(name: str) -> str:
+    """The colour of a class, the same in every figure."""
+    return CLASS_COLOURS.get(name, QUIET)
+
+
+def short_title(name: str) -> str:
+    """A class's name where space is scarce."""
+    return SHORT_TITLES.get(name) or (CLASSES[name].title if name in CLASSES else name)
+
+
+def luminance(rgb: NDArray[np.float64]) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2.2), to choose black or white type on it.
+
+    Args:
+        rgb: (3,) float, 0–1.
+
+    >>> luminance(np.array([1.0, 1.0, 1.0]))
+    1.0
+    """
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ np.array([0.2126, 0.7152, 0.0722]))

@@ -1,0 +1,166 @@
+"""How numbers are written, in one place: the page, the text and the card say the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+DASH = "—"
+UNRELIABLE = "†"
+UNRELIABLE_NOTE = (
+    "† Too few groups, or a class that rests on a single group: the interval is too narrow to be "
+    "relied on."
+)
+_PERCENT = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "recall",
+    "precision",
+    "specificity",
+    "f1",
+    "coverage",
+    "share",
+)
+METRIC_TITLES: Mapping[str, str] = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "weighted_f1": "Weighted F1",
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "log_loss": "Log loss",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "mcc": "MCC",
+    "kappa": "Cohen’s κ",
+}
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is written as a percentage.
+
+    >>> is_percent("recall_pro_b"), is_percent("roc_auc")
+    (True, False)
+    """
+    return any(metric == name or metric.startswith(f"{name}_") for name in _PERCENT)
+
+
+def finite(value: Any) -> float | None:
+    """The value as a float, or None where it is missing or not finite.
+
+    >>> finite("0.5"), finite(None), finite(float("nan"))
+    (0.5, None, None)
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def number(value: Any, metric: str) -> str:
+    """One value of a metric; a missing one is a dash, never zero.
+
+    >>> number(0.9834, "accuracy"), number(0.9834, "roc_auc"), number(None, "ece")
+    ('98.3 %', '0.983', '—')
+    """
+    known = finite(value)
+    if known is None:
+        return DASH
+    return f"{100 * known:.1f} %" if is_percent(metric) else f"{known:.3f}"
+
+
+def interval(entry: Any, metric: str) -> str:
+    """A value with its interval in brackets.
+
+    Args:
+        entry: ``{"value", "low", "high"}``, a plain number, or None.
+        metric: Name of the metric, decides on per cent or decimals.
+
+    >>> interval({"value": 0.983, "low": 0.979, "high": 0.987}, "accuracy")
+    '98.3 % (97.9–98.7)'
+    >>> interval({"value": 0.5, "low": None, "high": None}, "ece"), interval(None, "ece")
+    ('0.500', '—')
+    >>> interval({"value": 0.5, "low": 0.4, "high": 0.6, "reliable": False}, "accuracy")
+    '50.0 % (40.0–60.0)†'
+    """
+    if not isinstance(entry, Mapping):
+        return number(entry, metric)
+    text = number(entry.get("value"), metric)
+    low, high = finite(entry.get("low")), finite(entry.get("high"))
+    if text == DASH or low is None or high is None:
+        return text
+    mark = UNRELIABLE if entry.get("reliable") is False else ""
+    if is_percent(metric):
+        return f"{text} ({100 * low:.1f}–{100 * high:.1f}){mark}"
+    return f"{text} ({low:.3f}–{high:.3f}){mark}"
+
+
+def difference(entry: Any, metric: str) -> str:
+    """A signed difference with its interval, in percentage points where the metric is in per cent.
+
+    >>> difference({"value": -0.031, "low": -0.05, "high": 0.002}, "accuracy")
+    '−3.1 points (−5.0 to +0.2)'
+    """
+    if not isinstance(entry, Mapping):
+        entry = {"value": entry}
+    value, low, high = (finite(entry.get(name)) for name in ("value", "low", "high"))
+    if value is None:
+        return DASH
+    scale, digits, unit = (100.0, 1, " points") if is_percent(metric) else (1.0, 3, "")
+
+    def signed(x: float) -> str:
+        return f"{scale * x:+.{digits}f}".replace("-", "−")
+
+    if low is None or high is None:
+        return f"{signed(value)}{unit}"
+    mark = UNRELIABLE if entry.get("reliable") is False else ""
+    return f"{signed(value)}{unit} ({signed(low)} to {signed(high)}){mark}"
+
+
+def count(value: Any) -> str:
+    """A whole number with thousands separators.
+
+    >>> count(3256), count(None)
+    ('3,256', '—')
+    """
+    known = finite(value)
+    return DASH if known is None else f"{round(known):,}"
+
+
+def plural(value: int, singular: str, many: str = "") -> str:
+    """A count with its noun.
+
+    >>> plural(1, "image"), plural(2000, "image"), plural(2, "class", "classes")
+    ('1 image', '2,000 images', '2 classes')
+    """
+    return f"{value:,} {singular if value == 1 else many or singular + 's'}"
+
+
+def seconds(value: Any) -> str:
+    """A duration.
+
+    >>> seconds(3.21), seconds(200), seconds(7300)
+    ('3.2 s', '3 min 20 s', '2 h 2 min')
+    """
+    known = finite(value)
+    if known is None:
+        return DASH
+    if known < 60:
+        return f"{known:.1f} s"
+    minutes, rest = divmod(round(known), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name for readers.
+
+    >>> metric_title("ece"), metric_title("top_k")
+    ('ECE', 'top k')
+    """
+    return METRIC_TITLES.get(metric, metric.replace("_", " "))

@@ -1,0 +1,103 @@
+"""Figures on their way to disk and into the page, and thumbnails of the data's images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import DataError, ImageError
+from leukoscope.core.files import write_bytes
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.imaging.decode import decode_image
+from leukoscope.reporting.content import Picture
+from leukoscope.reporting.figures.style import (
+    CSS_PX_PER_IN,
+    figure_png,
+    house_style,
+    photo_uri,
+    png_uri,
+)
+from leukoscope.reporting.figures.thumbnails import square_thumb
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Gallery:
+    """Draws figures into a study's folder.
+
+    Args:
+        run: The folder; PNG files go to its ``figures``.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    def draw(
+        self, name: str, make: Callable[[], Figure], *, caption: str, alt: str, photo: bool = False
+    ) -> Picture:
+        """Make one figure, write ``figures/<name>.png`` and return it ready for the page.
+
+        Args:
+            name: Stem of the file.
+            make: Makes the figure; called inside the house style.
+            caption: With the sample size.
+            alt: For readers who cannot see it.
+            photo: Whether it shows photographs, which the page then holds as JPEG.
+        """
+        with house_style():
+            figure = make()
+            data = figure_png(figure)
+        width, height = figure.get_size_inches()
+        write_bytes(self.run.figures / f"{name}.png", data)
+        return Picture(
+            file=f"figures/{name}.png",
+            caption=caption,
+            alt=alt,
+            uri=photo_uri(data) if photo else png_uri(data),
+            width=round(CSS_PX_PER_IN * width),
+            height=round(CSS_PX_PER_IN * height),
+        )
+
+    def stored(self, path: Path, *, caption: str, alt: str, most_px: int = 960) -> Picture | None:
+        """A picture that an earlier step wrote; None where it is missing or damaged.
+
+        Args:
+            path: PNG or JPEG file below the study's folder.
+            caption: With the sample size.
+            alt: For readers who cannot see it.
+            most_px: Largest width in the page's copy.
+        """
+        try:
+            data = path.read_bytes()
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+            if image is None:
+                return None
+            uri = photo_uri(data, max_width_px=most_px)
+        except (OSError, DataError):
+            return None
+        height, width = image.shape[:2]
+        shown = min(width, most_px // 2)
+        return Picture(
+            file=path.relative_to(self.run.path).as_posix(),
+            caption=caption,
+            alt=alt,
+            uri=uri,
+            width=shown,
+            height=round(height * shown / width),
+        )
+
+
+def load_thumb(path: Path | None) -> NDArray[np.uint8] | None:
+    """A square thumbnail, or None where the image is not there or cannot be read."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        return square_thumb(decode_image(path).image)
+    except ImageError:
+        return None

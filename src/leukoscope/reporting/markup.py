@@ -1,0 +1,101 @@
+"""From blocks to HTML and Markdown: templates, escaping, and nothing that could run."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_CODE = re.compile(r"`([^`\n]+)`")
+_VALUE_AND_INTERVAL = re.compile(r"^(.+?) (\([^()]*\)†?)$")
+_MARKDOWN = re.compile(r"([\\*_\[\]|#])")
+
+
+def inline(text: str) -> Markup:
+    """Text as safe HTML; words between backticks become code.
+
+    >>> str(inline("a `b<c>` & d"))
+    'a <code>b&lt;c&gt;</code> &amp; d'
+    """
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def cell(text: str) -> Markup:
+    """A number and its interval as two spans, so that a narrow column breaks between them.
+
+    >>> str(cell("98.3 % (97.9–98.7)"))
+    '<span class="value">98.3 %</span> <span class="ci">(97.9–98.7)</span>'
+    """
+    found = _VALUE_AND_INTERVAL.match(text)
+    if found is None:
+        return Markup('<span class="value">{}</span>').format(text)
+    return Markup('<span class="value">{}</span> <span class="ci">{}</span>').format(
+        found[1], found[2]
+    )
+
+
+def markdown(text: str) -> str:
+    """Text as Markdown that shows as it is; code between backticks stays code.
+
+    >>> markdown("a*b <i> `c_d`")
+    'a\\\\*b &lt;i> `c_d`'
+    """
+    pieces = re.split(r"(`[^`\\n]+`)", " ".join(text.split("\n")))
+    return "".join(
+        piece.replace("|", "\\|")
+        if piece.startswith("`") and piece.endswith("`") and len(piece) > 2
+        else _MARKDOWN.sub(r"\\\1", piece.replace("&", "&amp;").replace("<", "&lt;"))
+        for piece in pieces
+    )
+
+
+def markdown_code(text: str) -> str:
+    """A table cell as code, whatever it contains.
+
+    >>> markdown_code("a|b"), markdown_code("x`y")
+    ('`a\\\\|b`', '`` x`y ``')
+    """
+    clean = " ".join(text.split("\n")).replace("|", "\\|")
+    if not clean.strip():
+        return ""
+    return f"`` {clean} ``" if "`" in clean else f"`{clean}`"
+
+
+@cache
+def templates() -> Environment:
+    """The templates of the package; HTML ones escape everything by default."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("leukoscope.reporting", "templates"),
+        autoescape=lambda name: bool(name) and ".html" in str(name),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        inline=inline, cell=cell, markdown=markdown, markdown_code=markdown_code
+    )
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill one template.
+
+    Args:
+        template: File name in the package's ``templates``.
+        **values: What it uses; a missing one is an error.
+    """
+    return templates().get_template(template).render(**values)
+
+
+def stylesheet() -> Markup:
+    """The page's style sheet, to be placed inline."""
+    source, _, _ = templates().loader.get_source(templates(), "style.css")  # type: ignore[union-attr]
+    return Markup(source)  # ours, not the user's

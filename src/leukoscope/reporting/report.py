@@ -1,0 +1,90 @@
+"""The report of a study: one page that opens offline, the same as text, and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from leukoscope.core.files import write_text
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.reporting import data_sections, model_sections, result_sections
+from leukoscope.reporting.card import card_text
+from leukoscope.reporting.content import References, Section, Terms
+from leukoscope.reporting.formats import count, plural
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.markup import render, stylesheet
+from leukoscope.reporting.source import Study, load_study
+from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level_title
+
+
+def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write ``figures/*.png``, ``report.html``, ``report.md`` and ``model_card.md``.
+
+    Reads the files of the study's folder and, for thumbnails, the images below the data's path;
+    images that are gone are left out with a note.
+
+    Args:
+        run: The folder, with at least ``config.toml``, ``manifest.csv`` and ``metrics.json``.
+        progress: Told (done, total) after each step.
+
+    Raises:
+        DataError: A needed file is missing or damaged.
+        ConfigError: ``config.toml`` is missing or invalid.
+    """
+    study = load_study(run)
+    gallery = Gallery(run)
+    steps: list[Callable[[], list[Section]]] = [
+        lambda: result_sections.overview(study, gallery),
+        lambda: [data_sections.passport(study, gallery)],
+        lambda: [result_sections.protocols(study, gallery)],
+        lambda: [result_sections.probes(study)],
+        lambda: [result_sections.class_results(study, gallery)],
+        lambda: [result_sections.calibration(study, gallery)],
+        lambda: [model_sections.training(study, gallery)],
+        lambda: [model_sections.explanations(study, gallery)],
+        lambda: [model_sections.mistakes(study, gallery)],
+        lambda: [data_sections.reproduce(study), *_closing()],
+    ]
+    sections: list[Section] = []
+    for done, step in enumerate(steps, start=1):
+        sections += step()
+        if progress is not None:
+            progress(done, len(steps) + 1)
+    values = _head(study) | {"sections": [section for section in sections if section.blocks]}
+    write_text(run.report_html, render("report.html.j2", css=stylesheet(), **values))
+    write_text(run.report_md, render("report.md.j2", **values))
+    write_text(run.model_card, card_text(study))
+    if progress is not None:
+        progress(len(steps) + 1, len(steps) + 1)
+
+
+def _head(study: Study) -> dict[str, Any]:
+    verdict = study.metrics["verdict"]
+    level = str(verdict.get("level", "inconclusive"))
+    word, sign = level_title(level)
+    name = str(study.passport.get("root_name") or study.config.data.root.name)
+    usable = study.manifest.usable
+    facts = (
+        (f"{count(len(usable))}", "usable images"),
+        (f"{len(study.class_names)}", "classes"),
+        (f"{len(study.protocols)}", "protocol" if len(study.protocols) == 1 else "protocols"),
+        (", ".join(study.recipes), "recipe" if len(study.recipes) == 1 else "recipes"),
+    )
+    return {
+        "title": f"Leukoscope study of {name}",
+        "name": name,
+        "summary": f"{plural(len(usable), 'image')}, {', '.join(study.recipes)}",
+        "facts": facts,
+        "headline": str(verdict.get("headline", "")),
+        "level": level if level in {"unsafe", "caution", "plausible"} else "inconclusive",
+        "level_word": word,
+        "level_sign": sign,
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def _closing() -> list[Section]:
+    return [
+        Section("glossary", "Words", [Terms(GLOSSARY)]),
+        Section("sources", "Sources of the methods", [References(REFERENCES)]),
+    ]

@@ -1,0 +1,300 @@
+"""Tables of what was measured; every number is written by :mod:`leukoscope.reporting.formats`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leukoscope.reporting.content import Column, Table
+from leukoscope.reporting.formats import (
+    DASH,
+    UNRELIABLE,
+    UNRELIABLE_NOTE,
+    count,
+    difference,
+    interval,
+    metric_title,
+    number,
+    plural,
+)
+from leukoscope.reporting.source import Study, class_title
+from leukoscope.reporting.wording import (
+    PROTOCOL_INFO,
+    input_title,
+    protocol_title,
+)
+
+HEADLINE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
+FURTHER_METRICS = ("weighted_f1", "pr_auc", "log_loss", "brier", "ece")
+CLASS_METRICS = ("precision", "recall", "specificity", "f1", "roc_auc")
+
+
+def sample(entry: Mapping[str, Any]) -> str:
+    """How many images in how many groups, e.g. ``3,256 images in 24 acquisition clusters``."""
+    n, groups = entry.get("n"), entry.get("n_groups")
+    if groups is None or groups == n:
+        return f"{count(n)} images"
+    return f"{count(n)} images in {_groups(entry)}"
+
+
+def protocol_cell(study: Study, entry: Mapping[str, Any]) -> str:
+    """Protocol, and the recipe where the study has several."""
+    title = protocol_title(entry["protocol"])
+    return f"{title} · {entry['recipe']}" if len(study.recipes) > 1 else title
+
+
+def headline(study: Study) -> Table:
+    """Protocol by metric, the table that a reader sees first."""
+    return _by_metric(
+        study, HEADLINE_METRICS, f"Results on test images ({_level(study)} intervals)"
+    )
+
+
+def further(study: Study) -> Table:
+    """The remaining overall metrics."""
+    metrics = list(FURTHER_METRICS)
+    present = {name for entry in study.results for name in entry["metrics"]}
+    metrics += [n for n in ("recall_malignant", "specificity_malignant") if n in present]
+    return _by_metric(study, metrics, f"Further metrics ({_level(study)} intervals)")
+
+
+def _level(study: Study) -> str:
+    return f"{100 * study.confidence:g} %"
+
+
+def _by_metric(study: Study, metrics: Sequence[str], caption: str) -> Table:
+    columns = (
+        Column("Protocol"),
+        *(Column(metric_title(name), numeric=True) for name in metrics),
+        Column("n images", numeric=True),
+        Column("n groups", numeric=True),
+    )
+    rows = tuple(
+        (
+            protocol_cell(study, entry),
+            *(interval(entry["metrics"].get(name), name) for name in metrics),
+            count(entry.get("n")),
+            _groups(entry),
+        )
+        for entry in study.results
+    )
+    return marked(Table(caption, columns, rows))
+
+
+def marked(table: Table) -> Table:
+    """The table, with the dagger explained where one occurs."""
+    if not any(UNRELIABLE in cell for row in table.rows for cell in row):
+        return table
+    note = f"{table.note} {UNRELIABLE_NOTE}".strip()
+    return Table(table.caption, table.columns, table.rows, note, table.folded)
+
+
+def _groups(entry: Mapping[str, Any]) -> str:
+    number_of = entry.get("n_groups")
+    return DASH if number_of is None else plural(number_of, entry.get("group_unit") or "group")
+
+
+def protocols(study: Study) -> Table:
+    """What each protocol holds out, and those that do not apply."""
+    columns = (Column("Protocol"), Column("Name in files", code=True), Column("The question"))
+    rows = tuple(
+        (
+            protocol_title(name),
+            name,
+            PROTOCOL_INFO[name].question if name in PROTOCOL_INFO else DASH,
+        )
+        for name in study.protocols
+    )
+    return Table("Protocols that apply, from the mildest to the harshest", columns, rows)
+
+
+def inapplicable(study: Study) -> Table | None:
+    """Protocols that the data cannot support, with the reasons."""
+    entries = study.metrics.get("inapplicable", ())
+    if not entries:
+        return None
+    rows = tuple((protocol_title(e["protocol"]), e["protocol"], e["reason"]) for e in entries)
+    columns = (Column("Protocol"), Column("Name in files", code=True), Column("Why not"))
+    return Table("Protocols that do not apply to this data", columns, rows)
+
+
+def probes(study: Study) -> Table | None:
+    """What crippled inputs reach."""
+    entries = study.metrics.get("probes", ())
+    if not entries:
+        return None
+    names = ("accuracy", "balanced_accuracy", "roc_auc")
+    rows = []
+    for protocol in study.protocols:
+        for entry in entries:
+            if entry["protocol"] == protocol:
+                rows.append(
+                    (
+                        protocol_title(protocol),
+                        input_title(entry["probe"]),
+                        str(entry.get("recipe", DASH)),
+                        *(interval(entry["metrics"].get(name), name) for name in names),
+                        count(entry.get("n")),
+                    )
+                )
+    columns = (
+        Column("Protocol"),
+        Column("The classifier sees"),
+        Column("Classifier", code=True),
+        *(Column(metric_title(name), numeric=True) for name in names),
+        Column("n images", numeric=True),
+    )
+    caption = f"Probes: what a deliberately crippled input reaches ({_level(study)} intervals)"
+    return marked(Table(caption, columns, tuple(rows)))
+
+
+def comparisons(study: Study) -> Table | None:
+    """Paired differences on the same images."""
+    entries = study.metrics.get("comparisons", ())
+    if not entries:
+        return None
+    rows = tuple(
+        (
+            _side(e["a"]),
+            _side(e["b"]),
+            metric_title(e["metric"]),
+            difference(e["difference"], e["metric"]),
+            str(e.get("verdict", DASH)),
+            count(e.get("n")),
+        )
+        for e in entries
+    )
+    columns = (
+        Column("A"),
+        Column("B"),
+        Column("Metric"),
+        Column("A − B", numeric=True),
+        Column("A is"),
+        Column("n images", numeric=True),
+    )
+    caption = f"Paired comparisons on the same images ({_level(study)} intervals)"
+    return marked(Table(caption, columns, rows))
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    seen = input_title(side.get("input", "image"))
+    return f"{side['recipe']}, {seen}; {protocol_title(side['protocol']).lower()}"
+
+
+def curve(study: Study) -> Table | None:
+    """Accuracy over the number of acquisition clusters."""
+    entries = study.metrics.get("curve", ())
+    if not entries:
+        return None
+    names = ("accuracy", "balanced_accuracy")
+    rows = tuple(
+        (
+            str(e["recipe"]),
+            count(e["clusters"]),
+            *(interval(e.get(name), name) for name in names),
+            count(e.get("n")),
+        )
+        for e in entries
+    )
+    columns = (
+        Column("Recipe", code=True),
+        Column("Clusters", numeric=True),
+        *(Column(metric_title(name), numeric=True) for name in names),
+        Column("n images", numeric=True),
+    )
+    return marked(
+        Table("Accuracy over the number of acquisition clusters", columns, rows, folded=True)
+    )
+
+
+def per_class(study: Study, recipe: str) -> Table | None:
+    """Precision, recall, specificity, F1 and AUC of each class under each protocol."""
+    rows = []
+    for entry in study.results:
+        if entry["recipe"] != recipe:
+            continue
+        for k, name in enumerate(study.class_names):
+            rows.append(
+                (
+                    protocol_title(entry["protocol"]),
+                    class_title(name),
+                    count(sum(entry["confusion"][k])),
+                    *(interval(entry["metrics"].get(f"{m}_{name}"), m) for m in CLASS_METRICS),
+                )
+            )
+    if not rows:
+        return None
+    columns = (
+        Column("Protocol"),
+        Column("Class"),
+        Column("n images", numeric=True),
+        *(Column({"f1": "F1"}.get(m) or metric_title(m).capitalize() if m != "roc_auc"
+                 else "ROC AUC", numeric=True) for m in CLASS_METRICS),
+    )  # fmt: skip
+    caption = f"Each class against the rest, recipe {recipe} ({_level(study)} intervals)"
+    note = (
+        "— : undefined, because no image has the class or none was called it."
+        if any(DASH in row for row in rows)
+        else ""
+    )
+    return marked(Table(caption, columns, tuple(rows), note))
+
+
+def confusion(study: Study, entry: Mapping[str, Any]) -> Table:
+    """One confusion matrix as counts with the share of each row."""
+    columns = (
+        Column("True"),
+        *(Column(f"→ {class_title(name)}", numeric=True) for name in study.class_names),
+        Column("n images", numeric=True),
+    )
+    rows = []
+    for name, line in zip(study.class_names, entry["confusion"], strict=True):
+        total = sum(line)
+        shares = (f"{c:,} ({number(c / total, 'share')})" if total else DASH for c in line)
+        rows.append((class_title(name), *shares, count(total)))
+    caption = (
+        f"Confusion matrix, {protocol_title(entry['protocol']).lower()}, recipe "
+        f"{entry['recipe']} ({sample(entry)}); rows true, columns predicted"
+    )
+    return Table(caption, columns, tuple(rows), folded=True)
+
+
+def decisions(study: Study) -> Table | None:
+    """Coverage and size of the prediction sets, and the temperatures, by protocol."""
+    record = study.metrics.get("decisions") or {}
+    coverage = (record.get("coverage") or {}).get("protocol") or {}
+    if not coverage:
+        return None
+    sizes = record.get("mean_set_size") or {}
+    sizes = sizes.get("protocol", sizes)
+    found = record.get("temperature") or {}
+    rows = []
+    for name in [*study.protocols, *(n for n in coverage if n not in study.protocols)]:
+        if name in coverage:
+            values = found.get(name, ()) if isinstance(found, Mapping) else found
+            rows.append(
+                (
+                    protocol_title(name),
+                    number((record["coverage"]).get("nominal"), "coverage"),
+                    interval(coverage[name], "coverage"),
+                    interval(sizes.get(name), "set_size"),
+                    ", ".join(f"{value:.2f}" for value in values) or DASH,
+                    count(_n_of(study, name)),
+                )
+            )
+    columns = (
+        Column("Protocol"),
+        Column("Coverage aimed at", numeric=True),
+        Column("Coverage observed", numeric=True),
+        Column("Mean classes per set", numeric=True),
+        Column("Temperature per fold", numeric=True),
+        Column("n images", numeric=True),
+    )
+    recipe = record.get("recipe") or study.recipes[0]
+    caption = f"Prediction sets and temperatures, recipe {recipe}"
+    return marked(Table(caption, columns, tuple(rows)))
+
+
+def _n_of(study: Study, protocol: str) -> int | None:
+    entry = next((r for r in study.results if r["protocol"] == protocol), None)
+    return None if entry is None else entry.get("n")

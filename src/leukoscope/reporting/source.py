@@ -1,0 +1,279 @@
+"""Everything a report needs from a study's folder, read once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.loading import load_study_config
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.labels import CLASSES
+from leukoscope.core.records import Fold, Manifest, load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.reporting.wording import protocol_rank
+
+_CURVE_POINT = re.compile(r"-k\d+$")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Predictions of one recipe under one protocol, all test folds pooled.
+
+    Attributes:
+        image_id: One per prediction.
+        fold: (n,) int, fold of each.
+        y_true: (n,) int, class index.
+        probs: (n, K) float, calibrated probabilities.
+        logits: (n, K) float, NaN where the model gives none.
+    """
+
+    image_id: tuple[str, ...]
+    fold: NDArray[np.int64]
+    y_true: NDArray[np.int64]
+    probs: NDArray[np.float64]
+    logits: NDArray[np.float64]
+
+    @property
+    def y_pred(self) -> NDArray[np.int64]:
+        """(n,) int, most probable class."""
+        return np.asarray(self.probs.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class History:
+    """One ``history.csv``.
+
+    Attributes:
+        recipe: Recipe name.
+        protocol: Protocol name.
+        fold: Number.
+        columns: Values of each column; NaN where empty.
+    """
+
+    recipe: str
+    protocol: str
+    fold: int
+    columns: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's files in memory.
+
+    Attributes:
+        run: Its folder.
+        config: Resolved configuration.
+        environment: Versions, hardware, hashes; empty where absent.
+        manifest: Image records.
+        passport: What the data set is; empty where absent.
+        folds: Places of images in splits; empty where absent.
+        predictions: Table of all predictions, or None.
+        metrics: Statistics and verdict.
+        histories: Training histories.
+        explanations: Entries of ``explanations.json``.
+        absent: Names of files that were expected and not there.
+    """
+
+    run: RunFolder
+    config: StudyConfig
+    environment: Mapping[str, Any]
+    manifest: Manifest
+    passport: Mapping[str, Any]
+    folds: Sequence[Fold]
+    predictions: PredictionTable | None
+    metrics: Mapping[str, Any]
+    histories: Sequence[History]
+    explanations: Sequence[Mapping[str, Any]]
+    absent: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Canonical class names in the order of every matrix."""
+        return tuple(self.metrics["class_names"])
+
+    @property
+    def confidence(self) -> float:
+        """Level of the intervals."""
+        return float(self.metrics.get("confidence", self.config.confidence))
+
+    @cached_property
+    def results(self) -> list[Mapping[str, Any]]:
+        """Results without the points of the cluster curve, from the mildest protocol on."""
+        found = [
+            r for r in self.metrics.get("results", ()) if not _CURVE_POINT.search(r["protocol"])
+        ]
+        recipes = list(self.recipes)
+        return sorted(
+            found,
+            key=lambda r: (
+                protocol_rank(r["protocol"]),
+                recipes.index(r["recipe"]) if r["recipe"] in recipes else len(recipes),
+            ),
+        )
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Recipe names, the one that becomes the bundle first."""
+        return tuple(recipe.name for recipe in self.config.recipes)
+
+    @cached_property
+    def protocols(self) -> tuple[str, ...]:
+        """Protocols with results, from the mildest to the harshest."""
+        return tuple(dict.fromkeys(r["protocol"] for r in self.results))
+
+    def result(self, recipe: str, protocol: str) -> Mapping[str, Any] | None:
+        """The result of a recipe under a protocol."""
+        for entry in self.results:
+            if entry["recipe"] == recipe and entry["protocol"] == protocol:
+                return entry
+        return None
+
+    def scores(self, recipe: str, protocol: str) -> Scores | None:
+        """Test predictions from whole images, or None where there are none."""
+        if self.predictions is None:
+            return None
+        table, names = self.predictions, list(self.predictions.class_names)
+        wanted = self._test_rows.get((recipe, protocol))
+        if wanted is None:
+            return None
+        order = [names.index(name) for name in self.class_names]
+        rank = np.full(len(names), -1)
+        rank[order] = np.arange(len(order))
+        y_true = np.asarray(table.y_true)[wanted]
+        return Scores(
+            image_id=tuple(np.asarray(table.image_id)[wanted].tolist()),
+            fold=np.asarray(table.fold)[wanted].astype(np.int64),
+            y_true=rank[y_true],
+            probs=np.asarray(table.probs)[wanted][:, order],
+            logits=np.asarray(table.logits)[wanted][:, order],
+        )
+
+    @cached_property
+    def _test_rows(self) -> dict[tuple[str, str], NDArray[np.int64]]:
+        """Row numbers of labelled test predictions from whole images, by recipe and protocol."""
+        table = self.predictions
+        if table is None:
+            return {}
+        rows = np.flatnonzero(
+            (np.asarray(table.part) == "test")
+            & (np.asarray(table.input) == "image")
+            & (np.asarray(table.y_true) >= 0)
+        )
+        keys = list(
+            zip(
+                np.asarray(table.recipe)[rows].tolist(),
+                np.asarray(table.protocol)[rows].tolist(),
+                strict=True,
+            )
+        )
+        found: dict[tuple[str, str], list[int]] = {}
+        for row, key in zip(rows.tolist(), keys, strict=True):
+            found.setdefault(key, []).append(row)
+        return {key: np.asarray(members, dtype=np.int64) for key, members in found.items()}
+
+    def image_path(self, image_id: str) -> Path | None:
+        """Where an image lies, or None where the manifest does not name it inside the data."""
+        record = self._by_id.get(image_id)
+        return None if record is None else inside(self.manifest.root, record.path)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Any]:
+        return {record.image_id: record for record in self.manifest.images}
+
+
+def class_title(name: str) -> str:
+    """A class's name for readers."""
+    return CLASSES[name].title if name in CLASSES else name
+
+
+def inside(root: Path, relative: str) -> Path | None:
+    """``root / relative``, or None where ``relative`` would leave ``root``.
+
+    >>> inside(Path("data"), "../secret.png") is None
+    True
+    """
+    path = PurePosixPath(relative)
+    if not relative or path.is_absolute() or ".." in path.parts:
+        return None
+    return root / path
+
+
+def load_study(run: RunFolder) -> Study:
+    """Read a study's folder.
+
+    Raises:
+        DataError: ``manifest.csv`` or ``metrics.json`` is missing or damaged.
+        ConfigError: ``config.toml`` is missing or invalid.
+    """
+    config = load_study_config(run.config)
+    metrics = read_json(run.metrics)
+    if not isinstance(metrics, dict) or "class_names" not in metrics or "verdict" not in metrics:
+        raise DataError(
+            f"{run.metrics}: expected the keys class_names and verdict",
+            hint="run the study's evaluation step again",
+        )
+    optional = (run.environment, run.passport, run.splits, run.predictions)
+    return Study(
+        run=run,
+        config=config,
+        environment=_optional_json(run.environment),
+        manifest=Manifest.load(run.manifest, config.data.root),
+        passport=_optional_json(run.passport),
+        folds=load_folds(run.splits) if run.splits.is_file() else (),
+        predictions=PredictionTable.load(run.predictions) if run.predictions.is_file() else None,
+        metrics=metrics,
+        histories=_histories(run),
+        explanations=_explanations(run),
+        absent=tuple(path.name for path in optional if not path.is_file()),
+    )
+
+
+def _optional_json(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _explanations(run: RunFolder) -> Sequence[Mapping[str, Any]]:
+    path = run.explanations / "explanations.json"
+    if not path.is_file():
+        return ()
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a JSON list, got {type(entries).__name__}")
+    return entries
+
+
+def _histories(run: RunFolder) -> tuple[History, ...]:
+    found = []
+    for path in sorted((run.path / "models").glob("*/*/fold*/history.csv")):
+        rows = read_csv(path)
+        if not rows:
+            continue
+        columns = {
+            name: np.array([_number(row[name]) for row in rows], dtype=np.float64)
+            for name in rows[0]
+        }
+        recipe, protocol, fold = path.parts[-4:-1]
+        found.append(History(recipe, protocol, int(fold.removeprefix("fold")), columns))
+    return tuple(found)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,204 @@
+"""The fixed words of a report: protocols, probes, verdict levels, glossary, sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DISCLAIMER = (
+    "Research software, not a medical device. Nothing in this report may be used to diagnose, "
+    "treat or exclude a disease."
+)
+
+
+@dataclass(frozen=True)
+class ProtocolInfo:
+    """What a protocol holds out.
+
+    Attributes:
+        title: Name for readers.
+        question: What a result under it answers.
+    """
+
+    title: str
+    question: str
+
+
+# From the mildest to the harshest.
+PROTOCOL_INFO: Mapping[str, ProtocolInfo] = {
+    "random": ProtocolInfo(
+        "Random images",
+        "Can it sort images whose neighbours it has seen? Only for comparison with the literature.",
+    ),
+    "deduplicated": ProtocolInfo(
+        "Duplicates and overlaps kept together",
+        "Does it survive without copies of test images? Without patient ids still nearly random.",
+    ),
+    "given": ProtocolInfo(
+        "The data’s own split",
+        "What the publishers of the data intended, audited for leaks.",
+    ),
+    "grouped": ProtocolInfo(
+        "Whole patients held out",
+        "Does it work on patients it has never seen, from the same laboratory?",
+    ),
+    "acquisition": ProtocolInfo(
+        "Whole acquisition clusters held out",
+        "Does it work on images whose background looks unlike the training images’?",
+    ),
+    "acquisition-merged": ProtocolInfo(
+        "Clusters joined with overlapping fields held out",
+        "The harshest proxy of an unseen slide that the data allows.",
+    ),
+    "external": ProtocolInfo("Another data set", "Does it work on data from elsewhere?"),
+}
+
+INPUT_TITLES: Mapping[str, str] = {
+    "image": "the whole image",
+    "colour-only": "colour statistics only",
+    "background-only": "background only, leukocytes removed",
+    "background-grey": "background only, in grey",
+    "silhouette-only": "silhouettes only",
+    "cells-only": "leukocytes only",
+    "cells-only-grey": "leukocytes only, in grey",
+    "scale-bar-only": "scale bar only",
+}
+
+PROBE_MEANING: Mapping[str, str] = {
+    "colour-only": "A classifier that sees only seven colour statistics per channel; no shape.",
+    "background-only": (
+        "The same model, trained and tested on images from which every leukocyte was removed "
+        "(inpainted) and the scale bar masked."
+    ),
+    "cells-only": "The same model on the leukocytes alone, on a neutral background.",
+}
+
+LEVELS: Mapping[str, tuple[str, str]] = {
+    "unsafe": ("Unsafe", "✖"),
+    "caution": ("Caution", "▲"),
+    "plausible": ("Plausible", "✔"),
+    "inconclusive": ("Inconclusive", "?"),
+}
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    ("Accuracy", "Share of images whose most probable class is the true one."),
+    (
+        "Acquisition cluster",
+        "Images with alike background, found without labels; a proxy of slide or session.",
+    ),
+    (
+        "ALL",
+        "Acute lymphoblastic leukemia; early pre-B, pre-B and pro-B are stages of B-cell maturation.",
+    ),
+    (
+        "Background-only probe",
+        "The classifier trained on images without leukocytes; what it scores needs no cell.",
+    ),
+    (
+        "Balanced accuracy",
+        "Mean recall over the classes, so that a rare class counts as much as a frequent one.",
+    ),
+    ("Benign", "Hematogones: benign precursors of B cells. Not healthy blood."),
+    ("Brier score", "Mean squared error of the probabilities; 0 is perfect."),
+    ("Calibration", "Whether images given 80 % probability are right 80 % of the time."),
+    (
+        "Component",
+        "Images tied together by duplication, overlap or origin; never cut by a grouped split.",
+    ),
+    (
+        "Confidence interval",
+        "Range that would hold the true value in 95 % (or the stated level) of repetitions; whole groups are resampled.",
+    ),
+    ("Coverage", "Share of images whose prediction set holds the true class."),
+    ("ECE", "Expected calibration error: mean gap between confidence and accuracy over bins."),
+    (
+        "F1",
+        "Harmonic mean of precision and recall; macro averages over classes, weighted over images.",
+    ),
+    ("Fold", "One of several rounds in which another part of the data is the test part."),
+    ("Grad-CAM", "Map of the regions that raise the score of a class; where, not why."),
+    (
+        "Log loss",
+        "Mean negative logarithm of the probability given to the true class; 0 is perfect.",
+    ),
+    ("Precision", "Share of the images called a class that belong to it."),
+    (
+        "Prediction set",
+        "Classes that cannot be ruled out at the chosen coverage (conformal prediction).",
+    ),
+    ("Probe", "A deliberately crippled input; a high score on it reveals a shortcut."),
+    ("Recall", "Share of the images of a class that are found; also sensitivity."),
+    (
+        "ROC AUC",
+        "Chance that an image of the class ranks above one of another class; 0.5 is guessing.",
+    ),
+    (
+        "Shortcut",
+        "A feature that follows the class in this data but not in the disease, such as stain or scale bar.",
+    ),
+    ("Specificity", "Share of the images of other classes that are not called this class."),
+    (
+        "Temperature",
+        "One number that softens or sharpens probabilities, fitted on images used for nothing else.",
+    ),
+)
+
+REFERENCES: tuple[tuple[str, str], ...] = (
+    (
+        "Guo et al. 2017, On calibration of modern neural networks (temperature scaling)",
+        "https://doi.org/10.48550/arXiv.1706.04599",
+    ),
+    (
+        "Sadinle et al. 2019, Least ambiguous set-valued classifiers (prediction sets)",
+        "https://doi.org/10.1080/01621459.2017.1395341",
+    ),
+    (
+        "Selvaraju et al. 2017, Grad-CAM",
+        "https://doi.org/10.1109/ICCV.2017.74",
+    ),
+    (
+        "Okabe & Ito 2008, Color universal design (the palette)",
+        "https://jfly.uni-koeln.de/color/",
+    ),
+)
+
+
+def protocol_title(name: str) -> str:
+    """A protocol's name for readers; variants such as ``acquisition-k48`` name their number.
+
+    >>> protocol_title("random"), protocol_title("acquisition-k48"), protocol_title("mine")
+    ('Random images', 'Whole acquisition clusters held out (48)', 'mine')
+    """
+    if name in PROTOCOL_INFO:
+        return PROTOCOL_INFO[name].title
+    stem, _, clusters = name.rpartition("-k")
+    if stem in PROTOCOL_INFO and clusters.isdigit():
+        return f"{PROTOCOL_INFO[stem].title} ({clusters})"
+    return name
+
+
+def protocol_rank(name: str) -> int:
+    """Place of a protocol from the mildest (0) to the harshest; unknown ones come last.
+
+    >>> protocol_rank("random") < protocol_rank("acquisition-merged") < protocol_rank("mine")
+    True
+    """
+    return list(PROTOCOL_INFO).index(name) if name in PROTOCOL_INFO else len(PROTOCOL_INFO)
+
+
+def input_title(name: str) -> str:
+    """What a classifier sees, for readers.
+
+    >>> input_title("background-only"), input_title("mystery-only")
+    ('background only, leukocytes removed', 'mystery only')
+    """
+    return INPUT_TITLES.get(name, name.replace("-", " "))
+
+
+def level_title(level: str) -> tuple[str, str]:
+    """A verdict level's word and sign.
+
+    >>> level_title("unsafe"), level_title("odd")
+    (('Unsafe', '✖'), ('odd', '?'))
+    """
+    return LEVELS.get(level, (level, "?"))

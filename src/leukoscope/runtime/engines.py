@@ -1,0 +1,246 @@
+"""The inference engines behind one small interface: OpenVINO and ONNX Runtime, both on CPU.
+
+Both libraries are imported when an engine is opened, so that nothing is paid for the other.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import BundleError, MissingExtraError, UnknownNameError, UsageError
+
+INPUT_NAME = "image"
+
+Outputs = dict[str, NDArray[np.float32]]
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An opened model graph; :meth:`run` may be called from several threads.
+
+    Attributes:
+        name: ``openvino`` or ``onnxruntime``.
+        reason: Why this engine was taken, in words.
+        size_px: Height and width of the input.
+        outputs: Shape of each output; None stands for a dimension that the graph leaves open.
+        threads: Number of threads that it may use.
+    """
+
+    name: str
+    reason: str
+    size_px: int
+    outputs: Mapping[str, Shape]
+    threads: int
+    _infer: Callable[[NDArray[np.uint8]], Outputs]
+
+    def run(self, batch: NDArray[np.uint8]) -> Outputs:
+        """Compute all outputs for a batch.
+
+        Args:
+            batch: (N, size_px, size_px, 3) uint8 RGB, N ≥ 1.
+
+        Returns:
+            float32 arrays by name, the first dimension of each is N: ``logits`` (N, K), and
+            where the graph has them ``features`` (N, D) and ``maps`` (N, K, h, w).
+
+        Raises:
+            UsageError: The batch has another shape or dtype.
+        """
+        expected = (self.size_px, self.size_px, 3)
+        if batch.dtype != np.uint8 or batch.shape[1:] != expected or len(batch) == 0:
+            raise UsageError(
+                f"expected a batch of shape (N, {', '.join(map(str, expected))}) and dtype uint8, "
+                f"got {batch.shape} {batch.dtype}"
+            )
+        return self._infer(np.ascontiguousarray(batch))
+
+
+# Takes the graph's bytes and a number of threads; gives shape of inputs and outputs, and the call.
+_Opened = tuple[dict[str, Shape], dict[str, Shape], Callable[[NDArray[np.uint8]], Outputs]]
+
+
+def open_engine(model: Path | bytes, *, engine: str = "auto", threads: int | None = None) -> Engine:
+    """Open an ONNX graph.
+
+    Args:
+        model: An ONNX file, or its bytes. Weights must lie inside it, not beside it.
+        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO where it is installed, with
+            ONNX Runtime as the fallback; ``Engine.reason`` says which and why.
+        threads: Number of threads; None takes every core that this process may use.
+
+    Raises:
+        UnknownNameError: No engine of that name.
+        MissingExtraError: The engine is not installed.
+        BundleError: The graph cannot be opened, or its input is not what a bundle needs.
+    """
+    if engine not in ("auto", *ENGINES):
+        raise UnknownNameError("engine", engine, ("auto", *ENGINES))
+    if threads is not None and threads < 1:
+        raise UsageError(f"expected at least one thread, got {threads}")
+    threads = threads or available_cores()
+    name, data = _read(model)
+    if engine != "auto":
+        return _open(name, data, engine, "asked for by name", threads)
+    if find_spec("openvino") is None:
+        return _open(name, data, "onnxruntime", "OpenVINO is not installed", threads)
+    try:
+        return _open(name, data, "openvino", "OpenVINO is installed", threads)
+    except (BundleError, ImportError) as error:
+        failed = str(error).splitlines()[0]
+    reason = f"OpenVINO is installed but could not open the model ({failed})"
+    return _open(name, data, "onnxruntime", reason, threads)
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read(model: Path | bytes) -> tuple[str, bytes]:
+    if isinstance(model, bytes):
+        return "the model", model
+    try:
+        return str(model), model.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{model}: the model cannot be read: {error.strerror or error}") from None
+
+
+def _open(name: str, data: bytes, engine: str, reason: str, threads: int) -> Engine:
+    try:
+        inputs, outputs, infer = ENGINES[engine](data, threads)
+    except (MissingExtraError, ImportError):
+        raise
+    except Exception as error:  # both libraries raise bare RuntimeErrors and their own kinds
+        detail = " ".join(str(error).split())[:300]
+        raise BundleError(
+            f"{name}: expected an ONNX graph that {engine} can open, but: {detail}",
+            hint="export the model again",
+        ) from None
+    shape = inputs.get(INPUT_NAME, ())
+    if len(inputs) != 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        raise BundleError(
+            f"{name}: expected one input '{INPUT_NAME}' of shape (N, size, size, 3), "
+            f"found {_describe(inputs)}"
+        )
+    if shape[1] is None:
+        raise BundleError(f"{name}: expected a fixed input size, found {_describe(inputs)}")
+    if "logits" not in outputs:
+        raise BundleError(f"{name}: expected an output 'logits', found {_describe(outputs)}")
+    return Engine(engine, reason, shape[1], outputs, threads, infer)
+
+
+def _describe(tensors: Mapping[str, Shape]) -> str:
+    shapes = (
+        f"{name} ({', '.join('?' if size is None else str(size) for size in shape)})"
+        for name, shape in tensors.items()
+    )
+    return ", ".join(shapes) or "none"
+
+
+def _open_openvino(data: bytes, threads: int) -> _Opened:
+    if find_spec("openvino") is None:
+        raise MissingExtraError("the OpenVINO engine", "openvino")
+    import openvino
+
+    core = openvino.Core()
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        # Without this hint some processors compute in bfloat16, and the golden outputs differ.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = core.compile_model(core.read_model(data), "CPU", options)
+
+    def shapes(ports: Any) -> dict[str, Shape]:
+        return {
+            port.any_name: tuple(
+                size.get_length() if size.is_static else None for size in port.partial_shape
+            )
+            for port in ports
+        }
+
+    outputs = shapes(compiled.outputs)
+    lock = threading.Lock()  # one inference request, which itself uses all threads
+
+    def infer(batch: NDArray[np.uint8]) -> Outputs:
+        with lock:
+            results = compiled(batch)
+            return {name: np.array(results[name], np.float32) for name in outputs}
+
+    return shapes(compiled.inputs), outputs, infer
+
+
+def _open_onnxruntime(data: bytes, threads: int) -> _Opened:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors reach the user as exceptions, not as lines
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def shapes(ports: Any) -> dict[str, Shape]:
+        return {
+            port.name: tuple(size if isinstance(size, int) else None for size in port.shape)
+            for port in ports
+        }
+
+    outputs = shapes(session.get_outputs())
+
+    def infer(batch: NDArray[np.uint8]) -> Outputs:
+        values = session.run(list(outputs), {INPUT_NAME: batch})
+        return {
+            name: np.asarray(value, np.float32) for name, value in zip(outputs, values, strict=True)
+        }
+
+    return shapes(session.get_inputs()), outputs, infer
+
+
+ENGINES: Mapping[str, Callable[[bytes, int], _Opened]] = {
+    "openvino": _open_openvino,
+    "onnxruntime": _open_onnxruntime,
+}
+
+# Input image (N, 2, 2, 3) uint8 → Cast → ReduceMean over height and width → logits (N, 3).
+# Made with the onnx package, which an installation that only predicts does not have.
+_SELF_TEST_GRAPH = (
+    "CAg6ngEKGwoFaW1hZ2USAXgiBENhc3QqCQoCdG8YAaABAgo3CgF4EgZsb2dpdHMiClJlZHVjZU1lYW4qDQoEYXhl"
+    "c0ABQAKgAQcqDwoIa2VlcGRpbXMYAKABAhIJc2VsZl90ZXN0WiAKBWltYWdlEhcKFQgCEhEKAxIBbgoCCAIKAggC"
+    "CgIIA2IZCgZsb2dpdHMSDwoNCAESCQoDEgFuCgIIA0IECgAQDQ=="
+)
+
+
+def engine_self_test(engine: str = "auto") -> str:
+    """Open a graph of two operations and check what it computes.
+
+    Args:
+        engine: As in :func:`open_engine`.
+
+    Returns:
+        Name of the engine and why it was taken.
+
+    Raises:
+        BundleError: The engine gives a wrong result.
+        MissingExtraError: The engine is not installed.
+    """
+    opened = open_engine(base64.b64decode(_SELF_TEST_GRAPH), engine=engine, threads=1)
+    batch = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    found = opened.run(batch)["logits"]
+    if not np.allclose(found, batch.mean(axis=(1, 2))):
+        raise BundleError(
+            f"the engine {opened.name} computes wrong numbers on this machine",
+            hint="take the other engine with --engine, and reinstall this one",
+        )
+    return f"{opened.name}: {opened.reason}"

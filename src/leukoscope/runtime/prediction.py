@@ -1,0 +1,198 @@
+"""One answer about one image, and the rule that accepts it, asks for review, or rejects it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from leukoscope.config.bundle import BundleRecord, QualityLimits
+from leukoscope.core.errors import ImageError
+from leukoscope.core.labels import CLASSES
+
+Decision = Literal["accept", "review", "reject"]
+
+_TOO_LOW: Mapping[str, str] = {
+    "brightness": "darker",
+    "contrast": "flatter",
+    "sharpness": "more blurred",
+    "snr": "noisier",
+    "saturation": "paler",
+}
+_TOO_HIGH: Mapping[str, str] = {
+    "brightness": "brighter",
+    "contrast": "richer in contrast",
+    "sharpness": "sharper or grainier",
+    "snr": "smoother",
+    "saturation": "more strongly coloured",
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the bundle says about one readable image.
+
+    Attributes:
+        image: Path as given, or ``image-1`` … for images that came without a name.
+        sha256: Of the file's bytes; of the pixels for an array.
+        predicted: The most probable class; filled whatever the decision is.
+        probabilities: Calibrated probability of each class, in the order of the logits.
+        p_malignant: Sum over the malignant classes; None where the classes do not divide into
+            malignant and others.
+        prediction_set: Classes of the conformal set, in the order of the logits; may be empty.
+        decision: ``accept``, ``review`` or ``reject``.
+        reasons: Why it is not ``accept``, one sentence each.
+        ood_score: Distance from the training images; None where the bundle cannot tell.
+        quality: The measures of ``imaging.quality`` of the whole image.
+        model: Name of the bundle and the first digits of its hash.
+        heatmap: File of the heat map where one was asked for.
+        logits: Raw outputs, for programs that compute statistics; not in the files.
+    """
+
+    image: str
+    sha256: str
+    predicted: str
+    probabilities: dict[str, float]
+    p_malignant: float | None
+    prediction_set: tuple[str, ...]
+    decision: Decision
+    reasons: tuple[str, ...]
+    ood_score: float | None
+    quality: dict[str, float]
+    model: str
+    heatmap: str | None = None
+    logits: tuple[float, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The columns of the output, ready for JSON."""
+        return {
+            "image": self.image,
+            "sha256": self.sha256,
+            "predicted": self.predicted,
+            **{f"p_{name}": round(p, 6) for name, p in self.probabilities.items()},
+            "p_malignant": None if self.p_malignant is None else round(self.p_malignant, 6),
+            "prediction_set": list(self.prediction_set),
+            "decision": self.decision,
+            "reasons": list(self.reasons),
+            "ood_score": None if self.ood_score is None else round(self.ood_score, 4),
+            "quality": {name: round(value, 4) for name, value in self.quality.items()},
+            "model": self.model,
+            "heatmap": self.heatmap,
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that gave no prediction.
+
+    Attributes:
+        path: Path as given, or ``image-1`` … as in :class:`Prediction`.
+        reason: Machine-readable code such as ``truncated`` or ``missing``.
+        message: What was expected and what came.
+        hint: What to do about it; may be empty.
+    """
+
+    path: str
+    reason: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.message}"
+        return f"{text}\n  → {self.hint}" if self.hint else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """The columns of the output, ready for JSON."""
+        return {"image": self.path, "error": f"{self.reason}: {self.message}", "hint": self.hint}
+
+    def as_error(self) -> ImageError:
+        """The same as an exception."""
+        return ImageError(self.path, self.reason, self.message, hint=self.hint)
+
+
+def malignant_probability(probabilities: Mapping[str, float]) -> float | None:
+    """Sum of the probabilities of malignant classes.
+
+    >>> malignant_probability({"benign": 0.25, "pre_b": 0.5, "pro_b": 0.25})
+    0.75
+
+    Returns:
+        None where a class is not in the ontology, or all are on one side of it.
+    """
+    if not all(name in CLASSES for name in probabilities):
+        return None
+    malignant = [p for name, p in probabilities.items() if CLASSES[name].malignant]
+    if len(malignant) in (0, len(probabilities)):
+        return None
+    return min(1.0, sum(malignant))
+
+
+def decide(
+    record: BundleRecord,
+    prediction_set: Sequence[str],
+    ood_score: float | None,
+    quality: Mapping[str, float],
+) -> tuple[Decision, tuple[str, ...]]:
+    """Accept, ask for review, or reject.
+
+    Reject: the image is further from the training images than the bundle's threshold, or its
+    quality is far outside the limits (see :func:`quality_notes`). Review: the prediction set
+    does not hold exactly one class, or the quality is outside the limits. Accept: otherwise.
+
+    Args:
+        record: Thresholds and limits.
+        prediction_set: Classes of the conformal set.
+        ood_score: Distance from the training images, None where unknown.
+        quality: Of the image.
+
+    Returns:
+        The decision, and one sentence for each reason against acceptance.
+    """
+    reject, review = quality_notes(quality, record.quality)
+    if record.ood is not None and ood_score is not None and ood_score > record.ood.threshold:
+        reject.insert(
+            0,
+            f"The image is unlike the images this model was trained on "
+            f"(distance {ood_score:.4g}, accepted up to {record.ood.threshold:.4g}).",
+        )
+    percent = f"{record.conformal.coverage:.0%}"
+    if len(prediction_set) > 1:
+        titles = " and ".join(_title(name) for name in prediction_set)
+        review.insert(0, f"The model cannot decide, at {percent} confidence, between {titles}.")
+    elif not prediction_set:
+        review.insert(0, f"No class is probable enough for {percent} confidence.")
+    decision: Decision = "reject" if reject else "review" if review else "accept"
+    return decision, (*reject, *review)
+
+
+def quality_notes(
+    quality: Mapping[str, float], limits: QualityLimits | None
+) -> tuple[list[str], list[str]]:
+    """Sentences about quality that is far outside the limits, and about quality just outside.
+
+    Far outside means above the upper limit by more than the distance between the limits, or
+    below a quarter of the lower one (no measure can be negative, so a distance would rarely
+    be reached there).
+
+    >>> limits = QualityLimits(low={"brightness": 100.0}, high={"brightness": 200.0})
+    >>> quality_notes({"brightness": 10.0}, limits)[0]
+    ['The image is far darker than the training images (brightness 10, theirs 100 to 200).']
+    """
+    far: list[str] = []
+    near: list[str] = []
+    for name, low in limits.low.items() if limits else ():
+        assert limits is not None
+        high, value = limits.high[name], quality[name]
+        if low <= value <= high:
+            continue
+        is_far = value > 2 * high - low or value < low / 4
+        word = (_TOO_LOW if value < low else _TOO_HIGH)[name]
+        (far if is_far else near).append(
+            f"The image is {'far ' if is_far else ''}{word} than the training images "
+            f"({name} {value:.3g}, theirs {low:.3g} to {high:.3g})."
+        )
+    return far, near
+
+
+def _title(name: str) -> str:
+    return CLASSES[name].title if name in CLASSES else name

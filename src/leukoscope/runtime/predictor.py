@@ -1,0 +1,277 @@
+"""Prediction with a bundle: images in, answers out, in constant memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal, overload
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import BundleError, ImageError, UsageError
+from leukoscope.core.files import sha256_bytes, sha256_file, write_bytes
+from leukoscope.evaluation.calibration import apply_temperature
+from leukoscope.evaluation.conformal import prediction_sets
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.preprocess import apply_preprocess
+from leukoscope.imaging.quality import measure_quality
+from leukoscope.runtime.bundle import Bundle, check_graph, read_bundle
+from leukoscope.runtime.engines import Engine, open_engine
+from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
+from leukoscope.runtime.prediction import (
+    Decision,
+    Failure,
+    Prediction,
+    decide,
+    malignant_probability,
+)
+
+__all__ = ["Decision", "Failure", "Prediction", "Predictor", "Source", "load_bundle"]
+
+# A failure that was found earlier (`runtime.inputs`) passes through in its place.
+Source = Path | str | bytes | NDArray[np.uint8] | Failure
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image that is ready for the network; the full-size pixels are already let go."""
+
+    name: str
+    sha256: str
+    pixels: NDArray[np.uint8]
+    quality: dict[str, float]
+
+
+def load_bundle(path: Path | str, *, engine: str = "auto", threads: int | None = None) -> Predictor:
+    """Open a bundle for prediction; its hashes and the fit of its parts are checked.
+
+    Args:
+        path: The bundle's folder.
+        engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        threads: Of the network and of decoding; None takes every core of this process.
+
+    Raises:
+        BundleError: The bundle is damaged, does not fit together, or has another version.
+        UnknownNameError: No engine of that name.
+        MissingExtraError: The engine is not installed.
+    """
+    bundle = read_bundle(Path(path))
+    opened = open_engine(bundle.model, engine=engine, threads=threads)
+    check_graph(bundle, opened)
+    return Predictor(bundle, opened)
+
+
+class Predictor:
+    """A bundle at work; may be used from several threads.
+
+    Args:
+        bundle: Checked by :func:`leukoscope.runtime.bundle.read_bundle`.
+        engine: Its graph, opened and checked by ``check_graph``.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.record = bundle.record
+        self.engine = engine
+        self.class_names = bundle.record.class_names
+        self.model = f"{bundle.record.name}@{bundle.sha256[:12]}"
+        self._ood = bundle.load_ood()
+
+    @cached_property
+    def trained_on_sha256(self) -> frozenset[str]:
+        """SHA-256 of the training images' files; empty where the bundle does not list them."""
+        return self.bundle.load_trained_on()
+
+    @overload
+    def predict(
+        self,
+        images: Iterable[Source],
+        *,
+        batch_size: int = ...,
+        explain: Path | None = ...,
+        on_error: Literal["raise"] = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self,
+        images: Iterable[Source],
+        *,
+        batch_size: int = ...,
+        explain: Path | None = ...,
+        on_error: Literal["keep"],
+    ) -> list[Prediction | Failure]: ...
+
+    def predict(
+        self,
+        images: Iterable[Source],
+        *,
+        batch_size: int = 32,
+        explain: Path | None = None,
+        on_error: Literal["raise", "keep"] = "raise",
+    ) -> list[Prediction] | list[Prediction | Failure]:
+        """Predict all images.
+
+        Args:
+            images: Paths, encoded bytes, or (H, W, 3) uint8 RGB arrays.
+            batch_size: Images that the network sees at once.
+            explain: Folder for heat maps.
+            on_error: ``raise`` stops at the first image that cannot be read; ``keep`` puts a
+                :class:`Failure` in its place.
+
+        Raises:
+            ImageError: An image cannot be read.
+            UsageError: Heat maps are asked of a bundle that has none.
+        """
+        if isinstance(images, (str, bytes, Path, np.ndarray)):
+            raise UsageError("expected a list of images, got one", hint="write predict([image])")
+        answers: list[Prediction | Failure] = []
+        for answer in self.predict_stream(images, batch_size=batch_size, explain=explain):
+            if isinstance(answer, Failure) and on_error == "raise":
+                raise answer.as_error()
+            answers.append(answer)
+        return answers
+
+    def predict_stream(
+        self, images: Iterable[Source], *, batch_size: int = 32, explain: Path | None = None
+    ) -> Iterator[Prediction | Failure]:
+        """Predict one image after the other, in their order, in constant memory.
+
+        Images are decoded in threads while the network runs; at most three batches are in
+        flight. Arguments are as in :meth:`predict`.
+
+        Yields:
+            One answer per image: a prediction, or why there is none.
+
+        Raises:
+            UsageError: Heat maps are asked of a bundle that has none, or the batch is empty.
+        """
+        if batch_size < 1:
+            raise UsageError(f"expected a batch of at least one image, got {batch_size}")
+        if explain is not None and "maps" not in self.engine.outputs:
+            raise UsageError(
+                f"{self.bundle.folder}: this model's head gives no class activation maps",
+                hint="predict without heat maps; `leukoscope explain` draws them from a study",
+            )
+        return self._stream(enumerate(images, start=1), batch_size, explain)
+
+    def _stream(
+        self, source: Iterator[tuple[int, Source]], batch_size: int, explain: Path | None
+    ) -> Iterator[Prediction | Failure]:
+        pending: deque[Future[_Prepared | Failure]] = deque()
+        with ThreadPoolExecutor(self.engine.threads, "leukoscope-decode") as pool:
+
+            def fill() -> None:
+                for number, item in islice(source, 2 * batch_size - len(pending)):
+                    pending.append(pool.submit(self._prepare, number, item))
+
+            try:
+                fill()
+                while pending:
+                    ready = [
+                        pending.popleft().result() for _ in range(min(batch_size, len(pending)))
+                    ]
+                    fill()  # so that the threads decode while the network runs
+                    yield from self._answer(ready, explain)
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _prepare(self, number: int, item: Source) -> _Prepared | Failure:
+        """Decode, measure and preprocess; runs in a thread."""
+        if isinstance(item, Failure):
+            return item
+        source = Path(item) if isinstance(item, str) else item
+        name = str(source) if isinstance(source, Path) else f"image-{number}"
+        try:
+            image, sha256 = _load(source, name)
+            pixels = apply_preprocess(image, self.record.preprocess)
+            return _Prepared(name, sha256, pixels, measure_quality(image))
+        except ImageError as error:
+            return Failure(name, error.reason, error.detail, error.hint)
+        except (OSError, MemoryError, cv2.error) as error:
+            detail = f"cannot be processed: {type(error).__name__}: {error}"
+            return Failure(name, "unreadable", detail)
+
+    def _answer(
+        self, items: Sequence[_Prepared | Failure], explain: Path | None
+    ) -> Iterator[Prediction | Failure]:
+        ready = [item for item in items if isinstance(item, _Prepared)]
+        answers = iter(self._predict_batch(ready, explain) if ready else ())
+        for item in items:
+            yield item if isinstance(item, Failure) else next(answers)
+
+    def _predict_batch(self, batch: Sequence[_Prepared], explain: Path | None) -> list[Prediction]:
+        outputs = self.engine.run(np.stack([item.pixels for item in batch]))
+        logits = outputs["logits"]
+        if not np.isfinite(logits).all():
+            raise BundleError(f"{self.bundle.model}: the network gives logits that are not finite")
+        probs = apply_temperature(logits, self.record.calibration.temperature)
+        sets = prediction_sets(probs, self.record.conformal.threshold)
+        scores = None if self._ood is None else self._ood.score(outputs["features"])
+        answers = []
+        for row, item in enumerate(batch):
+            p = dict(zip(self.class_names, probs[row].tolist(), strict=True))
+            chosen = tuple(
+                name for name, inside in zip(self.class_names, sets[row], strict=True) if inside
+            )
+            score = None if scores is None else float(scores[row])
+            decision, reasons = decide(self.record, chosen, score, item.quality)
+            best = int(logits[row].argmax())
+            heatmap = None
+            if explain is not None:
+                heat = class_activation(outputs["maps"][row], best)
+                title = f"{self.class_names[best]}, p {probs[row, best]:.2f}, {decision}"
+                heatmap = _write_heatmap(explain, item, heat, title)
+            answers.append(
+                Prediction(
+                    image=item.name,
+                    sha256=item.sha256,
+                    predicted=self.class_names[best],
+                    probabilities=p,
+                    p_malignant=malignant_probability(p),
+                    prediction_set=chosen,
+                    decision=decision,
+                    reasons=reasons,
+                    ood_score=score,
+                    quality=item.quality,
+                    model=self.model,
+                    heatmap=heatmap,
+                    logits=tuple(logits[row].tolist()),
+                )
+            )
+        return answers
+
+
+def _load(source: Path | bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], str]:
+    """The pixels and the hash of what they came from."""
+    if isinstance(source, bytes):
+        return decode_image(source, name=name).image, sha256_bytes(source)
+    if isinstance(source, Path):
+        return decode_image(source).image, sha256_file(source)
+    if not isinstance(source, np.ndarray):
+        detail = f"expected a path, bytes or an array, got {type(source).__name__}"
+        raise ImageError(name, "not-an-image", detail)
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+        raise ImageError(
+            name,
+            "not-an-image",
+            f"expected an array (H, W, 3) uint8 RGB, got {source.shape} {source.dtype}",
+        )
+    image = np.ascontiguousarray(source)
+    return image, sha256_bytes(image.tobytes())
+
+
+def _write_heatmap(folder: Path, item: _Prepared, heat: NDArray[np.float32], title: str) -> str:
+    # The hash keeps images of one name from different folders apart.
+    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(item.name).stem)[:60]
+    path = folder / f"{stem}-{item.sha256[:12]}.png"
+    write_bytes(path, encode_png(triptych(item.pixels, heat, title)))
+    return str(path)

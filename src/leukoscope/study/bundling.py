@@ -1,0 +1,198 @@
+"""From the final fit of a study to a bundle: graph, decisions, card, golden outputs."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.bundle import (
+    BundleRecord,
+    Calibration,
+    Conformal,
+    OutOfDistribution,
+    QualityLimits,
+)
+from leukoscope.config.loading import load_study_config
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.core.files import read_json
+from leukoscope.core.records import Manifest, load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.conformal import fit_lac
+from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.preprocess import apply_preprocess
+from leukoscope.imaging.quality import measure_quality
+from leukoscope.runtime.bundle import save_bundle
+from leukoscope.runtime.engines import open_engine
+from leukoscope.study.environment import package_versions
+from leukoscope.study.inputs import stream
+from leukoscope.study.jobs import Labelled
+from leukoscope.study.protocols import FINAL
+
+ACCEPT = 0.95
+PARITY_IMAGES = 64
+OOD_IMAGES = 1000  # the mean of 1280 features needs no more, and the graph takes 8 ms an image
+LICENCE = (
+    "The weights were fitted to the images of the data set named in the model card and may be used "
+    "under the terms of that data set. The authors of Leukoscope claim no rights in them.\n"
+    "Research software, not a medical device.\n"
+)
+
+
+def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
+    """Pack the model that was fitted on all images.
+
+    Temperature and prediction sets are fitted on the ``cal`` part, the rejection threshold on the
+    ``val`` part, with the outputs of the very graph that will serve.
+
+    Args:
+        run: A study's folder that holds the ``final`` fit of the recipe.
+        recipe: Which recipe.
+        out: The bundle's folder; replaced as a whole.
+
+    Raises:
+        DataError: The study has no final fit, or its images are gone.
+        LeukoscopeError: The graph and the torch model disagree.
+    """
+    from leukoscope.learning.checkpoint import load_checkpoint
+    from leukoscope.learning.export import check_parity, export_onnx
+
+    config = load_study_config(run.config)
+    if recipe not in {r.name for r in config.recipes}:
+        raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
+    network, meta = load_checkpoint(run.model(recipe, FINAL, 0))
+    spec = meta.recipe.preprocess
+    manifest = Manifest.load(run.manifest, config.data.root)
+    fold = next((f for f in load_folds(run.splits) if f.protocol == FINAL), None)
+    if fold is None:
+        raise DataError(f"{run.splits}: no {FINAL!r} fold", hint="run the study again")
+    data = Labelled(manifest.usable, meta.class_names)
+    rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
+    pixels, quality = _read(manifest, data, rows, spec)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "model.onnx"
+        export_onnx(network, spec, meta.class_names, path)
+        graph = path.read_bytes()
+        parity = check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec)
+        outputs = _run_graph(path, pixels)
+        golden = _golden(path, spec)
+    temperature = fit_temperature(outputs["cal"]["logits"], data.y[rows["cal"]])
+    probs = apply_temperature(outputs["cal"]["logits"], temperature)
+    threshold = fit_lac(probs, data.y[rows["cal"]], config.coverage)
+    ood = fit_ood(outputs["train"]["features"])
+    accept_below = fit_threshold(ood.score(outputs["val"]["features"]), accept=ACCEPT)
+    record = BundleRecord(
+        name=f"{Path(config.data.path).stem}-{recipe}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        recipe=recipe,
+        trained_on=_trained_on(config.data.path, rows),
+        class_names=meta.class_names,
+        preprocess=spec,
+        calibration=Calibration(temperature=temperature, n_cal=len(rows["cal"])),
+        conformal=Conformal(
+            coverage=config.coverage, threshold=threshold, n_cal=len(rows["cal"])
+        ),
+        ood=OutOfDistribution(
+            accept=ACCEPT,
+            threshold=accept_below,
+            n_fit=len(pixels["train"]),
+            n_val=len(rows["val"]),
+        ),
+        quality=_limits(quality),
+        parity_max_abs=parity,
+        passport_sha256=read_json(run.passport)["sha256"],
+        versions=package_versions(),
+        licence="as the training data; see LICENSE",
+    )  # fmt: skip
+    files = {
+        "model.onnx": graph,
+        "ood.safetensors": _tensors(ood),
+        "LICENSE": LICENCE.encode(),
+        "MODEL_CARD.md": _card(run),
+        "trained_on.txt": _hashes(data, rows["train"]),
+        **golden,
+    }
+    return save_bundle(out, record, files)
+
+
+def _read(
+    manifest: Manifest, data: Labelled, rows: dict[str, NDArray[np.int64]], spec: PreprocessSpec
+) -> tuple[dict[str, NDArray[np.uint8]], list[dict[str, float]]]:
+    """Model inputs of each part (training images thinned), and the quality of all of them."""
+
+    def read(path: Path) -> tuple[NDArray[np.uint8], dict[str, float]]:
+        image = decode_image(path).image
+        return apply_preprocess(image, spec), measure_quality(image)
+
+    pixels, quality = {}, []
+    for part, numbers in rows.items():
+        step = max(1, len(numbers) // OOD_IMAGES) if part == "train" else 1
+        paths = [manifest.path_of(data.records[i]) for i in numbers[::step]]
+        pairs = list(stream(read, paths))
+        pixels[part] = np.stack([image for image, _ in pairs])
+        quality += [values for _, values in pairs]
+    return pixels, quality
+
+
+def _tensors(ood: OodModel) -> bytes:
+    from safetensors.numpy import save
+
+    return save(ood.to_tensors())
+
+
+def _run_graph(
+    path: Path, pixels: dict[str, NDArray[np.uint8]]
+) -> dict[str, dict[str, NDArray[np.float32]]]:
+    engine = open_engine(path)
+    outputs = {}
+    for part, images in pixels.items():
+        batches = [engine.run(images[i : i + 32]) for i in range(0, len(images), 32)]
+        outputs[part] = {
+            name: np.concatenate([batch[name] for batch in batches])
+            for name in ("logits", "features")
+        }
+    return outputs
+
+
+def _limits(quality: list[dict[str, float]]) -> QualityLimits:
+    """First to 99th percentile, widened by half their distance on each side."""
+    low, high = {}, {}
+    for name in quality[0]:
+        first, last = np.quantile([values[name] for values in quality], (0.01, 0.99))
+        margin = (last - first) / 2
+        low[name], high[name] = float(first - margin), float(last + margin)
+    return QualityLimits(low=low, high=high)
+
+
+def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:
+    counts = ", ".join(f"{len(rows[part])} {part}" for part in ("train", "val", "cal"))
+    return f"all usable images of {Path(data_path).name} ({counts}; no test part)"
+
+
+def _hashes(data: Labelled, train: NDArray[np.int64]) -> bytes:
+    """SHA-256 of each training image, so that `evaluate` can tell when it is asked to cheat."""
+    return "".join(f"{data.records[i].sha256}\n" for i in train).encode()
+
+
+def _card(run: RunFolder) -> bytes:
+    from leukoscope.reporting.card import render_model_card
+
+    return render_model_card(run).encode()
+
+
+def _golden(path: Path, spec: PreprocessSpec) -> dict[str, bytes]:
+    """Phantom images and what the graph answers to them."""
+    from leukoscope.phantom.render import render_phantom
+    from leukoscope.phantom.spec import PhantomSpec
+    from leukoscope.runtime.bundle import golden_files
+
+    phantoms = PhantomSpec(images=4, sessions=4, seed=7)
+    images = [render_phantom(phantoms, index).image for index in range(4)]
+    batch = np.stack([apply_preprocess(image, spec) for image in images])
+    return golden_files(images, open_engine(path).run(batch)["logits"])

@@ -1,0 +1,93 @@
+"""What a run depended on: versions, commit, hardware, seeds, hashes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from leukoscope.core.files import sha256_file
+from leukoscope.core.run_folder import RunFolder
+
+PACKAGES = (
+    "leukoscope",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "opencv-python-headless",
+    "pillow",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "captum",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the libraries that shape a result; absent ones are left out."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def describe_environment(run: RunFolder, seed: int, seconds: dict[str, float]) -> dict[str, Any]:
+    """The content of ``environment.json``."""
+    return {
+        "schema": 1,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "git": _git_state(),
+        "packages": package_versions(),
+        "seed": seed,
+        "sha256": {
+            path.name: sha256_file(path)
+            for path in (run.manifest, run.splits, run.predictions)
+            if path.is_file()
+        },
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }  # fmt: skip
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the source tree; None for an installed wheel or without git."""
+    folder = Path(__file__).resolve().parents[3]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    ).stdout.strip()

@@ -1,0 +1,124 @@
+"""Evaluation of a bundle on another labelled data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import write_json
+from leukoscope.core.labels import CLASSES
+from leukoscope.core.records import ImageRecord
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.passport import audit
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.runtime.prediction import Prediction
+from leukoscope.runtime.predictor import load_bundle
+from leukoscope.study.events import Listener
+from leukoscope.study.run import StudyResult
+from leukoscope.study.summary import summarise_external
+
+
+def evaluate_bundle(
+    bundle: Path,
+    data: Path,
+    out: Path,
+    *,
+    layout: str,
+    class_map: dict[str, str],
+    listener: Listener,
+) -> StudyResult:
+    """Predict on labelled images and measure.
+
+    Intervals resample patients where the data names them, else components of connected images.
+    A class that the bundle does not know is left out and named; where the bundle knows only
+    malignant and benign classes of another kind, P(malignant) is measured instead.
+
+    Raises:
+        DataError: No image has a class that can be compared.
+    """
+    run = RunFolder(out)
+    predictor = load_bundle(bundle)
+    manifest = load_dataset(data, layout=layout, class_map=class_map)
+    if not manifest.usable:
+        raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")
+    found = audit(manifest, progress=lambda done, total: listener("audit", done, total))
+    records = found.manifest.usable
+    answers: list[Prediction] = []
+    paths = [found.manifest.path_of(record) for record in records]
+    for done, answer in enumerate(predictor.predict_stream(paths), start=1):
+        if not isinstance(answer, Prediction):
+            raise DataError(f"{answer}")
+        answers.append(answer)
+        listener("predicting", done, len(paths))
+    table, kept, warnings = _table(predictor.class_names, records, answers)
+    of_image = {r.image_id: a for r, a in zip(records, answers, strict=True)}
+    kept_answers = [of_image[record.image_id] for record in kept]
+    seen = set(predictor.trained_on_sha256) & {record.sha256 for record in kept}
+    if seen:
+        warnings.append(
+            f"{len(seen)} of these {len(kept)} images were in the bundle's training part: "
+            "this is no test of unseen images"
+        )
+    by_patient = all(record.patient_id for record in kept)
+    groups = [r.patient_id if by_patient else r.group_id or r.image_id for r in kept]
+    same = table.class_names == predictor.class_names
+    metrics = summarise_external(
+        table,
+        groups,
+        "patient" if by_patient else "component",
+        warnings,
+        [answer.prediction_set for answer in kept_answers] if same else None,
+        [answer.decision for answer in kept_answers],
+    )
+    found.manifest.save(run.manifest)
+    table.save(run.predictions)
+    write_json(run.metrics, metrics)
+    broken = [(r.path, r.reason) for r in found.manifest.images if r.status == "quarantined"]
+    return StudyResult(run, metrics, tuple(broken))
+
+
+def _table(
+    class_names: tuple[str, ...], records: tuple[ImageRecord, ...], answers: list[Prediction]
+) -> tuple[PredictionTable, list[ImageRecord], list[str]]:
+    """Predictions of the images whose class can be compared, by class or by malignancy."""
+    probs = np.array([[a.probabilities[name] for name in class_names] for a in answers])
+    labels = {record.label for record in records}
+    warnings: list[str] = []
+    names = class_names
+    if not labels & set(class_names) or (
+        labels - set(class_names) and "all" in labels | set(names)
+    ):
+        malignant = np.array([CLASSES[name].malignant for name in class_names])
+        if malignant.all() or not malignant.any():
+            raise DataError(
+                f"the bundle knows {', '.join(class_names)}, the data {', '.join(sorted(labels))}: "
+                "no class can be compared"
+            )
+        warnings.append(
+            "the classes differ: only malignant against not malignant was compared, as "
+            "'all' against 'healthy'"
+        )
+        probs = np.stack([probs[:, ~malignant].sum(1), probs[:, malignant].sum(1)], axis=1)
+        names = ("healthy", "all")
+        truth = [("all" if CLASSES[r.label].malignant else "healthy") for r in records]
+    else:
+        truth = [record.label for record in records]
+    keep = [i for i, label in enumerate(truth) if label in names]
+    unknown = sorted({label for label in truth if label not in names})
+    if unknown:
+        dropped = len(truth) - len(keep)
+        warnings.append(f"{dropped} images of {', '.join(unknown)} left out: unknown to the bundle")
+    table = PredictionTable.build(
+        names,
+        [records[i].image_id for i in keep],
+        probs[keep] / probs[keep].sum(axis=1, keepdims=True),
+        recipe="bundle",
+        protocol="external",
+        fold=0,
+        part="test",
+        y_true=[names.index(truth[i]) for i in keep],
+    )
+    return table, [records[i] for i in keep], warnings

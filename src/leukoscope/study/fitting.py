@@ -1,0 +1,162 @@
+"""Fitting of a recipe on every fold, and where its checkpoints go."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.recipe import LinearHeadTraining, Recipe
+from leukoscope.core.files import write_csv
+from leukoscope.core.records import Fold
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.learning.backbones import Network
+from leukoscope.learning.checkpoint import save_checkpoint
+from leukoscope.learning.linear_head import LinearHead, fit_linear_head
+from leukoscope.study.events import Progress
+from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, run_job
+from leukoscope.study.protocols import UNITS
+from leukoscope.study.store import InputStore
+
+HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
+
+
+def job_seed(seed: int, *names: object) -> int:
+    """A seed that hangs on the study's seed and the job's name, not on the order of jobs."""
+    return zlib.crc32(":".join(str(name) for name in (seed, *names)).encode()) % 2**31
+
+
+def fit_recipe(
+    run: RunFolder,
+    store: InputStore,
+    recipe: Recipe,
+    folds: Sequence[Fold],
+    seed: int,
+    progress: Progress,
+) -> list[PredictionTable]:
+    """Fit one recipe on every fold.
+
+    The curve over the number of acquisition clusters is drawn for linear heads only: with gradient
+    training it would cost twenty trainings more.
+
+    Returns:
+        One table per fold: logits and calibrated probabilities of the val, cal and test images.
+    """
+    linear = isinstance(recipe.training, LinearHeadTraining)
+    chosen = [f for f in folds if linear or f.protocol in UNITS or f.protocol == "final"]
+    if linear:
+        features = store.features(recipe, "image", seed)
+        network = store.network(recipe, seed)
+        jobs = [
+            partial(
+                _fit_linear,
+                recipe,
+                network,
+                features,
+                store.data,
+                run.model(recipe.name, f.protocol, f.fold),
+            )
+            for f in chosen
+        ]
+    else:
+        pixels = store.pixels(recipe)
+        jobs = [
+            partial(
+                _fit_gradient,
+                recipe,
+                pixels,
+                store.data,
+                run.model(recipe.name, f.protocol, f.fold),
+                job_seed(seed, recipe.name, f.protocol, f.fold),
+            )
+            for f in chosen
+        ]
+    tables = []
+    with progress.step(f"training {recipe.name}") as tell:
+        for done, (fold, job) in enumerate(zip(chosen, jobs, strict=True), start=1):
+            folder = run.model(recipe.name, fold.protocol, fold.fold)
+            tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
+            tell(done, len(chosen))
+    return tables
+
+
+def linear_logits(
+    recipe: Recipe,
+    features: NDArray[np.float32],
+    data: Labelled,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    """Fit a linear head on the train rows and apply it to the held-out ones."""
+    return _apply(_linear_head(recipe, features, data, rows), features, rows)
+
+
+def _linear_head(
+    recipe: Recipe,
+    features: NDArray[np.float32],
+    data: Labelled,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> LinearHead:
+    assert isinstance(recipe.training, LinearHeadTraining)
+    train, val = rows["train"], rows["val"]
+    return fit_linear_head(
+        features[train],
+        data.y[train],
+        len(data.class_names),
+        c_grid=recipe.training.c_grid,
+        X_val=features[val],
+        y_val=data.y[val],
+        refit_with_val=recipe.training.refit_with_val,
+    )
+
+
+def _apply(
+    head: LinearHead, features: NDArray[np.float32], rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Logits]:
+    return {part: head.logits(features[rows[part]]) for part in HELD_OUT}
+
+
+def _fit_linear(
+    recipe: Recipe,
+    network: Network,
+    features: NDArray[np.float32],
+    data: Labelled,
+    folder: Path,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    head = _linear_head(recipe, features, data, rows)
+    network = copy.deepcopy(network)
+    network.set_linear_head(head.weight, head.bias)
+    save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})
+    write_csv(folder / "history.csv", HEAD_HISTORY, head.history)
+    return _apply(head, features, rows)
+
+
+def _fit_gradient(
+    recipe: Recipe,
+    pixels: NDArray[np.uint8],
+    data: Labelled,
+    folder: Path,
+    seed: int,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    from leukoscope.learning.backbones import build_network
+    from leukoscope.learning.trainer import ImageSet, predict_logits, train_gradient
+
+    network = build_network(
+        recipe.model,
+        num_classes=len(data.class_names),
+        size_px=recipe.preprocess.size_px,
+        seed=seed,
+    )
+    sets = {part: ImageSet(pixels[rows[part]], data.y[rows[part]]) for part in ("train", "val")}
+    train_gradient(network, recipe, sets["train"], sets["val"], folder, seed=seed)
+    save_checkpoint(folder, network, recipe, data.class_names, extra={"seed": seed})
+    return {
+        part: predict_logits(network, pixels[rows[part]], recipe.preprocess) for part in HELD_OUT
+    }

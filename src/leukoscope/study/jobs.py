@@ -1,0 +1,97 @@
+"""One job: one recipe (or probe) on one fold; it writes its own files and is never done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.records import Fold, ImageRecord
+from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.predictions import PredictionTable
+
+HELD_OUT = ("val", "cal", "test")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The usable images of a data set, in the order of every array of a study.
+
+    Attributes:
+        records: One record per image.
+        class_names: Order of the logits.
+    """
+
+    records: tuple[ImageRecord, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def y(self) -> NDArray[np.int64]:
+        """(n,) class indices."""
+        position = {name: index for index, name in enumerate(self.class_names)}
+        return np.array([position[record.label] for record in self.records], dtype=np.int64)
+
+    def rows(self, fold: Fold, part: str) -> NDArray[np.int64]:
+        """Row numbers of one part of a fold."""
+        return np.array(
+            [i for i, r in enumerate(self.records) if fold.parts.get(r.image_id) == part],
+            dtype=np.int64,
+        )
+
+
+Logits = NDArray[np.float64]
+FitAndPredict = Callable[[Mapping[str, NDArray[np.int64]]], dict[str, Logits]]
+
+
+def run_job(
+    data: Labelled,
+    fold: Fold,
+    recipe: str,
+    shown: str,
+    folder: Path,
+    fit_and_predict: FitAndPredict,
+) -> PredictionTable:
+    """Fit on one fold, calibrate on its ``cal`` part, and write ``predictions.csv``.
+
+    Args:
+        data: The images and labels.
+        fold: Which image stands in which part.
+        recipe: Name for the table.
+        shown: What the classifier was shown (``image``, ``background-only``, …).
+        folder: The job's folder; finished when it holds ``predictions.csv``.
+        fit_and_predict: From row numbers by part to logits (n_part, K) of the held-out parts.
+
+    Returns:
+        Logits and calibrated probabilities of the val, cal and test images.
+    """
+    target = folder / "predictions.csv"
+    if target.is_file():
+        try:
+            return PredictionTable.load(target)
+        except DataError:
+            target.unlink()  # written by another version or damaged: do the job again
+    rows = {part: data.rows(fold, part) for part in ("train", *HELD_OUT)}
+    logits = fit_and_predict(rows)
+    y = data.y
+    temperature = fit_temperature(logits["cal"], y[rows["cal"]])
+    index = np.concatenate([rows[part] for part in HELD_OUT])
+    stacked = np.concatenate([logits[part] for part in HELD_OUT])
+    table = PredictionTable.build(
+        data.class_names,
+        [data.records[i].image_id for i in index],
+        apply_temperature(stacked, temperature),
+        recipe=recipe,
+        protocol=fold.protocol,
+        fold=fold.fold,
+        part=[part for part in HELD_OUT for _ in rows[part]],
+        input=shown,
+        y_true=y[index],
+        logits=stacked,
+    )
+    table.save(target)
+    # Read back what was written, so that a resumed study computes from the very same digits.
+    return PredictionTable.load(target)

@@ -1,0 +1,97 @@
+"""Probes: classifiers that must fail if the data can only be told apart by morphology.
+
+``colour-only`` sees colour statistics of the whole image, ``background-only`` the image without
+its leukocytes, ``cells-only`` the leukocytes without their ground. Each is fitted and tested on
+the very folds of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.loading import load_recipe
+from leukoscope.config.recipe import LinearHeadTraining, Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.files import sha256_json
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.imaging.background import colour_statistics
+from leukoscope.imaging.decode import decode_image
+from leukoscope.study.events import Progress
+from leukoscope.study.fitting import linear_logits
+from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, run_job
+from leukoscope.study.protocols import ProtocolPlan
+from leukoscope.study.store import InputStore
+
+COLOUR_RECIPE = "colour-forest"
+
+
+def run_probe(
+    run: RunFolder,
+    store: InputStore,
+    probe: str,
+    plan: ProtocolPlan,
+    config: StudyConfig,
+    progress: Progress,
+) -> list[PredictionTable]:
+    """Fit one probe on every fold of every protocol that applies.
+
+    Returns:
+        One table per fold; its ``input`` column names the probe.
+    """
+    folds = [fold for name in plan.names for fold in plan.of(name)]
+    if probe == "colour-only":
+        values = store.table("colour", _colours)
+        name = COLOUR_RECIPE
+        fit = partial(_forest_logits, values, store.data, config.seed)
+    else:
+        recipe = probe_recipe(config)
+        features = store.features(recipe, probe, config.seed)
+        name = recipe.name
+        fit = partial(linear_logits, recipe, features, store.data)
+    tables = []
+    with progress.step(f"probe {probe}") as tell:
+        for done, fold in enumerate(folds, start=1):
+            folder = run.cache / "probes" / f"{probe}-{sha256_json(name)[:8]}" / fold.protocol
+            tables.append(run_job(store.data, fold, name, probe, folder / f"fold{fold.fold}", fit))
+            tell(done, len(folds))
+    return tables
+
+
+def probe_recipe(config: StudyConfig) -> Recipe:
+    """The plain classifier behind the image probes: the study's own linear recipe, or ``quick``."""
+    for recipe in config.recipes:
+        if isinstance(recipe.training, LinearHeadTraining):
+            return recipe
+    return load_recipe("quick")
+
+
+def _colours(path: Path) -> NDArray[np.float64]:
+    return colour_statistics(decode_image(path).image)
+
+
+def _forest_logits(
+    values: NDArray[np.float64],
+    data: Labelled,
+    seed: int,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    """Extremely randomised trees on colour statistics; log-probabilities stand in for logits."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    forest = ExtraTreesClassifier(300, min_samples_leaf=2, random_state=seed, n_jobs=2)
+    forest.fit(values[rows["train"]], data.y[rows["train"]])
+    logits = {}
+    for part in HELD_OUT:
+        if len(rows[part]) == 0:
+            logits[part] = np.empty((0, len(data.class_names)))
+            continue
+        probs = np.full((len(rows[part]), len(data.class_names)), 1e-3)
+        probs[:, forest.classes_] += forest.predict_proba(values[rows[part]])
+        logits[part] = np.log(probs / probs.sum(axis=1, keepdims=True))
+    return logits

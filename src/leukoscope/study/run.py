@@ -1,0 +1,282 @@
+"""The pipeline: each step reads the files of the step before and writes its own.
+
+A run that was killed is resumed by running it again: what a finished step wrote is read, not
+computed again, and every random choice hangs on the seed and the name of the job alone, so the
+resumed run ends with the same ``metrics.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leukoscope.config.loading import (
+    load_recipe,
+    load_study_config,
+    save_study_config,
+    validate,
+)
+from leukoscope.config.study import PROBES, PROTOCOLS, StudyConfig
+from leukoscope.core.errors import ConfigError, DataError, UsageError
+from leukoscope.core.files import write_json
+from leukoscope.core.records import save_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
+from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.environment import describe_environment
+from leukoscope.study.events import Listener, Progress
+from leukoscope.study.jobs import Labelled
+from leukoscope.study.protocols import ProtocolPlan, final_fold, plan_protocols
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Where a study's results are.
+
+    Attributes:
+        run: The study's folder.
+        metrics: The content of ``metrics.json``.
+        unreadable: Path and reason of each image that was quarantined.
+    """
+
+    run: RunFolder
+    metrics: dict[str, Any]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def study_config(
+    data: Path | str,
+    *,
+    recipes: Sequence[str] = ("quick",),
+    protocols: Sequence[str] | None = None,
+    probes: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    folds: int = 5,
+    seed: int = 42,
+    layout: str = "auto",
+    class_map: dict[str, str] | None = None,
+) -> StudyConfig:
+    """Resolve options to a complete configuration.
+
+    Args:
+        data: Folder or CSV manifest.
+        recipes: Recipe names or TOML files; the first becomes the bundle.
+        protocols: Default: all, those that do not apply are recorded with the reason.
+        probes: Default: all.
+        overrides: ``key=value`` texts. Keys that begin with ``splits.``, or name a field of the
+            study (``bootstrap``, ``coverage``, …), change the study, all others every recipe.
+        folds: Number of folds; 1 is a hold-out.
+        seed: Seed of everything that is random.
+        layout: Name of a layout, or ``auto``.
+        class_map: Folder name → class.
+
+    Raises:
+        ConfigError: A value is invalid; names the key.
+    """
+    from leukoscope.config.loading import apply_overrides
+
+    own = ("splits", "bootstrap", "confidence", "coverage", "explanations")
+    for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in own]
+    for_recipes = [text for text in overrides if text not in for_study]
+    values = {
+        "data": {
+            "path": str(Path(data).expanduser().resolve()),
+            "layout": layout,
+            "class_map": class_map or {},
+        },
+        "recipes": [load_recipe(name, for_recipes).model_dump() for name in recipes],
+        "protocols": list(protocols or PROTOCOLS),
+        "probes": list(PROBES if probes is None else probes),
+        "splits": {"folds": folds},
+        "seed": seed,
+    }
+    return validate(StudyConfig, apply_overrides(values, for_study), "study")
+
+
+def run_study(
+    data: StudyConfig | Path | str,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    report: bool = True,
+    listener: Listener | None = None,
+    **options: Any,
+) -> StudyResult:
+    """Audit, split, train, measure, explain, report, and pack a bundle.
+
+    Args:
+        data: A configuration from :func:`study_config`, or the data's path with its options.
+        out: The study's folder; must be new or empty unless ``resume``.
+        resume: Go on where an interrupted run stopped.
+        report: Also explain, report and pack the bundle; without, stop after the statistics.
+        listener: Called with (step, done, total) as the work goes on.
+        **options: Options of :func:`study_config`, where ``data`` is a path.
+
+    Raises:
+        UsageError: The folder holds another study.
+        DataError: The data cannot be used.
+    """
+    config = data if isinstance(data, StudyConfig) else study_config(data, **options)
+    run = RunFolder(Path(out))
+    progress = Progress(listener) if listener else Progress()
+    _open_folder(run, config, resume)
+    with progress.step("audit"):
+        found = _audited(run, config, progress)
+    images = _labelled(found)
+    with progress.step("splits"):
+        plan = _write_splits(run, found, config)
+    tables = _fit_everything(run, config, found, images, plan, progress)
+    with progress.step("statistics"):
+        metrics = _write_statistics(run, config, found, images, plan, tables)
+    if report:
+        _explain_and_report(run, config, found, images, plan, progress)
+    write_json(run.environment, describe_environment(run, config.seed, progress.seconds))
+    if report:
+        with progress.step("report"):
+            from leukoscope.reporting.report import write_report
+
+            write_report(run)
+    broken = [(r.path, r.reason) for r in found.manifest.images if r.status == "quarantined"]
+    return StudyResult(run, metrics, tuple(broken))
+
+
+def audited(config: StudyConfig, listener: Listener) -> Audit:
+    """Load and audit the data of a configuration, without a study's folder."""
+    manifest = load_dataset(
+        Path(config.data.path),
+        layout=config.data.layout,
+        class_map=config.data.class_map,
+        progress=lambda done, total: listener("reading the images", done, total),
+    )
+    if not manifest.usable:
+        raise DataError(
+            f"{config.data.path}: none of its {len(manifest.images)} files can be used",
+            hint="see `leukoscope data inspect` for what was expected",
+        )
+    return audit(
+        manifest,
+        clusters=config.splits.clusters,
+        progress=lambda done, total: listener("audit", done, total),
+    )
+
+
+def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
+    occupied = run.path.is_dir() and any(run.path.iterdir())
+    if occupied and not run.config.is_file():
+        raise UsageError(
+            f"{run.path} is not empty and holds no study", hint="name a new folder with --out"
+        )
+    if occupied and not resume:
+        raise UsageError(
+            f"{run.path} already holds a study",
+            hint="add --resume to go on with it, or name a new folder with --out",
+        )
+    if occupied and load_study_config(run.config) != config:
+        raise ConfigError(
+            f"{run.config} differs from the options given",
+            hint="resume with the data and --out alone, or name a new folder with --out",
+        )
+    run.path.mkdir(parents=True, exist_ok=True)
+    save_study_config(run.config, config)
+
+
+def _audited(run: RunFolder, config: StudyConfig, progress: Progress) -> Audit:
+    folder = run.cache / "audit"
+    if (folder / "complete.json").is_file():
+        found = load_audit(folder, config.data.root)
+    else:
+        found = audited(config, progress.listener)
+        save_audit(found, folder)
+        write_json(folder / "complete.json", {"passport": found.passport["sha256"]})
+    found.manifest.save(run.manifest)
+    write_json(run.passport, found.passport)
+    return found
+
+
+def _labelled(found: Audit) -> Labelled:
+    names = found.manifest.class_names
+    if len(names) < 2:
+        raise DataError(
+            f"{found.manifest.root}: a classifier needs two classes, found "
+            f"{', '.join(names) or 'none'}",
+            hint="map folder names with --class FOLDER=CLASS; see `leukoscope data inspect`",
+        )
+    return Labelled(found.manifest.usable, names)
+
+
+def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> ProtocolPlan:
+    plan = plan_protocols(found.manifest, found, config)
+    if not plan.folds:
+        reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
+        raise DataError(f"no protocol applies to this data ({reasons})")
+    folds = (*plan.folds, final_fold(found.manifest, config))
+    plan = ProtocolPlan(folds, plan.inapplicable)
+    save_folds(run.splits, folds, found.manifest)
+    return plan
+
+
+def _fit_everything(
+    run: RunFolder,
+    config: StudyConfig,
+    found: Audit,
+    images: Labelled,
+    plan: ProtocolPlan,
+    progress: Progress,
+) -> list[PredictionTable]:
+    from leukoscope.study.fitting import fit_recipe
+    from leukoscope.study.probes import run_probe
+    from leukoscope.study.store import InputStore
+
+    store = InputStore(run, found.manifest, images, progress)
+    tables = []
+    for recipe in config.recipes:
+        tables += fit_recipe(run, store, recipe, plan.folds, config.seed, progress)
+    for probe in config.probes:
+        tables += run_probe(run, store, probe, plan, config, progress)
+    return tables
+
+
+def _write_statistics(
+    run: RunFolder,
+    config: StudyConfig,
+    found: Audit,
+    images: Labelled,
+    plan: ProtocolPlan,
+    tables: list[PredictionTable],
+) -> dict[str, Any]:
+    from leukoscope.study.summary import summarise
+
+    table = concatenate(tables)
+    table.save(run.predictions)
+    metrics = summarise(
+        PredictionTable.load(run.predictions),
+        plan.folds,
+        config,
+        inapplicable=plan.inapplicable,
+        findings=found.passport["findings"],
+    )
+    write_json(run.metrics, metrics)
+    return metrics
+
+
+def _explain_and_report(
+    run: RunFolder,
+    config: StudyConfig,
+    found: Audit,
+    images: Labelled,
+    plan: ProtocolPlan,
+    progress: Progress,
+) -> None:
+    from leukoscope.datasets.contact_sheet import contact_sheet
+    from leukoscope.study.bundling import export_bundle
+    from leukoscope.study.explanations import explain_study
+
+    with progress.step("explanations") as tell:
+        explain_study(run, found.manifest, config, tell)
+        if not list(run.figures.glob("overlaps*.png")):
+            contact_sheet(found.manifest, found, run.figures / "overlaps", pages=1)
+    with progress.step("bundle"):
+        export_bundle(run, config.recipes[0].name, run.bundle)

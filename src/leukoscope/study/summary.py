@@ -1,0 +1,306 @@
+"""From ``predictions.csv`` and ``splits.csv`` to ``metrics.json``; no model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.records import Fold
+from leukoscope.evaluation.calibration import fit_temperature
+from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.conformal import fit_lac, grouped_coverage, prediction_sets
+from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
+from leukoscope.evaluation.metrics import confusion_matrix
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.verdict import judge
+from leukoscope.study.protocols import FINAL, UNITS, unit_of
+
+CURVE_METRICS = ("accuracy", "balanced_accuracy")
+PROBE_METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "roc_auc",
+    "log_loss",
+    "ece",
+)
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """How intervals are made in this study.
+
+    Attributes:
+        groups: Protocol → image id → unit that is resampled.
+        config: Replicates, confidence, seed.
+    """
+
+    groups: Mapping[str, Mapping[str, str]]
+    config: StudyConfig
+
+    def units(self, table: PredictionTable, protocol: str) -> list[str]:
+        """(n,) unit of each row."""
+        mapping = self.groups[protocol]
+        return [mapping.get(image_id, image_id) for image_id in table.image_id.tolist()]
+
+    def metrics(
+        self, table: PredictionTable, protocol: str, names: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Every metric with its interval."""
+        intervals = bootstrap_metrics(
+            table.y_true,
+            table.probs,
+            table.class_names,
+            groups=self.units(table, protocol),
+            replicates=self.config.bootstrap,
+            confidence=self.config.confidence,
+            seed=self.config.seed,
+            names=names,
+        )
+        return {name: interval.to_json() for name, interval in intervals.items()}
+
+
+def summarise(
+    table: PredictionTable,
+    folds: Sequence[Fold],
+    config: StudyConfig,
+    *,
+    inapplicable: Sequence[Mapping[str, str]],
+    findings: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """All statistics of a study.
+
+    Args:
+        table: Every prediction; statistics use the ``test`` rows, prediction sets also ``cal``.
+        folds: Parts, and the unit that each protocol's intervals resample.
+        config: Replicates, confidence, coverage, seed.
+        inapplicable: Protocols that the data cannot support, with reasons.
+        findings: Of the passport; warnings and errors among them are carried over.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for fold in folds:
+        groups.setdefault(fold.protocol, {}).update(fold.groups)
+    statistics = _Statistics(groups, config)
+    test = table.select(part="test")
+    protocols = [p for p in dict.fromkeys(test.protocol.tolist()) if p != FINAL]
+    recipes = [recipe.name for recipe in config.recipes]
+    results, curve, probes = [], [], []
+    for protocol in protocols:
+        under = test.select(protocol=protocol)
+        for recipe in recipes:
+            rows = under.select(recipe=recipe, input="image")
+            if len(rows) == 0:
+                continue
+            if protocol in UNITS:
+                results.append(_result(statistics, rows, recipe, protocol))
+            if protocol.startswith("acquisition") and protocol != "acquisition-merged":
+                curve.append(_curve_point(statistics, rows, recipe, protocol))
+        for probe in config.probes:
+            rows = under.select(input=probe)
+            if len(rows):
+                probes.append(_probe(statistics, rows, probe, protocol))
+    metrics: dict[str, Any] = {
+        "schema": 1,
+        "class_names": list(table.class_names),
+        "confidence": config.confidence,
+        "results": results,
+        "probes": probes,
+        "comparisons": _comparisons(statistics, test, recipes, protocols),
+        "inapplicable": [dict(row) for row in inapplicable],
+        "curve": sorted(curve, key=lambda point: (point["recipe"], point["clusters"])),
+        "decisions": _decisions(statistics, table, recipes[0], protocols),
+        "warnings": [row["text"] for row in findings if row["level"] in ("warning", "error")],
+    }
+    metrics["verdict"] = judge(metrics)
+    return metrics
+
+
+def _head(rows: PredictionTable, statistics: _Statistics, protocol: str) -> dict[str, Any]:
+    return {
+        "protocol": protocol,
+        "n": len(rows),
+        "n_groups": len(set(statistics.units(rows, protocol))),
+        "group_unit": unit_of(protocol),
+        "folds": len(set(rows.fold.tolist())),
+    }
+
+
+def _result(
+    statistics: _Statistics, rows: PredictionTable, recipe: str, protocol: str
+) -> dict[str, Any]:
+    confusion = confusion_matrix(rows.y_true, rows.probs.argmax(axis=1), len(rows.class_names))
+    return {
+        "recipe": recipe,
+        **_head(rows, statistics, protocol),
+        "metrics": statistics.metrics(rows, protocol),
+        "confusion": confusion.tolist(),
+        "calibrated": True,
+    }
+
+
+def _curve_point(
+    statistics: _Statistics, rows: PredictionTable, recipe: str, protocol: str
+) -> dict[str, Any]:
+    _, _, number = protocol.partition("-k")
+    clusters = int(number) if number else statistics.config.splits.clusters
+    return {
+        "recipe": recipe,
+        "clusters": clusters,
+        **_head(rows, statistics, protocol),
+        **statistics.metrics(rows, protocol, CURVE_METRICS),
+    }
+
+
+def _probe(
+    statistics: _Statistics, rows: PredictionTable, probe: str, protocol: str
+) -> dict[str, Any]:
+    return {
+        "probe": probe,
+        "recipe": str(rows.recipe[0]),
+        **_head(rows, statistics, protocol),
+        "metrics": statistics.metrics(rows, protocol, PROBE_METRICS),
+    }
+
+
+def _comparisons(
+    statistics: _Statistics,
+    test: PredictionTable,
+    recipes: Sequence[str],
+    protocols: Sequence[str],
+) -> list[dict[str, Any]]:
+    """On the same images: the first recipe against others and probes, and between protocols."""
+    comparisons = []
+    of_random = test.select(recipe=recipes[0], protocol="random", input="image")
+    for protocol in protocols:
+        if protocol not in UNITS:
+            continue
+        under = test.select(protocol=protocol)
+        first = under.select(recipe=recipes[0], input="image")
+        others = [under.select(recipe=name, input="image") for name in recipes[1:]]
+        others += [under.select(input=probe) for probe in statistics.config.probes]
+        pairs = [(first, other) for other in others]
+        if protocol != "random":
+            pairs.append((of_random, first))  # what a random split adds to the score
+        comparisons += [_compare(statistics, a, b, protocol) for a, b in pairs if len(a) and len(b)]
+    return comparisons
+
+
+def _compare(
+    statistics: _Statistics, a: PredictionTable, b: PredictionTable, protocol: str
+) -> dict[str, Any]:
+    comparison = compare_tables(
+        a,
+        b,
+        groups=statistics.groups[protocol],
+        replicates=statistics.config.bootstrap,
+        confidence=statistics.config.confidence,
+        seed=statistics.config.seed,
+    )
+    sides = {
+        key: {"recipe": str(t.recipe[0]), "protocol": str(t.protocol[0]), "input": str(t.input[0])}
+        for key, t in (("a", a), ("b", b))
+    }
+    return {**sides, **comparison.to_json()}
+
+
+def _decisions(
+    statistics: _Statistics, table: PredictionTable, recipe: str, protocols: Sequence[str]
+) -> dict[str, Any]:
+    """Temperatures, and how often the prediction sets of each protocol hold the true class."""
+    config = statistics.config
+    coverage, size, temperatures = {}, {}, {}
+    for protocol in protocols:
+        if protocol not in UNITS:
+            continue
+        rows = table.select(recipe=recipe, protocol=protocol, input="image")
+        sets, truth, units, found = [], [], [], []
+        for fold in sorted(set(rows.fold.tolist())):
+            cal = rows.select(fold=fold, part="cal")
+            test = rows.select(fold=fold, part="test")
+            found.append(round(fit_temperature(cal.logits, cal.y_true), 4))
+            threshold = fit_lac(cal.probs, cal.y_true, config.coverage)
+            sets.append(prediction_sets(test.probs, threshold))
+            truth.append(test.y_true)
+            units += statistics.units(test, protocol)
+        options: dict[str, Any] = {
+            "replicates": config.bootstrap,
+            "confidence": config.confidence,
+            "seed": config.seed,
+        }
+        held, y = np.concatenate(sets), np.concatenate(truth)
+        coverage[protocol] = grouped_coverage(held, y, units, **options).to_json()
+        size[protocol] = bootstrap_mean(held.sum(axis=1), groups=units, **options).to_json()
+        temperatures[protocol] = found
+    return {
+        "recipe": recipe,
+        "temperature": temperatures,
+        "coverage": {"nominal": config.coverage, "protocol": coverage},
+        "mean_set_size": {"protocol": size},
+    }
+
+
+def summarise_external(
+    table: PredictionTable,
+    groups: Sequence[str],
+    unit: str,
+    warnings: Sequence[str],
+    sets: Sequence[Sequence[str]] | None,
+    decisions: Sequence[str],
+) -> dict[str, Any]:
+    """Statistics of a bundle on other data: one result, coverage, decisions.
+
+    Args:
+        table: Predictions, protocol ``external``.
+        groups: (n,) unit of each row.
+        unit: What it is.
+        warnings: What a reader must know.
+        sets: (n,) prediction set of each row, class names; None where the classes differ.
+        decisions: (n,) ``accept``, ``review`` or ``reject``.
+    """
+    intervals = bootstrap_metrics(
+        table.y_true, table.probs, table.class_names, groups=list(groups), seed=0
+    )
+    confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(table.class_names))
+    coverage = None
+    if sets is not None:
+        truth = [table.class_names[i] for i in table.y_true]
+        held = np.array([name in names for name, names in zip(truth, sets, strict=True)])
+        coverage = bootstrap_mean(held, groups=list(groups)).to_json()
+    return {
+        "schema": 1,
+        "class_names": list(table.class_names),
+        "confidence": 0.95,
+        "results": [
+            {
+                "recipe": "bundle",
+                "protocol": "external",
+                "n": len(table),
+                "n_groups": len(set(groups)),
+                "group_unit": unit,
+                "folds": 1,
+                "metrics": {name: interval.to_json() for name, interval in intervals.items()},
+                "confusion": confusion.tolist(),
+                "calibrated": True,
+            }
+        ],
+        "probes": [],
+        "comparisons": [],
+        "inapplicable": [],
+        "curve": [],
+        "decisions": {
+            "share": {
+                name: round(list(decisions).count(name) / max(1, len(decisions)), 4)
+                for name in ("accept", "review", "reject")
+            },
+            "coverage": coverage,
+        },
+        "warnings": list(warnings),
+    }

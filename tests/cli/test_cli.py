@@ -1,0 +1,78 @@
+"""The program as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from leukoscope.cli.main import app
+
+runner = CliRunner()
+
+COMMANDS = [
+    "demo", "doctor", "phantom", "study", "train", "evaluate", "explain", "export", "predict",
+    "data inspect", "data audit", "data split", "data preview", "recipes list", "recipes show",
+    "models list",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example(command: str) -> None:
+    done = runner.invoke(app, [*command.split(), "--help"])
+    assert done.exit_code == 0
+    assert f"Example: leukoscope {command}" in " ".join(done.output.split())
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys; from leukoscope.cli.main import app\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'scipy', 'sklearn', 'rich', 'pydantic', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version() -> None:
+    assert runner.invoke(app, ["--version"]).output.startswith("leukoscope 0.")
+
+
+def test_recipes_as_json() -> None:
+    done = runner.invoke(app, ["recipes", "list", "--json"])
+    assert {row["name"] for row in json.loads(done.output)} >= {"quick", "cnn-baseline"}
+
+
+def test_a_typing_error_is_answered_with_the_nearest_name() -> None:
+    done = runner.invoke(app, ["recipes", "show", "quik"])
+    assert done.exit_code == 2
+    assert "Did you mean 'quick'?" in done.output
+
+
+def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
+    done = runner.invoke(app, ["study", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
+    assert done.exit_code in (1, 2)
+    assert "nowhere" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_an_unknown_protocol_is_wrong_use(tmp_path: Path) -> None:
+    done = runner.invoke(app, ["study", str(tmp_path), "-p", "grouping"])
+    assert done.exit_code == 2
+    assert "grouping" in done.output
+
+
+def test_phantom_writes_a_readable_data_set(tmp_path: Path) -> None:
+    out = str(tmp_path / "p")
+    done = runner.invoke(app, ["phantom", "--images", "8", "--size", "64", "--out", out])
+    assert done.exit_code == 0, done.output
+    done = runner.invoke(app, ["data", "inspect", out, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["layout"]
+    done = runner.invoke(app, ["phantom", "--confound", "stein", "--out", str(tmp_path / "q")])
+    assert done.exit_code == 2
+    assert "Did you mean 'stain'?" in done.output

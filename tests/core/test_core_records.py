@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds, save_folds
+
+RECORDS = (
+    ImageRecord("aa", "Pro/ä b.jpg", "aa" * 32, "pro_b", width=224, height=220, group_id="g0"),
+    ImageRecord("bb", "Early/b.jpg", "bb" * 32, "early_pre_b", patient_id="7", width=1, height=2),
+    ImageRecord("cc", "Early/c.jpg", status="quarantined", reason="truncated: ends early, at 10"),
+)
+
+
+def test_manifest_round_trip(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path, RECORDS)
+    manifest.save(tmp_path / "manifest.csv")
+    assert Manifest.load(tmp_path / "manifest.csv", tmp_path) == manifest
+
+
+def test_only_readable_labelled_images_are_usable() -> None:
+    manifest = Manifest(Path(), RECORDS)
+    assert [record.image_id for record in manifest.usable] == ["aa", "bb"]
+    assert manifest.class_names == ("early_pre_b", "pro_b")
+
+
+def test_a_manifest_with_a_wrong_number_is_named(tmp_path: Path) -> None:
+    Manifest(tmp_path, RECORDS).save(tmp_path / "manifest.csv")
+    text = (tmp_path / "manifest.csv").read_text().replace(",224,", ",wide,")
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(DataError, match="width or height is no number"):
+        Manifest.load(tmp_path / "manifest.csv", tmp_path)
+
+
+def test_folds_round_trip_with_units(tmp_path: Path) -> None:
+    folds = [
+        Fold("grouped", 0, {"aa": "train", "bb": "test"}, {"aa": "p1", "bb": "p2"}),
+        Fold("random", 0, {"aa": "test", "bb": "train"}),
+    ]
+    save_folds(tmp_path / "splits.csv", folds, Manifest(tmp_path, RECORDS))
+    assert load_folds(tmp_path / "splits.csv") == folds
+    assert folds[0].ids("test") == ["bb"]
+    assert "bb" * 32 in (tmp_path / "splits.csv").read_text()

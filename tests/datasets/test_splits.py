@@ -1,0 +1,407 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leukoscope.config.study import SplitConfig
+from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
+from leukoscope.core.files import sha256_bytes
+from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds, save_folds
+from leukoscope.datasets.split_checks import check_folds, split_notes
+from leukoscope.datasets.splits import make_splits
+
+CLASSES = ("benign", "early_pre_b", "pre_b", "pro_b")
+FIVE = SplitConfig()
+
+
+def manifest(n: int = 400, *, seed: int = 0, patients: int = 10, clusters: int = 24) -> Manifest:
+    """Images of four classes, in patients of one class, pairs that overlap, mixed clusters."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for i in range(n):
+        label = int(rng.integers(4)) if i >= 4 else i
+        digest = sha256_bytes(f"{seed} {i}".encode())
+        records.append(
+            ImageRecord(
+                image_id=digest[:12],
+                path=f"{CLASSES[label]}/{i:04d}.png",
+                sha256=digest,
+                label=CLASSES[label],
+                patient_id=f"{label}-{rng.integers(patients)}",
+                group_id=f"g{i // 2}" if i < n // 4 else f"g{i}",
+                acquisition_id=f"c{rng.integers(clusters)}",
+            )
+        )
+    return Manifest(Path("data"), tuple(records))
+
+
+def column(data: Manifest, name: str) -> dict[str, str]:
+    return {record.image_id: getattr(record, name) for record in data.usable}
+
+
+def changed(data: Manifest, **columns: Any) -> Manifest:
+    """Every record with other values; a value may be a function of index and record."""
+    return data.with_images(
+        replace(
+            record,
+            **{name: v(i, record) if callable(v) else v for name, v in columns.items()},
+        )
+        for i, record in enumerate(data.images)
+    )
+
+
+def shares(folds: list[Fold], part: str) -> list[float]:
+    return [len(fold.ids(part)) / len(fold.parts) for fold in folds]
+
+
+@pytest.mark.parametrize("protocol", ["random", "deduplicated", "acquisition"])
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), folds=st.integers(1, 6))
+def test_parts_partition_the_images_and_every_image_is_tested_once(
+    protocol: str, seed: int, folds: int
+) -> None:
+    data = manifest(200, seed=seed % 5)
+    made = make_splits(data, protocol, SplitConfig(folds=folds, val=0.05, cal=0.05), seed=seed)
+    assert [fold.fold for fold in made] == list(range(folds))
+    labels = column(data, "label")
+    for fold in made:
+        assert fold.parts.keys() == labels.keys()
+        assert set(fold.parts.values()) <= {"train", "val", "cal", "test", "purged"}
+        assert {labels[i] for i in fold.ids("train")} == set(CLASSES)
+        assert all(fold.ids(part) for part in ("val", "cal", "test"))
+    if folds > 1:
+        tested = Counter(i for fold in made for i in fold.ids("test"))
+        assert tested == Counter(labels.keys())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), folds=st.integers(1, 5), patients=st.integers(5, 12))
+def test_no_patient_and_no_overlap_crosses_a_grouped_split(
+    seed: int, folds: int, patients: int
+) -> None:
+    data = manifest(240, seed=seed % 7, patients=patients)
+    data = changed(  # overlapping pairs belong to one patient, as after the audit
+        data, group_id=lambda i, r: f"{r.patient_id} {i // 6}" if i < 60 else r.group_id
+    )
+    made = make_splits(data, "grouped", SplitConfig(folds=folds), seed=seed)
+    check_folds(made, column(data, "patient_id"))
+    check_folds(made, column(data, "group_id"))
+    for fold in made:
+        assert set(fold.parts.values()) == {"train", "val", "cal", "test"}
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), clusters=st.integers(6, 40))
+def test_held_out_clusters_share_nothing_with_the_other_parts(seed: int, clusters: int) -> None:
+    data = manifest(240, seed=seed % 7, clusters=clusters)
+    made = make_splits(data, "acquisition", FIVE, seed=seed)
+    check_folds(made, column(data, "acquisition_id"))
+    check_folds(made, column(data, "group_id"))
+    groups = column(data, "group_id")
+    for fold in made:  # exactly what touches a test image is purged, no more
+        tested = {groups[i] for i in fold.ids("test")}
+        for image_id, part in fold.parts.items():
+            assert (part == "purged") == (part != "test" and groups[image_id] in tested)
+        for part in ("val", "cal"):  # no component is cut between train, val and cal
+            own = {groups[i] for i in fold.ids(part)}
+            assert not own & {groups[i] for i in fold.ids("train")}
+
+
+@pytest.mark.parametrize(
+    "protocol", ["random", "grouped", "deduplicated", "acquisition", "acquisition-merged"]
+)
+def test_order_and_names_of_files_do_not_matter(protocol: str) -> None:
+    data = changed(manifest(), group_id=lambda i, r: "" if i % 9 else r.patient_id)
+    groups = None
+    if protocol == "acquisition-merged":
+        groups = {r.image_id: f"m{int(r.image_id, 16) % 12}" for r in data.images}
+        data = changed(data, group_id="")
+    first = make_splits(data, protocol, FIVE, seed=7, groups=groups)
+    order = np.random.default_rng(1).permutation(len(data.images))
+    moved = data.with_images(replace(data.images[i], path=f"x/{i}.png") for i in order)
+    again = make_splits(moved, protocol, FIVE, seed=7, groups=groups)
+    assert [fold.parts for fold in first] == [fold.parts for fold in again]
+    assert [fold.parts for fold in first] != [
+        fold.parts for fold in make_splits(data, protocol, FIVE, seed=8, groups=groups)
+    ]
+
+
+def test_group_labels_do_not_matter_only_who_shares_them() -> None:
+    data = manifest()
+    renamed = {
+        image_id: f"zz{hash(c) % 999}{c}" for image_id, c in column(data, "acquisition_id").items()
+    }
+    plain = make_splits(data, "acquisition", FIVE, seed=3)
+    other = make_splits(data, "acquisition", FIVE, seed=3, groups=renamed)
+    assert [fold.parts for fold in plain] == [fold.parts for fold in other]
+
+
+@pytest.mark.parametrize("folds", [1, 3, 5])
+def test_shares_and_strata_of_a_random_split_are_exact_to_an_image_or_two(folds: int) -> None:
+    data = manifest(1000)
+    made = make_splits(data, "random", SplitConfig(folds=folds, test=0.25), seed=0)
+    test = 0.25 if folds == 1 else 1 / folds
+    for part, wanted in (("test", test), ("val", 0.1), ("cal", 0.1)):
+        assert shares(made, part) == pytest.approx([wanted] * folds, abs=0.004)
+    labels = column(data, "label")
+    total = Counter(labels.values())
+    for fold in made:
+        for part, wanted in (("test", test), ("val", 0.1), ("cal", 0.1)):
+            found = Counter(labels[i] for i in fold.ids(part))
+            for name in CLASSES:
+                assert found[name] == pytest.approx(wanted * total[name], abs=2)
+
+
+def test_shares_of_grouped_splits_are_near_what_was_asked() -> None:
+    data = manifest(2000, patients=15)
+    alone = changed(data, group_id="")
+    for used, protocol, tolerance in ((data, "deduplicated", 0.005), (alone, "grouped", 0.035)):
+        made = make_splits(used, protocol, FIVE, seed=0)
+        assert shares(made, "test") == pytest.approx([0.2] * 5, abs=tolerance)
+        assert shares(made, "val") == pytest.approx([0.1] * 5, abs=tolerance)
+        assert shares(made, "cal") == pytest.approx([0.1] * 5, abs=tolerance)
+
+
+def test_val_and_cal_have_their_own_patients_where_there_are_enough() -> None:
+    data = changed(manifest(400, patients=8), group_id="")
+    patients = column(data, "patient_id")
+    made = make_splits(data, "grouped", FIVE, seed=0)
+    for fold in made:
+        sets = [{patients[i] for i in fold.ids(p)} for p in ("train", "val", "cal", "test")]
+        assert sum(map(len, sets)) == len(set.union(*sets))
+    assert split_notes(made, data, FIVE) == []
+
+
+def test_with_few_patients_val_and_cal_are_cut_by_component_and_it_is_said() -> None:
+    data = changed(manifest(400), patient_id=lambda i, r: f"{r.label}{i % 3}", group_id="")
+    made = make_splits(data, "grouped", FIVE, seed=0)
+    check_folds(made, column(data, "patient_id"))
+    assert all(fold.ids("val") and fold.ids("cal") for fold in made)
+    notes = split_notes(made, data, FIVE)
+    assert notes == [
+        "grouped: 3 folds instead of 5, because a class stands in too few groups for more.",
+        "grouped: in 3 of 3 folds val and cal share patients with train, because a class has "
+        "fewer than three patients left; test is disjoint.",
+    ]
+
+
+def test_two_patients_that_share_an_overlapping_field_stay_together() -> None:
+    data = changed(manifest(400, patients=8), group_id="")
+    first = next(r for r in data.images if r.patient_id == "0-0")
+    second = next(r for r in data.images if r.patient_id == "0-1")
+    linked = changed(
+        data,
+        group_id=lambda i, r: "same" if r in (first, second) else "",
+    )
+    for fold in make_splits(linked, "grouped", FIVE, seed=0):
+        sides = {
+            fold.parts[r.image_id] == "test"
+            for r in linked.images
+            if r.patient_id in ("0-0", "0-1")
+        }
+        assert len(sides) == 1
+
+
+def test_random_ignores_overlaps_on_purpose_and_says_how_many_leak() -> None:
+    data = changed(manifest(200), patient_id="")
+    made = make_splits(data, "random", FIVE, seed=0)
+    with pytest.raises(SplitError, match="stand on both sides"):
+        check_folds(made, column(data, "group_id"))
+    (note,) = split_notes(made, data, FIVE)
+    assert note.endswith("of 200 test images overlap images that the model was made with.")
+
+
+def test_merged_clusters_come_from_the_components_that_span_them() -> None:
+    data = changed(
+        manifest(300),
+        acquisition_id=lambda i, r: f"c{i % 30}",
+        group_id=lambda i, r: f"g{i % 30 // 2}" if i < 30 else f"x{i}",
+    )
+    made = make_splits(data, "acquisition-merged", FIVE, seed=0, name="acquisition-merged-k30")
+    assert {fold.protocol for fold in made} == {"acquisition-merged-k30"}
+    check_folds(made, {r.image_id: f"m{i % 30 // 2}" for i, r in enumerate(data.images)})
+    assert not any(fold.ids("purged") for fold in made)
+
+
+def test_purge_groups_replace_the_components() -> None:
+    data = manifest(300)
+    lanes = {record.image_id: f"lane{i % 100}" for i, record in enumerate(data.images)}
+    made = make_splits(data, "acquisition", FIVE, seed=0, purge_groups=lanes)
+    check_folds(made, lanes)
+    notes = split_notes(made, data, FIVE)
+    assert any("are kept out of training because they overlap a test image" in n for n in notes)
+
+
+def test_given_parts_are_kept_and_what_is_missing_is_cut_from_train() -> None:
+    data = changed(
+        manifest(300), given_part=lambda i, r: ("train", "train", "train", "val", "test")[i % 5]
+    )
+    (fold,) = make_splits(data, "given", FIVE, seed=0)
+    for i, record in enumerate(data.images):
+        part = fold.parts[record.image_id]
+        assert part in {0: ("train", "cal"), 3: ("val",), 4: ("test",)}.get(
+            i % 5 // 3 * (i % 5), ()
+        )
+    groups = column(data, "group_id")
+    own = {groups[i] for i in fold.ids("cal")}
+    assert own
+    assert not own & {groups[i] for i in fold.ids("train")}
+    assert any("overlap" in note for note in split_notes([fold], data, FIVE))
+
+
+def test_given_folds_are_tested_in_turn() -> None:
+    data = changed(manifest(300), given_part=lambda i, r: f"fold_{i % 3}")
+    made = make_splits(data, "given", FIVE, seed=0)
+    assert len(made) == 3
+    for k, fold in enumerate(made):
+        assert set(fold.ids("test")) == {
+            r.image_id for i, r in enumerate(data.images) if i % 3 == k
+        }
+        assert all(fold.ids(part) for part in ("train", "val", "cal"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([""], "no parts or folds of its own"),
+        (["train", ""], "of 300 images stand in none of the data's own parts train"),
+        (["fold_0"], r"only one fold of its own \(fold_0\)"),
+        (["train", "val"], "expected the data's own parts train and test"),
+        (["train", "test", "fold_1"], "expected the data's own parts"),
+    ],
+)
+def test_given_parts_that_cannot_be_used(parts: list[str], message: str) -> None:
+    data = changed(manifest(300), given_part=lambda i, r: parts[i % len(parts)])
+    with pytest.raises(SplitError, match=message):
+        make_splits(data, "given", FIVE, seed=0)
+
+
+def test_given_train_without_a_class_is_refused() -> None:
+    data = changed(
+        manifest(300),
+        given_part=lambda i, r: "test" if r.label == "pro_b" or i % 4 == 0 else "train",
+    )
+    with pytest.raises(SplitError, match="given, fold 0: no image of pro_b is left to train on"):
+        make_splits(data, "given", FIVE, seed=0)
+
+
+def test_folds_are_reduced_to_what_a_class_allows() -> None:
+    data = changed(
+        manifest(300, patients=9),
+        patient_id=lambda i, r: f"b{i % 4}" if r.label == "benign" else r.patient_id,
+        group_id="",
+    )
+    assert len(make_splits(data, "grouped", FIVE, seed=0)) == 4
+
+
+@pytest.mark.parametrize("folds", [1, 5])
+def test_a_class_of_one_patient_cannot_be_grouped(folds: int) -> None:
+    data = changed(
+        manifest(300),
+        patient_id=lambda i, r: "b" if r.label == "benign" else r.patient_id,
+        group_id="",
+    )
+    with pytest.raises(SplitError, match="class benign stands in only 1 patient: it would be"):
+        make_splits(data, "grouped", SplitConfig(folds=folds), seed=0)
+
+
+def test_a_hold_out_tests_every_class_even_with_two_groups_of_it() -> None:
+    data = changed(
+        manifest(300),
+        patient_id=lambda i, r: f"b{i % 2}" if r.label == "benign" else r.patient_id,
+        group_id="",
+    )
+    (fold,) = make_splits(data, "grouped", SplitConfig(folds=1), seed=0)
+    labels = column(data, "label")
+    assert {labels[i] for i in fold.ids("test")} == set(CLASSES)
+    assert {labels[i] for i in fold.ids("train")} == set(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "columns", "message"),
+    [
+        ("grouped", {"patient_id": ""}, "the images have no patient ids"),
+        ("deduplicated", {"group_id": ""}, "the images have no components"),
+        ("acquisition", {"acquisition_id": ""}, "the images have no acquisition clusters"),
+        (
+            "grouped",
+            {"patient_id": lambda i, r: "" if i == 5 else r.patient_id},
+            r"1 of 300 images have no patient id, e\.g\. .*/0005\.png",
+        ),
+        ("random", {"label": "benign"}, "two or more classes, found benign"),
+        ("random", {"status": "quarantined"}, "found no usable image"),
+    ],
+)
+def test_a_protocol_that_does_not_apply_says_why(
+    protocol: str, columns: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SplitError, match=message):
+        make_splits(changed(manifest(300), **columns), protocol, FIVE, seed=0)
+
+
+def test_wrong_use_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'grouped'"):
+        make_splits(manifest(50), "groupd", FIVE, seed=0)
+    with pytest.raises(UsageError, match="random uses no groups"):
+        make_splits(manifest(50), "random", FIVE, seed=0, groups={})
+
+
+def test_too_few_images_for_val_and_cal() -> None:
+    data = changed(manifest(8), label=lambda i, r: CLASSES[i % 2], group_id="", patient_id="")
+    few = data.with_images(data.images[:4])
+    with pytest.raises(SplitError, match=r"2 images in 2 groups .* too few for train, val"):
+        make_splits(few, "random", SplitConfig(folds=2), seed=0)
+
+
+def test_quarantined_images_stand_in_no_fold() -> None:
+    data = changed(manifest(200), status=lambda i, r: "quarantined" if i % 10 == 0 else "ok")
+    for fold in make_splits(data, "random", FIVE, seed=0):
+        assert len(fold.parts) == 180
+
+
+def test_check_folds_names_the_leak_and_lets_purged_images_pass() -> None:
+    groups = {"a": "g1", "b": "g1", "c": ""}
+    with pytest.raises(
+        SplitError, match=r"random, fold 2: 1 groups .* g1 has a in test and b in val"
+    ):
+        check_folds([Fold("random", 2, {"a": "test", "b": "val", "c": "train"})], groups)
+    check_folds([Fold("random", 2, {"a": "test", "b": "purged", "c": "train"})], groups)
+    check_folds([Fold("random", 2, {"a": "val", "b": "train", "c": "test"})], groups)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "column_name"),
+    [
+        ("random", "group_id"),
+        ("given", "group_id"),
+        ("deduplicated", "group_id"),
+        ("grouped", "patient_id"),
+        ("acquisition", "acquisition_id"),
+    ],
+)
+def test_each_fold_says_what_its_intervals_resample(protocol: str, column_name: str) -> None:
+    data = changed(
+        manifest(300),
+        given_part=lambda i, r: ("train", "train", "test")[i % 3],
+        group_id=lambda i, r: f"{r.patient_id} {i // 4}" if i < 99 else "",
+    )
+    for fold in make_splits(data, protocol, FIVE, seed=0):
+        assert fold.groups == {
+            r.image_id: getattr(r, column_name) or r.image_id for r in data.images
+        }
+
+
+def test_splits_survive_their_file(tmp_path: Path) -> None:
+    data = manifest(100)
+    made = make_splits(data, "random", FIVE, seed=0)
+    save_folds(tmp_path / "splits.csv", made, data)
+    assert load_folds(tmp_path / "splits.csv") == [
+        replace(fold, parts=dict(sorted(fold.parts.items()))) for fold in made
+    ]

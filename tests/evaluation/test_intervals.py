@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from leukoscope.core.errors import DataError
+from leukoscope.evaluation.intervals import (
+    Resampling,
+    bootstrap_mean,
+    bootstrap_metrics,
+    proportion_interval,
+)
+from leukoscope.evaluation.metrics import compute_metrics
+
+TWO = ("healthy", "all")
+
+
+def noisy(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    p = np.clip(0.5 + (y - 0.5) * 0.4 + rng.normal(0, 0.25, n), 0.01, 0.99)
+    return y, np.column_stack([1 - p, p])
+
+
+def test_values_are_those_of_the_whole_sample_and_limits_enclose_them() -> None:
+    y, prob = noisy(200)
+    whole = compute_metrics(y, prob, TWO)
+    found = bootstrap_metrics(y, prob, TWO, replicates=200, seed=3)
+    assert found.keys() == whole.keys()
+    for name, interval in found.items():
+        assert interval.value == whole[name]
+        assert interval.low <= interval.value <= interval.high or name == "ece"
+        assert (interval.n_groups, interval.replicates, interval.reliable) == (200, 200, True)
+
+
+def test_width_agrees_with_the_binomial_and_with_scipy() -> None:
+    y, prob = noisy(400, seed=1)
+    hit = (prob.argmax(axis=1) == y).astype(float)
+    interval = bootstrap_metrics(y, prob, TWO, replicates=4000, names=["accuracy"])["accuracy"]
+    low, high = stats.binom.interval(0.95, 400, hit.mean())
+    assert interval.low == pytest.approx(low / 400, abs=0.01)
+    assert interval.high == pytest.approx(high / 400, abs=0.01)
+    ours = bootstrap_mean(hit, replicates=4000)
+    theirs = stats.bootstrap(
+        (hit,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_groups_of_equal_images_widen_the_interval_as_theory_says() -> None:
+    y, prob = noisy(100, seed=2)
+    rows = np.repeat(np.arange(100), 9)
+    options = {"replicates": 2000, "names": ["accuracy"]}
+    alone = bootstrap_metrics(y[rows], prob[rows], TWO, **options)["accuracy"]
+    grouped = bootstrap_metrics(y[rows], prob[rows], TWO, groups=rows, **options)["accuracy"]
+    ratio = (grouped.high - grouped.low) / (alone.high - alone.low)
+    assert ratio == pytest.approx(3, rel=0.15)
+
+
+def test_groups_of_one_class_are_drawn_within_their_class() -> None:
+    y = np.repeat([0, 1], [30, 70])
+    groups = np.arange(100) // 10
+    for weights in Resampling.of(groups, y, replicates=50, seed=0).weights():
+        assert (weights[:, y == 0].sum(axis=1) == 30).all()
+        assert (weights[:, y == 1].sum(axis=1) == 70).all()
+        assert (weights.reshape(-1, 10, 10).std(axis=2) == 0).all()  # whole groups
+
+
+def test_groups_that_mix_classes_are_drawn_together() -> None:
+    y = np.arange(60) % 2
+    y[:10] = 0
+    (weights,) = Resampling.of(np.arange(60) // 10, y, replicates=50, seed=0).weights()
+    assert (weights.sum(axis=1) == 60).all()
+    assert len(np.unique(weights[:, y == 0].sum(axis=1))) > 1
+
+
+def test_seed_and_groups_fix_the_result_whatever_the_order_of_rows() -> None:
+    y, prob = noisy(80)
+    groups = np.array([f"g{i // 4}" for i in range(80)])
+    order = np.random.default_rng(0).permutation(80)
+
+    def accuracy(rows: np.ndarray, seed: int) -> tuple[float, float]:
+        found = bootstrap_metrics(
+            y[rows], prob[rows], TWO, groups=groups[rows], replicates=200, seed=seed
+        )["log_loss"]
+        return found.low, found.high
+
+    assert accuracy(np.arange(80), 5) == pytest.approx(accuracy(order, 5), abs=1e-12)
+    assert accuracy(np.arange(80), 5) != accuracy(np.arange(80), 6)
+
+
+def test_undefined_replicates_are_left_out_and_counted() -> None:
+    y = np.array([0] * 20 + [1] + [0] * 20 + [1])
+    groups = np.array(["a"] * 21 + ["b"] * 21)
+    prob = np.eye(2)[y] * 0.6 + 0.2
+    found = bootstrap_metrics(y, prob, TWO, groups=groups, replicates=100)["roc_auc"]
+    assert (found.value, found.replicates) == (1.0, 100)
+    mixed = np.array(["a"] * 41 + ["b"])
+    mixed[20] = "a"
+    found = bootstrap_metrics(y, prob, TWO, groups=mixed, replicates=100)["recall_healthy"]
+    assert 0 < found.replicates < 100
+
+
+def test_undefined_everywhere_is_nan_and_null_in_json() -> None:
+    prob = np.tile([0.5, 0.3, 0.2], (30, 1))
+    names = ("benign", "pre_b", "pro_b")
+    found = bootstrap_metrics(np.arange(30) % 2, prob, names, replicates=100)
+    assert np.isnan(found["recall_pro_b"].value)
+    assert found["recall_pro_b"].replicates == 0
+    assert json.loads(json.dumps(found["recall_pro_b"].to_json(), allow_nan=False)) == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "reliable": False,
+    }
+
+
+@pytest.mark.parametrize(("groups", "reliable"), [(9, False), (10, True)])
+def test_fewer_than_ten_groups_are_not_reliable(groups: int, reliable: bool) -> None:
+    y, prob = noisy(groups * 4)
+    found = bootstrap_metrics(y, prob, TWO, groups=np.arange(groups * 4) // 4, replicates=100)
+    assert found["accuracy"].reliable is reliable
+    assert found["accuracy"].low < found["accuracy"].high
+
+
+def test_a_class_that_rests_on_one_group_is_not_reliable() -> None:
+    y = np.repeat([0, 1], [60, 5])
+    groups = np.concatenate([np.arange(60) // 5, np.full(5, 99)])
+    found = bootstrap_metrics(y, np.eye(2)[y], TWO, groups=groups, replicates=100)
+    assert not found["recall_all"].reliable
+
+
+def test_no_error_at_all_still_has_an_interval() -> None:
+    y = np.arange(40) % 2
+    found = bootstrap_metrics(y, np.eye(2)[y] * 0.8 + 0.1, TWO, replicates=100)
+    assert found["accuracy"].low == pytest.approx(0.025 ** (1 / 40))
+    assert found["recall_all"].low == pytest.approx(0.025 ** (1 / 20))
+    assert found["specificity_all"].low == pytest.approx(0.025 ** (1 / 20))
+    assert found["recall_malignant"].low == pytest.approx(0.025 ** (1 / 20))
+    assert found["accuracy"].high == 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 300), share=st.floats(0, 1), level=st.sampled_from([0.9, 0.95, 0.99]))
+def test_proportion_intervals_equal_scipy(n: int, share: float, level: float) -> None:
+    successes = round(share * n)
+    test = stats.binomtest(successes, n)
+    for ours, theirs in (("clopper-pearson", "exact"), ("wilson", "wilson")):
+        expected = test.proportion_ci(level, method=theirs)
+        found = proportion_interval(successes, n, confidence=level, method=ours)
+        assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_impossible_proportions_and_groups_are_refused() -> None:
+    with pytest.raises(DataError, match="got 3 of 2"):
+        proportion_interval(3, 2)
+    with pytest.raises(DataError, match="got 0 of 0"):
+        proportion_interval(0, 0)
+    with pytest.raises(DataError, match="one group label for each of 2"):
+        bootstrap_metrics([0, 1], np.eye(2), TWO, groups=["a"])
+    with pytest.raises(DataError, match="≥ 1 images"):
+        bootstrap_mean([])

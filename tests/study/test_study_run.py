@@ -1,0 +1,155 @@
+"""The whole line on small phantoms: files, numbers, resume, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leukoscope.core.errors import ConfigError, DataError, UsageError
+from leukoscope.core.records import load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.phantom.writing import write_phantoms
+from leukoscope.study.run import StudyResult, run_study, study_config
+
+OPTIONS = {
+    "protocols": ["random", "grouped", "acquisition", "given"],
+    "folds": 2,
+    "overrides": [
+        "preprocess.size_px=64",
+        "bootstrap=100",
+        "explanations=2",
+        "splits.clusters=6",
+        "splits.cluster_curve=[8]",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = PhantomSpec(images=72, sessions=9, size_px=96, seed=5)
+    return write_phantoms(spec, tmp_path_factory.mktemp("data") / "phantoms")
+
+
+@pytest.fixture(scope="module")
+def result(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    return run_study(phantoms, tmp_path_factory.mktemp("study") / "run", **OPTIONS)
+
+
+def test_every_file_of_the_design_is_there(result: StudyResult) -> None:
+    run = result.run
+    for path in (
+        run.config,
+        run.environment,
+        run.manifest,
+        run.passport,
+        run.splits,
+        run.predictions,
+        run.metrics,
+        run.report_html,
+        run.report_md,
+        run.model_card,
+        run.bundle / "bundle.json",
+        run.bundle / "model.onnx",
+        run.explanations / "explanations.json",
+        run.model("quick", "random", 1) / "checkpoint.safetensors",
+        run.model("quick", "final", 0) / "checkpoint.json",
+    ):
+        assert path.is_file(), path
+    assert result.unreadable == ()
+
+
+def test_metrics_say_what_was_measured_and_what_was_not(result: StudyResult) -> None:
+    metrics = json.loads(result.run.metrics.read_text())
+    assert metrics == result.metrics
+    by_protocol = {row["protocol"]: row for row in metrics["results"]}
+    assert set(by_protocol) == {"random", "grouped", "acquisition"}
+    assert by_protocol["random"]["n"] == 72
+    assert by_protocol["grouped"]["group_unit"] == "patient"
+    assert [row["protocol"] for row in metrics["inapplicable"]] == ["given"]
+    assert {row["probe"] for row in metrics["probes"]} == {
+        "colour-only",
+        "background-only",
+        "cells-only",
+    }
+    assert [point["clusters"] for point in metrics["curve"]] == [6, 8]
+    accuracy = by_protocol["random"]["metrics"]["accuracy"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    assert metrics["verdict"]["headline"]
+
+
+def test_accuracy_can_be_computed_again_from_the_files(result: StudyResult) -> None:
+    table = PredictionTable.load(result.run.predictions).select(
+        protocol="grouped", part="test", input="image"
+    )
+    assert sorted(set(table.image_id.tolist())) == sorted(table.image_id.tolist())
+    accuracy = float(np.mean(table.probs.argmax(axis=1) == table.y_true))
+    row = next(r for r in result.metrics["results"] if r["protocol"] == "grouped")
+    assert row["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
+
+
+def test_no_patient_stands_on_two_sides(result: StudyResult) -> None:
+    for fold in load_folds(result.run.splits):
+        if fold.protocol == "grouped":
+            test = {fold.groups[i] for i in fold.ids("test")}
+            rest = {fold.groups[i] for part in ("train", "val", "cal") for i in fold.ids(part)}
+            assert not test & rest
+
+
+def test_predictions_hold_no_training_image(result: StudyResult) -> None:
+    table = PredictionTable.load(result.run.predictions)
+    assert set(table.part.tolist()) == {"val", "cal", "test"}
+
+
+def test_a_study_that_lost_half_its_files_ends_with_the_same_metrics(
+    result: StudyResult, tmp_path: Path
+) -> None:
+    copy = RunFolder(tmp_path / "run")
+    shutil.copytree(result.run.path, copy.path)
+    before = copy.metrics.read_bytes()
+    copy.metrics.unlink()
+    copy.predictions.unlink()
+    shutil.rmtree(copy.cache / "features")
+    shutil.rmtree(copy.model("quick", "random", 0))
+    (copy.model("quick", "grouped", 1) / "predictions.csv").write_text("cut off")
+    again = run_study(_saved_config(copy), copy.path, resume=True)
+    assert again.run.metrics.read_bytes() == before
+
+
+def test_the_folder_of_another_study_is_refused(
+    result: StudyResult, phantoms: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="already holds a study"):
+        run_study(phantoms, result.run.path, **OPTIONS)
+    with pytest.raises(ConfigError, match="differs from the options"):
+        run_study(phantoms, result.run.path, resume=True, folds=3)
+    (tmp_path / "mine.txt").write_text("thesis")
+    with pytest.raises(UsageError, match="not empty and holds no study"):
+        run_study(phantoms, tmp_path, **OPTIONS)
+    assert (tmp_path / "mine.txt").read_text() == "thesis"
+
+
+def test_data_without_two_classes_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    shutil.copytree(phantoms / "Pro", one / "Pro")
+    with pytest.raises(DataError, match="needs two classes, found pro_b"):
+        run_study(one, tmp_path / "run", **OPTIONS)
+
+
+def test_overrides_reach_study_and_recipe(phantoms: Path) -> None:
+    config = study_config(phantoms, recipes=["cnn-baseline"], overrides=["coverage=0.9",
+                          "training.epochs=2", "splits.val=0.2"])  # fmt: skip
+    assert config.coverage == 0.9
+    assert config.splits.val == 0.2
+    assert config.recipes[0].training.epochs == 2
+
+
+def _saved_config(run: RunFolder):  # noqa: ANN202
+    from leukoscope.config.loading import load_study_config
+
+    return load_study_config(run.config)
