@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.imaging.decode import decode_image
-from leukoscope.runtime.heatmap import class_activation, colour_map, encode_png, overlay, triptych
+from leukoscope.runtime.heatmap import (
+    OPACITY,
+    class_activation,
+    colour_map,
+    encode_png,
+    overlay,
+    triptych,
+)
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
 
@@ -31,17 +38,21 @@ def test_class_activation_stays_in_range(seed: int, height: int, width: int) -> 
     assert 0 <= heat.min() <= heat.max() <= 1
 
 
-def test_the_image_is_unchanged_where_nothing_is_hot() -> None:
-    np.testing.assert_array_equal(overlay(IMAGE, np.zeros((5, 5), np.float32)), IMAGE)
+def test_the_image_stays_visible_under_the_heat() -> None:
+    shown = overlay(IMAGE, np.full((5, 5), 0.3, np.float32)).astype(int)
+    for channel in range(3):
+        line = np.polyfit(IMAGE[..., channel].ravel(), shown[..., channel].ravel(), 1)
+        assert line[0] == pytest.approx(OPACITY, abs=0.01)
 
 
 def test_heat_lies_where_the_map_says() -> None:
-    grey = np.full((80, 80, 3), 128, np.uint8)
+    bright = np.full((80, 80, 3), 235, np.uint8)  # as the background of a smear
     heat = np.zeros((4, 4), np.float32)
     heat[0, 3] = 1  # top right
-    change = np.abs(overlay(grey, heat).astype(int) - 128).sum(axis=2)
-    assert change[5, 74] > 60
-    assert change[40:, :40].max() == 0
+    shown = overlay(bright, heat).astype(int)
+    assert shown[5, 74, 0] - shown[5, 74, 2] > 60  # yellow
+    assert (shown[40:, :40] == shown[79, 0]).all()  # the same blue all over
+    assert shown[79, 0, 2] > shown[79, 0, 0]
 
 
 def test_the_colours_go_from_blue_to_yellow_and_get_steadily_lighter() -> None:
@@ -54,7 +65,7 @@ def test_the_colours_go_from_blue_to_yellow_and_get_steadily_lighter() -> None:
 
 def test_the_triptych_holds_the_original_first() -> None:
     big = cv2.resize(IMAGE, (260, 240))
-    panel = triptych(big, np.eye(7, dtype=np.float32), "Präparat – predicted pre_b, p 0.97")
+    panel = triptych(big, np.eye(7, dtype=np.float32), "Präparat, predicted pre_b, p 0.97")
     assert panel.shape == (240 + 48, 3 * 260 + 12, 3)
     np.testing.assert_array_equal(panel[24:264, :260], big)
     assert panel[:24].min() < 100  # the title is drawn

@@ -107,12 +107,12 @@ def test_links_to_nothing_are_left_to_the_decoder(tree: Path) -> None:
 
 
 def test_the_truth_beside_phantoms_is_no_input(tree: Path) -> None:
-    for name in ("truth/m.png", "truth.json", "manifest.csv", "README.md", "Pre/x.png"):
+    for name in ("truth/m.png", "truth/truth.json", "manifest.csv", "README.md", "Pre/x.png"):
         path = tree / "phantoms" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert names("phantoms") == ["phantoms/Pre/x.png"]
-    (tree / "phantoms/truth.json").unlink()
+    (tree / "phantoms/truth/truth.json").unlink()
     assert "phantoms/truth/m.png" in names("phantoms")
 
 

@@ -84,7 +84,7 @@ def _overlap_sheet(study: Study, gallery: Gallery) -> list[Block]:
         sheets[0],
         caption=(
             "Fields that show the same place of the smear, found by the audit; a random split "
-            f"puts such neighbours on both sides (of n = {count(len(study.manifest.usable))} images)."
+            f"puts them on both sides (n = {count(len(study.manifest.usable))} images)."
         ),
         alt="Groups of overlapping fields, one group a row.",
         most_px=1440,

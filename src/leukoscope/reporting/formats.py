@@ -143,7 +143,7 @@ def plural(value: int, singular: str, many: str = "") -> str:
 def seconds(value: Any) -> str:
     """A duration.
 
-    >>> seconds(3.21), seconds(200), seconds(7300)
+    >>> seconds(3.21), seconds(200), seconds(7330)
     ('3.2 s', '3 min 20 s', '2 h 2 min')
     """
     known = finite(value)

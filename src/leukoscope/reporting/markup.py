@@ -40,12 +40,12 @@ def cell(text: str) -> Markup:
 
 
 def markdown(text: str) -> str:
-    """Text as Markdown that shows as it is; code between backticks stays code.
+    r"""Text as Markdown that shows as it is; code between backticks stays code.
 
     >>> markdown("a*b <i> `c_d`")
-    'a\\\\*b &lt;i> `c_d`'
+    'a\\*b &lt;i> `c_d`'
     """
-    pieces = re.split(r"(`[^`\\n]+`)", " ".join(text.split("\n")))
+    pieces = re.split(r"(`[^`]+`)", " ".join(text.split("\n")))
     return "".join(
         piece.replace("|", "\\|")
         if piece.startswith("`") and piece.endswith("`") and len(piece) > 2
@@ -55,10 +55,10 @@ def markdown(text: str) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """A table cell as code, whatever it contains.
+    r"""A table cell as code, whatever it contains.
 
     >>> markdown_code("a|b"), markdown_code("x`y")
-    ('`a\\\\|b`', '`` x`y ``')
+    ('`a\\|b`', '`` x`y ``')
     """
     clean = " ".join(text.split("\n")).replace("|", "\\|")
     if not clean.strip():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leukoscope.reporting import data_tables as tables
 from leukoscope.reporting.content import Block, Panels, Paragraph, Picture, Section
@@ -148,7 +149,7 @@ def mistakes(study: Study, gallery: Gallery) -> Section:
         return Section("mistakes", "Mistakes", [
             Paragraph("There are no stored test predictions to look at.", note=True)
         ])  # fmt: skip
-    wrong = np.flatnonzero(scores.y_pred != scores.y_true)
+    wrong = np.flatnonzero(scores.y_pred != scores.y_true).astype(np.int64)
     total = len(scores.y_true)
     where = f"recipe {recipe}, {protocol_title(protocol).lower()}"
     if len(wrong) == 0:
@@ -197,7 +198,7 @@ def _hardest(study: Study, recipe: str) -> tuple[str, Scores | None]:
     return "", None
 
 
-def _thumbs(study: Study, scores: Scores, order: Sequence[int]) -> tuple[list[Thumb], int]:
+def _thumbs(study: Study, scores: Scores, order: NDArray[np.int64]) -> tuple[list[Thumb], int]:
     """Thumbnails in the given order until there are enough, and how many images were absent."""
     thumbs: list[Thumb] = []
     absent = 0

@@ -124,19 +124,18 @@ def probes(study: Study) -> Table | None:
     if not entries:
         return None
     names = ("accuracy", "balanced_accuracy", "roc_auc")
-    rows = []
-    for protocol in study.protocols:
-        for entry in entries:
-            if entry["protocol"] == protocol:
-                rows.append(
-                    (
-                        protocol_title(protocol),
-                        input_title(entry["probe"]),
-                        str(entry.get("recipe", DASH)),
-                        *(interval(entry["metrics"].get(name), name) for name in names),
-                        count(entry.get("n")),
-                    )
-                )
+    rows = [
+        (
+            protocol_title(protocol),
+            input_title(entry["probe"]),
+            str(entry.get("recipe", DASH)),
+            *(interval(entry["metrics"].get(name), name) for name in names),
+            count(entry.get("n")),
+        )
+        for protocol in study.protocols
+        for entry in entries
+        if entry["protocol"] == protocol
+    ]
     columns = (
         Column("Protocol"),
         Column("The classifier sees"),

@@ -88,7 +88,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "ALL",
-        "Acute lymphoblastic leukemia; early pre-B, pre-B and pro-B are stages of B-cell maturation.",
+        "Acute lymphoblastic leukemia; early pre-B, pre-B, pro-B are stages of B-cell maturation.",
     ),
     (
         "Background-only probe",
@@ -107,7 +107,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "Confidence interval",
-        "Range that would hold the true value in 95 % (or the stated level) of repetitions; whole groups are resampled.",
+        "Range that holds the true value in the stated share of repetitions; from resampling "
+        "whole groups.",
     ),
     ("Coverage", "Share of images whose prediction set holds the true class."),
     ("ECE", "Expected calibration error: mean gap between confidence and accuracy over bins."),
@@ -134,12 +135,13 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "Shortcut",
-        "A feature that follows the class in this data but not in the disease, such as stain or scale bar.",
+        "A feature that follows the class in this data but not in the disease, such as stain or "
+        "scale bar.",
     ),
     ("Specificity", "Share of the images of other classes that are not called this class."),
     (
         "Temperature",
-        "One number that softens or sharpens probabilities, fitted on images used for nothing else.",
+        "One number that softens or sharpens probabilities, fitted on images kept for that.",
     ),
 )
 

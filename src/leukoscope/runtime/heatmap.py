@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-STRENGTH = 0.65  # opacity where the heat is 1; the image stays visible everywhere
+# The same everywhere: on a bright smear, yellow alone would hardly be seen, yellow beside blue is.
+OPACITY = 0.5
 _GAP_PX = 6
 _TITLE_PX = 24
 _MIN_PANEL_PX = 224
@@ -50,19 +51,17 @@ def colour_map(heat: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.
 
 
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Lay heat over an image; the hotter a place, the more opaque the colour.
+    """Blend the heat map into an image: cold places turn blue, hot ones yellow.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         heat: (h, w) in [0, 1] of any size; enlarged smoothly.
 
     Returns:
-        (H, W, 3) uint8 RGB; equal to the image where the heat is 0.
+        (H, W, 3) uint8 RGB.
     """
-    size = (image.shape[0], image.shape[1])
-    opacity = STRENGTH * _enlarge(heat, size)[:, :, None]
-    mixed = image * (1 - opacity) + colour_map(heat, size) * opacity
-    return np.round(mixed).astype(np.uint8)
+    colours = colour_map(heat, (image.shape[0], image.shape[1]))
+    return np.asarray(cv2.addWeighted(image, 1 - OPACITY, colours, OPACITY, 0), np.uint8)
 
 
 def triptych(image: NDArray[np.uint8], heat: NDArray[np.floating], title: str) -> NDArray[np.uint8]:
@@ -96,7 +95,7 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 
 
 def _write_lines(canvas: NDArray[np.uint8], lines: dict[int, str]) -> NDArray[np.uint8]:
-    # Pillow, not OpenCV: class titles may hold letters outside ASCII.
+    # Pillow, not OpenCV, whose letters are ASCII only.
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.fromarray(canvas)

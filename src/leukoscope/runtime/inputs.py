@@ -12,8 +12,8 @@ from typing import TextIO
 from leukoscope.runtime.prediction import Failure
 
 # What stands beside phantom images and is not meant as input.
-_TRUTH = "truth.json"
-_BESIDE_TRUTH = ("truth", _TRUTH, "manifest.csv", "README.md")
+_TRUTH = Path("truth", "truth.json")  # ground truth of `leukoscope phantom`
+_BESIDE_TRUTH = ("truth", "manifest.csv", "README.md")
 _LITTER = ("Thumbs.db", "desktop.ini")
 
 
@@ -87,7 +87,7 @@ def _walk(top: Path, entered: set[str]) -> Iterator[Path | Failure]:
             detail = f"expected a readable folder, but {error.strerror or error}"
             yield Failure(str(folder), "unreadable", detail)
             continue
-        skipped = (*_LITTER, *(_BESIDE_TRUTH if folder / _TRUTH in paths else ()))
+        skipped = (*_LITTER, *(_BESIDE_TRUTH if (folder / _TRUTH).is_file() else ()))
         inner = []
         for path in paths:
             if path.name.startswith(".") or path.name in skipped:

@@ -24,7 +24,7 @@ from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
 from leukoscope.evaluation.conformal import fit_lac
-from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
+from leukoscope.evaluation.ood import fit_ood, fit_threshold
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
@@ -112,7 +112,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     )  # fmt: skip
     files = {
         "model.onnx": graph,
-        "ood.safetensors": _tensors(ood),
+        "ood.safetensors": ood.to_bytes(),
         "LICENSE": LICENCE.encode(),
         "MODEL_CARD.md": _card(run),
         "trained_on.txt": _hashes(data, rows["train"]),
@@ -140,12 +140,6 @@ def _read(
     return pixels, quality
 
 
-def _tensors(ood: OodModel) -> bytes:
-    from safetensors.numpy import save
-
-    return save(ood.to_tensors())
-
-
 def _run_graph(
     path: Path, pixels: dict[str, NDArray[np.uint8]]
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -161,12 +155,17 @@ def _run_graph(
 
 
 def _limits(quality: list[dict[str, float]]) -> QualityLimits:
-    """First to 99th percentile, widened by half their distance on each side."""
+    """First to 99th percentile, widened by half their distance on a log scale on each side.
+
+    The measures are positive and skewed: on a linear scale the lower limit of sharpness would be
+    negative, and no image could be too blurred.
+    """
     low, high = {}, {}
     for name in quality[0]:
-        first, last = np.quantile([values[name] for values in quality], (0.01, 0.99))
-        margin = (last - first) / 2
-        low[name], high[name] = float(first - margin), float(last + margin)
+        values = [max(row[name], 1e-6) for row in quality]
+        first, last = np.quantile(values, (0.01, 0.99))
+        ratio = float(np.sqrt(last / first))
+        low[name], high[name] = float(first) / ratio, float(last) * ratio
     return QualityLimits(low=low, high=high)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from leukoscope.core.files import read_json
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
+from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER, write_phantoms
 from leukoscope.runtime.outputs import PredictionWriter
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.events import Listener
@@ -45,12 +45,12 @@ def run_demo(out: Path, *, images: int, listener: Listener) -> DemoResult:
         (data, PhantomSpec(images=images)),
         (new, PhantomSpec(images=12, sessions=4, seed=NEW_SEED)),
     ):
-        if not (folder / "truth.json").is_file():
+        if not (folder / TRUTH_FOLDER / TRUTH_FILE).is_file():
             write_phantoms(spec, folder, progress=lambda d, t: listener("drawing phantoms", d, t))
     run = RunFolder(out / "run")
     metrics = run_study(data, run.path, resume=run.config.is_file(), listener=listener).metrics
     predictor = load_bundle(run.bundle)
-    table = read_json(new / "truth.json")["images"]
+    table = read_json(new / TRUTH_FOLDER / TRUTH_FILE)["images"]
     paths = [new / row["path"] for row in table]
     with PredictionWriter(out / "predictions.csv", predictor.class_names) as writer:
         for answer in predictor.predict_stream(paths):

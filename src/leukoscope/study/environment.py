@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 from leukoscope.core.files import sha256_file
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.runtime.engines import available_cores
 
 PACKAGES = (
     "leukoscope",
@@ -49,7 +49,7 @@ def describe_environment(run: RunFolder, seed: int, seconds: dict[str, float]) -
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "git": _git_state(),
         "packages": package_versions(),
         "seed": seed,

@@ -82,7 +82,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     sample = [manifest.usable[i] for i in np.linspace(0, n - 1, min(SAMPLE, n)).astype(int)]
     paths = [manifest.path_of(record) for record in sample]
     fits = len(_likely_protocols(manifest, config)) * config.splits.folds
-    audit_s = n * _seconds_each(paths, lambda path: audit_image(path)) / THREADS
+    audit_s = n * _seconds_each(paths, audit_image) / THREADS
     steps = [reading, PlannedStep("audit", f"{n} images", audit_s)]
     disk_mb = 20 + n * 0.01
     timed: dict[str, _RecipeTimes] = {}

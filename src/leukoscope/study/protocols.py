@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from leukoscope.config.study import SplitConfig, StudyConfig
 from leukoscope.core.errors import SplitError
-from leukoscope.core.records import Fold, ImageRecord, Manifest
+from leukoscope.core.records import Fold, Manifest
 from leukoscope.datasets.passport import Audit
+from leukoscope.datasets.split_checks import split_notes
 from leukoscope.datasets.splits import make_splits
 
 FINAL = "final"
@@ -38,10 +39,12 @@ class ProtocolPlan:
     Attributes:
         folds: All folds, those of the curve (``acquisition-k48``) and of the final fit included.
         inapplicable: ``{"protocol", "reason"}`` for each that the data cannot support.
+        notes: What a reader must know of the folds: fewer than asked for, leaks of given parts.
     """
 
     folds: tuple[Fold, ...]
     inapplicable: tuple[dict[str, str], ...]
+    notes: tuple[str, ...]
 
     def of(self, protocol: str) -> list[Fold]:
         """The folds of one protocol."""
@@ -77,7 +80,8 @@ def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> Pro
                 inapplicable.append(
                     {"protocol": f"acquisition-k{clusters}", "reason": error.message}
                 )
-    return ProtocolPlan(tuple(folds), tuple(inapplicable))
+    notes = split_notes([f for f in folds if f.protocol in UNITS], manifest, config.splits)
+    return ProtocolPlan(tuple(folds), tuple(inapplicable), tuple(notes))
 
 
 def final_fold(manifest: Manifest, config: StudyConfig) -> Fold:
@@ -98,33 +102,20 @@ def _folds_of(
 ) -> list[Fold]:  # fmt: skip
     if protocol == "acquisition":
         return _acquisition_folds(manifest, audit, config.splits.clusters, config, name=protocol)
+    groups = None
     if protocol == "acquisition-merged":
         groups = audit.merged_labels(config.splits.clusters)
-        folds = make_splits(manifest, protocol, config.splits, seed=config.seed, groups=groups)
-        return _with_groups(folds, groups)
-    folds = make_splits(manifest, protocol, config.splits, seed=config.seed)
-    by_patient = protocol == "grouped"
-    return _with_groups(folds, {r.image_id: _group(r, by_patient) for r in manifest.usable})
+    return make_splits(manifest, protocol, config.splits, seed=config.seed, groups=groups)
 
 
 def _acquisition_folds(
     manifest: Manifest, audit: Audit, clusters: int, config: StudyConfig, name: str = ""
 ) -> list[Fold]:
-    groups = audit.acquisition_labels(clusters)
-    folds = make_splits(
+    return make_splits(
         manifest,
         "acquisition",
         config.splits,
         seed=config.seed,
-        groups=groups,
+        groups=audit.acquisition_labels(clusters),
         name=name or f"acquisition-k{clusters}",
     )
-    return _with_groups(folds, groups)
-
-
-def _with_groups(folds: list[Fold], groups: Mapping[str, str]) -> list[Fold]:
-    return [replace(f, groups={key: groups[key] for key in f.parts}) for f in folds]
-
-
-def _group(record: ImageRecord, by_patient: bool) -> str:
-    return record.patient_id if by_patient else record.group_id or record.image_id

@@ -8,7 +8,7 @@ resumed run ends with the same ``metrics.json``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,7 @@ def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> Protocol
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
         raise DataError(f"no protocol applies to this data ({reasons})")
     folds = (*plan.folds, final_fold(found.manifest, config))
-    plan = ProtocolPlan(folds, plan.inapplicable)
+    plan = replace(plan, folds=folds)
     save_folds(run.splits, folds, found.manifest)
     return plan
 
@@ -256,7 +256,10 @@ def _write_statistics(
         plan.folds,
         config,
         inapplicable=plan.inapplicable,
-        findings=found.passport["findings"],
+        warnings=[
+            *plan.notes,
+            *(row["text"] for row in found.passport["findings"] if row["level"] != "info"),
+        ],
     )
     write_json(run.metrics, metrics)
     return metrics

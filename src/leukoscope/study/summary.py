@@ -71,7 +71,7 @@ def summarise(
     config: StudyConfig,
     *,
     inapplicable: Sequence[Mapping[str, str]],
-    findings: Sequence[Mapping[str, str]] = (),
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All statistics of a study.
 
@@ -80,7 +80,7 @@ def summarise(
         folds: Parts, and the unit that each protocol's intervals resample.
         config: Replicates, confidence, coverage, seed.
         inapplicable: Protocols that the data cannot support, with reasons.
-        findings: Of the passport; warnings and errors among them are carried over.
+        warnings: What a reader must know of the data and the splits.
 
     Returns:
         The content of ``metrics.json``.
@@ -117,7 +117,7 @@ def summarise(
         "inapplicable": [dict(row) for row in inapplicable],
         "curve": sorted(curve, key=lambda point: (point["recipe"], point["clusters"])),
         "decisions": _decisions(statistics, table, recipes[0], protocols),
-        "warnings": [row["text"] for row in findings if row["level"] in ("warning", "error")],
+        "warnings": list(warnings),
     }
     metrics["verdict"] = judge(metrics)
     return metrics

@@ -1,0 +1,130 @@
+"""One contract for all networks: the small CNN, the packaged one, and timm's three layouts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.recipe import ModelConfig
+from leukoscope.core.errors import ConfigError, UnknownNameError
+from leukoscope.imaging.preprocess import normalise
+from leukoscope.learning.backbones import BACKBONES, Network, ToInput, build_network, list_models
+
+# backbone, weights, side, channels and side of the map, has class maps
+CASES = [
+    ("cnn-baseline", "none", 64, 128, 8, False),
+    ("tf_efficientnet_lite0", "imagenet", 64, 1280, 2, True),
+    ("test_resnet", "none", 64, 96, 2, True),
+    ("test_mambaout", "none", 64, 64, 2, False),  # channels last
+    ("test_vit", "none", 64, 64, 4, False),  # tokens
+]
+
+
+@pytest.mark.parametrize(("name", "weights", "size", "channels", "side", "maps"), CASES)
+def test_contract(name: str, weights: str, size: int, channels: int, side: int, maps: bool) -> None:
+    config = ModelConfig(backbone=name, weights=weights, dropout=0.5)
+    network = build_network(config, num_classes=3, size_px=size, seed=2)
+    x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        grid, features, logits = network.feature_map(x), network.features(x), network(x)
+        by_hand = network.head(features)
+    assert not network.training
+    assert grid.shape == (2, channels, side, side)
+    assert features.shape == (2, network.num_features)
+    assert logits.shape == (2, 3)
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(logits, by_hand)
+    assert network.has_class_maps == maps
+    if maps:
+        torch.testing.assert_close(features, grid.mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cnn-baseline", "test_resnet"])
+def test_the_seed_decides_all_that_is_random_and_leaves_the_global_state(name: str) -> None:
+    config = ModelConfig(backbone=name, weights="none", hidden=(5,))
+    before = torch.get_rng_state()
+    first, second, other = (
+        build_network(config, num_classes=2, size_px=32, seed=seed).state_dict()
+        for seed in (7, 7, 8)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    for key in ("head.weight", "hidden.0.weight"):
+        assert not torch.equal(first[key], other[key])
+    kernel = next(key for key in first if key.startswith("backbone.") and first[key].ndim == 4)
+    assert not torch.equal(first[kernel], other[kernel])
+
+
+def test_the_small_cnn_is_that_of_s0() -> None:
+    config = ModelConfig(backbone="cnn-baseline", weights="none", hidden=(128,), dropout=0.5)
+    network = build_network(config, num_classes=4, size_px=128, seed=0)
+    shapes = [tuple(p.shape) for p in network.parameters() if p.ndim > 1]
+    assert shapes == [
+        (32, 3, 3, 3),
+        (64, 32, 3, 3),
+        (128, 64, 3, 3),
+        (128, 128 * 16 * 16),
+        (4, 128),
+    ]
+    assert network.dropout.p == 0.5
+    assert network.num_features == 128
+
+
+def test_to_input_is_the_normalisation_of_imaging(images: np.ndarray, spec: PreprocessSpec) -> None:
+    ours = ToInput(spec)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(ours, normalise(images, spec), atol=1e-5)
+
+
+def test_a_linear_head_needs_a_network_without_hidden_layers(lite: Network) -> None:
+    hidden = build_network(
+        ModelConfig(backbone="test_resnet", weights="none", hidden=(5,)),
+        num_classes=2,
+        size_px=32,
+        seed=0,
+    )
+    with pytest.raises(ConfigError, match=r"model\.hidden = \[5\]"):
+        hidden.set_linear_head(np.zeros((2, 5)), np.zeros(2))
+    with pytest.raises(ConfigError, match=r"expected a head of \(4, 1280\), got \(3, 1280\)"):
+        lite.set_linear_head(np.zeros((3, 1280)), np.zeros(3))
+
+
+def test_an_unknown_backbone_gets_our_names_and_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'tf_efficientnet_lite0'") as caught:
+        build_network(
+            ModelConfig(backbone="tf_efficientnet_lite", weights="none"), num_classes=2, size_px=64
+        )
+    assert len(caught.value.choices) < 20
+
+
+def test_a_size_that_cannot_work_is_named() -> None:
+    config = ModelConfig(backbone="vgg11", weights="none")
+    with pytest.raises(ConfigError, match="vgg11 cannot work on 16 px"):
+        build_network(config, num_classes=2, size_px=16)
+
+
+def test_list_models_agrees_with_timm_and_with_what_is_installed() -> None:
+    import timm
+
+    models = {model.name: model for model in list_models()}
+    assert models.keys() == BACKBONES.keys()
+    assert models["tf_efficientnet_lite0"].weights_at_hand
+    assert not models["cnn-baseline"].weights_at_hand
+    for name, model in models.items():
+        if name != "cnn-baseline":
+            published = timm.get_pretrained_cfg(name)
+            assert (model.hub_id, model.input_size, model.licence.lower()) == (
+                published.hf_hub_id,
+                published.input_size[-1],
+                published.license,
+            )
+
+
+def test_the_listed_numbers_of_parameters(lite: Network) -> None:
+    small = build_network(
+        ModelConfig(backbone="cnn-baseline", weights="none"), num_classes=2, size_px=32
+    )
+    for network in (lite, small):
+        counted = sum(p.numel() for p in network.backbone.parameters())
+        assert counted == BACKBONES[network.config.backbone].parameters

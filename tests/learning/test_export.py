@@ -1,0 +1,88 @@
+"""The exported graph computes what the network computes, from bytes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.recipe import ModelConfig
+from leukoscope.core.errors import BundleError
+from leukoscope.learning.backbones import Network, ToInput, build_network
+from leukoscope.learning.export import check_parity, export_onnx, onnx_bytes, open_session
+from leukoscope.learning.gradcam import grad_cam
+
+CLASSES = ["benign", "early", "pre", "pro"]
+
+
+def test_the_graph_of_the_packaged_network(
+    lite: Network,
+    spec: PreprocessSpec,
+    images: np.ndarray,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(lite, spec, CLASSES, path)
+    assert capfd.readouterr() == ("", "")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # weights inside
+    model = path.read_bytes()
+    proto = onnx.load_from_string(model)
+    assert json.loads({p.key: p.value for p in proto.metadata_props}["class_names"]) == CLASSES
+    session = open_session(model)
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape[1:]) == ("image", "tensor(uint8)", [64, 64, 3])
+    assert [output.name for output in session.get_outputs()] == ["logits", "features", "maps"]
+    assert check_parity(lite, model, images, spec) < 1e-4
+    with torch.no_grad():
+        features = lite.features(ToInput(spec)(torch.from_numpy(images))).numpy()
+    for count in (1, 3, 6):  # any number of images
+        logits, found, maps = session.run(None, {"image": images[:count]})
+        np.testing.assert_allclose(found, features[:count], atol=1e-4)
+        assert logits.shape == (count, 4)
+        assert maps.shape == (count, 4, 2, 2)
+    # The mean of a class map is its logit without the bias (Zhou et al. 2016).
+    bias = lite.head.bias.detach().numpy()
+    np.testing.assert_allclose(maps.mean((2, 3)) + bias, logits, atol=1e-4)
+
+
+def test_the_relu_of_a_class_map_is_grad_cam(
+    lite: Network, spec: PreprocessSpec, images: np.ndarray
+) -> None:
+    (maps,) = open_session(onnx_bytes(lite, spec, CLASSES)).run(["maps"], {"image": images})
+    targets = np.arange(len(images)) % 4
+    chosen = np.maximum(maps[np.arange(len(images)), targets], 0)
+    chosen /= np.maximum(chosen.max((1, 2), keepdims=True), 1e-12)
+    heat = grad_cam(lite, ToInput(spec)(torch.from_numpy(images)), torch.from_numpy(targets))
+    assert heat.max() == 1
+    np.testing.assert_allclose(heat, chosen, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cnn-baseline", "test_vit"])
+def test_a_network_without_class_maps_has_two_outputs(
+    name: str, spec: PreprocessSpec, images: np.ndarray
+) -> None:
+    config = ModelConfig(backbone=name, weights="none", hidden=(8,), dropout=0.5)
+    network = build_network(config, num_classes=3, size_px=64, seed=0).train()
+    model = onnx_bytes(network, spec)
+    assert network.training  # left as it was
+    assert [output.name for output in open_session(model).get_outputs()] == ["logits", "features"]
+    assert check_parity(network, model, images, spec) < 1e-4
+
+
+def test_a_changed_head_makes_another_graph_and_parity_notices_the_old_one(
+    lite: Network, spec: PreprocessSpec, images: np.ndarray
+) -> None:
+    old = onnx_bytes(lite, spec, CLASSES)
+    assert onnx_bytes(lite, spec, CLASSES) is old  # not made twice
+    network = copy.deepcopy(lite)
+    network.set_linear_head(lite.head.weight.detach().numpy(), np.array([0, 0, 0.5, 0]))
+    with pytest.raises(BundleError, match="graph and the trained network disagree"):
+        check_parity(network, old, images, spec)
+    assert check_parity(network, onnx_bytes(network, spec, CLASSES), images, spec) < 1e-4
