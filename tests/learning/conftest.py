@@ -43,6 +43,13 @@ def lite() -> Network:
     return build_network(ModelConfig(), num_classes=4, size_px=SIZE, seed=1)
 
 
+@pytest.fixture(scope="session")
+def tiny() -> Network:
+    """A small network of the same kind (its head is linear on averages); do not change it."""
+    config = ModelConfig(backbone="test_resnet", weights="none")
+    return build_network(config, num_classes=4, size_px=SIZE, seed=1)
+
+
 @pytest.fixture
 def recipe() -> Recipe:
     """Two epochs of the small network on 32 px, with every augmentation."""

@@ -77,12 +77,12 @@ def test_a_network_without_class_maps_has_two_outputs(
 
 
 def test_a_changed_head_makes_another_graph_and_parity_notices_the_old_one(
-    lite: Network, spec: PreprocessSpec, images: np.ndarray
+    tiny: Network, spec: PreprocessSpec, images: np.ndarray
 ) -> None:
-    old = onnx_bytes(lite, spec, CLASSES)
-    assert onnx_bytes(lite, spec, CLASSES) is old  # not made twice
-    network = copy.deepcopy(lite)
-    network.set_linear_head(lite.head.weight.detach().numpy(), np.array([0, 0, 0.5, 0]))
+    old = onnx_bytes(tiny, spec, CLASSES)
+    assert onnx_bytes(tiny, spec, CLASSES) is old  # not made twice
+    network = copy.deepcopy(tiny)
+    network.set_linear_head(tiny.head.weight.detach().numpy(), np.array([0, 0, 0.5, 0]))
     with pytest.raises(BundleError, match="graph and the trained network disagree"):
         check_parity(network, old, images, spec)
     assert check_parity(network, onnx_bytes(network, spec, CLASSES), images, spec) < 1e-4

@@ -13,11 +13,11 @@ from leukoscope.learning.features import extract_features, run_network
 
 
 def test_features_and_logits_are_those_of_torch(
-    lite: Network, spec: PreprocessSpec, images: np.ndarray
+    tiny: Network, spec: PreprocessSpec, images: np.ndarray
 ) -> None:
     calls: list[tuple[int, int]] = []
     outputs = run_network(
-        lite,
+        tiny,
         iter(images),
         spec,
         total=6,
@@ -27,7 +27,7 @@ def test_features_and_logits_are_those_of_torch(
     )
     with torch.no_grad():
         batch = ToInput(spec)(torch.from_numpy(images))
-        features, logits = lite.features(batch).numpy(), lite(batch).numpy()
+        features, logits = tiny.features(batch).numpy(), tiny(batch).numpy()
     np.testing.assert_allclose(outputs["features"], features, atol=1e-5 * np.abs(features).max())
     np.testing.assert_allclose(outputs["logits"], logits, atol=1e-4)
     assert outputs["features"].dtype == np.float32
@@ -35,16 +35,16 @@ def test_features_and_logits_are_those_of_torch(
 
 
 def test_the_result_does_not_depend_on_threads(
-    lite: Network, spec: PreprocessSpec, images: np.ndarray
+    tiny: Network, spec: PreprocessSpec, images: np.ndarray
 ) -> None:
     many = np.concatenate([images] * 3)
-    one = extract_features(lite, many, spec, batch_size=2, threads=1)
-    assert one.shape == (18, 1280)
-    np.testing.assert_array_equal(one, extract_features(lite, many, spec, batch_size=2, threads=4))
+    one = extract_features(tiny, many, spec, batch_size=2, threads=1)
+    assert one.shape == (18, 96)
+    np.testing.assert_array_equal(one, extract_features(tiny, many, spec, batch_size=2, threads=4))
 
 
-def test_wrong_images_are_refused(lite: Network, spec: PreprocessSpec, images: np.ndarray) -> None:
+def test_wrong_images_are_refused(tiny: Network, spec: PreprocessSpec, images: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"expected preprocessed images \(64, 64, 3\) uint8"):
-        extract_features(lite, [images[0], images[1][:32]], spec)
+        extract_features(tiny, [images[0], images[1][:32]], spec)
     with pytest.raises(DataError, match="no images"):
-        extract_features(lite, [], spec)
+        extract_features(tiny, [], spec)

@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_network_and_another_another(
     assert not same(first, other)
 
 
-class Killed(Exception):
+class KillError(Exception):
     """Stands for kill -9: nothing is tidied up after it."""
 
 
@@ -95,9 +95,9 @@ def test_a_killed_run_resumes_to_the_same_result(
 
     def kill(done: int, total: int) -> None:
         if done == 10:  # second batch of the third epoch
-            raise Killed
+            raise KillError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KillError):
         train(recipe, coloured, tmp_path / "b", progress=kill)
     calls: list[int] = []
     resumed, result = train(

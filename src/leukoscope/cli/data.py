@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -194,14 +194,18 @@ def phantom(
 ) -> None:
     """Draw schematic blood smears with ground truth, for demos and for testing audits."""
     from leukoscope.core.errors import UnknownNameError
-    from leukoscope.phantom.spec import CONFOUNDERS, PhantomSpec
+    from leukoscope.phantom.spec import CONFOUNDERS, Confound, PhantomSpec
     from leukoscope.phantom.writing import write_phantoms
 
     if confound not in CONFOUNDERS:
         raise UnknownNameError("confounder", confound, CONFOUNDERS)
     spec = PhantomSpec(
-        images=images, sessions=sessions, confound=confound, size_px=size, seed=seed
-    )  # fmt: skip
+        images=images,
+        sessions=sessions,
+        confound=cast("Confound", confound),
+        size_px=size,
+        seed=seed,
+    )
     with progress_bars() as show:
         folder = write_phantoms(spec, out, progress=lambda d, t: show("drawing", d, t))
     typer.echo(f"{images} phantom fields with masks and truth.json: {folder}")

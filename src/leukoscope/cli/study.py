@@ -146,13 +146,8 @@ def train(
 
 
 def _given(context: typer.Context) -> set[str]:
-    from click.core import ParameterSource
-
-    return {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def _saved(out: Path, data: Path | None) -> StudyConfig:

@@ -59,10 +59,14 @@ class Manifest:
     Attributes:
         root: The data set's folder (the paths of ``images`` are relative to it).
         images: One record per file.
+        layout: How the folder was read; not part of ``manifest.csv`` (the passport keeps it).
+        notes: What was odd about the folder, in sentences; likewise.
     """
 
     root: Path
     images: tuple[ImageRecord, ...]
+    layout: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def usable(self) -> tuple[ImageRecord, ...]:

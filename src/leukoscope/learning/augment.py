@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,9 +24,20 @@ class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Change one image (3, H, W)."""
         height, width = inpt.shape[-2:]
-        pad = min(height, width) // 4
+        pad = _reach(height, width, params)
         padded = functional.pad(inpt, [pad] * 4, padding_mode="reflect")
         return functional.center_crop(super().transform(padded, params), [height, width])
+
+
+def _reach(height: int, width: int, params: dict[str, Any]) -> int:
+    """How far beyond the border a change may look, px; at most what mirroring can fill."""
+    angle = math.radians(params["angle"])
+    shear = sum(abs(math.tan(math.radians(degrees))) for degrees in params["shear"])
+    stretch = (abs(math.cos(angle)) + abs(math.sin(angle)) + shear) / params["scale"]
+    half = max(height, width) / 2
+    shift = max(abs(pixels) for pixels in params["translate"])
+    reach: int = math.ceil((half + shift) * stretch - half) + 1
+    return max(0, min(reach, min(height, width) - 1))
 
 
 def build_augmentation(config: Augmentation) -> v2.Transform:

@@ -74,7 +74,7 @@ class Morphology:
 
 MORPHOLOGY: Mapping[str, Morphology] = {
     "benign": Morphology(
-        diameter_um=Trait(9.7, 0.7, 8.4, 12.0),
+        diameter_um=Trait(9.5, 0.65, 8.2, 11.8),
         nc_ratio=Trait(0.86, 0.04, 0.74, 0.94),
         chromatin_density=Trait(1.25, 0.13, 0.9, 1.6),
         chromatin_contrast=Trait(0.08, 0.03, 0.02, 0.18),
@@ -89,9 +89,9 @@ MORPHOLOGY: Mapping[str, Morphology] = {
         reason="hematogones mature towards lymphocytes: the chromatin closes, nucleoli vanish",
     ),
     "early_pre_b": Morphology(
-        diameter_um=Trait(11.1, 0.75, 9.2, 13.6),
+        diameter_um=Trait(11.0, 0.7, 9.2, 13.4),
         nc_ratio=Trait(0.82, 0.045, 0.66, 0.92),
-        chromatin_density=Trait(1.0, 0.12, 0.7, 1.35),
+        chromatin_density=Trait(1.05, 0.12, 0.7, 1.4),
         chromatin_contrast=Trait(0.17, 0.05, 0.05, 0.32),
         chromatin_grain_um=Trait(0.75, 0.15, 0.4, 1.2),
         nucleolus_contrast=Trait(0.32, 0.1, 0.1, 0.6),
@@ -119,17 +119,17 @@ MORPHOLOGY: Mapping[str, Morphology] = {
         reason="cytoplasmic µ chains are made: more, basophilic cytoplasm around the nucleus",
     ),
     "pro_b": Morphology(
-        diameter_um=Trait(14.2, 0.85, 11.6, 16.0),
+        diameter_um=Trait(14.3, 0.8, 11.8, 16.0),
         nc_ratio=Trait(0.75, 0.055, 0.58, 0.88),
-        chromatin_density=Trait(0.8, 0.11, 0.55, 1.1),
+        chromatin_density=Trait(0.77, 0.1, 0.55, 1.1),
         chromatin_contrast=Trait(0.14, 0.045, 0.04, 0.28),
         chromatin_grain_um=Trait(0.5, 0.1, 0.3, 0.8),
         nucleolus_contrast=Trait(0.55, 0.1, 0.25, 0.8),
-        irregularity=Trait(0.05, 0.018, 0.01, 0.1),
+        irregularity=Trait(0.055, 0.018, 0.01, 0.11),
         cleft_depth=Trait(0.38, 0.1, 0.15, 0.6),
         basophilia=Trait(0.95, 0.17, 0.5, 1.5),
         nucleoli=(0.03, 0.22, 0.4, 0.25, 0.1),
-        cleft_probability=0.65,
+        cleft_probability=0.7,
         caption="large blast, open fine chromatin, several plain nucleoli, cleaved nucleus",
         reason="L2-like: the least mature blast, chromatin open, outline irregular or cleft",
     ),

@@ -18,7 +18,7 @@ STAINS = ("haemoglobin", "cytoplasm", "chromatin")
 _RED_CELLS = np.array(  # salmon, pink, lavender, grey
     [[0.07, 0.30, 0.40], [0.10, 0.45, 0.28], [0.32, 0.42, 0.18], [0.54, 0.38, 0.25]]
 )
-_CYTOPLASM = np.array([[0.52, 0.36, 0.09], [0.40, 0.50, 0.10]])  # blue, violet
+_CYTOPLASM = np.array([[0.56, 0.46, 0.10], [0.46, 0.58, 0.12]])  # blue, violet
 _CHROMATIN = np.array([[0.48, 1.00, 0.26], [0.82, 1.00, 0.24]])  # purple, indigo
 # Transmission of the empty slide: lamp, white balance and residual stain.
 _LIGHTS = np.array([[0.98, 0.98, 0.98], [0.99, 0.98, 0.84], [0.85, 0.94, 0.99], [0.98, 0.89, 0.92]])

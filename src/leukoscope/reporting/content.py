@@ -15,11 +15,13 @@ class Column:
         title: Heading.
         numeric: Right-aligned, not wrapped.
         code: Cells are file names or code, printed verbatim.
+        narrow: No wider than its longest word group.
     """
 
     title: str
     numeric: bool = False
     code: bool = False
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Table:
         columns: Headings.
         rows: Cells as text, one tuple per row.
         note: Small print below.
-        folded: Whether the page shows it only on request, as the numbers behind a figure.
+        grouped: Whether rows follow one another by their first cell, shown once per group.
     """
 
     kind: ClassVar[str] = "table"
@@ -39,7 +41,16 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    folded: bool = False
+    grouped: bool = False
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The numbers behind a figure, which the page opens on request."""
+
+    kind: ClassVar[str] = "folded"
+    title: str
+    tables: tuple[Table, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Picture:
         uri: ``data:`` URI for the page.
         width: Width in CSS px at which its type has its nominal size.
         height: Height in CSS px, likewise.
+        narrow_uri: A version for small screens, or empty.
     """
 
     kind: ClassVar[str] = "picture"
@@ -62,6 +74,7 @@ class Picture:
     uri: str
     width: int
     height: int
+    narrow_uri: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,9 @@ class References:
     items: tuple[tuple[str, str], ...]
 
 
-Block = Table | Picture | Panels | Paragraph | Heading | Bullets | Terms | Code | References
+Block = (
+    Table | Folded | Picture | Panels | Paragraph | Heading | Bullets | Terms | Code | References
+)
 
 
 @dataclass(frozen=True)

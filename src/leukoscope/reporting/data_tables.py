@@ -60,7 +60,7 @@ def unused(study: Study) -> Table | None:
     )
     more = len(records) - len(rows)
     note = f"and {count(more)} more, see `manifest.csv`" if more else ""
-    columns = (Column("File", code=True), Column("Status"), Column("Reason"))
+    columns = (Column("File", code=True), Column("Status", narrow=True), Column("Reason"))
     return Table(f"{plural(len(records), 'file')} set aside", columns, rows, note)
 
 
@@ -74,7 +74,7 @@ def findings(study: Study) -> Table | None:
         return None
     rows = tuple((str(e.get("level", "")), str(e.get("text", ""))) for e in entries)
     caption = f"Findings of the audit over {plural(len(study.manifest.images), 'file')}"
-    return Table(caption, (Column("Level"), Column("Finding")), rows)
+    return Table(caption, (Column("Level", narrow=True), Column("Finding")), rows)
 
 
 def ties(study: Study) -> Table | None:
@@ -159,7 +159,7 @@ def recipes(study: Study) -> Table:
         (r.name, r.title, r.model.backbone, _weights(r), _training(r)) for r in study.config.recipes
     )
     columns = (
-        Column("Recipe", code=True),
+        Column("Recipe", code=True, narrow=True),
         Column("In one line"),
         Column("Backbone", code=True),
         Column("Weights"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 DASH = "—"
@@ -36,6 +36,9 @@ METRIC_TITLES: Mapping[str, str] = {
     "ece": "ECE",
     "mcc": "MCC",
     "kappa": "Cohen’s κ",
+    "recall_malignant": "Malignant found (recall)",
+    "specificity_malignant": "Not malignant, cleared (specificity)",
+    "roc_auc_malignant": "ROC AUC",
 }
 
 
@@ -70,6 +73,8 @@ def number(value: Any, metric: str) -> str:
     known = finite(value)
     if known is None:
         return DASH
+    if metric == "set_size":
+        return f"{known:.2f}"
     return f"{100 * known:.1f} %" if is_percent(metric) else f"{known:.3f}"
 
 
@@ -96,7 +101,7 @@ def interval(entry: Any, metric: str) -> str:
     mark = UNRELIABLE if entry.get("reliable") is False else ""
     if is_percent(metric):
         return f"{text} ({100 * low:.1f}–{100 * high:.1f}){mark}"
-    return f"{text} ({low:.3f}–{high:.3f}){mark}"
+    return f"{text} ({number(low, metric)}–{number(high, metric)}){mark}"
 
 
 def difference(entry: Any, metric: str) -> str:
@@ -129,6 +134,16 @@ def count(value: Any) -> str:
     """
     known = finite(value)
     return DASH if known is None else f"{round(known):,}"
+
+
+def sizes(numbers: Iterable[int]) -> str:
+    """Sample sizes, one where all are equal.
+
+    >>> sizes([400, 400]), sizes([400, 3256])
+    ('400', '400, 3,256')
+    """
+    listed = list(numbers)
+    return count(listed[0]) if len(set(listed)) == 1 else ", ".join(map(count, listed))
 
 
 def plural(value: int, singular: str, many: str = "") -> str:

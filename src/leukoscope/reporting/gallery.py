@@ -39,7 +39,14 @@ class Gallery:
         self.run = run
 
     def draw(
-        self, name: str, make: Callable[[], Figure], *, caption: str, alt: str, photo: bool = False
+        self,
+        name: str,
+        make: Callable[[], Figure],
+        *,
+        caption: str,
+        alt: str,
+        photo: bool = False,
+        narrow: Callable[[], Figure] | None = None,
     ) -> Picture:
         """Make one figure, write ``figures/<name>.png`` and return it ready for the page.
 
@@ -49,10 +56,12 @@ class Gallery:
             caption: With the sample size.
             alt: For readers who cannot see it.
             photo: Whether it shows photographs, which the page then holds as JPEG.
+            narrow: Makes a version for small screens, which only the page holds.
         """
         with house_style():
             figure = make()
-            data = figure_png(figure)
+            data = figure_png(figure, photo=photo)
+            small = b"" if narrow is None else figure_png(narrow())
         width, height = figure.get_size_inches()
         write_bytes(self.run.figures / f"{name}.png", data)
         return Picture(
@@ -62,6 +71,7 @@ class Gallery:
             uri=photo_uri(data) if photo else png_uri(data),
             width=round(CSS_PX_PER_IN * width),
             height=round(CSS_PX_PER_IN * height),
+            narrow_uri=png_uri(small) if small else "",
         )
 
     def stored(self, path: Path, *, caption: str, alt: str, most_px: int = 960) -> Picture | None:

@@ -33,7 +33,7 @@ def cell(text: str) -> Markup:
     """
     found = _VALUE_AND_INTERVAL.match(text)
     if found is None:
-        return Markup('<span class="value">{}</span>').format(text)
+        return Markup(escape(text))
     return Markup('<span class="value">{}</span> <span class="ci">{}</span>').format(
         found[1], found[2]
     )

@@ -20,7 +20,7 @@ from leukoscope.reporting.source import History, Scores, Study, class_title, ins
 from leukoscope.reporting.wording import protocol_title
 
 MOST_RECIPES = 3
-MOST_MISTAKES = 24
+MOST_MISTAKES = 20
 
 
 def training(study: Study, gallery: Gallery) -> Section:

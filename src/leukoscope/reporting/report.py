@@ -85,6 +85,6 @@ def _head(study: Study) -> dict[str, Any]:
 
 def _closing() -> list[Section]:
     return [
-        Section("glossary", "Words", [Terms(GLOSSARY)]),
+        Section("glossary", "Glossary", [Terms(GLOSSARY)]),
         Section("sources", "Sources of the methods", [References(REFERENCES)]),
     ]

@@ -13,6 +13,7 @@ from leukoscope.reporting import result_tables as tables
 from leukoscope.reporting.content import (
     Block,
     Bullets,
+    Folded,
     Heading,
     Paragraph,
     Picture,
@@ -28,7 +29,7 @@ from leukoscope.reporting.figures.overview import (
     cluster_curve,
     protocol_probe_chart,
 )
-from leukoscope.reporting.formats import count, finite, interval, number
+from leukoscope.reporting.formats import count, finite, interval, number, sizes
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.scope import can_show, cannot_show
 from leukoscope.reporting.source import Study
@@ -77,6 +78,30 @@ def chance_level(study: Study) -> float | None:
 
 
 def _protocol_chart(study: Study, gallery: Gallery) -> Picture | None:
+    groups = _mark_groups(study)
+    chance = chance_level(study)
+    if not groups or chance is None:
+        return None
+    n = max(int(entry["n"]) for entry in study.results)
+    label = f"accuracy on test images, % ({100 * study.confidence:g} % intervals)"
+    return gallery.draw(
+        "protocols-and-probes",
+        lambda: protocol_probe_chart(groups, chance, xlabel=label),
+        narrow=lambda: protocol_probe_chart(groups, chance, xlabel="accuracy, %", narrow=True),
+        caption=(
+            f"The model against its probes, protocol by protocol (n = {count(n)} images). "
+            "Where a probe comes close to the whole image, the accuracy does not prove that the "
+            "model reads the cells. The dashed line is the accuracy of always naming the largest "
+            f"class ({number(chance, 'accuracy')})."
+        ),
+        alt="; ".join(
+            f"{group.title}: " + ", ".join(f"{mark.label} {mark.text}" for mark in group.marks)
+            for group in groups
+        ),
+    )
+
+
+def _mark_groups(study: Study) -> list[MarkGroup]:
     groups = []
     for protocol in study.protocols:
         entries = [entry for entry in study.results if entry["protocol"] == protocol]
@@ -88,30 +113,8 @@ def _protocol_chart(study: Study, gallery: Gallery) -> Picture | None:
         ]
         known = tuple(mark for mark in marks if mark is not None)
         if known:
-            title = f"{protocol_title(protocol)}\n{tables.sample(entries[0])}"
-            groups.append(MarkGroup(title, known))
-    chance = chance_level(study)
-    if not groups or chance is None:
-        return None
-    n = max(int(entry["n"]) for entry in study.results)
-    level = f"{100 * study.confidence:g} %"
-    return gallery.draw(
-        "protocols-and-probes",
-        lambda: protocol_probe_chart(
-            groups, chance, xlabel=f"accuracy on test images, % ({level} intervals)"
-        ),
-        caption=(
-            f"The model against its probes, protocol by protocol (n = {count(n)} images). "
-            "Where a probe comes close to the whole image, the accuracy does not prove that the "
-            "model reads the cells. The dashed line is the accuracy of always naming the largest "
-            f"class ({number(chance, 'accuracy')})."
-        ),
-        alt="; ".join(
-            f"{group.title.splitlines()[0]}: "
-            + ", ".join(f"{mark.label} {mark.text}" for mark in group.marks)
-            for group in groups
-        ),
-    )
+            groups.append(MarkGroup(protocol_title(protocol), tables.sample(entries[0]), known))
+    return groups
 
 
 def _mark(study: Study, entry: Mapping[str, Any], seen: str) -> Mark | None:
@@ -120,11 +123,12 @@ def _mark(study: Study, entry: Mapping[str, Any], seen: str) -> Mark | None:
     value = finite(record.get("value"))
     if value is None:
         return None
-    label = input_title(seen)
+    label, short = input_title(seen), "image" if seen == "image" else seen
     if seen == "image" and len(study.recipes) > 1:
-        label = f"{entry['recipe']}: {label}"
+        label, short = f"{entry['recipe']}: {label}", str(entry["recipe"])
     return Mark(
         label=label,
+        short=short,
         input=seen,
         value=value,
         low=finite(record.get("low")),
@@ -143,11 +147,14 @@ def protocols(study: Study, gallery: Gallery) -> Section:
         ),
         tables.protocols(study),
     ]
-    blocks += _present(tables.inapplicable(study), tables.further(study))
+    blocks += _present(tables.inapplicable(study), tables.further(study), tables.malignant(study))
     chart = _curve_chart(study, gallery)
     if chart is not None:
         blocks += [Heading("Over the number of acquisition clusters"), chart]
-    blocks += _present(tables.curve(study), tables.comparisons(study))
+    points = tables.curve(study)
+    if points is not None:
+        blocks.append(Folded("The curve as a table", (points,)))
+    blocks += _present(tables.comparisons(study))
     return Section("protocols", "Protocols", blocks)
 
 
@@ -247,7 +254,8 @@ def class_results(study: Study, gallery: Gallery) -> Section:
         if len(study.recipes) > 1:
             blocks.append(Heading(f"Recipe {recipe}"))
         blocks.append(_confusion_chart(study, gallery, recipe, entries))
-        blocks += [tables.confusion(study, entry) for entry in entries]
+        numbers = tuple(tables.confusion(study, entry) for entry in entries)
+        blocks.append(Folded("The confusion matrices as tables", numbers))
         blocks += _present(tables.per_class(study, recipe))
         blocks += _roc_chart(study, gallery, recipe, entries)
     if len(study.recipes) > MOST_RECIPES:
@@ -272,7 +280,7 @@ def _confusion_chart(
     study: Study, gallery: Gallery, recipe: str, entries: Sequence[Mapping[str, Any]]
 ) -> Picture:
     panels = [(_panel_title(e), np.asarray(e["confusion"], dtype=np.float64)) for e in entries]
-    ns = ", ".join(count(e["n"]) for e in entries)
+    ns = sizes(e["n"] for e in entries)
     return gallery.draw(
         f"confusion-{recipe}",
         lambda: confusion_matrices(panels, study.class_names),
@@ -294,7 +302,7 @@ def _roc_chart(
             panels.append((_panel_title(entry), scores.y_true, scores.probs))
     if not panels:
         return [Paragraph(f"No test predictions of {recipe}, so no ROC curves.", note=True)]
-    ns = ", ".join(count(len(y)) for _, y, _ in panels)
+    ns = sizes(len(y) for _, y, _ in panels)
     return [
         gallery.draw(
             f"roc-{recipe}",
@@ -342,7 +350,7 @@ def _reliability_chart(study: Study, gallery: Gallery, recipe: str) -> list[Bloc
         )
     if not panels:
         return []
-    ns = ", ".join(count(panel.after.n.sum()) for panel in panels)
+    ns = sizes(int(panel.after.n.sum()) for panel in panels)
     return [
         gallery.draw(
             f"reliability-{recipe}",

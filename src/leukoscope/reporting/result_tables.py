@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from leukoscope.reporting.content import Column, Table
@@ -26,6 +27,7 @@ from leukoscope.reporting.wording import (
 
 HEADLINE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
 FURTHER_METRICS = ("weighted_f1", "pr_auc", "log_loss", "brier", "ece")
+MALIGNANT_METRICS = ("recall_malignant", "specificity_malignant", "roc_auc_malignant")
 CLASS_METRICS = ("precision", "recall", "specificity", "f1", "roc_auc")
 
 
@@ -52,10 +54,14 @@ def headline(study: Study) -> Table:
 
 def further(study: Study) -> Table:
     """The remaining overall metrics."""
-    metrics = list(FURTHER_METRICS)
-    present = {name for entry in study.results for name in entry["metrics"]}
-    metrics += [n for n in ("recall_malignant", "specificity_malignant") if n in present]
-    return _by_metric(study, metrics, f"Further metrics ({_level(study)} intervals)")
+    return _by_metric(study, FURTHER_METRICS, f"Further metrics ({_level(study)} intervals)")
+
+
+def malignant(study: Study) -> Table | None:
+    """The two branches of the hierarchy, where the classes stand on both."""
+    if not any(MALIGNANT_METRICS[0] in entry["metrics"] for entry in study.results):
+        return None
+    return _by_metric(study, MALIGNANT_METRICS, f"Malignant or not ({_level(study)} intervals)")
 
 
 def _level(study: Study) -> str:
@@ -67,7 +73,7 @@ def _by_metric(study: Study, metrics: Sequence[str], caption: str) -> Table:
         Column("Protocol"),
         *(Column(metric_title(name), numeric=True) for name in metrics),
         Column("n images", numeric=True),
-        Column("n groups", numeric=True),
+        Column("n groups"),
     )
     rows = tuple(
         (
@@ -86,7 +92,7 @@ def marked(table: Table) -> Table:
     if not any(UNRELIABLE in cell for row in table.rows for cell in row):
         return table
     note = f"{table.note} {UNRELIABLE_NOTE}".strip()
-    return Table(table.caption, table.columns, table.rows, note, table.folded)
+    return replace(table, note=note)
 
 
 def _groups(entry: Mapping[str, Any]) -> str:
@@ -96,7 +102,11 @@ def _groups(entry: Mapping[str, Any]) -> str:
 
 def protocols(study: Study) -> Table:
     """What each protocol holds out, and those that do not apply."""
-    columns = (Column("Protocol"), Column("Name in files", code=True), Column("The question"))
+    columns = (
+        Column("Protocol"),
+        Column("Name in files", code=True, narrow=True),
+        Column("The question"),
+    )
     rows = tuple(
         (
             protocol_title(name),
@@ -114,7 +124,11 @@ def inapplicable(study: Study) -> Table | None:
     if not entries:
         return None
     rows = tuple((protocol_title(e["protocol"]), e["protocol"], e["reason"]) for e in entries)
-    columns = (Column("Protocol"), Column("Name in files", code=True), Column("Why not"))
+    columns = (
+        Column("Protocol"),
+        Column("Name in files", code=True, narrow=True),
+        Column("Why not"),
+    )
     return Table("Protocols that do not apply to this data", columns, rows)
 
 
@@ -139,12 +153,12 @@ def probes(study: Study) -> Table | None:
     columns = (
         Column("Protocol"),
         Column("The classifier sees"),
-        Column("Classifier", code=True),
+        Column("Classifier", code=True, narrow=True),
         *(Column(metric_title(name), numeric=True) for name in names),
         Column("n images", numeric=True),
     )
     caption = f"Probes: what a deliberately crippled input reaches ({_level(study)} intervals)"
-    return marked(Table(caption, columns, tuple(rows)))
+    return marked(Table(caption, columns, tuple(rows), grouped=True))
 
 
 def comparisons(study: Study) -> Table | None:
@@ -154,8 +168,8 @@ def comparisons(study: Study) -> Table | None:
         return None
     rows = tuple(
         (
-            _side(e["a"]),
-            _side(e["b"]),
+            _side(study, e["a"]),
+            _side(study, e["b"]),
             metric_title(e["metric"]),
             difference(e["difference"], e["metric"]),
             str(e.get("verdict", DASH)),
@@ -175,9 +189,13 @@ def comparisons(study: Study) -> Table | None:
     return marked(Table(caption, columns, rows))
 
 
-def _side(side: Mapping[str, Any]) -> str:
-    seen = input_title(side.get("input", "image"))
-    return f"{side['recipe']}, {seen}; {protocol_title(side['protocol']).lower()}"
+def _side(study: Study, side: Mapping[str, Any]) -> str:
+    seen = side.get("input", "image")
+    if seen != "image":
+        who = f"probe {seen}"
+    else:
+        who = f"{side['recipe']}" if len(study.recipes) > 1 else "the model"
+    return f"{who}; {protocol_title(side['protocol']).lower()}"
 
 
 def curve(study: Study) -> Table | None:
@@ -196,14 +214,12 @@ def curve(study: Study) -> Table | None:
         for e in entries
     )
     columns = (
-        Column("Recipe", code=True),
+        Column("Recipe", code=True, narrow=True),
         Column("Clusters", numeric=True),
         *(Column(metric_title(name), numeric=True) for name in names),
         Column("n images", numeric=True),
     )
-    return marked(
-        Table("Accuracy over the number of acquisition clusters", columns, rows, folded=True)
-    )
+    return marked(Table("Accuracy over the number of acquisition clusters", columns, rows))
 
 
 def per_class(study: Study, recipe: str) -> Table | None:
@@ -236,7 +252,7 @@ def per_class(study: Study, recipe: str) -> Table | None:
         if any(DASH in row for row in rows)
         else ""
     )
-    return marked(Table(caption, columns, tuple(rows), note))
+    return marked(Table(caption, columns, tuple(rows), note, grouped=True))
 
 
 def confusion(study: Study, entry: Mapping[str, Any]) -> Table:
@@ -255,7 +271,7 @@ def confusion(study: Study, entry: Mapping[str, Any]) -> Table:
         f"Confusion matrix, {protocol_title(entry['protocol']).lower()}, recipe "
         f"{entry['recipe']} ({sample(entry)}); rows true, columns predicted"
     )
-    return Table(caption, columns, tuple(rows), folded=True)
+    return Table(caption, columns, tuple(rows))
 
 
 def decisions(study: Study) -> Table | None:
@@ -286,7 +302,7 @@ def decisions(study: Study) -> Table | None:
         Column("Coverage aimed at", numeric=True),
         Column("Coverage observed", numeric=True),
         Column("Mean classes per set", numeric=True),
-        Column("Temperature per fold", numeric=True),
+        Column("Temperature per fold"),
         Column("n images", numeric=True),
     )
     recipe = record.get("recipe") or study.recipes[0]

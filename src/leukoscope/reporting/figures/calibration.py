@@ -80,10 +80,13 @@ def _draw(top: Axes, bottom: Axes, panel: ReliabilityPanel) -> None:
                 label=f"{name}, ECE {calibration_error(entry):.3f}",
             )
     top.set(xlim=(0, 1.01), ylim=(0, 1.04), yticks=[0, 0.5, 1])
-    top.set_title(panel.title)
+    top.set_title(panel.title, pad=18)
     top.set_ylabel("accuracy")
     top.grid()
-    top.legend(loc="upper left", handlelength=1.6, borderaxespad=0.2)
+    top.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=2, handlelength=1.4,
+        columnspacing=1.0, borderpad=0.1, borderaxespad=0.1, handletextpad=0.5,
+    )  # fmt: skip
     edges = panel.after.edges
     bottom.bar(
         edges[:-1],

@@ -15,6 +15,7 @@ from leukoscope.reporting.figures.style import (
     class_colour,
     luminance,
     new_figure,
+    shades,
     short_title,
 )
 
@@ -46,14 +47,12 @@ def confusion_matrices(
 
 
 def _draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str]) -> None:
-    import matplotlib
-
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
-    colours = matplotlib.colormaps["Blues"]
-    ax.imshow(share, cmap=colours, vmin=0, vmax=1.15, aspect="auto")
+    colours = shades()
+    ax.imshow(share, cmap=colours, vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(*matrix.shape):
-        dark = luminance(np.asarray(colours(share[i, j] / 1.15)[:3])) < 0.4
+        dark = luminance(np.asarray(colours(share[i, j])[:3])) < 0.4
         ink = "white" if dark else ("#9aa5b1" if matrix[i, j] == 0 else "black")
         text = f"{100 * share[i, j]:.1f} %" if totals[i, 0] else "—"
         ax.text(
@@ -88,20 +87,20 @@ def roc_curves(
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(2.95 * rows, width_in=7.2 if columns == 2 else 4.2)
+    figure = new_figure(2.75 * rows, width_in=7.2 if columns == 2 else 4.2)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    shown = list(enumerate(class_names))
+    shown = list(class_names)
     if len(shown) == 2:  # the two curves mirror each other; the second class is the positive one
         shown = shown[1:]
     for ax, (title, y_true, probs) in zip(axes, panels, strict=False):
         curves = roc_points(y_true, probs, class_names)
         ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
-        for k, name in shown:
+        for name in shown:
             curve = curves.get(name)
             if curve is None:
                 continue
             area = float(np.trapezoid(curve.y, curve.x))
-            label = f"{short_title(name)} {area:.3f} (n {int((y_true == k).sum()):,})"
+            label = f"{short_title(name)}\n{area:.3f}"
             ax.plot(
                 *_thin(curve.x, curve.y),
                 color=class_colour(name),
@@ -115,13 +114,9 @@ def roc_curves(
         ax.set_ylabel("true positive rate")
         ax.grid()
         ax.legend(
-            loc="lower right",
-            title="AUC",
-            title_fontsize=9,
-            handlelength=1.8,
-            alignment="left",
-            borderaxespad=0.2,
-        )
+            loc="center left", bbox_to_anchor=(1.0, 0.5), title="area", title_fontsize=9,
+            handlelength=1.6, alignment="left", handletextpad=0.5,
+        )  # fmt: skip
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     return figure

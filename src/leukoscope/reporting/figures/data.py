@@ -12,6 +12,7 @@ from leukoscope.reporting.figures.style import (
     class_colour,
     luminance,
     new_figure,
+    shades,
     short_title,
 )
 
@@ -59,17 +60,15 @@ def cluster_heat_map(
         clusters: Names of the columns.
         title: With the sample size.
     """
-    import matplotlib
-
     share = counts / np.maximum(1, counts.sum(axis=0, keepdims=True))
     figure = new_figure(1.35 + 0.4 * len(class_names))
     ax = figure.add_subplot()
-    colours = matplotlib.colormaps["cividis_r"]
+    colours = shades()
     image = ax.imshow(100 * share, cmap=colours, vmin=0, vmax=100, aspect="auto")
     if len(clusters) <= 26:
         for k, c in np.ndindex(*counts.shape):
             if counts[k, c]:
-                dark = luminance(np.asarray(colours(float(share[k, c]))[:3])) < 0.25
+                dark = luminance(np.asarray(colours(float(share[k, c]))[:3])) < 0.4
                 ax.text(
                     c,
                     k,

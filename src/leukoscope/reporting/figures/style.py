@@ -16,6 +16,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.labels import CLASSES
 
 if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 WIDTH_IN = 7.2  # the text width of A4 between its margins
@@ -57,8 +58,8 @@ SHORT_TITLES: Mapping[str, str] = {
 }
 INPUT_STYLES: Mapping[str, tuple[str, str]] = {  # colour and marker
     "image": ("#111111", "o"),
-    "background-only": ("#D55E00", "s"),
-    "colour-only": ("#B07700", "^"),
+    "background-only": ("#C25400", "s"),
+    "colour-only": ("#8A5E00", "^"),
     "cells-only": ("#007A5A", "D"),
 }
 OTHER_INPUT = ("#555555", "v")
@@ -66,6 +67,7 @@ SERIES = ("#111111", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 INK = "#1b2430"
 QUIET = "#5a6675"
 GRID = "#dde3ea"
+BAND = "#edf1f5"
 
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -122,11 +124,24 @@ def new_figure(height_in: float, *, width_in: float = WIDTH_IN) -> Figure:
     return figure
 
 
-def figure_png(figure: Figure) -> bytes:
-    """The figure as PNG bytes, equal for equal input (no time, no version inside)."""
+def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
+    """The figure as PNG bytes, equal for equal input (no time, no version inside).
+
+    Args:
+        figure: Made by :func:`new_figure`.
+        photo: Whether it needs more than 256 colours; a chart does not, and is then half as large.
+    """
+    from PIL import Image
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    if photo:
+        return buffer.getvalue()
+    with Image.open(buffer) as picture:
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    out = io.BytesIO()
+    small.save(out, format="PNG", optimize=True)
+    return out.getvalue()
 
 
 def png_uri(data: bytes) -> str:
@@ -151,6 +166,14 @@ def photo_uri(data: bytes, *, max_width_px: int = 1440) -> str:
     if not done:
         raise DataError("a picture could not be written as JPEG")
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def shades() -> Colormap:
+    """A light-to-dark colour map for shares; its dark end still carries white type well."""
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.0, 0.87, 256)))
 
 
 def class_colour(name: str) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 THUMB_PX = 256
+COLUMNS = 5
 
 
 @dataclass(frozen=True)
@@ -52,30 +53,28 @@ def square_thumb(image: NDArray[np.uint8], size_px: int = THUMB_PX) -> NDArray[n
     return square
 
 
-def montage(thumbs: Sequence[Thumb], *, columns: int = 6) -> Figure:
+def montage(thumbs: Sequence[Thumb]) -> Figure:
     """Thumbnails in rows, drawn as one picture with text between the rows."""
-    columns = min(columns, max(1, len(thumbs)))
-    rows = -(-len(thumbs) // columns)
-    gap, text_px = 16, 104
+    rows = -(-len(thumbs) // COLUMNS)
+    gap, text_px = 16, 92
     cell_w, cell_h = THUMB_PX + gap, THUMB_PX + text_px
-    canvas = np.full((rows * cell_h, 6 * cell_w - gap, 3), 255, dtype=np.uint8)
+    canvas = np.full((rows * cell_h, COLUMNS * cell_w - gap, 3), 255, dtype=np.uint8)
     scale = WIDTH_IN * DPI / canvas.shape[1]
     figure = new_figure(canvas.shape[0] * scale / DPI)
     figure.set_layout_engine("none")
     ax = figure.add_axes((0, 0, 1, 1))
     for number, thumb in enumerate(thumbs):
-        row, column = divmod(number, columns)
+        row, column = divmod(number, COLUMNS)
         top, left = row * cell_h, column * cell_w
         canvas[top : top + THUMB_PX, left : left + THUMB_PX] = thumb.image
         for line, (text, colour) in enumerate(thumb.lines):
             ax.text(
                 left,
-                top + THUMB_PX + 8 + 38 * line,
+                top + THUMB_PX + 6 + 36 * line,
                 text,
                 color=colour,
                 va="top",
                 fontsize=9,
-                fontweight="bold",
             )
     ax.imshow(canvas, interpolation="antialiased", aspect="auto")
     ax.set_xlim(0, canvas.shape[1])

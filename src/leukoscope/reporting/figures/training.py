@@ -67,6 +67,9 @@ def regularisation_path(panels: Sequence[tuple[str, Sequence[Columns]]], *, titl
         _band(right, folds, "val_accuracy", 100.0, colour, label)
     for ax, name in ((left, "validation loss"), (right, "validation accuracy, %")):
         ax.set_xscale("log")
+        ticks = sorted({c for _, folds in panels for h in folds for c in h["c"].tolist()})
+        ax.set_xticks(ticks, [f"{c:g}" for c in ticks])
+        ax.minorticks_off()
         ax.set_xlabel("C (larger means weaker penalty)")
         ax.set_ylabel(name)
         ax.grid()

@@ -1,0 +1,163 @@
+"""What the names of files and folders mean: class, part, patient, and sister folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from leukoscope.core.labels import CLASSES, resolve_class
+from leukoscope.imaging.decode import IMAGE_SUFFIXES
+
+Variant = Literal["", "original", "segmented"]
+
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+_PART_OF = {alias: part for part, aliases in _PARTS.items() for alias in aliases}
+_FOLD = re.compile(r"^fold[ _-]?(\d+)$", re.IGNORECASE)
+_VARIANTS: Mapping[str, Variant] = {
+    "original": "original",
+    "originals": "original",
+    "segmented": "segmented",
+    "segmentation": "segmented",
+}
+# C-NMC 2019: UID_<patient>_<image>_<cell>_<class>; healthy subjects have an H before the number.
+_CNMC = re.compile(r"^UID_(H?\d+)_(\d+)_(\d+)_(all|hem)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What is known of a file before it is opened.
+
+    Attributes:
+        path: Below the root.
+        found: The folder name or column value that says the class.
+        label: Canonical class, or empty.
+        patient_id: As the name or column says.
+        group_id: As a manifest says.
+        acquisition_id: As a manifest says.
+        given_part: ``train``, ``val``, ``test``, ``fold_0`` … or empty.
+        excluded: Why the image is not to be used; empty where it is.
+    """
+
+    path: str
+    found: str = ""
+    label: str = ""
+    patient_id: str = ""
+    group_id: str = ""
+    acquisition_id: str = ""
+    given_part: str = ""
+    excluded: str = ""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the folders on the way to a file mean.
+
+    Attributes:
+        class_folder: Name of the deepest folder that names a class, or empty.
+        other_folder: Where there is none: the deepest folder of no known meaning, or empty.
+        label: Canonical class of ``class_folder``.
+        given_part: Of the deepest folder that names a part.
+        variant: ``original``, ``segmented`` or empty.
+        set_folder: The remaining folders above the class: where this data set lies.
+        nested: Two folders on the way name different classes.
+    """
+
+    class_folder: str = ""
+    other_folder: str = ""
+    label: str = ""
+    given_part: str = ""
+    variant: Variant = ""
+    set_folder: str = ""
+    nested: bool = False
+
+
+def read_steps(path: str, class_map: Mapping[str, str] | None = None) -> Steps:
+    """Interpret the folders of a path; the file's own name is not looked at.
+
+    Args:
+        path: Below the root, with forward slashes.
+        class_map: The user's own names of classes.
+
+    >>> steps = read_steps("Original/[Malignant] early Pre-B/a.jpg")
+    >>> steps.label, steps.variant, read_steps("Training/ALL/a.jpg").given_part
+    ('early_pre_b', 'original', 'train')
+    """
+    label = class_folder = other = part = ""
+    variant: Variant = ""
+    labels: set[str] = set()
+    rest: list[str] = []
+    for name in PurePosixPath(path).parts[:-1]:
+        found = resolve_class(name, class_map)
+        if found is not None:
+            label, class_folder = found, name
+            labels.add(found)
+        elif name_part := part_of(name):
+            part = name_part
+        elif name.lower() in _VARIANTS:
+            variant = _VARIANTS[name.lower()]
+        else:
+            other = name
+            if not label:
+                rest.append(name)
+    return Steps(
+        class_folder,
+        "" if label else other,
+        label,
+        part,
+        variant,
+        "/".join(rest),
+        len(labels) > 1,
+    )
+
+
+def part_of(name: str) -> str:
+    """The part that a folder or column value names, or empty.
+
+    >>> part_of("Validation"), part_of("fold_2"), part_of("images")
+    ('val', 'fold_2', '')
+    """
+    if fold := _FOLD.match(name.strip()):
+        return f"fold_{int(fold[1])}"
+    return _PART_OF.get(name.strip().lower(), "")
+
+
+def cnmc_name(path: str) -> tuple[str, str] | None:
+    """Patient and class that a published C-NMC name tells, or None.
+
+    >>> cnmc_name("fold_0/hem/UID_H10_1_2_hem.bmp"), cnmc_name("Snap_031.jpg")
+    (('H10', 'healthy'), None)
+    """
+    match = _CNMC.match(PurePosixPath(path).stem)
+    if match is None:
+        return None
+    return match[1].upper(), "healthy" if match[4].lower() == "hem" else "all"
+
+
+def is_image_name(path: str) -> bool:
+    """Whether the suffix is that of an image format we read."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def twin_key(path: str, steps: Steps) -> tuple[str, str, str, str]:
+    """Equal for an original and its segmented twin: set, part, class, name without suffix."""
+    stem = PurePosixPath(path).stem.lower()
+    return steps.set_folder, steps.given_part, steps.label or steps.other_folder, stem
+
+
+def why_class(found: str, label: str, class_map: Mapping[str, str] | None) -> str:
+    """Why a folder or value stands for a class, or how to make it one."""
+    if not label:
+        return (
+            f"no known class; map it with --class '{found}=CLASS' "
+            f"(class_map), CLASS one of {', '.join(CLASSES)}"
+        )
+    if resolve_class(found) == label:
+        return f"a known name of {CLASSES[label].title}"
+    return "mapped by you (class_map)" if class_map else "said by the file names"
