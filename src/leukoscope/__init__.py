@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from leukoscope.datasets.layouts import load_dataset
     from leukoscope.datasets.passport import audit
     from leukoscope.datasets.splits import make_splits
-    from leukoscope.learning.backbones import list_models
+    from leukoscope.learning.catalogue import list_models
     from leukoscope.learning.gradcam import grad_cam
     from leukoscope.runtime.predictor import load_bundle
     from leukoscope.study.run import run_study
@@ -34,7 +34,7 @@ __all__ = [
 _HOMES = {
     "audit": "leukoscope.datasets.passport",
     "grad_cam": "leukoscope.learning.gradcam",
-    "list_models": "leukoscope.learning.backbones",
+    "list_models": "leukoscope.learning.catalogue",
     "list_recipes": "leukoscope.config.loading",
     "load_bundle": "leukoscope.runtime.predictor",
     "load_dataset": "leukoscope.datasets.layouts",

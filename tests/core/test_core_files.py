@@ -19,9 +19,14 @@ from leukoscope.core.files import (
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
     target = tmp_path / "value.txt"
     write_text(target, "old")
-    with pytest.raises(RuntimeError, match="half-way"), atomic_path(target) as temporary:
-        temporary.write_text("new, but broken")
-        raise RuntimeError("half-way")
+
+    def break_off() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("new, but broken")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        break_off()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, UsageError
 from leukoscope.core.records import load_folds
 from leukoscope.core.run_folder import RunFolder
@@ -149,7 +150,7 @@ def test_overrides_reach_study_and_recipe(phantoms: Path) -> None:
     assert config.recipes[0].training.epochs == 2
 
 
-def _saved_config(run: RunFolder):  # noqa: ANN202
+def _saved_config(run: RunFolder) -> StudyConfig:
     from leukoscope.config.loading import load_study_config
 
     return load_study_config(run.config)

@@ -66,7 +66,7 @@ def list_backbones(as_json: JsonOption = False) -> None:
     """List the backbones, and whether their pretrained weights are on this machine."""
     from dataclasses import asdict
 
-    from leukoscope.learning.backbones import list_models
+    from leukoscope.learning.catalogue import list_models
 
     models = list_models()
     if as_json:

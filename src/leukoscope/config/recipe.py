@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
 from leukoscope.config.preprocess import PreprocessSpec
@@ -107,3 +107,9 @@ class Recipe(Strict):
         LinearHeadTraining()
     )
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _linear_means_linear(self) -> Recipe:
+        if self.model.hidden and isinstance(self.training, LinearHeadTraining):
+            raise ValueError("training.method 'linear-head' takes no model.hidden layers")
+        return self

@@ -80,15 +80,7 @@ def fit_linear_head(
             and nothing to select on.
     """
     has_val = X_val is not None and y_val is not None and len(y_val) > 0
-    if not len(y):
-        raise TrainingError("a linear head was asked for, but there are no training images")
-    if not np.isfinite(X).all():
-        raise TrainingError("features are not finite", hint="check the weights of the backbone")
-    if not c_grid or (len(c_grid) > 1 and not has_val):
-        raise TrainingError(
-            f"{len(c_grid)} strengths of the penalty need validation images to select on",
-            hint="set training.c_grid to one value",
-        )
+    _check(X, y, c_grid, has_val)
     problem = _Problem.of(X, y, n_classes, class_weight)
     fits, history = [], []
     start = np.zeros(n_classes * (X.shape[1] + 1))
@@ -116,6 +108,20 @@ def fit_linear_head(
         )
         weight, bias = both.raw(both.solve(c, both.standardised(weight, bias)))
     return LinearHead(weight, bias, c, tuple(history))
+
+
+def _check(
+    X: NDArray[np.floating], y: NDArray[np.integer], c_grid: Sequence[float], has_val: bool
+) -> None:
+    if not len(y):
+        raise TrainingError("a linear head was asked for, but there are no training images")
+    if not np.isfinite(X).all():
+        raise TrainingError("features are not finite", hint="check the weights of the backbone")
+    if not c_grid or (len(c_grid) > 1 and not has_val):
+        raise TrainingError(
+            f"{len(c_grid)} strengths of the penalty need validation images to select on",
+            hint="set training.c_grid to one value",
+        )
 
 
 def _log_loss(logits: NDArray[np.float64], y: NDArray[np.integer]) -> float:

@@ -165,7 +165,7 @@ def precision_of(config: GradientTraining) -> Any:
         if torch.cuda.is_available():
             fast = torch.cuda.is_bf16_supported()
         else:
-            has = torch.cpu.get_capabilities()
+            has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
             fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
         return "bf16-mixed" if fast else "32-true"
     return {"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision]

@@ -75,7 +75,8 @@ def train_gradient(
     """Train all of a network, in place.
 
     Shuffling, augmentation and dropout of an epoch hang on (seed, epoch) alone, so that a run
-    that was killed and resumed ends where an uninterrupted one does. Writes ``history.csv``,
+    that was killed and resumed ends where an uninterrupted one does (on the same kind of machine
+    and number of torch threads). Writes ``history.csv``,
     TensorBoard files, and below ``resume/`` the state after each epoch, which
     :func:`~leukoscope.learning.checkpoint.save_checkpoint` deletes.
 
@@ -161,7 +162,7 @@ def _fit(
         stop = EarlyStopping(config.stop_on, mode=MODES[config.stop_on], patience=config.patience)
         keep = keep_checkpoint(last.parent, "best", config.keep_best)
         trainer = pl.Trainer(
-            accelerator="auto",
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
             devices=1,
             precision=precision_of(config),
             max_epochs=config.epochs,

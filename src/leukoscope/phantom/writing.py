@@ -76,20 +76,24 @@ def write_phantoms(
             rows.append(row)
             if progress is not None:
                 progress(done, spec.images)
-    truth = {
-        "schema": 1,
-        "spec": asdict(spec),
-        "mask_values": {"background": 0, "red cell": 1, "cytoplasm": 2, "nucleus": 3},
-        "images": rows,
-    }
+    _write_lists(spec, out, rows)
+    return out
+
+
+def _write_lists(spec: PhantomSpec, out: Path, rows: list[dict[str, Any]]) -> None:
     write_csv(
         out / "manifest.csv",
         MANIFEST_COLUMNS,
         ({name: row[name] for name in MANIFEST_COLUMNS} for row in rows),
     )
     write_text(out / "README.md", _readme(spec))
-    write_json(out / TRUTH_FOLDER / TRUTH_FILE, truth)
-    return out
+    truth = {
+        "schema": 1,
+        "spec": asdict(spec),
+        "mask_values": {"background": 0, "red cell": 1, "cytoplasm": 2, "nucleus": 3},
+        "images": rows,
+    }
+    write_json(out / TRUTH_FOLDER / TRUTH_FILE, truth)  # last: its presence says "complete"
 
 
 def _write_one(phantom: Phantom, out: Path, path: str, backgrounds: bool) -> None:

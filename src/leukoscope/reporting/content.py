@@ -153,3 +153,8 @@ class Section:
     anchor: str
     title: str
     blocks: Sequence[Block] = field(default_factory=tuple)
+
+
+def present(*found: Block | None) -> list[Block]:
+    """The blocks that there are."""
+    return [block for block in found if block is not None]

@@ -31,14 +31,12 @@ class Scores:
 
     Attributes:
         image_id: One per prediction.
-        fold: (n,) int, fold of each.
         y_true: (n,) int, class index.
         probs: (n, K) float, calibrated probabilities.
         logits: (n, K) float, NaN where the model gives none.
     """
 
     image_id: tuple[str, ...]
-    fold: NDArray[np.int64]
     y_true: NDArray[np.int64]
     probs: NDArray[np.float64]
     logits: NDArray[np.float64]
@@ -152,7 +150,6 @@ class Study:
         y_true = np.asarray(table.y_true)[wanted]
         return Scores(
             image_id=tuple(np.asarray(table.image_id)[wanted].tolist()),
-            fold=np.asarray(table.fold)[wanted].astype(np.int64),
             y_true=rank[y_true],
             probs=np.asarray(table.probs)[wanted][:, order],
             logits=np.asarray(table.logits)[wanted][:, order],

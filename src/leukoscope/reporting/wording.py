@@ -67,10 +67,10 @@ INPUT_TITLES: Mapping[str, str] = {
 PROBE_MEANING: Mapping[str, str] = {
     "colour-only": "A classifier that sees only seven colour statistics per channel; no shape.",
     "background-only": (
-        "The same model, trained and tested on images from which every leukocyte was removed "
+        "A plain classifier, trained and tested on images from which every leukocyte was removed "
         "(inpainted) and the scale bar masked."
     ),
-    "cells-only": "The same model on the leukocytes alone, on a neutral background.",
+    "cells-only": "The same classifier on the leukocytes alone, on a neutral background.",
 }
 
 LEVELS: Mapping[str, tuple[str, str]] = {

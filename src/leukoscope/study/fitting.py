@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.study.events import Progress
 from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, run_job
-from leukoscope.study.protocols import UNITS
+from leukoscope.study.protocols import FINAL, UNITS
 from leukoscope.study.store import InputStore
+
+Tell = Callable[[int, int], None]
 
 HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
 
@@ -49,41 +51,30 @@ def fit_recipe(
         One table per fold: logits and calibrated probabilities of the val, cal and test images.
     """
     linear = isinstance(recipe.training, LinearHeadTraining)
-    chosen = [f for f in folds if linear or f.protocol in UNITS or f.protocol == "final"]
+    chosen = [f for f in folds if linear or f.protocol in UNITS or f.protocol == FINAL]
     if linear:
         features = store.features(recipe, "image", seed)
         network = store.network(recipe, seed)
-        jobs = [
-            partial(
-                _fit_linear,
-                recipe,
-                network,
-                features,
-                store.data,
-                run.model(recipe.name, f.protocol, f.fold),
-            )
-            for f in chosen
-        ]
     else:
         pixels = store.pixels(recipe)
-        jobs = [
-            partial(
-                _fit_gradient,
-                recipe,
-                pixels,
-                store.data,
-                run.model(recipe.name, f.protocol, f.fold),
-                job_seed(seed, recipe.name, f.protocol, f.fold),
-            )
-            for f in chosen
-        ]
     tables = []
     with progress.step(f"training {recipe.name}") as tell:
-        for done, (fold, job) in enumerate(zip(chosen, jobs, strict=True), start=1):
+        for done, fold in enumerate(chosen):
             folder = run.model(recipe.name, fold.protocol, fold.fold)
+            if linear:
+                job = partial(_fit_linear, recipe, network, features, store.data, folder)
+            else:
+                of_job = job_seed(seed, recipe.name, fold.protocol, fold.fold)
+                within = partial(_tell_within, tell, done, len(chosen))
+                job = partial(_fit_gradient, recipe, pixels, store.data, folder, of_job, within)
             tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
-            tell(done, len(chosen))
+            tell(1000 * (done + 1), 1000 * len(chosen))
     return tables
+
+
+def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int) -> None:
+    """Progress of one long job as thousandths of all jobs."""
+    tell(1000 * job + 1000 * done // max(1, total), 1000 * jobs)
 
 
 def linear_logits(
@@ -143,6 +134,7 @@ def _fit_gradient(
     data: Labelled,
     folder: Path,
     seed: int,
+    tell: Tell,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
     from leukoscope.learning.backbones import build_network
@@ -155,7 +147,7 @@ def _fit_gradient(
         seed=seed,
     )
     sets = {part: ImageSet(pixels[rows[part]], data.y[rows[part]]) for part in ("train", "val")}
-    train_gradient(network, recipe, sets["train"], sets["val"], folder, seed=seed)
+    train_gradient(network, recipe, sets["train"], sets["val"], folder, seed=seed, progress=tell)
     save_checkpoint(folder, network, recipe, data.class_names, extra={"seed": seed})
     return {
         part: predict_logits(network, pixels[rows[part]], recipe.preprocess) for part in HELD_OUT

@@ -1,0 +1,210 @@
+"""Layouts in which a CSV file says what each image is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from leukoscope.core.errors import LayoutError
+from leukoscope.core.labels import resolve_class
+from leukoscope.datasets.layout_rules import Placed, cnmc_name, is_image_name, part_of
+from leukoscope.datasets.walking import Listing
+
+MANIFEST_NAME = "manifest.csv"
+PRELIMINARY_COLUMNS = ("patient_id", "new_names", "labels")
+_PRELIMINARY_LABELS = {"1": "all", "0": "healthy", "all": "all", "hem": "healthy"}
+
+Row = tuple[int, dict[str, str]]
+
+
+def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
+    """Rows with the line each ends on; column names in lower case, values stripped.
+
+    Raises:
+        LayoutError: The file cannot be read, lacks a column, or a line has the wrong length.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise LayoutError(f"{path}: this CSV manifest is missing") from None
+    except UnicodeDecodeError:
+        raise LayoutError(
+            f"{path}: expected UTF-8 text, found other bytes", hint="save it as CSV UTF-8"
+        ) from None
+    except OSError as error:
+        raise LayoutError(f"{path}: cannot be read ({error.strerror or error})") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = [name.strip().lower() for name in next(reader, [])]
+        missing = [name for name in required if name not in columns]
+        if missing:
+            raise LayoutError(
+                f"{path}, line 1: expected the columns {', '.join(required)}; "
+                f"{', '.join(missing)} missing, found {', '.join(columns) or 'none'}"
+            )
+        return list(_rows(path, reader, columns, lambda: reader.line_num))
+    except csv.Error as error:
+        raise LayoutError(f"{path}, line {reader.line_num}: no valid CSV ({error})") from None
+
+
+def _rows(
+    path: Path, reader: Iterator[list[str]], columns: list[str], line: object
+) -> Iterator[Row]:
+    for values in reader:
+        number = line() if callable(line) else 0
+        if not any(value.strip() for value in values):
+            continue
+        if len(values) != len(columns):
+            raise LayoutError(
+                f"{path}, line {number}: expected {len(columns)} values "
+                f"({', '.join(columns)}), found {len(values)}",
+                hint="put values that hold a comma in double quotes",
+            )
+        yield number, dict(zip(columns, (value.strip() for value in values), strict=True))
+
+
+def has_columns(path: Path, required: tuple[str, ...]) -> bool:
+    """Whether a CSV file can be read and its header names the columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            header = next(csv.reader(handle), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    return set(required) <= {name.strip().lower() for name in header}
+
+
+def place_manifest(
+    path: Path, class_map: Mapping[str, str] | None
+) -> tuple[list[Placed], list[str]]:
+    """Read a CSV manifest with the columns ``path`` and ``label``.
+
+    Optional columns: ``patient_id``, ``group_id``, ``split``, ``acquisition_id``. Paths are
+    relative to the CSV file's folder.
+
+    Returns:
+        The images, and warnings.
+
+    Raises:
+        LayoutError: Names the line.
+    """
+    rows = read_rows(path, ("path", "label"))
+    if not rows:
+        raise LayoutError(f"{path}: expected a row for each image, found only the header")
+    lines: dict[str, int] = {}
+    placed: list[Placed] = []
+    unknown: dict[str, int] = {}
+    for line, row in rows:
+        below = _clean(path, line, row["path"])
+        if below in lines:
+            raise LayoutError(
+                f"{path}, line {line}: {below} is already listed in line {lines[below]}",
+                hint="an image has one row; delete one of the two",
+            )
+        lines[below] = line
+        label = resolve_class(row["label"], class_map) if row["label"] else None
+        if label is None:
+            unknown.setdefault(row["label"], line)
+        split = row.get("split", "")
+        if split and not part_of(split):
+            raise LayoutError(
+                f"{path}, line {line}: expected a split of train, val, test or fold_<number>, "
+                f"found {split!r}"
+            )
+        placed.append(
+            Placed(
+                below,
+                row["label"],
+                label or "",
+                row.get("patient_id", ""),
+                row.get("group_id", ""),
+                row.get("acquisition_id", ""),
+                part_of(split),
+                "" if label else _no_class(row["label"]),
+            )
+        )
+    warnings = [
+        f"line {line}: {_no_class(name)}; its images are excluded" for name, line in unknown.items()
+    ]
+    if not any((path.parent / item.path).exists() for item in placed):
+        raise LayoutError(
+            f"{path}: none of the {len(placed)} listed files exists, e.g. {placed[0].path}",
+            hint=f"paths are relative to the folder of the CSV file, {path.parent}",
+        )
+    return placed, warnings
+
+
+def _no_class(name: str) -> str:
+    return f"unknown class {name!r}" if name else "no label"
+
+
+def _clean(path: Path, line: int, text: str) -> str:
+    if not text:
+        raise LayoutError(f"{path}, line {line}: expected the path of an image, found none")
+    if "\0" in text:
+        raise LayoutError(f"{path}, line {line}: the path holds a null character")
+    below = text if (path.parent / text).exists() else text.replace("\\", "/")
+    return str(PurePosixPath(below))
+
+
+def find_preliminary(listing: Listing) -> str:
+    """The CSV of the C-NMC preliminary phase below a folder, or empty."""
+    for name in listing.files:
+        if name.lower().endswith(".csv") and has_columns(listing.root / name, PRELIMINARY_COLUMNS):
+            return name
+    return ""
+
+
+def place_preliminary(listing: Listing, table: str) -> tuple[list[Placed], list[str]]:
+    """Images of the C-NMC preliminary phase, named by its CSV.
+
+    ``new_names`` are matched to files by name without suffix, anywhere below the CSV's folder;
+    ``Patient_ID`` may hold the subject or the image's old ``UID_…`` name.
+
+    Returns:
+        The images, and warnings.
+
+    Raises:
+        LayoutError: A line has an unknown label or a name that is listed twice.
+    """
+    path = listing.root / table
+    base = str(PurePosixPath(table).parent)
+    below = "" if base == "." else f"{base}/"
+    files = {
+        PurePosixPath(name).stem.lower(): name
+        for name in reversed(listing.files)
+        if name.startswith(below) and is_image_name(name)
+    }
+    placed: list[Placed] = []
+    listed: dict[str, int] = {}
+    for line, row in read_rows(path, PRELIMINARY_COLUMNS):
+        stem = PurePosixPath(row["new_names"]).stem.lower()
+        label = _PRELIMINARY_LABELS.get(row["labels"].lower())
+        if label is None:
+            raise LayoutError(
+                f"{path}, line {line}: expected a label of 1 (all) or 0 (hem), "
+                f"found {row['labels']!r}"
+            )
+        if stem in listed:
+            raise LayoutError(
+                f"{path}, line {line}: {row['new_names']} is already listed in line {listed[stem]}"
+            )
+        listed[stem] = line
+        old = cnmc_name(row["patient_id"])
+        patient = old[0] if old else row["patient_id"]
+        name = files.get(stem, f"{below}{row['new_names']}")
+        placed.append(Placed(name, row["labels"], label, patient))
+    if not any(stem in files for stem in listed):
+        raise LayoutError(
+            f"{path}: none of the {len(listed)} listed images lies below {listing.root / base}",
+            hint="put the CSV file beside the folder of images",
+        )
+    used = {item.path for item in placed}
+    placed += [
+        Placed(name, excluded=f"not listed in {PurePosixPath(table).name}")
+        for name in listing.files
+        if is_image_name(name) and name not in used
+    ]
+    left = sum(bool(item.excluded) for item in placed)
+    return placed, [f"{left} images are not listed in {table} and are excluded"] if left else []

@@ -1,0 +1,90 @@
+"""Open every file of a data set once: hash it, decode it, say what is wrong with it."""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from leukoscope.core.errors import ImageError
+from leukoscope.core.files import sha256_bytes
+from leukoscope.core.records import ImageRecord
+from leukoscope.datasets.layout_rules import Placed
+from leukoscope.imaging.decode import MAX_BYTES, decode_image
+
+ID_DIGITS = 12
+
+
+def read_records(
+    root: Path,
+    placed: Sequence[Placed],
+    *,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ImageRecord]:
+    """The records of a data set, in the order of their paths.
+
+    Args:
+        root: The data set's folder.
+        placed: What each file is by its name.
+        threads: Number of files read at a time.
+        progress: Called with (files read, files in all).
+    """
+    ordered = sorted(placed, key=lambda item: item.path)
+    records: list[ImageRecord] = []
+    copies: Counter[str] = Counter()
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for record in pool.map(partial(_read, root), ordered):
+            copies[record.image_id] += 1
+            copy = copies[record.image_id]
+            suffix = f"-{copy}" if copy > 1 else ""
+            values = {**vars(record), "image_id": record.image_id + suffix}
+            records.append(ImageRecord(**values))
+            if progress is not None:
+                progress(len(records), len(ordered))
+    return records
+
+
+def _read(root: Path, item: Placed) -> ImageRecord:
+    path = root / item.path
+    sha256, reason, size = "", "", (0, 0)
+    try:
+        data = _bytes_of(path)
+        source = path if data is None else data
+        if data is not None:
+            sha256 = sha256_bytes(data)
+        height, width = decode_image(source, name=item.path).image.shape[:2]
+        size = (width, height)
+    except ImageError as error:
+        reason = f"{error.reason}: {error.detail}"
+    status = "quarantined" if reason else "excluded" if item.excluded else "ok"
+    # Without content the path has to make the id; it cannot collide with a true hash by accident.
+    digest = sha256 or sha256_bytes(item.path.encode("utf-8", "surrogateescape"))
+    return ImageRecord(
+        image_id=digest[:ID_DIGITS],
+        path=item.path,
+        sha256=sha256,
+        label=item.label,
+        patient_id=item.patient_id,
+        group_id=item.group_id,
+        acquisition_id=item.acquisition_id,
+        width=size[0],
+        height=size[1],
+        status=status,
+        reason=reason or item.excluded,
+        given_part=item.given_part,
+    )
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """The file's bytes, or None where only the decoder can say what is wrong."""
+    try:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
+            return path.read_bytes()
+    except (OSError, ValueError):
+        pass
+    return None

@@ -1,0 +1,190 @@
+"""Formats, markup, palette, sources and the model card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leukoscope.core.labels import CLASSES
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.curves import reliability
+from leukoscope.evaluation.metrics import compute_metrics
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.reporting import result_tables
+from leukoscope.reporting.card import render_model_card
+from leukoscope.reporting.figures.calibration import calibration_error
+from leukoscope.reporting.figures.style import (
+    CLASS_COLOURS,
+    CLASS_DASHES,
+    CLASS_MARKERS,
+    INPUT_STYLES,
+    luminance,
+)
+from leukoscope.reporting.formats import finite, interval, number
+from leukoscope.reporting.markup import cell, inline, markdown, markdown_code, stylesheet
+from leukoscope.reporting.source import load_study
+
+MakeStudy = Callable[..., RunFolder]
+
+
+@pytest.fixture(scope="module")
+def run(make_study: MakeStudy, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_study(tmp_path_factory.mktemp("parts"), with_images=False)
+
+
+@given(st.floats(0, 1), st.sampled_from(["accuracy", "roc_auc", "recall_pro_b"]))
+def test_a_written_number_reads_back(value: float, metric: str) -> None:
+    text = number(value, metric)
+    scale, digits = (100, 1) if text.endswith(" %") else (1, 3)
+    assert float(text.removesuffix(" %")) == pytest.approx(scale * value, abs=0.51 * 10**-digits)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "", "x", {}])
+def test_what_is_missing_is_a_dash(value: object) -> None:
+    assert finite(value) is None
+    assert number(value, "accuracy") == "—"
+    assert interval({"value": value, "low": 0.1, "high": 0.2}, "ece") == "—"
+
+
+@given(st.text())
+def test_inline_html_shows_the_text_and_nothing_else(text: str) -> None:
+    shown = re.sub(r"</?code>", "", str(inline(text)))
+    assert "<" not in shown
+    assert unescape(shown).replace("`", "") == text.replace("`", "")
+
+
+@given(st.text())
+def test_cells_are_escaped(text: str) -> None:
+    bare = re.sub(r'</?span(?: class="(?:value|ci)")?>', "", str(cell(text)))
+    assert "<" not in bare
+    assert unescape(bare) == text
+
+
+@given(st.text())
+def test_markdown_cells_cannot_break_a_table(text: str) -> None:
+    for shown in (markdown(text), markdown_code(text)):
+        assert "\n" not in shown
+        assert re.search(r"(?<!\\)\|", shown.replace("\\\\", "")) is None
+
+
+def test_each_class_and_probe_has_its_own_colour() -> None:
+    for mapping in (CLASS_COLOURS, CLASS_MARKERS):
+        assert set(mapping) == set(CLASSES)
+        assert len(set(mapping.values())) == len(CLASSES)
+    assert set(CLASS_DASHES) == set(CLASSES)
+    assert len(set(INPUT_STYLES.values())) == len(INPUT_STYLES)
+
+
+def _contrast(first: str, second: str) -> float:
+    def light(colour: str) -> float:
+        rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        return luminance(np.array(rgb)) + 0.05
+
+    high, low = sorted((light(first), light(second)), reverse=True)
+    return high / low
+
+
+def test_type_is_legible_on_its_ground() -> None:
+    css = str(stylesheet())
+    names = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", css))
+    pairs = [
+        (names[ink], names[paper])
+        for ink in ("ink", "quiet", "accent")
+        for paper in ("paper", "soft")
+    ]
+    for level in ("unsafe", "caution", "plausible", "inconclusive"):
+        ground = re.search(rf"\.{level} {{ background: (#\w{{6}})", css)
+        word = re.search(rf"\.{level} \.level {{ color: (#\w{{6}})", css)
+        assert ground
+        assert word
+        pairs += [(word[1], ground[1]), (names["ink"], ground[1])]
+    pairs += [(colour, "#ffffff") for colour, _ in INPUT_STYLES.values()]
+    for ink, paper in pairs:
+        assert _contrast(ink, paper) >= 4.5, (ink, paper)
+
+
+def test_style_sheet_asks_for_nothing() -> None:
+    assert "url(" not in stylesheet()
+    assert "@import" not in stylesheet()
+
+
+def test_reliability_error_is_the_metric() -> None:
+    rng = np.random.default_rng(3)
+    probs = rng.dirichlet((1, 1, 1), 300)
+    y = rng.integers(0, 3, 300)
+    expected = compute_metrics(y, probs, ["healthy", "benign", "all"])["ece"]
+    assert calibration_error(reliability(y, probs)) == pytest.approx(expected)
+
+
+def test_scores_are_the_labelled_test_rows_in_the_order_of_the_metrics(run: RunFolder) -> None:
+    study = load_study(run)
+    table = PredictionTable.load(run.predictions)
+    table = replace(table, part=np.where(np.arange(len(table)) % 5 == 0, "cal", table.part))
+    turned = replace(study, predictions=table, metrics={
+        **study.metrics, "class_names": list(reversed(study.class_names)),
+    })  # fmt: skip
+    scores = turned.scores("quick", "random")
+    wanted = table.select(recipe="quick", protocol="random", part="test", input="image")
+    assert scores is not None
+    assert scores.image_id == tuple(wanted.image_id.tolist())
+    np.testing.assert_array_equal(scores.probs, wanted.probs[:, ::-1])
+    np.testing.assert_array_equal(scores.y_true, 3 - wanted.y_true)
+    assert study.scores("quick", "external") is None
+
+
+def test_points_of_the_curve_do_not_stand_among_the_results(run: RunFolder) -> None:
+    study = load_study(run)
+    point = {**study.metrics["results"][0], "protocol": "acquisition-k48"}
+    more = replace(study, metrics={**study.metrics, "results": [point, *study.metrics["results"]]})
+    assert more.protocols == study.protocols
+    assert study.protocols == ("random", "deduplicated", "acquisition", "acquisition-merged")
+
+
+def test_paths_that_leave_the_data_are_not_followed(run: RunFolder) -> None:
+    study = load_study(run)
+    first, *rest = study.manifest.images
+    for path in ("../secret.png", "/etc/hostname", "a/../../b.png"):
+        bad = study.manifest.with_images([replace(first, path=path), *rest])
+        assert replace(study, manifest=bad).image_path(first.image_id) is None
+    assert study.image_path(first.image_id) == study.manifest.root / first.path
+
+
+def test_class_table_agrees_with_the_confusion_matrix(run: RunFolder) -> None:
+    study = load_study(run)
+    table = result_tables.per_class(study, "quick")
+    assert table is not None
+    confusion = np.array(study.results[0]["confusion"])
+    recall = np.diag(confusion) / confusion.sum(axis=1)
+    for k, row in enumerate(table.rows[: len(confusion)]):
+        assert row[2] == str(confusion[k].sum())
+        assert row[4].startswith(f"{100 * recall[k]:.1f} %")
+
+
+def test_model_card_says_what_matters(run: RunFolder) -> None:
+    card = render_model_card(run)
+    for heading in (
+        "Intended use", "Not for", "Classes", "Data", "Results", "Known shortcuts", "Calibration",
+        "Limits", "Licence", "Citation", "Provenance",
+    ):  # fmt: skip
+        assert f"## {heading}" in card
+    assert "does not stand for healthy blood" in card
+    assert "background only, leukocytes removed" in card
+    assert "no patient ids are known for these images" in card
+    accuracy = load_study(run).results[0]["metrics"]["accuracy"]
+    assert interval(accuracy, "accuracy") in card
+
+
+def test_model_card_is_written_before_the_environment(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    run = make_study(tmp_path, images=20, protocols=("random",), with_images=False)
+    run.environment.unlink()
+    assert "## Provenance" in render_model_card(run)
