@@ -140,16 +140,32 @@ def test_patients_held_out_and_probes_at_chance_are_plausible() -> None:
     )
 
 
-def test_a_probe_above_chance_but_below_half_is_caution() -> None:
+def test_a_background_above_chance_but_below_half_is_caution() -> None:
     found = verdict(
-        result("grouped", 0.90), probes=[probe("colour-only", "grouped", 0.65, half=0.05)]
+        result("grouped", 0.90), probes=[probe("background-only", "grouped", 0.65, half=0.05)]
     )
     assert found["level"] == "caution"
     assert found["headline"] == (
-        "200 images: 90.0 % when whole patients are held out; a few colour statistics of the "
-        "whole image alone reach 65.0 %, more than the 50.0 % of always naming the most frequent "
+        "200 images: 90.0 % when whole patients are held out; with all leukocytes removed the "
+        "background alone reaches 65.0 %, more than the 50.0 % of always naming the most frequent "
         "class: part of the accuracy may not be morphology."
     )
+
+
+def test_colours_above_chance_are_no_alarm_since_they_hold_the_leukocytes() -> None:
+    found = verdict(
+        result("grouped", 0.90), probes=[probe("colour-only", "grouped", 0.65, half=0.05)]
+    )
+    assert found["level"] == "plausible"
+    assert "reach only 65.0 %, less than half of the model's advantage" in found["headline"]
+
+
+def test_colours_that_come_near_the_model_are_one() -> None:
+    found = verdict(
+        result("grouped", 0.90), probes=[probe("colour-only", "grouped", 0.85, half=0.03)]
+    )
+    assert found["level"] == "unsafe"
+    assert "does not show that the model reads more than colour" in found["headline"]
 
 
 @pytest.mark.parametrize(("value", "level"), [(0.702, "caution"), (0.722, "unsafe")])

@@ -189,7 +189,7 @@ def _without_bar(image: NDArray[np.uint8], bar: ScaleBar | None) -> NDArray[np.u
     if bar is None:
         return image
     filled = image.copy()
-    x0, y0, x1, y1 = bar.box
+    x0, y0, x1, _ = bar.box
     around = image[max(0, y0 - 8) : y0, x0:x1].reshape(-1, 3)
     filled[bar.mask] = np.median(around, axis=0) if len(around) else np.median(image, axis=(0, 1))
     return filled

@@ -80,7 +80,14 @@ def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> Pro
                 inapplicable.append(
                     {"protocol": f"acquisition-k{clusters}", "reason": error.message}
                 )
-    notes = split_notes([f for f in folds if f.protocol in UNITS], manifest, config.splits)
+    applied = [p for p in UNITS if any(fold.protocol == p for fold in folds)]
+    notes = [
+        note
+        for protocol in applied
+        for note in split_notes(
+            [fold for fold in folds if fold.protocol == protocol], manifest, config.splits
+        )
+    ]
     return ProtocolPlan(tuple(folds), tuple(inapplicable), tuple(notes))
 
 

@@ -1,0 +1,311 @@
+"""Find fields that show the same place of a smear, shifted.
+
+Three steps, each far smaller than the one before. Only neighbours in colour are compared, because
+one slide has one stain. Phase correlation (Kuglin & Hines 1975) of small pictures finds the shift.
+Where its peak stands out, the overlap is verified at full resolution: the correlation over the
+whole overlap, and in most of its tiles, so that two lone cells that happen to match are no overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.datasets.measurements import LOW_PX, Measures
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.scale_bar import find_scale_bar
+
+NEIGHBOURS = 400
+"""Each field is compared with this many fields of the most similar colours."""
+
+LEAST_OVERLAP = 0.2
+"""Smallest shared part of a field; less cannot be told from chance."""
+
+LEAST_CORRELATION = 0.5
+"""Over the whole overlap. True overlaps out of focus lie at 0.5–0.8, sharp ones above 0.9."""
+
+LEAST_AGREEMENT = 0.4
+"""Median correlation of the overlap's tiles."""
+
+_PEAK = 5.0  # standard deviations by which the phase correlation's peak stands out
+_COARSE = 0.3  # correlation of the small pictures
+_BAND = 0.22  # cycles per px of the small pictures that carry structure
+_WORKING_PX = 256  # longer side at which overlaps are verified
+_TILES = 4
+_TEXTURE = 1.5  # grey levels; a flatter tile says nothing
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Two fields that share a part.
+
+    Attributes:
+        first: Index of the first image.
+        second: Index of the second image.
+        dx: Pixel (x, y) of the first is pixel (x + dx, y + dy) of the second.
+        dy: Likewise.
+        score: Correlation of the shared part, −1 to 1.
+        share: Shared part of the field, 0 to 1.
+    """
+
+    first: int
+    second: int
+    dx: int
+    dy: int
+    score: float
+    share: float
+
+
+Shift = tuple[int, int]
+Candidate = tuple[int, int, Shift]
+
+
+def find_overlaps(
+    paths: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    measures: Measures,
+    *,
+    neighbours: int = NEIGHBOURS,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Overlap]:
+    """All overlapping pairs, sorted.
+
+    Args:
+        paths: The n images.
+        sizes: Their widths and heights; only fields of one size are compared.
+        measures: Their measures. Cut-out cells are left out: they have no surroundings.
+        neighbours: Number of neighbours in colour that each field is compared with.
+        threads: Number of threads.
+        progress: Called with (fields compared, fields in all).
+    """
+    candidates: list[Candidate] = []
+    fields = np.flatnonzero(~measures.cut_out)
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for i in fields:
+        by_size.setdefault(sizes[i], []).append(int(i))
+    done = 0
+    for members in by_size.values():
+        index = np.array(members)
+        for found in _compare(measures.relief[index], measures.colour[index], neighbours, threads):
+            candidates += [(int(index[a]), int(index[b]), shift) for a, b, shift in found]
+            done += 1
+            if progress is not None:
+                progress(done, len(fields))
+    load = lru_cache(maxsize=64)(partial(_load_plane, paths))
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        verified = pool.map(lambda item: _verify(item, load), sorted(candidates))
+        return [overlap for overlap in verified if overlap is not None]
+
+
+def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[np.int64]:
+    """For each image the most similar ones, after robust scaling of each statistic.
+
+    Args:
+        colour: (n, d) float32.
+        neighbours: Number wanted.
+
+    Returns:
+        (n, min(neighbours, n − 1) + 1) indices, the image itself among them.
+    """
+    middle = np.median(colour, axis=0)
+    low, high = np.percentile(colour, [25, 75], axis=0)
+    scaled = np.clip((colour - middle) / (high - low + 1e-6), -3, 3).astype(np.float32)
+    squares = (scaled**2).sum(axis=1)
+    count = min(neighbours + 1, len(colour))
+    nearest = np.empty((len(colour), count), np.int64)
+    for start in range(0, len(colour), 1024):
+        block = scaled[start : start + 1024]
+        distance = squares[None, :] - 2 * block @ scaled.T
+        nearest[start : start + 1024] = np.argpartition(distance, count - 1, axis=1)[:, :count]
+    return nearest
+
+
+def _compare(
+    relief: NDArray[np.int8], colour: NDArray[np.float32], neighbours: int, threads: int
+) -> Iterator[list[Candidate]]:
+    """Candidates of one field after the other."""
+    if len(relief) < 2:
+        yield from ([] for _ in relief)
+        return
+    nearest = nearest_in_colour(colour, neighbours)
+    others: list[set[int]] = [set() for _ in relief]
+    for i, row in enumerate(nearest.tolist()):
+        for j in row:
+            if j != i:
+                others[min(i, j)].add(max(i, j))
+    spectra = _spectra(relief)
+    planes = relief.astype(np.float32) if len(relief) < 5000 else relief
+
+    def work(i: int) -> list[Candidate]:
+        return list(_candidates(i, sorted(others[i]), spectra, planes))
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        yield from pool.map(work, range(len(relief)))
+
+
+def _spectra(relief: NDArray[np.int8]) -> NDArray[np.complex64]:
+    """(n, 64, 33) complex64: phases only, weighted towards the frequencies that carry cells."""
+    import scipy.fft
+
+    taper = np.sqrt(np.hanning(LOW_PX + 2)[1:-1]).astype(np.float32)
+    window = np.outer(taper, taper)
+    fy = np.fft.fftfreq(LOW_PX)[:, None]
+    fx = np.fft.rfftfreq(LOW_PX)[None, :]
+    band = np.exp(-(fx**2 + fy**2) / (4 * _BAND**2)).astype(np.float32)
+    spectra = np.empty((len(relief), LOW_PX, LOW_PX // 2 + 1), np.complex64)
+    for start in range(0, len(relief), _BATCH):
+        part = scipy.fft.rfft2(relief[start : start + _BATCH].astype(np.float32) * window)
+        spectra[start : start + _BATCH] = part / (np.abs(part) + np.float32(0.05)) * band
+    return spectra
+
+
+def _candidates(
+    i: int, others: list[int], spectra: NDArray[np.complex64], planes: NDArray[np.generic]
+) -> Iterator[Candidate]:
+    import scipy.fft
+
+    own = spectra[i].conj()
+    size = (LOW_PX, LOW_PX)
+    for start in range(0, len(others), _BATCH):
+        batch = others[start : start + _BATCH]
+        surface = scipy.fft.irfft2(own * spectra[batch], s=size).reshape(len(batch), -1)
+        peaks = surface.argmax(axis=1)
+        heights = surface[np.arange(len(batch)), peaks] / surface.std(axis=1)
+        for k in np.flatnonzero(heights > _PEAK):
+            shift = _best_shift(planes[i], planes[batch[k]], int(peaks[k]))
+            if shift is not None:
+                yield i, batch[k], shift
+
+
+def _best_shift(a: NDArray[np.generic], b: NDArray[np.generic], peak: int) -> Shift | None:
+    """Which of the four shifts that one peak may mean fits, in px of the small pictures."""
+    row, column = divmod(peak, LOW_PX)
+    best, shift = _COARSE, None
+    for dy in (row, row - LOW_PX):
+        for dx in (column, column - LOW_PX):
+            if (LOW_PX - abs(dx)) * (LOW_PX - abs(dy)) < 0.8 * LEAST_OVERLAP * LOW_PX**2:
+                continue
+            score = _correlation(*_shared(a, b, dx, dy))
+            if score > best:
+                best, shift = score, (dx, dy)
+    return shift
+
+
+def _shared(
+    a: NDArray[np.generic], b: NDArray[np.generic], dx: int, dy: int
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """The part that two pictures of one size share, cut out of both."""
+    height, width = a.shape[:2]
+    y0, y1 = max(0, -dy), min(height, height - dy)
+    x0, x1 = max(0, -dx), min(width, width - dx)
+    return a[y0:y1, x0:x1], b[y0 + dy : y1 + dy, x0 + dx : x1 + dx]
+
+
+def _correlation(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    x, y = a.astype(np.float32).ravel(), b.astype(np.float32).ravel()
+    x -= x.mean()
+    y -= y.mean()
+    return float(x @ y / (np.sqrt((x @ x) * (y @ y)) + 1e-6))
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A field ready to be verified.
+
+    Attributes:
+        relief: (h, w) float32 green channel without its slow changes.
+        valid: (h, w) bool, false under the scale bar.
+        scale: Pixels of the image per pixel of the plane.
+    """
+
+    relief: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    scale: float
+
+
+def _load_plane(paths: Sequence[Path], i: int) -> _Plane:
+    image = decode_image(paths[i]).image
+    bar = find_scale_bar(image)
+    green = image[:, :, 1]
+    valid = np.ones(green.shape, np.uint8) if bar is None else (~bar.mask).astype(np.uint8)
+    scale = max(1.0, max(green.shape) / _WORKING_PX)
+    if scale > 1:
+        size = (round(green.shape[1] / scale), round(green.shape[0] / scale))
+        green = np.asarray(cv2.resize(green, size, interpolation=cv2.INTER_AREA), np.uint8)
+        valid = np.asarray(cv2.resize(valid, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    level = green.astype(np.float32)
+    slow = cv2.GaussianBlur(level, (0, 0), max(green.shape) / 18)
+    relief = np.asarray(cv2.GaussianBlur(level, (0, 0), 1.0) - slow, np.float32)
+    relief[valid == 0] = 0
+    return _Plane(relief, valid.astype(np.bool_), scale)
+
+
+def _verify(candidate: Candidate, load: Callable[[int], _Plane]) -> Overlap | None:
+    """Refine the shift at full resolution and decide."""
+    i, j, (low_dx, low_dy) = candidate
+    a, b = load(i), load(j)
+    if a.relief.shape != b.relief.shape:
+        return None
+    height, width = a.relief.shape
+    shift = _refine(
+        a.relief, b.relief, round(low_dx * width / LOW_PX), round(low_dy * height / LOW_PX)
+    )
+    if shift is None:
+        return None
+    dx, dy = shift
+    valid = np.logical_and(*_shared(a.valid, b.valid, dx, dy))
+    share = float(valid.sum()) / a.relief.size
+    x, y = (np.asarray(part, np.float32) for part in _shared(a.relief, b.relief, dx, dy))
+    if share < LEAST_OVERLAP:
+        return None
+    score = _correlation(x[valid], y[valid])
+    if score < LEAST_CORRELATION or tile_agreement(x, y, valid) < LEAST_AGREEMENT:
+        return None
+    return Overlap(i, j, round(dx * a.scale), round(dy * a.scale), round(score, 3), round(share, 3))
+
+
+def _refine(a: NDArray[np.float32], b: NDArray[np.float32], dx: int, dy: int) -> Shift | None:
+    """The best shift within one and a half px of the small pictures."""
+    reach = round(1.5 * max(a.shape) / LOW_PX) + 1
+    x, y = _shared(a, b, dx, dy)
+    if min(x.shape) < 2 * reach + 16:
+        return None
+    inner = np.ascontiguousarray(x[reach:-reach, reach:-reach], np.float32)
+    surface = cv2.matchTemplate(np.ascontiguousarray(y, np.float32), inner, cv2.TM_CCOEFF_NORMED)
+    _, _, _, (left, top) = cv2.minMaxLoc(surface)
+    return dx + left - reach, dy + top - reach
+
+
+def tile_agreement(
+    a: NDArray[np.float32], b: NDArray[np.float32], valid: NDArray[np.bool_]
+) -> float:
+    """Median correlation over the tiles of an overlap in which either picture shows structure.
+
+    Args:
+        a: (h, w) float32, the shared part of one picture.
+        b: (h, w) float32, of the other.
+        valid: (h, w) bool, where both count.
+
+    Returns:
+        −1 to 1; −1 where fewer than four tiles show structure.
+    """
+    scores = []
+    rows = np.array_split(np.arange(a.shape[0]), _TILES)
+    columns = np.array_split(np.arange(a.shape[1]), _TILES)
+    for row in rows:
+        for column in columns:
+            part = np.s_[row[0] : row[-1] + 1, column[0] : column[-1] + 1]
+            use = valid[part]
+            x, y = a[part][use], b[part][use]
+            if len(x) >= 40 and max(float(x.std()), float(y.std())) >= _TEXTURE:
+                scores.append(_correlation(x, y))
+    return float(np.median(scores)) if len(scores) >= 4 else -1.0
