@@ -68,7 +68,7 @@ def test_an_unknown_protocol_is_wrong_use(tmp_path: Path) -> None:
 
 def test_phantom_writes_a_readable_data_set(tmp_path: Path) -> None:
     out = str(tmp_path / "p")
-    done = runner.invoke(app, ["phantom", "--images", "8", "--size", "64", "--out", out])
+    done = runner.invoke(app, ["phantom", "--images", "8", "--size", "96", "--out", out])
     assert done.exit_code == 0, done.output
     done = runner.invoke(app, ["data", "inspect", out, "--json"])
     assert done.exit_code == 0, done.output

@@ -193,25 +193,29 @@ def _duration(seconds: float) -> str:
 def _print_scores(result: StudyResult) -> None:
     from rich.table import Table
 
-    table = Table("recipe", "protocol", "images", "accuracy", "balanced", "macro F1", "AUC",
-                  box=None, pad_edge=False)  # fmt: skip
-    for row in result.metrics["results"]:
-        names = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
-        cells = [_cell(row["metrics"].get(name)) for name in names]
-        table.add_row(row["recipe"], row["protocol"], str(row["n"]), *cells)
-    for row in result.metrics["probes"]:
-        names = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
-        cells = [_cell(row["metrics"].get(name)) for name in names]
-        table.add_row(row["probe"], row["protocol"], str(row["n"]), *cells)
+    table = Table("what", "held out", "images", "accuracy", "macro F1", "AUC", box=None,
+                  pad_edge=False)  # fmt: skip
+    for row in (*result.metrics["results"], *result.metrics["probes"]):
+        values = row["metrics"]
+        table.add_row(
+            row.get("probe", row["recipe"]),
+            row["protocol"],
+            str(row["n"]),
+            _with_interval(values["accuracy"]),
+            _plain(values["macro_f1"]),
+            _plain(values["roc_auc"]),
+        )
     console().print(table)
 
 
-def _cell(value: dict[str, float | None] | None) -> str:
-    if value is None or value["value"] is None:
-        return "—"
+def _plain(value: dict[str, float | None]) -> str:
+    return "—" if value["value"] is None else f"{value['value']:.3f}"
+
+
+def _with_interval(value: dict[str, float | None]) -> str:
     if value["low"] is None or value["high"] is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
+        return _plain(value)
+    return f"{_plain(value)} ({value['low']:.3f}–{value['high']:.3f})"
 
 
 def _print_result(result: StudyResult) -> None:

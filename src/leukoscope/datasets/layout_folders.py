@@ -120,7 +120,7 @@ def _walk_warnings(listing: Listing) -> list[str]:
     warnings = []
     for folder, files in listing.hidden.items():
         what = f"the hidden folders {folder}" if folder else "hidden files"
-        warnings.append(f"{what} ({files} files) were skipped")
+        warnings.append(f"{what} were skipped (files: {files})")
     if listing.links:
         warnings.append(
             f"{len(listing.links)} links lead to folders already read and were not followed, "

@@ -47,7 +47,7 @@ def components(n: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]:
 
 
 def chain(groups: Iterable[Sequence[int]]) -> list[Pair]:
-    """Links that join each group: first with second, first with third …
+    """Links that join each group: its first image with each other one.
 
     >>> chain([[1, 3, 4]])
     [(1, 3), (1, 4)]

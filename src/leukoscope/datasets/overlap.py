@@ -2,8 +2,9 @@
 
 Three steps, each far smaller than the one before. Only neighbours in colour are compared, because
 one slide has one stain. Phase correlation (Kuglin & Hines 1975) of small pictures finds the shift.
-Where its peak stands out, the overlap is verified at full resolution: the correlation over the
-whole overlap, and in most of its tiles, so that two lone cells that happen to match are no overlap.
+Where its peak stands out, the overlap is verified at full resolution: by the correlation over the
+whole overlap, in most of its tiles, and with every cell brought to equal contrast. The weakest of
+the three counts, so that a few dark cells that happen to match are no overlap.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from leukoscope.datasets.measurements import LOW_PX, Measures
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
 
-NEIGHBOURS = 400
+NEIGHBOURS = 600
 """Each field is compared with this many fields of the most similar colours."""
 
 LEAST_OVERLAP = 0.2
 """Smallest shared part of a field; less cannot be told from chance."""
 
-LEAST_CORRELATION = 0.5
-"""Over the whole overlap. True overlaps out of focus lie at 0.5–0.8, sharp ones above 0.9."""
-
-LEAST_AGREEMENT = 0.4
-"""Median correlation of the overlap's tiles."""
+LEAST_EVIDENCE = 0.42
+"""Of :func:`evidence`. Chance matches of smears stay below 0.37, true overlaps in or out of focus
+lie above 0.45."""
 
 _PEAK = 5.0  # standard deviations by which the phase correlation's peak stands out
 _COARSE = 0.3  # correlation of the small pictures
 _BAND = 0.22  # cycles per px of the small pictures that carry structure
 _WORKING_PX = 256  # longer side at which overlaps are verified
 _TILES = 4
+_CONTRAST_PX = 6.0  # px over which contrast is made even
+_CONTRAST = 3.0  # grey levels below which it is left as it is
 _TEXTURE = 1.5  # grey levels; a flatter tile says nothing
 _BATCH = 128
 
@@ -82,7 +83,8 @@ def find_overlaps(
     Args:
         paths: The n images.
         sizes: Their widths and heights; only fields of one size are compared.
-        measures: Their measures. Cut-out cells are left out: they have no surroundings.
+        measures: Their measures. Cut-out cells are left out, because they have no surroundings,
+            and so are equal pixels, which are duplicates.
         neighbours: Number of neighbours in colour that each field is compared with.
         threads: Number of threads.
         progress: Called with (fields compared, fields in all).
@@ -91,12 +93,15 @@ def find_overlaps(
     fields = np.flatnonzero(~measures.cut_out)
     by_size: dict[tuple[int, int], list[int]] = {}
     for i in fields:
-        by_size.setdefault(sizes[i], []).append(int(i))
+        by_size.setdefault(sizes[int(i)], []).append(int(i))
     done = 0
     for members in by_size.values():
         index = np.array(members)
         for found in _compare(measures.relief[index], measures.colour[index], neighbours, threads):
-            candidates += [(int(index[a]), int(index[b]), shift) for a, b, shift in found]
+            pairs = [(int(index[a]), int(index[b]), shift) for a, b, shift in found]
+            candidates += [
+                p for p in pairs if (measures.pixels[p[0]] != measures.pixels[p[1]]).any()
+            ]
             done += 1
             if progress is not None:
                 progress(done, len(fields))
@@ -223,11 +228,13 @@ class _Plane:
 
     Attributes:
         relief: (h, w) float32 green channel without its slow changes.
+        even: (h, w) float32 the same, divided by its local contrast.
         valid: (h, w) bool, false under the scale bar.
         scale: Pixels of the image per pixel of the plane.
     """
 
     relief: NDArray[np.float32]
+    even: NDArray[np.float32]
     valid: NDArray[np.bool_]
     scale: float
 
@@ -246,7 +253,9 @@ def _load_plane(paths: Sequence[Path], i: int) -> _Plane:
     slow = cv2.GaussianBlur(level, (0, 0), max(green.shape) / 18)
     relief = np.asarray(cv2.GaussianBlur(level, (0, 0), 1.0) - slow, np.float32)
     relief[valid == 0] = 0
-    return _Plane(relief, valid.astype(np.bool_), scale)
+    contrast = np.sqrt(cv2.GaussianBlur(relief * relief, (0, 0), _CONTRAST_PX))
+    even = np.asarray(relief / (contrast + np.float32(_CONTRAST)), np.float32)
+    return _Plane(relief, even, valid.astype(np.bool_), scale)
 
 
 def _verify(candidate: Candidate, load: Callable[[int], _Plane]) -> Overlap | None:
@@ -264,13 +273,30 @@ def _verify(candidate: Candidate, load: Callable[[int], _Plane]) -> Overlap | No
     dx, dy = shift
     valid = np.logical_and(*_shared(a.valid, b.valid, dx, dy))
     share = float(valid.sum()) / a.relief.size
-    x, y = (np.asarray(part, np.float32) for part in _shared(a.relief, b.relief, dx, dy))
     if share < LEAST_OVERLAP:
         return None
+    x, y = (np.asarray(part, np.float32) for part in _shared(a.relief, b.relief, dx, dy))
+    even = _shared(a.even, b.even, dx, dy)
     score = _correlation(x[valid], y[valid])
-    if score < LEAST_CORRELATION or tile_agreement(x, y, valid) < LEAST_AGREEMENT:
+    least = min(score, tile_agreement(x, y, valid), _correlation(even[0][valid], even[1][valid]))
+    if evidence(least, share) < LEAST_EVIDENCE:
         return None
     return Overlap(i, j, round(dx * a.scale), round(dy * a.scale), round(score, 3), round(share, 3))
+
+
+def evidence(correlation: float, share: float) -> float:
+    """How surely two fields overlap: Fisher's z of the correlation, times the root of the share.
+
+    Fisher's z of chance correlations spreads as one over the root of the area that is compared.
+
+    Args:
+        correlation: The weakest of the three, −1 to 1.
+        share: Shared part of the field, 0 to 1.
+
+    >>> round(evidence(0.9, 0.25), 3)
+    0.736
+    """
+    return float(np.arctanh(np.clip(correlation, -0.999, 0.999)) * np.sqrt(share))
 
 
 def _refine(a: NDArray[np.float32], b: NDArray[np.float32], dx: int, dy: int) -> Shift | None:

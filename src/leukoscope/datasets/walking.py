@@ -99,8 +99,8 @@ class _Walk:
         waiting = [path]
         while waiting:
             folder = waiting.pop()
-            self.seen.add(self.identity(folder))
             try:
+                self.seen.add(self.identity(folder))
                 with os.scandir(self.root / folder) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError:
@@ -110,7 +110,7 @@ class _Walk:
                 below = f"{folder}/{entry.name}" if folder else entry.name
                 if is_hidden(entry.name):
                     self.hide(entry)
-                elif not entry.is_dir():
+                elif not _is_folder(entry):
                     self.files.append(below)
                 elif entry.is_symlink():
                     self.linked.append(below)
@@ -119,8 +119,16 @@ class _Walk:
                     waiting.append(below)
 
     def hide(self, entry: os.DirEntry[str]) -> None:
-        if not entry.is_dir(follow_symlinks=False):
+        if not _is_folder(entry) or entry.is_symlink():
             self.hidden[""] += 1
             return
         inside = sum(len(files) for _, _, files in os.walk(entry.path))
         self.hidden[entry.name] += inside
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link to itself is a (broken) file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -14,7 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.inpaint import fill_region
+from leukoscope.imaging.cover import cover_region
+from leukoscope.imaging.ground import (
+    LOG_INTENSITY,
+    fit_ground,
+    grid_step,
+    log_intensity,
+    paint_ground,
+)
 from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
 
 __all__ = [
@@ -31,16 +38,11 @@ NEUTRAL_GREY = (200, 200, 200)
 """RGB on which :func:`keep_leukocytes` puts the cells, for every image alike."""
 
 _WORKING_PX = 256  # longer side at which masks are found
-_DARK_OFFSET = 16  # added to intensities, so that sensor noise in the dark does not count
 _BLACK = 12  # a cut-out cell is surrounded by pixels below this
 _LOWEST_VIOLET = 0.08  # no leukocyte is paler
 _VIOLET_SHARE = 0.4  # of the green density; red cells, pink or thick, have less
 _PINK_STEP = 0.03  # density by which a smudged leukocyte is pinker than red cells
 _FIELD_SHARE = 0.18  # more of the ground than this under other cells: a field, not one cell
-
-_GROUND_TOLERANCE = 0.24  # log intensity; what differs more from the ground is stained
-
-_LOG = np.log(np.arange(256, dtype=np.float32) + _DARK_OFFSET)
 
 _Mask = NDArray[np.uint8]
 _Float = NDArray[np.float32]
@@ -81,20 +83,21 @@ def segment_leukocytes(image: NDArray[np.uint8]) -> LeukocyteMasks:
 
 
 def remove_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArray[np.uint8]:
-    """The image with leukocytes and scale bar replaced by plausible background.
+    """The image with leukocytes and scale bar replaced by plain ground.
 
-    The masks are widened first, so that no halo tells where a cell was.
+    What is replaced does not follow the cells: discs of constant size, some of them where no
+    leukocyte is (:func:`~leukoscope.imaging.cover.cover_region`), are painted over with ground
+    that is estimated outside (:func:`~leukoscope.imaging.ground.paint_ground`). Patches copied
+    into holes of the cells' own size would tell that size to a classifier. Equal images and masks
+    give equal results.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         masks: Of the same image.
     """
-    side = max(image.shape[:2])
-    hole = cv2.dilate(masks.cell.astype(np.uint8), _disc(max(2, round(0.018 * side)))) > 0
     bar = find_scale_bar(image)
-    if bar is not None:
-        hole |= bar.mask
-    return fill_region(image, hole)
+    remove = masks.cell if bar is None else masks.cell | bar.mask
+    return paint_ground(image, cover_region(remove))
 
 
 def keep_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArray[np.uint8]:
@@ -141,39 +144,15 @@ def _segment(image: NDArray[np.uint8]) -> tuple[_Mask, _Mask]:
 
 def _optical_density(image: NDArray[np.uint8], lit: NDArray[np.bool_]) -> _Float:
     """(H, W, 3) float32 −ln(I / I₀), at least 0; I₀ is white where the cell is cut out."""
-    log_image = np.asarray(cv2.LUT(image, _LOG), np.float32)
+    log_image = log_intensity(image)
     if lit.mean() < 0.9:
-        return np.asarray(np.maximum(0, _LOG[255] - log_image), np.float32)
+        return np.asarray(np.maximum(0, LOG_INTENSITY[255] - log_image), np.float32)
     green = image[::2, ::2, 1]
     plain = np.median(log_image[::2, ::2][green >= np.percentile(green, 85)], axis=0)
-    return np.asarray(np.maximum(0, _ground_surface(log_image, plain) - log_image), np.float32)
-
-
-def _ground_surface(log_image: _Float, plain: _Float) -> _Float:
-    """(H, W, 3) the unstained ground as a quadratic surface: lamps and lenses tint the corners.
-
-    Fitted by least squares to the pixels near the plain colour; the ridge term keeps the surface
-    flat where a crowded field shows no ground.
-    """
-    height, width = log_image.shape[:2]
-    step = max(1, max(height, width) // 56)
-    sample = log_image[::step, ::step]
-    y, x = np.meshgrid(
-        np.linspace(-1, 1, sample.shape[0]), np.linspace(-1, 1, sample.shape[1]), indexing="ij"
-    )
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=2)
-    offset = sample - plain
-    fit = np.zeros((6, 3))
-    for tolerance in (_GROUND_TOLERANCE, _GROUND_TOLERANCE / 2):
-        near = np.abs(offset - terms @ fit).max(axis=2) < tolerance
-        design = terms[near]
-        ridge = np.diag([0.0, *[0.03 * near.size] * 5])
-        ridge[0, 0] = 1e-6
-        fit = np.linalg.solve(design.T @ design + ridge, design.T @ offset[near])
-    surface = np.asarray(terms @ fit + plain, np.float32)
-    return np.asarray(
-        cv2.resize(surface, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
-    )
+    step = grid_step(image)
+    coarse = fit_ground(log_image[::step, ::step], plain)
+    surface = cv2.resize(coarse, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(np.maximum(0, surface - log_image), np.float32)
 
 
 def _violet(density: _Float, lit: NDArray[np.bool_]) -> _Float:

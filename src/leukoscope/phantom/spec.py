@@ -65,7 +65,9 @@ class PhantomSpec:
             if getattr(self, name) < floor:
                 raise ConfigError(
                     f"{name}: expected at least {floor}, got {getattr(self, name)}",
-                    hint="every class needs an image, a patient and, with the stain confounder, "
+                    hint="smaller fields would show no chromatin"
+                    if name == "size_px"
+                    else "every class needs an image, a patient and, with the stain confounder, "
                     "a session of its own",
                 )
         if self.size_px > 2048:

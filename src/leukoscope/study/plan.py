@@ -16,6 +16,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.measurements import audit_image
 from leukoscope.study.events import Listener
 from leukoscope.study.inputs import INPUTS, load_input
 from leukoscope.study.probes import probe_recipe

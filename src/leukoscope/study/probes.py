@@ -86,6 +86,7 @@ def _forest_logits(
 
     forest = ExtraTreesClassifier(300, min_samples_leaf=2, random_state=seed, n_jobs=2)
     forest.fit(values[rows["train"]], data.y[rows["train"]])
+    forest.n_jobs = 1  # threads would add the trees' votes in another order each time
     logits = {}
     for part in HELD_OUT:
         if len(rows[part]) == 0:

@@ -1,0 +1,176 @@
+"""All links between the images of a data set, and what follows from them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.datasets.duplicates import (
+    SURE_LIKENESS,
+    NearDuplicate,
+    equal_values,
+    near_duplicates,
+    pixel_duplicates,
+    twin_links,
+    twins_by_content,
+    twins_by_name,
+)
+from leukoscope.datasets.linking import Pair, chain, components
+from leukoscope.datasets.measurements import Measures
+from leukoscope.datasets.overlap import Overlap, find_overlaps
+
+
+@dataclass(frozen=True)
+class Links:
+    """Which of n images show the same thing; every entry holds indices.
+
+    Attributes:
+        exact: Groups of equal files.
+        pixels: Groups of equal pixels in files that differ.
+        near: Nearly equal pictures, also flipped or turned.
+        overlaps: Fields that share a part.
+        twins: A field and its cut-out cells.
+        given: Groups that the manifest itself names.
+    """
+
+    exact: list[list[int]]
+    pixels: list[list[int]]
+    near: list[NearDuplicate]
+    overlaps: list[Overlap]
+    twins: list[Pair]
+    given: list[list[int]]
+
+    @property
+    def near_pairs(self) -> list[Pair]:
+        """The near duplicates as pairs of indices."""
+        return [(pair.first, pair.second) for pair in self.near]
+
+    @property
+    def overlap_pairs(self) -> list[Pair]:
+        """The overlapping fields as pairs of indices."""
+        return [(pair.first, pair.second) for pair in self.overlaps]
+
+    @property
+    def same_thing(self) -> list[Pair]:
+        """Links that prove one patient: equal files or pixels, and surely equal pictures."""
+        sure = [(pair.first, pair.second) for pair in self.near if pair.score >= SURE_LIKENESS]
+        return [*chain(self.exact), *chain(self.pixels), *sure]
+
+    @property
+    def all_pairs(self) -> list[Pair]:
+        """Every link."""
+        return [
+            *chain(self.exact),
+            *chain(self.pixels),
+            *self.near_pairs,
+            *self.overlap_pairs,
+            *self.twins,
+            *chain(self.given),
+        ]
+
+
+def find_links(
+    manifest: Manifest,
+    records: Sequence[ImageRecord],
+    measures: Measures,
+    *,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Links:
+    """Look for every kind of link.
+
+    Args:
+        manifest: The data set.
+        records: Its n readable images.
+        measures: Their measures, in the same order.
+        threads: Number of threads.
+        progress: Called with (fields compared, fields in all).
+    """
+    paths = [manifest.path_of(record) for record in records]
+    sizes = [(record.width, record.height) for record in records]
+    return Links(
+        exact=equal_values([record.sha256 for record in records]),
+        pixels=pixel_duplicates(records, measures),
+        near=near_duplicates(paths, measures, threads=threads),
+        overlaps=find_overlaps(paths, sizes, measures, threads=threads, progress=progress),
+        twins=twin_links(
+            twins_by_name(records), twins_by_content(paths, measures, threads=threads)
+        ),
+        given=equal_values([record.group_id for record in records]),
+    )
+
+
+def name_groups(records: Sequence[ImageRecord], links: Links) -> list[str]:
+    """For each image the name of its component: its smallest image id, or its own."""
+    names = [record.image_id for record in records]
+    for group in components(len(records), links.all_pairs):
+        name = min(records[i].image_id for i in group)
+        for i in group:
+            names[i] = name
+    return names
+
+
+def merge_patients(
+    records: Sequence[ImageRecord], links: Links
+) -> tuple[list[str], list[list[str]]]:
+    """Patient ids after joining those that share the same cells.
+
+    Args:
+        records: The n images.
+        links: Their links.
+
+    Returns:
+        The n ids (joined ones as ``15+17``), and the groups of ids that were joined.
+    """
+    ids = sorted({record.patient_id for record in records} - {""})
+    number = {name: k for k, name in enumerate(ids)}
+    pairs = [
+        (number[records[i].patient_id], number[records[j].patient_id])
+        for i, j in links.same_thing
+        if records[i].patient_id and records[j].patient_id
+    ]
+    groups = [[ids[k] for k in group] for group in components(len(ids), pairs)]
+    joined = {name: "+".join(group) for group in groups for name in group}
+    return [joined.get(r.patient_id, r.patient_id) for r in records], groups
+
+
+def label_conflicts(records: Sequence[ImageRecord], links: Links) -> list[list[int]]:
+    """Groups of one picture that carry two classes, by equal pixels or sure likeness."""
+    return [
+        group
+        for group in components(len(records), links.same_thing)
+        if len({records[i].label for i in group} - {""}) > 1
+    ]
+
+
+def leaking_parts(records: Sequence[ImageRecord], links: Links) -> list[list[int]]:
+    """Components whose usable images stand in two of the data's own parts or folds."""
+    found = []
+    for group in components(len(records), links.all_pairs):
+        parts = {records[i].given_part for i in group if records[i].status == "ok"} - {""}
+        if len(parts) > 1:
+            found.append(group)
+    return found
+
+
+def patients_by_part(
+    records: Sequence[ImageRecord], patients: Sequence[str]
+) -> dict[str, list[str]]:
+    """Patients whose usable images stand in two of the data's own parts, with those parts."""
+    parts: dict[str, set[str]] = defaultdict(set)
+    for record, patient in zip(records, patients, strict=True):
+        if record.status == "ok" and patient and record.given_part:
+            parts[patient].add(record.given_part)
+    return {name: sorted(found) for name, found in sorted(parts.items()) if len(found) > 1}
+
+
+def with_groups(
+    records: Sequence[ImageRecord], groups: Sequence[str], patients: Sequence[str]
+) -> list[ImageRecord]:
+    """The records with component and patient ids filled in."""
+    return [
+        replace(record, group_id=group, patient_id=patient)
+        for record, group, patient in zip(records, groups, patients, strict=True)
+    ]
