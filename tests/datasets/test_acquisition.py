@@ -59,7 +59,7 @@ def test_overlaps_teach_which_features_vary_on_a_slide() -> None:
 
 def test_whitened_differences_have_unit_covariance() -> None:
     rng = np.random.default_rng(3)
-    features = rng.normal(0, 1, (4000, 4)) @ rng.normal(0, 1, (4, 4))
+    features = rng.normal(0, 20, (4000, 4)) @ (np.eye(4) + rng.normal(0, 0.3, (4, 4)))
     pairs = [(2 * k, 2 * k + 1) for k in range(2000)]
     white = whiten(features, pairs)
     difference = white[::2] - white[1::2]

@@ -50,7 +50,7 @@ def jpeg(image: Image, quality: int) -> Image:
 CHANGES: dict[str, tuple[int, Callable[[Image], Image]]] = {
     "jpeg": (0, lambda image: jpeg(image, 60)),
     "flip": (1, lambda image: image[:, ::-1]),
-    "quarter turn": (6, np.rot90),
+    "quarter turn": (5, np.rot90),
     "half turn": (3, lambda image: np.rot90(image, 2)),
     "darker": (0, lambda image: (image * 0.8).astype(np.uint8)),
     "smaller": (0, lambda image: cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA)),

@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]
 Draw = Callable[..., Image]
 Put = Callable[..., Path]
 
-GROUNDS = [(246, 240, 248), (238, 244, 226), (226, 236, 246)]
+GROUNDS = [(247, 238, 249), (244, 246, 214), (218, 234, 246)]
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ class Plan:
     folds: int = 3
     with_images: bool = True
     quarantined: Sequence[tuple[str, str]] = (
-        ("Pro/broken <b>one</b> & two.jpg", "truncated"),
+        ("Pro/broken <b>one</b> & two.jpg", "truncated: the file ends too early"),
         ("Early/empty.png", "empty"),
     )
 

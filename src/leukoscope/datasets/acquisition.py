@@ -95,12 +95,15 @@ def why_not_applicable(
     return ""
 
 
-def build_tree(background: FloatArray, overlaps: Sequence[Pair]) -> ClusterTree:
+def build_tree(
+    background: FloatArray, overlaps: Sequence[Pair], weights: FloatArray | None = None
+) -> ClusterTree:
     """Cluster images by their background.
 
     Args:
         background: (n, d) features, n ≥ 2.
         overlaps: Pairs of indices that show the same place of a slide.
+        weights: (d,) trust in each feature where there are too few pairs; None means equal.
     """
     from scipy.cluster.hierarchy import linkage
 
@@ -108,6 +111,8 @@ def build_tree(background: FloatArray, overlaps: Sequence[Pair]) -> ClusterTree:
     whitened = len(overlaps) >= FEWEST_PAIRS
     if whitened:
         scaled = whiten(scaled, overlaps)
+    elif weights is not None:
+        scaled = scaled * weights
     n = len(scaled)
     chosen = np.arange(n) if n <= MOST_LINKED else np.arange(MOST_LINKED) * n // MOST_LINKED
     place = np.arange(n) if n <= MOST_LINKED else _nearest(scaled, scaled[chosen])

@@ -35,6 +35,7 @@ _BLACK = 12
 _TWIN_ERROR = 14.0  # grey levels, root mean square over the cut-out cells
 _TWIN_LIKENESS = 0.9
 _BLOCK = 512
+_RIM = np.ones((3, 3), np.uint8)
 
 
 def equal_values(values: Sequence[Hashable]) -> list[list[int]]:
@@ -193,7 +194,11 @@ def twins_by_content(paths: Sequence[Path], measures: Measures, *, threads: int 
     for start in range(0, len(cut), _BLOCK):
         rows = cut[start : start + _BLOCK]
         cells = measures.luma[rows].reshape(len(rows), -1).astype(np.float32)
-        mask = (cells > 2 * _BLACK).astype(np.float32)
+        # Small pictures mix the rims of cells with black, so the rims are left out.
+        inner = [
+            cv2.erode((luma > 2 * _BLACK).astype(np.uint8), _RIM) for luma in measures.luma[rows]
+        ]
+        mask = np.stack(inner).reshape(len(rows), -1).astype(np.float32)
         count = np.maximum(mask.sum(axis=1), 1)
         cells *= mask
         error = (mask @ (fields**2).T - 2 * cells @ fields.T + (cells**2).sum(axis=1)[:, None]) / (

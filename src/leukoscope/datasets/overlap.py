@@ -184,7 +184,7 @@ def _candidates(
         batch = others[start : start + _BATCH]
         surface = scipy.fft.irfft2(own * spectra[batch], s=size).reshape(len(batch), -1)
         peaks = surface.argmax(axis=1)
-        heights = surface[np.arange(len(batch)), peaks] / surface.std(axis=1)
+        heights = surface[np.arange(len(batch)), peaks] / (surface.std(axis=1) + 1e-12)
         for k in np.flatnonzero(heights > _PEAK):
             shift = _best_shift(planes[i], planes[batch[k]], int(peaks[k]))
             if shift is not None:
@@ -322,7 +322,7 @@ def tile_agreement(
         valid: (h, w) bool, where both count.
 
     Returns:
-        −1 to 1; −1 where fewer than four tiles show structure.
+        −1 to 1; −1 where fewer than half of the tiles show structure.
     """
     scores = []
     rows = np.array_split(np.arange(a.shape[0]), _TILES)
@@ -334,4 +334,4 @@ def tile_agreement(
             x, y = a[part][use], b[part][use]
             if len(x) >= 40 and max(float(x.std()), float(y.std())) >= _TEXTURE:
                 scores.append(_correlation(x, y))
-    return float(np.median(scores)) if len(scores) >= 4 else -1.0
+    return float(np.median(scores)) if len(scores) >= _TILES**2 / 2 else -1.0

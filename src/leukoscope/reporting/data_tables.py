@@ -15,17 +15,6 @@ from leukoscope.reporting.source import Study, class_title
 from leukoscope.reporting.wording import protocol_rank, protocol_title
 
 MOST_ROWS = 40
-REASONS: Mapping[str, str] = {
-    "missing": "the file is missing",
-    "unreadable": "the file cannot be opened",
-    "empty": "the file is empty",
-    "not-an-image": "the file is not an image",
-    "truncated": "the file ends too early",
-    "corrupt": "the file is damaged",
-    "too-large": "the image exceeds the size limit",
-    "animated": "the file holds an animation",
-    "symlink-loop": "the link points to itself",
-}
 
 
 def classes(study: Study) -> Table:
@@ -55,9 +44,7 @@ def unused(study: Study) -> Table | None:
     records = [record for record in study.manifest.images if record.status != "ok"]
     if not records:
         return None
-    rows = tuple(
-        (r.path, r.status, REASONS.get(r.reason, r.reason) or DASH) for r in records[:MOST_ROWS]
-    )
+    rows = tuple((r.path, r.status, r.reason or DASH) for r in records[:MOST_ROWS])
     more = len(records) - len(rows)
     note = f"and {count(more)} more, see `manifest.csv`" if more else ""
     columns = (Column("File", code=True), Column("Status", narrow=True), Column("Reason"))
