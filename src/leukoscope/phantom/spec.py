@@ -82,7 +82,7 @@ class PhantomCase:
         index: Number of the image from 0.
         name: File name without suffix.
         label: Class name.
-        patient: Number of the patient from 0; a patient has one class and one session.
+        patient: Number of the patient from 0; a patient has one class.
         session: Number of the session from 0.
     """
 
@@ -106,10 +106,12 @@ class PhantomCase:
 def design_cases(spec: PhantomSpec) -> tuple[PhantomCase, ...]:
     """Class, patient and session of every image.
 
-    Images take turns over the classes, patients of a class over its images, and sessions over
-    patients. Without the stain confounder each session takes one patient of each class before
-    the next begins, so that class and session are independent up to rounding; with it, session
-    ``s`` holds patients of class ``s mod K`` only.
+    Images take turns over the classes, and patients of a class over its images. Without the stain
+    confounder each session takes one image of each class before the next begins, so that class and
+    session are independent up to rounding; with it, session ``s`` holds images of class
+    ``s mod K`` only. A patient's images come from several sessions: were they all of one, holding
+    the patient out would leave the other classes of that session in training, and its background
+    would tell which class it is not.
 
     Returns:
         The cases in the order of their index.
@@ -120,11 +122,13 @@ def design_cases(spec: PhantomSpec) -> tuple[PhantomCase, ...]:
     for index in range(spec.images):
         label = index % k
         own = len(range(label, patients, k))
-        turn = (index // k) % own
-        if spec.confound == "stain":
-            session = label + k * (turn % len(range(label, spec.sessions, k)))
-        else:
-            session = turn % spec.sessions
+        number = index // k
+        turn = number % own
+        first, step = (label, k) if spec.confound == "stain" else (0, 1)
+        choices = range(first, spec.sessions, step)
+        # Each round over the sessions begins elsewhere, so that a patient meets several of them.
+        rounds = number // len(choices)
+        session = choices[(number + rounds * (1 + len(choices) // 3)) % len(choices)]
         cases.append(
             PhantomCase(
                 index,

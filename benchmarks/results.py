@@ -1,0 +1,79 @@
+"""Print the results of study folders as Markdown, each under the command that made it.
+
+python benchmarks/results.py RUN [RUN ...] > docs/results/studies.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+METRICS = (
+    ("accuracy", "accuracy"),
+    ("macro_f1", "macro F1"),
+    ("weighted_f1", "weighted F1"),
+    ("roc_auc", "ROC AUC"),
+    ("ece", "ECE"),
+)
+
+
+def main() -> None:
+    folders = [Path(name) for name in sys.argv[1:]]
+    if not folders:
+        raise SystemExit(__doc__)
+    print("# Results of studies\n")
+    print(
+        "Made by `python benchmarks/results.py RUN …` from each study's `metrics.json`. Test parts"
+    )
+    print("of all folds pooled; in brackets 95 % intervals that resample whole groups.")
+    for folder in folders:
+        print_study(folder)
+
+
+def print_study(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    environment = json.loads((folder / "environment.json").read_text())
+    command = re.sub(r"\S*/([^/\s]+)", r"\1", environment["command"])
+    seconds = sum(environment["seconds"].values())
+    print(f"\n## {command}\n")
+    print("```bash")
+    print(command)
+    print("```\n")
+    print(f"{metrics['verdict']['headline']} (verdict: {metrics['verdict']['level']})\n")
+    print("| what | held out | images | groups | " + " | ".join(t for _, t in METRICS) + " |")
+    print("|---|---|---|---|" + "---|" * len(METRICS))
+    for row in (*metrics["results"], *metrics["probes"]):
+        cells = [cell(row["metrics"].get(name)) for name, _ in METRICS]
+        what = row.get("probe", row["recipe"])
+        groups = f"{row['n_groups']} {row['group_unit']}s"
+        print(f"| {what} | {row['protocol']} | {row['n']} | {groups} | {' | '.join(cells)} |")
+    if metrics["curve"]:
+        print("\n| acquisition clusters | accuracy with whole clusters held out |")
+        print("|---|---|")
+        for point in metrics["curve"]:
+            print(f"| {point['clusters']} ({point['folds']} folds) | {cell(point['accuracy'])} |")
+    coverage = metrics["decisions"]["coverage"]
+    print(
+        f"\nPrediction sets that aim at {coverage['nominal']:.0%} hold the true class for ", end=""
+    )
+    print("; ".join(f"{name} {cell(value)}" for name, value in coverage["protocol"].items()) + ".")
+    for row in metrics["inapplicable"]:
+        print(f"\n`{row['protocol']}` does not apply: {row['reason']}.")
+    print(f"\n{seconds:.0f} s on {environment['cores']} cores ({environment['cpu']}), ", end="")
+    print(f"leukoscope {environment['packages']['leukoscope']}, seed {environment['seed']}.")
+
+
+def cell(value: dict[str, Any] | None) -> str:
+    if value is None or value["value"] is None:
+        return "—"
+    if value["low"] is None:
+        return f"{value['value']:.3f}"
+    mark = "" if value.get("reliable", True) else " †"
+    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f}){mark}"
+
+
+if __name__ == "__main__":
+    main()
