@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import ConfigError, DataError, UsageError
+from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.records import load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
@@ -154,3 +154,14 @@ def _saved_config(run: RunFolder) -> StudyConfig:
     from leukoscope.config.loading import load_study_config
 
     return load_study_config(run.config)
+
+
+def test_without_torch_a_study_says_so_before_the_audit(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leukoscope.study.run.find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtraError, match=r"training needs the optional dependencies \[train"
+    ):
+        run_study(phantoms, tmp_path / "run", **OPTIONS)
+    assert not (tmp_path / "run").exists()

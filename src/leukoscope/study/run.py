@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from leukoscope.config.loading import (
     validate,
 )
 from leukoscope.config.study import PROBES, PROTOCOLS, StudyConfig
-from leukoscope.core.errors import ConfigError, DataError, UsageError
+from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.records import save_folds
 from leukoscope.core.run_folder import RunFolder
@@ -116,9 +117,12 @@ def run_study(
         **options: Options of :func:`study_config`, where ``data`` is a path.
 
     Raises:
+        MissingExtraError: torch is not installed.
         UsageError: The folder holds another study.
         DataError: The data cannot be used.
     """
+    if find_spec("torch") is None:
+        raise MissingExtraError("training", "train")  # now, not after a minute of audit
     config = data if isinstance(data, StudyConfig) else study_config(data, **options)
     run = RunFolder(Path(out))
     progress = Progress(listener) if listener else Progress()
