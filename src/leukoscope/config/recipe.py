@@ -39,7 +39,7 @@ class LinearHeadTraining(Strict):
     """
 
     method: Literal["linear-head"] = "linear-head"
-    c_grid: tuple[Positive, ...] = (0.003, 0.03, 0.3)
+    c_grid: tuple[Positive, ...] = (0.0003, 0.003, 0.03, 0.3)
     refit_with_val: bool = True
 
 

@@ -83,10 +83,11 @@ def _overlap_sheet(study: Study, gallery: Gallery) -> list[Block]:
     picture = gallery.stored(
         sheets[0],
         caption=(
-            "Fields that show the same place of the smear, found by the audit; a random split "
-            f"puts them on both sides (n = {count(len(study.manifest.usable))} images)."
+            "Images that show the same place or the same cell, found by the audit, largest groups "
+            "first; a random split puts them on both sides "
+            f"(n = {count(len(study.manifest.usable))} images)."
         ),
-        alt="Groups of overlapping fields, one group a row.",
+        alt="Groups of overlapping or nearly equal images, side by side.",
         most_px=1440,
     )
     return [] if picture is None else [picture]

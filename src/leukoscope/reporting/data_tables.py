@@ -91,7 +91,8 @@ def ties(study: Study) -> Table | None:
         Column("Images", numeric=True),
     )
     caption = f"Images that belong together, among {plural(len(study.manifest.usable), 'image')}"
-    return Table(caption, columns, tuple(rows), "— : not counted for this kind of tie.")
+    note = "— : not counted for this kind of tie." if DASH in {c for r in rows for c in r} else ""
+    return Table(caption, columns, tuple(rows), note)
 
 
 def scale_bars(study: Study) -> Table | None:
