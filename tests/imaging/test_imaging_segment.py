@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leukoscope.imaging.decode import decode_image
-from leukoscope.imaging.inpaint import NO_GROUND, fill_region
+from leukoscope.imaging.ground import NO_GROUND, paint_ground
 from leukoscope.imaging.scale_bar import erase_scale_bar, find_scale_bar
 from leukoscope.imaging.segment import (
     NEUTRAL_GREY,
@@ -140,15 +140,17 @@ def test_removal_copies_nothing_from_inside() -> None:
     marked = image.copy()
     marked[truth] = (0, 255, 0)
     wide = cv2.dilate(truth.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    np.testing.assert_array_equal(fill_region(marked, wide)[truth], fill_region(image, wide)[truth])
+    np.testing.assert_array_equal(
+        paint_ground(marked, wide)[truth], paint_ground(image, wide)[truth]
+    )
 
 
 def test_nothing_to_copy_from() -> None:
     image, _ = field("pink")
     hole = np.ones((224, 224), np.bool_)
-    assert (fill_region(image, hole) == NO_GROUND).all()
+    assert (paint_ground(image, hole) == NO_GROUND).all()
     hole[:20] = False
-    assert fill_region(image, hole).shape == image.shape
+    assert paint_ground(image, hole).shape == image.shape
 
 
 def test_kept_cells_stand_on_one_grey() -> None:

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.inpaint import NO_GROUND
+NO_GROUND = (200, 200, 200)
+"""RGB used where an image has no background at all."""
 
 GROUND_TOLERANCE = 0.24  # log intensity; what differs more from the ground is stained
 

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.imaging.ground import paint_ground
+
 # Fractions of the longer side of the image.
 _STRIP = 0.25  # height of the strip at the lower edge that is searched
 _STROKE = 0.036  # no stroke is thicker
@@ -79,11 +81,9 @@ def find_scale_bar(image: NDArray[np.uint8]) -> ScaleBar | None:
 
 
 def erase_scale_bar(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Paint the scale bar over with what surrounds it; a copy where there is none."""
-    from leukoscope.imaging.inpaint import fill_region
-
+    """Paint the scale bar over with plain ground; a copy where there is none."""
     bar = find_scale_bar(image)
-    return image.copy() if bar is None else fill_region(image, bar.mask)
+    return image.copy() if bar is None else paint_ground(image, bar.mask)
 
 
 def _odd(value: float) -> int:
