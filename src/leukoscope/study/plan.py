@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,6 @@ from leukoscope.study.probes import probe_recipe
 SAMPLE = 16
 THREADS = 2
 HEAD_S = 1.0e-4  # seconds per training image and penalty, from runs on two cores
-CAL_BY_CLASS = 19  # smallest n with a non-trivial 95 % quantile: ceil((n + 1) · 0.95) ≤ n
 FEW_GROUPS = 10
 
 
@@ -82,8 +82,11 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     listener("timing a sample", 0, 0)
     sample = [manifest.usable[i] for i in np.linspace(0, n - 1, min(SAMPLE, n)).astype(int)]
     paths = [manifest.path_of(record) for record in sample]
-    fits = len(_likely_protocols(manifest, config)) * config.splits.folds
-    audit_s = n * _seconds_each(paths, audit_image) / THREADS
+    start = time.perf_counter()
+    cut_out = sum(audit_image(path).cut_out for path in paths) > len(paths) / 2
+    audit_s = n * (time.perf_counter() - start) / len(paths) / THREADS
+    protocols = _likely_protocols(manifest, config, cut_out)
+    fits = len(protocols) * config.splits.folds
     steps = [reading, PlannedStep("audit", f"{n} images", audit_s)]
     disk_mb = 20 + n * 0.01
     timed: dict[str, _RecipeTimes] = {}
@@ -91,7 +94,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         times = timed[recipe.name] = _time_recipe(recipe, paths)
         linear = isinstance(recipe.training, LinearHeadTraining)
         curve = len(config.splits.cluster_curve) * config.splits.folds
-        jobs = fits + 1 + (curve if linear and "acquisition" in config.protocols else 0)
+        jobs = fits + 1 + (curve if linear and "acquisition" in protocols else 0)
         steps.append(PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)))
         disk_mb += n * (0.006 if linear else 0) + jobs * (0.05 if linear else times.parameters_mb)
     for probe in config.probes:
@@ -106,7 +109,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
             disk_mb += n * 0.006
         steps.append(PlannedStep(f"probe {probe}", f"{fits} fits", seconds))
     steps.append(PlannedStep("statistics, bundle, report", "", 20 + n * 0.008))
-    limits = tuple(_limits(manifest, config))
+    limits = tuple(_limits(manifest, config, cut_out))
     return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits)
 
 
@@ -140,6 +143,7 @@ def _time_recipe(recipe: Recipe, paths: Sequence[Path]) -> _RecipeTimes:
         return _RecipeTimes(seconds, HEAD_S * len(recipe.training.c_grid), megabytes)
     batch = torch.from_numpy(normalise(images, spec))
     network.train()
+    network(batch).sum().backward()  # the first step also warms up
     seconds = _seconds(lambda: network(batch).sum().backward()) / len(paths)
     # Early stopping makes the number of epochs an upper bound.
     return _RecipeTimes(seconds / 3, seconds * recipe.training.epochs, megabytes)
@@ -155,10 +159,10 @@ def _seconds_each(paths: Sequence[Path], work: Callable[[Path], object]) -> floa
     return _seconds(lambda: [work(path) for path in paths]) / len(paths)
 
 
-def _likely_protocols(manifest: Manifest, config: StudyConfig) -> list[str]:
-    """Protocols that the manifest alone does not rule out; the audit may rule out more."""
+def _likely_protocols(manifest: Manifest, config: StudyConfig, cut_out: bool) -> list[str]:
+    """Protocols that manifest and sample do not rule out; the audit may rule out more."""
     records = manifest.usable
-    ruled_out = set()
+    ruled_out = {"acquisition", "acquisition-merged"} if cut_out else set()
     if not all(record.patient_id for record in records):
         ruled_out.add("grouped")
     if not any(record.given_part for record in records):
@@ -166,34 +170,49 @@ def _likely_protocols(manifest: Manifest, config: StudyConfig) -> list[str]:
     return [name for name in config.protocols if name not in ruled_out]
 
 
-def _limits(manifest: Manifest, config: StudyConfig) -> Iterator[str]:
+def fewest_for(coverage: float) -> int:
+    """Smallest n whose conformal quantile is not trivial: ceil((n + 1) · coverage) ≤ n.
+
+    >>> fewest_for(0.95), fewest_for(0.9)
+    (19, 9)
+    """
+    return math.ceil(round(coverage / (1 - coverage), 6))
+
+
+def _limits(manifest: Manifest, config: StudyConfig, cut_out: bool) -> Iterator[str]:
     records = manifest.usable
     by_class = Counter(record.label for record in records)
-    patients = {
-        name: {r.patient_id for r in records if r.label == name} - {""} for name in by_class
-    }
+    patients = {record.patient_id for record in records} - {""}
+    fewest = fewest_for(config.coverage)
     if not all(record.patient_id for record in records):
         yield (
-            "No patient ids for all images: a score on unseen patients cannot be measured; the "
-            "acquisition protocols are a proxy found from the background."
+            "No patient ids for all images: a score on unseen patients cannot be measured"
+            + ("." if cut_out else "; the acquisition protocols are a proxy from the background.")
+        )
+    if cut_out:
+        yield (
+            "Cells cut out on black: no background is left to find acquisition clusters in, so "
+            "unseen slides and sessions cannot be imitated."
+        )
+    if patients and len(patients) < FEW_GROUPS:
+        yield (
+            f"Only {len(patients)} patients: intervals over patients will be marked unreliable "
+            f"(fewer than {FEW_GROUPS})."
         )
     for name in manifest.class_names:
-        if patients[name] and len(patients[name]) < FEW_GROUPS:
+        own = {record.patient_id for record in records if record.label == name} - {""}
+        held = len(own) * config.splits.cal
+        if own and held < fewest:
             yield (
-                f"Only {len(patients[name])} patients of {name}: intervals over patients will be "
-                f"marked unreliable (fewer than {FEW_GROUPS})."
-            )
-        if patients[name] and len(patients[name]) * config.splits.cal < CAL_BY_CLASS:
-            yield (
-                f"About {len(patients[name]) * config.splits.cal:.0f} calibration patients of "
-                f"{name}: a guarantee of {config.coverage:.0%} by patient and class needs "
-                f"{CAL_BY_CLASS}; it is not attainable."
+                f"{name}: {len(own)} patients, about {held:.0f} of them for calibration; a "
+                f"guarantee of {config.coverage:.0%} by patient needs {fewest} and is not "
+                "attainable."
             )
         cal = by_class[name] * config.splits.cal
-        if cal < CAL_BY_CLASS:
+        if cal < fewest:
             yield (
-                f"About {cal:.0f} calibration images of {name}: prediction sets cannot promise "
-                f"{config.coverage:.0%} for this class ({CAL_BY_CLASS} are needed)."
+                f"{name}: about {cal:.0f} calibration images; prediction sets cannot promise "
+                f"{config.coverage:.0%} for this class ({fewest} are needed)."
             )
     if len(by_class) < 2:
         yield "Fewer than two classes: no classifier can be trained."
