@@ -7,6 +7,8 @@ from collections.abc import Hashable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.datasets.linking import join_pairs
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -23,22 +25,11 @@ def join_groups(*labellings: Sequence[Hashable]) -> IntArray:
     >>> join_groups(["a", "a", "b", "c"], ["", "x", "x", ""]).tolist()
     [0, 0, 0, 1]
     """
-    n = len(labellings[0])
-    parent = list(range(n))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    pairs = []
     for labels in labellings:
         first: dict[Hashable, int] = {}
-        for i, label in enumerate(labels):
-            if label != "":
-                a, b = root(first.setdefault(label, i)), root(i)
-                parent[max(a, b)] = min(a, b)
-    roots = np.array([root(i) for i in range(n)], dtype=np.int64)
+        pairs += [(first.setdefault(label, i), i) for i, label in enumerate(labels) if label != ""]
+    roots = join_pairs(len(labellings[0]), pairs)
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,12 +23,12 @@ from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
 from leukoscope.evaluation.conformal import fit_lac
-from leukoscope.evaluation.ood import fit_ood, fit_threshold
+from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.bundle import save_bundle
-from leukoscope.runtime.engines import open_engine
+from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.study.environment import package_versions
 from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
@@ -61,7 +60,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         LeukoscopeError: The graph and the torch model disagree.
     """
     from leukoscope.learning.checkpoint import load_checkpoint
-    from leukoscope.learning.export import check_parity, export_onnx
+    from leukoscope.learning.export import check_parity, onnx_bytes
 
     config = load_study_config(run.config)
     if recipe not in {r.name for r in config.recipes}:
@@ -69,24 +68,16 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     network, meta = load_checkpoint(run.model(recipe, FINAL, 0))
     spec = meta.recipe.preprocess
     manifest = Manifest.load(run.manifest, config.data.root)
-    fold = next((f for f in load_folds(run.splits) if f.protocol == FINAL), None)
-    if fold is None:
-        raise DataError(f"{run.splits}: no {FINAL!r} fold", hint="run the study again")
     data = Labelled(manifest.usable, meta.class_names)
-    rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
+    rows = _final_rows(run, data)
     pixels, quality = _read(manifest, data, rows, spec)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "model.onnx"
-        export_onnx(network, spec, meta.class_names, path)
-        graph = path.read_bytes()
-        parity = check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec)
-        outputs = _run_graph(path, pixels)
-        golden = _golden(path, spec)
-    temperature = fit_temperature(outputs["cal"]["logits"], data.y[rows["cal"]])
-    probs = apply_temperature(outputs["cal"]["logits"], temperature)
-    threshold = fit_lac(probs, data.y[rows["cal"]], config.coverage)
-    ood = fit_ood(outputs["train"]["features"])
-    accept_below = fit_threshold(ood.score(outputs["val"]["features"]), accept=ACCEPT)
+    graph = onnx_bytes(network, spec, meta.class_names)
+    engine = open_engine(graph)
+    outputs = {part: _run_graph(engine, images) for part, images in pixels.items()}
+    calibration, conformal = _probabilities(
+        outputs["cal"]["logits"], data.y[rows["cal"]], config.coverage
+    )
+    ood, limits = _rejection(outputs["train"]["features"], outputs["val"]["features"])
     record = BundleRecord(
         name=f"{Path(config.data.path).stem}-{recipe}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -94,31 +85,57 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         trained_on=_trained_on(config.data.path, rows),
         class_names=meta.class_names,
         preprocess=spec,
-        calibration=Calibration(temperature=temperature, n_cal=len(rows["cal"])),
-        conformal=Conformal(
-            coverage=config.coverage, threshold=threshold, n_cal=len(rows["cal"])
-        ),
-        ood=OutOfDistribution(
-            accept=ACCEPT,
-            threshold=accept_below,
-            n_fit=len(pixels["train"]),
-            n_val=len(rows["val"]),
-        ),
+        calibration=calibration,
+        conformal=conformal,
+        ood=limits,
         quality=_limits(quality),
-        parity_max_abs=parity,
+        parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
         passport_sha256=read_json(run.passport)["sha256"],
         versions=package_versions(),
         licence="as the training data; see LICENSE",
-    )  # fmt: skip
+    )
     files = {
         "model.onnx": graph,
         "ood.safetensors": ood.to_bytes(),
         "LICENSE": LICENCE.encode(),
         "MODEL_CARD.md": _card(run),
         "trained_on.txt": _hashes(data, rows["train"]),
-        **golden,
+        **_golden(engine, spec),
     }
     return save_bundle(out, record, files)
+
+
+def _final_rows(run: RunFolder, data: Labelled) -> dict[str, NDArray[np.int64]]:
+    """Row numbers of the parts of the final fit."""
+    fold = next((f for f in load_folds(run.splits) if f.protocol == FINAL), None)
+    if fold is None:
+        raise DataError(f"{run.splits}: no {FINAL!r} fold", hint="run the study again")
+    return {part: data.rows(fold, part) for part in ("train", "val", "cal")}
+
+
+def _probabilities(
+    logits: NDArray[np.float32], y: NDArray[np.int64], coverage: float
+) -> tuple[Calibration, Conformal]:
+    """Temperature and prediction sets from the ``cal`` part."""
+    temperature = fit_temperature(logits, y)
+    threshold = fit_lac(apply_temperature(logits, temperature), y, coverage)
+    return (
+        Calibration(temperature=temperature, n_cal=len(y)),
+        Conformal(coverage=coverage, threshold=threshold, n_cal=len(y)),
+    )
+
+
+def _rejection(
+    train: NDArray[np.float32], val: NDArray[np.float32]
+) -> tuple[OodModel, OutOfDistribution]:
+    """Distance from training features, and the threshold that accepts most validation images."""
+    ood = fit_ood(train)
+    return ood, OutOfDistribution(
+        accept=ACCEPT,
+        threshold=fit_threshold(ood.score(val), accept=ACCEPT),
+        n_fit=len(train),
+        n_val=len(val),
+    )
 
 
 def _read(
@@ -140,18 +157,11 @@ def _read(
     return pixels, quality
 
 
-def _run_graph(
-    path: Path, pixels: dict[str, NDArray[np.uint8]]
-) -> dict[str, dict[str, NDArray[np.float32]]]:
-    engine = open_engine(path)
-    outputs = {}
-    for part, images in pixels.items():
-        batches = [engine.run(images[i : i + 32]) for i in range(0, len(images), 32)]
-        outputs[part] = {
-            name: np.concatenate([batch[name] for batch in batches])
-            for name in ("logits", "features")
-        }
-    return outputs
+def _run_graph(engine: Engine, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    batches = [engine.run(images[i : i + 32]) for i in range(0, len(images), 32)]
+    return {
+        name: np.concatenate([batch[name] for batch in batches]) for name in ("logits", "features")
+    }
 
 
 def _limits(quality: list[dict[str, float]]) -> QualityLimits:
@@ -185,7 +195,7 @@ def _card(run: RunFolder) -> bytes:
     return render_model_card(run).encode()
 
 
-def _golden(path: Path, spec: PreprocessSpec) -> dict[str, bytes]:
+def _golden(engine: Engine, spec: PreprocessSpec) -> dict[str, bytes]:
     """Phantom images and what the graph answers to them."""
     from leukoscope.phantom.render import render_phantom
     from leukoscope.phantom.spec import PhantomSpec
@@ -194,4 +204,4 @@ def _golden(path: Path, spec: PreprocessSpec) -> dict[str, bytes]:
     phantoms = PhantomSpec(images=4, sessions=4, seed=7)
     images = [render_phantom(phantoms, index).image for index in range(4)]
     batch = np.stack([apply_preprocess(image, spec) for image in images])
-    return golden_files(images, open_engine(path).run(batch)["logits"])
+    return golden_files(images, engine.run(batch)["logits"])
