@@ -60,7 +60,7 @@ def _sheet_of_inputs(
         image = decode_image(manifest.path_of(record)).image
         views = [apply_preprocess(make(image), recipe.preprocess) for make in INPUTS.values()]
         rows.append([image, *views])
-    titles = ["original", *(f"{name} → {recipe.name}" for name in INPUTS)]
+    titles = ["original", *INPUTS]
     return draw_sheet(path, rows, [_caption(record) for record in shown], titles)
 
 
