@@ -47,6 +47,9 @@ def evaluate(
             low, high = value["low"], value["high"]
             span = "" if low is None else f"  ({low:.3f}–{high:.3f})"
             console().print(f"{name:24s} {value['value']:.3f}{span}", markup=False)
+        share = result.metrics["decisions"]["share"]
+        decisions = ", ".join(f"{name} {value:.1%}" for name, value in share.items())
+        console().print(f"decisions: {decisions}", markup=False)
         for warning in result.metrics["warnings"]:
             console().print(f"[yellow]![/] {warning}")
         typer.echo(f"\nmetrics {out / 'metrics.json'}")
