@@ -6,9 +6,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.preprocess import CenterCrop, Clahe, MaskScaleBar, PreprocessSpec, Step
-from leukoscope.imaging.enhance import clahe
+from leukoscope.config.preprocess import (
+    AdaptiveClahe,
+    BilateralFilter,
+    CenterCrop,
+    Clahe,
+    GaussianBlur,
+    Macenko,
+    MaskScaleBar,
+    Morphology,
+    PreprocessSpec,
+    Reinhard,
+    SegmentStep,
+    Step,
+)
+from leukoscope.imaging.enhance import adaptive_clahe, clahe
+from leukoscope.imaging.filters import bilateral_filter, gaussian_blur, morphology
 from leukoscope.imaging.scale_bar import erase_scale_bar
+from leukoscope.imaging.segment_variants import keep_segment
+from leukoscope.imaging.stain import macenko, reinhard
 
 
 def apply_preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
@@ -101,3 +117,17 @@ def _apply_step(image: NDArray[np.uint8], step: Step) -> NDArray[np.uint8]:
             return clahe(image, step.clip_limit, step.tiles)
         case MaskScaleBar():
             return erase_scale_bar(image)
+        case AdaptiveClahe():
+            return adaptive_clahe(image, step.clip_limits, step.tiles)
+        case GaussianBlur():
+            return gaussian_blur(image, step.sigma_px)
+        case BilateralFilter():
+            return bilateral_filter(image, step.diameter_px, step.sigma_colour, step.sigma_px)
+        case Morphology():
+            return morphology(image, step.operation, step.radius_px)
+        case SegmentStep():
+            return keep_segment(image, step)
+        case Reinhard():
+            return reinhard(image, step.mean, step.std)
+        case Macenko():
+            return macenko(image, step)

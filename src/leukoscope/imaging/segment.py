@@ -28,6 +28,7 @@ __all__ = [
     "NEUTRAL_GREY",
     "LeukocyteMasks",
     "ScaleBar",
+    "enlarge_mask",
     "find_scale_bar",
     "keep_leukocytes",
     "remove_leukocytes",
@@ -78,7 +79,7 @@ def segment_leukocytes(image: NDArray[np.uint8]) -> LeukocyteMasks:
         small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     nucleus, cell = _segment(small)
     if scale < 1:
-        nucleus, cell = (_enlarge(mask, width, height) for mask in (nucleus, cell))
+        nucleus, cell = (enlarge_mask(mask, width, height) for mask in (nucleus, cell))
     return LeukocyteMasks(cell.astype(np.bool_), (nucleus & cell).astype(np.bool_))
 
 
@@ -247,6 +248,13 @@ def _fill_holes(mask: _Mask) -> _Mask:
     return np.asarray(mask | (framed[1:-1, 1:-1] == 0), np.uint8)
 
 
-def _enlarge(mask: _Mask, width: int, height: int) -> _Mask:
+def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """A mask of 0 and 1 at a larger size, its outline interpolated.
+
+    Args:
+        mask: (h, w) uint8.
+        width: Of the result.
+        height: Of the result.
+    """
     smooth = cv2.resize(mask * 255, (width, height), interpolation=cv2.INTER_LINEAR)
     return (smooth > 127).astype(np.uint8)

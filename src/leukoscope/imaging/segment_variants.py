@@ -1,0 +1,195 @@
+"""Segmentations of the reference studies, as steps: everything outside a mask is blanked.
+
+They are here to be compared. :mod:`leukoscope.imaging.segment` is the one that the probes use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.preprocess import (
+    HsvSegment,
+    KmeansSegment,
+    LabRange,
+    LabRanges,
+    Leukocytes,
+    MultiscaleKmeans,
+    Segmentation,
+)
+from leukoscope.imaging.filters import morphology
+from leukoscope.imaging.scale_bar import find_scale_bar
+from leukoscope.imaging.segment import NEUTRAL_GREY, enlarge_mask, segment_leukocytes
+
+_WORKING_PX = 256  # longer side at which clusters are found
+_BLACK = 12  # a cut-out cell is surrounded by pixels below this
+_CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
+
+
+def keep_segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.uint8]:
+    """The image with everything outside the step's mask filled.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        step: Which segmentation, and with what to fill.
+    """
+    fill = (0, 0, 0) if step.outside == "black" else NEUTRAL_GREY
+    return np.where(segment(image, step)[:, :, None], image, np.array(fill, np.uint8))
+
+
+def segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.bool_]:
+    """(H, W) bool mask of a segmentation step, opened and closed as it says.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        step: Which segmentation.
+    """
+    mask = _segment(image, step).astype(np.uint8)
+    mask = morphology(mask, "open", step.open_px)
+    return morphology(mask, "close", step.close_px).astype(np.bool_)
+
+
+def _segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.bool_]:
+    match step:
+        case LabRanges():
+            return lab_ranges_mask(image, step.ranges, otsu=step.otsu)
+        case HsvSegment():
+            return hsv_mask(image, step.hue_low, step.hue_high, step.saturation_min)
+        case KmeansSegment():
+            return kmeans_mask(image, step.clusters)
+        case MultiscaleKmeans():
+            return multiscale_kmeans_mask(image, step.clusters, step.scales)
+        case Leukocytes():
+            masks = segment_leukocytes(image)
+            mask = masks.cell if step.part == "cell" else masks.nucleus
+            bar = find_scale_bar(image)
+            return mask if bar is None else mask & ~bar.mask
+
+
+def lab_ranges_mask(
+    image: NDArray[np.uint8], ranges: Sequence[LabRange], *, otsu: bool
+) -> NDArray[np.bool_]:
+    """Pixels in any of the colour ranges; with ``otsu`` only the darker of them.
+
+    Otsu's method (1979, doi 10.1109/TSMC.1979.4310076) splits L of the pixels in the ranges.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        ranges: In OpenCV's 8-bit LAB.
+        otsu: Whether to split.
+
+    Returns:
+        (H, W) bool.
+    """
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    inside = np.zeros(image.shape[:2], np.bool_)
+    for box in ranges:
+        inside |= cv2.inRange(lab, np.array(box.low), np.array(box.high)) > 0
+    if otsu and inside.any():
+        lightness = np.asarray(lab[:, :, 0], np.uint8)
+        inside &= lightness <= _otsu(lightness[inside])
+    return inside
+
+
+def hsv_mask(
+    image: NDArray[np.uint8], hue_low: int, hue_high: int, saturation_min: int
+) -> NDArray[np.bool_]:
+    """Pixels of the hues, more saturated than Otsu's threshold over all lit pixels.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        hue_low: In half degrees; the range runs upwards from here, through red if need be.
+        hue_high: Likewise.
+        saturation_min: Least threshold, 0–255.
+
+    Returns:
+        (H, W) bool; black pixels never belong to it.
+    """
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hue, saturation, value = (np.asarray(plane, np.uint8) for plane in cv2.split(hsv))
+    lit = np.asarray(value >= _BLACK)
+    if not lit.any():
+        return lit
+    above, below = hue >= hue_low, hue <= hue_high
+    hues = above & below if hue_low <= hue_high else above | below
+    return np.asarray(lit & hues & (saturation > max(saturation_min, _otsu(saturation[lit]))))
+
+
+def kmeans_mask(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_]:
+    """The most violet of k-means clusters (Lloyd 1982) of the pixels' colours in LAB.
+
+    Clusters start from equal shares of the pixels in order of L, so equal images give equal
+    masks. The most violet has the largest a − b − L. Images above 256 px are clustered smaller;
+    black pixels are left out.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        clusters: Number of clusters.
+
+    Returns:
+        (H, W) bool; empty where an image has fewer colours than clusters.
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, _WORKING_PX / max(height, width))
+    return _kmeans_at(image, clusters, scale)
+
+
+def multiscale_kmeans_mask(
+    image: NDArray[np.uint8], clusters: int, scales: Sequence[float]
+) -> NDArray[np.bool_]:
+    """Pixels that more than half of the scales give to :func:`kmeans_mask`.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        clusters: Number of clusters.
+        scales: Above 0 to 1, relative to the size at which :func:`kmeans_mask` works.
+
+    Returns:
+        (H, W) bool.
+    """
+    height, width = image.shape[:2]
+    base = min(1.0, _WORKING_PX / max(height, width))
+    votes = np.zeros((height, width), np.int64)
+    for scale in scales:
+        votes += _kmeans_at(image, clusters, base * scale)
+    return np.asarray(2 * votes > len(scales))
+
+
+def _kmeans_at(image: NDArray[np.uint8], clusters: int, scale: float) -> NDArray[np.bool_]:
+    height, width = image.shape[:2]
+    small = image
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    mask = _violet_cluster(small, clusters)
+    if scale < 1:
+        # An interpolated outline may reach into black surroundings.
+        large = enlarge_mask(mask.astype(np.uint8), width, height) > 0
+        mask = np.asarray(large & (image.max(axis=2) >= _BLACK))
+    return mask
+
+
+def _violet_cluster(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_]:
+    mask = np.asarray(image.max(axis=2) >= _BLACK)
+    colours = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[mask].astype(np.float32)
+    packed = colours @ np.array([65536, 256, 1], np.float32)  # exact: below 2²⁴
+    if len(np.unique(packed)) < clusters:
+        return np.zeros_like(mask)
+    rank = np.argsort(np.argsort(colours[:, 0], kind="stable"))
+    start = (rank * clusters // len(rank)).astype(np.int32)[:, None]
+    # One attempt from given labels draws no random numbers.
+    _, labels, centres = cv2.kmeans(
+        colours, clusters, start, _CRITERIA, 1, cv2.KMEANS_USE_INITIAL_LABELS
+    )
+    violet = centres[:, 1] - centres[:, 2] - centres[:, 0]
+    mask[mask] = labels.ravel() == int(np.argmax(violet))
+    return mask
+
+
+def _otsu(levels: NDArray[np.uint8]) -> float:
+    column = np.ascontiguousarray(levels).reshape(-1, 1)
+    threshold, _ = cv2.threshold(column, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return float(threshold)

@@ -1,0 +1,170 @@
+"""Stain normalisation: bring an image's colours to those of a target.
+
+Black surroundings of a cell that was cut out are neither counted nor changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.preprocess import Macenko
+
+_BLACK = 12  # a cut-out cell is surrounded by pixels below this
+_MAX_GAIN = 4.0  # a plain image has no contrast to stretch but noise
+_LEAST_ANGLE = np.radians(2.0)  # between two stains; below, there is only one
+_LEAST_PIXELS = 50  # for percentiles to mean anything
+
+_Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Stains:
+    """Two stains of an image.
+
+    Attributes:
+        vectors: (2, 3) float64 unit optical densities in RGB; first the stain that absorbs more
+            red than blue, which is that of nuclei.
+        concentrations: (2,) float64, 99th percentiles of their amounts.
+    """
+
+    vectors: _Float
+    concentrations: _Float
+
+
+def lab_statistics(image: NDArray[np.uint8]) -> tuple[_Float, _Float] | None:
+    """Mean and standard deviation of L (0–100), a and b over all pixels that are not black.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        Two (3,) arrays; None where every pixel is black.
+    """
+    lit = _lit(image)
+    if not lit.any():
+        return None
+    lab = _to_lab(image)[lit].astype(np.float64)
+    return lab.mean(axis=0), lab.std(axis=0)
+
+
+def reinhard(
+    image: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Shift and scale each LAB channel to a target (Reinhard et al. 2001, eq. 10–11).
+
+    Channel by channel ``(x − mean of the image) · std of the target / std of the image + mean of
+    the target``; in CIELAB, where the paper takes lαβ (doi 10.1109/38.946629). A channel is
+    stretched at most fourfold.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mean: Of the target, L (0–100), a, b.
+        std: Likewise.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    statistics = lab_statistics(image)
+    if statistics is None:
+        return image
+    own_mean, own_std = statistics
+    gain = np.minimum(np.asarray(std) / np.maximum(own_std, 1e-6), _MAX_GAIN)
+    lab = (_to_lab(image) - own_mean) * gain + np.asarray(mean)
+    lab[:, :, 0] = np.clip(lab[:, :, 0], 0, 100)
+    rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB)
+    changed = np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8)
+    return np.where(_lit(image)[:, :, None], changed, image)
+
+
+def macenko(image: NDArray[np.uint8], step: Macenko) -> NDArray[np.uint8]:
+    """Replace the image's two stains and their amounts by the target's (Macenko et al. 2009).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        step: Parameters and target.
+
+    Returns:
+        (H, W, 3) uint8 RGB; the input itself where :func:`estimate_stains` finds no two stains.
+    """
+    found = estimate_stains(image, step)
+    if found is None:
+        return image
+    density = optical_density(image, step.light).reshape(-1, 3)
+    amounts = _amounts(density, found.vectors)
+    amounts *= np.asarray(step.concentrations) / np.maximum(found.concentrations, 1e-6)
+    levels = step.light * np.exp(-amounts @ _unit(np.asarray(step.stains, np.float64)))
+    changed = np.clip(np.rint(levels), 0, 255).astype(np.uint8).reshape(image.shape)
+    return np.where(_lit(image)[:, :, None], changed, image)
+
+
+def estimate_stains(image: NDArray[np.uint8], step: Macenko) -> Stains | None:
+    """The two stains of an image (Macenko et al. 2009, doi 10.1109/ISBI.2009.5193250).
+
+    Optical densities of stained pixels are projected on the plane of their two largest
+    principal directions; the stains are the robust extremes of the angle in that plane. A pixel
+    is stained by its mean density: asking each channel, as is usual for tissue, would drop the
+    violet nuclei of smears, which absorb hardly any blue.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        step: Parameters; its target is not used.
+
+    Returns:
+        None where fewer than ``tissue_min`` of the pixels (or 50) are stained, or where the
+        extremes differ by less than 2°.
+    """
+    lit = _lit(image)
+    density = optical_density(image, step.light)[lit]
+    stained = density[density.mean(axis=1) >= step.density_min]
+    if len(stained) < max(step.tissue_min * lit.sum(), _LEAST_PIXELS):
+        return None
+    _, directions = np.linalg.eigh(np.cov(stained.T))
+    plane = directions[:, [2, 1]]
+    # Signs of eigenvectors are arbitrary: turn the first towards the densities.
+    plane *= np.where(stained.mean(axis=0) @ plane < 0, -1, 1)
+    x, y = (stained @ plane).T
+    low, high = np.percentile(
+        np.arctan2(y, x), [step.angle_percentile, 100 - step.angle_percentile]
+    )
+    if high - low < _LEAST_ANGLE:
+        return None
+    ends = np.array([[np.cos(low), np.sin(low)], [np.cos(high), np.sin(high)]]) @ plane.T
+    vectors = _unit(np.maximum(ends, 0))
+    bluish = vectors[:, 0] - vectors[:, 2]
+    if bluish[0] < bluish[1]:
+        vectors = vectors[::-1]
+    return Stains(vectors, np.percentile(_amounts(stained, vectors), 99, axis=0))
+
+
+def optical_density(image: NDArray[np.uint8], light: int) -> _Float:
+    """−ln((I + 1) / I₀), Beer–Lambert, kept finite at 0; shape of the image, float64.
+
+    >>> optical_density(np.full((1, 1, 3), 239, np.uint8), 240).max()
+    np.float64(-0.0)
+    """
+    table = -np.log((np.arange(256) + 1.0) / light)
+    return np.asarray(table[image], np.float64)
+
+
+def _amounts(density: _Float, vectors: _Float) -> _Float:
+    """(n, 2) least-squares amounts of the stains."""
+    return np.asarray(density @ np.linalg.pinv(vectors), np.float64)
+
+
+def _unit(vectors: _Float) -> _Float:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float64)
+
+
+def _to_lab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    scaled = image.astype(np.float32) / np.float32(255)
+    return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB), np.float32)
+
+
+def _lit(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    red, green, blue = cv2.split(image)
+    return np.asarray(cv2.max(cv2.max(red, green), blue) >= _BLACK)
