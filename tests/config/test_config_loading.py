@@ -26,7 +26,8 @@ def test_published_values_of_the_small_cnn() -> None:
     assert recipe.preprocess.size_px == 128
     assert recipe.model.hidden == (128,)
     assert recipe.model.dropout == 0.5
-    assert recipe.training.model_dump() | {} == {
+    training = recipe.training.model_dump()
+    published = {
         "method": "gradient",
         "optimizer": "adam",
         "learning_rate": 1e-3,
@@ -37,8 +38,12 @@ def test_published_values_of_the_small_cnn() -> None:
         "stop_on": "val_loss",
         "keep_best": "val_accuracy",
         "class_weights": False,
-        "precision": "auto",
+        "schedule": {"kind": "none"},
+        "loss": {"kind": "cross-entropy", "smoothing": 0.0},
+        "clip_norm": 0.0,
+        "freeze": 0,
     }
+    assert {key: training[key] for key in published} == published
 
 
 def test_overrides() -> None:

@@ -33,6 +33,7 @@ def test_nothing_asked_nothing_done(batch: torch.Tensor) -> None:
         {"contrast": 0.3},
         {"saturation": 0.5},
         {"hue": 0.2},
+        {"crop_min_area": 0.5},
     ],
 )
 def test_each_rate_changes_each_image(batch: torch.Tensor, field: dict[str, float]) -> None:
@@ -66,3 +67,18 @@ def test_uncovered_corners_are_mirrored_not_black(batch: torch.Tensor) -> None:
     transform = build_augmentation(Augmentation(rotation_deg=45, shift=0.1, zoom=0.2, shear_deg=5))
     plain = torch.full_like(batch, 200)
     assert (augment_batch(plain, transform, 3) >= 199).all()
+
+
+def test_quarter_turns_come_in_all_four(batch: torch.Tensor) -> None:
+    many = batch[:1].repeat(40, 1, 1, 1)
+    changed = augment_batch(many, build_augmentation(Augmentation(quarter_turns=True)), 1)
+    turned = [torch.rot90(batch[0], k, (0, 1)) for k in range(4)]
+    found = [[torch.equal(image, other) for other in turned] for image in changed]
+    assert all(sum(row) == 1 for row in found)
+    assert all(any(row[k] for row in found) for k in range(4))
+
+
+def test_a_crop_keeps_the_colour_of_a_plain_image(batch: torch.Tensor) -> None:
+    plain = torch.full_like(batch, 90)
+    transform = build_augmentation(Augmentation(crop_min_area=0.3))
+    assert torch.equal(augment_batch(plain, transform, 1), plain)

@@ -61,7 +61,10 @@ def test_it_learns_keeps_the_best_epoch_and_writes_the_history(
         "train_accuracy",
         "val_loss",
         "val_accuracy",
+        "val_f1",
         "lr",
+        "grad_norm",
+        "skipped",
         "seconds",
     ]
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -146,7 +149,7 @@ def test_patience_ends_it(recipe: Recipe, coloured: Sets, tmp_path: Path) -> Non
     assert again.epochs == 3
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax", "sgd"])
 def test_other_optimisers_bf16_and_class_weights(
     recipe: Recipe, coloured: Sets, tmp_path: Path, optimizer: str
 ) -> None:

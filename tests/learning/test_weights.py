@@ -15,7 +15,7 @@ from leukoscope.core.errors import WeightsError
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.learning import weights
 from leukoscope.learning.backbones import Network, ToInput, build_network
-from leukoscope.learning.catalogue import package_file
+from leukoscope.learning.catalogue import list_models, package_file
 from leukoscope.learning.checkpoint import save_checkpoint
 
 RESNET = ModelConfig(backbone="test_resnet", weights="none")
@@ -147,3 +147,30 @@ def test_a_damaged_package_is_noticed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(weights, "package_file", lambda module: copy)
     with pytest.raises(WeightsError, match="expected a SHA-256 that starts with 57934424"):
         build_network(ModelConfig(), num_classes=2, size_px=64)
+
+
+def test_alexnet_takes_torchvisions_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(backbone="alexnet", weights="none")
+    source = build_network(config, num_classes=2, size_px=96, seed=9).backbone.state_dict()
+    file = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert not next(m for m in list_models() if m.name == "alexnet").weights_at_hand
+    torch.save({**source, "classifier.6.bias": torch.zeros(1000)}, file)
+    assert next(m for m in list_models() if m.name == "alexnet").weights_at_hand
+    config = config.model_copy(update={"weights": "imagenet"})
+    network = build_network(config, num_classes=2, size_px=96, seed=0)
+    assert all(torch.equal(source[k], v) for k, v in network.backbone.state_dict().items())
+    assert network.weights_record.source == "torchvision AlexNet_Weights.IMAGENET1K_V1"
+
+
+def test_alexnet_without_a_file_or_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    with pytest.raises(WeightsError, match="alexnet: expected ImageNet weights, but no route"):
+        build_network(ModelConfig(backbone="alexnet"), num_classes=2, size_px=96)

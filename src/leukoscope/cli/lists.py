@@ -78,7 +78,7 @@ def list_backbones(as_json: JsonOption = False) -> None:
     for m in models:
         size = f"{m.parameters / 1e6:.1f} M" if m.parameters else "—"
         here = "yes" if m.weights_at_hand else "no"
-        if not m.hub_id and not m.package:
+        if m.from_scratch:
             here = "none needed"
         table.add_row(m.name, size, f"{m.input_size} px", m.weights_source, here)
     console().print(table)

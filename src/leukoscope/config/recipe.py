@@ -8,55 +8,59 @@ from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
 from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.training import Fraction, GradientTraining, LinearHeadTraining
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+__all__ = ["Augmentation", "GradientTraining", "LinearHeadTraining", "ModelConfig", "Recipe"]
+
+Width = Annotated[int, Field(ge=1)]
 
 
 class ModelConfig(Strict):
-    """The network.
+    """The network: backbone, pooling, head.
+
+    The head is, in this order: ``conv``, ``squeeze_excite``, pooling, ``input_norm``, then for
+    each of ``hidden`` a linear layer, ``norm``, ``activation`` and ``hidden_dropout``, and at
+    last ``dropout`` and the linear layer that gives the logits.
 
     Attributes:
         backbone: A name of ``leukoscope models list`` or of timm.
         weights: ``imagenet``, ``none`` (random, stated in every report), or a file or folder.
+        conv: Channels of 3×3 convolutions (batch norm, ReLU) after the backbone; what follows is
+            then averaged globally.
+        squeeze_excite: Weigh the channels of the feature map (Hu et al. 2018); the number
+            divides their width inside, 0 leaves it out.
+        pooling: ``native`` is the backbone's own, ``flatten`` keeps every place of the map.
+        input_norm: On the pooled features.
         hidden: Widths of fully connected layers between pooled features and logits.
+        norm: After each hidden layer.
+        activation: After that.
+        residual: Add to each hidden layer a linear projection of its input.
+        init: Of the head's linear layers; ``default`` is torch's.
+        hidden_dropout: Rate after each hidden layer but the last.
         dropout: Rate before the last layer.
     """
 
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "imagenet"
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    conv: tuple[Width, ...] = ()
+    squeeze_excite: Annotated[int, Field(ge=0)] = 0
+    pooling: Literal["native", "flatten"] = "native"
+    input_norm: Literal["none", "batch", "layer"] = "none"
+    hidden: tuple[Width, ...] = ()
+    norm: Literal["none", "batch", "layer"] = "none"
+    activation: Literal["relu", "gelu", "leaky_relu"] = "relu"
+    residual: bool = False
+    init: Literal["default", "xavier"] = "default"
+    hidden_dropout: Fraction = 0.0
     dropout: Fraction = 0.0
 
-
-class LinearHeadTraining(Strict):
-    """Frozen backbone, multinomial logistic regression on its standardised features.
-
-    Attributes:
-        c_grid: Inverse strengths of the L2 penalty; the best log loss on ``val`` wins.
-        refit_with_val: Fit once more on train + val with the selected strength. ``cal`` and
-            ``test`` stay untouched.
-    """
-
-    method: Literal["linear-head"] = "linear-head"
-    c_grid: tuple[Positive, ...] = (0.0003, 0.003, 0.03, 0.3)
-    refit_with_val: bool = True
-
-
-class GradientTraining(Strict):
-    """Gradient descent over the whole network, with early stopping on ``val``."""
-
-    method: Literal["gradient"] = "gradient"
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    epochs: Annotated[int, Field(ge=1)] = 20
-    patience: Annotated[int, Field(ge=1)] = 10
-    stop_on: Literal["val_loss", "val_accuracy"] = "val_loss"
-    keep_best: Literal["val_loss", "val_accuracy"] = "val_accuracy"
-    class_weights: bool = False
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> ModelConfig:
+        if self.conv and self.pooling == "flatten":
+            raise ValueError("model.conv is averaged globally: pooling 'flatten' does not fit")
+        if not self.hidden and (self.norm != "none" or self.residual or self.hidden_dropout):
+            raise ValueError("norm, residual and hidden_dropout need model.hidden layers")
+        return self
 
 
 class Augmentation(Strict):
@@ -67,6 +71,8 @@ class Augmentation(Strict):
         shift: Largest translation as a share of the side.
         shear_deg: Largest shear angle, degrees.
         zoom: Largest relative change of scale.
+        crop_min_area: Smallest share of the area that a random crop keeps; 1 crops nothing.
+        quarter_turns: Turn by 0°, 90°, 180° or 270°, each equally often.
         horizontal_flip: Flip with probability one half.
         vertical_flip: Likewise.
         brightness: Largest relative change.
@@ -79,6 +85,8 @@ class Augmentation(Strict):
     shift: Fraction = 0.0
     shear_deg: Annotated[float, Field(ge=0, lt=90)] = 0.0
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    crop_min_area: Annotated[float, Field(gt=0, le=1)] = 1.0
+    quarter_turns: bool = False
     horizontal_flip: bool = False
     vertical_flip: bool = False
     brightness: Fraction = 0.0
@@ -109,7 +117,17 @@ class Recipe(Strict):
     augmentation: Augmentation = Augmentation()
 
     @model_validator(mode="after")
-    def _linear_means_linear(self) -> Recipe:
-        if self.model.hidden and isinstance(self.training, LinearHeadTraining):
+    def _head_fits_training(self) -> Recipe:
+        model = self.model
+        if not isinstance(self.training, LinearHeadTraining):
+            if "batch" in (model.norm, model.input_norm) and self.training.batch_size < 2:
+                raise ValueError("batch norm in the head needs training.batch_size of 2 or more")
+            return self
+        if model.hidden:
             raise ValueError("training.method 'linear-head' takes no model.hidden layers")
+        if model.conv or model.squeeze_excite or model.input_norm != "none":
+            raise ValueError(
+                "training.method 'linear-head' takes no conv, squeeze_excite or input_norm: "
+                "their random weights would be kept"
+            )
         return self

@@ -80,6 +80,19 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, num_classes: int) -> 
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def weighted_f1(confusion: ArrayLike) -> float:
+    """F1 of each class of a confusion matrix, averaged with the class sizes as weights.
+
+    >>> round(weighted_f1([[3, 1], [1, 3]]), 2)
+    0.75
+
+    Args:
+        confusion: (K, K) counts, rows are true classes.
+    """
+    counts = np.asarray(confusion, dtype=np.float64)
+    return float(_from_confusion(counts[None], (), None)["weighted_f1"][0])
+
+
 def weighted_metrics(
     y_true: IntArray,
     y_prob: FloatArray,

@@ -29,6 +29,26 @@ class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
         return functional.center_crop(super().transform(padded, params), [height, width])
 
 
+class CropBack(v2.RandomResizedCrop):  # type: ignore[misc]
+    """A random crop, enlarged to the size that the image had."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Change one image (3, H, W)."""
+        return functional.resized_crop(inpt, **params, size=list(inpt.shape[-2:]), antialias=True)
+
+
+class QuarterTurn(v2.Transform):  # type: ignore[misc]
+    """A turn by a multiple of 90°; images are square, so that nothing is lost."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the number of turns."""
+        return {"turns": int(torch.randint(4, ()))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Change one image (3, S, S)."""
+        return torch.rot90(inpt, params["turns"], (-2, -1))
+
+
 def _reach(height: int, width: int, params: dict[str, Any]) -> int:
     """How far beyond the border a change may look, px; at most what mirroring can fill."""
     angle = math.radians(params["angle"])
@@ -51,6 +71,10 @@ def build_augmentation(config: Augmentation) -> v2.Transform:
         random state.
     """
     steps: list[v2.Transform] = []
+    if config.crop_min_area < 1:
+        steps.append(CropBack(size=(1, 1), scale=(config.crop_min_area, 1)))
+    if config.quarter_turns:
+        steps.append(QuarterTurn())
     if config.rotation_deg or config.shift or config.shear_deg or config.zoom:
         steps.append(
             MirroredAffine(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -17,40 +16,19 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError
 from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models
+from leukoscope.learning.heads import build_extra_convolutions, build_hidden, initialise
+from leukoscope.learning.small_cnns import OWN
 from leukoscope.learning.weights import WeightsRecord, load_weights
 
 __all__ = [
     "BACKBONES",
     "ModelInfo",
     "Network",
-    "SmallCNN",
     "ToInput",
     "build_network",
     "evaluating",
     "list_models",
 ]
-
-
-class SmallCNN(nn.Module):
-    """The baseline of study S0: Conv32-pool-Conv64-pool-Conv128-pool, flattened.
-
-    It answers to the two methods of timm's networks that :class:`Network` uses.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for channels, width in ((3, 32), (32, 64), (64, 128)):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(N, 3, S, S) to (N, 128, S // 8, S // 8)."""
-        return cast(Tensor, self.layers(x))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
-        """(N, C, h, w) to (N, C·h·w): the published network has no global pooling."""
-        return x.flatten(1)
 
 
 class ToInput(nn.Module):
@@ -70,7 +48,7 @@ class ToInput(nn.Module):
 
 
 class Network(nn.Module):
-    """A classifier: ``backbone`` → feature map → pooled → ``hidden`` → ``dropout`` → ``head``.
+    """A classifier: ``backbone`` → ``extra`` → map → pooled → ``hidden`` → ``dropout`` → ``head``.
 
     ``features`` are always what the last linear layer reads, so that logits are
     ``features @ head.weight.T + head.bias``.
@@ -107,16 +85,25 @@ class Network(nn.Module):
         self._prefix = int(getattr(backbone, "num_prefix_tokens", 0))
         self._grid = _grid(raw, self._prefix) if self._layout == "tokens" else (0, 0)
         self.gradcam_layer = None if self._layout == "tokens" else nn.Identity()
-        widths = (pooled.shape[1], *config.hidden)
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.hidden = nn.Sequential(*layers)
+        self.extra, channels = build_extra_convolutions(config, _channels(raw, self._layout))
+        if self._layout == "tokens" and (len(self.extra) or config.pooling == "flatten"):
+            raise ConfigError(
+                f"{config.backbone} has no feature map for model.conv, squeeze_excite or flatten",
+                hint="choose a convolutional backbone, see `leukoscope models list`",
+            )
+        width = pooled.shape[1]
+        if config.conv:
+            width = channels
+        elif config.pooling == "flatten":
+            width = raw[0].numel()
+        self.hidden = build_hidden(config, width)
         self.dropout = nn.Dropout(config.dropout)
-        self.num_features = widths[-1]
+        self.num_features = config.hidden[-1] if config.hidden else width
         self.head = nn.Linear(self.num_features, num_classes)
+        initialise(config, self.hidden, self.head)
         self.exported: tuple[str, bytes] = ("", b"")
-        self.has_class_maps = averages and not config.hidden
+        averages = bool(config.conv) or (averages and config.pooling == "native")
+        self.has_class_maps = averages and not len(self.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) float32 to logits (N, K) float32."""
@@ -132,15 +119,22 @@ class Network(nn.Module):
 
     def map_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, h, w) and features (N, D) of one pass."""
-        backbone = cast(Any, self.backbone)
-        raw = backbone.forward_features(x)
+        raw = cast(Any, self.backbone).forward_features(x)
         if self._layout == "tokens":
             grid = raw[:, self._prefix :].transpose(1, 2).unflatten(2, self._grid)
         else:
             assert self.gradcam_layer is not None
-            grid = self.gradcam_layer(raw.permute(0, 3, 1, 2) if self._layout == "NHWC" else raw)
+            raw = raw.permute(0, 3, 1, 2) if self._layout == "NHWC" else raw
+            grid = self.gradcam_layer(self.extra(raw))
             raw = grid.permute(0, 2, 3, 1) if self._layout == "NHWC" else grid
-        return grid, self.hidden(backbone.forward_head(raw, pre_logits=True))
+        return grid, self.hidden(self._pool(grid, raw))
+
+    def _pool(self, grid: Tensor, raw: Tensor) -> Tensor:
+        if self.config.conv:
+            return grid.mean((2, 3))
+        if self.config.pooling == "flatten":
+            return grid.flatten(1)
+        return cast(Tensor, cast(Any, self.backbone).forward_head(raw, pre_logits=True))
 
     def set_linear_head(self, weight: NDArray[np.generic], bias: NDArray[np.generic]) -> None:
         """Put a fitted linear classifier in place of the head.
@@ -150,13 +144,18 @@ class Network(nn.Module):
             bias: (K,).
 
         Raises:
-            ConfigError: The network has hidden layers (their random weights would be kept), or
-                the shapes differ.
+            ConfigError: The network has other layers in its head (their random weights would be
+                kept), or the shapes differ.
         """
         if self.config.hidden:
             raise ConfigError(
                 f"model.hidden = {list(self.config.hidden)}: a linear head has no hidden layers",
                 hint='set model.hidden = [] or training.method = "gradient"',
+            )
+        if len(self.hidden) or len(self.extra):
+            raise ConfigError(
+                "model.conv, squeeze_excite, input_norm: a linear head has no such layers",
+                hint='leave them out or set training.method = "gradient"',
             )
         if weight.shape != tuple(self.head.weight.shape):
             raise ConfigError(
@@ -171,7 +170,7 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
     """Build a network with the weights that a recipe names, in evaluation mode.
 
     Args:
-        config: Backbone, weights, hidden layers, dropout.
+        config: Backbone, weights, head.
         num_classes: K.
         size_px: Side of the input.
         seed: For all that is random: the head, hidden layers, and the backbone where
@@ -184,8 +183,11 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = SmallCNN() if config.backbone == "cnn-baseline" else _timm(config, size_px)
+        own = OWN.get(config.backbone)
+        backbone = own() if own else _timm(config, size_px)
         record = load_weights(backbone, config, seed=seed)
+        if config.pooling == "flatten" and hasattr(backbone, "pre_logits"):
+            backbone.pre_logits = nn.Identity()  # VGG's two widest layers, which nothing reads
         network = Network(
             backbone,
             config,
@@ -254,6 +256,10 @@ def _probe(backbone: nn.Module, name: str, size_px: int) -> tuple[Tensor, Tensor
     is_map = raw.ndim == 4 and raw.shape[1] == pooled.shape[1]
     averages = is_map and torch.allclose(pooled, ramp.mean((2, 3)), atol=1e-5)
     return raw, pooled, averages
+
+
+def _channels(raw: Tensor, layout: str) -> int:
+    return raw.shape[1] if layout == "NCHW" else raw.shape[-1]
 
 
 def _layout(backbone: nn.Module, raw: Tensor) -> str:

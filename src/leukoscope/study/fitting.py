@@ -146,8 +146,24 @@ def _fit_gradient(
         size_px=recipe.preprocess.size_px,
         seed=seed,
     )
-    sets = {part: ImageSet(pixels[rows[part]], data.y[rows[part]]) for part in ("train", "val")}
-    train_gradient(network, recipe, sets["train"], sets["val"], folder, seed=seed, progress=tell)
+    sets = {
+        part: ImageSet(
+            pixels[rows[part]],
+            data.y[rows[part]],
+            tuple(data.records[row].path for row in rows[part]),
+        )
+        for part in ("train", "val")
+    }
+    train_gradient(
+        network,
+        recipe,
+        sets["train"],
+        sets["val"],
+        folder,
+        seed=seed,
+        class_names=data.class_names,
+        progress=tell,
+    )
     save_checkpoint(folder, network, recipe, data.class_names, extra={"seed": seed})
     return {
         part: predict_logits(network, pixels[rows[part]], recipe.preprocess) for part in HELD_OUT

@@ -1,0 +1,166 @@
+"""How a head or a whole network is fitted: losses, schedules, optimisers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from leukoscope.config.base import Strict
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class LinearHeadTraining(Strict):
+    """Frozen backbone, multinomial logistic regression on its standardised features.
+
+    Attributes:
+        c_grid: Inverse strengths of the L2 penalty; the best log loss on ``val`` wins.
+        refit_with_val: Fit once more on train + val with the selected strength. ``cal`` and
+            ``test`` stay untouched.
+    """
+
+    method: Literal["linear-head"] = "linear-head"
+    c_grid: tuple[Positive, ...] = (0.0003, 0.003, 0.03, 0.3)
+    refit_with_val: bool = True
+
+
+class CrossEntropy(Strict):
+    """Cross entropy.
+
+    Attributes:
+        smoothing: Share of the target spread evenly over all classes.
+    """
+
+    kind: Literal["cross-entropy"] = "cross-entropy"
+    smoothing: Below1 = 0.0
+
+
+class Focal(Strict):
+    """Focal loss (Lin et al. 2017); its α are the class weights of ``class_weights``.
+
+    Attributes:
+        gamma: How far well-classified images are discounted.
+        smoothing: Share of the target spread evenly over all classes.
+    """
+
+    kind: Literal["focal"] = "focal"
+    gamma: NotNegative = 2.0
+    smoothing: Below1 = 0.0
+
+
+class Hierarchical(Strict):
+    """Cross entropy plus the binary cross entropy of benign against the summed malignant classes.
+
+    Attributes:
+        binary_weight: λ, the weight of the binary term.
+        smoothing: Share of the target of the first term spread evenly over all classes.
+    """
+
+    kind: Literal["hierarchical"] = "hierarchical"
+    binary_weight: NotNegative = 1.0
+    smoothing: Below1 = 0.0
+
+
+class ConstantRate(Strict):
+    """The learning rate stays as it is."""
+
+    kind: Literal["none"] = "none"
+
+
+class StepSchedule(Strict):
+    """Multiply the rate by ``factor`` every ``every`` epochs or batches."""
+
+    kind: Literal["step"] = "step"
+    every: Count = 7
+    factor: Positive = 0.1
+    per: Literal["epoch", "batch"] = "epoch"
+
+
+class ExponentialSchedule(Strict):
+    """Multiply the rate by ``factor`` after every epoch or batch."""
+
+    kind: Literal["exponential"] = "exponential"
+    factor: Positive = 0.98
+    per: Literal["epoch", "batch"] = "epoch"
+
+
+class CosineSchedule(Strict):
+    """Half a cosine from the rate down to ``floor`` times the rate over all epochs."""
+
+    kind: Literal["cosine"] = "cosine"
+    floor: Fraction = 0.0
+    per: Literal["epoch", "batch"] = "epoch"
+
+
+class OneCycle(Strict):
+    """Rise to the rate and fall again, per batch and along cosines (Smith & Topin 2018).
+
+    Attributes:
+        warmup: Share of all batches in which the rate rises.
+        start_divisor: The rate over the rate of the first batch.
+        end_divisor: The rate of the first batch over that of the last.
+    """
+
+    kind: Literal["one-cycle"] = "one-cycle"
+    warmup: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    start_divisor: Annotated[float, Field(ge=1)] = 25.0
+    end_divisor: Annotated[float, Field(ge=1)] = 1e4
+
+
+Loss = Annotated[CrossEntropy | Focal | Hierarchical, Field(discriminator="kind")]
+Schedule = Annotated[
+    ConstantRate | StepSchedule | ExponentialSchedule | CosineSchedule | OneCycle,
+    Field(discriminator="kind"),
+]
+Criterion = Literal["val_loss", "val_accuracy", "val_f1"]
+
+
+class GradientTraining(Strict):
+    """Gradient descent over the network, with early stopping on ``val``.
+
+    Attributes:
+        optimizer: As in torch.
+        learning_rate: The largest one where a schedule changes it.
+        weight_decay: L2 penalty of ``adam``, ``adamax`` and ``sgd``, decoupled in ``adamw``.
+        momentum: Of ``sgd`` only.
+        schedule: How the rate changes.
+        loss: What is minimised.
+        class_weights: Weigh the loss by n / (K · n_k), counted on the training images.
+        sampling: ``balanced`` draws as many images as there are, each class equally often.
+        mixup: α of the Beta distribution that two images are blended with (Zhang et al. 2018);
+            0 blends none.
+        clip_norm: Largest norm of the gradient; 0 clips nothing. The norm before clipping is
+            written to ``history.csv`` either way.
+        not_finite: When an input, a loss or a gradient is NaN or infinite: stop, or leave that
+            batch out and count it in ``history.csv``. On validation images it always stops.
+        freeze: How many blocks of the backbone, from the input on, keep their weights and
+            statistics; ``all`` trains the head only.
+        patience: Epochs without an improvement of ``stop_on`` before training stops.
+        keep_best: What selects the epoch; ``val_f1`` is weighted by class sizes.
+        precision: ``auto`` takes bfloat16 where the processor multiplies in it.
+    """
+
+    method: Literal["gradient"] = "gradient"
+    optimizer: Literal["adam", "adamw", "adamax", "sgd"] = "adam"
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
+    momentum: Below1 = 0.9
+    schedule: Schedule = ConstantRate()
+    loss: Loss = CrossEntropy()
+    batch_size: Count = 32
+    epochs: Count = 20
+    patience: Count = 10
+    stop_on: Criterion = "val_loss"
+    keep_best: Criterion = "val_accuracy"
+    class_weights: bool = False
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    mixup: NotNegative = 0.0
+    clip_norm: NotNegative = 0.0
+    not_finite: Literal["stop", "skip"] = "stop"
+    freeze: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -1,0 +1,42 @@
+"""docs/recipes.md says what the recipe files say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from leukoscope.config.loading import list_recipes, validate
+from leukoscope.config.recipe import Recipe
+from leukoscope.core.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert page == runpy.run_path(str(ROOT / "benchmarks" / "recipes.py"))["render"]()
+    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert rows == list(list_recipes())
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "message"),
+    [
+        ({"norm": "batch"}, "gradient", "need model.hidden layers"),
+        ({"conv": [8], "pooling": "flatten"}, "gradient", "is averaged globally"),
+        ({"squeeze_excite": 4}, "linear-head", "their random weights would be kept"),
+        ({"hidden": [4]}, "linear-head", "takes no model.hidden"),
+        ({"input_norm": "batch"}, "one", "needs training.batch_size of 2"),
+    ],
+)
+def test_settings_that_would_do_nothing_or_harm_are_refused(
+    model: dict[str, object], training: str, message: str
+) -> None:
+    values: dict[str, object] = {"name": "a", "title": "", "model": model}
+    values["training"] = (
+        {"method": "gradient", "batch_size": 1} if training == "one" else {"method": training}
+    )
+    with pytest.raises(ConfigError, match=message):
+        validate(Recipe, values, "test")
