@@ -34,7 +34,7 @@ class ModelConfig(Strict):
         hidden: Widths of fully connected layers between pooled features and logits.
         norm: After each hidden layer.
         activation: After that.
-        residual: Add to each hidden layer a linear projection of its input.
+        residual: Add to each hidden layer a linear projection of its input, with ``norm``.
         init: Of the head's linear layers; ``default`` is torch's.
         hidden_dropout: Rate after each hidden layer but the last.
         dropout: Rate before the last layer.

@@ -47,8 +47,12 @@ class FullyConnected(nn.Module):
         super().__init__()
         self.linear = nn.Linear(before, after)
         self.norm = _norm(config.norm, after)
-        # The norm makes a bias of the projection as idle as that of the linear layer is useful.
-        self.project = nn.Linear(before, after, bias=False) if config.residual else None
+        # Normalised as the shortcut of a ResNet is: at the published rate of 0.1 it would run away.
+        self.project = (
+            nn.Sequential(nn.Linear(before, after, bias=False), _norm(config.norm, after))
+            if config.residual
+            else None
+        )
         self.activation = _ACTIVATIONS[config.activation]()
         self.dropout = nn.Dropout(dropout)
 
