@@ -8,7 +8,6 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
-from leukoscope.core.files import sha256_json, write_bytes
+from leukoscope.core.files import sha256_json
 from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.weights import tensors_sha256
 
@@ -45,15 +44,10 @@ class _Graph(nn.Module):
         return logits, features, torch.einsum("kc,nchw->nkhw", self.network.head.weight, grid)
 
 
-def export_onnx(
-    network: Network,
-    spec: PreprocessSpec,
-    class_names: Sequence[str],
-    path: Path,
-    *,
-    opset: int = OPSET,
-) -> None:
-    """Write a network as one ONNX file, its weights and normalisation inside.
+def onnx_bytes(
+    network: Network, spec: PreprocessSpec, class_names: Sequence[str] = (), *, opset: int = OPSET
+) -> bytes:
+    """A network as one ONNX file, weights and normalisation inside; kept until its tensors change.
 
     Input ``image`` (N, S, S, 3) uint8 RGB with any N; outputs ``logits`` (N, K), ``features``
     (N, D), and, where the head is linear on globally averaged features, ``maps`` (N, K, h, w):
@@ -64,19 +58,11 @@ def export_onnx(
         network: What to write.
         spec: Its preprocessing; steps and resize stay outside the graph.
         class_names: Kept in the file's metadata, in the order of the logits.
-        path: The file.
         opset: Version of the ONNX operators.
 
     Raises:
         BundleError: The network cannot be exported.
     """
-    write_bytes(path, onnx_bytes(network, spec, class_names, opset=opset))
-
-
-def onnx_bytes(
-    network: Network, spec: PreprocessSpec, class_names: Sequence[str] = (), *, opset: int = OPSET
-) -> bytes:
-    """The file that :func:`export_onnx` writes; kept with the network until its tensors change."""
     named = {"spec": spec.model_dump(mode="json"), "classes": list(class_names), "opset": opset}
     key = sha256_json({**named, "tensors": tensors_sha256(network.state_dict())})
     if network.exported[0] != key:
