@@ -33,6 +33,17 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.epochs=3."),
 ]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Use this backbone in place of the recipe's own."),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="imagenet|none|FILE|FOLDER", help="Weights to start from."),
+]
+NoBundleOption = Annotated[
+    bool, typer.Option("--no-bundle", help="Measure only: save the fit on all images.")
+]
 FoldsOption = Annotated[int, typer.Option("--folds", help="Number of folds; 1 is a hold-out.")]
 
 

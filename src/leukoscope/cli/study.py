@@ -16,15 +16,18 @@ from leukoscope.cli.console import (
     progress_bars,
 )
 from leukoscope.cli.options import (
+    BackboneOption,
     ClassOption,
     DataArgument,
     FoldsOption,
     JsonOption,
     LayoutOption,
+    NoBundleOption,
     ProtocolOption,
     RecipeOption,
     SeedOption,
     SetOption,
+    WeightsOption,
     class_map,
 )
 from leukoscope.core.errors import UsageError
@@ -64,9 +67,12 @@ def study(
     no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")] = False,
     folds: FoldsOption = 5,
     seed: SeedOption = 42,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
     overrides: SetOption = None,
     layout: LayoutOption = "auto",
     classes: ClassOption = None,
+    no_bundle: NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
     plan: Annotated[
         bool,
@@ -87,11 +93,13 @@ def study(
             recipes=recipe or ("quick",),
             protocols=protocol,
             probes=() if no_probes else probe,
-            overrides=overrides or (),
+            overrides=(*_bundle(no_bundle), *(overrides or ())),
             folds=folds,
             seed=seed,
             layout=layout,
             class_map=class_map(classes),
+            backbone=backbone,
+            weights=weights,
         )
     if plan:
         return _show_plan(config, as_json)
@@ -114,9 +122,12 @@ def train(
     ] = "deduplicated",
     folds: FoldsOption = 1,
     seed: SeedOption = 42,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
     overrides: SetOption = None,
     layout: LayoutOption = "auto",
     classes: ClassOption = None,
+    no_bundle: NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -128,11 +139,13 @@ def train(
         recipes=(recipe,),
         protocols=(protocol,),
         probes=(),
-        overrides=("splits.cluster_curve=[]", *(overrides or ())),
+        overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
         folds=folds,
         seed=seed,
         layout=layout,
         class_map=class_map(classes),
+        backbone=backbone,
+        weights=weights,
     )
     with progress_bars() as show:
         result = run_study(config, out, resume=resume, report=False, listener=show)
@@ -141,8 +154,13 @@ def train(
     else:
         _print_scores(result)
         typer.echo(f"\ncheckpoints  {out / 'models'}")
-        typer.echo(f"next         leukoscope export {out} --out bundle")
+        if config.bundle:
+            typer.echo(f"next         leukoscope export {out} --out bundle")
     return _exit_code(result)
+
+
+def _bundle(left_out: bool) -> tuple[str, ...]:
+    return ("bundle=false",) if left_out else ()
 
 
 def _given(context: typer.Context) -> set[str]:
@@ -226,7 +244,9 @@ def _print_result(result: StudyResult) -> None:
     out.print(verdict["headline"], markup=False)
     for row in result.metrics["inapplicable"]:
         out.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
-    typer.echo(f"\nreport  {result.run.report_html}\nbundle  {result.run.bundle}")
+    typer.echo(f"\nreport  {result.run.report_html}")
+    if result.run.bundle.is_dir():
+        typer.echo(f"bundle  {result.run.bundle}")
     typer.echo(DISCLAIMER)
 
 

@@ -81,6 +81,7 @@ class StudyConfig(Strict):
         confidence: Level of each interval.
         coverage: Coverage that the prediction sets aim at.
         explanations: Number of Grad-CAM panels of right and of wrong predictions.
+        bundle: Fit the first recipe once more, on all images, and pack it to predict with.
     """
 
     data: DataConfig
@@ -93,3 +94,4 @@ class StudyConfig(Strict):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     coverage: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     explanations: Annotated[int, Field(ge=0, le=100)] = 6
+    bundle: bool = True

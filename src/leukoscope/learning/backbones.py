@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError
-from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models
+from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models, nearest
 from leukoscope.learning.heads import build_extra_convolutions, build_hidden, initialise
 from leukoscope.learning.small_cnns import OWN
 from leukoscope.learning.weights import WeightsRecord, load_weights
@@ -216,8 +216,8 @@ def _timm(config: ModelConfig, size_px: int) -> nn.Module:
         import timm
 
         if not timm.is_model(config.backbone):
-            choices = {*BACKBONES, *timm.list_models()}
-            raise UnknownNameError("backbone", config.backbone, _nearest(config.backbone, choices))
+            choices = nearest(config.backbone, timm.list_models())
+            raise UnknownNameError("backbone", config.backbone, choices)
         published = timm.get_pretrained_cfg(config.backbone)
         fixed = bool(published and published.fixed_input_size)
         options: dict[str, Any] = {"img_size": size_px} if fixed else {}
@@ -226,13 +226,6 @@ def _timm(config: ModelConfig, size_px: int) -> nn.Module:
         except (AssertionError, RuntimeError, ValueError) as error:
             raise _does_not_fit(config.backbone, size_px, error) from error
     return model
-
-
-def _nearest(name: str, choices: set[str]) -> list[str]:
-    """Our own names and the nearest of timm's: 1,300 names are no help."""
-    import difflib
-
-    return [*BACKBONES, *difflib.get_close_matches(name, sorted(choices - set(BACKBONES)), n=3)]
 
 
 def _does_not_fit(name: str, size_px: int, error: Exception) -> ConfigError:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from leukoscope.core.errors import UnknownNameError
+
+Channels = tuple[float, float, float]
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+HALF: Channels = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,8 @@ class ModelInfo:
         gradcam_layer: Where Grad-CAM looks.
         package: Python module that carries the weights, or empty.
         hub_id: Repository of the weights on the hub that timm reads, or empty.
+        mean: What its weights expect to be subtracted, of RGB in 0 to 1.
+        std: And then to be divided by.
     """
 
     name: str
@@ -36,6 +46,8 @@ class ModelInfo:
     gradcam_layer: str = "last feature map before pooling"
     package: str = ""
     hub_id: str = ""
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
 
     @property
     def from_scratch(self) -> bool:
@@ -53,6 +65,8 @@ def _lite(number: int, parameters: int, size: int) -> ModelInfo:
         f"package {module.replace('_', '-')}",
         package=module,
         hub_id=f"timm/tf_efficientnet_lite{number}.in1k",
+        mean=HALF,
+        std=HALF,
     )
 
 
@@ -61,10 +75,23 @@ def _scratch(name: str, family: str, parameters: int, size: int) -> ModelInfo:
 
 
 def _timm(
-    name: str, family: str, parameters: int, size: int, tag: str, licence: str = "Apache-2.0"
+    name: str,
+    family: str,
+    parameters: int,
+    size: int,
+    tag: str,
+    licence: str = "Apache-2.0",
+    **normalisation: Channels,
 ) -> ModelInfo:
     return ModelInfo(
-        name, family, parameters, size, "timm hub", licence, hub_id=f"timm/{name}.{tag}"
+        name,
+        family,
+        parameters,
+        size,
+        "timm hub",
+        licence,
+        hub_id=f"timm/{name}.{tag}",
+        **normalisation,
     )
 
 
@@ -79,10 +106,18 @@ _ENTRIES = (
     _timm("densenet121", "DenseNet", 6_953_856, 224, "ra_in1k"),
     _timm("efficientnet_b3", "EfficientNet", 10_696_232, 288, "ra2_in1k"),
     _timm("efficientnet_b0", "EfficientNet", 4_007_548, 224, "ra_in1k"),
-    _timm("inception_v3", "Inception", 21_785_568, 299, "tv_in1k"),
+    _timm("inception_v3", "Inception", 21_785_568, 299, "tv_in1k", mean=HALF, std=HALF),
     _timm("resnet18", "ResNet", 11_176_512, 224, "a1_in1k"),
     _timm("resnet50", "ResNet", 23_508_032, 224, "a1_in1k"),
-    _timm("tf_efficientnetv2_s", "EfficientNetV2", 20_177_488, 300, "in21k_ft_in1k"),
+    _timm(
+        "tf_efficientnetv2_s",
+        "EfficientNetV2",
+        20_177_488,
+        300,
+        "in21k_ft_in1k",
+        mean=HALF,
+        std=HALF,
+    ),
     _timm("vgg16", "VGG", 134_260_544, 224, "tv_in1k", "BSD-3-Clause"),
 )
 
@@ -95,6 +130,35 @@ def list_models() -> tuple[ModelInfo, ...]:
     Any other name of timm works too. Nothing is built and no network is touched.
     """
     return tuple(replace(info, weights_at_hand=_at_hand(info)) for info in BACKBONES.values())
+
+
+def backbone_info(name: str) -> ModelInfo:
+    """One backbone by name, of the list or of timm.
+
+    Raises:
+        UnknownNameError: Neither knows it.
+    """
+    if name in BACKBONES:
+        return replace(BACKBONES[name], weights_at_hand=_at_hand(BACKBONES[name]))
+    import timm  # slow, and needs torch
+
+    published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if published is None:
+        raise UnknownNameError("backbone", name, nearest(name, timm.list_models()))
+    size = max(published.input_size[1:])
+    hub_id = published.hf_hub_id or ""
+    source = "timm hub" if hub_id else "none: trained from scratch"
+    licence = published.license or ""
+    info = ModelInfo(name, name.partition("_")[0], 0, size, source, licence, hub_id=hub_id)
+    return replace(
+        info, mean=published.mean, std=published.std, weights_at_hand=bool(hub_file(hub_id))
+    )
+
+
+def nearest(name: str, others: Iterable[str]) -> list[str]:
+    """Our own names and the nearest of timm's: 1,300 names are no help."""
+    close = difflib.get_close_matches(name, sorted({*others} - {*BACKBONES}), n=3)
+    return [*BACKBONES, *close]
 
 
 def _at_hand(info: ModelInfo) -> bool:

@@ -17,7 +17,7 @@ from leukoscope.config.bundle import (
 )
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
@@ -56,7 +56,8 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         out: The bundle's folder; replaced as a whole.
 
     Raises:
-        DataError: The study has no final fit, or its images are gone.
+        DataError: The images are gone.
+        UsageError: The study made no final fit.
         LeukoscopeError: The graph and the torch model disagree.
     """
     from leukoscope.learning.checkpoint import load_checkpoint
@@ -65,6 +66,11 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     config = load_study_config(run.config)
     if recipe not in {r.name for r in config.recipes}:
         raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
+    if not config.bundle:
+        raise UsageError(
+            f"{run.path} was run with --no-bundle: no model was fitted on all images",
+            hint="run it again without --no-bundle, into a new folder",
+        )
     network, meta = load_checkpoint(run.model(recipe, FINAL, 0))
     spec = meta.recipe.preprocess
     manifest = Manifest.load(run.manifest, config.data.root)

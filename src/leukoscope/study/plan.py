@@ -94,7 +94,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         times = timed[recipe.name] = _time_recipe(recipe, paths)
         linear = isinstance(recipe.training, LinearHeadTraining)
         curve = len(config.splits.cluster_curve) * config.splits.folds
-        jobs = fits + 1 + (curve if linear and "acquisition" in protocols else 0)
+        jobs = fits + config.bundle + (curve if linear and "acquisition" in protocols else 0)
         steps.append(PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)))
         disk_mb += n * (0.006 if linear else 0) + jobs * (0.05 if linear else times.parameters_mb)
     for probe in config.probes:

@@ -19,6 +19,7 @@ from leukoscope.config.loading import (
     save_study_config,
     validate,
 )
+from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import PROBES, PROTOCOLS, StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
@@ -59,6 +60,8 @@ def study_config(
     seed: int = 42,
     layout: str = "auto",
     class_map: dict[str, str] | None = None,
+    backbone: str | None = None,
+    weights: str | None = None,
 ) -> StudyConfig:
     """Resolve options to a complete configuration.
 
@@ -73,28 +76,63 @@ def study_config(
         seed: Seed of everything that is random.
         layout: Name of a layout, or ``auto``.
         class_map: Folder name → class.
+        backbone: Put it in place of each recipe's own, see :func:`replace_backbone`.
+        weights: ``imagenet``, ``none``, a file or a folder, in place of each recipe's own.
 
     Raises:
         ConfigError: A value is invalid; names the key.
+        UnknownNameError: No such recipe or backbone.
     """
     from leukoscope.config.loading import apply_overrides
 
-    own = ("splits", "bootstrap", "confidence", "coverage", "explanations")
+    own = ("splits", "bootstrap", "confidence", "coverage", "explanations", "bundle")
     for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in own]
     for_recipes = [text for text in overrides if text not in for_study]
+    chosen = [load_recipe(name, for_recipes) for name in recipes]
+    if backbone or weights:
+        chosen = [replace_backbone(recipe, backbone, weights) for recipe in chosen]
     values = {
         "data": {
             "path": str(Path(data).expanduser().resolve()),
             "layout": layout,
             "class_map": class_map or {},
         },
-        "recipes": [load_recipe(name, for_recipes).model_dump() for name in recipes],
+        "recipes": [recipe.model_dump() for recipe in chosen],
         "protocols": list(protocols or PROTOCOLS),
         "probes": list(PROBES if probes is None else probes),
         "splits": {"folds": folds},
         "seed": seed,
     }
     return validate(StudyConfig, apply_overrides(values, for_study), "study")
+
+
+def replace_backbone(recipe: Recipe, backbone: str | None, weights: str | None) -> Recipe:
+    """A recipe on another backbone, or on other weights; its name and notes say so.
+
+    Weights and the normalisation that they were trained with go together, so mean and standard
+    deviation follow the backbone; everything else stays the recipe's own.
+
+    Args:
+        recipe: The recipe.
+        backbone: A name of ``leukoscope models list`` or of timm; None keeps the recipe's.
+        weights: Default: ImageNet where such weights are published for the backbone, else none.
+    """
+    from leukoscope.learning.catalogue import backbone_info
+
+    values = recipe.model_dump()
+    if weights:
+        known = weights in ("imagenet", "none")
+        values["model"]["weights"] = weights if known else str(Path(weights).expanduser().resolve())
+    if backbone and backbone != recipe.model.backbone:
+        info = backbone_info(backbone)
+        values["name"] = f"{recipe.name}-on-{backbone.replace('.', '_')}"
+        values["title"] = f"{recipe.title}; on {backbone} instead of {recipe.model.backbone}"
+        values["notes"] = f"{recipe.notes}\nBackbone: {backbone}, not {recipe.model.backbone}."
+        values["model"]["backbone"] = backbone
+        values["preprocess"] |= {"mean": info.mean, "std": info.std}
+        if not weights:
+            values["model"]["weights"] = "none" if info.from_scratch else "imagenet"
+    return validate(Recipe, values, f"recipe {recipe.name} on {backbone}")
 
 
 def run_study(
@@ -216,9 +254,9 @@ def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> Protocol
     if not plan.folds:
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
         raise DataError(f"no protocol applies to this data ({reasons})")
-    folds = (*plan.folds, final_fold(found.manifest, config))
-    plan = replace(plan, folds=folds)
-    save_folds(run.splits, folds, found.manifest)
+    if config.bundle:
+        plan = replace(plan, folds=(*plan.folds, final_fold(found.manifest, config)))
+    save_folds(run.splits, plan.folds, found.manifest)
     return plan
 
 
@@ -285,5 +323,6 @@ def _explain_and_report(
         explain_study(run, found.manifest, config, tell)
         if not list(run.figures.glob("overlaps*.png")):
             contact_sheet(found.manifest, found, run.figures / "overlaps", pages=1)
-    with progress.step("bundle"):
-        export_bundle(run, config.recipes[0].name, run.bundle)
+    if config.bundle:
+        with progress.step("bundle"):
+            export_bundle(run, config.recipes[0].name, run.bundle)
