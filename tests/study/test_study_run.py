@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
+from leukoscope.core.errors import (
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    UnknownNameError,
+    UsageError,
+)
 from leukoscope.core.records import load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.study.bundling import export_bundle
 from leukoscope.study.run import StudyResult, run_study, study_config
 
 OPTIONS = {
@@ -165,3 +172,41 @@ def test_without_torch_a_study_says_so_before_the_audit(
     ):
         run_study(phantoms, tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists()
+
+
+def test_another_backbone_brings_its_normalisation_and_marks_the_recipe(phantoms: Path) -> None:
+    own = study_config(phantoms, recipes=("resnet50",)).recipes[0]
+    recipe = study_config(
+        phantoms, recipes=("resnet50",), backbone="tf_efficientnet_lite0"
+    ).recipes[0]
+    assert recipe.name == "resnet50-on-tf_efficientnet_lite0"
+    assert "instead of resnet50" in recipe.title
+    assert recipe.model.backbone == "tf_efficientnet_lite0"
+    assert recipe.preprocess.mean == (0.5, 0.5, 0.5) != own.preprocess.mean
+    assert recipe.preprocess.steps == own.preprocess.steps
+    assert recipe.training == own.training
+    scratch = study_config(phantoms, recipes=("resnet50",), backbone="bn-cnn").recipes[0]
+    assert scratch.model.weights == "none"
+    with pytest.raises(UnknownNameError, match="resnet5000"):
+        study_config(phantoms, backbone="resnet5000")
+
+
+def test_weights_are_named_in_full(phantoms: Path, tmp_path: Path) -> None:
+    recipe = study_config(phantoms, weights=str(tmp_path / "a.safetensors")).recipes[0]
+    assert recipe.name == "quick"
+    assert recipe.model.weights == str((tmp_path / "a.safetensors").resolve())
+    assert study_config(phantoms, weights="none").recipes[0].model.weights == "none"
+
+
+def test_a_study_without_bundle_saves_the_last_fit_and_still_reports(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    overrides = ["preprocess.size_px=64", "bootstrap=100", "explanations=1", "bundle=false"]
+    result = run_study(
+        phantoms, tmp_path / "run", protocols=["random"], folds=1, probes=[], overrides=overrides
+    )
+    assert {fold.protocol for fold in load_folds(result.run.splits)} == {"random"}
+    assert result.run.report_html.is_file()
+    assert not result.run.bundle.exists()
+    with pytest.raises(UsageError, match="--no-bundle"):
+        export_bundle(result.run, "quick", tmp_path / "bundle")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from leukoscope.core.errors import UnknownNameError
 
@@ -81,7 +82,8 @@ def _timm(
     size: int,
     tag: str,
     licence: str = "Apache-2.0",
-    **normalisation: Channels,
+    mean: Channels = IMAGENET_MEAN,
+    std: Channels = IMAGENET_STD,
 ) -> ModelInfo:
     return ModelInfo(
         name,
@@ -91,7 +93,8 @@ def _timm(
         "timm hub",
         licence,
         hub_id=f"timm/{name}.{tag}",
-        **normalisation,
+        mean=mean,
+        std=std,
     )
 
 
@@ -150,9 +153,8 @@ def backbone_info(name: str) -> ModelInfo:
     source = "timm hub" if hub_id else "none: trained from scratch"
     licence = published.license or ""
     info = ModelInfo(name, name.partition("_")[0], 0, size, source, licence, hub_id=hub_id)
-    return replace(
-        info, mean=published.mean, std=published.std, weights_at_hand=bool(hub_file(hub_id))
-    )
+    mean, std = cast(Channels, published.mean), cast(Channels, published.std)
+    return replace(info, mean=mean, std=std, weights_at_hand=bool(hub_file(hub_id)))
 
 
 def nearest(name: str, others: Iterable[str]) -> list[str]:
