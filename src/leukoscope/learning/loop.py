@@ -23,9 +23,10 @@ from leukoscope.config.recipe import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
 from leukoscope.evaluation.metrics import weighted_f1
+from leukoscope.learning.averaging import average_of
 from leukoscope.learning.backbones import Network, ToInput
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
-from leukoscope.learning.blending import Mixup
+from leukoscope.learning.blending import build_blend
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
@@ -73,6 +74,8 @@ class Loop(pl.LightningModule):
         self.loss = loss
         # No parameters of this module: they are the network's already.
         self.frozen = (freeze(network, config),)
+        self.average = average_of(network, config.ema) if config.ema else None
+        self.moved = False
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {}
         self.norms: list[float] = []
@@ -93,6 +96,8 @@ class Loop(pl.LightningModule):
         torch.manual_seed(batch_seed(self.seed, self.current_epoch, -1))  # dropout
         for part in self.frozen[0]:
             part.eval()
+        if self.average is not None:
+            self.average.eval()
         self.sums = {"train": [0.0, 0.0, 0.0], "val": [0.0, 0.0, 0.0]}
         classes = self.network.head.out_features
         self.confusion = np.zeros((classes, classes), dtype=np.int64)
@@ -114,16 +119,16 @@ class Loop(pl.LightningModule):
         images, y, rows = batch
         x = self.to_input(images)
         mix = None
-        if part == "train" and self.config.mixup:
-            mix = Mixup(self.config.mixup, (self.seed, self.current_epoch, number, 1))
-            x = mix.images(x)
+        if part == "train":
+            mix = build_blend(self.config, (self.seed, self.current_epoch, number, 1))
+            x = mix.images(x) if mix else x
         fine = torch.isfinite(x).flatten(1).all(dim=1)
         if not fine.all():
             self._not_finite(part, "input", "NaN or infinite", number, rows[~fine])
             return None
         careful = part == "train" and self.config.not_finite == "skip"
         before = [b.clone() for b in self.network.buffers()] if careful else []
-        logits = self.network(x).float()
+        logits = (self.network(x) if part == "train" else self.judged.predict(x)).float()
         loss = mix.loss(self.loss, logits, y) if mix else cast(Tensor, self.loss(logits, y))
         value = float(loss.detach())
         if not np.isfinite(value):
@@ -141,6 +146,17 @@ class Loop(pl.LightningModule):
         for place, amount in enumerate((value * len(y), right, len(y))):
             self.sums[part][place] += amount
         return loss
+
+    @property
+    def judged(self) -> Network:
+        """The network that is validated and kept: the trained one, or its average."""
+        return self.network if self.average is None else cast(Network, self.average.module)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the average follow, unless the batch was left out."""
+        if self.average is not None and self.moved:
+            self.average.update_parameters(self.network)
+        self.moved = False
 
     def _not_finite(self, part: str, what: str, value: str, number: int, rows: Tensor) -> None:
         """Stop, or count the batch as left out."""
@@ -172,6 +188,7 @@ class Loop(pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)
             return
         self.norms.append(value)
+        self.moved = True
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(weights, self.config.clip_norm, norm)
 

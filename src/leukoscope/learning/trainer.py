@@ -99,7 +99,8 @@ def train_gradient(
 
     Raises:
         TrainingError: No images in a set, a setting that does not fit the network or the
-            classes, or an input, loss or gradient that is not finite (names epoch, batch, images).
+            classes or the images, or an input, loss or gradient that is not finite (names epoch,
+            batch, images).
     """
     training = recipe.training
     if not isinstance(training, GradientTraining):
@@ -132,7 +133,7 @@ def train_gradient(
 def predict_logits(
     network: Network, images: NDArray[np.uint8], spec: PreprocessSpec, *, batch_size: int = 32
 ) -> NDArray[np.float64]:
-    """Logits of preprocessed images in float32 torch, for small sets.
+    """Logits of preprocessed images in float32 torch, over the recipe's views, for small sets.
 
     Args:
         network: The network.
@@ -148,7 +149,7 @@ def predict_logits(
     with evaluating(network), torch.inference_mode():
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
-            parts.append(network(to_input(batch)).double().numpy())
+            parts.append(network.predict(to_input(batch)).double().numpy())
     return np.concatenate(parts)
 
 
@@ -165,8 +166,7 @@ def _fit(
     progress: Progress | None,
 ) -> TrainingResult:
     module = Loop(network, config, spec, loss, sets, out, seed)
-    balanced = config.sampling == "balanced"
-    train = Batches(sets[0], config.batch_size, module, transform, balanced=balanced)
+    train = Batches(sets[0], config.batch_size, module, transform, sampling=config.sampling)
     val = Batches(sets[1], config.batch_size, module, None)
     last = out / RESUME / "last.ckpt"
     with quiet(), deterministic():
@@ -191,7 +191,8 @@ def _fit(
             log_every_n_steps=1,
             deterministic=True,
         )
-        network.train().to(memory_format=torch.channels_last)
+        for part in (network, module.judged):
+            cast(Any, part.train()).to(memory_format=torch.channels_last)
         state = read_state(last)
         if state is None or not _finished(state, config):
             resume = last if state else None
@@ -216,7 +217,7 @@ def _finish(
 ) -> TrainingResult:
     """Put the best weights into the network and sum up."""
     saved = cast(dict[str, Any], read_state(best))
-    prefix = "network."
+    prefix = "average.module." if config.ema else "network."
     network.load_state_dict(
         {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
     )
