@@ -35,7 +35,8 @@ def test_images_go_with_their_files_and_patients(
         return train(network, recipe, *sets, **options)
 
     monkeypatch.setattr(trainer, "train_gradient", watched)
-    rows = {"train": np.array([5, 0, 3, 8]), "val": np.array([1, 2]), "cal": np.array([4]), "test": np.array([6, 7])}  # fmt: skip
+    parts = {"train": [5, 0, 3, 8], "val": [1, 2], "cal": [4], "test": [6, 7]}
+    rows = {part: np.array(numbers) for part, numbers in parts.items()}
     data = Labelled(records, ("all", "hem"))
     logits = _fit_gradient(recipe, pixels, data, tmp_path, 3, lambda done, total: None, rows)
     assert [images.patients for images in seen] == [("P2", "P0", "P0", "P2"), ("P1", "P2")]
