@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -297,7 +298,35 @@ def test_what_is_not_finite_stops_by_name_or_is_left_out(
     recipe = recipe_with(epochs=2, not_finite="skip", schedule=OneCycle())
     network, result = train(changed(recipe), sets, tmp_path / "b")
     assert [row["skipped"] for row in result.history] == [1, 1]
+    with (tmp_path / "b" / "not_finite.csv").open() as file:
+        named = list(csv.DictReader(file))
+    assert [(row["epoch"], row["what"]) for row in named] == [("1", what), ("2", what)]
+    assert all("11.png" in row["images"] or "more" in row["images"] for row in named)
     assert all(torch.isfinite(t).all() for t in network.state_dict().values())
+
+
+def test_the_list_of_what_was_left_out_is_resumed_and_begins_anew(
+    coloured: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = coloured[0].images.copy()
+    images[11] = 255
+    inner = loop.ToInput
+    monkeypatch.setattr(loop, "ToInput", lambda spec: Spoil(inner(spec), "input"))
+    sets = (ImageSet(images, coloured[0].y), coloured[1])
+    recipe = recipe_with(epochs=3, not_finite="skip")
+
+    def kill(done: int, total: int) -> None:
+        if done == 8:  # the last batch of the second epoch
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(recipe, sets, tmp_path, progress=kill)
+    train(recipe, sets, tmp_path)
+    with (tmp_path / "not_finite.csv").open() as file:
+        named = list(csv.DictReader(file))
+    assert [(row["epoch"], row["images"]) for row in named] == [(n, "row 11") for n in "123"]
+    train(recipe_with(epochs=1), coloured, tmp_path)  # another run in the same folder
+    assert not (tmp_path / "not_finite.csv").exists()
 
 
 def test_an_epoch_without_any_finite_batch_ends_it(

@@ -145,7 +145,8 @@ class GradientTraining(Strict):
         clip_norm: Largest norm of the gradient; 0 clips nothing. The norm before clipping is
             written to ``history.csv`` either way.
         not_finite: When an input, a loss or a gradient is NaN or infinite: stop, or leave that
-            batch out and count it in ``history.csv``. On validation images it always stops.
+            batch out, count it in ``history.csv`` and name it and its files in
+            ``not_finite.csv``. On validation images it always stops.
         freeze: How many blocks of the backbone, from the input on, keep their weights and
             statistics; ``all`` trains the head only.
         patience: Epochs without an improvement of ``stop_on`` before training stops.

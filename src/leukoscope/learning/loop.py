@@ -42,6 +42,8 @@ HISTORY_COLUMNS = (
     "skipped",
     "seconds",
 )
+LEFT_OUT = "not_finite.csv"
+LEFT_OUT_COLUMNS = ("epoch", "batch", "what", "value", "images")
 # Warnings of Lightning that tell a user of this program nothing to act on.
 _HARMLESS = (
     "Checkpoint directory .* exists and is not empty",  # that is what resuming means
@@ -80,6 +82,7 @@ class Loop(pl.LightningModule):
         self.sums: dict[str, list[float]] = {}
         self.norms: list[float] = []
         self.skipped = 0
+        self.left_out: list[dict[str, object]] = []
         self.rate = config.learning_rate
         self.place: tuple[int, Tensor] = (0, torch.empty(0))
         self.started = 0.0
@@ -159,13 +162,17 @@ class Loop(pl.LightningModule):
         self.moved = False
 
     def _not_finite(self, part: str, what: str, value: str, number: int, rows: Tensor) -> None:
-        """Stop, or count the batch as left out."""
+        """Stop, or count the batch as left out and write which one it was."""
+        images = self.sets[part].describe(sorted(rows.tolist()))
+        epoch, batch = self.current_epoch + 1, number + 1
         if part == "train" and self.config.not_finite == "skip":
             self.skipped += 1
+            row = dict(zip(LEFT_OUT_COLUMNS, (epoch, batch, what, value, images), strict=True))
+            self.left_out.append(row)
+            write_csv(self.out / LEFT_OUT, LEFT_OUT_COLUMNS, self.left_out)
             return
         raise TrainingError(
-            f"the {part} {what} became {value} in epoch {self.current_epoch + 1}, "
-            f"batch {number + 1} ({self.sets[part].describe(sorted(rows.tolist()))})",
+            f"the {part} {what} became {value} in epoch {epoch}, batch {batch} ({images})",
             hint='lower training.learning_rate, set training.precision = "fp32", or leave such '
             'batches out with training.not_finite = "skip"',
         )
@@ -214,11 +221,12 @@ class Loop(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history with the weights."""
-        checkpoint["history"] = self.history
+        checkpoint["history"], checkpoint["left_out"] = self.history, self.left_out
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history up again."""
         self.history = list(checkpoint["history"])
+        self.left_out = list(checkpoint["left_out"])
 
 
 class Report(Callback):

@@ -27,6 +27,7 @@ from leukoscope.learning.batches import Batches, ImageSet
 from leukoscope.learning.checkpoint import RESUME
 from leukoscope.learning.linear_head import balanced_weights
 from leukoscope.learning.loop import (
+    LEFT_OUT,
     MODES,
     AtomicIO,
     Loop,
@@ -82,8 +83,8 @@ def train_gradient(
 
     Shuffling, augmentation and dropout of an epoch hang on (seed, epoch) alone, so that a run
     that was killed and resumed ends where an uninterrupted one does (on the same kind of machine
-    and number of torch threads). Writes ``history.csv``,
-    TensorBoard files, and below ``resume/`` the state after each epoch, which
+    and number of torch threads). Writes ``history.csv``, ``not_finite.csv`` where batches were left
+    out, TensorBoard files, and below ``resume/`` the state after each epoch, which
     :func:`~leukoscope.learning.checkpoint.save_checkpoint` deletes.
 
     Args:
@@ -112,6 +113,7 @@ def train_gradient(
     key = _fingerprint(network, recipe, train, val, out, seed)
     if not (resume and _same_run(folder, key)):
         shutil.rmtree(folder, ignore_errors=True)
+        (out / LEFT_OUT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
     weight = None
