@@ -31,6 +31,7 @@ def test_views_are_all_flips_and_turns_and_the_image_comes_first() -> None:
     for kind, count in (("flips", 4), ("dihedral", 8)):
         shown = views(x, kind)
         assert torch.equal(shown[0], x)
+        assert count == len(shown) == ModelConfig(test_time=kind).views  # type: ignore[arg-type]
         assert len({tuple(view.flatten().tolist()) for view in shown}) == count
     turned = {tuple(torch.rot90(x, k, (2, 3)).flatten().tolist()) for k in range(4)}
     assert turned <= {tuple(view.flatten().tolist()) for view in views(x, "dihedral")}

@@ -69,6 +69,11 @@ class ModelConfig(Strict):
     clamp_input: NotNegative = 0.0
     clamp_logits: NotNegative = 0.0
 
+    @property
+    def views(self) -> int:
+        """How many views of an image one prediction looks at."""
+        return {"none": 1, "flips": 4, "dihedral": 8}[self.test_time]
+
     @model_validator(mode="after")
     def _nothing_idle(self) -> ModelConfig:
         if self.conv and self.pooling == "flatten":
