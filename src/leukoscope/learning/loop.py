@@ -272,7 +272,7 @@ def precision_of(config: GradientTraining) -> Any:
     """bfloat16 where the processor multiplies in it: half the time; float32 elsewhere."""
     if config.precision == "auto":
         if torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported()
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
             fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
