@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from leukoscope.config.loading import list_recipes, load_recipe
-from leukoscope.config.recipe import Recipe
+from leukoscope.config.recipe import ModelConfig, Recipe
 from leukoscope.config.training import GradientTraining
 
 HEADINGS = (
     "recipe", "study", "backbone", "px", "head", "loss", "optimiser", "schedule", "epochs",
-    "frozen",
+    "frozen", "also",
 )  # fmt: skip
 INTRODUCTION = """# Recipes
 
@@ -43,7 +43,7 @@ def _row(recipe: Recipe) -> tuple[str, ...]:
     study = recipe.reference.partition(":")[0]
     common = (f"`{recipe.name}`", study, model.backbone, str(recipe.preprocess.size_px))
     if not isinstance(training, GradientTraining):
-        return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all")
+        return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", "—")
     loss = training.loss.kind + (", class weights" if training.class_weights else "")
     rate = f"{training.optimizer} {training.learning_rate:g}, batch {training.batch_size}"
     epochs = str(training.epochs)
@@ -57,6 +57,7 @@ def _row(recipe: Recipe) -> tuple[str, ...]:
         _schedule(training),
         epochs,
         "none" if training.freeze == 0 else str(training.freeze),
+        _also(recipe, training),
     )
 
 
@@ -70,6 +71,21 @@ def _head(recipe: Recipe) -> str:
     rates = [f"{rate:g}" for rate in (model.hidden_dropout, model.dropout) if rate]
     parts += [f"dropout {' / '.join(rates)}"] if rates else []
     return ", ".join([*parts, "linear"])
+
+
+def _also(recipe: Recipe, training: GradientTraining) -> str:
+    """What the recipe switches on beyond the columns before, by the names of its settings."""
+    plain_model, plain_training = ModelConfig(), GradientTraining()
+    parts = []
+    for name in ("init", "test_time", "clamp_input", "clamp_logits"):
+        value = getattr(recipe.model, name)
+        if value != getattr(plain_model, name):
+            parts.append(f"{name} {value}")
+    for name in ("sampling", "mixup", "cutmix", "stage_decay", "ema", "clip_norm", "not_finite"):
+        value = getattr(training, name)
+        if value != getattr(plain_training, name):
+            parts.append(f"{name} {value}")
+    return ", ".join(parts) or "—"
 
 
 def _schedule(training: GradientTraining) -> str:

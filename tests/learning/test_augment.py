@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from leukoscope.config.recipe import Augmentation
-from leukoscope.learning.augment import augment_batch, build_augmentation
+from leukoscope.learning.augment import StainJitter, augment_batch, build_augmentation
 
 
 @pytest.fixture
@@ -34,6 +34,8 @@ def test_nothing_asked_nothing_done(batch: torch.Tensor) -> None:
         {"saturation": 0.5},
         {"hue": 0.2},
         {"crop_min_area": 0.5},
+        {"stain": 0.2},
+        {"invert": 1.0},
     ],
 )
 def test_each_rate_changes_each_image(batch: torch.Tensor, field: dict[str, float]) -> None:
@@ -82,3 +84,59 @@ def test_a_crop_keeps_the_colour_of_a_plain_image(batch: torch.Tensor) -> None:
     plain = torch.full_like(batch, 90)
     transform = build_augmentation(Augmentation(crop_min_area=0.3))
     assert torch.equal(augment_batch(plain, transform, 1), plain)
+
+
+def test_stain_jitter_scales_and_shifts_the_amount_of_each_dye() -> None:
+    # Three pixels with known amounts of blue, eosin, rest; the levels are high enough that
+    # rounding to whole numbers matters little.
+    jitter = StainJitter(0.2)
+    amounts = torch.tensor([[0.3, 0.1, 0.0], [0.1, 0.3, 0.02], [0.2, 0.2, 0.0]])
+    levels = 256 * torch.exp(-amounts @ jitter.stains) - 1
+    image = levels.round().byte().T[:, None]
+    alpha, beta = torch.tensor([1.2, 0.9, 1.1]), torch.tensor([0.05, -0.1, 0.02])
+    changed = jitter.transform(image, {"alpha": alpha, "beta": beta})
+    expected = 256 * torch.exp(-(amounts * alpha + beta) @ jitter.stains) - 1
+    assert (changed[:, 0].T - expected.clamp(0, 255)).abs().max() < 2
+    same = jitter.transform(image, {"alpha": torch.ones(3), "beta": torch.zeros(3)})
+    assert torch.equal(same, image)
+
+
+def test_stain_jitter_draws_for_each_image_within_sigma_and_leaves_black() -> None:
+    torch.manual_seed(0)
+    drawn = [StainJitter(0.1).make_params([]) for _ in range(200)]
+    for name, middle in (("alpha", 1), ("beta", 0)):
+        values = torch.stack([params[name] for params in drawn]) - middle
+        assert 0.09 < values.abs().max() <= 0.1
+        assert values.unique(dim=0).shape == (200, 3)
+    plain = torch.full((2, 16, 16, 3), 180, dtype=torch.uint8)
+    plain[:, :8] = 5
+    changed = augment_batch(plain, build_augmentation(Augmentation(stain=0.3)), 1)
+    assert torch.equal(changed[:, :8], plain[:, :8])
+    assert (changed[:, 8:] != 180).any(dim=3).all()
+    assert not torch.equal(changed[0], changed[1])
+
+
+def test_a_blur_takes_detail_and_keeps_the_mean(batch: torch.Tensor) -> None:
+    changed = augment_batch(batch, build_augmentation(Augmentation(blur_px=3.0)), 1).float()
+    plain = batch.float()
+    left = changed.std((1, 2, 3)) / plain.std((1, 2, 3))
+    assert left.max() <= 1  # the smallest blur changes nothing
+    assert left.median() < 0.3
+    assert len(left.unique()) == 8
+    torch.testing.assert_close(changed.mean((1, 2)), plain.mean((1, 2)), atol=8, rtol=0)
+
+
+def test_inverted_colours_come_as_often_as_asked(batch: torch.Tensor) -> None:
+    many = batch[:1].repeat(60, 1, 1, 1)
+    changed = augment_batch(many, build_augmentation(Augmentation(invert=0.25)), 1)
+    inverted = [torch.equal(image, 255 - batch[0]) for image in changed]
+    as_is = [torch.equal(image, batch[0]) for image in changed]
+    assert all(a != b for a, b in zip(inverted, as_is, strict=True))
+    assert 6 <= sum(inverted) <= 25
+
+
+def test_later_kinds_do_not_shift_what_the_earlier_draw(batch: torch.Tensor) -> None:
+    turned = Augmentation(rotation_deg=20, horizontal_flip=True)
+    both = turned.model_copy(update={"invert": 1.0})
+    first = augment_batch(batch[:1], build_augmentation(turned), 4)
+    assert torch.equal(augment_batch(batch[:1], build_augmentation(both), 4), 255 - first)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from leukoscope.config.recipe import LinearHeadTraining, ModelConfig, Recipe
+from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, ModelConfig, Recipe
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.backbones import Network, build_network
+from leukoscope.learning.loop import precision_of
 from leukoscope.learning.trainer import ImageSet, TrainingResult, predict_logits, train_gradient
 
 Sets = tuple[ImageSet, ImageSet]
@@ -157,6 +158,23 @@ def test_other_optimisers_bf16_and_class_weights(
     network, result = train(recipe, coloured, tmp_path)
     assert math.isfinite(result.history[0]["train_loss"])
     assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_auto_precision_does_not_take_emulated_bf16(
+    emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Older GPUs compute bfloat16 by detours, slower than float32.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or not emulated,
+    )
+    expected = "32-true" if emulated else "bf16-mixed"
+    assert precision_of(GradientTraining()) == expected
+    assert precision_of(GradientTraining(precision="bf16")) == "bf16-mixed"
+    assert precision_of(GradientTraining(precision="fp32")) == "32-true"
 
 
 def test_class_weights_enter_the_loss(recipe: Recipe, coloured: Sets, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.curves import reliability
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.reporting import result_tables
+from leukoscope.reporting import data_tables, result_tables
 from leukoscope.reporting.card import render_model_card
 from leukoscope.reporting.figures.calibration import calibration_error
 from leukoscope.reporting.figures.style import (
@@ -180,6 +180,18 @@ def test_model_card_says_what_matters(run: RunFolder) -> None:
     assert "no patient ids are known for these images" in card
     accuracy = load_study(run).results[0]["metrics"]["accuracy"]
     assert interval(accuracy, "accuracy") in card
+
+
+def test_a_model_that_predicts_over_views_says_so(
+    run: RunFolder, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    assert "views of the image" not in render_model_card(run)
+    other = make_study(
+        tmp_path, images=20, protocols=("random",), recipes=("stable-efficientnet-b3-se",)
+    )
+    assert "mean over 4 views of the image (flips)" in render_model_card(other)
+    table = data_tables.recipes(load_study(other))
+    assert "each prediction over 4 views (flips)" in str(table)
 
 
 def test_model_card_is_written_before_the_environment(

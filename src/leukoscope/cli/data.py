@@ -21,6 +21,7 @@ from leukoscope.cli.options import (
     JsonOption,
     LayoutOption,
     SeedOption,
+    SetOption,
     class_map,
 )
 
@@ -165,6 +166,7 @@ def preview(
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
     per_class: Annotated[int, typer.Option(help="Images of each class.")] = 4,
     augment: Annotated[bool, typer.Option("--augment", help="Also draw augmentations.")] = False,
+    override: SetOption = None,
     seed: SeedOption = 42,
     layout: LayoutOption = "auto",
     classes: ClassOption = None,
@@ -175,7 +177,13 @@ def preview(
 
     manifest = load_dataset(data, layout=layout, class_map=class_map(classes))
     for path in draw_preview(
-        manifest, out, recipe, per_class=per_class, augment=augment, seed=seed
+        manifest,
+        out,
+        recipe,
+        per_class=per_class,
+        augment=augment,
+        seed=seed,
+        overrides=override or (),
     ):
         typer.echo(str(path))
     return _exit_code(manifest)

@@ -8,7 +8,12 @@ from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.training import Fraction, GradientTraining, LinearHeadTraining
+from leukoscope.config.training import (
+    Fraction,
+    GradientTraining,
+    LinearHeadTraining,
+    NotNegative,
+)
 
 __all__ = ["Augmentation", "GradientTraining", "LinearHeadTraining", "ModelConfig", "Recipe"]
 
@@ -35,9 +40,16 @@ class ModelConfig(Strict):
         norm: After each hidden layer.
         activation: After that.
         residual: Add to each hidden layer a linear projection of its input, with ``norm``.
-        init: Of the head's linear layers; ``default`` is torch's.
+        init: Of the head's linear layers; ``default`` is torch's, ``small`` draws them from
+            N(0, 0.01²) with zero bias, so that training starts near equal probabilities.
         hidden_dropout: Rate after each hidden layer but the last.
         dropout: Rate before the last layer.
+        test_time: Views of an image whose features, and so logits, are averaged in validation and
+            prediction, in the exported graph too: ``flips`` takes 4 (as is, mirrored each way,
+            both), ``dihedral`` all 8 flips and turns. It multiplies the time by that number.
+        clamp_input: Cut normalised inputs to ± this; 0 cuts nothing. Hides an input that is
+            infinite, which ``training.not_finite`` would have found.
+        clamp_logits: Likewise of the logits; a wrong image of a cut logit teaches nothing more.
     """
 
     backbone: str = "tf_efficientnet_lite0"
@@ -50,9 +62,17 @@ class ModelConfig(Strict):
     norm: Literal["none", "batch", "layer"] = "none"
     activation: Literal["relu", "gelu", "leaky_relu"] = "relu"
     residual: bool = False
-    init: Literal["default", "xavier"] = "default"
+    init: Literal["default", "xavier", "small"] = "default"
     hidden_dropout: Fraction = 0.0
     dropout: Fraction = 0.0
+    test_time: Literal["none", "flips", "dihedral"] = "none"
+    clamp_input: NotNegative = 0.0
+    clamp_logits: NotNegative = 0.0
+
+    @property
+    def views(self) -> int:
+        """How many views of an image one prediction looks at."""
+        return {"none": 1, "flips": 4, "dihedral": 8}[self.test_time]
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> ModelConfig:
@@ -79,6 +99,11 @@ class Augmentation(Strict):
         contrast: Largest relative change.
         saturation: Largest relative change.
         hue: Largest change as a share of the colour circle.
+        stain: σ of the stain jitter: the amount s of each stain becomes α·s + β with α from
+            1 ± σ and β from ± σ, in optical density (Tellez et al. 2018).
+        blur_px: Largest standard deviation of a Gaussian blur, px.
+        invert: Share of images whose colours are inverted. No microscope shows such an image; it
+            is here because study S3 used it.
     """
 
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -93,6 +118,9 @@ class Augmentation(Strict):
     contrast: Fraction = 0.0
     saturation: Fraction = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    stain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    blur_px: Annotated[float, Field(ge=0, le=10)] = 0.0
+    invert: Fraction = 0.0
 
 
 class Recipe(Strict):
@@ -130,4 +158,6 @@ class Recipe(Strict):
                 "training.method 'linear-head' takes no conv, squeeze_excite or input_norm: "
                 "their random weights would be kept"
             )
+        if model.clamp_logits:
+            raise ValueError("training.method 'linear-head' takes no model.clamp_logits")
         return self

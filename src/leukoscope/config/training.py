@@ -128,16 +128,25 @@ class GradientTraining(Strict):
         learning_rate: The largest one where a schedule changes it.
         weight_decay: L2 penalty of ``adam``, ``adamax`` and ``sgd``, decoupled in ``adamw``.
         momentum: Of ``sgd`` only.
+        stage_decay: The head learns at the rate, each stage of the backbone at this share of the
+            rate of the stage after it (layer-wise decay, Bao et al. 2022); 1 is one rate for all.
         schedule: How the rate changes.
         loss: What is minimised.
         class_weights: Weigh the loss by n / (K · n_k), counted on the training images.
-        sampling: ``balanced`` draws as many images as there are, each class equally often.
+        sampling: ``balanced`` draws as many images as there are, each class equally often;
+            ``patients`` also draws each patient of a class equally often.
         mixup: α of the Beta distribution that two images are blended with (Zhang et al. 2018);
             0 blends none.
+        cutmix: α of the Beta distribution of the share of an image that stays when a rectangle
+            of another replaces the rest (Yun et al. 2019); 0 replaces none. With mixup, each
+            batch takes one of the two.
+        ema: Decay of the exponential moving average of the weights, per batch (e.g. 0.999; less
+            in the first batches). The average is validated and kept; 0 keeps none.
         clip_norm: Largest norm of the gradient; 0 clips nothing. The norm before clipping is
             written to ``history.csv`` either way.
         not_finite: When an input, a loss or a gradient is NaN or infinite: stop, or leave that
-            batch out and count it in ``history.csv``. On validation images it always stops.
+            batch out, count it in ``history.csv`` and name it and its files in
+            ``not_finite.csv``. On validation images it always stops.
         freeze: How many blocks of the backbone, from the input on, keep their weights and
             statistics; ``all`` trains the head only.
         patience: Epochs without an improvement of ``stop_on`` before training stops.
@@ -150,6 +159,7 @@ class GradientTraining(Strict):
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
     momentum: Below1 = 0.9
+    stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     schedule: Schedule = ConstantRate()
     loss: Loss = CrossEntropy()
     batch_size: Count = 32
@@ -158,8 +168,10 @@ class GradientTraining(Strict):
     stop_on: Criterion = "val_loss"
     keep_best: Criterion = "val_accuracy"
     class_weights: bool = False
-    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    sampling: Literal["shuffle", "balanced", "patients"] = "shuffle"
     mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    ema: Below1 = 0.0
     clip_norm: NotNegative = 0.0
     not_finite: Literal["stop", "skip"] = "stop"
     freeze: Annotated[int, Field(ge=0)] | Literal["all"] = 0

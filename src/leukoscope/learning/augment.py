@@ -14,6 +14,12 @@ from torchvision.transforms.v2 import functional
 
 from leukoscope.config.recipe import Augmentation
 
+# Unit optical densities (RGB) of methylene blue and eosin, the dyes of Giemsa's and of the other
+# Romanowsky stains of blood: G. Landini's measurement, the entry "Giemsa" of ImageJ's colour
+# deconvolution. Haematoxylin, which the method was published for, does not occur in smears.
+_BLUE, _EOSIN = (0.834750, 0.513556, 0.196330), (0.092789, 0.954111, 0.283111)
+_BLACK = 12  # surroundings of a cell that was cut out, as in imaging.stain
+
 
 class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
     """A random affine change whose uncovered corners show the mirrored image, not black.
@@ -47,6 +53,39 @@ class QuarterTurn(v2.Transform):  # type: ignore[misc]
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Change one image (3, S, S)."""
         return torch.rot90(inpt, params["turns"], (-2, -1))
+
+
+class StainJitter(v2.Transform):  # type: ignore[misc]
+    """Change how much of each dye an image holds: s' = α·s + β (Tellez et al. 2018).
+
+    Amounts s of two dyes and of what is left (perpendicular to both) are found by colour
+    deconvolution (Ruifrok & Johnston 2001) in optical density ``−ln((I + 1) / 256)``. α and β are
+    drawn for each image and dye; black surroundings of a cut-out cell stay.
+
+    Args:
+        sigma: α is uniform in 1 ± sigma, β in ± sigma.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+        blue, eosin = torch.tensor(_BLUE), torch.tensor(_EOSIN)
+        rest = torch.linalg.cross(blue, eosin)
+        self.stains = torch.stack((blue, eosin, rest / rest.norm()))
+        self.amounts_of = torch.linalg.inv(self.stains)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw α and β, (3,) each."""
+        alpha, beta = torch.empty(2, 3).uniform_(-self.sigma, self.sigma)
+        return {"alpha": 1 + alpha, "beta": beta}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Change one image (3, H, W) uint8."""
+        density = -torch.log((inpt.permute(1, 2, 0).float() + 1) / 256)
+        amounts = density @ self.amounts_of * params["alpha"] + params["beta"]
+        levels = 256 * torch.exp(-(amounts @ self.stains)) - 1
+        changed = levels.round().clamp(0, 255).byte().permute(2, 0, 1)
+        return torch.where(inpt.amax(0) >= _BLACK, changed, inpt)
 
 
 def _reach(height: int, width: int, params: dict[str, Any]) -> int:
@@ -93,6 +132,14 @@ def build_augmentation(config: Augmentation) -> v2.Transform:
         steps.append(
             v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
         )
+    # New kinds go last: they must not shift what the others draw.
+    if config.stain:
+        steps.append(StainJitter(config.stain))
+    if config.blur_px:
+        kernel = 2 * math.ceil(3 * config.blur_px) + 1
+        steps.append(v2.GaussianBlur(kernel, (min(0.1, config.blur_px), config.blur_px)))
+    if config.invert:
+        steps.append(v2.RandomInvert(config.invert))
     return v2.Compose(steps) if steps else v2.Identity()
 
 

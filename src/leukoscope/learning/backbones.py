@@ -51,7 +51,7 @@ class Network(nn.Module):
     """A classifier: ``backbone`` → ``extra`` → map → pooled → ``hidden`` → ``dropout`` → ``head``.
 
     ``features`` are always what the last linear layer reads, so that logits are
-    ``features @ head.weight.T + head.bias``.
+    ``features @ head.weight.T + head.bias`` (unless ``clamp_logits`` cuts them).
 
     Attributes:
         config: What it was built from.
@@ -107,7 +107,30 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) float32 to logits (N, K) float32."""
-        return cast(Tensor, self.head(self.dropout(self.features(x))))
+        return self.logits_of(self.features(x))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits (N, K) as the recipe predicts: over its views; :meth:`forward` takes one view."""
+        return self.logits_of(self.map_and_average(x)[1])
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        """(N, D) features to (N, K) logits."""
+        logits = cast(Tensor, self.head(self.dropout(features)))
+        limit = self.config.clamp_logits
+        return logits.clamp(-limit, limit) if limit else logits
+
+    def map_and_average(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Feature map (N, C, h, w) of the image as it is, and features (N, D) over its views.
+
+        The last layer is linear, so that the mean of the features gives the mean of the logits.
+        All views go through in one pass, which takes as much memory as that many images.
+        """
+        if self.config.test_time == "none":
+            return self.map_and_features(x)
+        shown = views(x, self.config.test_time)
+        grid, features = self.map_and_features(torch.cat(shown))
+        by_view = (len(shown), -1)
+        return torch.unflatten(grid, 0, by_view)[0], torch.unflatten(features, 0, by_view).mean(0)
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) float32 to (N, D) float32, the input of the last layer."""
@@ -119,6 +142,8 @@ class Network(nn.Module):
 
     def map_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, h, w) and features (N, D) of one pass."""
+        limit = self.config.clamp_input
+        x = x.clamp(-limit, limit) if limit else x
         raw = cast(Any, self.backbone).forward_features(x)
         if self._layout == "tokens":
             grid = raw[:, self._prefix :].transpose(1, 2).unflatten(2, self._grid)
@@ -164,6 +189,21 @@ class Network(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(np.asarray(weight, np.float32)))
             self.head.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
+
+
+def views(x: Tensor, kind: str) -> list[Tensor]:
+    """What a recipe looks at to judge an image; first the image as it is.
+
+    Args:
+        x: (N, C, S, S).
+        kind: ``flips`` (4) or ``dihedral`` (8), as in ``model.test_time``.
+
+    Returns:
+        That many of (N, C, S, S).
+    """
+    turned = [x, torch.rot90(x, 1, (2, 3))] if kind == "dihedral" else [x]
+    axes: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
+    return [image.flip(over) if over else image for image in turned for over in axes]
 
 
 def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: int = 0) -> Network:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
+from leukoscope.core.errors import TrainingError
 from leukoscope.learning.augment import augment_batch
+
+Sampling = Literal["shuffle", "balanced", "patients"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class ImageSet:
         images: (n, S, S, 3) uint8 RGB.
         y: (n,) class indices.
         names: (n,) file names for messages, or none.
+        patients: (n,) who each image is of, or none; only sampling by patient needs them.
     """
 
     images: NDArray[np.uint8]
     y: NDArray[np.int64]
     names: tuple[str, ...] = ()
+    patients: tuple[str, ...] = ()
 
     def describe(self, rows: Sequence[int]) -> str:
         """Which images these are, for a message; at most three by name.
@@ -48,7 +53,39 @@ class ImageSet:
         digest = hashlib.sha256(np.ascontiguousarray(self.y, dtype=np.int64).tobytes())
         for image in self.images:
             digest.update(np.ascontiguousarray(image).data)
+        digest.update("\n".join(self.patients).encode())
         return digest.hexdigest()
+
+    def chances(self, sampling: Sampling) -> NDArray[np.float64] | None:
+        """How often each image is drawn, (n,) that sum to 1; None where all are shuffled.
+
+        Each class weighs the same; with ``patients``, within it each patient as well.
+
+        >>> few = ImageSet(np.zeros((4, 1, 1, 3), np.uint8), np.array([0, 0, 0, 1]))
+        >>> few.chances("balanced").round(3).tolist()
+        [0.167, 0.167, 0.167, 0.5]
+
+        Raises:
+            TrainingError: ``patients`` where an image's patient is not known.
+        """
+        if sampling == "shuffle":
+            return None
+        _, classes, counts = np.unique(self.y, return_inverse=True, return_counts=True)
+        chances: NDArray[np.float64] = 1 / counts[classes]
+        if sampling == "patients":
+            unknown = [i for i in range(len(self.y)) if not (self.patients and self.patients[i])]
+            if unknown:
+                raise TrainingError(
+                    f'training.sampling = "patients" needs the patient of every training image, '
+                    f"but {len(unknown)} of {len(self.y)} have none ({self.describe(unknown)})",
+                    hint="add a patient_id column to the data's manifest, or set "
+                    'training.sampling = "balanced"',
+                )
+            pairs = np.array([f"{y}:{p}" for y, p in zip(self.y, self.patients, strict=True)])
+            _, who, images = np.unique(pairs, return_inverse=True, return_counts=True)
+            chances = 1 / images[who]
+            chances = chances / np.bincount(classes, chances)[classes]
+        return np.asarray(chances / chances.sum(), np.float64)
 
 
 class Clock(Protocol):
@@ -70,7 +107,11 @@ class Batches:
         batch_size: Images in a batch; the last one may be smaller.
         clock: Gives seed and epoch.
         transform: None for images that are only looked at.
-        balanced: Draw each class equally often, with replacement, instead of shuffling.
+        sampling: ``shuffle``, or draw with replacement: each class equally often, and each
+            patient within it.
+
+    Raises:
+        TrainingError: Sampling by patient of images whose patients are not known.
     """
 
     def __init__(
@@ -80,11 +121,11 @@ class Batches:
         clock: Clock,
         transform: v2.Transform | None,
         *,
-        balanced: bool = False,
+        sampling: Sampling = "shuffle",
     ) -> None:
         self.data, self.batch_size = data, batch_size
         self.clock, self.transform = clock, transform
-        self.balanced = balanced
+        self._chances = data.chances(sampling)
 
     def __len__(self) -> int:
         return batch_count(len(self.data.y), self.batch_size, training=self.transform is not None)
@@ -107,11 +148,9 @@ class Batches:
         order = np.arange(len(self.data.y))
         if self.transform is None:
             return order
-        if not self.balanced:
+        if self._chances is None:
             return rng.permutation(order)
-        _, classes, counts = np.unique(self.data.y, return_inverse=True, return_counts=True)
-        chances = 1 / counts[classes]
-        return rng.choice(order, size=len(order), p=chances / chances.sum())
+        return rng.choice(order, size=len(order), p=self._chances)
 
 
 def batch_count(images: int, batch_size: int, *, training: bool) -> int:

@@ -37,8 +37,8 @@ class _Graph(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        grid, features = self.network.map_and_features(self.to_input(image))
-        logits = self.network.head(features)
+        grid, features = self.network.map_and_average(self.to_input(image))
+        logits = self.network.logits_of(features)
         if not self.network.has_class_maps:
             return logits, features
         return logits, features, torch.einsum("kc,nchw->nkhw", self.network.head.weight, grid)
@@ -52,7 +52,8 @@ def onnx_bytes(
     Input ``image`` (N, S, S, 3) uint8 RGB with any N; outputs ``logits`` (N, K), ``features``
     (N, D), and, where the head is linear on globally averaged features, ``maps`` (N, K, h, w):
     class activation maps (Zhou et al. 2016, eq. 2), whose ReLU is Grad-CAM up to a positive
-    factor (Selvaraju et al. 2017, section 3.1). All float32.
+    factor (Selvaraju et al. 2017, section 3.1). All float32. Where the recipe looks at several
+    views, logits and features are those over the views, and the maps are of the image as it is.
 
     Args:
         network: What to write.
@@ -63,7 +64,12 @@ def onnx_bytes(
     Raises:
         BundleError: The network cannot be exported.
     """
-    named = {"spec": spec.model_dump(mode="json"), "classes": list(class_names), "opset": opset}
+    named = {
+        "spec": spec.model_dump(mode="json"),
+        "model": network.config.model_dump(mode="json"),
+        "classes": list(class_names),
+        "opset": opset,
+    }
     key = sha256_json({**named, "tensors": tensors_sha256(network.state_dict())})
     if network.exported[0] != key:
         network.exported = (key, _export(network, spec, class_names, opset))
@@ -131,7 +137,8 @@ def check_parity(
     """
     (logits,) = open_session(model).run(["logits"], {"image": images})
     with evaluating(network), torch.inference_mode():
-        expected = network(ToInput(spec)(torch.from_numpy(np.ascontiguousarray(images)))).numpy()
+        batch = ToInput(spec)(torch.from_numpy(np.ascontiguousarray(images)))
+        expected = network.predict(batch).numpy()
     difference = float(np.abs(logits - expected).max())
     limit = PARITY_ATOL * max(1.0, float(np.abs(expected).max()))
     if not difference <= limit:

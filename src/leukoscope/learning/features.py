@@ -69,7 +69,7 @@ def run_network(
         images: (S, S, 3) uint8 RGB each, preprocessed. An iterator is read once, in order.
         spec: Preprocessing of the images.
         total: How many there are, for ``progress``; known for arrays and lists.
-        batch_size: Images in one pass.
+        batch_size: Images in one pass, all views counted.
         threads: Passes at once; all cores by default.
         progress: Called with (done, total) as batches are done.
 
@@ -81,6 +81,7 @@ def run_network(
     """
     names = ["logits", "features"]
     session = open_session(onnx_bytes(network, spec))
+    batch_size = max(1, batch_size // network.config.views)  # each view takes an image's memory
     workers = threads or os.cpu_count() or 1
     expected = total if total is not None else _length(images)
     parts: list[list[NDArray[np.float32]]] = []

@@ -100,13 +100,20 @@ def build_hidden(config: ModelConfig, width: int) -> nn.Sequential:
 
 
 def initialise(config: ModelConfig, *parts: nn.Module) -> None:
-    """Draw the linear layers of a head as a recipe says (Glorot & Bengio 2010), biases zero."""
+    """Draw the linear layers of a head as a recipe says, biases zero.
+
+    ``xavier`` keeps the variance from layer to layer (Glorot & Bengio 2010, eq. 16); ``small``
+    draws from N(0, 0.01²), as AlexNet was (Krizhevsky et al. 2012).
+    """
     if config.init == "default":
         return
     for part in parts:
         for module in part.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+                if config.init == "xavier":
+                    nn.init.xavier_uniform_(module.weight)
+                else:
+                    nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -23,9 +23,10 @@ from leukoscope.config.recipe import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
 from leukoscope.evaluation.metrics import weighted_f1
+from leukoscope.learning.averaging import average_of
 from leukoscope.learning.backbones import Network, ToInput
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
-from leukoscope.learning.blending import Mixup
+from leukoscope.learning.blending import build_blend
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
@@ -41,6 +42,8 @@ HISTORY_COLUMNS = (
     "skipped",
     "seconds",
 )
+LEFT_OUT = "not_finite.csv"
+LEFT_OUT_COLUMNS = ("epoch", "batch", "what", "value", "images")
 # Warnings of Lightning that tell a user of this program nothing to act on.
 _HARMLESS = (
     "Checkpoint directory .* exists and is not empty",  # that is what resuming means
@@ -73,10 +76,13 @@ class Loop(pl.LightningModule):
         self.loss = loss
         # No parameters of this module: they are the network's already.
         self.frozen = (freeze(network, config),)
+        self.average = average_of(network, config.ema) if config.ema else None
+        self.moved = False
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {}
         self.norms: list[float] = []
         self.skipped = 0
+        self.left_out: list[dict[str, object]] = []
         self.rate = config.learning_rate
         self.place: tuple[int, Tensor] = (0, torch.empty(0))
         self.started = 0.0
@@ -93,6 +99,8 @@ class Loop(pl.LightningModule):
         torch.manual_seed(batch_seed(self.seed, self.current_epoch, -1))  # dropout
         for part in self.frozen[0]:
             part.eval()
+        if self.average is not None:
+            self.average.eval()
         self.sums = {"train": [0.0, 0.0, 0.0], "val": [0.0, 0.0, 0.0]}
         classes = self.network.head.out_features
         self.confusion = np.zeros((classes, classes), dtype=np.int64)
@@ -114,16 +122,16 @@ class Loop(pl.LightningModule):
         images, y, rows = batch
         x = self.to_input(images)
         mix = None
-        if part == "train" and self.config.mixup:
-            mix = Mixup(self.config.mixup, (self.seed, self.current_epoch, number, 1))
-            x = mix.images(x)
+        if part == "train":
+            mix = build_blend(self.config, (self.seed, self.current_epoch, number, 1))
+            x = mix.images(x) if mix else x
         fine = torch.isfinite(x).flatten(1).all(dim=1)
         if not fine.all():
             self._not_finite(part, "input", "NaN or infinite", number, rows[~fine])
             return None
         careful = part == "train" and self.config.not_finite == "skip"
         before = [b.clone() for b in self.network.buffers()] if careful else []
-        logits = self.network(x).float()
+        logits = (self.network(x) if part == "train" else self.judged.predict(x)).float()
         loss = mix.loss(self.loss, logits, y) if mix else cast(Tensor, self.loss(logits, y))
         value = float(loss.detach())
         if not np.isfinite(value):
@@ -142,14 +150,29 @@ class Loop(pl.LightningModule):
             self.sums[part][place] += amount
         return loss
 
+    @property
+    def judged(self) -> Network:
+        """The network that is validated and kept: the trained one, or its average."""
+        return self.network if self.average is None else cast(Network, self.average.module)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the average follow, unless the batch was left out."""
+        if self.average is not None and self.moved:
+            self.average.update_parameters(self.network)
+        self.moved = False
+
     def _not_finite(self, part: str, what: str, value: str, number: int, rows: Tensor) -> None:
-        """Stop, or count the batch as left out."""
+        """Stop, or count the batch as left out and write which one it was."""
+        images = self.sets[part].describe(sorted(rows.tolist()))
+        epoch, batch = self.current_epoch + 1, number + 1
         if part == "train" and self.config.not_finite == "skip":
             self.skipped += 1
+            row = dict(zip(LEFT_OUT_COLUMNS, (epoch, batch, what, value, images), strict=True))
+            self.left_out.append(row)
+            write_csv(self.out / LEFT_OUT, LEFT_OUT_COLUMNS, self.left_out)
             return
         raise TrainingError(
-            f"the {part} {what} became {value} in epoch {self.current_epoch + 1}, "
-            f"batch {number + 1} ({self.sets[part].describe(sorted(rows.tolist()))})",
+            f"the {part} {what} became {value} in epoch {epoch}, batch {batch} ({images})",
             hint='lower training.learning_rate, set training.precision = "fp32", or leave such '
             'batches out with training.not_finite = "skip"',
         )
@@ -172,6 +195,7 @@ class Loop(pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)
             return
         self.norms.append(value)
+        self.moved = True
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(weights, self.config.clip_norm, norm)
 
@@ -197,11 +221,12 @@ class Loop(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history with the weights."""
-        checkpoint["history"] = self.history
+        checkpoint["history"], checkpoint["left_out"] = self.history, self.left_out
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history up again."""
         self.history = list(checkpoint["history"])
+        self.left_out = list(checkpoint["left_out"])
 
 
 class Report(Callback):
@@ -247,7 +272,7 @@ def precision_of(config: GradientTraining) -> Any:
     """bfloat16 where the processor multiplies in it: half the time; float32 elsewhere."""
     if config.precision == "auto":
         if torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported()
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
             fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))

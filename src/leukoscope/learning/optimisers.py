@@ -1,9 +1,10 @@
-"""Optimisers, schedules of the learning rate, and what of a network is frozen."""
+"""Optimisers, rates by stage, schedules of the rate, and what of a network is frozen."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,9 +21,9 @@ from leukoscope.core.errors import TrainingError
 from leukoscope.learning.backbones import Network
 
 
-def build_optimizer(network: nn.Module, config: GradientTraining) -> torch.optim.Optimizer:
-    """The optimiser of a recipe, over the weights that are not frozen."""
-    weights = [p for p in network.parameters() if p.requires_grad]
+def build_optimizer(network: Network, config: GradientTraining) -> torch.optim.Optimizer:
+    """The optimiser of a recipe, over the weights that are not frozen; the head's come first."""
+    weights = _by_stage(network, config)
     lr, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, lr, momentum=config.momentum, weight_decay=decay)
@@ -31,6 +32,39 @@ def build_optimizer(network: nn.Module, config: GradientTraining) -> torch.optim
     if config.optimizer == "adamax":
         return torch.optim.Adamax(weights, lr, weight_decay=decay)
     return torch.optim.Adam(weights, lr, weight_decay=decay)
+
+
+def _by_stage(network: Network, config: GradientTraining) -> list[dict[str, Any]]:
+    """Groups of weights and their rates: one, or the head and each stage before it."""
+    if config.stage_decay == 1:
+        return [{"params": [p for p in network.parameters() if p.requires_grad]}]
+    stages = backbone_stages(network.backbone)
+    inside = {id(p) for stage in stages for p in stage}
+    head = [p for p in network.parameters() if id(p) not in inside]
+    groups = [[p for p in part if p.requires_grad] for part in (head, *reversed(stages))]
+    return [
+        {"params": group, "lr": config.learning_rate * config.stage_decay**below}
+        for below, group in enumerate(groups)
+        if group
+    ]
+
+
+def backbone_stages(backbone: nn.Module) -> list[list[nn.Parameter]]:
+    """The weights of each stage, from the input on.
+
+    timm says what a stage is (the stem and four in a ResNet); of the networks that are built
+    here, each block of :func:`backbone_blocks` is one.
+    """
+    matcher = getattr(backbone, "group_matcher", None)
+    if matcher is None:
+        return [list(block.parameters()) for block in backbone_blocks(backbone)]
+    from timm.models import group_parameters
+
+    stage_of = cast(dict[str, int], group_parameters(backbone, matcher(coarse=True), reverse=True))
+    stages: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in backbone.named_parameters():
+        stages.setdefault(stage_of[name], []).append(parameter)
+    return [stages[number] for number in sorted(stages)]
 
 
 def build_schedule(
@@ -49,7 +83,7 @@ def build_schedule(
     if isinstance(plan, OneCycle):
         schedule: lr_scheduler.LRScheduler = lr_scheduler.OneCycleLR(
             optimizer,
-            config.learning_rate,
+            [group["lr"] for group in optimizer.param_groups],
             total_steps=max(2, config.epochs * batches),
             pct_start=plan.warmup,
             cycle_momentum=False,
@@ -61,12 +95,21 @@ def build_schedule(
         schedule = lr_scheduler.StepLR(optimizer, plan.every, plan.factor)
     elif isinstance(plan, CosineSchedule):
         steps = config.epochs * (batches if plan.per == "batch" else 1)
-        schedule = lr_scheduler.CosineAnnealingLR(
-            optimizer, steps, eta_min=plan.floor * config.learning_rate
-        )
+        schedule = _cosine(optimizer, steps, plan.floor)
     else:
         schedule = lr_scheduler.ExponentialLR(optimizer, plan.factor)
     return {"scheduler": schedule, "interval": "step" if plan.per == "batch" else "epoch"}
+
+
+def _cosine(optimizer: torch.optim.Optimizer, steps: int, floor: float) -> lr_scheduler.LRScheduler:
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if len(rates) == 1 or not floor:
+        return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=floor * rates[0])
+
+    def share(step: int) -> float:  # torch's cosine has one floor for all groups
+        return floor + (1 - floor) * (1 + math.cos(math.pi * step / steps)) / 2
+
+    return lr_scheduler.LambdaLR(optimizer, share)
 
 
 def backbone_blocks(backbone: nn.Module) -> tuple[nn.Module, ...]:

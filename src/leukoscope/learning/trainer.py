@@ -27,6 +27,7 @@ from leukoscope.learning.batches import Batches, ImageSet
 from leukoscope.learning.checkpoint import RESUME
 from leukoscope.learning.linear_head import balanced_weights
 from leukoscope.learning.loop import (
+    LEFT_OUT,
     MODES,
     AtomicIO,
     Loop,
@@ -82,8 +83,8 @@ def train_gradient(
 
     Shuffling, augmentation and dropout of an epoch hang on (seed, epoch) alone, so that a run
     that was killed and resumed ends where an uninterrupted one does (on the same kind of machine
-    and number of torch threads). Writes ``history.csv``,
-    TensorBoard files, and below ``resume/`` the state after each epoch, which
+    and number of torch threads). Writes ``history.csv``, ``not_finite.csv`` where batches were left
+    out, TensorBoard files, and below ``resume/`` the state after each epoch, which
     :func:`~leukoscope.learning.checkpoint.save_checkpoint` deletes.
 
     Args:
@@ -99,7 +100,8 @@ def train_gradient(
 
     Raises:
         TrainingError: No images in a set, a setting that does not fit the network or the
-            classes, or an input, loss or gradient that is not finite (names epoch, batch, images).
+            classes or the images, or an input, loss or gradient that is not finite (names epoch,
+            batch, images).
     """
     training = recipe.training
     if not isinstance(training, GradientTraining):
@@ -111,6 +113,7 @@ def train_gradient(
     key = _fingerprint(network, recipe, train, val, out, seed)
     if not (resume and _same_run(folder, key)):
         shutil.rmtree(folder, ignore_errors=True)
+        (out / LEFT_OUT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
     weight = None
@@ -132,23 +135,24 @@ def train_gradient(
 def predict_logits(
     network: Network, images: NDArray[np.uint8], spec: PreprocessSpec, *, batch_size: int = 32
 ) -> NDArray[np.float64]:
-    """Logits of preprocessed images in float32 torch, for small sets.
+    """Logits of preprocessed images in float32 torch, over the recipe's views, for small sets.
 
     Args:
         network: The network.
         images: (n, S, S, 3) uint8 RGB.
         spec: Gives mean and standard deviation.
-        batch_size: Images in one pass.
+        batch_size: Images in one pass, all views counted.
 
     Returns:
         (n, K) float64.
     """
     to_input = ToInput(spec)
+    batch_size = max(1, batch_size // network.config.views)
     parts = [np.empty((0, network.head.out_features))]
     with evaluating(network), torch.inference_mode():
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
-            parts.append(network(to_input(batch)).double().numpy())
+            parts.append(network.predict(to_input(batch)).double().numpy())
     return np.concatenate(parts)
 
 
@@ -165,8 +169,7 @@ def _fit(
     progress: Progress | None,
 ) -> TrainingResult:
     module = Loop(network, config, spec, loss, sets, out, seed)
-    balanced = config.sampling == "balanced"
-    train = Batches(sets[0], config.batch_size, module, transform, balanced=balanced)
+    train = Batches(sets[0], config.batch_size, module, transform, sampling=config.sampling)
     val = Batches(sets[1], config.batch_size, module, None)
     last = out / RESUME / "last.ckpt"
     with quiet(), deterministic():
@@ -191,7 +194,8 @@ def _fit(
             log_every_n_steps=1,
             deterministic=True,
         )
-        network.train().to(memory_format=torch.channels_last)
+        for part in (network, module.judged):
+            cast(Any, part.train()).to(memory_format=torch.channels_last)
         state = read_state(last)
         if state is None or not _finished(state, config):
             resume = last if state else None
@@ -216,7 +220,7 @@ def _finish(
 ) -> TrainingResult:
     """Put the best weights into the network and sum up."""
     saved = cast(dict[str, Any], read_state(best))
-    prefix = "network."
+    prefix = "average.module." if config.ema else "network."
     network.load_state_dict(
         {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
     )

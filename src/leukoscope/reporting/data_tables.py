@@ -163,6 +163,8 @@ def _weights(recipe: Recipe) -> str:
 def _training(recipe: Recipe) -> str:
     training = recipe.training
     size = f"{recipe.preprocess.size_px} px"
+    if recipe.model.views > 1:
+        size += f", each prediction over {recipe.model.views} views ({recipe.model.test_time})"
     if isinstance(training, GradientTraining):
         return (
             f"{training.optimizer}, learning rate {training.learning_rate:g}, batch "

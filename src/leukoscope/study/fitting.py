@@ -151,6 +151,7 @@ def _fit_gradient(
             pixels[rows[part]],
             data.y[rows[part]],
             tuple(data.records[row].path for row in rows[part]),
+            tuple(data.records[row].patient_id for row in rows[part]),
         )
         for part in ("train", "val")
     }

@@ -17,14 +17,22 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.reporting.sheet import draw_sheet
+from leukoscope.study.augmentation_sheet import draw_augmentations
 from leukoscope.study.inputs import INPUTS, stream
 
-AUGMENTED = 6
+AUGMENTED = 8  # images on the sheet of augmentations
 QUALITY_IMAGES = 150  # of each class
 
 
 def draw_preview(
-    manifest: Manifest, out: Path, recipe_name: str, *, per_class: int, augment: bool, seed: int
+    manifest: Manifest,
+    out: Path,
+    recipe_name: str,
+    *,
+    per_class: int,
+    augment: bool,
+    seed: int,
+    overrides: Sequence[str] = (),
 ) -> list[Path]:
     """Draw a sheet of inputs, on request one of augmentations, and a table of image quality.
 
@@ -35,11 +43,12 @@ def draw_preview(
         per_class: Images of each class on a sheet.
         augment: Whether to draw augmentations (needs torch).
         seed: Which images, which augmentations.
+        overrides: ``KEY=VALUE`` changes of the recipe.
 
     Returns:
         The files written.
     """
-    recipe = load_recipe(recipe_name)
+    recipe = load_recipe(recipe_name, overrides)
     rng = np.random.default_rng(seed)
     chosen: dict[str, list[ImageRecord]] = {}
     for name in manifest.class_names:
@@ -48,7 +57,7 @@ def draw_preview(
     shown = [record for records in chosen.values() for record in records[:per_class]]
     written = [_sheet_of_inputs(manifest, shown, recipe, out / "inputs.png")]
     if augment:
-        written.append(_sheet_of_augmentations(manifest, shown, recipe, out / "augment.png", seed))
+        written.append(_sheet_of_augmentations(manifest, chosen, recipe, out / "augment.png", seed))
     return [*written, _quality_table(manifest, chosen, out / "quality.csv")]
 
 
@@ -65,23 +74,20 @@ def _sheet_of_inputs(
 
 
 def _sheet_of_augmentations(
-    manifest: Manifest, shown: Sequence[ImageRecord], recipe: Recipe, path: Path, seed: int
+    manifest: Manifest,
+    chosen: dict[str, list[ImageRecord]],
+    recipe: Recipe,
+    path: Path,
+    seed: int,
 ) -> Path:
-    import torch
-
-    from leukoscope.learning.augment import build_augmentation
-
-    transform = build_augmentation(recipe.augmentation)
-    torch.manual_seed(seed)
-    rows: list[list[NDArray[np.uint8]]] = []
-    for record in shown:
-        image = decode_image(manifest.path_of(record)).image
-        plain = apply_preprocess(image, recipe.preprocess)
-        tensor = torch.from_numpy(plain).permute(2, 0, 1)
-        drawn = [transform(tensor).permute(1, 2, 0).numpy() for _ in range(AUGMENTED)]
-        rows.append([plain, *drawn])
-    titles = ["as read", *(f"augmented {i + 1}" for i in range(AUGMENTED))]
-    return draw_sheet(path, rows, [_caption(record) for record in shown], titles)
+    each = max(1, AUGMENTED // len(chosen))
+    shown = [record for records in chosen.values() for record in records[:each]]
+    images = [
+        apply_preprocess(decode_image(manifest.path_of(record)).image, recipe.preprocess)
+        for record in shown
+    ]
+    titles = [CLASSES[record.label].title for record in shown]
+    return draw_augmentations(path, np.stack(images), titles, recipe, seed)
 
 
 def _caption(record: ImageRecord) -> str:
