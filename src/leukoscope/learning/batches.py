@@ -22,12 +22,12 @@ class ImageSet:
     """Preprocessed images in memory, and their classes.
 
     Attributes:
-        images: (n, S, S, 3) uint8 RGB.
+        images: (n, S, S, 3) uint8 RGB, or (n, V, D) float16 cached features.
         y: (n,) class indices.
         names: (n,) file names for messages, or none.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | NDArray[np.float16]
     y: NDArray[np.int64]
     names: tuple[str, ...] = ()
 

@@ -23,9 +23,10 @@ from leukoscope.config.recipe import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
 from leukoscope.evaluation.metrics import weighted_f1
-from leukoscope.learning.backbones import Network, ToInput
+from leukoscope.learning.backbones import Network
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
 from leukoscope.learning.blending import Mixup
+from leukoscope.learning.frozen import HeadOnly
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
@@ -58,7 +59,7 @@ class Loop(pl.LightningModule):
 
     def __init__(
         self,
-        network: Network,
+        network: Network | HeadOnly,
         config: GradientTraining,
         spec: PreprocessSpec,
         loss: nn.Module,
@@ -69,7 +70,7 @@ class Loop(pl.LightningModule):
         super().__init__()
         self.network, self.config, self.out, self.seed = network, config, out, seed
         self.sets = dict(zip(("train", "val"), sets, strict=True))
-        self.to_input = ToInput(spec)
+        self.to_input = network.to_input(spec)
         self.loss = loss
         # No parameters of this module: they are the network's already.
         self.frozen = (freeze(network, config),)

@@ -18,6 +18,7 @@ from leukoscope.config.training import (
 )
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.backbones import Network
+from leukoscope.learning.frozen import HeadOnly
 
 
 def build_optimizer(network: nn.Module, config: GradientTraining) -> torch.optim.Optimizer:
@@ -85,7 +86,7 @@ def _unfold(module: nn.Module, *, top: bool = False) -> Iterator[nn.Module]:
         yield module
 
 
-def freeze(network: Network, config: GradientTraining) -> tuple[nn.Module, ...]:
+def freeze(network: Network | HeadOnly, config: GradientTraining) -> tuple[nn.Module, ...]:
     """Switch off the gradients of what a recipe freezes, and on those of all the rest.
 
     Returns:
