@@ -46,6 +46,8 @@ def shrink(name: str) -> Recipe:
     ]
     if len(published.model.hidden) > 2:  # 6 million weights of the residual head: an eighth
         changes.append(f"model.hidden={[max(8, w // 8) for w in published.model.hidden]}")
+    if published.training.cached_views:  # tests/learning/test_frozen.py covers these
+        changes.append("training.cached_views=0")
     return load_recipe(name, changes)
 
 

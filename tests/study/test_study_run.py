@@ -210,3 +210,31 @@ def test_a_study_without_bundle_saves_the_last_fit_and_still_reports(
     assert not result.run.bundle.exists()
     with pytest.raises(UsageError, match="--no-bundle"):
         export_bundle(result.run, "quick", tmp_path / "bundle")
+
+
+def test_a_head_on_cached_features_is_refined_end_to_end(phantoms: Path, tmp_path: Path) -> None:
+    overrides = [
+        "preprocess.size_px=32",
+        "bootstrap=100",
+        "model.hidden=[8]",
+        "training.cached_views=2",
+        "training.epochs=2",
+        "refine.epochs=1",
+    ]
+    result = run_study(
+        phantoms,
+        tmp_path / "run",
+        recipes=["residual-head-resnet18"],
+        backbone="tf_efficientnet_lite0",
+        protocols=["random"],
+        folds=1,
+        probes=[],
+        overrides=[*overrides, "bundle=false"],
+        report=False,
+    )
+    name = result.metrics["results"][0]["recipe"]
+    folder = result.run.model(name, "random", 0)
+    assert len((folder / "frozen" / "history.csv").read_text().splitlines()) == 3
+    assert len((folder / "history.csv").read_text().splitlines()) == 2
+    assert list((result.run.cache / "features").glob("views-*.npy"))
+    assert not list(folder.rglob("*.ckpt"))

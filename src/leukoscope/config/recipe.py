@@ -9,10 +9,12 @@ from pydantic import Field, model_validator
 from leukoscope.config.base import Strict
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.training import (
+    ConstantRate,
     Fraction,
     GradientTraining,
     LinearHeadTraining,
     NotNegative,
+    Refinement,
 )
 
 __all__ = ["Augmentation", "GradientTraining", "LinearHeadTraining", "ModelConfig", "Recipe"]
@@ -131,6 +133,7 @@ class Recipe(Strict):
         title: One line for lists.
         reference: The study or paper it comes from.
         notes: What was corrected against the published version, and why.
+        refine: A second training, of the whole network, after that of its head.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -142,7 +145,31 @@ class Recipe(Strict):
     training: Annotated[LinearHeadTraining | GradientTraining, Field(discriminator="method")] = (
         LinearHeadTraining()
     )
+    refine: Refinement = Refinement()
     augmentation: Augmentation = Augmentation()
+
+    def refined(self) -> Recipe | None:
+        """The recipe of the second training; None where there is none."""
+        if not self.refine.epochs:
+            return None
+        changes = {**self.refine.model_dump(), "cached_views": 0, "schedule": ConstantRate()}
+        return self.model_copy(update={"training": self.training.model_copy(update=changes)})
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Recipe:
+        if isinstance(self.training, GradientTraining):
+            model = self.model
+            if self.training.cached_views and (
+                model.conv or model.squeeze_excite or model.clamp_logits
+            ):
+                raise ValueError(
+                    "training.cached_views takes no model.conv, squeeze_excite or clamp_logits"
+                )
+            if self.training.cached_views and self.model.weights == "none":
+                raise ValueError("training.cached_views needs pretrained weights")
+        elif self.refine.epochs:
+            raise ValueError("refine follows training.method 'gradient' only")
+        return self
 
     @model_validator(mode="after")
     def _head_fits_training(self) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
 
@@ -149,6 +149,9 @@ class GradientTraining(Strict):
             ``not_finite.csv``. On validation images it always stops.
         freeze: How many blocks of the backbone, from the input on, keep their weights and
             statistics; ``all`` trains the head only.
+        cached_views: With ``freeze = "all"``: compute the features of each image and of this many
+            copies in all, augmented but for the first, once for the study, and fit the head on
+            them; an epoch meets one copy of each image. 0 augments and computes anew each epoch.
         patience: Epochs without an improvement of ``stop_on`` before training stops.
         keep_best: What selects the epoch; ``val_f1`` is weighted by class sizes.
         precision: ``auto`` takes bfloat16 where the processor multiplies in it.
@@ -175,4 +178,29 @@ class GradientTraining(Strict):
     clip_norm: NotNegative = 0.0
     not_finite: Literal["stop", "skip"] = "stop"
     freeze: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    cached_views: Annotated[int, Field(ge=0, le=64)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @model_validator(mode="after")
+    def _cached_features_are_of_a_frozen_backbone(self) -> GradientTraining:
+        if self.cached_views and self.freeze != "all":
+            raise ValueError('training.cached_views needs training.freeze = "all"')
+        if self.cached_views and self.cutmix:
+            raise ValueError("training.cached_views has no image for training.cutmix to cut")
+        return self
+
+
+class Refinement(Strict):
+    """Training of the whole network from the best weights of the training before it.
+
+    Everything that is not said here is as in that training, but that the rate stays constant.
+
+    Attributes:
+        epochs: 0 leaves it out.
+        learning_rate: Far below the head's, or the pretrained weights are lost.
+        freeze: How many blocks of the backbone keep their weights.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Positive = 1e-4
+    freeze: Annotated[int, Field(ge=0)] = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from leukoscope.learning.backbones import Network
+from leukoscope.learning.frozen import Trainable
 
 
-def average_of(network: Network, decay: float) -> AveragedModel:
+def average_of(network: Trainable, decay: float) -> AveragedModel:
     """A copy that follows a network in training (as in Szegedy et al. 2016, section 8).
 
     After step n each weight, and each statistic of batch norm, moves towards the network's by

@@ -161,6 +161,10 @@ class Network(nn.Module):
             return grid.flatten(1)
         return cast(Tensor, cast(Any, self.backbone).forward_head(raw, pre_logits=True))
 
+    def to_input(self, spec: PreprocessSpec) -> nn.Module:
+        """What turns preprocessed pixels into this network's input."""
+        return ToInput(spec)
+
     def set_linear_head(self, weight: NDArray[np.generic], bias: NDArray[np.generic]) -> None:
         """Put a fitted linear classifier in place of the head.
 

@@ -25,13 +25,13 @@ class ImageSet:
     """Preprocessed images in memory, and their classes.
 
     Attributes:
-        images: (n, S, S, 3) uint8 RGB.
+        images: (n, S, S, 3) uint8 RGB, or (n, V, D) float16 cached features.
         y: (n,) class indices.
         names: (n,) file names for messages, or none.
         patients: (n,) who each image is of, or none; only sampling by patient needs them.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | NDArray[np.float16]
     y: NDArray[np.int64]
     names: tuple[str, ...] = ()
     patients: tuple[str, ...] = ()

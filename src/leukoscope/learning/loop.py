@@ -24,9 +24,9 @@ from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
 from leukoscope.evaluation.metrics import weighted_f1
 from leukoscope.learning.averaging import average_of
-from leukoscope.learning.backbones import Network, ToInput
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
 from leukoscope.learning.blending import build_blend
+from leukoscope.learning.frozen import Trainable
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
@@ -61,7 +61,7 @@ class Loop(pl.LightningModule):
 
     def __init__(
         self,
-        network: Network,
+        network: Trainable,
         config: GradientTraining,
         spec: PreprocessSpec,
         loss: nn.Module,
@@ -72,7 +72,7 @@ class Loop(pl.LightningModule):
         super().__init__()
         self.network, self.config, self.out, self.seed = network, config, out, seed
         self.sets = dict(zip(("train", "val"), sets, strict=True))
-        self.to_input = ToInput(spec)
+        self.to_input = network.to_input(spec)
         self.loss = loss
         # No parameters of this module: they are the network's already.
         self.frozen = (freeze(network, config),)
@@ -151,9 +151,9 @@ class Loop(pl.LightningModule):
         return loss
 
     @property
-    def judged(self) -> Network:
+    def judged(self) -> Trainable:
         """The network that is validated and kept: the trained one, or its average."""
-        return self.network if self.average is None else cast(Network, self.average.module)
+        return self.network if self.average is None else cast(Trainable, self.average.module)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Let the average follow, unless the batch was left out."""

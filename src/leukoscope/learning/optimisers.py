@@ -18,10 +18,10 @@ from leukoscope.config.training import (
     StepSchedule,
 )
 from leukoscope.core.errors import TrainingError
-from leukoscope.learning.backbones import Network
+from leukoscope.learning.frozen import Trainable
 
 
-def build_optimizer(network: Network, config: GradientTraining) -> torch.optim.Optimizer:
+def build_optimizer(network: Trainable, config: GradientTraining) -> torch.optim.Optimizer:
     """The optimiser of a recipe, over the weights that are not frozen; the head's come first."""
     weights = _by_stage(network, config)
     lr, decay = config.learning_rate, config.weight_decay
@@ -34,7 +34,7 @@ def build_optimizer(network: Network, config: GradientTraining) -> torch.optim.O
     return torch.optim.Adam(weights, lr, weight_decay=decay)
 
 
-def _by_stage(network: Network, config: GradientTraining) -> list[dict[str, Any]]:
+def _by_stage(network: Trainable, config: GradientTraining) -> list[dict[str, Any]]:
     """Groups of weights and their rates: one, or the head and each stage before it."""
     if config.stage_decay == 1:
         return [{"params": [p for p in network.parameters() if p.requires_grad]}]
@@ -128,7 +128,7 @@ def _unfold(module: nn.Module, *, top: bool = False) -> Iterator[nn.Module]:
         yield module
 
 
-def freeze(network: Network, config: GradientTraining) -> tuple[nn.Module, ...]:
+def freeze(network: Trainable, config: GradientTraining) -> tuple[nn.Module, ...]:
     """Switch off the gradients of what a recipe freezes, and on those of all the rest.
 
     Returns:

@@ -25,6 +25,7 @@ from leukoscope.learning.augment import build_augmentation
 from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.batches import Batches, ImageSet
 from leukoscope.learning.checkpoint import RESUME
+from leukoscope.learning.frozen import Trainable
 from leukoscope.learning.linear_head import balanced_weights
 from leukoscope.learning.loop import (
     LEFT_OUT,
@@ -68,7 +69,7 @@ class TrainingResult:
 
 
 def train_gradient(
-    network: Network,
+    network: Trainable,
     recipe: Recipe,
     train: ImageSet,
     val: ImageSet,
@@ -88,7 +89,8 @@ def train_gradient(
     :func:`~leukoscope.learning.checkpoint.save_checkpoint` deletes.
 
     Args:
-        network: The network, freshly built; left in evaluation mode with its best weights.
+        network: The network, freshly built, or the head of one on cached features; left in
+            evaluation mode with its best weights.
         recipe: ``recipe.training`` must be gradient training.
         train: Images that are fitted.
         val: Images that select the epoch and stop.
@@ -157,7 +159,7 @@ def predict_logits(
 
 
 def _fit(
-    network: Network,
+    network: Trainable,
     config: GradientTraining,
     spec: PreprocessSpec,
     transform: v2.Transform,
@@ -216,7 +218,7 @@ def _finished(state: dict[str, Any], config: GradientTraining) -> bool:
 
 
 def _finish(
-    network: Network, state: dict[str, Any], config: GradientTraining, best: Path
+    network: Trainable, state: dict[str, Any], config: GradientTraining, best: Path
 ) -> TrainingResult:
     """Put the best weights into the network and sum up."""
     saved = cast(dict[str, Any], read_state(best))
@@ -239,7 +241,12 @@ def _finish(
 
 
 def _fingerprint(
-    network: Network, recipe: Recipe, train: ImageSet, val: ImageSet, out: Path, seed: int
+    network: Trainable,
+    recipe: Recipe,
+    train: ImageSet,
+    val: ImageSet,
+    out: Path,
+    seed: int,
 ) -> str:
     """What must be the same for a run to go on; the number of epochs may grow.
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Listener = Callable[[str, int, int], None]
+Tell = Callable[[int, int], None]
 
 
 def _silent(step: str, done: int, total: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +19,11 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
-from leukoscope.study.events import Progress
-from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, run_job
+from leukoscope.study.events import Progress, Tell
+from leukoscope.study.gradient_job import GradientJob
+from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Labelled, Logits, run_job
 from leukoscope.study.protocols import FINAL, UNITS
 from leukoscope.study.store import InputStore
-
-Tell = Callable[[int, int], None]
 
 HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
 
@@ -57,7 +56,9 @@ def fit_recipe(
         network = store.network(recipe, seed)
     else:
         pixels = store.pixels(recipe)
+        views = store.views(recipe, pixels, seed)
     tables = []
+    job: FitAndPredict
     with progress.step(f"training {recipe.name}") as tell:
         for done, fold in enumerate(chosen):
             folder = run.model(recipe.name, fold.protocol, fold.fold)
@@ -66,7 +67,7 @@ def fit_recipe(
             else:
                 of_job = job_seed(seed, recipe.name, fold.protocol, fold.fold)
                 within = partial(_tell_within, tell, done, len(chosen))
-                job = partial(_fit_gradient, recipe, pixels, store.data, folder, of_job, within)
+                job = GradientJob(recipe, pixels, views, store.data, folder, of_job, within)
             tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
             tell(1000 * (done + 1), 1000 * len(chosen))
     return tables
@@ -126,46 +127,3 @@ def _fit_linear(
     save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})
     write_csv(folder / "history.csv", HEAD_HISTORY, head.history)
     return _apply(head, features, rows)
-
-
-def _fit_gradient(
-    recipe: Recipe,
-    pixels: NDArray[np.uint8],
-    data: Labelled,
-    folder: Path,
-    seed: int,
-    tell: Tell,
-    rows: Mapping[str, NDArray[np.int64]],
-) -> dict[str, Logits]:
-    from leukoscope.learning.backbones import build_network
-    from leukoscope.learning.trainer import ImageSet, predict_logits, train_gradient
-
-    network = build_network(
-        recipe.model,
-        num_classes=len(data.class_names),
-        size_px=recipe.preprocess.size_px,
-        seed=seed,
-    )
-    sets = {
-        part: ImageSet(
-            pixels[rows[part]],
-            data.y[rows[part]],
-            tuple(data.records[row].path for row in rows[part]),
-            tuple(data.records[row].patient_id for row in rows[part]),
-        )
-        for part in ("train", "val")
-    }
-    train_gradient(
-        network,
-        recipe,
-        sets["train"],
-        sets["val"],
-        folder,
-        seed=seed,
-        class_names=data.class_names,
-        progress=tell,
-    )
-    save_checkpoint(folder, network, recipe, data.class_names, extra={"seed": seed})
-    return {
-        part: predict_logits(network, pixels[rows[part]], recipe.preprocess) for part in HELD_OUT
-    }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leukoscope.config.recipe import LinearHeadTraining, Recipe
+from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Manifest
@@ -145,8 +145,21 @@ def _time_recipe(recipe: Recipe, paths: Sequence[Path]) -> _RecipeTimes:
     network.train()
     network(batch).sum().backward()  # the first step also warms up
     seconds = _seconds(lambda: network(batch).sum().backward()) / len(paths)
-    # Early stopping makes the number of epochs an upper bound.
-    return _RecipeTimes(seconds / 3, seconds * recipe.training.epochs, megabytes)
+    return _RecipeTimes(
+        seconds / 3 * max(1, recipe.training.cached_views),
+        seconds * _full_epochs(recipe.training, recipe.refine.epochs),
+        megabytes,
+    )
+
+
+def _full_epochs(training: GradientTraining, refinement: int) -> float:
+    """Epochs with gradients of the whole network that cost as much; early stopping may save some.
+
+    A forward pass alone is a third of it, and a head on cached features next to nothing.
+    """
+    if training.cached_views:
+        return refinement
+    return refinement + training.epochs / (3 if training.freeze == "all" else 1)
 
 
 def _seconds(work: Callable[[], object]) -> float:

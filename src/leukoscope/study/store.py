@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.recipe import Recipe
+from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.core.files import atomic_path, sha256_json
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.features import extract_features
+from leukoscope.learning.frozen import pooled_views
 from leukoscope.study.events import Progress
 from leukoscope.study.inputs import load_input, stream
 from leukoscope.study.jobs import Labelled
@@ -83,6 +84,31 @@ class InputStore:
                 out[row] = image
                 tell(row + 1, n)
         return out
+
+    def views(
+        self, recipe: Recipe, pixels: NDArray[np.uint8], seed: int
+    ) -> NDArray[np.float16] | None:
+        """(n, V, D) cached features of ``pixels`` for a frozen backbone, where it asks for them."""
+        training = recipe.training
+        if not isinstance(training, GradientTraining) or not training.cached_views:
+            return None
+        key = sha256_json(
+            {
+                "recipe": recipe.model_dump(
+                    mode="json", include={"preprocess", "model", "augmentation"}
+                ),
+                "weights": self.network(recipe, seed).weights_record.sha256,
+                "views": training.cached_views,
+                "seed": seed,
+                "images": [record.sha256 for record in self.data.records],
+            }
+        )
+        path = self.run.cache / "features" / f"views-{key[:16]}.npy"
+
+        def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
+            return pooled_views(recipe, pixels, training.cached_views, seed=seed, progress=tell)
+
+        return self._cached(path, f"features of {recipe.name}", compute)
 
     def paths(self) -> list[Path]:
         """Files of the usable images."""

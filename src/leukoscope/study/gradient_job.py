@@ -1,0 +1,110 @@
+"""One gradient training of a study: the recipe's training, then its refinement."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.recipe import Augmentation, GradientTraining, Recipe
+from leukoscope.learning.backbones import Network, build_network
+from leukoscope.learning.batches import ImageSet
+from leukoscope.learning.checkpoint import RESUME, save_checkpoint
+from leukoscope.learning.frozen import HeadOnly, frozen_folder
+from leukoscope.learning.trainer import predict_logits, train_gradient
+from leukoscope.study.events import Tell
+from leukoscope.study.jobs import HELD_OUT, Labelled, Logits
+
+Rows = Mapping[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class GradientJob:
+    """A recipe on one fold.
+
+    Attributes:
+        recipe: What is trained.
+        pixels: (n, S, S, 3) uint8 RGB of every image of the data.
+        views: (n, V, D) cached features, where the recipe asks for them.
+        data: Labels and names, in the order of ``pixels``.
+        folder: The model's folder.
+        seed: Of everything random.
+        tell: Told of batches done.
+    """
+
+    recipe: Recipe
+    pixels: NDArray[np.uint8]
+    views: NDArray[np.float16] | None
+    data: Labelled
+    folder: Path
+    seed: int
+    tell: Tell
+
+    def __call__(self, rows: Rows) -> dict[str, Logits]:
+        """Train, save the checkpoint, and apply it to the held-out images."""
+        recipe = self.recipe
+        network = build_network(
+            recipe.model,
+            num_classes=len(self.data.class_names),
+            size_px=recipe.preprocess.size_px,
+            seed=self.seed,
+        )
+        refined = recipe.refined()
+        first = frozen_folder(self.folder) if refined else self.folder
+        self._train_first(network, rows, first)
+        if refined:
+            self._train(network, refined, self._sets(self.pixels, rows), self.folder)
+        save_checkpoint(
+            self.folder, network, recipe, self.data.class_names, extra={"seed": self.seed}
+        )
+        shutil.rmtree(first / RESUME, ignore_errors=True)
+        return {
+            part: predict_logits(network, self.pixels[rows[part]], recipe.preprocess)
+            for part in HELD_OUT
+        }
+
+    def _train_first(self, network: Network, rows: Rows, folder: Path) -> None:
+        if self.views is None:
+            self._train(network, self.recipe, self._sets(self.pixels, rows), folder)
+            return
+        assert isinstance(self.recipe.training, GradientTraining)
+        training = self.recipe.training.model_copy(update={"freeze": 0})
+        recipe = self.recipe.model_copy(
+            update={"training": training, "augmentation": Augmentation()}  # the copies have theirs
+        )
+        self._train(HeadOnly(network), recipe, self._sets(self.views, rows), folder)
+        network.eval().requires_grad_(True)
+
+    def _train(
+        self,
+        network: Network | HeadOnly,
+        recipe: Recipe,
+        sets: tuple[ImageSet, ImageSet],
+        folder: Path,
+    ) -> None:
+        train_gradient(
+            network,
+            recipe,
+            *sets,
+            folder,
+            seed=self.seed,
+            class_names=self.data.class_names,
+            progress=self.tell,
+        )
+
+    def _sets(self, values: NDArray[Any], rows: Rows) -> tuple[ImageSet, ImageSet]:
+        train, val = (
+            ImageSet(
+                values[rows[part]],
+                self.data.y[rows[part]],
+                tuple(self.data.records[row].path for row in rows[part]),
+                tuple(self.data.records[row].patient_id for row in rows[part]),
+            )
+            for part in ("train", "val")
+        )
+        return train, val
