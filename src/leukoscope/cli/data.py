@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from leukoscope.cli import data_files
 from leukoscope.cli.console import (
     EXIT_SOME_UNREADABLE,
     command,
@@ -34,6 +35,7 @@ data_app = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the group ``data`` and the command ``phantom`` to the program."""
+    data_files.register(data_app)
     app.add_typer(data_app, name="data")
     app.command("phantom", epilog="Example: leukoscope phantom --images 400 --out phantoms")(
         phantom
