@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import typer
 
 from leukoscope.cli import data_files
 from leukoscope.cli.console import (
-    EXIT_SOME_UNREADABLE,
     command,
     console,
+    name_unreadable,
     print_json,
     progress_bars,
 )
@@ -24,9 +24,6 @@ from leukoscope.cli.options import (
     SeedOption,
     class_map,
 )
-
-if TYPE_CHECKING:
-    from leukoscope.core.records import Manifest
 
 data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="What a data set is, and how to divide it."
@@ -108,7 +105,7 @@ def audit_data(
         for finding in found.passport["findings"]:
             console().print(f"[bold]{finding['level']}[/]: {finding['text']}")
         typer.echo(f"\nmanifest, passport and {len(pages)} contact sheets of overlaps: {out}")
-    return _exit_code(found.manifest)
+    return name_unreadable(found.manifest)
 
 
 @data_app.command(
@@ -150,13 +147,13 @@ def split(
             typer.echo(f"missing here: {image_id}", err=True)
         save_folds(out, chosen, found.manifest)
         typer.echo(f"{len(chosen)} folds, {len(applied.missing)} images missing here: {out}")
-        return _exit_code(found.manifest)
+        return name_unreadable(found.manifest)
     plan = plan_protocols(found.manifest, found, config)
     save_folds(out, plan.folds, found.manifest)
     for row in plan.inapplicable:
         typer.echo(f"{row['protocol']} does not apply: {row['reason']}", err=True)
     typer.echo(f"{len(plan.folds)} folds of {', '.join(plan.names) or 'no protocol'}: {out}")
-    return _exit_code(found.manifest) if plan.folds else 1
+    return name_unreadable(found.manifest) if plan.folds else 1
 
 
 @data_app.command("preview", epilog="Example: leukoscope data preview path/to/images --out preview")
@@ -180,7 +177,7 @@ def preview(
         manifest, out, recipe, per_class=per_class, augment=augment, seed=seed
     ):
         typer.echo(str(path))
-    return _exit_code(manifest)
+    return name_unreadable(manifest)
 
 
 @command
@@ -211,10 +208,3 @@ def phantom(
     with progress_bars() as show:
         folder = write_phantoms(spec, out, progress=lambda d, t: show("drawing", d, t))
     typer.echo(f"{images} phantom fields with masks and truth.json: {folder}")
-
-
-def _exit_code(manifest: Manifest) -> int:
-    broken = [record for record in manifest.images if record.status == "quarantined"]
-    for record in broken:
-        typer.echo(f"could not be read: {record.path} ({record.reason})", err=True)
-    return EXIT_SOME_UNREADABLE if broken else 0

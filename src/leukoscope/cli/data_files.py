@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leukoscope.cli.console import command, console, print_json, progress_bars
-from leukoscope.cli.options import JsonOption
-from leukoscope.core.errors import UsageError
+from leukoscope.cli.console import (
+    EXIT_SOME_UNREADABLE,
+    agreed,
+    command,
+    console,
+    name_unreadable,
+    print_json,
+    progress_bars,
+)
+from leukoscope.cli.options import (
+    ClassOption,
+    DataArgument,
+    JsonOption,
+    LayoutOption,
+    SeedOption,
+    SetOption,
+    class_map,
+)
 
 if TYPE_CHECKING:
     from leukoscope.datasets.fetch_registry import PublicSet
@@ -21,6 +35,12 @@ def register(data_app: typer.Typer) -> None:
     data_app.command(
         "fetch", epilog="Example: leukoscope data fetch bloodmnist --out data/bloodmnist"
     )(fetch_set)
+    data_app.command(
+        "export", epilog="Example: leukoscope data export path/to/images -r bn-cnn --out pixels"
+    )(export_data)
+    data_app.command(
+        "samples", epilog="Example: leukoscope data samples path/to/images --out samples.png"
+    )(find_samples)
 
 
 @command
@@ -50,7 +70,7 @@ def fetch_set(
     folder = out or Path("data") / name
     if not is_there(folder):
         _describe(item, folder)
-        if not yes and not _agreed():
+        if not yes and not agreed("Fetch it on these terms?"):
             typer.echo("nothing was fetched", err=True)
             return 1
     with progress_bars() as show:
@@ -63,10 +83,90 @@ def fetch_set(
     return 0
 
 
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        raise UsageError("expected an answer, but there is no terminal to ask on", hint="say --yes")
-    return typer.confirm("Fetch it on these terms?", err=True)
+@command
+def export_data(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, outside the data.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
+    overrides: SetOption = None,
+    variant: Annotated[str, typer.Option(help="image, background-only or cells-only.")] = "image",
+    layout: LayoutOption = "auto",
+    classes: ClassOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Write preprocessed images as PNG files in class folders, with hashes; can be stopped."""
+    from dataclasses import asdict
+
+    from leukoscope.config.loading import load_recipe
+    from leukoscope.datasets.layouts import load_dataset
+    from leukoscope.study.export_images import export_images
+
+    chosen = load_recipe(recipe, overrides or ())
+    with progress_bars() as show:
+        manifest = load_dataset(
+            data,
+            layout=layout,
+            class_map=class_map(classes),
+            progress=lambda done, total: show("reading the images", done, total),
+        )
+        done = export_images(
+            manifest,
+            chosen,
+            out,
+            variant=variant,
+            progress=lambda done, total: show("writing images", done, total),
+        )
+    if as_json:
+        print_json({**asdict(done), "folder": str(done.folder)})
+    else:
+        kept = f", {done.kept} were there" if done.kept else ""
+        typer.echo(f"{done.written} images written{kept}: {out}")
+    for path, reason in done.unreadable:
+        typer.echo(f"could not be read: {path} ({reason})", err=True)
+    return name_unreadable(manifest) or (EXIT_SOME_UNREADABLE if done.unreadable else 0)
+
+
+@command
+def find_samples(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", help="PNG file for the sheet.")],
+    per_class: Annotated[
+        int, typer.Option("--per-class", min=1, max=20, help="Images of each class.")
+    ] = 5,
+    copy: Annotated[
+        Path | None, typer.Option("--copy", help="Also copy the files, into class folders here.")
+    ] = None,
+    seed: SeedOption = 42,
+    layout: LayoutOption = "auto",
+    classes: ClassOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Find samples of each class and lay them out on a labelled sheet; the same for a seed."""
+    from dataclasses import asdict
+
+    from leukoscope.datasets.layouts import load_dataset
+    from leukoscope.study.samples import copy_samples, draw_samples, pick_samples
+
+    with progress_bars() as show:
+        manifest = load_dataset(
+            data,
+            layout=layout,
+            class_map=class_map(classes),
+            progress=lambda done, total: show("reading the images", done, total),
+        )
+    samples = pick_samples(manifest, per_class, seed)
+    draw_samples(manifest, samples, out, seed=seed)
+    if copy is not None:
+        copy_samples(manifest, samples, copy)
+    if as_json:
+        print_json([asdict(sample) for sample in samples])
+    else:
+        for sample in samples:
+            typer.echo(f"{sample.label:12s} {sample.path}")
+        typer.echo(f"\nsheet   {out}")
+        if copy is not None:
+            typer.echo(f"copies  {copy}")
+    return name_unreadable(manifest)
 
 
 def _describe(item: PublicSet, folder: Path) -> None:
