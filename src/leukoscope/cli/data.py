@@ -164,6 +164,9 @@ def preview(
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
     per_class: Annotated[int, typer.Option(help="Images of each class.")] = 4,
     augment: Annotated[bool, typer.Option("--augment", help="Also draw augmentations.")] = False,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Also draw each preprocessing step, before and after.")
+    ] = False,
     seed: SeedOption = 42,
     layout: LayoutOption = "auto",
     classes: ClassOption = None,
@@ -177,6 +180,12 @@ def preview(
         manifest, out, recipe, per_class=per_class, augment=augment, seed=seed
     ):
         typer.echo(str(path))
+    if steps:
+        from leukoscope.config.loading import load_recipe
+        from leukoscope.study.preview_steps import draw_steps
+
+        for path in draw_steps(manifest, load_recipe(recipe), out, seed=seed):
+            typer.echo(str(path))
     return name_unreadable(manifest)
 
 
