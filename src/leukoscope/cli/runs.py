@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from leukoscope.study.cleanup import CleanPlan, RunInfo
 
 RUNS = Path("runs")
+BUSY_S = 120  # a run that was written to so lately may still be going on
 runs_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Run folders: what is there, and clean up."
 )
@@ -95,6 +96,9 @@ def _print_plan(plan: CleanPlan) -> None:
     out.print(
         f"  removed  {', '.join(path.name for path in plan.remove) or 'nothing'}", markup=False
     )
+    if plan.run.idle_s < BUSY_S:
+        seconds = f"{max(0, plan.run.idle_s):.0f} s"
+        out.print(f"  [yellow]![/] written {seconds} ago: a command may still be at work on it")
     if plan.keep:
         out.print(f"  stays    {', '.join(path.name for path in plan.keep)}", markup=False)
 

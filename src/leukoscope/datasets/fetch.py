@@ -7,6 +7,7 @@ goes on, and ``NAME`` is either complete or absent.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,14 +76,10 @@ def fetch(item: PublicSet, out: Path, progress: Progress) -> Fetched:
             f"{part}: expected {item.needed_mb} MB of free disk for {item.name}, found {free_mb}",
             hint="free some, or give an --out on another disk",
         )
-    if item.kaggle:
-        content = fetch_kaggle(item, part, by_hand(item, out))
-    else:
-        archive = fetch_file(item, part, by_hand(item, out), progress)
-        content = part / "content"
-        if content.exists():
-            shutil.rmtree(content)  # a conversion that was killed
-        CONVERTERS[item.name](archive, content, progress)
+    try:
+        content = _content(item, part, by_hand(item, out), progress)
+    finally:
+        _remove_empty(part)  # where nothing came, nothing stays
     images = _count(item, content)
     if out.exists():
         out.rmdir()  # it is empty
@@ -92,6 +89,24 @@ def fetch(item: PublicSet, out: Path, progress: Progress) -> Fetched:
     how = f"matches the published {item.checksum}" if item.checksum else "was checked by Kaggle"
     note = "" if item.checksum else "; no checksums of its files are published, so ours were stored"
     return Fetched(out, "fetched", images, f"the download {how}{note}")
+
+
+def _content(item: PublicSet, part: Path, what_to_do: str, progress: Progress) -> Path:
+    """The complete folder of images, below ``part``."""
+    if item.kaggle:
+        return fetch_kaggle(item, part, what_to_do)
+    archive = fetch_file(item, part, what_to_do, progress)
+    content = part / "content"
+    if content.exists():
+        shutil.rmtree(content)  # a conversion that was killed
+    CONVERTERS[item.name](archive, content, progress)
+    return content
+
+
+def _remove_empty(folder: Path) -> None:
+    for path, _, _ in os.walk(folder, topdown=False):
+        if not any(Path(path).iterdir()):
+            Path(path).rmdir()
 
 
 def by_hand(item: PublicSet, out: Path) -> str:

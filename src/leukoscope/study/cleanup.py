@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class RunInfo:
         path: The folder.
         size_mb: Of all its files; links are not followed.
         changed: When a file was last written, ISO 8601, local time.
+        idle_s: For how long none was, s.
         recipes: Names.
         protocols: Names.
         state: ``finished``, ``report only`` (the rest was removed) or ``unfinished``.
@@ -43,6 +45,7 @@ class RunInfo:
     path: Path
     size_mb: float
     changed: str
+    idle_s: float
     recipes: tuple[str, ...]
     protocols: tuple[str, ...]
     state: str
@@ -154,6 +157,7 @@ def _info(path: Path, root: Path) -> RunInfo:
         path=path,
         size_mb=_size_mb([path]),
         changed=datetime.fromtimestamp(newest).isoformat(sep=" ", timespec="minutes"),
+        idle_s=time.time() - newest,
         recipes=tuple(str(r.get("name")) for r in recipes if isinstance(r, dict))
         if isinstance(recipes, list)
         else (),
