@@ -78,7 +78,8 @@ def export_images(
     _check_place(manifest.root, out)
     _save_spec(out, recipe, variant)
     paths = [manifest.path_of(record) for record in records]
-    items = dict(zip(paths, zip(records, _names(records), strict=True), strict=True))
+    names = _names(records)
+    items = dict(zip(paths, zip(records, names, strict=True), strict=True))
 
     def write(path: Path) -> tuple[dict[str, str], bool] | ImageError:
         return _write(path, *items[path], recipe, variant, out)
@@ -96,6 +97,7 @@ def export_images(
         if progress is not None:
             progress(len(rows) + len(unreadable), len(records))
     write_csv(out / "manifest.csv", COLUMNS, rows)
+    _sweep(out, set(names))
     return Exported(out, len(rows) - kept, kept, tuple(unreadable))
 
 
@@ -173,6 +175,14 @@ def _write(
         "source_sha256": record.sha256,
     }
     return row, was_there
+
+
+def _sweep(out: Path, names: set[str]) -> None:
+    """Remove the temporary files that an export left when it was killed."""
+    for path in out.rglob(".*.png"):
+        whole = path.with_name(path.name[1:].rsplit(".", 2)[0])
+        if whole.relative_to(out).as_posix() in names:
+            path.unlink()
 
 
 def _save_png(file: Path, image: NDArray[np.uint8], source_sha256: str) -> None:
