@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command
-from leukoscope.cli.guide_questions import Parameter, ask
+from leukoscope.cli.guide_questions import Parameter, ask, said
 from leukoscope.cli.guide_table import ENTRIES, Entry
 from leukoscope.core.errors import UsageError
 
@@ -102,13 +102,15 @@ class Guide:
         typer.echo(f"Leukoscope, step by step. {DISCLAIMER}")
         typer.echo("Arrows and enter choose, typing filters, Ctrl-C goes back.\n")
         while True:
-            entry = questionary.select(
-                "What do you want to do?",
-                _menu(),
-                use_search_filter=True,
-                use_jk_keys=False,
-                instruction=" ",
-            ).ask()
+            entry = said(
+                questionary.select(
+                    "What do you want to do?",
+                    _menu(),
+                    use_search_filter=True,
+                    use_jk_keys=False,
+                    instruction=" ",
+                )
+            )
             if entry is None or entry == LEAVE:
                 return
             self.do(entry)
@@ -137,16 +139,16 @@ class Guide:
         while True:
             arguments = command_line(entry, parameters, answers)
             typer.echo(f"\n  {shlex.join(['leukoscope', *arguments])}\n")
-            said = questionary.select("This command:", [RUN, MORE, HELP, BACK]).ask()
-            if said is None or said == BACK:
+            wish = said(questionary.select("This command:", [RUN, MORE, HELP, BACK]))
+            if wish is None or wish == BACK:
                 return
-            if said == RUN:
+            if wish == RUN:
                 code = self.run(arguments)
                 typer.echo(f"\n→ {OUTCOMES.get(code, f'it ended with the code {code}')}\n")
                 self._remember(entry, parameters, answers, worked=code in (0, 3))
-                questionary.press_any_key_to_continue("Any key goes back to the menu.").ask()
+                said(questionary.press_any_key_to_continue("Any key goes back to the menu."))
                 return
-            if said == HELP:
+            if wish == HELP:
                 self.run([*entry.command.split(), "--help"])
                 continue
             self._one_more(entry, parameters, answers)
@@ -161,10 +163,10 @@ class Guide:
             for item in parameters.values()
             if item.option not in entry.fixed
         ]
-        name = questionary.select("Which option?", choices).ask()
-        said = name and ask(parameters[name], entry.command, self.remembered)
-        if said is not None:
-            answers[name] = said
+        name = said(questionary.select("Which option?", choices))
+        answer = name and ask(parameters[name], entry.command, self.remembered)
+        if answer is not None:
+            answers[name] = answer
 
     def _remember(
         self,

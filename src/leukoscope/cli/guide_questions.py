@@ -122,6 +122,11 @@ NEW = frozenset({"out", "copy", "explain"})
 """Parameters that name files or folders to write."""
 
 
+def said(question: Any) -> Any:
+    """The answer to a question; None where the person pressed Ctrl-C."""
+    return question.ask(kbi_msg="(back)")
+
+
 def ask(
     parameter: Parameter, command: str, remembered: Mapping[str, str], *, insist: bool = False
 ) -> list[str] | None:
@@ -139,25 +144,27 @@ def ask(
     import questionary
 
     insist = insist or parameter.required
-    text = f"{parameter.help or parameter.name}:"
+    text = f"{(parameter.help or parameter.name).replace('; may be repeated', '')}:"
     default = remembered.get(parameter.name, _default(parameter))
     if parameter.flag:
-        said = questionary.confirm(text.replace(":", "?"), default=False).ask()
-        return None if said is None else ["yes"] if said else []
+        answer = said(questionary.confirm(text.replace(":", "?"), default=False))
+        return None if answer is None else ["yes"] if answer else []
     offered = CHOICES.get(f"{command}.{parameter.name}", CHOICES.get(parameter.name))
     if offered is not None and (choices := offered()):
         return _choose(parameter, text, choices, default, insist)
     if parameter.name in EXISTING | NEW:
         check = _exists(insist) if parameter.name in EXISTING else _filled(insist)
         # Completion on tab only: an open list of completions would swallow the first enter.
-        said = questionary.path(
-            text, default=default, validate=check, complete_while_typing=False
-        ).ask()
-        return None if said is None else [str(Path(said).expanduser())] if said.strip() else []
+        answer = said(
+            questionary.path(text, default=default, validate=check, complete_while_typing=False)
+        )
+        return (
+            None if answer is None else [str(Path(answer).expanduser())] if answer.strip() else []
+        )
     number = isinstance(parameter.default, (int, float))
     check = _number if number else _filled(insist)
-    said = questionary.text(text, default=default, validate=check).ask()
-    return None if said is None else [said.strip()] if said.strip() else []
+    answer = said(questionary.text(text, default=default, validate=check))
+    return None if answer is None else [answer.strip()] if answer.strip() else []
 
 
 def _choose(
@@ -166,19 +173,18 @@ def _choose(
     import questionary
 
     if parameter.many:
-        hint = "(space marks, enter goes on" + (")" if insist else "; none: the default)")
-        marked = questionary.checkbox(
-            text, choices, instruction=hint, validate=_some if insist else lambda said: True
-        ).ask()
+        hint = "(space marks)" if insist else "(space marks; none: the default)"
+        check = _some if insist else lambda answer: True
+        marked = said(questionary.checkbox(text, choices, instruction=hint, validate=check))
     else:
         options = choices if insist or default in choices else [NOT_GIVEN, *choices]
         start = default if default in options else None
-        said = questionary.select(text, options, default=start).ask()
-        marked = None if said is None else [said]
+        answer = said(questionary.select(text, options, default=start))
+        marked = None if answer is None else [answer]
     if marked is None:
         return None
     if OTHER in marked:
-        typed = questionary.text(text, validate=_filled(True)).ask()
+        typed = said(questionary.text(text, validate=_filled(True)))
         if typed is None:
             return None
         marked = [*(name for name in marked if name != OTHER), typed.strip()]
@@ -191,26 +197,26 @@ def _default(parameter: Parameter) -> str:
 
 
 def _exists(insist: bool) -> Callable[[str], bool | str]:
-    def check(said: str) -> bool | str:
-        if not said.strip():
+    def check(answer: str) -> bool | str:
+        if not answer.strip():
             return "name a file or folder (tab completes)" if insist else True
-        path = Path(said.strip()).expanduser()
+        path = Path(answer.strip()).expanduser()
         return path.exists() or f"there is no {path}"
 
     return check
 
 
 def _filled(insist: bool) -> Callable[[str], bool | str]:
-    return lambda said: bool(said.strip()) or not insist or "this is needed"
+    return lambda answer: bool(answer.strip()) or not insist or "this is needed"
 
 
-def _some(said: list[str]) -> bool | str:
-    return bool(said) or "mark at least one"
+def _some(answer: list[str]) -> bool | str:
+    return bool(answer) or "mark at least one"
 
 
-def _number(said: str) -> bool | str:
+def _number(answer: str) -> bool | str:
     try:
-        float(said)
+        float(answer)
     except ValueError:
         return "expected a number"
     return True
