@@ -127,7 +127,7 @@ def test_a_failed_command_leaves_nothing_behind(
     session = Session(code=1)
     session.type("installation", ENTER, ENTER, "x", "see everything", ENTER, ENTER, ENTER, "x")
     assert session.ran == [["doctor"], ["demo"]]
-    assert "it failed" in capsys.readouterr().out
+    assert "not done" in capsys.readouterr().out
     assert session.guide.remembered == {}
 
 

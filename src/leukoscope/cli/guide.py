@@ -27,7 +27,7 @@ RUN, MORE, HELP, BACK, LEAVE = (
 )
 OUTCOMES = {
     0: "done",
-    1: "it failed, see above",
+    1: "not done, see above",
     2: "wrong use, see above: nothing was started",
     3: "done, but some input could not be read, see above",
     130: "stopped",
