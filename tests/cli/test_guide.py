@@ -9,17 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 
 import pytest
+import typer
 import typer.main
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from typer.testing import CliRunner
 
-from leukoscope.cli.guide import Guide, command_line, commands_of, parameters_of, run_command
-from leukoscope.cli.guide_questions import CHOICES, EXISTING, NEW, NOT_GIVEN, OTHER
+from leukoscope.cli.guide import Guide, command_line, commands_of, run_command
+from leukoscope.cli.guide_questions import CHOICES, NOT_GIVEN, OTHER, ask, parameters_of
 from leukoscope.cli.guide_table import LEFT_OUT, Entry, all_entries
 from leukoscope.cli.main import app
 
@@ -45,7 +47,9 @@ def test_an_entry_asks_for_what_its_command_has(entry: Entry) -> None:
         assert not item.required or name in asked or given, f"{name} would be missing"
     placed = [name for name, item in parameters.items() if not item.option]
     assert [name for name in asked if name in placed] == [n for n in placed if n in asked]
-    assert {name for name, _ in entry.gives} <= EXISTING
+    read = {item.name for c in COMMANDS.values() for item in parameters_of(c).values()
+            if item.has_to_exist}  # fmt: skip
+    assert {name for name, _ in entry.gives} <= read
     assert all("{out}" in path for _, path in entry.gives)
 
 
@@ -57,8 +61,52 @@ def test_every_list_of_choices_belongs_to_a_parameter_and_is_not_empty(
     for key, choices in CHOICES.items():
         assert key in names or any(name.endswith(f".{key}") for name in names), key
         assert choices() or key == "runs clean.names"
-    for name in EXISTING | NEW:
-        assert any(known.endswith(f".{name}") for known in names), name
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+def test_a_parameter_is_read_from_its_type() -> None:
+    program = typer.Typer()
+
+    @program.command()
+    def one(
+        runs: list[Path],
+        size: int = 3,
+        colour: Colour = Colour.RED,
+        note: str | None = None,
+        beside: Path | None = None,
+        fast: bool = False,
+    ) -> None:
+        """A command."""
+
+    found = parameters_of(typer.main.get_command(program))
+    assert {n: p.kind for n, p in found.items()} == {
+        "runs": "path", "size": "number", "colour": "text", "note": "text", "beside": "path",
+        "fast": "flag",
+    }  # fmt: skip
+    assert found["runs"].many
+    assert found["runs"].has_to_exist
+    assert found["runs"].required
+    assert (found["colour"].values, found["colour"].default) == (("red", "blue"), "red")
+    assert (found["size"].default, found["note"].default) == ("3", "")
+
+
+def typed(keys: str, command: str, name: str, **options: bool) -> list[str] | None:
+    """The answer to one question."""
+    with create_pipe_input() as pipe:
+        pipe.send_text(keys)
+        with create_app_session(input=pipe, output=DummyOutput()):
+            return ask(parameters_of(COMMANDS[command])[name], command, {}, **options)
+
+
+def test_several_values_are_asked_until_none_comes() -> None:
+    assert typed(f"a*.png{ENTER}b.png{ENTER}{ENTER}", "predict", "images") == ["a*.png", "b.png"]
+    assert typed(f"{ENTER}x{CTRL_C}", "predict", "images") is None, "it insists"
+    assert typed(f"{ENTER}", "data samples", "copy") == []
+    assert typed(f"x{ENTER}\x7f\x7f7{ENTER}", "data samples", "per_class") == ["7"]
 
 
 class Session:

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command
-from leukoscope.cli.guide_questions import Parameter, ask, said
+from leukoscope.cli.guide_questions import SAME, Parameter, ask, parameters_of, said
 from leukoscope.cli.guide_table import ENTRIES, Entry
 from leukoscope.core.errors import UsageError
 
@@ -63,12 +63,6 @@ def commands_of(group: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
     return found
 
 
-def parameters_of(found: Any) -> dict[str, Parameter]:
-    """The parameters of a command by name, without ``--help``."""
-    read = [Parameter.of(item) for item in found.params if not getattr(item, "hidden", False)]
-    return {item.name: item for item in read if item.name not in ("help", "as_json")}
-
-
 def run_command(arguments: list[str]) -> int:
     """Run this program with arguments, as a process of its own, and give its exit code."""
     # Ctrl-C reaches the command; with a handler that does nothing the guide outlives it.
@@ -88,7 +82,8 @@ class Guide:
     Attributes:
         commands: The program's commands by name.
         run: Runs arguments and gives the exit code.
-        remembered: Paths that were named or made, by the parameter that asks for them.
+        remembered: Files and folders that were named or made, by the parameter that asks for
+            them.
     """
 
     commands: Mapping[str, Any]
@@ -177,14 +172,14 @@ class Guide:
         worked: bool,
     ) -> None:
         """Offer again what exists: folders that were named, and what the command has written."""
-        for name in ("data", "run", "bundle", "images", "root"):
-            if answers.get(name):
-                self.remembered[name] = answers[name][0]
+        for name, given in answers.items():
+            if given and parameters[name].has_to_exist:
+                self.remembered[SAME.get(name, name)] = given[0]
         if not worked:
             return
         values = {name: given[0] for name, given in answers.items() if given}
         if "out" in parameters and "out" not in values and parameters["out"].default:
-            values["out"] = str(parameters["out"].default)
+            values["out"] = parameters["out"].default
         if entry.command == "data fetch":
             values.setdefault("out", f"data/{values['name']}")
         for name, pattern in entry.gives:
@@ -218,9 +213,9 @@ def command_line(
         parameter = parameters[name]
         if not parameter.option:
             placed += values
-        elif parameter.flag:
+        elif parameter.kind == "flag":
             options += [parameter.option] if values else []
-        elif values != [str(parameter.default)]:
+        elif values != [parameter.default]:
             for value in values:
                 options += [parameter.option, value]
     return [*entry.command.split(), *placed, *options, *entry.fixed]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 OTHER = "another one (type it)"
 NOT_GIVEN = "(leave it to the command)"
@@ -14,39 +16,81 @@ NOT_GIVEN = "(leave it to the command)"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a command, as Typer knows it.
+    """One parameter of a command.
 
     Attributes:
         name: In Python.
         option: Its long option; empty where it is given by position.
         help: One line.
-        default: What holds where it is not given.
+        default: What holds where it is not given, as it would be typed; may be empty.
         required: The command insists on it.
-        flag: It has no value.
         many: It can be given several times.
+        kind: ``flag``, ``path``, ``number`` or ``text``.
+        values: The only values it takes; empty where any will do.
     """
 
     name: str
     option: str
     help: str
-    default: Any
+    default: str
     required: bool
-    flag: bool
     many: bool
+    kind: str
+    values: tuple[str, ...]
 
-    @classmethod
-    def of(cls, parameter: Any) -> Parameter:
-        """Read a parameter of a Typer command."""
-        options = [text for text in parameter.opts if text.startswith("--")]
-        return cls(
-            name=parameter.name,
-            option=options[0] if parameter.param_type_name == "option" and options else "",
-            help=(getattr(parameter, "help", "") or "").rstrip("."),
-            default=parameter.default,
-            required=parameter.required,
-            flag=bool(getattr(parameter, "is_flag", False)),
-            many=bool(getattr(parameter, "multiple", False)) or parameter.nargs == -1,
-        )
+    @property
+    def has_to_exist(self) -> bool:
+        """It names a file or folder that is read."""
+        return self.kind == "path" and (not self.option or self.name in READ_OPTIONS)
+
+
+def parameters_of(found: Any) -> dict[str, Parameter]:
+    """The parameters of a Typer command by name, without those that only programs need."""
+    types = get_type_hints(inspect.unwrap(found.callback))
+    return {
+        item.name: _parameter(item, types[item.name])
+        for item in found.params
+        if item.name in types and item.name != "as_json" and not getattr(item, "hidden", False)
+    }
+
+
+def _parameter(item: Any, annotation: Any) -> Parameter:
+    options = [text for text in item.opts if text.startswith("--")]
+    plain = _plain_type(annotation)
+    is_class = isinstance(plain, type)
+    kind = "text"
+    if getattr(item, "is_flag", False):
+        kind = "flag"
+    elif is_class and issubclass(plain, Path):
+        kind = "path"
+    elif plain in (int, float):
+        kind = "number"
+    values: tuple[str, ...] = ()
+    if is_class and issubclass(plain, Enum):
+        values = tuple(str(member.value) for member in plain)
+    elif get_origin(plain) is Literal:
+        values = tuple(map(str, get_args(plain)))
+    default = item.default.value if isinstance(item.default, Enum) else item.default
+    return Parameter(
+        name=item.name,
+        option=options[0] if item.param_type_name == "option" and options else "",
+        help=(getattr(item, "help", "") or "").rstrip("."),
+        default=str(default) if isinstance(default, (str, int, float, Path)) else "",
+        required=item.required,
+        many=bool(getattr(item, "multiple", False)) or item.nargs == -1,
+        kind=kind,
+        values=values,
+    )
+
+
+def _plain_type(annotation: Any) -> Any:
+    """What one value is: ``Path`` of ``list[Path] | None``."""
+    if get_origin(annotation) in (Union, UnionType):
+        inner = [part for part in get_args(annotation) if part is not NoneType]
+        return _plain_type(inner[0])
+    if get_origin(annotation) in (list, tuple):
+        return _plain_type(get_args(annotation)[0])
+    return annotation
 
 
 def _recipes() -> list[str]:
@@ -116,10 +160,10 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = MappingProxyType(
 )
 """Choices of a parameter by ``command.name``, or by its name in every command."""
 
-EXISTING = frozenset({"data", "run", "bundle", "images", "reuse", "root"})
-"""Parameters that name files or folders which have to be there."""
-NEW = frozenset({"out", "copy", "explain"})
-"""Parameters that name files or folders to write."""
+READ_OPTIONS = frozenset({"bundle", "reuse", "root", "beside"})
+"""Options that name files or folders which have to be there; by position all have to."""
+SAME = MappingProxyType({"runs": "run"})
+"""Parameters that take what another one took before."""
 
 
 def said(question: Any) -> Any:
@@ -145,26 +189,40 @@ def ask(
 
     insist = insist or parameter.required
     text = f"{(parameter.help or parameter.name).replace('; may be repeated', '')}:"
-    default = remembered.get(parameter.name, _default(parameter))
-    if parameter.flag:
+    default = remembered.get(SAME.get(parameter.name, parameter.name), parameter.default)
+    if parameter.kind == "flag":
         answer = said(questionary.confirm(text.replace(":", "?"), default=False))
         return None if answer is None else ["yes"] if answer else []
     offered = CHOICES.get(f"{command}.{parameter.name}", CHOICES.get(parameter.name))
-    if offered is not None and (choices := offered()):
+    choices = list(parameter.values) or (offered() if offered else [])
+    if choices:
         return _choose(parameter, text, choices, default, insist)
-    if parameter.name in EXISTING | NEW:
-        check = _exists(insist) if parameter.name in EXISTING else _filled(insist)
+    answers: list[str] = []
+    while True:
+        answer = _type(parameter, text, default, insist and not answers)
+        if answer is None:
+            return None
+        if answer:
+            answers.append(answer)
+        if not answer or not parameter.many:
+            return answers
+        text, default = "Another one (empty: no more):", ""
+
+
+def _type(parameter: Parameter, text: str, default: str, insist: bool) -> str | None:
+    """One typed value; empty where nothing was typed, None where the person went back."""
+    import questionary
+
+    if parameter.kind == "path" or parameter.name == "images":
+        check = _exists(insist) if parameter.has_to_exist else _filled(insist)
         # Completion on tab only: an open list of completions would swallow the first enter.
         answer = said(
             questionary.path(text, default=default, validate=check, complete_while_typing=False)
         )
-        return (
-            None if answer is None else [str(Path(answer).expanduser())] if answer.strip() else []
-        )
-    number = isinstance(parameter.default, (int, float))
-    check = _number if number else _filled(insist)
+        return answer and str(Path(answer.strip()).expanduser() if answer.strip() else "")
+    check = _number(insist) if parameter.kind == "number" else _filled(insist)
     answer = said(questionary.text(text, default=default, validate=check))
-    return None if answer is None else [answer.strip()] if answer.strip() else []
+    return answer and str(answer).strip()
 
 
 def _choose(
@@ -191,11 +249,6 @@ def _choose(
     return [name for name in marked if name != NOT_GIVEN]
 
 
-def _default(parameter: Parameter) -> str:
-    value = parameter.default
-    return "" if value is None or callable(value) or value == () else str(value)
-
-
 def _exists(insist: bool) -> Callable[[str], bool | str]:
     def check(answer: str) -> bool | str:
         if not answer.strip():
@@ -214,9 +267,12 @@ def _some(answer: list[str]) -> bool | str:
     return bool(answer) or "mark at least one"
 
 
-def _number(answer: str) -> bool | str:
-    try:
-        float(answer)
-    except ValueError:
-        return "expected a number"
-    return True
+def _number(insist: bool) -> Callable[[str], bool | str]:
+    def check(answer: str) -> bool | str:
+        try:
+            float(answer)
+        except ValueError:
+            return "expected a number" if insist or answer.strip() else True
+        return True
+
+    return check
