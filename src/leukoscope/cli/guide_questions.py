@@ -214,7 +214,7 @@ def _type(parameter: Parameter, text: str, default: str, insist: bool) -> str | 
     import questionary
 
     if parameter.kind == "path" or parameter.name == "images":
-        check = _exists(insist) if parameter.has_to_exist else _filled(insist)
+        check = _exists(insist, parameter.default) if parameter.has_to_exist else _filled(insist)
         # Completion on tab only: an open list of completions would swallow the first enter.
         answer = said(
             questionary.path(text, default=default, validate=check, complete_while_typing=False)
@@ -249,12 +249,13 @@ def _choose(
     return [name for name in marked if name != NOT_GIVEN]
 
 
-def _exists(insist: bool) -> Callable[[str], bool | str]:
+def _exists(insist: bool, default: str) -> Callable[[str], bool | str]:
     def check(answer: str) -> bool | str:
         if not answer.strip():
             return "name a file or folder (tab completes)" if insist else True
         path = Path(answer.strip()).expanduser()
-        return path.exists() or f"there is no {path}"
+        # Whether the command's own default exists is for the command to say.
+        return path.exists() or answer.strip() == default or f"there is no {path}"
 
     return check
 

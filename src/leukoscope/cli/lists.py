@@ -11,6 +11,7 @@ from leukoscope.cli.options import JsonOption, SetOption
 
 if TYPE_CHECKING:
     from leukoscope.learning.catalogue import ModelInfo
+    from leukoscope.learning.loading_check import LoadingCheck
 
 recipes_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Recipes: ways to make a model."
@@ -121,6 +122,16 @@ def show_backbone(
     if as_json:
         print_json({**asdict(check), "info": _as_dict(info)})
         return
+    out = console()
+    out.print(info.name, style="bold", markup=False)
+    for key, value in _facts(check):
+        out.print(f"{key:13s} {value}", markup=False)
+    if not check.pretrained and not info.from_scratch:
+        out.print("[yellow]![/] checked with random weights: the published ones were not loaded")
+
+
+def _facts(check: LoadingCheck) -> list[tuple[str, str]]:
+    info = check.info
     shapes = ", ".join(f"{key} {_shape(value)}" for key, value in check.shapes.items())
     layer = check.gradcam_layer or "its last feature map"
     grad_cam = (
@@ -128,7 +139,7 @@ def show_backbone(
     )
     if check.exact_class_maps:
         grad_cam += "; exact class maps without a gradient"
-    rows = [
+    return [
         ("family", info.family),
         ("weights from", info.weights_source),
         ("licence", info.licence or "—"),
@@ -144,12 +155,6 @@ def show_backbone(
         ("expects", "what its recipe gives" if info.from_scratch else
          f"RGB in 0–1, mean {_triple(info.mean)}, std {_triple(info.std)}"),
     ]  # fmt: skip
-    out = console()
-    out.print(info.name, style="bold", markup=False)
-    for key, value in rows:
-        out.print(f"{key:13s} {value}", markup=False)
-    if not check.pretrained and not info.from_scratch:
-        out.print("[yellow]![/] checked with random weights: the published ones were not loaded")
 
 
 def _as_dict(info: ModelInfo) -> dict[str, object]:

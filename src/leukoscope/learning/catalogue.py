@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from leukoscope.core.errors import UnknownNameError
 
@@ -170,20 +171,9 @@ def backbone_info(name: str) -> ModelInfo:
     hub_id = published.hf_hub_id or ""
     source = "timm hub" if hub_id else "none: trained from scratch"
     licence = published.license or ""
-    (r, g, b), (sr, sg, sb) = published.mean, published.std
-    return _found(
-        ModelInfo(
-            name,
-            name.partition("_")[0],
-            0,
-            size,
-            source,
-            licence,
-            hub_id=hub_id,
-            mean=(r, g, b),
-            std=(sr, sg, sb),
-        )
-    )
+    info = ModelInfo(name, name.partition("_")[0], 0, size, source, licence, hub_id=hub_id)
+    mean, std = cast(Channels, published.mean), cast(Channels, published.std)
+    return _found(replace(info, mean=mean, std=std))
 
 
 def nearest(name: str, others: Iterable[str]) -> list[str]:

@@ -70,13 +70,10 @@ def export_images(
         UsageError: ``out`` lies in the data set or around it.
         DataError: ``out`` holds something else.
     """
-    if variant not in INPUTS:
-        raise UnknownNameError("variant", variant, INPUTS)
     records = manifest.usable
     if not records:
         raise DataError(f"{manifest.root}: expected images to export, found none that is usable")
-    _check_place(manifest.root, out)
-    _save_spec(out, recipe, variant)
+    _prepare(manifest.root, out, recipe, variant)
     paths = [manifest.path_of(record) for record in records]
     names = _names(records)
     items = dict(zip(paths, zip(records, names, strict=True), strict=True))
@@ -101,13 +98,17 @@ def export_images(
     return Exported(out, len(rows) - kept, kept, tuple(unreadable))
 
 
-def _check_place(data: Path, out: Path) -> None:
+def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
+    """Refuse what must not be, then write the specification."""
+    if variant not in INPUTS:
+        raise UnknownNameError("variant", variant, INPUTS)
     here, there = data.resolve(), out.resolve()
     if there == here or here in there.parents or there in here.parents:
         raise UsageError(
             f"{out} lies in the data set {data} or around it: the data stay as they are",
             hint="give an --out elsewhere",
         )
+    _save_spec(out, recipe, variant)
 
 
 def _save_spec(out: Path, recipe: Recipe, variant: str) -> None:
