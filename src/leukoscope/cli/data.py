@@ -162,11 +162,11 @@ def preview(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheets.")],
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
-    per_class: Annotated[int, typer.Option(help="Images of each class.")] = 4,
-    augment: Annotated[bool, typer.Option("--augment", help="Also draw augmentations.")] = False,
     steps: Annotated[
         bool, typer.Option("--steps", help="Also draw each preprocessing step, before and after.")
     ] = False,
+    per_class: Annotated[int, typer.Option(help="Images of each class.")] = 4,
+    augment: Annotated[bool, typer.Option("--augment", help="Also draw augmentations.")] = False,
     seed: SeedOption = 42,
     layout: LayoutOption = "auto",
     classes: ClassOption = None,
