@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import select
 import subprocess
 import sys
@@ -215,6 +214,8 @@ def test_without_a_terminal_it_says_so() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_in_a_terminal_with_the_keyboard_only() -> None:
     """The whole way: start, choose, run, come back, leave."""
+    import pty
+
     controller, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "100"}
     process = subprocess.Popen(

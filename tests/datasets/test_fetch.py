@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameError
+from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameError, UsageError
 from leukoscope.datasets.fetch import fetch, record_path
 from leukoscope.datasets.fetch_convert import BLOOD_CELLS
 from leukoscope.datasets.fetch_registry import PUBLIC_SETS, PublicSet, public_set
@@ -212,6 +212,23 @@ def test_a_file_put_there_by_hand_needs_no_network(
     (part / "bloodmnist.npz").write_bytes(server.body)
     assert fetch(blood, tmp_path / "blood", silent).state == "fetched"
     assert server.asked == []
+
+
+def test_a_linked_folder_is_filled_and_the_current_one_refused(
+    blood: PublicSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk" / "blood"
+    disk.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(disk)
+    done = fetch(blood, tmp_path / "link", silent)
+    assert done.folder == disk
+    assert fetch(blood, tmp_path / "link", silent).state == "verified"
+    monkeypatch.chdir(disk)
+    assert fetch(blood, Path(), silent).state == "verified"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UsageError, match="the current one"):
+        fetch(blood, Path(), silent)
 
 
 def test_a_wrong_checksum_leaves_nothing(blood: PublicSet, tmp_path: Path) -> None:

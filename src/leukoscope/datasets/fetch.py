@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from leukoscope.core.errors import DataError
+from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.datasets.fetch_convert import bloodmnist_folder
 from leukoscope.datasets.fetch_registry import PublicSet
@@ -63,9 +63,11 @@ def fetch(item: PublicSet, out: Path, progress: Progress) -> Fetched:
         progress: Told ``(step, done, total)``.
 
     Raises:
+        UsageError: ``out`` is the current folder.
         DataError: The network, the disk or the files are not as they have to be.
         MissingExtraError: The client is not installed.
     """
+    out = _place(out)
     if is_there(out):
         return _verify(item, out, progress)
     part = out.with_name(f"{out.name}.part")
@@ -89,6 +91,18 @@ def fetch(item: PublicSet, out: Path, progress: Progress) -> Fetched:
     how = f"matches the published {item.checksum}" if item.checksum else "was checked by Kaggle"
     note = "" if item.checksum else "; no checksums of its files are published, so ours were stored"
     return Fetched(out, "fetched", images, f"the download {how}{note}")
+
+
+def _place(out: Path) -> Path:
+    """The folder under a name of its own, since its parts and record lie beside it."""
+    if out.is_symlink() or not out.name or out.name == "..":
+        out = out.resolve()
+    if out == Path.cwd() and not is_there(out):
+        raise UsageError(
+            "expected the name of a folder to make, got the current one",
+            hint="e.g. --out data/bloodmnist",
+        )
+    return out
 
 
 def _content(item: PublicSet, part: Path, what_to_do: str, progress: Progress) -> Path:
