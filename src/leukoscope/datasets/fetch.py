@@ -183,7 +183,7 @@ def _verify(item: PublicSet, out: Path, progress: Progress) -> Fetched:
     if not path.exists():
         images = _count(item, out)
         _record(item, out, progress, source="put there by hand")
-        checked = f"{images:,} images counted; their checksums were stored now, in {path}"
+        checked = f"they were counted, and their checksums were stored now in {path}"
         return Fetched(out, "recorded", images, checked)
     record = read_json(path)
     if not isinstance(record, dict) or record.get("name") != item.name:

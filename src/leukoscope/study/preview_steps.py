@@ -155,16 +155,16 @@ def _sheet(
         axes = figure.subplots(len(titles), columns + 2, squeeze=False, width_ratios=ratios)
         for axis in axes.flat:
             axis.set_axis_off()
-        for row, title in enumerate(titles):
-            lines = textwrap.wrap(f"{row + 1}. {title}", 30, max_lines=7, placeholder=" …")
+        for row, name in enumerate(titles):
+            lines = textwrap.wrap(f"{row + 1}. {name}", 30, max_lines=7, placeholder=" …")
             axes[row, 0].text(0, 0.5, "\n".join(lines), va="center", fontsize=7)
             for number, (record, images) in enumerate(shown):
                 for offset in (0, 1):
                     axis = axes[row, 1 + 2 * number + offset]
                     axis.imshow(images[row + offset], interpolation="antialiased")
-                    if row == 0:
-                        what = ("before", "after")[offset]
-                        axis.set_title(f"{_caption(record)}\n{what}", fontsize=6.5, weight="normal")
+                    if row == 0:  # the name stands once, over the first of the two
+                        title = "after" if offset else f"{_caption(record)}\nbefore"
+                        axis.set_title(title, fontsize=6.5, weight="normal")
             axes[row, -1].text(
                 0, 0.5, _change(means[row], means[row + 1]), va="center", fontsize=7, color=QUIET,
                 family="monospace",
@@ -174,7 +174,8 @@ def _sheet(
 
 def _caption(record: ImageRecord) -> str:
     name = Path(record.path).name
-    return f"{CLASSES[record.label].title.partition(' (')[0]}\n…{name[-20:]}"
+    shown = name if len(name) <= 28 else f"…{name[-27:]}"
+    return f"{CLASSES[record.label].title.partition(' (')[0]}\n{shown}"
 
 
 def _change(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
