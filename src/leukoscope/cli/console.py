@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from leukoscope.core.errors import LeukoscopeError
+from leukoscope.core.errors import LeukoscopeError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
+
+    from leukoscope.core.records import Manifest
 
 DISCLAIMER = "Research software, not a medical device."
 EXIT_SOME_UNREADABLE = 3
@@ -59,7 +61,9 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             _print_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo("stopped; what was finished is kept, run again with --resume", err=True)
+            typer.echo(
+                "stopped; what was finished is kept: run it again (a study with --resume)", err=True
+            )
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
@@ -90,6 +94,25 @@ def _print_error(error: LeukoscopeError) -> None:
 def print_json(value: Any) -> None:
     """Write ``value`` to standard output as JSON, for programs."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def agreed(question: str) -> bool:
+    """Ask before something that is not undone by running it again.
+
+    Raises:
+        UsageError: There is no terminal to ask on.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError("expected an answer, but there is no terminal to ask on", hint="say --yes")
+    return typer.confirm(question, err=True)
+
+
+def name_unreadable(manifest: Manifest) -> int:
+    """Name each image of a data set that could not be read; the exit code that follows."""
+    broken = [record for record in manifest.images if record.status == "quarantined"]
+    for record in broken:
+        typer.echo(f"could not be read: {record.path} ({record.reason})", err=True)
+    return EXIT_SOME_UNREADABLE if broken else 0
 
 
 @dataclass

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import typer
 
+from leukoscope.cli import data_files
 from leukoscope.cli.console import (
-    EXIT_SOME_UNREADABLE,
     command,
     console,
+    name_unreadable,
     print_json,
     progress_bars,
 )
@@ -25,16 +26,16 @@ from leukoscope.cli.options import (
     class_map,
 )
 
-if TYPE_CHECKING:
-    from leukoscope.core.records import Manifest
-
 data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="What a data set is, and how to divide it."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Get a data set, see what it is, divide it, write it out.",
 )
 
 
 def register(app: typer.Typer) -> None:
     """Add the group ``data`` and the command ``phantom`` to the program."""
+    data_files.register(data_app)
     app.add_typer(data_app, name="data")
     app.command("phantom", epilog="Example: leukoscope phantom --images 400 --out phantoms")(
         phantom
@@ -107,7 +108,7 @@ def audit_data(
         for finding in found.passport["findings"]:
             console().print(f"[bold]{finding['level']}[/]: {finding['text']}")
         typer.echo(f"\nmanifest, passport and {len(pages)} contact sheets of overlaps: {out}")
-    return _exit_code(found.manifest)
+    return name_unreadable(found.manifest)
 
 
 @data_app.command(
@@ -149,13 +150,13 @@ def split(
             typer.echo(f"missing here: {image_id}", err=True)
         save_folds(out, chosen, found.manifest)
         typer.echo(f"{len(chosen)} folds, {len(applied.missing)} images missing here: {out}")
-        return _exit_code(found.manifest)
+        return name_unreadable(found.manifest)
     plan = plan_protocols(found.manifest, found, config)
     save_folds(out, plan.folds, found.manifest)
     for row in plan.inapplicable:
         typer.echo(f"{row['protocol']} does not apply: {row['reason']}", err=True)
     typer.echo(f"{len(plan.folds)} folds of {', '.join(plan.names) or 'no protocol'}: {out}")
-    return _exit_code(found.manifest) if plan.folds else 1
+    return name_unreadable(found.manifest) if plan.folds else 1
 
 
 @data_app.command("preview", epilog="Example: leukoscope data preview path/to/images --out preview")
@@ -164,6 +165,9 @@ def preview(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheets.")],
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Also draw each preprocessing step, before and after.")
+    ] = False,
     per_class: Annotated[int, typer.Option(help="Images of each class.")] = 4,
     augment: Annotated[bool, typer.Option("--augment", help="Also draw augmentations.")] = False,
     override: SetOption = None,
@@ -186,7 +190,13 @@ def preview(
         overrides=override or (),
     ):
         typer.echo(str(path))
-    return _exit_code(manifest)
+    if steps:
+        from leukoscope.config.loading import load_recipe
+        from leukoscope.study.preview_steps import draw_steps
+
+        for path in draw_steps(manifest, load_recipe(recipe, override or ()), out, seed=seed):
+            typer.echo(str(path))
+    return name_unreadable(manifest)
 
 
 @command
@@ -217,10 +227,3 @@ def phantom(
     with progress_bars() as show:
         folder = write_phantoms(spec, out, progress=lambda d, t: show("drawing", d, t))
     typer.echo(f"{images} phantom fields with masks and truth.json: {folder}")
-
-
-def _exit_code(manifest: Manifest) -> int:
-    broken = [record for record in manifest.images if record.status == "quarantined"]
-    for record in broken:
-        typer.echo(f"could not be read: {record.path} ({record.reason})", err=True)
-    return EXIT_SOME_UNREADABLE if broken else 0

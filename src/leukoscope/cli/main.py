@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from leukoscope import __version__
-from leukoscope.cli import data, lists, model, predict, setup, study
+from leukoscope.cli import data, guide, lists, model, predict, runs, setup, study
 from leukoscope.cli.console import DISCLAIMER, SETTINGS
 
 # Plain help: Rich markup would double the time that --help takes.
@@ -46,6 +46,8 @@ study.register(app)
 model.register(app)
 predict.register(app)
 lists.register(app)
+runs.register(app)
+guide.register(app)
 
 
 def run() -> None:

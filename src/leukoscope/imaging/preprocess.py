@@ -41,7 +41,7 @@ def apply_preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[
     """
     result = image
     for step in spec.steps:
-        result = _apply_step(result, step)
+        result = apply_step(result, step)
     result = resize(result, spec.size_px, spec.resize)
     if np.shares_memory(result, image):
         return result.copy()
@@ -109,7 +109,16 @@ def _scale(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
 
 
-def _apply_step(image: NDArray[np.uint8], step: Step) -> NDArray[np.uint8]:
+def apply_step(image: NDArray[np.uint8], step: Step) -> NDArray[np.uint8]:
+    """Run one step of a specification.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        step: What to do.
+
+    Returns:
+        uint8 RGB of the same size, but for ``center_crop``; may be the input itself.
+    """
     match step:
         case CenterCrop():
             return centre_square(image, step.size_px)

