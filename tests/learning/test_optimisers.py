@@ -25,13 +25,7 @@ from leukoscope.core.errors import TrainingError
 from leukoscope.learning import loop
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import Batches, ImageSet
-from leukoscope.learning.optimisers import (
-    backbone_blocks,
-    backbone_stages,
-    build_optimizer,
-    build_schedule,
-    freeze,
-)
+from leukoscope.learning.optimisers import backbone_blocks, build_optimizer, freeze
 from leukoscope.learning.trainer import TrainingResult, train_gradient
 
 Sets = tuple[ImageSet, ImageSet]
@@ -161,72 +155,6 @@ def test_frozen_blocks_keep_weights_and_statistics(
 def test_more_blocks_than_there_are(tiny: Network) -> None:
     with pytest.raises(TrainingError, match="freeze = 99, but test_resnet has"):
         freeze(tiny, GradientTraining(freeze=99))
-
-
-@pytest.mark.parametrize(
-    ("backbone", "stages"), [("test_resnet", 5), ("test_vit", 7), ("cnn-baseline", 3)]
-)
-def test_each_stage_learns_slower_than_the_one_after_it(backbone: str, stages: int) -> None:
-    config = ModelConfig(backbone=backbone, weights="none")
-    network = build_network(config, num_classes=3, size_px=64, seed=1)
-    found = backbone_stages(network.backbone)
-    assert len(found) == stages
-    training = GradientTraining(learning_rate=0.8, stage_decay=0.5, momentum=0.7, optimizer="sgd")
-    freeze(network, training)
-    groups = build_optimizer(network, training).param_groups
-    assert [group["lr"] for group in groups] == [0.8 * 0.5**n for n in range(stages + 1)]
-    assert groups[0]["params"][0] is network.head.weight
-    assert groups[1]["params"][-1] is found[-1][-1]
-    assert groups[-1]["params"][0] is next(network.backbone.parameters())
-    ours = {id(p) for group in groups for p in group["params"]}
-    assert ours == {id(p) for p in network.parameters()}
-    training = training.model_copy(update={"freeze": "all"})
-    freeze(network, training)
-    assert [group["lr"] for group in build_optimizer(network, training).param_groups] == [0.8]
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        StepSchedule(every=2),
-        ExponentialSchedule(factor=0.9),
-        CosineSchedule(),
-        CosineSchedule(floor=0.3),
-        OneCycle(),
-    ],
-)
-def test_a_schedule_keeps_the_rates_of_stages_in_proportion(tiny: Network, schedule: Any) -> None:
-    training = GradientTraining(schedule=schedule, epochs=6, stage_decay=0.5)
-    optimizer = build_optimizer(tiny, training)
-    plan = build_schedule(optimizer, training, 1)
-    assert plan is not None
-    heads = []
-    for _ in range(6):
-        found = [group["lr"] for group in optimizer.param_groups]
-        assert found == pytest.approx([found[0] * 0.5**n for n in range(6)])
-        heads.append(found[0])
-        optimizer.step()
-        plan["scheduler"].step()
-    plain = GradientTraining(schedule=schedule, epochs=6)
-    single = build_optimizer(tiny, plain)
-    alone = build_schedule(single, plain, 1)
-    assert alone is not None
-    for rate in heads:
-        assert single.param_groups[0]["lr"] == pytest.approx(rate)
-        single.step()
-        alone["scheduler"].step()
-
-
-def test_stage_decay_slows_the_first_stage(coloured: Sets, tmp_path: Path) -> None:
-    before = build_network(recipe_with().model, num_classes=3, size_px=32, seed=1)
-    sgd = {"optimizer": "sgd", "momentum": 0.0, "epochs": 1, "batch_size": 30}
-    moved = []
-    for decay, name in ((1.0, "a"), (0.5, "b")):
-        after, result = train(recipe_with(**sgd, stage_decay=decay), coloured, tmp_path / name)
-        assert result.history[0]["lr"] == 1e-3  # the head's
-        first = [next(network.backbone.parameters()) for network in (before, after)]
-        moved.append(float((first[0] - first[1]).detach().abs().sum()))
-    assert moved[1] == pytest.approx(moved[0] / 2**5, rel=0.02)
 
 
 def test_clipping_bounds_the_step_and_the_norm_is_that_before(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -58,6 +59,9 @@ def test_the_graph_holds_the_views(spec: PreprocessSpec, images: np.ndarray) -> 
     network, plain = network_with("flips"), network_with("none")
     model = onnx_bytes(network, spec)
     assert check_parity(network, model, images, spec) < 1e-4
+    # One network, not four.
+    nodes = [len(onnx.load_from_string(onnx_bytes(n, spec)).graph.node) for n in (network, plain)]
+    assert nodes[0] < 1.5 * nodes[1]
     session = open_session(model)
     for count in (1, 5):
         logits, features, maps = session.run(None, {"image": images[:count]})

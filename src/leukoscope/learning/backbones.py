@@ -123,14 +123,21 @@ class Network(nn.Module):
         """Feature map (N, C, h, w) of the image as it is, and features (N, D) over its views.
 
         The last layer is linear, so that the mean of the features gives the mean of the logits.
-        All views go through in one pass, which takes as much memory as that many images.
+        One after the other, or the memory of that many images would be needed; in an exported
+        graph all go through in one pass, or it would hold that many copies of the network.
         """
         if self.config.test_time == "none":
             return self.map_and_features(x)
         shown = views(x, self.config.test_time)
-        grid, features = self.map_and_features(torch.cat(shown))
-        by_view = (len(shown), -1)
-        return torch.unflatten(grid, 0, by_view)[0], torch.unflatten(features, 0, by_view).mean(0)
+        if torch.compiler.is_exporting():
+            grid, features = self.map_and_features(torch.cat(shown))
+            by_view = (len(shown), -1)
+            return torch.unflatten(grid, 0, by_view)[0], torch.unflatten(features, 0, by_view).mean(
+                0
+            )
+        grid, first = self.map_and_features(x)
+        others = [self.map_and_features(view)[1] for view in shown[1:]]
+        return grid, torch.stack([first, *others]).mean(0)
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) float32 to (N, D) float32, the input of the last layer."""

@@ -143,13 +143,12 @@ def predict_logits(
         network: The network.
         images: (n, S, S, 3) uint8 RGB.
         spec: Gives mean and standard deviation.
-        batch_size: Images in one pass, all views counted.
+        batch_size: Images in one pass.
 
     Returns:
         (n, K) float64.
     """
     to_input = ToInput(spec)
-    batch_size = max(1, batch_size // network.config.views)
     parts = [np.empty((0, network.head.out_features))]
     with evaluating(network), torch.inference_mode():
         for start in range(0, len(images), batch_size):
