@@ -1,0 +1,308 @@
+"""Arms: studies of one data set that differ in one thing, and their paired comparison.
+
+Every arm is an ordinary study folder with the same data, splits and seeds, so that whatever
+differs in the predictions of two arms comes from what differs in their recipes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leukoscope.config.loading import load_study_config, save_study_config
+from leukoscope.config.recipe import Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.files import read_json, sha256_file
+from leukoscope.core.records import load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.study.events import Listener
+from leukoscope.study.protocols import UNITS, unit_of
+from leukoscope.study.run import run_study
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+"""What is compared; the verdict rests on the first alone."""
+
+ONE_TRAINING = (
+    "Each arm was trained once per fold. The intervals cover the choice of the test images, not "
+    "the chance of a training: repeat with another --seed before you rely on a small difference."
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One study of a comparison.
+
+    Attributes:
+        name: Its folder.
+        title: What it is, for readers.
+        config: The study.
+    """
+
+    name: str
+    title: str
+    config: StudyConfig
+
+
+def measure_only(config: StudyConfig, recipe: Recipe) -> StudyConfig:
+    """A study of one recipe that measures and packs nothing: no probes, curve or bundle."""
+    splits = config.splits.model_copy(update={"cluster_curve": ()})
+    changes = {"recipes": (recipe,), "probes": (), "bundle": False, "splits": splits}
+    return config.model_copy(update=changes)
+
+
+def open_arms(out: Path, content: str, *, resume: bool) -> None:
+    """Refuse a folder that holds something else, or a comparison that nobody asked to resume.
+
+    Args:
+        out: The folder of the comparison.
+        content: The file that a finished comparison writes there.
+        resume: Go on with what is there.
+
+    Raises:
+        UsageError: The folder is not empty and must not be gone on with.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    ours = (out / content).is_file() or any(
+        (path / "config.toml").is_file() for path in out.iterdir()
+    )
+    if not resume and ours:
+        raise UsageError(
+            f"{out} already holds a comparison",
+            hint="add --resume to go on with it, or name a new folder with --out",
+        )
+    if not resume:
+        raise UsageError(f"{out} is not empty", hint="name a new folder with --out")
+
+
+def run_arm(
+    arm: Arm, out: Path, listener: Listener | None, *, audit_of: RunFolder | None = None
+) -> RunFolder:
+    """Run one arm, or go on with it, or leave it where it is finished.
+
+    Args:
+        arm: The study.
+        out: The folder of the comparison; the arm goes to ``out/<name>``.
+        listener: Told (arm: step, done, total).
+        audit_of: Another study of the same data, whose audit is taken over.
+
+    Raises:
+        ConfigError: The folder holds an arm with other settings.
+    """
+    run = RunFolder(out / arm.name)
+    # The model card is the last file of a study.
+    if run.model_card.is_file() and load_study_config(run.config) == arm.config:
+        return run
+    if not run.config.is_file():
+        save_study_config(run.config, arm.config)  # first: marks the folder as a study of ours
+    if audit_of is not None:
+        _share_audit(audit_of, run)
+    tell = None
+    if listener is not None:
+        outer = listener
+
+        def tell(step: str, done: int, total: int) -> None:
+            outer(f"{arm.name}: {step}", done, total)
+
+    run_study(arm.config, run.path, resume=True, listener=tell)
+    return run
+
+
+def _share_audit(source: RunFolder, run: RunFolder) -> None:
+    """An audit hangs on the data alone; the second arm need not measure every image again."""
+    done = source.cache / "audit" / "complete.json"
+    target = run.cache / "audit"
+    if done.is_file() and not (target / done.name).is_file():
+        ignored = shutil.ignore_patterns(done.name)
+        shutil.copytree(done.parent, target, ignore=ignored, dirs_exist_ok=True)
+        shutil.copy2(done, target / done.name)
+
+
+def compare_arms(
+    first: RunFolder,
+    second: RunFolder,
+    config: StudyConfig,
+    *,
+    comparisons: int = 1,
+) -> list[dict[str, Any]]:
+    """Differences first minus second under each protocol, on the same test images.
+
+    Args:
+        first: A finished arm.
+        second: The arm that it is measured against.
+        config: Replicates, confidence, seed.
+        comparisons: How many comparisons are made in all; each interval is widened to the level
+            1 − (1 − confidence) / comparisons, so that all hold together (Bonferroni).
+
+    Returns:
+        One row a protocol: sizes, both values and the difference of each of :data:`METRICS`,
+        McNemar's test, and the verdict on accuracy.
+
+    Raises:
+        DataError: The two were not split alike.
+    """
+    if sha256_file(first.splits) != sha256_file(second.splits):
+        raise DataError(
+            f"{first.splits} and {second.splits} differ: only equal splits can be compared in pairs"
+        )
+    groups: dict[str, dict[str, str]] = {}
+    for fold in load_folds(first.splits):
+        groups.setdefault(fold.protocol, {}).update(fold.groups)
+    tables = [
+        PredictionTable.load(run.predictions).select(part="test", input="image")
+        for run in (first, second)
+    ]
+    values = [_values(run) for run in (first, second)]
+    level = 1 - (1 - config.confidence) / comparisons
+    rows = []
+    for protocol in UNITS:
+        a, b = (table.select(protocol=protocol) for table in tables)
+        if len(a) and len(b):
+            options = {
+                "groups": groups[protocol],
+                "replicates": config.bootstrap,
+                "confidence": level,
+                "seed": config.seed,
+            }
+            pair = (values[0][protocol], values[1][protocol])
+            rows.append(_row(a, b, protocol, pair, options))
+    return rows
+
+
+def _row(
+    a: PredictionTable,
+    b: PredictionTable,
+    protocol: str,
+    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    found = {name: compare_tables(a, b, metric=name, **options) for name in METRICS}
+    accuracy = found["accuracy"]
+    return {
+        "protocol": protocol,
+        "n": accuracy.n,
+        "n_groups": accuracy.difference.n_groups,
+        "group_unit": unit_of(protocol),
+        "confidence": round(float(options["confidence"]), 6),
+        "first_values": {name: values[0].get(name) for name in METRICS},
+        "second_values": {name: values[1].get(name) for name in METRICS},
+        "differences": {name: one.difference.to_json() for name, one in found.items()},
+        "verdict": accuracy.verdict,
+        "mcnemar": mcnemar(a, b),
+    }
+
+
+def mcnemar(a: PredictionTable, b: PredictionTable) -> dict[str, Any]:
+    """McNemar's exact test: is one of two classifiers right more often where they disagree?
+
+    The two-sided binomial test of the discordant pairs (McNemar 1947). It takes images for
+    independent, so with several images of one patient or slide its p is too small; the bootstrap
+    over groups is the one to rely on.
+
+    Args:
+        a: Test rows, one an image.
+        b: Test rows of the same images, in any order.
+    """
+    from scipy.stats import binomtest
+
+    right = [
+        dict(zip(t.image_id.tolist(), (t.probs.argmax(axis=1) == t.y_true).tolist(), strict=True))
+        for t in (a, b)
+    ]
+    shared = right[0].keys() & right[1].keys()
+    only_a = sum(right[0][key] and not right[1][key] for key in shared)
+    only_b = sum(right[1][key] and not right[0][key] for key in shared)
+    discordant = only_a + only_b
+    p = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
+    return {"only_first_right": only_a, "only_second_right": only_b, "p": p}
+
+
+def _values(run: RunFolder) -> dict[str, Mapping[str, Any]]:
+    metrics = read_json(run.metrics)
+    return {row["protocol"]: row["metrics"] for row in metrics["results"]}
+
+
+def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
+    """What a comparison's file says of an arm: folder, and the weights it started from.
+
+    The weights are those that the first checkpoint names, not those that were asked for.
+    """
+    recipe = arm.config.recipes[0]
+    checkpoints = sorted((run.path / "models" / recipe.name).glob("*/fold*/checkpoint.json"))
+    if not checkpoints:
+        raise DataError(f"{run.path}: no trained model of {recipe.name}", hint="run it again")
+    weights = read_json(checkpoints[0])["weights"]
+    return {
+        "name": arm.name,
+        "title": arm.title,
+        "weights": weights["source"],
+        "weights_sha256": weights["sha256"],
+    }
+
+
+def judge_arms(
+    rows: Sequence[Mapping[str, Any]], first: str, second: str, gain: str, loss: str
+) -> dict[str, Any]:
+    """A plain verdict over all protocols: helps, harms, no difference shown, or it depends.
+
+    Args:
+        rows: From :func:`compare_arms`.
+        first: What the first arm is, for readers.
+        second: What the second is.
+        gain: Sentence for the case that the first is better wherever a difference was shown.
+        loss: Sentence for the case that it is worse.
+
+    Returns:
+        ``{"level", "headline", "sentences"}``.
+    """
+    from leukoscope.reporting.wording import protocol_title
+
+    verdicts = {row["verdict"] for row in rows}
+    if verdicts >= {"better", "worse"}:
+        level = "depends on the protocol"
+        headline = f"{first} is better under some protocols and worse under others."
+    elif "better" in verdicts:
+        level, headline = "helps", gain
+    elif "worse" in verdicts:
+        level, headline = "harms", loss
+    else:
+        level = "no difference shown"
+        headline = f"No difference in accuracy was shown between {_lower(first)} and {second}."
+    if level in ("helps", "harms") and "not distinguishable" in verdicts:
+        shown = [row for row in rows if row["verdict"] != "not distinguishable"]
+        where = "; ".join(protocol_title(row["protocol"]) for row in shown)
+        headline = f"{headline} Shown under: {where}; not under the other protocols."
+    return {
+        "level": level,
+        "headline": headline,
+        "sentences": [_sentence(row, first, second) for row in rows],
+    }
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _sentence(row: Mapping[str, Any], first: str, second: str) -> str:
+    from leukoscope.reporting.formats import difference, interval, plural
+    from leukoscope.reporting.wording import protocol_title
+
+    entry = row["differences"]["accuracy"]
+    where = f"{protocol_title(row['protocol'])} (n = {plural(row['n'], 'image')})"
+    pair = ", ".join(
+        f"{_lower(title)} {interval(row[key]['accuracy'], 'accuracy')}"
+        for title, key in ((first, "first_values"), (second, "second_values"))
+    )
+    text = f"{where}: {pair}; difference {difference(entry, 'accuracy')}"
+    if entry.get("reliable") is False:
+        groups = plural(row["n_groups"], row["group_unit"])
+        return f"{text}: only {groups}, too few to tell."
+    if row["verdict"] == "not distinguishable":
+        return f"{text}: not distinguishable."
+    return f"{text}: {row['verdict']}."
