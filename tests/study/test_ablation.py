@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
-from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.study.ablation import parts_of, plan_ablation, recipe_without, run_ablation
-from leukoscope.study.arms import judge_arms, mcnemar
+from leukoscope.study.arms import judge_arms
 
 SMALL = ("training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0",
          'training.precision="fp32"')  # fmt: skip
@@ -69,26 +67,6 @@ def test_what_is_not_there_cannot_be_left_out(tmp_path: Path) -> None:
         plan_ablation(tmp_path, recipe="cnn-baseline", without=("zoom", "zoom"))
     with pytest.raises(ConfigError, match="--set-arm seed=3"):
         plan_ablation(tmp_path, recipe="cnn-baseline", settings=("seed=3",))
-
-
-def table(right: list[bool]) -> PredictionTable:
-    y = np.zeros(len(right), dtype=int)
-    probs = np.where(np.array(right)[:, None], [0.9, 0.1], [0.1, 0.9])
-    ids = [f"i{k}" for k in range(len(right))]
-    return PredictionTable.build(
-        ["benign", "all"], ids, probs, recipe="r", protocol="random", fold=0, part="test", y_true=y
-    )
-
-
-def test_mcnemar_against_statsmodels() -> None:
-    oracle = pytest.importorskip("statsmodels.stats.contingency_tables").mcnemar
-    rng = np.random.default_rng(0)
-    a, b = rng.random(80) < 0.9, rng.random(80) < 0.7
-    found = mcnemar(table(a.tolist()), table(b.tolist()))
-    counts = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
-    assert found["p"] == pytest.approx(oracle(counts, exact=True).pvalue)
-    assert found["only_first_right"] == counts[0][1]
-    assert mcnemar(table([True]), table([True]))["p"] == 1.0
 
 
 def row(protocol: str, verdict: str, reliable: bool = True) -> dict[str, object]:

@@ -7,9 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    EXIT_SOME_UNREADABLE,
+    command,
+    console,
+    print_json,
+    progress_bars,
+)
 from leukoscope.cli.options import (
     BackboneOption,
+    ClassOption,
     DataArgument,
     FoldsOption,
     JsonOption,
@@ -17,6 +25,7 @@ from leukoscope.cli.options import (
     SeedOption,
     SetOption,
     WeightsOption,
+    class_map,
 )
 
 OutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
@@ -69,9 +78,10 @@ def transfer(
         list[str] | None,
         typer.Option("--source-set", metavar="KEY=VALUE", help="As --set, for phase 1 alone."),
     ] = None,
+    classes: ClassOption = None,
     resume: ResumeOption = False,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Train on SOURCE, then on TARGET from there and directly: does the detour help?
 
     Images that both data sets show are left out of phase 1. The arms in OUT/direct and OUT/double
@@ -93,14 +103,16 @@ def transfer(
         seed=seed,
         backbone=backbone,
         weights=weights,
+        class_map=class_map(classes),
     )
     with progress_bars() as show:
         result = run_transfer(plan, out, resume=resume, listener=show)
     if as_json:
         print_json(result)
-        return
-    _print_phase1(result)
-    _print_result(result, out)
+    else:
+        _print_phase1(result)
+        _print_result(result, out)
+    return _exit_code(result)
 
 
 @command
@@ -125,9 +137,10 @@ def ablate(
     backbone: BackboneOption = None,
     weights: WeightsOption = None,
     overrides: SetOption = None,
+    classes: ClassOption = None,
     resume: ResumeOption = False,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Train a recipe with and without each part, on the same splits: what does the part do?"""
     from leukoscope.study.ablation import plan_ablation, run_ablation
 
@@ -142,13 +155,15 @@ def ablate(
         seed=seed,
         backbone=backbone,
         weights=weights,
+        class_map=class_map(classes),
     )
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)
     if as_json:
         print_json(result)
-        return
-    _print_result(result, out)
+    else:
+        _print_result(result, out)
+    return _exit_code(result)
 
 
 def _print_phase1(result: dict[str, Any]) -> None:
@@ -189,3 +204,9 @@ def _print_result(result: dict[str, Any], out: Path) -> None:
         screen.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {out / 'report.html'}")
     typer.echo(DISCLAIMER)
+
+
+def _exit_code(result: dict[str, Any]) -> int:
+    for row in result["unreadable"]:
+        typer.echo(f"could not be read: {row['path']} ({row['reason']})", err=True)
+    return EXIT_SOME_UNREADABLE if result["unreadable"] else 0

@@ -106,7 +106,7 @@ def _answer(result: Record, gallery: Gallery) -> Section:
             )
         )
     blocks += [Heading("How far this goes"), Bullets(tuple(result["limits"]))]
-    return Section("scope", QUESTIONS[result["kind"]], blocks)
+    return Section("answer", QUESTIONS[result["kind"]], blocks)
 
 
 def _pair_title(result: Record, row: Record) -> str:
@@ -153,32 +153,31 @@ def _differences(result: Record, gallery: Gallery) -> Picture | None:
 
 def _difference_table(result: Record) -> Table:
     names = list(result["comparisons"][0]["differences"]) if result["comparisons"] else []
+    several = len(result["arms"]) > 2
+    pairs = list(dict.fromkeys(_pair_title(result, row) for row in result["comparisons"]))
     rows = []
     for row in result["comparisons"]:
         test = row["mcnemar"]
         rows.append(
             (
-                _pair_title(result, row),
-                protocol_title(row["protocol"]),
-                plural(row["n_groups"], row["group_unit"]),
+                *((_pair_title(result, row),) if several else ()),
+                f"{protocol_title(row['protocol'])} ({plural(row['n_groups'], row['group_unit'])})",
                 *(difference(row["differences"][name], name) for name in names),
                 f"{test['only_first_right']} : {test['only_second_right']}",
                 _p_value(test["p"]),
-                row["verdict"],
             )
         )
     levels = {row["confidence"] for row in result["comparisons"]}
     level = f"{100 * min(levels):.4g} %" if levels else ""
     return Table(
-        caption="Paired differences on the same test images",
+        caption="Paired differences on the same test images"
+        + ("" if several else f": {_lower(pairs[0])}" if pairs else ""),
         columns=(
-            Column("difference"),
+            *((Column("difference"),) if several else ()),
             Column("held out"),
-            Column("groups"),
             *(Column(metric_title(name), numeric=True) for name in names),
             Column("right alone", numeric=True),
             Column("McNemar p", numeric=True),
-            Column("accuracy"),
         ),
         rows=tuple(rows),
         note=(

@@ -23,9 +23,11 @@ from leukoscope.study.arms import (
     arm_record,
     compare_arms,
     judge_arms,
+    load_data,
     measure_only,
     open_arms,
     run_arm,
+    unreadable,
 )
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.run import study_config
@@ -63,6 +65,7 @@ def plan_ablation(
     seed: int = 42,
     backbone: str | None = None,
     weights: str | None = None,
+    class_map: dict[str, str] | None = None,
 ) -> AblationPlan:
     """Resolve the options of an ablation.
 
@@ -78,6 +81,7 @@ def plan_ablation(
         seed: Of everything random.
         backbone: In place of the recipe's own.
         weights: In place of the recipe's own.
+        class_map: Folder name → class.
 
     Raises:
         UsageError: Nothing to leave out, the same arm twice, or a change that changes nothing.
@@ -87,7 +91,7 @@ def plan_ablation(
         raise UsageError("what is to be left out?", hint="name it, e.g. --without augmentation")
     base = study_config(
         data, recipes=(recipe,), protocols=protocols, probes=(), overrides=overrides, folds=folds,
-        seed=seed, backbone=backbone, weights=weights,
+        seed=seed, backbone=backbone, weights=weights, class_map=class_map,
     )  # fmt: skip
     whole = base.recipes[0]
     made = [(f"without-{_slug(t)}", f"Without {t.replace('+', ', ')}", _left_out(whole, t))
@@ -246,6 +250,7 @@ def run_ablation(
         "target": plan.whole.data.path,
         "seed": plan.whole.seed,
         "arms": records,
+        "unreadable": unreadable(load_data(plan.whole)),
         "comparisons": comparisons,
         "inapplicable": read_json(run.metrics)["inapplicable"],
         "verdict": _joined(verdicts),

@@ -17,9 +17,11 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json, sha256_file
-from leukoscope.core.records import load_folds
+from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.datasets.layouts import load_dataset
 from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.mcnemar import mcnemar
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.study.events import Listener
 from leukoscope.study.protocols import UNITS, unit_of
@@ -30,7 +32,8 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
 ONE_TRAINING = (
     "Each arm was trained once per fold. The intervals cover the choice of the test images, not "
-    "the chance of a training: repeat with another --seed before you rely on a small difference."
+    "the chance of a training: use --folds 5, or repeat with another --seed, before you rely on a "
+    "small difference."
 )
 
 
@@ -194,33 +197,8 @@ def _row(
         "second_values": {name: values[1].get(name) for name in METRICS},
         "differences": {name: one.difference.to_json() for name, one in found.items()},
         "verdict": accuracy.verdict,
-        "mcnemar": mcnemar(a, b),
+        "mcnemar": mcnemar(a, b).to_json(),
     }
-
-
-def mcnemar(a: PredictionTable, b: PredictionTable) -> dict[str, Any]:
-    """McNemar's exact test: is one of two classifiers right more often where they disagree?
-
-    The two-sided binomial test of the discordant pairs (McNemar 1947). It takes images for
-    independent, so with several images of one patient or slide its p is too small; the bootstrap
-    over groups is the one to rely on.
-
-    Args:
-        a: Test rows, one an image.
-        b: Test rows of the same images, in any order.
-    """
-    from scipy.stats import binomtest
-
-    right = [
-        dict(zip(t.image_id.tolist(), (t.probs.argmax(axis=1) == t.y_true).tolist(), strict=True))
-        for t in (a, b)
-    ]
-    shared = right[0].keys() & right[1].keys()
-    only_a = sum(right[0][key] and not right[1][key] for key in shared)
-    only_b = sum(right[1][key] and not right[0][key] for key in shared)
-    discordant = only_a + only_b
-    p = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
-    return {"only_first_right": only_a, "only_second_right": only_b, "p": p}
 
 
 def _values(run: RunFolder) -> dict[str, Mapping[str, Any]]:
@@ -244,6 +222,21 @@ def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
         "weights": weights["source"],
         "weights_sha256": weights["sha256"],
     }
+
+
+def load_data(config: StudyConfig) -> Manifest:
+    """The data set of a study, as its configuration reads it."""
+    data = config.data
+    return load_dataset(Path(data.path), layout=data.layout, class_map=data.class_map)
+
+
+def unreadable(data: Manifest) -> list[dict[str, str]]:
+    """Path and reason of each image that was quarantined."""
+    return [
+        {"path": str(data.path_of(record)), "reason": record.reason}
+        for record in data.images
+        if record.status == "quarantined"
+    ]
 
 
 def judge_arms(

@@ -28,9 +28,11 @@ from leukoscope.study.arms import (
     arm_record,
     compare_arms,
     judge_arms,
+    load_data,
     measure_only,
     open_arms,
     run_arm,
+    unreadable,
 )
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.run import study_config
@@ -71,6 +73,7 @@ def plan_transfer(
     seed: int = 42,
     backbone: str | None = None,
     weights: str | None = None,
+    class_map: dict[str, str] | None = None,
 ) -> TransferPlan:
     """Resolve the options of a double transfer.
 
@@ -89,13 +92,15 @@ def plan_transfer(
         seed: Of everything random.
         backbone: In place of the recipe's own.
         weights: In place of the recipe's own.
+        class_map: Folder name → class, in both data sets.
 
     Raises:
         ConfigError: An option does not fit.
         UnknownNameError: No such recipe or backbone.
     """
     common: dict[str, Any] = {
-        "recipes": (recipe,), "probes": (), "seed": seed, "backbone": backbone, "weights": weights
+        "recipes": (recipe,), "probes": (), "seed": seed, "backbone": backbone,
+        "weights": weights, "class_map": class_map,
     }  # fmt: skip
     base = study_config(
         target, protocols=protocols, folds=folds, overrides=overrides, **common
@@ -110,7 +115,7 @@ def plan_transfer(
     fields = set(StudyConfig.model_fields)
     own = [text for text in source_overrides if text.partition("=")[0].split(".")[0] in fields]
     of_recipe = [text for text in source_overrides if text not in own]
-    protocol = source_protocol or _source_protocol(Path(source))
+    protocol = source_protocol or _source_protocol(source, class_map)
     first = study_config(source, protocols=(protocol,), folds=1, overrides=own, **common)
     changed = apply_overrides(both.first_phase().model_dump(), of_recipe)
     phase1 = validate(Recipe, changed, f"phase 1 of {both.name}")
@@ -128,8 +133,8 @@ def plan_transfer(
     return TransferPlan(measure_only(first, phase1), measure_only(base, phase2))
 
 
-def _source_protocol(source: Path) -> str:
-    usable = load_dataset(source).usable
+def _source_protocol(source: Path | str, class_map: dict[str, str] | None) -> str:
+    usable = load_dataset(Path(source), class_map=class_map).usable
     return "grouped" if usable and all(r.patient_id for r in usable) else "deduplicated"
 
 
@@ -183,6 +188,7 @@ def run_transfer(
         "overlap": overlap,
         "phase1": _phase1_record(phase1, source),
         "taken_over": taken,
+        "unreadable": overlap.pop("unreadable") + unreadable(load_data(plan.target)),
     }
     write_json(out / RESULT, result)
     with progress.step("report"):
@@ -194,8 +200,7 @@ def _source_without_target(
     plan: TransferPlan, out: Path, progress: Progress
 ) -> tuple[StudyConfig, dict[str, Any]]:
     """The study of phase 1 without images that the target shows too, and what was found."""
-    source = load_dataset(Path(plan.source.data.path))
-    target = load_dataset(Path(plan.target.data.path))
+    source, target = load_data(plan.source), load_data(plan.target)
     key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
     file = out / "overlap.json"
     if file.is_file() and read_json(file).get("key") == key:
@@ -241,6 +246,7 @@ def _purge(
             for pair in shared[:MOST_LISTED]
         ],
         "pairs_in_all": len(shared),
+        "unreadable": unreadable(source),
     }
 
 
@@ -264,7 +270,7 @@ def _taken_over(config: StudyConfig, checkpoint: Path, progress: Progress) -> di
 
     recipe = config.recipes[0]
     with progress.step("taking over the backbone"):
-        classes = len(load_dataset(Path(config.data.path)).class_names)
+        classes = len(load_data(config).class_names)
         found = compare_tensors(recipe, classes, checkpoint)
     return {"checkpoint": str(checkpoint), **found}
 
