@@ -109,11 +109,6 @@ def _answer(result: Record, gallery: Gallery) -> Section:
     return Section("answer", QUESTIONS[result["kind"]], blocks)
 
 
-def _pair_title(result: Record, row: Record) -> str:
-    titles = _titles(result)
-    return f"{titles[row['first']]} − {_lower(titles[row['second']])}"
-
-
 def _titles(result: Record) -> dict[str, str]:
     return {arm["name"]: arm["title"] for arm in result["arms"]}
 
@@ -154,13 +149,14 @@ def _differences(result: Record, gallery: Gallery) -> Picture | None:
 def _difference_table(result: Record) -> Table:
     names = list(result["comparisons"][0]["differences"]) if result["comparisons"] else []
     several = len(result["arms"]) > 2
-    pairs = list(dict.fromkeys(_pair_title(result, row) for row in result["comparisons"]))
+    titles = _titles(result)
+    first, second = (titles[arm["name"]] for arm in result["arms"][:2])
     rows = []
     for row in result["comparisons"]:
         test = row["mcnemar"]
         rows.append(
             (
-                *((_pair_title(result, row),) if several else ()),
+                *((titles[row["second"]],) if several else ()),
                 f"{protocol_title(row['protocol'])} ({plural(row['n_groups'], row['group_unit'])})",
                 *(difference(row["differences"][name], name) for name in names),
                 f"{test['only_first_right']} : {test['only_second_right']}",
@@ -170,21 +166,24 @@ def _difference_table(result: Record) -> Table:
     levels = {row["confidence"] for row in result["comparisons"]}
     level = f"{100 * min(levels):.4g} %" if levels else ""
     return Table(
-        caption="Paired differences on the same test images"
-        + ("" if several else f": {_lower(pairs[0])}" if pairs else ""),
+        caption=(
+            f"Paired differences on the same test images: {_lower(first)} minus "
+            f"{'each other arm' if several else _lower(second)}"
+        ),
         columns=(
-            *((Column("difference"),) if several else ()),
+            *((Column("minus"),) if several else ()),
             Column("held out"),
             *(Column(metric_title(name), numeric=True) for name in names),
             Column("right alone", numeric=True),
-            Column("McNemar p", numeric=True),
+            Column("p", numeric=True),
         ),
         rows=tuple(rows),
         note=(
-            f"Intervals of {level} from a bootstrap over the groups; for several comparisons the "
-            "level is raised so that all hold together. Log loss is better where it is smaller. "
-            "Right alone: images that only the first, only the second has right; McNemar's exact "
-            f"test takes images for independent, which overstates. {UNRELIABLE_NOTE}"
+            f"The verdict rests on accuracy. Intervals of {level} from a bootstrap over the "
+            "groups; for several comparisons the level is raised so that all hold together. Log "
+            "loss is better where it is smaller. Right alone: images that only the first, only "
+            "the second has right; p is that of McNemar's exact test of these, which "
+            f"takes images for independent and so overstates. {UNRELIABLE_NOTE}"
         ),
     )
 
@@ -194,7 +193,7 @@ def _p_value(p: float) -> str:
 
 
 def _scores(result: Record, studies: Mapping[str, Study]) -> Section:
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "ece")
+    names = ("accuracy", "macro_f1", "roc_auc", "log_loss", "ece")
     rows = [
         (
             protocol_title(entry["protocol"]),
@@ -220,10 +219,30 @@ def _scores(result: Record, studies: Mapping[str, Study]) -> Section:
     )
     start = Table(
         caption="Where each arm started",
-        columns=(Column("arm"), Column("folder", code=True), Column("weights")),
-        rows=tuple((arm["title"], arm["name"], arm["weights"]) for arm in result["arms"]),
+        columns=(Column("arm"), Column("its report", code=True), Column("weights")),
+        rows=tuple(
+            (arm["title"], f"{arm['name']}/report.html", arm["weights"]) for arm in result["arms"]
+        ),
     )
-    return Section("scores", "The arms", [start, table])
+    changes = [
+        (arm["title"], key, _setting(before), _setting(after))
+        for arm in result["arms"]
+        for key, (before, after) in arm.get("changes", {}).items()
+    ]
+    changed = Table(
+        caption="What each arm changes",
+        columns=(Column("arm"), Column("setting", code=True), Column("whole"), Column("arm ")),
+        rows=tuple(changes),
+        grouped=True,
+    )
+    return Section("scores", "The arms", [start, *([changed] if changes else []), table])
+
+
+def _setting(value: Any) -> str:
+    """A value of a recipe; of a list of steps their kinds."""
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value)) or "none"
+    return str(value.get("kind", value)) if isinstance(value, Mapping) else str(value)
 
 
 def _taken_over(result: Record) -> Section:

@@ -34,6 +34,12 @@ from leukoscope.study.run import study_config
 
 RESULT = "ablation.json"
 WHOLE = "whole"
+SENTENCES = {
+    "helps": "The whole recipe is more accurate than",
+    "harms": "The whole recipe is less accurate than",
+    "no difference shown": "No difference in accuracy was shown between the whole recipe and",
+    "depends on the protocol": "It depends on the protocol whether the whole recipe is better than",
+}
 OFF: tuple[object, ...] = (False, 0, (), "none", "shuffle", ConstantRate())
 """Defaults that mean that a part is not there."""
 
@@ -242,7 +248,7 @@ def run_ablation(
         with progress.step("comparison"):
             rows = compare_arms(run, other, plan.whole, comparisons=len(plan.variants))
         comparisons += [{"first": WHOLE, "second": arm.name, **row} for row in rows]
-        verdicts.append(_verdict(rows, arm))
+        verdicts.append((arm, _verdict(rows, arm)))
     result = {
         "schema": 1,
         "kind": "ablation",
@@ -272,15 +278,23 @@ def _verdict(rows: list[dict[str, Any]], arm: Arm) -> dict[str, Any]:
         rows,
         "The whole recipe",
         f"the one {what}",
-        gain=f"The whole recipe is more accurate than the one {what}.",
-        loss=f"The whole recipe is less accurate than the one {what}.",
+        gain=f"{SENTENCES['helps']} the one {what}.",
+        loss=f"{SENTENCES['harms']} the one {what}.",
     )
 
 
-def _joined(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
-    levels = list(dict.fromkeys(verdict["level"] for verdict in verdicts))
+def _joined(verdicts: list[tuple[Arm, dict[str, Any]]]) -> dict[str, Any]:
+    """One verdict of all arms; several arms of one level share a sentence."""
+    if len(verdicts) == 1:
+        return verdicts[0][1]
+    by_level: dict[str, list[str]] = {}
+    for arm, verdict in verdicts:
+        by_level.setdefault(verdict["level"], []).append(arm.title[:1].lower() + arm.title[1:])
     return {
-        "level": levels[0] if len(levels) == 1 else "depends on the part",
-        "headline": " ".join(verdict["headline"] for verdict in verdicts),
-        "sentences": [text for verdict in verdicts for text in verdict["sentences"]],
+        "level": next(iter(by_level)) if len(by_level) == 1 else "depends on the part",
+        "headline": " ".join(
+            f"{SENTENCES[level]} the one {'; the one '.join(arms)}."
+            for level, arms in by_level.items()
+        ),
+        "sentences": [text for _, verdict in verdicts for text in verdict["sentences"]],
     }

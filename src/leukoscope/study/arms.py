@@ -27,7 +27,7 @@ from leukoscope.study.events import Listener
 from leukoscope.study.protocols import UNITS, unit_of
 from leukoscope.study.run import run_study
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+METRICS = ("accuracy", "macro_f1", "log_loss")
 """What is compared; the verdict rests on the first alone."""
 
 ONE_TRAINING = (
