@@ -117,6 +117,27 @@ def test_a_frozen_backbone_is_found_through_the_head_that_was_fitted_on_it(
         build(str(folder))
 
 
+def test_layers_that_nothing_reads_may_be_missing_and_may_be_there(tmp_path: Path) -> None:
+    def vgg() -> torch.nn.Module:
+        layers = {"features": torch.nn.Linear(3, 2), "pre_logits": torch.nn.Linear(2, 2)}
+        network = torch.nn.Module()
+        for name, layer in layers.items():
+            network.add_module(name, layer)
+        return network
+
+    whole, flattened = vgg(), vgg()
+    flattened.pre_logits = torch.nn.Identity()
+    for source, name in ((whole, "published"), (flattened, "ours")):
+        save_file(source.state_dict(), tmp_path / f"{name}.safetensors")
+        target = vgg()
+        target.pre_logits = torch.nn.Identity()
+        config = ModelConfig(weights=str(tmp_path / f"{name}.safetensors"))
+        weights.load_weights(target, config)
+        assert torch.equal(target.features.weight, source.features.weight)  # type: ignore[union-attr]
+    with pytest.raises(WeightsError, match="tensors missing: pre_logits"):
+        weights.load_weights(vgg(), config)
+
+
 def test_tensors_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     tensors = build("none").backbone.state_dict()
     first = next(iter(tensors))

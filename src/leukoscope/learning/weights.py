@@ -277,7 +277,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _fill(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load by name; a classifier is left out, anything else must fit."""
+    """Load by name; a classifier and layers that nothing reads are left out, all else must fit."""
     own = backbone.state_dict()
     given = {
         name.removeprefix("module.").removeprefix("backbone."): tensor
@@ -285,11 +285,13 @@ def _fill(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> No
     }
     config = getattr(backbone, "pretrained_cfg", None) or {}
     classifier = config.get("classifier") or ()
-    classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    left_out = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    if isinstance(getattr(backbone, "pre_logits", None), nn.Identity):
+        left_out = (*left_out, "pre_logits")  # VGG whose map is flattened
     extra = [
         name
         for name in given
-        if name not in own and not name.startswith(tuple(f"{c}." for c in classifiers))
+        if name not in own and not name.startswith(tuple(f"{name}." for name in left_out))
     ]
     missing = [name for name in own if name not in given]
     wrong = [
