@@ -8,6 +8,12 @@ from typing import Any
 
 from leukoscope.core.files import write_text
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.reporting.arm_charts import (
+    arm_titles,
+    draw_curves,
+    draw_differences,
+    lower_first,
+)
 from leukoscope.reporting.content import (
     Block,
     Bullets,
@@ -15,11 +21,9 @@ from leukoscope.reporting.content import (
     Column,
     Heading,
     Paragraph,
-    Picture,
     Section,
     Table,
 )
-from leukoscope.reporting.figures.arms import arm_curves, difference_chart
 from leukoscope.reporting.formats import (
     UNRELIABLE_NOTE,
     count,
@@ -30,7 +34,8 @@ from leukoscope.reporting.formats import (
 )
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
-from leukoscope.reporting.source import History, Study, load_study
+from leukoscope.reporting.source import Study, load_study
+from leukoscope.reporting.transfer_sections import first_phase, overlap, taken_over
 from leukoscope.reporting.wording import DISCLAIMER, protocol_title
 
 Record = Mapping[str, Any]
@@ -59,7 +64,7 @@ def write_arms_report(folder: RunFolder, result: Record) -> None:
     sections = [_answer(result, gallery), _scores(result, studies)]
     if result["kind"] == "transfer":
         phase1 = load_study(RunFolder(folder.path / result["phase1"]["folder"]))
-        sections += [_taken_over(result), _overlap(result), _phase1(result, phase1, gallery)]
+        sections += [taken_over(result), overlap(result), first_phase(result, phase1, gallery)]
     sections += [_curves(result, studies, gallery), _reproduce(folder, result)]
     values = _head(result, studies) | {"sections": [s for s in sections if s.blocks]}
     write_text(folder.report_html, render("report.html.j2", css=stylesheet(), **values))
@@ -93,7 +98,7 @@ def _head(result: Record, studies: Mapping[str, Study]) -> dict[str, Any]:
 
 def _answer(result: Record, gallery: Gallery) -> Section:
     blocks: list[Block] = [Bullets(tuple(result["verdict"]["sentences"]))]
-    chart = _differences(result, gallery)
+    chart = draw_differences(result, gallery)
     blocks += [chart] if chart else []
     blocks.append(_difference_table(result))
     if result["inapplicable"]:
@@ -109,47 +114,10 @@ def _answer(result: Record, gallery: Gallery) -> Section:
     return Section("answer", QUESTIONS[result["kind"]], blocks)
 
 
-def _titles(result: Record) -> dict[str, str]:
-    return {arm["name"]: arm["title"] for arm in result["arms"]}
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _differences(result: Record, gallery: Gallery) -> Picture | None:
-    rows = []
-    several = len(result["arms"]) > 2
-    for row in result["comparisons"]:
-        entry = row["differences"]["accuracy"]
-        if entry["value"] is None:
-            continue
-        what = protocol_title(row["protocol"])
-        if several:
-            what = f"{_titles(result)[row['second']]}\n{what}"
-        low, high = (None if entry[k] is None else 100 * entry[k] for k in ("low", "high"))
-        rows.append((what, difference(entry, "accuracy"), 100 * entry["value"], low, high))
-    if not rows:
-        return None
-    first = _titles(result)[result["comparisons"][0]["first"]]
-    sizes = ", ".join(str(n) for n in sorted({row["n"] for row in result["comparisons"]}))
-    return gallery.draw(
-        "differences",
-        lambda: difference_chart(
-            rows, xlabel=f"difference in accuracy, points (right: {_lower(first)} is better)"
-        ),
-        caption=(
-            "Paired difference in accuracy on the same test images, with its interval over "
-            f"resampled groups (n = {sizes} test images)."
-        ),
-        alt="Differences in accuracy with intervals; the numbers stand in the table below.",
-    )
-
-
 def _difference_table(result: Record) -> Table:
     names = list(result["comparisons"][0]["differences"]) if result["comparisons"] else []
     several = len(result["arms"]) > 2
-    titles = _titles(result)
+    titles = arm_titles(result)
     first, second = (titles[arm["name"]] for arm in result["arms"][:2])
     rows = []
     for row in result["comparisons"]:
@@ -167,8 +135,8 @@ def _difference_table(result: Record) -> Table:
     level = f"{100 * min(levels):.4g} %" if levels else ""
     return Table(
         caption=(
-            f"Paired differences on the same test images: {_lower(first)} minus "
-            f"{'each other arm' if several else _lower(second)}"
+            f"Paired differences on the same test images: {lower_first(first)} minus "
+            f"{'each other arm' if several else lower_first(second)}"
         ),
         columns=(
             *((Column("minus"),) if several else ()),
@@ -245,107 +213,11 @@ def _setting(value: Any) -> str:
     return str(value.get("kind", value)) if isinstance(value, Mapping) else str(value)
 
 
-def _taken_over(result: Record) -> Section:
-    taken = result["taken_over"]
-    classes = ", ".join(result["phase1"]["class_names"])
-    rows = [("new in phase 2", t["name"], _shape(t["shape"])) for t in taken["new"]]
-    rows += [("left behind", t["name"], _shape(t["shape"])) for t in taken["left_behind"]]
-    text = (
-        f"All {plural(taken['taken_over'], 'tensor')} of the backbone ({count(taken['values'])} "
-        f"numbers) were taken over from phase 1 and compared one by one. Its head told {classes} "
-        "apart and was left behind; phase 2 has a new one, drawn from the same seed in both arms."
-    )
-    table = Table(
-        caption="Tensors that are not of the backbone",
-        columns=(Column("what"), Column("tensor", code=True), Column("shape", numeric=True)),
-        rows=tuple(rows),
-        grouped=True,
-    )
-    return Section("taken-over", "What phase 2 took over", [Paragraph(text), table])
-
-
-def _shape(shape: list[int]) -> str:
-    return " × ".join(map(str, shape)) or "one number"
-
-
-def _overlap(result: Record) -> Section:
-    found = result["overlap"]
-    kinds = ", ".join(f"{n} × {kind}" for kind, n in found["by_kind"].items())
-    text = (
-        f"All {count(found['source_images'])} images of the source were compared with the "
-        f"{count(found['target_images'])} of the target: by their bytes, their pixels, as near "
-        "duplicates (also flipped or turned), as overlapping fields and as cut-out twins. "
-    )
-    if not found["pairs_in_all"]:
-        return Section("overlap", "Do the two data sets overlap?", [Paragraph(text + "None.")])
-    text += (
-        f"Found: {kinds}. {plural(found['purged'], 'source image')} were left out of phase 1, "
-        "those of the same patients and groups among them."
-    )
-    table = Table(
-        caption="Shared images",
-        columns=(Column("source", code=True), Column("target", code=True), Column("kind")),
-        rows=tuple((p["source"], p["target"], p["kind"]) for p in found["pairs"][:20]),
-        note=f"{min(20, len(found['pairs']))} of {plural(found['pairs_in_all'], 'pair')}.",
-    )
-    return Section("overlap", "Do the two data sets overlap?", [Paragraph(text), table])
-
-
-def _phase1(result: Record, study: Study, gallery: Gallery) -> Section:
-    phase1 = result["phase1"]
-    scores = "; ".join(
-        f"{metric_title(name)} {interval(value, name)}" for name, value in phase1["metrics"].items()
-    )
-    text = (
-        f"Phase 1 learned {', '.join(phase1['class_names'])} on "
-        f"{Path(result['source']).name}. On its own test images "
-        f"({protocol_title(phase1['protocol']).lower()}, n = {plural(phase1['n'], 'image')}, "
-        f"{plural(phase1['n_groups'], phase1['group_unit'])}): {scores}."
-    )
-    blocks: list[Block] = [Paragraph(text)]
-    chart = _curve_chart("phase1", {"Phase 1": study}, result["recipe"], gallery)
-    return Section("phase1", "Phase 1", [*blocks, *([chart] if chart else [])])
-
-
 def _curves(result: Record, studies: Mapping[str, Study], gallery: Gallery) -> Section:
-    titles = _titles(result)
+    titles = arm_titles(result)
     by_title = {titles[name]: study for name, study in studies.items()}
-    chart = _curve_chart("learning_curves", by_title, result["recipe"], gallery)
+    chart = draw_curves("learning_curves", by_title, result["recipe"], gallery)
     return Section("curves", "Learning curves", [chart] if chart else [])
-
-
-def _curve_chart(
-    name: str, studies: Mapping[str, Study], recipe: str, gallery: Gallery
-) -> Picture | None:
-    panels = []
-    trainings = 0
-    for protocol in next(iter(studies.values())).protocols:
-        arms = {title: _histories(study, recipe, protocol) for title, study in studies.items()}
-        if any(arms.values()):
-            trainings += sum(len(folds) for folds in arms.values())
-            panels.append(
-                (protocol_title(protocol), {k: [h.columns for h in v] for k, v in arms.items()})
-            )
-    if not panels:
-        return None
-    return gallery.draw(
-        name,
-        lambda: arm_curves(panels),
-        caption=(
-            f"Loss and accuracy by epoch (n = {plural(trainings, 'training')}; solid: validation, "
-            "dashed: training)."
-        ),
-        alt="Learning curves of each arm; the numbers stand in each model's history.csv.",
-    )
-
-
-def _histories(study: Study, recipe: str, protocol: str) -> list[History]:
-    """Those of gradient training; a linear head has no epochs."""
-    return [
-        h
-        for h in study.histories
-        if (h.recipe, h.protocol) == (recipe, protocol) and "epoch" in h.columns
-    ]
 
 
 def _reproduce(folder: RunFolder, result: Record) -> Section:
