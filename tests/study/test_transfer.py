@@ -143,6 +143,18 @@ def test_a_source_that_is_the_target_is_refused(four_classes: Path, tmp_path: Pa
         run_transfer(made, tmp_path / "same")
 
 
+def test_data_without_a_protocol_is_refused_before_anything_is_trained(
+    two_classes: Path, four_classes: Path, tmp_path: Path
+) -> None:
+    made = plan(two_classes, four_classes, protocols=("given",))
+    with pytest.raises(DataError, match=r"four: no protocol applies to this data \(given"):
+        run_transfer(made, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "overlap.json",
+        "source.csv",
+    ]
+
+
 def test_a_frozen_first_phase_is_refused(two_classes: Path, four_classes: Path) -> None:
     with pytest.raises(ConfigError, match="linear, so phase 1 would leave nothing"):
         plan(two_classes, four_classes, recipe="quick", overrides=())

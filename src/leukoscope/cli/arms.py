@@ -21,7 +21,6 @@ from leukoscope.cli.options import (
     DataArgument,
     FoldsOption,
     JsonOption,
-    ProtocolOption,
     SeedOption,
     SetOption,
     WeightsOption,
@@ -29,6 +28,10 @@ from leukoscope.cli.options import (
 )
 
 OutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
+ProtocolOption = Annotated[
+    list[str] | None,
+    typer.Option("--protocol", "-p", help="Protocol; may be repeated. Default: deduplicated."),
+]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with a stopped run: the same options again.")
 ]
@@ -73,10 +76,19 @@ def transfer(
         list[int] | None,
         typer.Option(help="Width of a further convolution in phase 2; may be repeated."),
     ] = None,
-    overrides: SetOption = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a value of the recipe in both phases, or of the study of TARGET.",
+        ),
+    ] = None,
     source_set: Annotated[
         list[str] | None,
-        typer.Option("--source-set", metavar="KEY=VALUE", help="As --set, for phase 1 alone."),
+        typer.Option(
+            "--source-set", metavar="KEY=VALUE", help="Likewise, for phase 1 and its study alone."
+        ),
     ] = None,
     classes: ClassOption = None,
     resume: ResumeOption = False,

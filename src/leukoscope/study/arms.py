@@ -16,20 +16,23 @@ from leukoscope.config.loading import load_study_config, save_study_config
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
-from leukoscope.core.files import read_json, sha256_file
+from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.passport import save_audit
 from leukoscope.evaluation.comparison import compare_tables
 from leukoscope.evaluation.mcnemar import mcnemar
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.study.events import Listener
-from leukoscope.study.protocols import UNITS, unit_of
-from leukoscope.study.run import run_study
+from leukoscope.study.events import Listener, Progress
+from leukoscope.study.protocols import UNITS, plan_protocols, unit_of
+from leukoscope.study.run import audited, run_study
 
 METRICS = ("accuracy", "macro_f1", "log_loss")
 """What is compared; the verdict rests on the first alone."""
 
+AUDITED = "complete.json"
+OVERLAP = "overlap.json"
 ONE_TRAINING = (
     "Each arm was trained once per fold. The intervals cover the choice of the test images, not "
     "the chance of a training: use --folds 5, or repeat with another --seed, before you rely on a "
@@ -72,7 +75,7 @@ def open_arms(out: Path, content: str, *, resume: bool) -> None:
     """
     if not out.is_dir() or not any(out.iterdir()):
         return
-    ours = (out / content).is_file() or any(
+    ours = any((out / name).is_file() for name in (content, OVERLAP)) or any(
         (path / "config.toml").is_file() for path in out.iterdir()
     )
     if not resume and ours:
@@ -99,6 +102,7 @@ def run_arm(
         ConfigError: The folder holds an arm with other settings.
     """
     run = RunFolder(out / arm.name)
+    tell = _named(arm, listener)
     # The model card is the last file of a study.
     if run.model_card.is_file() and load_study_config(run.config) == arm.config:
         return run
@@ -106,20 +110,46 @@ def run_arm(
         save_study_config(run.config, arm.config)  # first: marks the folder as a study of ours
     if audit_of is not None:
         _share_audit(audit_of, run)
-    tell = None
-    if listener is not None:
-        outer = listener
-
-        def tell(step: str, done: int, total: int) -> None:
-            outer(f"{arm.name}: {step}", done, total)
-
     run_study(arm.config, run.path, resume=True, listener=tell)
     return run
 
 
+def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
+    """Audit and split the data of an arm, so that what cannot be used stops it before training.
+
+    Args:
+        arm: The study.
+        out: The folder of the comparison; the audit is kept for the arm's run.
+        listener: Told (arm: step, done, total).
+
+    Raises:
+        DataError: No image can be used, or none of the protocols applies.
+    """
+    run = RunFolder(out / arm.name)
+    folder = run.cache / "audit"
+    if (folder / AUDITED).is_file():
+        return
+    found = audited(arm.config, _named(arm, listener) or Progress().listener)
+    plan = plan_protocols(found.manifest, found, arm.config)
+    if not plan.folds:
+        reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
+        raise DataError(f"{arm.config.data.path}: no protocol applies to this data ({reasons})")
+    save_study_config(run.config, arm.config)
+    save_audit(found, folder)
+    write_json(folder / AUDITED, {"passport": found.passport["sha256"]})
+
+
+def _named(arm: Arm, listener: Listener | None) -> Listener | None:
+    """A listener that hears the arm's name before each step."""
+    if listener is None:
+        return None
+    outer = listener
+    return lambda step, done, total: outer(f"{arm.name}: {step}", done, total)
+
+
 def _share_audit(source: RunFolder, run: RunFolder) -> None:
     """An audit hangs on the data alone; the second arm need not measure every image again."""
-    done = source.cache / "audit" / "complete.json"
+    done = source.cache / "audit" / AUDITED
     target = run.cache / "audit"
     if done.is_file() and not (target / done.name).is_file():
         ignored = shutil.ignore_patterns(done.name)

@@ -24,8 +24,10 @@ from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.shared_images import SharedImage, shared_images, without_shared
 from leukoscope.study.arms import (
     ONE_TRAINING,
+    OVERLAP,
     Arm,
     arm_record,
+    check_arm,
     compare_arms,
     judge_arms,
     load_data,
@@ -164,9 +166,11 @@ def run_transfer(
     out.mkdir(parents=True, exist_ok=True)
     source, overlap = _source_without_target(plan, out, progress)
     first = Arm(PHASE1, "Phase 1", source)
+    direct = Arm(DIRECT, "Direct transfer", plan.target)
+    for arm in (direct, first):
+        check_arm(arm, out, listener)
     phase1 = run_arm(first, out, listener)
     checkpoint = _checkpoint(phase1, source)
-    direct = Arm(DIRECT, "Direct transfer", plan.target)
     double = Arm(DOUBLE, "Double transfer", _from_checkpoint(plan, checkpoint))
     taken = _taken_over(double.config, checkpoint, progress)
     run_direct = run_arm(direct, out, listener)
@@ -202,7 +206,7 @@ def _source_without_target(
     """The study of phase 1 without images that the target shows too, and what was found."""
     source, target = load_data(plan.source), load_data(plan.target)
     key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
-    file = out / "overlap.json"
+    file = out / OVERLAP
     if file.is_file() and read_json(file).get("key") == key:
         found: dict[str, Any] = read_json(file)
     else:
