@@ -242,7 +242,7 @@ def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
     The weights are those that the first checkpoint names, not those that were asked for.
     """
     recipe = arm.config.recipes[0]
-    checkpoints = sorted((run.path / "models" / recipe.name).glob("*/fold*/checkpoint.json"))
+    checkpoints = sorted((run.path / "models" / recipe.name).rglob("checkpoint.json"))
     if not checkpoints:
         raise DataError(f"{run.path}: no trained model of {recipe.name}", hint="run it again")
     weights = read_json(checkpoints[0])["weights"]

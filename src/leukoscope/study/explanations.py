@@ -108,10 +108,10 @@ def _choose(table: PredictionTable, count: int) -> list[int]:
     per_class = []
     for label in range(len(table.class_names)):
         rows = np.flatnonzero((predicted == label) & (table.y_true == label))
-        if len(rows):  # none of the class may be right
-            distance = np.abs(confidence[rows] - np.median(confidence[rows]))
-            rows = rows[np.argsort(distance, kind="stable")]
-        per_class.append(list(rows))
+        if len(rows) == 0:
+            continue
+        middle = np.argsort(np.abs(confidence[rows] - np.median(confidence[rows])), kind="stable")
+        per_class.append(list(rows[middle]))
     while len(right) < count and any(per_class):
         for rows_of_class in per_class:
             if rows_of_class and len(right) < count:
