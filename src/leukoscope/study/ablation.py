@@ -122,9 +122,9 @@ def recipe_without(recipe: Recipe, part: str) -> Recipe:
 
     Args:
         recipe: The recipe; the result keeps its name, and so its seeds.
-        part: ``augmentation``, one augmentation by its name, the kind of a preprocessing step
-            (``clahe``), ``pretraining`` (random weights to start from), or a value of ``training``
-            or ``model`` that can be absent (``class_weights``, ``mixup``, ``dropout``, …).
+        part: A whole section (``augmentation``), one augmentation by its name, the kind of a
+            preprocessing step (``clahe``), ``pretraining`` (random weights to start from), or a
+            value of ``training`` or ``model`` that can be absent (``class_weights``, ``mixup``, …).
 
     Raises:
         UnknownNameError: The recipe has no such part.
@@ -132,8 +132,8 @@ def recipe_without(recipe: Recipe, part: str) -> Recipe:
     """
     values = recipe.model_dump()
     steps = [step for step in values["preprocess"]["steps"] if step["kind"] == part]
-    if part == "augmentation":
-        values["augmentation"] = {}
+    if part in _whole_sections(recipe):
+        values[part] = {}
     elif part == "pretraining":
         values["model"]["weights"] = "none"
     elif steps:
@@ -153,14 +153,25 @@ def recipe_without(recipe: Recipe, part: str) -> Recipe:
 def parts_of(recipe: Recipe) -> list[str]:
     """Everything that :func:`recipe_without` can leave out of a recipe, sorted."""
     parts: set[str] = {step.kind for step in recipe.preprocess.steps}
-    if recipe.augmentation != Augmentation():
-        parts.add("augmentation")
+    fields_of_recipe = type(recipe).model_fields
+    for name in _whole_sections(recipe):
+        if getattr(recipe, name) != fields_of_recipe[name].default:
+            parts.add(name)
     if recipe.model.weights != "none":
         parts.add("pretraining")
     for model in _sections(recipe).values():
         fields = type(model).model_fields
         parts |= {n for n in _optional(model) if getattr(model, n) != fields[n].default}
     return sorted(parts)
+
+
+def _whole_sections(recipe: Recipe) -> list[str]:
+    """Sections that can be left out as a whole."""
+    return [
+        name
+        for name, value in recipe
+        if isinstance(value, BaseModel) and name not in ("preprocess", "model", "training")
+    ]
 
 
 def _sections(recipe: Recipe) -> dict[str, BaseModel]:
@@ -193,9 +204,10 @@ def _left_out(recipe: Recipe, text: str) -> Recipe:
 
 def _with_setting(recipe: Recipe, text: str) -> Recipe:
     key = text.partition("=")[0].strip()
-    if key.split(".")[0] not in ("preprocess", "model", "training", "augmentation"):
+    sections = ("preprocess", "model", "training", *_whole_sections(recipe))
+    if key.split(".")[0] not in sections:
         raise ConfigError(
-            f"--set-arm {text}: expected a value of preprocess, model, training or augmentation",
+            f"--set-arm {text}: expected a value of {', '.join(sections)}",
             hint="e.g. --set-arm training.learning_rate=1e-4",
         )
     return validate(Recipe, apply_overrides(recipe.model_dump(), [text]), f"--set-arm {text}")
@@ -209,7 +221,7 @@ def _differences(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return {
         f"{section}.{key}": (old[section].get(key), new[section].get(key))
-        for section in ("preprocess", "model", "training", "augmentation")
+        for section in ("preprocess", "model", "training", *_whole_sections(before))
         for key in sorted(old[section].keys() | new[section].keys())
         if old[section].get(key) != new[section].get(key)
     }
