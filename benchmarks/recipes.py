@@ -46,6 +46,9 @@ def _row(recipe: Recipe) -> tuple[str, ...]:
         return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", "—")
     loss = training.loss.kind + (", class weights" if training.class_weights else "")
     rate = f"{training.optimizer} {training.learning_rate:g}, batch {training.batch_size}"
+    first = recipe.first_phase().training
+    if recipe.phase1 and isinstance(first, GradientTraining):
+        rate += f"; phase 1: {first.learning_rate:g}, batch {first.batch_size}"
     epochs = str(training.epochs)
     if training.patience < training.epochs:
         epochs += f", patience {training.patience}"

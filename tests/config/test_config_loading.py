@@ -9,6 +9,7 @@ from leukoscope.config.loading import (
     load_study_config,
     save_study_config,
 )
+from leukoscope.config.recipe import GradientTraining
 from leukoscope.config.study import DataConfig, SplitConfig, StudyConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError
 
@@ -92,3 +93,18 @@ def test_study_config_round_trip(tmp_path: Path) -> None:
 def test_parts_that_leave_nothing_to_train_on_are_refused() -> None:
     with pytest.raises(ValueError, match="leave too little to train on"):
         SplitConfig(folds=2, val=0.3, cal=0.3)
+
+
+def test_the_first_phase_changes_what_it_names_and_nothing_else() -> None:
+    recipe = load_recipe("double-transfer-resnet50", ["phase1.model.dropout=0.1"])
+    first = recipe.first_phase()
+    assert isinstance(first.training, GradientTraining)
+    assert isinstance(recipe.training, GradientTraining)
+    assert (first.training.learning_rate, recipe.training.learning_rate) == (5e-4, 2e-4)
+    assert (first.model.dropout, recipe.model.dropout) == (0.1, 0.5)
+    assert first.training.epochs == recipe.training.epochs
+    assert first.phase1 == {}
+    with pytest.raises(ConfigError, match=r"phase1: training\.gradient\.epoch"):
+        load_recipe("double-transfer-resnet50", ["phase1.training.epoch=3"])
+    with pytest.raises(ConfigError, match="preprocess"):
+        load_recipe("double-transfer-resnet50", ["phase1.preprocess.size_px=96"])

@@ -90,10 +90,52 @@ def test_a_checkpoint_of_ours_starts_another_training(tmp_path: Path) -> None:
     recipe = Recipe(name="a", title="", model=RESNET, training=GradientTraining())
     save_checkpoint(tmp_path / "one", source, recipe, list("abcde"))
     assert build(str(tmp_path / "one")).weights_record.sha256 == source.weights_record.sha256
-    frozen = recipe.model_copy(update={"training": LinearHeadTraining()})
-    save_checkpoint(tmp_path / "two", source, frozen, list("abcde"))
+    assert "a trained on a, b, c, d, e" in build(str(tmp_path / "one")).weights_record.source
+
+
+def test_a_frozen_backbone_is_found_through_the_head_that_was_fitted_on_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "pretrained.safetensors"
+    save_file(build_network(RESNET, num_classes=2, size_px=32, seed=9).backbone.state_dict(), file)
+    model = RESNET.model_copy(update={"weights": str(file)})
+    source = build_network(model, num_classes=5, size_px=32)
+    frozen = Recipe(name="a", title="", model=model, training=LinearHeadTraining())
+    folder = tmp_path / "head"
+    save_checkpoint(folder, source, frozen, list("abcde"))
+    record = build(str(folder)).weights_record
+    assert record.sha256 == source.weights_record.sha256
+    assert "pretrained.safetensors, left frozen by a" in record.source
+    save_file(build("none").backbone.state_dict(), file)
+    with pytest.raises(WeightsError, match="its head was fitted on"):
+        build(str(folder))
+    (folder / "checkpoint.json").unlink()
     with pytest.raises(WeightsError, match="holds a head only"):
-        build(str(tmp_path / "two"))
+        build(str(folder))
+    (folder / "checkpoint.json").write_text('{"recipe": {}}')
+    with pytest.raises(WeightsError, match="not the record of a checkpoint"):
+        build(str(folder))
+
+
+def test_layers_that_nothing_reads_may_be_missing_and_may_be_there(tmp_path: Path) -> None:
+    def vgg() -> torch.nn.Module:
+        layers = {"features": torch.nn.Linear(3, 2), "pre_logits": torch.nn.Linear(2, 2)}
+        network = torch.nn.Module()
+        for name, layer in layers.items():
+            network.add_module(name, layer)
+        return network
+
+    whole, flattened = vgg(), vgg()
+    flattened.pre_logits = torch.nn.Identity()
+    for source, name in ((whole, "published"), (flattened, "ours")):
+        save_file(source.state_dict(), tmp_path / f"{name}.safetensors")
+        target = vgg()
+        target.pre_logits = torch.nn.Identity()
+        config = ModelConfig(weights=str(tmp_path / f"{name}.safetensors"))
+        weights.load_weights(target, config)
+        assert torch.equal(target.features.weight, source.features.weight)  # type: ignore[union-attr]
+    with pytest.raises(WeightsError, match="tensors missing: pre_logits"):
+        weights.load_weights(vgg(), config)
 
 
 def test_tensors_of_another_network_are_refused_by_name(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from leukoscope import __version__
-from leukoscope.cli import data, guide, lists, model, predict, runs, setup, study
+from leukoscope.cli import arms, data, guide, lists, model, predict, runs, setup, study
 from leukoscope.cli.console import DISCLAIMER, SETTINGS
 
 # Plain help: Rich markup would double the time that --help takes.
@@ -43,6 +43,7 @@ def _options(
 setup.register(app)
 data.register(app)
 study.register(app)
+arms.register(app)
 model.register(app)
 predict.register(app)
 lists.register(app)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from leukoscope.config.base import Strict
 from leukoscope.config.preprocess import PreprocessSpec
@@ -134,6 +134,8 @@ class Recipe(Strict):
         reference: The study or paper it comes from.
         notes: What was corrected against the published version, and why.
         refine: A second training, of the whole network, after that of its head.
+        phase1: Values of ``model``, ``training`` and ``augmentation`` that are others in the first
+            phase of a two-phase transfer; everything else is common to both phases.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -147,6 +149,27 @@ class Recipe(Strict):
     )
     refine: Refinement = Refinement()
     augmentation: Augmentation = Augmentation()
+    phase1: dict[Literal["model", "training", "augmentation"], dict[str, Any]] = Field(
+        default_factory=dict
+    )
+
+    def first_phase(self) -> Recipe:
+        """The recipe of phase 1: this one with the values of ``phase1`` in place."""
+        values = self.model_dump()
+        changes = values.pop("phase1")
+        merged = {section: {**values[section], **own} for section, own in changes.items()}
+        return Recipe.model_validate({**values, **merged})
+
+    @model_validator(mode="after")
+    def _first_phase_fits(self) -> Recipe:
+        if self.phase1:
+            try:
+                self.first_phase()
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(str(part) for part in first["loc"])
+                raise ValueError(f"phase1: {key}: {first['msg']}") from None
+        return self
 
     def refined(self) -> Recipe | None:
         """The recipe of the second training; None where there is none."""

@@ -80,7 +80,7 @@ class NearDuplicate:
 
 
 def near_duplicates(
-    paths: Sequence[Path], measures: Measures, *, threads: int = 2
+    paths: Sequence[Path], measures: Measures, *, threads: int = 2, between: int = 0
 ) -> list[NearDuplicate]:
     """Pairs of one picture in two versions: re-encoded, retouched, refocused, flipped or turned.
 
@@ -91,8 +91,9 @@ def near_duplicates(
         paths: The n images.
         measures: Their measures.
         threads: Number of threads.
+        between: Compare only the first so many images with the others; 0 compares all.
     """
-    proposed = sorted(set(_near_hashes(measures)))
+    proposed = sorted(set(_near_hashes(measures, between)))
     load = lru_cache(maxsize=64)(partial(_fine_structure, paths))
 
     def compare(item: tuple[int, int, int]) -> NearDuplicate:
@@ -108,14 +109,15 @@ def near_duplicates(
     return [best[key] for key in sorted(best)]
 
 
-def _near_hashes(measures: Measures) -> Iterator[tuple[int, int, int]]:
+def _near_hashes(measures: Measures, between: int) -> Iterator[tuple[int, int, int]]:
     """(i, j, variant) for j turned by variant like i, after the check of the small pictures."""
     hashes, relief = measures.hashes, measures.relief.astype(np.float32)
-    for i in range(len(hashes) - 1):
+    for i in range(between or len(hashes) - 1):
+        first = between or i + 1
         # The eight hashes of j belong to its eight versions, so i's own hash finds the variant.
-        distance = np.bitwise_count(hashes[i + 1 :] ^ hashes[i, 0])
+        distance = np.bitwise_count(hashes[first:] ^ hashes[i, 0])
         for offset, variant in np.argwhere(distance <= HASH_BITS).tolist():
-            j = i + 1 + offset
+            j = first + offset
             if (measures.pixels[i] == measures.pixels[j]).all():
                 continue
             turned = np.asarray(dihedral(relief[j], variant))

@@ -76,6 +76,7 @@ def find_overlaps(
     *,
     neighbours: int = NEIGHBOURS,
     threads: int = 2,
+    between: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Overlap]:
     """All overlapping pairs, sorted.
@@ -87,6 +88,7 @@ def find_overlaps(
             and so are equal pixels, which are duplicates.
         neighbours: Number of neighbours in colour that each field is compared with.
         threads: Number of threads.
+        between: Compare only the first so many images with the others; 0 compares all.
         progress: Called with (fields compared, fields in all).
     """
     candidates: list[Candidate] = []
@@ -97,7 +99,10 @@ def find_overlaps(
     done = 0
     for members in by_size.values():
         index = np.array(members)
-        for found in _compare(measures.relief[index], measures.colour[index], neighbours, threads):
+        side = index < between if between else None
+        for found in _compare(
+            measures.relief[index], measures.colour[index], neighbours, threads, side
+        ):
             pairs = [(int(index[a]), int(index[b]), shift) for a, b, shift in found]
             candidates += [
                 p for p in pairs if (measures.pixels[p[0]] != measures.pixels[p[1]]).any()
@@ -135,9 +140,13 @@ def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[n
 
 
 def _compare(
-    relief: NDArray[np.int8], colour: NDArray[np.float32], neighbours: int, threads: int
+    relief: NDArray[np.int8],
+    colour: NDArray[np.float32],
+    neighbours: int,
+    threads: int,
+    side: NDArray[np.bool_] | None,
 ) -> Iterator[list[Candidate]]:
-    """Candidates of one field after the other."""
+    """Candidates of one field after the other; where there are two sides, only across them."""
     if len(relief) < 2:
         yield from ([] for _ in relief)
         return
@@ -145,7 +154,7 @@ def _compare(
     others: list[set[int]] = [set() for _ in relief]
     for i, row in enumerate(nearest.tolist()):
         for j in row:
-            if j != i:
+            if j != i and (side is None or side[i] != side[j]):
                 others[min(i, j)].add(max(i, j))
     spectra = _spectra(relief)
     planes = relief.astype(np.float32) if len(relief) < 5000 else relief

@@ -236,9 +236,9 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
         torch.manual_seed(seed)
         own = OWN.get(config.backbone)
         backbone = own() if own else _timm(config, size_px)
-        record = load_weights(backbone, config, seed=seed)
         if config.pooling == "flatten" and hasattr(backbone, "pre_logits"):
             backbone.pre_logits = nn.Identity()  # VGG's two widest layers, which nothing reads
+        record = load_weights(backbone, config, seed=seed)
         network = Network(
             backbone,
             config,

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import WeightsError
-from leukoscope.core.files import sha256_file
+from leukoscope.core.files import read_json, sha256_file
 from leukoscope.learning.catalogue import BACKBONES, hub_file, package_file
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_OWN_CHECKPOINT = "checkpoint.safetensors"
+_OWN_CHECKPOINT, _OWN_RECORD = "checkpoint.safetensors", "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def load_weights(backbone: nn.Module, config: ModelConfig, *, seed: int = 0) -> 
     if config.weights == "none":
         source, licence = f"none (random, seed {seed})", ""
     elif config.weights != "imagenet":
-        source, licence = _load_file(backbone, Path(config.weights)), ""
+        source, licence = _load_file(backbone, Path(config.weights))
     elif config.backbone in BACKBONES and BACKBONES[config.backbone].from_scratch:
         raise WeightsError(
             f"{config.backbone}: there are no ImageNet weights for this network",
@@ -122,9 +122,10 @@ def _load_timm(backbone: nn.Module, name: str) -> tuple[str, str]:
     overlay = {"file": str(cached)} if cached else None
     try:
         # A second network: timm renames and filters tensors while it builds one.
-        other = timm.create_model(
-            name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
-        )
+        with torch.random.fork_rng(devices=[]):  # a head is the same whatever the weights
+            other = timm.create_model(
+                name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
+            )
     except Exception as error:  # a missing file, a broken download, no weights for this name
         raise _not_at_hand(name, str(error).splitlines()[0] if str(error) else "") from error
     _fill(backbone, other.state_dict(), f"timm weights of {name}")
@@ -170,25 +171,63 @@ def _not_at_hand(name: str, why: str) -> WeightsError:
     )
 
 
-def _load_file(backbone: nn.Module, path: Path) -> str:
-    file = _find_file(path)
+def _load_file(backbone: nn.Module, path: Path) -> tuple[str, str]:
+    file = find_weights_file(path)
+    if file.name == _OWN_CHECKPOINT and (file.parent / _OWN_RECORD).is_file():
+        return _load_checkpoint(backbone, file)
     tensors = read_tensors(file)
     if file.name == _OWN_CHECKPOINT:
-        tensors = {
-            name.removeprefix("backbone."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("backbone.")
-        }
+        tensors = backbone_part(tensors)
         if not tensors:
             raise WeightsError(
-                f"{file}: holds a head only, its backbone was frozen",
-                hint="use the weights that checkpoint.json names",
+                f"{file}: holds a head only, and {_OWN_RECORD} beside it, which names the weights "
+                "of its frozen backbone, is missing",
+                hint="give the model's whole folder",
             )
     _fill(backbone, tensors, str(file))
-    return file.name if file.name != _OWN_CHECKPOINT else f"{file.parent.name}/{file.name}"
+    return file.name, ""
 
 
-def _find_file(path: Path) -> Path:
+def _load_checkpoint(backbone: nn.Module, file: Path) -> tuple[str, str]:
+    """The backbone of a model that this package trained; a frozen one is that it started from."""
+    record = read_json(file.parent / _OWN_RECORD)
+    try:
+        recipe, weights = record["recipe"], record["weights"]
+        name, classes = recipe["name"], ", ".join(record["class_names"])
+        model = ModelConfig.model_validate(recipe["model"])
+        licence, expected = weights["licence"], weights["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{file.parent / _OWN_RECORD}: not the record of a checkpoint ({error!r})",
+            hint="train again",
+        ) from None
+    tensors = backbone_part(read_tensors(file))
+    place = f"{file.parent.parent.name}/{file.parent.name}"
+    if tensors:
+        _fill(backbone, tensors, str(file))
+        return f"{name} trained on {classes} ({place}), from {weights['source']}", licence
+    before = load_weights(backbone, model)
+    if before.sha256 != expected:
+        raise WeightsError(
+            f"{file}: its head was fitted on {weights['source']} (sha256 {expected[:12]}…), but "
+            f"{before.source} (sha256 {before.sha256[:12]}…) was found",
+            hint="restore those weights or train again",
+        )
+    return f"{before.source}, left frozen by {name} ({place})", licence
+
+
+def backbone_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's tensors of a checkpoint, by their names in the backbone."""
+    start = "backbone."
+    return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+
+
+def find_weights_file(path: Path) -> Path:
+    """The weights file that a file's or folder's name means.
+
+    Raises:
+        WeightsError: There is none, or more than one.
+    """
     if path.is_dir():
         own = path / _OWN_CHECKPOINT
         files = (
@@ -238,7 +277,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _fill(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load by name; a classifier is left out, anything else must fit."""
+    """Load by name; a classifier and layers that nothing reads are left out, all else must fit."""
     own = backbone.state_dict()
     given = {
         name.removeprefix("module.").removeprefix("backbone."): tensor
@@ -246,11 +285,13 @@ def _fill(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> No
     }
     config = getattr(backbone, "pretrained_cfg", None) or {}
     classifier = config.get("classifier") or ()
-    classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    left_out = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    if isinstance(getattr(backbone, "pre_logits", None), nn.Identity):
+        left_out = (*left_out, "pre_logits")  # VGG whose map is flattened
     extra = [
         name
         for name in given
-        if name not in own and not name.startswith(tuple(f"{c}." for c in classifiers))
+        if name not in own and not name.startswith(tuple(f"{name}." for name in left_out))
     ]
     missing = [name for name in own if name not in given]
     wrong = [

@@ -189,7 +189,9 @@ def _comparisons(
         pairs = [(first, other) for other in others]
         if protocol != "random":
             pairs.append((of_random, first))  # what a random split adds to the score
-        comparisons += [_compare(statistics, a, b, protocol) for a, b in pairs if len(a) and len(b)]
+        # The hold-outs of two protocols may have no image in common.
+        pairs = [(a, b) for a, b in pairs if np.isin(a.image_id, b.image_id).any()]
+        comparisons += [_compare(statistics, a, b, protocol) for a, b in pairs]
     return comparisons
 
 

@@ -1,0 +1,224 @@
+"""``transfer`` and ``ablate``: studies that differ in one thing, compared in pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    EXIT_SOME_UNREADABLE,
+    command,
+    console,
+    print_json,
+    progress_bars,
+)
+from leukoscope.cli.options import (
+    BackboneOption,
+    ClassOption,
+    DataArgument,
+    FoldsOption,
+    JsonOption,
+    SeedOption,
+    SetOption,
+    WeightsOption,
+    class_map,
+)
+
+OutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
+ProtocolOption = Annotated[
+    list[str] | None,
+    typer.Option("--protocol", "-p", help="Protocol; may be repeated. Default: deduplicated."),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with a stopped run: the same options again.")
+]
+DEFAULT_PROTOCOLS = ("deduplicated",)
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands to the program."""
+    app.command(
+        "transfer",
+        epilog="Example: leukoscope transfer cnmc all_images --recipe double-transfer-resnet50 "
+        "--backbone tf_efficientnet_lite0 -p random -p acquisition --out transfer",
+    )(transfer)
+    app.command(
+        "ablate",
+        epilog="Example: leukoscope ablate images --recipe cnn-baseline --without augmentation "
+        "--without dropout --out ablation",
+    )(ablate)
+
+
+@command
+def transfer(
+    source: Annotated[Path, typer.Argument(help="Data of phase 1: folder or CSV manifest.")],
+    target: Annotated[Path, typer.Argument(help="Data of phase 2: folder or CSV manifest.")],
+    out: OutOption,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="Recipe name or file; [phase1] tells the phases.")
+    ] = "double-transfer-resnet50",
+    protocol: ProtocolOption = None,
+    source_protocol: Annotated[
+        str | None,
+        typer.Option(help="How the source is held out. Default: by patient where ids are known."),
+    ] = None,
+    folds: FoldsOption = 1,
+    seed: SeedOption = 42,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    freeze: Annotated[
+        bool, typer.Option("--freeze", help="Phase 2 trains the head alone, in both arms.")
+    ] = False,
+    conv: Annotated[
+        list[int] | None,
+        typer.Option(help="Width of a further convolution in phase 2; may be repeated."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a value of the recipe in both phases, or of the study of TARGET.",
+        ),
+    ] = None,
+    source_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source-set", metavar="KEY=VALUE", help="Likewise, for phase 1 and its study alone."
+        ),
+    ] = None,
+    classes: ClassOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Train on SOURCE, then on TARGET from there and directly: does the detour help?
+
+    Images that both data sets show are left out of phase 1. The arms in OUT/direct and OUT/double
+    have the same splits, seeds and epochs and are ordinary study folders.
+    """
+    from leukoscope.study.transfer import plan_transfer, run_transfer
+
+    plan = plan_transfer(
+        source,
+        target,
+        recipe=recipe,
+        protocols=protocol or DEFAULT_PROTOCOLS,
+        source_protocol=source_protocol,
+        overrides=overrides or (),
+        source_overrides=source_set or (),
+        freeze=freeze,
+        conv=conv or (),
+        folds=folds,
+        seed=seed,
+        backbone=backbone,
+        weights=weights,
+        class_map=class_map(classes),
+    )
+    with progress_bars() as show:
+        result = run_transfer(plan, out, resume=resume, listener=show)
+    if as_json:
+        print_json(result)
+    else:
+        _print_phase1(result)
+        _print_result(result, out)
+    return _exit_code(result)
+
+
+@command
+def ablate(
+    data: DataArgument,
+    out: OutOption,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Part to leave out, one arm each: augmentation, one augmentation, a preprocessing "
+            "step, class_weights, …; a+b leaves out both. May be repeated."
+        ),
+    ] = None,
+    set_arm: Annotated[
+        list[str] | None,
+        typer.Option("--set-arm", metavar="KEY=VALUE", help="One more arm with another value."),
+    ] = None,
+    protocol: ProtocolOption = None,
+    folds: FoldsOption = 1,
+    seed: SeedOption = 42,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    overrides: SetOption = None,
+    classes: ClassOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Train a recipe with and without each part, on the same splits: what does the part do?"""
+    from leukoscope.study.ablation import plan_ablation, run_ablation
+
+    plan = plan_ablation(
+        data,
+        recipe=recipe,
+        without=without or (),
+        settings=set_arm or (),
+        protocols=protocol or DEFAULT_PROTOCOLS,
+        overrides=overrides or (),
+        folds=folds,
+        seed=seed,
+        backbone=backbone,
+        weights=weights,
+        class_map=class_map(classes),
+    )
+    with progress_bars() as show:
+        result = run_ablation(plan, out, resume=resume, listener=show)
+    if as_json:
+        print_json(result)
+    else:
+        _print_result(result, out)
+    return _exit_code(result)
+
+
+def _print_phase1(result: dict[str, Any]) -> None:
+    from leukoscope.reporting.formats import interval
+
+    phase1, taken, overlap = result["phase1"], result["taken_over"], result["overlap"]
+    lines = [
+        f"overlap     {overlap['source_images']} source images against "
+        f"{overlap['target_images']} target images: {overlap['pairs_in_all']} shared pairs; "
+        f"{overlap['purged']} left out of phase 1",
+        f"phase 1     {', '.join(phase1['class_names'])}: accuracy "
+        f"{interval(phase1['metrics']['accuracy'], 'accuracy')} ({phase1['protocol']}, "
+        f"n = {phase1['n']})",
+        f"taken over  {taken['taken_over']} tensors of the backbone ({taken['values']:,} numbers)",
+        f"new head    {_tensors(taken['new'])}",
+        f"left behind {_tensors(taken['left_behind'])}\n",
+    ]
+    for line in lines:
+        console().print(line, markup=False)
+
+
+def _tensors(rows: list[dict[str, Any]]) -> str:
+    head = [row for row in rows if row["name"].startswith("head.")]
+    text = ", ".join(f"{row['name']} {tuple(row['shape'])}" for row in head)
+    others = len(rows) - len(head)
+    return f"{text} and {others} tensors before it" if others else text
+
+
+def _print_result(result: dict[str, Any], out: Path) -> None:
+    screen = console()
+    for text, row in zip(result["verdict"]["sentences"], result["comparisons"], strict=True):
+        screen.print(f"{text} McNemar p = {row['mcnemar']['p']:.3f}", markup=False)
+    for row in result["inapplicable"]:
+        screen.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
+    screen.print(f"\n[bold]verdict[/] ({result['verdict']['level']}): ", end="")
+    screen.print(result["verdict"]["headline"], markup=False)
+    for text in result["limits"]:
+        screen.print(f"· {text}", markup=False)
+    typer.echo(f"\nreport  {out / 'report.html'}")
+    typer.echo(DISCLAIMER)
+
+
+def _exit_code(result: dict[str, Any]) -> int:
+    for row in result["unreadable"]:
+        typer.echo(f"could not be read: {row['path']} ({row['reason']})", err=True)
+    return EXIT_SOME_UNREADABLE if result["unreadable"] else 0

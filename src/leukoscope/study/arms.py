@@ -1,0 +1,331 @@
+"""Arms: studies of one data set that differ in one thing, and their paired comparison.
+
+Every arm is an ordinary study folder with the same data, splits and seeds, so that whatever
+differs in the predictions of two arms comes from what differs in their recipes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leukoscope.config.loading import load_study_config, save_study_config
+from leukoscope.config.recipe import Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.files import read_json, sha256_file, write_json
+from leukoscope.core.records import Manifest, load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.passport import save_audit
+from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.mcnemar import mcnemar
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.study.events import Listener, Progress
+from leukoscope.study.protocols import UNITS, plan_protocols, unit_of
+from leukoscope.study.run import audited, run_study
+
+METRICS = ("accuracy", "macro_f1", "log_loss")
+"""What is compared; the verdict rests on the first alone."""
+
+AUDITED = "complete.json"
+OVERLAP = "overlap.json"
+ONE_TRAINING = (
+    "Each arm was trained once per fold. The intervals cover the choice of the test images, not "
+    "the chance of a training: use --folds 5, or repeat with another --seed, before you rely on a "
+    "small difference."
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One study of a comparison.
+
+    Attributes:
+        name: Its folder.
+        title: What it is, for readers.
+        config: The study.
+    """
+
+    name: str
+    title: str
+    config: StudyConfig
+
+
+def measure_only(config: StudyConfig, recipe: Recipe) -> StudyConfig:
+    """A study of one recipe that measures and packs nothing: no probes, curve or bundle."""
+    splits = config.splits.model_copy(update={"cluster_curve": ()})
+    changes = {"recipes": (recipe,), "probes": (), "bundle": False, "splits": splits}
+    return config.model_copy(update=changes)
+
+
+def open_arms(out: Path, content: str, *, resume: bool) -> None:
+    """Refuse a folder that holds something else, or a comparison that nobody asked to resume.
+
+    Args:
+        out: The folder of the comparison.
+        content: The file that a finished comparison writes there.
+        resume: Go on with what is there.
+
+    Raises:
+        UsageError: The folder is not empty and must not be gone on with.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    ours = any((out / name).is_file() for name in (content, OVERLAP)) or any(
+        (path / "config.toml").is_file() for path in out.iterdir()
+    )
+    if not resume and ours:
+        raise UsageError(
+            f"{out} already holds a comparison",
+            hint="add --resume to go on with it, or name a new folder with --out",
+        )
+    if not resume:
+        raise UsageError(f"{out} is not empty", hint="name a new folder with --out")
+
+
+def run_arm(
+    arm: Arm, out: Path, listener: Listener | None, *, audit_of: RunFolder | None = None
+) -> RunFolder:
+    """Run one arm, or go on with it, or leave it where it is finished.
+
+    Args:
+        arm: The study.
+        out: The folder of the comparison; the arm goes to ``out/<name>``.
+        listener: Told (arm: step, done, total).
+        audit_of: Another study of the same data, whose audit is taken over.
+
+    Raises:
+        ConfigError: The folder holds an arm with other settings.
+    """
+    run = RunFolder(out / arm.name)
+    tell = _named(arm, listener)
+    # The model card is the last file of a study.
+    if run.model_card.is_file() and load_study_config(run.config) == arm.config:
+        return run
+    if not run.config.is_file():
+        save_study_config(run.config, arm.config)  # first: marks the folder as a study of ours
+    if audit_of is not None:
+        _share_audit(audit_of, run)
+    run_study(arm.config, run.path, resume=True, listener=tell)
+    return run
+
+
+def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
+    """Audit and split the data of an arm, so that what cannot be used stops it before training.
+
+    Args:
+        arm: The study.
+        out: The folder of the comparison; the audit is kept for the arm's run.
+        listener: Told (arm: step, done, total).
+
+    Raises:
+        DataError: No image can be used, or none of the protocols applies.
+    """
+    run = RunFolder(out / arm.name)
+    folder = run.cache / "audit"
+    if (folder / AUDITED).is_file():
+        return
+    found = audited(arm.config, _named(arm, listener) or Progress().listener)
+    plan = plan_protocols(found.manifest, found, arm.config)
+    if not plan.folds:
+        reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
+        raise DataError(f"{arm.config.data.path}: no protocol applies to this data ({reasons})")
+    save_study_config(run.config, arm.config)
+    save_audit(found, folder)
+    write_json(folder / AUDITED, {"passport": found.passport["sha256"]})
+
+
+def _named(arm: Arm, listener: Listener | None) -> Listener | None:
+    """A listener that hears the arm's name before each step."""
+    if listener is None:
+        return None
+    outer = listener
+    return lambda step, done, total: outer(f"{arm.name}: {step}", done, total)
+
+
+def _share_audit(source: RunFolder, run: RunFolder) -> None:
+    """An audit hangs on the data alone; the second arm need not measure every image again."""
+    done = source.cache / "audit" / AUDITED
+    target = run.cache / "audit"
+    if done.is_file() and not (target / done.name).is_file():
+        ignored = shutil.ignore_patterns(done.name)
+        shutil.copytree(done.parent, target, ignore=ignored, dirs_exist_ok=True)
+        shutil.copy2(done, target / done.name)
+
+
+def compare_arms(
+    first: RunFolder,
+    second: RunFolder,
+    config: StudyConfig,
+    *,
+    comparisons: int = 1,
+) -> list[dict[str, Any]]:
+    """Differences first minus second under each protocol, on the same test images.
+
+    Args:
+        first: A finished arm.
+        second: The arm that it is measured against.
+        config: Replicates, confidence, seed.
+        comparisons: How many comparisons are made in all; each interval is widened to the level
+            1 − (1 − confidence) / comparisons, so that all hold together (Bonferroni).
+
+    Returns:
+        One row a protocol: sizes, both values and the difference of each of :data:`METRICS`,
+        McNemar's test, and the verdict on accuracy.
+
+    Raises:
+        DataError: The two were not split alike.
+    """
+    if sha256_file(first.splits) != sha256_file(second.splits):
+        raise DataError(
+            f"{first.splits} and {second.splits} differ: only equal splits can be compared in pairs"
+        )
+    groups: dict[str, dict[str, str]] = {}
+    for fold in load_folds(first.splits):
+        groups.setdefault(fold.protocol, {}).update(fold.groups)
+    tables = [
+        PredictionTable.load(run.predictions).select(part="test", input="image")
+        for run in (first, second)
+    ]
+    values = [_values(run) for run in (first, second)]
+    level = 1 - (1 - config.confidence) / comparisons
+    rows = []
+    for protocol in UNITS:
+        a, b = (table.select(protocol=protocol) for table in tables)
+        if len(a) and len(b):
+            options = {
+                "groups": groups[protocol],
+                "replicates": config.bootstrap,
+                "confidence": level,
+                "seed": config.seed,
+            }
+            pair = (values[0][protocol], values[1][protocol])
+            rows.append(_row(a, b, protocol, pair, options))
+    return rows
+
+
+def _row(
+    a: PredictionTable,
+    b: PredictionTable,
+    protocol: str,
+    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    found = {name: compare_tables(a, b, metric=name, **options) for name in METRICS}
+    accuracy = found["accuracy"]
+    return {
+        "protocol": protocol,
+        "n": accuracy.n,
+        "n_groups": accuracy.difference.n_groups,
+        "group_unit": unit_of(protocol),
+        "confidence": round(float(options["confidence"]), 6),
+        "first_values": {name: values[0].get(name) for name in METRICS},
+        "second_values": {name: values[1].get(name) for name in METRICS},
+        "differences": {name: one.difference.to_json() for name, one in found.items()},
+        "verdict": accuracy.verdict,
+        "mcnemar": mcnemar(a, b).to_json(),
+    }
+
+
+def _values(run: RunFolder) -> dict[str, Mapping[str, Any]]:
+    metrics = read_json(run.metrics)
+    return {row["protocol"]: row["metrics"] for row in metrics["results"]}
+
+
+def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
+    """What a comparison's file says of an arm: folder, and the weights it started from.
+
+    The weights are those that the first checkpoint names, not those that were asked for.
+    """
+    recipe = arm.config.recipes[0]
+    checkpoints = sorted((run.path / "models" / recipe.name).rglob("checkpoint.json"))
+    if not checkpoints:
+        raise DataError(f"{run.path}: no trained model of {recipe.name}", hint="run it again")
+    weights = read_json(checkpoints[0])["weights"]
+    return {
+        "name": arm.name,
+        "title": arm.title,
+        "weights": weights["source"],
+        "weights_sha256": weights["sha256"],
+    }
+
+
+def load_data(config: StudyConfig) -> Manifest:
+    """The data set of a study, as its configuration reads it."""
+    data = config.data
+    return load_dataset(Path(data.path), layout=data.layout, class_map=data.class_map)
+
+
+def unreadable(data: Manifest) -> list[dict[str, str]]:
+    """Path and reason of each image that was quarantined."""
+    return [
+        {"path": str(data.path_of(record)), "reason": record.reason}
+        for record in data.images
+        if record.status == "quarantined"
+    ]
+
+
+def judge_arms(
+    rows: Sequence[Mapping[str, Any]], first: str, second: str, gain: str, loss: str
+) -> dict[str, Any]:
+    """A plain verdict over all protocols: helps, harms, no difference shown, or it depends.
+
+    Args:
+        rows: From :func:`compare_arms`.
+        first: What the first arm is, for readers.
+        second: What the second is.
+        gain: Sentence for the case that the first is better wherever a difference was shown.
+        loss: Sentence for the case that it is worse.
+
+    Returns:
+        ``{"level", "headline", "sentences"}``.
+    """
+    from leukoscope.reporting.wording import protocol_title
+
+    verdicts = {row["verdict"] for row in rows}
+    if verdicts >= {"better", "worse"}:
+        level = "depends on the protocol"
+        headline = f"{first} is better under some protocols and worse under others."
+    elif "better" in verdicts:
+        level, headline = "helps", gain
+    elif "worse" in verdicts:
+        level, headline = "harms", loss
+    else:
+        level = "no difference shown"
+        headline = f"No difference in accuracy was shown between {_lower(first)} and {second}."
+    if level in ("helps", "harms") and "not distinguishable" in verdicts:
+        shown = [row for row in rows if row["verdict"] != "not distinguishable"]
+        where = "; ".join(protocol_title(row["protocol"]) for row in shown)
+        headline = f"{headline} Shown under: {where}; not under the other protocols."
+    return {
+        "level": level,
+        "headline": headline,
+        "sentences": [_sentence(row, first, second) for row in rows],
+    }
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _sentence(row: Mapping[str, Any], first: str, second: str) -> str:
+    from leukoscope.reporting.formats import difference, interval, plural
+    from leukoscope.reporting.wording import protocol_title
+
+    entry = row["differences"]["accuracy"]
+    where = f"{protocol_title(row['protocol'])} (n = {plural(row['n'], 'image')})"
+    pair = ", ".join(
+        f"{_lower(title)} {interval(row[key]['accuracy'], 'accuracy')}"
+        for title, key in ((first, "first_values"), (second, "second_values"))
+    )
+    text = f"{where}: {pair}; difference {difference(entry, 'accuracy')}"
+    if entry.get("reliable") is False:
+        groups = plural(row["n_groups"], row["group_unit"])
+        return f"{text}: only {groups}, too few to tell."
+    if row["verdict"] == "not distinguishable":
+        return f"{text}: not distinguishable."
+    return f"{text}: {row['verdict']}."

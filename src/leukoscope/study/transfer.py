@@ -1,0 +1,324 @@
+"""Double transfer: ImageNet → source data → target data, against ImageNet → target data.
+
+Phase 1 trains the recipe's network on the source. Phase 2 trains it on the target twice, once from
+the backbone of phase 1 and once directly, with the same splits, seeds and epochs. What differs is
+the start alone, so the paired difference says whether the detour helps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leukoscope.config.loading import apply_overrides, validate
+from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import ConfigError, DataError
+from leukoscope.core.files import read_json, sha256_json, write_csv, write_json
+from leukoscope.core.records import Manifest
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.shared_images import SharedImage, shared_images, without_shared
+from leukoscope.study.arms import (
+    ONE_TRAINING,
+    OVERLAP,
+    Arm,
+    arm_record,
+    check_arm,
+    compare_arms,
+    judge_arms,
+    load_data,
+    measure_only,
+    open_arms,
+    run_arm,
+    unreadable,
+)
+from leukoscope.study.events import Listener, Progress
+from leukoscope.study.run import study_config
+
+RESULT = "transfer.json"
+PHASE1, DIRECT, DOUBLE = "phase1", "direct", "double"
+MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split")
+MOST_LISTED = 200
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """Both phases, resolved.
+
+    Attributes:
+        source: The study of phase 1; its one fold's training part makes the weights.
+        target: The study of phase 2, as it runs directly from the recipe's weights.
+        notes: What was left out or chosen, for readers.
+    """
+
+    source: StudyConfig
+    target: StudyConfig
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+def plan_transfer(
+    source: Path | str,
+    target: Path | str,
+    *,
+    recipe: str,
+    protocols: Sequence[str] = ("deduplicated",),
+    source_protocol: str | None = None,
+    overrides: Sequence[str] = (),
+    source_overrides: Sequence[str] = (),
+    freeze: bool = False,
+    conv: Sequence[int] = (),
+    folds: int = 1,
+    seed: int = 42,
+    backbone: str | None = None,
+    weights: str | None = None,
+    class_map: dict[str, str] | None = None,
+) -> TransferPlan:
+    """Resolve the options of a double transfer.
+
+    Args:
+        source: Data of phase 1.
+        target: Data of phase 2.
+        recipe: Name or TOML file; its ``phase1`` table holds what differs in phase 1.
+        protocols: How the target is held out.
+        source_protocol: How the source is; default ``grouped`` where every image has a patient
+            id, else ``deduplicated``.
+        overrides: ``key=value`` for both phases; keys of the study for phase 2 alone.
+        source_overrides: ``key=value`` for phase 1 alone, applied last.
+        freeze: Phase 2 trains the head alone.
+        conv: Widths of further convolutions before the head of phase 2.
+        folds: Of the target.
+        seed: Of everything random.
+        backbone: In place of the recipe's own.
+        weights: In place of the recipe's own.
+        class_map: Folder name → class, in both data sets.
+
+    Raises:
+        ConfigError: An option does not fit.
+        UnknownNameError: No such recipe or backbone.
+    """
+    common: dict[str, Any] = {
+        "recipes": (recipe,), "probes": (), "seed": seed, "backbone": backbone,
+        "weights": weights, "class_map": class_map,
+    }  # fmt: skip
+    base = study_config(
+        target, protocols=protocols, folds=folds, overrides=overrides, **common
+    )  # fmt: skip
+    both = base.recipes[0]
+    if not isinstance(both.training, GradientTraining):
+        raise ConfigError(
+            f"recipe {both.name}: its backbone is frozen and its head linear, so phase 1 would "
+            "leave nothing to take over",
+            hint="choose a recipe with training.method = 'gradient', e.g. double-transfer-resnet50",
+        )
+    fields = set(StudyConfig.model_fields)
+    own = [text for text in source_overrides if text.partition("=")[0].split(".")[0] in fields]
+    of_recipe = [text for text in source_overrides if text not in own]
+    protocol = source_protocol or _source_protocol(source, class_map)
+    first = study_config(source, protocols=(protocol,), folds=1, overrides=own, **common)
+    changed = apply_overrides(both.first_phase().model_dump(), of_recipe)
+    phase1 = validate(Recipe, changed, f"phase 1 of {both.name}")
+    if phase1.training.method != "gradient" or phase1.training.freeze == "all":
+        raise ConfigError(
+            "phase 1 with a frozen backbone would leave nothing to take over",
+            hint="--freeze freezes the backbone in phase 2 alone",
+        )
+    values = both.model_dump() | {"phase1": {}}
+    if freeze:
+        values["training"]["freeze"] = "all"
+    if conv:
+        values["model"]["conv"] = tuple(conv)
+    phase2 = validate(Recipe, values, f"phase 2 of {both.name}")
+    return TransferPlan(measure_only(first, phase1), measure_only(base, phase2))
+
+
+def _source_protocol(source: Path | str, class_map: dict[str, str] | None) -> str:
+    usable = load_dataset(Path(source), class_map=class_map).usable
+    return "grouped" if usable and all(r.patient_id for r in usable) else "deduplicated"
+
+
+def run_transfer(
+    plan: TransferPlan, out: Path | str, *, resume: bool = False, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Run both phases and both arms, compare them, and write ``transfer.json`` and the report.
+
+    Args:
+        plan: From :func:`plan_transfer`.
+        out: Its folder; the studies go to ``phase1``, ``direct`` and ``double`` in it.
+        resume: Go on where an interrupted run stopped.
+        listener: Called with (step, done, total).
+
+    Returns:
+        The content of ``transfer.json``.
+
+    Raises:
+        DataError: The data cannot be used, or nothing of the source is left.
+        UsageError: The folder holds something else.
+    """
+    from leukoscope.reporting.arms import write_arms_report
+
+    out = Path(out).expanduser().resolve()
+    open_arms(out, RESULT, resume=resume)
+    progress = Progress(listener) if listener else Progress()
+    out.mkdir(parents=True, exist_ok=True)
+    source, overlap = _source_without_target(plan, out, progress)
+    first = Arm(PHASE1, "Phase 1", source)
+    direct = Arm(DIRECT, "Direct transfer", plan.target)
+    for arm in (direct, first):
+        check_arm(arm, out, listener)
+    phase1 = run_arm(first, out, listener)
+    checkpoint = _checkpoint(phase1, source)
+    double = Arm(DOUBLE, "Double transfer", _from_checkpoint(plan, checkpoint))
+    taken = _taken_over(double.config, checkpoint, progress)
+    run_direct = run_arm(direct, out, listener)
+    run_double = run_arm(double, out, listener, audit_of=run_direct)
+    with progress.step("comparison"):
+        rows = compare_arms(run_double, run_direct, plan.target)
+    result = {
+        "schema": 1,
+        "kind": "transfer",
+        "recipe": plan.target.recipes[0].name,
+        "source": plan.source.data.path,
+        "target": plan.target.data.path,
+        "seed": plan.target.seed,
+        "arms": [arm_record(double, run_double), arm_record(direct, run_direct)],
+        "comparisons": [{"first": DOUBLE, "second": DIRECT, **row} for row in rows],
+        "inapplicable": read_json(run_direct.metrics)["inapplicable"],
+        "verdict": _verdict(rows, plan),
+        "limits": _limits(plan, overlap),
+        "overlap": overlap,
+        "phase1": _phase1_record(phase1, source),
+        "taken_over": taken,
+        "unreadable": overlap.pop("unreadable") + unreadable(load_data(plan.target)),
+    }
+    write_json(out / RESULT, result)
+    with progress.step("report"):
+        write_arms_report(RunFolder(out), result)
+    return result
+
+
+def _source_without_target(
+    plan: TransferPlan, out: Path, progress: Progress
+) -> tuple[StudyConfig, dict[str, Any]]:
+    """The study of phase 1 without images that the target shows too, and what was found."""
+    source, target = load_data(plan.source), load_data(plan.target)
+    key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
+    file = out / OVERLAP
+    if file.is_file() and read_json(file).get("key") == key:
+        found: dict[str, Any] = read_json(file)
+    else:
+        with progress.step("overlap of the two data sets") as tell:
+            shared = shared_images(source, target, progress=tell)
+        found = {"key": key, **_purge(source, target, shared, out)}
+        write_json(file, found)
+    if not found["purged"]:
+        return plan.source, found
+    data = plan.source.data.model_copy(update={"path": str(out / "source.csv"), "layout": "auto"})
+    return plan.source.model_copy(update={"data": data}), found
+
+
+def _purge(
+    source: Manifest, target: Manifest, shared: list[SharedImage], out: Path
+) -> dict[str, Any]:
+    kept = without_shared(source, shared)
+    purged = len(source.usable) - len(kept.usable)
+    if purged and len(kept.class_names) < 2:
+        raise DataError(
+            f"{source.root}: {purged} of {len(source.usable)} images show what {target.root} shows "
+            "too; fewer than two classes are left for phase 1",
+            hint="choose another source",
+        )
+    if purged:
+        rows = (
+            {
+                "path": source.path_of(r).resolve(), "label": r.label, "patient_id": r.patient_id,
+                "group_id": r.group_id, "split": r.given_part,
+            }
+            for r in kept.usable
+        )  # fmt: skip
+        write_csv(out / "source.csv", MANIFEST_COLUMNS, rows)
+    return {
+        "source_images": len(source.usable),
+        "target_images": len(target.usable),
+        "purged": purged,
+        "by_kind": dict(Counter(pair.kind for pair in shared)),
+        "pairs": [
+            {"source": pair.first.path, "target": pair.second.path, "kind": pair.kind}
+            for pair in shared[:MOST_LISTED]
+        ],
+        "pairs_in_all": len(shared),
+        "unreadable": unreadable(source),
+    }
+
+
+def _checkpoint(run: RunFolder, config: StudyConfig) -> Path:
+    return run.model(config.recipes[0].name, config.protocols[0], 0)
+
+
+def _from_checkpoint(plan: TransferPlan, checkpoint: Path) -> StudyConfig:
+    """Phase 2 from phase 1: the same recipe, name and so seeds; other weights to start from."""
+    recipe = plan.target.recipes[0]
+    model = recipe.model.model_copy(update={"weights": str(checkpoint)})
+    name = Path(plan.source.data.path).name
+    title = f"{recipe.title}; from phase 1 on {name}"
+    changed = recipe.model_copy(update={"model": model, "title": title})
+    return plan.target.model_copy(update={"recipes": (changed,)})
+
+
+def _taken_over(config: StudyConfig, checkpoint: Path, progress: Progress) -> dict[str, Any]:
+    """Which tensors of phase 1 stand in the network of phase 2, checked one by one."""
+    from leukoscope.learning.transfer import compare_tensors
+
+    recipe = config.recipes[0]
+    with progress.step("taking over the backbone"):
+        classes = len(load_data(config).class_names)
+        found = compare_tensors(recipe, classes, checkpoint)
+    return {"checkpoint": str(checkpoint), **found}
+
+
+def _phase1_record(run: RunFolder, config: StudyConfig) -> dict[str, Any]:
+    metrics = read_json(run.metrics)
+    result = next(row for row in metrics["results"] if row["protocol"] == config.protocols[0])
+    return {
+        "folder": PHASE1,
+        "class_names": metrics["class_names"],
+        "protocol": config.protocols[0],
+        "n": result["n"],
+        "n_groups": result["n_groups"],
+        "group_unit": result["group_unit"],
+        "metrics": {k: result["metrics"].get(k) for k in ("accuracy", "macro_f1", "roc_auc")},
+    }
+
+
+def _verdict(rows: list[dict[str, Any]], plan: TransferPlan) -> dict[str, Any]:
+    name = Path(plan.source.data.path).name
+    return judge_arms(
+        rows,
+        "Double transfer",
+        "direct transfer",
+        gain=f"Training on {name} first helps: the classifier is more accurate than without.",
+        loss=f"Training on {name} first harms: the classifier is less accurate than without.",
+    )
+
+
+def _limits(plan: TransferPlan, overlap: dict[str, Any]) -> list[str]:
+    from leukoscope.reporting.formats import plural
+
+    training = plan.target.recipes[0].training
+    assert isinstance(training, GradientTraining)
+    texts = [
+        f"Both arms had at most {plural(training.epochs, 'epoch')} on the target, the same splits, "
+        "order of images and random head; phase 1 cost its own epochs in addition.",
+        "Phase 1 was fitted on the training part of its hold-out, not on the whole source: so "
+        "its own score above is that of the very weights that were taken over.",
+        ONE_TRAINING,
+    ]
+    if overlap["purged"]:
+        texts.append(
+            f"Left out of phase 1, because the target shows them too or they are of the same "
+            f"patients: {plural(overlap['purged'], 'source image')}."
+        )
+    return texts

@@ -1,0 +1,44 @@
+"""The exact test against statsmodels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from leukoscope.core.errors import DataError
+from leukoscope.evaluation.mcnemar import mcnemar
+from leukoscope.evaluation.predictions import PredictionTable, concatenate
+
+
+def table(right: list[bool], fold: int = 0) -> PredictionTable:
+    y = np.zeros(len(right), dtype=int)
+    probs = np.where(np.array(right)[:, None], [0.9, 0.1], [0.1, 0.9])
+    ids = [f"i{k}" for k in range(len(right))]
+    return PredictionTable.build(
+        ["benign", "all"],
+        ids,
+        probs,
+        recipe="r",
+        protocol="random",
+        fold=fold,
+        part="test",
+        y_true=y,
+    )
+
+
+def test_mcnemar_against_statsmodels() -> None:
+    from statsmodels.stats.contingency_tables import mcnemar as oracle
+
+    rng = np.random.default_rng(0)
+    a, b = rng.random(80) < 0.9, rng.random(80) < 0.7
+    found = mcnemar(table(a.tolist()), table(b.tolist()).take(rng.permutation(80)))
+    counts = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    assert found.p == pytest.approx(oracle(counts, exact=True).pvalue)
+    assert (found.only_first, found.only_second) == (counts[0][1], counts[1][0])
+
+
+def test_no_disagreement_is_no_evidence_and_two_rows_are_refused() -> None:
+    assert mcnemar(table([True, False]), table([True, False])).p == 1.0
+    twice = concatenate([table([True]), table([True], fold=1)])
+    with pytest.raises(DataError, match="an image has two rows"):
+        mcnemar(twice, table([True]))
