@@ -165,17 +165,17 @@ def _print_result(
 ) -> None:
     from rich.table import Table
 
+    from leukoscope.config.tuning import own_label
     from leukoscope.reporting.figures.tuning import short
     from leukoscope.reporting.tuning_page import optimism
 
     summary, out = result.summary, console()
-    minimise = summary["direction"] == "minimise"
-    done = [row for row in summary["rows"] if row["state"] == "complete"]
-    done.sort(key=lambda row: (row["value"] if minimise else -row["value"], row["trial"]))
-    table = Table("trial", summary["criterion"], *config.space, box=None, pad_edge=False)
-    for row in done[:5]:
-        labels = (short(row["labels"][key]) for key in config.space)
-        table.add_row(str(row["trial"]), f"{row['value']:.4f}", *labels)
+    best = summary["best"]
+    labels = next(row["labels"] for row in summary["rows"] if row["trial"] == best["trial"])
+    table = Table("key", "recipe", f"trial {best['trial']}", box=None, pad_edge=False)
+    for key in config.space:
+        own = own_label(config.recipe, key)
+        table.add_row(key, "several" if own is None else short(own), short(labels[key]))
     out.print(table)
     counts = ", ".join(f"{number} {state}" for state, number in summary["trials"].items())
     out.print(f"\ntrials: {counts}")

@@ -147,6 +147,12 @@ def own_value(recipe: Recipe, key: str) -> Any:
     return value
 
 
+def own_label(recipe: Recipe, key: str) -> Any:
+    """What the recipe itself says, tables and lists as JSON text."""
+    value = own_value(recipe, key)
+    return compact(value) if isinstance(value, (dict, list)) else value
+
+
 def baseline(recipe: Recipe, space: Space) -> dict[str, Any] | None:
     """The recipe as it is, as labels of the space; None where it lies outside."""
     found: dict[str, Any] = {}

@@ -35,6 +35,7 @@ SOURCES = (
     ("fANOVA (Hutter et al. 2014)", "https://proceedings.mlr.press/v32/hutter14.html"),
 )
 SHOWN = 10
+FEW_IMAGES = 100
 
 
 def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
@@ -79,6 +80,12 @@ def optimism(summary: Mapping[str, Any]) -> str:
     if n < 2:
         return text
     text += " It is optimistic, because it chose the configuration."
+    few = summary["n_val"]
+    if few < FEW_IMAGES:
+        text += (
+            f" There are only {few} validation images, one is {100 / few:.1f} points: "
+            "take more with --folds 5 or --set splits.val=0.2."
+        )
     corrected = summary["corrected"]
     if corrected is None:
         return f"{text} The trials at hand do not allow to say by how much."

@@ -16,6 +16,7 @@ from leukoscope.config.search import compact
 from leukoscope.config.tuning import TuneConfig, resolve
 from leukoscope.core.files import write_csv, write_json, write_text
 from leukoscope.evaluation.selection import CorrectedBest, corrected_best
+from leukoscope.reporting.formats import plural
 from leukoscope.reporting.tuning_page import write_tuning_page
 from leukoscope.study.environment import package_versions
 from leukoscope.study.tuning_data import TuningData, criterion_of
@@ -203,7 +204,7 @@ def _best_recipe(outcome: Outcome, corrected: CorrectedBest | None) -> Recipe:
     name = criterion_of(recipe).replace("_", " ")
     text = (
         f"Tuned: trial {best.number} of {counts} ({config.sampler}, seed {config.study.seed}), "
-        f"protocol {outcome.data.protocol}, {len(outcome.data.folds)} fold(s), "
+        f"protocol {outcome.data.protocol}, {plural(len(outcome.data.folds), 'fold')}, "
         f"{len(outcome.data.val_rows)} validation images. Validation {name} {best.value:.4f}, "
         "which is optimistic: it chose the configuration"
     )

@@ -109,7 +109,8 @@ def parallel_coordinates(
             ax.annotate(text, (x, place), xytext=(3, 0), textcoords="offset points", fontsize=7.5,
                         va="center", bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0,
                                            "pad": 0.6})  # fmt: skip
-    ax.set_xticks(range(len(keys)), [_broken(key) for key in keys])
+    size = 8.5 if len(keys) < 6 else 7.5
+    ax.set_xticks(range(len(keys)), [_broken(key) for key in keys], fontsize=size)
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.3, len(keys) - 0.5)
     ax.set_yticks([])
@@ -242,6 +243,11 @@ def _ticks(parameter: Row) -> list[tuple[float, str]]:
 
 
 def _broken(key: str) -> str:
-    """A dotted key on two lines."""
+    """A dotted key on short lines.
+
+    >>> _broken("training.weight_decay").splitlines()
+    ['weight', 'decay', '(training)']
+    """
     table, _, name = key.rpartition(".")
-    return f"{name.replace('_', ' ')}\n({table})" if table else name
+    words = name.replace("_", "\n")
+    return f"{words}\n({table})" if table else words
