@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from leukoscope.config.search import Choice, Range, Space
 from leukoscope.config.tuning import TuneConfig, baseline
 from leukoscope.core.errors import TrainingError, UsageError
-from leukoscope.study.fitting import job_seed
 from leukoscope.study.tuning_storage import open_storage, readable
 
 if TYPE_CHECKING:
@@ -122,11 +121,9 @@ class Trials:
             counted = sum(row.state != "stopped" for row in self.rows())
             if counted >= limit:
                 return None
-            self.study.sampler = _sampler(
-                # By the number of trials, not by how often the program was started.
-                self.config.sampler,
-                job_seed(self.config.study.seed, "trial", counted),
-            )
+            # By the number of trials, not by how often the program was started.
+            seed = (self.config.study.seed + 1_000_003 * counted) % 2**31
+            self.study.sampler = _sampler(self.config.sampler, seed)
             trial = self.study.ask()
             labels = {k: _suggest(trial, k, p) for k, p in self.config.space.items()}
             trial.set_user_attr("worker", self.worker)
