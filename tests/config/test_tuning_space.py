@@ -11,7 +11,7 @@ from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.search import Choice, Range, load_space, parse_search
 from leukoscope.config.tuning import (
     STRENGTH,
-    baseline,
+    baselines,
     check_space,
     default_space,
     resolve,
@@ -25,11 +25,11 @@ def test_the_default_space_fits_every_recipe_and_holds_the_recipe_itself(name: s
     recipe = load_recipe(name)
     space = default_space(recipe)
     check_space(recipe, space)
-    own = baseline(recipe, space)
+    found = baselines(recipe, space)
     if recipe.training.method == "linear-head":
-        assert own is None  # its list of penalties is no single value
+        assert [own["training.c_grid"] for own in found] == list(recipe.training.c_grid)
         return
-    assert own is not None
+    (own,) = found
     values = {
         key: p.value_of(own[key]) if isinstance(p := space[key], Choice) else own[key]
         for key in space
@@ -125,6 +125,11 @@ def test_strength_scales_rates_up_to_their_limits_and_leaves_flips() -> None:
     assert recipe.augmentation.rotation_deg == 10
     cropped = own.model_copy(update={"crop_min_area": 0.8})
     assert scaled(cropped, 0.5).crop_min_area == pytest.approx(0.9)
+
+
+def test_a_recipe_outside_the_space_has_no_baseline() -> None:
+    space = parse_search(["training.batch_size=choice:8,16", "model.dropout=uniform:0..1"])
+    assert baselines(load_recipe("cnn-baseline"), space) == []
 
 
 def test_a_single_penalty_stands_for_the_list() -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
 from leukoscope.config.loading import validate
-from leukoscope.config.recipe import Augmentation, GradientTraining, Recipe
+from leukoscope.config.recipe import Augmentation, GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.config.search import Choice, Parameter, Range, Space, compact, leaves
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError
@@ -153,17 +153,21 @@ def own_label(recipe: Recipe, key: str) -> Any:
     return compact(value) if isinstance(value, (dict, list)) else value
 
 
-def baseline(recipe: Recipe, space: Space) -> dict[str, Any] | None:
-    """The recipe as it is, as labels of the space; None where it lies outside."""
-    found: dict[str, Any] = {}
+def baselines(recipe: Recipe, space: Space) -> list[dict[str, Any]]:
+    """The recipe as it is, as labels of the space; one for each penalty of its list.
+
+    Empty where the recipe lies outside the space.
+    """
+    lists = {key: recipe.training.c_grid for key in WRAPPED if key in space
+             and isinstance(recipe.training, LinearHeadTraining)}  # fmt: skip
+    found: list[dict[str, Any]] = [{}]
     for key, parameter in space.items():
         own = own_value(recipe, key)
         if isinstance(parameter, Choice) and isinstance(own, (dict, list)):
             same = [v for v in parameter.values if _in_full(recipe, key, v) == own]
             own = compact(same[0]) if same else None
-        if own is None or not parameter.holds(own):
-            return None
-        found[key] = own
+        values = [value for value in lists.get(key, (own,)) if parameter.holds(value)]
+        found = [{**labels, key: value} for labels in found for value in values]
     return found
 
 

@@ -77,6 +77,9 @@ def optimism(summary: Mapping[str, Any]) -> str:
     best = summary["best"]["value"]
     n = summary["trials"].get("complete", 0)
     text = f"The best of {plural(n, 'complete trial')} has a validation {name} of {best:.4f}."
+    own = summary["own"]
+    if own is not None:
+        text += f" The recipe as it is has {own:.4f}."
     if n < 2:
         return text
     text += " It is optimistic, because it chose the configuration."
@@ -212,7 +215,7 @@ def _values(summary: Mapping[str, Any], gallery: Gallery) -> list[Any]:
         gallery.draw(
             "parallel",
             partial(draw.parallel_coordinates, rows, space, minimise=minimise, criterion=name),
-            caption="One line per complete trial through its values.",
+            caption="One line per complete trial through its values; darker is better.",
             alt="Lines over one vertical axis per key; the best trial is highlighted.",
         )
     )

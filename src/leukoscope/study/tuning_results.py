@@ -23,7 +23,7 @@ from leukoscope.study.tuning_data import TuningData, criterion_of
 from leukoscope.study.tuning_storage import shown_storage
 from leukoscope.study.tuning_trials import TrialRow, decode
 
-OWN_COLUMNS = ("trial", "state", "value", "seconds", "reason")
+OWN_COLUMNS = ("trial", "state", "value", "seconds", "own", "reason")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def write_trials(outcome: Outcome) -> None:
                 "state": row.state,
                 "value": row.value,
                 "seconds": row.seconds,
+                "own": "yes" if row.own else "",
                 "reason": row.reason,
                 **row.labels,
             }
@@ -127,6 +128,7 @@ def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> dict[str, An
             "value": best.value,
             "values": decode(config.space, best.labels),
         },
+        "own": _own_value(outcome),
         "corrected": _corrected_json(corrected),
         "importances": dict(outcome.importances),
         "space": {key: p.model_dump(mode="json") for key, p in config.space.items()},
@@ -152,6 +154,14 @@ def next_command(outcome: Outcome) -> str:
             words += ["--set", f"splits.{key}={value}"]
     words += ["--out", str(outcome.out / "study")]
     return shlex.join(words)
+
+
+def _own_value(outcome: Outcome) -> float | None:
+    """The value of the recipe as it is; a linear head's list of penalties has one trial each."""
+    values = [row.value for row in outcome.complete if row.own and row.value is not None]
+    if not values:
+        return None
+    return min(values) if outcome.minimise else max(values)
 
 
 def _corrected(outcome: Outcome) -> CorrectedBest | None:
@@ -238,6 +248,7 @@ def _row_json(row: TrialRow) -> dict[str, Any]:
         "state": row.state,
         "value": row.value,
         "seconds": row.seconds,
+        "own": row.own,
         "reason": row.reason,
         "labels": dict(row.labels),
         "reported": [[step, value] for step, value in row.reported.items()],

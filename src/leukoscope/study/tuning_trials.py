@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from leukoscope.config.search import Choice, Range, Space
-from leukoscope.config.tuning import TuneConfig, baseline
+from leukoscope.config.tuning import TuneConfig, baselines
 from leukoscope.core.errors import TrainingError, UsageError
 from leukoscope.study.tuning_storage import open_storage, readable
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 MOST_GRID_POINTS = 1000
+FEWEST_FOR_IMPORTANCE = 8
 JOURNAL = "tune.journal"
 
 
@@ -44,6 +45,7 @@ class TrialRow:
         reason: Why it failed or was stopped.
         seconds: From its start to its end.
         reported: Step → value.
+        own: Whether it is the recipe as it is.
     """
 
     number: int
@@ -53,6 +55,7 @@ class TrialRow:
     reason: str
     seconds: float | None
     reported: Mapping[int, float]
+    own: bool
 
 
 class Trials:
@@ -156,12 +159,12 @@ class Trials:
     def importances(self) -> dict[str, float]:
         """Share of the criterion's variance that each key explains (fANOVA, Hutter et al. 2014).
 
-        Empty where fewer than four trials were completed, or all are equal.
+        Empty where fewer than eight trials were completed, or all are equal.
         """
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
         values = [row.value for row in self.rows() if row.state == "complete"]
-        if len(values) < 4 or len(set(values)) < 2:
+        if len(values) < FEWEST_FOR_IMPORTANCE or len(set(values)) < 2:
             return {}
         evaluator = FanovaImportanceEvaluator(seed=self.config.study.seed)
         return dict(get_param_importances(self.study, evaluator=evaluator))
@@ -171,8 +174,9 @@ class Trials:
         if self.config.sampler == "grid":
             for labels in grid(self.config.space, self.config.study.seed):
                 self.study.enqueue_trial(labels)
-        elif own := baseline(self.config.recipe, self.config.space):
-            self.study.enqueue_trial(own)
+            return
+        for labels in baselines(self.config.recipe, self.config.space):
+            self.study.enqueue_trial(labels, user_attrs={"own": True})
 
     def _take_over(self) -> None:
         """Put the running trials of workers that are dead into the queue again."""
@@ -208,11 +212,12 @@ class Trials:
         study_id = self.storage.get_study_id_from_name(self.name)
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
         labels = self.storage.get_trial_params(trial_id)
+        own = bool(self.storage.get_trial_user_attrs(trial_id).get("own"))
         self.storage.set_trial_user_attr(trial_id, "reason", reason)
         self.storage.set_trial_user_attr(trial_id, "stopped", stopped)
         self.study.tell(number, state=TrialState.FAIL)
         if stopped and labels:
-            self.study.enqueue_trial(labels)
+            self.study.enqueue_trial(labels, user_attrs={"own": own})
 
     def _file(self, worker: str) -> Path:
         return self.workers / f"{worker}.lock"
@@ -295,6 +300,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         reason=str(trial.user_attrs.get("reason", "")),
         seconds=trial.duration.total_seconds() if trial.duration else None,
         reported=reported,
+        own=bool(trial.user_attrs.get("own")),
     )
 
 

@@ -92,7 +92,7 @@ def parallel_coordinates(
     keys = list(space)
     done = sorted(_in_state(rows, "complete"), key=lambda r: r["value"], reverse=minimise)
     done = done[-MOST_LINES:]
-    colours = _colours()
+    colours = _colours().reversed() if minimise else _colours()
     values = [row["value"] for row in done]
     norm = Normalize(min(values), max(values) + 1e-12)
     for row in done:
@@ -110,7 +110,9 @@ def parallel_coordinates(
                         va="center", bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0,
                                            "pad": 0.6})  # fmt: skip
     size = 8.5 if len(keys) < 6 else 7.5
-    ax.set_xticks(range(len(keys)), [_broken(key) for key in keys], fontsize=size)
+    ax.set_xticks(
+        range(len(keys)), [_broken(key, short=len(keys) > 5) for key in keys], fontsize=size
+    )
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.3, len(keys) - 0.5)
     ax.set_yticks([])
@@ -242,12 +244,12 @@ def _ticks(parameter: Row) -> list[tuple[float, str]]:
     return [(0.0, short(parameter["low"])), (1.0, short(parameter["high"]))]
 
 
-def _broken(key: str) -> str:
-    """A dotted key on short lines.
+def _broken(key: str, *, short: bool) -> str:
+    """A dotted key on lines of their own, on short ones where space is scarce.
 
-    >>> _broken("training.weight_decay").splitlines()
+    >>> _broken("training.weight_decay", short=True).splitlines()
     ['weight', 'decay', '(training)']
     """
     table, _, name = key.rpartition(".")
-    words = name.replace("_", "\n")
+    words = name.replace("_", "\n" if short else " ")
     return f"{words}\n({table})" if table else words
