@@ -10,6 +10,7 @@ import pytest
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.search import Choice, Range, load_space, parse_search
 from leukoscope.config.tuning import (
+    SPACES,
     STRENGTH,
     baselines,
     check_space,
@@ -141,3 +142,10 @@ def test_loss_keys_are_left_out_where_the_loss_is_what_is_compared() -> None:
     by_loss = load_recipe("cnn-baseline", ["training.keep_best=val_loss"])
     assert "training.loss.smoothing" not in default_space(by_loss)
     assert "training.loss.smoothing" in default_space(load_recipe("cnn-baseline"))
+
+
+def test_the_page_on_tuning_names_every_key_that_is_searched() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tuning.md").read_text()
+    for method, space in SPACES.items():
+        for key in (method, *space):
+            assert f"`{key}`" in page

@@ -76,27 +76,29 @@ def optimism(summary: Mapping[str, Any]) -> str:
     name = criterion(summary)
     best = summary["best"]["value"]
     n = summary["trials"].get("complete", 0)
-    text = f"The best of {plural(n, 'complete trial')} has a validation {name} of {best:.4f}."
-    own = summary["own"]
-    if own is not None:
-        text += f" The recipe as it is has {own:.4f}."
-    if n < 2:
-        return text
-    text += " It is optimistic, because it chose the configuration."
+    sentences = [
+        f"The best of {plural(n, 'complete trial')} has a validation {name} of {best:.4f}."
+    ]
+    corrected = summary["corrected"]
+    if n > 1:
+        sentences.append("This is optimistic, because it chose the configuration;")
+        if corrected is None:
+            sentences.append("the trials at hand do not allow to say by how much.")
+        else:
+            sentences.append(
+                f"corrected for the choice it is {corrected['value']:.4f} "
+                f"({corrected['low']:.4f}–{corrected['high']:.4f}, bootstrap over "
+                f"{plural(corrected['n_groups'], 'group')})."
+            )
+    if summary["own"] is not None:
+        sentences.append(f"The recipe as it is has {summary['own']:.4f}.")
     few = summary["n_val"]
     if few < FEW_IMAGES:
-        text += (
-            f" There are only {few} validation images, one is {100 / few:.1f} points: "
-            "take more with --folds 5 or --set splits.val=0.2."
+        sentences.append(
+            f"There are only {few} validation images, one is {100 / few:.1f} % of them: take more "
+            "with --folds 5 or --set splits.val=0.2."
         )
-    corrected = summary["corrected"]
-    if corrected is None:
-        return f"{text} The trials at hand do not allow to say by how much."
-    low, high = corrected["low"], corrected["high"]
-    return (
-        f"{text} Corrected for the choice it is {corrected['value']:.4f} ({low:.4f}–{high:.4f}, "
-        f"bootstrap over {plural(corrected['n_groups'], 'group')})."
-    )
+    return " ".join(sentences)
 
 
 def criterion(summary: Mapping[str, Any]) -> str:

@@ -193,7 +193,8 @@ class Scorer:
             values.append(self._measure(recipe, val, probs[-1]))
             if linear and len(self.tuning.folds) > 1:
                 tell(number + 1, len(self.tuning.folds))
-                if report(number + 1, float(np.mean(values))):
+                hopeless = report(number + 1, float(np.mean(values)))
+                if hopeless and number + 1 < len(self.tuning.folds):
                     raise PrunedTrial
         return float(np.mean(values)), np.concatenate(probs)
 
@@ -243,7 +244,8 @@ class Scorer:
             size_px=recipe.preprocess.size_px,
             seed=seed,
         )
-        hook = _Epochs(recipe.training, number, before, report)
+        last = number + 1 == len(self.tuning.folds)
+        hook = _Epochs(recipe.training, number, last, before, report)
         train_gradient(
             network,
             recipe,
@@ -279,6 +281,7 @@ class _Epochs:
 
     training: GradientTraining
     fold: int
+    last_fold: bool
     before: Sequence[float]
     report: Report
     best: float | None = None
@@ -289,7 +292,9 @@ class _Epochs:
         better = min if self.training.keep_best == "val_loss" else max
         self.best = value if self.best is None else better(self.best, value)
         step = self.fold * self.training.epochs + epoch
-        self.pruned = self.report(step, float(np.mean([*self.before, self.best])))
+        hopeless = self.report(step, float(np.mean([*self.before, self.best])))
+        finished = self.last_fold and epoch == self.training.epochs  # nothing is left to save
+        self.pruned = hopeless and not finished
         return self.pruned
 
 

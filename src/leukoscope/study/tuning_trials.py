@@ -278,7 +278,7 @@ def _pruner(kind: str, steps: int) -> BasePruner:
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 
     if kind == "median":
-        return MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, steps // 5))
+        return MedianPruner(n_startup_trials=4, n_warmup_steps=1 + max(1, steps // 5))
     if kind == "hyperband":
         return HyperbandPruner(min_resource=1, max_resource=max(1, steps))
     return NopPruner()
