@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.search import parse_search
-from leukoscope.config.tuning import TuneConfig
+from leukoscope.config.tuning import TuneConfig, load_tune_config
 from leukoscope.core.errors import (
     ConfigError,
     DataError,
@@ -32,11 +32,11 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.tuning_page import write_tuning_page
-from leukoscope.study import tuning, tuning_results
+from leukoscope.study import tuning, tuning_results, tuning_session
 from leukoscope.study.run import audited, study_config
 from leukoscope.study.tuning import (
+    CONFIG,
     TuneResult,
-    load_tune_config,
     measure_best,
     run_tune,
     tune_config,
@@ -113,7 +113,7 @@ def test_every_file_is_there_and_says_the_same(tuned: TuneResult) -> None:
 
 
 def test_the_value_is_that_of_the_kept_probabilities(tuned: TuneResult, found: Audit) -> None:
-    config = load_tune_config(tuned.out)
+    config = load_tune_config(tuned.out / CONFIG)
     data = tuning_data(found, config, hold_out(found, config.study))
     number = tuned.summary["best"]["trial"]
     probs = np.load(tuned.out / "trials" / f"{number:04d}" / "probs.npy")
@@ -126,7 +126,7 @@ def test_the_best_is_measured_once_and_its_validation_value_is_met_again(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(tuned.out, out)
-    config = load_tune_config(out)
+    config = load_tune_config(out / CONFIG)
     result = measure_best(config, out, lambda *_: None)
     table = PredictionTable.load(result.run.predictions)
     val = table.select(part="val")
@@ -206,7 +206,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: list[float | BaseException
         classes = len(self.tuning.data.class_names)
         return event, np.full((len(self.tuning.val_rows), classes), 1 / classes)
 
-    monkeypatch.setattr(tuning.Scorer, "score", score)
+    monkeypatch.setattr(tuning_session.Scorer, "score", score)
 
 
 def test_failed_trials_are_recorded_and_do_not_end_it(
@@ -257,7 +257,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_takes_the_trial_up_again(
     assert result.summary["trials"] == {"complete": 1, "stopped": 1}
     assert load_recipe(str(out / "best.toml")).name == "cnn-baseline-tuned"
     scripted(monkeypatch, [0.6, 0.7])
-    rows = run_tune(load_tune_config(out), out, trials=3, resume=True).summary["rows"]
+    rows = run_tune(load_tune_config(out / CONFIG), out, trials=3, resume=True).summary["rows"]
     assert [row["state"] for row in rows] == ["complete", "stopped", "complete", "complete"]
     assert rows[2]["labels"] == rows[1]["labels"]
 
@@ -278,7 +278,7 @@ def test_no_trial_starts_after_the_time(
 ) -> None:
     scripted(monkeypatch, [0.5] * 9)
     clock = iter(range(0, 900, 50))
-    monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(tuning_session, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     result = run_tune(gradient(phantoms), tmp_path / "out", trials=9, minutes=2)
     assert result.summary["trials"] == {"complete": 2}
 
@@ -302,6 +302,12 @@ def test_folders_and_options_that_do_not_fit_are_refused(
             "training.keep_best=val_loss",
             search=["training.loss.smoothing=uniform:0..0.2"],
         )
+    with pytest.raises(UsageError, match="keeps its trials in its own folder"):
+        run_tune(gradient(phantoms), out, trials=1, resume=True, storage="journal:elsewhere")
+    there = gradient(phantoms, storage="postgresql://me:secret@host/db")
+    assert "secret" not in there.storage
+    with pytest.raises(UsageError, match="passwords are not kept"):
+        run_tune(there, tmp_path / "new", trials=1)
     with pytest.raises(ConfigError, match="sampler"):
         gradient(phantoms, sampler="gird")
     monkeypatch.setattr(tuning, "find_spec", lambda name: None if name == "optuna" else name)

@@ -189,7 +189,9 @@ def test_a_storage_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere://host/db: cannot be opened") as caught:
         open_storage("nowhere://me:secret@host/db")
     assert "secret" not in str(caught.value)
-    assert shown_storage("journal:a") == "journal:a"
+    assert shown_storage("journal:a") == f"journal:{Path.cwd() / 'a'}"
+    with pytest.raises(UsageError, match="no database URL"):
+        shown_storage("://")
 
 
 def test_a_grid_holds_every_combination_and_not_too_many() -> None:

@@ -105,11 +105,12 @@ def tune(
 
     Trials see the train and val parts of one hold-out; cal and test are not read by any.
     """
+    from leukoscope.config.tuning import load_tune_config
     from leukoscope.study.run import study_config
-    from leukoscope.study.tuning import load_tune_config, measure_best, run_tune, tune_config
+    from leukoscope.study.tuning import CONFIG, measure_best, run_tune, tune_config
 
     if resume and not _given(context) - RESUME_NEEDS:
-        config = load_tune_config(out)
+        config = load_tune_config(out / CONFIG)
     elif data is None:
         raise UsageError("which data? name a folder of images or a CSV manifest")
     else:
@@ -127,7 +128,9 @@ def tune(
             weights=weights,
         )
         parameters = _space(space, search or [])
-        config = tune_config(study, parameters, folds=folds, sampler=sampler, pruner=pruner)
+        config = tune_config(
+            study, parameters, folds=folds, sampler=sampler, pruner=pruner, storage=storage
+        )
     with progress_bars() as show:
         result = run_tune(
             config,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,7 @@ from leukoscope.config.recipe import Augmentation, GradientTraining, LinearHeadT
 from leukoscope.config.search import Choice, Parameter, Range, Space, compact, leaves
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError
+from leukoscope.core.files import write_text
 
 STRENGTH = "augmentation.strength"
 WRAPPED = ("training.c_grid",)  # a single value stands for the list that holds it
@@ -67,6 +70,7 @@ class TuneConfig(Strict):
         space: Recipe key → what it may be.
         sampler: How trials are drawn.
         pruner: How hopeless trials are ended.
+        storage: Where the trials are kept, without a password; empty is the tuning's folder.
     """
 
     study: StudyConfig
@@ -74,6 +78,7 @@ class TuneConfig(Strict):
     space: Annotated[dict[str, Parameter], Field(min_length=1)]
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     pruner: Literal["median", "hyperband", "none"] = "median"
+    storage: str = ""
 
     @model_validator(mode="after")
     def _fits(self) -> TuneConfig:
@@ -92,6 +97,26 @@ class TuneConfig(Strict):
     def recipe(self) -> Recipe:
         """The recipe that is tuned."""
         return self.study.recipes[0]
+
+
+def load_tune_config(path: Path) -> TuneConfig:
+    """Read a tuning's ``tune.toml``.
+
+    Raises:
+        ConfigError: It is missing or invalid.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected the configuration of a tuning, but {error}") from None
+    return validate(TuneConfig, values, str(path))
+
+
+def save_tune_config(path: Path, config: TuneConfig) -> None:
+    """Write a tuning's ``tune.toml``, every default spelled out."""
+    import tomli_w
+
+    write_text(path, tomli_w.dumps(config.model_dump(mode="json")))
 
 
 def default_space(recipe: Recipe) -> dict[str, Range | Choice]:

@@ -120,7 +120,11 @@ def _result(summary: Mapping[str, Any]) -> list[Any]:
         Paragraph(optimism(summary)),
         Table(
             f"Values of the best trial ({summary['best']['trial']}), as in `best.toml`",
-            (Column("key", code=True), Column("value", code=True), Column("searched", code=True)),
+            (
+                Column("key", code=True, narrow=True),
+                Column("value", code=True),
+                Column("searched", code=True),
+            ),
             rows,
         ),
         Paragraph(
@@ -245,7 +249,10 @@ def _next(summary: Mapping[str, Any]) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    """A value as it is told apart by: numbers to six digits, of a table its kind."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return draw.short(json.dumps(value)) if isinstance(value, (dict, list)) else str(value)
 
 
 def _range(parameter: Mapping[str, Any]) -> str:

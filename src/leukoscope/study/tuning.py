@@ -7,44 +7,40 @@ recipe, and only a study of that recipe (or ``measure_best``) looks at the test 
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from leukoscope.config.loading import load_recipe, save_study_config, validate
 from leukoscope.config.recipe import GradientTraining
 from leukoscope.config.search import Choice, Range
 from leukoscope.config.study import StudyConfig
-from leukoscope.config.tuning import TuneConfig, check_space, default_space, resolve
-from leukoscope.core.errors import ConfigError, LeukoscopeError, MissingExtraError, UsageError
-from leukoscope.core.files import atomic_path, sha256_json, write_text
+from leukoscope.config.tuning import (
+    TuneConfig,
+    check_space,
+    default_space,
+    load_tune_config,
+    save_tune_config,
+)
+from leukoscope.core.errors import ConfigError, MissingExtraError, UsageError
+from leukoscope.core.files import sha256_json
 from leukoscope.core.records import save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.run import StudyResult, audited_in, labelled, run_study
-from leukoscope.study.store import InputStore
 from leukoscope.study.tuning_data import (
-    PrunedTrial,
-    Scorer,
     TuningData,
     criterion_of,
     hold_out,
     tuning_data,
 )
-from leukoscope.study.tuning_results import Outcome, probs_file, write_results, write_trials
-from leukoscope.study.tuning_trials import Trials, decode, grid_size, nothing_completed
+from leukoscope.study.tuning_results import Outcome, write_results, write_trials
+from leukoscope.study.tuning_session import Say, Session
+from leukoscope.study.tuning_storage import shown_storage
+from leukoscope.study.tuning_trials import Trials, grid_size, nothing_completed
 
 CONFIG = "tune.toml"
-FAILURES_AT_START = 3  # so many, and nothing else, mean that the recipe itself does not work
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,7 @@ def tune_config(
     folds: int = 1,
     sampler: str = "tpe",
     pruner: str = "median",
+    storage: str = "",
 ) -> TuneConfig:
     """Resolve and check a tuning's options.
 
@@ -80,6 +77,7 @@ def tune_config(
         folds: Folds within the train and val parts; 1 takes these parts as they are.
         sampler: ``tpe``, ``random`` or ``grid``.
         pruner: ``median``, ``hyperband`` or ``none``.
+        storage: ``journal:FILE`` or a database URL; empty is a journal in the tuning's folder.
 
     Raises:
         ConfigError: A value is invalid.
@@ -96,24 +94,9 @@ def tune_config(
         "space": {key: parameter.model_dump(mode="json") for key, parameter in chosen.items()},
         "sampler": sampler,
         "pruner": pruner,
+        "storage": shown_storage(storage),
     }
     return validate(TuneConfig, values, "tune")
-
-
-def load_tune_config(out: Path) -> TuneConfig:
-    """Read the ``tune.toml`` of a tuning's folder.
-
-    Raises:
-        ConfigError: It is missing or invalid.
-    """
-    import tomllib
-
-    path = out / CONFIG
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: expected the configuration of a tuning, but {error}") from None
-    return validate(TuneConfig, values, str(path))
 
 
 def run_tune(
@@ -136,7 +119,7 @@ def run_tune(
         out: The tuning's folder; new or empty unless ``resume``.
         trials: How many in all, those of earlier sessions and other processes included.
         minutes: No trial is started later than this.
-        storage: ``journal:FILE`` or a database URL; empty is a journal in ``out``.
+        storage: The same as in ``config``, where that lacks its password.
         resume: Go on with, or join, the tuning in ``out``.
         listener: Called with (step, done, total).
         say: Told one line after each trial.
@@ -149,6 +132,7 @@ def run_tune(
     for package, extra in (("torch", "train"), ("optuna", "tune"), ("filelock", "tune")):
         if find_spec(package) is None:
             raise MissingExtraError("tuning", extra)
+    storage = _storage(config, storage)
     _open_folder(out, config, resume)
     run, progress = RunFolder(out), Progress(listener) if listener else Progress()
     with progress.step("audit"):
@@ -159,7 +143,7 @@ def run_tune(
     data = tuning_data(found, config, fold)
     broken = tuple((r.path, r.reason) for r in found.manifest.images if r.status == "quarantined")
     limit = min(trials, grid_size(config.space)) if config.sampler == "grid" else trials
-    key = sha256_json([config.model_dump(mode="json"), data.sha256])
+    key = sha256_json([config.model_dump(mode="json", exclude={"storage"}), data.sha256])
     with Trials(
         config,
         key,
@@ -170,108 +154,17 @@ def run_tune(
     ) as pool:
         session = Session(config, out, data, pool, progress, say)
         interrupted = session.work(limit, minutes)
-        outcome = Outcome(config, out, data, pool.rows(), pool.importances(), storage)
-        if not outcome.complete:
-            write_trials(outcome)
-            if interrupted:
-                raise KeyboardInterrupt
-            raise nothing_completed(pool.rows())
-        with progress.step("figures"):
+        # Who writes last has the last rows: in turn.
+        with pool.turn, progress.step("figures"):
+            outcome = Outcome(config, out, data, pool.rows(), pool.importances())
+            _tidy(outcome)
+            if not outcome.complete:
+                write_trials(outcome)
+                if interrupted:
+                    raise KeyboardInterrupt
+                raise nothing_completed(outcome.rows)
             summary = write_results(outcome)
     return TuneResult(out, summary, interrupted, broken)
-
-
-class Session:
-    """This process's share of a tuning.
-
-    Args:
-        config: What is tuned.
-        out: The tuning's folder.
-        data: What the trials see.
-        pool: The trials of all processes.
-        progress: Told how far it is.
-        say: Told one line after each trial.
-    """
-
-    def __init__(
-        self,
-        config: TuneConfig,
-        out: Path,
-        data: TuningData,
-        pool: Trials,
-        progress: Progress,
-        say: Say,
-    ) -> None:
-        self.config, self.out, self.data, self.pool = config, out, data, pool
-        self.progress, self.say = progress, say
-        store = InputStore(RunFolder(out), data.manifest, data.data, progress)
-        self.scorer = Scorer(data, store, tuned_name(config), config.study.seed)
-
-    def work(self, limit: int, minutes: float | None) -> bool:
-        """Draw and fit until the limit or the time is reached; whether Ctrl-C ended it."""
-        end = None if minutes is None else time.monotonic() + 60 * minutes
-        trial = None
-        with self.progress.step(f"tuning {self.config.recipe.name}") as tell:
-            try:
-                while end is None or time.monotonic() < end:
-                    drawn = self.pool.ask(limit)
-                    if drawn is None:
-                        break
-                    trial, labels = drawn
-                    self._one(trial, labels, partial(self._tell, tell, trial.number, limit))
-                    number, trial = trial.number, None
-                    if self._written(number, limit, tell):
-                        break
-            except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt)
-                if trial is not None:
-                    reason = "stopped by the user" if stopped else f"a fault: {error!r}"
-                    with suppress(ValueError):  # it had just ended
-                        self.pool.stop(trial, reason)
-                if not stopped:
-                    raise
-                return True
-        return False
-
-    def _written(self, number: int, limit: int, tell: Callable[[int, int], None]) -> bool:
-        """Write the table so far; whether there is no point in going on."""
-        rows = self.pool.rows()
-        write_trials(Outcome(self.config, self.out, self.data, rows, {}, ""))
-        self.say(_line(rows, number, self.pool.minimise))
-        done = [row for row in rows if row.state not in ("stopped", "running")]
-        tell(1000 * len(done), 1000 * limit)
-        return len(done) == FAILURES_AT_START and all(row.state == "failed" for row in done)
-
-    def _tell(
-        self, tell: Callable[[int, int], None], number: int, limit: int, done: int, total: int
-    ) -> None:
-        tell(1000 * min(number, limit - 1) + 1000 * done // max(1, total), 1000 * limit)
-
-    def _one(self, trial: Any, labels: dict[str, Any], tell: Callable[[int, int], None]) -> None:
-        """Fit one configuration; what goes wrong in it ends it alone."""
-        folder = self.out / "trials" / f"{trial.number:04d}"
-
-        def report(step: int, value: float) -> bool:
-            trial.report(value, step)
-            return bool(trial.should_prune())
-
-        try:
-            recipe = resolve(self.config.recipe, decode(self.config.space, labels))
-            value, probs = self.scorer.score(recipe, folder, report, tell)
-        except PrunedTrial:
-            self.pool.prune(trial)
-        except LeukoscopeError as error:
-            self.pool.fail(trial, f"{type(error).__name__}: {error.message}")
-        except (MemoryError, RuntimeError) as error:  # torch's errors are RuntimeErrors
-            self.pool.fail(trial, _runtime_reason(error))
-        else:
-            with atomic_path(probs_file(self.out, trial.number)) as temporary:
-                np.save(temporary, probs.astype(np.float32), allow_pickle=False)
-            self.pool.complete(trial, value)
-        finally:
-            for part in folder.glob("fold*"):  # history.csv stays
-                for name in ("resume", "tensorboard"):
-                    shutil.rmtree(part / name, ignore_errors=True)
 
 
 def measure_best(config: TuneConfig, out: Path, listener: Listener) -> StudyResult:
@@ -296,9 +189,19 @@ def measure_best(config: TuneConfig, out: Path, listener: Listener) -> StudyResu
         ) from None
 
 
-def tuned_name(config: TuneConfig) -> str:
-    """Name of the recipe in ``best.toml``."""
-    return f"{config.recipe.name.removesuffix('-tuned')}-tuned"
+def _storage(config: TuneConfig, given: str) -> str:
+    """The storage with its password, if it has one."""
+    if given and shown_storage(given) != config.storage:
+        raise UsageError(
+            f"--storage {shown_storage(given)}: this tuning keeps its trials in "
+            f"{config.storage or 'its own folder'}"
+        )
+    if not given and "***" in config.storage:
+        raise UsageError(
+            f"this tuning keeps its trials in {config.storage}, and passwords are not kept",
+            hint="name it again with --storage",
+        )
+    return given or config.storage
 
 
 def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
@@ -313,44 +216,24 @@ def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
             f"{out} already holds a tuning",
             hint="add --resume to go on with it or to join it, or name a new folder with --out",
         )
-    if occupied and load_tune_config(out) != config:
+    if occupied and load_tune_config(path) != config:
         raise ConfigError(
             f"{path} differs from the options given",
             hint="resume with --out (and --trials, --timeout, --storage) alone, or name a new "
             "folder with --out",
         )
     if not occupied:
-        write_text(path, _toml(config.model_dump(mode="json")))
+        save_tune_config(path, config)
 
 
-def _toml(values: dict[str, Any]) -> str:
-    import tomli_w
-
-    return tomli_w.dumps(values)
+def _tidy(outcome: Outcome) -> None:
+    """Remove what killed trials left; they were drawn again under another number."""
+    for row in outcome.rows:
+        if row.state == "stopped":
+            shutil.rmtree(outcome.out / "trials" / f"{row.number:04d}", ignore_errors=True)
 
 
 def _steps(config: TuneConfig, data: TuningData) -> int:
     training = config.recipe.training
     epochs = training.epochs if isinstance(training, GradientTraining) else 1
     return epochs * len(data.folds)
-
-
-def _runtime_reason(error: Exception) -> str:
-    text = str(error).partition("\n")[0]
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
-        return f"out of memory: {text}" if text else "out of memory"
-    return f"{type(error).__name__}: {text}"
-
-
-def _line(rows: Sequence[Any], number: int, minimise: bool) -> str:
-    row = next(row for row in rows if row.number == number)
-    took = "" if row.seconds is None else f", {row.seconds:.0f} s"
-    if row.state == "failed":
-        return f"trial {number}: failed, {row.reason}{took}"
-    value = "—" if row.value is None else f"{row.value:.4f}"
-    complete = [r for r in rows if r.state == "complete"]
-    text = f"trial {number}: {value}{' (pruned)' if row.state == 'pruned' else ''}{took}"
-    if not complete:
-        return text
-    best = (min if minimise else max)(complete, key=lambda r: r.value)
-    return f"{text}; best {best.value:.4f} (trial {best.number})"

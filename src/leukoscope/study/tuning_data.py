@@ -204,7 +204,12 @@ class Scorer:
 
     def _linear(self, recipe: Recipe, train: Rows, val: Rows, out: Path) -> NDArray[np.float64]:
         assert isinstance(recipe.training, LinearHeadTraining)
-        features = self.store.features(recipe, "image", self.seed)
+        from filelock import FileLock
+
+        # Another process may be computing them: waiting is cheaper than doing it twice.
+        self.store.run.cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.store.run.cache / "features.lock"):
+            features = self.store.features(recipe, "image", self.seed)
         data = self.tuning.data
         head = fit_linear_head(
             features[train],

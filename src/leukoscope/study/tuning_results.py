@@ -20,7 +20,6 @@ from leukoscope.reporting.formats import plural
 from leukoscope.reporting.tuning_page import write_tuning_page
 from leukoscope.study.environment import package_versions
 from leukoscope.study.tuning_data import TuningData, criterion_of
-from leukoscope.study.tuning_storage import shown_storage
 from leukoscope.study.tuning_trials import TrialRow, decode
 
 OWN_COLUMNS = ("trial", "state", "value", "seconds", "own", "reason")
@@ -36,7 +35,6 @@ class Outcome:
         data: What the trials saw.
         rows: All trials that were drawn.
         importances: Recipe key → share of the variance.
-        storage: Where the trials are kept, as the user wrote it.
     """
 
     config: TuneConfig
@@ -44,7 +42,6 @@ class Outcome:
     data: TuningData
     rows: list[TrialRow]
     importances: Mapping[str, float]
-    storage: str
 
     @property
     def complete(self) -> list[TrialRow]:
@@ -61,6 +58,11 @@ class Outcome:
         """The best complete trial; of equal ones the first."""
         sign = 1 if self.minimise else -1
         return min(self.complete, key=lambda row: (sign * (row.value or 0.0), row.number))
+
+
+def tuned_name(config: TuneConfig) -> str:
+    """Name of the recipe in ``best.toml``."""
+    return f"{config.recipe.name.removesuffix('-tuned')}-tuned"
 
 
 def probs_file(out: Path, number: int) -> Path:
@@ -110,7 +112,7 @@ def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> dict[str, An
         "schema": 1,
         "recipe": config.recipe.name,
         "recipe_method": config.recipe.training.method,
-        "tuned": _best_recipe(outcome, corrected).name,
+        "tuned": tuned_name(config),
         "data": Path(config.study.data.path).name,
         "protocol": outcome.data.protocol,
         "folds": len(outcome.data.folds),
@@ -121,7 +123,7 @@ def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> dict[str, An
         "sampler": config.sampler,
         "pruner": config.pruner,
         "seed": config.study.seed,
-        "storage": shown_storage(outcome.storage),
+        "storage": config.storage,
         "trials": {state: states.count(state) for state in dict.fromkeys(states)},
         "best": {
             "trial": best.number,
@@ -221,11 +223,10 @@ def _best_recipe(outcome: Outcome, corrected: CorrectedBest | None) -> Recipe:
     if corrected is not None:
         text += f"; corrected for that {corrected.corrected:.4f}"
     values = "; ".join(f"{key} = {_plain(value)}" for key, value in changed.items())
-    own = recipe.name.removesuffix("-tuned")
     return resolve(
         recipe,
         changed,
-        name=f"{own}-tuned",
+        name=tuned_name(config),
         title=f"{recipe.title}; tuned on validation images",
         notes=f"{recipe.notes}\n{text}. Values: {values}.".strip(),
     )

@@ -83,13 +83,19 @@ def readable(text: str) -> Iterator[None]:
 
 
 def shown_storage(text: str) -> str:
-    """A storage as it may be written down: without a password.
+    """A storage as it may be written down: without a password, and with a whole path.
 
     >>> shown_storage("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'
     """
+    if text.startswith("journal:"):
+        return f"journal:{Path(text.removeprefix('journal:')).expanduser().resolve()}"
     if "://" not in text:
         return text
     from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    return make_url(text).render_as_string(hide_password=True)
+    try:
+        return make_url(text).render_as_string(hide_password=True)
+    except ArgumentError:
+        raise UsageError(f"--storage {_short(text)}: this is no database URL") from None

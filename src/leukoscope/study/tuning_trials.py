@@ -80,8 +80,8 @@ class Trials:
         self.worker = uuid.uuid4().hex[:12]
         self.workers = out / "cache" / "workers"
         self.workers.mkdir(parents=True, exist_ok=True)
-        # Drawing is one at a time, so that the number of trials is exact.
-        self._turn = FileLock(self.workers / "turn.lock")
+        # Drawing is one at a time, so that the number of trials is exact; so is writing results.
+        self.turn = FileLock(self.workers / "turn.lock")
         self._alive = FileLock(self._file(self.worker))
         self._storage_text = storage or f"journal:{out / JOURNAL}"
 
@@ -91,7 +91,7 @@ class Trials:
         self._alive.acquire()
         self._verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with self._turn:
+        with self.turn:
             self.storage = open_storage(self._storage_text)
             with readable(self._storage_text):
                 self.study: Study = optuna.create_study(
@@ -119,7 +119,7 @@ class Trials:
 
     def ask(self, limit: int) -> tuple[Trial, dict[str, Any]] | None:
         """Draw the next trial and its values, or None where ``limit`` are drawn."""
-        with self._turn:
+        with self.turn:
             self._take_over()
             counted = sum(row.state != "stopped" for row in self.rows())
             if counted >= limit:
@@ -148,7 +148,7 @@ class Trials:
 
     def stop(self, trial: Trial, reason: str) -> None:
         """End a trial that was interrupted; it will be drawn again."""
-        with self._turn:
+        with self.turn:
             self._end(trial.number, reason, stopped=True)
 
     def rows(self) -> list[TrialRow]:
