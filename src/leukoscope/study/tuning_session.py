@@ -134,9 +134,8 @@ def _line(rows: Sequence[TrialRow], number: int, minimise: bool) -> str:
     if row.state == "failed":
         return f"trial {number}: failed, {row.reason}{took}"
     value = "—" if row.value is None else f"{row.value:.4f}"
-    complete = [r for r in rows if r.state == "complete"]
-    text = f"trial {number}: {value}{' (pruned)' if row.state == 'pruned' else ''}{took}"
-    if not complete:
+    done = [(r.value, r.number) for r in rows if r.state == "complete" and r.value is not None]
+    if not done:
         return text
-    best = (min if minimise else max)(complete, key=lambda r: r.value)
-    return f"{text}; best {best.value:.4f} (trial {best.number})"
+    best, first = min(done, key=lambda pair: (pair[0] if minimise else -pair[0], pair[1]))
+    return f"{text}; best {best:.4f} (trial {first})"

@@ -171,12 +171,12 @@ class Trials:
 
     def _enqueue_first(self) -> None:
         """The whole grid in a random order, or else the recipe as it is."""
+        own = baselines(self.config.recipe, self.config.space)
+        rows = own
         if self.config.sampler == "grid":
-            for labels in grid(self.config.space, self.config.study.seed):
-                self.study.enqueue_trial(labels)
-            return
-        for labels in baselines(self.config.recipe, self.config.space):
-            self.study.enqueue_trial(labels, user_attrs={"own": True})
+            rows = grid(self.config.space, self.config.study.seed)
+        for labels in rows:
+            self.study.enqueue_trial(labels, user_attrs={"own": labels in own})
 
     def _take_over(self) -> None:
         """Put the running trials of workers that are dead into the queue again."""
