@@ -134,6 +134,7 @@ def _line(rows: Sequence[TrialRow], number: int, minimise: bool) -> str:
     if row.state == "failed":
         return f"trial {number}: failed, {row.reason}{took}"
     value = "—" if row.value is None else f"{row.value:.4f}"
+    text = f"trial {number}: {value}{' (pruned)' if row.state == 'pruned' else ''}{took}"
     done = [(r.value, r.number) for r in rows if r.state == "complete" and r.value is not None]
     if not done:
         return text
