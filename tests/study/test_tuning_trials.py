@@ -185,7 +185,7 @@ def test_a_storage_that_is_none_is_refused(tmp_path: Path) -> None:
     ):
         pass
     with pytest.raises(UsageError, match="expects journal:FILE"):
-        open_storage("tune.journal")
+        shown_storage("tune.journal")
     with pytest.raises(UsageError, match=r"nowhere://host/db: cannot be opened") as caught:
         open_storage("nowhere://me:secret@host/db")
     assert "secret" not in str(caught.value)

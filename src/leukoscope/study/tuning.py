@@ -37,7 +37,7 @@ from leukoscope.study.tuning_data import (
 )
 from leukoscope.study.tuning_results import Outcome, write_results, write_trials
 from leukoscope.study.tuning_session import Say, Session
-from leukoscope.study.tuning_storage import shown_storage
+from leukoscope.study.tuning_storage import open_storage, shown_storage
 from leukoscope.study.tuning_trials import Trials, grid_size, nothing_completed
 
 CONFIG = "tune.toml"
@@ -133,6 +133,8 @@ def run_tune(
         if find_spec(package) is None:
             raise MissingExtraError("tuning", extra)
     storage = _storage(config, storage)
+    if "://" in storage:
+        open_storage(storage)  # before anything is written or waited for
     _open_folder(out, config, resume)
     run, progress = RunFolder(out), Progress(listener) if listener else Progress()
     with progress.step("audit"):

@@ -17,7 +17,7 @@ def open_storage(text: str) -> BaseStorage:
     """Open ``journal:FILE`` or a database URL.
 
     Raises:
-        UsageError: It is neither, or the database cannot be opened.
+        UsageError: The database cannot be opened.
         DataError: The file is no journal.
     """
     from optuna.storages import JournalStorage, RDBStorage
@@ -29,11 +29,6 @@ def open_storage(text: str) -> BaseStorage:
         _mend(path)
         with readable(text):
             return JournalStorage(JournalFileBackend(str(path)))
-    if "://" not in text:
-        raise UsageError(
-            f"--storage expects journal:FILE or a database URL, got {text!r}",
-            hint="e.g. journal:tune.journal or sqlite:///tune.db",
-        )
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -87,11 +82,19 @@ def shown_storage(text: str) -> str:
 
     >>> shown_storage("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'
+
+    Raises:
+        UsageError: It is neither ``journal:FILE`` nor a database URL.
     """
     if text.startswith("journal:"):
         return f"journal:{Path(text.removeprefix('journal:')).expanduser().resolve()}"
+    if not text:
+        return ""
     if "://" not in text:
-        return text
+        raise UsageError(
+            f"--storage expects journal:FILE or a database URL, got {text!r}",
+            hint="e.g. journal:tune.journal or sqlite:///tune.db",
+        )
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
