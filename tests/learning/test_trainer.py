@@ -193,6 +193,22 @@ def test_a_loss_that_is_not_finite_stops_it_by_name(
         train(recipe, coloured, tmp_path)
 
 
+def test_a_caller_sees_each_epoch_and_may_end_it(
+    recipe: Recipe, coloured: Sets, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+
+    def third(epoch: int, row: dict[str, float]) -> bool:
+        seen.append((epoch, row))
+        return epoch == 3
+
+    network, result = train(change(recipe, epochs=6), coloured, tmp_path, epoch_end=third)
+    assert [epoch for epoch, _ in seen] == [1, 2, 3]
+    assert tuple(row for _, row in seen) == result.history
+    assert not result.stopped_early
+    assert not network.training
+
+
 def test_what_cannot_be_trained_is_said(recipe: Recipe, coloured: Sets, tmp_path: Path) -> None:
     empty = ImageSet(coloured[0].images[:0], coloured[0].y[:0])
     with pytest.raises(TrainingError, match="needs validation images"):

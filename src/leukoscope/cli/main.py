@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from leukoscope import __version__
-from leukoscope.cli import arms, data, guide, lists, model, predict, runs, setup, study
+from leukoscope.cli import arms, data, guide, lists, model, predict, runs, setup, study, tune
 from leukoscope.cli.console import DISCLAIMER, SETTINGS
 
 # Plain help: Rich markup would double the time that --help takes.
@@ -46,6 +46,7 @@ study.register(app)
 arms.register(app)
 model.register(app)
 predict.register(app)
+tune.register(app)
 lists.register(app)
 runs.register(app)
 guide.register(app)

@@ -30,6 +30,7 @@ from leukoscope.learning.frozen import Trainable
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
+EpochEnd = Callable[[int, dict[str, float]], bool]
 HISTORY_COLUMNS = (
     "epoch",
     "train_loss",
@@ -242,6 +243,19 @@ class Report(Callback):
         if self.progress:
             done = trainer.current_epoch * self.batches + trainer.fit_loop.batch_idx + 1
             self.progress(done, cast(int, trainer.max_epochs) * self.batches)
+
+
+class StopWhen(Callback):
+    """Shows each epoch's row to a caller, who may end the training."""
+
+    def __init__(self, epoch_end: EpochEnd) -> None:
+        self.epoch_end = epoch_end
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Pass the row on."""
+        row = cast(Loop, pl_module).history[-1]
+        if self.epoch_end(int(row["epoch"]), dict(row)):
+            trainer.should_stop = True
 
 
 class AtomicIO(TorchCheckpointIO):

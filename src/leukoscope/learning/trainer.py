@@ -31,9 +31,11 @@ from leukoscope.learning.loop import (
     LEFT_OUT,
     MODES,
     AtomicIO,
+    EpochEnd,
     Loop,
     Progress,
     Report,
+    StopWhen,
     deterministic,
     interruptible,
     keep_checkpoint,
@@ -79,6 +81,7 @@ def train_gradient(
     class_names: Sequence[str] = (),
     resume: bool = True,
     progress: Progress | None = None,
+    epoch_end: EpochEnd | None = None,
 ) -> TrainingResult:
     """Train all of a network, in place.
 
@@ -99,6 +102,8 @@ def train_gradient(
         class_names: In the order of the logits; only the hierarchical loss needs them.
         resume: Go on from ``out/resume`` where that stems from the same recipe and images.
         progress: Called with (batches done, batches in all epochs).
+        epoch_end: Called with (epoch from 1, its row of the history) after each epoch; True
+            ends the training there.
 
     Raises:
         TrainingError: No images in a set, a setting that does not fit the network or the
@@ -131,6 +136,7 @@ def train_gradient(
         seed=seed,
         loss=build_loss(training, weight, class_names),
         progress=progress,
+        epoch_end=epoch_end,
     )
 
 
@@ -168,6 +174,7 @@ def _fit(
     seed: int,
     loss: nn.Module,
     progress: Progress | None,
+    epoch_end: EpochEnd | None,
 ) -> TrainingResult:
     module = Loop(network, config, spec, loss, sets, out, seed)
     train = Batches(sets[0], config.batch_size, module, transform, sampling=config.sampling)
@@ -186,6 +193,7 @@ def _fit(
                 keep,
                 keep_checkpoint(last.parent, "last"),
                 Report(len(train), progress),
+                *([StopWhen(epoch_end)] if epoch_end else []),
             ],
             logger=TensorBoardLogger(out, name="tensorboard", version="", default_hp_metric=False),
             plugins=[AtomicIO()],

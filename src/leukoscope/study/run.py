@@ -166,8 +166,8 @@ def run_study(
     progress = Progress(listener) if listener else Progress()
     _open_folder(run, config, resume)
     with progress.step("audit"):
-        found = _audited(run, config, progress)
-    images = _labelled(found)
+        found = audited_in(run, config, progress)
+    images = labelled(found)
     with progress.step("splits"):
         plan = _write_splits(run, found, config)
     tables = _fit_everything(run, config, found, images, plan, progress)
@@ -225,7 +225,8 @@ def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
     save_study_config(run.config, config)
 
 
-def _audited(run: RunFolder, config: StudyConfig, progress: Progress) -> Audit:
+def audited_in(run: RunFolder, config: StudyConfig, progress: Progress) -> Audit:
+    """The audit of a configuration's data, from the folder's cache or made; writes its files."""
     folder = run.cache / "audit"
     if (folder / "complete.json").is_file():
         found = load_audit(folder, config.data.root)
@@ -238,7 +239,12 @@ def _audited(run: RunFolder, config: StudyConfig, progress: Progress) -> Audit:
     return found
 
 
-def _labelled(found: Audit) -> Labelled:
+def labelled(found: Audit) -> Labelled:
+    """The usable images of an audit.
+
+    Raises:
+        DataError: They have fewer than two classes.
+    """
     names = found.manifest.class_names
     if len(names) < 2:
         raise DataError(

@@ -1,0 +1,201 @@
+"""``tune``: search for better values of a recipe, on validation images only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    EXIT_SOME_UNREADABLE,
+    command,
+    console,
+    print_json,
+    progress_bars,
+)
+from leukoscope.cli.options import (
+    BackboneOption,
+    ClassOption,
+    JsonOption,
+    LayoutOption,
+    SeedOption,
+    SetOption,
+    WeightsOption,
+    class_map,
+)
+from leukoscope.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from leukoscope.config.tuning import TuneConfig
+    from leukoscope.study.tuning import TuneResult
+
+# With --resume these may be given alone: everything else is read from the tuning's folder.
+RESUME_NEEDS = {"out", "resume", "trials", "timeout", "storage", "final", "as_json"}
+EXIT_INTERRUPTED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "tune",
+        epilog="Example: leukoscope tune path/to/images -r cnn-baseline --trials 30 --out tuned",
+    )(tune)
+
+
+@command
+def tune(
+    context: typer.Context,
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The tuning's folder.")] = Path("runs/tune"),
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
+    ] = 20,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="MINUTES", help="Start no trial later than this."),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help="How to hold images out.")
+    ] = "deduplicated",
+    folds: Annotated[
+        int, typer.Option("--folds", help="Folds within train and val; 1 takes val as it is.")
+    ] = 1,
+    space: Annotated[
+        Path | None, typer.Option("--space", metavar="FILE.toml", help="Search space as a file.")
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            metavar="KEY=KIND:…",
+            help="log:1e-5..1e-2, uniform:0..0.5, int:1..4 or choice:16,32; may be repeated.",
+        ),
+    ] = None,
+    storage: Annotated[
+        str,
+        typer.Option("--storage", metavar="journal:FILE|URL", help="Default: a journal in --out."),
+    ] = "",
+    sampler: Annotated[
+        str, typer.Option("--sampler", metavar="tpe|random|grid", help="How trials are drawn.")
+    ] = "tpe",
+    pruner: Annotated[
+        str,
+        typer.Option("--pruner", metavar="median|hyperband|none", help="What ends poor trials."),
+    ] = "median",
+    seed: SeedOption = 42,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    overrides: SetOption = None,
+    layout: LayoutOption = "auto",
+    classes: ClassOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a stopped tuning, or join a running one.")
+    ] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="Then measure the best once on the test part.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Try values of a recipe on validation images only, and write the best as a recipe.
+
+    Trials see the train and val parts of one hold-out; cal and test are not read by any.
+    """
+    from leukoscope.config.tuning import load_tune_config
+    from leukoscope.study.run import study_config
+    from leukoscope.study.tuning import CONFIG, measure_best, run_tune, tune_config
+
+    if resume and not _given(context) - RESUME_NEEDS:
+        config = load_tune_config(out / CONFIG)
+    elif data is None:
+        raise UsageError("which data? name a folder of images or a CSV manifest")
+    else:
+        study = study_config(
+            data,
+            recipes=(recipe,),
+            protocols=(protocol,),
+            probes=(),
+            overrides=overrides or (),
+            folds=1,
+            seed=seed,
+            layout=layout,
+            class_map=class_map(classes),
+            backbone=backbone,
+            weights=weights,
+        )
+        parameters = _space(space, search or [])
+        config = tune_config(
+            study, parameters, folds=folds, sampler=sampler, pruner=pruner, storage=storage
+        )
+    with progress_bars() as show:
+        result = run_tune(
+            config,
+            out,
+            trials=trials,
+            minutes=timeout,
+            storage=storage,
+            resume=resume,
+            listener=show,
+            say=lambda text: typer.echo(f"  {text}", err=True),
+        )
+        measured = None
+        if final and not result.interrupted:
+            measured = measure_best(config, out, show).metrics["results"][0]["metrics"]
+    if as_json:
+        print_json(result.summary | ({"final": measured} if measured else {}))
+    else:
+        _print_result(config, result, measured)
+    return _exit_code(result)
+
+
+def _space(path: Path | None, search: list[str]) -> dict[str, Any]:
+    from leukoscope.config.search import load_space, parse_search
+
+    return (load_space(path) if path else {}) | parse_search(search)
+
+
+def _given(context: typer.Context) -> set[str]:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def _print_result(
+    config: TuneConfig, result: TuneResult, measured: dict[str, dict[str, float]] | None
+) -> None:
+    from rich.table import Table
+
+    from leukoscope.config.tuning import own_label
+    from leukoscope.reporting.figures.tuning import short
+    from leukoscope.reporting.tuning_page import optimism
+
+    summary, out = result.summary, console()
+    best = summary["best"]
+    labels = next(row["labels"] for row in summary["rows"] if row["trial"] == best["trial"])
+    table = Table("key", "recipe", f"trial {best['trial']}", box=None, pad_edge=False)
+    for key in config.space:
+        own = own_label(config.recipe, key)
+        table.add_row(key, "several" if own is None else short(own), short(labels[key]))
+    out.print(table)
+    counts = ", ".join(f"{number} {state}" for state, number in summary["trials"].items())
+    out.print(f"\ntrials: {counts}")
+    out.print(optimism(summary), markup=False)
+    if measured is not None:
+        value = measured[summary["criterion"]]
+        interval = "" if value["low"] is None else f" ({value['low']:.4f}–{value['high']:.4f})"
+        out.print(f"On the test part: {summary['criterion']} {value['value']:.4f}{interval}")
+    typer.echo(f"\nrecipe  {result.out / 'best.toml'}\npage    {result.out / 'tune.html'}")
+    typer.echo(f"next    {summary['next']}")
+    typer.echo(DISCLAIMER)
+
+
+def _exit_code(result: TuneResult) -> int:
+    for path, reason in result.unreadable:
+        typer.echo(f"could not be read: {path} ({reason})", err=True)
+    if result.interrupted:
+        typer.echo("stopped; go on with --resume", err=True)
+        return EXIT_INTERRUPTED
+    return EXIT_SOME_UNREADABLE if result.unreadable else 0

@@ -1,0 +1,246 @@
+"""Tuning: many configurations of one recipe, compared on validation images only.
+
+The trials see the train and val parts of one hold-out; the best configuration is written as a
+recipe, and only a study of that recipe (or ``measure_best``) looks at the test part.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from leukoscope.config.loading import load_recipe, save_study_config, validate
+from leukoscope.config.recipe import GradientTraining
+from leukoscope.config.search import Choice, Range
+from leukoscope.config.study import StudyConfig
+from leukoscope.config.tuning import (
+    TuneConfig,
+    check_space,
+    default_space,
+    load_tune_config,
+    save_tune_config,
+)
+from leukoscope.core.errors import ConfigError, MissingExtraError, UsageError
+from leukoscope.core.files import sha256_json
+from leukoscope.core.records import save_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.study.events import Listener, Progress
+from leukoscope.study.run import StudyResult, audited_in, labelled, run_study
+from leukoscope.study.tuning_data import (
+    TuningData,
+    criterion_of,
+    hold_out,
+    tuning_data,
+)
+from leukoscope.study.tuning_results import Outcome, write_results, write_trials
+from leukoscope.study.tuning_session import Say, Session
+from leukoscope.study.tuning_storage import open_storage, shown_storage
+from leukoscope.study.tuning_trials import Trials, grid_size, nothing_completed
+
+CONFIG = "tune.toml"
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """How a tuning ended.
+
+    Attributes:
+        out: Its folder.
+        summary: The content of ``tune.json``.
+        interrupted: Whether it was stopped by Ctrl-C; everything is written all the same.
+        unreadable: Path and reason of each image that was quarantined.
+    """
+
+    out: Path
+    summary: dict[str, Any]
+    interrupted: bool
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def tune_config(
+    study: StudyConfig,
+    space: dict[str, Range | Choice],
+    *,
+    folds: int = 1,
+    sampler: str = "tpe",
+    pruner: str = "median",
+    storage: str = "",
+) -> TuneConfig:
+    """Resolve and check a tuning's options.
+
+    Args:
+        study: From ``study_config`` with one recipe and one protocol.
+        space: What may change; empty takes the space of the recipe's training method.
+        folds: Folds within the train and val parts; 1 takes these parts as they are.
+        sampler: ``tpe``, ``random`` or ``grid``.
+        pruner: ``median``, ``hyperband`` or ``none``.
+        storage: ``journal:FILE`` or a database URL; empty is a journal in the tuning's folder.
+
+    Raises:
+        ConfigError: A value is invalid.
+        UnknownNameError: A key that the recipe does not have.
+    """
+    recipe = study.recipes[0]
+    if recipe.refine.epochs:
+        raise ConfigError(
+            f"recipe {recipe.name} is two trainings, and a tuning searches the values of one",
+            hint="add --set refine.epochs=0 to search those of its head",
+        )
+    chosen = space or default_space(recipe)
+    check_space(recipe, chosen)
+    splits = study.splits.model_copy(update={"folds": 1, "cluster_curve": ()})
+    plain = study.model_copy(update={"splits": splits, "probes": (), "bundle": False})
+    values = {
+        "study": plain.model_dump(mode="json"),
+        "folds": folds,
+        "space": {key: parameter.model_dump(mode="json") for key, parameter in chosen.items()},
+        "sampler": sampler,
+        "pruner": pruner,
+        "storage": shown_storage(storage),
+    }
+    return validate(TuneConfig, values, "tune")
+
+
+def run_tune(
+    config: TuneConfig,
+    out: Path,
+    *,
+    trials: int,
+    minutes: float | None = None,
+    storage: str = "",
+    resume: bool = False,
+    listener: Listener | None = None,
+    say: Say = lambda text: None,
+) -> TuneResult:
+    """Try configurations until there are ``trials`` of them, and write what was found.
+
+    Several processes may work on one folder at once (each but the first with ``resume``).
+
+    Args:
+        config: From :func:`tune_config`.
+        out: The tuning's folder; new or empty unless ``resume``.
+        trials: How many in all, those of earlier sessions and other processes included.
+        minutes: No trial is started later than this.
+        storage: The same as in ``config``, where that lacks its password.
+        resume: Go on with, or join, the tuning in ``out``.
+        listener: Called with (step, done, total).
+        say: Told one line after each trial.
+
+    Raises:
+        MissingExtraError: torch or Optuna is not installed.
+        UsageError: The folder holds something else.
+        TrainingError: No trial was completed.
+    """
+    for package, extra in (("torch", "train"), ("optuna", "tune"), ("filelock", "tune")):
+        if find_spec(package) is None:
+            raise MissingExtraError("tuning", extra)
+    storage = _storage(config, storage)
+    if "://" in storage:
+        open_storage(storage)  # before anything is written or waited for
+    _open_folder(out, config, resume)
+    run, progress = RunFolder(out), Progress(listener) if listener else Progress()
+    with progress.step("audit"):
+        found = audited_in(run, config.study, progress)
+    labelled(found)
+    fold = hold_out(found, config.study)
+    save_folds(run.splits, [fold], found.manifest)
+    data = tuning_data(found, config, fold)
+    broken = tuple((r.path, r.reason) for r in found.manifest.images if r.status == "quarantined")
+    limit = min(trials, grid_size(config.space)) if config.sampler == "grid" else trials
+    key = sha256_json([config.model_dump(mode="json", exclude={"storage"}), data.sha256])
+    with Trials(
+        config,
+        key,
+        storage,
+        out,
+        minimise=criterion_of(config.recipe) == "log_loss",
+        steps=_steps(config, data),
+    ) as pool:
+        session = Session(config, out, data, pool, progress, say)
+        interrupted = session.work(limit, minutes)
+        # Who writes last has the last rows: in turn.
+        with pool.turn, progress.step("figures"):
+            outcome = Outcome(config, out, data, pool.rows(), pool.importances())
+            _tidy(outcome)
+            if not outcome.complete:
+                write_trials(outcome)
+                if interrupted:
+                    raise KeyboardInterrupt
+                raise nothing_completed(outcome.rows)
+            summary = write_results(outcome)
+    return TuneResult(out, summary, interrupted, broken)
+
+
+def measure_best(config: TuneConfig, out: Path, listener: Listener) -> StudyResult:
+    """Train ``best.toml`` on the same hold-out and measure it on the test part, once.
+
+    Raises:
+        UsageError: Another configuration of this tuning was measured before.
+    """
+    best = load_recipe(str(out / "best.toml"))
+    study = config.study.model_copy(update={"recipes": (best,)})
+    final = RunFolder(out / "final")
+    if not final.path.is_dir():
+        shutil.copytree(RunFolder(out).cache / "audit", final.cache / "audit")
+        save_study_config(final.config, study)
+    try:
+        return run_study(study, final.path, resume=True, report=False, listener=listener)
+    except ConfigError as error:
+        raise UsageError(
+            f"{final.path} holds the test result of another configuration: {error.message}",
+            hint="the test part has been used; tune anew with another --seed and --out to have "
+            "another one",
+        ) from None
+
+
+def _storage(config: TuneConfig, given: str) -> str:
+    """The storage with its password, if it has one."""
+    if given and shown_storage(given) != config.storage:
+        raise UsageError(
+            f"--storage {shown_storage(given)}: this tuning keeps its trials in "
+            f"{config.storage or 'its own folder'}"
+        )
+    if not given and "***" in config.storage:
+        raise UsageError(
+            f"this tuning keeps its trials in {config.storage}, and passwords are not kept",
+            hint="name it again with --storage",
+        )
+    return given or config.storage
+
+
+def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
+    path = out / CONFIG
+    occupied = out.is_dir() and any(out.iterdir())
+    if occupied and not path.is_file():
+        raise UsageError(
+            f"{out} is not empty and holds no tuning", hint="name a new folder with --out"
+        )
+    if occupied and not resume:
+        raise UsageError(
+            f"{out} already holds a tuning",
+            hint="add --resume to go on with it or to join it, or name a new folder with --out",
+        )
+    if occupied and load_tune_config(path) != config:
+        raise ConfigError(
+            f"{path} differs from the options given",
+            hint="resume with --out (and --trials, --timeout, --storage) alone, or name a new "
+            "folder with --out",
+        )
+    if not occupied:
+        save_tune_config(path, config)
+
+
+def _tidy(outcome: Outcome) -> None:
+    """Remove what killed trials left; they were drawn again under another number."""
+    for row in outcome.rows:
+        if row.state == "stopped":
+            shutil.rmtree(outcome.out / "trials" / f"{row.number:04d}", ignore_errors=True)
+
+
+def _steps(config: TuneConfig, data: TuningData) -> int:
+    training = config.recipe.training
+    epochs = training.epochs if isinstance(training, GradientTraining) else 1
+    return epochs * len(data.folds)
