@@ -144,7 +144,7 @@ def _panel(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture 
 def mistakes(study: Study, gallery: Gallery) -> Section:
     """The images that were wrong with the greatest confidence."""
     recipe = study.recipes[0]
-    protocol, scores = _hardest(study, recipe)
+    protocol, scores = hardest(study, recipe)
     if scores is None:
         return Section("mistakes", "Mistakes", [
             Paragraph("There are no stored test predictions to look at.", note=True)
@@ -190,7 +190,8 @@ def mistakes(study: Study, gallery: Gallery) -> Section:
     return Section("mistakes", "Mistakes", blocks)
 
 
-def _hardest(study: Study, recipe: str) -> tuple[str, Scores | None]:
+def hardest(study: Study, recipe: str) -> tuple[str, Scores | None]:
+    """The harshest protocol of which test predictions are stored, and these."""
     for protocol in reversed(study.protocols):
         scores = study.scores(recipe, protocol)
         if scores is not None and len(scores.y_true):

@@ -10,6 +10,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import class_sections, data_sections, model_sections, result_sections
 from leukoscope.reporting.card import card_text
 from leukoscope.reporting.content import References, Section, Terms
+from leukoscope.reporting.dashboard import dashboard
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
@@ -43,6 +44,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [model_sections.training(study, gallery)],
         lambda: [model_sections.explanations(study, gallery)],
         lambda: [model_sections.mistakes(study, gallery)],
+        lambda: [dashboard(study, gallery)],
         lambda: [data_sections.reproduce(study), *_closing()],
     ]
     sections: list[Section] = []
