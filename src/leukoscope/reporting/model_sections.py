@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.reporting import data_tables as tables
-from leukoscope.reporting.content import Block, Panels, Paragraph, Picture, Section
+from leukoscope.reporting.content import Block, Folded, Panels, Paragraph, Picture, Section
 from leukoscope.reporting.figures.style import short_title
 from leukoscope.reporting.figures.thumbnails import Thumb, montage
 from leukoscope.reporting.figures.training import learning_curves, regularisation_path
@@ -33,6 +33,7 @@ def training(study: Study, gallery: Gallery) -> Section:
             charts.append(_training_chart(study, gallery, recipe, panels))
     if not charts:
         charts.append(Paragraph("No training history was stored.", note=True))
+    blocks.append(Folded("Every setting", (tables.settings(study),)))
     return Section("training", "How the models were trained", [*blocks, *charts])
 
 
