@@ -17,7 +17,7 @@ runner = CliRunner()
 COMMANDS = [
     "demo", "doctor", "phantom", "study", "train", "evaluate", "explain", "export", "predict",
     "data inspect", "data audit", "data split", "data preview", "recipes list", "recipes show",
-    "models list",
+    "models list", "bundle show", "bundle verify", "bundle list",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from leukoscope import __version__
-from leukoscope.cli import data, lists, model, predict, setup, study
+from leukoscope.cli import bundle, data, lists, model, predict, setup, study
 from leukoscope.cli.console import DISCLAIMER, SETTINGS
 
 # Plain help: Rich markup would double the time that --help takes.
@@ -45,6 +45,7 @@ data.register(app)
 study.register(app)
 model.register(app)
 predict.register(app)
+bundle.register(app)
 lists.register(app)
 
 
