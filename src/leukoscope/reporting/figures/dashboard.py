@@ -145,7 +145,8 @@ def draw_f1_heat_map(
         )  # fmt: skip
     names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
     ax.set_xticks(range(len(names)), names)
-    ax.set_yticks(range(len(rows)), [name.replace("-", "-\n", 1) for name in rows])
+    broken = [name if len(name) < 9 else name.replace("-", "-\n", 1) for name in rows]
+    ax.set_yticks(range(len(rows)), broken)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
@@ -187,6 +188,8 @@ def draw_training(ax: Axes, folds: Sequence[Mapping[str, NDArray[np.float64]]]) 
                 ax.plot(columns[axis], values, style, color=colour, linewidth=1.2, label=label)
     if axis == "c":
         ax.set_xscale("log")
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("epoch" if axis == "epoch" else "C (larger means weaker penalty)")
     ax.set_ylabel("loss")
     ax.grid()
