@@ -189,7 +189,7 @@ def draw_training(ax: Axes, folds: Sequence[Mapping[str, NDArray[np.float64]]]) 
     if axis == "c":
         ax.set_xscale("log")
     else:
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("epoch" if axis == "epoch" else "C (larger means weaker penalty)")
     ax.set_ylabel("loss")
     ax.grid()
