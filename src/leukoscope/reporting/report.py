@@ -9,20 +9,13 @@ from leukoscope.core.files import write_text
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import class_sections, data_sections, model_sections, result_sections
 from leukoscope.reporting.card import card_text
-from leukoscope.reporting.content import Column, References, Section, Table, Terms
+from leukoscope.reporting.content import References, Section, Terms
 from leukoscope.reporting.dashboard import dashboard
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
 from leukoscope.reporting.source import Study, load_study
-from leukoscope.reporting.wording import (
-    DISCLAIMER,
-    FORMULA_NOTE,
-    FORMULAS,
-    GLOSSARY,
-    REFERENCES,
-    level_title,
-)
+from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level_title
 
 
 def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> None:
@@ -92,13 +85,8 @@ def _head(study: Study) -> dict[str, Any]:
     }
 
 
-def _formulas() -> Table:
-    columns = (Column("Metric"), Column("Formula"))
-    return Table("How each metric is computed", columns, FORMULAS, FORMULA_NOTE)
-
-
 def _closing() -> list[Section]:
     return [
-        Section("glossary", "Glossary", [Terms(GLOSSARY), _formulas()]),
+        Section("glossary", "Glossary", [Terms(GLOSSARY)]),
         Section("sources", "Sources of the methods", [References(REFERENCES)]),
     ]

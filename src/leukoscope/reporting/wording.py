@@ -145,30 +145,6 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
 )
 
-FORMULAS: tuple[tuple[str, str], ...] = (
-    ("Accuracy", "Σₖ TPₖ / n"),
-    ("Precision", "TP / (TP + FP)"),
-    ("Recall (sensitivity)", "TP / (TP + FN)"),
-    ("Specificity", "TN / (TN + FP)"),
-    ("F1", "2 TP / (2 TP + FP + FN)"),
-    ("Balanced accuracy", "Σₖ recallₖ / K"),
-    ("Macro F1", "Σₖ F1ₖ / K"),
-    ("Weighted F1, weighted precision", "Σₖ nₖ F1ₖ / n; Σₖ nₖ precisionₖ / n"),
-    ("ROC AUC", "P(s⁺ > s⁻) + P(s⁺ = s⁻) / 2 (Hanley & McNeil 1982); mean over the classes"),
-    ("PR AUC", "Σₜ (recallₜ − recallₜ₋₁) precisionₜ; mean over the classes"),
-    ("Log loss", "−Σᵢ ln p(i, true class) / n"),
-    ("Brier score", "Σᵢ Σₖ (p(i, k) − y(i, k))² / n, half of it for two classes (Brier 1950)"),
-    (
-        "ECE",
-        "Σ n(bin) |accuracy(bin) − mean confidence(bin)| / n, 15 bins (Guo et al. 2017, eq. 3)",
-    ),
-)
-FORMULA_NOTE = (
-    "TP, FP, FN, TN: images of one class against the rest; n images, nₖ of class k, K classes; "
-    "s⁺ and s⁻: score of an image of the class and of another. What is undefined is shown "
-    "as a dash, never as 0."
-)
-
 REFERENCES: tuple[tuple[str, str], ...] = (
     (
         "Guo et al. 2017, On calibration of modern neural networks (temperature scaling)",
