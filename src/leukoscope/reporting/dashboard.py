@@ -17,7 +17,6 @@ from leukoscope.reporting.figures.classification import draw_matrix
 from leukoscope.reporting.figures.dashboard import Panel
 from leukoscope.reporting.formats import count, finite, plural
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.model_sections import hardest
 from leukoscope.reporting.result_sections import mark_groups
 from leukoscope.reporting.source import Scores, Study
 from leukoscope.reporting.wording import protocol_title
@@ -29,7 +28,7 @@ MOST_RECIPES = 8  # rows of the F1 panel that can still be read
 def dashboard(study: Study, gallery: Gallery) -> Section:
     """Nine small panels: data, protocols, and the first recipe under the harshest protocol."""
     recipe = study.recipes[0]
-    protocol, scores = hardest(study, recipe)
+    protocol, scores = study.harshest(recipe)
     panels = [*_of_study(study), *_of_protocol(study, recipe, protocol, scores)]
     if not study.results or not panels:
         return Section("dashboard", "On one page")

@@ -13,6 +13,7 @@ from leukoscope.reporting.content import (
     Block,
     Bullets,
     Code,
+    Folded,
     Heading,
     Paragraph,
     Picture,
@@ -156,6 +157,7 @@ def reproduce(study: Study) -> Section:
             Paragraph("The source tree held uncommitted changes: the commit alone does not "
                       "reproduce this run.", note=True)
         )  # fmt: skip
+    blocks.append(Folded("Every setting of each recipe", (tables.settings(study),)))
     for table in (tables.environment(study), tables.wall_times(study)):
         if table is not None:
             blocks.append(table)

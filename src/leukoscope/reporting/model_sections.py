@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.reporting import data_tables as tables
-from leukoscope.reporting.content import Block, Folded, Panels, Paragraph, Picture, Section
+from leukoscope.reporting.content import Block, Panels, Paragraph, Picture, Section
 from leukoscope.reporting.figures.style import short_title
 from leukoscope.reporting.figures.thumbnails import Thumb, montage
 from leukoscope.reporting.figures.training import learning_curves, regularisation_path
@@ -33,7 +33,6 @@ def training(study: Study, gallery: Gallery) -> Section:
             charts.append(_training_chart(study, gallery, recipe, panels))
     if not charts:
         charts.append(Paragraph("No training history was stored.", note=True))
-    blocks.append(Folded("Every setting", (tables.settings(study),)))
     return Section("training", "How the models were trained", [*blocks, *charts])
 
 
@@ -145,7 +144,7 @@ def _panel(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture 
 def mistakes(study: Study, gallery: Gallery) -> Section:
     """The images that were wrong with the greatest confidence."""
     recipe = study.recipes[0]
-    protocol, scores = hardest(study, recipe)
+    protocol, scores = _hardest(study, recipe)
     if scores is None:
         return Section("mistakes", "Mistakes", [
             Paragraph("There are no stored test predictions to look at.", note=True)
@@ -191,8 +190,7 @@ def mistakes(study: Study, gallery: Gallery) -> Section:
     return Section("mistakes", "Mistakes", blocks)
 
 
-def hardest(study: Study, recipe: str) -> tuple[str, Scores | None]:
-    """The harshest protocol of which test predictions are stored, and these."""
+def _hardest(study: Study, recipe: str) -> tuple[str, Scores | None]:
     for protocol in reversed(study.protocols):
         scores = study.scores(recipe, protocol)
         if scores is not None and len(scores.y_true):

@@ -155,6 +155,14 @@ class Study:
             logits=np.asarray(table.logits)[wanted][:, order],
         )
 
+    def harshest(self, recipe: str) -> tuple[str, Scores | None]:
+        """The harshest protocol of which test predictions are stored, and these."""
+        for protocol in reversed(self.protocols):
+            scores = self.scores(recipe, protocol)
+            if scores is not None and len(scores.y_true):
+                return protocol, scores
+        return "", None
+
     @cached_property
     def _test_rows(self) -> dict[tuple[str, str], NDArray[np.int64]]:
         """Row numbers of labelled test predictions from whole images, by recipe and protocol."""
