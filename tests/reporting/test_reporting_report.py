@@ -5,23 +5,18 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import pytest
 
-from leukoscope.config.loading import load_recipe
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting import data_tables, result_tables
-from leukoscope.reporting.content import Picture
-from leukoscope.reporting.dashboard import dashboard
+from leukoscope.reporting import result_tables
 from leukoscope.reporting.figures.data import class_balance
 from leukoscope.reporting.figures.style import figure_png, house_style
-from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.report import write_report
 from leukoscope.reporting.source import load_study
 from leukoscope.reporting.wording import DISCLAIMER, protocol_title
@@ -175,7 +170,6 @@ def test_figures_are_sharp_and_the_page_moderate(run: RunFolder) -> None:
     assert {path.stem for path in figures} >= {
         "protocols-and-probes", "cluster-curve", "class-balance", "clusters-by-class",
         "confusion-quick", "roc-quick", "reliability-quick", "training-quick", "mistakes",
-        "dashboard",
     }  # fmt: skip
     for path in figures:
         assert cv2.imread(str(path)).shape[1] >= 800
@@ -220,43 +214,6 @@ def test_a_bare_study_still_gets_a_report(make_study: MakeStudy, tmp_path: Path)
         "environment.json is absent",
     ):
         assert text in words
-
-
-def test_the_dashboard_has_nine_panels_and_fewer_where_files_are_absent(
-    run: RunFolder, make_study: MakeStudy, tmp_path: Path
-) -> None:
-    full = load_study(run)
-    found = dashboard(full, Gallery(run))
-    assert isinstance(found.blocks[0], Picture)
-    titles = found.blocks[0].alt
-    for title in ("Classes of", "Model and probes", "Confusion", "ROC", "F1", "Recall", "Training",
-                  "Reliability", "Confidence"):  # fmt: skip
-        assert title in titles
-    assert protocol_title(full.protocols[-1]).lower() in found.blocks[0].caption
-    bare = make_study(tmp_path, inputs=("image",), protocols=("random",), images=40)
-    bare.predictions.unlink()
-    for path in (bare.path / "models").rglob("history.csv"):
-        path.unlink()
-    less = dashboard(load_study(bare), Gallery(bare)).blocks[0]
-    assert isinstance(less, Picture)
-    assert "Confusion" in less.alt
-    assert not {"ROC,", "Training,", "Reliability;"} & set(less.alt.split())
-
-
-def test_every_setting_of_every_recipe_stands_under_its_key(run: RunFolder, page: Page) -> None:
-    table = data_tables.settings(load_study(run))
-    found = dict(table.rows)
-    assert found["training.c_grid"] == "0.0003, 0.003, 0.03, 0.3"
-    assert found["preprocess.steps"] == "none"
-    assert found["augmentation.horizontal_flip"] == "no"
-    assert "preprocess.size_px" in page.words
-    recipes = (load_recipe("quick"), load_recipe("densenet121-clahe"))
-    study = load_study(run)
-    study = replace(study, config=study.config.model_copy(update={"recipes": recipes}))
-    rows = {key: values for key, *values in data_tables.settings(study).rows}
-    assert rows["preprocess.steps"] == ["none", "clahe (clip_limit 2, tiles 8)"]
-    assert rows["training.c_grid"][1] == "—"
-    assert rows["training.schedule.factor"] == ["—", "0.1"]
 
 
 def test_absent_images_are_left_out_with_a_note(make_study: MakeStudy, tmp_path: Path) -> None:

@@ -39,12 +39,12 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [data_sections.passport(study, gallery)],
         lambda: [result_sections.protocols(study, gallery)],
         lambda: [result_sections.probes(study)],
+        lambda: [dashboard(study, gallery)],
         lambda: [class_sections.class_results(study, gallery)],
         lambda: [class_sections.calibration(study, gallery)],
         lambda: [model_sections.training(study, gallery)],
         lambda: [model_sections.explanations(study, gallery)],
         lambda: [model_sections.mistakes(study, gallery)],
-        lambda: [dashboard(study, gallery)],
         lambda: [data_sections.reproduce(study), *_closing()],
     ]
     sections: list[Section] = []
