@@ -34,12 +34,14 @@ class Scores:
         y_true: (n,) int, class index.
         probs: (n, K) float, calibrated probabilities.
         logits: (n, K) float, NaN where the model gives none.
+        fold: (n,) int, whose test image it is.
     """
 
     image_id: tuple[str, ...]
     y_true: NDArray[np.int64]
     probs: NDArray[np.float64]
     logits: NDArray[np.float64]
+    fold: NDArray[np.int64]
 
     @property
     def y_pred(self) -> NDArray[np.int64]:
@@ -153,6 +155,7 @@ class Study:
             y_true=rank[y_true],
             probs=np.asarray(table.probs)[wanted][:, order],
             logits=np.asarray(table.logits)[wanted][:, order],
+            fold=np.asarray(table.fold)[wanted],
         )
 
     def harshest(self, recipe: str) -> tuple[str, Scores | None]:
