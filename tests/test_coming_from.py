@@ -22,7 +22,7 @@ PAGES = sorted(FOLDER.glob("*.md"))
 STUDIES = [page for page in PAGES if page.name != "README.md"]
 CHAPTERS = ("Your data folder", "There → here", "What is different, and why", "What to expect",
             "What there is not")  # fmt: skip
-SETTING = re.compile(r"`((?:preprocess|model|training|augmentation|splits)\.[a-z0-9_.]+)`")
+SETTING = re.compile(r"`((?:preprocess|model|training|refine|augmentation|splits)\.[a-z0-9_.]+)`")
 
 
 def command_lines(page: Path) -> list[str]:
