@@ -18,7 +18,7 @@ COMMANDS = [
     "demo", "doctor", "phantom", "study", "train", "tune", "evaluate", "explain", "export",
     "predict",
     "data inspect", "data audit", "data split", "data preview", "recipes list", "recipes show",
-    "models list",
+    "models list", "bundle show", "bundle verify", "bundle list",
 ]  # fmt: skip
 
 

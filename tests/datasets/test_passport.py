@@ -112,6 +112,8 @@ def test_findings_are_sentences_with_errors_first(found: Audit) -> None:
         "benign-means-hematogones",
     }
     assert "train/Benign/both.png, train/Pro/both.png" in text["label-conflict"]
+    balance = found.passport["class_balance"]
+    assert f"χ² = {balance['chi2']:.1f}, p" in text["class-sizes"]
     assert text["overlaps"].startswith("2 images in 1 group show")
     assert all(finding["text"].endswith(".") for finding in findings)
 

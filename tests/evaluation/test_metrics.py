@@ -48,6 +48,10 @@ def with_oracle(y, prob, names, weight) -> dict[str, float]:
         "log_loss": oracle.log_loss(y, prob, **options),
         "brier": oracle.brier_score_loss(y, prob if k > 2 else prob[:, 1], **options),
     }
+    if all(weight[pred == i].sum() > 0 for i in range(k)):
+        values["weighted_precision"] = oracle.precision_score(
+            y, pred, average="weighted", **options
+        )
     f1 = oracle.f1_score(y, pred, average=None, **options)
     recall = oracle.recall_score(y, pred, average=None, **options)
     areas, precisions = [], []

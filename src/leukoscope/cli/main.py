@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from leukoscope import __version__
-from leukoscope.cli import arms, data, guide, lists, model, predict, runs, setup, study, tune
+from leukoscope.cli import (
+    arms,
+    bundle,
+    data,
+    guide,
+    lists,
+    model,
+    predict,
+    runs,
+    setup,
+    study,
+    tune,
+)
 from leukoscope.cli.console import DISCLAIMER, SETTINGS
 
 # Plain help: Rich markup would double the time that --help takes.
@@ -47,6 +59,7 @@ arms.register(app)
 model.register(app)
 predict.register(app)
 tune.register(app)
+bundle.register(app)
 lists.register(app)
 runs.register(app)
 guide.register(app)

@@ -75,7 +75,15 @@ def _classes(passport: Mapping[str, Any]) -> Iterator[Finding]:
             f"Only one class ({', '.join(classes)}): nothing can be told apart.",
         )
         return
-    ratio = passport["class_balance"]["ratio"]
+    balance = passport["class_balance"]
+    sizes = ", ".join(f"{CLASSES[name].title} {count:,}" for name, count in classes.items())
+    p = "p < 0.001" if balance["p"] < 0.001 else f"p = {balance['p']:.3f}"
+    yield _entry(
+        "info",
+        "class-sizes",
+        f"Images per class: {sizes}; against equal sizes χ² = {balance['chi2']:.1f}, {p}.",
+    )
+    ratio = balance["ratio"]
     if ratio >= UNEVEN:
         least, most = min(classes, key=classes.get), max(classes, key=classes.get)
         yield _entry(

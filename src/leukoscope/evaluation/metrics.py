@@ -1,9 +1,10 @@
 """Classification metrics, computed for many bootstrap weightings of the same images at once.
 
-Names: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``, ``roc_auc``,
-``pr_auc``, ``log_loss``, ``brier``, ``ece``; for each class ``precision_…``, ``recall_…``,
-``specificity_…``, ``f1_…``, ``roc_auc_…``, ``pr_auc_…``; and, where the classes stand on both
-branches of the hierarchy, ``recall_malignant``, ``specificity_malignant``, ``roc_auc_malignant``.
+Names: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``, ``weighted_precision``,
+``roc_auc``, ``pr_auc``, ``log_loss``, ``brier``, ``ece``; for each class ``precision_…``,
+``recall_…``, ``specificity_…``, ``f1_…``, ``roc_auc_…``, ``pr_auc_…``; and, where the classes
+stand on both branches of the hierarchy, ``recall_malignant``, ``specificity_malignant``,
+``roc_auc_malignant``. Recall weighted by class sizes is the accuracy.
 
 What is undefined is NaN, never 0: the recall of a class that no image has, the precision of a
 class that is never predicted, and every average over classes of which one is absent.
@@ -26,7 +27,7 @@ IntArray = NDArray[np.int64]
 ECE_BINS = 15
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 _OVERALL = (
-    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1",
+    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "weighted_precision",
     "roc_auc", "pr_auc", "log_loss", "brier", "ece",
 )  # fmt: skip
 _PER_CLASS = ("precision", "recall", "specificity", "f1", "roc_auc", "pr_auc")
@@ -198,6 +199,10 @@ def _from_confusion(
         "macro_f1": per_class["f1"].mean(axis=1),
         # an absent class has weight 0 in this average, so it may stay undefined
         "weighted_f1": divide_or_nan((support * np.nan_to_num(per_class["f1"])).sum(axis=1), total),
+        # undefined where a class that has images is never predicted
+        "weighted_precision": divide_or_nan(
+            np.where(support > 0, support * per_class["precision"], 0.0).sum(axis=1), total
+        ),
     }
     for metric, array in per_class.items():
         values |= {f"{metric}_{name}": array[:, i] for i, name in enumerate(class_names)}

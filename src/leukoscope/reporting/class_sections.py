@@ -120,19 +120,9 @@ def calibration(study: Study, gallery: Gallery) -> Section:
 def _reliability_chart(study: Study, gallery: Gallery, recipe: str) -> list[Block]:
     panels = []
     for protocol in study.protocols:
-        entry, scores = study.result(recipe, protocol), study.scores(recipe, protocol)
-        if entry is None or scores is None:
-            continue
-        known = bool(np.isfinite(scores.logits).all())
-        raw = softmax(scores.logits) if known else None
-        changed = raw is not None and not np.allclose(raw, scores.probs, atol=1e-6)
-        panels.append(
-            ReliabilityPanel(
-                title=_panel_title(entry),
-                after=reliability(scores.y_true, scores.probs),
-                before=reliability(scores.y_true, raw) if raw is not None and changed else None,
-            )
-        )
+        panel = reliability_panel(study, recipe, protocol)
+        if panel is not None:
+            panels.append(panel)
     if not panels:
         return []
     ns = sizes(int(panel.after.n.sum()) for panel in panels)
@@ -147,3 +137,18 @@ def _reliability_chart(study: Study, gallery: Gallery, recipe: str) -> list[Bloc
             alt=f"Reliability diagrams of {recipe} before and after temperature scaling.",
         )
     ]
+
+
+def reliability_panel(study: Study, recipe: str, protocol: str) -> ReliabilityPanel | None:
+    """Before and after calibration, or None where no test predictions are stored."""
+    entry, scores = study.result(recipe, protocol), study.scores(recipe, protocol)
+    if entry is None or scores is None:
+        return None
+    known = bool(np.isfinite(scores.logits).all())
+    raw = softmax(scores.logits) if known else None
+    changed = raw is not None and not np.allclose(raw, scores.probs, atol=1e-6)
+    return ReliabilityPanel(
+        title=_panel_title(entry),
+        after=reliability(scores.y_true, scores.probs),
+        before=reliability(scores.y_true, raw) if raw is not None and changed else None,
+    )

@@ -13,6 +13,7 @@ from leukoscope.reporting.content import (
     Block,
     Bullets,
     Code,
+    Folded,
     Heading,
     Paragraph,
     Picture,
@@ -39,16 +40,6 @@ def passport(study: Study, gallery: Gallery) -> Section:
     if not record:
         blocks.append(Paragraph("There is no passport: the data was not audited.", note=True))
     blocks += [tables.classes(study), _balance_chart(study, gallery)]
-    balance = record.get("class_balance")
-    if isinstance(balance, Mapping) and finite(balance.get("chi2")) is not None:
-        p = finite(balance.get("p"))
-        tail = "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-        blocks.append(
-            Paragraph(
-                f"Against equal class sizes: χ² = {float(balance['chi2']):.1f}{tail} "
-                f"(n = {count(usable)} images)."
-            )
-        )
     for table in (tables.findings(study), tables.unused(study), tables.ties(study)):
         if table is not None:
             blocks.append(table)
@@ -166,6 +157,7 @@ def reproduce(study: Study) -> Section:
             Paragraph("The source tree held uncommitted changes: the commit alone does not "
                       "reproduce this run.", note=True)
         )  # fmt: skip
+    blocks.append(Folded("Every setting of each recipe", (tables.settings(study),)))
     for table in (tables.environment(study), tables.wall_times(study)):
         if table is not None:
             blocks.append(table)

@@ -15,6 +15,8 @@ from leukoscope.reporting.source import Study, class_title
 from leukoscope.reporting.wording import protocol_rank, protocol_title
 
 MOST_ROWS = 40
+MOST_SETTINGS = 6  # columns that a page holds
+_SAID_ELSEWHERE = {"name", "title", "reference", "notes"}
 
 
 def classes(study: Study) -> Table:
@@ -172,6 +174,43 @@ def _training(recipe: Recipe) -> str:
         )
     grid = ", ".join(f"{c:g}" for c in training.c_grid)
     return f"frozen features, linear head, C from {grid}, {size}"
+
+
+def settings(study: Study) -> Table:
+    """Every setting of each recipe under the key that ``--set`` changes it by."""
+    shown = study.config.recipes[:MOST_SETTINGS]
+    values = [_flat(recipe.model_dump(mode="json", exclude=_SAID_ELSEWHERE)) for recipe in shown]
+    keys = dict.fromkeys(key for recipe in values for key in recipe)
+    rows = tuple((key, *(recipe.get(key, DASH) for recipe in values)) for key in keys)
+    columns = (
+        Column("Setting", code=True),
+        *(Column(recipe.name, narrow=True) for recipe in shown),
+    )
+    more = len(study.config.recipes) - len(shown)
+    note = f"{plural(more, 'further recipe')}: see `config.toml`." if more else ""
+    return Table("Settings of each recipe, defaults included", columns, rows, note)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys; a list of tables counts as one value."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _setting(value)
+    return flat
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        rest = (f"{name} {_setting(v)}" for name, v in value.items() if name != "kind")
+        return f"{value.get('kind', '')} ({', '.join(rest)})".replace(" ()", "").strip()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_setting, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def environment(study: Study) -> Table | None:

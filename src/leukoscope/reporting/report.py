@@ -10,6 +10,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import class_sections, data_sections, model_sections, result_sections
 from leukoscope.reporting.card import card_text
 from leukoscope.reporting.content import References, Section, Terms
+from leukoscope.reporting.dashboard import dashboard
+from leukoscope.reporting.fold_sections import folds
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
@@ -38,6 +40,8 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [data_sections.passport(study, gallery)],
         lambda: [result_sections.protocols(study, gallery)],
         lambda: [result_sections.probes(study)],
+        lambda: [dashboard(study, gallery)],
+        lambda: [folds(study)],
         lambda: [class_sections.class_results(study, gallery)],
         lambda: [class_sections.calibration(study, gallery)],
         lambda: [model_sections.training(study, gallery)],

@@ -72,7 +72,7 @@ def chance_level(study: Study) -> float | None:
 
 
 def _protocol_chart(study: Study, gallery: Gallery) -> Picture | None:
-    groups = _mark_groups(study)
+    groups = mark_groups(study)
     chance = chance_level(study)
     if not groups or chance is None:
         return None
@@ -95,7 +95,8 @@ def _protocol_chart(study: Study, gallery: Gallery) -> Picture | None:
     )
 
 
-def _mark_groups(study: Study) -> list[MarkGroup]:
+def mark_groups(study: Study) -> list[MarkGroup]:
+    """Accuracy of the models and of the probes, protocol by protocol."""
     groups = []
     for protocol in study.protocols:
         entries = [entry for entry in study.results if entry["protocol"] == protocol]

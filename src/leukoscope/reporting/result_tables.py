@@ -26,7 +26,7 @@ from leukoscope.reporting.wording import (
 )
 
 HEADLINE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
-FURTHER_METRICS = ("weighted_f1", "pr_auc", "log_loss", "brier", "ece")
+FURTHER_METRICS = ("weighted_f1", "weighted_precision", "pr_auc", "log_loss", "brier", "ece")
 MALIGNANT_METRICS = ("recall_malignant", "specificity_malignant", "roc_auc_malignant")
 CLASS_METRICS = ("precision", "recall", "specificity", "f1", "roc_auc")
 

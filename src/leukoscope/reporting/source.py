@@ -34,12 +34,14 @@ class Scores:
         y_true: (n,) int, class index.
         probs: (n, K) float, calibrated probabilities.
         logits: (n, K) float, NaN where the model gives none.
+        fold: (n,) int, whose test image it is.
     """
 
     image_id: tuple[str, ...]
     y_true: NDArray[np.int64]
     probs: NDArray[np.float64]
     logits: NDArray[np.float64]
+    fold: NDArray[np.int64]
 
     @property
     def y_pred(self) -> NDArray[np.int64]:
@@ -153,7 +155,16 @@ class Study:
             y_true=rank[y_true],
             probs=np.asarray(table.probs)[wanted][:, order],
             logits=np.asarray(table.logits)[wanted][:, order],
+            fold=np.asarray(table.fold)[wanted],
         )
+
+    def harshest(self, recipe: str) -> tuple[str, Scores | None]:
+        """The harshest protocol of which test predictions are stored, and these."""
+        for protocol in reversed(self.protocols):
+            scores = self.scores(recipe, protocol)
+            if scores is not None and len(scores.y_true):
+                return protocol, scores
+        return "", None
 
     @cached_property
     def _test_rows(self) -> dict[tuple[str, str], NDArray[np.int64]]:

@@ -63,15 +63,16 @@ def calibration_error(entry: Reliability) -> float:
     return float((entry.n * gap).sum() / max(1, entry.n.sum()))
 
 
-def _draw(top: Axes, bottom: Axes, panel: ReliabilityPanel) -> None:
-    top.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
+def draw_reliability(ax: Axes, panel: ReliabilityPanel) -> None:
+    """Accuracy over confidence, without title and legend."""
+    ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
     for name, entry, colour, style in (
         ("before", panel.before, BEFORE, "--s"),
         ("calibrated", panel.after, AFTER, "-o"),
     ):
         if entry is not None:
             full = entry.n > 0
-            top.plot(
+            ax.plot(
                 entry.confidence[full],
                 entry.accuracy[full],
                 style,
@@ -79,10 +80,14 @@ def _draw(top: Axes, bottom: Axes, panel: ReliabilityPanel) -> None:
                 markersize=4.2,
                 label=f"{name}, ECE {calibration_error(entry):.3f}",
             )
-    top.set(xlim=(0, 1.01), ylim=(0, 1.04), yticks=[0, 0.5, 1])
+    ax.set(xlim=(0, 1.01), ylim=(0, 1.04), yticks=[0, 0.5, 1])
+    ax.set_ylabel("accuracy")
+    ax.grid()
+
+
+def _draw(top: Axes, bottom: Axes, panel: ReliabilityPanel) -> None:
+    draw_reliability(top, panel)
     top.set_title(panel.title, pad=18)
-    top.set_ylabel("accuracy")
-    top.grid()
     top.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=2, handlelength=1.4,
         columnspacing=1.0, borderpad=0.1, borderaxespad=0.1, handletextpad=0.5,

@@ -39,14 +39,21 @@ def confusion_matrices(
     figure = new_figure(rows * (side + 0.35), width_in=7.2 if columns == 2 else 4.4)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for ax, (title, matrix) in zip(axes, panels, strict=False):
-        _draw_matrix(ax, np.asarray(matrix, dtype=np.float64), class_names)
+        draw_matrix(ax, np.asarray(matrix, dtype=np.float64), class_names)
         ax.set_title(title)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     return figure
 
 
-def _draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str]) -> None:
+def draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str]) -> None:
+    """One confusion matrix: counts and, below each, the share of its row.
+
+    Args:
+        ax: Where to draw.
+        matrix: (K, K) counts, rows true, columns predicted.
+        class_names: Names in the matrix's order.
+    """
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
     colours = shades()
@@ -89,37 +96,52 @@ def roc_curves(
     rows = -(-len(panels) // columns)
     figure = new_figure(2.75 * rows, width_in=7.2 if columns == 2 else 4.2)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    shown = list(class_names)
-    if len(shown) == 2:  # the two curves mirror each other; the second class is the positive one
-        shown = shown[1:]
     for ax, (title, y_true, probs) in zip(axes, panels, strict=False):
-        curves = roc_points(y_true, probs, class_names)
-        ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
-        for name in shown:
-            curve = curves.get(name)
-            if curve is None:
-                continue
-            area = float(np.trapezoid(curve.y, curve.x))
-            label = f"{short_title(name)}\n{area:.3f}"
-            ax.plot(
-                *_thin(curve.x, curve.y),
-                color=class_colour(name),
-                label=label,
-                linestyle=CLASS_DASHES.get(name, "-"),
-            )
-        ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-        ax.set_aspect("equal")
+        draw_roc(ax, y_true, probs, class_names)
         ax.set_title(title)
-        ax.set_xlabel("false positive rate")
-        ax.set_ylabel("true positive rate")
-        ax.grid()
-        ax.legend(
-            loc="center left", bbox_to_anchor=(1.0, 0.5), title="area", title_fontsize=9,
-            handlelength=1.6, alignment="left", handletextpad=0.5,
-        )  # fmt: skip
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     return figure
+
+
+def draw_roc(
+    ax: Axes,
+    y_true: NDArray[np.int64],
+    probs: NDArray[np.float64],
+    class_names: Sequence[str],
+) -> None:
+    """ROC curve of each class against the rest, with its area.
+
+    Args:
+        ax: Where to draw.
+        y_true: (n,) class index.
+        probs: (n, K).
+        class_names: Names in the columns' order.
+    """
+    curves = roc_points(y_true, probs, class_names)
+    # Of two classes the curves mirror each other; the second class is the positive one.
+    shown = class_names[1:] if len(class_names) == 2 else class_names
+    ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
+    for name in shown:
+        curve = curves.get(name)
+        if curve is None:
+            continue
+        area = float(np.trapezoid(curve.y, curve.x))
+        ax.plot(
+            *_thin(curve.x, curve.y),
+            color=class_colour(name),
+            label=f"{short_title(name)}\n{area:.3f}",
+            linestyle=CLASS_DASHES.get(name, "-"),
+        )
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    ax.set_aspect("equal")
+    ax.set_xlabel("false positive rate")
+    ax.set_ylabel("true positive rate")
+    ax.grid()
+    ax.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), title="area", title_fontsize=9,
+        handlelength=1.6, alignment="left", handletextpad=0.5,
+    )  # fmt: skip
 
 
 def _thin(

@@ -1,0 +1,143 @@
+"""``bundle show|verify|list``: what a model that predicts is, and whether it still works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leukoscope.cli.console import DISCLAIMER, command, console, print_json
+from leukoscope.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from leukoscope.config.bundle import BundleRecord
+
+bundle_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Bundles: models that predict without torch."
+)
+
+BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder, e.g. run/bundle.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the program."""
+    app.add_typer(bundle_app, name="bundle")
+
+
+@bundle_app.command("show", epilog="Example: leukoscope bundle show run/bundle")
+@command
+def show(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """Say what a bundle knows: classes, input, preprocessing, thresholds, licence, versions."""
+    from leukoscope.runtime.bundle import read_bundle
+
+    found = read_bundle(bundle)
+    if as_json:
+        print_json(found.record.model_dump(mode="json") | {"sha256": found.sha256})
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _facts(found.record, found.sha256):
+        table.add_row(name, value)
+    console().print(table)
+    typer.echo(DISCLAIMER)
+
+
+@bundle_app.command("verify", epilog="Example: leukoscope bundle verify run/bundle")
+@command
+def verify(
+    bundle: BundleArgument,
+    engine: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    as_json: JsonOption = False,
+) -> int:
+    """Load a bundle and predict its golden images: PASS or FAIL; exit code 1 where one fails."""
+    from dataclasses import asdict
+
+    from leukoscope.runtime.bundle import verify_bundle
+
+    checks = verify_bundle(bundle, engine)
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            colour, word = ("green", "PASS") if check.ok else ("red", "FAIL")
+            console().print(f"[{colour}]{word}[/] {check.name}: ", end="")
+            console().print(check.detail, markup=False)
+    return int(not all(check.ok for check in checks))
+
+
+@bundle_app.command("list", epilog="Example: leukoscope bundle list runs")
+@command
+def list_bundles(
+    folder: Annotated[Path, typer.Argument(help="Where to look, subfolders included.")] = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """List the bundles below a folder; a damaged one is listed with what is wrong."""
+    from dataclasses import asdict
+
+    from leukoscope.runtime.shelf import find_bundles
+
+    found = find_bundles(folder)
+    if as_json:
+        print_json([asdict(row) | {"folder": str(row.folder)} for row in found])
+        return
+    if not found:
+        typer.echo(f"no bundle below {folder}; a study writes one: RUN/bundle", err=True)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("folder", "recipe", "classes", "created", "state"):
+        table.add_column(name, overflow="fold")
+    for row in found:
+        classes, state = ", ".join(row.class_names), row.problem or "readable"
+        table.add_row(str(row.folder), row.recipe, classes, row.created[:10], state)
+    console().print(table)
+
+
+def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
+    from leukoscope.core.labels import CLASSES
+
+    pre = record.preprocess
+    steps = ", ".join(step.kind for step in pre.steps) or "no steps"
+    ood = record.ood
+    return [
+        ("name", f"{record.name}@{sha256[:12]}"),
+        ("recipe", record.recipe),
+        ("trained on", record.trained_on),
+        ("created", record.created),
+        *(
+            (f"class {index}", f"{name}: {CLASSES[name].description}" if name in CLASSES else name)
+            for index, name in enumerate(record.class_names)
+        ),
+        ("input", f"{pre.size_px} px, {pre.resize}; {steps}"),
+        ("normalisation", f"mean {_triple(pre.mean)}, std {_triple(pre.std)}"),
+        (
+            "temperature",
+            f"{record.calibration.temperature:.3f}, from {record.calibration.n_cal} images",
+        ),
+        (
+            "prediction sets",
+            f"aim at {record.conformal.coverage:.0%}, threshold {record.conformal.threshold:.3f}, "
+            f"from {record.conformal.n_cal} images",
+        ),
+        (
+            "unlike training",
+            "not measured"
+            if ood is None
+            else f"rejected above {ood.threshold:.2f} "
+            f"(accepts {ood.accept:.0%} of {ood.n_val} validation images)",
+        ),
+        ("graph against torch", f"largest difference of a logit {record.parity_max_abs:.1e}"),
+        ("licence of the weights", record.licence),
+        ("passport", record.passport_sha256),
+        ("files", f"{len(record.files)}, hashes fit"),
+        ("versions", ", ".join(f"{name} {v}" for name, v in record.versions.items())),
+    ]
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
