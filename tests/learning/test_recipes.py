@@ -11,10 +11,10 @@ import torch
 
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import ToInput, build_network
 from leukoscope.learning.batches import ImageSet
 from leukoscope.learning.export import check_parity, onnx_bytes, open_session
-from leukoscope.learning.gradcam import grad_cam
 from leukoscope.learning.trainer import predict_logits, train_gradient
 
 CLASSES = ("benign", "early_pre_b", "pre_b", "pro_b")
