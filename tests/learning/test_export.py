@@ -68,6 +68,7 @@ def test_batch_norm_before_the_head_is_folded_into_the_class_maps(
     with torch.no_grad():  # as after a training: neither of them 0 or 1
         for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
             values.copy_(torch.rand(len(values), generator=torch.Generator().manual_seed(2)) + 0.2)
+        network.head.weight += 0.05  # so that something speaks for each class
     session = open_session(onnx_bytes(network, spec, CLASSES))
     assert [output.name for output in session.get_outputs()] == ["logits", "features", "maps"]
     logits, maps = session.run(["logits", "maps"], {"image": images})
