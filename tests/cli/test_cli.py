@@ -15,7 +15,8 @@ from leukoscope.cli.main import app
 runner = CliRunner()
 
 COMMANDS = [
-    "demo", "doctor", "phantom", "study", "train", "evaluate", "explain", "export", "predict",
+    "demo", "doctor", "phantom", "study", "train", "evaluate", "explain", "features", "export",
+    "predict",
     "data inspect", "data audit", "data split", "data preview", "recipes list", "recipes show",
     "models list",
 ]  # fmt: skip
