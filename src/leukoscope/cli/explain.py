@@ -107,10 +107,11 @@ def explain(
 
 
 def _print_explanations(found: list[Explanation], sources: list[Source], folder: Path) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("recipe", "method", "kind", "images", "heat in leukocytes",
-                  "if spread evenly", box=None, pad_edge=False)  # fmt: skip
+    names = (Column(name, no_wrap=True) for name in ("recipe", "method", "kind"))
+    table = Table(*names, "images", "heat in leukocytes", "if spread evenly", box=None,
+                  pad_edge=False)  # fmt: skip
     keys = dict.fromkeys((entry.recipe, entry.method, entry.kind) for entry in found)
     for key in keys:
         entries = [e for e in found if (e.recipe, e.method, e.kind) == key]
@@ -167,8 +168,9 @@ def features(
         f"{source.protocol}, fold {fold}",
         markup=False,
     )
-    heads = ("groups", "images", "silhouette", "purity", "chance", "above chance")
-    table = Table("what", Column("neighbours", no_wrap=True), *heads, box=None, pad_edge=False)
+    names = (Column(name, no_wrap=True) for name in ("what", "neighbours"))
+    heads = ("groups", "images", "silhouette", "purity", "chance", "best", "score")
+    table = Table(*names, *heads, box=None, pad_edge=False)
     for row in result["structures"]:
         purity = row["purity"]
         table.add_row(
@@ -179,9 +181,14 @@ def features(
             _number(row["silhouette"]),
             _number(purity["value"]),
             _number(purity["chance"]),
+            _number(purity["best"]),
             _number(row["above_chance"]),
         )
     out_console.print(table)
+    out_console.print(
+        f"purity: share of the {result['neighbours']} nearest that agree; score: 0 as by chance, "
+        "1 as pure as it can be\n"
+    )
     out_console.print(result["verdict"], markup=False)
     typer.echo(f"\nmaps  {folder}")
 

@@ -212,6 +212,7 @@ def _structures(found: Mapping[str, Any]) -> Table:
                 number(row["silhouette"], "silhouette"),
                 number(purity["value"], "share"),
                 number(purity["chance"], "share"),
+                number(purity["best"], "share"),
                 number(row["above_chance"], "share"),
             )
         )
@@ -221,7 +222,7 @@ def _structures(found: Mapping[str, Any]) -> Table:
             Column("Labelling"), Column("Neighbours"), Column("Groups", numeric=True),
             Column("Images", numeric=True), Column("Silhouette", numeric=True),
             Column("Agreeing", numeric=True), Column("By chance", numeric=True),
-            Column("Chance to perfect", numeric=True),
+            Column("At best", numeric=True), Column("From chance to best", numeric=True),
         ),
         rows=tuple(rows),
         note=(

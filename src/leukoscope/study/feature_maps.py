@@ -46,7 +46,7 @@ COLUMNS = ("image_id", "path", "class", "patient", "acquisition", "y_pred", "p",
 NOUNS = {"acquisition": "acquisition group", "patient": "patient"}
 OTHERS = {"acquisition": "other groups", "patient": "other patients"}
 WITHIN = "same class"
-FOLLOWS = 0.2  # of the way from chance to perfect; below, a structure is called weak
+FOLLOWS = 0.2  # of the way from chance to best; below, a structure is called weak
 Tell = Callable[[int, int], None]
 
 
@@ -298,7 +298,7 @@ def _verdict(structures: list[Structure]) -> str:
             what += "" if of_class > of_group else ", not the class"
         sentences.append(
             f"The features follow {what}: with neighbours from other {noun}s only, the class is "
-            f"{100 * of_class:.0f} % of the way from chance to perfect; among images of the same "
+            f"{100 * of_class:.0f} % of the way from chance to best; among images of the same "
             f"class, the {noun} is {100 * of_group:.0f} % of the way."
         )
     return " ".join(sentences) or (
