@@ -36,7 +36,7 @@ def leukoscope(*arguments: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = PhantomSpec(images=72, sessions=9, patients=12, size_px=96, seed=5)
+    spec = PhantomSpec(images=48, sessions=8, patients=12, size_px=96, seed=5)
     return write_phantoms(spec, tmp_path_factory.mktemp("data") / "phantoms")
 
 
@@ -185,7 +185,7 @@ def test_images_that_are_gone_are_named(run: Path, tmp_path: Path) -> None:
 
 def test_features_of_one_fold(run: Path) -> None:
     output = " ".join(leukoscope("features", run, "-r", "bn-cnn", "--fold", 1).split())
-    assert "36 test images, 128 features: bn-cnn, random, fold 1" in output
+    assert "24 test images, 128 features: bn-cnn, random, fold 1" in output
     folder = run / "explanations" / "features-bn-cnn-random-fold1"
     with (folder / "features.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
