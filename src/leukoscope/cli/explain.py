@@ -120,8 +120,9 @@ def _print_explanations(found: list[Explanation], sources: list[Source], folder:
         heat = f"{sum(shares) / len(known):.0%}" if known else "—"
         even = f"{sum(e.area_of_leukocytes for e in known) / len(known):.0%}" if known else "—"
         table.add_row(*key, str(len(entries)), heat, even)
-    if found:
-        console().print(table)
+    if not found:
+        return
+    console().print(table)
     if any(entry.part in ("train", "val") for entry in found):
         typer.echo("! some of these images were used to fit or select the model that is explained")
     panels = len({entry.panel for entry in found})

@@ -8,6 +8,7 @@ image moves it, and there would be nothing left to explain.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -224,10 +225,9 @@ def find_layer(network: Network, name: str | None) -> nn.Module:
     layers = {key.removeprefix(_BACKBONE): module for key, module in network.named_modules()}
     module = layers.get(name.removeprefix(_BACKBONE)) if name else None
     if module is None:
-        raise UnknownNameError(
-            f"layer of {network.config.backbone}", name, _worth_naming(name, layers)
-        )
-    shape = _output_shape(network, module)
+        choices = _worth_naming(network, name, layers)
+        raise UnknownNameError(f"layer of {network.config.backbone}", name, choices)
+    shape = _output_shapes(network, {name: module}).get(name, ())
     if network.channels_last or len(shape) != 4:
         came = f"gives {' × '.join(map(str, shape[1:]))} values" if shape else "is not used"
         raise ConfigError(
@@ -238,27 +238,34 @@ def find_layer(network: Network, name: str | None) -> nn.Module:
     return module
 
 
-def _worth_naming(name: str, layers: Mapping[str, nn.Module]) -> list[str]:
-    """The nearest names and the large blocks: a network has hundreds of layers."""
+def _worth_naming(network: Network, name: str, layers: Mapping[str, nn.Module]) -> list[str]:
+    """The nearest names and the large blocks that give maps: a network has hundreds of layers."""
     near = difflib.get_close_matches(name, [key for key in layers if key], n=5)
-    blocks = [key for key in layers if key and key.count(".") < 2][:12]
-    return [*near, *(key for key in blocks if key not in near), _LAYER]
+    blocks = {key: module for key, module in layers.items() if key and key.count(".") < 2}
+    shapes = _output_shapes(network, blocks)
+    maps = [key for key in blocks if max(shapes.get(key, ())[2:], default=0) > 1 and key != "extra"]
+    return list(dict.fromkeys([*near, *maps[-12:]]))
 
 
-def _output_shape(network: Network, module: nn.Module) -> tuple[int, ...]:
-    """Shape of what a layer gives for one image; empty where it is never called."""
-    kept: list[tuple[int, ...]] = []
+def _output_shapes(
+    network: Network, layers: Mapping[str, nn.Module]
+) -> dict[str, tuple[int, ...]]:  # fmt: skip
+    """Shapes of what layers give for one image; one that is never called is left out."""
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    def keep(_module: nn.Module, _given: object, output: object) -> None:
-        kept.append(tuple(output.shape) if isinstance(output, Tensor) else ())
+    def keep(key: str, _module: nn.Module, _given: object, output: object) -> None:
+        shapes[key] = tuple(output.shape) if isinstance(output, Tensor) else ()
 
-    hook = module.register_forward_hook(keep)
+    hooks = [
+        layer.register_forward_hook(functools.partial(keep, key)) for key, layer in layers.items()
+    ]
     try:
         with evaluating(network), torch.no_grad():
             network(torch.zeros(1, 3, network.size_px, network.size_px))
     finally:
-        hook.remove()
-    return kept[-1] if kept else ()
+        for hook in hooks:
+            hook.remove()
+    return shapes
 
 
 def _map_and_gradient(

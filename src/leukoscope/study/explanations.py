@@ -189,7 +189,8 @@ def explain(
             write_bytes(out / name, figure_png(figure, photo=True))
         found += entries
         progress(done, len(subjects))
-    write_json(out / JSON, [asdict(entry) for entry in found])
+    if found or not failures:
+        write_json(out / JSON, [asdict(entry) for entry in found])
     return found, failures
 
 
