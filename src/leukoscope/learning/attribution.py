@@ -214,12 +214,12 @@ def find_layer(network: Network, name: str | None) -> nn.Module:
         ConfigError: The network has no feature map that its output depends on.
         UnknownNameError: No such layer; names the nearest.
     """
+    if network.gradcam_layer is None:
+        raise ConfigError(
+            f"{network.config.backbone} has no feature map for Grad-CAM",
+            hint="use the method occlusion or integrated-gradients",
+        )
     if name is None or name == _LAYER:
-        if network.gradcam_layer is None:
-            raise ConfigError(
-                f"{network.config.backbone} has no feature map for Grad-CAM",
-                hint="use the method occlusion or integrated-gradients",
-            )
         return network.gradcam_layer
     layers: dict[str, nn.Module]
     layers = {key.removeprefix(_BACKBONE): module for key, module in network.named_modules()}
