@@ -17,6 +17,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.study.explanations import explain_study
+from leukoscope.study.feature_maps import map_study
 from leukoscope.study.fitted import FittedRun
 from leukoscope.study.run import run_study
 
@@ -169,6 +171,21 @@ def test_runs_that_are_none_or_not_finished(run: Path, tmp_path: Path) -> None:
     assert "finished: 0" in leukoscope("features", copy, "--fold", 1, code=2)
     (copy / "manifest.csv").unlink()
     assert "stopped before its images were read" in leukoscope("explain", copy, code=1)
+
+
+def test_a_study_whose_recipes_leave_no_model_has_no_maps(run: Path, tmp_path: Path) -> None:
+    copy = RunFolder(tmp_path / "run")
+    shutil.copytree(run, copy.path)
+    for record in copy.path.rglob("checkpoint.json"):
+        record.unlink()
+    assert explain_study(copy, 2, lambda done, total: None) == []
+    map_study(copy, lambda done, total: None)
+    assert not (copy.explanations / "features.csv").exists()
+
+
+def test_without_torch_it_says_what_to_install(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leukoscope.study.fitted.find_spec", lambda name: None)
+    assert "needs the optional dependencies [train]" in leukoscope("features", run, code=1)
 
 
 def test_images_that_are_gone_are_named(run: Path, tmp_path: Path) -> None:

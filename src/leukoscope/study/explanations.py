@@ -112,6 +112,8 @@ def explain_study(run: RunFolder, count: int, progress: Tell) -> list[Explanatio
     for old in (*run.explanations.glob("*.png"), *run.explanations.glob(JSON)):
         old.unlink()
     fitted = FittedRun.open(run.path)
+    if not fitted.has_models:
+        return []
     source = Source(fitted, *fitted.choose(None, None))
     subjects = choose_subjects(source, count)
     recipe = next(r for r in fitted.config.recipes if r.name == source.recipe)

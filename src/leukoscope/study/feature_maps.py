@@ -103,6 +103,8 @@ def map_study(run: RunFolder, progress: Tell) -> None:
     for name in (CSV, JSON):
         (run.explanations / name).unlink(missing_ok=True)
     fitted = FittedRun.open(run.path)
+    if not fitted.has_models:
+        return
     found = read_features(
         Source(fitted, *fitted.choose(None, None)), 0, progress, seed=fitted.config.seed
     )

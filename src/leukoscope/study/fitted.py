@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,12 @@ from numpy.typing import NDArray
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import DataError, UnknownNameError, UsageError
+from leukoscope.core.errors import (
+    DataError,
+    MissingExtraError,
+    UnknownNameError,
+    UsageError,
+)
 from leukoscope.core.records import ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
@@ -118,6 +124,11 @@ class FittedRun:
         """Names of the recipes, the first one first."""
         return tuple(recipe.name for recipe in self.config.recipes)
 
+    @property
+    def has_models(self) -> bool:
+        """Whether any recipe left a model; what combines others' predictions leaves none."""
+        return any(any(self._fitted(name)) for name in self.recipes)
+
     def folds(self, recipe: str, protocol: str) -> list[int]:
         """Numbers of the finished fits."""
         parent = self.run.model(recipe, protocol, 0).parent
@@ -172,9 +183,12 @@ class FittedRun:
         """Load a model, once.
 
         Raises:
+            MissingExtraError: torch is not installed.
             UsageError: There is no such finished fold.
             WeightsError: Its files are damaged, or its frozen backbone is not at hand.
         """
+        if find_spec("torch") is None:
+            raise MissingExtraError("looking into a trained model", "train")
         from leukoscope.learning.checkpoint import load_checkpoint
 
         key = (recipe, protocol, fold)
