@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from leukoscope.datasets.layouts import load_dataset
     from leukoscope.datasets.passport import audit
     from leukoscope.datasets.splits import make_splits
+    from leukoscope.learning.attribution import grad_cam
     from leukoscope.learning.catalogue import list_models
-    from leukoscope.learning.gradcam import grad_cam
     from leukoscope.runtime.predictor import load_bundle
     from leukoscope.study.run import run_study
 
@@ -33,7 +33,7 @@ __all__ = [
 
 _HOMES = {
     "audit": "leukoscope.datasets.passport",
-    "grad_cam": "leukoscope.learning.gradcam",
+    "grad_cam": "leukoscope.learning.attribution",
     "list_models": "leukoscope.learning.catalogue",
     "list_recipes": "leukoscope.config.loading",
     "load_bundle": "leukoscope.runtime.predictor",

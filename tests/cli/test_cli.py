@@ -15,9 +15,11 @@ from leukoscope.cli.main import app
 runner = CliRunner()
 
 COMMANDS = [
-    "demo", "doctor", "phantom", "study", "train", "tune", "evaluate", "explain", "export",
+    "demo", "doctor", "phantom", "study", "train", "tune", "transfer", "ablate", "evaluate",
+    "explain", "features", "export", "guide", "runs list", "runs clean", "models show",
     "predict",
-    "data inspect", "data audit", "data split", "data preview", "recipes list", "recipes show",
+    "data inspect", "data audit", "data split", "data preview", "data fetch", "data export",
+    "data samples", "recipes list", "recipes show",
     "models list", "bundle show", "bundle verify", "bundle list",
 ]  # fmt: skip
 

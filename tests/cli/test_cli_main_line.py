@@ -136,11 +136,17 @@ def test_export_evaluate_and_explain(run: Path, data: Path, tmp_path: Path) -> N
     metrics = json.loads(done.stdout)
     assert metrics["results"][0]["protocol"] == "external"
     assert any("training part" in warning for warning in metrics["warnings"])
-    done = _leukoscope("explain", run, "--count", 1, "-p", "deduplicated")
+    done = _leukoscope("explain", run, "--count", 1, "-p", "deduplicated", "-m", "grad-cam++")
     assert done.returncode == 0, done.stderr
-    panels = json.loads((run / "explanations" / "explanations.json").read_text())
+    folder = run / "explanations" / "quick-deduplicated-grad-cam++"
+    panels = json.loads((folder / "explanations.json").read_text())
     assert panels
-    assert all((run / panel["panel"]).is_file() for panel in panels)
+    assert all((folder / panel["panel"]).is_file() for panel in panels)
+    of_study = json.loads((run / "explanations" / "explanations.json").read_text())
+    assert all((run / panel["panel"]).is_file() for panel in of_study)
+    done = _leukoscope("features", run, "-p", "deduplicated", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["protocol"] == "deduplicated"
 
 
 def test_plan_starts_nothing(data: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import torch
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import BundleError
+from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network
 from leukoscope.learning.export import check_parity, onnx_bytes, open_session
-from leukoscope.learning.gradcam import grad_cam
 
 CLASSES = ["benign", "early", "pre", "pro"]
 
@@ -57,6 +57,34 @@ def test_the_relu_of_a_class_map_is_grad_cam(
     heat = grad_cam(lite, ToInput(spec)(torch.from_numpy(images)), torch.from_numpy(targets))
     assert heat.max() == 1
     np.testing.assert_allclose(heat, chosen, atol=1e-3)
+
+
+def test_batch_norm_before_the_head_is_folded_into_the_class_maps(
+    spec: PreprocessSpec, images: np.ndarray
+) -> None:
+    config = ModelConfig(backbone="test_resnet", weights="none", input_norm="batch", dropout=0.5)
+    network = build_network(config, num_classes=4, size_px=64, seed=1)
+    norm = network.hidden[0]
+    with torch.no_grad():  # as after a training: neither of them 0 or 1
+        for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            values.copy_(torch.rand(len(values), generator=torch.Generator().manual_seed(2)) + 0.2)
+        network.head.weight += 0.05  # so that something speaks for each class
+    session = open_session(onnx_bytes(network, spec, CLASSES))
+    assert [output.name for output in session.get_outputs()] == ["logits", "features", "maps"]
+    logits, maps = session.run(["logits", "maps"], {"image": images})
+    constant = logits - maps.mean((2, 3))  # bias, mean and shift: the same for every image
+    np.testing.assert_allclose(constant, np.broadcast_to(constant[0], constant.shape), atol=1e-4)
+    targets = np.arange(len(images)) % 4
+    chosen = np.maximum(maps[np.arange(len(images)), targets], 0)
+    chosen /= np.maximum(chosen.max((1, 2), keepdims=True), 1e-12)
+    heat = grad_cam(network, ToInput(spec)(torch.from_numpy(images)), torch.from_numpy(targets))
+    assert heat.max() == 1
+    np.testing.assert_allclose(heat, chosen, atol=1e-3)
+
+
+def test_layer_norm_before_the_head_leaves_no_class_maps() -> None:
+    config = ModelConfig(backbone="test_resnet", weights="none", input_norm="layer")
+    assert not build_network(config, num_classes=4, size_px=64).has_class_maps
 
 
 @pytest.mark.parametrize("name", ["cnn-baseline", "test_vit"])

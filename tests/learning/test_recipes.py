@@ -11,10 +11,10 @@ import torch
 
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.learning.attribution import grad_cam, grad_cam_plus_plus
 from leukoscope.learning.backbones import ToInput, build_network
 from leukoscope.learning.batches import ImageSet
 from leukoscope.learning.export import check_parity, onnx_bytes, open_session
-from leukoscope.learning.gradcam import grad_cam
 from leukoscope.learning.trainer import predict_logits, train_gradient
 
 CLASSES = ("benign", "early_pre_b", "pre_b", "pro_b")
@@ -88,10 +88,11 @@ def test_recipe(name: str, tmp_path: Path) -> None:
     assert ("maps" in outputs) == network.has_class_maps
 
     batch = ToInput(spec)(torch.from_numpy(val.images))
-    heat = grad_cam(network, batch, ours.argmax(1))
-    assert heat.shape == (8, *network.feature_map(batch).shape[2:])
-    assert np.isfinite(heat).all()
-    assert heat.max() <= 1
+    for method in (grad_cam, grad_cam_plus_plus):
+        heat = method(network, batch, ours.argmax(1))
+        assert heat.shape == (8, *network.feature_map(batch).shape[2:])
+        assert np.isfinite(heat).all()
+        assert heat.max() <= 1
 
 
 # backbone and side, width of the pooled features, and of the last layer's input

@@ -388,6 +388,45 @@ def _explanations(run: RunFolder, manifest: Manifest, plan: Plan) -> None:
             }
         )
     write_json(run.explanations / "explanations.json", entries)
+    _features(run, manifest, plan)
+
+
+def _features(run: RunFolder, manifest: Manifest, plan: Plan) -> None:
+    rows = [
+        {
+            "image_id": record.image_id,
+            "path": record.path,
+            "class": record.label,
+            "patient": record.patient_id,
+            "acquisition": record.acquisition_id,
+            "y_pred": record.label,
+            "p": 0.9,
+            "pca_1": np.cos(number),
+            "pca_2": np.sin(number),
+            "tsne_1": "",
+            "tsne_2": "",
+        }
+        for number, record in enumerate(manifest.usable)
+    ]
+    write_csv(run.explanations / "features.csv", list(rows[0]), rows)
+    purity = {"n": len(rows), "value": 0.8, "chance": 0.3, "best": 1.0}
+    entry = {"labelling": "class", "crossed": "", "groups": 4, "silhouette": 0.12}
+    crossed = {"labelling": "class", "crossed": "other groups", "groups": 4, "silhouette": None}
+    found = {
+        "schema": 1,
+        "recipe": plan.recipes[0],
+        "protocol": plan.protocols[0],
+        "fold": 0,
+        "n": len(rows),
+        "dimensions": 1280,
+        "explained_variance": [0.3, 0.2],
+        "neighbours": 10,
+        "structures": [
+            {**one, "purity": purity, "above_chance": 0.7143} for one in (entry, crossed)
+        ],
+        "verdict": "The features follow the class, not the acquisition group: made up.",
+    }
+    write_json(run.explanations / "features.json", found)
 
 
 @pytest.fixture(scope="session")

@@ -169,11 +169,30 @@ def test_figures_are_sharp_and_the_page_moderate(run: RunFolder) -> None:
     figures = sorted(run.figures.glob("*.png"))
     assert {path.stem for path in figures} >= {
         "protocols-and-probes", "cluster-curve", "class-balance", "clusters-by-class",
-        "confusion-quick", "roc-quick", "reliability-quick", "training-quick", "mistakes",
+        "confusion-quick", "roc-quick", "reliability-quick", "training-quick",
+            "examples-right", "examples-least-certain", "examples-confident-wrong", "features",
     }  # fmt: skip
     for path in figures:
         assert cv2.imread(str(path)).shape[1] >= 800
     assert run.report_html.stat().st_size < 4_000_000
+
+
+def test_examples_and_the_map_of_features_are_explained(page: Page) -> None:
+    words = page.words
+    assert "What the features are arranged by" in words
+    assert "features that the last layer reads, recipe quick" in words
+    assert "The features follow the class, not the acquisition group" in words
+    assert "class other groups 4" in words
+    for title in ("Right predictions", "Least certain predictions", "Most confident mistakes"):
+        assert f"{title}, " in words
+    assert re.search(r"\d+ mistakes among \d+ test images \(recipe quick, ", words)
+
+
+def test_a_damaged_map_of_features_is_named(make_study: MakeStudy, tmp_path: Path) -> None:
+    run = make_study(tmp_path, images=20, protocols=("random",))
+    write_json(run.explanations / "features.json", {"recipe": "quick"})
+    with pytest.raises(DataError, match="are damaged or of another version"):
+        write_report(run)
 
 
 def test_missing_values_are_dashes_never_zero(run: RunFolder) -> None:
@@ -221,7 +240,7 @@ def test_absent_images_are_left_out_with_a_note(make_study: MakeStudy, tmp_path:
     write_report(run)
     words = Page(run.report_html.read_text(encoding="utf-8")).words
     assert re.search(r"\d+ thumbnails left out: the image is no longer where", words)
-    assert not (run.figures / "mistakes.png").exists()
+    assert not (run.figures / "examples-confident-wrong.png").exists()
 
 
 def test_binary_data_with_patients_and_two_recipes(make_study: MakeStudy, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from leukoscope.cli import (
     arms,
     bundle,
     data,
+    explain,
     guide,
     lists,
     model,
@@ -57,6 +58,7 @@ data.register(app)
 study.register(app)
 arms.register(app)
 model.register(app)
+explain.register(app)
 predict.register(app)
 tune.register(app)
 bundle.register(app)

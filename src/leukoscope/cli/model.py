@@ -1,4 +1,4 @@
-"""``evaluate``, ``explain`` and ``export``: what can be done with a trained model."""
+"""``evaluate`` and ``export``: what can be done with a trained model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ def register(app: typer.Typer) -> None:
     app.command("evaluate", epilog="Example: leukoscope evaluate run/bundle other/data --out eval")(
         evaluate
     )
-    app.command("explain", epilog="Example: leukoscope explain run --count 8")(explain)
     app.command("export", epilog="Example: leukoscope export run --out bundle")(export)
 
 
@@ -56,39 +55,6 @@ def evaluate(
     for path, reason in result.unreadable:
         typer.echo(f"could not be read: {path} ({reason})", err=True)
     return EXIT_SOME_UNREADABLE if result.unreadable else 0
-
-
-@command
-def explain(
-    run: Annotated[Path, typer.Argument(help="A study's folder.")],
-    count: Annotated[int, typer.Option(help="Panels of right and of wrong predictions.")] = 6,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", "-p", help="Default: the study's first.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Default: the study's first.")
-    ] = None,
-) -> None:
-    """Draw Grad-CAM panels of right and wrong test predictions of a study."""
-    from leukoscope.config.loading import load_study_config
-    from leukoscope.core.records import Manifest
-    from leukoscope.core.run_folder import RunFolder
-    from leukoscope.study.explanations import explain_study
-
-    folder = RunFolder(run)
-    config = load_study_config(folder.config)
-    manifest = Manifest.load(folder.manifest, config.data.root)
-    config = config.model_copy(update={"explanations": count})
-    with progress_bars() as show:
-        panels = explain_study(
-            folder,
-            manifest,
-            config,
-            lambda done, total: show("explaining", done, total),
-            protocol=protocol,
-            recipe=recipe,
-        )
-    typer.echo(f"{len(panels)} panels: {folder.explanations}")
 
 
 @command

@@ -61,8 +61,8 @@ class Network(nn.Module):
         num_features: D, the width of ``features``.
         gradcam_layer: The layer whose output is the feature map; None where the network has no
             map that its output depends on (transformers without a grid).
-        has_class_maps: The head is linear on globally averaged features, so that class
-            activation maps are exact (Zhou et al. 2016).
+        has_class_maps: The head is linear on globally averaged features, batch norm between them
+            allowed, so that class activation maps are exact (Zhou et al. 2016).
         exported: The last ONNX graph made of it and a hash of what went in; see ``export``.
     """
 
@@ -103,7 +103,8 @@ class Network(nn.Module):
         initialise(config, self.hidden, self.head)
         self.exported: tuple[str, bytes] = ("", b"")
         averages = bool(config.conv) or (averages and config.pooling == "native")
-        self.has_class_maps = averages and not len(self.hidden)
+        between = [type(layer) for layer in self.hidden]
+        self.has_class_maps = averages and between in ([], [nn.BatchNorm1d])
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) float32 to logits (N, K) float32."""
@@ -171,6 +172,25 @@ class Network(nn.Module):
     def to_input(self, spec: PreprocessSpec) -> nn.Module:
         """What turns preprocessed pixels into this network's input."""
         return ToInput(spec)
+
+    @property
+    def class_weights(self) -> Tensor:
+        """(K, C), from the averaged map to the logits; see ``has_class_maps``.
+
+        In evaluation a batch norm before the linear layer only scales each channel and adds a
+        constant to each logit, so it folds into the weights.
+        """
+        weight = self.head.weight
+        if len(self.hidden):
+            norm = cast(nn.BatchNorm1d, self.hidden[0])
+            assert norm.running_var is not None
+            weight = weight * (norm.weight / torch.sqrt(norm.running_var + norm.eps))
+        return weight
+
+    @property
+    def channels_last(self) -> bool:
+        """The backbone's own maps are (N, h, w, C), as in Swin transformers."""
+        return self._layout == "NHWC"
 
     def set_linear_head(self, weight: NDArray[np.generic], bias: NDArray[np.generic]) -> None:
         """Put a fitted linear classifier in place of the head.

@@ -41,7 +41,7 @@ class _Graph(nn.Module):
         logits = self.network.logits_of(features)
         if not self.network.has_class_maps:
             return logits, features
-        return logits, features, torch.einsum("kc,nchw->nkhw", self.network.head.weight, grid)
+        return logits, features, torch.einsum("kc,nchw->nkhw", self.network.class_weights, grid)
 
 
 def onnx_bytes(
@@ -50,10 +50,11 @@ def onnx_bytes(
     """A network as one ONNX file, weights and normalisation inside; kept until its tensors change.
 
     Input ``image`` (N, S, S, 3) uint8 RGB with any N; outputs ``logits`` (N, K), ``features``
-    (N, D), and, where the head is linear on globally averaged features, ``maps`` (N, K, h, w):
-    class activation maps (Zhou et al. 2016, eq. 2), whose ReLU is Grad-CAM up to a positive
-    factor (Selvaraju et al. 2017, section 3.1). All float32. Where the recipe looks at several
-    views, logits and features are those over the views, and the maps are of the image as it is.
+    (N, D), and, where the head is linear on globally averaged features (a batch norm before it is
+    folded in), ``maps`` (N, K, h, w): class activation maps (Zhou et al. 2016, eq. 2), whose ReLU
+    is Grad-CAM up to a positive factor (Selvaraju et al. 2017, section 3.1). All float32. Where
+    the recipe looks at several views, logits and features are those over the views, and the maps
+    are of the image as it is.
 
     Args:
         network: What to write.

@@ -27,6 +27,8 @@ from leukoscope.reporting.figures.thumbnails import square_thumb
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PHOTO_PX = 1080  # half again the CSS width: photographs are most of a page's weight
+
 
 class Gallery:
     """Draws figures into a study's folder.
@@ -68,7 +70,7 @@ class Gallery:
             file=f"figures/{name}.png",
             caption=caption,
             alt=alt,
-            uri=photo_uri(data) if photo else png_uri(data),
+            uri=photo_uri(data, max_width_px=PHOTO_PX) if photo else png_uri(data),
             width=round(CSS_PX_PER_IN * width),
             height=round(CSS_PX_PER_IN * height),
             narrow_uri=png_uri(small) if small else "",

@@ -1,22 +1,15 @@
-"""The sections on the model: training, heat maps, mistakes."""
+"""The section on the models: recipes, and how their training went."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from leukoscope.reporting import data_tables as tables
-from leukoscope.reporting.content import Block, Panels, Paragraph, Picture, Section
-from leukoscope.reporting.figures.style import short_title
-from leukoscope.reporting.figures.thumbnails import Thumb, montage
+from leukoscope.reporting.content import Block, Paragraph, Picture, Section
 from leukoscope.reporting.figures.training import learning_curves, regularisation_path
-from leukoscope.reporting.formats import count, finite, number, plural
-from leukoscope.reporting.gallery import Gallery, load_thumb
-from leukoscope.reporting.source import History, Scores, Study, class_title, inside
+from leukoscope.reporting.formats import count, plural
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.source import History, Study
 from leukoscope.reporting.wording import protocol_title
 
 MOST_RECIPES = 3
@@ -78,139 +71,3 @@ def _training_chart(
 def _mean_train(study: Study, protocol: str) -> int:
     sizes = [len(fold.ids("train")) for fold in study.folds if fold.protocol == protocol]
     return round(sum(sizes) / len(sizes)) if sizes else 0
-
-
-def explanations(study: Study, gallery: Gallery) -> Section:
-    """Heat maps of right and wrong predictions, beside the original."""
-    if not study.explanations:
-        return Section("heatmaps", "Where the model looks", [
-            Paragraph("No heat maps were made in this study.", note=True)
-        ])  # fmt: skip
-    entry = study.explanations[0]
-    protocol = protocol_title(str(entry.get("protocol", ""))).lower()
-    blocks: list[Block] = [
-        Paragraph(
-            "Grad-CAM marks the regions that raise the score of the predicted class, on images "
-            f"that the model had not seen (protocol: {protocol}). It shows where, not why: heat "
-            "on a leukocyte does not prove that its morphology was read."
-        )
-    ]
-    for kind, title in (("right", "Right predictions"), ("wrong", "Wrong predictions")):
-        entries = [e for e in study.explanations if e.get("kind") == kind]
-        pictures = tuple(p for e in entries if (p := _panel(study, gallery, e)) is not None)
-        if pictures:
-            blocks.append(Panels(f"{title} (n = {len(pictures)} shown)", pictures))
-        if len(pictures) < len(entries):
-            blocks.append(
-                Paragraph(f"{plural(len(entries) - len(pictures), 'panel')} missing.", note=True)
-            )
-    shares = [
-        (float(e["share_in_leukocytes"]), finite(e.get("area_of_leukocytes")))
-        for e in study.explanations
-        if finite(e.get("share_in_leukocytes")) is not None
-    ]
-    if shares:
-        heat = number(np.mean([share for share, _ in shares]), "share")
-        areas = [area for _, area in shares if area is not None]
-        even = f"; heat spread evenly would give {number(np.mean(areas), 'share')}" if areas else ""
-        blocks.append(
-            Paragraph(
-                f"On average {heat} of the heat lies within leukocytes{even} "
-                f"(n = {plural(len(shares), 'panel')})."
-            )
-        )
-    return Section("heatmaps", "Where the model looks", blocks)
-
-
-def _panel(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture | None:
-    path = inside(study.run.path, str(entry.get("panel", "")))
-    if path is None:
-        return None
-    true, predicted = str(entry.get("y_true", "")), str(entry.get("y_pred", ""))
-    share = finite(entry.get("share_in_leukocytes"))
-    within = (
-        "no leukocyte was found"
-        if share is None
-        else f"{number(share, 'share')} of the heat within leukocytes"
-    )
-    text = (
-        f"True {class_title(true)}, predicted {class_title(predicted)} "
-        f"({number(entry.get('p'), 'share')}); {within}."
-    )
-    name = Path(str(entry.get("path", entry.get("image_id", "")))).name
-    return gallery.stored(path, caption=f"{text} `{name}`", alt=f"Original and heat map. {text}")
-
-
-def mistakes(study: Study, gallery: Gallery) -> Section:
-    """The images that were wrong with the greatest confidence."""
-    recipe = study.recipes[0]
-    protocol, scores = _hardest(study, recipe)
-    if scores is None:
-        return Section("mistakes", "Mistakes", [
-            Paragraph("There are no stored test predictions to look at.", note=True)
-        ])  # fmt: skip
-    wrong = np.flatnonzero(scores.y_pred != scores.y_true).astype(np.int64)
-    total = len(scores.y_true)
-    where = f"recipe {recipe}, {protocol_title(protocol).lower()}"
-    if len(wrong) == 0:
-        text = f"None among {plural(total, 'test image')} ({where})."
-        return Section("mistakes", "Mistakes", [Paragraph(text)])
-    confidence = scores.probs.max(axis=1)
-    order = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    thumbs, absent = _thumbs(study, scores, order)
-    blocks: list[Block] = []
-    if thumbs:
-        blocks.append(
-            gallery.draw(
-                "mistakes",
-                lambda: montage(thumbs),
-                caption=(
-                    f"{count(len(thumbs))} of {plural(len(wrong), 'mistake')} among "
-                    f"n = {count(total)} test images, the most confident first ({where}). First "
-                    "line: true class. Second line: predicted class with its probability."
-                ),
-                alt=f"Thumbnails of {len(thumbs)} images that were misclassified.",
-                photo=True,
-            )
-        )
-    else:
-        blocks.append(
-            Paragraph(
-                f"{plural(len(wrong), 'mistake')} among {plural(total, 'test image')} ({where})."
-            )
-        )
-    if absent:
-        blocks.append(
-            Paragraph(
-                f"{plural(absent, 'thumbnail')} left out: the image is no longer where the "
-                "configuration says, or cannot be read.",
-                note=True,
-            )
-        )
-    return Section("mistakes", "Mistakes", blocks)
-
-
-def _hardest(study: Study, recipe: str) -> tuple[str, Scores | None]:
-    for protocol in reversed(study.protocols):
-        scores = study.scores(recipe, protocol)
-        if scores is not None and len(scores.y_true):
-            return protocol, scores
-    return "", None
-
-
-def _thumbs(study: Study, scores: Scores, order: NDArray[np.int64]) -> tuple[list[Thumb], int]:
-    """Thumbnails in the given order until there are enough, and how many images were absent."""
-    thumbs: list[Thumb] = []
-    absent = 0
-    confidence = scores.probs.max(axis=1)
-    for row in order[: 2 * MOST_MISTAKES]:
-        if len(thumbs) == MOST_MISTAKES:
-            break
-        image = load_thumb(study.image_path(scores.image_id[row]))
-        if image is None:
-            absent += 1
-            continue
-        true, predicted = (study.class_names[k] for k in (scores.y_true[row], scores.y_pred[row]))
-        text = f"→ {short_title(predicted)} {confidence[row]:.2f}"
-        thumbs.append(Thumb(image, ((short_title(true), "#1b2430"), (text, "#b23c00"))))
-    return thumbs, absent

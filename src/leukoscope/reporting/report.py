@@ -7,7 +7,13 @@ from typing import Any
 
 from leukoscope.core.files import write_text
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting import class_sections, data_sections, model_sections, result_sections
+from leukoscope.reporting import (
+    class_sections,
+    data_sections,
+    example_sections,
+    model_sections,
+    result_sections,
+)
 from leukoscope.reporting.card import card_text
 from leukoscope.reporting.content import References, Section, Terms
 from leukoscope.reporting.dashboard import dashboard
@@ -45,8 +51,8 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [class_sections.class_results(study, gallery)],
         lambda: [class_sections.calibration(study, gallery)],
         lambda: [model_sections.training(study, gallery)],
-        lambda: [model_sections.explanations(study, gallery)],
-        lambda: [model_sections.mistakes(study, gallery)],
+        lambda: [example_sections.explanations(study, gallery)],
+        lambda: [example_sections.examples(study, gallery)],
         lambda: [data_sections.reproduce(study), *_closing()],
     ]
     sections: list[Section] = []

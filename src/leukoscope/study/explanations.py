@@ -1,41 +1,84 @@
-"""Grad-CAM panels of right and wrong test predictions, beside the original."""
+"""Heat maps of chosen images, beside the original, of one model or of several side by side."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.core.errors import ImageError, UnknownNameError, UsageError
 from leukoscope.core.files import write_bytes, write_json
-from leukoscope.core.labels import CLASSES
-from leukoscope.core.records import Manifest
+from leukoscope.core.labels import CLASSES, resolve_class
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.examples import KINDS
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
-from leukoscope.runtime.heatmap import encode_png, triptych
-from leukoscope.study.protocols import UNITS
+from leukoscope.reporting.examples import example_grids
+from leukoscope.reporting.figures.heatmaps import HeatColumn, heat_panel
+from leukoscope.reporting.figures.style import figure_png, house_style, short_title
+from leukoscope.reporting.figures.thumbnails import class_grid
+from leukoscope.runtime.prediction import Failure
+from leukoscope.study.fitted import FittedModel, FittedRun
+from leukoscope.study.subjects import Source, Subject, choose_subjects
+
+METHOD_TITLES: Mapping[str, str] = {
+    "grad-cam": "Grad-CAM",
+    "grad-cam++": "Grad-CAM++",
+    "occlusion": "occlusion",
+    "integrated-gradients": "integrated gradients",
+}
+PARTS: Mapping[str, str] = {
+    "test": "held-out image",
+    "val": "image of the validation part",
+    "cal": "image of the calibration part",
+    "train": "IMAGE IT WAS TRAINED ON",
+    "purged": "image kept out of training",
+    "": "image from elsewhere",
+}
+JSON = "explanations.json"
+Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One explained test prediction.
+class Look:
+    """How to explain.
 
     Attributes:
-        image_id: Which image.
-        path: Its file below the data's root.
-        protocol: Under which protocol it was held out.
+        methods: Names of :data:`leukoscope.learning.attribution.METHODS`.
+        layer: Another layer for Grad-CAM and Grad-CAM++.
+        explained: ``predicted``, ``true``, or the name of a class.
+        input_shown: Also show what the model sees, which without preprocessing steps is the
+            original once more.
+    """
+
+    methods: tuple[str, ...] = ("grad-cam",)
+    layer: str | None = None
+    explained: str = "predicted"
+    input_shown: bool = True
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One heat map.
+
+    Attributes:
+        image_id: Which image; empty for one that is not of the data set.
+        path: Its file below the data's root, or as the user named it.
+        recipe: Of the model.
+        protocol: Under which protocol the model was fitted.
         fold: In which fold.
-        y_true: True class.
+        part: What the image was to the model: ``test``, ``train`` …, empty for a foreign image.
+        y_true: True class; empty where unknown.
         y_pred: Predicted class.
         p: Its calibrated probability.
-        kind: ``right`` or ``wrong``.
-        panel: The figure's file below the study's folder.
+        method: How the map was made.
+        explained: The class that the map speaks for.
+        kind: ``right``, ``wrong`` or ``image``.
+        panel: The figure's file, below the study's folder or beside the list.
         share_in_leukocytes: Share of the heat inside segmented leukocytes; None where none was
             found, or where the heat map is empty.
         area_of_leukocytes: Share of the field that they cover: what heat spread evenly would give.
@@ -43,129 +86,229 @@ class Panel:
 
     image_id: str
     path: str
+    recipe: str
     protocol: str
     fold: int
+    part: str
     y_true: str
     y_pred: str
     p: float
+    method: str
+    explained: str
     kind: str
     panel: str
     share_in_leukocytes: float | None
     area_of_leukocytes: float
 
 
-def explain_study(
-    run: RunFolder,
-    manifest: Manifest,
-    config: StudyConfig,
-    progress: Callable[[int, int], None],
-    *,
-    protocol: str | None = None,
-    recipe: str | None = None,
-) -> list[Panel]:
-    """Draw panels for ``config.explanations`` right and as many wrong test predictions.
-
-    The right ones are the median in confidence of each class in turn, not the prettiest; the wrong
-    ones are those that were held with the greatest confidence.
+def explain_study(run: RunFolder, count: int, progress: Tell) -> list[Explanation]:
+    """Draw the panels of a study's report: Grad-CAM of the first recipe and protocol.
 
     Args:
-        run: The study's folder, with predictions and checkpoints.
-        manifest: Where the images lie.
-        config: How many panels.
+        run: The study's folder, with finished fits.
+        count: Panels of right and of wrong predictions.
         progress: Told as panels are drawn.
-        protocol: Default: the first that applies.
-        recipe: Default: the study's first.
+    """
+    for old in (*run.explanations.glob("*.png"), *run.explanations.glob(JSON)):
+        old.unlink()
+    fitted = FittedRun.open(run.path)
+    if not fitted.has_models:
+        return []
+    source = Source(fitted, *fitted.choose(None, None))
+    subjects = choose_subjects(source, count)
+    recipe = next(r for r in fitted.config.recipes if r.name == source.recipe)
+    look = Look(input_shown=bool(recipe.preprocess.steps))
+    folder = run.explanations
+    found, _ = explain([source], subjects, look, folder, progress, prefix=f"{folder.name}/")
+    return found
+
+
+def default_folder(sources: Sequence[Source], look: Look, *, named: bool) -> Path:
+    """Below the first run's ``explanations``: its own for each choice of what is shown.
+
+    Args:
+        sources: Whose models.
+        look: How they are explained.
+        named: Whether the user named the images.
+    """
+    first = sources[0]
+    recipes = "-and-".join(dict.fromkeys(source.recipe for source in sources))
+    parts = [recipes, first.protocol, *look.methods]
+    parts += [] if look.explained == "predicted" else [look.explained]
+    parts += [look.layer] if look.layer else []
+    parts += ["images"] if named else []
+    return first.fitted.run.explanations / "-".join(parts)
+
+
+def explain(
+    sources: Sequence[Source],
+    subjects: Sequence[Subject],
+    look: Look,
+    out: Path,
+    progress: Tell,
+    *,
+    prefix: str = "",
+) -> tuple[list[Explanation], list[Failure]]:
+    """Draw one panel an image into a folder, and the list ``explanations.json``.
+
+    Args:
+        sources: One or more; a panel shows them from left to right.
+        subjects: The images.
+        look: How to explain.
+        out: The folder; files of the same names are replaced, others stay.
+        progress: Told as panels are drawn.
+        prefix: Written before the panel's name in the list.
+
+    Returns:
+        One entry for each image, source and method, and the named images that cannot be read.
 
     Raises:
-        UnknownNameError: The study has no such recipe or protocol.
+        UsageError: The true class is asked for, but unknown.
+        UnknownNameError: No such method, layer or class.
+        ImageError: An image of the data set is gone or damaged.
     """
-    table = PredictionTable.load(run.predictions)
-    recipe = recipe or config.recipes[0].name
-    protocol = protocol or next((n for n in config.protocols if n in set(table.protocol)), "")
-    for kind, name, choices in (
-        ("recipe", recipe, {r.name for r in config.recipes}),
-        ("protocol", protocol, set(table.protocol) & set(UNITS)),
-    ):
-        if name not in choices:
-            raise UnknownNameError(f"{kind} of {run.path}", name, choices)
-    chosen = table.select(recipe=recipe, protocol=protocol, part="test", input="image")
-    rows = _choose(chosen, config.explanations)
-    folder = run.explanations
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    panels = []
-    for done, row in enumerate(rows, start=1):
-        panels.append(_draw(run, manifest, recipe, chosen, row))
-        progress(done, len(rows))
-    write_json(folder / "explanations.json", [asdict(panel) for panel in panels])
-    return panels
-
-
-def _choose(table: PredictionTable, count: int) -> list[int]:
-    predicted = table.probs.argmax(axis=1)
-    confidence = table.probs.max(axis=1)
-    right: list[int] = []
-    per_class = []
-    for label in range(len(table.class_names)):
-        rows = np.flatnonzero((predicted == label) & (table.y_true == label))
-        if len(rows) == 0:
+    found: list[Explanation] = []
+    failures: list[Failure] = []
+    for done, subject in enumerate(subjects, start=1):
+        try:
+            image = decode_image(subject.file).image
+        except ImageError as error:
+            if subject.kind != "image":
+                raise
+            failures.append(Failure(subject.name, error.reason, error.detail, error.hint))
             continue
-        middle = np.argsort(np.abs(confidence[rows] - np.median(confidence[rows])), kind="stable")
-        per_class.append(list(rows[middle]))
-    while len(right) < count and any(per_class):
-        for rows_of_class in per_class:
-            if rows_of_class and len(right) < count:
-                right.append(int(rows_of_class.pop(0)))
-    wrong = np.flatnonzero(predicted != table.y_true)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
-    return [*right, *(int(row) for row in worst)]
+        name = f"{subject.kind}-{subject.y_true or subject.file.stem}-{subject.sha256[:12]}.png"
+        columns, entries, notes = [HeatColumn(image, "original")], [], []
+        for source in sources:
+            more, new, note = _ask(source, subject, image, look, f"{prefix}{name}")
+            columns += more
+            entries += new
+            notes.append(note)
+        with house_style():
+            title = _title(subject, len(columns))
+            note = "; ".join(dict.fromkeys(notes)) + ". Each map is scaled to its own maximum."
+            figure = heat_panel(columns, title=title, note=note)
+            write_bytes(out / name, figure_png(figure, photo=True))
+        found += entries
+        progress(done, len(subjects))
+    if found or not failures:
+        write_json(out / JSON, [asdict(entry) for entry in found])
+    return found, failures
 
 
-def _draw(
-    run: RunFolder, manifest: Manifest, recipe: str, table: PredictionTable, row: int
-) -> Panel:
+def _ask(
+    source: Source, subject: Subject, image: NDArray[np.uint8], look: Look, panel: str
+) -> tuple[list[HeatColumn], list[Explanation], str]:
+    """What one model saw and where it looked."""
+    record = source.fitted.find(subject.sha256, subject.image_id)
+    model, part = source.fitted.model_for(
+        source.recipe, source.protocol, record.image_id if record else ""
+    )
+    shown = apply_preprocess(image, model.spec)
+    probs = model.probabilities(shown[None])[0]
+    best = int(probs.argmax())
+    target = _target(look.explained, subject, model, best)
+    named, predicted = model.class_names[target], model.class_names[best]
+    verdict = f"{short_title(predicted)} {probs[best]:.2f}"
+    columns = []
+    if look.input_shown:
+        columns.append(HeatColumn(shown, f"as {source.recipe} sees it:\n{verdict}"))
+    cells = segment_leukocytes(shown).cell
+    entries = []
+    for method in look.methods:
+        heat = _heat(model, shown, target, method, look.layer)
+        score = "" if target == best and look.input_shown else f" {probs[target]:.2f}"
+        label = f"{METHOD_TITLES[method]} for\n{short_title(named)}{score}"
+        columns.append(HeatColumn(shown, label, heat))
+        entries.append(
+            Explanation(
+                image_id=record.image_id if record else "",
+                path=subject.name,
+                recipe=source.recipe,
+                protocol=model.protocol,
+                fold=model.fold,
+                part=part,
+                y_true=subject.y_true,
+                y_pred=predicted,
+                p=round(float(probs[best]), 4),
+                method=method,
+                explained=named,
+                kind=subject.kind,
+                panel=panel,
+                share_in_leukocytes=_share(heat, cells),
+                area_of_leukocytes=round(float(cells.mean()), 4),
+            )
+        )
+    note = f"{source.recipe}, {model.protocol}, fold {model.fold}: {PARTS[part]}"
+    return columns, entries, note
+
+
+def _heat(
+    model: FittedModel, shown: NDArray[np.uint8], target: int, method: str, layer: str | None
+) -> NDArray[np.float32]:
     import torch
 
-    from leukoscope.learning.checkpoint import load_checkpoint
-    from leukoscope.learning.gradcam import grad_cam
+    from leukoscope.learning.attribution import find_method
 
-    image_id, fold = str(table.image_id[row]), int(table.fold[row])
-    record = next((r for r in manifest.images if r.image_id == image_id), None)
-    if record is None:
-        raise DataError(f"{run.predictions}: image {image_id} is not in the manifest")
-    network, meta = load_checkpoint(run.model(recipe, str(table.protocol[row]), fold))
-    image = decode_image(manifest.path_of(record)).image
-    shown = apply_preprocess(image, meta.recipe.preprocess)
-    target = int(table.probs[row].argmax())
-    batch = torch.from_numpy(normalise(shown[None], meta.recipe.preprocess))
-    heat = grad_cam(network, batch, [target])[0]
-    cells = segment_leukocytes(shown).cell
-    wide = _upsample(heat, shown.shape[0])
-    total = float(wide.sum())
-    y_true, y_pred = table.class_names[table.y_true[row]], table.class_names[target]
-    kind = "right" if y_true == y_pred else "wrong"
-    p = float(table.probs[row, target])
-    name = f"{kind}-{y_true}-{image_id}.png"
-    title = f"{CLASSES[y_true].title}; predicted {CLASSES[y_pred].title}, p {p:.2f}"
-    write_bytes(run.explanations / name, encode_png(triptych(shown, heat, title)))
-    return Panel(
-        image_id=image_id,
-        path=record.path,
-        protocol=str(table.protocol[row]),
-        fold=fold,
-        y_true=y_true,
-        y_pred=y_pred,
-        p=round(p, 4),
-        kind=kind,
-        panel=f"explanations/{name}",
-        share_in_leukocytes=round(float(wide[cells].sum()) / total, 4)
-        if total > 0 and cells.any()
-        else None,
-        area_of_leukocytes=round(float(cells.mean()), 4),
-    )
+    batch = torch.from_numpy(normalise(shown[None], model.spec))
+    heat = find_method(method)(model.network, batch, [target], layer=layer)
+    return np.asarray(heat[0], np.float32)
 
 
-def _upsample(heat: np.ndarray, size: int) -> np.ndarray:
+def _target(explained: str, subject: Subject, model: FittedModel, best: int) -> int:
+    if explained == "predicted":
+        return best
+    name = subject.y_true if explained == "true" else resolve_class(explained) or explained
+    if explained == "true" and not name:
+        raise UsageError(
+            f"{subject.name}: its true class is not known, it is no image of the data set",
+            hint="explain the predicted class, or name one",
+        )
+    if name not in model.class_names:
+        raise UnknownNameError(
+            f"class of {model.recipe}", name, (*model.class_names, "predicted", "true")
+        )
+    return model.class_names.index(name)
+
+
+def _title(subject: Subject, columns: int) -> str:
+    """The true class and the file's name, whose beginning gives way where there is no room."""
+    truth = f"True: {CLASSES[subject.y_true].title}" if subject.y_true else "True class unknown"
+    name, room = Path(subject.name).name, 26 * columns + 4 - len(truth)
+    return f"{truth} · {name if len(name) <= room else f'…{name[1 - room :]}'}"
+
+
+def _share(heat: NDArray[np.float32], cells: NDArray[np.bool_]) -> float | None:
     import cv2
 
-    return cv2.resize(heat.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+    size = (cells.shape[1], cells.shape[0])
+    wide = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    total = float(wide.sum())
+    if total <= 0 or not cells.any():
+        return None
+    return round(float(wide[cells].sum()) / total, 4)
+
+
+def draw_grids(source: Source, out: Path) -> list[Path]:
+    """Write ``grid-right.png`` and the grids of wrong, least certain, confidently wrong images.
+
+    Args:
+        source: Whose test predictions.
+        out: The folder.
+    """
+    table = source.fitted.test_table(source.recipe, source.protocol)
+    manifest = source.fitted.manifest
+    paths = {record.image_id: manifest.path_of(record) for record in manifest.usable}
+    grids = example_grids(
+        KINDS, table.y_true, table.probs, table.class_names,
+        lambda row: paths.get(str(table.image_id[row])),
+    )  # fmt: skip
+    written = []
+    for grid in grids:
+        if not grid.shown:
+            continue
+        path = out / f"grid-{grid.kind}.png"
+        with house_style():
+            write_bytes(path, figure_png(class_grid(grid.rows), photo=True))
+        written.append(path)
+    return written

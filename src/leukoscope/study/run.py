@@ -324,9 +324,11 @@ def _explain_and_report(
     from leukoscope.datasets.contact_sheet import contact_sheet
     from leukoscope.study.bundling import export_bundle
     from leukoscope.study.explanations import explain_study
+    from leukoscope.study.feature_maps import map_study
 
     with progress.step("explanations") as tell:
-        explain_study(run, found.manifest, config, tell)
+        explain_study(run, config.explanations, tell)
+        map_study(run, tell)
         if not list(run.figures.glob("overlaps*.png")):
             contact_sheet(found.manifest, found, run.figures / "overlaps", pages=1)
     if config.bundle:

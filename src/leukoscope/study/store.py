@@ -55,6 +55,20 @@ class InputStore:
     def features(self, recipe: Recipe, variant: str, seed: int) -> NDArray[np.float32]:
         """(n, D) float32 pooled features of the frozen backbone, from the cache or computed."""
         network = self.network(recipe, seed)
+
+        def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
+            images = self._stream(recipe, variant)
+            total = len(self.data.records)
+            return extract_features(
+                network, images, recipe.preprocess, total=total, progress=tell
+            )  # fmt: skip
+
+        path = self.features_path(recipe, variant, seed)
+        return self._cached(path, f"features of {variant}", compute)
+
+    def features_path(self, recipe: Recipe, variant: str, seed: int) -> Path:
+        """Where :meth:`features` keeps its array; the file need not be there."""
+        network = self.network(recipe, seed)
         key = sha256_json(
             {
                 "preprocess": recipe.preprocess.model_dump(mode="json"),
@@ -64,16 +78,7 @@ class InputStore:
                 "images": [record.sha256 for record in self.data.records],
             }
         )
-        path = self.run.cache / "features" / f"{variant}-{key[:16]}.npy"
-
-        def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
-            images = self._stream(recipe, variant)
-            total = len(self.data.records)
-            return extract_features(
-                network, images, recipe.preprocess, total=total, progress=tell
-            )  # fmt: skip
-
-        return self._cached(path, f"features of {variant}", compute)
+        return self.run.cache / "features" / f"{variant}-{key[:16]}.npy"
 
     def pixels(self, recipe: Recipe, variant: str = "image") -> NDArray[np.uint8]:
         """(n, S, S, 3) uint8 preprocessed images, held in memory."""

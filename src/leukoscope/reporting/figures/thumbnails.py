@@ -1,4 +1,4 @@
-"""Thumbnails of images with a line below each."""
+"""Thumbnails of images, class by class, with text below each."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.reporting.figures.style import DPI, WIDTH_IN, new_figure
+from leukoscope.reporting.figures.style import WIDTH_IN, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 THUMB_PX = 256
-COLUMNS = 5
+COLUMNS = 6
 
 
 @dataclass(frozen=True)
 class Thumb:
-    """One image of the montage.
+    """One image of a grid.
 
     Attributes:
         image: (THUMB_PX, THUMB_PX, 3) uint8 RGB.
-        lines: Text below, one or two short lines, each with its colour.
+        lines: Text below, short lines, each with its colour.
     """
 
     image: NDArray[np.uint8]
@@ -53,29 +53,30 @@ def square_thumb(image: NDArray[np.uint8], size_px: int = THUMB_PX) -> NDArray[n
     return square
 
 
-def montage(thumbs: Sequence[Thumb]) -> Figure:
-    """Thumbnails in rows, drawn as one picture with text between the rows."""
-    rows = -(-len(thumbs) // COLUMNS)
-    gap, text_px = 16, 92
-    cell_w, cell_h = THUMB_PX + gap, THUMB_PX + text_px
-    canvas = np.full((rows * cell_h, COLUMNS * cell_w - gap, 3), 255, dtype=np.uint8)
-    scale = WIDTH_IN * DPI / canvas.shape[1]
-    figure = new_figure(canvas.shape[0] * scale / DPI)
+def class_grid(rows: Sequence[tuple[str, Sequence[Thumb]]]) -> Figure:
+    """One row of thumbnails a class, its title above and lines of text below each.
+
+    Args:
+        rows: Title and at most :data:`COLUMNS` thumbnails; a row without any is left out.
+    """
+    shown = [(title, thumbs) for title, thumbs in rows if thumbs]
+    n_lines = max((len(t.lines) for _, thumbs in shown for t in thumbs), default=0)
+    gap, title_px, text_px = 16, 56, 40 * n_lines + 20
+    cell_w, cell_h = THUMB_PX + gap, title_px + THUMB_PX + text_px
+    canvas = np.full((len(shown) * cell_h, COLUMNS * cell_w - gap, 3), 255, dtype=np.uint8)
+    figure = new_figure(canvas.shape[0] * WIDTH_IN / canvas.shape[1])
     figure.set_layout_engine("none")
     ax = figure.add_axes((0, 0, 1, 1))
-    for number, thumb in enumerate(thumbs):
-        row, column = divmod(number, COLUMNS)
-        top, left = row * cell_h, column * cell_w
-        canvas[top : top + THUMB_PX, left : left + THUMB_PX] = thumb.image
-        for line, (text, colour) in enumerate(thumb.lines):
-            ax.text(
-                left,
-                top + THUMB_PX + 6 + 36 * line,
-                text,
-                color=colour,
-                va="top",
-                fontsize=9,
-            )
+    for number, (title, thumbs) in enumerate(shown):
+        top = number * cell_h
+        ax.text(0, top + 8, title, va="top", fontsize=9, fontweight="bold")
+        for column, thumb in enumerate(thumbs[:COLUMNS]):
+            left = column * cell_w
+            below = top + title_px + THUMB_PX
+            canvas[below - THUMB_PX : below, left : left + THUMB_PX] = thumb.image
+            for line, (text, colour) in enumerate(thumb.lines):
+                y = below + 6 + 40 * line
+                ax.text(left, y, text, color=colour, va="top", fontsize=8)
     ax.imshow(canvas, interpolation="antialiased", aspect="auto")
     ax.set_xlim(0, canvas.shape[1])
     ax.set_ylim(canvas.shape[0], 0)

@@ -1,0 +1,198 @@
+"""``explain`` and ``features``: where a trained model looks, and what its features follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    EXIT_SOME_UNREADABLE,
+    command,
+    console,
+    print_json,
+    progress_bars,
+)
+from leukoscope.cli.options import JsonOption, SeedOption
+
+if TYPE_CHECKING:
+    from leukoscope.study.explanations import Explanation
+    from leukoscope.study.subjects import Source
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a study or training run.")]
+ProtocolOption = Annotated[
+    str | None, typer.Option("--protocol", "-p", help="Default: the run's first.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command(
+        "explain",
+        epilog="Example: leukoscope explain run --count 8 --method grad-cam --method occlusion",
+    )(explain)
+    app.command("features", epilog="Example: leukoscope features run -p acquisition")(features)
+
+
+@command
+def explain(
+    run: RunArgument,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Image files, folders or globs. Default: test images, chosen by rule."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", "-m",
+            help="grad-cam (default), grad-cam++, occlusion or integrated-gradients; may be "
+            "repeated.",
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=1, help="Panels of right and of wrong test predictions.")
+    ] = 6,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", "-r", help="Repeat it to see two side by side. Default: first."),
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option("--beside", help="Another run, shown to the right.")
+    ] = None,
+    protocol: ProtocolOption = None,
+    target: Annotated[
+        str, typer.Option("--target", metavar="predicted|true|CLASS", help="The class explained.")
+    ] = "predicted",
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", help="Look at this layer. Default: the last map before pooling."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: a folder in RUN/explanations.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Draw heat maps of test predictions or of images that you name, beside the original."""
+    from leukoscope.runtime.inputs import expand_inputs
+    from leukoscope.runtime.prediction import Failure
+    from leukoscope.study.explanations import Look, default_folder, draw_grids
+    from leukoscope.study.explanations import explain as explain_images
+    from leukoscope.study.subjects import choose_subjects, name_subjects, open_sources
+
+    look = Look(tuple(dict.fromkeys(method or ("grad-cam",))), layer, target)
+    sources = open_sources(run, beside, recipe or (), protocol)
+    expanded = list(expand_inputs(images or ()))
+    failures = [item for item in expanded if isinstance(item, Failure)]
+    files = [item for item in expanded if isinstance(item, Path)]
+    subjects = name_subjects(sources[0], files) if images else choose_subjects(sources[0], count)
+    folder = out or default_folder(sources, look, named=bool(images))
+    with progress_bars() as show:
+        found, unreadable = explain_images(
+            sources, subjects, look, folder, lambda done, total: show("explaining", done, total)
+        )
+        if not images:
+            show("grids of examples", 0, 0)
+            draw_grids(sources[0], folder)
+            show("grids of examples", 1, 1)
+    failures += unreadable
+    if as_json:
+        print_json([vars(entry) for entry in found])
+    else:
+        _print_explanations(found, sources, folder)
+    for failure in failures:
+        typer.echo(f"could not be read: {failure}", err=True)
+    return EXIT_SOME_UNREADABLE if failures else 0
+
+
+def _print_explanations(found: list[Explanation], sources: list[Source], folder: Path) -> None:
+    from rich.table import Column, Table
+
+    names = (Column(name, no_wrap=True) for name in ("recipe", "method", "kind"))
+    table = Table(*names, "images", "heat in leukocytes", "if spread evenly", box=None,
+                  pad_edge=False)  # fmt: skip
+    keys = dict.fromkeys((entry.recipe, entry.method, entry.kind) for entry in found)
+    for key in keys:
+        entries = [e for e in found if (e.recipe, e.method, e.kind) == key]
+        known = [e for e in entries if e.share_in_leukocytes is not None]
+        shares = [e.share_in_leukocytes or 0.0 for e in known]
+        heat = f"{sum(shares) / len(known):.0%}" if known else "—"
+        even = f"{sum(e.area_of_leukocytes for e in known) / len(known):.0%}" if known else "—"
+        table.add_row(*key, str(len(entries)), heat, even)
+    if not found:
+        return
+    console().print(table)
+    if any(entry.part in ("train", "val") for entry in found):
+        typer.echo("! some of these images were used to fit or select the model that is explained")
+    panels = len({entry.panel for entry in found})
+    typer.echo(f"\n{panels} panels  {folder}\n{DISCLAIMER}")
+
+
+@command
+def features(
+    run: RunArgument,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Default: the run's first.")
+    ] = None,
+    protocol: ProtocolOption = None,
+    fold: Annotated[int, typer.Option("--fold", help="Whose model and test images.")] = 0,
+    seed: SeedOption = 42,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: a folder in RUN/explanations.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Map the last layer's features of a fold's test images; say what they are arranged by."""
+    from leukoscope.study.feature_maps import draw_maps, read_features, write_map
+    from leukoscope.study.subjects import open_sources
+
+    (source,) = open_sources(run, None, (recipe,) if recipe else (), protocol)
+    name = f"features-{source.recipe}-{source.protocol}-fold{fold}"
+    folder = out or source.fitted.run.explanations / name
+    with progress_bars() as show:
+        found = read_features(
+            source, fold, lambda done, total: show("features", done, total), seed=seed
+        )
+        show("maps", 0, 0)
+        result = write_map(found, folder, seed=seed)
+        draw_maps(folder)
+        show("maps", 1, 1)
+    if as_json:
+        print_json(result)
+        return
+    from rich.table import Column, Table
+
+    out_console = console()
+    out_console.print(
+        f"{result['n']} test images, {result['dimensions']} features: {source.recipe}, "
+        f"{source.protocol}, fold {fold}",
+        markup=False,
+    )
+    names = (Column(name, no_wrap=True) for name in ("what", "neighbours"))
+    heads = ("groups", "images", "silhouette", "purity", "chance", "best", "score")
+    table = Table(*names, *heads, box=None, pad_edge=False)
+    for row in result["structures"]:
+        purity = row["purity"]
+        table.add_row(
+            row["labelling"],
+            row["crossed"] or "any",
+            str(row["groups"]),
+            str(purity["n"]),
+            _number(row["silhouette"]),
+            _number(purity["value"]),
+            _number(purity["chance"]),
+            _number(purity["best"]),
+            _number(row["above_chance"]),
+        )
+    out_console.print(table)
+    out_console.print(
+        f"purity: share of the {result['neighbours']} nearest that agree; score: 0 as by chance, "
+        "1 as pure as it can be\n"
+    )
+    out_console.print(result["verdict"], markup=False)
+    typer.echo(f"\nmaps  {folder}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
