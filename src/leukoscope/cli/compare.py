@@ -41,6 +41,13 @@ def compare(
     no_models: Annotated[
         bool, typer.Option("--no-models", help="Read files only: no cost, no diagrams.")
     ] = False,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Also cost and diagram of the published network where another backbone ran.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare recipes on the same test images: tables, tests, figures, one page."""
@@ -56,6 +63,7 @@ def compare(
             threads=threads,
             latency=not no_latency,
             models=not no_models,
+            published=published,
             listener=show,
         )
     if as_json:

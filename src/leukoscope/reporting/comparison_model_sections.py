@@ -116,25 +116,20 @@ def _curves(
 def diagrams(comparison: Comparison, gallery: Gallery) -> Section:
     """The layers of each network."""
     blocks: list[Block] = [recipe_tables.architectures(comparison)]
-    for entry in comparison.entries:
-        layers: Sequence[Mapping[str, object]] = entry.get("layers") or ()
-        if layers:
-            blocks.append(_diagram(comparison, gallery, entry, layers))
+    named = [(comparison.name(entry), entry) for entry in comparison.entries]
+    named += [(f"{entry['label']} as published", entry) for entry in comparison.published]
+    blocks += [_diagram(gallery, name, entry) for name, entry in named if entry.get("layers")]
     return Section("architectures", "Architectures", blocks)
 
 
-def _diagram(
-    comparison: Comparison,
-    gallery: Gallery,
-    entry: Entry,
-    layers: Sequence[Mapping[str, object]],
-) -> Picture:
+def _diagram(gallery: Gallery, name: str, entry: Entry) -> Picture:
     side = entry["settings"]["preprocess"]["size_px"]
-    name = comparison.name(entry)
+    backbone = entry["settings"]["model"]["backbone"]
+    title = f"{name} ({backbone})" if backbone not in name else name
     return gallery.draw(
         f"architecture-{file_name(entry)}",
-        lambda: architecture(name, (3, side, side), layers),
-        caption=f"{name}: the blocks that one image passes through, with output shape (height × "
+        lambda: architecture(title, (3, side, side), entry["layers"]),
+        caption=f"{title}: the blocks that one image passes through, with output shape (height × "
         f"width × channels) and parameters, {big(entry['complexity']['parameters'])} in all; "
         "read from the network itself.",
         alt=f"Architecture of {entry['label']} from top to bottom.",

@@ -117,7 +117,7 @@ def ranking(comparison: Comparison, gallery: Gallery) -> Section:
         )
         blocks += [Folded("The places as a table", (tables.places(comparison),))]
     return Section("ranking", "Ranking and paired tests",
-                   [*blocks, *present(tables.tests(comparison))])  # fmt: skip
+                   [*blocks, *present(tables.paired_tests(comparison))])  # fmt: skip
 
 
 def _place(entry: Entry, protocol: str) -> charts.Estimate:

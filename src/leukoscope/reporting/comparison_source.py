@@ -82,6 +82,11 @@ class Comparison:
         return self.short[entry["label"]]
 
     @property
+    def published(self) -> Sequence[Entry]:
+        """Published networks that did not run here, counted and timed."""
+        return self.values.get("published") or ()
+
+    @property
     def names(self) -> list[str]:
         """Short names in the order of every table."""
         return [self.name(entry) for entry in self.entries]

@@ -173,7 +173,7 @@ def places(comparison: Comparison) -> Table:
     return marked(Table(caption, columns, tuple(rows), note, grouped=True))
 
 
-def tests(comparison: Comparison) -> Table | None:
+def paired_tests(comparison: Comparison) -> Table | None:
     """Each recipe against the reference on the same images."""
     found = comparison.values["tests"]
     if not found:
@@ -249,7 +249,8 @@ def per_class(comparison: Comparison, entry: Entry) -> Table:
 
 def cost(comparison: Comparison) -> Table | None:
     """Parameters, operations, file size and measured latency."""
-    found = [entry for entry in comparison.entries if entry.get("complexity")]
+    found = [(comparison.name(e), e) for e in comparison.entries if e.get("complexity")]
+    found += [(f"{entry['label']} as published", entry) for entry in comparison.published]
     if not found:
         return None
     columns = (
@@ -265,17 +266,20 @@ def cost(comparison: Comparison) -> Table | None:
         ),
         Column("Images a second, batch 32", numeric=True),
     )
-    rows = tuple(_cost_row(comparison, entry) for entry in found)
-    return Table("Cost of each network, counted and measured", columns, rows, _cost_note(found))
+    rows = tuple(_cost_row(name, entry) for name, entry in found)
+    note = _cost_note([entry for _, entry in found])
+    if comparison.published:
+        note += " “As published”: on its own backbone with random weights; it was not trained here."
+    return Table("Cost of each network, counted and measured", columns, rows, note)
 
 
-def _cost_row(comparison: Comparison, entry: Entry) -> tuple[str, ...]:
+def _cost_row(name: str, entry: Entry) -> tuple[str, ...]:
     known = entry["complexity"]
     size = known.get("size_mb")
     one, many = latency_of(entry, 1), latency_of(entry, 32)
     speed = DASH if many is None else f"{32000 / many['median_ms']:,.0f}"
     return (
-        comparison.name(entry),
+        name,
         f"{entry['settings']['preprocess']['size_px']} px",
         big(known["parameters"]),
         big(known["macs"]),

@@ -61,8 +61,8 @@ PRIOR_WORK: tuple[Published, ...] = (
     ),
     Published(
         "Frozen features with a residual head, refined end to end (study S3)",
-        "4-class ALL",
-        "images at random, augmented before the split",
+        "ALL images of Aria et al. 2021",
+        "images, augmented before the split",
         "frozen AlexNet 82 %, VGG-16 72 %, ResNet-18 87 %; refined 94–97 %; baseline CNN 83.6 %",
         "study S3",
     ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from leukoscope.core.files import read_json, write_csv, write_json
 from leukoscope.core.records import PARTS
 from leukoscope.study.compare_contests import Candidate, Contest, candidates_of, make_contests
 from leukoscope.study.compare_models import measure_recipes
-from leukoscope.study.compare_recipes import describe_candidate
+from leukoscope.study.compare_recipes import describe_candidate, published_recipe
 from leukoscope.study.compare_results import (
     BEST,
     Settings,
@@ -41,6 +42,7 @@ def compare_runs(
     threads: int = 1,
     latency: bool = True,
     models: bool = True,
+    published: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Write ``comparison.json``, ``.csv``, ``.md``, ``.html`` and ``figures/*.png``.
@@ -57,6 +59,8 @@ def compare_runs(
         threads: Of ONNX Runtime inside one call, for the latency.
         latency: Also measure latency and file size, which takes an export of each network.
         models: Also build the networks; without, files are read only.
+        published: Also count and time the published network of a recipe that ran on another
+            backbone.
         listener: Called with (step, done, total) as the work goes on.
 
     Returns:
@@ -88,7 +92,14 @@ def compare_runs(
     comparison["external"] = external
     if models:
         classes = len(contests[0].class_names)
-        _add_models(comparison, candidates, out, classes, threads, latency, progress)
+        measure = partial(
+            measure_recipes,
+            num_classes=classes,
+            cache=out / "cache",
+            threads=threads,
+            latency=latency,
+        )
+        _add_models(comparison, candidates, measure, progress, published=published)
     write_json(out / RESULT, comparison)
     _write_csv(out / "comparison.csv", comparison)
     from leukoscope.reporting.comparison import write_comparison
@@ -176,22 +187,33 @@ def _statistics(
 def _add_models(
     comparison: dict[str, Any],
     candidates: Sequence[Candidate],
-    out: Path,
-    num_classes: int,
-    threads: int,
-    latency: bool,
+    measure: Callable[..., tuple[dict[str, Any], list[str]]],
     progress: Progress,
+    *,
+    published: bool,
 ) -> None:
+    """Add ``complexity`` and ``layers`` to entries, and ``published`` networks that did not run."""
     recipes = {
         c.label: recipe for c in candidates if (recipe := c.source.recipe(c.name)) is not None
     }
+    own = {}
+    for recipe in recipes.values() if published else ():
+        box = published_recipe(recipe)
+        if box is not None and box.model.backbone != recipe.model.backbone:
+            own[box.name] = box
     with progress.step("cost of the models") as tell:
-        found, notes = measure_recipes(
-            recipes, num_classes, out / "cache", threads=threads, latency=latency, tell=tell
-        )
+        found, notes = measure(recipes, tell=tell)
     for entry in comparison["entries"]:
         entry |= found.get(entry["label"], {})
     comparison["notes"] += notes
+    with progress.step("cost of the published networks") as tell:
+        found, notes = measure(own, tell=tell) if own else ({}, [])
+    comparison["notes"] += notes
+    comparison["published"] = [
+        {"label": name, "title": own[name].title, "settings": own[name].model_dump(mode="json")}
+        | values
+        for name, values in found.items()
+    ]
 
 
 def _write_csv(path: Path, comparison: Mapping[str, Any]) -> None:

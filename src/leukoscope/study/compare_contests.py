@@ -38,7 +38,7 @@ class Contest:
         protocol: Name.
         candidates: Those with results under it.
         class_names: K names, the order of the columns.
-        image_id: (n,) ids, sorted.
+        image_id: (n,) ids, in the order of the first run.
         y_true: (n,) class indices.
         groups: (n,) unit of each image.
         probs: Label → (n, K) probabilities.
@@ -129,7 +129,8 @@ def _contest(protocol: str, candidates: Sequence[Candidate]) -> Contest:
         raise DataError(_disjoint(protocol, taking_part, tables), hint=(
             "compare runs of the same data with the same --protocol, --folds and --seed"
         ))  # fmt: skip
-    ids = np.sort(ids)
+    # In the order of the first run, so that its own metrics come out to the last digit.
+    ids = first.image_id[np.isin(first.image_id, ids)]
     places = {label: _places(table.image_id, ids) for label, table in tables.items()}
     y_true = first.y_true[places[taking_part[0].label]]
     probs, fold = {}, {}

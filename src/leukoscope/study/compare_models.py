@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +18,10 @@ SCHEMA = 1
 
 
 def measure_recipes(
-    recipes: dict[str, Recipe],
+    recipes: Mapping[str, Recipe],
+    *,
     num_classes: int,
     cache: Path,
-    *,
     threads: int,
     latency: bool,
     tell: Callable[[int, int], None],
