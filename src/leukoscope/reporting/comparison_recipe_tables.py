@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leukoscope.config.recipe import GradientTraining, ModelConfig
 from leukoscope.core.labels import CLASSES
 from leukoscope.reporting.comparison_source import Comparison, Entry, big
 from leukoscope.reporting.content import Column, Table
@@ -12,6 +13,19 @@ from leukoscope.reporting.formats import DASH, count, number
 from leukoscope.reporting.prior_work import FORMULAS, PRIOR_WORK
 from leukoscope.reporting.source import class_title
 from leukoscope.reporting.wording import protocol_title
+
+_SHOWN_TRAINING = frozenset(
+    {
+        "method", "optimizer", "learning_rate", "weight_decay", "momentum", "schedule", "loss",
+        "batch_size", "epochs", "patience", "keep_best", "class_weights", "freeze", "stop_on",
+    }
+)  # fmt: skip
+_SHOWN_MODEL = frozenset(
+    {
+        "backbone", "weights", "conv", "squeeze_excite", "pooling", "input_norm", "hidden", "norm",
+        "activation", "residual", "hidden_dropout", "dropout",
+    }
+)  # fmt: skip
 
 
 def _known(comparison: Comparison) -> list[Entry]:
@@ -88,9 +102,7 @@ def architectures(comparison: Comparison) -> Table:
 
 
 def _weights(name: str) -> str:
-    if name in ("none", "imagenet"):
-        return {"none": "random", "imagenet": "ImageNet"}[name]
-    return "of an earlier training"
+    return {"none": "random", "imagenet": "ImageNet"}.get(name, f"of {name}")
 
 
 def head_of(model: Mapping[str, Any]) -> str:
@@ -113,7 +125,7 @@ def hyper_parameters(comparison: Comparison) -> Table:
     """How each recipe is trained."""
     columns = (
         Column("Recipe", narrow=True),
-        Column("Optimiser"),
+        Column("Fitted by"),
         Column("Rate", numeric=True),
         Column("Schedule"),
         Column("Loss"),
@@ -121,33 +133,45 @@ def hyper_parameters(comparison: Comparison) -> Table:
         Column("Epochs, patience", numeric=True),
         Column("Best epoch by"),
         Column("Augmentation"),
+        Column("Also"),
     )
-    rows = []
-    for entry in _known(comparison):
-        training = entry["settings"]["training"]
-        name = comparison.name(entry)
-        if training["method"] != "gradient":
-            grid = ", ".join(f"{c:g}" for c in training["c_grid"])
-            rows.append((name, "L-BFGS on frozen features", DASH, DASH,
-                         f"log loss + L2, C of {grid}", DASH, DASH, "validation log loss",
-                         "none"))  # fmt: skip
-            continue
-        decay = f", decay {training['weight_decay']:g}" if training["weight_decay"] else ""
-        momentum = f", momentum {training['momentum']:g}" if training["optimizer"] == "sgd" else ""
-        rows.append(
-            (
-                name,
-                f"{training['optimizer']}{decay}{momentum}{_frozen(training)}",
-                f"{training['learning_rate']:g}",
-                _options(training["schedule"]),
-                _loss(training),
-                str(training["batch_size"]),
-                f"{training['epochs']}, {training['patience']}",
-                training["keep_best"].replace("val_", "validation "),
-                augmentation_of(entry["settings"]["augmentation"], training),
-            )
-        )
-    return Table("Hyper-parameters as run", columns, tuple(rows))
+    rows = tuple((comparison.name(e), *_fitting(e["settings"])) for e in _known(comparison))
+    return Table("Hyper-parameters as run", columns, rows)
+
+
+def _fitting(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    training = settings["training"]
+    if training["method"] != "gradient":
+        return (_other_method(training), *[DASH] * 7, also_of(settings))
+    decay = f", decay {training['weight_decay']:g}" if training["weight_decay"] else ""
+    momentum = f", momentum {training['momentum']:g}" if training["optimizer"] == "sgd" else ""
+    loss = {key: value for key, value in training["loss"].items() if value != 0}
+    weights = ", class weights" if training["class_weights"] else ""
+    return (
+        f"{training['optimizer']}{decay}{momentum}{_frozen(training)}",
+        f"{training['learning_rate']:g}",
+        _options(training["schedule"]),
+        _options(loss) + weights,
+        str(training["batch_size"]),
+        f"{training['epochs']}, {training['patience']}",
+        training["keep_best"].replace("val_", "validation "),
+        augmentation_of(settings["augmentation"]),
+        also_of(settings),
+    )
+
+
+def _other_method(training: Mapping[str, Any]) -> str:
+    """What is fitted where no gradient descends, with its options."""
+    if training["method"] == "linear-head":
+        grid = ", ".join(f"{c:g}" for c in training["c_grid"])
+        return f"L-BFGS on frozen features: log loss + L2, C of {grid}"
+    options = []
+    for key, value in training.items():
+        if isinstance(value, Mapping):
+            options.append(_options(value))
+        elif key != "method" and not isinstance(value, bool):
+            options.append(f"{key} {_plain(value)}")
+    return f"{training['method'].replace('-', ' ')}: {', '.join(options)}"
 
 
 def _frozen(training: Mapping[str, Any]) -> str:
@@ -163,15 +187,21 @@ def _options(record: Mapping[str, Any]) -> str:
     return f"{kind} ({', '.join(values)})" if values and kind != "constant" else kind
 
 
-def _loss(training: Mapping[str, Any]) -> str:
-    record = {key: value for key, value in training["loss"].items() if value != 0}
-    extra = ", class weights" if training["class_weights"] else ""
-    extra += ", balanced sampling" if training["sampling"] == "balanced" else ""
-    extra += f", clip {training['clip_norm']:g}" if training["clip_norm"] else ""
-    return _options(record) + extra
+def also_of(settings: Mapping[str, Any]) -> str:
+    """Every further setting of model and training that is not its default."""
+    found = []
+    for section, schema, shown in (
+        ("training", GradientTraining, _SHOWN_TRAINING),
+        ("model", ModelConfig, _SHOWN_MODEL),
+    ):
+        for key, value in settings[section].items():
+            field = schema.model_fields.get(key)
+            if field is not None and key not in shown and value != field.default:
+                found.append(f"{key.replace('_', ' ')} {_plain(value)}")
+    return ", ".join(found) or DASH
 
 
-def augmentation_of(record: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+def augmentation_of(record: Mapping[str, Any]) -> str:
     """What changes training images, as short text."""
     found = []
     for key, value in record.items():
@@ -182,7 +212,6 @@ def augmentation_of(record: Mapping[str, Any], training: Mapping[str, Any]) -> s
             found += [f"crops of {value:g}–1 of the area"] if value != 1 else []
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and value:
             found.append(f"{title} {value:g}{'°' if key.endswith('_deg') else ''}")
-    found += [f"mixup {training['mixup']:g}"] if training.get("mixup") else []
     return ", ".join(found) or "none"
 
 

@@ -30,6 +30,7 @@ from leukoscope.study.events import Listener, Progress
 
 SCHEMA = 1
 RESULT = "comparison.json"
+NETWORKS = ("gradient", "linear-head")  # methods whose result is one network
 
 
 def compare_runs(
@@ -194,8 +195,15 @@ def _add_models(
 ) -> None:
     """Add ``complexity`` and ``layers`` to entries, and ``published`` networks that did not run."""
     recipes = {
-        c.label: recipe for c in candidates if (recipe := c.source.recipe(c.name)) is not None
+        c.label: recipe
+        for c in candidates
+        if (recipe := c.source.recipe(c.name)) is not None and recipe.training.method in NETWORKS
     }
+    left = [c.label for c in candidates if c.label not in recipes]
+    if left:
+        comparison["notes"].append(
+            f"Cost not measured, since more than one network predicts: {', '.join(left)}."
+        )
     own = {}
     for recipe in recipes.values() if published else ():
         box = published_recipe(recipe)

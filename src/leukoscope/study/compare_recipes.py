@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from leukoscope.config.loading import list_recipes, load_recipe
@@ -36,7 +37,7 @@ def describe_candidate(candidate: Candidate) -> dict[str, Any]:
     published = published_recipe(recipe)
     study, _, rest = recipe.reference.partition(":")
     return entry | {
-        "settings": recipe.model_dump(mode="json"),
+        "settings": _without_folders(recipe.model_dump(mode="json")),
         "title": recipe.title,
         "study": study if rest else "",
         "reported": recipe.reference.partition("reported ")[2],
@@ -49,6 +50,15 @@ def describe_candidate(candidate: Candidate) -> dict[str, Any]:
             )
         },
     }
+
+
+def _without_folders(value: Any) -> Any:
+    """Names in place of paths: a page that is passed on must not tell where it was made."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def published_recipe(recipe: Recipe) -> Recipe | None:
