@@ -168,11 +168,20 @@ def test_two_runs_are_compared_on_their_common_images(run: RunFolder, tmp_path: 
     result = _files_only(run.path, other.path, out=tmp_path / "out", protocols=["random"])
     (head,) = result["protocols"]
     assert head["n"] == 9
-    assert "compared on the 9 test images" in head["notes"][0]
+    assert "compared on the 9 test images that all share" in head["notes"][0]
     assert [entry["label"] for entry in result["entries"]] == [
         "cnn-baseline (tiny)", "leaky-cnn (tiny)", "cnn-baseline (other)", "leaky-cnn (other)",
     ]  # fmt: skip
     assert result["tests"][0]["n"] == 9
+
+
+@pytest.mark.usefixtures("no_pages")
+def test_a_copy_of_a_model_is_shown_once(run: RunFolder, tmp_path: Path) -> None:
+    other = _copy(run, tmp_path / "other")
+    shutil.rmtree(other.path / "models")
+    result = _files_only(other.path, run.path, out=tmp_path / "out")
+    assert [(e["label"], e["run"]) for e in result["entries"]] == [(r, "tiny") for r in RECIPES]
+    assert "leaky-cnn of other is the very model of tiny: shown once." in result["notes"]
 
 
 def test_runs_without_a_common_image_are_refused_by_name(run: RunFolder, tmp_path: Path) -> None:

@@ -77,13 +77,13 @@ def _print_result(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     metric = result["metric"]
+    out = console()
     verdicts = {(row["protocol"], row["a"]): row for row in result["tests"]}
     for head in result["protocols"]:
         table = Table("place", box=None, pad_edge=False)
-        table.add_column("recipe", overflow="fold", min_width=16)
+        table.add_column("recipe", overflow="fold")
         table.add_column(metric, no_wrap=True)
-        table.add_column("it is", overflow="fold")
-        table.add_column("p (Holm)")
+        table.add_column("p (Holm)", no_wrap=True)
         entries = [e for e in result["entries"] if head["name"] in e["results"]]
         for entry in sorted(entries, key=lambda e: e["results"][head["name"]]["place"]["rank"]):
             found = entry["results"][head["name"]]
@@ -93,20 +93,21 @@ def _print_result(result: dict[str, Any]) -> None:
                 f"{place['rank']:g} ({place['low']:g}–{place['high']:g})",
                 entry["label"],
                 _with_interval(value),
-                "the reference" if test is None else test["verdict"],
-                "" if test is None else _p(test["p_holm"]),
+                "reference" if test is None else _p(test),
             )
-        console().print(f"\n[bold]{head['name']}[/]: {head['n']} test images in "
-                        f"{head['n_groups']} {head['group_unit']}s")  # fmt: skip
-        console().print(table)
+        groups = f"{head['n_groups']} {head['group_unit']}s"
+        out.print(f"\n[bold]{head['name']}[/]: {head['n']} test images in {groups}")
+        out.print(table)
         for note in head["notes"]:
-            console().print(f"[yellow]![/] {note}")
+            out.print(f"[yellow]![/] {note}")
+    out.print("\np: of the difference to the reference, corrected for the number of recipes")
     for note in result["notes"]:
-        console().print(f"[yellow]![/] {note}")
+        out.print(f"[yellow]![/] {note}")
 
 
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+def _p(test: dict[str, Any]) -> str:
+    text = "<0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
+    return text if test["verdict"] == "not distinguishable" else f"{text} {test['verdict']}"
 
 
 def _with_interval(value: dict[str, Any]) -> str:

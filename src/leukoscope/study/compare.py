@@ -82,13 +82,14 @@ def compare_runs(
             "only outputs of evaluate were given; there is no study to compare",
             hint="name at least one folder of `leukoscope study` or `leukoscope train`",
         )
-    candidates = candidates_of(sources)
+    candidates, copies = candidates_of(sources)
     contests = make_contests(candidates, protocols)
     candidates = [c for c in candidates if any(c in contest.candidates for contest in contests)]
     config = sources[0].config
     settings = Settings(metric, against, config.bootstrap, config.confidence, config.seed)
     check_settings(settings, contests)
     comparison = _head(runs, out, sources, settings)
+    comparison["notes"] += copies
     comparison |= _statistics(candidates, contests, settings, progress)
     comparison["external"] = external
     if models:
@@ -202,7 +203,8 @@ def _add_models(
     left = [c.label for c in candidates if c.label not in recipes]
     if left:
         comparison["notes"].append(
-            f"Cost not measured, since more than one network predicts: {', '.join(left)}."
+            "Cost not measured, since a network alone does not make the prediction: "
+            f"{', '.join(left)}."
         )
     own = {}
     for recipe in recipes.values() if published else ():

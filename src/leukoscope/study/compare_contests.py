@@ -57,14 +57,43 @@ class Contest:
     notes: tuple[str, ...]
 
 
-def candidates_of(sources: Sequence[Source]) -> list[Candidate]:
-    """Every (run, recipe) that has results, in the order given."""
-    counts = Counter(name for source in sources for name in source.recipes)
-    return [
+def candidates_of(sources: Sequence[Source]) -> tuple[list[Candidate], list[str]]:
+    """Every (run, recipe) that has results, in the order given, each model once.
+
+    A run that combines others holds copies of their predictions; the run that trained the model
+    is the one that stays.
+
+    Returns:
+        The candidates, and notes on copies that were left out.
+    """
+    found = [(source, name) for source in sources for name in source.recipes]
+    kept, notes = [], []
+    for source, name in found:
+        twins = [other for other, same in found if same == name and _same(other, source, name)]
+        first = next((s for s in twins if (s.run.path / "models" / name).is_dir()), twins[0])
+        if first is source:
+            kept.append((source, name))
+        else:
+            notes.append(f"{name} of {source.name} is the very model of {first.name}: shown once.")
+    counts = Counter(name for _, name in kept)
+    labelled = [
         Candidate(name if counts[name] == 1 else f"{name} ({source.name})", source, name)
-        for source in sources
-        for name in source.recipes
+        for source, name in kept
     ]
+    return labelled, notes
+
+
+def _same(a: Source, b: Source, recipe: str) -> bool:
+    """Whether two runs hold equal predictions of a recipe; a run is its own equal."""
+    if a is b:
+        return True
+    one, two = (source.table.select(recipe=recipe) for source in (a, b))
+    if len(one) != len(two) or one.class_names != two.class_names:
+        return False
+    keys = [np.lexsort((t.protocol, t.image_id)) for t in (one, two)]
+    one, two = one.take(keys[0]), two.take(keys[1])
+    same_rows = (one.image_id == two.image_id).all() and (one.protocol == two.protocol).all()
+    return bool(same_rows and np.array_equal(one.probs, two.probs))
 
 
 def make_contests(
@@ -148,7 +177,7 @@ def _contest(protocol: str, candidates: Sequence[Candidate]) -> Contest:
         fold[candidate.label] = table.fold[place]
     groups, notes = _units(protocol, taking_part, ids)
     return Contest(protocol, taking_part, first.class_names, ids, y_true, groups, probs, fold,
-                   (*_left_out(tables, ids), *notes))  # fmt: skip
+                   (*_left_out(taking_part, tables, ids), *notes))  # fmt: skip
 
 
 def _places(image_id: NDArray[np.str_], wanted: NDArray[np.str_]) -> NDArray[np.int64]:
@@ -193,14 +222,19 @@ def _disjoint(
     return f"{', '.join(names)} have no test image that all share under the protocol {protocol}"
 
 
-def _left_out(tables: Mapping[str, PredictionTable], ids: NDArray[np.str_]) -> list[str]:
-    largest = max(len(table) for table in tables.values())
-    if largest == len(ids):
+def _left_out(
+    taking_part: Sequence[Candidate],
+    tables: Mapping[str, PredictionTable],
+    ids: NDArray[np.str_],
+) -> list[str]:
+    """What a reader must know where the runs were tested on different images."""
+    sizes = {c.source.name: len(tables[c.label]) for c in taking_part}
+    if max(sizes.values()) == len(ids):
         return []
-    sizes = ", ".join(f"{label} {len(table)}" for label, table in tables.items())
+    tested = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     return [
-        f"The runs were tested on different images; compared on the {len(ids)} test images that "
-        f"all share (tested on: {sizes})."
+        f"the runs were tested on different images (number of them: {tested}), so they were also "
+        f"trained on different ones; compared on the {len(ids):,} test images that all share."
     ]
 
 
