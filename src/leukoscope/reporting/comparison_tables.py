@@ -43,12 +43,12 @@ def overview(comparison: Comparison) -> Table:
     columns = (
         Column("Recipe", narrow=True),
         *(Column(f"Accuracy, {name}", numeric=True) for name in names),
-        *(Column(f"{metric_title(metric)}, {sides}", numeric=True) for metric in MAIN_PLAIN),
-        Column("Epochs run of published", numeric=True),
+        *(Column(f"{metric_title(m)}, {sides}", numeric=True, lines=True) for m in MAIN_PLAIN),
+        Column("Epochs run of published", numeric=True, lines=True),
         Column("Parameters", numeric=True),
         Column("MACs", numeric=True),
         Column("Latency, 1 image", numeric=True),
-        Column("Training, one fit", numeric=True),
+        Column("Training, one fit", numeric=True, lines=True),
         Column("Reported by the study"),
     )
     rows = tuple(
@@ -81,9 +81,8 @@ def sample(head: Entry) -> str:
 
 
 def _sides(entry: Entry, protocols: Sequence[str], metric: str) -> str:
-    return joined(
-        [number((value_of(entry, name, metric) or {}).get("value"), metric) for name in protocols]
-    )
+    found = [value_of(entry, name, metric) or {} for name in protocols]
+    return " / ".join(number(record.get("value"), metric) for record in found)
 
 
 def _training(entry: Entry, protocol: str) -> Mapping[str, Sequence[object]]:
@@ -180,25 +179,26 @@ def paired_tests(comparison: Comparison) -> Table | None:
         return None
     metric = comparison.metric
     columns = (
-        Column("Protocol"),
+        Column("Protocol and reference"),
         Column("Recipe", narrow=True),
-        Column("Against"),
         Column("Difference", numeric=True),
         Column("p", numeric=True),
         Column("p, Holm", numeric=True),
         Column("It is"),
     )
+    of_recipe = {(row["protocol"], row["a"]): row for row in found}
     rows = tuple(
         (
-            protocol_title(row["protocol"]),
-            comparison.short[row["a"]],
-            comparison.short[row["b"]],
+            f"{protocol_title(head['name'])}, against {comparison.short[row['b']]}",
+            comparison.name(entry),
             difference(row["difference"], metric),
             _p(row["p"]),
             _p(row["p_holm"]),
             row["verdict"],
         )
-        for row in found
+        for head in comparison.protocols
+        for entry in comparison.under(head["name"])
+        if (row := of_recipe.get((head["name"], entry["label"])))
     )
     chosen = (
         "The reference is the best of the same figures, which flatters it a little."

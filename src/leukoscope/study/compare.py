@@ -146,7 +146,7 @@ def _run_facts(source: Source) -> dict[str, Any]:
     counts = Counter(record.label for record in usable)
     return {
         "name": source.name,
-        "command": re.sub(r"\S*/([^/\s]+)", r"\1", environment.get("command", "")),
+        "command": _without_folders(environment.get("command", "")),
         "data": source.config.data.root.name,
         "images": len(usable),
         "files": len(source.manifest.images),
@@ -160,6 +160,12 @@ def _run_facts(source: Source) -> dict[str, Any]:
         "cpu": environment.get("cpu", ""),
         "cores": environment.get("cores"),
     }
+
+
+def _without_folders(command: str) -> str:
+    """A command with names in place of paths, as a reader would type it."""
+    named = re.sub(r"\S*/([^/\s]+)", r"\1", command)
+    return re.sub(r"^__main__\.py", "leukoscope", named)
 
 
 def _statistics(

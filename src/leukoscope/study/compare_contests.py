@@ -67,18 +67,23 @@ def candidates_of(sources: Sequence[Source]) -> tuple[list[Candidate], list[str]
         The candidates, and notes on copies that were left out.
     """
     found = [(source, name) for source in sources for name in source.recipes]
-    kept, notes = [], []
+    kept: list[tuple[Source, str]] = []
+    copies: dict[tuple[str, str], list[str]] = {}
     for source, name in found:
         twins = [other for other, same in found if same == name and _same(other, source, name)]
         first = next((s for s in twins if (s.run.path / "models" / name).is_dir()), twins[0])
         if first is source:
             kept.append((source, name))
         else:
-            notes.append(f"{name} of {source.name} is the very model of {first.name}: shown once.")
+            copies.setdefault((source.name, first.name), []).append(name)
     counts = Counter(name for _, name in kept)
     labelled = [
         Candidate(name if counts[name] == 1 else f"{name} ({source.name})", source, name)
         for source, name in kept
+    ]
+    notes = [
+        f"{copy} holds copies of models of {first}, shown once: {', '.join(names)}."
+        for (copy, first), names in copies.items()
     ]
     return labelled, notes
 

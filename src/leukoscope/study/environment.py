@@ -45,7 +45,7 @@ def describe_environment(run: RunFolder, seed: int, seconds: dict[str, float]) -
     """The content of ``environment.json``."""
     return {
         "schema": 1,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["leukoscope", *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_name(),
