@@ -16,6 +16,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.reporting.comparison import TABLES
 from leukoscope.study.compare import compare_runs
 from leukoscope.study.run import run_study
 from leukoscope.study.summary import summarise_external
@@ -71,6 +72,8 @@ def _files_only(*runs: Path, out: Path, **options: Any) -> dict[str, Any]:
 def test_every_output_is_there(compared: Path) -> None:
     for name in ("comparison.json", "comparison.csv", "comparison.md", "comparison.html"):
         assert (compared / name).stat().st_size > 500, name
+    tables = {path.stem for path in (compared / "tables").glob("*.csv")}
+    assert tables == {*TABLES, *(f"per-class-{name}" for name in RECIPES)} - {"external"}
     figures = {path.stem for path in (compared / "figures").glob("*.png")}
     assert figures >= {
         "metrics", "places", "radar", "f1-by-class", "roc-random", "roc-grouped",

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from leukoscope.core.files import write_text
+from leukoscope.core.files import write_csv, write_text
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import comparison_model_sections as model_sections
+from leukoscope.reporting import comparison_recipe_tables as recipe_tables
 from leukoscope.reporting import comparison_sections as result_sections
+from leukoscope.reporting import comparison_tables as tables
+from leukoscope.reporting.comparison_sections import file_name
 from leukoscope.reporting.comparison_source import (
     FEWER_EPOCHS,
     Comparison,
     load_comparison,
     signs_of,
 )
-from leukoscope.reporting.comparison_tables import sample
-from leukoscope.reporting.content import Section
+from leukoscope.reporting.content import Section, Table
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
@@ -25,6 +27,22 @@ from leukoscope.reporting.wording import DISCLAIMER, protocol_title
 
 HTML = "comparison.html"
 MARKDOWN = "comparison.md"
+TABLES: Mapping[str, Callable[[Comparison], Table | None]] = {
+    "overview": tables.overview,
+    "places": tables.places,
+    "paired-tests": tables.paired_tests,
+    "metrics": tables.metrics,
+    "cost": tables.cost,
+    "deviations": recipe_tables.deviations,
+    "preprocessing": recipe_tables.preprocessing,
+    "hyper-parameters": recipe_tables.hyper_parameters,
+    "architectures": recipe_tables.architectures,
+    "data": recipe_tables.data_sets,
+    "splits": recipe_tables.splits,
+    "external": tables.external,
+    "prior-work": recipe_tables.prior_work,
+    "formulas": recipe_tables.formulas,
+}
 SECTIONS: tuple[Callable[[Comparison, Gallery], Section], ...] = (
     result_sections.glance,
     result_sections.ranking,
@@ -39,7 +57,7 @@ SECTIONS: tuple[Callable[[Comparison, Gallery], Section], ...] = (
 
 
 def write_comparison(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write ``figures/*.png``, ``comparison.html`` and ``comparison.md`` from ``comparison.json``.
+    """Write the pages, ``figures/*.png`` and ``tables/*.csv`` from ``comparison.json``.
 
     Args:
         folder: Where ``comparison.json`` lies.
@@ -56,8 +74,23 @@ def write_comparison(folder: Path, *, progress: Callable[[int, int], None] | Non
         if progress is not None:
             progress(done, len(SECTIONS))
     values = _head(comparison) | {"sections": [s for s in sections if s.blocks]}
+    _write_tables(folder / "tables", comparison)
     write_text(folder / HTML, render("comparison.html.j2", css=stylesheet(), **values))
     write_text(folder / MARKDOWN, render("comparison.md.j2", **values))
+
+
+def _write_tables(folder: Path, comparison: Comparison) -> None:
+    """Each table as the page shows it, one CSV file each."""
+    found = [(name, make(comparison)) for name, make in TABLES.items()]
+    found += [
+        (f"per-class-{file_name(entry)}", tables.per_class(comparison, entry))
+        for entry in comparison.entries
+    ]
+    for name, table in found:
+        if table is not None:
+            titles = [column.title for column in table.columns]
+            rows = [dict(zip(titles, row, strict=True)) for row in table.rows]
+            write_csv(folder / f"{name}.csv", titles, rows)
 
 
 def _head(comparison: Comparison) -> dict[str, Any]:
@@ -95,7 +128,7 @@ def _about(comparison: Comparison, data: str) -> list[tuple[str, str]]:
     about = [
         ("Data", f"{data}: {', '.join(dict.fromkeys(plural(r['images'], 'image') for r in runs))}"),
         *(
-            (f"Protocol {head['name']}", f"{protocol_title(head['name'])}; {sample(head)}")
+            (f"Protocol {head['name']}", f"{protocol_title(head['name'])}; {tables.sample(head)}")
             for head in comparison.protocols
         ),
         ("Seed", seeds),

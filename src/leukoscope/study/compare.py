@@ -46,7 +46,7 @@ def compare_runs(
     published: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
-    """Write ``comparison.json``, ``.csv``, ``.md``, ``.html`` and ``figures/*.png``.
+    """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.png``.
 
     Statistics are computed again from predictions and splits, on the test images that all
     recipes share; parameters, operations, latency and layers from networks built anew.

@@ -27,6 +27,7 @@ BEST = "best"
 FEWEST_FOLDS = 3  # below, a box over folds shows nothing
 FEWEST_IMAGES = 5  # of a group in a box
 ROC_POINTS = 150
+PERMUTATIONS = 1999  # smallest p-value .0005, small enough after correction for 20 recipes
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,11 @@ def contest_tests(
             confidence=settings.confidence,
             **options,
         )
-        p_values.append(exchange_test(contest.y_true, *pair, contest.class_names, **options))
+        p_values.append(
+            exchange_test(
+                contest.y_true, *pair, contest.class_names, permutations=PERMUTATIONS, **options
+            )
+        )
         rows.append({"a": label, "b": reference, **comparison.to_json()})
     adjusted = holm_adjusted(p_values) if rows else []
     for row, p, holm in zip(rows, p_values, adjusted, strict=True):
