@@ -85,8 +85,9 @@ def _number_points(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None
     angles = np.pi / 6 + 2 * np.pi * np.arange(_ANGLES) / _ANGLES
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     offsets = np.concatenate([radius * ring for radius in _RINGS_PT])
-    for (x, y, text), spot in zip(points, spots, strict=True):
-        gaps = np.linalg.norm((spot + offsets)[:, None] - taken[None], axis=2)
+    for number, ((x, y, text), spot) in enumerate(zip(points, spots, strict=True)):
+        others = np.delete(taken, number, axis=0)
+        gaps = np.linalg.norm((spot + offsets)[:, None] - others[None], axis=2)
         crowding = np.exp(-((gaps / 8.0) ** 2)).sum(axis=1)
         best = int(np.argmin(crowding + 0.004 * np.linalg.norm(offsets, axis=1)))
         offset = offsets[best]
