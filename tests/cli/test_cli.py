@@ -15,7 +15,8 @@ from leukoscope.cli.main import app
 runner = CliRunner()
 
 COMMANDS = [
-    "demo", "doctor", "phantom", "study", "train", "tune", "transfer", "ablate", "evaluate",
+    "demo", "doctor", "phantom", "study", "train", "tune", "transfer", "ablate", "compare",
+    "evaluate",
     "explain", "features", "export", "guide", "runs list", "runs clean", "models show",
     "predict",
     "data inspect", "data audit", "data split", "data preview", "data fetch", "data export",

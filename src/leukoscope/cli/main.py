@@ -10,6 +10,7 @@ from leukoscope import __version__
 from leukoscope.cli import (
     arms,
     bundle,
+    compare,
     data,
     explain,
     guide,
@@ -59,6 +60,7 @@ study.register(app)
 arms.register(app)
 model.register(app)
 explain.register(app)
+compare.register(app)
 predict.register(app)
 tune.register(app)
 bundle.register(app)

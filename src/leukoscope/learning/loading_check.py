@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from leukoscope.config.recipe import ModelConfig
+from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.catalogue import ModelInfo, backbone_info
-from leukoscope.learning.gradcam import grad_cam
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ class Column:
         numeric: Right-aligned, not wrapped.
         code: Cells are file names or code, printed verbatim.
         narrow: No wider than its longest word group.
+        lines: Numeric cells of several values, which a page sets on a line each.
     """
 
     title: str
     numeric: bool = False
     code: bool = False
     narrow: bool = False
+    lines: bool = False
 
 
 @dataclass(frozen=True)

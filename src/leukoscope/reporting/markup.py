@@ -39,6 +39,16 @@ def cell(text: str) -> Markup:
     )
 
 
+def lines(text: str) -> Markup:
+    """Several values of one cell, each on its own line.
+
+    >>> str(lines("98.3 % / 91.8 %"))
+    '98.3 % /<br>91.8 %'
+    """
+    mark = ", " if ", " in text else " / "
+    return Markup(f"{mark.rstrip()}<br>").join(escape(part) for part in text.split(mark))
+
+
 def markdown(text: str) -> str:
     r"""Text as Markdown that shows as it is; code between backticks stays code.
 
@@ -80,7 +90,7 @@ def templates() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        inline=inline, cell=cell, markdown=markdown, markdown_code=markdown_code
+        inline=inline, cell=cell, lines=lines, markdown=markdown, markdown_code=markdown_code
     )
     return environment
 

@@ -45,10 +45,10 @@ def describe_environment(run: RunFolder, seed: int, seconds: dict[str, float]) -
     """The content of ``environment.json``."""
     return {
         "schema": 1,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["leukoscope", *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": available_cores(),
         "git": _git_state(),
         "packages": package_versions(),
@@ -62,7 +62,8 @@ def describe_environment(run: RunFolder, seed: int, seconds: dict[str, float]) -
     }  # fmt: skip
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Name of the processor as the system gives it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,0 +1,183 @@
+"""Several predictors on the same images: places with intervals, and paired tests of many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.core.errors import DataError
+from leukoscope.evaluation.intervals import MIN_GROUPS, Resampling
+from leukoscope.evaluation.metrics import LOWER_IS_BETTER, check_predictions, weighted_metrics
+
+FloatArray = NDArray[np.float64]
+_BLOCK = 1 << 17  # weights held at once
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of one predictor among several.
+
+    Attributes:
+        rank: On all images, 1 is the best; equals share the mean of their places.
+        low: Lower limit of the interval of the rank.
+        high: Upper limit.
+        first: Share of the replicates in which it is the best, or one of several equally good.
+        reliable: False below ten groups, or where a class rests on a single group.
+    """
+
+    rank: float
+    low: float
+    high: float
+    first: float
+    reliable: bool
+
+    def to_json(self) -> dict[str, float | bool]:
+        """For ``comparison.json``."""
+        return asdict(self)
+
+
+def bootstrap_places(
+    y_true: ArrayLike,
+    probs: Sequence[ArrayLike],
+    class_names: Sequence[str],
+    *,
+    metric: str = "accuracy",
+    groups: Sequence[str] | NDArray[Any] | None = None,
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[Place]:
+    """Rank predictors again in every bootstrap replicate, on the same resampled groups for all.
+
+    The limits are percentiles of the ranks (Goldstein & Spiegelhalter 1996), rounded outwards
+    to ranks that occurred.
+
+    Args:
+        y_true: (n,) class indices.
+        probs: M arrays (n, K) of probabilities, for the same images in the same order.
+        class_names: K names.
+        metric: Name of the metric that ranks.
+        groups: (n,) label of the group of each image; None means every image for itself.
+        replicates: Number of bootstrap replicates.
+        confidence: Level of the intervals.
+        seed: Of the resampling.
+
+    Raises:
+        DataError: Shapes do not fit, a true class is unknown, or there is no image.
+        UnknownNameError: The metric does not exist for these classes.
+
+    >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
+    >>> [place.rank for place in bootstrap_places(y, [wrong, right], ["healthy", "all"])]
+    [2.0, 1.0]
+    """
+    truth = np.asarray(y_true, dtype=np.int64)
+    checked = [check_predictions(truth, prob, class_names)[1] for prob in probs]
+    resampling = Resampling.of(groups, truth, replicates=replicates, seed=seed)
+
+    def ranks(weights: FloatArray) -> FloatArray:
+        columns = [weighted_metrics(truth, p, class_names, weights, [metric])[metric]
+                   for p in checked]  # fmt: skip
+        return _ranks(np.stack(columns, axis=1), smaller_first=metric in LOWER_IS_BETTER)
+
+    whole = ranks(np.ones((1, len(truth))))[0]
+    drawn = np.concatenate([ranks(weights) for weights in resampling.weights()])
+    tail = (1 - confidence) / 2
+    low = np.quantile(drawn, tail, axis=0, method="lower")
+    high = np.quantile(drawn, 1 - tail, axis=0, method="higher")
+    first = (drawn == drawn.min(axis=1, keepdims=True)).mean(axis=0)
+    reliable = resampling.n_groups >= MIN_GROUPS and not resampling.thin
+    rows = zip(whole.tolist(), low.tolist(), high.tolist(), first.tolist(), strict=True)
+    return [Place(*row, reliable) for row in rows]
+
+
+def _ranks(values: FloatArray, *, smaller_first: bool) -> FloatArray:
+    """(B, M) values to mid-ranks; what is undefined comes last."""
+    score = -values if smaller_first else values
+    score = np.where(np.isfinite(score), score, -np.inf)
+    above = (score[:, None, :] > score[:, :, None]).sum(axis=2)
+    equal = (score[:, None, :] == score[:, :, None]).sum(axis=2) - 1
+    return np.asarray(1 + above + equal / 2, dtype=np.float64)
+
+
+def exchange_test(
+    y_true: ArrayLike,
+    prob_a: ArrayLike,
+    prob_b: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    metric: str = "accuracy",
+    groups: Sequence[str] | NDArray[Any] | None = None,
+    permutations: int = 9999,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value of the hypothesis that two predictors are interchangeable.
+
+    Approximate randomisation (Noreen 1989; Yeh 2000, COLING): in every permutation each group of
+    images keeps or swaps the predictions of the two, all its images together, and the difference
+    of the metric is computed again. The p-value counts the observed difference as one of them.
+
+    Args:
+        y_true: (n,) class indices.
+        prob_a: (n, K) probabilities of the first predictor.
+        prob_b: (n, K) probabilities of the second, for the same images in the same order.
+        class_names: K names.
+        metric: Name of the metric.
+        groups: (n,) label of the group of each image; None means every image for itself.
+        permutations: Number of random swaps.
+        seed: Of the swaps.
+
+    Returns:
+        A number in (0, 1]; 1 where the two never differ.
+
+    Raises:
+        DataError: Shapes do not fit, a true class is unknown, or there is no image.
+        UnknownNameError: The metric does not exist for these classes.
+
+    >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
+    >>> exchange_test(y, right, wrong, ["healthy", "all"], permutations=999)
+    0.001
+    """
+    truth, first = check_predictions(y_true, prob_a, class_names)
+    _, second = check_predictions(y_true, prob_b, class_names)
+    n = len(truth)
+    labels = np.arange(n) if groups is None else np.asarray(groups)
+    if labels.shape != (n,):
+        raise DataError(f"exchange test: expected {n} group labels, got {labels.shape}")
+    member = np.unique(labels, return_inverse=True)[1]
+    both, stacked = np.concatenate([truth, truth]), np.concatenate([first, second])
+
+    def difference(swapped: FloatArray) -> FloatArray:
+        kept = 1 - swapped
+        a, b = (
+            weighted_metrics(both, stacked, class_names, np.concatenate(w, axis=1), [metric])
+            for w in ((kept, swapped), (swapped, kept))
+        )
+        return a[metric] - b[metric]
+
+    observed = abs(difference(np.zeros((1, n)))[0])
+    rng = np.random.default_rng(seed)
+    step, extreme = max(1, _BLOCK // n), 1
+    for start in range(0, permutations, step):
+        rows = min(step, permutations - start)
+        swaps = rng.integers(0, 2, (rows, int(member.max()) + 1)).astype(np.float64)
+        # Rounding must not make an equal difference look smaller.
+        extreme += int((np.abs(difference(swaps[:, member])) >= observed - 1e-12).sum())
+    return extreme / (permutations + 1)
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """p-values of one family adjusted so that any false claim has at most their level (Holm 1979).
+
+    >>> [round(p, 3) for p in holm_adjusted([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return [float(value) for value in adjusted]

@@ -1,0 +1,224 @@
+"""Recipes against each other: bars, radar, heat map, boxes, places, ROC overlays, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.reporting.figures.style import (
+    QUIET,
+    SERIES,
+    luminance,
+    new_figure,
+    shades,
+    short_title,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+PROTOCOL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINE_IN = 0.215  # height of one recipe's line
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval, on the scale on which it is drawn.
+
+    Attributes:
+        value: The value.
+        low: Lower limit, or None.
+        high: Upper limit, or None.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+Estimates = Mapping[str, Estimate]  # recipe → estimate
+
+
+def metric_bars(
+    recipes: Sequence[str], panels: Sequence[tuple[str, Sequence[tuple[str, Estimates]]]]
+) -> Figure:
+    """Horizontal bars with intervals: a panel a metric, a bar a protocol.
+
+    Args:
+        recipes: From top to bottom.
+        panels: ``(metric title, [(protocol title, recipe → estimate)])``.
+    """
+    series = len(panels[0][1])
+    figure = new_figure(0.95 + len(recipes) * max(LINE_IN, 0.13 * series + 0.08))
+    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    height = 0.8 / series
+    for ax, (title, protocols) in zip(axes, panels, strict=True):
+        for number, (name, estimates) in enumerate(protocols):
+            shift = (number - (series - 1) / 2) * height
+            colour = PROTOCOL_COLOURS[number % len(PROTOCOL_COLOURS)]
+            found = [(i + shift, estimates[r]) for i, r in enumerate(recipes) if r in estimates]
+            ax.barh([y for y, _ in found], [e.value for _, e in found], height=0.92 * height,
+                    color=colour, label=name, alpha=0.85)  # fmt: skip
+            for y, e in found:
+                text = f"{e.value:.1f}" if e.value > 1.5 else f"{e.value:.3f}"
+                ax.text(0, y, f" {text}", color="white", va="center", fontsize=6.5)
+                if e.low is not None and e.high is not None:
+                    ax.plot([e.low, e.high], [y, y], color="#111111", linewidth=0.9)
+        ax.set_xlim(left=0)
+        ax.set_title(title)
+        ax.grid(axis="x")
+    axes[0].set_yticks(range(len(recipes)), list(recipes))
+    axes[0].set_ylim(len(recipes) - 0.5, -0.5)
+    for ax in axes:
+        ax.tick_params(axis="y", length=0)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    return figure
+
+
+def radar(
+    axes_titles: Sequence[str],
+    panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
+) -> Figure:
+    """Several metrics of several recipes as closed lines; a panel a protocol.
+
+    Args:
+        axes_titles: M names, larger is better on each.
+        panels: ``(title, recipe → M values in [0, 1])``.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(3.3 * rows + 0.35)
+    angles = np.linspace(0, 2 * np.pi, len(axes_titles), endpoint=False)
+    closed = np.append(angles, angles[0])
+    seen: dict[str, Line2D] = {}
+    recipes = list(dict.fromkeys(name for _, lines in panels for name in lines))
+    for number, (title, lines) in enumerate(panels, start=1):
+        ax = figure.add_subplot(rows, columns, number, projection="polar")
+        values = np.array([v for line in lines.values() for v in line])
+        low = float(np.floor(10 * max(0.0, np.nanmin(values) - 0.03)) / 10)
+        for name, line in lines.items():
+            colour = SERIES[recipes.index(name) % len(SERIES)]
+            (seen[name],) = ax.plot(closed, [*line, line[0]], "-o", color=colour, markersize=3)
+        ax.set_ylim(low, 1)
+        ax.set_xticks(angles, list(axes_titles))
+        for angle, label in zip(angles, ax.get_xticklabels(), strict=True):
+            side = np.sin(angle)  # clockwise from the top
+            label.set_horizontalalignment(
+                "center" if abs(side) < 0.1 else "left" if side > 0 else "right"
+            )
+        ax.set_theta_offset(np.pi / 2)  # type: ignore[attr-defined]
+        ax.set_theta_direction(-1)  # type: ignore[attr-defined]
+        ticks = np.linspace(low, 1, 4)[1:]
+        ax.set_yticks(ticks, [f"{t:.2f}" for t in ticks], fontsize=7, color=QUIET)
+        ax.set_title(title, loc="center", pad=14)
+    figure.legend(list(seen.values()), list(seen), loc="outside lower center", ncols=2)
+    return figure
+
+
+def class_heat_map(
+    recipes: Sequence[str],
+    class_names: Sequence[str],
+    panels: Sequence[tuple[str, NDArray[np.float64]]],
+) -> Figure:
+    """A number for each recipe and class, 0–1, darker is higher; a panel a protocol.
+
+    Args:
+        recipes: R names, from top to bottom.
+        class_names: K names.
+        panels: ``(title, (R, K) values, NaN where there is none)``.
+    """
+    figure = new_figure(0.75 + LINE_IN * 1.25 * len(recipes))
+    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    known = np.concatenate([values[np.isfinite(values)] for _, values in panels])
+    low = float(min(known.min(), 0.9)) if len(known) else 0.0
+    colours = shades()
+    for ax, (title, values) in zip(axes, panels, strict=True):
+        scaled = (values - low) / max(1e-9, 1 - low)
+        ax.imshow(np.ma.masked_invalid(scaled), cmap=colours, vmin=0, vmax=1, aspect="auto")
+        for i, j in np.ndindex(*values.shape):
+            if np.isfinite(values[i, j]):
+                dark = luminance(np.asarray(colours(scaled[i, j])[:3])) < 0.4
+                ax.text(j, i, f"{100 * values[i, j]:.1f}", ha="center", va="center", fontsize=8,
+                        color="white" if dark else "black")  # fmt: skip
+            else:
+                ax.text(j, i, "—", ha="center", va="center", fontsize=8, color=QUIET)
+        names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
+        ax.set_xticks(range(len(names)), names)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.set_title(title)
+    axes[0].set_yticks(range(len(recipes)), list(recipes))
+    return figure
+
+
+def boxes(
+    recipes: Sequence[str],
+    panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
+    *,
+    xlabel: str,
+) -> Figure:
+    """Spread over folds or groups: box (quartiles, median), whiskers to the ends, every point.
+
+    Args:
+        recipes: From top to bottom.
+        panels: ``(title, recipe → values)``.
+        xlabel: Of the axes.
+    """
+    figure = new_figure(0.85 + 1.15 * LINE_IN * len(recipes))
+    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    for ax, (title, values) in zip(axes, panels, strict=True):
+        shown = [(i, values[r]) for i, r in enumerate(recipes) if r in values]
+        ax.boxplot(
+            [v for _, v in shown],
+            positions=[i for i, _ in shown],
+            orientation="horizontal",
+            whis=(0, 100),
+            widths=0.6,
+            showfliers=False,
+            medianprops={"color": "#D55E00", "linewidth": 1.6},
+            boxprops={"color": QUIET},
+            whiskerprops={"color": QUIET},
+            capprops={"color": QUIET},
+            manage_ticks=False,
+        )
+        for i, v in shown:
+            ax.plot(v, np.full(len(v), i), "o", color="#0072B2", markersize=2.6, alpha=0.6)
+        ax.set_title(title)
+        ax.set_xlabel(xlabel)
+        ax.grid(axis="x")
+    axes[0].set_yticks(range(len(recipes)), list(recipes))
+    axes[0].set_ylim(len(recipes) - 0.4, -0.6)
+    axes[0].tick_params(axis="y", length=0)
+    return figure
+
+
+def place_chart(panels: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]]) -> Figure:
+    """Place of each recipe with its interval; a panel a protocol, the best on top.
+
+    Args:
+        panels: ``(title, [(recipe, place)])``, each in its own order.
+    """
+    most = max(len(lines) for _, lines in panels)
+    figure = new_figure(0.85 + LINE_IN * most)
+    axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    for ax, (title, lines) in zip(axes, panels, strict=True):
+        for y, (_, e) in enumerate(lines):
+            ax.plot([e.low, e.high], [y, y], color="#0072B2", linewidth=3.2, alpha=0.4,
+                    solid_capstyle="round")  # fmt: skip
+            ax.plot([e.value], [y], "o", color="#0072B2", markersize=5)
+        ax.set_yticks(range(len(lines)), [name for name, _ in lines])
+        ax.set_ylim(most - 0.5, -0.5)
+        ax.set_xlim(0.5, max(2, len(lines)) + 0.5)
+        step = 1 if len(lines) < 8 else 3
+        ax.set_xticks(range(1, len(lines) + 1, step))
+        ax.tick_params(axis="y", length=0)
+        ax.set_xlabel("place (1 is the best)")
+        ax.set_title(title)
+        ax.grid(axis="x")
+    return figure

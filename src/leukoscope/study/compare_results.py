@@ -1,0 +1,228 @@
+"""The statistics of a comparison: metrics, places, paired tests, spread; no model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import UnknownNameError
+from leukoscope.evaluation.comparison import compare_predictions
+from leukoscope.evaluation.curves import roc_curves
+from leukoscope.evaluation.intervals import bootstrap_metrics
+from leukoscope.evaluation.leaderboard import bootstrap_places, exchange_test, holm_adjusted
+from leukoscope.evaluation.metrics import (
+    LOWER_IS_BETTER,
+    compute_metrics,
+    confusion_matrix,
+    metric_names,
+)
+from leukoscope.study.compare_contests import Contest
+from leukoscope.study.protocols import unit_of
+
+BEST = "best"
+FEWEST_FOLDS = 3  # below, a box over folds shows nothing
+FEWEST_IMAGES = 5  # of a group in a box
+ROC_POINTS = 150
+PERMUTATIONS = 1999  # smallest p-value .0005, small enough after correction for 20 recipes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a comparison is made.
+
+    Attributes:
+        metric: Ranks and is tested.
+        against: Label of the recipe that all others are tested against, or ``best``.
+        replicates: Of the bootstrap.
+        confidence: Level of intervals; 1 − it is the level of the tests.
+        seed: Of all resampling.
+    """
+
+    metric: str
+    against: str
+    replicates: int
+    confidence: float
+    seed: int
+
+
+def check_settings(settings: Settings, contests: Sequence[Contest]) -> None:
+    """Refuse a metric or a recipe that does not exist, before anything is computed.
+
+    Raises:
+        UnknownNameError: Names the choices.
+    """
+    for contest in contests:
+        if settings.metric not in (known := metric_names(contest.class_names)):
+            raise UnknownNameError("metric", settings.metric, known)
+    labels = {c.label for contest in contests for c in contest.candidates}
+    if settings.against not in {BEST, *labels}:
+        raise UnknownNameError("recipe", settings.against, {BEST, *labels})
+
+
+def contest_results(contest: Contest, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Label → metrics with intervals, confusion, curves, place, spread."""
+    labels = [candidate.label for candidate in contest.candidates]
+    places = bootstrap_places(
+        contest.y_true,
+        [contest.probs[label] for label in labels],
+        contest.class_names,
+        metric=settings.metric,
+        groups=contest.groups,
+        replicates=settings.replicates,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+    return {
+        label: {**_one(contest, label, settings), "place": place.to_json()}
+        for label, place in zip(labels, places, strict=True)
+    }
+
+
+def _one(contest: Contest, label: str, settings: Settings) -> dict[str, Any]:
+    y, probs = contest.y_true, contest.probs[label]
+    intervals = bootstrap_metrics(
+        y,
+        probs,
+        contest.class_names,
+        groups=contest.groups,
+        replicates=settings.replicates,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+    return {
+        "metrics": {name: interval.to_json() for name, interval in intervals.items()},
+        "confusion": confusion_matrix(y, probs.argmax(axis=1), len(contest.class_names)).tolist(),
+        "roc": _roc(y, probs, contest.class_names),
+        "folds": len(set(contest.fold[label].tolist())),
+    }
+
+
+def _roc(
+    y: NDArray[np.int64], probs: NDArray[np.float64], class_names: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    """Points of each one-vs-rest curve; thinned to what a figure can show."""
+    points = {}
+    for name, curve in roc_curves(y, probs, class_names).items():
+        count = min(ROC_POINTS, len(curve.x))
+        keep = np.unique(np.linspace(0, len(curve.x) - 1, count).round().astype(np.int64))
+        points[name] = {"x": curve.x[keep].round(5).tolist(), "y": curve.y[keep].round(5).tolist()}
+    return points
+
+
+def contest_spread(contest: Contest, settings: Settings) -> dict[str, Any] | None:
+    """The metric in each fold, or, of a hold-out, in each group of images that look alike.
+
+    Groups are the patients where all images name one, else the acquisition clusters of the audit.
+
+    Returns:
+        ``{"over", "values": {label: [...]}}``, or None where there are too few of either.
+    """
+    if settings.metric not in ("accuracy", "log_loss", "brier", "ece"):
+        by_group: Mapping[str, NDArray[Any]] = {}  # most groups lack a class
+    else:
+        by_group = {"group": _alike(contest)}
+    folds = {label: contest.fold[label] for label in contest.probs}
+    if all(len(set(numbers.tolist())) >= FEWEST_FOLDS for numbers in folds.values()):
+        over, members = "fold", folds
+    elif by_group:
+        over = "patient" if _has_patients(contest) else "acquisition cluster"
+        members = dict.fromkeys(contest.probs, by_group["group"])
+    else:
+        return None
+    values = {
+        label: [
+            compute_metrics(contest.y_true[rows], probs[rows], contest.class_names)[settings.metric]
+            for key in sorted(set(members[label].tolist()))
+            if key != "" and (rows := members[label] == key).sum() >= FEWEST_IMAGES
+        ]
+        for label, probs in contest.probs.items()
+    }
+    if min(len(found) for found in values.values()) < FEWEST_FOLDS:
+        return None
+    return {"over": over, "values": {k: [round(v, 5) for v in vs] for k, vs in values.items()}}
+
+
+def _has_patients(contest: Contest) -> bool:
+    records = contest.candidates[0].source.manifest.usable
+    return all(record.patient_id for record in records)
+
+
+def _alike(contest: Contest) -> NDArray[np.str_]:
+    """(n,) patient or acquisition cluster of each image, from the first run's manifest."""
+    patients = _has_patients(contest)
+    of_image = {
+        record.image_id: record.patient_id if patients else record.acquisition_id
+        for record in contest.candidates[0].source.manifest.usable
+    }
+    return np.array([of_image.get(image_id, "") for image_id in contest.image_id.tolist()])
+
+
+def contest_tests(
+    contest: Contest, results: Mapping[str, Mapping[str, Any]], settings: Settings
+) -> list[dict[str, Any]]:
+    """Each recipe against the reference on the same images, corrected for their number (Holm)."""
+    reference = reference_of(contest, results, settings)
+    others = [c.label for c in contest.candidates if c.label != reference]
+    rows, p_values = [], []
+    options: dict[str, Any] = {
+        "metric": settings.metric,
+        "groups": contest.groups,
+        "seed": settings.seed,
+    }
+    for label in others:
+        pair = contest.probs[label], contest.probs[reference]
+        comparison = compare_predictions(
+            contest.y_true,
+            *pair,
+            contest.class_names,
+            replicates=settings.replicates,
+            confidence=settings.confidence,
+            **options,
+        )
+        p_values.append(
+            exchange_test(
+                contest.y_true, *pair, contest.class_names, permutations=PERMUTATIONS, **options
+            )
+        )
+        rows.append({"a": label, "b": reference, **comparison.to_json()})
+    adjusted = holm_adjusted(p_values) if rows else []
+    for row, p, holm in zip(rows, p_values, adjusted, strict=True):
+        row |= {"protocol": contest.protocol, "p": round(p, 5), "p_holm": round(holm, 5)}
+        row["verdict"] = _verdict(row, settings)
+    return rows
+
+
+def _verdict(row: Mapping[str, Any], settings: Settings) -> str:
+    """In words, from the corrected p-value alone."""
+    if row["p_holm"] >= 1 - settings.confidence:
+        return "not distinguishable"
+    larger = row["difference"]["value"] > 0
+    return "better" if larger != (settings.metric in LOWER_IS_BETTER) else "worse"
+
+
+def reference_of(
+    contest: Contest, results: Mapping[str, Mapping[str, Any]], settings: Settings
+) -> str:
+    """The recipe that others are tested against: the one asked for, else the best."""
+    labels = [candidate.label for candidate in contest.candidates]
+    if settings.against in labels:
+        return settings.against
+    return min(labels, key=lambda label: float(results[label]["place"]["rank"]))
+
+
+def contest_head(contest: Contest) -> dict[str, Any]:
+    """What was tested: images, groups, classes, notes."""
+    counts = np.bincount(contest.y_true, minlength=len(contest.class_names))
+    return {
+        "name": contest.protocol,
+        "n": len(contest.image_id),
+        "n_groups": len(set(contest.groups.tolist())),
+        "group_unit": unit_of(contest.protocol),
+        "per_class": dict(zip(contest.class_names, counts.tolist(), strict=True)),
+        "labels": [candidate.label for candidate in contest.candidates],
+        "notes": list(contest.notes),
+    }

@@ -1,0 +1,80 @@
+"""Places, paired tests, and their correction for many comparisons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.evaluation.leaderboard import bootstrap_places, exchange_test, holm_adjusted
+
+CLASSES = ["benign", "pre_b", "pro_b"]
+
+
+def _predictions(accuracy: float, y: np.ndarray, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    answer = np.where(rng.random(len(y)) < accuracy, y, (y + 1) % 3)
+    return 0.7 * np.eye(3)[answer] + 0.1
+
+
+@pytest.fixture
+def y() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 3, 120)
+
+
+def test_a_clear_order_has_narrow_places_and_equals_share_them(y: np.ndarray) -> None:
+    good, bad = _predictions(0.98, y, 1), _predictions(0.4, y, 2)
+    places = bootstrap_places(y, [bad, good, good], CLASSES, replicates=200)
+    assert [place.rank for place in places] == [3.0, 1.5, 1.5]
+    assert (places[0].low, places[0].high) == (3.0, 3.0)
+    assert [place.first for place in places] == [0.0, 1.0, 1.0]
+
+
+def test_a_metric_that_should_be_small_ranks_the_small_first(y: np.ndarray) -> None:
+    good, bad = _predictions(0.98, y, 1), _predictions(0.4, y, 2)
+    ranks = [p.rank for p in bootstrap_places(y, [bad, good], CLASSES, metric="log_loss")]
+    assert ranks == [2.0, 1.0]
+
+
+def test_places_of_similar_predictors_overlap(y: np.ndarray) -> None:
+    places = bootstrap_places(y, [_predictions(0.8, y, s) for s in range(4)], CLASSES)
+    assert all(place.low <= place.rank <= place.high for place in places)
+    assert max(place.high - place.low for place in places) >= 2
+
+
+def test_exchange_test_agrees_with_the_sign_test(y: np.ndarray) -> None:
+    """For accuracy with single images the test is the exact sign test (McNemar)."""
+    a, b = _predictions(0.9, y, 1), _predictions(0.75, y, 2)
+    hit_a, hit_b = a.argmax(1) == y, b.argmax(1) == y
+    wins, losses = int((hit_a & ~hit_b).sum()), int((hit_b & ~hit_a).sum())
+    exact = stats.binomtest(wins, wins + losses).pvalue
+    assert exchange_test(y, a, b, CLASSES) == pytest.approx(exact, abs=0.01)
+
+
+def test_whole_groups_are_swapped(y: np.ndarray) -> None:
+    """Four groups can be swapped in 16 ways, so p cannot fall below about 2/16."""
+    a, b = _predictions(0.95, y, 1), _predictions(0.5, y, 2)
+    groups = np.repeat(list("abcd"), 30)
+    assert exchange_test(y, a, b, CLASSES, groups=groups) == pytest.approx(0.125, abs=0.02)
+    assert exchange_test(y, a, b, CLASSES) < 0.001
+
+
+def test_equal_predictors_differ_by_nothing(y: np.ndarray) -> None:
+    a = _predictions(0.9, y, 1)
+    assert exchange_test(y, a, a, CLASSES, permutations=99, metric="macro_f1") == 1.0
+
+
+def test_wrong_input_is_refused(y: np.ndarray) -> None:
+    a = _predictions(0.9, y, 1)
+    with pytest.raises(UnknownNameError, match="accurcy"):
+        exchange_test(y, a, a, CLASSES, metric="accurcy")
+    with pytest.raises(DataError, match="120 group labels"):
+        exchange_test(y, a, a, CLASSES, groups=["a"])
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    p = np.random.default_rng(3).random(12) ** 3
+    expected = multitest.multipletests(p, method="holm")[1]
+    assert holm_adjusted(p.tolist()) == pytest.approx(expected)
