@@ -7,10 +7,24 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
+from leukoscope.config.classifiers import EnsembleTraining, FeatureClassifierTraining
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.training import Fraction, GradientTraining, LinearHeadTraining
 
-__all__ = ["Augmentation", "GradientTraining", "LinearHeadTraining", "ModelConfig", "Recipe"]
+__all__ = [
+    "Augmentation",
+    "EnsembleTraining",
+    "FeatureClassifierTraining",
+    "GradientTraining",
+    "LinearHeadTraining",
+    "ModelConfig",
+    "Recipe",
+]
+
+_NO_GRAPH = {
+    "gradient-boosting": "boosted trees cannot be written as the one graph that a bundle holds",
+    "fuzzy": "fuzzy inference cannot be written as the one graph that a bundle holds",
+}
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -111,23 +125,38 @@ class Recipe(Strict):
     notes: str = ""
     preprocess: PreprocessSpec = PreprocessSpec()
     model: ModelConfig = ModelConfig()
-    training: Annotated[LinearHeadTraining | GradientTraining, Field(discriminator="method")] = (
-        LinearHeadTraining()
-    )
+    training: Annotated[
+        LinearHeadTraining | GradientTraining | FeatureClassifierTraining | EnsembleTraining,
+        Field(discriminator="method"),
+    ] = LinearHeadTraining()
     augmentation: Augmentation = Augmentation()
 
     @model_validator(mode="after")
     def _head_fits_training(self) -> Recipe:
-        model = self.model
-        if not isinstance(self.training, LinearHeadTraining):
+        model, method = self.model, self.training.method
+        if isinstance(self.training, GradientTraining):
             if "batch" in (model.norm, model.input_norm) and self.training.batch_size < 2:
                 raise ValueError("batch norm in the head needs training.batch_size of 2 or more")
             return self
         if model.hidden:
-            raise ValueError("training.method 'linear-head' takes no model.hidden layers")
+            raise ValueError(f"training.method {method!r} takes no model.hidden layers")
         if model.conv or model.squeeze_excite or model.input_norm != "none":
             raise ValueError(
-                "training.method 'linear-head' takes no conv, squeeze_excite or input_norm: "
-                "their random weights would be kept"
+                f"training.method {method!r} takes no conv, squeeze_excite or "
+                "input_norm: their random weights would be kept"
             )
         return self
+
+    @property
+    def frozen_features(self) -> bool:
+        """Whether a classifier is fitted on features that are computed once."""
+        return isinstance(self.training, (LinearHeadTraining, FeatureClassifierTraining))
+
+    @property
+    def no_bundle_reason(self) -> str:
+        """Why such a model cannot be packed as a bundle; empty where it can."""
+        if isinstance(self.training, EnsembleTraining):
+            return "an ensemble is several models; export its members one by one"
+        if isinstance(self.training, FeatureClassifierTraining):
+            return _NO_GRAPH.get(self.training.classifier.kind, "")
+        return ""

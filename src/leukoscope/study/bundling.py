@@ -66,10 +66,13 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     config = load_study_config(run.config)
     if recipe not in {r.name for r in config.recipes}:
         raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
-    if not config.bundle:
+    reason = next(r.no_bundle_reason for r in config.recipes if r.name == recipe)
+    if reason:
+        raise UsageError(f"{recipe} of {run.path} cannot become a bundle: {reason}")
+    if not config.bundle or config.recipes[0].no_bundle_reason:
         raise UsageError(
-            f"{run.path} was run with --no-bundle: no model was fitted on all images",
-            hint="run it again without --no-bundle, into a new folder",
+            f"{run.path} holds no model that was fitted on all images",
+            hint="run it again without --no-bundle, with this recipe first, into a new folder",
         )
     network, meta = load_checkpoint(run.model(recipe, FINAL, 0))
     spec = meta.recipe.preprocess

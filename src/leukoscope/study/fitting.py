@@ -11,13 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.recipe import LinearHeadTraining, Recipe
-from leukoscope.core.files import write_csv
+from leukoscope.config.recipe import FeatureClassifierTraining, LinearHeadTraining, Recipe
+from leukoscope.core.files import write_csv, write_text
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.fuzzy import rules_text
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import save_checkpoint
+from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
+from leukoscope.learning.feature_heads import FeatureHead
+from leukoscope.learning.feature_models import Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.study.events import Progress
 from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, run_job
@@ -26,6 +30,7 @@ from leukoscope.study.store import InputStore
 
 Tell = Callable[[int, int], None]
 
+RULES = "rules.txt"
 HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
 
 
@@ -52,7 +57,7 @@ def fit_recipe(
     """
     linear = isinstance(recipe.training, LinearHeadTraining)
     chosen = [f for f in folds if linear or f.protocol in UNITS or f.protocol == FINAL]
-    if linear:
+    if recipe.frozen_features:
         features = store.features(recipe, "image", seed)
         network = store.network(recipe, seed)
     else:
@@ -61,10 +66,14 @@ def fit_recipe(
     with progress.step(f"training {recipe.name}") as tell:
         for done, fold in enumerate(chosen):
             folder = run.model(recipe.name, fold.protocol, fold.fold)
+            of_job = job_seed(seed, recipe.name, fold.protocol, fold.fold)
             if linear:
                 job = partial(_fit_linear, recipe, network, features, store.data, folder)
+            elif recipe.frozen_features:
+                job = partial(
+                    _fit_classifier, recipe, network, features, store.data, folder, of_job
+                )
             else:
-                of_job = job_seed(seed, recipe.name, fold.protocol, fold.fold)
                 within = partial(_tell_within, tell, done, len(chosen))
                 job = partial(_fit_gradient, recipe, pixels, store.data, folder, of_job, within)
             tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
@@ -109,7 +118,10 @@ def _linear_head(
 def _apply(
     head: LinearHead, features: NDArray[np.float32], rows: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Logits]:
-    return {part: head.logits(features[rows[part]]) for part in HELD_OUT}
+    found = {part: head.logits(features[rows[part]]) for part in HELD_OUT}
+    if head.val_logits is not None:
+        found["val"] = head.val_logits  # the refit has seen these images
+    return found
 
 
 def _fit_linear(
@@ -126,6 +138,41 @@ def _fit_linear(
     save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})
     write_csv(folder / "history.csv", HEAD_HISTORY, head.history)
     return _apply(head, features, rows)
+
+
+def _fit_classifier(
+    recipe: Recipe,
+    network: Network,
+    features: NDArray[np.float32],
+    data: Labelled,
+    folder: Path,
+    seed: int,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    assert isinstance(recipe.training, FeatureClassifierTraining)
+    train, val = (Sample(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
+    chosen = fit_feature_classifier(train, val, len(data.class_names), recipe.training, seed=seed)
+    _save_classifier(recipe, network, data, folder, chosen)
+    logits = {part: chosen.model.logits(features[rows[part]]) for part in ("cal", "test")}
+    return {"val": chosen.val_logits, **logits}
+
+
+def _save_classifier(
+    recipe: Recipe, network: Network, data: Labelled, folder: Path, chosen: SelectedModel
+) -> None:
+    """Checkpoint where the model is a graph, rules where it has some, the settings tried."""
+    head = chosen.model.head
+    if head is not None:
+        network = copy.deepcopy(network)
+        if isinstance(head, FeatureHead):
+            network.set_feature_head(head)
+        else:
+            network.set_linear_head(*head)
+        save_checkpoint(folder, network, recipe, data.class_names, extra=chosen.settings)
+    if chosen.model.rules is not None:
+        write_text(folder / RULES, rules_text(chosen.model.rules, data.class_names))
+    columns = dict.fromkeys(name for row in chosen.history for name in row)
+    write_csv(folder / "grid.csv", list(columns), chosen.history)
 
 
 def _fit_gradient(

@@ -19,7 +19,7 @@ from leukoscope.config.loading import (
     save_study_config,
     validate,
 )
-from leukoscope.config.recipe import Recipe
+from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import PROBES, PROTOCOLS, StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
@@ -89,6 +89,12 @@ def study_config(
     for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in own]
     for_recipes = [text for text in overrides if text not in for_study]
     chosen = [load_recipe(name, for_recipes) for name in recipes]
+    for recipe in chosen:
+        if isinstance(recipe.training, EnsembleTraining):
+            raise ConfigError(
+                f"recipe {recipe.name}: an ensemble of finished runs cannot be trained",
+                hint="use `leukoscope ensemble RUN…`",
+            )
     if backbone or weights:
         chosen = [replace_backbone(recipe, backbone, weights) for recipe in chosen]
     values = {
@@ -254,7 +260,7 @@ def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> Protocol
     if not plan.folds:
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
         raise DataError(f"no protocol applies to this data ({reasons})")
-    if config.bundle:
+    if config.bundle and not config.recipes[0].no_bundle_reason:
         plan = replace(plan, folds=(*plan.folds, final_fold(found.manifest, config)))
     save_folds(run.splits, plan.folds, found.manifest)
     return plan
@@ -300,11 +306,23 @@ def _write_statistics(
         inapplicable=plan.inapplicable,
         warnings=[
             *plan.notes,
+            *no_bundle_note(config),
             *(row["text"] for row in found.passport["findings"] if row["level"] != "info"),
         ],
     )
     write_json(run.metrics, metrics)
     return metrics
+
+
+def no_bundle_note(config: StudyConfig) -> list[str]:
+    """Why a study that was asked for a bundle has none; empty where it has one."""
+    first = config.recipes[0]
+    if not (config.bundle and first.no_bundle_reason):
+        return []
+    return [
+        f"No bundle and no heat maps were made, and no model is stored: recipe {first.name} comes "
+        f"first, and {first.no_bundle_reason}. Name another recipe first to get them."
+    ]
 
 
 def _explain_and_report(
@@ -319,10 +337,12 @@ def _explain_and_report(
     from leukoscope.study.bundling import export_bundle
     from leukoscope.study.explanations import explain_study
 
+    packable = not config.recipes[0].no_bundle_reason
     with progress.step("explanations") as tell:
-        explain_study(run, found.manifest, config, tell)
+        if packable:
+            explain_study(run, found.manifest, config, tell)
         if not list(run.figures.glob("overlaps*.png")):
             contact_sheet(found.manifest, found, run.figures / "overlaps", pages=1)
-    if config.bundle:
+    if config.bundle and packable:
         with progress.step("bundle"):
             export_bundle(run, config.recipes[0].name, run.bundle)
