@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from leukoscope import __version__
-from leukoscope.cli import data, lists, model, predict, setup, study
+from leukoscope.cli import data, ensemble, lists, model, predict, setup, study
 from leukoscope.cli.console import DISCLAIMER, SETTINGS
 
 # Plain help: Rich markup would double the time that --help takes.
@@ -44,6 +44,7 @@ setup.register(app)
 data.register(app)
 study.register(app)
 model.register(app)
+ensemble.register(app)
 predict.register(app)
 lists.register(app)
 

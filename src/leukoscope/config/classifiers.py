@@ -24,8 +24,8 @@ class SvmClassifier(Strict):
 
     kind: Literal["svm"] = "svm"
     kernels: Annotated[tuple[Literal["rbf", "linear"], ...], Grid] = ("rbf", "linear")
-    c: Annotated[tuple[Positive, ...], Grid] = (0.1, 1.0, 10.0)
-    gamma: Annotated[tuple[Positive, ...], Grid] = (0.3, 1.0)
+    c: Annotated[tuple[Positive, ...], Grid] = (1.0, 10.0, 100.0)
+    gamma: Annotated[tuple[Positive, ...], Grid] = (0.1, 0.3, 1.0)
 
 
 class KnnClassifier(Strict):
@@ -70,11 +70,11 @@ class FuzzyClassifier(Strict):
     """
 
     kind: Literal["fuzzy"] = "fuzzy"
-    components: Annotated[tuple[Annotated[int, Field(ge=1, le=12)], ...], Grid] = (3, 4, 5, 6)
+    components: Annotated[tuple[Annotated[int, Field(ge=1, le=12)], ...], Grid] = (4, 6, 8)
     terms: Annotated[tuple[Literal[3, 5], ...], Grid] = (3, 5)
-    membership: Literal["triangular", "gaussian"] = "gaussian"
-    t_norm: Literal["min", "product"] = "product"
-    most_rules: Count = 200
+    membership: Literal["triangular", "gaussian"] = "triangular"
+    t_norm: Literal["min", "product"] = "min"
+    most_rules: Count = 300
 
 
 FeatureClassifier = Annotated[

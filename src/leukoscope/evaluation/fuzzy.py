@@ -65,18 +65,16 @@ class Variable:
 
 @dataclass(frozen=True)
 class Rule:
-    """IF input IS term AND … THEN output IS term.
+    """IF input IS term AND … THEN output IS term, ….
 
     Attributes:
         conditions: (input, term) indices.
-        output: Index of the output.
-        term: Index of its word.
+        conclusions: (output, term) indices.
         weight: Certainty in (0, 1], multiplies the degree to which the rule holds.
     """
 
     conditions: tuple[tuple[int, int], ...]
-    output: int
-    term: int
+    conclusions: tuple[tuple[int, int], ...]
     weight: float = 1.0
 
 
@@ -122,9 +120,7 @@ class FuzzySystem:
             area = np.zeros((len(x), GRID))
             for number, term in enumerate(variable.terms):
                 own = [
-                    row
-                    for row, rule in enumerate(self.rules)
-                    if (rule.output, rule.term) == (index, number)
+                    r for r, rule in enumerate(self.rules) if (index, number) in rule.conclusions
                 ]
                 if own:
                     degree = held[:, own].max(axis=1)[:, None]
@@ -151,15 +147,16 @@ class FuzzySystem:
         """The rules in words, in their order."""
         lines = []
         for rule in self.rules:
-            parts = [
-                f"{self.inputs[v].name} IS {self.inputs[v].terms[t].name}"
-                for v, t in rule.conditions
-            ]
-            output = self.outputs[rule.output]
             weight = "" if rule.weight == 1 else f" (weight {rule.weight:.2f})"
-            conclusion = f"{output.name} IS {output.terms[rule.term].name}"
-            lines.append(f"IF {' AND '.join(parts)} THEN {conclusion}{weight}")
+            when = " AND ".join(_say(self.inputs, pair) for pair in rule.conditions)
+            then = ", ".join(_say(self.outputs, pair) for pair in rule.conclusions)
+            lines.append(f"IF {when} THEN {then}{weight}")
         return lines
+
+
+def _say(variables: Sequence[Variable], pair: tuple[int, int]) -> str:
+    variable = variables[pair[0]]
+    return f"{variable.name} IS {variable.terms[pair[1]].name}"
 
 
 def rules_text(system: FuzzySystem, class_names: Sequence[str] = ()) -> str:
@@ -259,7 +256,7 @@ def member_system(
         raise DataError(f"fuzzy combination: expected two or more members, got {len(members)}")
     inputs = tuple(Variable(name, even_terms(WORDS[3], shape)) for name in members)
     rules = [
-        Rule(((a, high_a), (b, high_b)), 0, high_a + high_b)
+        Rule(((a, high_a), (b, high_b)), ((0, high_a + high_b),))
         for a in range(len(members))
         for b in range(a + 1, len(members))
         for high_a in range(3)

@@ -101,7 +101,7 @@ def draw_rules(
         most: Rules that are kept, those with the largest sums.
 
     Returns:
-        K rules for each combination: one ``class IS high``, the others ``class IS low``.
+        Rules that conclude ``class IS high`` for one class and ``class IS low`` for the others.
     """
     degrees = [np.stack([t.membership(col) for t in v.terms], axis=1)
                for v, col in zip(inputs, z.T, strict=True)]  # fmt: skip
@@ -123,5 +123,6 @@ def draw_rules(
         if weight <= 0:
             continue
         conditions = tuple(enumerate(int(t) for t in cells[row]))
-        rules += [Rule(conditions, k, int(k == winner), weight) for k in range(n_classes)]
+        others_low = [(k, 0) for k in range(n_classes) if k != winner]
+        rules.append(Rule(conditions, ((winner, 1), *others_low), weight))
     return tuple(rules)

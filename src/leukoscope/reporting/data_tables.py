@@ -153,7 +153,8 @@ def recipes(study: Study) -> Table:
         Column("Weights"),
         Column("Training"),
     )
-    return Table("Recipes; the first becomes the bundle", columns, rows)
+    first = "; the first becomes the bundle" if study.config.bundle else ""
+    return Table(f"Recipes{first}", columns, rows)
 
 
 def _backbone(recipe: Recipe) -> str:
@@ -175,7 +176,7 @@ def _training(recipe: Recipe) -> str:
             f"{training.batch_size}, at most {training.epochs} epochs, {size}"
         )
     if isinstance(training, EnsembleTraining):
-        return f"{training.rule} of {', '.join(training.members)}"
+        return f"none: {training.rule} of {plural(len(training.members), 'model')}"
     if not isinstance(training, LinearHeadTraining):
         return f"frozen features, {training.classifier.kind}, settings selected on val, {size}"
     grid = ", ".join(f"{c:g}" for c in training.c_grid)

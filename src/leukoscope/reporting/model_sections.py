@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.reporting import data_tables as tables
+from leukoscope.reporting import rules
 from leukoscope.reporting.content import Block, Panels, Paragraph, Picture, Section
 from leukoscope.reporting.figures.style import short_title
 from leukoscope.reporting.figures.thumbnails import Thumb, montage
@@ -31,6 +32,11 @@ def training(study: Study, gallery: Gallery) -> Section:
         panels = _by_protocol(study, recipe)
         if panels:
             charts.append(_training_chart(study, gallery, recipe, panels))
+    selected = rules.selected_settings(study)
+    if selected is not None:
+        charts.append(selected)
+    for recipe in study.recipes:
+        charts += rules.rule_base(study, recipe)
     if not charts:
         charts.append(Paragraph("No training history was stored.", note=True))
     return Section("training", "How the models were trained", [*blocks, *charts])

@@ -7,7 +7,13 @@ from typing import Any
 
 from leukoscope.core.files import write_text
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting import class_sections, data_sections, model_sections, result_sections
+from leukoscope.reporting import (
+    class_sections,
+    data_sections,
+    ensemble_sections,
+    model_sections,
+    result_sections,
+)
 from leukoscope.reporting.card import card_text
 from leukoscope.reporting.content import References, Section, Terms
 from leukoscope.reporting.formats import count, plural
@@ -40,6 +46,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [result_sections.probes(study)],
         lambda: [class_sections.class_results(study, gallery)],
         lambda: [class_sections.calibration(study, gallery)],
+        lambda: ensemble_sections.ensembles(study),
         lambda: [model_sections.training(study, gallery)],
         lambda: [model_sections.explanations(study, gallery)],
         lambda: [model_sections.mistakes(study, gallery)],
