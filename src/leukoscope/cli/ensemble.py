@@ -104,6 +104,7 @@ def _print(result: StudyResult, record: dict[str, Any]) -> None:
     from rich.table import Table
 
     out = console()
+    out.width = max(out.width, WIDTH)  # a cut number is worse than a wrapped line
     table = Table(box=None, pad_edge=False)
     for title in ("model", "held out", "images", "accuracy", "macro F1", "AUC", "log loss"):
         table.add_column(title, no_wrap=True)
@@ -111,7 +112,7 @@ def _print(result: StudyResult, record: dict[str, Any]) -> None:
         values = row["metrics"]
         cells = [_number(values[name]) for name in ("accuracy", "macro_f1", "roc_auc", "log_loss")]
         table.add_row(row["recipe"], row["protocol"], str(row["n"]), *cells)
-    out.print(table, width=WIDTH, crop=False)
+    out.print(table)
     for name, protocols in record["weights"].items():
         out.print(f"\n[bold]weights, {name}[/] (mean of the folds)")
         for protocol, folds in protocols.items():
@@ -127,7 +128,7 @@ def _print(result: StudyResult, record: dict[str, Any]) -> None:
         found.setdefault((test["protocol"], test["a"], test["b"]), []).append(_difference(test))
     for key, cells in found.items():
         paired.add_row(*key, *cells)
-    out.print(paired, width=WIDTH, crop=False)
+    out.print(paired)
     typer.echo(f"\nreport  {result.run.report_html}\n{DISCLAIMER}")
 
 

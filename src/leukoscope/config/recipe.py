@@ -117,6 +117,8 @@ class Recipe(Strict):
         title: One line for lists.
         reference: The study or paper it comes from.
         notes: What was corrected against the published version, and why.
+        inner_folds: Train this many models on folds of the training part and average them, as
+            study S4 did with 3; 0 trains one model. Each member selects on its own inner fold.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -130,10 +132,13 @@ class Recipe(Strict):
         Field(discriminator="method"),
     ] = LinearHeadTraining()
     augmentation: Augmentation = Augmentation()
+    inner_folds: Annotated[int, Field(ge=0, le=20)] = 0
 
     @model_validator(mode="after")
     def _head_fits_training(self) -> Recipe:
         model, method = self.model, self.training.method
+        if self.inner_folds == 1:
+            raise ValueError("inner_folds must be 0 (one model) or at least 2")
         if isinstance(self.training, GradientTraining):
             if "batch" in (model.norm, model.input_norm) and self.training.batch_size < 2:
                 raise ValueError("batch norm in the head needs training.batch_size of 2 or more")
@@ -157,6 +162,8 @@ class Recipe(Strict):
         """Why such a model cannot be packed as a bundle; empty where it can."""
         if isinstance(self.training, EnsembleTraining):
             return "an ensemble is several models; export its members one by one"
+        if self.inner_folds:
+            return f"it is {self.inner_folds} models, and a bundle holds one"
         if isinstance(self.training, FeatureClassifierTraining):
             return _NO_GRAPH.get(self.training.classifier.kind, "")
         return ""

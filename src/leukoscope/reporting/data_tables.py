@@ -168,6 +168,12 @@ def _weights(recipe: Recipe) -> str:
 
 
 def _training(recipe: Recipe) -> str:
+    if recipe.inner_folds:
+        return f"mean of {recipe.inner_folds} models on inner folds, each: {_one_model(recipe)}"
+    return _one_model(recipe)
+
+
+def _one_model(recipe: Recipe) -> str:
     training = recipe.training
     size = f"{recipe.preprocess.size_px} px"
     if isinstance(training, GradientTraining):

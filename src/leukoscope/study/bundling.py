@@ -17,6 +17,7 @@ from leukoscope.config.bundle import (
 )
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
 from leukoscope.core.records import Manifest, load_folds
@@ -112,6 +113,17 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         **_golden(engine, spec),
     }
     return save_bundle(out, record, files)
+
+
+def no_bundle_note(config: StudyConfig) -> list[str]:
+    """Why a study that was asked for a bundle has none; empty where it has one."""
+    first = config.recipes[0]
+    if not (config.bundle and first.no_bundle_reason):
+        return []
+    return [
+        f"No bundle and no heat maps were made: recipe {first.name} comes first, and "
+        f"{first.no_bundle_reason}. Name another recipe first to get them."
+    ]
 
 
 def _final_rows(run: RunFolder, data: Labelled) -> dict[str, NDArray[np.int64]]:

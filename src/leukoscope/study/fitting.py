@@ -24,6 +24,7 @@ from leukoscope.learning.feature_heads import FeatureHead
 from leukoscope.learning.feature_models import Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.study.events import Progress
+from leukoscope.study.inner_folds import MakeJob, fit_inner_folds, member_recipe
 from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, run_job
 from leukoscope.study.protocols import FINAL, UNITS
 from leukoscope.study.store import InputStore
@@ -57,33 +58,41 @@ def fit_recipe(
     """
     linear = isinstance(recipe.training, LinearHeadTraining)
     chosen = [f for f in folds if linear or f.protocol in UNITS or f.protocol == FINAL]
-    if recipe.frozen_features:
-        features = store.features(recipe, "image", seed)
-        network = store.network(recipe, seed)
-    else:
-        pixels = store.pixels(recipe)
+    make, members = _jobs_of(store, recipe, seed), max(1, recipe.inner_folds)
     tables = []
     with progress.step(f"training {recipe.name}") as tell:
         for done, fold in enumerate(chosen):
             folder = run.model(recipe.name, fold.protocol, fold.fold)
             of_job = job_seed(seed, recipe.name, fold.protocol, fold.fold)
-            if linear:
-                job = partial(_fit_linear, recipe, network, features, store.data, folder)
-            elif recipe.frozen_features:
+            within = partial(_tell_within, tell, done * members, len(chosen) * members)
+            job = make(folder, of_job, within)
+            if recipe.inner_folds:
                 job = partial(
-                    _fit_classifier, recipe, network, features, store.data, folder, of_job
+                    fit_inner_folds, make, store.data, fold, members, folder, of_job, within
                 )
-            else:
-                within = partial(_tell_within, tell, done, len(chosen))
-                job = partial(_fit_gradient, recipe, pixels, store.data, folder, of_job, within)
             tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
             tell(1000 * (done + 1), 1000 * len(chosen))
     return tables
 
 
-def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int) -> None:
-    """Progress of one long job as thousandths of all jobs."""
-    tell(1000 * job + 1000 * done // max(1, total), 1000 * jobs)
+def _jobs_of(store: InputStore, recipe: Recipe, seed: int) -> MakeJob:
+    """What makes the job of one model from its folder, its seed and its progress."""
+    own = member_recipe(recipe) if recipe.inner_folds else recipe
+    if not recipe.frozen_features:
+        pixels = store.pixels(recipe)
+        return lambda folder, of_job, tell: partial(
+            _fit_gradient, own, pixels, store.data, folder, of_job, tell
+        )
+    features, network = store.features(recipe, "image", seed), store.network(recipe, seed)
+    fit = _fit_linear if isinstance(recipe.training, LinearHeadTraining) else _fit_classifier
+    return lambda folder, of_job, tell: partial(
+        fit, own, network, features, store.data, folder, of_job
+    )
+
+
+def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, later: int = 0) -> None:
+    """Progress of one long job as thousandths of all jobs, ``later`` jobs after the first."""
+    tell(1000 * (job + later) + 1000 * done // max(1, total), 1000 * jobs)
 
 
 def linear_logits(
@@ -130,6 +139,7 @@ def _fit_linear(
     features: NDArray[np.float32],
     data: Labelled,
     folder: Path,
+    seed: int,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
     head = _linear_head(recipe, features, data, rows)

@@ -96,6 +96,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         linear = isinstance(recipe.training, LinearHeadTraining)
         curve = len(config.splits.cluster_curve) * config.splits.folds
         jobs = fits + config.bundle + (curve if linear and "acquisition" in protocols else 0)
+        jobs *= max(1, recipe.inner_folds)
         steps.append(PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)))
         frozen = recipe.frozen_features
         disk_mb += n * (0.006 if frozen else 0) + jobs * (0.05 if frozen else times.parameters_mb)

@@ -295,6 +295,7 @@ def _write_statistics(
     plan: ProtocolPlan,
     tables: list[PredictionTable],
 ) -> dict[str, Any]:
+    from leukoscope.study.bundling import no_bundle_note
     from leukoscope.study.summary import summarise
 
     table = concatenate(tables)
@@ -312,17 +313,6 @@ def _write_statistics(
     )
     write_json(run.metrics, metrics)
     return metrics
-
-
-def no_bundle_note(config: StudyConfig) -> list[str]:
-    """Why a study that was asked for a bundle has none; empty where it has one."""
-    first = config.recipes[0]
-    if not (config.bundle and first.no_bundle_reason):
-        return []
-    return [
-        f"No bundle and no heat maps were made, and no model is stored: recipe {first.name} comes "
-        f"first, and {first.no_bundle_reason}. Name another recipe first to get them."
-    ]
 
 
 def _explain_and_report(
