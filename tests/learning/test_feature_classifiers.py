@@ -208,3 +208,15 @@ def test_the_graph_and_the_checkpoint_answer_the_same(
     np.testing.assert_allclose(ours, chosen.model.logits(features), atol=1e-3)
     heat = grad_cam(network, batch, expected.argmax(1))
     assert np.isfinite(heat).all()
+
+
+def test_the_mapping_of_an_image_is_fitted_on_others() -> None:
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, K, 60)
+    noise = rng.normal(size=(60, K))  # says nothing of the class
+    own = log_loss(Link.fit(noise, y).apply(noise), y)
+    crossed = log_loss(Link.cross_fitted(noise, y), y)
+    assert own < crossed
+    mapped = Link.fit(noise, y).apply(noise)
+    np.testing.assert_allclose(Link.cross_fitted(mapped, y), Link.cross_fitted(noise, y), atol=0.05)
+    assert Link.cross_fitted(noise[:1], y[:1]).tolist() == noise[:1].tolist()

@@ -132,7 +132,8 @@ class SelectedModel:
     Attributes:
         model: Refitted on train + val where that was asked for.
         val_logits: (m, K) log-probabilities of the validation images by the model as selected,
-            before any refit: they were never trained on.
+            before any refit: they were never trained on, and their probability mapping was fitted
+            on the other validation images.
         settings: Its settings.
         history: One row per settings tried: these, ``val_loss`` and ``val_accuracy``.
     """
@@ -173,6 +174,8 @@ def fit_feature_classifier(
     for settings in family.settings():
         model = family.fit(settings, val, None)
         logits = model.logits(val.X)
+        if model.link is not None:
+            logits = Link.cross_fitted(logits, val.y)
         tried.append((log_loss(logits, val.y), settings, model, logits))
     history = tuple(
         {**s, "val_loss": loss, "val_accuracy": float((z.argmax(axis=1) == val.y).mean())}
