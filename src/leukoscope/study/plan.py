@@ -98,8 +98,11 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         jobs = fits + config.bundle + (curve if linear and "acquisition" in protocols else 0)
         jobs *= max(1, recipe.inner_folds)
         steps.append(PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)))
-        frozen = recipe.frozen_features
-        disk_mb += n * (0.006 if frozen else 0) + jobs * (0.05 if frozen else times.parameters_mb)
+        model_mb = 0.05 if linear else times.parameters_mb
+        if recipe.frozen_features:
+            disk_mb += n * 0.006
+            model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
+        disk_mb += jobs * model_mb
     for probe in config.probes:
         seconds = fits * 1.0
         if probe in INPUTS:
