@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from leukoscope.config.classifiers import FeatureClassifierTraining
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.recipe import ModelConfig, Recipe
-from leukoscope.config.training import GradientTraining
+from leukoscope.config.training import GradientTraining, LinearHeadTraining
 
 HEADINGS = (
     "recipe", "study", "backbone", "px", "head", "loss", "optimiser", "schedule", "epochs",
@@ -42,8 +43,10 @@ def _row(recipe: Recipe) -> tuple[str, ...]:
     model, training = recipe.model, recipe.training
     study = recipe.reference.partition(":")[0]
     common = (f"`{recipe.name}`", study, model.backbone, str(recipe.preprocess.size_px))
-    if not isinstance(training, GradientTraining):
+    if isinstance(training, LinearHeadTraining):
         return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", "—")
+    if isinstance(training, FeatureClassifierTraining):
+        return (*common, training.classifier.kind, "—", "—", "—", "—", "all", "—")
     loss = training.loss.kind + (", class weights" if training.class_weights else "")
     rate = f"{training.optimizer} {training.learning_rate:g}, batch {training.batch_size}"
     first = recipe.first_phase().training

@@ -12,6 +12,7 @@ from leukoscope.cli import (
     bundle,
     compare,
     data,
+    ensemble,
     explain,
     guide,
     lists,
@@ -61,6 +62,7 @@ arms.register(app)
 model.register(app)
 explain.register(app)
 compare.register(app)
+ensemble.register(app)
 predict.register(app)
 tune.register(app)
 bundle.register(app)

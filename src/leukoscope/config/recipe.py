@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from leukoscope.config.base import Strict
+from leukoscope.config.classifiers import EnsembleTraining, FeatureClassifierTraining
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.training import (
     ConstantRate,
@@ -17,7 +18,20 @@ from leukoscope.config.training import (
     Refinement,
 )
 
-__all__ = ["Augmentation", "GradientTraining", "LinearHeadTraining", "ModelConfig", "Recipe"]
+__all__ = [
+    "Augmentation",
+    "EnsembleTraining",
+    "FeatureClassifierTraining",
+    "GradientTraining",
+    "LinearHeadTraining",
+    "ModelConfig",
+    "Recipe",
+]
+
+_NO_GRAPH = {
+    "gradient-boosting": "boosted trees cannot be written as the one graph that a bundle holds",
+    "fuzzy": "fuzzy inference cannot be written as the one graph that a bundle holds",
+}
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -136,6 +150,8 @@ class Recipe(Strict):
         refine: A second training, of the whole network, after that of its head.
         phase1: Values of ``model``, ``training`` and ``augmentation`` that are others in the first
             phase of a two-phase transfer; everything else is common to both phases.
+        inner_folds: Train this many models on folds of the training part and average them, as
+            study S4 did with 3; 0 trains one model. Each member selects on its own inner fold.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -144,9 +160,11 @@ class Recipe(Strict):
     notes: str = ""
     preprocess: PreprocessSpec = PreprocessSpec()
     model: ModelConfig = ModelConfig()
-    training: Annotated[LinearHeadTraining | GradientTraining, Field(discriminator="method")] = (
-        LinearHeadTraining()
-    )
+    training: Annotated[
+        LinearHeadTraining | GradientTraining | FeatureClassifierTraining | EnsembleTraining,
+        Field(discriminator="method"),
+    ] = LinearHeadTraining()
+    inner_folds: Annotated[int, Field(ge=0, le=20)] = 0
     refine: Refinement = Refinement()
     augmentation: Augmentation = Augmentation()
     phase1: dict[Literal["model", "training", "augmentation"], dict[str, Any]] = Field(
@@ -196,18 +214,36 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _head_fits_training(self) -> Recipe:
-        model = self.model
-        if not isinstance(self.training, LinearHeadTraining):
+        model, method = self.model, self.training.method
+        if self.inner_folds == 1:
+            raise ValueError("inner_folds must be 0 (one model) or at least 2")
+        if isinstance(self.training, GradientTraining):
             if "batch" in (model.norm, model.input_norm) and self.training.batch_size < 2:
                 raise ValueError("batch norm in the head needs training.batch_size of 2 or more")
             return self
         if model.hidden:
-            raise ValueError("training.method 'linear-head' takes no model.hidden layers")
+            raise ValueError(f"training.method {method!r} takes no model.hidden layers")
         if model.conv or model.squeeze_excite or model.input_norm != "none":
             raise ValueError(
-                "training.method 'linear-head' takes no conv, squeeze_excite or input_norm: "
-                "their random weights would be kept"
+                f"training.method {method!r} takes no conv, squeeze_excite or "
+                "input_norm: their random weights would be kept"
             )
         if model.clamp_logits:
-            raise ValueError("training.method 'linear-head' takes no model.clamp_logits")
+            raise ValueError(f"training.method {method!r} takes no model.clamp_logits")
         return self
+
+    @property
+    def frozen_features(self) -> bool:
+        """Whether a classifier is fitted on features that are computed once."""
+        return isinstance(self.training, (LinearHeadTraining, FeatureClassifierTraining))
+
+    @property
+    def no_bundle_reason(self) -> str:
+        """Why such a model cannot be packed as a bundle; empty where it can."""
+        if isinstance(self.training, EnsembleTraining):
+            return "an ensemble is several models; export its members one by one"
+        if self.inner_folds:
+            return f"it is {self.inner_folds} models, and a bundle holds one"
+        if isinstance(self.training, FeatureClassifierTraining):
+            return _NO_GRAPH.get(self.training.classifier.kind, "")
+        return ""

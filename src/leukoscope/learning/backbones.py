@@ -16,6 +16,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError
 from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models, nearest
+from leukoscope.learning.feature_heads import FeatureHead
 from leukoscope.learning.heads import build_extra_convolutions, build_hidden, initialise
 from leukoscope.learning.small_cnns import OWN
 from leukoscope.learning.weights import WeightsRecord, load_weights
@@ -220,6 +221,15 @@ class Network(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(np.asarray(weight, np.float32)))
             self.head.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
+
+    def set_feature_head(self, head: FeatureHead) -> None:
+        """Put a fitted classifier that is no linear layer in place of the head.
+
+        Args:
+            head: Fitted on this network's features.
+        """
+        self.head = cast(Any, head)
+        self.has_class_maps = False
 
 
 def views(x: Tensor, kind: str) -> list[Tensor]:

@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from leukoscope.config.loading import validate
-from leukoscope.config.recipe import LinearHeadTraining, Recipe
+from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import WeightsError
 from leukoscope.core.files import read_json, sha256_bytes, write_bytes, write_json
 from leukoscope.learning.backbones import Network, build_network
+from leukoscope.learning.feature_heads import head_from
 from leukoscope.learning.weights import WeightsRecord
 
 TENSORS = "checkpoint.safetensors"
@@ -85,7 +86,7 @@ def save_checkpoint(
         raise WeightsError(
             f"{folder}: {len(class_names)} class names for {network.head.out_features} logits"
         )
-    frozen = isinstance(recipe.training, LinearHeadTraining)
+    frozen = recipe.frozen_features
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
@@ -139,6 +140,11 @@ def load_checkpoint(folder: Path) -> tuple[Network, CheckpointMeta]:
             hint="restore those weights or train again",
         )
     network.weights_record, network.config = meta.weights, meta.recipe.model
+    head = head_from(
+        {n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")}
+    )
+    if head is not None:
+        network.set_feature_head(head)
     own = network.state_dict()
     wanted = {
         name: tuple(tensor.shape)

@@ -24,12 +24,15 @@ class LinearHead:
         c: Selected inverse strength of the L2 penalty.
         history: One row per strength: ``c``, ``train_loss``, ``val_loss``, ``val_accuracy``
             (losses are mean log losses; the last two None without ``val``).
+        val_logits: (m, K) logits of the validation images by the head as selected, before any
+            refit: it was never fitted on them. None without ``val``.
     """
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
     c: float
     history: tuple[dict[str, float | None], ...]
+    val_logits: NDArray[np.float64] | None = None
 
     def logits(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, D) features to (n, K) float64 logits."""
@@ -101,13 +104,14 @@ def fit_linear_head(
         history.append(row)
     best = min(range(len(history)), key=lambda i: history[i]["val_loss"] or 0.0)
     c, (weight, bias) = sorted(c_grid)[best], fits[best]
+    val_logits = None if X_val is None else np.asarray(X_val @ weight.T + bias, dtype=np.float64)
     if refit_with_val and has_val:
         assert X_val is not None and y_val is not None  # noqa: PT018
         both = _Problem.of(
             np.concatenate([X, X_val]), np.concatenate([y, y_val]), n_classes, class_weight
         )
         weight, bias = both.raw(both.solve(c, both.standardised(weight, bias)))
-    return LinearHead(weight, bias, c, tuple(history))
+    return LinearHead(weight, bias, c, tuple(history), val_logits)
 
 
 def _check(

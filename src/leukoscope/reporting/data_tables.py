@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.config.recipe import EnsembleTraining, GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.core.labels import CLASSES, order_classes
 from leukoscope.core.records import PARTS
 from leukoscope.reporting.content import Column, Table
@@ -146,7 +146,7 @@ def parts(study: Study) -> Table | None:
 def recipes(study: Study) -> Table:
     """How each model was made."""
     rows = tuple(
-        (r.name, r.title, r.model.backbone, _weights(r), _training(r)) for r in study.config.recipes
+        (r.name, r.title, _backbone(r), _weights(r), _training(r)) for r in study.config.recipes
     )
     columns = (
         Column("Recipe", code=True, narrow=True),
@@ -155,14 +155,27 @@ def recipes(study: Study) -> Table:
         Column("Weights"),
         Column("Training"),
     )
-    return Table("Recipes; the first becomes the bundle", columns, rows)
+    first = "; the first becomes the bundle" if study.config.bundle else ""
+    return Table(f"Recipes{first}", columns, rows)
+
+
+def _backbone(recipe: Recipe) -> str:
+    return DASH if isinstance(recipe.training, EnsembleTraining) else recipe.model.backbone
 
 
 def _weights(recipe: Recipe) -> str:
+    if isinstance(recipe.training, EnsembleTraining):
+        return "those of its members"
     return "random (none)" if recipe.model.weights == "none" else recipe.model.weights
 
 
 def _training(recipe: Recipe) -> str:
+    if recipe.inner_folds:
+        return f"mean of {recipe.inner_folds} models on inner folds, each: {_one_model(recipe)}"
+    return _one_model(recipe)
+
+
+def _one_model(recipe: Recipe) -> str:
     training = recipe.training
     size = f"{recipe.preprocess.size_px} px"
     if recipe.model.views > 1:
@@ -172,6 +185,10 @@ def _training(recipe: Recipe) -> str:
             f"{training.optimizer}, learning rate {training.learning_rate:g}, batch "
             f"{training.batch_size}, at most {training.epochs} epochs, {size}"
         )
+    if isinstance(training, EnsembleTraining):
+        return f"none: {training.rule} of {plural(len(training.members), 'model')}"
+    if not isinstance(training, LinearHeadTraining):
+        return f"frozen features, {training.classifier.kind}, settings selected on val, {size}"
     grid = ", ".join(f"{c:g}" for c in training.c_grid)
     return f"frozen features, linear head, C from {grid}, {size}"
 

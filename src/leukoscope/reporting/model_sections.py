@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leukoscope.reporting import data_tables as tables
+from leukoscope.reporting import rules
 from leukoscope.reporting.content import Block, Paragraph, Picture, Section
 from leukoscope.reporting.figures.training import learning_curves, regularisation_path
 from leukoscope.reporting.formats import count, plural
@@ -24,6 +25,11 @@ def training(study: Study, gallery: Gallery) -> Section:
         panels = _by_protocol(study, recipe)
         if panels:
             charts.append(_training_chart(study, gallery, recipe, panels))
+    selected = rules.selected_settings(study)
+    if selected is not None:
+        charts.append(selected)
+    for recipe in study.recipes:
+        charts += rules.rule_base(study, recipe)
     if not charts:
         charts.append(Paragraph("No training history was stored.", note=True))
     return Section("training", "How the models were trained", [*blocks, *charts])

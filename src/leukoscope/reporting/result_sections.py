@@ -27,6 +27,7 @@ from leukoscope.reporting.figures.overview import (
 )
 from leukoscope.reporting.formats import count, finite, interval, number
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.level_tables import levels
 from leukoscope.reporting.scope import can_show, cannot_show
 from leukoscope.reporting.source import Study
 from leukoscope.reporting.wording import PROBE_MEANING, input_title, protocol_title
@@ -142,7 +143,9 @@ def protocols(study: Study, gallery: Gallery) -> Section:
         ),
         tables.protocols(study),
     ]
-    blocks += present(tables.inapplicable(study), tables.further(study), tables.malignant(study))
+    blocks += present(
+        tables.inapplicable(study), tables.further(study), tables.malignant(study), levels(study)
+    )
     chart = _curve_chart(study, gallery)
     if chart is not None:
         blocks += [Heading("Over the number of acquisition clusters"), chart]

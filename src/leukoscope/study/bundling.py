@@ -17,6 +17,7 @@ from leukoscope.config.bundle import (
 )
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
 from leukoscope.core.records import Manifest, load_folds
@@ -66,10 +67,13 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     config = load_study_config(run.config)
     if recipe not in {r.name for r in config.recipes}:
         raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
-    if not config.bundle:
+    reason = next(r.no_bundle_reason for r in config.recipes if r.name == recipe)
+    if reason:
+        raise UsageError(f"{recipe} of {run.path} cannot become a bundle: {reason}")
+    if not config.bundle or config.recipes[0].no_bundle_reason:
         raise UsageError(
-            f"{run.path} was run with --no-bundle: no model was fitted on all images",
-            hint="run it again without --no-bundle, into a new folder",
+            f"{run.path} holds no model that was fitted on all images",
+            hint="run it again without --no-bundle, with this recipe first, into a new folder",
         )
     network, meta = load_checkpoint(run.model(recipe, FINAL, 0))
     spec = meta.recipe.preprocess
@@ -109,6 +113,17 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         **_golden(engine, spec),
     }
     return save_bundle(out, record, files)
+
+
+def no_bundle_note(config: StudyConfig) -> list[str]:
+    """Why a study that was asked for a bundle has none; empty where it has one."""
+    first = config.recipes[0]
+    if not (config.bundle and first.no_bundle_reason):
+        return []
+    return [
+        f"No bundle and no heat maps were made: recipe {first.name} comes first, and "
+        f"{first.no_bundle_reason}. Name another recipe first to get them."
+    ]
 
 
 def _final_rows(run: RunFolder, data: Labelled) -> dict[str, NDArray[np.int64]]:

@@ -11,20 +11,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.recipe import LinearHeadTraining, Recipe
-from leukoscope.core.files import write_csv
+from leukoscope.config.recipe import FeatureClassifierTraining, LinearHeadTraining, Recipe
+from leukoscope.core.files import write_csv, write_text
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.fuzzy import rules_text
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import save_checkpoint
+from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
+from leukoscope.learning.feature_heads import FeatureHead
+from leukoscope.learning.feature_models import Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.study.events import Progress, Tell
 from leukoscope.study.gradient_job import GradientJob
+from leukoscope.study.inner_folds import MakeJob, fit_inner_folds, member_recipe
 from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Labelled, Logits, run_job
 from leukoscope.study.protocols import FINAL, UNITS
 from leukoscope.study.store import InputStore
 
+RULES = "rules.txt"
 HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
 
 
@@ -51,31 +57,43 @@ def fit_recipe(
     """
     linear = isinstance(recipe.training, LinearHeadTraining)
     chosen = [f for f in folds if linear or f.protocol in UNITS or f.protocol == FINAL]
-    if linear:
-        features = store.features(recipe, "image", seed)
-        network = store.network(recipe, seed)
-    else:
-        pixels = store.pixels(recipe)
-        views = store.views(recipe, pixels, seed)
+    make, members = _jobs_of(store, recipe, seed), max(1, recipe.inner_folds)
     tables = []
     job: FitAndPredict
     with progress.step(f"training {recipe.name}") as tell:
         for done, fold in enumerate(chosen):
             folder = run.model(recipe.name, fold.protocol, fold.fold)
-            if linear:
-                job = partial(_fit_linear, recipe, network, features, store.data, folder)
-            else:
-                of_job = job_seed(seed, recipe.name, fold.protocol, fold.fold)
-                within = partial(_tell_within, tell, done, len(chosen))
-                job = GradientJob(recipe, pixels, views, store.data, folder, of_job, within)
+            of_job = job_seed(seed, recipe.name, fold.protocol, fold.fold)
+            within = partial(_tell_within, tell, done * members, len(chosen) * members)
+            job = make(folder, of_job, within)
+            if recipe.inner_folds:
+                job = partial(
+                    fit_inner_folds, make, store.data, fold, members, folder, of_job, within
+                )
             tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
             tell(1000 * (done + 1), 1000 * len(chosen))
     return tables
 
 
-def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int) -> None:
-    """Progress of one long job as thousandths of all jobs."""
-    tell(1000 * job + 1000 * done // max(1, total), 1000 * jobs)
+def _jobs_of(store: InputStore, recipe: Recipe, seed: int) -> MakeJob:
+    """What makes the job of one model from its folder, its seed and its progress."""
+    own = member_recipe(recipe) if recipe.inner_folds else recipe
+    if not recipe.frozen_features:
+        pixels = store.pixels(recipe)
+        views = store.views(recipe, pixels, seed)
+        return lambda folder, of_job, tell: GradientJob(
+            own, pixels, views, store.data, folder, of_job, tell
+        )
+    features, network = store.features(recipe, "image", seed), store.network(recipe, seed)
+    fit = _fit_linear if isinstance(recipe.training, LinearHeadTraining) else _fit_classifier
+    return lambda folder, of_job, tell: partial(
+        fit, own, network, features, store.data, folder, of_job
+    )
+
+
+def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, later: int = 0) -> None:
+    """Progress of one long job as thousandths of all jobs, ``later`` jobs after the first."""
+    tell(1000 * (job + later) + 1000 * done // max(1, total), 1000 * jobs)
 
 
 def linear_logits(
@@ -110,7 +128,10 @@ def _linear_head(
 def _apply(
     head: LinearHead, features: NDArray[np.float32], rows: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Logits]:
-    return {part: head.logits(features[rows[part]]) for part in HELD_OUT}
+    found = {part: head.logits(features[rows[part]]) for part in HELD_OUT}
+    if head.val_logits is not None:
+        found["val"] = head.val_logits  # the refit has seen these images
+    return found
 
 
 def _fit_linear(
@@ -119,6 +140,7 @@ def _fit_linear(
     features: NDArray[np.float32],
     data: Labelled,
     folder: Path,
+    seed: int,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
     head = _linear_head(recipe, features, data, rows)
@@ -127,3 +149,38 @@ def _fit_linear(
     save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})
     write_csv(folder / "history.csv", HEAD_HISTORY, head.history)
     return _apply(head, features, rows)
+
+
+def _fit_classifier(
+    recipe: Recipe,
+    network: Network,
+    features: NDArray[np.float32],
+    data: Labelled,
+    folder: Path,
+    seed: int,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    assert isinstance(recipe.training, FeatureClassifierTraining)
+    train, val = (Sample(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
+    chosen = fit_feature_classifier(train, val, len(data.class_names), recipe.training, seed=seed)
+    _save_classifier(recipe, network, data, folder, chosen)
+    logits = {part: chosen.model.logits(features[rows[part]]) for part in ("cal", "test")}
+    return {"val": chosen.val_logits, **logits}
+
+
+def _save_classifier(
+    recipe: Recipe, network: Network, data: Labelled, folder: Path, chosen: SelectedModel
+) -> None:
+    """Checkpoint where the model is a graph, rules where it has some, the settings tried."""
+    head = chosen.model.head
+    if head is not None:
+        network = copy.deepcopy(network)
+        if isinstance(head, FeatureHead):
+            network.set_feature_head(head)
+        else:
+            network.set_linear_head(*head)
+        save_checkpoint(folder, network, recipe, data.class_names, extra=chosen.settings)
+    if chosen.model.rules is not None:
+        write_text(folder / RULES, rules_text(chosen.model.rules, data.class_names))
+    columns = dict.fromkeys(name for row in chosen.history for name in row)
+    write_csv(folder / "grid.csv", list(columns), chosen.history)

@@ -25,6 +25,7 @@ from leukoscope.study.probes import probe_recipe
 SAMPLE = 16
 THREADS = 2
 HEAD_S = 1.0e-4  # seconds per training image and penalty, from runs on two cores
+CLASSIFIER_S = 5e-3  # seconds per training image, all settings of a classifier on features
 FEW_GROUPS = 10
 
 
@@ -95,8 +96,13 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         linear = isinstance(recipe.training, LinearHeadTraining)
         curve = len(config.splits.cluster_curve) * config.splits.folds
         jobs = fits + config.bundle + (curve if linear and "acquisition" in protocols else 0)
+        jobs *= max(1, recipe.inner_folds)
         steps.append(PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)))
-        disk_mb += n * (0.006 if linear else 0) + jobs * (0.05 if linear else times.parameters_mb)
+        model_mb = 0.05 if linear else times.parameters_mb
+        if recipe.frozen_features:
+            disk_mb += n * 0.006
+            model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
+        disk_mb += jobs * model_mb
     for probe in config.probes:
         seconds = fits * 1.0
         if probe in INPUTS:
@@ -137,10 +143,13 @@ def _time_recipe(recipe: Recipe, paths: Sequence[Path]) -> _RecipeTimes:
     network = build_network(recipe.model, num_classes=4, size_px=spec.size_px, seed=0)
     megabytes = sum(p.numel() for p in network.parameters()) * 4 / 1e6
     images = np.stack([load_input(path, "image", spec) for path in paths])
-    if isinstance(recipe.training, LinearHeadTraining):
+    if not isinstance(recipe.training, GradientTraining):
         run_network(network, images[:2], spec)  # the export is not what is timed
         seconds = _seconds(lambda: run_network(network, images, spec)) / len(paths)
-        return _RecipeTimes(seconds, HEAD_S * len(recipe.training.c_grid), megabytes)
+        per_fit = CLASSIFIER_S
+        if isinstance(recipe.training, LinearHeadTraining):
+            per_fit = HEAD_S * len(recipe.training.c_grid)
+        return _RecipeTimes(seconds, per_fit, megabytes)
     batch = torch.from_numpy(normalise(images, spec))
     network.train()
     network(batch).sum().backward()  # the first step also warms up

@@ -19,7 +19,7 @@ from leukoscope.config.loading import (
     save_study_config,
     validate,
 )
-from leukoscope.config.recipe import Recipe
+from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import PROBES, PROTOCOLS, StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
@@ -89,6 +89,12 @@ def study_config(
     for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in own]
     for_recipes = [text for text in overrides if text not in for_study]
     chosen = [load_recipe(name, for_recipes) for name in recipes]
+    for recipe in chosen:
+        if isinstance(recipe.training, EnsembleTraining):
+            raise ConfigError(
+                f"recipe {recipe.name}: an ensemble of finished runs cannot be trained",
+                hint="use `leukoscope ensemble RUN…`",
+            )
     if backbone or weights:
         chosen = [replace_backbone(recipe, backbone, weights) for recipe in chosen]
     values = {
@@ -260,7 +266,7 @@ def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> Protocol
     if not plan.folds:
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
         raise DataError(f"no protocol applies to this data ({reasons})")
-    if config.bundle:
+    if config.bundle and not config.recipes[0].no_bundle_reason:
         plan = replace(plan, folds=(*plan.folds, final_fold(found.manifest, config)))
     save_folds(run.splits, plan.folds, found.manifest)
     return plan
@@ -295,6 +301,7 @@ def _write_statistics(
     plan: ProtocolPlan,
     tables: list[PredictionTable],
 ) -> dict[str, Any]:
+    from leukoscope.study.bundling import no_bundle_note
     from leukoscope.study.summary import summarise
 
     table = concatenate(tables)
@@ -306,6 +313,7 @@ def _write_statistics(
         inapplicable=plan.inapplicable,
         warnings=[
             *plan.notes,
+            *no_bundle_note(config),
             *(row["text"] for row in found.passport["findings"] if row["level"] != "info"),
         ],
     )
@@ -326,11 +334,12 @@ def _explain_and_report(
     from leukoscope.study.explanations import explain_study
     from leukoscope.study.feature_maps import map_study
 
+    packable = not config.recipes[0].no_bundle_reason
     with progress.step("explanations") as tell:
         explain_study(run, config.explanations, tell)
         map_study(run, tell)
         if not list(run.figures.glob("overlaps*.png")):
             contact_sheet(found.manifest, found, run.figures / "overlaps", pages=1)
-    if config.bundle:
+    if config.bundle and packable:
         with progress.step("bundle"):
             export_bundle(run, config.recipes[0].name, run.bundle)

@@ -13,6 +13,7 @@ from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import fit_temperature
 from leukoscope.evaluation.comparison import compare_tables
 from leukoscope.evaluation.conformal import fit_lac, grouped_coverage, prediction_sets
+from leukoscope.evaluation.hierarchy import hierarchy_metrics
 from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
@@ -64,6 +65,18 @@ class _Statistics:
         )
         return {name: interval.to_json() for name, interval in intervals.items()}
 
+    def hierarchy(self, table: PredictionTable, protocol: str) -> dict[str, Any] | None:
+        """Both levels: malignant or not, which subtype if malignant."""
+        return hierarchy_metrics(
+            table.y_true,
+            table.probs,
+            table.class_names,
+            groups=self.units(table, protocol),
+            replicates=self.config.bootstrap,
+            confidence=self.config.confidence,
+            seed=self.config.seed,
+        )
+
 
 def summarise(
     table: PredictionTable,
@@ -92,7 +105,7 @@ def summarise(
     test = table.select(part="test")
     protocols = [p for p in dict.fromkeys(test.protocol.tolist()) if p != FINAL]
     recipes = [recipe.name for recipe in config.recipes]
-    results, curve, probes = [], [], []
+    results, curve, probes, hierarchy = [], [], [], []
     for protocol in protocols:
         under = test.select(protocol=protocol)
         for recipe in recipes:
@@ -101,6 +114,9 @@ def summarise(
                 continue
             if protocol in UNITS:
                 results.append(_result(statistics, rows, recipe, protocol))
+                levels = statistics.hierarchy(rows, protocol)
+                if levels is not None:
+                    hierarchy.append({"recipe": recipe, "protocol": protocol, **levels})
             if protocol.startswith("acquisition") and protocol != "acquisition-merged":
                 curve.append(_curve_point(statistics, rows, recipe, protocol))
         for probe in config.probes:
@@ -113,6 +129,7 @@ def summarise(
         "confidence": config.confidence,
         "results": results,
         "probes": probes,
+        "hierarchy": hierarchy,
         "comparisons": _comparisons(statistics, test, recipes, protocols),
         "inapplicable": [dict(row) for row in inapplicable],
         "curve": sorted(curve, key=lambda point: (point["recipe"], point["clusters"])),
@@ -276,6 +293,7 @@ def summarise_external(
         truth = [table.class_names[i] for i in table.y_true]
         held = np.array([name in names for name, names in zip(truth, sets, strict=True)])
         coverage = bootstrap_mean(held, groups=list(groups)).to_json()
+    levels = hierarchy_metrics(table.y_true, table.probs, table.class_names, groups=list(groups))
     return {
         "schema": 1,
         "class_names": list(table.class_names),
@@ -294,6 +312,7 @@ def summarise_external(
             }
         ],
         "probes": [],
+        "hierarchy": [{"recipe": "bundle", "protocol": "external", **levels}] if levels else [],
         "comparisons": [],
         "inapplicable": [],
         "curve": [],

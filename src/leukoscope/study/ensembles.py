@@ -1,0 +1,326 @@
+"""Ensembles of finished runs: their stored probabilities combined, measured as one more model.
+
+Only runs whose images stand in the same parts of the same folds can be combined; then no member
+has trained on an image that the ensemble is tested on. Weights are fitted on validation images,
+the temperature on calibration images, fold by fold.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from leukoscope.config.classifiers import EnsembleTraining
+from leukoscope.config.loading import save_study_config
+from leukoscope.config.recipe import Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import UsageError
+from leukoscope.core.files import read_json, sha256_file, write_json, write_text
+from leukoscope.core.records import Fold, Manifest, save_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.combining import (
+    accuracy_weights,
+    fit_weights,
+    log_probs,
+    vote,
+    weighted_mean,
+)
+from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.fuzzy import Shape, TNorm, combine_members, member_system, rules_text
+from leukoscope.evaluation.metrics import compute_metrics
+from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.environment import describe_environment
+from leukoscope.study.events import Listener, Progress
+from leukoscope.study.members import Member, Stacked, common_folds, stack
+from leukoscope.study.protocols import UNITS
+from leukoscope.study.run import StudyResult
+from leukoscope.study.summary import summarise
+
+Method = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
+METHODS: tuple[Method, ...] = get_args(Method)
+RECORD = "ensemble.json"
+COMPARED = ("accuracy", "log_loss")
+TITLES: Mapping[str, str] = {
+    "mean": "Soft voting: plain average of {n} models",
+    "weighted": "Weighted average of {n} models, weights by log loss on val",
+    "accuracy-weighted": "Weighted average of {n} models, weights by accuracy on val (study S1)",
+    "vote": "Majority vote of {n} models",
+    "fuzzy": "Mamdani fuzzy inference over {n} models (extension of study S2)",
+}
+
+
+@dataclass(frozen=True)
+class FuzzyOptions:
+    """How ``fuzzy`` combines.
+
+    Attributes:
+        shape: Of the words of a probability.
+        t_norm: What AND means.
+    """
+
+    shape: Shape = "triangular"
+    t_norm: TNorm = "min"
+
+
+def combine(
+    method: Method, stacked: Stacked, names: Sequence[str], fuzzy: FuzzyOptions
+) -> tuple[PredictionTable, list[float] | None]:
+    """One ensemble on one fold, calibrated on ``cal``.
+
+    Args:
+        method: How to combine.
+        stacked: What the members say.
+        names: Class names.
+        fuzzy: Options of ``fuzzy``.
+
+    Returns:
+        Its predictions, and the weight of each member where it has weights.
+    """
+    val = stacked.part == "val"
+    weights = None
+    if method in ("weighted", "accuracy-weighted"):
+        fit = fit_weights if method == "weighted" else accuracy_weights
+        weights = fit(stacked.probs[:, val], stacked.y[val])
+    if method == "vote":
+        combined = vote(stacked.probs)
+    elif method == "fuzzy":
+        labels = [str(i) for i in range(len(stacked.probs))]
+        system = member_system(labels, shape=fuzzy.shape, t_norm=fuzzy.t_norm)
+        combined = combine_members(system, stacked.probs)
+    else:
+        combined = weighted_mean(stacked.probs, weights)
+    logits = log_probs(combined)
+    cal = stacked.part == "cal"
+    temperature = fit_temperature(logits[cal], stacked.y[cal])
+    table = PredictionTable.build(
+        names,
+        stacked.ids,
+        apply_temperature(logits, temperature),
+        recipe=f"ensemble-{method}",
+        protocol=stacked.fold.protocol,
+        fold=stacked.fold.fold,
+        part=stacked.part,
+        y_true=stacked.y,
+        logits=logits,
+    )
+    return table, None if weights is None else [round(float(w), 4) for w in weights]
+
+
+def run_ensemble(
+    members: Sequence[Member],
+    out: Path,
+    methods: Sequence[Method] = ("mean",),
+    *,
+    fuzzy: FuzzyOptions = FuzzyOptions(),
+    listener: Listener | None = None,
+) -> StudyResult:
+    """Combine members and write an ordinary run folder: the ensembles beside every member.
+
+    The first method's ensemble is the model that the report judges; plain averaging always stands
+    beside it.
+
+    Args:
+        members: Of :func:`load_members`.
+        out: The new folder; an ensemble that lies there is replaced.
+        methods: How to combine, one ensemble each.
+        fuzzy: Options of ``fuzzy``.
+        listener: Told about the progress.
+
+    Raises:
+        DataError: The members do not fit together.
+        UsageError: ``out`` holds something else.
+    """
+    from leukoscope.reporting.report import write_report
+
+    chosen: tuple[Method, ...] = tuple(dict.fromkeys((*methods, "mean")))
+    progress = Progress(listener) if listener else Progress()
+    folds = common_folds(members)
+    run = _open_folder(out, members)
+    weights: dict[str, dict[str, list[list[float]]]] = {}
+    tables = [_renamed(member, folds) for member in members]
+    with progress.step("combining") as tell:
+        for done, fold in enumerate(folds, start=1):
+            stacked = stack(members, fold)
+            for method in chosen:
+                table, found = combine(method, stacked, members[0].table.class_names, fuzzy)
+                tables.append(table)
+                if found is not None:
+                    weights.setdefault(method, {}).setdefault(fold.protocol, []).append(found)
+            tell(done, len(folds))
+    probes = _probes(members[0], folds)
+    config = _config(members, chosen, folds, probes is not None)
+    table = concatenate([*tables, *([probes] if probes is not None else [])])
+    _write_inputs(run, config, members, folds, table)
+    if "fuzzy" in chosen:
+        system = member_system([m.name for m in members], shape=fuzzy.shape, t_norm=fuzzy.t_norm)
+        write_text(run.model("ensemble-fuzzy", folds[0].protocol, 0) / "rules.txt",
+                   rules_text(system))  # fmt: skip
+    with progress.step("statistics"):
+        table = PredictionTable.load(run.predictions)
+        metrics = summarise(
+            table,
+            folds,
+            config,
+            inapplicable=_inapplicable(members[0]),
+            warnings=_notes(members[0]),
+        )
+        write_json(run.metrics, metrics)
+    with progress.step("comparing"):
+        write_json(run.path / RECORD, {
+            "schema": 1,
+            "members": _described(members),
+            "weights": weights,
+            **_tests(table, [m.name for m in members], chosen, folds, config),
+        })  # fmt: skip
+    write_json(run.environment, describe_environment(run, config.seed, progress.seconds))
+    with progress.step("report"):
+        write_report(run)
+    return StudyResult(run, metrics, ())
+
+
+def _open_folder(out: Path, members: Sequence[Member]) -> RunFolder:
+    if any(out.resolve() == member.run.path.resolve() for member in members):
+        raise UsageError(f"{out} is one of the members; name another folder with --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / RECORD).is_file():
+            raise UsageError(
+                f"{out} is not empty and holds no ensemble", hint="name a new folder with --out"
+            )
+        shutil.rmtree(out)
+    write_json(out / RECORD, {"schema": 1, "members": _described(members)})  # replaced at the end
+    return RunFolder(out)
+
+
+def _described(members: Sequence[Member]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": m.name,
+            "run": str(m.run.path),
+            "recipe": m.recipe.name,
+            "predictions_sha256": sha256_file(m.run.predictions),
+        }
+        for m in members
+    ]
+
+
+def _renamed(member: Member, folds: Sequence[Fold]) -> PredictionTable:
+    """A member's predictions under its name in the ensemble."""
+    table = member.table.select(protocol={fold.protocol for fold in folds})
+    return replace(table, recipe=np.full(len(table), member.name))
+
+
+def _probes(first: Member, folds: Sequence[Fold]) -> PredictionTable | None:
+    """The probes of the first run: they were fitted on the same folds, whatever the model."""
+    names = first.source.config.probes
+    table = first.source.table.select(
+        input=names, protocol={fold.protocol for fold in folds if fold.protocol in UNITS}
+    )
+    return table if len(table) else None
+
+
+def _config(
+    members: Sequence[Member], methods: Sequence[Method], folds: Sequence[Fold], probes: bool
+) -> StudyConfig:
+    config = members[0].source.config
+    described = tuple(f"{m.run.path}:{m.recipe.name}" for m in members)
+    ensembles = [
+        Recipe(
+            name=f"ensemble-{method}",
+            title=TITLES[method].format(n=len(members)),
+            reference="Leukoscope",
+            training=EnsembleTraining(rule=method, members=described),
+        )
+        for method in methods
+    ]
+    own = [m.recipe.model_copy(update={"name": m.name}) for m in members]
+    return config.model_copy(
+        update={
+            "recipes": (*ensembles, *own),
+            "protocols": tuple(
+                p for p in config.protocols if any(fold.protocol == p for fold in folds)
+            ),
+            "probes": config.probes if probes else (),
+            "explanations": 0,
+            "bundle": False,
+        }
+    )
+
+
+def _write_inputs(
+    run: RunFolder,
+    config: StudyConfig,
+    members: Sequence[Member],
+    folds: Sequence[Fold],
+    table: PredictionTable,
+) -> None:
+    """What the statistics and the report read, copied from the first member's run."""
+    source = members[0].run
+    save_study_config(run.config, config)
+    manifest = Manifest.load(source.manifest, config.data.root)
+    manifest.save(run.manifest)
+    save_folds(run.splits, folds, manifest)
+    if source.passport.is_file():
+        write_json(run.passport, read_json(source.passport))
+    table.save(run.predictions)
+
+
+def _inapplicable(first: Member) -> list[dict[str, str]]:
+    if not first.run.metrics.is_file():
+        return []
+    found: list[dict[str, str]] = read_json(first.run.metrics).get("inapplicable", [])
+    return found
+
+
+def _notes(first: Member) -> list[str]:
+    """The warnings of the first run, and what holds for every ensemble."""
+    old = read_json(first.run.metrics).get("warnings", []) if first.run.metrics.is_file() else []
+    return [
+        *(str(text) for text in old),
+        "Weights of an ensemble are fitted on the validation images that also selected each "
+        "member’s settings or epoch, so they favour members that were selected harder.",
+    ]
+
+
+def _tests(
+    table: PredictionTable,
+    names: Sequence[str],
+    methods: Sequence[Method],
+    folds: Sequence[Fold],
+    config: StudyConfig,
+) -> dict[str, Any]:
+    """Each ensemble against the best member (by log loss on val) and against plain averaging."""
+    groups: dict[str, dict[str, str]] = {}
+    for fold in folds:
+        groups.setdefault(fold.protocol, {}).update(fold.groups)
+    best, tests = {}, []
+    for protocol in config.protocols:
+        under = table.select(protocol=protocol, input="image")
+        losses = {name: _val_loss(under.select(recipe=name, part="val")) for name in names}
+        best[protocol] = min(losses, key=lambda name: losses[name])
+        test = under.select(part="test")
+        for method in methods:
+            own = f"ensemble-{method}"
+            rivals = [best[protocol], *(["ensemble-mean"] if method != "mean" else [])]
+            for rival, metric in product(rivals, COMPARED):
+                found = compare_tables(
+                    test.select(recipe=own),
+                    test.select(recipe=rival),
+                    groups=groups[protocol],
+                    metric=metric,
+                    replicates=config.bootstrap,
+                    confidence=config.confidence,
+                    seed=config.seed,
+                )
+                tests.append({"protocol": protocol, "a": own, "b": rival, **found.to_json()})
+    return {"best_member": best, "tests": tests}
+
+
+def _val_loss(rows: PredictionTable) -> float:
+    return compute_metrics(rows.y_true, rows.probs, rows.class_names)["log_loss"]

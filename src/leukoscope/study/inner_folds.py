@@ -1,0 +1,130 @@
+"""Models trained on inner folds of a training part, averaged (the fold ensemble of study S4).
+
+Averaging the models of a cross-validation on its own images would test each on images that the
+others were trained on. Here the folds are made inside the training part of each outer fold, so
+the outer val, cal and test images are unseen by all members.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.core.errors import SplitError
+from leukoscope.core.files import write_csv
+from leukoscope.core.records import Fold
+from leukoscope.evaluation.combining import log_probs, weighted_mean
+from leukoscope.evaluation.softmax import log_softmax, softmax
+from leukoscope.study.jobs import FitAndPredict, Labelled, Logits
+
+Tell = Callable[..., None]
+MakeJob = Callable[[Path, int, Tell], FitAndPredict]
+
+COLUMNS = ("member", "n_train", "n_val", "val_loss", "val_accuracy")
+
+
+def inner_parts(
+    train: NDArray[np.int64], y: NDArray[np.int64], groups: NDArray[np.str_], folds: int, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Divide training rows into folds that keep groups whole and classes balanced.
+
+    Args:
+        train: (n,) row numbers.
+        y: (n,) their classes.
+        groups: (n,) the units that the outer protocol holds out.
+        folds: How many.
+        seed: Of the division.
+
+    Returns:
+        For each fold the rows to train on and those that select.
+
+    Raises:
+        SplitError: Fewer groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = len(np.unique(groups))
+    if count < folds:
+        raise SplitError(
+            f"inner_folds = {folds}, but the training part holds {count} groups",
+            hint="set a smaller number of inner folds",
+        )
+    counts = np.bincount(y)
+    balanced = np.where(counts[y] < folds, counts.argmax(), y)  # too rare to be in each fold
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return [(train[a], train[b]) for a, b in splitter.split(train, balanced, groups)]
+
+
+def member_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of one member: without a refit, which would make all members alike."""
+    training = recipe.training
+    if not isinstance(training, GradientTraining):
+        training = training.model_copy(update={"refit_with_val": False})
+    return recipe.model_copy(update={"inner_folds": 0, "training": training})
+
+
+def fit_inner_folds(
+    make: MakeJob,
+    data: Labelled,
+    fold: Fold,
+    folds: int,
+    folder: Path,
+    seed: int,
+    tell: Tell,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    """Fit one model on each inner fold and average the probabilities of the held-out images.
+
+    Args:
+        make: Makes the job of one member.
+        data: The images and labels.
+        fold: The outer fold; its groups stay whole inside, too.
+        folds: How many inner folds.
+        folder: Members go to ``inner0``, ``inner1`` … below it, their scores to ``inner.csv``.
+        seed: Of the division and, with the member's number, of each member.
+        tell: Told about the progress.
+        rows: Row numbers of the outer parts.
+
+    Returns:
+        Logarithms of the mean probabilities of the outer val, cal and test images.
+    """
+    y, train = data.y, rows["train"]
+    ids = [data.records[row].image_id for row in train]
+    groups = np.array([fold.groups.get(image_id, image_id) for image_id in ids])
+    n_val = len(rows["val"])
+    members, scores = [], []
+    for number, (inner_train, inner_val) in enumerate(
+        inner_parts(train, y[train], groups, folds, seed)
+    ):
+        member_seed = zlib.crc32(f"{seed}:{number}".encode()) % 2**31
+        logits = make(folder / f"inner{number}", member_seed, partial(tell, later=number))(
+            {
+                "train": inner_train,
+                "val": inner_val,
+                "cal": rows["cal"],
+                "test": np.concatenate([rows["val"], rows["test"]]),
+            }
+        )
+        own = log_softmax(logits["val"])
+        scores.append(
+            {
+                "member": number,
+                "n_train": len(inner_train),
+                "n_val": len(inner_val),
+                "val_loss": float(-own[np.arange(len(inner_val)), y[inner_val]].mean()),
+                "val_accuracy": float((own.argmax(axis=1) == y[inner_val]).mean()),
+            }
+        )
+        members.append({"val": logits["test"][:n_val], "cal": logits["cal"],
+                        "test": logits["test"][n_val:]})  # fmt: skip
+    write_csv(folder / "inner.csv", COLUMNS, scores)
+    return {
+        part: log_probs(weighted_mean(np.stack([softmax(member[part]) for member in members])))
+        for part in ("val", "cal", "test")
+    }

@@ -1,0 +1,110 @@
+"""Ensembles over inner folds: who trains on what, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from leukoscope.config.loading import load_recipe, validate
+from leukoscope.config.recipe import Recipe
+from leukoscope.core.errors import ConfigError, SplitError, UsageError
+from leukoscope.core.records import Fold, ImageRecord
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.softmax import softmax
+from leukoscope.learning.checkpoint import load_checkpoint
+from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.phantom.writing import write_phantoms
+from leukoscope.study.bundling import export_bundle
+from leukoscope.study.inner_folds import fit_inner_folds, inner_parts, member_recipe
+from leukoscope.study.jobs import Labelled
+from leukoscope.study.run import run_study
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 4), st.integers(8, 30))
+def test_groups_stay_whole_and_every_row_selects_once(seed: int, folds: int, groups: int) -> None:
+    rng = np.random.default_rng(seed)
+    member = rng.integers(0, groups, 120).astype(str)
+    y = rng.choice(4, 120, p=[0.6, 0.3, 0.09, 0.01])
+    train = rng.permutation(500)[:120]
+    parts = inner_parts(train, y, member, folds, seed)
+    assert sorted(np.concatenate([val for _, val in parts]).tolist()) == sorted(train.tolist())
+    of_row = dict(zip(train.tolist(), member.tolist(), strict=True))
+    for fitted, selecting in parts:
+        assert not {of_row[i] for i in fitted} & {of_row[i] for i in selecting}
+        assert len(fitted) + len(selecting) == 120
+
+
+def test_too_few_groups_are_said() -> None:
+    with pytest.raises(SplitError, match="inner_folds = 3, but the training part holds 2 groups"):
+        inner_parts(np.arange(10), np.arange(10) % 2, np.array(["a", "b"] * 5), 3, 0)
+
+
+def test_members_never_see_outer_images_and_are_averaged(tmp_path: Path) -> None:
+    records = tuple(ImageRecord(f"i{i}", f"{i}.png", label=("benign", "pro_b")[i % 2])
+                    for i in range(40))  # fmt: skip
+    data = Labelled(records, ("benign", "pro_b"))
+    rows = {"train": np.arange(24), "val": np.arange(24, 28), "cal": np.arange(28, 32),
+            "test": np.arange(32, 40)}  # fmt: skip
+    seen: list[dict[str, NDArray[np.int64]]] = []
+
+    def make(folder: Path, seed: int, tell: Callable[..., None]) -> Callable[..., object]:
+        number = int(folder.name.removeprefix("inner"))
+
+        def job(own: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
+            seen.append(dict(own))
+            return {p: np.stack([own[p] + number, -own[p]], axis=1) / 10 for p in
+                    ("val", "cal", "test")}  # fmt: skip
+
+        return job
+
+    fold = Fold("random", 0, {}, {f"i{i}": f"g{i // 2}" for i in range(40)})
+    found = fit_inner_folds(make, data, fold, 3, tmp_path, 1, lambda *a, **k: None, rows)
+    assert len(seen) == 3
+    for own in seen:
+        assert set(own["train"]) | set(own["val"]) == set(range(24))
+    for part in ("val", "cal", "test"):
+        each = [softmax(np.stack([rows[part] + n, -rows[part]], axis=1) / 10) for n in range(3)]
+        np.testing.assert_allclose(np.exp(found[part]), np.mean(each, axis=0))
+    assert len((tmp_path / "inner.csv").read_text().splitlines()) == 4
+
+
+def test_the_recipe_says_so_and_members_do_not_refit() -> None:
+    three = load_recipe("quick", ["inner_folds=3"])
+    assert three.no_bundle_reason == "it is 3 models, and a bundle holds one"
+    own = member_recipe(three)
+    assert (own.inner_folds, own.training.refit_with_val) == (0, False)
+    with pytest.raises(ConfigError, match="inner_folds must be 0"):
+        validate(Recipe, {"name": "a", "title": "", "inner_folds": 1}, "test")
+
+
+def test_a_study_with_inner_folds(tmp_path: Path) -> None:
+    """A linear head and a gradient training, two members each."""
+    phantoms = write_phantoms(PhantomSpec(images=64, sessions=8, size_px=96, seed=5),
+                              tmp_path / "phantoms")  # fmt: skip
+    small = ["preprocess.size_px=32", "model.weights=none", "bootstrap=100", "inner_folds=2"]
+    for recipe, more in (
+        ("quick", ["model.backbone=test_resnet"]),
+        ("leaky-cnn", ["training.epochs=1", "training.precision=fp32"]),
+    ):
+        result = run_study(
+            phantoms, tmp_path / recipe, recipes=[recipe], protocols=["random"], probes=(),
+            folds=1, overrides=[*small, *more], report=False,
+        )  # fmt: skip
+        folder = result.run.model(recipe, "random", 0)
+        first, second = (load_checkpoint(folder / f"inner{i}")[0] for i in range(2))
+        assert not np.allclose(
+            first.head.weight.detach().numpy(), second.head.weight.detach().numpy()
+        )
+        table = PredictionTable.load(folder / "predictions.csv")
+        assert set(table.part.tolist()) == {"val", "cal", "test"}
+        assert result.metrics["results"][0]["recipe"] == recipe
+        assert any("it is 2 models" in text for text in result.metrics["warnings"])
+        with pytest.raises(UsageError, match="cannot become a bundle: it is 2 models"):
+            export_bundle(result.run, recipe, tmp_path / "bundle")
