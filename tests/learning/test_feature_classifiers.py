@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from leukoscope.learning.gradcam import grad_cam
 from numpy.typing import NDArray
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
@@ -26,6 +25,7 @@ from leukoscope.config.loading import load_recipe
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import TrainingError
+from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import load_checkpoint, save_checkpoint
 from leukoscope.learning.export import check_parity, onnx_bytes

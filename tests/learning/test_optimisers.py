@@ -22,7 +22,7 @@ from leukoscope.config.training import (
     StepSchedule,
 )
 from leukoscope.core.errors import TrainingError
-from leukoscope.learning import loop
+from leukoscope.learning import backbones
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import Batches, ImageSet
 from leukoscope.learning.optimisers import backbone_blocks, build_optimizer, freeze
@@ -208,8 +208,8 @@ def test_what_is_not_finite_stops_by_name_or_is_left_out(
         model = ModelConfig(backbone=backbone, weights="none")
         return recipe.model_copy(update={"model": model})
 
-    inner = loop.ToInput
-    monkeypatch.setattr(loop, "ToInput", lambda spec: Spoil(inner(spec), what))
+    inner = backbones.ToInput
+    monkeypatch.setattr(backbones, "ToInput", lambda spec: Spoil(inner(spec), what))
     if what == "gradient":
         norm = torch.nn.utils.get_total_norm
         calls = iter(range(99))
@@ -238,8 +238,8 @@ def test_the_list_of_what_was_left_out_is_resumed_and_begins_anew(
 ) -> None:
     images = coloured[0].images.copy()
     images[11] = 255
-    inner = loop.ToInput
-    monkeypatch.setattr(loop, "ToInput", lambda spec: Spoil(inner(spec), "input"))
+    inner = backbones.ToInput
+    monkeypatch.setattr(backbones, "ToInput", lambda spec: Spoil(inner(spec), "input"))
     sets = (ImageSet(images, coloured[0].y), coloured[1])
     recipe = recipe_with(epochs=3, not_finite="skip")
 

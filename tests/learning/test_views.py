@@ -13,11 +13,11 @@ from leukoscope.config.loading import validate
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, ModelConfig, Recipe
 from leukoscope.core.errors import ConfigError
+from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network, views
 from leukoscope.learning.batches import ImageSet
 from leukoscope.learning.export import check_parity, onnx_bytes, open_session
 from leukoscope.learning.features import extract_features
-from leukoscope.learning.gradcam import grad_cam
 from leukoscope.learning.trainer import predict_logits, train_gradient
 
 

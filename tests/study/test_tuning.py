@@ -315,6 +315,22 @@ def test_folders_and_options_that_do_not_fit_are_refused(
         run_tune(gradient(phantoms), tmp_path / "new", trials=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("features-svm", (), "not feature-classifier"),
+        ("cnn-baseline", ("inner_folds=3",), "trains 3 models"),
+    ],
+)
+def test_what_a_tuning_cannot_search_is_refused(
+    phantoms: Path, name: str, change: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tune_config(
+            study_config(phantoms, recipes=(name,), protocols=["random"], overrides=change), {}
+        )
+
+
 def test_two_trainings_in_one_recipe_are_refused(phantoms: Path) -> None:
     recipe = ("residual-head-resnet18",)
     with pytest.raises(ConfigError, match="two trainings"):

@@ -17,6 +17,7 @@ from leukoscope.config.recipe import GradientTraining
 from leukoscope.config.search import Choice, Range
 from leukoscope.config.study import StudyConfig
 from leukoscope.config.tuning import (
+    SPACES,
     TuneConfig,
     check_space,
     default_space,
@@ -84,6 +85,18 @@ def tune_config(
         UnknownNameError: A key that the recipe does not have.
     """
     recipe = study.recipes[0]
+    if recipe.training.method not in SPACES:
+        raise ConfigError(
+            f"recipe {recipe.name}: tune searches {' and '.join(SPACES)}, not "
+            f"{recipe.training.method}",
+            hint="classifiers on features choose among their own settings on `val` in every fit; "
+            "widen those with --set training.classifier.…",
+        )
+    if recipe.inner_folds:
+        raise ConfigError(
+            f"recipe {recipe.name} trains {recipe.inner_folds} models, and a tuning measures one",
+            hint="add --set inner_folds=0 to search the values of one member",
+        )
     if recipe.refine.epochs:
         raise ConfigError(
             f"recipe {recipe.name} is two trainings, and a tuning searches the values of one",
