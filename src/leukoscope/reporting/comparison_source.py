@@ -112,8 +112,9 @@ def signs_of(entry: Entry) -> str:
     marks = list(entry["marks"])
     signs = OTHER_BACKBONE if any(mark.startswith("on ") for mark in marks) else ""
     configured = (settings.get("training") or {}).get("epochs")
+    refinement = (settings.get("refine") or {}).get("epochs") or 0
     published = entry.get("published_epochs")
-    if configured and published and configured < published:
+    if configured and published and configured + refinement < published:
         signs += FEWER_EPOCHS
     return signs
 

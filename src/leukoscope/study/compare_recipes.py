@@ -70,7 +70,7 @@ def published_recipe(recipe: Recipe) -> Recipe | None:
 def _epochs(recipe: Recipe | None) -> int | None:
     if recipe is None or not isinstance(recipe.training, GradientTraining):
         return None
-    return recipe.training.epochs
+    return recipe.training.epochs + recipe.refine.epochs
 
 
 def _marks(recipe: Recipe, published: Recipe | None) -> Iterator[str]:
@@ -119,12 +119,16 @@ def _training(candidate: Candidate, recipe: Recipe, protocol: str) -> dict[str, 
         rows = read_csv(path)
         if not rows or "epoch" not in rows[0]:
             continue
+        before = path.parent / "frozen" / path.name  # the head's own training, before the whole's
+        head = read_csv(before) if before.is_file() else []
         columns = {
-            name: [_number(row.get(name, "")) for row in rows]
+            name: [_number(row.get(name, "")) for row in (*head, *rows)]
             for name in (*CURVES, "val_f1", "seconds")
         }
-        record["epochs"].append(len(rows))
-        record["best_epoch"].append(_best_epoch(columns, recipe.training.keep_best))
+        columns["epoch"] = [float(number + 1) for number in range(len(head) + len(rows))]
+        last = {name: values[len(head) :] for name, values in columns.items()}
+        record["epochs"].append(len(head) + len(rows))
+        record["best_epoch"].append(_best_epoch(last, recipe.training.keep_best))
         record["seconds"].append(sum(value or 0.0 for value in columns["seconds"]))
         record["curves"].append({name: columns[name] for name in CURVES})
     return record
