@@ -9,9 +9,9 @@ import typer
 
 from leukoscope.cli.console import (
     DISCLAIMER,
-    EXIT_SOME_UNREADABLE,
     command,
     console,
+    name_unreadable,
     print_json,
     progress_bars,
 )
@@ -219,6 +219,4 @@ def _print_result(result: dict[str, Any], out: Path) -> None:
 
 
 def _exit_code(result: dict[str, Any]) -> int:
-    for row in result["unreadable"]:
-        typer.echo(f"could not be read: {row['path']} ({row['reason']})", err=True)
-    return EXIT_SOME_UNREADABLE if result["unreadable"] else 0
+    return name_unreadable([(row["path"], row["reason"]) for row in result["unreadable"]])

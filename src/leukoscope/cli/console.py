@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -18,8 +18,6 @@ from leukoscope.core.errors import LeukoscopeError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
-
-    from leukoscope.core.records import Manifest
 
 DISCLAIMER = "Research software, not a medical device."
 EXIT_SOME_UNREADABLE = 3
@@ -107,12 +105,17 @@ def agreed(question: str) -> bool:
     return typer.confirm(question, err=True)
 
 
-def name_unreadable(manifest: Manifest) -> int:
-    """Name each image of a data set that could not be read; the exit code that follows."""
-    broken = [record for record in manifest.images if record.status == "quarantined"]
-    for record in broken:
-        typer.echo(f"could not be read: {record.path} ({record.reason})", err=True)
-    return EXIT_SOME_UNREADABLE if broken else 0
+def name_unreadable(files: Collection[tuple[str, str]]) -> int:
+    """Name each file that could not be read, with the reason; the exit code that follows."""
+    for path, reason in files:
+        typer.echo(f"could not be read: {path} ({reason})", err=True)
+    return EXIT_SOME_UNREADABLE if files else 0
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """The parameters that were typed, not left at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 @dataclass

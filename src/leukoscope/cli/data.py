@@ -25,6 +25,7 @@ from leukoscope.cli.options import (
     SetOption,
     class_map,
 )
+from leukoscope.cli.reading import read_manifest
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -84,21 +85,16 @@ def audit_data(
     """Find duplicates, overlapping fields, scale bars, acquisition clusters, label conflicts."""
     from leukoscope.core.files import write_json
     from leukoscope.datasets.contact_sheet import contact_sheet
-    from leukoscope.datasets.layouts import load_dataset
-    from leukoscope.datasets.passport import audit
+    from leukoscope.study.run import audited, study_config
 
+    config = study_config(
+        data,
+        overrides=(f"splits.clusters={clusters}",),
+        layout=layout,
+        class_map=class_map(classes),
+    )
     with progress_bars() as show:
-        manifest = load_dataset(
-            data,
-            layout=layout,
-            class_map=class_map(classes),
-            progress=lambda done, total: show("reading the images", done, total),
-        )
-        found = audit(
-            manifest,
-            clusters=clusters,
-            progress=lambda done, total: show("auditing", done, total),
-        )
+        found = audited(config, show)
         found.manifest.save(out / "manifest.csv")
         write_json(out / "passport.json", found.passport)
         pages = contact_sheet(found.manifest, found, out / "overlaps")
@@ -108,7 +104,7 @@ def audit_data(
         for finding in found.passport["findings"]:
             console().print(f"[bold]{finding['level']}[/]: {finding['text']}")
         typer.echo(f"\nmanifest, passport and {len(pages)} contact sheets of overlaps: {out}")
-    return name_unreadable(found.manifest)
+    return name_unreadable(found.manifest.unreadable)
 
 
 @data_app.command(
@@ -150,13 +146,13 @@ def split(
             typer.echo(f"missing here: {image_id}", err=True)
         save_folds(out, chosen, found.manifest)
         typer.echo(f"{len(chosen)} folds, {len(applied.missing)} images missing here: {out}")
-        return name_unreadable(found.manifest)
+        return name_unreadable(found.manifest.unreadable)
     plan = plan_protocols(found.manifest, found, config)
     save_folds(out, plan.folds, found.manifest)
     for row in plan.inapplicable:
         typer.echo(f"{row['protocol']} does not apply: {row['reason']}", err=True)
     typer.echo(f"{len(plan.folds)} folds of {', '.join(plan.names) or 'no protocol'}: {out}")
-    return name_unreadable(found.manifest) if plan.folds else 1
+    return name_unreadable(found.manifest.unreadable) if plan.folds else 1
 
 
 @data_app.command("preview", epilog="Example: leukoscope data preview path/to/images --out preview")
@@ -176,10 +172,10 @@ def preview(
     classes: ClassOption = None,
 ) -> int:
     """Draw originals, preprocessed images, background-only and cells-only versions, statistics."""
-    from leukoscope.datasets.layouts import load_dataset
     from leukoscope.study.preview import draw_preview
 
-    manifest = load_dataset(data, layout=layout, class_map=class_map(classes))
+    with progress_bars() as show:
+        manifest = read_manifest(data, layout, classes, show)
     for path in draw_preview(
         manifest,
         out,
@@ -196,7 +192,7 @@ def preview(
 
         for path in draw_steps(manifest, load_recipe(recipe, override or ()), out, seed=seed):
             typer.echo(str(path))
-    return name_unreadable(manifest)
+    return name_unreadable(manifest.unreadable)
 
 
 @command

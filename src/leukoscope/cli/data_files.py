@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leukoscope.cli.console import (
-    EXIT_SOME_UNREADABLE,
     agreed,
     command,
     console,
@@ -23,8 +22,8 @@ from leukoscope.cli.options import (
     LayoutOption,
     SeedOption,
     SetOption,
-    class_map,
 )
+from leukoscope.cli.reading import read_manifest
 
 if TYPE_CHECKING:
     from leukoscope.datasets.fetch_registry import PublicSet
@@ -98,17 +97,11 @@ def export_data(
     from dataclasses import asdict
 
     from leukoscope.config.loading import load_recipe
-    from leukoscope.datasets.layouts import load_dataset
     from leukoscope.study.export_images import export_images
 
     chosen = load_recipe(recipe, overrides or ())
     with progress_bars() as show:
-        manifest = load_dataset(
-            data,
-            layout=layout,
-            class_map=class_map(classes),
-            progress=lambda done, total: show("reading the images", done, total),
-        )
+        manifest = read_manifest(data, layout, classes, show)
         done = export_images(
             manifest,
             chosen,
@@ -121,9 +114,7 @@ def export_data(
     else:
         kept = f", {done.kept} were there" if done.kept else ""
         typer.echo(f"{done.written} images written{kept}: {out}")
-    for path, reason in done.unreadable:
-        typer.echo(f"could not be read: {path} ({reason})", err=True)
-    return name_unreadable(manifest) or (EXIT_SOME_UNREADABLE if done.unreadable else 0)
+    return name_unreadable([*manifest.unreadable, *done.unreadable])
 
 
 @command
@@ -144,16 +135,10 @@ def find_samples(
     """Find samples of each class and lay them out on a labelled sheet; the same for a seed."""
     from dataclasses import asdict
 
-    from leukoscope.datasets.layouts import load_dataset
     from leukoscope.study.samples import copy_samples, draw_samples, pick_samples
 
     with progress_bars() as show:
-        manifest = load_dataset(
-            data,
-            layout=layout,
-            class_map=class_map(classes),
-            progress=lambda done, total: show("reading the images", done, total),
-        )
+        manifest = read_manifest(data, layout, classes, show)
     samples = pick_samples(manifest, per_class, seed)
     draw_samples(manifest, samples, out, seed=seed)
     if copy is not None:
@@ -166,7 +151,7 @@ def find_samples(
         typer.echo(f"\nsheet   {out}")
         if copy is not None:
             typer.echo(f"copies  {copy}")
-    return name_unreadable(manifest)
+    return name_unreadable(manifest.unreadable)
 
 
 def _describe(item: PublicSet, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.cli.console import EXIT_SOME_UNREADABLE, command, console, print_json, progress_bars
+from leukoscope.cli.console import command, console, name_unreadable, print_json, progress_bars
 from leukoscope.cli.options import ClassOption, DataArgument, JsonOption, LayoutOption, class_map
 
 
@@ -52,9 +52,7 @@ def evaluate(
         for warning in result.metrics["warnings"]:
             console().print(f"[yellow]![/] {warning}")
         typer.echo(f"\nmetrics {out / 'metrics.json'}")
-    for path, reason in result.unreadable:
-        typer.echo(f"could not be read: {path} ({reason})", err=True)
-    return EXIT_SOME_UNREADABLE if result.unreadable else 0
+    return name_unreadable(result.unreadable)
 
 
 @command

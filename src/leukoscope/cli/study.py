@@ -9,9 +9,10 @@ import typer
 
 from leukoscope.cli.console import (
     DISCLAIMER,
-    EXIT_SOME_UNREADABLE,
     command,
     console,
+    given_options,
+    name_unreadable,
     print_json,
     progress_bars,
 )
@@ -83,7 +84,7 @@ def study(
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
     from leukoscope.study.run import run_study, study_config
 
-    if resume and not _given(context) - RESUME_NEEDS:
+    if resume and not given_options(context) - RESUME_NEEDS:
         config = _saved(out, data)
     elif data is None:
         raise UsageError("which data? name a folder of images or a CSV manifest")
@@ -109,7 +110,7 @@ def study(
         print_json(result.metrics)
     else:
         _print_result(result)
-    return _exit_code(result)
+    return name_unreadable(result.unreadable)
 
 
 @command
@@ -156,16 +157,11 @@ def train(
         typer.echo(f"\ncheckpoints  {out / 'models'}")
         if config.bundle:
             typer.echo(f"next         leukoscope export {out} --out bundle")
-    return _exit_code(result)
+    return name_unreadable(result.unreadable)
 
 
 def _bundle(left_out: bool) -> tuple[str, ...]:
     return ("bundle=false",) if left_out else ()
-
-
-def _given(context: typer.Context) -> set[str]:
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def _saved(out: Path, data: Path | None) -> StudyConfig:
@@ -248,9 +244,3 @@ def _print_result(result: StudyResult) -> None:
     if result.run.bundle.is_dir():
         typer.echo(f"bundle  {result.run.bundle}")
     typer.echo(DISCLAIMER)
-
-
-def _exit_code(result: StudyResult) -> int:
-    for path, reason in result.unreadable:
-        typer.echo(f"could not be read: {path} ({reason})", err=True)
-    return EXIT_SOME_UNREADABLE if result.unreadable else 0

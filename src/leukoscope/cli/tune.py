@@ -9,9 +9,10 @@ import typer
 
 from leukoscope.cli.console import (
     DISCLAIMER,
-    EXIT_SOME_UNREADABLE,
     command,
     console,
+    given_options,
+    name_unreadable,
     print_json,
     progress_bars,
 )
@@ -109,7 +110,7 @@ def tune(
     from leukoscope.study.run import study_config
     from leukoscope.study.tuning import CONFIG, measure_best, run_tune, tune_config
 
-    if resume and not _given(context) - RESUME_NEEDS:
+    if resume and not given_options(context) - RESUME_NEEDS:
         config = load_tune_config(out / CONFIG)
     elif data is None:
         raise UsageError("which data? name a folder of images or a CSV manifest")
@@ -158,11 +159,6 @@ def _space(path: Path | None, search: list[str]) -> dict[str, Any]:
     return (load_space(path) if path else {}) | parse_search(search)
 
 
-def _given(context: typer.Context) -> set[str]:
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-
-
 def _print_result(
     config: TuneConfig, result: TuneResult, measured: dict[str, dict[str, float]] | None
 ) -> None:
@@ -193,9 +189,8 @@ def _print_result(
 
 
 def _exit_code(result: TuneResult) -> int:
-    for path, reason in result.unreadable:
-        typer.echo(f"could not be read: {path} ({reason})", err=True)
+    code = name_unreadable(result.unreadable)
     if result.interrupted:
         typer.echo("stopped; go on with --resume", err=True)
         return EXIT_INTERRUPTED
-    return EXIT_SOME_UNREADABLE if result.unreadable else 0
+    return code

@@ -101,6 +101,11 @@ class Manifest:
             raise DataError(f"{path}: a width or height is no number ({error})") from None
         return cls(Path(root), images)
 
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]:
+        """Path and reason of each file that could not be read."""
+        return tuple((r.path, r.reason) for r in self.images if r.status == "quarantined")
+
     def with_images(self, images: Iterable[ImageRecord]) -> Manifest:
         """The same data set with other records."""
         return replace(self, images=tuple(images))

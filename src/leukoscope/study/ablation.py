@@ -18,6 +18,7 @@ from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.study.arms import (
+    DEFAULTS,
     ONE_TRAINING,
     Arm,
     arm_record,
@@ -65,13 +66,7 @@ def plan_ablation(
     recipe: str,
     without: Sequence[str] = (),
     settings: Sequence[str] = (),
-    protocols: Sequence[str] = ("deduplicated",),
-    overrides: Sequence[str] = (),
-    folds: int = 1,
-    seed: int = 42,
-    backbone: str | None = None,
-    weights: str | None = None,
-    class_map: dict[str, str] | None = None,
+    **options: Any,
 ) -> AblationPlan:
     """Resolve the options of an ablation.
 
@@ -81,13 +76,7 @@ def plan_ablation(
         without: Parts to leave out, one arm each; ``a+b`` leaves out both in one arm. See
             :func:`recipe_without`.
         settings: ``key=value`` changes, one arm each.
-        protocols: How images are held out.
-        overrides: ``key=value`` for all arms.
-        folds: Number of folds.
-        seed: Of everything random.
-        backbone: In place of the recipe's own.
-        weights: In place of the recipe's own.
-        class_map: Folder name → class.
+        **options: Of :func:`~leukoscope.study.run.study_config`, the same for all arms.
 
     Raises:
         UsageError: Nothing to leave out, the same arm twice, or a change that changes nothing.
@@ -95,10 +84,7 @@ def plan_ablation(
     """
     if not without and not settings:
         raise UsageError("what is to be left out?", hint="name it, e.g. --without augmentation")
-    base = study_config(
-        data, recipes=(recipe,), protocols=protocols, probes=(), overrides=overrides, folds=folds,
-        seed=seed, backbone=backbone, weights=weights, class_map=class_map,
-    )  # fmt: skip
+    base = study_config(data, **{**DEFAULTS, **options, "recipes": (recipe,), "probes": ()})
     whole = base.recipes[0]
     made = [(f"without-{_slug(t)}", f"Without {t.replace('+', ', ')}", _left_out(whole, t))
             for t in without]  # fmt: skip

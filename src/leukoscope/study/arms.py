@@ -31,6 +31,9 @@ from leukoscope.study.run import audited, run_study
 METRICS = ("accuracy", "macro_f1", "log_loss")
 """What is compared; the verdict rests on the first alone."""
 
+DEFAULTS: dict[str, Any] = {"protocols": ("deduplicated",), "folds": 1}
+"""Options of the studies of a comparison where the user names none."""
+
 AUDITED = "complete.json"
 OVERLAP = "overlap.json"
 ONE_TRAINING = (
@@ -262,11 +265,7 @@ def load_data(config: StudyConfig) -> Manifest:
 
 def unreadable(data: Manifest) -> list[dict[str, str]]:
     """Path and reason of each image that was quarantined."""
-    return [
-        {"path": str(data.path_of(record)), "reason": record.reason}
-        for record in data.images
-        if record.status == "quarantined"
-    ]
+    return [{"path": str(data.root / path), "reason": why} for path, why in data.unreadable]
 
 
 def judge_arms(

@@ -6,9 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 Listener = Callable[[str, int, int], None]
 Tell = Callable[[int, int], None]
+
+
+class TellWithin(Protocol):
+    """Progress of one of several jobs, ``later`` jobs after the first."""
+
+    def __call__(self, done: int, total: int, *, later: int = 0) -> None:
+        """``done`` of ``total`` of this job."""
 
 
 def _silent(step: str, done: int, total: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from leukoscope.reporting.figures.heatmaps import HeatColumn, heat_panel
 from leukoscope.reporting.figures.style import figure_png, house_style, short_title
 from leukoscope.reporting.figures.thumbnails import class_grid
 from leukoscope.runtime.prediction import Failure
+from leukoscope.study.events import Tell
 from leukoscope.study.fitted import FittedModel, FittedRun
 from leukoscope.study.subjects import Source, Subject, choose_subjects
 
@@ -40,7 +41,6 @@ PARTS: Mapping[str, str] = {
     "": "image from elsewhere",
 }
 JSON = "explanations.json"
-Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

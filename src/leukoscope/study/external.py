@@ -76,8 +76,7 @@ def evaluate_bundle(
     found.manifest.save(run.manifest)
     table.save(run.predictions)
     write_json(run.metrics, metrics)
-    broken = [(r.path, r.reason) for r in found.manifest.images if r.status == "quarantined"]
-    return StudyResult(run, metrics, tuple(broken))
+    return StudyResult(run, metrics, found.manifest.unreadable)
 
 
 def _table(

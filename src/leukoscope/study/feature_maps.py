@@ -6,7 +6,6 @@ the features of one and of the other means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from leukoscope.evaluation.feature_space import (
 )
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
-from leukoscope.study.events import Progress
+from leukoscope.study.events import Progress, Tell
 from leukoscope.study.fitted import FittedModel, FittedRun
 from leukoscope.study.inputs import load_input, stream
 from leukoscope.study.jobs import Labelled
@@ -47,7 +46,6 @@ NOUNS = {"acquisition": "acquisition group", "patient": "patient"}
 OTHERS = {"acquisition": "other groups", "patient": "other patients"}
 WITHIN = "same class"
 FOLLOWS = 0.2  # of the way from chance to best; below, a structure is called weak
-Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from leukoscope.core.files import write_csv
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.combining import log_probs, weighted_mean
 from leukoscope.evaluation.softmax import log_softmax, softmax
+from leukoscope.study.events import Tell, TellWithin
 from leukoscope.study.jobs import FitAndPredict, Labelled, Logits
 
-Tell = Callable[..., None]
 MakeJob = Callable[[Path, int, Tell], FitAndPredict]
 
 COLUMNS = ("member", "n_train", "n_val", "val_loss", "val_accuracy")
@@ -76,7 +76,7 @@ def fit_inner_folds(
     folds: int,
     folder: Path,
     seed: int,
-    tell: Tell,
+    tell: TellWithin,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
     """Fit one model on each inner fold and average the probabilities of the held-out images.

@@ -187,8 +187,7 @@ def run_study(
             from leukoscope.reporting.report import write_report
 
             write_report(run)
-    broken = [(r.path, r.reason) for r in found.manifest.images if r.status == "quarantined"]
-    return StudyResult(run, metrics, tuple(broken))
+    return StudyResult(run, metrics, found.manifest.unreadable)
 
 
 def audited(config: StudyConfig, listener: Listener) -> Audit:

@@ -23,6 +23,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.shared_images import SharedImage, shared_images, without_shared
 from leukoscope.study.arms import (
+    DEFAULTS,
     ONE_TRAINING,
     OVERLAP,
     Arm,
@@ -65,17 +66,11 @@ def plan_transfer(
     target: Path | str,
     *,
     recipe: str,
-    protocols: Sequence[str] = ("deduplicated",),
     source_protocol: str | None = None,
-    overrides: Sequence[str] = (),
     source_overrides: Sequence[str] = (),
     freeze: bool = False,
     conv: Sequence[int] = (),
-    folds: int = 1,
-    seed: int = 42,
-    backbone: str | None = None,
-    weights: str | None = None,
-    class_map: dict[str, str] | None = None,
+    **options: Any,
 ) -> TransferPlan:
     """Resolve the options of a double transfer.
 
@@ -83,30 +78,20 @@ def plan_transfer(
         source: Data of phase 1.
         target: Data of phase 2.
         recipe: Name or TOML file; its ``phase1`` table holds what differs in phase 1.
-        protocols: How the target is held out.
-        source_protocol: How the source is; default ``grouped`` where every image has a patient
-            id, else ``deduplicated``.
-        overrides: ``key=value`` for both phases; keys of the study for phase 2 alone.
+        source_protocol: How the source is held out; default ``grouped`` where every image has a
+            patient id, else ``deduplicated``.
         source_overrides: ``key=value`` for phase 1 alone, applied last.
         freeze: Phase 2 trains the head alone.
         conv: Widths of further convolutions before the head of phase 2.
-        folds: Of the target.
-        seed: Of everything random.
-        backbone: In place of the recipe's own.
-        weights: In place of the recipe's own.
-        class_map: Folder name → class, in both data sets.
+        **options: Of :func:`~leukoscope.study.run.study_config`. Protocols, folds and overrides of
+            the study are those of the target alone; overrides of the recipe hold in both phases.
 
     Raises:
         ConfigError: An option does not fit.
         UnknownNameError: No such recipe or backbone.
     """
-    common: dict[str, Any] = {
-        "recipes": (recipe,), "probes": (), "seed": seed, "backbone": backbone,
-        "weights": weights, "class_map": class_map,
-    }  # fmt: skip
-    base = study_config(
-        target, protocols=protocols, folds=folds, overrides=overrides, **common
-    )  # fmt: skip
+    common = {**DEFAULTS, **options, "recipes": (recipe,), "probes": ()}
+    base = study_config(target, **common)
     both = base.recipes[0]
     if not isinstance(both.training, GradientTraining):
         raise ConfigError(
@@ -117,8 +102,9 @@ def plan_transfer(
     fields = set(StudyConfig.model_fields)
     own = [text for text in source_overrides if text.partition("=")[0].split(".")[0] in fields]
     of_recipe = [text for text in source_overrides if text not in own]
-    protocol = source_protocol or _source_protocol(source, class_map)
-    first = study_config(source, protocols=(protocol,), folds=1, overrides=own, **common)
+    protocol = source_protocol or _source_protocol(source, options.get("class_map"))
+    of_source = {"protocols": (protocol,), "folds": 1, "overrides": own}
+    first = study_config(source, **{**common, **of_source})
     changed = apply_overrides(both.first_phase().model_dump(), of_recipe)
     phase1 = validate(Recipe, changed, f"phase 1 of {both.name}")
     if phase1.training.method != "gradient" or phase1.training.freeze == "all":

@@ -161,7 +161,6 @@ def run_tune(
     fold = hold_out(found, config.study)
     save_folds(run.splits, [fold], found.manifest)
     data = tuning_data(found, config, fold)
-    broken = tuple((r.path, r.reason) for r in found.manifest.images if r.status == "quarantined")
     limit = min(trials, grid_size(config.space)) if config.sampler == "grid" else trials
     key = sha256_json([config.model_dump(mode="json", exclude={"storage"}), data.sha256])
     with Trials(
@@ -184,7 +183,7 @@ def run_tune(
                     raise KeyboardInterrupt
                 raise nothing_completed(outcome.rows)
             summary = write_results(outcome)
-    return TuneResult(out, summary, interrupted, broken)
+    return TuneResult(out, summary, interrupted, found.manifest.unreadable)
 
 
 def measure_best(config: TuneConfig, out: Path, listener: Listener) -> StudyResult:

@@ -24,6 +24,7 @@ from leukoscope.datasets.passport import Audit
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.softmax import softmax
 from leukoscope.learning.linear_head import fit_linear_head
+from leukoscope.study.events import Tell
 from leukoscope.study.fitting import HEAD_HISTORY, job_seed
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.protocols import plan_protocols
@@ -32,7 +33,6 @@ from leukoscope.study.store import InputStore
 Rows = NDArray[np.int64]
 # (step, value so far) → whether to end the trial there
 Report = Callable[[int, float], bool]
-Tell = Callable[[int, int], None]
 Criterion = Literal["accuracy", "weighted_f1", "log_loss"]
 CRITERIA: dict[str, Criterion] = {
     "val_loss": "log_loss",
