@@ -12,7 +12,7 @@ import pytest
 
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_csv, write_csv, write_json
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
@@ -149,6 +149,19 @@ def test_an_unfinished_run_is_read_from_its_fits(run: RunFolder, tmp_path: Path)
     whole = _files_only(run.path, out=tmp_path / "whole")
     same = [_entry(r, "cnn-baseline")["results"]["random"] for r in (result, whole)]
     assert same[0]["metrics"] == same[1]["metrics"]
+
+
+@pytest.mark.usefixtures("no_pages")
+def test_both_trainings_of_a_refined_model_are_counted(run: RunFolder, tmp_path: Path) -> None:
+    refined = _copy(run, tmp_path / "refined")
+    model = refined.model("cnn-baseline", "random", 0)
+    (row,) = read_csv(model / HISTORY)
+    head = [{**row, "epoch": str(epoch)} for epoch in (1, 2, 3)]
+    write_csv(frozen_folder(model) / HISTORY, list(row), head)
+    training = _entry(_files_only(refined.path, out=tmp_path / "out"), "cnn-baseline")["training"]
+    assert (training["random"]["epochs"], training["random"]["best_epoch"]) == ([4], [4])
+    assert training["random"]["seconds"][0] == pytest.approx(4 * float(row["seconds"]))
+    assert len(training["random"]["curves"][0]["val_loss"]) == 4
 
 
 @pytest.mark.usefixtures("no_pages")

@@ -184,6 +184,13 @@ def test_members_that_do_not_fit_are_refused(
     (tmp_path / "mine.txt").write_text("thesis")
     with pytest.raises(UsageError, match="holds no ensemble"):
         run_ensemble(members, tmp_path)
+    old = RunFolder(tmp_path / "old")
+    old.path.mkdir()
+    old.ensemble.write_text("{}")
+    (old.path / "notes.txt").write_text("thesis")
+    with pytest.raises(UsageError, match=r"old holds notes.txt, which no ensemble wrote"):
+        run_ensemble(members, old.path)
+    assert (old.path / "notes.txt").is_file()
     copy = RunFolder(tmp_path / "killed")
     shutil.copytree(run, copy.path, ignore=shutil.ignore_patterns("models", "cache"))
     lines = copy.predictions.read_text().splitlines(keepends=True)

@@ -93,7 +93,7 @@ def ensemble(
         )
     from leukoscope.core.files import read_json
 
-    record = read_json(out / "ensemble.json")
+    record = read_json(result.run.ensemble)
     if as_json:
         print_json({"metrics": result.metrics, "ensemble": record})
     else:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from leukoscope.core.files import read_csv
+
+HISTORY = "history.csv"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -77,6 +81,11 @@ class RunFolder:
         return self.path / "model_card.md"
 
     @property
+    def ensemble(self) -> Path:
+        """Members, weights and tests, where the folder is that of an ensemble."""
+        return self.path / "ensemble.json"
+
+    @property
     def bundle(self) -> Path:
         """What ``predict`` uses."""
         return self.path / "bundle"
@@ -89,3 +98,24 @@ class RunFolder:
     def model(self, recipe: str, protocol: str, fold: int) -> Path:
         """The folder of one trained model: checkpoint and history."""
         return self.path / "models" / recipe / protocol / f"fold{fold}"
+
+
+def frozen_folder(model: Path) -> Path:
+    """Where the first of two trainings, that of the head alone, keeps its files."""
+    return model / "frozen"
+
+
+def training_history(model: Path) -> tuple[list[dict[str, str]], int]:
+    """What was written after each epoch of one model.
+
+    Args:
+        model: Of :meth:`RunFolder.model`.
+
+    Returns:
+        The rows, those of the head's own training first; and how many these are. No rows where
+        the model has no history.
+    """
+    last, first = model / HISTORY, frozen_folder(model) / HISTORY
+    rows = read_csv(last) if last.is_file() else []
+    head = read_csv(first) if rows and first.is_file() else []
+    return [*head, *rows], len(head)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -109,8 +108,3 @@ def _augmented(
     for number, start in enumerate(range(0, len(images), BATCH)):
         batch = torch.from_numpy(images[start : start + BATCH])
         yield from augment_batch(batch, transform, batch_seed(seed, view, number)).numpy()
-
-
-def frozen_folder(folder: Path) -> Path:
-    """Where the history of the head's training goes when the whole network is trained after it."""
-    return folder / "frozen"

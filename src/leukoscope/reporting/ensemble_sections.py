@@ -15,7 +15,7 @@ from leukoscope.reporting.wording import protocol_title
 
 def ensembles(study: Study) -> list[Section]:
     """Members, weights and paired tests; nothing for a study that is no ensemble."""
-    path = study.run.path / "ensemble.json"
+    path = study.run.ensemble
     if not path.is_file():
         return []
     record = read_json(path)

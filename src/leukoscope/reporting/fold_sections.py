@@ -89,9 +89,11 @@ def _chosen(study: Study, recipe: str, history: History | None) -> tuple[str, di
     if history is None or criterion not in history.columns:
         return DASH, {}
     values = history.columns[criterion]
-    if not np.isfinite(values).any():
+    if not np.isfinite(values[history.head :]).any():
         return DASH, {}
-    place = int(np.nanargmin(values) if criterion == "val_loss" else np.nanargmax(values))
+    last = values[history.head :]  # of two trainings only the second chose what serves
+    best = np.nanargmin if criterion == "val_loss" else np.nanargmax
+    place = history.head + int(best(last))
     found = {name: float(history.columns[name][place]) for name in VAL if name in history.columns}
     if "epoch" in history.columns:
         return f"epoch {place + 1} of {len(values)}", found

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.files import read_json
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.records import Fold, Manifest, load_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import RunFolder, training_history
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.reporting.wording import protocol_rank
 
@@ -51,19 +51,21 @@ class Scores:
 
 @dataclass(frozen=True)
 class History:
-    """One ``history.csv``.
+    """What was written after each epoch of one model.
 
     Attributes:
         recipe: Recipe name.
         protocol: Protocol name.
         fold: Number.
         columns: Values of each column; NaN where empty.
+        head: How many of the first rows are from the training of the head alone.
     """
 
     recipe: str
     protocol: str
     fold: int
     columns: Mapping[str, NDArray[np.float64]]
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -267,16 +269,18 @@ def _explanations(run: RunFolder) -> Sequence[Mapping[str, Any]]:
 
 def _histories(run: RunFolder) -> tuple[History, ...]:
     found = []
-    for path in sorted((run.path / "models").glob("*/*/fold*/history.csv")):
-        rows = read_csv(path)
+    for path in sorted((run.path / "models").glob("*/*/fold*")):
+        rows, head = training_history(path)
         if not rows:
             continue
         columns = {
             name: np.array([_number(row[name]) for row in rows], dtype=np.float64)
-            for name in rows[0]
+            for name in rows[-1]
         }
-        recipe, protocol, fold = path.parts[-4:-1]
-        found.append(History(recipe, protocol, int(fold.removeprefix("fold")), columns))
+        if head:
+            columns["epoch"] = np.arange(1.0, len(rows) + 1)
+        recipe, protocol, fold = path.parts[-3:]
+        found.append(History(recipe, protocol, int(fold.removeprefix("fold")), columns, head))
     return tuple(found)
 
 

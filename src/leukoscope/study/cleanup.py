@@ -17,7 +17,8 @@ from leukoscope.core.run_folder import RunFolder
 
 REPORT = ("config", "environment", "metrics", "report_html", "report_md", "model_card")
 _OTHERS = (
-    "manifest", "passport", "splits", "predictions", "figures", "explanations", "bundle", "cache",
+    "manifest", "passport", "splits", "predictions", "figures", "explanations", "ensemble",
+    "bundle", "cache",
 )  # fmt: skip
 REPORT_NAMES = frozenset(getattr(RunFolder(Path()), name).name for name in REPORT)
 OUR_NAMES = REPORT_NAMES | {getattr(RunFolder(Path()), name).name for name in _OTHERS} | {"models"}
@@ -213,14 +214,14 @@ def _plan(path: Path, keep_report: bool) -> CleanPlan:
     keep: list[Path] = []
     for entry in sorted(path.iterdir()):
         wanted = keep_report and entry.name in REPORT_NAMES
-        (remove if _is_ours(entry.name) and not wanted else keep).append(entry)
+        (remove if is_ours(entry.name) and not wanted else keep).append(entry)
     return CleanPlan(_info(path, path.parent), tuple(remove), tuple(keep), _size_mb(remove))
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
     """A study's own name, or a temporary file beside it that a kill left.
 
-    >>> _is_ours("metrics.json"), _is_ours(".metrics.json.k3x9.json"), _is_ours("notes.txt")
+    >>> is_ours("metrics.json"), is_ours(".metrics.json.k3x9.json"), is_ours("notes.txt")
     (True, True, False)
     """
     return name in OUR_NAMES or any(name.startswith(f".{own}.") for own in OUR_NAMES)

@@ -8,7 +8,7 @@ from typing import Any
 
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.recipe import GradientTraining, Recipe
-from leukoscope.core.files import read_csv
+from leukoscope.core.run_folder import training_history
 from leukoscope.study.compare_contests import Candidate
 
 CURVES = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
@@ -115,19 +115,17 @@ def _training(candidate: Candidate, recipe: Recipe, protocol: str) -> dict[str, 
     record: dict[str, Any] = {"epochs": [], "best_epoch": [], "seconds": [], "curves": []}
     if not isinstance(recipe.training, GradientTraining):
         return record
-    for path in sorted(folder.glob("fold*/history.csv")):
-        rows = read_csv(path)
-        if not rows or "epoch" not in rows[0]:
+    for path in sorted(folder.glob("fold*")):
+        rows, head = training_history(path)
+        if not rows or "epoch" not in rows[-1]:
             continue
-        before = path.parent / "frozen" / path.name  # the head's own training, before the whole's
-        head = read_csv(before) if before.is_file() else []
         columns = {
-            name: [_number(row.get(name, "")) for row in (*head, *rows)]
+            name: [_number(row.get(name, "")) for row in rows]
             for name in (*CURVES, "val_f1", "seconds")
         }
-        columns["epoch"] = [float(number + 1) for number in range(len(head) + len(rows))]
-        last = {name: values[len(head) :] for name, values in columns.items()}
-        record["epochs"].append(len(head) + len(rows))
+        columns["epoch"] = [float(number + 1) for number in range(len(rows))]
+        last = {name: values[head:] for name, values in columns.items()}
+        record["epochs"].append(len(rows))
         record["best_epoch"].append(_best_epoch(last, recipe.training.keep_best))
         record["seconds"].append(sum(value or 0.0 for value in columns["seconds"]))
         record["curves"].append({name: columns[name] for name in CURVES})

@@ -36,6 +36,7 @@ from leukoscope.evaluation.comparison import compare_tables
 from leukoscope.evaluation.fuzzy import Shape, TNorm, combine_members, member_system, rules_text
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.cleanup import is_ours
 from leukoscope.study.environment import describe_environment
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.members import Member, Stacked, common_folds, stack
@@ -45,7 +46,6 @@ from leukoscope.study.summary import summarise
 
 Method = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
 METHODS: tuple[Method, ...] = get_args(Method)
-RECORD = "ensemble.json"
 COMPARED = ("accuracy", "log_loss")
 TITLES: Mapping[str, str] = {
     "mean": "Soft voting: plain average of {n} models",
@@ -173,7 +173,7 @@ def run_ensemble(
         )
         write_json(run.metrics, metrics)
     with progress.step("comparing"):
-        write_json(run.path / RECORD, {
+        write_json(run.ensemble, {
             "schema": 1,
             "members": _described(members),
             "weights": weights,
@@ -189,13 +189,20 @@ def _open_folder(out: Path, members: Sequence[Member]) -> RunFolder:
     if any(out.resolve() == member.run.path.resolve() for member in members):
         raise UsageError(f"{out} is one of the members; name another folder with --out")
     if out.is_dir() and any(out.iterdir()):
-        if not (out / RECORD).is_file():
+        if not RunFolder(out).ensemble.is_file():
             raise UsageError(
                 f"{out} is not empty and holds no ensemble", hint="name a new folder with --out"
             )
+        foreign = sorted(path.name for path in out.iterdir() if not is_ours(path.name))
+        if foreign:
+            raise UsageError(
+                f"{out} holds {foreign[0]}, which no ensemble wrote: it is not replaced",
+                hint="name a new folder with --out",
+            )
         shutil.rmtree(out)
-    write_json(out / RECORD, {"schema": 1, "members": _described(members)})  # replaced at the end
-    return RunFolder(out)
+    run = RunFolder(out)
+    write_json(run.ensemble, {"schema": 1, "members": _described(members)})  # replaced at the end
+    return run
 
 
 def _described(members: Sequence[Member]) -> list[dict[str, str]]:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.recipe import Augmentation, GradientTraining, Recipe
+from leukoscope.core.run_folder import frozen_folder
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import ImageSet
 from leukoscope.learning.checkpoint import RESUME, save_checkpoint
-from leukoscope.learning.frozen import HeadOnly, frozen_folder
+from leukoscope.learning.frozen import HeadOnly
 from leukoscope.learning.trainer import predict_logits, train_gradient
 from leukoscope.study.events import Tell
 from leukoscope.study.jobs import HELD_OUT, Labelled, Logits
