@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -318,17 +319,20 @@ def _promises(tested: Tested) -> list[dict[str, Any]]:
 
 
 def _candidates(tested: Tested) -> list[dict[str, Any]]:
-    """Each score with the marginal guarantee, measured on ``val``, so that one can be chosen."""
+    """Each score and guarantee measured on ``val``, so that one can be chosen."""
     rows = []
     y = np.concatenate([t.y_true for t in tested.val])
-    for score in get_args(SetScore):
-        sets = _apply(tested.fit(score, "marginal"), tested.val)
-        size = sets.sum(axis=1)
+    guarantees: tuple[SetGuarantee, ...] = ("marginal", "class")
+    for score, guarantee in product(get_args(SetScore), guarantees):
+        sets = _apply(tested.fit(score, guarantee), tested.val)
+        size, held = sets.sum(axis=1), hits(sets, y)
         rows.append(
             {
                 "score": score,
+                "guarantee": guarantee,
                 "n": len(y),
-                "coverage": float(hits(sets, y).mean()),
+                "coverage": float(held.mean()),
+                "lowest_class": min(float(held[y == k].mean()) for k in np.unique(y)),
                 "size": float(size.mean()),
                 "single": float((size == 1).mean()),
                 "empty": float((size == 0).mean()),
