@@ -142,7 +142,7 @@ def _alike(entry: Mapping[str, Any], promises: Sequence[Mapping[str, Any]]) -> s
             return (
                 f"not exchangeable. {number(cal, 'share')} of the calibration images, but "
                 f"{number(test, 'share')} of the test images, are of {unit}s that the model was "
-                "trained on: the thresholds come from images that are easier."
+                "trained on: the thresholds come from images that it knows better."
             )
         if cal < 0.1 and test < 0.1:
             groups = next(e for e in promises if e["guarantee"] == "group")

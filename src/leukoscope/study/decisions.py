@@ -38,7 +38,7 @@ PARTITIONS: Mapping[str, str] = {"patient": "grouped", "acquisition cluster": "a
 
 
 @dataclass(frozen=True)
-class Tested:
+class FoldResults:
     """One recipe under one protocol, fold by fold.
 
     Attributes:
@@ -61,7 +61,7 @@ class Tested:
     def of(
         cls, table: PredictionTable, folds: Sequence[Fold], recipe: str, protocol: str,
         config: StudyConfig,
-    ) -> Tested:  # fmt: skip
+    ) -> FoldResults:  # fmt: skip
         """Sort out the rows of a recipe and a protocol."""
         rows = table.select(recipe=recipe, protocol=protocol, input="image")
         numbers = set(rows.select(part="test").fold.tolist())
@@ -109,7 +109,7 @@ class Tested:
         ]  # fmt: skip
 
 
-def calibration_entry(tested: Tested, recipe: str) -> dict[str, Any]:
+def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
     """Which scaling serves in each fold, and every calibration measure before and after."""
     records = _served(tested)
     logits = np.concatenate([t.logits for t in tested.test])
@@ -128,7 +128,7 @@ def calibration_entry(tested: Tested, recipe: str) -> dict[str, Any]:
 
 
 def decision_entries(
-    tests: Sequence[Tested], recipe: str, partitions: Mapping[str, Mapping[str, str]]
+    tests: Sequence[FoldResults], recipe: str, partitions: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     """Prediction sets, what may be promised, and what an order by confidence is worth.
 
@@ -164,7 +164,7 @@ def _units(fold: Fold, table: PredictionTable) -> list[str]:
     return fold.units(table.image_id.tolist())
 
 
-def _served(tested: Tested) -> list[Calibration]:
+def _served(tested: FoldResults) -> list[Calibration]:
     """The calibration behind the stored probabilities (those of older runs know no vectors)."""
     records = []
     for fold, cal in zip(tested.folds, tested.cal, strict=True):
@@ -180,7 +180,7 @@ def _apply(records: Sequence[Conformal], tables: Sequence[PredictionTable]) -> N
     return np.concatenate([prediction_sets(t.probs, record) for record, t in pairs])
 
 
-def _sets(tested: Tested, partitions: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """The sets that serve: coverage, size, and both by class, patient and cluster."""
     config, options = tested.config, tested.options
     sets = _apply(tested.fit(config.set_score, config.set_guarantee), tested.test)
@@ -224,7 +224,7 @@ def _sets(tested: Tested, partitions: Mapping[str, Mapping[str, str]]) -> dict[s
 
 
 def _part(
-    tested: Tested,
+    tested: FoldResults,
     rows: NDArray[np.bool_],
     held: NDArray[np.bool_],
     size: NDArray[np.int64],
@@ -241,7 +241,9 @@ def _part(
     }
 
 
-def _expected(tested: Tested, rows: NDArray[np.bool_], of_class: int | None = None) -> list[float]:
+def _expected(
+    tested: FoldResults, rows: NDArray[np.bool_], of_class: int | None = None
+) -> list[float]:
     """Beta-binomial limits of the coverage of ``rows`` if they were like the calibration images."""
     fold = np.repeat(np.arange(len(tested.test)), [len(t) for t in tested.test])
     m = np.bincount(fold[rows], minlength=len(tested.test)).tolist()
@@ -252,7 +254,10 @@ def _expected(tested: Tested, rows: NDArray[np.bool_], of_class: int | None = No
 
 
 def _by_unit(
-    tested: Tested, mapping: Mapping[str, str], held: NDArray[np.bool_], size: NDArray[np.int64]
+    tested: FoldResults,
+    mapping: Mapping[str, str],
+    held: NDArray[np.bool_],
+    size: NDArray[np.int64],
 ) -> list[dict[str, Any]]:
     """Every patient or cluster, the worst covered first."""
     ids = [image_id for t in tested.test for image_id in t.image_id.tolist()]
@@ -264,7 +269,7 @@ def _by_unit(
     return sorted(rows, key=lambda row: (row["coverage"], row["group"]))
 
 
-def _seen(tested: Tested, mapping: Mapping[str, str] | None) -> dict[str, float]:
+def _seen(tested: FoldResults, mapping: Mapping[str, str] | None) -> dict[str, float]:
     """Share of the cal and of the test images whose patient, cluster … was trained on, too."""
     known: dict[str, list[bool]] = {"cal": [], "test": []}
     for fold in tested.folds:
@@ -275,7 +280,7 @@ def _seen(tested: Tested, mapping: Mapping[str, str] | None) -> dict[str, float]
     return {part: float(np.mean(found)) for part, found in known.items()}
 
 
-def _attained(tested: Tested, guarantee: SetGuarantee) -> dict[str, Any]:
+def _attained(tested: FoldResults, guarantee: SetGuarantee) -> dict[str, Any]:
     """How many images or groups a guarantee rests on in its thinnest fold, and needs."""
     k = len(tested.test[0].class_names)
     counts = []
@@ -290,7 +295,7 @@ def _attained(tested: Tested, guarantee: SetGuarantee) -> dict[str, Any]:
     return {"n": n, "needed": needed, "attainable": n >= needed}
 
 
-def _promises(tested: Tested) -> list[dict[str, Any]]:
+def _promises(tested: FoldResults) -> list[dict[str, Any]]:
     """Each guarantee: whether the calibration images suffice, and what it gives on test.
 
     The last one, by class for new groups, is only counted: its sets are not made.
@@ -318,7 +323,7 @@ def _promises(tested: Tested) -> list[dict[str, Any]]:
     return [*rows, {"guarantee": "class and group", **both}]
 
 
-def _candidates(tested: Tested) -> list[dict[str, Any]]:
+def _candidates(tested: FoldResults) -> list[dict[str, Any]]:
     """Each score and guarantee measured on ``val``, so that one can be chosen."""
     rows = []
     y = np.concatenate([t.y_true for t in tested.val])
@@ -341,7 +346,7 @@ def _candidates(tested: Tested) -> list[dict[str, Any]]:
     return rows
 
 
-def _selective(tested: Tested) -> dict[str, Any]:
+def _selective(tested: FoldResults) -> dict[str, Any]:
     """Area under the risk–coverage curve, and the risk where some images are left unanswered."""
     probs = tested.probs
     confidence, wrong = probs.max(axis=1), probs.argmax(axis=1) != tested.y

@@ -14,7 +14,7 @@ from leukoscope.evaluation.hierarchy import BRANCHES
 from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics, proportion_interval
 from leukoscope.evaluation.operating_point import ChosenPoint, choose_threshold
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.study.decisions import Tested
+from leukoscope.study.decisions import FoldResults
 
 
 def malignant_classes(class_names: Sequence[str]) -> NDArray[np.bool_] | None:
@@ -63,7 +63,7 @@ def refusal(point: ChosenPoint, target: OperatingTarget) -> str:
 
 
 def operating_entry(
-    tests: Sequence[Tested], words: str, patients: Mapping[str, str] | None
+    tests: Sequence[FoldResults], words: str, patients: Mapping[str, str] | None
 ) -> dict[str, Any]:
     """``decisions.operating_point`` of ``metrics.json``.
 
@@ -88,7 +88,10 @@ def operating_entry(
 
 
 def _under(
-    tested: Tested, mask: NDArray[np.bool_], target: OperatingTarget, patients: Mapping[str, str]
+    tested: FoldResults,
+    mask: NDArray[np.bool_],
+    target: OperatingTarget,
+    patients: Mapping[str, str],
 ) -> dict[str, Any]:
     def of_patient(table: PredictionTable) -> list[str]:
         return [patients.get(i, i) for i in table.image_id.tolist()]

@@ -16,7 +16,7 @@ from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict import judge
-from leukoscope.study.decisions import PARTITIONS, Tested, calibration_entry, decision_entries
+from leukoscope.study.decisions import PARTITIONS, FoldResults, calibration_entry, decision_entries
 from leukoscope.study.operating import operating_entry
 from leukoscope.study.protocols import FINAL, UNITS, unit_of
 
@@ -244,7 +244,7 @@ def _promises(
             tested
             for protocol in protocols
             if protocol in UNITS
-            and (tested := Tested.of(table, folds, recipe, protocol, config)).folds
+            and (tested := FoldResults.of(table, folds, recipe, protocol, config)).folds
         ]
         for recipe in recipes
     }
