@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from scipy import special
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.calibration import (
+    apply_calibration,
+    apply_temperature,
+    fit_calibration,
+    fit_temperature,
+    fit_vector,
+)
 from leukoscope.evaluation.softmax import log_softmax, softmax
 
 
@@ -71,3 +77,59 @@ def test_rows_sum_to_one_for_any_logits(logits: list[list[float]], temperature: 
 def test_wrong_input_is_refused(logits, y) -> None:
     with pytest.raises(DataError, match="temperature"):
         fit_temperature(logits, y)
+    with pytest.raises(DataError, match="temperature"):
+        fit_calibration(logits, y)
+
+
+def test_vector_scaling_recovers_weights_and_biases() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 3, (20_000, 3))
+    true = softmax(logits * [0.5, 0.8, 0.6] + [0.0, 1.0, -1.0])
+    y = (true.cumsum(axis=1) > rng.random((20_000, 1))).argmax(axis=1)
+    weights, bias = fit_vector(logits, y)
+    assert weights == pytest.approx([0.5, 0.8, 0.6], rel=0.05)
+    assert bias - bias[0] == pytest.approx([0.0, 1.0, -1.0], abs=0.1)
+
+
+def test_the_fit_of_vectors_is_a_minimum() -> None:
+    from scipy.optimize import minimize
+
+    from leukoscope.evaluation.calibration import BIAS_SD, PRIOR_SD, WEIGHT_SD
+
+    logits, y = drawn(2.0, n=300)
+
+    def loss(x: np.ndarray) -> float:  # the documented posterior, without a gradient
+        log_p = log_softmax(logits * np.exp(x[1:5] - x[0]) + x[5:])
+        prior = (x[0] / PRIOR_SD) ** 2 + ((x[1:5] / WEIGHT_SD) ** 2).sum()
+        return -log_p[np.arange(300), y].sum() + (prior + ((x[5:] / BIAS_SD) ** 2).sum()) / 2
+
+    found = minimize(loss, np.zeros(9), method="BFGS").x
+    weights, bias = fit_vector(logits, y)
+    assert weights == pytest.approx(np.exp(found[1:5] - found[0]), rel=2e-3)
+    assert bias == pytest.approx(found[5:], abs=5e-3)
+
+
+def test_the_prior_shrinks_vectors_to_one_temperature() -> None:
+    logits, y = drawn(1.0, n=12)
+    weights, bias = fit_vector(logits, y)
+    assert np.ptp(np.log(weights)) < 0.3
+    assert np.abs(bias).max() < 1.2
+
+
+def test_vector_scaling_serves_only_where_it_is_clearly_better() -> None:
+    rng = np.random.default_rng(8)
+    chosen = []
+    for _ in range(30):  # temperature is the truth
+        logits = rng.normal(0, 3, (200, 4))
+        y = (softmax(logits / 1.5).cumsum(axis=1) > rng.random((200, 1))).argmax(axis=1)
+        chosen.append(fit_calibration(logits, y).method == "vector")
+    assert np.mean(chosen) < 0.25
+    logits, y = drawn(1.0, n=400)
+    moved = logits + np.array([2.0, 0, 0, 0])
+    shifted = fit_calibration(moved, y)
+    assert shifted.method == "vector"
+    assert apply_calibration(moved, shifted) == pytest.approx(
+        softmax(logits), abs=0.15
+    )  # fmt: skip
+    few = fit_calibration(moved, y, groups=[str(i % 9) for i in range(400)])
+    assert few.method == "temperature"  # nine groups cannot tell

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.conformal import (
-    empirical_coverage,
-    fit_lac,
-    grouped_coverage,
+    coverage_distribution,
+    expected_coverage,
+    fewest_for,
+    fit_sets,
+    hits,
     prediction_sets,
+    set_scores,
 )
 
 
@@ -25,8 +29,8 @@ def test_coverage_over_many_calibrations_is_the_nominal_one() -> None:
     found = []
     for seed in range(600):
         probs, y = calibrated(n + 50, seed)
-        threshold = fit_lac(probs[:n], y[:n], coverage)
-        found.append(prediction_sets(probs[n:], threshold)[np.arange(50), y[n:]].mean())
+        record = fit_sets(probs[:n], y[:n], coverage)
+        found.append(hits(prediction_sets(probs[n:], record), y[n:]).mean())
     assert np.mean(found) == pytest.approx(0.9, abs=0.008)
 
 
@@ -36,40 +40,105 @@ def test_calibration_images_are_covered_by_the_finite_sample_rank(
     n: int, seed: int, coverage: float
 ) -> None:
     probs, y = calibrated(n, seed)
-    threshold = fit_lac(probs, y, coverage)
-    inside = prediction_sets(probs, threshold)[np.arange(n), y].sum()
+    record = fit_sets(probs, y, coverage)
+    inside = hits(prediction_sets(probs, record), y).sum()
     assert inside == min(n, int(np.ceil(round((n + 1) * coverage, 9))))
 
 
 @pytest.mark.parametrize(("n", "every"), [(18, True), (19, False)])
-def test_too_few_images_give_every_class(n: int, every: bool) -> None:
-    probs, y = calibrated(n, 0)
-    threshold = fit_lac(probs, y, 0.95)  # needs ⌈0.95 (n + 1)⌉ ≤ n, i.e. n ≥ 19
-    assert (threshold == 1.0) is every
-    assert prediction_sets(probs, 1.0).all()
+@pytest.mark.parametrize("score", ["lac", "aps", "raps"])
+@pytest.mark.parametrize("guarantee", ["marginal", "class", "group"])
+def test_too_few_images_give_every_class(n: int, every: bool, score, guarantee) -> None:
+    assert fewest_for(0.95) == 19
+    probs = np.tile([0.5, 0.3, 0.2], (3 * n, 1))
+    y = np.repeat([0, 1, 2], n) if guarantee == "class" else np.zeros(3 * n, int)
+    if guarantee == "marginal":
+        probs, y = probs[:n], y[:n]
+    groups = [str(i % n) for i in range(3 * n)] if guarantee == "group" else None
+    record = fit_sets(probs, y, 0.95, score=score, guarantee=guarantee, groups=groups)
+    sets = prediction_sets([[0.02, 0.03, 0.95], [0.4, 0.35, 0.25]], record)
+    assert sets.all() == every
 
 
 def test_an_improbable_everything_is_an_empty_set() -> None:
-    assert not prediction_sets([[0.4, 0.3, 0.3]], 0.5).any()
+    record = fit_sets([[0.9, 0.05, 0.05]] * 40, [0] * 40, 0.9)
+    assert not prediction_sets([[0.4, 0.3, 0.3]], record).any()
 
 
-def test_coverage_with_intervals() -> None:
-    sets = np.eye(2, dtype=bool)[np.repeat([0, 1], 50)]
-    y = np.repeat([0, 1, 0], [50, 40, 10])
-    value, low, high = empirical_coverage(sets, y)
-    assert value == 0.9
-    assert low == pytest.approx(0.8238, abs=1e-3)
-    assert high == pytest.approx(0.9510, abs=1e-3)
-    interval = grouped_coverage(sets, y, [str(i // 5) for i in range(100)], replicates=300)
-    assert interval.value == 0.9
-    assert interval.n_groups == 20
-    assert interval.low < 0.9 < interval.high
+def test_scores_against_their_definitions() -> None:
+    probs = np.random.default_rng(0).dirichlet([0.4] * 5, 40)
+    for p, aps, raps in zip(
+        probs, set_scores(probs, "aps"), set_scores(probs, "raps", penalty=0.2, free=2), strict=True
+    ):
+        for k in range(5):
+            assert aps[k] == pytest.approx(p[p >= p[k]].sum())
+            assert raps[k] == pytest.approx(aps[k] + 0.2 * max(0, (p >= p[k]).sum() - 2))
+
+
+def test_each_class_is_covered_by_its_own_threshold() -> None:
+    rng = np.random.default_rng(5)
+    found: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(300):
+        y = rng.permutation(np.repeat([0, 1], [300, 59]))
+        p = np.clip(rng.normal(np.where(y == 0, 0.9, 0.45), 0.15), 0.01, 0.99)
+        probs = np.stack([p, 1 - p], axis=1)
+        record = fit_sets(probs[:180], y[:180], 0.9, guarantee="class")
+        held = hits(prediction_sets(probs[180:], record), y[180:])
+        for k in (0, 1):
+            found[k].append(held[y[180:] == k].mean())
+    for k in (0, 1):
+        assert 0.895 < np.mean(found[k]) < 0.945
+
+
+def grouped(rng: np.random.Generator, k: int, size: int) -> tuple[np.ndarray, list[str]]:
+    """Scores of k groups that differ, as probabilities of a class 0 that is always right."""
+    shift = rng.normal(0, 1, k).repeat(size)
+    p = 1 / (1 + np.exp(-(1.5 + shift + rng.normal(0, 0.3, k * size))))
+    return np.stack([p, 1 - p], axis=1), [str(i) for i in np.arange(k).repeat(size)]
+
+
+def test_the_promise_by_group_holds_for_new_groups_where_that_by_image_need_not() -> None:
+    rng, by_group, by_image = np.random.default_rng(3), [], []
+    for _ in range(400):
+        probs, groups = grouped(rng, 25, 8)
+        zero, last = np.zeros(192, int), slice(192, 200)  # the last group is new
+        for found, options in (
+            (by_group, {"guarantee": "group", "groups": groups[:192]}), (by_image, {})
+        ):  # fmt: skip
+            record = fit_sets(probs[:192], zero, 0.9, **options)
+            found.append(hits(prediction_sets(probs[last], record), zero[:8]).mean())
+    assert np.mean(by_group) > 0.9
+    assert np.mean(by_image) < np.mean(by_group)
+
+
+def test_single_images_as_groups_are_the_promise_by_image() -> None:
+    probs, y = calibrated(73, 4)
+    own = [str(i) for i in range(73)]
+    for coverage in (0.8, 0.9, 0.95):
+        one = fit_sets(probs, y, coverage)
+        other = fit_sets(probs, y, coverage, guarantee="group", groups=own)
+        assert one.threshold == other.threshold
+
+
+def test_coverage_is_distributed_as_scipy_says() -> None:
+    found = coverage_distribution([(199, 300)], 0.95)
+    assert found == pytest.approx(stats.betabinom(300, 190, 10).pmf(np.arange(301)), abs=1e-10)
+    two = coverage_distribution([(39, 50), (49, 40)], 0.9)
+    a, b = stats.betabinom(50, 36, 4), stats.betabinom(40, 45, 5)
+    assert two[88] == pytest.approx(
+        sum(a.pmf(i) * b.pmf(88 - i) for i in range(48, 51)), rel=1e-9
+    )  # fmt: skip
+    low, high = expected_coverage([(199, 300)], 0.95)
+    assert stats.betabinom(300, 190, 10).interval(0.95) == (low * 300, high * 300)
+    assert expected_coverage([(10, 300)], 0.95) == (1.0, 1.0)
 
 
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(DataError, match="coverage in"):
-        fit_lac([[0.5, 0.5]], [0], 1.0)
+        fit_sets([[0.5, 0.5]], [0], 1.0)
     with pytest.raises(DataError, match="unknown"):
-        fit_lac([[0.5, 0.5]], [-1], 0.9)
-    with pytest.raises(DataError, match="0 of 0"):
-        empirical_coverage(np.zeros((0, 2), bool), [])
+        fit_sets([[0.5, 0.5]], [-1], 0.9)
+    with pytest.raises(DataError, match="n ≥ 1"):
+        fit_sets(np.zeros((0, 2)), [], 0.9)
+    with pytest.raises(DataError, match="only for"):
+        fit_sets([[0.5, 0.5]], [0], 0.9, guarantee="group")

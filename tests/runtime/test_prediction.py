@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukoscope.config.bundle import QualityLimits
+from leukoscope.config.bundle import OperatingPoint, QualityLimits
 from leukoscope.core.errors import ImageError
 from leukoscope.imaging.quality import QUALITY_MEASURES
 from leukoscope.runtime import prediction
@@ -36,6 +36,20 @@ def test_no_class_asks_for_review(tiny: SimpleNamespace) -> None:
     decision, (reason,) = decide(tiny.record(), (), 1.0, FINE)
     assert decision == "review"
     assert reason == "No class is probable enough for 90% confidence."
+
+
+def test_the_flagged_side_of_an_operating_point_is_said(tiny: SimpleNamespace) -> None:
+    words = "miss at most 2 % of malignant fields, with 95 % confidence"
+    record = tiny.record(operating_point=OperatingPoint(words=words, threshold=0.1, n_cal=200))
+    flagged = {"benign": 0.85, "pre_b": 0.1, "pro_b": 0.05}
+    decision, (reason,) = decide(record, ("benign",), 1.0, FINE, flagged)
+    assert decision == "review"
+    assert reason == f"P(malignant) 0.15 reaches 0.1, the limit chosen to “{words}”: flagged."
+    malignant = {"benign": 0.05, "pre_b": 0.9, "pro_b": 0.05}
+    assert decide(record, ("pre_b",), 1.0, FINE, malignant)[0] == "accept"
+    assert "flagged" in decide(record, ("pre_b",), 1.0, FINE, malignant)[1][0]
+    cleared = {"benign": 0.95, "pre_b": 0.04, "pro_b": 0.01}
+    assert decide(record, ("benign",), 1.0, FINE, cleared) == ("accept", ())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import threading
@@ -14,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import leukoscope
-from leukoscope.config.bundle import Conformal
+from leukoscope.config.bundle import Calibration, Conformal
 from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_file
 from leukoscope.evaluation.softmax import softmax
 from leukoscope.imaging.decode import decode_image
 from leukoscope.runtime import predictor as module
-from leukoscope.runtime.bundle import save_bundle
+from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.predictor import Failure, Prediction, Predictor, load_bundle
 
@@ -227,6 +228,44 @@ def test_the_prediction_set_leads_to_review(
     (answer,) = load_bundle(tmp_path / "b", engine=ENGINE).predict([tiny.colour(90, 80, 70)])
     assert len(answer.prediction_set) == size
     assert answer.decision == "review"
+
+
+def test_vector_scaling_and_thresholds_by_class_are_applied(
+    tiny: SimpleNamespace, tmp_path: Path
+) -> None:
+    image, old = tiny.colour(90, 80, 70), tiny.record()
+    save_bundle(tmp_path / "old", old, tiny.files())
+    (before,) = load_bundle(tmp_path / "old", engine=ENGINE).predict([image])
+    bias = (0.0, 0.0, 12.0)
+    calibration = Calibration(temperature=1.0, weights=(1.0, 0.5, 2.0), bias=bias, n_cal=50)
+    conformal = Conformal(
+        coverage=0.9, guarantee="class", threshold=1.0, thresholds=(0.0, 1.0, 0.5), n_cal=50
+    )
+    record = tiny.record(calibration=calibration, conformal=conformal)
+    save_bundle(tmp_path / "b", record, tiny.files())
+    (answer,) = load_bundle(tmp_path / "b", engine=ENGINE).predict([image])
+    z = np.array(before.logits) * (1.0, 0.5, 2.0) + bias
+    expected = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+    assert list(answer.probabilities.values()) == pytest.approx(expected.tolist())
+    assert answer.predicted == tiny.record().class_names[2]  # the bias decides, not the logit
+    assert answer.prediction_set == record.class_names[1:]
+
+
+def test_a_bundle_of_an_earlier_version_still_loads(tiny: SimpleNamespace, tmp_path: Path) -> None:
+    save_bundle(tmp_path / "b", tiny.record(), tiny.files())
+    path = tmp_path / "b" / "bundle.json"
+    values = json.loads(path.read_text())
+    for key in ("weights", "bias"):
+        del values["calibration"][key]
+    values["conformal"] = {"coverage": 0.9, "threshold": 0.8, "n_cal": 50}
+    del values["operating_point"]
+    path.write_text(json.dumps(values))
+    record = read_bundle(tmp_path / "b").record
+    assert record == tiny.record(files=record.files)
+    values["conformal"]["thresholds"] = [0.5]
+    path.write_text(json.dumps(values))
+    with pytest.raises(BundleError, match=r"conformal\.thresholds: expected 3 numbers"):
+        read_bundle(tmp_path / "b")
 
 
 def test_a_bundle_without_ood_statistics_gives_no_score(

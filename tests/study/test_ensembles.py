@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_study_config
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
-from leukoscope.core.records import Fold, Manifest
+from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import log_probs
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
@@ -127,8 +127,10 @@ def test_the_mean_is_the_mean_calibrated_on_cal(ensemble: StudyResult) -> None:
     order = [part.take(np.argsort(part.image_id)) for part in parts]
     logits = log_probs(np.mean([part.probs for part in order[:-1]], axis=0))
     cal = order[-1].part == "cal"
-    temperature = fit_temperature(logits[cal], order[-1].y_true[cal])
-    np.testing.assert_allclose(order[-1].probs, apply_temperature(logits, temperature), atol=1e-6)
+    fold = load_folds(ensemble.run.splits)[0]
+    units = np.array(fold.units(order[-1].image_id.tolist()))
+    record = fit_calibration(logits[cal], order[-1].y_true[cal], units[cal])
+    np.testing.assert_allclose(order[-1].probs, apply_calibration(logits, record), atol=1e-6)
 
 
 def test_the_record_names_members_weights_and_tests(ensemble: StudyResult) -> None:

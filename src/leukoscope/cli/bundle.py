@@ -115,15 +115,9 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
         ),
         ("input", f"{pre.size_px} px, {pre.resize}; {steps}"),
         ("normalisation", f"mean {_triple(pre.mean)}, std {_triple(pre.std)}"),
-        (
-            "temperature",
-            f"{record.calibration.temperature:.3f}, from {record.calibration.n_cal} images",
-        ),
-        (
-            "prediction sets",
-            f"aim at {record.conformal.coverage:.0%}, threshold {record.conformal.threshold:.3f}, "
-            f"from {record.conformal.n_cal} images",
-        ),
+        ("calibration", _calibration(record)),
+        ("prediction sets", _sets(record)),
+        ("operating point", _point(record)),
         (
             "unlike training",
             "not measured"
@@ -137,6 +131,34 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
         ("files", f"{len(record.files)}, hashes fit"),
         ("versions", ", ".join(f"{name} {v}" for name, v in record.versions.items())),
     ]
+
+
+def _calibration(record: BundleRecord) -> str:
+    fitted, n = record.calibration, f"from {record.calibration.n_cal} images"
+    if fitted.weights is None or fitted.bias is None:
+        return f"temperature {fitted.temperature:.3f}, {n}"
+    pairs = zip(record.class_names, fitted.weights, fitted.bias, strict=True)
+    return "; ".join(f"{name} {w:.3f} · logit {b:+.3f}" for name, w, b in pairs) + f", {n}"
+
+
+def _sets(record: BundleRecord) -> str:
+    sets = record.conformal
+    limits = f"threshold {sets.threshold:.3f}"
+    if sets.thresholds is not None:
+        pairs = zip(record.class_names, sets.thresholds, strict=True)
+        limits = "thresholds " + ", ".join(f"{name} {limit:.3f}" for name, limit in pairs)
+    groups = f" in {sets.n_groups} groups" if sets.n_groups else ""
+    return (
+        f"aim at {sets.coverage:.0%} ({sets.guarantee}, {sets.score.upper()}), {limits}, "
+        f"from {sets.n_cal} images{groups}"
+    )
+
+
+def _point(record: BundleRecord) -> str:
+    point = record.operating_point
+    if point is None:
+        return "none"
+    return f"flagged from P(malignant) {point.threshold:.4g} on: “{point.words}”"
 
 
 def _triple(values: tuple[float, float, float]) -> str:

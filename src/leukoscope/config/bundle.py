@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
 from leukoscope.config.preprocess import PreprocessSpec
@@ -13,27 +13,78 @@ BUNDLE_SCHEMA: Final = 1
 
 
 class Calibration(Strict):
-    """Temperature scaling: probabilities are softmax(logits / temperature).
+    """How logits become probabilities (Guo et al. 2017, section 4.2).
 
     Attributes:
-        temperature: Fitted on the ``cal`` part (Guo et al. 2017).
+        temperature: Temperature scaling: softmax(logits / temperature).
+        weights: Vector scaling, where it serves instead: softmax(weights · logits + bias).
+        bias: Of vector scaling, one number a class.
         n_cal: Number of images it was fitted on.
     """
 
     temperature: Annotated[float, Field(gt=0)]
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    bias: tuple[float, ...] | None = None
     n_cal: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _is_one_method(self) -> Calibration:
+        if (self.weights is None) != (self.bias is None) or (
+            self.weights is not None and self.bias is not None
+            and len(self.weights) != len(self.bias)
+        ):  # fmt: skip
+            raise ValueError("vector scaling needs one weight and one bias for each class")
+        return self
+
+    @property
+    def method(self) -> Literal["temperature", "vector"]:
+        """Which of the two serves."""
+        return "temperature" if self.weights is None else "vector"
+
+
+SetScore = Literal["lac", "aps", "raps"]
+SetGuarantee = Literal["marginal", "class", "group"]
 
 
 class Conformal(Strict):
-    """Split-conformal prediction sets, LAC score 1 − p(class) (Sadinle et al. 2019).
+    """Split-conformal prediction sets: a class is in the set where its score ≤ the threshold.
 
     Attributes:
-        coverage: Nominal marginal coverage under exchangeability.
-        threshold: A class belongs to the set where 1 − p(class) ≤ threshold; 1 means every class.
+        coverage: Nominal coverage under exchangeability.
+        score: ``lac`` 1 − p(class) (Sadinle et al. 2019); ``aps`` the probability of all classes
+            that are at least as probable (Romano et al. 2020), without randomisation; ``raps``
+            the same plus ``penalty`` for each rank beyond ``free`` (Angelopoulos et al. 2021).
+        guarantee: ``marginal`` over images, within each ``class``, or for an image of a new
+            ``group`` (Lee, Barber & Willett 2023).
+        threshold: For every class, unless ``thresholds`` says otherwise.
+        thresholds: One a class, of the guarantee by class.
+        penalty: λ of ``raps``.
+        free: Ranks without penalty, k_reg of ``raps``.
         n_cal: Number of calibration images.
+        n_groups: Number of calibration groups, of the guarantee by group.
     """
 
     coverage: Annotated[float, Field(gt=0, lt=1)]
+    score: SetScore = "lac"
+    guarantee: SetGuarantee = "marginal"
+    threshold: Annotated[float, Field(ge=0)]
+    thresholds: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    penalty: Annotated[float, Field(ge=0)] = 0.0
+    free: Annotated[int, Field(ge=0)] = 0
+    n_cal: Annotated[int, Field(ge=1)]
+    n_groups: Annotated[int, Field(ge=1)] | None = None
+
+
+class OperatingPoint(Strict):
+    """From which P(malignant) on an image is flagged.
+
+    Attributes:
+        words: What was asked for.
+        threshold: Flagged where P(malignant) ≥ threshold.
+        n_cal: Number of malignant calibration images, or patients, behind it.
+    """
+
+    words: str
     threshold: Annotated[float, Field(ge=0, le=1)]
     n_cal: Annotated[int, Field(ge=1)]
 
@@ -82,6 +133,8 @@ class BundleRecord(Strict):
         preprocess: How an image becomes the graph's input.
         calibration: Probabilities.
         conformal: Prediction sets.
+        operating_point: Flagging of images that may be malignant; None where none was asked for
+            or the calibration images could not support it.
         ood: Rejection of what the model does not know; None where it could not be fitted.
         quality: Limits behind quality notes.
         parity_max_abs: Largest logit difference between graph and torch model on real images.
@@ -100,6 +153,7 @@ class BundleRecord(Strict):
     preprocess: PreprocessSpec
     calibration: Calibration
     conformal: Conformal
+    operating_point: OperatingPoint | None = None
     ood: OutOfDistribution | None = None
     quality: QualityLimits | None = None
     parity_max_abs: float
@@ -107,3 +161,16 @@ class BundleRecord(Strict):
     versions: dict[str, str]
     licence: str
     files: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits_the_classes(self) -> BundleRecord:
+        for name, values in (
+            ("calibration.weights", self.calibration.weights),
+            ("conformal.thresholds", self.conformal.thresholds),
+        ):
+            if values is not None and len(values) != len(self.class_names):
+                raise ValueError(
+                    f"{name}: expected {len(self.class_names)} numbers, one a class, "
+                    f"got {len(values)}"
+                )
+        return self

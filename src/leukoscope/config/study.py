@@ -8,6 +8,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
+from leukoscope.config.bundle import SetGuarantee, SetScore
+from leukoscope.config.operating import parse_operating_point
 from leukoscope.config.recipe import Recipe
 
 ProtocolName = Literal[
@@ -80,6 +82,9 @@ class StudyConfig(Strict):
         bootstrap: Number of bootstrap replicates of each interval.
         confidence: Level of each interval.
         coverage: Coverage that the prediction sets aim at.
+        set_score: What makes a class belong to a prediction set: ``lac``, ``aps`` or ``raps``.
+        set_guarantee: For what the coverage is promised: ``marginal``, ``class`` or ``group``.
+        operating_point: ``miss at most 2 % of malignant fields, with 95 % confidence``, or empty.
         explanations: Number of Grad-CAM panels of right and of wrong predictions.
         bundle: Fit the first recipe once more, on all images, and pack it to predict with.
     """
@@ -93,5 +98,14 @@ class StudyConfig(Strict):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     coverage: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    set_score: SetScore = "lac"
+    set_guarantee: SetGuarantee = "marginal"
+    operating_point: str = ""
     explanations: Annotated[int, Field(ge=0, le=100)] = 6
     bundle: bool = True
+
+    @model_validator(mode="after")
+    def _operating_point_is_understood(self) -> StudyConfig:
+        if self.operating_point:
+            parse_operating_point(self.operating_point)
+        return self

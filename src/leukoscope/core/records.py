@@ -133,6 +133,10 @@ class Fold:
         """The image ids of one part, sorted."""
         return sorted(image_id for image_id, name in self.parts.items() if name == part)
 
+    def units(self, image_ids: Iterable[str]) -> list[str]:
+        """The unit of each image; an image without one stands for itself."""
+        return [self.groups.get(image_id, image_id) for image_id in image_ids]
+
 
 SPLIT_COLUMNS = ("image_id", "sha256", "protocol", "fold", "part", "group")
 

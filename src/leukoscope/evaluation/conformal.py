@@ -1,124 +1,240 @@
-"""Split-conformal prediction sets with the LAC score 1 − p(class) (Sadinle et al. 2019).
+"""Split-conformal prediction sets: three scores, and guarantees over images, classes or groups.
 
 The sets hold the true class with at least the nominal probability for images exchangeable with
-the calibration images. Images of an unseen slide are not: measure the coverage there.
+the calibration images (or, by group, for an image of a group exchangeable with the calibration
+groups). Images of an unseen slide are not: measure the coverage there. No score is randomised,
+so that the same image always gets the same set; APS and RAPS then cover more than they must.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.intervals import Interval, bootstrap_mean, proportion_interval
+
+FloatArray = NDArray[np.float64]
+
+PENALTY: Final = 0.1  # λ of RAPS, set beforehand: a tenth for each class after the first
+FREE: Final = 1  # k_reg of RAPS
+_TIE: Final = 1e-12  # sums of probabilities differ in the last bits from one machine to another
 
 
-def fit_lac(probs: ArrayLike, y: ArrayLike, coverage: float) -> float:
-    """The largest score 1 − p(class) with which a class still belongs to the set.
+def set_scores(
+    probs: ArrayLike, score: SetScore = "lac", *, penalty: float = PENALTY, free: int = FREE
+) -> FloatArray:
+    """How little each class fits each image; small for probable classes.
 
-    It is the ⌈(n + 1) · coverage⌉-th smallest score of the true classes (Angelopoulos & Bates
-    2023, section 1), and 1, i.e. every class, where n is too small for the coverage.
+    Args:
+        probs: (n, K) calibrated probabilities.
+        score: ``lac``: 1 − p (Sadinle et al. 2019, section 2). ``aps``: sum of the probabilities
+            of all classes at least as probable (Romano et al. 2020, equation 5 with u = 1).
+            ``raps``: that plus ``penalty`` · max(0, rank − ``free``) (Angelopoulos et al. 2021,
+            equation 4).
+        penalty: λ of ``raps``.
+        free: k_reg of ``raps``.
+
+    Returns:
+        (n, K) float64 ≥ 0.
+
+    >>> set_scores([[0.5, 0.3, 0.2]], "lac").round(2).tolist()
+    [[0.5, 0.7, 0.8]]
+    >>> set_scores([[0.5, 0.3, 0.2]], "aps").round(2).tolist()
+    [[0.5, 0.8, 1.0]]
+    >>> set_scores([[0.5, 0.3, 0.2]], "raps", penalty=0.1, free=1).round(2).tolist()
+    [[0.5, 0.9, 1.2]]
+    """
+    p = np.asarray(probs, dtype=np.float64)
+    if score == "lac":
+        return 1 - p
+    order = np.argsort(-p, axis=1, kind="stable")
+    rank = np.argsort(order, axis=1, kind="stable")
+    total = np.take_along_axis(np.cumsum(np.take_along_axis(p, order, 1), axis=1), rank, 1)
+    return total if score == "aps" else total + penalty * np.maximum(0, rank + 1 - free)
+
+
+def fit_sets(
+    probs: ArrayLike,
+    y: ArrayLike,
+    coverage: float,
+    *,
+    score: SetScore = "lac",
+    guarantee: SetGuarantee = "marginal",
+    groups: Sequence[str] | NDArray[Any] | None = None,
+) -> Conformal:
+    """Thresholds of prediction sets.
+
+    ``marginal``: the ⌈(n + 1) · coverage⌉-th smallest score of the true classes (Angelopoulos &
+    Bates 2023, section 1). ``class``: the same among the images of each class (Mondrian; Vovk
+    2012). ``group``: the quantile of the scores in which each group weighs 1 / (K + 1), shared
+    evenly by its images, and infinity the rest (Lee, Barber & Willett 2023, "hierarchical
+    conformal prediction"); it holds for an image of a new group. Where there are too few images
+    or groups for the coverage (:func:`fewest_for`) the set holds every class.
 
     Args:
         probs: (n, K) calibrated probabilities of images used for nothing else.
         y: (n,) class indices.
         coverage: Wanted probability that the true class is in the set, in (0, 1).
-
-    Returns:
-        Threshold in [0, 1].
+        score: See :func:`set_scores`.
+        guarantee: For what the coverage is promised.
+        groups: (n,) patient, cluster … of each image; needed by ``group``.
 
     Raises:
         DataError: Shapes do not fit, a class is unknown, or the coverage is out of range.
 
-    >>> round(fit_lac([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]], [0, 0, 0], 0.5), 3)
+    >>> probs = [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]
+    >>> round(fit_sets(probs, [0, 0, 0], 0.5).threshold, 3)
     0.2
-    >>> fit_lac([[0.9, 0.1]], [0], 0.95)
+    >>> fit_sets(probs, [0, 0, 0], 0.95).threshold  # every class
     1.0
+    >>> fit_sets(probs, [0, 0, 0], 0.5, guarantee="group", groups=["a", "a", "b"]).threshold
+    0.4
     """
     values, truth = np.asarray(probs, dtype=np.float64), np.asarray(y, dtype=np.int64)
-    if values.ndim != 2 or truth.shape != values.shape[:1] or not 0 < coverage < 1:
+    n = len(truth)
+    if values.ndim != 2 or truth.shape != values.shape[:1] or not 0 < coverage < 1 or n == 0:
         raise DataError(
-            f"prediction sets: expected probs (n, K), y (n,) and a coverage in (0, 1), "
+            f"prediction sets: expected probs (n, K), y (n,) of n ≥ 1 and a coverage in (0, 1), "
             f"got {values.shape}, {truth.shape} and {coverage}"
         )
-    n = len(truth)
-    if n and (truth.min() < 0 or truth.max() >= values.shape[1]):
+    if truth.min() < 0 or truth.max() >= values.shape[1]:
         raise DataError("prediction sets: a true class is unknown")
-    rank = math.ceil((n + 1) * coverage - 1e-9)  # 20 · 0.95 must be 19, whatever the last bit
-    if rank > n:
-        return 1.0
-    scores = np.sort(1 - values[np.arange(n), truth])
-    return float(np.clip(scores[rank - 1], 0.0, 1.0))
+    labels = np.arange(n) if groups is None else np.asarray(groups)
+    if labels.shape != (n,) or (guarantee == "group") != (groups is not None):
+        raise DataError("prediction sets: expected one group an image for, and only for, `group`")
+    k = values.shape[1]
+    raps = score == "raps"
+    every = 1.0 + (PENALTY * max(0, k - FREE) if raps else 0.0)  # the score of the last class
+    own = set_scores(values, score)[np.arange(n), truth]
+    by_class = None
+    if guarantee == "class":
+        by_class = tuple(
+            min(every, _quantile(own[truth == c], labels[truth == c], coverage)) for c in range(k)
+        )
+    return Conformal(
+        coverage=coverage,
+        score=score,
+        guarantee=guarantee,
+        threshold=every if by_class else float(np.clip(_quantile(own, labels, coverage), 0, every)),
+        thresholds=by_class,
+        penalty=PENALTY if raps else 0.0,
+        free=FREE if raps else 0,
+        n_cal=n,
+        n_groups=len(np.unique(labels)) if guarantee == "group" else None,
+    )
 
 
-def prediction_sets(probs: ArrayLike, threshold: float) -> NDArray[np.bool_]:
-    """Which classes belong to the set of each image.
+def prediction_sets(probs: ArrayLike, record: Conformal) -> NDArray[np.bool_]:
+    """Which classes belong to the set of each image; NumPy alone.
 
     A set can be empty: no class is probable enough. It is left so, as a sign of an image unlike
     the calibration images.
 
     Args:
         probs: (n, K) calibrated probabilities.
-        threshold: Of :func:`fit_lac`.
+        record: Of :func:`fit_sets`.
 
     Returns:
         (n, K) bool.
 
-    >>> prediction_sets([[0.7, 0.25, 0.05]], 0.8).tolist()
-    [[True, True, False]]
+    >>> prediction_sets([[0.7, 0.25, 0.05]], Conformal(coverage=0.9, threshold=0.8, n_cal=9))
+    array([[ True,  True, False]])
     """
-    return np.asarray(1 - np.asarray(probs, dtype=np.float64) <= threshold)
+    scores = set_scores(probs, record.score, penalty=record.penalty, free=record.free)
+    limit = record.threshold if record.thresholds is None else np.array(record.thresholds)
+    return np.asarray(scores <= limit + _TIE)
 
 
-def empirical_coverage(
-    sets: NDArray[np.bool_], y: ArrayLike, *, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Share of images whose set holds the true class, with its Clopper–Pearson interval.
+def fewest_for(coverage: float) -> int:
+    """Smallest n whose conformal quantile is not trivial: ⌈(n + 1) · coverage⌉ ≤ n.
 
-    The interval takes images as independent; see :func:`grouped_coverage` where they are not.
+    >>> fewest_for(0.95), fewest_for(0.9)
+    (19, 9)
+    """
+    return math.ceil(round(coverage / (1 - coverage), 6))
+
+
+def coverage_distribution(cal_and_test: Sequence[tuple[int, int]], coverage: float) -> FloatArray:
+    """How many test images are covered if calibration and test images are exchangeable.
+
+    The number among m test images is beta-binomial with a = ⌈(n + 1) · coverage⌉ and
+    b = n + 1 − a (Vovk 2012; Angelopoulos & Bates 2023, appendix C); over folds, taken as
+    independent, the distributions are convolved. All are covered where n is too small.
 
     Args:
-        sets: (n, K) bool.
-        y: (n,) class indices.
-        confidence: Level of the interval.
+        cal_and_test: Number of calibration images n and of test images m of each fold.
+        coverage: Nominal coverage.
 
     Returns:
-        Value, lower and upper limit.
+        (M + 1,) probability of 0 … M covered images, M the test images of all folds.
 
-    Raises:
-        DataError: There is no image.
-
-    >>> sets = np.array([[True, False]] * 9 + [[False, True]])
-    >>> [round(x, 3) for x in empirical_coverage(sets, [0] * 10)]
-    [0.9, 0.555, 0.997]
+    >>> coverage_distribution([(1, 2)], 0.5).round(4).tolist()
+    [0.3333, 0.3333, 0.3333]
     """
-    hits = _hits(sets, y)
-    low, high = proportion_interval(int(hits.sum()), len(hits), confidence=confidence)
-    return float(hits.mean()), low, high
+    from scipy.special import betaln, gammaln
+
+    total = np.ones(1)
+    for n, m in cal_and_test:
+        a = _rank(n, coverage)
+        k = np.arange(m + 1)
+        if a > n:
+            p = (k == m).astype(np.float64)
+        else:
+            choose = gammaln(m + 1) - gammaln(k + 1) - gammaln(m - k + 1)
+            p = np.exp(choose + betaln(k + a, m - k + n + 1 - a) - betaln(a, n + 1 - a))
+        total = np.convolve(total, p)
+    return np.asarray(total / total.sum())
 
 
-def grouped_coverage(
-    sets: NDArray[np.bool_],
-    y: ArrayLike,
-    groups: NDArray[np.str_] | list[str],
-    *,
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Coverage with a bootstrap interval over whole groups; arguments as in ``intervals``."""
-    return bootstrap_mean(
-        _hits(sets, y),
-        groups=groups,
-        y_true=y,
-        replicates=replicates,
-        confidence=confidence,
-        seed=seed,
-    )
+def expected_coverage(
+    cal_and_test: Sequence[tuple[int, int]], coverage: float, *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Limits in which the measured coverage should lie under exchangeability.
+
+    Args:
+        cal_and_test: As in :func:`coverage_distribution`.
+        coverage: Nominal coverage.
+        confidence: Probability of the interval.
+
+    >>> [round(limit, 3) for limit in expected_coverage([(300, 600)], 0.95)]
+    [0.917, 0.977]
+    """
+    cumulative = np.cumsum(coverage_distribution(cal_and_test, coverage))
+    most, tail = len(cumulative) - 1, (1 - confidence) / 2
+    limits = (int(np.searchsorted(cumulative, q - 1e-12)) / max(1, most) for q in (tail, 1 - tail))
+    low, high = limits
+    return low, min(1.0, high)
 
 
-def _hits(sets: NDArray[np.bool_], y: ArrayLike) -> NDArray[np.bool_]:
+def hits(sets: NDArray[np.bool_], y: ArrayLike) -> NDArray[np.bool_]:
+    """(n,) whether the set of each image holds its true class.
+
+    >>> hits(np.array([[True, False], [True, False]]), [0, 1]).tolist()
+    [True, False]
+    """
     truth = np.asarray(y, dtype=np.int64)
     return np.asarray(sets, dtype=bool)[np.arange(len(truth)), truth]
+
+
+def _rank(n: int, coverage: float) -> int:
+    return math.ceil((n + 1) * coverage - 1e-9)  # 20 · 0.95 must be 19, whatever the last bit
+
+
+def _quantile(scores: FloatArray, groups: NDArray[Any], coverage: float) -> float:
+    """The coverage quantile of scores weighted 1 / ((K + 1) · n_group), with the rest at infinity.
+
+    With every image its own group it is the ⌈(n + 1) · coverage⌉-th smallest score.
+    """
+    if len(scores) == 0:
+        return math.inf
+    member = np.unique(groups, return_inverse=True)[1]
+    size = np.bincount(member)
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum((1 / size[member])[order])
+    enough = reached >= (len(size) + 1) * coverage - 1e-9
+    return float(scores[order][np.argmax(enough)]) if enough.any() else math.inf

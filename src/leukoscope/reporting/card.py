@@ -5,7 +5,7 @@ from __future__ import annotations
 import leukoscope
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting import data_tables, result_tables
+from leukoscope.reporting import data_tables, decision_tables, result_tables
 from leukoscope.reporting.formats import interval
 from leukoscope.reporting.markup import render
 from leukoscope.reporting.scope import cannot_show
@@ -57,7 +57,7 @@ def card_text(study: Study) -> str:
         ],
         data_table=data_tables.classes(study),
         shortcuts=_shortcuts(study),
-        decisions=result_tables.decisions(study),
+        decisions=decision_tables.sets(study),
         limits=cannot_show(study),
         findings=[str(e.get("text", "")) for e in study.passport.get("findings", ())],
         environment=data_tables.environment(study),

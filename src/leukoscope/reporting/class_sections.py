@@ -1,4 +1,4 @@
-"""The sections class by class: confusion, ROC curves, calibration and decisions."""
+"""The section class by class: confusion and ROC curves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from leukoscope.evaluation.curves import reliability
-from leukoscope.evaluation.softmax import softmax
 from leukoscope.reporting import result_tables as tables
 from leukoscope.reporting.content import (
     Block,
@@ -19,7 +17,6 @@ from leukoscope.reporting.content import (
     Section,
     present,
 )
-from leukoscope.reporting.figures.calibration import ReliabilityPanel, reliability_diagrams
 from leukoscope.reporting.figures.classification import confusion_matrices, roc_curves
 from leukoscope.reporting.formats import count, sizes
 from leukoscope.reporting.gallery import Gallery
@@ -51,7 +48,8 @@ def class_results(study: Study, gallery: Gallery) -> Section:
     return Section("classes", "Class by class", blocks)
 
 
-def _panel_title(entry: Mapping[str, Any]) -> str:
+def panel_title(entry: Mapping[str, Any]) -> str:
+    """Title of a protocol's panel, with the sample size."""
     short = {
         "deduplicated": "Duplicates, overlaps together",
         "acquisition": "Acquisition clusters held out",
@@ -64,7 +62,7 @@ def _panel_title(entry: Mapping[str, Any]) -> str:
 def _confusion_chart(
     study: Study, gallery: Gallery, recipe: str, entries: Sequence[Mapping[str, Any]]
 ) -> Picture:
-    panels = [(_panel_title(e), np.asarray(e["confusion"], dtype=np.float64)) for e in entries]
+    panels = [(panel_title(e), np.asarray(e["confusion"], dtype=np.float64)) for e in entries]
     ns = sizes(e["n"] for e in entries)
     return gallery.draw(
         f"confusion-{recipe}",
@@ -84,7 +82,7 @@ def _roc_chart(
     for entry in entries:
         scores = study.scores(recipe, entry["protocol"])
         if scores is not None:
-            panels.append((_panel_title(entry), scores.y_true, scores.probs))
+            panels.append((panel_title(entry), scores.y_true, scores.probs))
     if not panels:
         return [Paragraph(f"No test predictions of {recipe}, so no ROC curves.", note=True)]
     ns = sizes(len(y) for _, y, _ in panels)
@@ -99,56 +97,3 @@ def _roc_chart(
             alt=f"ROC curves of {recipe}; the areas stand in the table of classes.",
         )
     ]
-
-
-def calibration(study: Study, gallery: Gallery) -> Section:
-    """Reliability diagrams, coverage and prediction sets."""
-    blocks: list[Block] = [
-        Paragraph(
-            "A probability is worth something only if it keeps its promise: of the images that "
-            "get 80 %, eight in ten should be right. Temperatures and thresholds were fitted on "
-            "images used for nothing else (part `cal`). A promise kept under the random protocol "
-            "may be broken under a harsher one, because the images are then no longer alike."
-        )
-    ]
-    for recipe in study.recipes[:MOST_RECIPES]:
-        blocks += _reliability_chart(study, gallery, recipe)
-    blocks += present(tables.decisions(study))
-    return Section("calibration", "Calibration and decisions", blocks)
-
-
-def _reliability_chart(study: Study, gallery: Gallery, recipe: str) -> list[Block]:
-    panels = []
-    for protocol in study.protocols:
-        panel = reliability_panel(study, recipe, protocol)
-        if panel is not None:
-            panels.append(panel)
-    if not panels:
-        return []
-    ns = sizes(int(panel.after.n.sum()) for panel in panels)
-    return [
-        gallery.draw(
-            f"reliability-{recipe}",
-            lambda: reliability_diagrams(panels),
-            caption=(
-                f"Reliability of the highest probability, recipe {recipe} (n = {ns} test images; "
-                "bars: images per bin, logarithmic). Points below the diagonal are overconfident."
-            ),
-            alt=f"Reliability diagrams of {recipe} before and after temperature scaling.",
-        )
-    ]
-
-
-def reliability_panel(study: Study, recipe: str, protocol: str) -> ReliabilityPanel | None:
-    """Before and after calibration, or None where no test predictions are stored."""
-    entry, scores = study.result(recipe, protocol), study.scores(recipe, protocol)
-    if entry is None or scores is None:
-        return None
-    known = bool(np.isfinite(scores.logits).all())
-    raw = softmax(scores.logits) if known else None
-    changed = raw is not None and not np.allclose(raw, scores.probs, atol=1e-6)
-    return ReliabilityPanel(
-        title=_panel_title(entry),
-        after=reliability(scores.y_true, scores.probs),
-        before=reliability(scores.y_true, raw) if raw is not None and changed else None,
-    )

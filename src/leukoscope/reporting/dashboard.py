@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from leukoscope.core.labels import order_classes
-from leukoscope.reporting.class_sections import reliability_panel
 from leukoscope.reporting.content import Paragraph, Section
+from leukoscope.reporting.decision_sections import reliability_panel
 from leukoscope.reporting.figures import dashboard as figures
 from leukoscope.reporting.figures.classification import draw_matrix
 from leukoscope.reporting.figures.dashboard import Panel

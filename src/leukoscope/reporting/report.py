@@ -10,6 +10,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import (
     class_sections,
     data_sections,
+    decision_sections,
     ensemble_sections,
     example_sections,
     model_sections,
@@ -50,7 +51,8 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [dashboard(study, gallery)],
         lambda: [folds(study)],
         lambda: [class_sections.class_results(study, gallery)],
-        lambda: [class_sections.calibration(study, gallery)],
+        lambda: [decision_sections.calibration(study, gallery)],
+        lambda: [decision_sections.decisions(study, gallery)],
         lambda: ensemble_sections.ensembles(study),
         lambda: [model_sections.training(study, gallery)],
         lambda: [example_sections.explanations(study, gallery)],

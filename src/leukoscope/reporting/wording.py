@@ -98,6 +98,10 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "Balanced accuracy",
         "Mean recall over the classes, so that a rare class counts as much as a frequent one.",
     ),
+    (
+        "AURC",
+        "Mean error rate as the images are answered in the order of confidence; smaller is better.",
+    ),
     ("Benign", "Hematogones: benign precursors of B cells. Not healthy blood."),
     ("Brier score", "Mean squared error of the probabilities; 0 is perfect."),
     ("Calibration", "Whether images given 80 % probability are right 80 % of the time."),
@@ -153,6 +157,26 @@ REFERENCES: tuple[tuple[str, str], ...] = (
     (
         "Sadinle et al. 2019, Least ambiguous set-valued classifiers (prediction sets)",
         "https://doi.org/10.1080/01621459.2017.1395341",
+    ),
+    (
+        "Romano, Sesia & Candès 2020; Angelopoulos et al. 2021 (APS, RAPS)",
+        "https://doi.org/10.48550/arXiv.2006.02544",
+    ),
+    (
+        "Lee, Barber & Willett 2023, Distribution-free inference with hierarchical data",
+        "https://doi.org/10.48550/arXiv.2306.06342",
+    ),
+    (
+        "Vovk 2012, Conditional validity of inductive conformal predictors",
+        "https://doi.org/10.48550/arXiv.1209.2673",
+    ),
+    (
+        "Geifman, Uziel & El-Yaniv 2019, Bias-reduced uncertainty estimation (AURC)",
+        "https://doi.org/10.48550/arXiv.1805.08206",
+    ),
+    (
+        "Murphy 1973, A new vector partition of the probability score",
+        "https://doi.org/10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2",
     ),
     (
         "Selvaraju et al. 2017, Grad-CAM",

@@ -41,7 +41,8 @@ class Prediction:
             malignant and others.
         prediction_set: Classes of the conformal set, in the order of the logits; may be empty.
         decision: ``accept``, ``review`` or ``reject``.
-        reasons: Why it is not ``accept``, one sentence each.
+        reasons: Why it is not ``accept``, one sentence each, and that P(malignant) reaches the
+            operating point where it does.
         ood_score: Distance from the training images; None where the bundle cannot tell.
         quality: The measures of ``imaging.quality`` of the whole image.
         model: Name of the bundle and the first digits of its hash.
@@ -132,21 +133,24 @@ def decide(
     prediction_set: Sequence[str],
     ood_score: float | None,
     quality: Mapping[str, float],
+    probabilities: Mapping[str, float] | None = None,
 ) -> tuple[Decision, tuple[str, ...]]:
     """Accept, ask for review, or reject.
 
     Reject: the image is further from the training images than the bundle's threshold, or its
     quality is far outside the limits (see :func:`quality_notes`). Review: the prediction set
-    does not hold exactly one class, or the quality is outside the limits. Accept: otherwise.
+    does not hold exactly one class, the quality is outside the limits, or the operating point flags
+    an image whose most probable class is not malignant. Accept: otherwise.
 
     Args:
         record: Thresholds and limits.
         prediction_set: Classes of the conformal set.
         ood_score: Distance from the training images, None where unknown.
         quality: Of the image.
+        probabilities: Of each class, for the operating point; None leaves it out.
 
     Returns:
-        The decision, and one sentence for each reason against acceptance.
+        The decision, and one sentence for each reason against acceptance or for the flag.
     """
     reject, review = quality_notes(quality, record.quality)
     if record.ood is not None and ood_score is not None and ood_score > record.ood.threshold:
@@ -161,8 +165,23 @@ def decide(
         review.insert(0, f"The model cannot decide, at {percent} confidence, between {titles}.")
     elif not prediction_set:
         review.insert(0, f"No class is probable enough for {percent} confidence.")
+    p = probabilities or {}
+    flag = _flag(record, p)
+    if flag and not CLASSES[max(p, key=lambda name: p[name])].malignant:
+        review.append(flag)
     decision: Decision = "reject" if reject else "review" if review else "accept"
-    return decision, (*reject, *review)
+    return decision, (*reject, *review, *([flag] if flag and flag not in review else []))
+
+
+def _flag(record: BundleRecord, probabilities: Mapping[str, float]) -> str:
+    """What to say where P(malignant) is on the flagged side of the operating point."""
+    point, p = record.operating_point, malignant_probability(probabilities)
+    if point is None or p is None or p < point.threshold:
+        return ""
+    return (
+        f"P(malignant) {p:.3g} reaches {point.threshold:.3g}, the limit chosen to "
+        f"“{point.words}”: flagged."
+    )
 
 
 def quality_notes(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_bytes, sha256_file, write_bytes
-from leukoscope.evaluation.calibration import apply_temperature
+from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -213,8 +213,8 @@ class Predictor:
         logits = outputs["logits"]
         if not np.isfinite(logits).all():
             raise BundleError(f"{self.bundle.model}: the network gives logits that are not finite")
-        probs = apply_temperature(logits, self.record.calibration.temperature)
-        sets = prediction_sets(probs, self.record.conformal.threshold)
+        probs = apply_calibration(logits, self.record.calibration)
+        sets = prediction_sets(probs, self.record.conformal)
         scores = None if self._ood is None else self._ood.score(outputs["features"])
         answers = []
         for row, item in enumerate(batch):
@@ -223,8 +223,10 @@ class Predictor:
                 name for name, inside in zip(self.class_names, sets[row], strict=True) if inside
             )
             score = None if scores is None else float(scores[row])
-            decision, reasons = decide(self.record, chosen, score, item.quality)
-            best = int(logits[row].argmax())
+            # Probabilities can be equal to 1 for two classes; temperature keeps the logits' order.
+            ranked = logits if self.record.calibration.weights is None else probs
+            best = int(ranked[row].argmax())
+            decision, reasons = decide(self.record, chosen, score, item.quality, p)
             heatmap = None
             if explain is not None:
                 heat = class_activation(outputs["maps"][row], best)

@@ -12,18 +12,20 @@ from leukoscope.config.bundle import (
     BundleRecord,
     Calibration,
     Conformal,
+    OperatingPoint,
     OutOfDistribution,
     QualityLimits,
 )
 from leukoscope.config.loading import load_study_config
+from leukoscope.config.operating import parse_operating_point
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
-from leukoscope.core.records import Manifest, load_folds
+from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
-from leukoscope.evaluation.conformal import fit_lac
+from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -33,6 +35,7 @@ from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.study.environment import package_versions
 from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
+from leukoscope.study.operating import fit_point, malignant_classes
 from leukoscope.study.protocols import FINAL
 
 ACCEPT = 0.95
@@ -48,8 +51,8 @@ LICENCE = (
 def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     """Pack the model that was fitted on all images.
 
-    Temperature and prediction sets are fitted on the ``cal`` part, the rejection threshold on the
-    ``val`` part, with the outputs of the very graph that will serve.
+    Calibration, prediction sets and operating point are fitted on the ``cal`` part, the rejection
+    threshold on the ``val`` part, with the outputs of the very graph that will serve.
 
     Args:
         run: A study's folder that holds the ``final`` fit of the recipe.
@@ -79,13 +82,14 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     spec = meta.recipe.preprocess
     manifest = Manifest.load(run.manifest, config.data.root)
     data = Labelled(manifest.usable, meta.class_names)
-    rows = _final_rows(run, data)
+    fold = _final_fold(run)
+    rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
     pixels, quality = _read(manifest, data, rows, spec)
     graph = onnx_bytes(network, spec, meta.class_names)
     engine = open_engine(graph)
     outputs = {part: _run_graph(engine, images) for part, images in pixels.items()}
-    calibration, conformal = _probabilities(
-        outputs["cal"]["logits"], data.y[rows["cal"]], config.coverage
+    calibration, conformal, point = _decisions(
+        outputs["cal"]["logits"], data, rows["cal"], fold, config
     )
     ood, limits = _rejection(outputs["train"]["features"], outputs["val"]["features"])
     record = BundleRecord(
@@ -97,6 +101,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         preprocess=spec,
         calibration=calibration,
         conformal=conformal,
+        operating_point=point,
         ood=limits,
         quality=_limits(quality),
         parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
@@ -126,24 +131,45 @@ def no_bundle_note(config: StudyConfig) -> list[str]:
     ]
 
 
-def _final_rows(run: RunFolder, data: Labelled) -> dict[str, NDArray[np.int64]]:
-    """Row numbers of the parts of the final fit."""
+def _final_fold(run: RunFolder) -> Fold:
+    """The parts of the final fit."""
     fold = next((f for f in load_folds(run.splits) if f.protocol == FINAL), None)
     if fold is None:
         raise DataError(f"{run.splits}: no {FINAL!r} fold", hint="run the study again")
-    return {part: data.rows(fold, part) for part in ("train", "val", "cal")}
+    return fold
 
 
-def _probabilities(
-    logits: NDArray[np.float32], y: NDArray[np.int64], coverage: float
-) -> tuple[Calibration, Conformal]:
-    """Temperature and prediction sets from the ``cal`` part."""
-    temperature = fit_temperature(logits, y)
-    threshold = fit_lac(apply_temperature(logits, temperature), y, coverage)
-    return (
-        Calibration(temperature=temperature, n_cal=len(y)),
-        Conformal(coverage=coverage, threshold=threshold, n_cal=len(y)),
-    )
+def _decisions(
+    logits: NDArray[np.float32],
+    data: Labelled,
+    rows: NDArray[np.int64],
+    fold: Fold,
+    config: StudyConfig,
+) -> tuple[Calibration, Conformal, OperatingPoint | None]:
+    """Calibration, prediction sets and operating point from the ``cal`` part.
+
+    Groups are patients where every image has one, else components of overlapping images.
+    """
+    records, y = [data.records[i] for i in rows], data.y[rows]
+    components = fold.units(r.image_id for r in records)
+    patients = [r.patient_id for r in records]
+    groups = patients if all(patients) else components
+    calibration = fit_calibration(logits, y, components)
+    probs = apply_calibration(logits, calibration)
+    conformal = fit_sets(
+        probs, y, config.coverage, score=config.set_score, guarantee=config.set_guarantee,
+        groups=groups if config.set_guarantee == "group" else None,
+    )  # fmt: skip
+    mask, point = malignant_classes(data.class_names), None
+    if config.operating_point and mask is not None:
+        target = parse_operating_point(config.operating_point)
+        if target.unit == "image" or all(patients):
+            chosen = fit_point(probs, y, mask, target, patients)
+            if chosen.threshold is not None:  # else metrics.json says how many are needed
+                point = OperatingPoint(
+                    words=target.words, threshold=chosen.threshold, n_cal=chosen.n
+                )  # fmt: skip
+    return calibration, conformal, point
 
 
 def _rejection(

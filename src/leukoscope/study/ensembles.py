@@ -2,7 +2,7 @@
 
 Only runs whose images stand in the same parts of the same folds can be combined; then no member
 has trained on an image that the ensemble is tested on. Weights are fitted on validation images,
-the temperature on calibration images, fold by fold.
+the calibration on calibration images, fold by fold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_json, sha256_file, write_json, write_text
 from leukoscope.core.records import Fold, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import (
     accuracy_weights,
     fit_weights,
@@ -98,11 +98,12 @@ def combine(
         combined = weighted_mean(stacked.probs, weights)
     logits = log_probs(combined)
     cal = stacked.part == "cal"
-    temperature = fit_temperature(logits[cal], stacked.y[cal])
+    units = np.array(stacked.fold.units(stacked.ids))
+    record = fit_calibration(logits[cal], stacked.y[cal], units[cal])
     table = PredictionTable.build(
         names,
         stacked.ids,
-        apply_temperature(logits, temperature),
+        apply_calibration(logits, record),
         recipe=f"ensemble-{method}",
         protocol=stacked.fold.protocol,
         fold=stacked.fold.fold,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.bundle import Calibration
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
@@ -24,9 +25,9 @@ from leukoscope.core.errors import (
     UnknownNameError,
     UsageError,
 )
-from leukoscope.core.records import ImageRecord, Manifest, load_folds
+from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.protocols import FINAL, UNITS
 
@@ -48,7 +49,7 @@ class FittedModel:
         network: In evaluation mode.
         spec: Its preprocessing.
         class_names: Order of the logits.
-        temperature: Fitted on the ``cal`` part of its fold.
+        calibration: Fitted on the ``cal`` part of its fold.
     """
 
     recipe: str
@@ -57,7 +58,7 @@ class FittedModel:
     network: Network
     spec: PreprocessSpec
     class_names: tuple[str, ...]
-    temperature: float
+    calibration: Calibration
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Calibrated probabilities of preprocessed images.
@@ -71,7 +72,7 @@ class FittedModel:
         from leukoscope.learning.trainer import predict_logits
 
         logits = predict_logits(self.network, images, self.spec)
-        return apply_temperature(logits, self.temperature)
+        return apply_calibration(logits, self.calibration)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class FittedRun:
     manifest: Manifest
     _models: dict[tuple[str, str, int], FittedModel] = field(default_factory=dict)
     _tables: dict[tuple[str, str, int], PredictionTable] = field(default_factory=dict)
+    _folds: dict[tuple[str, int], Fold] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path) -> FittedRun:
@@ -207,7 +209,9 @@ class FittedRun:
                 network=network,
                 spec=meta.recipe.preprocess,
                 class_names=meta.class_names,
-                temperature=fit_temperature(cal.logits, cal.y_true),
+                calibration=fit_calibration(
+                    cal.logits, cal.y_true, self._fold(protocol, fold).units(cal.image_id.tolist())
+                ),
             )
         return self._models[key]
 
@@ -239,10 +243,14 @@ class FittedRun:
         rows = np.flatnonzero(table.image_id == image_id)
         if len(rows):
             return str(table.part[rows[0]])
-        for found in load_folds(self.run.splits):
-            if (found.protocol, found.fold) == (protocol, fold):
-                return found.parts.get(image_id, "")
-        return ""
+        return self._fold(protocol, fold).parts.get(image_id, "")
+
+    def _fold(self, protocol: str, fold: int) -> Fold:
+        key = (protocol, fold)
+        if key not in self._folds:
+            self._folds[key] = Fold(protocol, fold, parts={})
+            self._folds.update({(f.protocol, f.fold): f for f in load_folds(self.run.splits)})
+        return self._folds[key]
 
     def record(self, image_id: str) -> ImageRecord:
         """One image of the data set.

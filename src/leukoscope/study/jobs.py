@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Fold, ImageRecord
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.softmax import softmax
 
 HELD_OUT = ("val", "cal", "test")
 
@@ -71,19 +72,18 @@ def run_job(
     target = folder / "predictions.csv"
     if target.is_file():
         try:
-            return PredictionTable.load(target)
+            return _calibrated(PredictionTable.load(target), fold, target)
         except DataError:
             target.unlink()  # written by another version or damaged: do the job again
     rows = {part: data.rows(fold, part) for part in ("train", *HELD_OUT)}
     logits = fit_and_predict(rows)
     y = data.y
-    temperature = fit_temperature(logits["cal"], y[rows["cal"]])
     index = np.concatenate([rows[part] for part in HELD_OUT])
     stacked = np.concatenate([logits[part] for part in HELD_OUT])
     table = PredictionTable.build(
         data.class_names,
         [data.records[i].image_id for i in index],
-        apply_temperature(stacked, temperature),
+        softmax(stacked),
         recipe=recipe,
         protocol=fold.protocol,
         fold=fold.fold,
@@ -92,6 +92,19 @@ def run_job(
         y_true=y[index],
         logits=stacked,
     )
-    table.save(target)
+    return _calibrated(table, fold, target)
+
+
+def _calibrated(table: PredictionTable, fold: Fold, target: Path) -> PredictionTable:
+    """The table with calibrated probabilities, as its file holds it.
+
+    A file of an earlier version, whose probabilities were made in another way, is brought up to
+    date without training again.
+    """
+    cal = table.select(part="cal")
+    record = fit_calibration(cal.logits, cal.y_true, fold.units(cal.image_id.tolist()))
+    probs = apply_calibration(table.logits, record)
+    if not (target.is_file() and np.allclose(probs, table.probs, rtol=0, atol=1e-9)):
+        replace(table, probs=probs).save(target)
     # Read back what was written, so that a resumed study computes from the very same digits.
     return PredictionTable.load(target)

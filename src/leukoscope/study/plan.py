@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.measurements import audit_image
+from leukoscope.evaluation.conformal import fewest_for
 from leukoscope.study.events import Listener
 from leukoscope.study.inputs import INPUTS, load_input
 from leukoscope.study.probes import probe_recipe
@@ -190,15 +190,6 @@ def _likely_protocols(manifest: Manifest, config: StudyConfig, cut_out: bool) ->
     if not any(record.given_part for record in records):
         ruled_out.add("given")
     return [name for name in config.protocols if name not in ruled_out]
-
-
-def fewest_for(coverage: float) -> int:
-    """Smallest n whose conformal quantile is not trivial: ceil((n + 1) · coverage) ≤ n.
-
-    >>> fewest_for(0.95), fewest_for(0.9)
-    (19, 9)
-    """
-    return math.ceil(round(coverage / (1 - coverage), 6))
 
 
 def _limits(manifest: Manifest, config: StudyConfig, cut_out: bool) -> Iterator[str]:

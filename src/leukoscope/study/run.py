@@ -85,7 +85,10 @@ def study_config(
     """
     from leukoscope.config.loading import apply_overrides
 
-    own = ("splits", "bootstrap", "confidence", "coverage", "explanations", "bundle")
+    own = (
+        "splits", "bootstrap", "confidence", "coverage", "set_score", "set_guarantee",
+        "operating_point", "explanations", "bundle",
+    )  # fmt: skip
     for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in own]
     for_recipes = [text for text in overrides if text not in for_study]
     chosen = [load_recipe(name, for_recipes) for name in recipes]

@@ -10,14 +10,14 @@ import numpy as np
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.calibration import fit_temperature
 from leukoscope.evaluation.comparison import compare_tables
-from leukoscope.evaluation.conformal import fit_lac, grouped_coverage, prediction_sets
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
 from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict import judge
+from leukoscope.study.decisions import PARTITIONS, FoldResults, calibration_entry, decision_entries
+from leukoscope.study.operating import operating_entry
 from leukoscope.study.protocols import FINAL, UNITS, unit_of
 
 CURVE_METRICS = ("accuracy", "balanced_accuracy")
@@ -133,8 +133,8 @@ def summarise(
         "comparisons": _comparisons(statistics, test, recipes, protocols),
         "inapplicable": [dict(row) for row in inapplicable],
         "curve": sorted(curve, key=lambda point: (point["recipe"], point["clusters"])),
-        "decisions": _decisions(statistics, table, recipes[0], protocols),
         "warnings": list(warnings),
+        **_promises(statistics, table, folds, recipes, protocols),
     }
     metrics["verdict"] = judge(metrics)
     return metrics
@@ -230,39 +230,33 @@ def _compare(
     return {**sides, **comparison.to_json()}
 
 
-def _decisions(
-    statistics: _Statistics, table: PredictionTable, recipe: str, protocols: Sequence[str]
+def _promises(
+    statistics: _Statistics,
+    table: PredictionTable,
+    folds: Sequence[Fold],
+    recipes: Sequence[str],
+    protocols: Sequence[str],
 ) -> dict[str, Any]:
-    """Temperatures, and how often the prediction sets of each protocol hold the true class."""
+    """``calibration`` of every recipe, and ``decisions`` of the first."""
     config = statistics.config
-    coverage, size, temperatures = {}, {}, {}
-    for protocol in protocols:
-        if protocol not in UNITS:
-            continue
-        rows = table.select(recipe=recipe, protocol=protocol, input="image")
-        sets, truth, units, found = [], [], [], []
-        for fold in sorted(set(rows.fold.tolist())):
-            cal = rows.select(fold=fold, part="cal")
-            test = rows.select(fold=fold, part="test")
-            found.append(round(fit_temperature(cal.logits, cal.y_true), 4))
-            threshold = fit_lac(cal.probs, cal.y_true, config.coverage)
-            sets.append(prediction_sets(test.probs, threshold))
-            truth.append(test.y_true)
-            units += statistics.units(test, protocol)
-        options: dict[str, Any] = {
-            "replicates": config.bootstrap,
-            "confidence": config.confidence,
-            "seed": config.seed,
-        }
-        held, y = np.concatenate(sets), np.concatenate(truth)
-        coverage[protocol] = grouped_coverage(held, y, units, **options).to_json()
-        size[protocol] = bootstrap_mean(held.sum(axis=1), groups=units, **options).to_json()
-        temperatures[protocol] = found
+    tests = {
+        recipe: [
+            tested
+            for protocol in protocols
+            if protocol in UNITS
+            and (tested := FoldResults.of(table, folds, recipe, protocol, config)).folds
+        ]
+        for recipe in recipes
+    }
+    first, known = tests[recipes[0]], statistics.groups
+    partitions = {unit: known[name] for unit, name in PARTITIONS.items() if name in known}
+    decisions = decision_entries(first, recipes[0], partitions)
+    decisions["operating_point"] = operating_entry(
+        first, config.operating_point, partitions.get("patient")
+    )
     return {
-        "recipe": recipe,
-        "temperature": temperatures,
-        "coverage": {"nominal": config.coverage, "protocol": coverage},
-        "mean_set_size": {"protocol": size},
+        "calibration": [calibration_entry(t, r) for r, found in tests.items() for t in found],
+        "decisions": decisions,
     }
 
 

@@ -1,0 +1,145 @@
+"""Risk over coverage, and where prediction sets keep their promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.reporting.figures.style import (
+    CLASS_MARKERS,
+    QUIET,
+    SERIES,
+    class_colour,
+    new_figure,
+    short_title,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DASHES = ("-", (0, (6, 1.5)), (0, (3, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (1, 1)), "-")
+_BAND = "#c9d3de"
+
+
+@dataclass(frozen=True)
+class RiskLine:
+    """One protocol.
+
+    Attributes:
+        label: Name and area.
+        coverage: (n,) share of the images answered.
+        risk: (n,) share of wrong ones among them.
+    """
+
+    label: str
+    coverage: NDArray[np.float64]
+    risk: NDArray[np.float64]
+
+
+def risk_coverage_chart(lines: Sequence[RiskLine]) -> Figure:
+    """Error rate among the images that are answered, the surest first."""
+    figure = new_figure(3.3)
+    ax = figure.add_subplot()
+    for number, line in enumerate(lines):
+        kept = line.coverage >= 0.02  # a handful of images says nothing
+        ax.plot(
+            100 * line.coverage[kept], 100 * line.risk[kept], label=line.label,
+            color=SERIES[number % len(SERIES)], linestyle=_DASHES[number % len(_DASHES)],
+        )  # fmt: skip
+    ax.set(xlim=(0, 100), xlabel="images answered, the surest first, %")
+    ax.set_ylabel("wrong among them, %")
+    highest = max(float(line.risk[line.coverage >= 0.02].max()) for line in lines)
+    ax.set_ylim(0, 100 * highest * (1.08 + 0.11 * len(lines)) + 0.1)  # room for the legend
+    ax.grid()
+    ax.legend(loc="upper left")
+    return figure
+
+
+@dataclass(frozen=True)
+class CoverageMark:
+    """A class, patient or cluster.
+
+    Attributes:
+        coverage: Measured, 0–1.
+        low: Where it would lie if its images were like the calibration images; None if unknown.
+        high: Upper end.
+        class_name: For a class, else empty.
+    """
+
+    coverage: float
+    low: float | None
+    high: float | None
+    class_name: str = ""
+
+
+@dataclass(frozen=True)
+class CoveragePanel:
+    """One protocol.
+
+    Attributes:
+        title: With the sample size.
+        nominal: What the sets aim at.
+        classes: One mark a class.
+        groups: One a patient or cluster, the worst covered first.
+        unit: What the groups are, in the plural; empty without groups.
+    """
+
+    title: str
+    nominal: float
+    classes: Sequence[CoverageMark]
+    groups: Sequence[CoverageMark]
+    unit: str
+
+
+def coverage_chart(panels: Sequence[CoveragePanel]) -> Figure:
+    """Coverage of each class and of each group against the promise, protocol by protocol."""
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(2.75 * rows, width_in=7.2 if columns == 2 else 4.6)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for ax, panel in zip(axes, panels, strict=False):
+        _draw(ax, panel)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    for ax in axes[::columns]:
+        ax.set_ylabel("coverage, %")
+    return figure
+
+
+def _draw(ax: Axes, panel: CoveragePanel) -> None:
+    step = max(1.0, len(panel.groups) / 10)  # so that the classes' names stand apart
+    start = step * len(panel.classes)
+    marks = [
+        *((step * i, mark) for i, mark in enumerate(panel.classes)),
+        *((start + i, mark) for i, mark in enumerate(panel.groups)),
+    ]
+    for x, mark in marks:
+        if mark.low is not None and mark.high is not None:
+            ax.plot([x, x], [100 * mark.low, 100 * mark.high], color=_BAND, linewidth=4.5,
+                    solid_capstyle="butt", zorder=1)  # fmt: skip
+        ax.plot([x], [100 * mark.coverage], linestyle="none", zorder=3,
+                marker=CLASS_MARKERS.get(mark.class_name, "o"),
+                markersize=6.5 if mark.class_name else 4.2,
+                color=class_colour(mark.class_name) if mark.class_name else "#111111")  # fmt: skip
+    ax.axhline(100 * panel.nominal, color=QUIET, linestyle=(0, (4, 2)), linewidth=1.1, zorder=2)
+    names = [short_title(mark.class_name) for mark in panel.classes]
+    ax.set_xticks(
+        [step * i for i in range(len(names))],
+        names,
+        rotation=38,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    if panel.groups:
+        middle = start + (len(panel.groups) - 1) / 2
+        ax.text(middle, -0.06, f"{len(panel.groups)} {panel.unit}", ha="center", va="top",
+                transform=ax.get_xaxis_transform(), color=QUIET)  # fmt: skip
+    ax.set_ylim(-4, 104)
+    ax.set_xlim(-0.8, max(x for x, _ in marks) + 0.8)
+    ax.set_title(panel.title)
+    ax.grid(axis="y")

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.reporting.content import Bullets, Folded, Paragraph, Picture, Section, Table
+from leukoscope.reporting.decision_sections import calibration, decisions
+from leukoscope.reporting.figures.decisions import coverage_chart
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.source import Study, load_study
+from leukoscope.study.decisions import calibration_entry, decision_entries
+from leukoscope.study.operating import operating_entry
+
+WORDS = "miss at most 10 % of malignant fields, with 90 % confidence"
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Any:
+    """The made-up predictions of the tests of ``study.decisions``."""
+    path = Path(__file__).parents[1] / "study" / "test_decisions.py"
+    spec = importlib.util.spec_from_file_location("drawn_decisions", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def study(make_study, tmp_path: Path, drawn) -> Study:
+    protocols = ("random", "grouped")
+    loaded = load_study(make_study(tmp_path, images=40, protocols=protocols))
+    tests = [drawn.results("random", coverage=0.95), drawn.results("grouped", 2.5, coverage=0.95)]
+    record = decision_entries(tests, "quick", {"patient": drawn.patients(tests[0])})
+    record["operating_point"] = operating_entry(tests, WORDS, None)
+    entries = [calibration_entry(test, "quick") for test in tests]
+    return replace(loaded, metrics={**loaded.metrics, "calibration": entries, "decisions": record})
+
+
+def words(section: Section) -> str:
+    texts: list[str] = []
+    for block in section.blocks:
+        tables = block.tables if isinstance(block, Folded) else (block,)
+        for part in tables:
+            if isinstance(part, Table):
+                texts += [part.caption, *(cell for row in part.rows for cell in row)]
+            elif isinstance(part, Bullets):
+                texts += part.items
+            elif isinstance(part, Paragraph):
+                texts.append(part.text)
+    return " | ".join(texts)
+
+
+def test_every_question_has_its_table_and_figure(study: Study, tmp_path: Path) -> None:
+    gallery = Gallery(RunFolder(tmp_path / "out"))
+    honest, kept = calibration(study, gallery), decisions(study, gallery)
+    assert "2 × temperature; 180 images" in words(honest)
+    text = words(kept)
+    assert "not attainable with 9 patients, needs 19" in text
+    assert "not attainable with 3 patients a class, needs 19" in text
+    assert "rest on as few as 9 patients (a promise for a new patient needs 19)" in text
+    assert "patients below what is expected" in text
+    assert f"Operating point: “{WORDS}” | " in text
+    assert " | broken | " in text
+    files = [block.file for block in kept.blocks if isinstance(block, Picture)]
+    assert files == ["figures/coverage.png", "figures/risk-coverage.png"]
+
+
+def test_a_harm_by_calibration_is_said(study: Study, tmp_path: Path) -> None:
+    entry = dict(study.metrics["calibration"][0])
+    entry["change"] = {"log_loss": {"value": 0.05, "low": 0.01, "high": 0.09}}
+    worse = replace(study, metrics={**study.metrics, "calibration": [entry]})
+    text = words(calibration(worse, Gallery(RunFolder(tmp_path / "out"))))
+    assert "calibration made the log loss worse, by +0.050 (+0.010 to +0.090)" in text
+
+
+def test_without_an_operating_point_the_report_says_what_could_be_asked(
+    study: Study, tmp_path: Path, drawn
+) -> None:
+    record = dict(study.metrics["decisions"])
+    record["operating_point"] = operating_entry([drawn.results("random")], "", None)
+    plain = replace(study, metrics={**study.metrics, "decisions": record})
+    text = words(decisions(plain, Gallery(RunFolder(tmp_path / "out"))))
+    assert "None was asked for" in text
+    assert "malignant calibration images)" in text
+
+
+def test_a_figure_without_groups_is_drawn() -> None:
+    from leukoscope.reporting.figures.decisions import CoverageMark, CoveragePanel
+
+    mark = CoverageMark(0.9, None, None, "benign")
+    assert coverage_chart([CoveragePanel("Random", 0.95, [mark], (), "")]).axes
