@@ -12,7 +12,6 @@ from leukoscope.config.bundle import (
     BundleRecord,
     Calibration,
     Conformal,
-    OutOfDistribution,
     QualityLimits,
 )
 from leukoscope.config.loading import load_study_config
@@ -24,7 +23,6 @@ from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
 from leukoscope.evaluation.conformal import fit_lac
-from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
@@ -34,8 +32,8 @@ from leukoscope.study.environment import package_versions
 from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.protocols import FINAL
+from leukoscope.study.rejection import fit_bundle_gate
 
-ACCEPT = 0.95
 PARITY_IMAGES = 64
 OOD_IMAGES = 1000  # the mean of 1280 features needs no more, and the graph takes 8 ms an image
 LICENCE = (
@@ -87,7 +85,9 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     calibration, conformal = _probabilities(
         outputs["cal"]["logits"], data.y[rows["cal"]], config.coverage
     )
-    ood, limits = _rejection(outputs["train"]["features"], outputs["val"]["features"])
+    gate, limits = fit_bundle_gate(
+        pixels, outputs, lambda images: _run_graph(engine, images), config.seed
+    )
     record = BundleRecord(
         name=f"{Path(config.data.path).stem}-{recipe}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -106,7 +106,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     )
     files = {
         "model.onnx": graph,
-        "ood.safetensors": ood.to_bytes(),
+        "ood.safetensors": gate.to_bytes(),
         "LICENSE": LICENCE.encode(),
         "MODEL_CARD.md": _card(run),
         "trained_on.txt": _hashes(data, rows["train"]),
@@ -143,19 +143,6 @@ def _probabilities(
     return (
         Calibration(temperature=temperature, n_cal=len(y)),
         Conformal(coverage=coverage, threshold=threshold, n_cal=len(y)),
-    )
-
-
-def _rejection(
-    train: NDArray[np.float32], val: NDArray[np.float32]
-) -> tuple[OodModel, OutOfDistribution]:
-    """Distance from training features, and the threshold that accepts most validation images."""
-    ood = fit_ood(train)
-    return ood, OutOfDistribution(
-        accept=ACCEPT,
-        threshold=fit_threshold(ood.score(val), accept=ACCEPT),
-        n_fit=len(train),
-        n_val=len(val),
     )
 
 
