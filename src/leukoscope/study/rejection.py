@@ -220,6 +220,7 @@ def _measured(
     names = [scale["name"] for gate in gates for scale in gate["scores"]]
     return {
         "n": int(inside.sum()),
+        "n_groups": len(set(units[inside].tolist())),
         "n_outliers": int((~inside).sum()),
         "accept": ACCEPT,
         "rejected": bootstrap_mean(rejected[inside], groups=units[inside], **options).to_json(),
