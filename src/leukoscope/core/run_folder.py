@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+OOD_CSV, OOD_JSON = "ood.csv", "ood.json"  # of a fold's gate, in the folder of its model
+OOD_COLUMNS = ("image_id", "part", "outlier", "score", "decided_by", "accepted")
+
 
 @dataclass(frozen=True)
 class RunFolder:

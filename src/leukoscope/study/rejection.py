@@ -21,9 +21,10 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_csv, read_json, sha256_json, write_csv, write_json
 from leukoscope.core.records import Fold
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, RunFolder
 from leukoscope.evaluation.gate import SCORES, Gate, Seen, fit_gate, separation
 from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
+from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.appearance import describe_appearance
 from leukoscope.imaging.outliers import synthetic_outliers
 from leukoscope.learning.backbones import Network
@@ -37,8 +38,7 @@ from leukoscope.study.store import InputStore
 ACCEPT = 0.95
 OUTLIER_IMAGES = 32  # in eight ways each; about as many passes as a twelfth of 3,000 images
 FIT_IMAGES = 500  # the decomposition of more would take longer than a linear head
-CSV, JSON, OUTLIERS = "ood.csv", "ood.json", "outliers"
-COLUMNS = ("image_id", "part", "outlier", "score", "decided_by", "accepted")
+OUTLIERS = "outliers"
 
 Rows = Mapping[str, NDArray[np.int64]]
 Floats = NDArray[np.floating[Any]]
@@ -142,8 +142,8 @@ class GateKeeper:
         table += _table(
             gate, outliers.take(tested), self._ids(self.source[made][tested]), "test", kinds[tested]
         )
-        write_csv(folder / CSV, COLUMNS, table)
-        write_json(folder / JSON, record.model_dump(mode="json"))
+        write_csv(folder / OOD_CSV, OOD_COLUMNS, table)
+        write_json(folder / OOD_JSON, record.model_dump(mode="json"))
 
     def _ids(self, rows: NDArray[np.int64]) -> list[str]:
         return [self.image_ids[row] for row in rows]
@@ -196,7 +196,7 @@ def rejection_metrics(
         for protocol in UNITS:
             of = [fold for fold in folds if fold.protocol == protocol]
             folders = [run.model(recipe.name, protocol, fold.fold) for fold in of]
-            if of and all((folder / CSV).is_file() for folder in folders):
+            if of and all((folder / OOD_CSV).is_file() for folder in folders):
                 groups = {key: unit for fold in of for key, unit in fold.groups.items()}
                 entry = {"recipe": recipe.name, "protocol": protocol, "unit": unit_of(protocol)}
                 found.append(entry | _measured(folders, groups, config))
@@ -207,7 +207,7 @@ def _measured(
     folders: Sequence[Path], groups: Mapping[str, str], config: StudyConfig
 ) -> dict[str, Any]:
     """Statistics of all folds of one protocol together."""
-    every = [row for folder in folders for row in read_csv(folder / CSV, COLUMNS)]
+    every = [row for folder in folders for row in read_csv(folder / OOD_CSV, OOD_COLUMNS)]
     rows = [row for row in every if row["part"] == "test"]
     kinds = np.array([row["outlier"] for row in rows])
     score = np.array([float(row["score"]) for row in rows])
@@ -216,15 +216,27 @@ def _measured(
     options: dict[str, Any] = {
         "replicates": config.bootstrap, "confidence": config.confidence, "seed": config.seed
     }  # fmt: skip
-    inside, gates = kinds == "", [read_json(folder / JSON) for folder in folders]
+    inside, gates = kinds == "", [read_json(folder / OOD_JSON) for folder in folders]
+    right = _right(folders)
     names = [scale["name"] for gate in gates for scale in gate["scores"]]
     return {
         "n": int(inside.sum()),
         "n_groups": len(set(units[inside].tolist())),
         "n_outliers": int((~inside).sum()),
         "accept": ACCEPT,
+        "least_n_val": min(gate["n_val"] for gate in gates),
         "rejected": bootstrap_mean(rejected[inside], groups=units[inside], **options).to_json(),
         "roc_auc": roc_auc(score[inside], score[~inside], units[inside], units[~inside], **options),
+        "accuracy": {
+            name: bootstrap_mean(
+                [right[rows[i]["image_id"]] for i in chosen], groups=units[chosen], **options
+            ).to_json()
+            for name, chosen in (
+                ("accepted", np.flatnonzero(inside & ~rejected)),
+                ("rejected", np.flatnonzero(inside & rejected)),
+            )
+            if len(chosen)
+        },
         "kinds": {
             kind: {
                 "n": int((kinds == kind).sum()),
@@ -236,6 +248,14 @@ def _measured(
         "folds_using": {name: names.count(name) for name in SCORES},
         "folds": len(folders),
     }
+
+
+def _right(folders: Sequence[Path]) -> dict[str, bool]:
+    """Whether the class of each test image was predicted."""
+    tables = [PredictionTable.load(folder / "predictions.csv") for folder in folders]
+    test = concatenate(tables).select(part="test")
+    hits = test.probs.argmax(axis=1) == test.y_true
+    return dict(zip(test.image_id.tolist(), hits.tolist(), strict=True))
 
 
 def roc_auc(
