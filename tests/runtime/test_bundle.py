@@ -296,7 +296,7 @@ def test_the_optional_parts_may_be_absent(tiny: SimpleNamespace, tmp_path: Path)
     files = tiny.files()
     del files["ood.safetensors"]
     save_bundle(tmp_path / "b", tiny.record(ood=None, quality=None), files)
-    assert read_bundle(tmp_path / "b").load_ood() is None
+    assert read_bundle(tmp_path / "b").load_gate() is None
 
 
 def test_every_file_of_the_record_is_hashed(tiny_bundle: Path) -> None:
@@ -317,5 +317,5 @@ def test_the_record_may_name_its_own_tensor_file(tiny: SimpleNamespace, tmp_path
     files["far/away.safetensors"] = files.pop("ood.safetensors")
     limits = QualityLimits(low={"snr": 1.0}, high={"snr": 2.0})
     save_bundle(tmp_path / "b", tiny.record(ood=ood, quality=limits), files)
-    assert read_bundle(tmp_path / "b").load_ood() is not None
+    assert read_bundle(tmp_path / "b").load_gate() is not None
     assert bundle_files.check_name("far/away.safetensors", tmp_path, "bundle.json") is None

@@ -17,13 +17,17 @@ from leukoscope.core.errors import (
     UnknownNameError,
     UsageError,
 )
+from leukoscope.core.files import read_csv
 from leukoscope.core.records import load_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.runtime.predictor import load_bundle
+from leukoscope.study import strangers
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.run import StudyResult, run_study, study_config
+from leukoscope.study.strangers import meet_strangers
 
 OPTIONS = {
     "protocols": ["random", "grouped", "acquisition", "given"],
@@ -112,6 +116,44 @@ def test_no_patient_stands_on_two_sides(result: StudyResult) -> None:
 def test_predictions_hold_no_training_image(result: StudyResult) -> None:
     table = PredictionTable.load(result.run.predictions)
     assert set(table.part.tolist()) == {"val", "cal", "test"}
+
+
+def test_the_gate_of_each_fold_is_measured(result: StudyResult) -> None:
+    entries = {row["protocol"]: row for row in result.metrics["ood"]}
+    assert set(entries) == {"random", "grouped", "acquisition"}
+    entry = entries["grouped"]
+    assert (entry["n"], entry["n_groups"], entry["unit"]) == (72, 9, "patient")
+    assert entry["n_outliers"] == 32 * 8 == sum(kind["n"] for kind in entry["kinds"].values())
+    assert entry["roc_auc"]["value"] > 0.9
+    rows = [
+        row
+        for fold in (0, 1)
+        for row in read_csv(result.run.model("quick", "grouped", fold) / OOD_CSV, OOD_COLUMNS)
+    ]
+    tested = [row for row in rows if row["part"] == "test" and not row["outlier"]]
+    assert len({row["image_id"] for row in tested}) == len(tested) == 72
+    declined = sum(row["accepted"] == "0" for row in tested) / 72
+    assert entry["rejected"]["value"] == pytest.approx(declined)
+    val = [row for row in rows if row["part"] == "val" and not row["outlier"]]
+    assert sum(row["accepted"] == "1" for row in val) >= 0.95 * len(val)
+    assert (result.run.figures / "strangeness.png").is_file()
+    assert "What the model declines" in result.run.report_md.read_text()
+
+
+def test_the_bundle_declines_what_is_no_smear(
+    result: StudyResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strangers, "MADE_IMAGES", 6)
+    found = {row.name: row for row in meet_strangers(result.run, [], lambda *_: None)}
+    assert found["known images"].roc_auc is None
+    assert found["known images"].accepted[0] > 0.5  # of a handful
+    for name in ("inverted", "blurred", "white", "black", "one colour", "1/f noise", "texture"):
+        assert found[name].accepted[0] == 0, name
+        assert found[name].rejected == 1, name
+    image = np.zeros((96, 96, 3), np.uint8)
+    (answer,) = load_bundle(result.run.bundle).predict([image])
+    assert answer.decision == "reject"
+    assert "its colours or its grain are not theirs (appearance)" in answer.reasons[0]
 
 
 def test_a_study_that_lost_half_its_files_ends_with_the_same_metrics(
@@ -238,3 +280,4 @@ def test_a_head_on_cached_features_is_refined_end_to_end(phantoms: Path, tmp_pat
     assert len((folder / "history.csv").read_text().splitlines()) == 2
     assert list((result.run.cache / "features").glob("views-*.npy"))
     assert not list(folder.rglob("*.ckpt"))
+    assert result.metrics["ood"][0]["n"] == result.metrics["results"][0]["n"]

@@ -122,7 +122,8 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
             "unlike training",
             "not measured"
             if ood is None
-            else f"rejected above {ood.threshold:.2f} "
+            else f"rejected above {ood.threshold:.2f}, the largest of "
+            f"{', '.join(scale.name for scale in ood.scores)} "
             f"(accepts {ood.accept:.0%} of {ood.n_val} validation images)",
         ),
         ("graph against torch", f"largest difference of a logit {record.parity_max_abs:.1e}"),

@@ -89,16 +89,33 @@ class OperatingPoint(Strict):
     n_cal: Annotated[int, Field(ge=1)]
 
 
-class OutOfDistribution(Strict):
-    """Mahalanobis distance in a whitened principal subspace of the model's features.
+class ScoreScale(Strict):
+    """One score of strangeness and its scale: (score − median) / (limit − median).
 
     Attributes:
-        tensors: File in the bundle with ``mean`` (D,), ``components`` (D, P; directions divided by
-            their standard deviations) and ``residual_variance`` (1,), all float32.
+        name: A key of ``evaluation.gate.SCORES``.
+        median: Of validation images.
+        limit: Value that ``accept`` of the validation images do not exceed.
+    """
+
+    name: str
+    median: float
+    limit: float
+
+
+class OutOfDistribution(Strict):
+    """When an image is too strange: the largest of the scaled scores exceeds the threshold.
+
+    Attributes:
+        tensors: File in the bundle with the tensors of ``evaluation.gate.Gate``.
         accept: Share of in-distribution validation images that the threshold accepts.
         threshold: Largest accepted score.
-        n_fit: Number of training images behind mean and components.
+        n_fit: Number of training images that strangeness is measured from.
         n_val: Number of validation images behind the threshold.
+        scores: The scores that decide; in bundles without this field the plain Mahalanobis
+            distance of the features.
+        outliers: Synthetic outliers that chose the scores: kind → share of them that is accepted.
+        alone: Score → area under the ROC curve, mean over those kinds, if it decided alone.
     """
 
     tensors: str = "ood.safetensors"
@@ -106,6 +123,11 @@ class OutOfDistribution(Strict):
     threshold: Annotated[float, Field(ge=0)]
     n_fit: Annotated[int, Field(ge=1)]
     n_val: Annotated[int, Field(ge=1)]
+    scores: Annotated[tuple[ScoreScale, ...], Field(min_length=1)] = (
+        ScoreScale(name="mahalanobis", median=0.0, limit=1.0),
+    )
+    outliers: dict[str, float] = Field(default_factory=dict)
+    alone: dict[str, float] = Field(default_factory=dict)
 
 
 class QualityLimits(Strict):

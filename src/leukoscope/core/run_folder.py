@@ -8,6 +8,8 @@ from pathlib import Path
 from leukoscope.core.files import read_csv
 
 HISTORY = "history.csv"
+OOD_CSV, OOD_JSON = "ood.csv", "ood.json"  # of a fold's gate, in the folder of its model
+OOD_COLUMNS = ("image_id", "part", "outlier", "score", "decided_by", "accepted")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from leukoscope.learning.loop import (
 from leukoscope.learning.losses import build_loss
 from leukoscope.learning.weights import tensors_sha256
 
-__all__ = ["ImageSet", "TrainingResult", "predict_logits", "train_gradient"]
+__all__ = ["ImageSet", "TrainingResult", "predict_logits", "predict_outputs", "train_gradient"]
 
 HORIZON = ("cosine", "one-cycle")
 
@@ -154,13 +154,23 @@ def predict_logits(
     Returns:
         (n, K) float64.
     """
+    return predict_outputs(network, images, spec, batch_size=batch_size)[1]
+
+
+def predict_outputs(
+    network: Network, images: NDArray[np.uint8], spec: PreprocessSpec, *, batch_size: int = 32
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Features (n, D) float32 and logits (n, K) float64 of one pass, as :func:`predict_logits`."""
     to_input = ToInput(spec)
-    parts = [np.empty((0, network.head.out_features))]
+    features = [np.empty((0, network.num_features), np.float32)]
+    logits = [np.empty((0, network.head.out_features))]
     with evaluating(network), torch.inference_mode():
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
-            parts.append(network.predict(to_input(batch)).double().numpy())
-    return np.concatenate(parts)
+            read = network.map_and_average(to_input(batch))[1]
+            features.append(read.float().numpy())
+            logits.append(network.logits_of(read).double().numpy())
+    return np.concatenate(features), np.concatenate(logits)
 
 
 def _fit(

@@ -23,6 +23,7 @@ from leukoscope.reporting.fold_sections import folds
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
+from leukoscope.reporting.ood_sections import rejection
 from leukoscope.reporting.source import Study, load_study
 from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level_title
 
@@ -53,6 +54,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [class_sections.class_results(study, gallery)],
         lambda: [decision_sections.calibration(study, gallery)],
         lambda: [decision_sections.decisions(study, gallery)],
+        lambda: [rejection(study, gallery)],
         lambda: ensemble_sections.ensembles(study),
         lambda: [model_sections.training(study, gallery)],
         lambda: [example_sections.explanations(study, gallery)],

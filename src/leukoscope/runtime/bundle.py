@@ -21,7 +21,7 @@ from leukoscope.config.bundle import BUNDLE_SCHEMA, BundleRecord
 from leukoscope.config.loading import validate
 from leukoscope.core.errors import BundleError, ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
-from leukoscope.evaluation.ood import OodModel
+from leukoscope.evaluation.gate import Gate
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import QUALITY_MEASURES
@@ -55,7 +55,7 @@ class Bundle:
         """The ONNX graph."""
         return self.folder / MODEL
 
-    def load_ood(self) -> OodModel | None:
+    def load_gate(self) -> Gate | None:
         """What measures the distance from the training images; None where there is nothing.
 
         Raises:
@@ -68,7 +68,7 @@ class Bundle:
 
         path = self.folder / self.record.ood.tensors
         try:
-            return OodModel.from_tensors(load_file(path))
+            return Gate.from_tensors(load_file(path), self.record.ood)
         except (SafetensorError, DataError, OSError) as error:
             raise BundleError(
                 f"{path}: expected the tensors of an OOD model, but {error}"
@@ -201,10 +201,11 @@ def check_graph(bundle: Bundle, engine: Engine) -> None:
                 f"{where}: {classes} classes are named ({', '.join(record.class_names)}), but "
                 f"the output {name!r} has shape {shapes[name]}"
             )
-    ood = bundle.load_ood()
-    if ood is not None and shapes.get("features", ())[1:] != ood.mean.shape:
+    gate = bundle.load_gate()
+    needed = None if gate is None else gate.num_features
+    if needed is not None and shapes.get("features", ())[1:] != (needed,):
         raise BundleError(
-            f"{where}: the OOD statistics need {len(ood.mean)} features, the graph's output "
+            f"{where}: the OOD statistics need {needed} features, the graph's output "
             f"'features' has shape {shapes.get('features', 'none')}"
         )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
 from leukoscope.core.labels import CLASSES
+from leukoscope.evaluation.gate import SCORES
 
 Decision = Literal["accept", "review", "reject"]
 
@@ -43,7 +45,8 @@ class Prediction:
         decision: ``accept``, ``review`` or ``reject``.
         reasons: Why it is not ``accept``, one sentence each, and that P(malignant) reaches the
             operating point where it does.
-        ood_score: Distance from the training images; None where the bundle cannot tell.
+        ood_score: Distance from the training images, the largest of the bundle's scores; None
+            where the bundle cannot tell.
         quality: The measures of ``imaging.quality`` of the whole image.
         model: Name of the bundle and the first digits of its hash.
         heatmap: File of the heat map where one was asked for.
@@ -134,6 +137,7 @@ def decide(
     ood_score: float | None,
     quality: Mapping[str, float],
     probabilities: Mapping[str, float] | None = None,
+    strangeness: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[Decision, tuple[str, ...]]:
     """Accept, ask for review, or reject.
 
@@ -148,16 +152,20 @@ def decide(
         ood_score: Distance from the training images, None where unknown.
         quality: Of the image.
         probabilities: Of each class, for the operating point; None leaves it out.
+        strangeness: The scores whose largest is ``ood_score``, so that the reason names them.
 
     Returns:
         The decision, and one sentence for each reason against acceptance or for the flag.
     """
     reject, review = quality_notes(quality, record.quality)
     if record.ood is not None and ood_score is not None and ood_score > record.ood.threshold:
+        limit = record.ood.threshold
+        found = sorted(strangeness, key=lambda name: -strangeness[name])
+        why = "; ".join(f"{SCORES[name]} ({name})" for name in found if strangeness[name] > limit)
         reject.insert(
             0,
             f"The image is unlike the images this model was trained on "
-            f"(distance {ood_score:.4g}, accepted up to {record.ood.threshold:.4g}).",
+            f"(distance {ood_score:.4g}, accepted up to {limit:.4g}){why and ': ' + why}.",
         )
     percent = f"{record.conformal.coverage:.0%}"
     if len(prediction_set) > 1:

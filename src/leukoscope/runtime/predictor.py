@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,8 @@ from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_bytes, sha256_file, write_bytes
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
+from leukoscope.evaluation.gate import Seen
+from leukoscope.imaging.appearance import describe_appearance
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
@@ -82,7 +84,7 @@ class Predictor:
         self.engine = engine
         self.class_names = bundle.record.class_names
         self.model = f"{bundle.record.name}@{bundle.sha256[:12]}"
-        self._ood = bundle.load_ood()
+        self._gate = bundle.load_gate()
 
     @cached_property
     def trained_on_sha256(self) -> frozenset[str]:
@@ -215,18 +217,19 @@ class Predictor:
             raise BundleError(f"{self.bundle.model}: the network gives logits that are not finite")
         probs = apply_calibration(logits, self.record.calibration)
         sets = prediction_sets(probs, self.record.conformal)
-        scores = None if self._ood is None else self._ood.score(outputs["features"])
+        strangeness = self._strangeness(batch, outputs)
         answers = []
         for row, item in enumerate(batch):
             p = dict(zip(self.class_names, probs[row].tolist(), strict=True))
             chosen = tuple(
                 name for name, inside in zip(self.class_names, sets[row], strict=True) if inside
             )
-            score = None if scores is None else float(scores[row])
+            strange = {name: float(values[row]) for name, values in strangeness.items()}
+            score = max(strange.values(), default=None)
             # Probabilities can be equal to 1 for two classes; temperature keeps the logits' order.
             ranked = logits if self.record.calibration.weights is None else probs
             best = int(ranked[row].argmax())
-            decision, reasons = decide(self.record, chosen, score, item.quality, p)
+            decision, reasons = decide(self.record, chosen, score, item.quality, p, strange)
             heatmap = None
             if explain is not None:
                 heat = class_activation(outputs["maps"][row], best)
@@ -250,6 +253,18 @@ class Predictor:
                 )
             )
         return answers
+
+    def _strangeness(
+        self, batch: Sequence[_Prepared], outputs: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Each score of the gate, (n,); none where the bundle has no gate."""
+        if self._gate is None:
+            return {}
+        appearance = np.empty((len(batch), 0))
+        if self._gate.appearance is not None:
+            appearance = np.stack([describe_appearance(item.pixels) for item in batch])
+        seen = Seen(appearance, outputs.get("features", appearance), outputs["logits"])
+        return self._gate.scores(seen)
 
 
 def _load(source: Path | bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], str]:

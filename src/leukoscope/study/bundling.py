@@ -13,7 +13,6 @@ from leukoscope.config.bundle import (
     Calibration,
     Conformal,
     OperatingPoint,
-    OutOfDistribution,
     QualityLimits,
 )
 from leukoscope.config.loading import load_study_config
@@ -26,7 +25,6 @@ from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.conformal import fit_sets
-from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
@@ -37,8 +35,8 @@ from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.operating import fit_point, malignant_classes
 from leukoscope.study.protocols import FINAL
+from leukoscope.study.rejection import fit_bundle_gate
 
-ACCEPT = 0.95
 PARITY_IMAGES = 64
 OOD_IMAGES = 1000  # the mean of 1280 features needs no more, and the graph takes 8 ms an image
 LICENCE = (
@@ -91,7 +89,9 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     calibration, conformal, point = _decisions(
         outputs["cal"]["logits"], data, rows["cal"], fold, config
     )
-    ood, limits = _rejection(outputs["train"]["features"], outputs["val"]["features"])
+    gate, limits = fit_bundle_gate(
+        pixels, outputs, lambda images: _run_graph(engine, images), config.seed
+    )
     record = BundleRecord(
         name=f"{Path(config.data.path).stem}-{recipe}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -111,7 +111,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     )
     files = {
         "model.onnx": graph,
-        "ood.safetensors": ood.to_bytes(),
+        "ood.safetensors": gate.to_bytes(),
         "LICENSE": LICENCE.encode(),
         "MODEL_CARD.md": _card(run),
         "trained_on.txt": _hashes(data, rows["train"]),
@@ -170,19 +170,6 @@ def _decisions(
                     words=target.words, threshold=chosen.threshold, n_cal=chosen.n
                 )  # fmt: skip
     return calibration, conformal, point
-
-
-def _rejection(
-    train: NDArray[np.float32], val: NDArray[np.float32]
-) -> tuple[OodModel, OutOfDistribution]:
-    """Distance from training features, and the threshold that accepts most validation images."""
-    ood = fit_ood(train)
-    return ood, OutOfDistribution(
-        accept=ACCEPT,
-        threshold=fit_threshold(ood.score(val), accept=ACCEPT),
-        n_fit=len(train),
-        n_val=len(val),
-    )
 
 
 def _read(

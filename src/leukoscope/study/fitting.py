@@ -26,8 +26,9 @@ from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.study.events import Progress, Tell
 from leukoscope.study.gradient_job import GradientJob
 from leukoscope.study.inner_folds import MakeJob, fit_inner_folds, member_recipe
-from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Labelled, Logits, run_job
+from leukoscope.study.jobs import FitAndPredict, Labelled, Logits, run_job
 from leukoscope.study.protocols import FINAL, UNITS
+from leukoscope.study.rejection import GateKeeper
 from leukoscope.study.store import InputStore
 
 RULES = "rules.txt"
@@ -57,7 +58,10 @@ def fit_recipe(
     """
     linear = isinstance(recipe.training, LinearHeadTraining)
     chosen = [f for f in folds if linear or f.protocol in UNITS or f.protocol == FINAL]
-    make, members = _jobs_of(store, recipe, seed), max(1, recipe.inner_folds)
+    members, keeper = max(1, recipe.inner_folds), None
+    if not recipe.inner_folds:  # their members are many models with features of their own
+        keeper = GateKeeper.of(store, recipe, seed)
+    make = _jobs_of(store, recipe, seed, keeper)
     tables = []
     job: FitAndPredict
     with progress.step(f"training {recipe.name}") as tell:
@@ -70,12 +74,14 @@ def fit_recipe(
                 job = partial(
                     fit_inner_folds, make, store.data, fold, members, folder, of_job, within
                 )
+            elif keeper is not None and fold.protocol in UNITS:
+                job = keeper.attach(job, folder)
             tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
             tell(1000 * (done + 1), 1000 * len(chosen))
     return tables
 
 
-def _jobs_of(store: InputStore, recipe: Recipe, seed: int) -> MakeJob:
+def _jobs_of(store: InputStore, recipe: Recipe, seed: int, keeper: GateKeeper | None) -> MakeJob:
     """What makes the job of one model from its folder, its seed and its progress."""
     own = member_recipe(recipe) if recipe.inner_folds else recipe
     if not recipe.frozen_features:
@@ -85,6 +91,8 @@ def _jobs_of(store: InputStore, recipe: Recipe, seed: int) -> MakeJob:
             own, pixels, views, store.data, folder, of_job, tell
         )
     features, network = store.features(recipe, "image", seed), store.network(recipe, seed)
+    if keeper is not None:
+        features = keeper.extended(features, network, recipe)
     fit = _fit_linear if isinstance(recipe.training, LinearHeadTraining) else _fit_classifier
     return lambda folder, of_job, tell: partial(
         fit, own, network, features, store.data, folder, of_job
@@ -128,7 +136,7 @@ def _linear_head(
 def _apply(
     head: LinearHead, features: NDArray[np.float32], rows: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Logits]:
-    found = {part: head.logits(features[rows[part]]) for part in HELD_OUT}
+    found = {part: head.logits(features[rows[part]]) for part in rows if part != "train"}
     if head.val_logits is not None:
         found["val"] = head.val_logits  # the refit has seen these images
     return found
@@ -164,7 +172,8 @@ def _fit_classifier(
     train, val = (Sample(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
     chosen = fit_feature_classifier(train, val, len(data.class_names), recipe.training, seed=seed)
     _save_classifier(recipe, network, data, folder, chosen)
-    logits = {part: chosen.model.logits(features[rows[part]]) for part in ("cal", "test")}
+    others = [part for part in rows if part not in ("train", "val")]
+    logits = {part: chosen.model.logits(features[rows[part]]) for part in others}
     return {"val": chosen.val_logits, **logits}
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,12 @@ from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import ImageSet
 from leukoscope.learning.checkpoint import RESUME, save_checkpoint
 from leukoscope.learning.frozen import HeadOnly
-from leukoscope.learning.trainer import predict_logits, train_gradient
+from leukoscope.learning.trainer import predict_logits, predict_outputs, train_gradient
 from leukoscope.study.events import Tell
 from leukoscope.study.jobs import HELD_OUT, Labelled, Logits
+
+if TYPE_CHECKING:
+    from leukoscope.study.rejection import GateKeeper
 
 Rows = Mapping[str, NDArray[np.int64]]
 
@@ -36,6 +39,7 @@ class GradientJob:
         folder: The model's folder.
         seed: Of everything random.
         tell: Told of batches done.
+        keeper: Also fits and measures the fold's gate; None where there is none.
     """
 
     recipe: Recipe
@@ -45,6 +49,7 @@ class GradientJob:
     folder: Path
     seed: int
     tell: Tell
+    keeper: GateKeeper | None = None
 
     def __call__(self, rows: Rows) -> dict[str, Logits]:
         """Train, save the checkpoint, and apply it to the held-out images."""
@@ -64,8 +69,21 @@ class GradientJob:
             self.folder, network, recipe, self.data.class_names, extra={"seed": self.seed}
         )
         shutil.rmtree(first / RESUME, ignore_errors=True)
+        return self._predict(network, rows)
+
+    def _predict(self, network: Network, rows: Rows) -> dict[str, Logits]:
+        spec, keeper = self.recipe.preprocess, self.keeper
+        seen = {}
+        if keeper is not None:
+            parts = keeper.parts(rows)
+            for part in parts:
+                pixels = keeper.shown(self.pixels, parts, part)
+                seen[part] = predict_outputs(network, pixels, spec)
+            keeper.keep(self.folder, parts, seen)
         return {
-            part: predict_logits(network, self.pixels[rows[part]], recipe.preprocess)
+            part: seen[part][1]
+            if part in seen
+            else predict_logits(network, self.pixels[rows[part]], spec)
             for part in HELD_OUT
         }
 

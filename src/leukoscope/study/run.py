@@ -304,6 +304,7 @@ def _write_statistics(
     tables: list[PredictionTable],
 ) -> dict[str, Any]:
     from leukoscope.study.bundling import no_bundle_note
+    from leukoscope.study.rejection import rejection_metrics
     from leukoscope.study.summary import summarise
 
     table = concatenate(tables)
@@ -319,6 +320,7 @@ def _write_statistics(
             *(row["text"] for row in found.passport["findings"] if row["level"] != "info"),
         ],
     )
+    metrics["ood"] = rejection_metrics(run, plan.folds, config)
     write_json(run.metrics, metrics)
     return metrics
 

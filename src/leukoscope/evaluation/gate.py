@@ -1,0 +1,296 @@
+"""The gate: several scores of strangeness, scaled alike, of which the largest decides.
+
+A score is fitted on training images and scaled on validation images, so that 0 is their median
+and 1 the value that 95 % of them do not exceed; what decides is the largest of the chosen scores,
+and its threshold accepts that share of the validation images *jointly*. Which scores take part is
+chosen with synthetic outliers. Fitting and application use NumPy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.config.bundle import OutOfDistribution, ScoreScale
+from leukoscope.core.errors import DataError
+from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
+from leukoscope.evaluation.softmax import log_softmax
+
+SCORES: Mapping[str, str] = MappingProxyType(
+    {
+        "mahalanobis": "what the network sees in it lies far from all of them",
+        "knn": "what the network sees in it resembles none of them",
+        "energy": "the network finds less evidence for any class than in them",
+        "softmax": "no class stands out as it does in them",
+        "appearance": "its colours or its grain are not theirs",
+    }
+)
+"""Name of each score, and what a high value says, to end a sentence about the training images."""
+
+DEFAULT = ("mahalanobis", "knn", "appearance")
+NEIGHBOURS = 5
+MOST_REFERENCES = 1000
+_MOST_BYTES = 4_000_000
+_ENOUGH = 0.002
+
+Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the gate reads of n images.
+
+    Attributes:
+        appearance: (n, A) of ``imaging.appearance``.
+        features: (n, D) of the model's graph.
+        logits: (n, K) of the model's graph.
+    """
+
+    appearance: NDArray[Any]
+    features: NDArray[Any]
+    logits: NDArray[Any]
+
+    def take(self, rows: NDArray[Any]) -> Seen:
+        """Some of the images, by number or mask."""
+        return Seen(self.appearance[rows], self.features[rows], self.logits[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Fitted scores.
+
+    Attributes:
+        scales: The scores that decide.
+        threshold: Largest accepted value of the largest scaled score.
+        features: For ``mahalanobis``.
+        appearance: For ``appearance``.
+        references: For ``knn``: (R, D) float16 features of training images, each of length 1.
+    """
+
+    scales: tuple[ScoreScale, ...]
+    threshold: float
+    features: OodModel | None = None
+    appearance: OodModel | None = None
+    references: NDArray[np.float16] | None = None
+
+    @property
+    def num_features(self) -> int | None:
+        """D, or None where no score reads features."""
+        if self.features is not None:
+            return len(self.features.mean)
+        return None if self.references is None else self.references.shape[1]
+
+    def scores(self, seen: Seen) -> dict[str, Float64Array]:
+        """Each deciding score, scaled, (n,); the largest of an image is its ``ood_score``."""
+        return {
+            scale.name: (self._raw(scale.name, seen) - scale.median) / (scale.limit - scale.median)
+            for scale in self.scales
+        }
+
+    def _raw(self, name: str, seen: Seen) -> Float64Array:
+        if name == "energy":
+            return energy(seen.logits)
+        if name == "softmax":
+            return np.asarray(1 - np.exp(log_softmax(seen.logits).max(axis=1)))
+        if name == "knn" and self.references is not None:
+            return neighbour_distance(seen.features, self.references)
+        if name == "mahalanobis" and self.features is not None:
+            return self.features.score(seen.features)
+        if name == "appearance" and self.appearance is not None:
+            return self.appearance.score(seen.appearance)
+        raise DataError(f"out-of-distribution score {name}: unknown, or its tensors are missing")
+
+    def to_bytes(self) -> bytes:
+        """The content of a safetensors file; :meth:`from_tensors` reads it."""
+        from safetensors.numpy import save
+
+        tensors: dict[str, NDArray[Any]] = {}
+        if self.features is not None:
+            tensors |= self.features.tensors()
+        if self.appearance is not None:
+            tensors |= {f"appearance.{k}": v for k, v in self.appearance.tensors().items()}
+        if self.references is not None:
+            tensors["references"] = self.references
+        return bytes(save(tensors))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], record: OutOfDistribution) -> Gate:
+        """The gate that :meth:`to_bytes` wrote, with the scales of its bundle's record.
+
+        Raises:
+            DataError: A score is unknown, or a tensor is missing or has the wrong shape.
+        """
+        names = {scale.name for scale in record.scores}
+        if unknown := names - SCORES.keys():
+            raise DataError(f"out-of-distribution scores: {', '.join(sorted(unknown))} unknown")
+        prefix, references = "appearance.", tensors.get("references")
+        if "knn" in names and (references is None or references.ndim != 2):
+            raise DataError("out-of-distribution tensors: expected references (R, D) for knn")
+        of_appearance = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix in k}
+        return cls(
+            record.scores,
+            record.threshold,
+            OodModel.from_tensors(tensors) if "mahalanobis" in names else None,
+            OodModel.from_tensors(of_appearance) if "appearance" in names else None,
+            references if "knn" in names else None,
+        )
+
+
+def energy(logits: ArrayLike) -> Float64Array:
+    """Energy −log Σₖ exp(zₖ) of each row of logits (n, K); high where no class has evidence.
+
+    Liu et al. 2020 (Energy-based out-of-distribution detection), eq. 4 with T = 1.
+
+    >>> energy([[0.0, 0.0], [5.0, 0.0]]).round(4).tolist()
+    [-0.6931, -5.0067]
+    """
+    values = np.asarray(logits, np.float64)
+    return np.asarray(log_softmax(values)[:, 0] - values[:, 0])
+
+
+def neighbour_distance(features: ArrayLike, references: NDArray[Any]) -> Float64Array:
+    """Distance to the fifth nearest reference, all vectors scaled to length 1.
+
+    Sun et al. 2022 (Out-of-distribution detection with deep nearest neighbors), eq. 3.
+
+    Args:
+        features: (n, D).
+        references: (R, D) of length 1; with fewer than five the last one counts.
+
+    Raises:
+        DataError: The numbers of features differ.
+
+    >>> neighbour_distance([[0.0, 2.0]], np.eye(2)[[0] * 9]).round(3).tolist()
+    [1.414]
+    """
+    values = _unit(np.asarray(features, np.float64))
+    if values.ndim != 2 or values.shape[1] != references.shape[1]:
+        raise DataError(
+            f"nearest neighbours: expected features (n, {references.shape[1]}), got {values.shape}"
+        )
+    cosine = values @ references.astype(np.float64).T
+    k = min(NEIGHBOURS, len(references))
+    nearest = -np.partition(-cosine, k - 1, axis=1)[:, k - 1]
+    return np.sqrt(np.maximum(2 - 2 * nearest, 0.0))
+
+
+def separation(inside: ArrayLike, outside: ArrayLike) -> float:
+    """Area under the ROC curve: how often an outlier scores above an inlier, ties half.
+
+    >>> separation([1, 2, 3], [3, 4])
+    0.9166666666666666
+    """
+    ordered = np.sort(np.asarray(inside, np.float64))
+    found = np.asarray(outside, np.float64)
+    below = np.searchsorted(ordered, found) + np.searchsorted(ordered, found, side="right")
+    return float(below.mean() / 2 / len(ordered))
+
+
+def fit_gate(
+    train: Seen, val: Seen, outliers: Seen, kinds: Sequence[str], *, accept: float = 0.95
+) -> tuple[Gate, OutOfDistribution]:
+    """Fit, scale and choose the scores, and set the threshold.
+
+    Without outliers, or with fewer validation images than a threshold needs (19 for 95 %), no
+    choice is made: the Mahalanobis distance, kNN and appearance decide together.
+
+    Args:
+        train: Images that strangeness is measured from.
+        val: Other images of the same source; they scale the scores and set the threshold.
+        outliers: Synthetic outliers, none of them made of an image that will be tested.
+        kinds: (n,) kind of each outlier.
+        accept: Share of the validation images to accept.
+
+    Raises:
+        DataError: There are fewer than 4 training images, or no validation image.
+    """
+    fitted = Gate((), 0.0, fit_ood(train.features), fit_ood(train.appearance), _thinned(train))
+    inside = {name: fitted._raw(name, val) for name in SCORES}
+    scales = [s for name in SCORES if (s := _scale(name, inside[name], accept)) is not None]
+    every = Gate(tuple(scales), 0.0, fitted.features, fitted.appearance, fitted.references)
+    near, far = every.scores(val), every.scores(outliers)
+    chosen = tuple(name for name in DEFAULT if name in near)
+    alone: dict[str, float] = {}
+    if len(kinds) and (len(val.logits) + 1) * (1 - accept) > 1 - 1e-9:
+        chosen, alone = choose_scores(near, far, kinds)
+    limit = fit_threshold(largest(near, chosen), accept=accept)
+    gate = Gate(
+        tuple(scale for scale in scales if scale.name in chosen),
+        limit,
+        fitted.features if "mahalanobis" in chosen else None,
+        fitted.appearance if "appearance" in chosen else None,
+        fitted.references if "knn" in chosen else None,
+    )
+    return gate, OutOfDistribution(
+        accept=accept,
+        threshold=limit,
+        n_fit=len(train.features),
+        n_val=len(val.features),
+        scores=gate.scales,
+        outliers=false_accepts(largest(far, chosen), kinds, limit),
+        alone=alone,
+    )
+
+
+def choose_scores(
+    inside: Mapping[str, Float64Array], outside: Mapping[str, Float64Array], kinds: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The smallest set of scores that separates outliers nearly as well as the best set.
+
+    A set is judged by the area under the ROC curve of its largest score, mean over the kinds of
+    outliers. Of the sets within .002 of the best one the smallest is taken, among those the best.
+    (Shares below the threshold would judge by a few validation images at its edge.)
+
+    Args:
+        inside: Scaled scores of validation images by name, (n,) each.
+        outside: Those of synthetic outliers, (m,) each.
+        kinds: (m,) kind of each outlier.
+
+    Returns:
+        Their names, and the area of each score alone.
+    """
+    sets = [s for size in range(1, len(inside) + 1) for s in combinations(inside, size)]
+    of, area = np.asarray(kinds), {}
+    for names in sets:
+        near, far = largest(inside, names), largest(outside, names)
+        area[names] = np.mean([separation(near, far[of == kind]) for kind in sorted(set(kinds))])
+    good = [names for names in sets if area[names] >= max(area.values()) - _ENOUGH]
+    chosen = min(good, key=lambda names: (len(names), -area[names]))
+    return chosen, {name: round(float(area[(name,)]), 4) for name in inside}
+
+
+def largest(scores: Mapping[str, Float64Array], names: Sequence[str]) -> Float64Array:
+    """(n,) largest of the named scores."""
+    return np.asarray(np.max([scores[name] for name in names], axis=0))
+
+
+def false_accepts(scores: Float64Array, kinds: Sequence[str], limit: float) -> dict[str, float]:
+    """Share of each kind of outlier that is accepted."""
+    passed, of = scores <= limit, np.asarray(kinds)
+    return {kind: round(float(passed[of == kind].mean()), 4) for kind in dict.fromkeys(kinds)}
+
+
+def _scale(name: str, values: Float64Array, accept: float) -> ScoreScale | None:
+    """None for a score that does not tell validation images apart, such as a saturated softmax."""
+    median, limit = float(np.median(values)), fit_threshold(values, accept=accept)
+    if limit - median <= 1e-9 * max(1.0, abs(limit)):
+        return None
+    return ScoreScale(name=name, median=median, limit=limit)
+
+
+def _thinned(train: Seen) -> NDArray[np.float16]:
+    """Evenly chosen training features of length 1, at most 4 MB of them."""
+    features = np.asarray(train.features)
+    most = max(NEIGHBOURS, min(MOST_REFERENCES, _MOST_BYTES // (2 * features.shape[1])))
+    rows = np.linspace(0, len(features) - 1, min(most, len(features))).round().astype(int)
+    return _unit(features[rows].astype(np.float64)).astype(np.float16)
+
+
+def _unit(values: Float64Array) -> Float64Array:
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))

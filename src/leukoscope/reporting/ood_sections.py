@@ -1,0 +1,135 @@
+"""What the model declines: rejected test images, and outliers that it was never shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON
+from leukoscope.reporting.content import Block, Column, Folded, Paragraph, Section, Table
+from leukoscope.reporting.figures.ood import StrangenessPanel, strangeness_histograms
+from leukoscope.reporting.formats import count, interval, plural
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.result_tables import marked
+from leukoscope.reporting.source import Study
+from leukoscope.reporting.wording import protocol_title
+
+
+def rejection(study: Study, gallery: Gallery) -> Section:
+    """Table, figure and kinds of outliers; nothing for a study that measured no gate."""
+    entries = [e for e in study.metrics.get("ood", ()) if e["roc_auc"] is not None]
+    blocks: list[Block] = []
+    if entries:
+        share = f"{100 * entries[0]['accept']:g} %"
+        blocks = [
+            Paragraph(
+                "A model answers whatever it is shown. The gate asks first whether an image is "
+                "like those it was trained on: several scores are scaled so that 0 is the median "
+                "of the validation images and 1 what "
+                f"{share} of them do not exceed, and the largest one decides. Its threshold "
+                f"accepts {share} of the validation images; under a harsher protocol more test "
+                "images are strange, and are declined. Which scores take part was chosen with "
+                "synthetic outliers (shuffled, recoloured, doubled, pasted … images), none of "
+                "them made of a test image."
+            ),
+            _table(study, entries),
+        ]
+        first = entries[0]["recipe"]
+        blocks.append(_figure(study, gallery, [e for e in entries if e["recipe"] == first]))
+        blocks.append(Folded("By kind of outlier", (_kinds(entries),)))
+    return Section("rejection", "What the model declines", blocks)
+
+
+def _table(study: Study, entries: list[Mapping[str, Any]]) -> Table:
+    rows = []
+    for e in entries:
+        used = ", ".join(name for name, folds in e["folds_using"].items() if folds)
+        accuracy = [interval(e["accuracy"].get(k), "accuracy") for k in ("accepted", "rejected")]
+        rows.append(
+            (
+                protocol_title(e["protocol"]),
+                e["recipe"],
+                f"{count(e['n'])} ({plural(e['n_groups'], e['unit'])})",
+                interval(e["rejected"], "accuracy"),
+                *accuracy,
+                interval(e["roc_auc"], "roc_auc"),
+                used,
+            )
+        )
+    columns = (
+        Column("Held out"),
+        Column("Recipe", code=True, narrow=True),
+        Column("n images", numeric=True),
+        Column("Declined", numeric=True),
+        Column("Accuracy, accepted", numeric=True),
+        Column("Accuracy, declined", numeric=True),
+        Column("ROC AUC, outliers", numeric=True),
+        Column("Scores", code=True, narrow=True),
+    )
+    caption = (
+        "Test images that the gate declines, and how well it tells synthetic outliers from test "
+        f"images ({100 * study.confidence:g} % intervals over groups; all folds pooled)"
+    )
+    note = "The synthetic outliers are of the same kinds as those that chose the scores."
+    fewest = min(entry["least_n_val"] for entry in entries)
+    if (fewest + 1) * (1 - entries[0]["accept"]) < 1 - 1e-9:
+        note += (
+            f" A fold has only {plural(fewest, 'validation image')}: its threshold is their "
+            f"largest score, which cannot promise {100 * entries[0]['accept']:g} %."
+        )
+    return marked(Table(caption, columns, tuple(rows), note, grouped=True))
+
+
+def _kinds(entries: list[Mapping[str, Any]]) -> Table:
+    columns = (
+        Column("Held out"),
+        Column("Recipe", code=True, narrow=True),
+        Column("Outliers"),
+        Column("n", numeric=True),
+        Column("ROC AUC", numeric=True),
+        Column("Accepted", numeric=True),
+    )
+    rows = tuple(
+        (
+            protocol_title(entry["protocol"]),
+            entry["recipe"],
+            kind,
+            count(found["n"]),
+            f"{found['roc_auc']:.3f}",
+            f"{100 * found['false_accept']:.1f} %",
+        )
+        for entry in entries
+        for kind, found in entry["kinds"].items()
+    )
+    return Table("Synthetic outliers made of test images, by kind", columns, rows, grouped=True)
+
+
+def _figure(study: Study, gallery: Gallery, entries: list[Mapping[str, Any]]) -> Block:
+    panels = [_panel(study, entry) for entry in entries]
+    return gallery.draw(
+        "strangeness",
+        lambda: strangeness_histograms(panels),
+        caption=(
+            f"Strangeness of validation images, test images and synthetic outliers, recipe "
+            f"{entries[0]['recipe']} (all folds; what lies beyond an end is counted at it; "
+            "threshold: mean of the folds)."
+        ),
+        alt="Histograms; how far outliers are from test images stands in the table above.",
+    )
+
+
+def _panel(study: Study, entry: Mapping[str, Any]) -> StrangenessPanel:
+    parent = study.run.model(entry["recipe"], entry["protocol"], 0).parent
+    folders = sorted(path.parent for path in parent.glob(f"fold*/{OOD_CSV}"))
+    rows = [row for folder in folders for row in read_csv(folder / OOD_CSV, OOD_COLUMNS)]
+    scores = np.array([float(row["score"]) for row in rows])
+    outlier = np.array([row["outlier"] != "" for row in rows])
+    test = np.array([row["part"] == "test" for row in rows])
+    return StrangenessPanel(
+        f"{protocol_title(entry['protocol'])} (n = {count(entry['n'])})",
+        (scores[~test & ~outlier], scores[test & ~outlier], scores[test & outlier]),
+        float(np.mean([read_json(folder / OOD_JSON)["threshold"] for folder in folders])),
+    )
