@@ -131,12 +131,32 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
             else f"rejected above {ood.threshold:.2f} "
             f"(accepts {ood.accept:.0%} of {ood.n_val} validation images)",
         ),
+        *_envelope(record),
         ("graph against torch", f"largest difference of a logit {record.parity_max_abs:.1e}"),
         ("licence of the weights", record.licence),
         ("passport", record.passport_sha256),
         ("files", f"{len(record.files)}, hashes fit"),
         ("versions", ", ".join(f"{name} {v}" for name, v in record.versions.items())),
     ]
+
+
+def _envelope(record: BundleRecord) -> list[tuple[str, str]]:
+    """What the model stands, one line a corruption."""
+    found = record.envelope
+    if found is None:
+        return [("envelope", "not measured; `leukoscope robustness RUN` does")]
+    lines = [
+        ("envelope", f"accuracy within {100 * found.bound:g} points, measured on {found.n} test "
+         f"images ({found.protocol}); {found.false_alarms:.1%} of undamaged ones lie outside")
+    ]  # fmt: skip
+    for limit in found.limits:
+        sides = [f"{word} {value:.3g}" for word, value in (("≥", limit.low), ("≤", limit.high))
+                 if value is not None]  # fmt: skip
+        check = f"{limit.statistic.replace('_', ' ')} {', '.join(sides)}" if sides else "unchecked"
+        lines.append(
+            (f"  {limit.corruption}", f"severity {limit.severity} of {limit.severities}; {check}")
+        )
+    return lines
 
 
 def _triple(values: tuple[float, float, float]) -> str:

@@ -22,6 +22,7 @@ from leukoscope.reporting.fold_sections import folds
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
+from leukoscope.reporting.robustness_sections import robustness
 from leukoscope.reporting.source import Study, load_study
 from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level_title
 
@@ -51,6 +52,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [folds(study)],
         lambda: [class_sections.class_results(study, gallery)],
         lambda: [class_sections.calibration(study, gallery)],
+        lambda: robustness(gallery),
         lambda: ensemble_sections.ensembles(study),
         lambda: [model_sections.training(study, gallery)],
         lambda: [example_sections.explanations(study, gallery)],

@@ -132,18 +132,21 @@ def decide(
     prediction_set: Sequence[str],
     ood_score: float | None,
     quality: Mapping[str, float],
+    beyond: Sequence[str] = (),
 ) -> tuple[Decision, tuple[str, ...]]:
     """Accept, ask for review, or reject.
 
     Reject: the image is further from the training images than the bundle's threshold, or its
     quality is far outside the limits (see :func:`quality_notes`). Review: the prediction set
-    does not hold exactly one class, or the quality is outside the limits. Accept: otherwise.
+    does not hold exactly one class, the quality is outside the limits, or the image is beyond
+    the conditions under which the model was measured to hold. Accept: otherwise.
 
     Args:
         record: Thresholds and limits.
         prediction_set: Classes of the conformal set.
         ood_score: Distance from the training images, None where unknown.
         quality: Of the image.
+        beyond: Sentences of :func:`leukoscope.runtime.envelope.envelope_notes`.
 
     Returns:
         The decision, and one sentence for each reason against acceptance.
@@ -161,8 +164,8 @@ def decide(
         review.insert(0, f"The model cannot decide, at {percent} confidence, between {titles}.")
     elif not prediction_set:
         review.insert(0, f"No class is probable enough for {percent} confidence.")
-    decision: Decision = "reject" if reject else "review" if review else "accept"
-    return decision, (*reject, *review)
+    decision: Decision = "reject" if reject else "review" if review or beyond else "accept"
+    return decision, (*reject, *review, *beyond)
 
 
 def quality_notes(

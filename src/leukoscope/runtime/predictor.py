@@ -24,6 +24,7 @@ from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.bundle import Bundle, check_graph, read_bundle
 from leukoscope.runtime.engines import Engine, open_engine
+from leukoscope.runtime.envelope import envelope_notes
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
 from leukoscope.runtime.prediction import (
     Decision,
@@ -47,6 +48,7 @@ class _Prepared:
     sha256: str
     pixels: NDArray[np.uint8]
     quality: dict[str, float]
+    beyond: tuple[str, ...]
 
 
 def load_bundle(path: Path | str, *, engine: str = "auto", threads: int | None = None) -> Predictor:
@@ -193,7 +195,9 @@ class Predictor:
         try:
             image, sha256 = _load(source, name)
             pixels = apply_preprocess(image, self.record.preprocess)
-            return _Prepared(name, sha256, pixels, measure_quality(image))
+            quality = measure_quality(image)
+            beyond = envelope_notes(image, quality, self.record.envelope)
+            return _Prepared(name, sha256, pixels, quality, beyond)
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)
         except (OSError, MemoryError, cv2.error) as error:
@@ -223,7 +227,7 @@ class Predictor:
                 name for name, inside in zip(self.class_names, sets[row], strict=True) if inside
             )
             score = None if scores is None else float(scores[row])
-            decision, reasons = decide(self.record, chosen, score, item.quality)
+            decision, reasons = decide(self.record, chosen, score, item.quality, item.beyond)
             best = int(logits[row].argmax())
             heatmap = None
             if explain is not None:

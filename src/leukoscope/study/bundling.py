@@ -34,6 +34,7 @@ from leukoscope.study.environment import package_versions
 from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.protocols import FINAL
+from leukoscope.study.robustness_files import stored_envelope
 
 ACCEPT = 0.95
 PARITY_IMAGES = 64
@@ -99,6 +100,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         conformal=conformal,
         ood=limits,
         quality=_limits(quality),
+        envelope=stored_envelope(run, recipe),
         parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
         passport_sha256=read_json(run.passport)["sha256"],
         versions=package_versions(),
