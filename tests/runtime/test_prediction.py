@@ -42,14 +42,14 @@ def test_the_flagged_side_of_an_operating_point_is_said(tiny: SimpleNamespace) -
     words = "miss at most 2 % of malignant fields, with 95 % confidence"
     record = tiny.record(operating_point=OperatingPoint(words=words, threshold=0.1, n_cal=200))
     flagged = {"benign": 0.85, "pre_b": 0.1, "pro_b": 0.05}
-    decision, (reason,) = decide(record, ("benign",), 1.0, FINE, flagged)
+    decision, (reason,) = decide(record, ("benign",), 1.0, FINE, probabilities=flagged)
     assert decision == "review"
     assert reason == f"P(malignant) 0.15 reaches 0.1, the limit chosen to “{words}”: flagged."
     malignant = {"benign": 0.05, "pre_b": 0.9, "pro_b": 0.05}
-    assert decide(record, ("pre_b",), 1.0, FINE, malignant)[0] == "accept"
-    assert "flagged" in decide(record, ("pre_b",), 1.0, FINE, malignant)[1][0]
+    assert decide(record, ("pre_b",), 1.0, FINE, probabilities=malignant)[0] == "accept"
+    assert "flagged" in decide(record, ("pre_b",), 1.0, FINE, probabilities=malignant)[1][0]
     cleared = {"benign": 0.95, "pre_b": 0.04, "pro_b": 0.01}
-    assert decide(record, ("benign",), 1.0, FINE, cleared) == ("accept", ())
+    assert decide(record, ("benign",), 1.0, FINE, probabilities=cleared) == ("accept", ())
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
             f"{', '.join(scale.name for scale in ood.scores)} "
             f"(accepts {ood.accept:.0%} of {ood.n_val} validation images)",
         ),
+        *_envelope(record),
         ("graph against torch", f"largest difference of a logit {record.parity_max_abs:.1e}"),
         ("licence of the weights", record.licence),
         ("passport", record.passport_sha256),
@@ -160,6 +161,25 @@ def _point(record: BundleRecord) -> str:
     if point is None:
         return "none"
     return f"flagged from P(malignant) {point.threshold:.4g} on: “{point.words}”"
+
+
+def _envelope(record: BundleRecord) -> list[tuple[str, str]]:
+    """What the model stands, one line a corruption."""
+    found = record.envelope
+    if found is None:
+        return [("envelope", "not measured; `leukoscope robustness RUN` does")]
+    lines = [
+        ("envelope", f"accuracy within {100 * found.bound:g} points, measured on {found.n} test "
+         f"images ({found.protocol}); {found.false_alarms:.1%} of undamaged ones lie outside")
+    ]  # fmt: skip
+    for limit in found.limits:
+        sides = [f"{word} {value:.3g}" for word, value in (("≥", limit.low), ("≤", limit.high))
+                 if value is not None]  # fmt: skip
+        check = f"{limit.statistic.replace('_', ' ')} {', '.join(sides)}" if sides else "unchecked"
+        lines.append(
+            (f"  {limit.corruption}", f"severity {limit.severity} of {limit.severities}; {check}")
+        )
+    return lines
 
 
 def _triple(values: tuple[float, float, float]) -> str:

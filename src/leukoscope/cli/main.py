@@ -18,6 +18,7 @@ from leukoscope.cli import (
     lists,
     model,
     predict,
+    robustness,
     runs,
     setup,
     study,
@@ -61,6 +62,7 @@ study.register(app)
 arms.register(app)
 model.register(app)
 explain.register(app)
+robustness.register(app)
 compare.register(app)
 ensemble.register(app)
 predict.register(app)

@@ -58,6 +58,16 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def robustness(self) -> Path:
+        """What damage to the images costs the models."""
+        return self.path / "robustness.json"
+
+    @property
+    def robustness_table(self) -> Path:
+        """The same, one row per model and condition."""
+        return self.path / "robustness.csv"
+
+    @property
     def figures(self) -> Path:
         """Figures of the report."""
         return self.path / "figures"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import Macenko
 
-_BLACK = 12  # a cut-out cell is surrounded by pixels below this
+BLACK = 12  # a cut-out cell is surrounded by pixels below this
 _MAX_GAIN = 4.0  # a plain image has no contrast to stretch but noise
 _LEAST_ANGLE = np.radians(2.0)  # between two stains; below, there is only one
 _LEAST_PIXELS = 50  # for percentiles to mean anything
@@ -167,4 +167,4 @@ def _to_lab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _lit(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     red, green, blue = cv2.split(image)
-    return np.asarray(cv2.max(cv2.max(red, green), blue) >= _BLACK)
+    return np.asarray(cv2.max(cv2.max(red, green), blue) >= BLACK)

@@ -24,6 +24,7 @@ from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
 from leukoscope.reporting.ood_sections import rejection
+from leukoscope.reporting.robustness_sections import robustness
 from leukoscope.reporting.source import Study, load_study
 from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level_title
 
@@ -55,6 +56,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [decision_sections.calibration(study, gallery)],
         lambda: [decision_sections.decisions(study, gallery)],
         lambda: [rejection(study, gallery)],
+        lambda: robustness(gallery),
         lambda: ensemble_sections.ensembles(study),
         lambda: [model_sections.training(study, gallery)],
         lambda: [example_sections.explanations(study, gallery)],

@@ -22,6 +22,7 @@ from leukoscope.config.loading import validate
 from leukoscope.core.errors import BundleError, ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.evaluation.gate import Gate
+from leukoscope.imaging.conditions import BEYOND
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import QUALITY_MEASURES
@@ -304,3 +305,11 @@ def _check_record(record: BundleRecord, folder: Path) -> None:
                 f"{folder / RECORD}: expected quality limits, low and high, of "
                 f"{', '.join(QUALITY_MEASURES)}; found {', '.join(low)} and {', '.join(high)}"
             )
+    for limit in record.envelope.limits if record.envelope else ():
+        for side, value in (("low", limit.low), ("high", limit.high)):
+            if value is not None and (limit.statistic, side) not in BEYOND:
+                raise BundleError(
+                    f"{folder / RECORD}: the envelope limits {limit.statistic or 'nothing'} on its "
+                    f"{side} side, which this version cannot check",
+                    hint="install the version of Leukoscope that wrote it",
+                )

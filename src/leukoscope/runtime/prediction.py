@@ -136,15 +136,18 @@ def decide(
     prediction_set: Sequence[str],
     ood_score: float | None,
     quality: Mapping[str, float],
+    *,
     probabilities: Mapping[str, float] | None = None,
     strangeness: Mapping[str, float] = MappingProxyType({}),
+    beyond: Sequence[str] = (),
 ) -> tuple[Decision, tuple[str, ...]]:
     """Accept, ask for review, or reject.
 
     Reject: the image is further from the training images than the bundle's threshold, or its
     quality is far outside the limits (see :func:`quality_notes`). Review: the prediction set
-    does not hold exactly one class, the quality is outside the limits, or the operating point flags
-    an image whose most probable class is not malignant. Accept: otherwise.
+    does not hold exactly one class, the quality is outside the limits, the image is beyond the
+    conditions under which the model was measured to hold, or the operating point flags an image
+    whose most probable class is not malignant. Accept: otherwise.
 
     Args:
         record: Thresholds and limits.
@@ -153,6 +156,7 @@ def decide(
         quality: Of the image.
         probabilities: Of each class, for the operating point; None leaves it out.
         strangeness: The scores whose largest is ``ood_score``, so that the reason names them.
+        beyond: Sentences of :func:`leukoscope.runtime.envelope.envelope_notes`.
 
     Returns:
         The decision, and one sentence for each reason against acceptance or for the flag.
@@ -177,6 +181,7 @@ def decide(
     flag = _flag(record, p)
     if flag and not CLASSES[max(p, key=lambda name: p[name])].malignant:
         review.append(flag)
+    review.extend(beyond)
     decision: Decision = "reject" if reject else "review" if review else "accept"
     return decision, (*reject, *review, *([flag] if flag and flag not in review else []))
 

@@ -26,6 +26,7 @@ from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.bundle import Bundle, check_graph, read_bundle
 from leukoscope.runtime.engines import Engine, open_engine
+from leukoscope.runtime.envelope import envelope_notes
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
 from leukoscope.runtime.prediction import (
     Decision,
@@ -49,6 +50,7 @@ class _Prepared:
     sha256: str
     pixels: NDArray[np.uint8]
     quality: dict[str, float]
+    beyond: tuple[str, ...]
 
 
 def load_bundle(path: Path | str, *, engine: str = "auto", threads: int | None = None) -> Predictor:
@@ -195,7 +197,9 @@ class Predictor:
         try:
             image, sha256 = _load(source, name)
             pixels = apply_preprocess(image, self.record.preprocess)
-            return _Prepared(name, sha256, pixels, measure_quality(image))
+            quality = measure_quality(image)
+            beyond = envelope_notes(image, quality, self.record.envelope)
+            return _Prepared(name, sha256, pixels, quality, beyond)
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)
         except (OSError, MemoryError, cv2.error) as error:
@@ -229,7 +233,15 @@ class Predictor:
             # Probabilities can be equal to 1 for two classes; temperature keeps the logits' order.
             ranked = logits if self.record.calibration.weights is None else probs
             best = int(ranked[row].argmax())
-            decision, reasons = decide(self.record, chosen, score, item.quality, p, strange)
+            decision, reasons = decide(
+                self.record,
+                chosen,
+                score,
+                item.quality,
+                probabilities=p,
+                strangeness=strange,
+                beyond=item.beyond,
+            )
             heatmap = None
             if explain is not None:
                 heat = class_activation(outputs["maps"][row], best)

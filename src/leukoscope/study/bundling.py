@@ -36,6 +36,7 @@ from leukoscope.study.jobs import Labelled
 from leukoscope.study.operating import fit_point, malignant_classes
 from leukoscope.study.protocols import FINAL
 from leukoscope.study.rejection import fit_bundle_gate
+from leukoscope.study.robustness_files import stored_envelope
 
 PARITY_IMAGES = 64
 OOD_IMAGES = 1000  # the mean of 1280 features needs no more, and the graph takes 8 ms an image
@@ -104,6 +105,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         operating_point=point,
         ood=limits,
         quality=_limits(quality),
+        envelope=stored_envelope(run, recipe),
         parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
         passport_sha256=read_json(run.passport)["sha256"],
         versions=package_versions(),

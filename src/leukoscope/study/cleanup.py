@@ -18,7 +18,7 @@ from leukoscope.core.run_folder import RunFolder
 REPORT = ("config", "environment", "metrics", "report_html", "report_md", "model_card")
 _OTHERS = (
     "manifest", "passport", "splits", "predictions", "figures", "explanations", "ensemble",
-    "bundle", "cache",
+    "robustness", "robustness_table", "bundle", "cache",
 )  # fmt: skip
 REPORT_NAMES = frozenset(getattr(RunFolder(Path()), name).name for name in REPORT)
 OUR_NAMES = REPORT_NAMES | {getattr(RunFolder(Path()), name).name for name in _OTHERS} | {"models"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import keep_leukocytes, remove_leukocytes, segment_leukocytes
 
 Image = NDArray[np.uint8]
+_Item = TypeVar("_Item")
 
 
 def _whole_image(image: Image) -> Image:
@@ -56,13 +57,13 @@ def load_input(path: Path, variant: str, spec: PreprocessSpec) -> Image:
 
 
 def stream(
-    function: Callable[[Path], Any], paths: Sequence[Path], *, threads: int = 2, ahead: int = 64
+    function: Callable[[_Item], Any], items: Sequence[_Item], *, threads: int = 2, ahead: int = 64
 ) -> Iterator[Any]:
     """``map`` in threads, in order, with at most ``ahead`` results waiting."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Any]] = deque()
-        for path in paths:
-            waiting.append(pool.submit(function, path))
+        for item in items:
+            waiting.append(pool.submit(function, item))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

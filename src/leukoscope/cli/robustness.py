@@ -1,0 +1,157 @@
+"""``robustness``: what blur, stain, light and noise cost a model, and how much it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
+from leukoscope.cli.options import JsonOption, SeedOption
+
+if TYPE_CHECKING:
+    from leukoscope.study.examined import Examination
+
+WIDTH = 120  # of the tables, wherever they are printed
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "robustness",
+        epilog="Example: leukoscope robustness run --recipe quick --images 300. "
+        "Study S1's own grid: leukoscope robustness run -c s1",
+    )(robustness)
+
+
+@command
+def robustness(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or a bundle (then with DATA).")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Labelled images for a bundle: a folder or CSV manifest.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", "-r", help="Repeat it to compare; the first is the reference."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", "-p", help="Default: grouped, deduplicated, or the first."),
+    ] = None,
+    corruption: Annotated[
+        list[str] | None,
+        typer.Option("--corruption", "-c", help="A name, or s1; may be repeated. Default: all 13."),
+    ] = None,
+    severity: Annotated[
+        list[int] | None, typer.Option("--severity", "-s", min=1, max=5, help="May be repeated.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option("--images", min=20, help="Default: as takes about 5 minutes.")
+    ] = None,
+    bound: Annotated[
+        float, typer.Option("--bound", min=0.1, max=50, help="Accepted loss of accuracy, points.")
+    ] = 5.0,
+    seed: SeedOption = 42,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: RUN, its report and its bundle.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what damage to the images costs: accuracy, calibration, decisions."""
+    from leukoscope.core.run_folder import RunFolder
+    from leukoscope.study.robustness import Request, choose_corruptions, finish, measure
+
+    request = Request(
+        corruptions=choose_corruptions(corruption or ["haematology"]),
+        severities=tuple(sorted(set(severity or range(1, 6)))),
+        images=images,
+        seed=seed,
+        bound=bound / 100,
+    )
+    notes: list[str] = []
+    with progress_bars() as show:
+        found = _open(run, data, recipe or [], protocol, images, seed, out)
+        folder = RunFolder(out or run)
+        result = measure(found, request, folder, show, lambda text: typer.echo(text, err=True))
+        if out is None:
+            notes = finish(folder, result, show)
+    if as_json:
+        print_json(result)
+        return
+    _print(result)
+    for note in (*result["warnings"], *notes):
+        typer.echo(f"! {note}")
+    typer.echo(f"\nnumbers  {folder.robustness}\nfigures  {folder.figures}\n{DISCLAIMER}")
+
+
+def _open(
+    run: Path,
+    data: Path | None,
+    recipes: list[str],
+    protocol: str | None,
+    images: int | None,
+    seed: int,
+    out: Path | None,
+) -> Examination:
+    from leukoscope.core.errors import UsageError
+    from leukoscope.study.examined import open_bundle, open_run
+    from leukoscope.study.fitted import FittedRun
+    from leukoscope.study.robustness import MOST_IMAGES
+
+    is_bundle = (run / "bundle.json").is_file()
+    if is_bundle and (data is None or out is None):
+        raise UsageError(
+            f"{run} is a bundle: expected labelled images and --out",
+            hint=f"leukoscope robustness {run} DATA --out FOLDER",
+        )
+    if is_bundle and (recipes or protocol):
+        raise UsageError("a bundle has one model and no protocols; leave --recipe, --protocol out")
+    if not is_bundle and data is not None:
+        raise UsageError(
+            f"{run} is no bundle (no bundle.json); a run is measured on its own test images",
+            hint=f"leukoscope robustness {run}, or name a bundle: {run / 'bundle'}",
+        )
+    if data is not None:
+        return open_bundle(run, data, images or MOST_IMAGES, seed)
+    return open_run(FittedRun.open(run), recipes, protocol, seed)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from leukoscope.reporting.formats import interval
+
+    out = console()
+    out.width = max(out.width, WIDTH)
+    severities = sorted({row["severity"] for row in result["recipes"][0]["conditions"]})
+    for model in result["recipes"]:
+        clean = interval(model["clean"]["accuracy"], "accuracy")
+        out.print(f"\n[bold]{model['recipe']}[/]  undamaged {clean}", end="")
+        if "mean_error" in model:
+            out.print(f", mean error damaged {interval(model['mean_error'], 'share')}", end="")
+        if "mce" in model:
+            out.print(f", mCE {interval(model['mce'], 'share')}", end="")
+        out.print()
+        table = Table(box=None, pad_edge=False)
+        for title in ("accuracy, %", *map(str, severities), "kept up to", "to review", "rejected"):
+            table.add_column(title, no_wrap=True)
+        for name, kind in result["corruptions"].items():
+            rows = [row for row in model["conditions"] if row["corruption"] == name]
+            kept = model["tolerated"].get(name)
+            table.add_row(
+                kind["title"],
+                *(f"{100 * row['accuracy']['value']:.1f}" for row in rows),
+                "" if kept is None else str(kept),
+                *(_share(rows[-1].get(key)) for key in ("review", "reject")),
+            )
+        out.print(table)
+    out.print(
+        f"n = {result['n']} of {result['n_available']} test images, {result['n_groups']} "
+        f"{result['group_unit']}s, {result['protocol']}; kept up to: largest severity within "
+        f"{100 * result['bound']:g} points; to review, rejected: at the last severity"
+    )
+
+
+def _share(entry: dict[str, Any] | None) -> str:
+    return "" if entry is None else f"{100 * entry['value']:.0f} %"

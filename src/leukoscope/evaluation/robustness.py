@@ -1,0 +1,199 @@
+"""What damage to the images costs a model: curves, errors over all damage, and the envelope.
+
+Every interval resamples whole groups. A difference is paired: the same images, damaged and not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.evaluation.intervals import (
+    Interval,
+    Resampling,
+    bootstrap_mean,
+    bootstrap_metrics,
+)
+
+FloatArray = NDArray[np.float64]
+METRICS = ("accuracy", "ece")
+ACCEPT = 0.99  # of the images that the model stands, this share lies inside a limit
+LEAST_CAUGHT = 0.5  # a limit that catches fewer of the images beyond is no check
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model says about the same images under one condition.
+
+    Attributes:
+        probs: (n, K) calibrated probabilities.
+        review: (n,) bool, whether a person would be asked to look.
+        reject: (n,) bool, whether the image would be refused; None where the model has no gate.
+    """
+
+    probs: FloatArray
+    review: NDArray[np.bool_]
+    reject: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images that every condition is measured on.
+
+    Attributes:
+        class_names: K names.
+        y_true: (n,) class indices.
+        groups: (n,) unit of each image that intervals resample.
+        replicates: Number of bootstrap replicates.
+        confidence: Level of each interval.
+        seed: Of the resampling.
+    """
+
+    class_names: tuple[str, ...]
+    y_true: NDArray[np.int64]
+    groups: Sequence[str]
+    replicates: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def mean(self, values: ArrayLike) -> Interval:
+        """Mean of one number an image, with its interval."""
+        return bootstrap_mean(
+            values, groups=self.groups, y_true=self.y_true, replicates=self.replicates,
+            confidence=self.confidence, seed=self.seed,
+        )  # fmt: skip
+
+    def wrong(self, answers: Answers) -> FloatArray:
+        """(n,) 1 where the most probable class is not the true one, else 0."""
+        return np.asarray(answers.probs.argmax(axis=1) != self.y_true, np.float64)
+
+    def describe(self, answers: Answers, clean: Answers) -> dict[str, Any]:
+        """Accuracy, ECE, shares of decisions, and the accuracy minus that on ``clean``."""
+        metrics = bootstrap_metrics(
+            self.y_true, answers.probs, self.class_names, groups=self.groups, names=METRICS,
+            replicates=self.replicates, confidence=self.confidence, seed=self.seed,
+        )  # fmt: skip
+        lost = self.mean(self.wrong(clean) - self.wrong(answers))
+        row = {name: interval.to_json() for name, interval in metrics.items()}
+        row |= {"review": self.mean(answers.review).to_json(), "difference": lost.to_json()}
+        if answers.reject is not None:
+            row["reject"] = self.mean(answers.reject).to_json()
+        return row
+
+    def corruption_error(self, errors: FloatArray, reference: FloatArray | None = None) -> Interval:
+        """:func:`mean_corruption_error` with its interval.
+
+        Args:
+            errors: (C, S, n) of :meth:`wrong`, one row a corruption and severity.
+            reference: Likewise of another model on the same images; None gives the plain mean.
+        """
+        resampling = Resampling.of(
+            self.groups, self.y_true, replicates=self.replicates, seed=self.seed
+        )
+        drawn = []
+        for weights in resampling.weights():
+            weights /= weights.sum(axis=1, keepdims=True)
+            own = np.moveaxis(errors @ weights.T, 2, 0)
+            other = None if reference is None else np.moveaxis(reference @ weights.T, 2, 0)
+            drawn.append(mean_corruption_error(own, other))
+        whole = mean_corruption_error(
+            errors.mean(axis=2), None if reference is None else reference.mean(axis=2)
+        )
+        return resampling.interval(float(whole), np.concatenate(drawn), self.confidence)
+
+
+def mean_corruption_error(errors: ArrayLike, reference: ArrayLike | None = None) -> FloatArray:
+    """Mean corruption error (Hendrycks & Dietterich 2019, arXiv 1903.12261, section 4.1).
+
+    With error E of the model f and of a reference r, for corruptions c and severities s:
+    CE_c = Σ_s E^f_{s,c} / Σ_s E^r_{s,c}, and mCE the mean of CE_c over the corruptions. In the
+    paper r is AlexNet; here it is the first recipe of the comparison. Without a reference: the
+    plain mean of E over corruptions and severities, as later benchmarks report it.
+
+    Args:
+        errors: (…, C, S) error rates, 0–1.
+        reference: Likewise; where it makes no error at all under a corruption, that corruption
+            and so the mean is NaN.
+
+    >>> float(mean_corruption_error([[0.2, 0.4], [0.1, 0.1]], [[0.4, 0.8], [0.1, 0.1]]))
+    0.75
+    >>> round(float(mean_corruption_error([[0.2, 0.4], [0.1, 0.1]])), 3)
+    0.2
+    """
+    own = np.asarray(errors, np.float64).sum(axis=-1)
+    if reference is None:
+        return np.asarray(np.asarray(errors, np.float64).mean(axis=(-2, -1)))
+    other = np.asarray(reference, np.float64).sum(axis=-1)
+    ratio = np.divide(own, other, out=np.full_like(own, np.nan), where=other > 0)
+    return np.asarray(ratio.mean(axis=-1), np.float64)
+
+
+def tolerated(differences: Sequence[Mapping[str, Any]], bound: float) -> int:
+    """The largest severity, counted without a gap from 1, whose loss stays within a bound.
+
+    The lower limit of the paired difference of accuracy must not lie below ``-bound``. Severities
+    are tested in their order up to the first that fails, so that testing several needs no
+    correction (a fixed sequence; Maurer et al. 1995).
+
+    Args:
+        differences: ``{"low": …}`` of severity 1, 2 …
+        bound: Largest loss, as a share.
+
+    >>> tolerated([{"low": -0.01}, {"low": -0.07}, {"low": -0.02}], 0.05)
+    1
+    """
+    for severity, entry in enumerate(differences):
+        if entry["low"] is None or entry["low"] < -bound:
+            return severity
+    return len(differences)
+
+
+def fit_limit(
+    values: Sequence[FloatArray], severity: int, side: Literal["low", "high", "both"]
+) -> dict[str, float]:
+    """The limit of one measure that keeps the images which a model stands, and no others.
+
+    It lies where 1 % of the images of the condition nearest to it are beyond: of the undamaged
+    ones, or of a tolerated severity.
+
+    Args:
+        values: (n,) values of the measure, undamaged first, then severity 1, 2 …
+        severity: The largest tolerated one.
+        side: Where damage moves the measure.
+
+    Returns:
+        ``low`` and ``high`` as far as they are checked, and ``caught``: the share of the images
+        at the first severity beyond that lie outside. Only ``caught`` where that is less than
+        half: the measure cannot tell. Where every severity is tolerated there is no ``caught``,
+        and the limit is where the measurement ended.
+
+    >>> blurred = [np.full(9, 90.0), np.full(9, 50.0), np.full(9, 20.0)]
+    >>> fit_limit(blurred, 1, "low")
+    {'caught': 1.0, 'low': 50.0}
+    """
+    inside, beyond = values[: severity + 1], values[severity + 1 : severity + 2]
+    limits = {}
+    if side in ("low", "both"):
+        limits["low"] = float(min(np.quantile(v, 1 - ACCEPT) for v in inside))
+    if side in ("high", "both"):
+        limits["high"] = float(max(np.quantile(v, ACCEPT) for v in inside))
+    if not beyond:
+        return limits
+    caught = float(is_beyond(beyond[0], **limits).mean())
+    return {"caught": caught, **(limits if caught >= LEAST_CAUGHT else {})}
+
+
+def is_beyond(
+    values: FloatArray, low: float | None = None, high: float | None = None
+) -> NDArray[np.bool_]:
+    """(n,) bool, whether each value lies outside the limits that there are."""
+    outside = np.zeros(len(values), np.bool_)
+    if low is not None:
+        outside |= values < low
+    if high is not None:
+        outside |= values > high
+    return outside

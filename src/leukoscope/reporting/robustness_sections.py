@@ -1,0 +1,163 @@
+"""The section on damaged images; there only where ``robustness`` was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from leukoscope.core.files import read_json
+from leukoscope.reporting.content import (
+    Block,
+    Bullets,
+    Column,
+    Folded,
+    Heading,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    present,
+)
+from leukoscope.reporting.figures.robustness import damage_curves
+from leukoscope.reporting.formats import difference, interval, number, plural
+from leukoscope.reporting.gallery import Gallery
+
+Record = Mapping[str, Any]
+SHEET = "robustness-sheet.png"
+_CURVES = {
+    "accuracy": "accuracy, %",
+    "ece": "ECE, %",
+    "review": "sent to review, %",
+    "reject": "rejected, %",
+}
+
+
+def robustness(gallery: Gallery) -> list[Section]:
+    """What damage to the test images costs the models of this run."""
+    run = gallery.run
+    if not run.robustness.is_file():
+        return []
+    result = read_json(run.robustness)
+    sheet = gallery.stored(
+        run.figures / SHEET,
+        caption="One test image under each corruption. Below each picture the level.",
+        alt="One field, undamaged and at five severities of each corruption.",
+    )
+    return [Section("robustness", "Damaged images", [*draw(result, gallery), *present(sheet)])]
+
+
+def draw(result: Record, gallery: Gallery) -> list[Block]:
+    """Text, curves and tables; the curves are also written as files.
+
+    Args:
+        result: As in ``robustness.json``.
+        gallery: Of the folder for the figures.
+    """
+    sample = (
+        f"{plural(result['n'], 'test image')} of {result['n_available']:,}, "
+        f"{plural(result['n_groups'], result['group_unit'])}, {result['protocol']}"
+    )
+    text = (
+        "The test images were damaged in known ways before preprocessing, in five severities, and "
+        f"answered by the models that had not seen them ({sample}; bands are "
+        f"{100 * result['confidence']:g} % intervals that resample {result['group_unit']}s)."
+    )
+    blocks: list[Block] = [Paragraph(text)]
+    if result["warnings"]:
+        blocks.append(Bullets(tuple(result["warnings"])))
+    metrics = [name for name in _CURVES if name in result["recipes"][0]["clean"]]
+    blocks += [_curves(metric, result, gallery, sample) for metric in metrics]
+    blocks.append(_summary(result))
+    for model in result["recipes"]:
+        blocks += [Folded(f"All accuracies of {model['recipe']}", (_accuracies(model, result),))]
+        if model["envelope"]:
+            blocks += [Heading(f"Envelope of {model['recipe']}"), *_envelope(model, result)]
+    return blocks
+
+
+def _curves(metric: str, result: Record, gallery: Gallery, sample: str) -> Picture:
+    label = _CURVES[metric]
+    text = f"{label.removesuffix(', %')} over severity; {sample}."
+    if metric == "accuracy":
+        text += f" Dashed: {100 * result['bound']:g} points below that on undamaged images."
+    return gallery.draw(
+        f"robustness-{metric}",
+        lambda: damage_curves(result, metric, label),
+        caption=text[0].upper() + text[1:],
+        alt=f"{label} over the severities of {plural(len(result['corruptions']), 'corruption')}; "
+        "the numbers are in robustness.csv.",
+    )
+
+
+def _summary(result: Record) -> Table:
+    first = result["recipes"][0]["recipe"]
+    rows = tuple(
+        (
+            model["recipe"],
+            interval(model["clean"]["accuracy"], "accuracy"),
+            interval(model.get("mean_error"), "share"),
+            "the reference" if model["recipe"] == first else interval(model.get("mce"), "share"),
+        )
+        for model in result["recipes"]
+    )
+    titles = ("accuracy, undamaged", "mean error, damaged", f"mCE against {first}")
+    return Table(
+        caption="Mean error over all corruptions and severities",
+        columns=(Column("recipe", code=True), *(Column(t, numeric=True) for t in titles)),
+        rows=rows,
+        note="mCE: for each corruption the errors summed over severities, divided by those of the "
+        "reference, then averaged (Hendrycks & Dietterich 2019); below 100 % is better than it.",
+    )
+
+
+def _accuracies(model: Record, result: Record) -> Table:
+    rows = []
+    for row in model["conditions"]:
+        kind = result["corruptions"][row["corruption"]]
+        cells = (kind["title"], str(row["severity"]), f"{row['level']:g}")
+        rows.append(
+            (*cells, interval(row["accuracy"], "accuracy"),
+             difference(row["difference"], "accuracy"), number(row["ece"]["value"], "ece"))
+        )  # fmt: skip
+    titles = ("severity", "level", "accuracy", "difference to undamaged", "ECE")
+    return Table(
+        caption=f"{model['recipe']}, each condition",
+        columns=(Column("corruption"), *(Column(title, numeric=True) for title in titles)),
+        rows=tuple(rows),
+        grouped=True,
+    )
+
+
+def _envelope(model: Record, result: Record) -> list[Block]:
+    envelope = model["envelope"]
+    rows = []
+    for limit in envelope["limits"]:
+        known = [f"{word} {limit[side]:.3g}" for side, word in (("low", "≥"), ("high", "≤"))
+                 if limit[side] is not None]  # fmt: skip
+        check = f"{limit['statistic'].replace('_', ' ')} {', '.join(known)}"
+        rows.append(
+            (
+                result["corruptions"][limit["corruption"]]["title"],
+                f"{limit['severity']} of {limit['severities']}",
+                check if known else "not checked",
+                number(limit["caught"], "share"),
+            )
+        )
+    text = (
+        f"The largest severity at which the accuracy stays within {100 * envelope['bound']:g} "
+        "points of that on undamaged images (lower limit of the paired difference, severities "
+        "tested in order up to the first that fails). Where a measure of the single image tells, "
+        "a bundle with this envelope sends images beyond the limit to review. "
+        f"{100 * envelope['false_alarms']:.1f} % of the undamaged test images lie beyond some "
+        "limit. The fold models were measured, each on images that it had not seen; a bundle's "
+        "own model, fitted on all images, has no test part."
+    )
+    titles = ("kept up to severity", "checked at prediction", "caught at the next severity")
+    table = Table(
+        caption="What the model stands",
+        columns=(Column("corruption"), *(Column(title) for title in titles)),
+        rows=tuple(rows),
+        note="Not checked: no measure of a single image tells this damage from a usual image "
+        "(it would catch less than half of the images at the next severity).",
+    )
+    return [Paragraph(text), table]

@@ -1,0 +1,286 @@
+"""The models whose answers to damaged images are measured: those of a run's folds, or a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import sha256_bytes, sha256_file
+from leukoscope.core.records import ImageRecord, Manifest, load_folds
+from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.passport import audit
+from leukoscope.evaluation.conformal import fit_lac, prediction_sets
+from leukoscope.evaluation.robustness import Answers, Sample
+from leukoscope.imaging.conditions import measure_conditions
+from leukoscope.imaging.preprocess import apply_preprocess
+from leukoscope.imaging.quality import measure_quality
+from leukoscope.runtime.prediction import Prediction
+from leukoscope.runtime.predictor import Predictor, load_bundle
+from leukoscope.study.fitted import RECORD, FittedRun
+from leukoscope.study.inputs import stream
+from leukoscope.study.protocols import unit_of
+
+Image = NDArray[np.uint8]
+Picture = Callable[[ImageRecord], Image]
+Measures = dict[str, list[float]]
+
+_FAIREST = ("grouped", "deduplicated")  # no leak, and groups enough for an interval
+
+
+class Model(Protocol):
+    """Something that answers images."""
+
+    @property
+    def name(self) -> str:
+        """The recipe, or the bundle."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the answers may."""
+
+    def answer(self, records: Sequence[ImageRecord], picture: Picture) -> tuple[Answers, Measures]:
+        """Answers to the pictures of these images, and what the pictures look like."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Models, and the images that none of them was fitted on.
+
+    Attributes:
+        models: One or more, of the same classes.
+        manifest: Where the images lie.
+        records: The images, those of each class spread evenly; any first part is a fair sample.
+        groups: For each image id the unit that intervals resample.
+        group_unit: What it is.
+        protocol: Under which the images were held out.
+        class_names: Order of the probabilities.
+        warnings: What a reader must know.
+    """
+
+    models: tuple[Model, ...]
+    manifest: Manifest
+    records: tuple[ImageRecord, ...]
+    groups: Mapping[str, str]
+    group_unit: str
+    protocol: str
+    class_names: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    def sample(self, *, replicates: int, confidence: float, seed: int) -> Sample:
+        """The images as statistics need them."""
+        y_true = [self.class_names.index(record.label) for record in self.records]
+        return Sample(
+            class_names=self.class_names,
+            y_true=np.array(y_true, np.int64),
+            groups=[self.groups.get(r.image_id, r.image_id) for r in self.records],
+            replicates=replicates,
+            confidence=confidence,
+            seed=seed,
+        )
+
+    def first(self, images: int) -> Examination:
+        """The same with fewer images."""
+        return replace(self, records=self.records[:images])
+
+
+def open_run(
+    fitted: FittedRun, recipes: Sequence[str], protocol: str | None, seed: int
+) -> Examination:
+    """Recipes of a run, each image answered by the model of the fold that tested on it.
+
+    Args:
+        fitted: The run.
+        recipes: Their names; none means the first with finished fits.
+        protocol: Default: patients held out where that was done, else components of overlapping
+            images, else the run's first.
+        seed: Of the order of the images.
+
+    Raises:
+        UnknownNameError: The run has no such recipe or protocol.
+        DataError: Nothing of it is finished, or its recipes share no test image.
+    """
+    names = list(dict.fromkeys(recipes)) or [fitted.choose(None, protocol)[0]]
+    if protocol is None:
+        fair = (p for p in _FAIREST if all(fitted.folds(name, p) for name in names))
+        protocol = next(fair, None)
+    chosen = [fitted.choose(name, protocol) for name in names]
+    protocol = chosen[0][1]
+    models = tuple(FoldModels(fitted, name, protocol) for name, _ in chosen)
+    shared = set.intersection(*(set(model.fold_of) for model in models))
+    records = [r for r in fitted.manifest.usable if r.image_id in shared]
+    if not records:
+        raise DataError(f"{fitted.run.path}: {', '.join(names)} share no test image")
+    groups: dict[str, str] = {}
+    for fold in load_folds(fitted.run.splits):
+        if fold.protocol == protocol:
+            groups |= fold.groups
+    class_names = fitted.test_table(names[0], protocol).class_names
+    return Examination(models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol),
+                       protocol, class_names)  # fmt: skip
+
+
+def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination:
+    """A bundle on labelled images; groups are patients, or components found among these images.
+
+    Args:
+        bundle: Its folder.
+        data: Folder of images or CSV manifest.
+        images: How many at most.
+        seed: Of the order of the images.
+
+    Raises:
+        DataError: No image has a class that the bundle knows.
+    """
+    predictor = load_bundle(bundle)
+    manifest = load_dataset(data)
+    known = [r for r in manifest.usable if r.label in predictor.class_names]
+    if not known:
+        raise DataError(
+            f"{data}: no usable image of a class that the bundle knows "
+            f"({', '.join(predictor.class_names)})",
+            hint="see `leukoscope data inspect`",
+        )
+    found = audit(manifest.with_images(_spread(known, seed)[:images])).manifest
+    records = _spread(found.usable, seed)
+    by_patient = all(record.patient_id for record in records)
+    groups = {r.image_id: r.patient_id if by_patient else r.group_id for r in records}
+    warnings = []
+    seen = sum(record.sha256 in predictor.trained_on_sha256 for record in records)
+    if seen:
+        warnings.append(
+            f"{seen} of these {len(records)} images were in the bundle's training part: "
+            "this is no test of unseen images"
+        )
+    return Examination(
+        (BundleModel(predictor),), found, records,
+        {name: group for name, group in groups.items() if group},
+        "patient" if by_patient else "component", "external", predictor.class_names,
+        tuple(warnings),
+    )  # fmt: skip
+
+
+def _spread(records: Sequence[ImageRecord], seed: int) -> tuple[ImageRecord, ...]:
+    """In an order of which every first part has the classes' shares; random within a class."""
+    place: dict[str, tuple[float, str]] = {}
+    drawn = {r.image_id: sha256_bytes(f"{seed}|{r.image_id}".encode()) for r in records}
+    for label in {record.label for record in records}:
+        ids = sorted((r.image_id for r in records if r.label == label), key=drawn.__getitem__)
+        place |= {name: ((i + 0.5) / len(ids), drawn[name]) for i, name in enumerate(ids)}
+    return tuple(sorted(records, key=lambda record: place[record.image_id]))
+
+
+@dataclass(frozen=True)
+class FoldModels:
+    """The fits of one recipe under one protocol; review means a prediction set of not one class.
+
+    Attributes:
+        fitted: The run.
+        name: The recipe.
+        protocol: The protocol.
+    """
+
+    fitted: FittedRun
+    name: str
+    protocol: str
+
+    @property
+    def fold_of(self) -> dict[str, int]:
+        """The fold that tested on each image."""
+        table = self.fitted.test_table(self.name, self.protocol)
+        return dict(zip(table.image_id.tolist(), table.fold.tolist(), strict=True))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the records of all fits."""
+        folds = self.fitted.folds(self.name, self.protocol)
+        paths = [self.fitted.run.model(self.name, self.protocol, fold) / RECORD for fold in folds]
+        return sha256_bytes("".join(map(sha256_file, paths)).encode())
+
+    def answer(self, records: Sequence[ImageRecord], picture: Picture) -> tuple[Answers, Measures]:
+        """See :class:`Model`."""
+        fold_of = self.fold_of
+        folds = np.array([fold_of[record.image_id] for record in records])
+        rows = [np.flatnonzero(folds == fold).tolist() for fold in np.unique(folds)]
+        parts = [
+            self._answer_fold(int(folds[some[0]]), [records[i] for i in some], picture)
+            for some in rows
+        ]
+        back = np.argsort(np.concatenate(rows))
+        probs, review, looks = zip(*parts, strict=True)
+        in_order = [look for part in looks for look in part]
+        return (
+            Answers(np.concatenate(probs)[back], np.concatenate(review)[back], None),
+            _columns([in_order[i] for i in back]),
+        )
+
+    def _answer_fold(
+        self, fold: int, records: Sequence[ImageRecord], picture: Picture
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[dict[str, float]]]:
+        model = self.fitted.model(self.name, self.protocol, fold)
+        cal = self.fitted.table(self.name, self.protocol, fold).select(part="cal")
+        threshold = fit_lac(cal.probs, cal.y_true, self.fitted.config.coverage)
+
+        def prepare(record: ImageRecord) -> tuple[Image, dict[str, float]]:
+            image = picture(record)
+            return apply_preprocess(image, model.spec), _look(image)
+
+        pixels, looks = zip(*stream(prepare, records), strict=True)
+        probs = model.probabilities(np.stack(pixels))
+        return probs, prediction_sets(probs, threshold).sum(axis=1) != 1, list(looks)
+
+
+@dataclass(frozen=True)
+class BundleModel:
+    """A bundle with its own decisions.
+
+    Attributes:
+        predictor: The bundle at work.
+    """
+
+    predictor: Predictor
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.predictor.record.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the bundle."""
+        return self.predictor.bundle.sha256
+
+    def answer(self, records: Sequence[ImageRecord], picture: Picture) -> tuple[Answers, Measures]:
+        """See :class:`Model`."""
+        looks: list[dict[str, float]] = []
+
+        def prepare(record: ImageRecord) -> tuple[Image, dict[str, float]]:
+            image = picture(record)
+            return image, _look(image)
+
+        def images() -> Iterator[Image]:
+            for image, look in stream(prepare, records, ahead=8):
+                looks.append(look)
+                yield image
+
+        probs, decisions = [], []
+        for found, record in zip(self.predictor.predict_stream(images()), records, strict=True):
+            if not isinstance(found, Prediction):
+                raise DataError(f"{record.path}: {found.message}")
+            probs.append(list(found.probabilities.values()))
+            decisions.append(found.decision)
+        chosen = np.array(decisions)
+        return Answers(np.array(probs), chosen == "review", chosen == "reject"), _columns(looks)
+
+
+def _look(image: Image) -> dict[str, float]:
+    return measure_conditions(image, measure_quality(image))
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> Measures:
+    return {name: [row[name] for row in rows] for name in rows[0]}
