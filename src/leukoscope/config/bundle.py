@@ -84,6 +84,8 @@ class BundleRecord(Strict):
         conformal: Prediction sets.
         ood: Rejection of what the model does not know; None where it could not be fitted.
         quality: Limits behind quality notes.
+        subject_method: How images of one patient are aggregated, chosen on validation patients;
+            None where none were held out (the mean logit is then used).
         parity_max_abs: Largest logit difference between graph and torch model on real images.
         passport_sha256: Hash of the passport of the training data.
         versions: Of this package and the libraries that made the bundle.
@@ -102,6 +104,7 @@ class BundleRecord(Strict):
     conformal: Conformal
     ood: OutOfDistribution | None = None
     quality: QualityLimits | None = None
+    subject_method: Literal["mean-logit", "median-probability", "vote"] | None = None
     parity_max_abs: float
     passport_sha256: str
     versions: dict[str, str]

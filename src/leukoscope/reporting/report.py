@@ -14,6 +14,7 @@ from leukoscope.reporting import (
     example_sections,
     model_sections,
     result_sections,
+    subject_sections,
 )
 from leukoscope.reporting.card import card_text
 from leukoscope.reporting.content import References, Section, Terms
@@ -51,6 +52,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [folds(study)],
         lambda: [class_sections.class_results(study, gallery)],
         lambda: [class_sections.calibration(study, gallery)],
+        lambda: [subject_sections.subjects(study, gallery)],
         lambda: ensemble_sections.ensembles(study),
         lambda: [model_sections.training(study, gallery)],
         lambda: [example_sections.explanations(study, gallery)],

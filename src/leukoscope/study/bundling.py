@@ -33,6 +33,7 @@ from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.study.environment import package_versions
 from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
+from leukoscope.study.patient_level import method_for_bundle
 from leukoscope.study.protocols import FINAL
 
 ACCEPT = 0.95
@@ -99,6 +100,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         conformal=conformal,
         ood=limits,
         quality=_limits(quality),
+        subject_method=method_for_bundle(run, recipe),
         parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
         passport_sha256=read_json(run.passport)["sha256"],
         versions=package_versions(),

@@ -18,6 +18,7 @@ from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict import judge
+from leukoscope.study.patient_level import PROTOCOL, by_patient
 from leukoscope.study.protocols import FINAL, UNITS, unit_of
 
 CURVE_METRICS = ("accuracy", "balanced_accuracy")
@@ -134,6 +135,7 @@ def summarise(
         "inapplicable": [dict(row) for row in inapplicable],
         "curve": sorted(curve, key=lambda point: (point["recipe"], point["clusters"])),
         "decisions": _decisions(statistics, table, recipes[0], protocols),
+        "subjects": by_patient(table, groups.get(PROTOCOL, {}), config, inapplicable),
         "warnings": list(warnings),
     }
     metrics["verdict"] = judge(metrics)
