@@ -126,8 +126,8 @@ def review_order(errors: LabelErrors, conflict: ArrayLike) -> IntArray:
         conflict: (n,) bool, whether the same picture, or an overlapping one, has another label.
 
     Returns:
-        Indices of likely errors and conflicts, by margin. A conflict's innocent side has a high
-        margin and so comes last.
+        Indices of likely errors, of other images whose most probable class is not their label, and
+        of conflicts, by margin. A conflict's innocent side has a high margin and so comes last.
     """
-    rows = np.flatnonzero(errors.likely | np.asarray(conflict, dtype=bool))
+    rows = np.flatnonzero(errors.likely | (errors.margin < 0) | np.asarray(conflict, dtype=bool))
     return np.asarray(rows[np.argsort(errors.margin[rows], kind="stable")], dtype=np.int64)
