@@ -1,7 +1,10 @@
 """Swap labels at random, make the queue, count how many of the swapped stand at its head.
 
-python benchmarks/relabel.py phantoms OUT [--sets 5 --images 400]
-python benchmarks/relabel.py run RUN [--sets 5]   # a study with the recipe quick
+python benchmarks/relabel.py phantoms OUT [--seeds 0 1 2 3 4] [--images 300]
+python benchmarks/relabel.py run RUN [--seeds 0 1 2 3 4]   # a study with the recipe quick
+
+The first draws phantoms, runs a study on the swapped labels and queues them; what is there already
+is used again. The second takes the cached features of a study and fits heads on swapped labels.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from leukoscope.core.files import read_csv, read_json, write_csv
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.splits import make_splits
+from leukoscope.evaluation.aggregation import aggregate
 from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
 from leukoscope.evaluation.intervals import proportion_interval
 from leukoscope.phantom.spec import PhantomSpec
@@ -30,7 +34,7 @@ from leukoscope.study.relabel import make_queue, rank_images
 from leukoscope.study.run import run_study
 
 SWAPPED, HEAD = 0.03, 0.06
-HEADINGS = ("set", "seed", "protocol", "images", "accuracy", "swapped", "found", "suggested right",
+HEADINGS = ("set", "seed", "protocol", "images", "agree", "swapped", "found", "suggested right",
             "likely errors", "conflicts", "of these not swapped")  # fmt: skip
 
 
@@ -38,18 +42,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("phantoms", "run"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--sets", type=int, default=5)
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--protocols", nargs="+", default=["deduplicated", "random"])
     given = parser.parse_args()
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
     if given.what == "phantoms":
-        rows = [phantoms(given.folder, seed, given.images) for seed in range(given.sets)]
+        rows = [phantoms(given.folder, seed, given.images) for seed in given.seeds]
         totals(rows)
         return
     run = RunFolder(given.folder)
-    for protocol in ("deduplicated", "random"):
+    for protocol in given.protocols:
         as_it_is(run, protocol)
-        totals([planted(run, protocol, seed) for seed in range(given.sets)])
+        totals([planted(run, protocol, seed) for seed in given.seeds])
 
 
 def swap(labels: list[str], seed: int) -> dict[int, str]:
@@ -61,20 +66,22 @@ def swap(labels: list[str], seed: int) -> dict[int, str]:
 
 
 def phantoms(folder: Path, seed: int, images: int) -> tuple[int, int]:
-    data = write_phantoms(PhantomSpec(images=images, seed=seed), folder / f"phantoms-{seed}")
+    data = folder / f"phantoms-{seed}"
+    if not (data / "truth").is_dir():
+        write_phantoms(PhantomSpec(images=images, seed=seed), data)
+    labels = {row["path"]: row["label"] for row in read_json(data / "truth/truth.json")["images"]}
     rows = read_csv(data / "manifest.csv")
-    swapped = swap([row["label"] for row in rows], seed)
-    truth = {rows[i]["path"]: rows[i]["label"] for i in swapped}
-    for i, label in swapped.items():
-        rows[i]["label"] = label
+    swapped = swap([labels[row["path"]] for row in rows], seed)
+    truth = {rows[i]["path"]: labels[rows[i]["path"]] for i in swapped}
+    for i, row in enumerate(rows):
+        row["label"] = swapped.get(i, labels[row["path"]])
     write_csv(data / "manifest.csv", list(rows[0]), rows)
     result = run_study(
-        data, folder / f"run-{seed}", protocols=["deduplicated"], probes=[], report=False,
-        overrides=["bundle=false", "bootstrap=100"],
+        data, folder / f"run-{seed}", protocols=["deduplicated"], probes=["cells-only"],
+        report=False, overrides=["bundle=false", "bootstrap=100"], resume=True,
     )  # fmt: skip
-    accuracy = result.metrics["results"][0]["metrics"]["accuracy"]["value"]
     queue = make_queue(result.run, count=images)
-    return tell("phantoms", seed, "deduplicated", accuracy, queue, truth)
+    return tell(data.name, seed, "deduplicated", queue, truth)
 
 
 def planted(run: RunFolder, protocol: str, seed: int) -> tuple[int, int]:
@@ -86,37 +93,41 @@ def planted(run: RunFolder, protocol: str, seed: int) -> tuple[int, int]:
         replace(record, label=swapped[i]) if i in swapped else record
         for i, record in enumerate(manifest.usable)
     ]
-    queue, accuracy = out_of_fold(run, manifest.with_images(records), protocol, seed)
-    return tell(manifest.root.name, seed, protocol, accuracy, queue, truth)
+    queue = out_of_fold(run, manifest.with_images(records), protocol, seed)
+    return tell(manifest.root.name, seed, protocol, queue, truth)
 
 
 def as_it_is(run: RunFolder, protocol: str) -> None:
     manifest = Manifest.load(run.manifest, load_study_config(run.config).data.root)
-    queue, accuracy = out_of_fold(run, manifest, protocol, 0)
-    tell(manifest.root.name, "none", protocol, accuracy, queue, {})
+    queue = out_of_fold(run, manifest, protocol, 0)
+    tell(manifest.root.name, "none", protocol, queue, {})
 
 
-def out_of_fold(run: RunFolder, manifest: Manifest, protocol: str, seed: int) -> tuple[dict, float]:
+def out_of_fold(run: RunFolder, manifest: Manifest, protocol: str, seed: int) -> dict:
     """The queue of the recipe quick on its cached features, with these labels."""
     config = load_study_config(run.config)
     recipe = config.recipes[0]
-    (path,) = (run.cache / "features").glob("image-*.npy")
-    features = np.load(path)
+    views = []
+    for shown in ("image", "cells-only"):
+        (path,) = (run.cache / "features").glob(f"{shown}-*.npy")
+        views.append(np.load(path))
     data = Labelled(manifest.usable, manifest.class_names)
     probs = np.full((len(data.records), len(data.class_names)), np.nan)
     for fold in make_splits(manifest, protocol, SplitConfig(), seed=seed):
         rows = {part: data.rows(fold, part) for part in ("train", "val", "cal", "test")}
-        logits = linear_logits(recipe, features, data, rows)
-        temperature = fit_temperature(logits["cal"], data.y[rows["cal"]])
-        probs[rows["test"]] = apply_temperature(logits["test"], temperature)
+        of_view = []
+        for features in views:
+            logits = linear_logits(recipe, features, data, rows)
+            temperature = fit_temperature(logits["cal"], data.y[rows["cal"]])
+            of_view.append(apply_temperature(logits["test"], temperature))
+        probs[rows["test"]] = aggregate(np.stack(of_view, axis=1))
     pairs = label_conflicts(data.records, read_json(run.passport))
     evidence = Evidence(data.records, data.class_names, probs, pairs)
-    accuracy = float((probs.argmax(axis=1) == data.y).mean())
-    return rank_images(evidence, count=len(data.records)), accuracy
+    return rank_images(evidence, count=len(data.records))
 
 
 def tell(
-    name: str, seed: object, protocol: str, accuracy: float, queue: dict, truth: dict[str, str]
+    name: str, seed: object, protocol: str, queue: dict, truth: dict[str, str]
 ) -> tuple[int, int]:
     head = queue["rows"][: math.ceil(HEAD * queue["n"])]
     found = [row for row in head if row["path"] in truth]
@@ -125,7 +136,10 @@ def tell(
     first = [row for row in queue["rows"] if row["list"] == "label"]
     other = sum(row["path"] not in truth for row in first)
     share = f"{len(found)} ({len(found) / len(truth):.1%})" if truth else "—"
-    cells = (name, seed, protocol, queue["n"], f"{accuracy:.3f}", len(truth), share,
+    agree = [
+        max(p, key=p.get) == row["given"] for row in queue["rows"] if (p := row["probabilities"])
+    ]
+    cells = (name, seed, protocol, queue["n"], f"{np.mean(agree):.3f}", len(truth), share,
              right if truth else "—", told["likely"], told["conflicts"], other)  # fmt: skip
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return len(found), len(truth)

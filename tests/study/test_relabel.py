@@ -167,7 +167,9 @@ def test_the_page_holds_everything_and_fetches_nothing(run: RunFolder, data: Pat
     records = Manifest.load(run.manifest, data).images
     manifest = [replace(r, path="gone.png") if r.image_id == broken else r for r in records]
     Manifest(data, tuple(manifest)).save(run.manifest)
-    page = write_queue(run, queue, silent).read_text()
+    path, missing = write_queue(run, queue, silent)
+    page = path.read_text()
+    assert missing == ["gone.png"] or len(missing) == 1
     text = re.search(r'id="queue">(.*?)</script>', page, re.DOTALL)[1]
     rows = json.loads(text)["rows"]
     assert sum(row["picture"].startswith("data:image/jpeg") for row in rows) == len(rows) - 1
@@ -293,3 +295,16 @@ def test_the_command_says_what_it_found(run: RunFolder) -> None:
     assert "conflicting pairs    1" in done.stdout
     half = CliRunner().invoke(app, ["relabel", str(run.path), "--apply", "c.csv"])
     assert half.exit_code == 2
+
+
+def test_the_probe_that_sees_only_cells_has_a_say(run: RunFolder) -> None:
+    table = PredictionTable.load(run.predictions)
+    cells = table.select(protocol="deduplicated")
+    cells = replace(cells, input=np.full(len(cells), "cells-only"), probs=cells.probs[:, ::-1])
+    concatenate([table, cells]).save(run.predictions)
+    queue = make_queue(run)
+    assert queue["inputs"] == ["image", "cells-only"]
+    # The two views contradict each other everywhere, so each class is as probable as its mirror.
+    for row in queue["rows"]:
+        p = list(row["probabilities"].values())
+        np.testing.assert_allclose(p, p[::-1], atol=1e-5)

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    command,
+    console,
+    name_unreadable,
+    print_json,
+    progress_bars,
+)
 from leukoscope.cli.options import JsonOption
 
 
@@ -38,7 +45,7 @@ def relabel(
         Path | None, typer.Option("--out", "-o", help="With --apply: the new manifest.")
     ] = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Queue labels that are likely wrong, with a page to check them; apply what was decided."""
     from leukoscope.core.errors import UsageError
     from leukoscope.core.run_folder import RunFolder
@@ -50,22 +57,24 @@ def relabel(
 
         provenance = apply_corrections(RunFolder(run), apply_file, out)
         print_json(provenance) if as_json else _tell_changes(provenance, out)
-        return
+        return 0
     from leukoscope.study.relabel import make_queue, write_queue
 
     queue = make_queue(RunFolder(run), recipe=recipe, protocol=protocol, count=count)
     with progress_bars() as show:
-        page = write_queue(
+        page, missing = write_queue(
             RunFolder(run), queue, lambda done, total: show("images of the page", done, total)
         )
     print_json(queue) if as_json else _tell_queue(queue, page)
+    return name_unreadable([(path, "no picture in the page") for path in missing])
 
 
 def _tell_queue(queue: dict[str, Any], page: Path) -> None:
     out = console()
     found = queue["label_errors"]
     out.print(
-        f"{queue['n']} images, {queue['recipe']}, {queue['protocol']}: {queue['protocol_means']}",
+        f"{queue['n']} images; {queue['recipe']} on {' and '.join(queue['inputs'])}, "
+        f"{queue['protocol']}: {queue['protocol_means']}",
         markup=False,
     )
     if queue["n_untested"]:

@@ -32,7 +32,7 @@ LISTS: Mapping[str, str] = {
 
 def write_relabel_page(
     path: Path, queue: Mapping[str, Any], manifest: Manifest, tell: Callable[[int, int], None]
-) -> None:
+) -> list[str]:
     """Write the page, every image inside as a small JPEG.
 
     Args:
@@ -40,6 +40,9 @@ def write_relabel_page(
         queue: The content of ``queue.json``.
         manifest: Where the images lie; one that is gone or broken is named as such in the page.
         tell: Told (done, total) as images are read.
+
+    Returns:
+        Paths of the images that could not be read.
     """
     places = {record.image_id: manifest.path_of(record) for record in manifest.images}
     rows = []
@@ -63,6 +66,7 @@ def write_relabel_page(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_text(path, page)
+    return [row["path"] for row in rows if not row["picture"]]
 
 
 def picture_uri(path: Path | None) -> str:

@@ -27,8 +27,8 @@ from leukoscope.study.label_evidence import (
     PROTOCOLS,
     Evidence,
     choose_predictions,
-    in_order,
     label_conflicts,
+    out_of_fold,
     training_distances,
 )
 
@@ -71,14 +71,15 @@ def make_queue(
     config = load_study_config(run.config)
     manifest = Manifest.load(run.manifest, config.data.root)
     passport = read_json(run.passport)
-    table = PredictionTable.load(run.predictions).select(part="test", input="image")
-    name, under, test = choose_predictions(run, table, recipe, protocol)
+    table = PredictionTable.load(run.predictions).select(part="test")
+    name, under = choose_predictions(run, table, recipe, protocol)
     records = manifest.usable
+    probs, inputs = out_of_fold(table, name, under, records)
     ood, absent = training_distances(run, records, under)
     evidence = Evidence(
         records,
         table.class_names,
-        in_order(test, records),
+        probs,
         label_conflicts(records, passport),
         ood,
         absent,
@@ -88,7 +89,8 @@ def make_queue(
         "run": run.path.resolve().name,
         "recipe": name,
         "protocol": under,
-        "protocol_means": PROTOCOLS[under.partition("-k")[0]],
+        "protocol_means": PROTOCOLS[under],
+        "inputs": inputs,
         "manifest_sha256": sha256_file(run.manifest),
         "predictions_sha256": sha256_file(run.predictions),
         **rank_images(evidence, count),
@@ -241,8 +243,11 @@ def _title(name: str) -> str:
     return CLASSES[name].title
 
 
-def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> Path:
-    """Write ``queue.json``, ``queue.csv`` and the page; returns the page.
+def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> tuple[Path, list[str]]:
+    """Write ``queue.json``, ``queue.csv`` and the page.
+
+    Returns:
+        The page, and the images that could not be read, which it names without a picture.
 
     Raises:
         UsageError: The run already has another queue, to which corrections may belong.
@@ -258,9 +263,9 @@ def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> Path:
         )
     manifest = Manifest.load(run.manifest, load_study_config(run.config).data.root)
     write_csv(folder / QUEUE_CSV, COLUMNS, (_csv_row(row) for row in queue["rows"]))
-    write_relabel_page(folder / PAGE, queue, manifest, tell)
+    missing = write_relabel_page(folder / PAGE, queue, manifest, tell)
     write_json(there, queue)  # last: its presence says "complete"
-    return folder / PAGE
+    return folder / PAGE, missing
 
 
 def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:

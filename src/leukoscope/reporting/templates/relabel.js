@@ -32,7 +32,7 @@ function node(tag, text, name) {
 function decide(decision, label) {
   const row = shown()[at];
   if (!row) return;
-  state.order = state.order.filter((id) => id !== row.image_id).concat(row.image_id);
+  state.order.push([row.image_id, state.decided[row.image_id] || null]);
   state.decided[row.image_id] = { decision, label, at: new Date().toISOString() };
   save();
   const rows = shown();
@@ -44,10 +44,12 @@ function decide(decision, label) {
 function undo() {
   const last = state.order.pop();
   if (!last) return;
-  delete state.decided[last];
+  const [id, before] = last;
+  if (before) state.decided[id] = before;
+  else delete state.decided[id];
   save();
-  if (!shown().some((row) => row.image_id === last)) $("list").value = "all";
-  at = shown().findIndex((row) => row.image_id === last);
+  if (!shown().some((row) => row.image_id === id)) $("list").value = "all";
+  at = shown().findIndex((row) => row.image_id === id);
   draw();
 }
 function move(step) {
@@ -151,12 +153,13 @@ function save_file() {
     $("by").focus();
     return;
   }
-  if (!state.order.length) { $("say").textContent = "Nothing is decided yet."; return; }
+  const n = Object.keys(state.decided).length;
+  if (!n) { $("say").textContent = "Nothing is decided yet."; return; }
   const link = node("a");
   link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
   link.download = "corrections.csv";
   link.click();
-  $("say").textContent = state.order.length + " decisions written to corrections.csv.";
+  $("say").textContent = n + " decisions written to corrections.csv.";
 }
 const keys = {
   a: accept, k: keep, u: unsure, z: undo, e: save_file,
