@@ -18,6 +18,7 @@ from leukoscope.cli import (
     lists,
     model,
     predict,
+    relabel,
     robustness,
     runs,
     setup,
@@ -66,6 +67,7 @@ robustness.register(app)
 compare.register(app)
 ensemble.register(app)
 predict.register(app)
+relabel.register(app)
 tune.register(app)
 bundle.register(app)
 lists.register(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,9 @@ from leukoscope.cli.console import (
 from leukoscope.cli.options import JsonOption
 
 if TYPE_CHECKING:
+    from leukoscope.runtime.by_patient import PatientCollector
     from leukoscope.runtime.prediction import Failure, Prediction
+    from leukoscope.runtime.predictor import Predictor
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +44,14 @@ def predict(
         Path | None, typer.Option("--explain", help="Folder for heat maps beside the originals.")
     ] = None,
     engine: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    by_subject: Annotated[
+        Path | None,
+        typer.Option("--by-subject", help="Also by patient: a CSV with image and patient_id."),
+    ] = None,
+    subject_from: Annotated[
+        Path | None,
+        typer.Option("--subject-from", help="Also by patient: a folder with one folder for each."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Predict with a bundle: class, calibrated probabilities, prediction set, decision, reasons."""
@@ -54,6 +64,7 @@ def predict(
 
     predictor = load_bundle(bundle, engine=engine)
     sources = list(expand_inputs(images))
+    patients = _patients(predictor, sources, by_subject, subject_from)
     writer = PredictionWriter(out, predictor.class_names) if out else nullcontext()
     answers: list[Prediction | Failure] = []
     failures: list[Failure] = []
@@ -61,6 +72,8 @@ def predict(
         for done, answer in enumerate(predictor.predict_stream(sources, explain=explain), 1):
             if isinstance(answer, Failure):
                 failures.append(answer)
+            if patients is not None:
+                patients.add(answer)
             if file is not None:
                 file.write(answer)
             else:
@@ -68,7 +81,10 @@ def predict(
             if len(sources) > 1:
                 show("predicting", done, len(sources))
     if as_json:
-        print_json([answer.as_dict() for answer in answers])
+        listed = [answer.as_dict() for answer in answers]
+        print_json(
+            listed if patients is None else {"predictions": listed, "patients": patients.rows()}
+        )
     elif out is None:
         for answer in answers:
             _print(answer)
@@ -76,6 +92,8 @@ def predict(
         for failure in failures:
             typer.echo(f"could not be read: {failure}", err=True)
         typer.echo(f"{len(sources) - len(failures)} predictions, {len(failures)} unreadable: {out}")
+    if patients is not None:
+        _tell_patients(patients, out, as_json)
     typer.echo(f"{predictor.model}. {DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if failures else 0
 
@@ -96,3 +114,49 @@ def _print(answer: Prediction | Failure) -> None:
     out.print(f"prediction set {{{', '.join(answer.prediction_set)}}}", markup=False)
     for reason in answer.reasons:
         out.print(f"  · {reason}", markup=False)
+
+
+def _patients(
+    predictor: Predictor,
+    sources: list[Path | Failure],
+    table: Path | None,
+    root: Path | None,
+) -> PatientCollector | None:
+    from leukoscope.core.errors import UsageError
+    from leukoscope.runtime import by_patient
+
+    if table is not None and root is not None:
+        raise UsageError("expected --by-subject or --subject-from, got both", hint="choose one")
+    if table is not None:
+        patient_of = by_patient.patients_of_table(table)
+    elif root is not None:
+        patient_of = by_patient.patients_of_folders(root)
+    else:
+        return None
+    by_patient.check_patients(sources, patient_of)
+    return by_patient.PatientCollector(predictor.record, predictor.model, patient_of)
+
+
+def _tell_patients(patients: PatientCollector, out: Path | None, as_json: bool) -> None:
+    rows = patients.rows()
+    if out is not None:
+        path = out.with_name(f"{out.stem}.patients.csv")
+        patients.save(path)
+        typer.echo(f"{len(rows)} patients: {path}")
+    elif not as_json:
+        for row in rows:
+            _print_patient(row)
+
+
+def _print_patient(row: dict[str, Any]) -> None:
+    out = console()
+    used = f"{row['n_images']} images" if row["n_images"] != 1 else "1 image"
+    out.print(f"patient {row['patient']}", style="bold", markup=False)
+    left = [f"{row[f'n_{why}']} {why}" for why in ("rejected", "unreadable") if row[f"n_{why}"]]
+    tail = f" ({', '.join(left)} left out)" if left else ""
+    if not row["predicted"]:
+        out.print(f"  no image that could be used{tail}", markup=False)
+        return
+    p = row[f"p_{row['predicted']}"]
+    span = "" if row["low"] is None else f" ({row['low']:.1%} to {row['high']:.1%})"
+    out.print(f"  {row['predicted']}  {p:.1%}{span}, {row['method']} of {used}{tail}", markup=False)

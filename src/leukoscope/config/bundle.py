@@ -211,6 +211,8 @@ class BundleRecord(Strict):
         ood: Rejection of what the model does not know; None where it could not be fitted.
         quality: Limits behind quality notes.
         envelope: Damage that the model stands, checked on each image; None where not measured.
+        subject_method: How images of one patient are aggregated, chosen on validation patients;
+            None where none were held out (the mean logit is then used).
         parity_max_abs: Largest logit difference between graph and torch model on real images.
         passport_sha256: Hash of the passport of the training data.
         versions: Of this package and the libraries that made the bundle.
@@ -231,6 +233,7 @@ class BundleRecord(Strict):
     ood: OutOfDistribution | None = None
     quality: QualityLimits | None = None
     envelope: Envelope | None = None
+    subject_method: Literal["mean-logit", "median-probability", "vote"] | None = None
     parity_max_abs: float
     passport_sha256: str
     versions: dict[str, str]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from leukoscope.core.errors import LayoutError
+from leukoscope.core.files import read_json, sha256_file
 from leukoscope.core.labels import resolve_class
 from leukoscope.datasets.layout_rules import Placed, cnmc_name, is_image_name, part_of
 from leukoscope.datasets.walking import Listing
@@ -127,12 +128,34 @@ def place_manifest(
     warnings = [
         f"line {line}: {_no_class(name)}; its images are excluded" for name, line in unknown.items()
     ]
+    warnings += _corrected(path)
     if not any((path.parent / item.path).exists() for item in placed):
         raise LayoutError(
             f"{path}: none of the {len(placed)} listed files exists, e.g. {placed[0].path}",
             hint=f"paths are relative to the folder of the CSV file, {path.parent}",
         )
     return placed, warnings
+
+
+def provenance_path(path: Path) -> Path:
+    """Where a corrected manifest says what was changed (``leukoscope relabel --apply``)."""
+    return path.with_name(f"{path.stem}.provenance.json")
+
+
+def _corrected(path: Path) -> list[str]:
+    """What a reader must know of a manifest whose labels were corrected."""
+    beside = provenance_path(path)
+    if not beside.is_file():
+        return []
+    record = read_json(beside)
+    if record.get("manifest_sha256") != sha256_file(path):
+        return [
+            f"{path.name} was changed after {beside.name} was written: its labels have no source"
+        ]
+    return [
+        f"{len(record['changes'])} labels were corrected after a model had queued them "
+        f"({beside.name}): scores of the same kind of model are flattered"
+    ]
 
 
 def _no_class(name: str) -> str:

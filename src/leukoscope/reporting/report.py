@@ -15,6 +15,7 @@ from leukoscope.reporting import (
     example_sections,
     model_sections,
     result_sections,
+    subject_sections,
 )
 from leukoscope.reporting.card import card_text
 from leukoscope.reporting.content import References, Section, Terms
@@ -53,6 +54,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [dashboard(study, gallery)],
         lambda: [folds(study)],
         lambda: [class_sections.class_results(study, gallery)],
+        lambda: [subject_sections.subjects(study, gallery)],
         lambda: [decision_sections.calibration(study, gallery)],
         lambda: [decision_sections.decisions(study, gallery)],
         lambda: [rejection(study, gallery)],

@@ -34,6 +34,7 @@ from leukoscope.study.environment import package_versions
 from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.operating import fit_point, malignant_classes
+from leukoscope.study.patient_level import method_for_bundle
 from leukoscope.study.protocols import FINAL
 from leukoscope.study.rejection import fit_bundle_gate
 from leukoscope.study.robustness_files import stored_envelope
@@ -106,6 +107,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         ood=limits,
         quality=_limits(quality),
         envelope=stored_envelope(run, recipe),
+        subject_method=method_for_bundle(run, recipe),
         parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
         passport_sha256=read_json(run.passport)["sha256"],
         versions=package_versions(),

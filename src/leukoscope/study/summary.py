@@ -18,6 +18,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict import judge
 from leukoscope.study.decisions import PARTITIONS, FoldResults, calibration_entry, decision_entries
 from leukoscope.study.operating import operating_entry
+from leukoscope.study.patient_level import PROTOCOL, by_patient
 from leukoscope.study.protocols import FINAL, UNITS, unit_of
 
 CURVE_METRICS = ("accuracy", "balanced_accuracy")
@@ -133,6 +134,7 @@ def summarise(
         "comparisons": _comparisons(statistics, test, recipes, protocols),
         "inapplicable": [dict(row) for row in inapplicable],
         "curve": sorted(curve, key=lambda point: (point["recipe"], point["clusters"])),
+        "subjects": by_patient(table, groups.get(PROTOCOL, {}), config, inapplicable),
         "warnings": list(warnings),
         **_promises(statistics, table, folds, recipes, protocols),
     }

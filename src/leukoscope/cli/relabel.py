@@ -1,0 +1,110 @@
+"""``relabel``: a queue of labels to check, a page to check them in, and the corrected manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    command,
+    console,
+    name_unreadable,
+    print_json,
+    progress_bars,
+)
+from leukoscope.cli.options import JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "relabel",
+        epilog="Example: leukoscope relabel run, then "
+        "leukoscope relabel run --apply corrections.csv --out manifest.v2.csv",
+    )(relabel)
+
+
+@command
+def relabel(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished study or training run.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Default: the run's first.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", "-p", help="Default: deduplicated, grouped, … or random."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Most rows of each list.")] = 200,
+    apply_file: Annotated[
+        Path | None, typer.Option("--apply", help="The corrections.csv that the page saved.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="With --apply: the new manifest.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Queue labels that are likely wrong, with a page to check them; apply what was decided."""
+    from leukoscope.core.errors import UsageError
+    from leukoscope.core.run_folder import RunFolder
+
+    if (apply_file is None) != (out is None):
+        raise UsageError("--apply and --out belong together", hint="see --help for an example")
+    if apply_file is not None and out is not None:
+        from leukoscope.study.corrections import apply_corrections
+
+        provenance = apply_corrections(RunFolder(run), apply_file, out)
+        print_json(provenance) if as_json else _tell_changes(provenance, out)
+        return 0
+    from leukoscope.study.relabel import make_queue, write_queue
+
+    queue = make_queue(RunFolder(run), recipe=recipe, protocol=protocol, count=count)
+    with progress_bars() as show:
+        page, missing = write_queue(
+            RunFolder(run), queue, lambda done, total: show("images of the page", done, total)
+        )
+    print_json(queue) if as_json else _tell_queue(queue, page)
+    return name_unreadable([(path, "no picture in the page") for path in missing])
+
+
+def _tell_queue(queue: dict[str, Any], page: Path) -> None:
+    out = console()
+    found = queue["label_errors"]
+    out.print(
+        f"{queue['n']} images; {queue['recipe']} on {' and '.join(queue['inputs'])}, "
+        f"{queue['protocol']}: {queue['protocol_means']}",
+        markup=False,
+    )
+    if queue["n_untested"]:
+        out.print(f"[yellow]![/] {queue['n_untested']} images were not tested and not judged")
+    out.print(
+        f"likely label errors  {found['likely']} (estimated share of wrong labels "
+        f"{found['estimated_share']:.1%})\nconflicting pairs    {found['conflicts']}",
+        markup=False,
+    )
+    for name, title in (("uncertain", "least certain"), ("ood", "unlike the others")):
+        told = queue["lists"][name]
+        said = f"none: {told['absent']}" if "absent" in told else f"{told['shown']} more in queue"
+        out.print(f"{title:20s} {said}", markup=False)
+    typer.echo(f"\nqueue {len(queue['rows'])} images\npage  {page}\n{DISCLAIMER}")
+
+
+def _tell_changes(provenance: dict[str, Any], out: Path) -> None:
+    made = provenance["decisions"]
+    decided = ", ".join(f"{n} {name}" for name, n in made.items() if n)
+    changes = provenance["changes"]
+    pairs: dict[str, int] = {}
+    for row in changes:
+        pair = f"{row['old']} → {row['new']}"
+        pairs[pair] = pairs.get(pair, 0) + 1
+    typer.echo(f"{decided}; {provenance['not_decided']} of the queue not decided")
+    typer.echo(f"{len(changes)} labels changed")
+    for pair, n in sorted(pairs.items()):
+        typer.echo(f"  {n:4d}  {pair}")
+    if provenance["excluded_left_out"]:
+        typer.echo(f"{provenance['excluded_left_out']} images that were excluded are left out")
+    typer.echo(f"! {provenance['caution']}")
+    typer.echo(f"\nmanifest    {out}\nprovenance  {out.with_name(f'{out.stem}.provenance.json')}")
+    typer.echo(f"next        leukoscope study {out}")

@@ -1,0 +1,104 @@
+"""The page in which a person goes through a relabel queue; it opens offline and sends nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from markupsafe import Markup
+
+from leukoscope.core.errors import ImageError
+from leukoscope.core.files import write_text
+from leukoscope.core.labels import CLASSES
+from leukoscope.core.records import Manifest
+from leukoscope.imaging.decode import decode_image
+from leukoscope.reporting.markup import render, stylesheet, templates
+from leukoscope.reporting.wording import DISCLAIMER
+
+PICTURE_PX = 288
+QUALITY = 82
+LISTS: Mapping[str, str] = {
+    "label": "likely errors and conflicts",
+    "uncertain": "least certain",
+    "ood": "unlike the others",
+}
+
+
+def write_relabel_page(
+    path: Path, queue: Mapping[str, Any], manifest: Manifest, tell: Callable[[int, int], None]
+) -> list[str]:
+    """Write the page, every image inside as a small JPEG.
+
+    Args:
+        path: The HTML file.
+        queue: The content of ``queue.json``.
+        manifest: Where the images lie; one that is gone or broken is named as such in the page.
+        tell: Told (done, total) as images are read.
+
+    Returns:
+        Paths of the images that could not be read.
+    """
+    places = {record.image_id: manifest.path_of(record) for record in manifest.images}
+    rows = []
+    for row in queue["rows"]:
+        rows.append({**row, "picture": picture_uri(places.get(row["image_id"]))})
+        tell(len(rows), len(queue["rows"]))
+    classes = [{"name": name, "title": CLASSES[name].title} for name in queue["class_names"]]
+    data = {"sha256": queue["sha256"], "classes": classes, "rows": rows}
+    script = _script()
+    absent = queue["lists"]["ood"].get("absent", "")
+    page = render(
+        "relabel.html.j2",
+        css=stylesheet(),
+        title=f"Labels to check: {queue['run']}",
+        disclaimer=DISCLAIMER,
+        queue=queue,
+        lists=[(key, text, queue["lists"][key].get("shown", 0)) for key, text in LISTS.items()],
+        absent=f"No list of images unlike the others: {absent}." if absent else "",
+        data=_embedded(data),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_text(path, page)
+    return [row["path"] for row in rows if not row["picture"]]
+
+
+def picture_uri(path: Path | None) -> str:
+    """A ``data:`` URI of an image as JPEG, at most 288 px wide or high; empty where unreadable."""
+    try:
+        image = decode_image(path).image if path is not None else None
+    except ImageError:
+        image = None
+    if image is None:
+        return ""
+    height, width = image.shape[:2]
+    scale = min(1.0, PICTURE_PX / max(height, width))
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def _script() -> str:
+    environment = templates()
+    source, _, _ = environment.loader.get_source(environment, "relabel.js")  # type: ignore[union-attr]
+    return source
+
+
+def _embedded(value: Any) -> Markup:
+    r"""JSON that cannot end the script element it stands in.
+
+    >>> str(_embedded("</script>"))
+    '"\\u003c/script\\u003e"'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)

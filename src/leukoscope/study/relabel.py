@@ -1,0 +1,279 @@
+"""A queue of images whose labels a person should look at, from the files of a finished study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.loading import load_study_config
+from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.files import read_json, sha256_file, sha256_json, write_csv, write_json
+from leukoscope.core.labels import CLASSES
+from leukoscope.core.records import Manifest
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.label_errors import (
+    closeness,
+    confident_learning,
+    joint_distribution,
+    review_order,
+)
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.study.label_evidence import (
+    PROTOCOLS,
+    Evidence,
+    choose_predictions,
+    label_conflicts,
+    out_of_fold,
+    training_distances,
+)
+
+FOLDER, QUEUE_JSON, QUEUE_CSV, PAGE = "relabel", "queue.json", "queue.csv", "relabel.html"
+COLUMNS = ("rank", "list", "image_id", "path", "given", "suggested", "score", "p_given",
+           "p_suggested", "reasons")  # fmt: skip
+COUNT = 200
+SCORES: Mapping[str, str] = {
+    "label": "p(suggested) − p(given), −1 to 1: confident learning (Northcutt et al. 2021)",
+    "uncertain": "1 − (largest − second largest probability)",
+    "ood": "distance from the training images over the distance that accepts 95 % of the "
+    "validation images",
+}
+Tell = Callable[[int, int], None]
+
+
+def make_queue(
+    run: RunFolder, *, recipe: str | None = None, protocol: str | None = None, count: int = COUNT
+) -> dict[str, Any]:
+    """The queue of a run, from its ``predictions.csv``, ``manifest.csv`` and ``passport.json``.
+
+    Args:
+        run: Folder of a finished study or training run.
+        recipe: Whose probabilities; by default the run's first.
+        protocol: Under which protocol; by default the first of :data:`PROTOCOLS` that the run has.
+        count: Most rows of each of the three lists.
+
+    Returns:
+        The content of ``queue.json``; the same for the same files.
+
+    Raises:
+        DataError: A file is missing, or no image was tested.
+        UnknownNameError: The run has no such recipe or protocol.
+    """
+    if not run.config.is_file() or not run.predictions.is_file():
+        raise DataError(
+            f"{run.path}: expected a finished study with config.toml and predictions.csv",
+            hint=f"let it finish: leukoscope study --out {run.path} --resume",
+        )
+    config = load_study_config(run.config)
+    manifest = Manifest.load(run.manifest, config.data.root)
+    passport = read_json(run.passport)
+    table = PredictionTable.load(run.predictions).select(part="test")
+    name, under = choose_predictions(run, table, recipe, protocol)
+    records = manifest.usable
+    probs, inputs = out_of_fold(table, name, under, records)
+    ood, absent = training_distances(run, records, under)
+    evidence = Evidence(
+        records,
+        table.class_names,
+        probs,
+        label_conflicts(records, passport),
+        ood,
+        absent,
+    )
+    content = {
+        "schema": 1,
+        "run": run.path.resolve().name,
+        "recipe": name,
+        "protocol": under,
+        "protocol_means": PROTOCOLS[under],
+        "inputs": inputs,
+        "manifest_sha256": sha256_file(run.manifest),
+        "predictions_sha256": sha256_file(run.predictions),
+        **rank_images(evidence, count),
+    }
+    return {"sha256": sha256_json(content), **content}
+
+
+def rank_images(evidence: Evidence, count: int = COUNT) -> dict[str, Any]:
+    """Three lists in one queue: likely label errors and conflicts, least certain, least alike.
+
+    Args:
+        evidence: Of the labels.
+        count: Most rows of each list.
+
+    Returns:
+        ``class_names``, ``n``, ``label_errors`` (thresholds, counts, estimated share), ``lists``
+        (found and shown, or why absent) and ``rows``, the most suspicious first; an image stands
+        once, in the first list that names it, with the reasons of all.
+
+    Raises:
+        DataError: No image was tested.
+    """
+    names = evidence.class_names
+    y = np.array([names.index(record.label) for record in evidence.records], dtype=np.int64)
+    known = np.flatnonzero(~np.isnan(evidence.probs).any(axis=1))
+    errors = confident_learning(y[known], evidence.probs[known])
+    place = {int(row): k for k, row in enumerate(known)}
+    partners: dict[int, list[tuple[int, str]]] = {}
+    for i, j, what in evidence.pairs:
+        partners.setdefault(i, []).append((j, what))
+        partners.setdefault(j, []).append((i, what))
+    tested = known[review_order(errors, np.isin(known, list(partners)))]
+    untested = [row for row in partners if row not in place]
+    near = closeness(evidence.probs[known])
+    lists = {
+        "label": [*tested.tolist(), *untested],
+        "uncertain": known[np.argsort(-near, kind="stable")].tolist(),
+        "ood": _far_first(evidence.ood),
+    }
+    writer = _RowWriter(evidence, y, errors.suggested, errors.likely, near, place, partners)
+    rows: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for name, ordered in lists.items():
+        for row in ordered[:count]:
+            if row not in seen:
+                seen.add(row)
+                rows.append({"rank": len(rows) + 1, **writer.row(name, row)})
+    joint = joint_distribution(errors.counts, np.bincount(y[known], minlength=len(names)))
+    told: dict[str, Any] = {
+        name: {"found": len(found), "shown": sum(row["list"] == name for row in rows),
+               "score": SCORES[name]}
+        for name, found in lists.items()
+    }  # fmt: skip
+    if evidence.ood is None:
+        told["ood"] = {"absent": evidence.ood_absent}
+    return {
+        "class_names": list(names),
+        "n": len(evidence.records),
+        "n_untested": len(evidence.records) - len(known),
+        "label_errors": {
+            "thresholds": [round(float(t), 6) if np.isfinite(t) else None
+                           for t in errors.thresholds],
+            "counts": errors.counts.tolist(),
+            "likely": int(errors.likely.sum()),
+            "estimated_share": round(float(1 - np.trace(joint)), 6),
+            "conflicts": len(evidence.pairs),
+        },
+        "lists": told,
+        "rows": rows,
+    }  # fmt: skip
+
+
+def _far_first(ood: NDArray[np.float64] | None) -> list[int]:
+    """Images beyond the limit, the farthest first."""
+    if ood is None:
+        return []
+    far = np.flatnonzero(np.nan_to_num(ood) > 1)
+    return [int(row) for row in far[np.argsort(-ood[far], kind="stable")]]
+
+
+@dataclass(frozen=True, eq=False)
+class _RowWriter:
+    """Writes an image's row; arrays with ``place`` hold tested images only."""
+
+    evidence: Evidence
+    y: NDArray[np.int64]
+    suggested: NDArray[np.int64]
+    likely: NDArray[np.bool_]
+    near: NDArray[np.float64]
+    place: Mapping[int, int]
+    partners: Mapping[int, Sequence[tuple[int, str]]]
+
+    def row(self, name: str, row: int) -> dict[str, Any]:
+        """All that the queue says of one image."""
+        record, k = self.evidence.records[row], self.place.get(row)
+        names, p = self.evidence.class_names, self.evidence.probs[row]
+        partners = self.partners.get(row, ())
+        best = self.y[partners[0][0]] if k is None else self.suggested[k]
+        reasons = list(self._reasons(row, k))
+        score = {
+            "label": None if k is None else float(p[best] - p[self.y[row]]),
+            "uncertain": None if k is None else float(self.near[k]),
+            "ood": None if self.evidence.ood is None else float(self.evidence.ood[row]),
+        }[name]
+        return {
+            "list": name,
+            "image_id": record.image_id,
+            "path": record.path,
+            "sha256": record.sha256,
+            "given": record.label,
+            "suggested": names[best],
+            "score": None if score is None else round(score, 6),
+            "probabilities": None if k is None else {
+                n: round(float(x), 6) for n, x in zip(names, p, strict=True)
+            },
+            "reasons": reasons,
+            "same": [
+                {"path": other.path, "label": other.label, "what": what}
+                for j, what in partners
+                for other in (self.evidence.records[j],)
+            ],
+        }  # fmt: skip
+
+    def _reasons(self, row: int, k: int | None) -> list[str]:
+        found = []
+        p, names = self.evidence.probs[row], self.evidence.class_names
+        if k is not None and self.suggested[k] != self.y[row]:
+            best = self.suggested[k]
+            tail = "" if self.likely[k] else "; less than usual for that class"
+            found.append(
+                f"{_title(names[best])} has p {p[best]:.2f}, the given label "
+                f"{p[self.y[row]]:.2f}{tail}"
+            )
+        for j, what in self.partners.get(row, ()):
+            other = self.evidence.records[j]
+            found.append(f"{what} labelled {_title(other.label)}: {other.path}")
+        if k is not None and self.near[k] > 0.5:
+            first, second = np.argsort(-p)[:2]
+            found.append(
+                f"undecided: {_title(names[first])} {p[first]:.2f}, "
+                f"{_title(names[second])} {p[second]:.2f}"
+            )
+        ood = self.evidence.ood
+        if ood is not None and np.nan_to_num(ood[row]) > 1:
+            found.append(f"unlike the training images: {ood[row]:.2f} times the accepted distance")
+        return found or ["among the least certain images"]
+
+
+def _title(name: str) -> str:
+    return CLASSES[name].title
+
+
+def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> tuple[Path, list[str]]:
+    """Write ``queue.json``, ``queue.csv`` and the page.
+
+    Returns:
+        The page, and the images that could not be read, which it names without a picture.
+
+    Raises:
+        UsageError: The run already has another queue, to which corrections may belong.
+    """
+    from leukoscope.reporting.relabel_page import write_relabel_page
+
+    folder = run.path / FOLDER
+    there = folder / QUEUE_JSON
+    if there.is_file() and read_json(there).get("sha256") != queue["sha256"]:
+        raise UsageError(
+            f"{folder} holds another queue, to which corrections may belong",
+            hint="move or delete that folder first",
+        )
+    manifest = Manifest.load(run.manifest, load_study_config(run.config).data.root)
+    write_csv(folder / QUEUE_CSV, COLUMNS, (_csv_row(row) for row in queue["rows"]))
+    missing = write_relabel_page(folder / PAGE, queue, manifest, tell)
+    write_json(there, queue)  # last: its presence says "complete"
+    return folder / PAGE, missing
+
+
+def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    p = row["probabilities"] or {}
+    return {
+        **{name: row[name] for name in COLUMNS if name in row},
+        "score": "" if row["score"] is None else row["score"],
+        "p_given": p.get(row["given"], ""),
+        "p_suggested": p.get(row["suggested"], ""),
+        "reasons": "|".join(row["reasons"]),
+    }

@@ -1,0 +1,120 @@
+"""New images put together by patient: by a table, by folders, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from leukoscope.cli.main import app
+from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.files import read_csv
+from leukoscope.evaluation.aggregation import aggregate
+from leukoscope.runtime.bundle import save_bundle
+from leukoscope.runtime.by_patient import patients_of_folders, patients_of_table
+from leukoscope.runtime.predictor import load_bundle
+
+
+@pytest.fixture
+def smears(tmp_path: Path, tiny: SimpleNamespace) -> Path:
+    """Three patients; one image of the third is black and so rejected, one file is broken."""
+    colours = {"P1/a": (150, 40, 40), "P1/slide 2/b": (140, 60, 40), "P2/a": (40, 150, 40),
+               "P3/dark": (0, 0, 0)}  # fmt: skip
+    for name, colour in colours.items():
+        path = tmp_path / "smears" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = 0 if colour == (0, 0, 0) else 6
+        cv2.imwrite(str(path), tiny.colour(*colour, noise=noise)[..., ::-1])
+    (tmp_path / "smears/P2/broken.png").write_bytes(b"no image")
+    return tmp_path / "smears"
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    assert done.exit_code in (0, 3), done.output
+    return done.stdout
+
+
+def test_folders_name_the_patients(smears: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    options = (smears, "-b", tiny_bundle, "--out", out, "--subject-from", smears)
+    assert "3 patients: " in run(*options)
+    rows = {row["patient"]: row for row in read_csv(tmp_path / "p.patients.csv")}
+    assert list(rows) == ["P1", "P2", "P3"]
+    assert (rows["P1"]["n_images"], rows["P1"]["method"]) == ("2", "mean-logit")
+    assert rows["P2"]["n_unreadable"] == "1"
+    assert (rows["P3"]["predicted"], rows["P3"]["n_images"], rows["P3"]["n_rejected"]) == (
+        "",
+        "0",
+        "1",
+    )
+    single = load_bundle(tiny_bundle).predict(sorted(smears.rglob("P1/**/*.png")))
+    expected = aggregate([list(answer.probabilities.values()) for answer in single])
+    assert rows["P1"]["predicted"] == "benign"
+    np.testing.assert_allclose([float(rows["P1"][f"p_{n}"]) for n in single[0].probabilities],
+                               expected, atol=1e-6)  # fmt: skip
+
+
+def test_a_table_names_the_patients_and_the_bundle_the_method(
+    smears: Path, tiny: SimpleNamespace, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "voting"
+    save_bundle(bundle, tiny.record(subject_method="vote"), tiny.files())
+    table = tmp_path / "who.csv"
+    table.write_text("image,patient_id\nsmears/P1/a.png,x\nb.png,y\nsmears/P2/a.png,y\n")
+    files = [smears / "P1/a.png", smears / "P1/slide 2/b.png", smears / "P2/a.png"]
+    found = json.loads(run(*files, "-b", bundle, "--by-subject", table, "--json"))
+    assert [row["patient"] for row in found["patients"]] == ["x", "y"]
+    assert len(found["predictions"]) == 3
+    y = found["patients"][1]
+    assert (y["method"], y["n_images"], y["agreement"]) == ("vote", 2, 0.5)
+    assert y["p_benign"] == pytest.approx((1 + 1 / 3) / 3, abs=1e-6)
+    text = run(*files, "-b", bundle, "--by-subject", table)
+    assert "patient y" in text
+    assert "vote of 2 images" in text
+
+
+def test_images_of_nobody_are_refused_before_anything_is_predicted(
+    smears: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "who.csv"
+    table.write_text("image,patient_id\nsmears/P1/a.png,x\n")
+    out = tmp_path / "p.csv"
+    command = ["predict", str(smears), "-b", str(tiny_bundle), "-o", str(out), "--by-subject"]
+    done = CliRunner().invoke(app, [*command, str(table)])
+    assert done.exit_code == 1
+    assert "no patient is known for 3 of the images" in done.output
+    assert not out.exists()
+    both = CliRunner().invoke(app, [*command, str(table), "--subject-from", str(smears)])
+    assert both.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,patient\na.png,1\n", "patient_id missing"),
+        ("file,patient_id\na.png,1\n", "image \\(or path\\)"),
+        ("image,patient_id\na.png,1\n,2\n", ":3: expected an image and a patient_id"),
+        ("image,patient_id\na.png,1\na.png,2\n", ":3: a.png already belongs to patient 1"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    table = tmp_path / "who.csv"
+    table.write_text(text)
+    with pytest.raises(DataError, match=message):
+        patients_of_table(table)
+
+
+def test_a_name_that_two_patients_share_is_found_by_its_path_alone(tmp_path: Path) -> None:
+    table = tmp_path / "who.csv"
+    table.write_text("path,patient_id\nP1/a.png,1\nP2/a.png,2\n")
+    patient_of = patients_of_table(table)
+    assert patient_of(str(tmp_path / "P2/a.png")) == "2"
+    assert patient_of("elsewhere/a.png") == ""
+    with pytest.raises(UsageError, match="subfolders"):
+        patients_of_folders(tmp_path / "nothing")
