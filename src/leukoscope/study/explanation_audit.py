@@ -6,6 +6,7 @@ the model that held it out. The scores of each image are on disk before the next
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,32 +88,26 @@ def audit_explanations(
     """
     masks = LeukocyteMaskSource.find(source.fitted.manifest, plan.masks)
     chosen, groups = _choose(source, masks, plan)
-    settings = _settings(source, plan, masks.kind)
-    methods = settings["methods"]
+    settings = _settings(source, plan, masks)
     done = _finished(out / JSON, settings)
-    result: dict[str, Any] = {"schema": SCHEMA, "settings": settings, "stages": [], "images": []}
-    found: dict[str, Any] = {}
-    total = len(chosen)
-    for fold in dict.fromkeys(fold for _, fold in chosen):
-        eye = _Eye(source, fold, methods, plan.seed)
-        for record in (record for record, where in chosen if where == fold):
-            entry = done.get(record.image_id) or {
-                "image_id": record.image_id, "path": record.path, "y_true": record.label,
-                "group": groups.get(record.image_id) or record.image_id, "fold": fold,
-                **eye.audit(record, masks),
-            }  # fmt: skip
-            found[record.image_id] = entry
-            result["stages"] = entry["stages"]
-            result["images"] = list(found.values())
-            write_json(out / JSON, result)
-            progress(len(found), total)
+    found = {r.image_id: done[r.image_id] for r, _ in chosen if r.image_id in done}
+    result: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
+    waiting = [(record, fold) for record, fold in chosen if record.image_id not in found]
+    for fold in dict.fromkeys(fold for _, fold in waiting):
+        eye = _Eye(source, fold, settings["methods"], plan.seed)
+        for record in (record for record, where in waiting if where == fold):
+            place = {"image_id": record.image_id, "path": record.path, "y_true": record.label,
+                     "group": groups.get(record.image_id) or record.image_id,
+                     "fold": fold}  # fmt: skip
+            found[record.image_id] = {**place, **eye.audit(record, masks)}
+            write_json(out / JSON, {**result, "images": list(found.values())})
+            progress(len(found), len(chosen))
+    images = [found[record.image_id] for record, _ in chosen]
     config = source.fitted.config
-    result["summary"] = summarise(
-        result["images"], confidence=config.confidence, replicates=config.bootstrap
-    )
-    result["verdicts"] = {
-        name: asdict(judge(result["summary"][name], result["stages"])) for name in methods
-    }
+    summary = summarise(images, confidence=config.confidence, replicates=config.bootstrap)
+    stages = images[0]["stages"]
+    verdicts = {name: asdict(judge(summary[name], stages)) for name in settings["methods"]}
+    result |= {"stages": stages, "verdicts": verdicts, "summary": summary, "images": images}
     write_json(out / JSON, result)
     with house_style():
         write_bytes(out / FIGURE, figure_png(audit_figure(result)))
@@ -137,32 +132,31 @@ def _choose(
         for fold in load_folds(fitted.run.splits):
             groups |= fold.groups if fold.protocol == source.protocol else {}
     table = fitted.test_table(source.recipe, source.protocol)
-    known = {record.image_id: record for record in fitted.manifest.usable}
-    by_class: dict[str, list[int]] = {}
-    order = np.random.default_rng(plan.seed).permutation(len(table))
-    for row in order.tolist():
-        record = known.get(str(table.image_id[row])) or fitted.record(str(table.image_id[row]))
+    known = {record.image_id: record for record in fitted.manifest.images}
+    by_class: dict[str, list[tuple[ImageRecord, int]]] = {}
+    for row in np.random.default_rng(plan.seed).permutation(len(table)).tolist():
+        name = str(table.image_id[row])
+        record = known.get(name) or fitted.record(name)  # which says what is wrong
         if masks.covers(record):
-            by_class.setdefault(record.label, []).append(row)
+            by_class.setdefault(record.label, []).append((record, int(table.fold[row])))
     if not by_class:
         raise DataError(
             f"{plan.masks or fitted.run.path}: no test image of {source.recipe} under "
             f"{source.protocol} has a mask",
             hint="leave --masks out to use our own segmentation",
         )
-    rows = in_turn([by_class[name] for name in sorted(by_class)], len(table))
+    order = in_turn([by_class[name] for name in sorted(by_class)], len(table))
     # One image of each group first: a second one of the same slide tells little that is new.
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     rank = []
-    for row in rows:
-        group = groups.get(str(table.image_id[row]), str(table.image_id[row]))
-        rank.append(seen.get(group, 0))
-        seen[group] = rank[-1] + 1
-    first = [rows[i] for i in np.argsort(rank, kind="stable")][: plan.images]
-    return [(known[str(table.image_id[row])], int(table.fold[row])) for row in first], groups
+    for record, _ in order:
+        group = groups.get(record.image_id, record.image_id)
+        rank.append(seen[group])
+        seen[group] += 1
+    return [order[i] for i in np.argsort(rank, kind="stable")][: plan.images], groups
 
 
-def _settings(source: Source, plan: AuditPlan, masks: str) -> dict[str, Any]:
+def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> dict[str, Any]:
     """What an audit stands for: with equal settings an image has equal scores."""
     from leukoscope.learning.attribution import METHODS, find_layer, find_method
 
@@ -180,10 +174,9 @@ def _settings(source: Source, plan: AuditPlan, masks: str) -> dict[str, Any]:
         "protocol": protocol,
         "unit": unit_of(protocol),
         "methods": list(dict.fromkeys(plan.methods)) or allowed,
-        "masks": masks,
-        "masks_folder": str(plan.masks or ""),
+        "masks": masks.kind,
+        "masks_sha256": masks.sha256,
         "seed": plan.seed,
-        "noise": NOISE,
         "checkpoints": {
             str(fold): read_json(fitted.run.model(recipe, protocol, fold) / RECORD)["sha256"]
             for fold in folds
@@ -195,7 +188,7 @@ def _finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of an earlier audit, by image, that may be used again."""
     try:
         old = read_json(path)
-        same = old["settings"] == settings
+        same = (old["schema"], old["settings"]) == (SCHEMA, settings)
         return {entry["image_id"]: entry for entry in old["images"]} if same else {}
     except (DataError, KeyError, TypeError):
         return {}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import CenterCrop, PreprocessSpec
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json
+from leukoscope.core.files import read_json, sha256_file, sha256_json
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import segment_leukocytes
@@ -70,6 +70,12 @@ class LeukocyteMaskSource:
                 hint="name each mask after its image, as PNG; 0 is background, all else leukocyte",
             )
         return cls("given", files)
+
+    @property
+    def sha256(self) -> str:
+        """Of the masks that a user gave, which may have been corrected since."""
+        given = self.files if self.kind == "given" else {}
+        return sha256_json({image: sha256_file(path) for image, path in given.items()})
 
     def covers(self, record: ImageRecord) -> bool:
         """Whether there is a mask of this image."""
