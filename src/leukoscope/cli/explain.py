@@ -12,10 +12,12 @@ from leukoscope.cli.console import (
     EXIT_SOME_UNREADABLE,
     command,
     console,
+    given_options,
     print_json,
     progress_bars,
 )
 from leukoscope.cli.options import JsonOption, SeedOption
+from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.study.explanations import Explanation
@@ -31,13 +33,15 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     app.command(
         "explain",
-        epilog="Example: leukoscope explain run --count 8 --method grad-cam --method occlusion",
+        epilog="Example: leukoscope explain run --count 8 --method grad-cam --method occlusion · "
+        "leukoscope explain run --audit",
     )(explain)
     app.command("features", epilog="Example: leukoscope features run -p acquisition")(features)
 
 
 @command
 def explain(
+    context: typer.Context,
     run: RunArgument,
     images: Annotated[
         list[str] | None,
@@ -69,12 +73,36 @@ def explain(
         str | None,
         typer.Option("--layer", help="Look at this layer. Default: the last map before pooling."),
     ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Measure whether heat maps may be believed.")
+    ] = False,
+    audited: Annotated[
+        int | None, typer.Option("--images", min=1, help="Test images of the audit. Default: 12.")
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks", help="Leukocyte masks for the audit, PNG named like the images. Default: "
+            "a phantom's truth, else our segmentation.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: a folder in RUN/explanations.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:  # fmt: skip
-    """Draw heat maps of test predictions or of images that you name, beside the original."""
+    """Draw heat maps of test images or of those that you name; measure if they may be believed."""
+    if audit:
+        given = given_options(context) & {"images", "count", "beside", "target", "layer"}
+        if given or len(recipe or ()) > 1:
+            raise UsageError(
+                "an audit takes one recipe and chooses its test images; it has no "
+                f"{', '.join(sorted(given)) or 'second recipe'}",
+                hint="example: leukoscope explain RUN --audit -m grad-cam --images 24",
+            )
+        return _audit(run, recipe, protocol, method, audited, masks, out, as_json)
+    if audited is not None or masks is not None:
+        raise UsageError("--images and --masks belong to --audit", hint="say --audit too")
     from leukoscope.runtime.inputs import expand_inputs
     from leukoscope.runtime.prediction import Failure
     from leukoscope.study.explanations import Look, default_folder, draw_grids
@@ -127,6 +155,46 @@ def _print_explanations(found: list[Explanation], sources: list[Source], folder:
         typer.echo("! some of these images were used to fit or select the model that is explained")
     panels = len({entry.panel for entry in found})
     typer.echo(f"\n{panels} panels  {folder}\n{DISCLAIMER}")
+
+
+def _audit(
+    run: Path, recipe: list[str] | None, protocol: str | None, method: list[str] | None,
+    images: int | None, masks: Path | None, out: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    from leukoscope.reporting.explanation_audit_sections import audit_table
+    from leukoscope.study.explanation_audit import (
+        IMAGES,
+        AuditPlan,
+        audit_explanations,
+        put_into_report,
+    )
+    from leukoscope.study.subjects import open_sources
+
+    (source,) = open_sources(run, None, recipe or (), protocol)
+    folder = out or source.fitted.run.explanations
+    plan = AuditPlan(tuple(method or ()), images or IMAGES, masks)
+    with progress_bars() as show:
+        found = audit_explanations(
+            source, plan, folder, lambda done, total: show("scoring heat maps", done, total)
+        )
+        if out is None:
+            put_into_report(source.fitted.run, lambda done, total: show("report", done, total))
+    if as_json:
+        print_json({key: found[key] for key in ("settings", "stages", "summary", "verdicts")})
+        return 0
+    from rich.table import Column, Table
+
+    content, words = audit_table(found)
+    maps = (Column(row[0], justify="right") for row in content.rows)
+    table = Table("", *maps, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, column in enumerate(content.columns[1:], start=1):
+        table.add_row(column.title, *(row[number].partition(" (")[0] for row in content.rows))
+    console().print(f"\n{content.caption}", markup=False)
+    console().print(table)
+    for line in (content.note, *words):
+        console().print(f"\n{line}", markup=False)
+    typer.echo(f"\naudit  {folder / 'audit.json'}\n{DISCLAIMER}")
+    return 0
 
 
 @command

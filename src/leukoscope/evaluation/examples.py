@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import UnknownNameError
 
+_T = TypeVar("_T")
 KINDS = ("right", "wrong", "least-certain", "confident-wrong")
 
 
@@ -71,7 +73,7 @@ def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.abs(-(probs * logs).sum(axis=1)))
 
 
-def in_turn(lists: Sequence[Sequence[int]], count: int) -> list[int]:
+def in_turn(lists: Sequence[Sequence[_T]], count: int) -> list[_T]:
     """The first of each list, then the second of each, until there are ``count``.
 
     >>> in_turn([[1, 2, 3], [], [7]], 3)

@@ -23,6 +23,7 @@ from leukoscope.reporting.content import (
     Table,
 )
 from leukoscope.reporting.examples import ORDERS, TITLES, ExampleGrid, example_grids
+from leukoscope.reporting.explanation_audit_sections import audit_blocks
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.thumbnails import class_grid
 from leukoscope.reporting.formats import count, finite, number, plural
@@ -37,7 +38,11 @@ if TYPE_CHECKING:
 def explanations(study: Study, gallery: Gallery) -> Section:
     """Heat maps of right and wrong predictions beside the original, and a map of the features."""
     title = "Where the model looks"
-    blocks: list[Block] = [*_heat_maps(study, gallery), *_feature_map(study, gallery)]
+    blocks = [
+        *_heat_maps(study, gallery),
+        *audit_blocks(study, gallery),
+        *_feature_map(study, gallery),
+    ]
     return Section("heatmaps", title, blocks)
 
 

@@ -18,7 +18,7 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
 from leukoscope.reporting.examples import example_grids
-from leukoscope.reporting.figures.heatmaps import HeatColumn, heat_panel
+from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, HeatColumn, heat_panel
 from leukoscope.reporting.figures.style import figure_png, house_style, short_title
 from leukoscope.reporting.figures.thumbnails import class_grid
 from leukoscope.runtime.prediction import Failure
@@ -26,12 +26,6 @@ from leukoscope.study.events import Tell
 from leukoscope.study.fitted import FittedModel, FittedRun
 from leukoscope.study.subjects import Source, Subject, choose_subjects
 
-METHOD_TITLES: Mapping[str, str] = {
-    "grad-cam": "Grad-CAM",
-    "grad-cam++": "Grad-CAM++",
-    "occlusion": "occlusion",
-    "integrated-gradients": "integrated gradients",
-}
 PARTS: Mapping[str, str] = {
     "test": "held-out image",
     "val": "image of the validation part",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,12 @@ from leukoscope.runtime.heatmap import overlay
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+METHOD_TITLES: Mapping[str, str] = {
+    "grad-cam": "Grad-CAM",
+    "grad-cam++": "Grad-CAM++",
+    "occlusion": "occlusion",
+    "integrated-gradients": "integrated gradients",
+}
 SIDE_IN = 2.1
 TOP_IN = 0.54
 BOTTOM_IN = 0.42

@@ -1,0 +1,243 @@
+"""Scores of a heat map: where its heat lies, whether the model obeys it, whether it stays the same.
+
+What is taken from an image is taken in square cells, about 28 a side, for every map alike. Single
+pixels are not: scattered holes are noise that upsets a network by itself, so that a map of pure
+noise would look as if it had found what matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+Image = NDArray[np.uint8]
+
+MOST_CELLS = 28  # a side: 8 px at 224, a quarter of what one place of a 7 × 7 map covers
+STEPS = tuple(step / 10 for step in range(11))
+ROAD_STEPS = (0.1, 0.3, 0.5, 0.7, 0.9)
+BLUR = 1 / 14  # of the side: cells are gone, stain and illumination stay
+IMPUTATION_NOISE = 0.01  # of white, as in the authors' code
+_NEIGHBOURS = {1: 1 / 6, 2: 1 / 12}  # squared distance: weight (Rong et al. 2022, section 4)
+
+
+def enlarge(heat: NDArray[np.floating], size_px: int) -> Float:
+    """A map (h, w) at another size (S, S): averaged where it shrinks, else linear."""
+    how = cv2.INTER_AREA if heat.shape[0] > size_px else cv2.INTER_LINEAR
+    wide = cv2.resize(np.asarray(heat, np.float32), (size_px, size_px), interpolation=how)
+    return np.asarray(wide, np.float64)
+
+
+def pointing_hit(heat: NDArray[np.floating], mask: Bool) -> float:
+    """Pointing game: does the hottest place lie inside (Zhang et al. 2018, section 4.2)?
+
+    No tolerance is added around the mask. By chance the hit rate is the mask's share of the area.
+
+    Args:
+        heat: (H, W), at least 0.
+        mask: (H, W) bool.
+
+    Returns:
+        0 or 1, between them where several places are equally hot; NaN for an empty map or mask.
+
+    >>> pointing_hit(np.array([[0.0, 3.0], [1.0, 3.0]]), np.array([[True, True], [False, False]]))
+    0.5
+    """
+    if not mask.any() or not heat.max() > 0:
+        return float("nan")
+    return float(mask[heat == heat.max()].mean())
+
+
+def heat_share(heat: NDArray[np.floating], mask: Bool) -> float:
+    """Share of the heat inside the mask; spread evenly it would be the mask's share of the area.
+
+    Args:
+        heat: (H, W), at least 0.
+        mask: (H, W) bool.
+
+    Returns:
+        0–1; NaN for an empty map or mask.
+
+    >>> heat_share(np.array([[0.0, 3.0], [1.0, 0.0]]), np.array([[True, True], [False, False]]))
+    0.75
+    """
+    total = float(heat.sum())
+    return float(heat[mask].sum()) / total if total > 0 and mask.any() else float("nan")
+
+
+def cells_a_side(size_px: int) -> int:
+    """Number of cells a side in which an image of this side is taken apart."""
+    return max(2, min(MOST_CELLS, size_px // 2))
+
+
+def hottest(
+    heat: NDArray[np.floating],
+    shares: Sequence[float],
+    *,
+    cells: int,
+    seed: int,
+    coldest: bool = False,
+) -> list[Bool]:
+    """The hottest cells, for each share of them.
+
+    Args:
+        heat: (h, w), at least 0, of any size.
+        shares: 0–1.
+        cells: Cells a side.
+        seed: Draws the order of equally hot cells, which otherwise would go from the top left.
+        coldest: The coldest ones instead.
+
+    Returns:
+        For each share (cells, cells) bool.
+
+    >>> hottest(np.array([[0.0, 3.0], [1.0, 2.0]]), [0.5], cells=2, seed=0)[0].tolist()
+    [[False, True], [False, True]]
+    """
+    values = enlarge(heat, cells).ravel()
+    ties = np.random.default_rng(seed).permutation(len(values))
+    order = np.lexsort((ties, values if coldest else -values))
+    chosen = []
+    for share in shares:
+        mask = np.zeros(len(values), np.bool_)
+        mask[order[: round(share * len(values))]] = True
+        chosen.append(mask.reshape(cells, cells))
+    return chosen
+
+
+def in_pixels(cells: Bool, size_px: int) -> Bool:
+    """A mask of cells (g, g) as one of pixels (S, S)."""
+    index = np.arange(size_px) * cells.shape[0] // size_px
+    return np.asarray(cells[np.ix_(index, index)])
+
+
+def mean_colour(image: Image) -> Image:
+    """An image of the image's own mean colour: what deletion leaves.
+
+    Args:
+        image: (S, S, 3) uint8 RGB.
+    """
+    colour = np.round(image.mean(axis=(0, 1))).astype(np.uint8)
+    return np.broadcast_to(colour, image.shape).copy()
+
+
+def blurred(image: Image) -> Image:
+    """The image without anything the size of a cell: what insertion begins with.
+
+    Args:
+        image: (S, S, 3) uint8 RGB.
+    """
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), BLUR * image.shape[0]), np.uint8)
+
+
+def impute(image: Image, hidden: Bool, *, seed: int) -> Image:
+    """Noisy linear imputation (Rong et al. 2022, section 4), on the grid of cells.
+
+    Each hidden cell becomes the weighted mean of its eight neighbours, beside it 1/6 and across
+    1/12, hidden ones included: one sparse linear system. Then the noise, so that smoothness does
+    not tell the network where something is gone.
+
+    Args:
+        image: (S, S, 3) uint8 RGB.
+        hidden: (g, g) bool; at least one cell must be left.
+        seed: Of the noise.
+
+    Returns:
+        (S, S, 3) uint8; pixels that are not hidden stay as they are.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.linalg import spsolve
+
+    side, size_px = hidden.shape[0], image.shape[0]
+    known = cv2.resize(image.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    y, x = np.nonzero(hidden)
+    number = np.full((side + 2, side + 2), -1)
+    number[y + 1, x + 1] = np.arange(len(y))
+    framed = np.pad(np.where(hidden[..., None], 0, known), ((1, 1), (1, 1), (0, 0)))
+    inside = np.pad(np.ones((side, side)), 1)
+    rows, columns, values = [np.arange(len(y))], [np.arange(len(y))], [np.zeros(len(y))]
+    right = np.zeros((len(y), 3))
+    for dy, dx in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b):
+        weight = _NEIGHBOURS[dy * dy + dx * dx] * inside[y + 1 + dy, x + 1 + dx]
+        values[0] += weight  # at the border the missing neighbours' weight falls to the others
+        right += weight[:, None] * framed[y + 1 + dy, x + 1 + dx]
+        other = number[y + 1 + dy, x + 1 + dx]
+        rows.append(np.flatnonzero(other >= 0))
+        columns.append(other[other >= 0])
+        values.append(-weight[other >= 0])
+    triplets = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+    known[y, x] = spsolve(coo_matrix(triplets).tocsc(), right).reshape(-1, 3)
+    wide = cv2.resize(known, (size_px, size_px), interpolation=cv2.INTER_LINEAR)
+    wide = wide + np.random.default_rng(seed).normal(0, 255 * IMPUTATION_NOISE, wide.shape)
+    filled = np.clip(np.round(wide), 0, 255).astype(np.uint8)
+    return np.where(in_pixels(hidden, size_px)[..., None], filled, image)
+
+
+def area_under(values: Sequence[float]) -> float:
+    """Area under a curve over evenly spaced shares from 0 to 1 (Petsiuk et al. 2018, section 3).
+
+    >>> area_under([0.0, 0.5, 1.0])
+    0.5
+    """
+    return float(np.trapezoid(values, dx=1 / (len(values) - 1)))
+
+
+def rank_similarity(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    """Spearman's rank correlation of two maps (Adebayo et al. 2018, section 3); NaN if one is flat.
+
+    Args:
+        first: Any shape.
+        second: The same shape.
+
+    >>> rank_similarity(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0.0, 1.0], [4.0, 9.0]]))
+    1.0
+    """
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values.ravel()) for values in (first, second)]
+    return round(float(np.corrcoef(*ranks)[0, 1]), 12)
+
+
+def max_sensitivity(heat: NDArray[np.floating], noisy: Sequence[NDArray[np.floating]]) -> float:
+    """Largest change of a map under noise, relative to its length (Yeh et al. 2019, definition 3).
+
+    Args:
+        heat: (h, w).
+        noisy: Maps of the same image with noise, (h, w) each.
+
+    Returns:
+        0 for none; NaN for an empty map.
+
+    >>> max_sensitivity(np.array([[3.0, 4.0]]), [np.array([[3.0, 4.0]]), np.array([[3.0, 3.0]])])
+    0.2
+    """
+    length = float(np.linalg.norm(heat))
+    changes = [float(np.linalg.norm(np.asarray(other) - heat)) for other in noisy]
+    return max(changes) / length if length > 0 else float("nan")
+
+
+def random_map(seed: int) -> Float:
+    """Heat that knows nothing: 7 × 7 random places, as coarse as most class activation maps."""
+    return np.random.default_rng(seed).random((7, 7))
+
+
+def centre_map(size_px: int) -> Float:
+    """Heat that knows where photographers aim: a Gaussian, a quarter of the side wide."""
+    line = np.exp(-((np.arange(size_px) - (size_px - 1) / 2) ** 2) / (2 * (size_px / 4) ** 2))
+    return np.outer(line, line)
+
+
+def edge_map(image: Image) -> Float:
+    """Heat that knows the image and not the model: strength of its edges (Sobel), in cells.
+
+    Args:
+        image: (S, S, 3) uint8 RGB.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    strength = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    return enlarge(strength, cells_a_side(image.shape[0]))

@@ -1,0 +1,174 @@
+"""The audit of heat maps on phantoms with exact masks: models with a planted eye, and its files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from leukoscope.cli.main import app
+from leukoscope.core.records import ImageRecord
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.learning.backbones import Network, build_network
+from leukoscope.learning.checkpoint import load_checkpoint, save_checkpoint
+from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.phantom.writing import write_phantoms
+from leukoscope.reporting.explanation_audit_sections import audit_blocks
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.source import load_study
+from leukoscope.study import explanation_audit
+from leukoscope.study.run import run_study
+
+runner = CliRunner()
+VIOLET = ((1.0, -2.0, 1.0), -0.3)  # what leukocytes have more of than red cells: weights, bias
+BRIGHT = ((1.0, 1.0, 1.0), -2.0)  # what the background between cells has
+
+
+def leukoscope(*arguments: object, code: int = 0) -> str:
+    done = runner.invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
+    return " ".join(done.output.split())
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = PhantomSpec(images=40, sessions=8, patients=12, size_px=96, seed=5)
+    return write_phantoms(spec, tmp_path_factory.mktemp("data") / "phantoms")
+
+
+@pytest.fixture(scope="module")
+def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("audit") / "run"
+    overrides = ["preprocess.size_px=64", "training.epochs=1", "bootstrap=100", "bundle=false"]
+    run_study(phantoms, out, report=False, recipes=["bn-cnn"], folds=2, probes=(),
+              protocols=["random"], overrides=overrides)  # fmt: skip
+    return out
+
+
+def plant(run: Path, out: Path, eye: tuple[tuple[float, ...], float]) -> Path:
+    """A copy of a run whose models call an image benign by how much of a colour it has."""
+    shutil.copytree(run, out)
+    for folder in (RunFolder(out).model("bn-cnn", "random", fold) for fold in (0, 1)):
+        _, meta = load_checkpoint(folder)
+        plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+        spec = meta.recipe.preprocess.model_copy(update=plain)
+        recipe = meta.recipe.model_copy(update={"preprocess": spec})
+        network = build_network(recipe.model, num_classes=4, size_px=spec.size_px, seed=1)
+        look_for(network, *eye)
+        save_checkpoint(folder, network, recipe, meta.class_names)
+    return out
+
+
+def look_for(network: Network, weights: tuple[float, ...], bias: float) -> None:
+    """All paths are positive, so that only the planted colour can speak, and only for benign."""
+    layers = list(network.backbone.get_submodule("layers").children())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()
+        layers[0].weight.zero_()
+        layers[0].weight[:, :, 1, 1] = torch.tensor(weights)
+        layers[1].bias.fill_(bias)
+        network.head.weight[1:] = 0
+        network.head.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("eye", "place"),
+    [(VIOLET, "the heat favours leukocytes"), (BRIGHT, "the heat lies outside the leukocytes")],
+)
+def test_a_planted_eye_is_found(
+    run: Path, tmp_path: Path, eye: tuple[tuple[float, ...], float], place: str
+) -> None:
+    planted = plant(run, tmp_path / "planted", eye)
+    leukoscope("explain", planted, "--audit", "-m", "integrated-gradients", "--out", tmp_path)
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert len(found["images"]) == 12
+    assert found["settings"]["masks"] == "exact"
+    assert place in found["verdicts"]["integrated-gradients"]["place"]
+
+
+def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    once = explanation_audit._Eye.audit
+
+    def watched(self: object, record: ImageRecord, masks: object) -> dict[str, Any]:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(record.image_id)
+        return once(self, record, masks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(explanation_audit._Eye, "audit", watched)
+    command = ("explain", run, "--audit", "-m", "grad-cam", "--images", 3, "--out", tmp_path)
+    leukoscope(*command, code=130)
+    stopped = json.loads((tmp_path / "audit.json").read_text())
+    assert [entry["image_id"] for entry in stopped["images"]] == seen
+    assert "verdicts" not in stopped
+    monkeypatch.setattr(explanation_audit._Eye, "audit", once)
+    output = leukoscope(*command)
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert found["images"][:2] == stopped["images"]
+    assert "Grad-CAM: cannot be judged: fewer than ten independent images" in output
+    assert "exact masks of drawn phantoms" in output
+    assert cv2.imread(str(tmp_path / "audit.png")).shape[1] > 1000
+    assert len({entry["group"] for entry in found["images"]}) == 3
+    scores = found["images"][0]["maps"]["grad-cam"]
+    assert len(scores["insertion"]) == len(scores["deletion"]) == 11
+    assert scores["insertion"][-1] == scores["deletion"][0] == found["images"][0]["p"]
+    assert scores["insertion"][0] != scores["deletion"][-1]  # blurred, and its mean colour
+    (run / "report.html").write_text("")
+    leukoscope("explain", run, "--audit", "-m", "grad-cam", "--images", 1)
+    page = (run / "report.html").read_text()
+    assert "May the heat maps be believed?" in page
+    assert "Edge detector" in page
+    path = run / "explanations" / "audit.json"
+    changed = json.loads(path.read_text())
+    changed["settings"]["checkpoints"]["0"] = "0" * 64
+    path.write_text(json.dumps(changed))
+    text = str(audit_blocks(load_study(RunFolder(run)), Gallery(RunFolder(run))))
+    assert "The models were trained again since" in text
+    assert explanation_audit._finished(path, found["settings"]) == {}
+
+
+def test_masks_of_a_folder(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    command = ("explain", run, "--audit", "-m", "grad-cam", "--out", tmp_path / "out", "--masks")
+    assert "expected a folder of masks" in leukoscope(*command, tmp_path / "none", code=1)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    assert "expected masks named like the images" in leukoscope(*command, masks, code=1)
+    left = np.zeros((96, 96), np.uint8)
+    left[:, :48] = 128
+    cv2.imwrite(str(masks / "phantom-0003_mask.png"), left)
+    cv2.imwrite(str(masks / "phantom-0008.png"), left)
+    leukoscope(*command, masks)
+    found = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert {Path(e["path"]).stem for e in found["images"]} == {"phantom-0003", "phantom-0008"}
+    assert {e["area"] for e in found["images"]} == {0.5}
+    cv2.imwrite(str(masks / "phantom-0003_mask.png"), left[:50])
+    shutil.rmtree(tmp_path / "out")
+    assert "of 96 × 96 px like its image, got 96 × 50" in leukoscope(*command, masks, code=1)
+    (masks / "phantom-0003_mask.png").write_bytes(b"no picture")
+    assert "expected a mask as PNG" in leukoscope(*command, masks, code=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--images", "3"], "--images and --masks belong to --audit"),
+        (["--audit", "--count", "2"], "it has no count"),
+        (["--audit", "-r", "bn-cnn", "-r", "bn-cnn"], "it has no second recipe"),
+        (["--audit", "-m", "gradcam"], "Did you mean 'grad-cam'?"),
+    ],
+)
+def test_wrong_use_is_refused(run: Path, options: list[str], message: str) -> None:
+    before = sorted(run.rglob("*"))
+    assert message in leukoscope("explain", run, *options, code=2)
+    assert sorted(run.rglob("*")) == before
