@@ -1,9 +1,10 @@
-"""``data inspect|audit|split|preview`` and ``phantom``."""
+"""``data inspect|audit|split|frozen|preview`` and ``phantom``."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -26,6 +27,10 @@ from leukoscope.cli.options import (
     class_map,
 )
 from leukoscope.cli.reading import read_manifest
+
+if TYPE_CHECKING:
+    from leukoscope.core.records import Manifest
+    from leukoscope.datasets.saved_splits import SavedSplits
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -114,21 +119,35 @@ def audit_data(
 def split(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Where to write splits.csv.")],
-    protocol: Annotated[list[str], typer.Option("--protocol", "-p", help="May be repeated.")],
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option("--protocol", "-p", help="May be repeated. With --frozen: all by default."),
+    ] = None,
     folds: FoldsOption = 5,
     seed: SeedOption = 42,
     reuse: Annotated[
         Path | None, typer.Option(help="Apply this splits.csv of others, matched by SHA-256.")
     ] = None,
+    frozen: Annotated[
+        str | None,
+        typer.Option(help="Apply the splits of a frozen passport, see `data frozen`; no audit."),
+    ] = None,
     layout: LayoutOption = "auto",
     classes: ClassOption = None,
 ) -> int:
     """Audit, then write leak-free splits that others can rebuild by SHA-256."""
+    from leukoscope.core.errors import UsageError
     from leukoscope.core.records import save_folds
     from leukoscope.datasets.saved_splits import load_saved_splits
     from leukoscope.study.protocols import plan_protocols
     from leukoscope.study.run import audited, study_config
 
+    if frozen is not None:
+        if reuse is not None:
+            raise UsageError("--frozen and --reuse name two sets of splits", hint="give one")
+        return _split_frozen(data, out, frozen, protocol or [], layout, classes)
+    if not protocol:
+        raise UsageError("no protocol was named", hint="add e.g. --protocol deduplicated")
     config = study_config(
         data,
         protocols=protocol,
@@ -142,10 +161,7 @@ def split(
     if reuse is not None:
         applied = load_saved_splits(reuse, found.manifest)
         chosen = [fold for fold in applied.folds if fold.protocol in protocol]
-        for image_id in applied.missing:
-            typer.echo(f"missing here: {image_id}", err=True)
-        save_folds(out, chosen, found.manifest)
-        typer.echo(f"{len(chosen)} folds, {len(applied.missing)} images missing here: {out}")
+        _save_applied(out, replace(applied, folds=tuple(chosen)), found.manifest)
         return name_unreadable(found.manifest.unreadable)
     plan = plan_protocols(found.manifest, found, config)
     save_folds(out, plan.folds, found.manifest)
@@ -153,6 +169,83 @@ def split(
         typer.echo(f"{row['protocol']} does not apply: {row['reason']}", err=True)
     typer.echo(f"{len(plan.folds)} folds of {', '.join(plan.names) or 'no protocol'}: {out}")
     return name_unreadable(found.manifest.unreadable) if plan.folds else 1
+
+
+def _split_frozen(
+    data: Path,
+    out: Path,
+    name: str,
+    protocols: list[str],
+    layout: str,
+    classes: list[str] | None,
+) -> int:
+    from leukoscope.datasets.frozen_passports import apply_frozen, load_frozen
+
+    passport = load_frozen(name)
+    with progress_bars() as show:
+        manifest = read_manifest(data, layout, classes, show)
+        found = apply_frozen(
+            passport, manifest, protocols, progress=lambda d, t: show("comparing pixels", d, t)
+        )
+    if found.by_pixels:
+        typer.echo(f"{found.by_pixels} images found by their pixels, not their bytes", err=True)
+    label = {record.image_id: record.label for record in manifest.images}
+    for image_id in found.relabelled:
+        typer.echo(f"class differs from the passport: {image_id} ({label[image_id]})", err=True)
+    _save_applied(out, found.splits, manifest)
+    typer.echo(f"to cite: frozen passport {passport.name}, SHA-256 {passport.sha256}")
+    return name_unreadable(manifest.unreadable)
+
+
+def _save_applied(out: Path, applied: SavedSplits, manifest: Manifest) -> None:
+    """Write splits that were made elsewhere; name what either side lacks."""
+    from leukoscope.core.records import save_folds
+
+    path = {record.image_id: record.path for record in manifest.images}
+    for image_id in applied.missing:
+        typer.echo(f"missing here: {image_id}", err=True)
+    for image_id in applied.unassigned:
+        typer.echo(f"not in those splits: {path[image_id]}", err=True)
+    save_folds(out, applied.folds, manifest)
+    typer.echo(
+        f"{len(applied.folds)} folds, {len(applied.missing)} images missing here, "
+        f"{len(applied.unassigned)} of this copy not in those splits: {out}"
+    )
+
+
+@data_app.command("frozen", epilog="Example: leukoscope data frozen aria-all")
+@command
+def show_frozen(
+    name: Annotated[
+        str | None, typer.Argument(help="Which passport; without a name they are listed.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the frozen passports of public data sets, or show one with the hash to cite."""
+    from leukoscope.datasets.frozen_passports import list_frozen, load_frozen
+
+    chosen = [load_frozen(item) for item in ([name] if name else list_frozen())]
+    if as_json:
+        headers = [dict(passport.header) for passport in chosen]
+        print_json(headers[0] if name else headers)
+        return
+    out = console()
+    for passport in chosen:
+        head = passport.header
+        out.print(f"[bold]{passport.name}[/]: {passport.title}, doi {passport.doi}", soft_wrap=True)
+        shown = ", ".join(f"{p} (recommended)" if p == head["recommended"] else p
+                          for p in passport.protocols)  # fmt: skip
+        out.print(
+            f"  {head['images']:,} images; {head['folds']} folds, seed {head['seed']}: {shown}"
+        )
+        out.print(f"  SHA-256 to cite: {passport.sha256}", soft_wrap=True)
+        if name:
+            audit = head["audit"]
+            found = [row["text"] for row in audit.get("findings", ())]
+            for text in [*found, *head["notes"], *head["remarks"]]:
+                out.print(f"  - {text}", soft_wrap=True, highlight=False)
+    if not name:
+        out.print("use: leukoscope data split DATA --frozen NAME --out splits.csv")
 
 
 @data_app.command("preview", epilog="Example: leukoscope data preview path/to/images --out preview")

@@ -93,6 +93,11 @@ class RunFolder:
         return self.path / "model_card.md"
 
     @property
+    def checklists(self) -> Path:
+        """Reporting checklists, filled in."""
+        return self.path / "checklists"
+
+    @property
     def ensemble(self) -> Path:
         """Members, weights and tests, where the folder is that of an ensemble."""
         return self.path / "ensemble.json"

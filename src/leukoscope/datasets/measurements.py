@@ -93,7 +93,7 @@ def measure_image(image: NDArray[np.uint8]) -> ImageMeasures:
     lab = cv2.cvtColor(small.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
     percentiles = np.percentile(lab.reshape(-1, 3), [25, 50, 75, 95], axis=0)
     return ImageMeasures(
-        pixels=_pixel_hash(image),
+        pixels=pixel_hash(image),
         hashes=perceptual_hashes(luma),
         luma=luma,
         relief=_relief(small[:, :, 1], bar, image.shape[:2]),
@@ -208,7 +208,8 @@ def _relief(
     return np.asarray(np.clip(level, -3, 3) * _LEVELS, np.int8)
 
 
-def _pixel_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def pixel_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(32,) uint8 SHA-256 of an image's shape as text, then its (H, W, 3) uint8 RGB values."""
     digest = hashlib.sha256(f"{image.shape}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return np.frombuffer(digest.digest(), np.uint8)

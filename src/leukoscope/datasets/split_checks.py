@@ -58,14 +58,14 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
     tested = sum(len(fold.ids("test")) for fold in folds)
     for kind, groups in (("overlap", components), ("share a patient with", patients)):
         leaks = sum(
-            _count_shared(fold, groups, ("test",), ("train", "val", "cal")) for fold in folds
+            count_shared(fold, groups, ("test",), ("train", "val", "cal")) for fold in folds
         )
         if leaks:
             notes.append(
                 f"{name}: {leaks} of {tested} test images {kind} images that the model was made "
                 f"with."
             )
-    held = sum(_count_shared(fold, patients, ("val", "cal"), ("train",)) > 0 for fold in folds)
+    held = sum(count_shared(fold, patients, ("val", "cal"), ("train",)) > 0 for fold in folds)
     if name.startswith("grouped") and held:
         notes.append(
             f"{name}: in {held} of {len(folds)} folds val and cal share patients with train, "
@@ -74,7 +74,7 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
     return notes
 
 
-def _count_shared(
+def count_shared(
     fold: Fold, groups: Mapping[str, str], here: Sequence[str], there: Sequence[str]
 ) -> int:
     """Images in the parts ``here`` whose group has an image in the parts ``there``."""

@@ -1,12 +1,28 @@
-"""The model card: what a model is for, what it is not for, and what is known about it."""
+"""The model card: what a model is for, what it is not for, and what is known about it.
+
+Its sections are those of Mitchell et al. 2019 (doi 10.1145/3287560.3287596).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
 
 import leukoscope
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting import data_tables, decision_tables, result_tables
-from leukoscope.reporting.formats import interval
+from leukoscope.reporting import (
+    data_tables,
+    decision_tables,
+    facts_data,
+    facts_model,
+    facts_results,
+    result_tables,
+)
+from leukoscope.reporting.content import Column, Table
+from leukoscope.reporting.facts import Answer
+from leukoscope.reporting.formats import count, interval, number, plural
 from leukoscope.reporting.markup import render
 from leukoscope.reporting.scope import cannot_show
 from leukoscope.reporting.source import Study, class_title, load_study
@@ -56,6 +72,12 @@ def card_text(study: Study) -> str:
             if table is not None
         ],
         data_table=data_tables.classes(study),
+        evaluation=_texts(study, facts_data.partitions, facts_data.disjointness),
+        factors=_factors(study),
+        measures=_texts(
+            study, facts_results.metrics_used, facts_results.uncertainty, facts_model.output
+        ),
+        details=[t for t in (result_tables.per_class(study, recipe.name), by_patient(study)) if t],
         shortcuts=_shortcuts(study),
         decisions=decision_tables.sets(study),
         limits=cannot_show(study),
@@ -67,6 +89,55 @@ def card_text(study: Study) -> str:
         passport_sha256=str(study.passport.get("sha256", "")),
         seed=study.config.seed,
     )
+
+
+def _texts(study: Study, *facts: Callable[[Study], Answer | None]) -> list[str]:
+    """What the files say, one paragraph a fact."""
+    return [found.text for fact in facts if (found := fact(study)) is not None]
+
+
+def _factors(study: Study) -> list[str]:
+    """What may change the result, as far as it was examined, and what the files do not hold."""
+    units = dict.fromkeys(
+        str(e["group_unit"]) for e in study.results if e.get("group_unit") not in (None, "image")
+    )
+    patients = any(record.patient_id for record in study.manifest.usable)
+    factors = [
+        "Class: results by class stand below.",
+        f"What is held out together: {', '.join(units)}." if units else "",
+        "Input with something taken away: "
+        f"{'; '.join(input_title(name) for name in study.config.probes) or 'not examined'}.",
+        "Not examined, for the files do not hold it: age, sex, origin and treatment of the "
+        f"patients{'' if patients else ', who is the patient'}, laboratory, stain, microscope and "
+        "camera.",
+    ]
+    return [factor for factor in factors if factor]
+
+
+def by_patient(study: Study) -> Table | None:
+    """How the share of right images varies between patients whom the model has never seen.
+
+    None where patients were not held out.
+    """
+    scores = study.scores(study.recipes[0], "grouped")
+    patient = {r.image_id: r.patient_id for r in study.manifest.usable}
+    if scores is None:
+        return None
+    who = np.array([patient.get(image_id, "") for image_id in scores.image_id])
+    right = scores.y_pred == scores.y_true
+    rows = []
+    for k, name in enumerate(study.class_names):
+        own = (scores.y_true == k) & (who != "")
+        shares = sorted(float(right[own & (who == p)].mean()) for p in np.unique(who[own]))
+        if shares:
+            ends = (shares[0], float(np.median(shares)), shares[-1])
+            cells = (number(share, "share") for share in ends)
+            rows.append((class_title(name), count(len(shares)), count(own.sum()), *cells))
+    titles = ("Patients", "n images", "Lowest", "Median", "Highest")
+    columns = (Column("Class"), *(Column(title, numeric=True) for title in titles))
+    patients = plural(len(set(who[who != ""].tolist())), "patient")
+    caption = f"Share of a patient's images that are right, {patients} held out in turn"
+    return Table(caption, columns, tuple(rows)) if rows else None
 
 
 def _shortcuts(study: Study) -> list[str]:

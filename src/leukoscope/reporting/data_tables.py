@@ -146,7 +146,8 @@ def parts(study: Study) -> Table | None:
 def recipes(study: Study) -> Table:
     """How each model was made."""
     rows = tuple(
-        (r.name, r.title, _backbone(r), _weights(r), _training(r)) for r in study.config.recipes
+        (r.name, r.title, _backbone(r), _weights(r), training_words(r))
+        for r in study.config.recipes
     )
     columns = (
         Column("Recipe", code=True, narrow=True),
@@ -169,7 +170,8 @@ def _weights(recipe: Recipe) -> str:
     return "random (none)" if recipe.model.weights == "none" else recipe.model.weights
 
 
-def _training(recipe: Recipe) -> str:
+def training_words(recipe: Recipe) -> str:
+    """How a recipe's models are trained, in one line."""
     if recipe.inner_folds:
         return f"mean of {recipe.inner_folds} models on inner folds, each: {_one_model(recipe)}"
     return _one_model(recipe)
@@ -215,16 +217,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = _setting(value)
+            flat[f"{prefix}{key}"] = setting_text(value)
     return flat
 
 
-def _setting(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """A configured value as text."""
     if isinstance(value, Mapping):
-        rest = (f"{name} {_setting(v)}" for name, v in value.items() if name != "kind")
+        rest = (f"{name} {setting_text(v)}" for name, v in value.items() if name != "kind")
         return f"{value.get('kind', '')} ({', '.join(rest)})".replace(" ()", "").strip()
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_setting, value)) or "none"
+        return ", ".join(map(setting_text, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -18,6 +18,7 @@ from leukoscope.reporting import (
     subject_sections,
 )
 from leukoscope.reporting.card import card_text
+from leukoscope.reporting.checklists import write_checklists
 from leukoscope.reporting.content import References, Section, Terms
 from leukoscope.reporting.dashboard import dashboard
 from leukoscope.reporting.fold_sections import folds
@@ -31,7 +32,7 @@ from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level
 
 
 def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write ``figures/*.png``, ``report.html``, ``report.md`` and ``model_card.md``.
+    """Write figures, ``report.html``, ``report.md``, ``model_card.md``, ``checklists/*.md``.
 
     Reads the files of the study's folder and, for thumbnails, the images below the data's path;
     images that are gone are left out with a note.
@@ -63,7 +64,8 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [model_sections.training(study, gallery)],
         lambda: [example_sections.explanations(study, gallery)],
         lambda: [example_sections.examples(study, gallery)],
-        lambda: [data_sections.reproduce(study), *_closing()],
+        lambda: [data_sections.reproduce(study)],
+        lambda: [write_checklists(run, study), *_closing()],
     ]
     sections: list[Section] = []
     for done, step in enumerate(steps, start=1):

@@ -15,7 +15,9 @@ from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.core.files import read_json
 from leukoscope.core.run_folder import RunFolder
 
-REPORT = ("config", "environment", "metrics", "report_html", "report_md", "model_card")
+REPORT = (
+    "config", "environment", "metrics", "report_html", "report_md", "model_card", "checklists",
+)  # fmt: skip
 _OTHERS = (
     "manifest", "passport", "splits", "predictions", "figures", "explanations", "ensemble",
     "robustness", "robustness_table", "bundle", "cache",

@@ -1,0 +1,311 @@
+"""Audits and recommended splits of public data sets, made once and shipped: keys, no pixels.
+
+A frozen passport is two files: ``NAME.json`` (what the audit found, how the splits were made, the
+hash to cite) and ``NAME.csv.gz`` (one row an image). Rows are keyed twice: by the SHA-256 of the
+file's bytes, and by the first 32 digits of that of its size and decoded RGB pixels, which survives
+a lossless change of format. A JPEG that was saved again has other pixels and stays unknown.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.core.files import sha256_bytes, sha256_json, write_bytes, write_json
+from leukoscope.core.records import Fold, ImageRecord, Manifest
+from leukoscope.datasets.measurements import pixel_hash
+from leukoscope.datasets.saved_splits import SavedSplits, apply_saved_splits
+from leukoscope.imaging.decode import decode_image
+
+LETTERS: Mapping[str, str] = {"train": "t", "val": "v", "cal": "c", "test": "s", "purged": "p"}
+"""One letter a fold says where an image stands; ``-`` is nowhere."""
+
+PIXEL_DIGITS = 32
+_COLUMNS = ("sha256", "pixels", "label", "patient", "component", "cluster")
+_PARTS = {letter: part for part, letter in LETTERS.items()}
+
+
+@dataclass(frozen=True)
+class FrozenPassport:
+    """One data set, audited once and for all.
+
+    Attributes:
+        header: Content of ``NAME.json``.
+        table: Content of ``NAME.csv``, UTF-8.
+    """
+
+    header: Mapping[str, Any]
+    table: bytes
+
+    @property
+    def name(self) -> str:
+        """How it is asked for."""
+        return str(self.header["name"])
+
+    @property
+    def title(self) -> str:
+        """The data set's name."""
+        return str(self.header["title"])
+
+    @property
+    def doi(self) -> str:
+        """Of the data set."""
+        return str(self.header["doi"])
+
+    @property
+    def sha256(self) -> str:
+        """Of header and table: what a paper cites."""
+        return str(self.header["sha256"])
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Protocols with splits."""
+        return tuple(self.header["protocols"])
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        """One row an image."""
+        return list(csv.DictReader(io.StringIO(self.table.decode())))
+
+    def split_rows(self, protocols: Sequence[str]) -> Iterator[dict[str, str]]:
+        """The rows of a ``splits.csv``."""
+        copies: dict[str, int] = {}
+        for row in self.rows:
+            copy = copies[row["sha256"]] = copies.get(row["sha256"], 0) + 1
+            image_id = row["sha256"][:12] + (f"-{copy}" if copy > 1 else "")
+            for protocol in protocols:
+                for fold, letter in enumerate(row[protocol]):
+                    if letter != "-":
+                        yield {
+                            "image_id": image_id,
+                            "sha256": row["sha256"],
+                            "protocol": protocol,
+                            "fold": str(fold),
+                            "part": _PARTS[letter],
+                            "group": row[f"{protocol} unit"] or image_id,
+                        }
+
+
+@dataclass(frozen=True)
+class FrozenSplits:
+    """What a frozen passport says of one's own copy.
+
+    Attributes:
+        splits: The folds; missing and unassigned image ids.
+        by_pixels: How many images were found by their pixels alone.
+        relabelled: Image ids of this copy whose class is another than in the passport.
+    """
+
+    splits: SavedSplits
+    by_pixels: int
+    relabelled: tuple[str, ...]
+
+
+def list_frozen() -> tuple[str, ...]:
+    """Names of the frozen passports, sorted."""
+    return tuple(sorted(p.name[:-5] for p in _folder().iterdir() if p.name.endswith(".json")))
+
+
+def load_frozen(name: str) -> FrozenPassport:
+    """A frozen passport by name.
+
+    Raises:
+        UnknownNameError: No such passport.
+        DataError: Its files do not fit its hash.
+    """
+    if name not in list_frozen():
+        raise UnknownNameError("frozen passport", name, list_frozen())
+    header = json.loads((_folder() / f"{name}.json").read_text(encoding="utf-8"))
+    table = gzip.decompress((_folder() / f"{name}.csv.gz").read_bytes())
+    rest = {key: value for key, value in header.items() if key != "sha256"}
+    if header["sha256"] != sha256_json(rest) or header["table_sha256"] != sha256_bytes(table):
+        raise DataError(
+            f"frozen passport {name}: its files do not fit its hash",
+            hint="install the package anew",
+        )
+    return FrozenPassport(header, table)
+
+
+def recognise(manifest: Manifest) -> tuple[FrozenPassport, int] | None:
+    """The frozen passport that knows most of these files by their bytes, and how many."""
+    mine = [record.sha256 for record in manifest.images if record.sha256]
+    best: tuple[FrozenPassport, int] | None = None
+    for name in list_frozen():
+        passport = load_frozen(name)
+        known = {row["sha256"] for row in passport.rows}
+        found = sum(sha256 in known for sha256 in mine)
+        if found > (best[1] if best else 0):
+            best = (passport, found)
+    return best
+
+
+def apply_frozen(
+    passport: FrozenPassport,
+    manifest: Manifest,
+    protocols: Sequence[str] = (),
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 2,
+) -> FrozenSplits:
+    """The recommended folds for one's own copy of the data; nothing is audited.
+
+    Args:
+        passport: Of :func:`load_frozen`.
+        manifest: One's copy. Files whose bytes are unknown are decoded and sought by pixels.
+        protocols: Which; empty means all that the passport has.
+        progress: Called with (images sought by pixels, how many there are).
+        threads: Number of threads.
+
+    Raises:
+        UnknownNameError: The passport has no such protocol.
+        SplitError: No image is the same.
+    """
+    for protocol in protocols:
+        if protocol not in passport.protocols:
+            raise UnknownNameError(
+                f"protocol of the frozen passport {passport.name}", protocol, passport.protocols
+            )
+    named = {row["sha256"]: row["label"] for row in passport.rows}
+    unknown = [record for record in manifest.usable if record.sha256 not in named]
+    same = _by_pixels(passport, manifest, unknown, progress, threads)
+    images = [
+        replace(record, sha256=same.get(record.image_id, record.sha256))
+        for record in manifest.images
+    ]
+    splits = apply_saved_splits(
+        manifest.with_images(images),
+        passport.split_rows(protocols or passport.protocols),
+        source=f"frozen passport {passport.name}",
+    )
+    relabelled = [r.image_id for r in images if r.status == "ok" and r.sha256 in named
+                  and r.label != named[r.sha256]]  # fmt: skip
+    return FrozenSplits(splits, len(same), tuple(sorted(relabelled)))
+
+
+def _by_pixels(
+    passport: FrozenPassport,
+    manifest: Manifest,
+    records: Sequence[ImageRecord],
+    progress: Callable[[int, int], None] | None,
+    threads: int,
+) -> dict[str, str]:
+    """Image id → SHA-256 in the passport, of images whose pixels it knows."""
+    sha256 = {row["pixels"]: row["sha256"] for row in passport.rows}
+    found: dict[str, str] = {}
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        keys = pool.map(lambda record: pixel_key(manifest.path_of(record)), records)
+        for done, (record, key) in enumerate(zip(records, keys, strict=True), start=1):
+            if key in sha256:
+                found[record.image_id] = sha256[key]
+            if progress is not None:
+                progress(done, len(records))
+    return found
+
+
+def pixel_key(path: Path) -> str:
+    """First 32 digits of the SHA-256 of an image's size and decoded 8-bit RGB pixels.
+
+    The hashed bytes are the text ``(H, W, 3)`` and the rows from the top, R, G, B.
+
+    Raises:
+        ImageError: The image cannot be read.
+    """
+    return pixel_hash(decode_image(path).image).tobytes().hex()[:PIXEL_DIGITS]
+
+
+def freeze(
+    folder: Path,
+    manifest: Manifest,
+    passport: Mapping[str, Any],
+    folds: Sequence[Fold],
+    about: Mapping[str, Any],
+    *,
+    threads: int = 2,
+) -> FrozenPassport:
+    """Write a frozen passport: ``NAME.json`` and ``NAME.csv.gz``.
+
+    Args:
+        folder: Where to.
+        manifest: The audited data set.
+        passport: Its passport; names of files and lists of pairs are left out.
+        folds: The recommended splits.
+        about: ``name``, ``title``, ``doi``, ``licence`` and further entries of the header.
+        threads: Number of threads that decode.
+    """
+    records = sorted(manifest.usable, key=lambda r: (r.sha256, len(r.image_id), r.image_id))
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        pixels = list(pool.map(lambda record: pixel_key(manifest.path_of(record)), records))
+    protocols = tuple(dict.fromkeys(fold.protocol for fold in folds))
+    rows = [
+        {**_row(record, key), **_places(record.image_id, protocols, folds)}
+        for record, key in zip(records, pixels, strict=True)
+    ]
+    columns = (*_COLUMNS, *(name for p in protocols for name in (p, f"{p} unit")))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    table = text.getvalue().encode()
+    header = {
+        "schema": 1,
+        **about,
+        "images": len(rows),
+        "protocols": list(protocols),
+        "letters": {letter: part for part, letter in LETTERS.items()},
+        "audit": _without_names(passport),
+        "table_sha256": sha256_bytes(table),
+    }
+    header["sha256"] = sha256_json(header)
+    write_json(folder / f"{about['name']}.json", header)
+    write_bytes(folder / f"{about['name']}.csv.gz", gzip.compress(table, 9, mtime=0))
+    return FrozenPassport(header, table)
+
+
+def _row(record: ImageRecord, pixels: str) -> dict[str, str]:
+    return {
+        "sha256": record.sha256,
+        "pixels": pixels,
+        "label": record.label,
+        "patient": record.patient_id,
+        "component": "" if record.group_id == record.image_id else record.group_id,
+        "cluster": record.acquisition_id,
+    }
+
+
+def _places(image_id: str, protocols: Sequence[str], folds: Sequence[Fold]) -> dict[str, str]:
+    """Columns of each protocol: a letter a fold, and the unit that an interval resamples."""
+    places = {}
+    for protocol in protocols:
+        own = sorted((f for f in folds if f.protocol == protocol), key=lambda fold: fold.fold)
+        places[protocol] = "".join(LETTERS.get(fold.parts.get(image_id, ""), "-") for fold in own)
+        unit = own[0].groups.get(image_id, image_id)
+        places[f"{protocol} unit"] = "" if unit == image_id else unit
+    return places
+
+
+def _without_names(value: Any) -> Any:
+    """A passport's entries without names of files and without lists of images."""
+    if isinstance(value, Mapping):
+        return {
+            key: len(item) if isinstance(item, list) and key in _LISTS else _without_names(item)
+            for key, item in value.items()
+            if key not in {"sha256", "root_name"}
+        }
+    return value
+
+
+_LISTS = {"groups", "pairs", "quarantined", "label_conflicts", "leaking_components"}
+
+
+def _folder() -> Any:
+    return resources.files("leukoscope.datasets") / "frozen"

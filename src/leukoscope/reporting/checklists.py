@@ -1,0 +1,190 @@
+"""Reporting checklists filled in from a study's files: what they answer, and what stays open.
+
+An item is *answered* where the files say all that it asks, *in part* where a person must add to
+it, *open* where the files say nothing. Items stand in ``checklist_items/*.toml`` in our own words,
+with the published list's numbers; what answers them are the facts of :data:`FACTS`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from leukoscope.core.files import write_text
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.reporting import facts_data, facts_model, facts_results
+from leukoscope.reporting.content import Block, Column, Paragraph, Section, Table
+from leukoscope.reporting.facts import Answer
+from leukoscope.reporting.markup import render
+from leukoscope.reporting.source import Study
+
+CHECKLISTS = ("claim-2024", "tripod-ai", "mi-claim")
+FACTS: Mapping[str, Callable[[Study], Answer | None]] = {
+    fact.__name__: fact
+    for fact in (
+        facts_data.classes, facts_data.class_parts, facts_data.data_source,
+        facts_data.disjointness, facts_data.eligibility, facts_data.image_format,
+        facts_data.labels, facts_data.leakage_audit, facts_data.missing_data,
+        facts_data.partitions, facts_data.sample_size, facts_data.study_design,
+        facts_data.subsets,
+        facts_model.architecture, facts_model.augmentation, facts_model.code,
+        facts_model.configuration, facts_model.ensembling, facts_model.hardware,
+        facts_model.imbalance, facts_model.initialisation, facts_model.model_kind,
+        facts_model.output, facts_model.poor_input, facts_model.preprocessing,
+        facts_model.selection, facts_model.software, facts_model.training, facts_model.weights,
+        facts_results.calibration, facts_results.class_performance, facts_results.comparison,
+        facts_results.coverage, facts_results.explanations, facts_results.external_testing,
+        facts_results.failures, facts_results.goal, facts_results.heterogeneity,
+        facts_results.intended_use, facts_results.internal_testing, facts_results.limitations,
+        facts_results.metrics_used, facts_results.performance, facts_results.questions,
+        facts_results.robustness, facts_results.summary, facts_results.uncertainty,
+    )
+}  # fmt: skip
+
+
+UNKNOWN = "The files of this run do not say it: add it."
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of a checklist.
+
+    Attributes:
+        number: As published.
+        section: As published.
+        asks: What is asked, in our own words.
+        facts: Names in :data:`FACTS` that answer it.
+        add: What a person must add whatever the files say; empty where they can say it all.
+        add_if_open: What a person must do where no fact has an answer; empty means ``add``, or
+            :data:`UNKNOWN`.
+    """
+
+    number: str
+    section: str
+    asks: str
+    facts: tuple[str, ...] = ()
+    add: str = ""
+    add_if_open: str = ""
+
+
+@dataclass(frozen=True)
+class Checklist:
+    """A published checklist.
+
+    Attributes:
+        title: Short name.
+        name: Full name.
+        reference: Whose it is.
+        doi: Of the publication.
+        items_are: What its entries are called.
+        numbers: Whose the numbers are.
+        items: In the published order.
+    """
+
+    title: str
+    name: str
+    reference: str
+    doi: str
+    items_are: str
+    items: tuple[Item, ...]
+    numbers: str = "Numbers and order are the published ones"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """An item with what the files say.
+
+    Attributes:
+        item: The item.
+        answers: From the files.
+        to_add: What a person must add; empty where nothing is left.
+    """
+
+    item: Item
+    answers: tuple[Answer, ...]
+    to_add: str
+
+    @property
+    def state(self) -> str:
+        """``answered``, ``in part`` or ``open``."""
+        if not self.answers:
+            return "open"
+        return "in part" if self.to_add else "answered"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Where the answers can be checked, each file once."""
+        return tuple(dict.fromkeys(file for found in self.answers for file in found.files))
+
+
+def load_checklist(name: str) -> Checklist:
+    """A checklist of :data:`CHECKLISTS`."""
+    file = resources.files("leukoscope.reporting") / "checklist_items" / f"{name}.toml"
+    values = tomllib.loads(file.read_text(encoding="utf-8"))
+    items = tuple(
+        Item(**{**entry, "facts": tuple(entry.get("facts", ()))}) for entry in values.pop("items")
+    )
+    return Checklist(**values, items=items)
+
+
+def fill(checklist: Checklist, study: Study) -> list[Filled]:
+    """Ask the files for every item.
+
+    Args:
+        checklist: Of :func:`load_checklist`.
+        study: The study's files.
+    """
+    known = {name: FACTS[name](study) for item in checklist.items for name in item.facts}
+    filled = []
+    for item in checklist.items:
+        answers = tuple(found for name in item.facts if (found := known[name]) is not None)
+        left = item.add if answers else item.add_if_open or item.add or UNKNOWN
+        filled.append(Filled(item, answers, left))
+    return filled
+
+
+def write_checklists(run: RunFolder, study: Study) -> Section:
+    """Write ``checklists/*.md``.
+
+    Returns:
+        The report's section that counts the items and names the files.
+    """
+    rows = []
+    for name in CHECKLISTS:
+        checklist = load_checklist(name)
+        filled = fill(checklist, study)
+        states = [entry.state for entry in filled]
+        path = run.checklists / f"{name}.md"
+        write_text(
+            path,
+            render(
+                "checklist.md.j2",
+                checklist=checklist,
+                filled=filled,
+                study=str(study.passport.get("root_name") or study.config.data.root.name),
+                counts={state: states.count(state) for state in ("answered", "in part", "open")},
+            ),
+        )
+        counted = (states.count("answered"), states.count("in part"), states.count("open"))
+        file = path.relative_to(run.path).as_posix()
+        rows.append((checklist.title, *map(str, counted), str(len(states)), file))
+    return _section(rows)
+
+
+def _section(rows: list[tuple[str, ...]]) -> Section:
+    columns = (
+        Column("Checklist"),
+        *(Column(title, numeric=True) for title in ("Answered", "In part", "Open", "Items")),
+        Column("File", code=True),
+    )
+    note = "Funding, ethics and registration are never known to the files, so always open."
+    blocks: list[Block] = [
+        Paragraph(
+            "Reporting checklists, filled in from this study's files; each answer names the file "
+            "that shows it, and each open item says what an author must add."
+        ),
+        Table("Items that this run's files answer", columns, tuple(rows), note),
+    ]
+    return Section("checklists", "For a paper: checklists", blocks)

@@ -1,0 +1,44 @@
+"""What a study's files know, as sentences that name the file which shows them.
+
+A fact claims no more than the file: what nobody wrote down stays unanswered. Facts answer the
+items of reporting checklists (:mod:`leukoscope.reporting.checklists`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the files say.
+
+    Attributes:
+        text: One or more sentences, with numbers.
+        files: Where it can be checked, below the study's folder.
+    """
+
+    text: str
+    files: tuple[str, ...]
+
+
+def answer(parts: Iterable[str], *files: str) -> Answer | None:
+    """The sentences as one answer; None where there is none.
+
+    >>> answer(["One.", "", "Two."], "a.csv").text, answer([""], "a.csv")
+    ('One. Two.', None)
+    """
+    text = " ".join(part for part in parts if part)
+    return Answer(text, files) if text else None
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names in a row, the first few of many.
+
+    >>> listed(["a", "b"]), listed(range(9), most=2)
+    ('a, b', '0, 1 and 7 more')
+    """
+    found = [str(name) for name in names]
+    rest = len(found) - most
+    return ", ".join(found[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,286 @@
+"""Facts about the models: what they are, how they were made, with what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from leukoscope.config.recipe import (
+    EnsembleTraining,
+    FeatureClassifierTraining,
+    GradientTraining,
+    LinearHeadTraining,
+    Recipe,
+)
+from leukoscope.core.files import read_json
+from leukoscope.reporting.data_tables import setting_text, training_words
+from leukoscope.reporting.facts import Answer, answer, listed
+from leukoscope.reporting.formats import plural
+from leukoscope.reporting.source import Study, class_title
+
+_CRITERIA = {
+    "val_loss": "log loss on `val`",
+    "val_accuracy": "accuracy on `val`",
+    "val_f1": "weighted F1 on `val`",
+}
+
+
+def model_kind(study: Study) -> Answer | None:
+    """The technology in one line."""
+    return answer(
+        [
+            f"Image classification into {plural(len(study.class_names), 'class', 'classes')} ("
+            + ", ".join(class_title(name) for name in study.class_names)
+            + ").",
+            *(f"`{r.name}`: {_kind(r)}." for r in study.config.recipes),
+        ],
+        "config.toml",
+    )
+
+
+def _kind(recipe: Recipe) -> str:
+    if isinstance(recipe.training, EnsembleTraining):
+        return "several models combined"
+    network = f"the neural network `{recipe.model.backbone}`"
+    if isinstance(recipe.training, GradientTraining):
+        return f"deep learning, {network}"
+    if isinstance(recipe.training, FeatureClassifierTraining):
+        return f"{recipe.training.classifier.kind} on features of {network}"
+    return f"logistic regression on features of {network}"
+
+
+def architecture(study: Study) -> Answer | None:
+    """Backbone, head, input and output of each recipe."""
+    sentences = []
+    for recipe in _networks(study):
+        model = recipe.model
+        hidden = f", hidden layers of {listed(model.hidden)}" if model.hidden else ""
+        sentences.append(
+            f"`{recipe.name}`: input {recipe.preprocess.size_px} × {recipe.preprocess.size_px} px "
+            f"RGB, backbone `{model.backbone}`, {model.pooling} pooling{hidden}, dropout "
+            f"{model.dropout:g}, one logit for each of {len(study.class_names)} classes."
+        )
+    return answer(sentences, "config.toml")
+
+
+def preprocessing(study: Study) -> Answer | None:
+    """What is done to an image before the network sees it."""
+    sentences = []
+    for recipe in _networks(study):
+        spec = recipe.preprocess
+        steps = [setting_text(step.model_dump(mode="json")) for step in spec.steps]
+        sentences.append(
+            f"`{recipe.name}`: {', '.join(steps) or 'no step'} on the 8-bit RGB image, resized to "
+            f"{spec.size_px} px ({spec.resize}), normalised by mean {listed(spec.mean)} and "
+            f"standard deviation {listed(spec.std)}."
+        )
+    return answer(sentences, "config.toml")
+
+
+def augmentation(study: Study) -> Answer | None:
+    """Random changes of training images."""
+    sentences = []
+    for recipe in _networks(study):
+        used = {
+            key: value
+            for key, value in recipe.augmentation.model_dump().items()
+            if value != type(recipe.augmentation).model_fields[key].default
+        }
+        words = [f"{key} {setting_text(value)}" for key, value in used.items()]
+        sentences.append(f"`{recipe.name}`: {', '.join(words) or 'no augmentation'}.")
+    return answer(sentences, "config.toml")
+
+
+def initialisation(study: Study) -> Answer | None:
+    """Where the weights start."""
+    sentences = [
+        f"`{r.name}`: backbone "
+        + ("random" if r.model.weights == "none" else f"pretrained (`{r.model.weights}`)")
+        + f", seed {study.config.seed}."
+        for r in _networks(study)
+    ]
+    return answer(sentences, "config.toml")
+
+
+def training(study: Study) -> Answer | None:
+    """Optimiser, rates, epochs, loss; how long it took."""
+    sentences = []
+    for recipe in study.config.recipes:
+        more = ""
+        if isinstance(recipe.training, GradientTraining):
+            t = recipe.training
+            more = (
+                f", loss {setting_text(t.loss.model_dump(mode='json'))}, weight decay "
+                f"{t.weight_decay:g}, early stopping on {_CRITERIA[t.stop_on]} "
+                f"(patience {t.patience})"
+            )
+        sentences.append(f"`{recipe.name}`: {training_words(recipe)}{more}.")
+    fits = len(study.histories)
+    return answer(
+        [*sentences, f"{plural(fits, 'training history', 'training histories')} kept."],
+        "config.toml",
+        *(["models/"] if fits else []),
+    )
+
+
+def selection(study: Study) -> Answer | None:
+    """What chose the epoch or the settings."""
+    sentences = []
+    for recipe in study.config.recipes:
+        t = recipe.training
+        if isinstance(t, GradientTraining):
+            text = f"the epoch with the best {_CRITERIA[t.keep_best]}"
+        elif isinstance(t, LinearHeadTraining):
+            text = "the penalty with the best log loss on `val`"
+        elif isinstance(t, FeatureClassifierTraining):
+            text = "the settings with the best log loss on `val`"
+        else:
+            continue
+        sentences.append(f"`{recipe.name}`: {text}.")
+    last = f"The first recipe, `{study.recipes[0]}`, is the one whose verdict is given."
+    return answer([*sentences, last] if sentences else [], "config.toml")
+
+
+def ensembling(study: Study) -> Answer | None:
+    """Whether several models or views are averaged."""
+    sentences = []
+    for recipe in study.config.recipes:
+        t, views = recipe.training, recipe.model.views
+        if isinstance(t, EnsembleTraining):
+            text = f"{t.rule} of {listed(t.members)}"
+        elif recipe.inner_folds:
+            text = f"mean of {recipe.inner_folds} models trained on inner folds"
+        else:
+            text = "one model a fold, no ensemble"
+        if views > 1:
+            text += f"; each prediction is the mean over {views} views ({recipe.model.test_time})"
+        sentences.append(f"`{recipe.name}`: {text}.")
+    return answer(sentences, "config.toml")
+
+
+def imbalance(study: Study) -> Answer | None:
+    """What was done about unequal classes."""
+    sentences = []
+    for recipe in study.config.recipes:
+        t = recipe.training
+        if not isinstance(t, GradientTraining):
+            sentences.append(f"`{recipe.name}`: no method against class imbalance.")
+            continue
+        used = ["class weights in the loss"] if t.class_weights else []
+        used += [f"sampling `{t.sampling}`"] if t.sampling != "shuffle" else []
+        text = " and ".join(used) or "no method against class imbalance"
+        sentences.append(f"`{recipe.name}`: {text}.")
+    return answer(sentences, "config.toml")
+
+
+def output(study: Study) -> Answer | None:
+    """What the model gives, and how a class is chosen."""
+    return answer(
+        [
+            "A recalibrated probability for each class; the most probable class is the prediction.",
+            f"Prediction sets aim at a coverage of {100 * study.config.coverage:g} %, their "
+            "threshold fitted on the `cal` part.",
+        ],
+        "predictions.csv",
+        "metrics.json",
+    )
+
+
+def software(study: Study) -> Answer | None:
+    """Versions, as recorded when the study ran."""
+    packages = study.environment.get("packages") or {}
+    if not packages:
+        return None
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return answer([f"Python {study.environment.get('python')}, {versions}."], "environment.json")
+
+
+def hardware(study: Study) -> Answer | None:
+    """Processor, platform and wall time."""
+    env = study.environment
+    if not env.get("cpu"):
+        return None
+    return answer(
+        [f"{env['cpu']}, {env.get('cores')} cores, {env.get('platform')}."], "environment.json"
+    )
+
+
+def code(study: Study) -> Answer | None:
+    """Program, version and commit that made the study."""
+    env = study.environment
+    version = (env.get("packages") or {}).get("leukoscope")
+    if not version:
+        return None
+    git = env.get("git") or {}
+    commit = f", commit `{git['commit']}`" if git.get("commit") else ""
+    dirty = " with uncommitted changes" if git.get("dirty") else ""
+    return answer(
+        [f"Leukoscope {version}{commit}{dirty}.", f"Command: `{env.get('command')}`."],
+        "environment.json",
+    )
+
+
+def configuration(study: Study) -> Answer | None:
+    """Everything that is needed to run it again."""
+    hashes = study.environment.get("sha256") or {}
+    return answer(
+        [
+            f"Every option, defaults included, and the seed ({study.config.seed}); the division "
+            "of the images with their SHA-256; every predicted probability.",
+            "Recorded SHA-256: "
+            + ", ".join(f"{name} `{value[:12]}…`" for name, value in hashes.items())
+            + "."
+            if hashes
+            else "",
+        ],
+        "config.toml",
+        "splits.csv",
+        "predictions.csv",
+    )
+
+
+def weights(study: Study) -> Answer | None:
+    """The model itself, where it was packed."""
+    record = _bundle(study)
+    if not record:
+        return None
+    return answer(
+        [
+            f"The fitted model of `{record.get('recipe')}` is packed to predict with "
+            f"({record.get('trained_on')}); licence of the weights: {record.get('licence')}."
+        ],
+        "bundle/",
+    )
+
+
+def poor_input(study: Study) -> Answer | None:
+    """What the packed model does with images it should not judge."""
+    record = _bundle(study)
+    if not record:
+        return None
+    ood = record.get("ood")
+    return answer(
+        [
+            "A file that cannot be read is named and gets no prediction.",
+            "Image statistics outside the range of the training images are noted with the "
+            "prediction."
+            if record.get("quality")
+            else "",
+            f"An image stranger than {100 * ood['accept']:g} % of the validation images is "
+            "rejected."
+            if ood
+            else "",
+        ],
+        "bundle/bundle.json",
+    )
+
+
+def _bundle(study: Study) -> Mapping[str, Any]:
+    path = study.run.bundle / "bundle.json"
+    record = read_json(path) if path.is_file() else {}
+    return record if isinstance(record, dict) else {}
+
+
+def _networks(study: Study) -> Iterable[Recipe]:
+    """The recipes with a network of their own."""
+    return (r for r in study.config.recipes if not isinstance(r.training, EnsembleTraining))

@@ -1,0 +1,275 @@
+"""Facts about the results: what was measured, with intervals, and what it cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from leukoscope.reporting.facts import Answer, answer, listed
+from leukoscope.reporting.formats import count, difference, interval, metric_title, plural
+from leukoscope.reporting.result_tables import CLASS_METRICS, MALIGNANT_METRICS, sample
+from leukoscope.reporting.scope import can_show, cannot_show
+from leukoscope.reporting.source import Study, class_title
+from leukoscope.reporting.wording import input_title, protocol_title
+
+HEADLINE = ("accuracy", "balanced_accuracy", "roc_auc")
+EXTERNAL = "external"
+
+
+def summary(study: Study) -> Answer | None:
+    """The verdict as the report prints it."""
+    return answer([str(study.metrics["verdict"].get("headline", ""))], "metrics.json")
+
+
+def intended_use(study: Study) -> Answer | None:
+    """What the model card says the model is for."""
+    return answer(
+        [
+            "Research and teaching; not for diagnosis, screening, triage or treatment, nor for "
+            "images of another laboratory, stain, microscope or camera.",
+        ],
+        "model_card.md",
+    )
+
+
+def questions(study: Study) -> Answer | None:
+    """The questions that the protocols and probes of this run answer."""
+    return answer(can_show(study), "metrics.json", "report.html")
+
+
+def goal(study: Study) -> Answer | None:
+    """Development with internal testing, or external testing."""
+    under = ", ".join(protocol_title(name) for name in study.protocols)
+    if not under:
+        return None
+    way = "cross-validation" if study.config.splits.folds > 1 else "one hold-out"
+    return answer(
+        [
+            f"External testing of a model that was there: {under}."
+            if EXTERNAL in study.protocols
+            else f"Development of a model and internal testing by {way} under: {under}."
+        ],
+        "metrics.json",
+        "config.toml",
+    )
+
+
+def metrics_used(study: Study) -> Answer | None:
+    """Names of the metrics of every result."""
+    named: dict[str, None] = {}
+    for entry in _first(study):
+        named.update(dict.fromkeys(_plain(name, study) for name in entry["metrics"]))
+    return answer([f"{listed(named, most=40)}." if named else ""], "metrics.json")
+
+
+def _plain(name: str, study: Study) -> str:
+    for label in study.class_names:
+        if name.endswith(f"_{label}"):
+            return f"{_title(name.removesuffix(f'_{label}'))} of each class"
+    return _title(name)
+
+
+def _title(metric: str) -> str:
+    title = metric_title(metric)
+    return title[0].upper() + title[1:]
+
+
+def uncertainty(study: Study) -> Answer | None:
+    """How intervals and comparisons are made."""
+    units = dict.fromkeys(str(e.get("group_unit")) for e in study.results if e.get("group_unit"))
+    compared = study.metrics.get("comparisons", ())
+    return answer(
+        [
+            f"{100 * study.confidence:g} % percentile intervals from "
+            f"{count(study.config.bootstrap)} bootstrap replicates that resample whole groups "
+            f"({listed(units)}); intervals from too few groups are marked as unreliable.",
+            f"{plural(len(compared), 'paired comparison')} on the same images." if compared else "",
+        ],
+        "metrics.json",
+        "config.toml",
+    )
+
+
+def performance(study: Study) -> Answer | None:
+    """Each protocol's headline metrics with intervals."""
+    return answer((_line(study, entry) for entry in study.results), "metrics.json", "report.html")
+
+
+def internal_testing(study: Study) -> Answer | None:
+    """Results on held-out images of the same data set, first recipe."""
+    entries = [e for e in _first(study) if e["protocol"] != EXTERNAL]
+    return answer((_line(study, e) for e in entries), "metrics.json")
+
+
+def external_testing(study: Study) -> Answer | None:
+    """Results on another data set, where this folder holds any."""
+    entries = [e for e in study.results if e["protocol"] == EXTERNAL]
+    return answer((_line(study, e) for e in entries), "metrics.json")
+
+
+def _line(study: Study, entry: Mapping[str, Any]) -> str:
+    who = f" · {entry['recipe']}" if len(study.recipes) > 1 else ""
+    values = ", ".join(f"{metric_title(m)} {_value(entry, m)}" for m in HEADLINE)
+    return f"{protocol_title(entry['protocol'])}{who} ({sample(entry)}): {values}."
+
+
+def class_performance(study: Study) -> Answer | None:
+    """Recall and specificity of each class, and of malignancy, under the harshest protocol."""
+    entry = next(iter(reversed(_first(study))), None)
+    if entry is None:
+        return None
+    each = [
+        f"{class_title(name)}: "
+        + ", ".join(
+            f"{_title(m)} {_value(entry, f'{m}_{name}')}"
+            for m in CLASS_METRICS
+            if f"{m}_{name}" in entry["metrics"]
+        )
+        for name in study.class_names
+    ]
+    both = [f"{metric_title(m)} {_value(entry, m)}" for m in MALIGNANT_METRICS[:2]
+            if m in entry["metrics"]]  # fmt: skip
+    return answer(
+        [
+            f"{protocol_title(entry['protocol'])} ({sample(entry)}): {'; '.join([*each, *both])}.",
+            "Other protocols: see the file.",
+        ],
+        "metrics.json",
+        "report.html",
+    )
+
+
+def failures(study: Study) -> Answer | None:
+    """Errors under each protocol, and the most frequent confusion."""
+    sentences = []
+    for entry in _first(study):
+        matrix = np.array(entry.get("confusion", ()))
+        if matrix.ndim != 2:
+            continue
+        wrong = matrix - np.diag(np.diag(matrix))
+        true, called = np.unravel_index(wrong.argmax(), wrong.shape)
+        names = [class_title(name) for name in study.class_names]
+        sentences.append(
+            f"{protocol_title(entry['protocol'])}: {count(wrong.sum())} of {count(matrix.sum())} "
+            f"wrong, most often {names[true]} called {names[called]} "
+            f"({count(wrong[true, called])})."
+        )
+    shown = sum(e.get("kind") != "right" for e in study.explanations)
+    if shown:
+        sentences.append(f"{plural(shown, 'wrong prediction')} shown with a heat map.")
+    return answer(sentences, "metrics.json", "report.html", *(["explanations/"] if shown else []))
+
+
+def calibration(study: Study) -> Answer | None:
+    """ECE and temperatures."""
+    found = (study.metrics.get("decisions") or {}).get("temperature") or {}
+    sentences = [
+        f"{protocol_title(e['protocol'])}: ECE {_value(e, 'ece')}, temperature by fold "
+        f"{listed(f'{t:.2f}' for t in found.get(e['protocol'], ()))}."
+        for e in _first(study)
+        if found.get(e["protocol"])
+    ]
+    lead = "Probabilities are recalibrated on the `cal` part."
+    return answer([lead, *sentences] if sentences else [], "metrics.json")
+
+
+def coverage(study: Study) -> Answer | None:
+    """What the prediction sets aimed at and what they held."""
+    record = (study.metrics.get("decisions") or {}).get("coverage") or {}
+    each = record.get("protocol") or {}
+    sentences = [f"{protocol_title(n)} {interval(v, 'coverage')}" for n, v in each.items()]
+    return answer(
+        [f"Aimed at {100 * float(record['nominal']):g} %; observed: {'; '.join(sentences)}."]
+        if sentences
+        else [],
+        "metrics.json",
+    )
+
+
+def robustness(study: Study) -> Answer | None:
+    """What changes when the division of the data or the input changes."""
+    probes = [
+        f"{input_title(e['probe'])}, {protocol_title(e['protocol']).lower()}: "
+        f"{_value(e, 'accuracy')}"
+        for e in study.metrics.get("probes", ())
+    ]
+    curve = [
+        f"{e['clusters']} clusters {interval(e.get('accuracy'), 'accuracy')}"
+        for e in study.metrics.get("curve", ())
+        if e.get("recipe") == study.recipes[0]
+    ]
+    return answer(
+        [
+            f"Accuracy of crippled inputs: {'; '.join(probes)}." if probes else "",
+            f"Accuracy over the number of acquisition clusters: {'; '.join(curve)}."
+            if curve
+            else "",
+        ],
+        "metrics.json",
+    )
+
+
+def heterogeneity(study: Study) -> Answer | None:
+    """How results vary over folds, and what is held out as a whole."""
+    sentences = []
+    for entry in _first(study):
+        scores = study.scores(entry["recipe"], entry["protocol"])
+        if scores is None or (entry.get("folds") or 1) < 2:
+            continue
+        right = scores.y_pred == scores.y_true
+        folds = [float(right[scores.fold == k].mean()) for k in np.unique(scores.fold)]
+        sentences.append(
+            f"{protocol_title(entry['protocol'])} ({sample(entry)}): accuracy by fold "
+            f"{100 * min(folds):.1f} to {100 * max(folds):.1f} %."
+        )
+    return answer(sentences, "predictions.csv", "report.html")
+
+
+def comparison(study: Study) -> Answer | None:
+    """Paired differences, as the table of the report gives them."""
+    sentences = []
+    for entry in study.metrics.get("comparisons", ()):
+        a, b = (
+            f"{side['recipe']} ({input_title(side['input'])}, {side['protocol']})"
+            for side in (entry["a"], entry["b"])
+        )
+        gap = difference(entry["difference"], entry["metric"])
+        sentences.append(f"{a} against {b}: {metric_title(entry['metric'])} {gap}.")
+    return answer(sentences, "metrics.json", "report.html")
+
+
+def explanations(study: Study) -> Answer | None:
+    """Which heat maps there are, and how much of their heat lies in leukocytes."""
+    shares = [
+        float(e["share_in_leukocytes"])
+        for e in study.explanations
+        if e.get("share_in_leukocytes") is not None
+    ]
+    if not study.explanations:
+        return None
+    inside = (
+        f"the share of heat inside segmented leukocytes has the median {np.median(shares):.2f} "
+        f"(n = {len(shares)})"
+        if shares
+        else "their agreement with leukocytes was not measured"
+    )
+    return answer(
+        [f"{plural(len(study.explanations), 'heat map')} of single test images; {inside}."],
+        "explanations/explanations.json",
+    )
+
+
+def limitations(study: Study) -> Answer | None:
+    """What must stay open, from what the study did."""
+    return answer(cannot_show(study), "model_card.md", "metrics.json")
+
+
+def _first(study: Study) -> list[Mapping[str, Any]]:
+    """Results of the first recipe, from the mildest protocol on."""
+    return [e for e in study.results if e["recipe"] == study.recipes[0]]
+
+
+def _value(entry: Mapping[str, Any], metric: str) -> str:
+    return interval(entry["metrics"].get(metric), metric)
