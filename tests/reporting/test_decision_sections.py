@@ -13,7 +13,8 @@ from leukoscope.reporting.decision_sections import calibration, decisions
 from leukoscope.reporting.figures.decisions import coverage_chart
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.source import Study, load_study
-from leukoscope.study.decisions import calibration_entry, decision_entries
+from leukoscope.study.decisions import decision_entries
+from leukoscope.study.fold_results import calibration_entry
 from leukoscope.study.operating import operating_entry
 
 WORDS = "miss at most 10 % of malignant fields, with 90 % confidence"

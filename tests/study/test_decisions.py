@@ -10,7 +10,8 @@ from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.softmax import softmax
-from leukoscope.study.decisions import FoldResults, calibration_entry, decision_entries
+from leukoscope.study.decisions import decision_entries
+from leukoscope.study.fold_results import FoldResults, calibration_entry
 from leukoscope.study.operating import operating_entry
 
 NAMES = ("benign", "pre_b", "pro_b")

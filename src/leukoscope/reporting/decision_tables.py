@@ -162,8 +162,8 @@ def promises(study: Study) -> Table | None:
     )
     note = (
         "A promise needs ⌈(n + 1) · coverage⌉ ≤ n. By group: hierarchical conformal prediction "
-        "(Lee et al. 2023); by class and group is counted only. Every promise holds only for "
-        "images, or groups, drawn like those of `cal`."
+        "(Lee et al. 2023); there every group counts the same. By class and group is counted "
+        "only. Every promise holds only for images, or groups, drawn like those of `cal`."
     )
     caption = "What may be promised"
     return marked(Table(caption, columns, tuple(rows), note, grouped=True)) if rows else None
@@ -178,7 +178,8 @@ def parts(study: Study) -> Table | None:
         for unit, groups in entry["by_unit"].items():
             below = sum(bool(g["expected"]) and g["coverage"] < g["expected"][0] for g in groups)
             title = f"{below} of {plural(len(groups), unit)} below what is expected"
-            rows.append((head, title, DASH, DASH, DASH, DASH))
+            if groups and groups[0]["expected"]:
+                rows.append((head, title, DASH, DASH, DASH, DASH))
             rows += [(head, f"{unit} {e['group']}", *_part(e)) for e in groups[:3]]
     columns = (
         Column("Protocol"),

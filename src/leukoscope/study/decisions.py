@@ -7,29 +7,23 @@ chosen among is compared on ``val``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.bundle import Calibration, Conformal, SetGuarantee, SetScore
-from leukoscope.config.study import StudyConfig
-from leukoscope.core.records import Fold
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration, fit_temperature
-from leukoscope.evaluation.calibration_error import calibration_measures
+from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
 from leukoscope.evaluation.conformal import (
     expected_coverage,
     fewest_for,
-    fit_sets,
     hits,
     prediction_sets,
 )
-from leukoscope.evaluation.intervals import bootstrap_mean
+from leukoscope.evaluation.intervals import Interval, bootstrap_mean
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.selective import aurc, risk_coverage
-from leukoscope.evaluation.softmax import softmax
+from leukoscope.study.fold_results import FoldResults, units_of
 from leukoscope.study.protocols import unit_of
 
 ANSWERED = (0.5, 0.8, 0.9, 0.95, 1.0)  # shares of the images at which the risk is written down
@@ -37,105 +31,12 @@ ANSWERED = (0.5, 0.8, 0.9, 0.95, 1.0)  # shares of the images at which the risk 
 PARTITIONS: Mapping[str, str] = {"patient": "grouped", "acquisition cluster": "acquisition"}
 
 
-@dataclass(frozen=True)
-class FoldResults:
-    """One recipe under one protocol, fold by fold.
-
-    Attributes:
-        protocol: Its name.
-        folds: Parts and units of each fold.
-        val: Predictions of each fold's ``val`` part.
-        cal: Of the ``cal`` part.
-        test: Of the ``test`` part.
-        config: Replicates, confidence, coverage, seed.
-    """
-
-    protocol: str
-    folds: tuple[Fold, ...]
-    val: tuple[PredictionTable, ...]
-    cal: tuple[PredictionTable, ...]
-    test: tuple[PredictionTable, ...]
-    config: StudyConfig
-
-    @classmethod
-    def of(
-        cls, table: PredictionTable, folds: Sequence[Fold], recipe: str, protocol: str,
-        config: StudyConfig,
-    ) -> FoldResults:  # fmt: skip
-        """Sort out the rows of a recipe and a protocol."""
-        rows = table.select(recipe=recipe, protocol=protocol, input="image")
-        numbers = set(rows.select(part="test").fold.tolist())
-        own = [f for f in folds if f.protocol == protocol and f.fold in numbers]
-        parts = {
-            part: tuple(rows.select(fold=fold.fold, part=part) for fold in own)
-            for part in ("val", "cal", "test")
-        }
-        return cls(protocol, tuple(own), **parts, config=config)
-
-    @property
-    def y(self) -> NDArray[np.int64]:
-        """(n,) true classes of the test images, fold after fold."""
-        return np.concatenate([t.y_true for t in self.test])
-
-    @property
-    def probs(self) -> NDArray[np.float64]:
-        """(n, K) their calibrated probabilities."""
-        return np.concatenate([t.probs for t in self.test])
-
-    @property
-    def units(self) -> list[str]:
-        """(n,) what an interval of this protocol resamples."""
-        return [u for f, t in zip(self.folds, self.test, strict=True) for u in _units(f, t)]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of every bootstrap."""
-        config = self.config
-        return {
-            "groups": self.units,
-            "replicates": config.bootstrap,
-            "confidence": config.confidence,
-            "seed": config.seed,
-        }
-
-    def fit(self, score: SetScore, guarantee: SetGuarantee) -> list[Conformal]:
-        """Thresholds of each fold."""
-        return [
-            fit_sets(
-                t.probs, t.y_true, self.config.coverage, score=score, guarantee=guarantee,
-                groups=_units(f, t) if guarantee == "group" else None,
-            )
-            for f, t in zip(self.folds, self.cal, strict=True)
-        ]  # fmt: skip
-
-
-def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
-    """Which scaling serves in each fold, and every calibration measure before and after."""
-    records = _served(tested)
-    logits = np.concatenate([t.logits for t in tested.test])
-    options = tested.options
-    found = calibration_measures(tested.y, tested.probs, softmax(logits), **options)
-    return {
-        "recipe": recipe,
-        "protocol": tested.protocol,
-        "n": len(tested.y),
-        "n_groups": len(set(options["groups"])),
-        "n_cal": [record.n_cal for record in records],
-        "methods": [record.method for record in records],
-        "temperature": [round(record.temperature, 4) for record in records],
-        **{k: {name: v.to_json() for name, v in values.items()} for k, values in found.items()},
-    }
-
-
 def decision_entries(
     tests: Sequence[FoldResults], recipe: str, partitions: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     """Prediction sets, what may be promised, and what an order by confidence is worth.
 
-    Args:
-        tests: The recipe under each protocol.
-        recipe: Its name.
-        partitions: ``patient``, ``acquisition cluster`` → image id → group, where known.
+    ``partitions``: ``patient``, ``acquisition cluster`` → image id → group, where known.
     """
     if not tests:
         return {"recipe": recipe}
@@ -144,10 +45,6 @@ def decision_entries(
     return {
         "recipe": recipe,
         "method": {"score": config.set_score, "guarantee": config.set_guarantee},
-        "temperature": {
-            t.protocol: [round(fit_temperature(c.logits, c.y_true), 4) for c in t.cal]
-            for t in tests
-        },
         "coverage": {
             "nominal": config.coverage,
             "protocol": {name: entry["coverage"] for name, entry in sets.items()},
@@ -158,21 +55,6 @@ def decision_entries(
         "candidates": {t.protocol: _candidates(t) for t in tests},
         "selective": {t.protocol: _selective(t) for t in tests},
     }
-
-
-def _units(fold: Fold, table: PredictionTable) -> list[str]:
-    return fold.units(table.image_id.tolist())
-
-
-def _served(tested: FoldResults) -> list[Calibration]:
-    """The calibration behind the stored probabilities (those of older runs know no vectors)."""
-    records = []
-    for fold, cal in zip(tested.folds, tested.cal, strict=True):
-        record = fit_calibration(cal.logits, cal.y_true, _units(fold, cal))
-        if not np.allclose(apply_calibration(cal.logits, record), cal.probs, rtol=0, atol=1e-6):
-            record = Calibration(temperature=record.temperature, n_cal=record.n_cal)
-        records.append(record)
-    return records
 
 
 def _apply(records: Sequence[Conformal], tables: Sequence[PredictionTable]) -> NDArray[np.bool_]:
@@ -186,16 +68,12 @@ def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> d
     sets = _apply(tested.fit(config.set_score, config.set_guarantee), tested.test)
     held, size, y = hits(sets, tested.y), sets.sum(axis=1), tested.y
     single = size == 1
-    coverage = bootstrap_mean(held, y_true=y, **options).to_json()
-    attained = _attained(tested, config.set_guarantee)
-    if not attained["attainable"]:  # the sets hold every class: nothing was measured
-        coverage = dict.fromkeys(coverage) | {"reliable": False}
-    gap = {
-        key: None if coverage[key] is None else coverage[key] - config.coverage
-        for key in ("value", "low", "high")
-    }
-    everyone = np.ones(len(y), dtype=bool)
-    by_image = config.set_guarantee == "marginal"
+    coverage = _coverage(tested, held, by_group=False).to_json()
+    if not _attained(tested, config.set_guarantee)["attainable"]:
+        coverage = dict.fromkeys(coverage) | {"reliable": False}  # sets of every class say nothing
+    limits = ("value", "low", "high")
+    gap = {k: None if coverage[k] is None else coverage[k] - config.coverage for k in limits}
+    whole = _part(tested, np.ones(len(y), dtype=bool), held, size)
     names = tested.test[0].class_names
     return {
         "n": len(y),
@@ -203,7 +81,7 @@ def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> d
         "group_unit": unit_of(tested.protocol),
         "coverage": coverage,
         "gap": {**gap, "reliable": coverage["reliable"]},
-        "expected": _expected(tested, everyone) if by_image else None,
+        "expected": whole["expected"],
         "size": bootstrap_mean(size, **options).to_json(),
         "empty": float((size == 0).mean()),
         "single": float(single.mean()),
@@ -230,13 +108,21 @@ def _part(
     size: NDArray[np.int64],
     class_index: int | None = None,
 ) -> dict[str, Any]:
-    """Coverage and size on some of the test images, and where the coverage should lie."""
-    of_class = class_index if tested.config.set_guarantee == "class" else None
-    by_group = tested.config.set_guarantee == "group"
+    """Coverage and size on some test images, and where the coverage should lie if they are alike.
+
+    The limits hold for images of any kind if the promise is over all images, and for a class if
+    it is by class; for other promises there are none.
+    """
+    guarantee = tested.config.set_guarantee
+    limits = None
+    if guarantee == "marginal":
+        limits = _expected(tested, rows)
+    elif guarantee == "class" and class_index is not None:
+        limits = _expected(tested, rows, class_index)
     return {
         "n": int(rows.sum()),
         "coverage": float(held[rows].mean()),
-        "expected": None if by_group else _expected(tested, rows, of_class),
+        "expected": limits,
         "size": float(size[rows].mean()),
     }
 
@@ -286,7 +172,7 @@ def _attained(tested: FoldResults, guarantee: SetGuarantee) -> dict[str, Any]:
     counts = []
     for fold, cal in zip(tested.folds, tested.cal, strict=True):
         if guarantee == "group":
-            counts.append(len(set(_units(fold, cal))))
+            counts.append(len(set(units_of(fold, cal))))
         elif guarantee == "class":
             counts.append(int(np.bincount(cal.y_true, minlength=k).min()))
         else:
@@ -296,17 +182,14 @@ def _attained(tested: FoldResults, guarantee: SetGuarantee) -> dict[str, Any]:
 
 
 def _promises(tested: FoldResults) -> list[dict[str, Any]]:
-    """Each guarantee: whether the calibration images suffice, and what it gives on test.
-
-    The last one, by class for new groups, is only counted: its sets are not made.
-    """
+    """Each guarantee: whether the calibration images suffice, and what it gives on test."""
     rows: list[dict[str, Any]] = []
     for guarantee in get_args(SetGuarantee):
         row = {"guarantee": guarantee, **_attained(tested, guarantee)}
         if row["attainable"]:
             sets = _apply(tested.fit(tested.config.set_score, guarantee), tested.test)
-            held, options = hits(sets, tested.y), tested.options
-            row["coverage"] = bootstrap_mean(held, y_true=tested.y, **options).to_json()
+            held = hits(sets, tested.y)
+            row["coverage"] = _coverage(tested, held, by_group=guarantee == "group").to_json()
             row["size"] = float(sets.sum(axis=1).mean())
             if guarantee == "class":
                 row["lowest_class"] = min(
@@ -314,13 +197,22 @@ def _promises(tested: FoldResults) -> list[dict[str, Any]]:
                 )
         rows.append(row)
     thinnest = min(
-        len({u for u, y in zip(_units(f, t), t.y_true.tolist(), strict=True) if y == k})
+        len({u for u, y in zip(units_of(f, t), t.y_true.tolist(), strict=True) if y == k})
         for f, t in zip(tested.folds, tested.cal, strict=True)
         for k in range(len(t.class_names))
     )
     needed = fewest_for(tested.config.coverage)
     both = {"n": thinnest, "needed": needed, "attainable": thinnest >= needed}
-    return [*rows, {"guarantee": "class and group", **both}]
+    return [*rows, {"guarantee": "class and group", **both}]  # counted; no sets are made
+
+
+def _coverage(tested: FoldResults, held: NDArray[np.bool_], *, by_group: bool) -> Interval:
+    """Coverage over images, or over groups that all count the same, as their promise counts."""
+    options = tested.options
+    if not by_group:
+        return bootstrap_mean(held, y_true=tested.y, **options)
+    member = np.unique(np.array(options.pop("groups")), return_inverse=True)[1]
+    return bootstrap_mean(np.bincount(member, weights=held) / np.bincount(member), **options)
 
 
 def _candidates(tested: FoldResults) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from leukoscope.evaluation.hierarchy import BRANCHES
 from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics, proportion_interval
 from leukoscope.evaluation.operating_point import ChosenPoint, choose_threshold
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.study.decisions import FoldResults
+from leukoscope.study.fold_results import FoldResults
 
 
 def malignant_classes(class_names: Sequence[str]) -> NDArray[np.bool_] | None:

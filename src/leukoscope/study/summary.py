@@ -16,7 +16,8 @@ from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict import judge
-from leukoscope.study.decisions import PARTITIONS, FoldResults, calibration_entry, decision_entries
+from leukoscope.study.decisions import PARTITIONS, decision_entries
+from leukoscope.study.fold_results import FoldResults, calibration_entry
 from leukoscope.study.operating import operating_entry
 from leukoscope.study.patient_level import PROTOCOL, by_patient
 from leukoscope.study.protocols import FINAL, UNITS, unit_of

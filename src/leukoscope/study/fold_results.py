@@ -1,0 +1,123 @@
+"""The predictions of one recipe under one protocol, fold by fold, and how they are calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.bundle import Calibration, Conformal, SetGuarantee, SetScore
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.records import Fold
+from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.calibration_error import calibration_measures
+from leukoscope.evaluation.conformal import fit_sets
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.softmax import softmax
+
+
+def units_of(fold: Fold, table: PredictionTable) -> list[str]:
+    """(n,) what a fold holds out as a whole, for each row of a table."""
+    return fold.units(table.image_id.tolist())
+
+
+@dataclass(frozen=True)
+class FoldResults:
+    """One recipe under one protocol, fold by fold.
+
+    Attributes:
+        protocol: Its name.
+        folds: Parts and units of each fold.
+        val, cal, test: Predictions of these parts of each fold.
+        config: Replicates, confidence, coverage, seed.
+    """
+
+    protocol: str
+    folds: tuple[Fold, ...]
+    val: tuple[PredictionTable, ...]
+    cal: tuple[PredictionTable, ...]
+    test: tuple[PredictionTable, ...]
+    config: StudyConfig
+
+    @classmethod
+    def of(
+        cls, table: PredictionTable, folds: Sequence[Fold], recipe: str, protocol: str,
+        config: StudyConfig,
+    ) -> FoldResults:  # fmt: skip
+        """Sort out the rows of a recipe and a protocol."""
+        rows = table.select(recipe=recipe, protocol=protocol, input="image")
+        numbers = set(rows.select(part="test").fold.tolist())
+        own = [f for f in folds if f.protocol == protocol and f.fold in numbers]
+        parts = {
+            part: tuple(rows.select(fold=fold.fold, part=part) for fold in own)
+            for part in ("val", "cal", "test")
+        }
+        return cls(protocol, tuple(own), **parts, config=config)
+
+    @property
+    def y(self) -> NDArray[np.int64]:
+        """(n,) true classes of the test images, fold after fold."""
+        return np.concatenate([t.y_true for t in self.test])
+
+    @property
+    def probs(self) -> NDArray[np.float64]:
+        """(n, K) their calibrated probabilities."""
+        return np.concatenate([t.probs for t in self.test])
+
+    @property
+    def units(self) -> list[str]:
+        """(n,) what an interval of this protocol resamples."""
+        return [u for f, t in zip(self.folds, self.test, strict=True) for u in units_of(f, t)]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of every bootstrap."""
+        config = self.config
+        return {
+            "groups": self.units,
+            "replicates": config.bootstrap,
+            "confidence": config.confidence,
+            "seed": config.seed,
+        }
+
+    def fit(self, score: SetScore, guarantee: SetGuarantee) -> list[Conformal]:
+        """Thresholds of each fold."""
+        return [
+            fit_sets(
+                t.probs, t.y_true, self.config.coverage, score=score, guarantee=guarantee,
+                groups=units_of(f, t) if guarantee == "group" else None,
+            )
+            for f, t in zip(self.folds, self.cal, strict=True)
+        ]  # fmt: skip
+
+
+def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
+    """Which scaling serves in each fold, and every calibration measure before and after."""
+    records = _served(tested)
+    logits = np.concatenate([t.logits for t in tested.test])
+    options = tested.options
+    found = calibration_measures(tested.y, tested.probs, softmax(logits), **options)
+    return {
+        "recipe": recipe,
+        "protocol": tested.protocol,
+        "n": len(tested.y),
+        "n_groups": len(set(options["groups"])),
+        "n_cal": [record.n_cal for record in records],
+        "methods": [record.method for record in records],
+        "temperature": [round(record.temperature, 4) for record in records],
+        **{k: {name: v.to_json() for name, v in values.items()} for k, values in found.items()},
+    }
+
+
+def _served(tested: FoldResults) -> list[Calibration]:
+    """The calibration behind the stored probabilities (those of older runs know no vectors)."""
+    records = []
+    for fold, cal in zip(tested.folds, tested.cal, strict=True):
+        record = fit_calibration(cal.logits, cal.y_true, units_of(fold, cal))
+        if not np.allclose(apply_calibration(cal.logits, record), cal.probs, rtol=0, atol=1e-6):
+            record = Calibration(temperature=record.temperature, n_cal=record.n_cal)
+        records.append(record)
+    return records
