@@ -37,7 +37,7 @@ DEFAULT = ("mahalanobis", "knn", "appearance")
 NEIGHBOURS = 5
 MOST_REFERENCES = 1000
 _MOST_BYTES = 4_000_000
-_ENOUGH = 0.002
+_ENOUGH, _ABLE = 0.002, 0.7
 
 Float64Array = NDArray[np.float64]
 
@@ -245,7 +245,8 @@ def choose_scores(
 
     A set is judged by the area under the ROC curve of its largest score, mean over the kinds of
     outliers. Of the sets within .002 of the best one the smallest is taken, among those the best.
-    (Shares below the threshold would judge by a few validation images at its edge.)
+    (Shares below the threshold would judge by a few validation images at its edge.) A score whose
+    own area is below .7 takes no part: known images far out in it would pass for strange.
 
     Args:
         inside: Scaled scores of validation images by name, (n,) each.
@@ -255,14 +256,18 @@ def choose_scores(
     Returns:
         Their names, and the area of each score alone.
     """
-    sets = [s for size in range(1, len(inside) + 1) for s in combinations(inside, size)]
-    of, area = np.asarray(kinds), {}
-    for names in sets:
+    of = np.asarray(kinds)
+
+    def area(names: Sequence[str]) -> float:
         near, far = largest(inside, names), largest(outside, names)
-        area[names] = np.mean([separation(near, far[of == kind]) for kind in sorted(set(kinds))])
-    good = [names for names in sets if area[names] >= max(area.values()) - _ENOUGH]
-    chosen = min(good, key=lambda names: (len(names), -area[names]))
-    return chosen, {name: round(float(area[(name,)]), 4) for name in inside}
+        return float(np.mean([separation(near, far[of == kind]) for kind in sorted(set(kinds))]))
+
+    alone = {name: area([name]) for name in inside}
+    able = [n for n in inside if alone[n] >= _ABLE] or [max(alone, key=lambda name: alone[name])]
+    areas = {s: area(s) for k in range(1, len(able) + 1) for s in combinations(able, k)}
+    good = [names for names in areas if areas[names] >= max(areas.values()) - _ENOUGH]
+    chosen = min(good, key=lambda names: (len(names), -areas[names]))
+    return chosen, {name: round(value, 4) for name, value in alone.items()}
 
 
 def largest(scores: Mapping[str, Float64Array], names: Sequence[str]) -> Float64Array:
