@@ -6,26 +6,32 @@ import csv
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
 from leukoscope.config.loading import save_study_config
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_csv, read_json, sha256_file, write_csv, write_json
-from leukoscope.core.records import Fold, Manifest, save_folds
+from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.phantom.morphology import draw_attributes
+from leukoscope.phantom.spec import PhantomSpec, design_cases, stream
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.study.corrections import REQUIRED, apply_corrections
-from leukoscope.study.relabel import make_queue, write_queue
+from leukoscope.study.label_evidence import Evidence
+from leukoscope.study.relabel import make_queue, rank_images, write_queue
 from leukoscope.study.run import study_config
 
 NAMES = ("benign", "early_pre_b", "pre_b", "pro_b")
@@ -308,3 +314,44 @@ def test_the_probe_that_sees_only_cells_has_a_say(run: RunFolder) -> None:
     for row in queue["rows"]:
         p = list(row["probabilities"].values())
         np.testing.assert_allclose(p, p[::-1], atol=1e-5)
+
+
+def field_traits(spec: PhantomSpec) -> tuple[np.ndarray, list[str], list[str]]:
+    """Mean traits of six leukocytes of each field, as drawn, with noise; labels; patients."""
+    rows, cases = [], design_cases(spec)
+    for case in cases:
+        rng = stream(spec, "leukocytes", case.index)
+        cells = [
+            asdict(draw_attributes(case.label, stream(spec, "patient", case.patient), rng))
+            for _ in range(6)
+        ]
+        rows.append(np.mean([list(cell.values()) for cell in cells], axis=0))
+    traits = np.array(rows)
+    noise = np.random.default_rng(spec.seed).normal(0, 0.3, traits.shape) * traits.std(axis=0)
+    return traits + noise, [case.label for case in cases], [case.patient_id for case in cases]
+
+
+def test_swapped_labels_of_phantoms_stand_at_the_head_of_the_queue() -> None:
+    found = planted = 0
+    for seed in range(5):
+        spec = PhantomSpec(images=300, sessions=12, seed=seed)
+        traits, truth, patients = field_traits(spec)
+        rng = np.random.default_rng(seed)
+        wrong = rng.permutation(len(truth))[: round(0.03 * len(truth))]
+        labels = list(truth)
+        for i in wrong:
+            labels[i] = str(rng.choice([name for name in NAMES if name != truth[i]]))
+        y = np.array([NAMES.index(label) for label in labels])
+        model = make_pipeline(StandardScaler(), LogisticRegression())
+        probs = cross_val_predict(
+            model, traits, y, groups=patients, cv=GroupKFold(5), method="predict_proba"
+        )
+        records = tuple(
+            ImageRecord(f"{i:03d}", f"{i}.png", label=label) for i, label in enumerate(labels)
+        )
+        rows = rank_images(Evidence(records, NAMES, probs, ()))["rows"]
+        head = {row["image_id"] for row in rows[: round(0.06 * len(truth))]}
+        found += sum(f"{i:03d}" in head for i in wrong)
+        planted += len(wrong)
+    assert planted == 45
+    assert found >= 0.9 * planted, f"{found} of {planted}"
