@@ -15,7 +15,7 @@ from leukoscope.core.files import sha256_bytes, sha256_file
 from leukoscope.core.records import ImageRecord, Manifest, load_folds
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import audit
-from leukoscope.evaluation.conformal import fit_lac, prediction_sets
+from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.robustness import Answers, Sample
 from leukoscope.imaging.conditions import measure_conditions
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -223,8 +223,6 @@ class FoldModels:
         self, fold: int, records: Sequence[ImageRecord], picture: Picture
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[dict[str, float]]]:
         model = self.fitted.model(self.name, self.protocol, fold)
-        cal = self.fitted.table(self.name, self.protocol, fold).select(part="cal")
-        threshold = fit_lac(cal.probs, cal.y_true, self.fitted.config.coverage)
 
         def prepare(record: ImageRecord) -> tuple[Image, dict[str, float]]:
             image = picture(record)
@@ -232,7 +230,7 @@ class FoldModels:
 
         pixels, looks = zip(*stream(prepare, records), strict=True)
         probs = model.probabilities(np.stack(pixels))
-        return probs, prediction_sets(probs, threshold).sum(axis=1) != 1, list(looks)
+        return probs, prediction_sets(probs, model.conformal).sum(axis=1) != 1, list(looks)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from leukoscope.core.files import read_json, write_bytes, write_json
 from leukoscope.core.records import ImageRecord, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation import explanation_scores as scores
-from leukoscope.evaluation.calibration import apply_temperature
+from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.examples import in_turn
 from leukoscope.evaluation.explanation_verdict import BASELINES, judge, summarise
 from leukoscope.imaging.decode import decode_image
@@ -259,7 +259,7 @@ class _Eye:
             for start in range(0, len(images), _BATCH):
                 batch = normalise(images[start : start + _BATCH], self.model.spec)
                 logits.append(self.model.network(torch.from_numpy(batch)).numpy())
-        scaled = apply_temperature(np.concatenate(logits).astype(float), self.model.temperature)
+        scaled = apply_calibration(np.concatenate(logits).astype(float), self.model.calibration)
         return np.asarray(scaled, np.float64)
 
     def heat(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.bundle import Calibration
+from leukoscope.config.bundle import Calibration, Conformal
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
@@ -28,6 +28,7 @@ from leukoscope.core.errors import (
 from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.protocols import FINAL, UNITS
 
@@ -50,6 +51,7 @@ class FittedModel:
         spec: Its preprocessing.
         class_names: Order of the logits.
         calibration: Fitted on the ``cal`` part of its fold.
+        conformal: Prediction sets, fitted on the same part.
     """
 
     recipe: str
@@ -59,6 +61,7 @@ class FittedModel:
     spec: PreprocessSpec
     class_names: tuple[str, ...]
     calibration: Calibration
+    conformal: Conformal
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Calibrated probabilities of preprocessed images.
@@ -204,13 +207,20 @@ class FittedRun:
                 )
             network, meta = load_checkpoint(self.run.model(*key))
             cal = self.table(*key).select(part="cal")
+            units = self._fold(protocol, fold).units(cal.image_id.tolist())
             self._models[key] = FittedModel(
                 *key,
                 network=network,
                 spec=meta.recipe.preprocess,
                 class_names=meta.class_names,
-                calibration=fit_calibration(
-                    cal.logits, cal.y_true, self._fold(protocol, fold).units(cal.image_id.tolist())
+                calibration=fit_calibration(cal.logits, cal.y_true, units),
+                conformal=fit_sets(
+                    cal.probs,
+                    cal.y_true,
+                    self.config.coverage,
+                    score=self.config.set_score,
+                    guarantee=self.config.set_guarantee,
+                    groups=units if self.config.set_guarantee == "group" else None,
                 ),
             )
         return self._models[key]
