@@ -84,6 +84,8 @@ class BundleRecord(Strict):
         conformal: Prediction sets.
         ood: Rejection of what the model does not know; None where it could not be fitted.
         quality: Limits behind quality notes.
+        nuclear_blue: Range of ``imaging.channel_order`` over the training images, by which
+            exchanged channels are told; None where they cannot be.
         parity_max_abs: Largest logit difference between graph and torch model on real images.
         passport_sha256: Hash of the passport of the training data.
         versions: Of this package and the libraries that made the bundle.
@@ -102,6 +104,7 @@ class BundleRecord(Strict):
     conformal: Conformal
     ood: OutOfDistribution | None = None
     quality: QualityLimits | None = None
+    nuclear_blue: tuple[float, float] | None = None
     parity_max_abs: float
     passport_sha256: str
     versions: dict[str, str]

@@ -19,6 +19,7 @@ from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_bytes, sha256_file, write_bytes
 from leukoscope.evaluation.calibration import apply_temperature
 from leukoscope.evaluation.conformal import prediction_sets
+from leukoscope.imaging.channel_order import looks_exchanged, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
@@ -26,6 +27,7 @@ from leukoscope.runtime.bundle import Bundle, check_graph, read_bundle
 from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
 from leukoscope.runtime.prediction import (
+    EXCHANGED,
     Decision,
     Failure,
     Prediction,
@@ -47,6 +49,7 @@ class _Prepared:
     sha256: str
     pixels: NDArray[np.uint8]
     quality: dict[str, float]
+    nuclear_blue: float
 
 
 def load_bundle(path: Path | str, *, engine: str = "auto", threads: int | None = None) -> Predictor:
@@ -193,7 +196,7 @@ class Predictor:
         try:
             image, sha256 = _load(source, name)
             pixels = apply_preprocess(image, self.record.preprocess)
-            return _Prepared(name, sha256, pixels, measure_quality(image))
+            return _Prepared(name, sha256, pixels, measure_quality(image), nuclear_blue(image))
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)
         except (OSError, MemoryError, cv2.error) as error:
@@ -224,6 +227,8 @@ class Predictor:
             )
             score = None if scores is None else float(scores[row])
             decision, reasons = decide(self.record, chosen, score, item.quality)
+            if looks_exchanged(item.nuclear_blue, self.record.nuclear_blue):
+                decision, reasons = "reject", (EXCHANGED, *reasons)
             best = int(logits[row].argmax())
             heatmap = None
             if explain is not None:
