@@ -177,7 +177,7 @@ def _section(rows: list[tuple[str, ...]]) -> Section:
     columns = (
         Column("Checklist"),
         *(Column(title, numeric=True) for title in ("Answered", "In part", "Open", "Items")),
-        Column("File", code=True),
+        Column("File", code=True, link=True),
     )
     note = "Funding, ethics and registration are never known to the files, so always open."
     blocks: list[Block] = [
