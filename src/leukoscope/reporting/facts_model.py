@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from leukoscope.config.recipe import (
@@ -13,8 +14,9 @@ from leukoscope.config.recipe import (
     Recipe,
 )
 from leukoscope.core.files import read_json
+from leukoscope.reporting import data_tables
 from leukoscope.reporting.data_tables import setting_text, training_words
-from leukoscope.reporting.facts import Answer, answer, listed
+from leukoscope.reporting.facts import Answer, answer, listed, shown
 from leukoscope.reporting.formats import plural
 from leukoscope.reporting.source import Study, class_title
 
@@ -187,56 +189,23 @@ def output(study: Study) -> Answer | None:
 
 
 def software(study: Study) -> Answer | None:
-    """Versions, as recorded when the study ran."""
-    packages = study.environment.get("packages") or {}
-    if not packages:
-        return None
-    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
-    return answer([f"Python {study.environment.get('python')}, {versions}."], "environment.json")
-
-
-def hardware(study: Study) -> Answer | None:
-    """Processor, platform and wall time."""
-    env = study.environment
-    if not env.get("cpu"):
-        return None
-    return answer(
-        [f"{env['cpu']}, {env.get('cores')} cores, {env.get('platform')}."], "environment.json"
-    )
-
-
-def code(study: Study) -> Answer | None:
-    """Program, version and commit that made the study."""
-    env = study.environment
-    version = (env.get("packages") or {}).get("leukoscope")
-    if not version:
-        return None
-    git = env.get("git") or {}
-    commit = f", commit `{git['commit']}`" if git.get("commit") else ""
-    dirty = " with uncommitted changes" if git.get("dirty") else ""
-    return answer(
-        [f"Leukoscope {version}{commit}{dirty}.", f"Command: `{env.get('command')}`."],
-        "environment.json",
+    """Versions, commit and hardware, as recorded when the study ran, and the command."""
+    found = shown([data_tables.environment(study)], "environment.json")
+    command = study.environment.get("command")
+    return (
+        replace(found, text=f"Made with `{command}`, see the table:")
+        if found and command
+        else found
     )
 
 
 def configuration(study: Study) -> Answer | None:
     """Everything that is needed to run it again."""
-    hashes = study.environment.get("sha256") or {}
-    return answer(
-        [
-            f"Every option, defaults included, and the seed ({study.config.seed}); the division "
-            "of the images with their SHA-256; every predicted probability.",
-            "Recorded SHA-256: "
-            + ", ".join(f"{name} `{value[:12]}…`" for name, value in hashes.items())
-            + "."
-            if hashes
-            else "",
-        ],
-        "config.toml",
-        "splits.csv",
-        "predictions.csv",
+    text = (
+        f"Every option, defaults included, and the seed ({study.config.seed}); the division of "
+        "the images with their SHA-256; every predicted probability."
     )
+    return answer([text], "config.toml", "splits.csv", "predictions.csv")
 
 
 def weights(study: Study) -> Answer | None:

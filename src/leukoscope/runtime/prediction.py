@@ -27,8 +27,8 @@ _TOO_HIGH: Mapping[str, str] = {
     "saturation": "more strongly coloured",
 }
 EXCHANGED = (
-    "Red and blue look exchanged (BGR instead of RGB), unless the stain is another: the nuclei have "
-    "the colour that those of the training images would have with the channels swapped."
+    "Red and blue look exchanged (BGR instead of RGB), unless the stain is another: the nuclei "
+    "have the colour that those of the training images would have with the channels swapped."
 )
 
 
