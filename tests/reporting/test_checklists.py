@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from leukoscope.config.recipe import EnsembleTraining
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.card import by_patient
 from leukoscope.reporting.checklists import (
@@ -92,6 +93,18 @@ def test_absent_files_leave_their_items_open(study: Study) -> None:
         assert unknown[number].state == "open"
         assert unknown[number].to_add
     assert not any("splits.csv" in a.files for a in unknown["20"].answers)
+
+
+def test_an_answer_without_its_first_fact_is_in_part(study: Study) -> None:
+    combined = study.config.recipes[0].model_copy(
+        update={"training": EnsembleTraining(members=("a", "b"))}
+    )
+    config = study.config.model_copy(update={"recipes": (combined,)})
+    claim = filled(replace(study, config=config), "claim-2024")
+    assert claim["22"].state == "in part"  # what comes out is known, the network is not
+    assert claim["22"].to_add
+    assert claim["24"].state == "open"
+    assert "mean of a, b" in claim["27"].answers[0].text
 
 
 def test_disjointness_is_counted_from_the_splits(study: Study) -> None:

@@ -55,10 +55,10 @@ class Item:
         number: As published.
         section: As published.
         asks: What is asked, in our own words.
-        facts: Names in :data:`FACTS` that answer it.
+        facts: Names in :data:`FACTS` that answer it; without the first the answer is in part.
         add: What a person must add whatever the files say; empty where they can say it all.
-        add_if_open: What a person must do where no fact has an answer; empty means ``add``, or
-            :data:`UNKNOWN`.
+        add_if_open: What a person must do where the first fact has no answer; empty means
+            ``add``, or :data:`UNKNOWN`.
     """
 
     number: str
@@ -140,7 +140,8 @@ def fill(checklist: Checklist, study: Study) -> list[Filled]:
     filled = []
     for item in checklist.items:
         answers = tuple(found for name in item.facts if (found := known[name]) is not None)
-        left = item.add if answers else item.add_if_open or item.add or UNKNOWN
+        whole = bool(answers) and known[item.facts[0]] is not None
+        left = item.add if whole else item.add_if_open or item.add or UNKNOWN
         filled.append(Filled(item, answers, left))
     return filled
 
