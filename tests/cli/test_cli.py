@@ -20,6 +20,7 @@ COMMANDS = [
     "explain", "features", "export", "guide", "runs list", "runs clean", "models show",
     "predict",
     "data inspect", "data audit", "data split", "data preview", "data fetch", "data export",
+    "data frozen",
     "data samples", "recipes list", "recipes show",
     "models list", "bundle show", "bundle verify", "bundle list",
 ]  # fmt: skip

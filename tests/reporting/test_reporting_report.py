@@ -109,7 +109,17 @@ def test_page_needs_nothing_from_outside(page: Page) -> None:
             assert attributes.get(name, "data:").startswith("data:image/") or name not in attributes
         if "href" in attributes:
             assert tag == "a"
-            assert attributes["href"].startswith(("#", "https://"))
+            assert attributes["href"].startswith(("#", "https://", "checklists/"))
+
+
+def test_the_checklists_are_written_and_linked(run: RunFolder, page: Page) -> None:
+    links = {
+        a["href"] for tag, a in page.tags if tag == "a" and a["href"].startswith("checklists/")
+    }
+    assert links == {f"checklists/{path.name}" for path in run.checklists.iterdir()}
+    assert len(links) == 3
+    for link in links:
+        assert f"]({link})" in run.report_md.read_text(encoding="utf-8")
 
 
 def test_page_is_well_formed_and_accessible(page: Page) -> None:

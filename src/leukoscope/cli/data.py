@@ -139,6 +139,7 @@ def split(
     from leukoscope.core.errors import UsageError
     from leukoscope.core.records import save_folds
     from leukoscope.datasets.saved_splits import load_saved_splits
+    from leukoscope.datasets.split_checks import split_notes
     from leukoscope.study.protocols import plan_protocols
     from leukoscope.study.run import audited, study_config
 
@@ -161,6 +162,11 @@ def split(
     if reuse is not None:
         applied = load_saved_splits(reuse, found.manifest)
         chosen = [fold for fold in applied.folds if fold.protocol in protocol]
+        for name in dict.fromkeys(fold.protocol for fold in chosen):
+            own = [fold for fold in chosen if fold.protocol == name]
+            plain = config.splits.model_copy(update={"folds": len(own)})
+            for note in split_notes(own, found.manifest, plain):
+                typer.echo(note, err=True)
         _save_applied(out, replace(applied, folds=tuple(chosen)), found.manifest)
         return name_unreadable(found.manifest.unreadable)
     plan = plan_protocols(found.manifest, found, config)

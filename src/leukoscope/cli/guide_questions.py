@@ -123,6 +123,12 @@ def _layouts() -> list[str]:
     return ["auto", *LAYOUTS]
 
 
+def _frozen() -> list[str]:
+    from leukoscope.datasets.frozen_passports import list_frozen
+
+    return list(list_frozen())
+
+
 def _public_sets() -> list[str]:
     from leukoscope.datasets.fetch_registry import PUBLIC_SETS
 
@@ -153,6 +159,8 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = MappingProxyType(
         "variant": lambda: ["image", "background-only", "cells-only"],
         "engine": lambda: ["auto", "openvino", "onnxruntime"],
         "data fetch.name": _public_sets,
+        "data frozen.name": _frozen,
+        "frozen": _frozen,
         "recipes show.name": _recipes,
         "models show.name": _backbones,
         "runs clean.names": _runs,

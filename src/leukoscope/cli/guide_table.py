@@ -47,7 +47,9 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Find samples of each class", "data samples", "data out per_class"),
             Entry("See what preprocessing does", "data preview", "data recipe out steps"),
             Entry("Write preprocessed images to disk", "data export", "data recipe out variant"),
-            Entry("Divide the images without leaks", "data split", "data protocol out"),
+            Entry("Divide the images without leaks", "data split", "data protocol! out"),
+            Entry("Which public sets have frozen splits?", "data frozen"),
+            Entry("Use the frozen splits of a public set", "data split", "data frozen! out"),
         ),
         "Models": (
             Entry("Which recipes are there?", "recipes list"),

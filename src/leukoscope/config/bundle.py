@@ -213,6 +213,8 @@ class BundleRecord(Strict):
         envelope: Damage that the model stands, checked on each image; None where not measured.
         subject_method: How images of one patient are aggregated, chosen on validation patients;
             None where none were held out (the mean logit is then used).
+        nuclear_blue: Range of ``imaging.channel_order`` over the training images, by which
+            exchanged channels are told; None where they cannot be.
         parity_max_abs: Largest logit difference between graph and torch model on real images.
         passport_sha256: Hash of the passport of the training data.
         versions: Of this package and the libraries that made the bundle.
@@ -234,6 +236,7 @@ class BundleRecord(Strict):
     quality: QualityLimits | None = None
     envelope: Envelope | None = None
     subject_method: Literal["mean-logit", "median-probability", "vote"] | None = None
+    nuclear_blue: tuple[float, float] | None = None
     parity_max_abs: float
     passport_sha256: str
     versions: dict[str, str]

@@ -72,7 +72,8 @@ def card_text(study: Study) -> str:
             if table is not None
         ],
         data_table=data_tables.classes(study),
-        evaluation=_texts(study, facts_data.partitions, facts_data.disjointness),
+        evaluation=_texts(study, facts_data.disjointness),
+        parts=data_tables.parts(study),
         factors=_factors(study),
         measures=_texts(
             study, facts_results.metrics_used, facts_results.uncertainty, facts_model.output

@@ -29,14 +29,14 @@ FACTS: Mapping[str, Callable[[Study], Answer | None]] = {
         facts_data.labels, facts_data.leakage_audit, facts_data.missing_data,
         facts_data.partitions, facts_data.sample_size, facts_data.study_design,
         facts_data.subsets,
-        facts_model.architecture, facts_model.augmentation, facts_model.code,
-        facts_model.configuration, facts_model.ensembling, facts_model.hardware,
+        facts_model.architecture, facts_model.augmentation,
+        facts_model.configuration, facts_model.ensembling,
         facts_model.imbalance, facts_model.initialisation, facts_model.model_kind,
         facts_model.output, facts_model.poor_input, facts_model.preprocessing,
         facts_model.selection, facts_model.software, facts_model.training, facts_model.weights,
         facts_results.calibration, facts_results.class_performance, facts_results.comparison,
-        facts_results.coverage, facts_results.explanations, facts_results.external_testing,
-        facts_results.failures, facts_results.goal, facts_results.heterogeneity,
+        facts_results.explanations, facts_results.external_testing, facts_results.failures,
+        facts_results.further, facts_results.goal, facts_results.heterogeneity,
         facts_results.intended_use, facts_results.internal_testing, facts_results.limitations,
         facts_results.metrics_used, facts_results.performance, facts_results.questions,
         facts_results.robustness, facts_results.summary, facts_results.uncertainty,
@@ -55,10 +55,10 @@ class Item:
         number: As published.
         section: As published.
         asks: What is asked, in our own words.
-        facts: Names in :data:`FACTS` that answer it.
+        facts: Names in :data:`FACTS` that answer it; without the first the answer is in part.
         add: What a person must add whatever the files say; empty where they can say it all.
-        add_if_open: What a person must do where no fact has an answer; empty means ``add``, or
-            :data:`UNKNOWN`.
+        add_if_open: What a person must do where the first fact has no answer; empty means
+            ``add``, or :data:`UNKNOWN`.
     """
 
     number: str
@@ -140,7 +140,8 @@ def fill(checklist: Checklist, study: Study) -> list[Filled]:
     filled = []
     for item in checklist.items:
         answers = tuple(found for name in item.facts if (found := known[name]) is not None)
-        left = item.add if answers else item.add_if_open or item.add or UNKNOWN
+        whole = bool(answers) and known[item.facts[0]] is not None
+        left = item.add if whole else item.add_if_open or item.add or UNKNOWN
         filled.append(Filled(item, answers, left))
     return filled
 
@@ -177,7 +178,7 @@ def _section(rows: list[tuple[str, ...]]) -> Section:
     columns = (
         Column("Checklist"),
         *(Column(title, numeric=True) for title in ("Answered", "In part", "Open", "Items")),
-        Column("File", code=True),
+        Column("File", code=True, link=True),
     )
     note = "Funding, ethics and registration are never known to the files, so always open."
     blocks: list[Block] = [

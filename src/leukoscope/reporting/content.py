@@ -17,6 +17,7 @@ class Column:
         code: Cells are file names or code, printed verbatim.
         narrow: No wider than its longest word group.
         lines: Numeric cells of several values, which a page sets on a line each.
+        link: Cells of a code column are files beside the page, and lead there.
     """
 
     title: str
@@ -24,6 +25,7 @@ class Column:
     code: bool = False
     narrow: bool = False
     lines: bool = False
+    link: bool = False
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,7 @@ def parts(study: Study) -> Table | None:
 def recipes(study: Study) -> Table:
     """How each model was made."""
     rows = tuple(
-        (r.name, r.title, _backbone(r), _weights(r), training_words(r))
-        for r in study.config.recipes
+        (r.name, r.title, _backbone(r), _weights(r), _training(r)) for r in study.config.recipes
     )
     columns = (
         Column("Recipe", code=True, narrow=True),
@@ -170,8 +169,7 @@ def _weights(recipe: Recipe) -> str:
     return "random (none)" if recipe.model.weights == "none" else recipe.model.weights
 
 
-def training_words(recipe: Recipe) -> str:
-    """How a recipe's models are trained, in one line."""
+def _training(recipe: Recipe) -> str:
     if recipe.inner_folds:
         return f"mean of {recipe.inner_folds} models on inner folds, each: {_one_model(recipe)}"
     return _one_model(recipe)
@@ -217,17 +215,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = setting_text(value)
+            flat[f"{prefix}{key}"] = _setting(value)
     return flat
 
 
-def setting_text(value: Any) -> str:
-    """A configured value as text."""
+def _setting(value: Any) -> str:
     if isinstance(value, Mapping):
-        rest = (f"{name} {setting_text(v)}" for name, v in value.items() if name != "kind")
+        rest = (f"{name} {_setting(v)}" for name, v in value.items() if name != "kind")
         return f"{value.get('kind', '')} ({', '.join(rest)})".replace(" ()", "").strip()
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(setting_text, value)) or "none"
+        return ", ".join(map(_setting, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

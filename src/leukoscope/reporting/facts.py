@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from leukoscope.reporting.content import Table
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -17,10 +19,12 @@ class Answer:
     Attributes:
         text: One or more sentences, with numbers.
         files: Where it can be checked, below the study's folder.
+        tables: What the text names, where numbers are many.
     """
 
     text: str
     files: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
 
 
 def answer(parts: Iterable[str], *files: str) -> Answer | None:
@@ -42,3 +46,14 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     found = [str(name) for name in names]
     rest = len(found) - most
     return ", ".join(found[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def shown(tables: Iterable[Table | None], *files: str) -> Answer | None:
+    """Tables of the report as one answer; None where the study has nothing to show in them.
+
+    >>> shown([None], "metrics.json") is None
+    True
+    """
+    found = tuple(table for table in tables if table is not None and table.rows)
+    text = "See the table:" if len(found) == 1 else "See the tables:"
+    return Answer(text, files, found) if found else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from leukoscope.core.records import PARTS, Fold
 from leukoscope.datasets.split_checks import count_shared
-from leukoscope.reporting.facts import Answer, answer, listed
+from leukoscope.reporting import data_tables
+from leukoscope.reporting.facts import Answer, answer, listed, shown
 from leukoscope.reporting.formats import count, number, plural
 from leukoscope.reporting.source import Study, class_title
 from leukoscope.reporting.wording import protocol_title
@@ -196,17 +198,11 @@ def image_format(study: Study) -> Answer | None:
 
 
 def partitions(study: Study) -> Answer | None:
-    """How images were assigned to parts, and how many stand in each."""
-    sentences = [
-        f"{protocol_title(protocol)} (`{protocol}`): {plural(len(folds), 'fold')}, on average "
-        + ", ".join(
-            f"{part} {count(sum(len(f.ids(part)) for f in folds) / len(folds))}" for part in PARTS
-        )
-        + "."
-        for protocol, folds in _folds(study)
-    ]
-    made = f"Assigned by the program from the files' contents with seed {study.config.seed}."
-    return answer([*sentences, made] if sentences else [], "splits.csv", "config.toml")
+    """How images were assigned, and how many stand in each part under each protocol."""
+    found = shown([data_tables.parts(study)], "splits.csv", "config.toml")
+    seed = study.config.seed
+    text = f"Assigned by the program from the files' contents with seed {seed}, see the table:"
+    return found and replace(found, text=text)
 
 
 def disjointness(study: Study) -> Answer | None:
@@ -236,37 +232,15 @@ def disjointness(study: Study) -> Answer | None:
 
 
 def leakage_audit(study: Study) -> Answer | None:
-    """Duplicates, overlaps and acquisition clusters as the audit counted them."""
-    passport = study.passport
-    kinds = (
-        ("exact_duplicates", "equal files"),
-        ("pixel_duplicates", "equal pixels"),
-        ("near_duplicates", "nearly equal images"),
-        ("overlaps", "overlapping fields"),
-        ("twins", "twins"),
-    )
-    ties = [
-        f"{count((passport.get(key) or {}).get('images'))} images in {words}"
-        for key, words in kinds
-        if (passport.get(key) or {}).get("images") is not None
-    ]
-    return answer([f"The audit found {', '.join(ties)}." if ties else ""], "passport.json")
+    """Duplicates, overlaps and twins as the audit counted them."""
+    return shown([data_tables.ties(study)], "passport.json")
 
 
 def sample_size(study: Study) -> Answer | None:
     """The size that there was; none was planned."""
-    return answer(
-        [
-            "The program computed no sample size: all usable images of the data set were used.",
-            *(
-                f"{protocol_title(entry['protocol'])}: {count(entry.get('n'))} test images in "
-                f"{plural(entry['n_groups'], entry.get('group_unit') or 'group')}."
-                for entry in study.results
-                if entry["recipe"] == study.recipes[0] and entry.get("n_groups")
-            ),
-        ],
-        "metrics.json",
-    )
+    n = plural(len(study.manifest.usable), "usable image")
+    text = f"The program computed no sample size: all of the data set's {n} took part."
+    return answer([text], "manifest.csv")
 
 
 def _folds(study: Study) -> list[tuple[str, Sequence[Fold]]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from leukoscope.config.recipe import (
@@ -13,8 +14,8 @@ from leukoscope.config.recipe import (
     Recipe,
 )
 from leukoscope.core.files import read_json
-from leukoscope.reporting.data_tables import setting_text, training_words
-from leukoscope.reporting.facts import Answer, answer, listed
+from leukoscope.reporting import data_tables
+from leukoscope.reporting.facts import Answer, answer, listed, shown
 from leukoscope.reporting.formats import plural
 from leukoscope.reporting.source import Study, class_title
 
@@ -50,77 +51,40 @@ def _kind(recipe: Recipe) -> str:
 
 
 def architecture(study: Study) -> Answer | None:
-    """Backbone, head, input and output of each recipe."""
-    sentences = []
-    for recipe in _networks(study):
-        model = recipe.model
-        hidden = f", hidden layers of {listed(model.hidden)}" if model.hidden else ""
-        sentences.append(
-            f"`{recipe.name}`: input {recipe.preprocess.size_px} × {recipe.preprocess.size_px} px "
-            f"RGB, backbone `{model.backbone}`, {model.pooling} pooling{hidden}, dropout "
-            f"{model.dropout:g}, one logit for each of {len(study.class_names)} classes."
-        )
-    return answer(sentences, "config.toml")
+    """Backbone and head of each recipe."""
+    return _settings(study, "model.", "preprocess.size_px")
 
 
 def preprocessing(study: Study) -> Answer | None:
     """What is done to an image before the network sees it."""
-    sentences = []
-    for recipe in _networks(study):
-        spec = recipe.preprocess
-        steps = [setting_text(step.model_dump(mode="json")) for step in spec.steps]
-        sentences.append(
-            f"`{recipe.name}`: {', '.join(steps) or 'no step'} on the 8-bit RGB image, resized to "
-            f"{spec.size_px} px ({spec.resize}), normalised by mean {listed(spec.mean)} and "
-            f"standard deviation {listed(spec.std)}."
-        )
-    return answer(sentences, "config.toml")
+    return _settings(study, "preprocess.")
 
 
 def augmentation(study: Study) -> Answer | None:
     """Random changes of training images."""
-    sentences = []
-    for recipe in _networks(study):
-        used = {
-            key: value
-            for key, value in recipe.augmentation.model_dump().items()
-            if value != type(recipe.augmentation).model_fields[key].default
-        }
-        words = [f"{key} {setting_text(value)}" for key, value in used.items()]
-        sentences.append(f"`{recipe.name}`: {', '.join(words) or 'no augmentation'}.")
-    return answer(sentences, "config.toml")
+    return _settings(study, "augmentation.")
 
 
 def initialisation(study: Study) -> Answer | None:
     """Where the weights start."""
-    sentences = [
-        f"`{r.name}`: backbone "
-        + ("random" if r.model.weights == "none" else f"pretrained (`{r.model.weights}`)")
-        + f", seed {study.config.seed}."
-        for r in _networks(study)
-    ]
-    return answer(sentences, "config.toml")
+    found = _settings(study, "model.weights", "model.init")
+    return found and replace(found, text=f"Seed {study.config.seed}, see the table:")
+
+
+def _settings(study: Study, *keys: str) -> Answer | None:
+    """Configured values whose keys begin so; none of an ensemble, which has no network."""
+    if any(isinstance(recipe.training, EnsembleTraining) for recipe in study.config.recipes):
+        return None
+    table = data_tables.settings(study)
+    rows = tuple(row for row in table.rows if row[0].startswith(keys))
+    return shown([replace(table, rows=rows)], "config.toml")
 
 
 def training(study: Study) -> Answer | None:
-    """Optimiser, rates, epochs, loss; how long it took."""
-    sentences = []
-    for recipe in study.config.recipes:
-        more = ""
-        if isinstance(recipe.training, GradientTraining):
-            t = recipe.training
-            more = (
-                f", loss {setting_text(t.loss.model_dump(mode='json'))}, weight decay "
-                f"{t.weight_decay:g}, early stopping on {_CRITERIA[t.stop_on]} "
-                f"(patience {t.patience})"
-            )
-        sentences.append(f"`{recipe.name}`: {training_words(recipe)}{more}.")
-    fits = len(study.histories)
-    return answer(
-        [*sentences, f"{plural(fits, 'training history', 'training histories')} kept."],
-        "config.toml",
-        *(["models/"] if fits else []),
-    )
+    """How each recipe is trained, with every setting."""
+    found = _settings(study, "training.", "refine.", "inner_folds")
+    first = data_tables.recipes(study)
+    return shown([first, *(found.tables if found else ())], "config.toml")
 
 
 def selection(study: Study) -> Answer | None:
@@ -187,56 +151,23 @@ def output(study: Study) -> Answer | None:
 
 
 def software(study: Study) -> Answer | None:
-    """Versions, as recorded when the study ran."""
-    packages = study.environment.get("packages") or {}
-    if not packages:
-        return None
-    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
-    return answer([f"Python {study.environment.get('python')}, {versions}."], "environment.json")
-
-
-def hardware(study: Study) -> Answer | None:
-    """Processor, platform and wall time."""
-    env = study.environment
-    if not env.get("cpu"):
-        return None
-    return answer(
-        [f"{env['cpu']}, {env.get('cores')} cores, {env.get('platform')}."], "environment.json"
-    )
-
-
-def code(study: Study) -> Answer | None:
-    """Program, version and commit that made the study."""
-    env = study.environment
-    version = (env.get("packages") or {}).get("leukoscope")
-    if not version:
-        return None
-    git = env.get("git") or {}
-    commit = f", commit `{git['commit']}`" if git.get("commit") else ""
-    dirty = " with uncommitted changes" if git.get("dirty") else ""
-    return answer(
-        [f"Leukoscope {version}{commit}{dirty}.", f"Command: `{env.get('command')}`."],
-        "environment.json",
+    """Versions, commit and hardware, as recorded when the study ran, and the command."""
+    found = shown([data_tables.environment(study)], "environment.json")
+    command = study.environment.get("command")
+    return (
+        replace(found, text=f"Made with `{command}`, see the table:")
+        if found and command
+        else found
     )
 
 
 def configuration(study: Study) -> Answer | None:
     """Everything that is needed to run it again."""
-    hashes = study.environment.get("sha256") or {}
-    return answer(
-        [
-            f"Every option, defaults included, and the seed ({study.config.seed}); the division "
-            "of the images with their SHA-256; every predicted probability.",
-            "Recorded SHA-256: "
-            + ", ".join(f"{name} `{value[:12]}…`" for name, value in hashes.items())
-            + "."
-            if hashes
-            else "",
-        ],
-        "config.toml",
-        "splits.csv",
-        "predictions.csv",
+    text = (
+        f"Every option, defaults included, and the seed ({study.config.seed}); the division of "
+        "the images with their SHA-256; every predicted probability."
     )
+    return answer([text], "config.toml", "splits.csv", "predictions.csv")
 
 
 def weights(study: Study) -> Answer | None:
@@ -279,8 +210,3 @@ def _bundle(study: Study) -> Mapping[str, Any]:
     path = study.run.bundle / "bundle.json"
     record = read_json(path) if path.is_file() else {}
     return record if isinstance(record, dict) else {}
-
-
-def _networks(study: Study) -> Iterable[Recipe]:
-    """The recipes with a network of their own."""
-    return (r for r in study.config.recipes if not isinstance(r.training, EnsembleTraining))

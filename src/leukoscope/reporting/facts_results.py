@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from leukoscope.reporting.facts import Answer, answer, listed
-from leukoscope.reporting.formats import count, difference, interval, metric_title, plural
-from leukoscope.reporting.result_tables import CLASS_METRICS, MALIGNANT_METRICS, sample
+from leukoscope.reporting import result_tables
+from leukoscope.reporting.facts import Answer, answer, listed, shown
+from leukoscope.reporting.formats import count, metric_title, plural
+from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.scope import can_show, cannot_show
 from leukoscope.reporting.source import Study, class_title
-from leukoscope.reporting.wording import input_title, protocol_title
+from leukoscope.reporting.wording import protocol_title
 
-HEADLINE = ("accuracy", "balanced_accuracy", "roc_auc")
 EXTERNAL = "external"
 
 
@@ -94,51 +95,27 @@ def uncertainty(study: Study) -> Answer | None:
 
 def performance(study: Study) -> Answer | None:
     """Each protocol's headline metrics with intervals."""
-    return answer((_line(study, entry) for entry in study.results), "metrics.json", "report.html")
+    return shown([result_tables.headline(study)], "metrics.json", "report.html")
 
 
 def internal_testing(study: Study) -> Answer | None:
-    """Results on held-out images of the same data set, first recipe."""
-    entries = [e for e in _first(study) if e["protocol"] != EXTERNAL]
-    return answer((_line(study, e) for e in entries), "metrics.json")
+    """Results on held-out images of the same data set."""
+    return None if EXTERNAL in study.protocols else performance(study)
 
 
 def external_testing(study: Study) -> Answer | None:
     """Results on another data set, where this folder holds any."""
-    entries = [e for e in study.results if e["protocol"] == EXTERNAL]
-    return answer((_line(study, e) for e in entries), "metrics.json")
-
-
-def _line(study: Study, entry: Mapping[str, Any]) -> str:
-    who = f" · {entry['recipe']}" if len(study.recipes) > 1 else ""
-    values = ", ".join(f"{metric_title(m)} {_value(entry, m)}" for m in HEADLINE)
-    return f"{protocol_title(entry['protocol'])}{who} ({sample(entry)}): {values}."
+    return performance(study) if EXTERNAL in study.protocols else None
 
 
 def class_performance(study: Study) -> Answer | None:
-    """Recall and specificity of each class, and of malignancy, under the harshest protocol."""
-    entry = next(iter(reversed(_first(study))), None)
-    if entry is None:
+    """Each class against the rest, under the harshest protocol."""
+    table = result_tables.per_class(study, study.recipes[0])
+    if table is None:
         return None
-    each = [
-        f"{class_title(name)}: "
-        + ", ".join(
-            f"{_title(m)} {_value(entry, f'{m}_{name}')}"
-            for m in CLASS_METRICS
-            if f"{m}_{name}" in entry["metrics"]
-        )
-        for name in study.class_names
-    ]
-    both = [f"{metric_title(m)} {_value(entry, m)}" for m in MALIGNANT_METRICS[:2]
-            if m in entry["metrics"]]  # fmt: skip
-    return answer(
-        [
-            f"{protocol_title(entry['protocol'])} ({sample(entry)}): {'; '.join([*each, *both])}.",
-            "Other protocols: see the file.",
-        ],
-        "metrics.json",
-        "report.html",
-    )
+    last = table.rows[-1][0]
+    harshest = replace(table, rows=tuple(row for row in table.rows if row[0] == last))
+    return shown([harshest, result_tables.malignant(study)], "metrics.json", "report.html")
 
 
 def failures(study: Study) -> Answer | None:
@@ -163,52 +140,19 @@ def failures(study: Study) -> Answer | None:
 
 
 def calibration(study: Study) -> Answer | None:
-    """ECE and temperatures."""
-    found = (study.metrics.get("decisions") or {}).get("temperature") or {}
-    sentences = [
-        f"{protocol_title(e['protocol'])}: ECE {_value(e, 'ece')}, temperature by fold "
-        f"{listed(f'{t:.2f}' for t in found.get(e['protocol'], ()))}."
-        for e in _first(study)
-        if found.get(e["protocol"])
-    ]
-    lead = "Probabilities are recalibrated on the `cal` part."
-    return answer([lead, *sentences] if sentences else [], "metrics.json")
+    """Temperatures and prediction sets, fitted on the ``cal`` part."""
+    return shown([result_tables.decisions(study)], "metrics.json", "report.html")
 
 
-def coverage(study: Study) -> Answer | None:
-    """What the prediction sets aimed at and what they held."""
-    record = (study.metrics.get("decisions") or {}).get("coverage") or {}
-    each = record.get("protocol") or {}
-    sentences = [f"{protocol_title(n)} {interval(v, 'coverage')}" for n, v in each.items()]
-    return answer(
-        [f"Aimed at {100 * float(record['nominal']):g} %; observed: {'; '.join(sentences)}."]
-        if sentences
-        else [],
-        "metrics.json",
-    )
+def further(study: Study) -> Answer | None:
+    """The remaining metrics of every protocol, calibration errors among them."""
+    return shown([result_tables.further(study)], "metrics.json", "report.html")
 
 
 def robustness(study: Study) -> Answer | None:
-    """What changes when the division of the data or the input changes."""
-    probes = [
-        f"{input_title(e['probe'])}, {protocol_title(e['protocol']).lower()}: "
-        f"{_value(e, 'accuracy')}"
-        for e in study.metrics.get("probes", ())
-    ]
-    curve = [
-        f"{e['clusters']} clusters {interval(e.get('accuracy'), 'accuracy')}"
-        for e in study.metrics.get("curve", ())
-        if e.get("recipe") == study.recipes[0]
-    ]
-    return answer(
-        [
-            f"Accuracy of crippled inputs: {'; '.join(probes)}." if probes else "",
-            f"Accuracy over the number of acquisition clusters: {'; '.join(curve)}."
-            if curve
-            else "",
-        ],
-        "metrics.json",
-    )
+    """What changes when the input or the division of the data changes."""
+    tables = (result_tables.probes(study), result_tables.curve(study))
+    return shown(tables, "metrics.json", "report.html")
 
 
 def heterogeneity(study: Study) -> Answer | None:
@@ -228,16 +172,8 @@ def heterogeneity(study: Study) -> Answer | None:
 
 
 def comparison(study: Study) -> Answer | None:
-    """Paired differences, as the table of the report gives them."""
-    sentences = []
-    for entry in study.metrics.get("comparisons", ()):
-        a, b = (
-            f"{side['recipe']} ({input_title(side['input'])}, {side['protocol']})"
-            for side in (entry["a"], entry["b"])
-        )
-        gap = difference(entry["difference"], entry["metric"])
-        sentences.append(f"{a} against {b}: {metric_title(entry['metric'])} {gap}.")
-    return answer(sentences, "metrics.json", "report.html")
+    """Paired differences on the same images."""
+    return shown([result_tables.comparisons(study)], "metrics.json", "report.html")
 
 
 def explanations(study: Study) -> Answer | None:
@@ -269,7 +205,3 @@ def limitations(study: Study) -> Answer | None:
 def _first(study: Study) -> list[Mapping[str, Any]]:
     """Results of the first recipe, from the mildest protocol on."""
     return [e for e in study.results if e["recipe"] == study.recipes[0]]
-
-
-def _value(entry: Mapping[str, Any], metric: str) -> str:
-    return interval(entry["metrics"].get(metric), metric)

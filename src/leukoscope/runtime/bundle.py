@@ -276,9 +276,26 @@ def _compare_golden(bundle: Bundle, engine: Engine) -> list[Check]:
             continue
         difference = float(np.abs(found - logits).max())
         detail = f"largest difference of a logit {difference:.1e}, allowed {expected['atol']:.0e}"
-        # Written so that NaN fails.
-        checks.append(Check(f"golden/{name}", difference <= expected["atol"], detail))
+        same = difference <= expected["atol"]  # written so that NaN fails
+        if not same:
+            detail += f": {_what_differs(bundle, engine, image, logits, expected['atol'])}"
+        checks.append(Check(f"golden/{name}", same, detail))
     return checks
+
+
+def _what_differs(
+    bundle: Bundle,
+    engine: Engine,
+    image: NDArray[np.uint8],
+    logits: Sequence[float],
+    atol: float,
+) -> str:
+    """Whether exchanged channels explain it, the most frequent fault."""
+    swapped = apply_preprocess(np.ascontiguousarray(image[..., ::-1]), bundle.record.preprocess)
+    found = engine.run(swapped[None])["logits"][0]
+    if np.abs(found - logits).max() <= atol:
+        return "red and blue are exchanged between training and prediction (BGR against RGB)"
+    return "weights or preprocessing are not those that were exported"
 
 
 def _replaceable(folder: Path) -> bool:

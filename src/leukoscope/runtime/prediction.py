@@ -28,6 +28,10 @@ _TOO_HIGH: Mapping[str, str] = {
     "snr": "smoother",
     "saturation": "more strongly coloured",
 }
+EXCHANGED = (
+    "Red and blue look exchanged (BGR instead of RGB), unless the stain is another: the nuclei "
+    "have the colour that those of the training images would have with the channels swapped."
+)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import Seen
 from leukoscope.imaging.appearance import describe_appearance
+from leukoscope.imaging.channel_order import looks_exchanged, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
@@ -29,6 +30,7 @@ from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.runtime.envelope import envelope_notes
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
 from leukoscope.runtime.prediction import (
+    EXCHANGED,
     Decision,
     Failure,
     Prediction,
@@ -51,6 +53,7 @@ class _Prepared:
     pixels: NDArray[np.uint8]
     quality: dict[str, float]
     beyond: tuple[str, ...]
+    nuclear_blue: float
 
 
 def load_bundle(path: Path | str, *, engine: str = "auto", threads: int | None = None) -> Predictor:
@@ -199,7 +202,7 @@ class Predictor:
             pixels = apply_preprocess(image, self.record.preprocess)
             quality = measure_quality(image)
             beyond = envelope_notes(image, quality, self.record.envelope)
-            return _Prepared(name, sha256, pixels, quality, beyond)
+            return _Prepared(name, sha256, pixels, quality, beyond, nuclear_blue(image))
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)
         except (OSError, MemoryError, cv2.error) as error:
@@ -242,6 +245,8 @@ class Predictor:
                 strangeness=strange,
                 beyond=item.beyond,
             )
+            if looks_exchanged(item.nuclear_blue, self.record.nuclear_blue):
+                decision, reasons = "reject", (EXCHANGED, *reasons)
             heatmap = None
             if explain is not None:
                 heat = class_activation(outputs["maps"][row], best)

@@ -25,6 +25,7 @@ from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.conformal import fit_sets
+from leukoscope.imaging.channel_order import blue_range, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
@@ -84,7 +85,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     data = Labelled(manifest.usable, meta.class_names)
     fold = _final_fold(run)
     rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
-    pixels, quality = _read(manifest, data, rows, spec)
+    pixels, quality, blue = _read(manifest, data, rows, spec)
     graph = onnx_bytes(network, spec, meta.class_names)
     engine = open_engine(graph)
     outputs = {part: _run_graph(engine, images) for part, images in pixels.items()}
@@ -108,6 +109,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         quality=_limits(quality),
         envelope=stored_envelope(run, recipe),
         subject_method=method_for_bundle(run, recipe),
+        nuclear_blue=blue_range(np.array(blue)),
         parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
         passport_sha256=read_json(run.passport)["sha256"],
         versions=package_versions(),
@@ -178,21 +180,24 @@ def _decisions(
 
 def _read(
     manifest: Manifest, data: Labelled, rows: dict[str, NDArray[np.int64]], spec: PreprocessSpec
-) -> tuple[dict[str, NDArray[np.uint8]], list[dict[str, float]]]:
-    """Model inputs of each part (training images thinned), and the quality of all of them."""
+) -> tuple[dict[str, NDArray[np.uint8]], list[dict[str, float]], list[float]]:
+    """Model inputs of each part (training images thinned); quality and nuclear blue of them."""
 
-    def read(path: Path) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    def read(path: Path) -> tuple[NDArray[np.uint8], dict[str, float], float]:
         image = decode_image(path).image
-        return apply_preprocess(image, spec), measure_quality(image)
+        return apply_preprocess(image, spec), measure_quality(image), nuclear_blue(image)
 
-    pixels, quality = {}, []
+    pixels: dict[str, NDArray[np.uint8]] = {}
+    quality: list[dict[str, float]] = []
+    blue: list[float] = []
     for part, numbers in rows.items():
         step = max(1, len(numbers) // OOD_IMAGES) if part == "train" else 1
         paths = [manifest.path_of(data.records[i]) for i in numbers[::step]]
-        pairs = list(stream(read, paths))
-        pixels[part] = np.stack([image for image, _ in pairs])
-        quality += [values for _, values in pairs]
-    return pixels, quality
+        found = list(stream(read, paths))
+        pixels[part] = np.stack([image for image, _, _ in found])
+        quality += [values for _, values, _ in found]
+        blue += [value for _, _, value in found]
+    return pixels, quality, blue
 
 
 def _run_graph(engine: Engine, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

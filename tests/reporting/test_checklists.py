@@ -1,0 +1,149 @@
+"""Checklists say what the files say, name the files, and leave the rest open."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from leukoscope.config.recipe import EnsembleTraining
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.reporting.card import by_patient
+from leukoscope.reporting.checklists import (
+    CHECKLISTS,
+    FACTS,
+    Filled,
+    fill,
+    load_checklist,
+    write_checklists,
+)
+from leukoscope.reporting.source import Study, load_study
+
+LATER = {"report.html", "model_card.md"}  # written by the report, which these tests do not draw
+
+
+@pytest.fixture(scope="module")
+def study(make_study, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("checklists")
+    return load_study(make_study(folder, images=48, with_images=False))
+
+
+def filled(study: Study, name: str) -> dict[str, Filled]:
+    return {entry.item.number: entry for entry in fill(load_checklist(name), study)}
+
+
+def test_the_lists_have_the_published_items() -> None:
+    claim, tripod, mi_claim = (load_checklist(name) for name in CHECKLISTS)
+    assert [item.number for item in claim.items] == [str(n) for n in range(1, 45)]
+    assert {item.number.rstrip("abcdefg") for item in tripod.items} == {
+        str(n) for n in range(1, 28)
+    }
+    assert len(tripod.items) == len({item.number for item in tripod.items}) == 52
+    assert len(mi_claim.items) == 19
+    parts = {number for item in mi_claim.items for number in "123456" if number in item.section}
+    assert parts == set("123456")
+
+
+@pytest.mark.parametrize("name", CHECKLISTS)
+def test_every_item_can_be_answered_or_says_what_to_add(name: str) -> None:
+    checklist = load_checklist(name)
+    assert checklist.doi.startswith("10.")
+    for item in checklist.items:
+        assert item.asks
+        assert item.section
+        assert set(item.facts) <= set(FACTS)
+        assert item.facts or item.add
+
+
+def test_every_fact_answers_some_item() -> None:
+    used = {f for name in CHECKLISTS for item in load_checklist(name).items for f in item.facts}
+    assert used == set(FACTS)
+
+
+@pytest.mark.parametrize("name", CHECKLISTS)
+def test_every_answer_names_files_that_are_there(study: Study, name: str) -> None:
+    for entry in filled(study, name).values():
+        for answer in entry.answers:
+            assert answer.text
+            assert answer.files
+            for file in set(answer.files) - LATER:
+                assert (study.run.path / file).exists(), file
+
+
+def test_what_no_file_knows_stays_open(study: Study) -> None:
+    claim, tripod = filled(study, "claim-2024"), filled(study, "tripod-ai")
+    for number in ("11", "16", "18", "34", "44"):  # people, ethics, registration, funding
+        assert claim[number].state == "open"
+    for number in ("3c", "8c", "14", "17", "18a", "18b", "18c", "18d", "19"):
+        assert tripod[number].state == "open"
+    assert "leukoscope evaluate" in claim["33"].to_add
+    assert claim["14"].state == "in part"
+    assert "how it was made is not in the files" in claim["14"].answers[0].text
+
+
+def test_absent_files_leave_their_items_open(study: Study) -> None:
+    bare = replace(study, environment={}, folds=(), explanations=(), predictions=None)
+    bare = replace(bare, metrics={**study.metrics, "probes": [], "curve": [], "results": []})
+    known, unknown = filled(study, "claim-2024"), filled(bare, "claim-2024")
+    for number in ("10", "19", "20", "23", "30", "31", "32", "37"):
+        assert known[number].state == "answered"
+    for number in ("10", "19", "23", "30", "31", "32", "37"):
+        assert unknown[number].state == "open"
+        assert unknown[number].to_add
+    assert not any("splits.csv" in a.files for a in unknown["20"].answers)
+
+
+def test_an_answer_without_its_first_fact_is_in_part(study: Study) -> None:
+    combined = study.config.recipes[0].model_copy(
+        update={"training": EnsembleTraining(members=("a", "b"))}
+    )
+    config = study.config.model_copy(update={"recipes": (combined,)})
+    claim = filled(replace(study, config=config), "claim-2024")
+    assert claim["22"].state == "in part"  # what comes out is known, the network is not
+    assert claim["22"].to_add
+    assert claim["24"].state == "open"
+    assert "mean of a, b" in claim["27"].answers[0].text
+
+
+def test_disjointness_is_counted_from_the_splits(study: Study) -> None:
+    group = {record.image_id: record.group_id for record in study.manifest.usable}
+    tied = tested = 0
+    for fold in (fold for fold in study.folds if fold.protocol == "random"):
+        made = {group[i] for part in ("train", "val", "cal") for i in fold.ids(part)}
+        tied += sum(group[i] in made for i in fold.ids("test"))
+        tested += len(fold.ids("test"))
+    assert tied > 0
+    text = filled(study, "claim-2024")["20"].answers[0].text
+    assert f"Random images: of {tested} test images {tied} overlap or repeat an image" in text
+    assert "that no patient stands on two sides cannot be shown" in text
+
+
+def test_the_written_list_counts_its_items(study: Study, tmp_path: Path) -> None:
+    section = write_checklists(RunFolder(tmp_path), study)
+    table = section.blocks[1]
+    for name, row in zip(CHECKLISTS, table.rows, strict=True):
+        states = Counter(entry.state for entry in filled(study, name).values())
+        assert row[1:4] == tuple(str(states[s]) for s in ("answered", "in part", "open"))
+        text = (tmp_path / row[5]).read_text(encoding="utf-8")
+        items = load_checklist(name).items_are
+        assert f"**{row[1]} of {row[4]} {items} answered from this run’s files**" in text
+        assert text.count("**To add:**") == states["in part"] + states["open"]
+        assert load_checklist(name).doi in text
+
+
+def test_results_by_patient_say_how_far_they_spread(make_study, tmp_path: Path) -> None:
+    run = make_study(
+        tmp_path, images=60, protocols=("grouped",), inapplicable={}, with_images=False
+    )
+    study = load_study(run)
+    table = by_patient(study)
+    assert table is not None
+    scores = study.scores("quick", "grouped")
+    assert scores is not None
+    assert sum(int(row[2]) for row in table.rows) == len(scores.y_true)
+    right = (scores.y_pred == scores.y_true).mean()
+    low, high = (min(float(r[i].split()[0]) for r in table.rows) for i in (3, 5))
+    assert low <= 100 * right <= 100
+    assert high <= 100
