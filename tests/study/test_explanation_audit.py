@@ -99,18 +99,21 @@ def look_for(network: Network, weights: tuple[float, ...], bias: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("eye", "place"),
-    [(VIOLET, "the heat favours leukocytes"), (BRIGHT, "the heat lies outside the leukocytes")],
+    ("eye", "method", "place"),
+    [
+        (VIOLET, "grad-cam", "the heat favours leukocytes"),
+        (BRIGHT, "integrated-gradients", "the heat lies outside the leukocytes"),
+    ],
 )
 def test_a_planted_eye_is_found(
-    phantoms: Path, tmp_path: Path, eye: tuple[tuple[float, ...], float], place: str
+    phantoms: Path, tmp_path: Path, eye: tuple[tuple[float, ...], float], method: str, place: str
 ) -> None:
     planted = write_run(tmp_path / "run", phantoms, eye)
-    leukoscope("explain", planted, "--audit", "-m", "grad-cam", "--out", tmp_path)
+    leukoscope("explain", planted, "--audit", "-m", method, "--images", 10, "--out", tmp_path)
     found = json.loads((tmp_path / "audit.json").read_text())
-    assert len(found["images"]) == 12
+    assert len(found["images"]) == 10
     assert found["settings"]["masks"] == "exact"
-    assert place in found["verdicts"]["grad-cam"]["place"]
+    assert place in found["verdicts"][method]["place"]
 
 
 def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
