@@ -13,18 +13,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from leukoscope import load_dataset
 from leukoscope.cli.main import app
-from leukoscope.core.records import ImageRecord
+from leukoscope.config.loading import load_recipe, save_study_config
+from leukoscope.config.study import DataConfig, StudyConfig
+from leukoscope.core.files import write_json
+from leukoscope.core.records import Fold, ImageRecord, save_folds
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.softmax import softmax
 from leukoscope.learning.backbones import Network, build_network
-from leukoscope.learning.checkpoint import load_checkpoint, save_checkpoint
+from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.explanation_audit_sections import audit_blocks
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.source import load_study
 from leukoscope.study import explanation_audit
-from leukoscope.study.run import run_study
 
 runner = CliRunner()
 VIOLET = ((1.0, -2.0, 1.0), -0.3)  # what leukocytes have more of than red cells: weights, bias
@@ -39,31 +44,45 @@ def leukoscope(*arguments: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = PhantomSpec(images=40, sessions=8, patients=12, size_px=96, seed=5)
+    spec = PhantomSpec(images=24, sessions=6, size_px=96, seed=5)
     return write_phantoms(spec, tmp_path_factory.mktemp("data") / "phantoms")
+
+
+def write_run(out: Path, phantoms: Path, eye: tuple[tuple[float, ...], float]) -> Path:
+    """A run of two folds whose models were not trained but planted."""
+    run = RunFolder(out)
+    out.mkdir()
+    manifest = load_dataset(phantoms)
+    manifest.save(run.manifest)
+    plain = ["preprocess.size_px=64", "preprocess.mean=[0,0,0]", "preprocess.std=[1,1,1]"]
+    recipe = load_recipe("bn-cnn", plain)
+    config = StudyConfig(
+        data=DataConfig(path=str(phantoms)), recipes=(recipe,), protocols=("random",), bootstrap=200
+    )
+    save_study_config(run.config, config)
+    ids = [record.image_id for record in manifest.usable]
+    labels = [manifest.class_names.index(record.label) for record in manifest.usable]
+    logits = np.random.default_rng(0).normal(size=(len(ids), 4))
+    folds = []
+    for fold in (0, 1):
+        parts = ["test" if number % 2 == fold else "cal" for number in range(len(ids))]
+        groups = {name: f"component-{name}" for name in ids}
+        folds.append(Fold("random", fold, dict(zip(ids, parts, strict=True)), groups))
+        network = build_network(recipe.model, num_classes=4, size_px=64, seed=1)
+        look_for(network, *eye)
+        save_checkpoint(run.model("bn-cnn", "random", fold), network, recipe, manifest.class_names)
+        PredictionTable.build(
+            manifest.class_names, ids, softmax(logits), recipe="bn-cnn", protocol="random",
+            fold=fold, part=parts, y_true=labels, logits=logits,
+        ).save(run.model("bn-cnn", "random", fold) / "predictions.csv")  # fmt: skip
+    save_folds(run.splits, folds, manifest)
+    write_json(run.metrics, {"class_names": manifest.class_names, "verdict": {}})
+    return out
 
 
 @pytest.fixture(scope="module")
 def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("audit") / "run"
-    overrides = ["preprocess.size_px=64", "training.epochs=1", "bootstrap=100", "bundle=false"]
-    run_study(phantoms, out, report=False, recipes=["bn-cnn"], folds=2, probes=(),
-              protocols=["random"], overrides=overrides)  # fmt: skip
-    return out
-
-
-def plant(run: Path, out: Path, eye: tuple[tuple[float, ...], float]) -> Path:
-    """A copy of a run whose models call an image benign by how much of a colour it has."""
-    shutil.copytree(run, out)
-    for folder in (RunFolder(out).model("bn-cnn", "random", fold) for fold in (0, 1)):
-        _, meta = load_checkpoint(folder)
-        plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-        spec = meta.recipe.preprocess.model_copy(update=plain)
-        recipe = meta.recipe.model_copy(update={"preprocess": spec})
-        network = build_network(recipe.model, num_classes=4, size_px=spec.size_px, seed=1)
-        look_for(network, *eye)
-        save_checkpoint(folder, network, recipe, meta.class_names)
-    return out
+    return write_run(tmp_path_factory.mktemp("audit") / "run", phantoms, VIOLET)
 
 
 def look_for(network: Network, weights: tuple[float, ...], bias: float) -> None:
@@ -80,18 +99,21 @@ def look_for(network: Network, weights: tuple[float, ...], bias: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("eye", "place"),
-    [(VIOLET, "the heat favours leukocytes"), (BRIGHT, "the heat lies outside the leukocytes")],
+    ("eye", "method", "place"),
+    [
+        (VIOLET, "grad-cam", "the heat favours leukocytes"),
+        (BRIGHT, "integrated-gradients", "the heat lies outside the leukocytes"),
+    ],
 )
 def test_a_planted_eye_is_found(
-    run: Path, tmp_path: Path, eye: tuple[tuple[float, ...], float], place: str
+    phantoms: Path, tmp_path: Path, eye: tuple[tuple[float, ...], float], method: str, place: str
 ) -> None:
-    planted = plant(run, tmp_path / "planted", eye)
-    leukoscope("explain", planted, "--audit", "-m", "integrated-gradients", "--out", tmp_path)
+    planted = write_run(tmp_path / "run", phantoms, eye)
+    leukoscope("explain", planted, "--audit", "-m", method, "--images", 10, "--out", tmp_path)
     found = json.loads((tmp_path / "audit.json").read_text())
-    assert len(found["images"]) == 12
+    assert len(found["images"]) == 10
     assert found["settings"]["masks"] == "exact"
-    assert place in found["verdicts"]["integrated-gradients"]["place"]
+    assert place in found["verdicts"][method]["place"]
 
 
 def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
@@ -115,20 +137,25 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     monkeypatch.setattr(explanation_audit._Eye, "audit", once)
     output = leukoscope(*command)
     found = json.loads((tmp_path / "audit.json").read_text())
-    assert found["images"][:2] == stopped["images"]
+    assert all(entry in found["images"] for entry in stopped["images"])
     assert "Grad-CAM: cannot be judged: fewer than ten independent images" in output
     assert "exact masks of drawn phantoms" in output
     assert cv2.imread(str(tmp_path / "audit.png")).shape[1] > 1000
     assert len({entry["group"] for entry in found["images"]}) == 3
     scores = found["images"][0]["maps"]["grad-cam"]
     assert len(scores["insertion"]) == len(scores["deletion"]) == 11
-    assert scores["insertion"][-1] == scores["deletion"][0] == found["images"][0]["p"]
-    assert scores["insertion"][0] != scores["deletion"][-1]  # blurred, and its mean colour
+    whole = pytest.approx(found["images"][0]["p"], abs=2e-4)
+    assert scores["insertion"][-1] == whole
+    assert scores["deletion"][0] == whole
+    written: list[RunFolder] = []
+    monkeypatch.setattr("leukoscope.reporting.report.write_report",
+                        lambda folder, progress: written.append(folder))  # fmt: skip
     (run / "report.html").write_text("")
     leukoscope("explain", run, "--audit", "-m", "grad-cam", "--images", 1)
-    page = (run / "report.html").read_text()
-    assert "May the heat maps be believed?" in page
-    assert "Edge detector" in page
+    assert written == [RunFolder(run)]
+    text = str(audit_blocks(load_study(RunFolder(run)), Gallery(RunFolder(run))))
+    assert "May the heat maps be believed?" in text
+    assert "Edge detector" in text
     path = run / "explanations" / "audit.json"
     changed = json.loads(path.read_text())
     changed["settings"]["checkpoints"]["0"] = "0" * 64

@@ -75,6 +75,8 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
         "Trained model": (
             Entry("Measure a bundle on other images", "evaluate", "bundle data out"),
             Entry("Show where a model looks", "explain", "run images method count"),
+            Entry("Measure whether its heat maps may be believed", "explain", "run method masks",
+                  fixed=("--audit",)),
             Entry("What do blur, stain, light and noise cost it?", "robustness",
                   "run recipe protocol images"),
             Entry("Map what a model's features follow", "features", "run recipe"),

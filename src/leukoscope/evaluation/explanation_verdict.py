@@ -158,7 +158,7 @@ _TOO_FEW = "fewer than ten independent images have a map to test"
 def _beats_chance(gain: Mapping[str, Any] | None, road: Mapping[str, Any] | None) -> _Test:
     if gain is None or road is None or not (gain["reliable"] and road["reliable"]):
         return None, _TOO_FEW
-    shown = f"(insertion minus deletion {_signed(gain)}; ROAD {_signed(road)})"
+    shown = f"(insertion minus deletion by {_signed(gain)}; ROAD by {_signed(road)})"
     if min(gain["low"], road["low"]) > 0:
         return True, f"it marks what the score rests on better than random blobs do {shown}"
     if max(gain["high"], road["high"]) < 0:
@@ -197,7 +197,8 @@ def _place(scores: Mapping[str, Any]) -> str:
     share, area, more = scores["share"], scores["area"], scores["share_over_area"]
     if share is None:
         return "no leukocyte, or no heat, to compare"
-    shown = f"{share['value']:.0%} of the heat in leukocytes, which cover {area['value']:.0%}"
+    heat, cover = (f"{100 * entry['value']:.0f} %" for entry in (share, area))
+    shown = f"{heat} of the heat in leukocytes, which cover {cover}"
     if not more["reliable"]:
         return f"{shown} (too few independent images to say more)"
     if more["low"] > 0:

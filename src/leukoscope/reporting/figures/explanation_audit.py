@@ -92,8 +92,8 @@ def _stages(ax: Axes, audit: Mapping[str, Any], methods: Sequence[str]) -> None:
             entry = entries[place - 1]
             ax.plot([x, x], [entry["low"], entry["high"]], color=style["color"], lw=1)
     ax.axhline(SAME, color=INK, lw=1, linestyle=(0, (4, 2)))
-    ax.text(places[-1] + 0.15, SAME + 0.02, "same above", fontsize=8, ha="right", va="bottom")
+    ax.text(places[-1] + 0.15, SAME - 0.02, "the same above", fontsize=8, ha="right", va="top")
     ax.axhline(0, color=GRID, lw=1, zorder=0)
     labels = ["trained", *audit["stages"]]
     ax.set_xticks(places, labels, rotation=20, ha="right", rotation_mode="anchor")
-    ax.set(title="Layers randomised from the head on", ylabel="rank correlation", ylim=(-0.6, 1.05))
+    ax.set(title="Randomised from the head on", ylabel="rank correlation", ylim=(-0.6, 1.05))
