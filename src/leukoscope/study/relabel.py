@@ -66,7 +66,8 @@ def make_queue(
     if not run.config.is_file() or not run.predictions.is_file():
         raise DataError(
             f"{run.path}: expected a finished study with config.toml and predictions.csv",
-            hint=f"let it finish: leukoscope study --out {run.path} --resume",
+            hint="name the folder of a study; one that was stopped goes on with `leukoscope study "
+            f"--out {run.path} --resume`",
         )
     config = load_study_config(run.config)
     manifest = Manifest.load(run.manifest, config.data.root)
