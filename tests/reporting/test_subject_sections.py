@@ -40,7 +40,7 @@ def study(tmp_path: Path) -> SimpleNamespace:
 
 
 def test_patients_are_counted_listed_and_drawn(study: SimpleNamespace) -> None:
-    said, results, chart, listed, choice = subjects(study, Gallery(study.run)).blocks
+    said, results, chart, listed = subjects(study, Gallery(study.run)).blocks
     assert "3 patients (Healthy 1, ALL 2) with 22 images" in said.text
     assert "Left out: 1 patient" in said.text
     assert "names 4 ids; 1 patient here stands for" in said.text
@@ -49,7 +49,9 @@ def test_patients_are_counted_listed_and_drawn(study: SimpleNamespace) -> None:
     assert "1 of 3 patients are predicted wrongly" in chart.alt
     assert listed.rows[1][:4] == ("ALL", "3+4", "Healthy ✖", "60.0 % (45.0–70.0)")
     assert listed.rows[2][3:5] == ("90.0 %", "—")
-    assert choice.tables[0].rows[1] == ("1", "—", "—", "—", "mean logit", "0")
+    assert (
+        "vote of the images in 1 fold, mean logit in 1 fold (0, 2 validation patients)" in said.text
+    )
 
 
 def test_what_does_not_apply_has_its_reason_and_an_old_study_has_no_section(

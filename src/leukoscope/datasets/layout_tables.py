@@ -153,7 +153,7 @@ def _corrected(path: Path) -> list[str]:
             f"{path.name} was changed after {beside.name} was written: its labels have no source"
         ]
     return [
-        f"{len(record['changes'])} labels were corrected after a model had queued them "
+        f"{len(record.get('changes', ()))} labels were corrected after a model had queued them "
         f"({beside.name}): scores of the same kind of model are flattered"
     ]
 

@@ -7,7 +7,7 @@ counts predicted classes, (votes + 1/K) / (n + 1), so that no class has probabil
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -23,7 +23,6 @@ DEFAULT: Final[Method] = "mean-logit"
 REPLICATES = 1000
 _TINY = 1e-12
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +95,6 @@ def aggregate(probs: ArrayLike, method: str = DEFAULT) -> FloatArray:
     raise UnknownNameError("way to aggregate", method, METHODS)
 
 
-def group_rows(keys: Sequence[Hashable]) -> dict[Hashable, IntArray]:
-    """Row numbers of each key, keys in the order of their first rows.
-
-    >>> {key: rows.tolist() for key, rows in group_rows(["b", "a", "b"]).items()}
-    {'b': [0, 2], 'a': [1]}
-    """
-    rows: dict[Hashable, list[int]] = {}
-    for row, key in enumerate(keys):
-        rows.setdefault(key, []).append(row)
-    return {key: np.asarray(found, dtype=np.int64) for key, found in rows.items()}
-
-
 def patient_result(
     patient: str,
     probs: ArrayLike,
@@ -156,22 +143,16 @@ def patient_result(
     return PatientResult(patient, n, whole, predicted, low, high, stability, agreement)
 
 
-def log_losses(
-    patients: Sequence[tuple[ArrayLike, int]], methods: Sequence[str] = METHODS
-) -> dict[str, float]:
+def log_losses(patients: Sequence[tuple[ArrayLike, int]]) -> dict[str, float]:
     """Mean log loss by patient of each method; empty without patients.
 
     Args:
         patients: (n, K) probabilities of the images and the true class index, one a patient.
-        methods: Which methods.
     """
-    if not patients:
-        return {}
-    losses: dict[str, float] = {}
-    for method in methods:
-        values = [-np.log(max(aggregate(p, method)[y], _TINY)) for p, y in patients]
-        losses[method] = float(np.mean(values))
-    return losses
+    return {
+        method: float(np.mean([-np.log(max(aggregate(p, method)[y], _TINY)) for p, y in patients]))
+        for method in (METHODS if patients else ())
+    }
 
 
 def choose_method(losses: Mapping[str, float]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leukoscope.reporting.content import Block, Column, Folded, Paragraph, Picture, Section, Table
 from leukoscope.reporting.figures.subjects import PatientLine, patient_chart
-from leukoscope.reporting.formats import DASH, finite, interval, metric_title, number, plural
+from leukoscope.reporting.formats import interval, metric_title, number, plural, sizes
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import marked
 from leukoscope.reporting.source import Study, class_title
@@ -36,7 +37,6 @@ def subjects(study: Study, gallery: Gallery) -> Section:
         _results(study, entries),
         _chart(study, gallery, first),
         _listed(study, first),
-        _choice(first),
     ]
     return Section("patients", "By patient", blocks)
 
@@ -47,7 +47,7 @@ def _meaning(study: Study, entry: Mapping[str, Any]) -> str:
         f"The images of each patient were aggregated to one answer: {plural(entry['n'], 'patient')}"
         f" ({by_class}) with {plural(entry['n_images'], 'image')}, each tested once by a model "
         "that saw none of that patient. How to aggregate was chosen in each fold by log loss on "
-        "its validation patients, never on the tested ones."
+        f"its validation patients, never on the tested ones: {_choice(entry)}."
     )
     if entry["mixed"]:
         text += f" Left out: {plural(len(entry['mixed']), 'patient')} with images of two classes."
@@ -59,6 +59,14 @@ def _meaning(study: Study, entry: Mapping[str, Any]) -> str:
             f"{'stands' if joined == 1 else 'stand'} for ids that share the same cells."
         )
     return text
+
+
+def _choice(entry: Mapping[str, Any]) -> str:
+    """The chosen methods, and how many patients each choice rests on."""
+    chosen = Counter(METHOD_TITLES[fold["method"]] for fold in entry["folds"])
+    n = [fold["n_val"] for fold in entry["folds"]]
+    folds = ", ".join(f"{name} in {plural(k, 'fold')}" for name, k in chosen.items())
+    return f"{folds} ({sizes(sorted(n))} validation patients)"
 
 
 def _results(study: Study, entries: Sequence[Mapping[str, Any]]) -> Table:
@@ -145,32 +153,3 @@ def _listed(study: Study, entry: Mapping[str, Any]) -> Table | Folded:
     )
     table = Table(f"The patients, recipe {entry['recipe']}", columns, tuple(rows), note, True)
     return table if len(rows) <= 40 else Folded(f"All {len(rows)} patients", (table,))
-
-
-def _choice(entry: Mapping[str, Any]) -> Folded:
-    methods = list(METHOD_TITLES)
-    columns = (
-        Column("Fold"),
-        *(Column(METHOD_TITLES[name], numeric=True) for name in methods),
-        Column("Chosen"),
-        Column("n validation patients", numeric=True),
-    )
-    rows = tuple(
-        (
-            str(fold["fold"]),
-            *(_loss(fold["val_log_loss"].get(name)) for name in methods),
-            METHOD_TITLES[fold["method"]],
-            str(fold["n_val"]),
-        )
-        for fold in entry["folds"]
-    )
-    caption = "Log loss by patient on the validation patients of each fold; the lowest was chosen"
-    note = (
-        "A bundle of this run aggregates by the method that is best over the validation patients "
-        f"of all folds: {METHOD_TITLES[entry['bundle_method']]}."
-    )
-    return Folded("How the way to aggregate was chosen", (Table(caption, columns, rows, note),))
-
-
-def _loss(value: Any) -> str:
-    return DASH if finite(value) is None else number(value, "log_loss")

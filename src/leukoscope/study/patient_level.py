@@ -20,7 +20,6 @@ from leukoscope.evaluation.aggregation import (
     Method,
     PatientResult,
     choose_method,
-    group_rows,
     log_losses,
     patient_result,
 )
@@ -130,14 +129,15 @@ def _patients(
 ) -> tuple[list[_Patient], set[str]]:
     """The patients of a part, and those that have no single class."""
     chosen = np.flatnonzero((table.part == part) & (table.y_true >= 0))
-    keys = [patients.get(image_id, image_id) for image_id in table.image_id[chosen].tolist()]
+    of_row = np.array([patients.get(key, key) for key in table.image_id[chosen].tolist()])
     found, mixed = [], set()
-    for name, rows in group_rows(keys).items():
-        classes = set(table.y_true[chosen[rows]].tolist())
+    for name in np.unique(of_row).tolist():
+        rows = chosen[of_row == name]
+        classes = set(table.y_true[rows].tolist())
         if len(classes) > 1:
-            mixed.add(str(name))
+            mixed.add(name)
         else:
-            found.append(_Patient(str(name), chosen[rows], classes.pop()))
+            found.append(_Patient(name, rows, classes.pop()))
     return found, mixed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from leukoscope.core.labels import CLASSES
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.label_errors import (
+    LabelErrors,
     closeness,
     confident_learning,
     joint_distribution,
@@ -36,6 +37,7 @@ FOLDER, QUEUE_JSON, QUEUE_CSV, PAGE = "relabel", "queue.json", "queue.csv", "rel
 COLUMNS = ("rank", "list", "image_id", "path", "given", "suggested", "score", "p_given",
            "p_suggested", "reasons")  # fmt: skip
 COUNT = 200
+LEAST = "among the least certain images"
 SCORES: Mapping[str, str] = {
     "label": "p(suggested) − p(given), −1 to 1: confident learning (Northcutt et al. 2021)",
     "uncertain": "1 − (largest − second largest probability)",
@@ -66,7 +68,8 @@ def make_queue(
     if not run.config.is_file() or not run.predictions.is_file():
         raise DataError(
             f"{run.path}: expected a finished study with config.toml and predictions.csv",
-            hint=f"let it finish: leukoscope study --out {run.path} --resume",
+            hint="name the folder of a study; one that was stopped goes on with `leukoscope study "
+            f"--out {run.path} --resume`",
         )
     config = load_study_config(run.config)
     manifest = Manifest.load(run.manifest, config.data.root)
@@ -117,50 +120,51 @@ def rank_images(evidence: Evidence, count: int = COUNT) -> dict[str, Any]:
     y = np.array([names.index(record.label) for record in evidence.records], dtype=np.int64)
     known = np.flatnonzero(~np.isnan(evidence.probs).any(axis=1))
     errors = confident_learning(y[known], evidence.probs[known])
-    place = {int(row): k for k, row in enumerate(known)}
     partners: dict[int, list[tuple[int, str]]] = {}
     for i, j, what in evidence.pairs:
         partners.setdefault(i, []).append((j, what))
         partners.setdefault(j, []).append((i, what))
-    tested = known[review_order(errors, np.isin(known, list(partners)))]
-    untested = [row for row in partners if row not in place]
-    near = closeness(evidence.probs[known])
+    suggested = dict(zip(known.tolist(), errors.suggested.tolist(), strict=True))
+    suspicious = known[review_order(errors, np.isin(known, list(partners)))].tolist()
+    closest = known[np.argsort(-closeness(evidence.probs[known]), kind="stable")].tolist()
     lists = {
-        "label": [*tested.tolist(), *untested],
-        "uncertain": known[np.argsort(-near, kind="stable")].tolist(),
+        "label": [*suspicious, *(row for row in partners if row not in suggested)],
+        "uncertain": closest,
         "ood": _far_first(evidence.ood),
     }
-    writer = _RowWriter(evidence, y, errors.suggested, errors.likely, near, place, partners)
-    rows: list[dict[str, Any]] = []
-    seen: set[int] = set()
+    writer = _RowWriter(evidence, partners, suggested, set(known[errors.likely].tolist()))
+    rows: dict[int, dict[str, Any]] = {}
     for name, ordered in lists.items():
         for row in ordered[:count]:
-            if row not in seen:
-                seen.add(row)
-                rows.append({"rank": len(rows) + 1, **writer.row(name, row)})
-    joint = joint_distribution(errors.counts, np.bincount(y[known], minlength=len(names)))
-    told: dict[str, Any] = {
-        name: {"found": len(found), "shown": sum(row["list"] == name for row in rows),
-               "score": SCORES[name]}
-        for name, found in lists.items()
-    }  # fmt: skip
-    if evidence.ood is None:
-        told["ood"] = {"absent": evidence.ood_absent}
+            rows.setdefault(row, {"rank": len(rows) + 1, **writer.row(name, row)})
     return {
         "class_names": list(names),
         "n": len(evidence.records),
         "n_untested": len(evidence.records) - len(known),
-        "label_errors": {
-            "thresholds": [round(float(t), 6) if np.isfinite(t) else None
-                           for t in errors.thresholds],
-            "counts": errors.counts.tolist(),
-            "likely": int(errors.likely.sum()),
-            "estimated_share": round(float(1 - np.trace(joint)), 6),
-            "conflicts": len(evidence.pairs),
+        "label_errors": _summary(errors, y[known]) | {"conflicts": len(evidence.pairs)},
+        "lists": {
+            name: {"absent": evidence.ood_absent}
+            if name == "ood" and evidence.ood is None
+            else {
+                "found": len(found),
+                "shown": sum(row["list"] == name for row in rows.values()),
+                "score": SCORES[name],
+            }
+            for name, found in lists.items()
         },
-        "lists": told,
-        "rows": rows,
-    }  # fmt: skip
+        "rows": list(rows.values()),
+    }
+
+
+def _summary(errors: LabelErrors, y: NDArray[np.int64]) -> dict[str, Any]:
+    """What confident learning says of all labels together."""
+    joint = joint_distribution(errors.counts, np.bincount(y, minlength=len(errors.counts)))
+    return {
+        "thresholds": [round(float(t), 6) if np.isfinite(t) else None for t in errors.thresholds],
+        "counts": errors.counts.tolist(),
+        "likely": int(errors.likely.sum()),
+        "estimated_share": round(float(1 - np.trace(joint)), 6),
+    }
 
 
 def _far_first(ood: NDArray[np.float64] | None) -> list[int]:
@@ -173,70 +177,55 @@ def _far_first(ood: NDArray[np.float64] | None) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class _RowWriter:
-    """Writes an image's row; arrays with ``place`` hold tested images only."""
+    """Writes an image's row; ``suggested`` holds the tested images only."""
 
     evidence: Evidence
-    y: NDArray[np.int64]
-    suggested: NDArray[np.int64]
-    likely: NDArray[np.bool_]
-    near: NDArray[np.float64]
-    place: Mapping[int, int]
     partners: Mapping[int, Sequence[tuple[int, str]]]
+    suggested: Mapping[int, int]
+    likely: set[int]
 
     def row(self, name: str, row: int) -> dict[str, Any]:
         """All that the queue says of one image."""
-        record, k = self.evidence.records[row], self.place.get(row)
-        names, p = self.evidence.class_names, self.evidence.probs[row]
-        partners = self.partners.get(row, ())
-        best = self.y[partners[0][0]] if k is None else self.suggested[k]
-        reasons = list(self._reasons(row, k))
-        score = {
-            "label": None if k is None else float(p[best] - p[self.y[row]]),
-            "uncertain": None if k is None else float(self.near[k]),
-            "ood": None if self.evidence.ood is None else float(self.evidence.ood[row]),
-        }[name]
+        record, names, p = self.evidence.records[row], self.evidence.class_names, self._p(row)
+        partners = [(self.evidence.records[j], what) for j, what in self.partners.get(row, ())]
+        best = names[self.suggested[row]] if p else partners[0][0].label
+        score = None
+        if name == "ood" and self.evidence.ood is not None:
+            score = float(self.evidence.ood[row])
+        elif p:
+            doubt = float(closeness(self.evidence.probs[[row]])[0])
+            score = doubt if name == "uncertain" else p[best] - p[record.label]
         return {
             "list": name,
             "image_id": record.image_id,
             "path": record.path,
             "sha256": record.sha256,
             "given": record.label,
-            "suggested": names[best],
+            "suggested": best,
             "score": None if score is None else round(score, 6),
-            "probabilities": None if k is None else {
-                n: round(float(x), 6) for n, x in zip(names, p, strict=True)
-            },
-            "reasons": reasons,
-            "same": [
-                {"path": other.path, "label": other.label, "what": what}
-                for j, what in partners
-                for other in (self.evidence.records[j],)
-            ],
-        }  # fmt: skip
+            "probabilities": {n: round(x, 6) for n, x in p.items()} or None,
+            "reasons": list(self._reasons(row, record.label, best, p)) or [LEAST],
+            "same": [{"path": o.path, "label": o.label, "what": what} for o, what in partners],
+        }
 
-    def _reasons(self, row: int, k: int | None) -> list[str]:
-        found = []
-        p, names = self.evidence.probs[row], self.evidence.class_names
-        if k is not None and self.suggested[k] != self.y[row]:
-            best = self.suggested[k]
-            tail = "" if self.likely[k] else "; less than usual for that class"
-            found.append(
-                f"{_title(names[best])} has p {p[best]:.2f}, the given label "
-                f"{p[self.y[row]]:.2f}{tail}"
-            )
+    def _p(self, row: int) -> dict[str, float]:
+        """The probabilities by class; empty where no model was tested on the image."""
+        p = self.evidence.probs[row].tolist() if row in self.suggested else []
+        return dict(zip(self.evidence.class_names, p, strict=bool(p)))
+
+    def _reasons(self, row: int, given: str, best: str, p: Mapping[str, float]) -> Iterator[str]:
+        if p and best != given:
+            tail = "" if row in self.likely else "; less than usual for that class"
+            yield f"{_title(best)} has p {p[best]:.2f}, the given label {p[given]:.2f}{tail}"
         for j, what in self.partners.get(row, ()):
             other = self.evidence.records[j]
-            found.append(f"{what} labelled {_title(other.label)}: {other.path}")
-        if k is not None and self.near[k] > 0.5:
-            first, second = np.argsort(-p)[:2]
-            found.append(
-                f"undecided: {_title(names[first])} {p[first]:.2f}, "
-                f"{_title(names[second])} {p[second]:.2f}"
-            )
+            yield f"{what} labelled {_title(other.label)}: {other.path}"
+        first, second = sorted(p, key=lambda name: -p[name])[:2] or ("", "")
+        if p and p[first] - p[second] < 0.5:
+            yield f"undecided: {_title(first)} {p[first]:.2f}, {_title(second)} {p[second]:.2f}"
         ood = self.evidence.ood
         if ood is not None and np.nan_to_num(ood[row]) > 1:
-            found.append(f"unlike the training images: {ood[row]:.2f} times the accepted distance")
-        return found or ["among the least certain images"]
+            yield f"unlike the training images: {ood[row]:.2f} times the accepted distance"
 
 
 def _title(name: str) -> str:
