@@ -150,6 +150,8 @@ def _sets(record: BundleRecord) -> str:
         pairs = zip(record.class_names, sets.thresholds, strict=True)
         limits = "thresholds " + ", ".join(f"{name} {limit:.3f}" for name, limit in pairs)
     groups = f" in {sets.n_groups} groups" if sets.n_groups else ""
+    if max(sets.thresholds or (sets.threshold,)) >= 1:
+        limits += ", so some class is in every set (too few calibration images or groups?)"
     return (
         f"aim at {sets.coverage:.0%} ({sets.guarantee}, {sets.score.upper()}), {limits}, "
         f"from {sets.n_cal} images{groups}"
