@@ -122,7 +122,7 @@ def test_the_gate_of_each_fold_is_measured(result: StudyResult) -> None:
     entries = {row["protocol"]: row for row in result.metrics["ood"]}
     assert set(entries) == {"random", "grouped", "acquisition"}
     entry = entries["grouped"]
-    assert (entry["n"], entry["n_groups"], entry["unit"]) == (72, 9, "patient")
+    assert (entry["n"], entry["n_groups"], entry["unit"]) == (72, 36, "patient")
     assert entry["n_outliers"] == 32 * 8 == sum(kind["n"] for kind in entry["kinds"].values())
     assert entry["roc_auc"]["value"] > 0.9
     rows = [

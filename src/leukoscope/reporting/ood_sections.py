@@ -129,7 +129,7 @@ def _panel(study: Study, entry: Mapping[str, Any]) -> StrangenessPanel:
     outlier = np.array([row["outlier"] != "" for row in rows])
     test = np.array([row["part"] == "test" for row in rows])
     return StrangenessPanel(
-        f"{protocol_title(entry['protocol'])} (n = {count(entry['n'])})",
+        f"{protocol_title(entry['protocol'])}\n(n = {count(entry['n'])})",
         (scores[~test & ~outlier], scores[test & ~outlier], scores[test & outlier]),
         float(np.mean([read_json(folder / OOD_JSON)["threshold"] for folder in folders])),
     )

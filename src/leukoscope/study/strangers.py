@@ -27,8 +27,8 @@ from leukoscope.study.events import Listener
 from leukoscope.study.protocols import FINAL
 from leukoscope.study.rejection import roc_auc
 
-MOST_IMAGES = 300
-MADE_IMAGES = 100
+MOST_IMAGES = 200
+MADE_IMAGES = 50
 Image = NDArray[np.uint8]
 
 
@@ -63,7 +63,7 @@ def meet_strangers(
     Args:
         run: A study's folder with its bundle.
         items: Other sources: folders of images, or patterns such as ``cells/*_image.png``; of
-            many images 300 are taken, evenly.
+            many images 200 are taken, evenly.
         listener: Told of the images done.
         seed: Of the pictures that are made.
 

@@ -38,7 +38,7 @@ def strangeness_histograms(panels: Sequence[StrangenessPanel]) -> Figure:
     """Share of images over the score; what lies beyond an end is counted at it."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(2.2 * rows + 0.35, width_in=7.2 if columns == 2 else 4.2)
+    figure = new_figure(2.35 * rows + 0.35, width_in=7.2 if columns == 2 else 4.2)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax, panel in zip(axes, panels, strict=False):
         _draw(ax, panel)
