@@ -56,8 +56,6 @@ class Request:
         images: How many test images; None chooses by the time that they take.
         seed: Of the damage, of the choice of images and of the intervals.
         bound: Loss of accuracy that is still accepted, as a share.
-        replicates: Of the bootstrap.
-        confidence: Of the intervals.
     """
 
     corruptions: tuple[str, ...] = HAEMATOLOGY
@@ -65,8 +63,6 @@ class Request:
     images: int | None = None
     seed: int = 42
     bound: float = 0.05
-    replicates: int = 1000
-    confidence: float = 0.95
 
     @property
     def conditions(self) -> list[tuple[str, int, float]]:
@@ -107,7 +103,7 @@ def measure(
     listener: Listener,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure, and write ``robustness.json``, ``robustness.csv`` and the sheet.
+    """Measure, and write ``robustness.json`` and ``robustness.csv``.
 
     Args:
         found: Models and images.
@@ -121,9 +117,7 @@ def measure(
     """
     available = len(found.records)
     found = found.first(_number_of_images(found, request, out, tell))
-    sample = found.sample(
-        replicates=request.replicates, confidence=request.confidence, seed=request.seed
-    )
+    sample = found.sample(request.seed)
     models, errors = [], []
     for model in found.models:
         kept = dict(_answers(found, model, request, out, listener))
@@ -139,7 +133,7 @@ def measure(
         "n_available": available,
         "n_groups": len(set(sample.groups)),
         "seed": request.seed,
-        "confidence": request.confidence,
+        "confidence": found.confidence,
         "bound": request.bound,
         "corruptions": {
             name: {k: getattr(CORRUPTIONS[name], k) for k in ("title", "unit", "statistic")}
@@ -149,33 +143,49 @@ def measure(
         "recipes": models,
     }
     save_result(out, result)
-    _draw(found, request, out, result)
     return result
 
 
-def finish(run: RunFolder, result: dict[str, Any], listener: Listener) -> list[str]:
-    """Write the run's report again, and put the envelope into its bundle.
+def draw_sheet(found: Examination, request: Request, out: RunFolder) -> None:
+    """Draw every condition on one of the images."""
+    record = found.records[0]
+    image = decode_image(found.manifest.path_of(record)).image
+    names, severities = request.corruptions, request.severities
+    with house_style():
+        figure = damage_sheet(image, names, severities, key=record.image_id, seed=request.seed)
+        write_bytes(out.figures / SHEET, figure_png(figure, photo=True))
+
+
+def show_result(out: RunFolder, *, own: bool, listener: Listener) -> list[str]:
+    """Draw the curves; where the folder is the run's own, write its report and its bundle again.
+
+    Args:
+        out: Folder with ``robustness.json``.
+        own: Whether it is the folder of the run that was measured.
+        listener: Told as the report is written.
 
     Returns:
         What was done, and what was not and why, in sentences.
     """
-    notes = []
-    if run.metrics.is_file():
-        write_report(run, progress=partial(listener, "report"))
-    else:
-        notes.append("the run is not finished: its report will show this when it is")
+    result = read_json(out.robustness)
+    if own and out.metrics.is_file():
+        write_report(out, progress=partial(listener, "report"))
+        return _update_bundle(out, result)
+    draw(result, Gallery(out))
+    return ["the run is not finished: its report will show this when it is"] if own else []
+
+
+def _update_bundle(run: RunFolder, result: dict[str, Any]) -> list[str]:
     if not (run.bundle / "bundle.json").is_file():
-        return notes
+        return []
     recipe = read_bundle(run.bundle).record.recipe
     row = next((row for row in result["recipes"] if row["recipe"] == recipe), None)
     if row is None:
-        notes.append(f"the bundle stays as it was: it holds {recipe}, which was not measured")
-    elif row["envelope"] is None:
-        notes.append(f"the bundle stays as it was: {row['envelope_note']}")
-    else:
-        store_envelope(run.bundle, Envelope(**row["envelope"]))
-        notes.append(f"{run.bundle} now checks each image against the envelope")
-    return notes
+        return [f"the bundle stays as it was: it holds {recipe}, which was not measured"]
+    if row["envelope"] is None:
+        return [f"the bundle stays as it was: {row['envelope_note']}"]
+    store_envelope(run.bundle, Envelope(**row["envelope"]))
+    return [f"{run.bundle} now checks each image against the envelope"]
 
 
 def _number_of_images(
@@ -300,7 +310,7 @@ def _envelope(
             )
         )
     return Envelope(
-        bound=request.bound, confidence=request.confidence, protocol=protocol,
+        bound=request.bound, confidence=sample.confidence, protocol=protocol,
         n=len(sample.y_true), n_groups=len(set(sample.groups)),
         false_alarms=float(alarms.mean()), limits=tuple(limits),
     ), ""  # fmt: skip
@@ -323,14 +333,3 @@ def _corruption_errors(own: Any, first: Any, sample: Sample) -> dict[str, Any]:
     if own is not first:
         found["mce"] = sample.corruption_error(own, first).to_json()
     return found
-
-
-def _draw(found: Examination, request: Request, out: RunFolder, result: dict[str, Any]) -> None:
-    """The sheet of every condition on one image, and the curves."""
-    record = found.records[0]
-    image = decode_image(found.manifest.path_of(record)).image
-    names, severities = request.corruptions, request.severities
-    with house_style():
-        figure = damage_sheet(image, names, severities, key=record.image_id, seed=request.seed)
-        write_bytes(out.figures / SHEET, figure_png(figure, photo=True))
-    draw(result, Gallery(out))

@@ -92,7 +92,7 @@ def damage_sheet(
         seed: Likewise.
     """
     columns = len(severities) + 1
-    figure = new_figure(1.05 * len(names) + 0.4, width_in=1.05 * columns + 1.35)
+    figure = new_figure(1.05 * len(names) + 0.4, width_in=0.95 * columns + 1.0)
     grid = figure.subplots(len(names), columns, squeeze=False)
     for row, name in zip(grid, names, strict=True):
         levels = CORRUPTIONS[name].levels
