@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -195,11 +196,20 @@ class FoldModels:
     name: str
     protocol: str
 
-    @property
+    @cached_property
     def fold_of(self) -> dict[str, int]:
         """The fold that tested on each image."""
         table = self.fitted.test_table(self.name, self.protocol)
         return dict(zip(table.image_id.tolist(), table.fold.tolist(), strict=True))
+
+    @cached_property
+    def thresholds(self) -> dict[int, float]:
+        """Of the prediction sets of each fold, fitted on its ``cal`` part."""
+        found = {}
+        for fold in self.fitted.folds(self.name, self.protocol):
+            cal = self.fitted.table(self.name, self.protocol, fold).select(part="cal")
+            found[fold] = fit_lac(cal.probs, cal.y_true, self.fitted.config.coverage)
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -210,8 +220,7 @@ class FoldModels:
 
     def answer(self, records: Sequence[ImageRecord], picture: Picture) -> tuple[Answers, Measures]:
         """See :class:`Model`."""
-        fold_of = self.fold_of
-        folds = np.array([fold_of[record.image_id] for record in records])
+        folds = np.array([self.fold_of[record.image_id] for record in records])
         rows = [np.flatnonzero(folds == fold).tolist() for fold in np.unique(folds)]
         parts = [
             self._answer_fold(int(folds[some[0]]), [records[i] for i in some], picture)
@@ -229,8 +238,6 @@ class FoldModels:
         self, fold: int, records: Sequence[ImageRecord], picture: Picture
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[dict[str, float]]]:
         model = self.fitted.model(self.name, self.protocol, fold)
-        cal = self.fitted.table(self.name, self.protocol, fold).select(part="cal")
-        threshold = fit_lac(cal.probs, cal.y_true, self.fitted.config.coverage)
 
         def prepare(record: ImageRecord) -> tuple[Image, dict[str, float]]:
             image = picture(record)
@@ -238,7 +245,8 @@ class FoldModels:
 
         pixels, looks = zip(*stream(prepare, records), strict=True)
         probs = model.probabilities(np.stack(pixels))
-        return probs, prediction_sets(probs, threshold).sum(axis=1) != 1, list(looks)
+        sets = prediction_sets(probs, self.thresholds[fold])
+        return probs, sets.sum(axis=1) != 1, list(looks)
 
 
 @dataclass(frozen=True)

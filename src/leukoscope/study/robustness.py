@@ -29,6 +29,7 @@ from leukoscope.imaging.corruption import CORRUPTIONS, HAEMATOLOGY, STUDY_S1, co
 from leukoscope.imaging.decode import decode_image
 from leukoscope.reporting.figures.robustness import damage_sheet
 from leukoscope.reporting.figures.style import figure_png, house_style
+from leukoscope.reporting.formats import seconds as duration
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.report import write_report
 from leukoscope.reporting.robustness_sections import SHEET, draw
@@ -120,7 +121,7 @@ def measure(
     sample = found.sample(request.seed)
     models, errors = [], []
     for model in found.models:
-        kept = dict(_answers(found, model, request, out, listener))
+        kept = dict(_answers(found, model, request, out, listener, tell))
         models.append(_describe(model, kept, sample, request, found.protocol))
         errors.append(_errors(kept, sample, request))
     for row, own in zip(models, errors, strict=True):
@@ -202,8 +203,7 @@ def _number_of_images(
         fits = int(BUDGET_S / (seconds * work))
         images = min(available, max(FEWEST_IMAGES, min(MOST_IMAGES, fits)))
         write_json(plan, {**stored, key: images})
-        minutes = images * work * seconds / 60
-        tell(f"about {max(1, round(minutes))} min at {1000 * seconds:.0f} ms an image")
+        tell(f"about {duration(images * work * seconds)} at {1000 * seconds:.0f} ms an image")
     images = min(images, available)
     tell(f"{images} of {available} test images, {work} conditions in all")
     return int(images)
@@ -225,7 +225,12 @@ def _picture(found: Examination, name: str, level: float, seed: int, record: Ima
 
 
 def _answers(
-    found: Examination, model: Model, request: Request, out: RunFolder, listener: Listener
+    found: Examination,
+    model: Model,
+    request: Request,
+    out: RunFolder,
+    listener: Listener,
+    tell: Callable[[str], None],
 ) -> Iterator[tuple[tuple[str, int], Kept]]:
     """Answers under each condition, kept ones or new ones."""
     step = f"robustness of {model.name}"
@@ -237,8 +242,12 @@ def _answers(
         path = folder / f"{name}-{severity}.json"
         kept = load_answers(path, key)
         if kept is None:
+            start = time.perf_counter()
             kept = model.answer(found.records, partial(_picture, found, name, level, request.seed))
             save_answers(path, key, kept)
+            if name != CLEAN and severity == request.severities[0]:
+                left = (time.perf_counter() - start) * (len(request.conditions) - done - 1)
+                tell(f"{model.name}: {CORRUPTIONS[name].title}, about {duration(left)} to go")
         yield (name, severity), kept
     listener(step, len(request.conditions), len(request.conditions))
 
