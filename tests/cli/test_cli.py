@@ -17,7 +17,8 @@ runner = CliRunner()
 COMMANDS = [
     "demo", "doctor", "phantom", "study", "train", "tune", "transfer", "ablate", "compare",
     "evaluate",
-    "explain", "features", "export", "guide", "runs list", "runs clean", "models show",
+    "explain", "features", "export", "guide", "runs list", "runs clean",
+    "models show", "robustness",
     "predict",
     "data inspect", "data audit", "data split", "data preview", "data fetch", "data export",
     "data frozen",

@@ -60,7 +60,13 @@ def robustness(
 ) -> None:
     """Measure what damage to the images costs: accuracy, calibration, decisions."""
     from leukoscope.core.run_folder import RunFolder
-    from leukoscope.study.robustness import Request, choose_corruptions, finish, measure
+    from leukoscope.study.robustness import (
+        Request,
+        choose_corruptions,
+        draw_sheet,
+        measure,
+        show_result,
+    )
 
     request = Request(
         corruptions=choose_corruptions(corruption or ["haematology"]),
@@ -69,13 +75,14 @@ def robustness(
         seed=seed,
         bound=bound / 100,
     )
-    notes: list[str] = []
     with progress_bars() as show:
         found = _open(run, data, recipe or [], protocol, images, seed, out)
         folder = RunFolder(out or run)
         result = measure(found, request, folder, show, lambda text: typer.echo(text, err=True))
-        if out is None:
-            notes = finish(folder, result, show)
+        show("figures", 0, 0)
+        draw_sheet(found, request, folder)
+        notes = show_result(folder, own=out is None, listener=show)
+        show("figures", 1, 1)
     if as_json:
         print_json(result)
         return

@@ -31,7 +31,7 @@ BEYOND: Mapping[tuple[str, str], str] = {
 }
 """How a picture beyond a limit of a measure is described; the sides that a limit may have."""
 
-_V, _U = (2 * np.indices((_CELLS, _CELLS)).reshape(2, -1) / (_CELLS - 1)) - 1
+_V, _U = (2 * np.indices((_CELLS, _CELLS)).reshape(2, -1) + 1) / _CELLS - 1  # edges at −1, 1
 
 
 def measure_conditions(image: NDArray[np.uint8], quality: Mapping[str, float]) -> dict[str, float]:
@@ -116,8 +116,10 @@ def _blockiness(luma: NDArray[np.uint8]) -> float:
     ratios = []
     for axis in (0, 1):
         swapped = luma if axis == 0 else luma.T
+        if len(swapped) <= _BLOCK:
+            continue
         steps = np.asarray(cv2.absdiff(swapped[1:], swapped[:-1])).mean(axis=1)
         border = np.arange(1, len(swapped)) % _BLOCK == 0
-        if border.any() and steps[~border].any():
+        if steps[~border].any():
             ratios.append(float(steps[border].mean() / steps[~border].mean()))
     return float(np.mean(ratios)) if ratios else 1.0

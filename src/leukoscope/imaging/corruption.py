@@ -255,7 +255,7 @@ _KINDS = (
                (9, 18, 27, 36, 45), _rotate),
 )  # fmt: skip
 _S1_KINDS = (
-    Corruption("s1-noise", "Gaussian noise (study S1)", "standard deviation, share of white",
+    Corruption("s1-noise", "noise (study S1)", "standard deviation, share of white",
                (0.01, 0.05, 0.1, 0.15, 0.2), _gaussian_noise),
     Corruption("s1-brightness", "brightness (study S1)", "factor on the light",
                (0.5, 0.75, 1.0, 1.25, 1.5), _brightness),

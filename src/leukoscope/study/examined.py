@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -60,6 +61,8 @@ class Examination:
         group_unit: What it is.
         protocol: Under which the images were held out.
         class_names: Order of the probabilities.
+        replicates: Of the bootstrap.
+        confidence: Of the intervals.
         warnings: What a reader must know.
     """
 
@@ -70,17 +73,19 @@ class Examination:
     group_unit: str
     protocol: str
     class_names: tuple[str, ...]
+    replicates: int = 1000
+    confidence: float = 0.95
     warnings: tuple[str, ...] = ()
 
-    def sample(self, *, replicates: int, confidence: float, seed: int) -> Sample:
+    def sample(self, seed: int) -> Sample:
         """The images as statistics need them."""
         y_true = [self.class_names.index(record.label) for record in self.records]
         return Sample(
             class_names=self.class_names,
             y_true=np.array(y_true, np.int64),
             groups=[self.groups.get(r.image_id, r.image_id) for r in self.records],
-            replicates=replicates,
-            confidence=confidence,
+            replicates=self.replicates,
+            confidence=self.confidence,
             seed=seed,
         )
 
@@ -121,8 +126,10 @@ def open_run(
         if fold.protocol == protocol:
             groups |= fold.groups
     class_names = fitted.test_table(names[0], protocol).class_names
-    return Examination(models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol),
-                       protocol, class_names)  # fmt: skip
+    return Examination(
+        models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol), protocol,
+        class_names, fitted.config.bootstrap, fitted.config.confidence,
+    )  # fmt: skip
 
 
 def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination:
@@ -161,7 +168,7 @@ def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination
         (BundleModel(predictor),), found, records,
         {name: group for name, group in groups.items() if group},
         "patient" if by_patient else "component", "external", predictor.class_names,
-        tuple(warnings),
+        warnings=tuple(warnings),
     )  # fmt: skip
 
 
@@ -189,7 +196,7 @@ class FoldModels:
     name: str
     protocol: str
 
-    @property
+    @cached_property
     def fold_of(self) -> dict[str, int]:
         """The fold that tested on each image."""
         table = self.fitted.test_table(self.name, self.protocol)
@@ -204,8 +211,7 @@ class FoldModels:
 
     def answer(self, records: Sequence[ImageRecord], picture: Picture) -> tuple[Answers, Measures]:
         """See :class:`Model`."""
-        fold_of = self.fold_of
-        folds = np.array([fold_of[record.image_id] for record in records])
+        folds = np.array([self.fold_of[record.image_id] for record in records])
         rows = [np.flatnonzero(folds == fold).tolist() for fold in np.unique(folds)]
         parts = [
             self._answer_fold(int(folds[some[0]]), [records[i] for i in some], picture)

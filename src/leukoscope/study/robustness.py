@@ -29,6 +29,7 @@ from leukoscope.imaging.corruption import CORRUPTIONS, HAEMATOLOGY, STUDY_S1, co
 from leukoscope.imaging.decode import decode_image
 from leukoscope.reporting.figures.robustness import damage_sheet
 from leukoscope.reporting.figures.style import figure_png, house_style
+from leukoscope.reporting.formats import seconds as duration
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.report import write_report
 from leukoscope.reporting.robustness_sections import SHEET, draw
@@ -56,8 +57,6 @@ class Request:
         images: How many test images; None chooses by the time that they take.
         seed: Of the damage, of the choice of images and of the intervals.
         bound: Loss of accuracy that is still accepted, as a share.
-        replicates: Of the bootstrap.
-        confidence: Of the intervals.
     """
 
     corruptions: tuple[str, ...] = HAEMATOLOGY
@@ -65,8 +64,6 @@ class Request:
     images: int | None = None
     seed: int = 42
     bound: float = 0.05
-    replicates: int = 1000
-    confidence: float = 0.95
 
     @property
     def conditions(self) -> list[tuple[str, int, float]]:
@@ -107,7 +104,7 @@ def measure(
     listener: Listener,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure, and write ``robustness.json``, ``robustness.csv`` and the sheet.
+    """Measure, and write ``robustness.json`` and ``robustness.csv``.
 
     Args:
         found: Models and images.
@@ -121,12 +118,10 @@ def measure(
     """
     available = len(found.records)
     found = found.first(_number_of_images(found, request, out, tell))
-    sample = found.sample(
-        replicates=request.replicates, confidence=request.confidence, seed=request.seed
-    )
+    sample = found.sample(request.seed)
     models, errors = [], []
     for model in found.models:
-        kept = dict(_answers(found, model, request, out, listener))
+        kept = dict(_answers(found, model, request, out, listener, tell))
         models.append(_describe(model, kept, sample, request, found.protocol))
         errors.append(_errors(kept, sample, request))
     for row, own in zip(models, errors, strict=True):
@@ -139,7 +134,7 @@ def measure(
         "n_available": available,
         "n_groups": len(set(sample.groups)),
         "seed": request.seed,
-        "confidence": request.confidence,
+        "confidence": found.confidence,
         "bound": request.bound,
         "corruptions": {
             name: {k: getattr(CORRUPTIONS[name], k) for k in ("title", "unit", "statistic")}
@@ -149,33 +144,49 @@ def measure(
         "recipes": models,
     }
     save_result(out, result)
-    _draw(found, request, out, result)
     return result
 
 
-def finish(run: RunFolder, result: dict[str, Any], listener: Listener) -> list[str]:
-    """Write the run's report again, and put the envelope into its bundle.
+def draw_sheet(found: Examination, request: Request, out: RunFolder) -> None:
+    """Draw every condition on one of the images."""
+    record = found.records[0]
+    image = decode_image(found.manifest.path_of(record)).image
+    names, severities = request.corruptions, request.severities
+    with house_style():
+        figure = damage_sheet(image, names, severities, key=record.image_id, seed=request.seed)
+        write_bytes(out.figures / SHEET, figure_png(figure, photo=True))
+
+
+def show_result(out: RunFolder, *, own: bool, listener: Listener) -> list[str]:
+    """Draw the curves; where the folder is the run's own, write its report and its bundle again.
+
+    Args:
+        out: Folder with ``robustness.json``.
+        own: Whether it is the folder of the run that was measured.
+        listener: Told as the report is written.
 
     Returns:
         What was done, and what was not and why, in sentences.
     """
-    notes = []
-    if run.metrics.is_file():
-        write_report(run, progress=partial(listener, "report"))
-    else:
-        notes.append("the run is not finished: its report will show this when it is")
+    result = read_json(out.robustness)
+    if own and out.metrics.is_file():
+        write_report(out, progress=partial(listener, "report"))
+        return _update_bundle(out, result)
+    draw(result, Gallery(out))
+    return ["the run is not finished: its report will show this when it is"] if own else []
+
+
+def _update_bundle(run: RunFolder, result: dict[str, Any]) -> list[str]:
     if not (run.bundle / "bundle.json").is_file():
-        return notes
+        return []
     recipe = read_bundle(run.bundle).record.recipe
     row = next((row for row in result["recipes"] if row["recipe"] == recipe), None)
     if row is None:
-        notes.append(f"the bundle stays as it was: it holds {recipe}, which was not measured")
-    elif row["envelope"] is None:
-        notes.append(f"the bundle stays as it was: {row['envelope_note']}")
-    else:
-        store_envelope(run.bundle, Envelope(**row["envelope"]))
-        notes.append(f"{run.bundle} now checks each image against the envelope")
-    return notes
+        return [f"the bundle stays as it was: it holds {recipe}, which was not measured"]
+    if row["envelope"] is None:
+        return [f"the bundle stays as it was: {row['envelope_note']}"]
+    store_envelope(run.bundle, Envelope(**row["envelope"]))
+    return [f"{run.bundle} now checks each image against the envelope"]
 
 
 def _number_of_images(
@@ -192,8 +203,7 @@ def _number_of_images(
         fits = int(BUDGET_S / (seconds * work))
         images = min(available, max(FEWEST_IMAGES, min(MOST_IMAGES, fits)))
         write_json(plan, {**stored, key: images})
-        minutes = images * work * seconds / 60
-        tell(f"about {max(1, round(minutes))} min at {1000 * seconds:.0f} ms an image")
+        tell(f"about {duration(images * work * seconds)} at {1000 * seconds:.0f} ms an image")
     images = min(images, available)
     tell(f"{images} of {available} test images, {work} conditions in all")
     return int(images)
@@ -215,7 +225,12 @@ def _picture(found: Examination, name: str, level: float, seed: int, record: Ima
 
 
 def _answers(
-    found: Examination, model: Model, request: Request, out: RunFolder, listener: Listener
+    found: Examination,
+    model: Model,
+    request: Request,
+    out: RunFolder,
+    listener: Listener,
+    tell: Callable[[str], None],
 ) -> Iterator[tuple[tuple[str, int], Kept]]:
     """Answers under each condition, kept ones or new ones."""
     step = f"robustness of {model.name}"
@@ -227,8 +242,12 @@ def _answers(
         path = folder / f"{name}-{severity}.json"
         kept = load_answers(path, key)
         if kept is None:
+            start = time.perf_counter()
             kept = model.answer(found.records, partial(_picture, found, name, level, request.seed))
             save_answers(path, key, kept)
+            if name != CLEAN and severity == request.severities[0]:
+                left = (time.perf_counter() - start) * (len(request.conditions) - done - 1)
+                tell(f"{model.name}: {CORRUPTIONS[name].title}, about {duration(left)} to go")
         yield (name, severity), kept
     listener(step, len(request.conditions), len(request.conditions))
 
@@ -300,7 +319,7 @@ def _envelope(
             )
         )
     return Envelope(
-        bound=request.bound, confidence=request.confidence, protocol=protocol,
+        bound=request.bound, confidence=sample.confidence, protocol=protocol,
         n=len(sample.y_true), n_groups=len(set(sample.groups)),
         false_alarms=float(alarms.mean()), limits=tuple(limits),
     ), ""  # fmt: skip
@@ -323,14 +342,3 @@ def _corruption_errors(own: Any, first: Any, sample: Sample) -> dict[str, Any]:
     if own is not first:
         found["mce"] = sample.corruption_error(own, first).to_json()
     return found
-
-
-def _draw(found: Examination, request: Request, out: RunFolder, result: dict[str, Any]) -> None:
-    """The sheet of every condition on one image, and the curves."""
-    record = found.records[0]
-    image = decode_image(found.manifest.path_of(record)).image
-    names, severities = request.corruptions, request.severities
-    with house_style():
-        figure = damage_sheet(image, names, severities, key=record.image_id, seed=request.seed)
-        write_bytes(out.figures / SHEET, figure_png(figure, photo=True))
-    draw(result, Gallery(out))

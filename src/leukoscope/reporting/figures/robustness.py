@@ -41,6 +41,7 @@ def damage_curves(result: Mapping[str, Any], metric: str, label: str) -> Figure:
         ax.set_axis_off()
     for row in grid:
         row[0].set_ylabel(label)
+    figure.supxlabel("severity; for study S1 the level", fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside upper left", ncols=min(3, len(labels)))
@@ -92,7 +93,7 @@ def damage_sheet(
         seed: Likewise.
     """
     columns = len(severities) + 1
-    figure = new_figure(1.05 * len(names) + 0.4, width_in=1.05 * columns + 1.35)
+    figure = new_figure(1.05 * len(names) + 0.4, width_in=0.95 * columns + 1.0)
     grid = figure.subplots(len(names), columns, squeeze=False)
     for row, name in zip(grid, names, strict=True):
         levels = CORRUPTIONS[name].levels

@@ -1,0 +1,89 @@
+"""Curves, mean corruption error and limits against worked examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from leukoscope.evaluation.intervals import bootstrap_metrics
+from leukoscope.evaluation.robustness import (
+    Answers,
+    Sample,
+    fit_limit,
+    is_beyond,
+    mean_corruption_error,
+    tolerated,
+)
+
+# AlexNet's error averaged over severities, and CE of a ResNet-50 in %, both by corruption, as
+# published with ImageNet-C (github.com/hendrycks/robustness); its mCE is given as 76.7.
+ALEXNET = [
+    .886428, .894468, .922640, .819880, .826268, .785948, .798360, .866816, .826572, .819324,
+    .564592, .853204, .646056, .717840, .606500,
+]  # fmt: skip
+RESNET_50 = [80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77]
+
+
+def test_mean_corruption_error_of_the_publication() -> None:
+    reference = np.repeat(np.array(ALEXNET)[:, None], 5, axis=1)
+    ladder = np.array([0.6, 0.8, 1.0, 1.2, 1.4])  # severities differ, their sum counts
+    errors = reference * np.array(RESNET_50)[:, None] / 100 * ladder
+    assert 100 * mean_corruption_error(errors, reference) == pytest.approx(76.7, abs=0.3)
+
+
+def test_a_corruption_without_any_error_of_the_reference_is_undefined() -> None:
+    assert np.isnan(mean_corruption_error([[0.1], [0.2]], [[0.0], [0.1]]))
+
+
+def answers(right: list[int]) -> Answers:
+    p = np.where(np.array(right)[:, None], [[0.9, 0.1]], [[0.2, 0.8]])
+    return Answers(p, np.array(right) == 0, None)
+
+
+SAMPLE = Sample(("benign", "pre_b"), np.zeros(40, np.int64), [f"g{i // 2}" for i in range(40)])
+
+
+def test_a_condition_is_compared_image_by_image() -> None:
+    clean, damaged = answers([1] * 36 + [0] * 4), answers([1] * 30 + [0] * 10)
+    row = SAMPLE.describe(damaged, clean)
+    assert row["accuracy"]["value"] == 0.75
+    assert row["difference"]["value"] == pytest.approx(-0.15)
+    assert row["difference"]["low"] < -0.15 < row["difference"]["high"] <= 0
+    assert row["review"]["value"] == 0.25
+    assert "reject" not in row
+    oracle = bootstrap_metrics(SAMPLE.y_true, damaged.probs, SAMPLE.class_names,
+                               groups=SAMPLE.groups, names=["ece"])["ece"]  # fmt: skip
+    assert row["ece"]["value"] == oracle.value
+
+
+def test_the_interval_of_the_error_is_that_of_its_mean_over_images() -> None:
+    rng = np.random.default_rng(1)
+    errors = (rng.random((3, 5, 40)) < 0.3).astype(float)
+    found = SAMPLE.corruption_error(errors)
+    oracle = SAMPLE.mean(errors.mean(axis=(0, 1)))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (oracle.value, oracle.low, oracle.high)
+    )
+    assert SAMPLE.corruption_error(errors, errors).value == 1.0
+    half = SAMPLE.corruption_error(errors, np.ones_like(errors))
+    assert half.low < errors.mean() < half.high
+
+
+def test_severities_count_up_to_the_first_failure() -> None:
+    assert tolerated([{"low": -0.05}, {"low": -0.0501}], 0.05) == 1
+    assert tolerated([], 0.05) == 0
+    assert tolerated([{"low": None}], 0.05) == 0
+
+
+def test_a_limit_keeps_what_is_tolerated_and_is_dropped_where_it_catches_little() -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.normal(mean, 1.0, 2000) for mean in (20, 15, 8)]
+    found = fit_limit(values, 1, "low")
+    assert found["low"] == pytest.approx(15 - 2.326, abs=0.2)
+    assert found["caught"] > 0.99
+    assert is_beyond(values[1], found["low"]).mean() == pytest.approx(0.01, abs=0.001)
+    both = fit_limit([values[0], np.concatenate([values[0] - 9, values[0] + 9])], 0, "both")
+    assert both["low"] < 20 < both["high"]
+    same = [rng.normal(0, 1, 500) for _ in range(2)]
+    assert set(fit_limit(same, 0, "high")) == {"caught"}
+    assert set(fit_limit(values, 2, "low")) == {"low"}  # all tolerated: where measuring ended
