@@ -147,6 +147,7 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = MappingProxyType(
         "recipe": _recipes,
         "protocol": _protocols,
         "probe": _probes,
+        "probes": _probes,
         "backbone": _backbones,
         "layout": _layouts,
         "confound": _confounders,

@@ -68,6 +68,8 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Compare runs: tables, tests, figures", "compare", "runs out"),
         ),
         "Trained model": (
+            Entry("Look for shortcuts in a study, or audit another model", "probe",
+                  "what! data classes predictions probes out"),
             Entry("Measure a bundle on other images", "evaluate", "bundle data out"),
             Entry("Show where a model looks", "explain", "run images method count"),
             Entry("Map what a model's features follow", "features", "run recipe"),

@@ -18,6 +18,7 @@ from leukoscope.cli import (
     lists,
     model,
     predict,
+    probe,
     runs,
     setup,
     study,
@@ -64,6 +65,7 @@ explain.register(app)
 compare.register(app)
 ensemble.register(app)
 predict.register(app)
+probe.register(app)
 tune.register(app)
 bundle.register(app)
 lists.register(app)

@@ -84,11 +84,17 @@ def _jobs_of(store: InputStore, recipe: Recipe, seed: int) -> MakeJob:
         return lambda folder, of_job, tell: GradientJob(
             own, pixels, views, store.data, folder, of_job, tell
         )
-    features, network = store.features(recipe, "image", seed), store.network(recipe, seed)
+    return job_of_features(store, recipe, store.features(recipe, "image", seed), store.data, seed)
+
+
+def job_of_features(
+    store: InputStore, recipe: Recipe, features: NDArray[np.float32], data: Labelled, seed: int
+) -> MakeJob:
+    """What makes the job of one classifier on (n, D) features of the images of ``data``."""
+    own = member_recipe(recipe) if recipe.inner_folds else recipe
+    network = store.network(recipe, seed)
     fit = _fit_linear if isinstance(recipe.training, LinearHeadTraining) else _fit_classifier
-    return lambda folder, of_job, tell: partial(
-        fit, own, network, features, store.data, folder, of_job
-    )
+    return lambda folder, of_job, tell: partial(fit, own, network, features, data, folder, of_job)
 
 
 def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, later: int = 0) -> None:
