@@ -18,7 +18,7 @@ COMMANDS = [
     "demo", "doctor", "phantom", "study", "train", "tune", "transfer", "ablate", "compare",
     "evaluate",
     "explain", "features", "export", "guide", "runs list", "runs clean", "models show",
-    "predict",
+    "predict", "probe",
     "data inspect", "data audit", "data split", "data preview", "data fetch", "data export",
     "data samples", "recipes list", "recipes show",
     "models list", "bundle show", "bundle verify", "bundle list",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from leukoscope.study.foreign_onnx import ForeignModel
 
 EPILOG = (
-    "Examples: leukoscope probe runs/study --probe all · "
+    "Example: leukoscope probe runs/study --probe all · "
     "leukoscope probe model.onnx images --classes benign,early,pre,pro --out audit · "
     "leukoscope probe --predictions theirs.csv images --out audit"
 )
@@ -63,7 +63,7 @@ def probe(
     out: Annotated[Path, typer.Option("--out", help="Folder for the audit.")] = Path("runs/probe"),
     probes: Annotated[
         list[str] | None,
-        typer.Option("--probe", help="Probe, or all; may be repeated. Default: see the guide."),
+        typer.Option("--probe", help="Probe, or all; may be repeated. Default: five of the eight."),
     ] = None,
     classes: Annotated[
         str | None, typer.Option("--classes", help="Order of the model's outputs: a,b,c.")
