@@ -18,7 +18,7 @@ COMMANDS = [
     "demo", "doctor", "phantom", "study", "train", "tune", "transfer", "ablate", "compare",
     "evaluate",
     "explain", "features", "export", "guide", "runs list", "runs clean",
-    "models show", "robustness",
+    "models show", "robustness", "probe", "relabel",
     "predict",
     "data inspect", "data audit", "data split", "data preview", "data fetch", "data export",
     "data frozen",

@@ -19,6 +19,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import fit_temperature
 from leukoscope.evaluation.metrics import compute_metrics, confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.evaluation.shortcuts import inflations, surviving_share
 from leukoscope.evaluation.softmax import softmax
 from leukoscope.evaluation.verdict import judge
 
@@ -192,7 +193,7 @@ def _with_intervals(table: PredictionTable, reliable: bool) -> dict[str, Any]:
 
 
 def _metrics(table: PredictionTable, plan: Plan) -> dict[str, Any]:
-    results, probes, comparisons = [], [], []
+    results, probes, model_on, comparisons = [], [], [], []
     n = len(set(table.image_id.tolist()))
     for protocol in plan.protocols:
         groups = {"acquisition": 24, "acquisition-merged": 8, "grouped": 14}.get(protocol, n - 20)
@@ -216,6 +217,7 @@ def _metrics(table: PredictionTable, plan: Plan) -> dict[str, Any]:
                     results.append({**entry, "calibrated": True})
                 else:
                     probes.append({"probe": seen, **entry})
+                    model_on.append({"input": seen, **entry})
         if protocol != "random":
             comparisons.append(
                 {
@@ -234,6 +236,7 @@ def _metrics(table: PredictionTable, plan: Plan) -> dict[str, Any]:
         "confidence": 0.95,
         "results": results,
         "probes": probes,
+        "model_on": [entry for entry in model_on if entry["input"] != "colour-only"],
         "comparisons": comparisons,
         "inapplicable": [
             {"protocol": name, "reason": reason} for name, reason in plan.inapplicable.items()
@@ -269,6 +272,14 @@ def _metrics(table: PredictionTable, plan: Plan) -> dict[str, Any]:
             },
         },
         "warnings": ["SYNTHETIC: this study was made from random numbers for a test."],
+    }
+    right = np.arange(120) < np.array([[100], [60], [80]])
+    share = surviving_share(*right, replicates=100).to_json()
+    metrics["shortcuts"] = {
+        "recipe": plan.recipes[0],
+        "inflation": inflations(metrics, plan.recipes[0]),
+        "shares": [{"protocol": name, **share} for name in plan.protocols] if probes else [],
+        "inapplicable": [{"probe": "scale-bar-only", "reason": "no scale bar was found"}],
     }
     metrics["verdict"] = judge(metrics)
     return metrics

@@ -178,7 +178,7 @@ def test_markdown_links_lead_to_files(run: RunFolder) -> None:
 def test_figures_are_sharp_and_the_page_moderate(run: RunFolder) -> None:
     figures = sorted(run.figures.glob("*.png"))
     assert {path.stem for path in figures} >= {
-        "protocols-and-probes", "cluster-curve", "class-balance", "clusters-by-class",
+        "shortcuts", "cluster-curve", "class-balance", "clusters-by-class",
         "confusion-quick", "roc-quick", "reliability-quick", "training-quick",
             "examples-right", "examples-least-certain", "examples-confident-wrong", "features",
     }  # fmt: skip

@@ -26,7 +26,13 @@ from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study import strangers
 from leukoscope.study.bundling import export_bundle
+from leukoscope.study.edited import EditedModels
+from leukoscope.study.events import Progress
+from leukoscope.study.fitted import FittedRun
+from leukoscope.study.jobs import Labelled
+from leukoscope.study.probe_run import add_probes, missing_probes
 from leukoscope.study.run import StudyResult, run_study, study_config
+from leukoscope.study.store import InputStore
 from leukoscope.study.strangers import meet_strangers
 
 OPTIONS = {
@@ -88,11 +94,69 @@ def test_metrics_say_what_was_measured_and_what_was_not(result: StudyResult) -> 
         "colour-only",
         "background-only",
         "cells-only",
+        "scale-bar-only",
+        "stain-neutral",
     }
+    assert {(row["input"], row["protocol"]) for row in metrics["model_on"]} == {
+        (name, protocol)
+        for name in ("background-only", "cells-only", "stain-neutral")
+        for protocol in by_protocol
+    }
+    assert [row["protocol"] for row in metrics["shortcuts"]["shares"]] == list(by_protocol)
+    assert [row["protocol"] for row in metrics["shortcuts"]["inflation"]] == [
+        "grouped",
+        "acquisition",
+    ]
+    assert metrics["shortcuts"]["level"] == metrics["verdict"]["level"]
     assert [point["clusters"] for point in metrics["curve"]] == [6, 8]
     accuracy = by_protocol["random"]["metrics"]["accuracy"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     assert metrics["verdict"]["headline"]
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_model_on_edited_images_is_the_model_that_was_tested(
+    result: StudyResult, tmp_path: Path, checkpoint: bool
+) -> None:
+    """Its head, or a second fit where no checkpoint is left, gives the stored logits again."""
+    run = RunFolder(shutil.copytree(result.run.path, tmp_path / "run"))
+    fitted = FittedRun.open(run.path)
+    own = fitted.table("quick", "grouped", 1).select(part="test")
+    if not checkpoint:
+        (run.model("quick", "grouped", 1) / "checkpoint.json").unlink()
+    data = Labelled(fitted.manifest.usable, fitted.manifest.class_names)
+    store = InputStore(run, fitted.manifest, data, Progress())
+    fold = next(f for f in load_folds(run.splits) if (f.protocol, f.fold) == ("grouped", 1))
+    models = EditedModels(store, fitted.config.recipes[0], "image", fitted.config.seed)
+    logits = models.logits(fold, data.rows(fold, "test"))
+    assert logits == pytest.approx(own.logits, abs=1e-4)
+    edited = PredictionTable.load(run.predictions).select(
+        protocol="grouped", fold=1, input="model-on-background-only"
+    )
+    assert edited.image_id.tolist() == own.image_id.tolist()
+    assert set(edited.part.tolist()) == {"test"}
+    assert abs(edited.logits - own.logits).max() > 0.1
+
+
+def test_a_finished_study_gets_more_probes_and_keeps_its_results(
+    result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(shutil.copytree(result.run.path, tmp_path / "run"))
+    written: list[RunFolder] = []
+    monkeypatch.setattr("leukoscope.reporting.report.write_report", written.append)
+    assert missing_probes(run.path, None) == []
+    assert missing_probes(run.path, ["silhouette-only"]) == ["silhouette-only"]
+    old = json.loads(run.metrics.read_text()) | {"of_another_step": 1}
+    run.metrics.write_text(json.dumps(old))
+    new = add_probes(run.path, ["silhouette-only"], lambda *_: None)
+    assert written == [run]
+    assert {row["probe"] for row in new["probes"]} == {
+        *(row["probe"] for row in old["probes"]),
+        "silhouette-only",
+    }
+    for key in ("results", "model_on", "decisions", "of_another_step"):
+        assert new[key] == old[key]
+    assert missing_probes(run.path, ["silhouette-only"]) == []
 
 
 def test_accuracy_can_be_computed_again_from_the_files(result: StudyResult) -> None:

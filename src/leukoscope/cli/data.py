@@ -270,7 +270,7 @@ def preview(
     layout: LayoutOption = "auto",
     classes: ClassOption = None,
 ) -> int:
-    """Draw originals, preprocessed images, background-only and cells-only versions, statistics."""
+    """Draw originals, preprocessed images, what probes see, statistics."""
     from leukoscope.study.preview import draw_preview
 
     with progress_bars() as show:

@@ -111,6 +111,12 @@ def _probes() -> list[str]:
     return list(PROBES)
 
 
+def _variants() -> list[str]:
+    from leukoscope.imaging.probe_inputs import PROBE_INPUTS
+
+    return list(PROBE_INPUTS)
+
+
 def _backbones() -> list[str]:
     from leukoscope.learning.catalogue import BACKBONES
 
@@ -153,10 +159,11 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = MappingProxyType(
         "recipe": _recipes,
         "protocol": _protocols,
         "probe": _probes,
+        "probes": _probes,
         "backbone": _backbones,
         "layout": _layouts,
         "confound": _confounders,
-        "variant": lambda: ["image", "background-only", "cells-only"],
+        "variant": _variants,
         "engine": lambda: ["auto", "openvino", "onnxruntime"],
         "data fetch.name": _public_sets,
         "data frozen.name": _frozen,

@@ -73,6 +73,8 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Compare runs: tables, tests, figures", "compare", "runs out"),
         ),
         "Trained model": (
+            Entry("Look for shortcuts in a study, or audit another model", "probe",
+                  "what! data classes predictions probes out"),
             Entry("Measure a bundle on other images", "evaluate", "bundle data out"),
             Entry("Show where a model looks", "explain", "run images method count"),
             Entry("Measure whether its heat maps may be believed", "explain", "run method masks",

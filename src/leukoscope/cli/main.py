@@ -18,6 +18,7 @@ from leukoscope.cli import (
     lists,
     model,
     predict,
+    probe,
     relabel,
     robustness,
     runs,
@@ -67,6 +68,7 @@ robustness.register(app)
 compare.register(app)
 ensemble.register(app)
 predict.register(app)
+probe.register(app)
 relabel.register(app)
 tune.register(app)
 bundle.register(app)

@@ -63,7 +63,8 @@ def study(
     recipe: RecipeOption = None,
     protocol: ProtocolOption = None,
     probe: Annotated[
-        list[str] | None, typer.Option(help="Probe; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help="Probe, or all; may be repeated. Default: five of the eight."),
     ] = None,
     no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")] = False,
     folds: FoldsOption = 5,

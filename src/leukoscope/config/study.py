@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -15,9 +16,40 @@ from leukoscope.config.recipe import Recipe
 ProtocolName = Literal[
     "random", "grouped", "deduplicated", "acquisition", "acquisition-merged", "given"
 ]
-ProbeName = Literal["colour-only", "background-only", "cells-only"]
+ProbeName = Literal[
+    "colour-only",
+    "background-only",
+    "background-grey",
+    "silhouette-only",
+    "cells-only",
+    "cells-only-grey",
+    "scale-bar-only",
+    "stain-neutral",
+]
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
+DEFAULT_PROBES: tuple[ProbeName, ...] = (
+    "colour-only",
+    "background-only",
+    "cells-only",
+    "scale-bar-only",
+    "stain-neutral",
+)
+"""What the verdict and the share that survives without stain need, and one of morphology."""
+
+EDITED: tuple[ProbeName, ...] = ("background-only", "cells-only", "stain-neutral")
+"""Probe inputs that the trained model is applied to as well, though it never saw such images."""
+
+
+def chosen_probes(names: Sequence[str] | None) -> tuple[str, ...]:
+    """What ``--probe`` stands for: the default for None, every probe where ``all`` is named.
+
+    >>> len(chosen_probes(["all"])), chosen_probes(["cells-only"])
+    (8, ('cells-only',))
+    """
+    if names is None:
+        return DEFAULT_PROBES
+    return PROBES if "all" in names else tuple(names)
 
 
 class DataConfig(Strict):
@@ -77,7 +109,8 @@ class StudyConfig(Strict):
         recipes: Every recipe in full, the first is the one that becomes the bundle.
         protocols: Which protocols; one that does not apply is recorded with the reason.
         splits: How the data is divided.
-        probes: What is tried beside the model to find shortcuts.
+        probes: What is tried beside the model to find shortcuts; the model is also applied to the
+            edited images of :data:`EDITED` among them.
         seed: Seed of splits, training and bootstrap.
         bootstrap: Number of bootstrap replicates of each interval.
         confidence: Level of each interval.
@@ -93,7 +126,7 @@ class StudyConfig(Strict):
     recipes: Annotated[tuple[Recipe, ...], Field(min_length=1)]
     protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)] = PROTOCOLS
     splits: SplitConfig = SplitConfig()
-    probes: tuple[ProbeName, ...] = PROBES
+    probes: tuple[ProbeName, ...] = DEFAULT_PROBES
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

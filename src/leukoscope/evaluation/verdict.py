@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from leukoscope.evaluation.verdict_text import (
+    EDITED,
     MIN_GROUPS,
     PROBES,
     SEPARATING,
     SETTINGS,
     Score,
     describe_curve,
+    describe_edited,
     describe_inflation,
     describe_probe,
     describe_score,
+    describe_share,
     percent,
     plural_unit,
     points,
@@ -29,19 +32,23 @@ MIN_INFLATION: Final = 0.02
 _UNSHOWN: Final[Mapping[str, str]] = {
     "background-only": "this data set cannot show that the model reads morphology",
     "colour-only": "the score does not show that the model reads more than colour and stained area",
+    "scale-bar-only": "the score does not show that the model reads anything but the scale bar; "
+    "mask it",
 }
 RULE: Final = (
     "Judged is the accuracy of the first recipe on test images. Chance is the share of the most "
     "frequent class, advantage is accuracy minus chance. Where whole patients could be held out "
     "(grouped, at least 10 groups) that protocol alone is judged; else every protocol with at "
     "least 10 groups is. unsafe: in a judged protocol the lower limit of the advantage of the "
-    "background-only or colour-only probe exceeds half of the model's own advantage, or in one "
-    "that holds out patients or acquisition clusters the model is not shown to be better than "
-    "chance. caution: in a judged protocol the background-only probe is better than chance (lower "
-    "limit; colour statistics of the whole image may be, since they hold the leukocytes), or "
-    "the random split gives significantly more than a judged protocol that holds out patients or "
-    "acquisition clusters, by more than 2 points. inconclusive: neither of these, but no such "
-    "protocol has at least 10 groups, or neither probe was run in one. plausible: otherwise."
+    "background-only, colour-only or scale-bar-only probe exceeds half of the model's own "
+    "advantage, or in one that holds out patients or acquisition clusters the model is not shown "
+    "to be better than chance. caution: in a judged protocol the background-only or "
+    "scale-bar-only probe is better than chance (lower limit; colour statistics of the whole "
+    "image may be, since they hold the leukocytes), or the trained model itself is, shown test "
+    "images without their leukocytes, or the random split gives significantly more than a judged "
+    "protocol that holds out patients or acquisition clusters, by more than 2 points. "
+    "inconclusive: neither of these, but no such protocol has at least 10 groups, or none of these "
+    "probes was run in one. plausible: otherwise."
 )
 
 
@@ -50,7 +57,8 @@ def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str,
 
     Args:
         metrics: The contents of ``metrics.json`` (``results``, ``probes``, ``comparisons``,
-            ``inapplicable``, ``curve``; all but ``results`` may be missing).
+            ``inapplicable``, ``curve``, ``model_on``, ``shortcuts``; all but ``results`` may be
+            missing).
         recipe: Name of the recipe; None means that of the first result.
 
     Returns:
@@ -62,24 +70,28 @@ def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str,
     """
     results = [r for r in metrics.get("results", ()) if "clusters" not in r]
     recipe = recipe if recipe is not None else next((r["recipe"] for r in results), None)
-    scores = _scores([r for r in results if r["recipe"] == recipe])
-    probes = _probe_scores(metrics, scores)
+    scores = protocol_scores([r for r in results if r["recipe"] == recipe])
+    probes = probe_scores(metrics, scores)
     if not scores:
-        return _answer(
+        return answer(
             "No model was tested: this study says nothing about the data set.",
             "inconclusive", [], metrics,
         )  # fmt: skip
-    judged = _judged(scores)
+    judged = judged_scores(scores)
     inflation = _inflation(metrics, recipe, scores, judged)
-    level, reason = _decide(scores, judged, probes, inflation)
+    edited = edited_scores(metrics, recipe, scores)
+    level, reason = _decide(scores, judged, probes, edited, inflation)
     findings = [describe_score(score) for score in scores.values()]
     findings += [describe_probe(name, probe, scores) for name, probe in probes]
+    findings += [describe_edited(name, score, scores) for name, score in edited]
+    shares = metrics.get("shortcuts", {}).get("shares", ())
+    findings += [describe_share(entry) for entry in shares if entry["protocol"] in scores]
     findings += [describe_inflation(*inflation)] if inflation else []
     findings += describe_curve(metrics, recipe)
-    return _answer(f"{summary(scores)}{reason}", level, findings, metrics)
+    return answer(f"{summary(scores)}{reason}", level, findings, metrics)
 
 
-def _scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
+def protocol_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
     """Accuracy under each protocol that has one, in the order of ``SETTINGS``."""
     found: dict[str, Score] = {}
     for result in results:
@@ -108,7 +120,7 @@ def _score(entry: Mapping[str, Any], chance: float, num_classes: int) -> Score |
     )
 
 
-def _probe_scores(
+def probe_scores(
     metrics: Mapping[str, Any], scores: Mapping[str, Score]
 ) -> list[tuple[str, Score]]:
     """The strongest run of each shortcut probe under each protocol that the model has too.
@@ -132,7 +144,20 @@ def _probe_scores(
     ]
 
 
-def _judged(scores: Mapping[str, Score]) -> dict[str, Score]:
+def edited_scores(
+    metrics: Mapping[str, Any], recipe: str | None, scores: Mapping[str, Score]
+) -> list[tuple[str, Score]]:
+    """What the model itself reaches on edited test images."""
+    found = []
+    for entry in metrics.get("model_on", ()):
+        model = scores.get(entry["protocol"])
+        if model is not None and entry["recipe"] == recipe and entry["input"] in EDITED:
+            score = _score(entry, model.chance, model.num_classes)
+            found += [(entry["input"], score)] if score is not None else []
+    return found
+
+
+def judged_scores(scores: Mapping[str, Score]) -> dict[str, Score]:
     """Patients where there are enough of them, else every protocol with enough groups."""
     enough = {name: score for name, score in scores.items() if score.enough}
     return {"grouped": enough["grouped"]} if "grouped" in enough else enough
@@ -173,6 +198,7 @@ def _decide(
     scores: Mapping[str, Score],
     judged: Mapping[str, Score],
     probes: Sequence[tuple[str, Score]],
+    edited: Sequence[tuple[str, Score]],
     inflation: tuple[Score, Score, float, float | None] | None,
 ) -> tuple[Level, str]:
     """The level, and the end of the headline that says why."""
@@ -180,8 +206,11 @@ def _decide(
     strict = [judged[name] for name in SEPARATING if name in judged]
     if unsafe := _unsafe(scores, judged, probes, strict):
         return "unsafe", f"; {unsafe}"
-    if shortcut := _shortcut(scores, probes):
+    if shortcut := shortcut_is_there(scores, probes):
         return "caution", f"; {shortcut}"
+    blind = [(n, e) for n, e in edited if n == "background-only" and e.protocol in judged]
+    if reads := background_is_read(scores, blind):
+        return "caution", f"; {reads}"
     if inflation and (inflation[3] or 0) > 0 and inflation[2] > MIN_INFLATION:
         return "caution", f"; the random split overstates the accuracy by {points(inflation[2])}."
     if not strict:
@@ -212,17 +241,8 @@ def _unsafe(
     strict: Sequence[Score],
 ) -> str | None:
     """Why the accuracy proves nothing: a probe suffices, or there is none on held-out groups."""
-    suffice = [
-        (name, probe)
-        for name, probe in probes
-        if probe.low - probe.chance > max(0.0, judged[probe.protocol].advantage / 2)
-    ]
-    if suffice:
-        name, probe = _most_telling(suffice)
-        return (
-            f"{PROBES[name]} {verb(name, 'suffices', 'suffice')} for {percent(probe.value)}"
-            f"{where(probe, scores)}: {_UNSHOWN[name]}."
-        )
+    if text := shortcut_suffices(scores, judged, probes):
+        return text
     useless = [score for score in strict if not score.beats_chance]
     if useless:
         return (
@@ -232,14 +252,36 @@ def _unsafe(
     return None
 
 
-def _shortcut(scores: Mapping[str, Score], probes: Sequence[tuple[str, Score]]) -> str | None:
-    """Whether the background is better than chance."""
+def shortcut_suffices(
+    scores: Mapping[str, Score],
+    judged: Mapping[str, Score],
+    probes: Sequence[tuple[str, Score]],
+) -> str | None:
+    """Whether a probe holds more than half of the model's advantage over chance, in words."""
+    suffice = [
+        (name, probe)
+        for name, probe in probes
+        if probe.low - probe.chance > max(0.0, judged[probe.protocol].advantage / 2)
+    ]
+    if not suffice:
+        return None
+    name, probe = _most_telling(suffice)
+    return (
+        f"{PROBES[name]} {verb(name, 'suffices', 'suffice')} for {percent(probe.value)}"
+        f"{where(probe, scores)}: {_UNSHOWN[name]}."
+    )
+
+
+def shortcut_is_there(
+    scores: Mapping[str, Score], probes: Sequence[tuple[str, Score]]
+) -> str | None:
+    """Whether the background or the scale bar is better than chance."""
     # Colour statistics of the whole image hold the size and stain of the leukocytes too: that
     # they beat chance is no sign of a shortcut, only that they come near the model would be.
     above = [
         (name, probe)
         for name, probe in probes
-        if name == "background-only" and probe.low > probe.chance
+        if name != "colour-only" and probe.low > probe.chance
     ]
     if not above:
         return None
@@ -251,11 +293,27 @@ def _shortcut(scores: Mapping[str, Score], probes: Sequence[tuple[str, Score]]) 
     )
 
 
+def background_is_read(
+    scores: Mapping[str, Score], edited: Sequence[tuple[str, Score]]
+) -> str | None:
+    """Whether the trained model is better than chance on images without leukocytes."""
+    above = [(name, score) for name, score in edited if score.low > score.chance]
+    if not above:
+        return None
+    _, score = _most_telling(above)
+    return (
+        f"the trained model itself, shown its test images without leukocytes, is right in "
+        f"{percent(score.value)}{where(score, scores)}, more than the {percent(score.chance)} of "
+        f"always naming the most frequent class: it makes use of the background."
+    )
+
+
 def _most_telling(probes: Sequence[tuple[str, Score]]) -> tuple[str, Score]:
-    """A probe of the background before one of colour, a strict protocol before a lenient one."""
+    """A probe of the background before the others, a strict protocol before a lenient one."""
     order = (*SEPARATING[:1], "acquisition", "acquisition-merged", "given", "deduplicated")
     ranks = {name: rank for rank, name in enumerate((*order, "random"))}
-    return min(probes, key=lambda item: (item[0] != "background-only", ranks[item[1].protocol]))
+    first = list(PROBES)
+    return min(probes, key=lambda item: (first.index(item[0]), ranks[item[1].protocol]))
 
 
 def _why_inconclusive(scores: Mapping[str, Score]) -> str:
@@ -272,11 +330,16 @@ def _why_inconclusive(scores: Mapping[str, Score]) -> str:
     )
 
 
-def _answer(
-    headline: str, level: Level, findings: list[str], metrics: Mapping[str, Any]
+def answer(
+    headline: str,
+    level: Level,
+    findings: list[str],
+    metrics: Mapping[str, Any],
+    rule: str = RULE,
 ) -> dict[str, Any]:
+    """A verdict as ``metrics.json`` keeps it; what could not be run is added to the findings."""
     findings += [
         f"The protocol {entry['protocol']} could not be run: {entry['reason'].rstrip('.')}."
         for entry in metrics.get("inapplicable", ())
     ]
-    return {"headline": headline, "level": level, "findings": findings, "rule": RULE}
+    return {"headline": headline, "level": level, "findings": findings, "rule": rule}

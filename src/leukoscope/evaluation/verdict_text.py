@@ -28,6 +28,13 @@ SEPARATING: Final = ("grouped", "acquisition-merged", "acquisition")
 PROBES: Final[Mapping[str, str]] = {
     "background-only": "with all leukocytes removed the background alone",
     "colour-only": "a few colour statistics of the whole image alone",
+    "scale-bar-only": "the burned-in scale bar alone",
+}
+"""The probes that a verdict rests on; the first is the most telling."""
+EDITED: Final[Mapping[str, str]] = {
+    "background-only": "the background alone, with all leukocytes removed,",
+    "cells-only": "the leukocytes alone",
+    "stain-neutral": "the image without its stain",
 }
 
 
@@ -121,6 +128,32 @@ def describe_probe(name: str, probe: Score, scores: Mapping[str, Score]) -> str:
     )
 
 
+def describe_edited(name: str, edited: Score, scores: Mapping[str, Score]) -> str:
+    """One finding: what the trained model reaches on edited versions of its test images."""
+    return (
+        f"The trained model, shown {EDITED[name]} {SETTINGS[edited.protocol]}: accuracy "
+        f"{_range(edited)}, {_count(edited.n)} images; on whole images "
+        f"{percent(scores[edited.protocol].value)}. It never saw such images in training."
+    )
+
+
+def describe_share(entry: Mapping[str, Any]) -> str:
+    """One finding: how much of the advantage over colour statistics is left without stain."""
+    where_ = _capital(SETTINGS[entry["protocol"]])
+    over, share = entry["advantage"], entry["share"]
+    if not entry["defined"]:
+        return (
+            f"{where_}: the model is not shown to be better than the colour statistics (difference "
+            f"{points(over['value'])}), so no share of that advantage can be given."
+        )
+    weak = "" if share["reliable"] else "; too few groups for a reliable interval"
+    return (
+        f"{where_}: of the {points(over['value'])} by which the model is better than colour "
+        f"statistics, {share['value']:.0%} (interval {100 * share['low']:.0f}–{share['high']:.0%}) "
+        f"survive in a classifier that sees no stain{weak}."
+    ).replace("%", " %")
+
+
 def describe_inflation(random: Score, other: Score, difference: float, low: float | None) -> str:
     """One finding: how far the random split lies above a stricter protocol."""
     certain = "significantly" if low is not None and low > 0 else "not significantly"
@@ -172,7 +205,7 @@ def plural_unit(score: Score) -> str:
 
 def verb(name: str, singular: str, plural: str) -> str:
     """The form of a verb that goes with a probe's words."""
-    return singular if name == "background-only" else plural
+    return plural if name == "colour-only" else singular
 
 
 def _capital(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.quality import noise_level
-from leukoscope.imaging.scale_bar import ScaleBar
+from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
 from leukoscope.imaging.segment import LeukocyteMasks
 
 _GROUND = ("ground_l", "ground_a", "ground_b")
@@ -58,6 +58,7 @@ COLOUR_STATISTICS: tuple[str, ...] = tuple(
 )
 """Names, in order, of what :func:`colour_statistics` returns."""
 
+_GLYPHS = (8, 24)  # rows and columns of the picture of a bar's ink
 _FEWEST = 30  # pixels that a statistic needs
 _GRID = 72  # colours are read on about this many rows and columns
 _STAINED = 6.0  # lightness by which a red cell is darker than the ground around it
@@ -126,6 +127,25 @@ def colour_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
         counts = np.bincount(image[:, :, channel].ravel(), minlength=256)
         result[channel] = _histogram_statistics(counts)
     return result.ravel()
+
+
+def bar_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """All that a classifier may see of the burned-in scale bar, and nothing of the smear.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (199,) float64: the seven ``bar_*`` numbers of :data:`BACKGROUND_FEATURES`, then its ink
+        as 8 × 24 shares of 0 to 1; all 0 where there is no bar.
+    """
+    bar = find_scale_bar(image)
+    ink = np.zeros(_GLYPHS)
+    if bar is not None:
+        x0, y0, x1, y1 = bar.box
+        cut = bar.strokes[y0:y1, x0:x1].astype(np.float32)
+        ink = np.asarray(cv2.resize(cut, _GLYPHS[::-1], interpolation=cv2.INTER_AREA), np.float64)
+    return np.array([*_bar_style(bar, *image.shape[:2]), *ink.ravel()])
 
 
 def _histogram_statistics(counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Stain normalisation: bring an image's colours to those of a target.
+"""Stain normalisation: bring an image's colours to those of a target, or take them away.
 
 Black surroundings of a cell that was cut out are neither counted nor changed.
 """
@@ -18,6 +18,9 @@ BLACK = 12  # a cut-out cell is surrounded by pixels below this
 _MAX_GAIN = 4.0  # a plain image has no contrast to stretch but noise
 _LEAST_ANGLE = np.radians(2.0)  # between two stains; below, there is only one
 _LEAST_PIXELS = 50  # for percentiles to mean anything
+_RANGE = (10, 99)  # percentiles of the density that stand for plain ground and darkest nuclei
+_LEAST_RANGE = 0.05  # density between them; a plain image has none
+_DARKEST = 1.4  # density of the darkest nuclei in the result
 
 _Float = NDArray[np.float64]
 
@@ -139,6 +142,31 @@ def estimate_stains(image: NDArray[np.uint8], step: Macenko) -> Stains | None:
     if bluish[0] < bluish[1]:
         vectors = vectors[::-1]
     return Stains(vectors, np.percentile(_amounts(stained, vectors), 99, axis=0))
+
+
+def grey_density(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image without its stain: mean optical density, on a scale of its own, as grey.
+
+    Neither hue nor strength of stain and lamp are left: the ground (10th percentile of the
+    density) becomes white, the darkest nuclei (99th) the same dark grey in every image. On
+    phantoms colour statistics name the session far less often than after Macenko's or Reinhard's
+    normalisation (``docs/protocols.md``), which leave hue, and where Macenko's finds no two stains
+    the image as it was.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; black surroundings of a cut-out cell become ground.
+
+    Returns:
+        (H, W, 3) uint8, three equal channels.
+    """
+    lit = _lit(image)
+    if not lit.any():
+        return np.full_like(image, 255)
+    density = optical_density(image, 255).mean(axis=2)
+    low, high = np.percentile(density[lit], _RANGE)
+    scaled = np.clip((density - low) / max(high - low, _LEAST_RANGE), 0, 1.2)
+    levels = np.where(lit, 255 * np.exp(-_DARKEST * scaled), 255)
+    return np.repeat(np.rint(levels).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def optical_density(image: NDArray[np.uint8], light: int) -> _Float:

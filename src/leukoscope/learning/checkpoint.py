@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from leukoscope.config.loading import validate
@@ -16,6 +18,7 @@ from leukoscope.core.errors import WeightsError
 from leukoscope.core.files import read_json, sha256_bytes, write_bytes, write_json
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.feature_heads import head_from
+from leukoscope.learning.linear_head import LinearHead
 from leukoscope.learning.weights import WeightsRecord
 
 TENSORS = "checkpoint.safetensors"
@@ -158,6 +161,30 @@ def load_checkpoint(folder: Path) -> tuple[Network, CheckpointMeta]:
         )
     network.load_state_dict({**own, **tensors})
     return network, meta
+
+
+def load_head(folder: Path) -> Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]]:
+    """The classifier of a frozen backbone alone, for features that are at hand.
+
+    Args:
+        folder: What :func:`save_checkpoint` wrote to.
+
+    Returns:
+        From (n, D) features to (n, K) float64 logits.
+
+    Raises:
+        DataError: ``checkpoint.json`` is missing or is no JSON.
+        WeightsError: As :func:`load_checkpoint`, or the backbone was trained too.
+    """
+    meta, shapes = _read_record(folder / RECORD)
+    if not meta.frozen_backbone:
+        raise WeightsError(f"{folder}: expected a head on a frozen backbone, which was trained too")
+    tensors = _read_tensors(folder / TENSORS, meta.sha256, shapes)
+    own = {n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")}
+    head = head_from(own)
+    if head is not None:
+        return head.logits
+    return LinearHead(own["weight"].numpy(), own["bias"].numpy(), 0.0, ()).logits
 
 
 def _read_record(path: Path) -> tuple[CheckpointMeta, dict[str, list[int]]]:

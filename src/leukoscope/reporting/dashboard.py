@@ -17,7 +17,7 @@ from leukoscope.reporting.figures.classification import draw_matrix
 from leukoscope.reporting.figures.dashboard import Panel
 from leukoscope.reporting.formats import count, finite, plural
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.result_sections import mark_groups
+from leukoscope.reporting.shortcut_sections import mark_groups
 from leukoscope.reporting.source import Scores, Study
 from leukoscope.reporting.wording import protocol_title
 

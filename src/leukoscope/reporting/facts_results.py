@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from leukoscope.reporting import result_tables
+from leukoscope.core.files import read_json
+from leukoscope.reporting import (
+    decision_tables,
+    result_tables,
+    robustness_sections,
+    shortcut_sections,
+)
 from leukoscope.reporting.facts import Answer, answer, listed, shown
 from leukoscope.reporting.formats import count, metric_title, plural
 from leukoscope.reporting.result_tables import sample
@@ -140,8 +146,9 @@ def failures(study: Study) -> Answer | None:
 
 
 def calibration(study: Study) -> Answer | None:
-    """Temperatures and prediction sets, fitted on the ``cal`` part."""
-    return shown([result_tables.decisions(study)], "metrics.json", "report.html")
+    """Calibration errors and prediction sets, both fitted on the ``cal`` part."""
+    tables = (decision_tables.calibration(study), decision_tables.sets(study))
+    return shown(tables, "metrics.json", "report.html")
 
 
 def further(study: Study) -> Answer | None:
@@ -151,8 +158,12 @@ def further(study: Study) -> Answer | None:
 
 def robustness(study: Study) -> Answer | None:
     """What changes when the input or the division of the data changes."""
-    tables = (result_tables.probes(study), result_tables.curve(study))
-    return shown(tables, "metrics.json", "report.html")
+    tables = [shortcut_sections.numbers(study), result_tables.curve(study)]
+    files = ["metrics.json", "report.html"]
+    if study.run.robustness.is_file():
+        tables.append(robustness_sections.summary(read_json(study.run.robustness)))
+        files.append(study.run.robustness.name)
+    return shown(tables, *files)
 
 
 def heterogeneity(study: Study) -> Answer | None:

@@ -27,6 +27,7 @@ from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
 from leukoscope.reporting.ood_sections import rejection
 from leukoscope.reporting.robustness_sections import robustness
+from leukoscope.reporting.shortcut_sections import shortcuts
 from leukoscope.reporting.source import Study, load_study
 from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level_title
 
@@ -48,10 +49,10 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
     study = load_study(run)
     gallery = Gallery(run)
     steps: list[Callable[[], list[Section]]] = [
-        lambda: result_sections.overview(study, gallery),
+        lambda: result_sections.overview(study),
+        lambda: [shortcuts(study, gallery)],
         lambda: [data_sections.passport(study, gallery)],
         lambda: [result_sections.protocols(study, gallery)],
-        lambda: [result_sections.probes(study)],
         lambda: [dashboard(study, gallery)],
         lambda: [folds(study)],
         lambda: [class_sections.class_results(study, gallery)],

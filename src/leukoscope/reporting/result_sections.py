@@ -1,11 +1,9 @@
-"""The sections on results: overview, protocols, probes."""
+"""The sections on results: overview and protocols."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from leukoscope.reporting import result_tables as tables
 from leukoscope.reporting.content import (
@@ -20,26 +18,19 @@ from leukoscope.reporting.content import (
 )
 from leukoscope.reporting.figures.overview import (
     CurveLine,
-    Mark,
-    MarkGroup,
     cluster_curve,
-    protocol_probe_chart,
 )
-from leukoscope.reporting.formats import count, finite, interval, number
+from leukoscope.reporting.formats import count, finite
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.level_tables import levels
 from leukoscope.reporting.scope import can_show, cannot_show
 from leukoscope.reporting.source import Study
-from leukoscope.reporting.wording import PROBE_MEANING, input_title, protocol_title
+from leukoscope.reporting.wording import PROTOCOL_SHORT
 
 
-def overview(study: Study, gallery: Gallery) -> list[Section]:
+def overview(study: Study) -> list[Section]:
     """What comes right after the verdict."""
     verdict = study.metrics["verdict"]
-    results: list[Block] = [tables.headline(study)]
-    chart = _protocol_chart(study, gallery)
-    if chart is not None:
-        results.append(chart)
     why: list[Block] = []
     if verdict.get("findings"):
         why.append(Bullets(tuple(str(text) for text in verdict["findings"])))
@@ -58,79 +49,9 @@ def overview(study: Study, gallery: Gallery) -> list[Section]:
                 Bullets(cannot_show(study)),
             ),
         ),
-        Section("results", "Results at a glance", results),
+        Section("results", "Results at a glance", [tables.headline(study)]),
         Section("why", "Why this verdict", why),
     ]
-
-
-def chance_level(study: Study) -> float | None:
-    """Accuracy of always naming the largest class, over the first result's test images."""
-    for entry in study.results:
-        totals = np.asarray(entry["confusion"], dtype=np.float64).sum(axis=1)
-        if totals.sum() > 0:
-            return float(totals.max() / totals.sum())
-    return None
-
-
-def _protocol_chart(study: Study, gallery: Gallery) -> Picture | None:
-    groups = mark_groups(study)
-    chance = chance_level(study)
-    if not groups or chance is None:
-        return None
-    n = max(int(entry["n"]) for entry in study.results)
-    label = f"accuracy on test images, % ({100 * study.confidence:g} % intervals)"
-    return gallery.draw(
-        "protocols-and-probes",
-        lambda: protocol_probe_chart(groups, chance, xlabel=label),
-        narrow=lambda: protocol_probe_chart(groups, chance, xlabel="accuracy, %", narrow=True),
-        caption=(
-            f"The model against its probes, protocol by protocol (n = {count(n)} images). "
-            "Where a probe comes close to the whole image, the accuracy does not prove that the "
-            "model reads the cells. The dashed line is the accuracy of always naming the largest "
-            f"class ({number(chance, 'accuracy')})."
-        ),
-        alt="; ".join(
-            f"{group.title}: " + ", ".join(f"{mark.label} {mark.text}" for mark in group.marks)
-            for group in groups
-        ),
-    )
-
-
-def mark_groups(study: Study) -> list[MarkGroup]:
-    """Accuracy of the models and of the probes, protocol by protocol."""
-    groups = []
-    for protocol in study.protocols:
-        entries = [entry for entry in study.results if entry["protocol"] == protocol]
-        marks = [_mark(study, entry, "image") for entry in entries]
-        marks += [
-            _mark(study, entry, entry["probe"])
-            for entry in study.metrics.get("probes", ())
-            if entry["protocol"] == protocol
-        ]
-        known = tuple(mark for mark in marks if mark is not None)
-        if known:
-            groups.append(MarkGroup(protocol_title(protocol), tables.sample(entries[0]), known))
-    return groups
-
-
-def _mark(study: Study, entry: Mapping[str, Any], seen: str) -> Mark | None:
-    record = entry["metrics"].get("accuracy")
-    record = record if isinstance(record, Mapping) else {"value": record}
-    value = finite(record.get("value"))
-    if value is None:
-        return None
-    label, short = input_title(seen), "image" if seen == "image" else seen
-    if seen == "image" and len(study.recipes) > 1:
-        label, short = f"{entry['recipe']}: {label}", str(entry["recipe"])
-    return Mark(
-        label=label,
-        short=short,
-        input=seen,
-        value=value,
-        low=finite(record.get("low")),
-        high=finite(record.get("high")),
-        text=interval(record, "accuracy"),
-    )
 
 
 def protocols(study: Study, gallery: Gallery) -> Section:
@@ -184,7 +105,7 @@ def _curve_chart(study: Study, gallery: Gallery) -> Picture | None:
         known = (entry or {"metrics": {}})["metrics"].get("accuracy") or {}
         value = finite(known.get("value"))
         if value is not None:
-            references.append((protocol_short(protocol), value))
+            references.append((PROTOCOL_SHORT[protocol], value))
     title = f"Whole clusters held out, n = {count(n)} images"
     return gallery.draw(
         "cluster-curve",
@@ -202,38 +123,4 @@ def _curve_chart(study: Study, gallery: Gallery) -> Picture | None:
             )
             for line in lines
         ),
-    )
-
-
-def protocol_short(name: str) -> str:
-    """A protocol's name where space is scarce."""
-    return {
-        "random": "random split",
-        "acquisition-merged": "clusters joined\nwith overlaps",
-    }.get(name, name)
-
-
-def probes(study: Study) -> Section:
-    """What crippled inputs reach."""
-    table = tables.probes(study)
-    if table is None:
-        return Section(
-            "probes", "Probes", [Paragraph("No probe was run, so no shortcut was looked for.")]
-        )
-    used = list(dict.fromkeys(entry["probe"] for entry in study.metrics["probes"]))
-    return Section(
-        "probes",
-        "Probes",
-        [
-            Paragraph(
-                "A probe is a classifier that is denied what it should need. If it does well all "
-                "the same, the class can be guessed from something other than the cells. It does "
-                "not prove that the model makes use of it; leukemia itself changes the "
-                "background, too."
-            ),
-            Bullets(
-                tuple(f"`{name}`: {PROBE_MEANING.get(name, input_title(name))}" for name in used)
-            ),
-            table,
-        ],
     )

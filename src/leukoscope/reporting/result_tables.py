@@ -21,7 +21,6 @@ from leukoscope.reporting.formats import (
 from leukoscope.reporting.source import Study, class_title
 from leukoscope.reporting.wording import (
     PROTOCOL_INFO,
-    input_title,
     protocol_title,
 )
 
@@ -130,35 +129,6 @@ def inapplicable(study: Study) -> Table | None:
         Column("Why not"),
     )
     return Table("Protocols that do not apply to this data", columns, rows)
-
-
-def probes(study: Study) -> Table | None:
-    """What crippled inputs reach."""
-    entries = study.metrics.get("probes", ())
-    if not entries:
-        return None
-    names = ("accuracy", "balanced_accuracy", "roc_auc")
-    rows = [
-        (
-            protocol_title(protocol),
-            input_title(entry["probe"]),
-            str(entry.get("recipe", DASH)),
-            *(interval(entry["metrics"].get(name), name) for name in names),
-            count(entry.get("n")),
-        )
-        for protocol in study.protocols
-        for entry in entries
-        if entry["protocol"] == protocol
-    ]
-    columns = (
-        Column("Protocol"),
-        Column("The classifier sees"),
-        Column("Classifier", code=True, narrow=True),
-        *(Column(metric_title(name), numeric=True) for name in names),
-        Column("n images", numeric=True),
-    )
-    caption = f"Probes: what a deliberately crippled input reaches ({_level(study)} intervals)"
-    return marked(Table(caption, columns, tuple(rows), grouped=True))
 
 
 def comparisons(study: Study) -> Table | None:

@@ -67,7 +67,7 @@ def draw(result: Record, gallery: Gallery) -> list[Block]:
         blocks.append(Bullets(tuple(result["warnings"])))
     metrics = [name for name in _CURVES if name in result["recipes"][0]["clean"]]
     blocks += [_curves(metric, result, gallery, sample) for metric in metrics]
-    blocks.append(_summary(result))
+    blocks.append(summary(result))
     for model in result["recipes"]:
         blocks += [Folded(f"All accuracies of {model['recipe']}", (_accuracies(model, result),))]
         if model["envelope"]:
@@ -89,7 +89,7 @@ def _curves(metric: str, result: Record, gallery: Gallery, sample: str) -> Pictu
     )
 
 
-def _summary(result: Record) -> Table:
+def summary(result: Record) -> Table:
     first = result["recipes"][0]["recipe"]
     rows = tuple(
         (

@@ -53,6 +53,17 @@ PROTOCOL_INFO: Mapping[str, ProtocolInfo] = {
     "external": ProtocolInfo("Another data set", "Does it work on data from elsewhere?"),
 }
 
+PROTOCOL_SHORT: Mapping[str, str] = {
+    "random": "random split",
+    "deduplicated": "overlaps joined",
+    "given": "own split",
+    "grouped": "patients apart",
+    "acquisition": "clusters apart",
+    "acquisition-merged": "clusters merged",
+    "external": "as handed in",
+}
+"""Names where space is scarce."""
+
 INPUT_TITLES: Mapping[str, str] = {
     "image": "the whole image",
     "colour-only": "colour statistics only",
@@ -62,6 +73,7 @@ INPUT_TITLES: Mapping[str, str] = {
     "cells-only": "leukocytes only",
     "cells-only-grey": "leukocytes only, in grey",
     "scale-bar-only": "scale bar only",
+    "stain-neutral": "grey density, without stain",
 }
 
 PROBE_MEANING: Mapping[str, str] = {
@@ -70,7 +82,17 @@ PROBE_MEANING: Mapping[str, str] = {
         "A plain classifier, trained and tested on images from which every leukocyte was removed "
         "(inpainted) and the scale bar masked."
     ),
-    "cells-only": "The same classifier on the leukocytes alone, on a neutral background.",
+    "background-grey": "The same on such images in grey: no hue is left.",
+    "silhouette-only": (
+        "The same on the leukocytes’ outlines, filled with one grey: number, size and shape only."
+    ),
+    "cells-only": "The same on the leukocytes alone, on a neutral background.",
+    "cells-only-grey": "The same on these in grey.",
+    "scale-bar-only": "A classifier that sees place, size, colour and ink of the scale bar alone.",
+    "stain-neutral": (
+        "The plain classifier on the whole image as grey optical density, from the image’s own "
+        "ground to its darkest nuclei: neither hue nor strength of stain and lamp are left."
+    ),
 }
 
 LEVELS: Mapping[str, tuple[str, str]] = {

@@ -62,7 +62,7 @@ def export_images(
         manifest: The data set.
         recipe: Whose preprocessing.
         out: Folder to write; may hold the same export, unfinished.
-        variant: ``image``, ``background-only`` or ``cells-only``.
+        variant: A key of :data:`~leukoscope.imaging.probe_inputs.PROBE_INPUTS`.
         progress: Told (images done, images in all).
 
     Raises:

@@ -90,13 +90,20 @@ def _jobs_of(store: InputStore, recipe: Recipe, seed: int, keeper: GateKeeper | 
         return lambda folder, of_job, tell: GradientJob(
             own, pixels, views, store.data, folder, of_job, tell
         )
-    features, network = store.features(recipe, "image", seed), store.network(recipe, seed)
+    features = store.features(recipe, "image", seed)
     if keeper is not None:
-        features = keeper.extended(features, network, recipe)
+        features = keeper.extended(features, store.network(recipe, seed), recipe)
+    return job_of_features(store, recipe, features, store.data, seed)
+
+
+def job_of_features(
+    store: InputStore, recipe: Recipe, features: NDArray[np.float32], data: Labelled, seed: int
+) -> MakeJob:
+    """What makes the job of one classifier on (n, D) features of the images of ``data``."""
+    own = member_recipe(recipe) if recipe.inner_folds else recipe
+    network = store.network(recipe, seed)
     fit = _fit_linear if isinstance(recipe.training, LinearHeadTraining) else _fit_classifier
-    return lambda folder, of_job, tell: partial(
-        fit, own, network, features, store.data, folder, of_job
-    )
+    return lambda folder, of_job, tell: partial(fit, own, network, features, data, folder, of_job)
 
 
 def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, later: int = 0) -> None:

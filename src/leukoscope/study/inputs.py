@@ -1,16 +1,11 @@
-"""What a classifier is shown: the image, or a version of it with something taken away.
-
-``background-only`` has every leukocyte inpainted and the scale bar masked; ``cells-only`` keeps
-the leukocytes on a neutral ground. A score on the first is a score that needs no morphology.
-"""
+"""What a classifier is shown: the image, or a version of it with something taken away."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,30 +14,13 @@ from numpy.typing import NDArray
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.imaging.segment import keep_leukocytes, remove_leukocytes, segment_leukocytes
+from leukoscope.imaging.probe_inputs import PROBE_INPUTS
 
-Image = NDArray[np.uint8]
+INPUTS = PROBE_INPUTS
 _Item = TypeVar("_Item")
 
 
-def _whole_image(image: Image) -> Image:
-    return image
-
-
-def _background_only(image: Image) -> Image:
-    return remove_leukocytes(image, segment_leukocytes(image))
-
-
-def _cells_only(image: Image) -> Image:
-    return keep_leukocytes(image, segment_leukocytes(image))
-
-
-INPUTS: Mapping[str, Callable[[Image], Image]] = MappingProxyType(
-    {"image": _whole_image, "background-only": _background_only, "cells-only": _cells_only}
-)
-
-
-def load_input(path: Path, variant: str, spec: PreprocessSpec) -> Image:
+def load_input(path: Path, variant: str, spec: PreprocessSpec) -> NDArray[np.uint8]:
     """One image as the model sees it.
 
     Args:

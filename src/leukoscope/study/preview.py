@@ -20,6 +20,7 @@ from leukoscope.reporting.sheet import draw_sheet
 from leukoscope.study.augmentation_sheet import draw_augmentations
 from leukoscope.study.inputs import INPUTS, stream
 
+SHOWN = ("image", "background-only", "cells-only", "stain-neutral")
 AUGMENTED = 8  # images on the sheet of augmentations
 QUALITY_IMAGES = 150  # of each class
 
@@ -67,9 +68,9 @@ def _sheet_of_inputs(
     rows = []
     for record in shown:
         image = decode_image(manifest.path_of(record)).image
-        views = [apply_preprocess(make(image), recipe.preprocess) for make in INPUTS.values()]
+        views = [apply_preprocess(INPUTS[name](image), recipe.preprocess) for name in SHOWN]
         rows.append([image, *views])
-    titles = ["original", *INPUTS]
+    titles = ["original", *SHOWN]
     return draw_sheet(path, rows, [_caption(record) for record in shown], titles)
 
 

@@ -1,15 +1,17 @@
 """Probes: classifiers that must fail if the data can only be told apart by morphology.
 
-``colour-only`` sees colour statistics of the whole image, ``background-only`` the image without
-its leukocytes, ``cells-only`` the leukocytes without their ground. Each is fitted and tested on
-the very folds of the model.
+Each sees an image from which something was taken away
+(:mod:`leukoscope.imaging.probe_inputs`), or a few numbers of it, and is fitted and tested on the
+very folds of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +20,53 @@ from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import LinearHeadTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import sha256_json
-from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.imaging.background import colour_statistics
+from leukoscope.imaging.background import bar_statistics, colour_statistics
 from leukoscope.imaging.decode import decode_image
+from leukoscope.study.edited import run_edited
 from leukoscope.study.events import Progress
 from leukoscope.study.fitting import linear_logits
 from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, run_job
 from leukoscope.study.protocols import ProtocolPlan
 from leukoscope.study.store import InputStore
 
-COLOUR_RECIPE = "colour-forest"
+Numbers = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+FORESTS: Mapping[str, tuple[str, Numbers]] = MappingProxyType(
+    {
+        "colour-only": ("colour", colour_statistics),
+        "scale-bar-only": ("scale-bar", bar_statistics),
+    }
+)
+"""Probes that see numbers, not images: the name of their table, and what computes a row."""
+
+
+def inapplicable_probes(config: StudyConfig, passport: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Probes that were asked for but have nothing to see in this data, with the reasons."""
+    if "scale-bar-only" not in config.probes or passport["scale_bars"]["images"]:
+        return []
+    reason = "the audit found no burned-in scale bar in any image"
+    return [{"probe": "scale-bar-only", "reason": reason}]
+
+
+def shortcut_tables(
+    store: InputStore,
+    passport: Mapping[str, Any],
+    plan: ProtocolPlan,
+    config: StudyConfig,
+    progress: Progress,
+) -> list[PredictionTable]:
+    """All probes of a study, and its models on edited images; what is finished is read."""
+    left_out = {row["probe"] for row in inapplicable_probes(config, passport)}
+    tables = []
+    for probe in config.probes:
+        if probe not in left_out:
+            tables += run_probe(store, probe, plan, config, progress)
+    for recipe in config.recipes:
+        tables += run_edited(store, recipe, plan, config, progress)
+    return tables
 
 
 def run_probe(
-    run: RunFolder,
     store: InputStore,
     probe: str,
     plan: ProtocolPlan,
@@ -45,9 +79,10 @@ def run_probe(
         One table per fold; its ``input`` column names the probe.
     """
     folds = [fold for name in plan.names for fold in plan.of(name)]
-    if probe == "colour-only":
-        values = store.table("colour", _colours)
-        name = COLOUR_RECIPE
+    if probe in FORESTS:
+        table, numbers = FORESTS[probe]
+        name = f"{table}-forest"
+        values = store.table(table, partial(_numbers_of, numbers))
         fit = partial(_forest_logits, values, store.data, config.seed)
     else:
         recipe = probe_recipe(config)
@@ -57,7 +92,7 @@ def run_probe(
     tables = []
     with progress.step(f"probe {probe}") as tell:
         for done, fold in enumerate(folds, start=1):
-            folder = run.cache / "probes" / f"{probe}-{sha256_json(name)[:8]}" / fold.protocol
+            folder = store.run.cache / "probes" / f"{probe}-{sha256_json(name)[:8]}" / fold.protocol
             tables.append(run_job(store.data, fold, name, probe, folder / f"fold{fold.fold}", fit))
             tell(done, len(folds))
     return tables
@@ -71,8 +106,8 @@ def probe_recipe(config: StudyConfig) -> Recipe:
     return load_recipe("quick")
 
 
-def _colours(path: Path) -> NDArray[np.float64]:
-    return colour_statistics(decode_image(path).image)
+def _numbers_of(numbers: Numbers, path: Path) -> NDArray[np.float64]:
+    return numbers(decode_image(path).image)
 
 
 def _forest_logits(
@@ -81,7 +116,7 @@ def _forest_logits(
     seed: int,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
-    """Extremely randomised trees on colour statistics; log-probabilities stand in for logits."""
+    """Extremely randomised trees on numbers; log-probabilities stand in for logits."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     forest = ExtraTreesClassifier(300, min_samples_leaf=2, random_state=seed, n_jobs=2)

@@ -20,7 +20,7 @@ from leukoscope.config.loading import (
     validate,
 )
 from leukoscope.config.recipe import EnsembleTraining, Recipe
-from leukoscope.config.study import PROBES, PROTOCOLS, StudyConfig
+from leukoscope.config.study import PROTOCOLS, StudyConfig, chosen_probes
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.records import save_folds
@@ -69,7 +69,8 @@ def study_config(
         data: Folder or CSV manifest.
         recipes: Recipe names or TOML files; the first becomes the bundle.
         protocols: Default: all, those that do not apply are recorded with the reason.
-        probes: Default: all.
+        probes: Default: those of :data:`~leukoscope.config.study.DEFAULT_PROBES`; ``all`` for
+            every one.
         overrides: ``key=value`` texts. Keys that begin with ``splits.``, or name a field of the
             study (``bootstrap``, ``coverage``, …), change the study, all others every recipe.
         folds: Number of folds; 1 is a hold-out.
@@ -108,7 +109,7 @@ def study_config(
         },
         "recipes": [recipe.model_dump() for recipe in chosen],
         "protocols": list(protocols or PROTOCOLS),
-        "probes": list(PROBES if probes is None else probes),
+        "probes": list(chosen_probes(probes)),
         "splits": {"folds": folds},
         "seed": seed,
     }
@@ -283,16 +284,14 @@ def _fit_everything(
     progress: Progress,
 ) -> list[PredictionTable]:
     from leukoscope.study.fitting import fit_recipe
-    from leukoscope.study.probes import run_probe
+    from leukoscope.study.probes import shortcut_tables
     from leukoscope.study.store import InputStore
 
     store = InputStore(run, found.manifest, images, progress)
     tables = []
     for recipe in config.recipes:
         tables += fit_recipe(run, store, recipe, plan.folds, config.seed, progress)
-    for probe in config.probes:
-        tables += run_probe(run, store, probe, plan, config, progress)
-    return tables
+    return tables + shortcut_tables(store, found.passport, plan, config, progress)
 
 
 def _write_statistics(
@@ -304,6 +303,7 @@ def _write_statistics(
     tables: list[PredictionTable],
 ) -> dict[str, Any]:
     from leukoscope.study.bundling import no_bundle_note
+    from leukoscope.study.probes import inapplicable_probes
     from leukoscope.study.rejection import rejection_metrics
     from leukoscope.study.summary import summarise
 
@@ -314,6 +314,7 @@ def _write_statistics(
         plan.folds,
         config,
         inapplicable=plan.inapplicable,
+        inapplicable_probes=inapplicable_probes(config, found.passport),
         warnings=[
             *plan.notes,
             *no_bundle_note(config),

@@ -16,11 +16,13 @@ from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict import judge
+from leukoscope.evaluation.verdict_foreign import judge_foreign
 from leukoscope.study.decisions import PARTITIONS, decision_entries
 from leukoscope.study.fold_results import FoldResults, calibration_entry
 from leukoscope.study.operating import operating_entry
 from leukoscope.study.patient_level import PROTOCOL, by_patient
 from leukoscope.study.protocols import FINAL, UNITS, unit_of
+from leukoscope.study.shortcut_summary import model_on_entries, shortcut_summary
 
 CURVE_METRICS = ("accuracy", "balanced_accuracy")
 PROBE_METRICS = (
@@ -86,6 +88,7 @@ def summarise(
     config: StudyConfig,
     *,
     inapplicable: Sequence[Mapping[str, str]],
+    inapplicable_probes: Sequence[Mapping[str, str]] = (),
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All statistics of a study.
@@ -95,6 +98,7 @@ def summarise(
         folds: Parts, and the unit that each protocol's intervals resample.
         config: Replicates, confidence, coverage, seed.
         inapplicable: Protocols that the data cannot support, with reasons.
+        inapplicable_probes: Likewise probes.
         warnings: What a reader must know of the data and the splits.
 
     Returns:
@@ -107,7 +111,7 @@ def summarise(
     test = table.select(part="test")
     protocols = [p for p in dict.fromkeys(test.protocol.tolist()) if p != FINAL]
     recipes = [recipe.name for recipe in config.recipes]
-    results, curve, probes, hierarchy = [], [], [], []
+    results, curve, probes, model_on, hierarchy = [], [], [], [], []
     for protocol in protocols:
         under = test.select(protocol=protocol)
         for recipe in recipes:
@@ -125,12 +129,17 @@ def summarise(
             rows = under.select(input=probe)
             if len(rows):
                 probes.append(_probe(statistics, rows, probe, protocol))
+        model_on += [
+            {**_head(rows, statistics, protocol), **entry}
+            for rows, entry in model_on_entries(statistics.metrics, under, recipes, protocol)
+        ]
     metrics: dict[str, Any] = {
         "schema": 1,
         "class_names": list(table.class_names),
         "confidence": config.confidence,
         "results": results,
         "probes": probes,
+        "model_on": model_on,
         "hierarchy": hierarchy,
         "comparisons": _comparisons(statistics, test, recipes, protocols),
         "inapplicable": [dict(row) for row in inapplicable],
@@ -139,7 +148,11 @@ def summarise(
         "warnings": list(warnings),
         **_promises(statistics, table, folds, recipes, protocols),
     }
+    metrics["shortcuts"] = shortcut_summary(
+        metrics, test, recipes[0], groups, config, inapplicable_probes
+    )
     metrics["verdict"] = judge(metrics)
+    metrics["shortcuts"]["level"] = metrics["verdict"]["level"]
     return metrics
 
 
@@ -154,13 +167,17 @@ def _head(rows: PredictionTable, statistics: _Statistics, protocol: str) -> dict
 
 
 def _result(
-    statistics: _Statistics, rows: PredictionTable, recipe: str, protocol: str
+    statistics: _Statistics,
+    rows: PredictionTable,
+    recipe: str,
+    protocol: str,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     confusion = confusion_matrix(rows.y_true, rows.probs.argmax(axis=1), len(rows.class_names))
     return {
         "recipe": recipe,
         **_head(rows, statistics, protocol),
-        "metrics": statistics.metrics(rows, protocol),
+        "metrics": statistics.metrics(rows, protocol, names),
         "confusion": confusion.tolist(),
         "calibrated": True,
     }
@@ -322,3 +339,73 @@ def summarise_external(
         },
         "warnings": list(warnings),
     }
+
+
+def summarise_foreign(
+    table: PredictionTable,
+    folds: Sequence[Fold],
+    config: StudyConfig,
+    name: str,
+    *,
+    inapplicable: Sequence[Mapping[str, str]],
+    inapplicable_probes: Sequence[Mapping[str, str]],
+    split: Mapping[str, Any] | None,
+    probabilities: bool,
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """Statistics of a model that was not made here, beside the probes.
+
+    Args:
+        table: The model's fixed predictions under each protocol's name, and the probes'.
+        folds: Units that each protocol's intervals resample.
+        config: Replicates, confidence, seed, probes.
+        name: The model's, which stands for a recipe.
+        inapplicable: Protocols that the data cannot support.
+        inapplicable_probes: Likewise probes.
+        split: Sizes and leaks of the model's own split, None where it is unknown.
+        probabilities: Whether there are any, beside the predicted classes.
+        warnings: What a reader must know.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for fold in folds:
+        groups.setdefault(fold.protocol, {}).update(fold.groups)
+    statistics = _Statistics(groups, config)
+    test = table.select(part="test")
+    protocols = [p for p in UNITS if p in set(test.protocol.tolist())]
+    results, probes, model_on = [], [], []
+    for protocol in protocols:
+        under = test.select(protocol=protocol)
+        rows = under.select(recipe=name, input="image")
+        names = None if probabilities else _decided(table.class_names)
+        results.append(_result(statistics, rows, name, protocol, names))
+        tested = [under.select(input=probe) for probe in config.probes]
+        probes += [_probe(statistics, t, str(t.input[0]), protocol) for t in tested if len(t)]
+        model_on += [
+            {**_head(own, statistics, protocol), **entry}
+            for own, entry in model_on_entries(statistics.metrics, under, [name], protocol)
+        ]
+    metrics: dict[str, Any] = {
+        "schema": 1,
+        "class_names": list(table.class_names),
+        "confidence": config.confidence,
+        "results": results,
+        "probes": probes,
+        "model_on": model_on,
+        "comparisons": [],
+        "inapplicable": [dict(row) for row in inapplicable],
+        "curve": [],
+        "split": split,
+        "warnings": list(warnings),
+    }
+    metrics["shortcuts"] = shortcut_summary(
+        metrics, test, name, groups, config, inapplicable_probes
+    )
+    metrics["verdict"] = judge_foreign(metrics)
+    metrics["shortcuts"]["level"] = metrics["verdict"]["level"]
+    return metrics
+
+
+def _decided(class_names: Sequence[str]) -> list[str]:
+    """Metrics that need a decision only, no probability."""
+    each = [f"{metric}_{c}" for metric in ("precision", "recall", "f1") for c in class_names]
+    return ["accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", *each]

@@ -1,4 +1,4 @@
-"""The figures that carry the verdict: protocols against probes, and the cluster curve."""
+"""What the figures of a verdict are drawn from, and the cluster curve."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from leukoscope.reporting.figures.style import (
-    BAND,
-    INPUT_STYLES,
-    OTHER_INPUT,
     QUIET,
     SERIES,
-    WIDTH_IN,
     new_figure,
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -57,81 +52,6 @@ class MarkGroup:
     title: str
     sample: str
     marks: tuple[Mark, ...]
-
-
-def protocol_probe_chart(
-    groups: Sequence[MarkGroup], chance: float, *, xlabel: str, narrow: bool = False
-) -> Figure:
-    """Accuracy with intervals of the model and of every probe, protocol by protocol.
-
-    Args:
-        groups: From the mildest protocol to the harshest.
-        chance: Accuracy of always naming the largest class, drawn as a line.
-        xlabel: Label of the axis.
-        narrow: Whether it is made for a small screen.
-    """
-    lines = sum(1.35 + (0.8 if narrow else 0) + len(group.marks) for group in groups)
-    figure = new_figure(0.9 + 0.245 * lines, width_in=3.7 if narrow else WIDTH_IN)
-    ax = figure.add_subplot()
-    y, labels = 0.0, {}
-    for group in groups:
-        y = _draw_header(ax, group, y, narrow=narrow)
-        for mark in group.marks:
-            _draw_mark(ax, mark, y, narrow=narrow)
-            labels[y] = mark.short if narrow else mark.label
-            y += 1.0
-        y += 0.25
-    lowest = min(m.value if m.low is None else m.low for g in groups for m in g.marks)
-    ax.set_xlim(max(0.0, 10 * int(10 * (min(lowest, chance) - 0.03))), 101)
-    ax.set_ylim(y - 0.5, -0.6)
-    ax.set_yticks(list(labels), list(labels.values()))
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.grid(axis="x")
-    ax.axvline(100 * chance, color=QUIET, linestyle=(0, (4, 2)), linewidth=1.1, zorder=1)
-    ax.text(
-        100 * chance, 1.0, f"{'' if narrow else 'always the '}largest class: {100 * chance:.1f} %",
-        color=QUIET, transform=ax.get_xaxis_transform(), va="bottom", ha="center",
-    )  # fmt: skip
-    ax.set_xlabel(xlabel)
-    return figure
-
-
-def _draw_header(ax: Axes, group: MarkGroup, y: float, *, narrow: bool) -> float:
-    """A band over the whole width with protocol and sample size; returns the next line's place."""
-    from matplotlib.patches import Rectangle
-    from matplotlib.transforms import blended_transform_factory
-
-    across = blended_transform_factory(ax.figure.transFigure, ax.transData)
-    height = 1.75 if narrow else 0.95
-    band = Rectangle((0.0, y - 0.48), 1.0, height, transform=across, color=BAND, zorder=1.5)
-    band.set_clip_on(False)
-    band.set_in_layout(False)
-    ax.add_patch(band)
-    below = y + 0.8 if narrow else y
-    title = ax.text(
-        0.012, y, group.title, transform=across, va="center", zorder=2, fontweight="bold"
-    )
-    x, side = (0.012, "left") if narrow else (0.988, "right")
-    sample = ax.text(
-        x, below, group.sample, transform=across, va="center", ha=side, zorder=2, color=QUIET
-    )
-    title.set_in_layout(False)
-    sample.set_in_layout(False)
-    return below + 1.05
-
-
-def _draw_mark(ax: Axes, mark: Mark, y: float, *, narrow: bool) -> None:
-    colour, marker = INPUT_STYLES.get(mark.input, OTHER_INPUT)
-    if mark.low is not None and mark.high is not None:
-        ax.plot([100 * mark.low, 100 * mark.high], [y, y], color=colour, linewidth=2.2,
-                solid_capstyle="butt", alpha=0.55)  # fmt: skip
-    ax.plot([100 * mark.value], [y], marker=marker, color=colour, linestyle="none",
-            markersize=6.0, markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
-    text = mark.text.partition(" (")[0] if narrow else mark.text
-    weight = "bold" if mark.input == "image" else "normal"
-    ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour,
-            fontweight=weight)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ INPUT_STYLES: Mapping[str, tuple[str, str]] = {  # colour and marker
     "background-only": ("#C25400", "s"),
     "colour-only": ("#8A5E00", "^"),
     "cells-only": ("#007A5A", "D"),
+    "background-grey": ("#7A4E2D", "s"),
+    "silhouette-only": ("#5B3A8C", "v"),
+    "cells-only-grey": ("#2F5F52", "D"),
+    "scale-bar-only": ("#B0004E", "P"),
+    "stain-neutral": ("#1F5FA8", "X"),
 }
 OTHER_INPUT = ("#555555", "v")
 SERIES = ("#111111", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")

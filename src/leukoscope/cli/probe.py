@@ -1,0 +1,203 @@
+"""``probe``: what a study, or a model that was not made here, may owe to shortcuts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    command,
+    console,
+    name_unreadable,
+    print_json,
+    progress_bars,
+)
+from leukoscope.cli.options import (
+    ClassOption,
+    FoldsOption,
+    JsonOption,
+    LayoutOption,
+    ProtocolOption,
+    SeedOption,
+    class_map,
+)
+from leukoscope.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from leukoscope.config.preprocess import Triple
+    from leukoscope.study.foreign_onnx import ForeignModel
+
+EPILOG = (
+    "Example: leukoscope probe runs/study --probe all · "
+    "leukoscope probe model.onnx images --classes benign,early,pre,pro --out audit · "
+    "leukoscope probe --predictions theirs.csv images --out audit"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("probe", epilog=EPILOG)(probe)
+
+
+@command
+def probe(
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|MODEL.onnx|DATA",
+            help="A study's folder, an ONNX model, or with --predictions the data.",
+        ),
+    ],
+    data: Annotated[Path | None, typer.Argument(help="The data for MODEL.onnx.")] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            help="CSV of another model: file name, path or sha256; predicted class or p_<class>; "
+            "optional split.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the audit.")] = Path("runs/probe"),
+    probes: Annotated[
+        list[str] | None,
+        typer.Option("--probe", help="Probe, or all; may be repeated. Default: five of the eight."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Order of the model's outputs: a,b,c.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=8, help="Input size, where the graph has none.")
+    ] = None,
+    mean: Annotated[str, typer.Option("--mean", help="Of pixels 0–1: one or three.")] = "0",
+    std: Annotated[str, typer.Option("--std", help="Of pixels 0–1: one or three.")] = "1",
+    tensor: Annotated[
+        str, typer.Option("--tensor", help="nchw, nhwc, or auto: as the graph says.")
+    ] = "auto",
+    output: Annotated[str | None, typer.Option("--output", help="Which output to read.")] = None,
+    protocol: ProtocolOption = None,
+    folds: FoldsOption = 5,
+    seed: SeedOption = 42,
+    layout: LayoutOption = "auto",
+    folder_classes: ClassOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Look for shortcuts: add probes to a finished study, or audit another model on its data."""
+    from leukoscope.study.run import study_config
+
+    source: ForeignModel | Path
+    if predictions is not None:
+        if data is not None:
+            raise UsageError("with --predictions name the data alone, no model")
+        source, images = predictions, what
+    elif data is None:
+        return _probe_study(what, probes, as_json)
+    else:
+        source, images = _open(what, classes, folder_classes, size, mean, std, tensor, output), data
+    config = study_config(
+        images,
+        protocols=protocol,
+        probes=probes,
+        overrides=("bundle=false", "splits.cluster_curve=[]"),
+        folds=folds,
+        seed=seed,
+        layout=layout,
+        class_map=class_map(folder_classes),
+    )
+    from leukoscope.study.foreign import audit_foreign
+
+    with progress_bars() as show:
+        result = audit_foreign(source, config, out, show)
+    _show(result.metrics, result.run.report_html, as_json)
+    return name_unreadable(result.unreadable)
+
+
+def _open(
+    model: Path,
+    classes: str | None,
+    folder_classes: list[str] | None,
+    size: int | None,
+    mean: str,
+    std: str,
+    tensor: str,
+    output: str | None,
+) -> ForeignModel:
+    from leukoscope.study.foreign import class_order
+    from leukoscope.study.foreign_onnx import open_foreign_model
+
+    if classes is None:
+        raise UsageError(
+            f"{model}: expected --classes, the classes in the order of the model's outputs",
+            hint="for example --classes benign,early,pre,pro",
+        )
+    return open_foreign_model(
+        model,
+        class_order(classes, class_map(folder_classes)),
+        size_px=size,
+        layout=tensor,
+        mean=_three("--mean", mean),
+        std=_three("--std", std),
+        output=output,
+    )
+
+
+def _three(option: str, text: str) -> Triple:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3):
+        raise UsageError(f"{option}: expected one or three numbers such as 0.485,0.456,0.406, "
+                         f"got {text!r}")  # fmt: skip
+    red, green, blue = values * 3 if len(values) == 1 else values
+    return red, green, blue
+
+
+def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
+    from leukoscope.core.files import read_json
+    from leukoscope.core.run_folder import RunFolder
+    from leukoscope.study.probe_run import add_probes, missing_probes
+
+    if run.suffix == ".onnx":
+        raise UsageError(f"{run}: on which data? leukoscope probe {run} DATA --classes a,b,c")
+    if missing_probes(run, probes):
+        with progress_bars() as show:
+            metrics = add_probes(run, probes, show)
+    else:
+        typer.echo("every probe is there; nothing was computed", err=True)
+        metrics = read_json(RunFolder(run).metrics)
+    _show(metrics, RunFolder(run).report_html, as_json)
+    return 0
+
+
+def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(metrics)
+        return
+    from rich.table import Table
+
+    table = Table("sees", "trained on", "held out", "images", "accuracy", box=None, pad_edge=False)
+    rows = [("whole image", "the same", row) for row in metrics["results"]]
+    rows += [(row["probe"], "the same", row) for row in metrics["probes"]]
+    rows += [(row["input"], "whole images", row) for row in metrics.get("model_on", ())]
+    for seen, trained, row in sorted(rows, key=lambda item: item[2]["protocol"]):
+        table.add_row(seen, trained, row["protocol"], str(row["n"]), _interval(row["metrics"]))
+    out = console()
+    out.print(table)
+    for row in metrics.get("shortcuts", {}).get("inapplicable", ()):
+        out.print(f"{row['probe']} does not apply: {row['reason']}", markup=False)
+    verdict = metrics["verdict"]
+    out.print(f"\n[bold]verdict[/] ({verdict['level']}): ", end="")
+    out.print(verdict["headline"], markup=False)
+    for text in verdict["findings"]:
+        if text.startswith(("Leak", "On which")) or "survive" in text:
+            out.print(f"· {text}", markup=False)
+    typer.echo(f"\nreport  {report}\n{DISCLAIMER}")
+
+
+def _interval(metrics: dict[str, Any]) -> str:
+    value = metrics["accuracy"]
+    mark = "" if value["reliable"] else " †"
+    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f}){mark}"

@@ -1,0 +1,170 @@
+"""Two figures of a shortcut audit: inflation, and the share that survives without stain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.core.errors import DataError
+from leukoscope.evaluation.intervals import Interval, Resampling
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.verdict_text import SEPARATING
+
+
+@dataclass(frozen=True)
+class SurvivingShare:
+    """How much of an advantage over colour statistics is left without stain.
+
+    Attributes:
+        share: (stain-neutral − colour-only) / (model − colour-only) with its interval; NaN where
+            it is not defined.
+        advantage: The model's accuracy minus that of the colour-only probe.
+        n: Number of images.
+    """
+
+    share: Interval
+    advantage: Interval
+    n: int
+
+    @property
+    def defined(self) -> bool:
+        """Whether the model is shown to be better than the colour statistics."""
+        return self.advantage.low > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``metrics.json``."""
+        return {
+            "defined": self.defined,
+            "share": self.share.to_json(),
+            "advantage": self.advantage.to_json(),
+            "n": self.n,
+            "n_groups": self.share.n_groups,
+        }
+
+
+def surviving_share(
+    model: ArrayLike,
+    colour: ArrayLike,
+    neutral: ArrayLike,
+    *,
+    groups: Sequence[str] | NDArray[Any] | None = None,
+    y_true: ArrayLike | None = None,
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> SurvivingShare:
+    """The share of a model's advantage over colour-only that a stain-neutral classifier keeps.
+
+    With accuracies a: (a_neutral − a_colour) / (a_model − a_colour), percentile bootstrap over
+    groups; the same resamples for all three. A ratio is not defined where its denominator may be
+    0 or less (the advantage's interval does not lie above 0); replicates in which it is are left
+    out. The share is not cut at 0 or 1: below 0 the stain-neutral classifier does worse than
+    colour statistics, above 1 better than the model.
+
+    Args:
+        model: (n,) bool, whether the model is right.
+        colour: (n,) bool, likewise the ``colour-only`` probe.
+        neutral: (n,) bool, likewise the ``stain-neutral`` probe.
+        groups: (n,) label of the group of each image; None means every image for itself.
+        y_true: (n,) classes by which groups are stratified; None means not at all.
+        replicates: Number of bootstrap replicates.
+        confidence: Level of the intervals.
+        seed: Of the resampling.
+
+    Raises:
+        DataError: There is no image, or shapes do not fit.
+
+    >>> model, colour, neutral = [1] * 9 + [0], [1] * 5 + [0] * 5, [1] * 7 + [0] * 3
+    >>> found = surviving_share(model * 9, colour * 9, neutral * 9)
+    >>> round(found.share.value, 3), round(found.advantage.value, 3)
+    (0.5, 0.4)
+    """
+    hits = np.stack([np.asarray(one, np.float64) for one in (model, colour, neutral)], axis=1)
+    classes = np.zeros(len(hits), np.int64) if y_true is None else np.asarray(y_true, np.int64)
+    resampling = Resampling.of(groups, classes, replicates=replicates, seed=seed)
+    drawn = np.concatenate([w @ hits / w.sum(axis=1)[:, None] for w in resampling.weights()])
+    whole = hits.mean(axis=0)
+    advantage = resampling.interval(
+        float(whole[0] - whole[1]), drawn[:, 0] - drawn[:, 1], confidence
+    )
+    value = math.nan
+    shares = np.full(len(drawn), np.nan)
+    if advantage.low > 0:
+        value = float((whole[2] - whole[1]) / (whole[0] - whole[1]))
+        above = drawn[:, 0] > drawn[:, 1]
+        parts = drawn[above]
+        shares[above] = (parts[:, 2] - parts[:, 1]) / (parts[:, 0] - parts[:, 1])
+    return SurvivingShare(resampling.interval(value, shares, confidence), advantage, len(hits))
+
+
+def share_of_tables(
+    model: PredictionTable,
+    colour: PredictionTable,
+    neutral: PredictionTable,
+    groups: Mapping[str, str],
+    *,
+    replicates: int,
+    confidence: float,
+    seed: int,
+) -> SurvivingShare:
+    """:func:`surviving_share` on the images that three tables of one protocol have in common.
+
+    Args:
+        model: Test rows of the model.
+        colour: Likewise of the ``colour-only`` probe.
+        neutral: Likewise of the ``stain-neutral`` probe.
+        groups: Image id → group; images that it lacks stand for themselves.
+        replicates: Number of bootstrap replicates.
+        confidence: Level of the intervals.
+        seed: Of the resampling.
+
+    Raises:
+        DataError: They have no image in common.
+    """
+    right = [
+        dict(zip(t.image_id.tolist(), (t.probs.argmax(1) == t.y_true).tolist(), strict=True))
+        for t in (model, colour, neutral)
+    ]
+    keep = [i for i, name in enumerate(model.image_id.tolist()) if all(name in r for r in right)]
+    if not keep:
+        raise DataError("the model and its probes have no test image in common")
+    ids = model.image_id[keep].tolist()
+    return surviving_share(
+        *([one[name] for name in ids] for one in right),
+        groups=[groups.get(name, name) for name in ids],
+        y_true=model.y_true[keep],
+        replicates=replicates,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def inflations(metrics: Mapping[str, Any], recipe: str | None) -> list[dict[str, Any]]:
+    """Accuracy on random splits minus that of each protocol that separates, with its interval.
+
+    Args:
+        metrics: The contents of ``metrics.json`` with its ``comparisons``: paired differences on
+            the same images, resampled by the groups of the stricter protocol.
+        recipe: Whose.
+
+    Returns:
+        One entry per protocol: ``protocol``, ``difference``, ``n``, ``n_groups``.
+    """
+    found = {}
+    for entry in metrics.get("comparisons", ()):
+        sides = [(entry[s]["recipe"], entry[s]["input"]) for s in "ab"]
+        if sides != [(recipe, "image")] * 2 or entry["metric"] != "accuracy":
+            continue
+        if entry["a"]["protocol"] == "random":
+            found[entry["b"]["protocol"]] = {
+                "protocol": entry["b"]["protocol"],
+                "difference": entry["difference"],
+                "n": entry["n"],
+                "n_groups": entry["n_groups"],
+            }
+    return [found[name] for name in SEPARATING if name in found]

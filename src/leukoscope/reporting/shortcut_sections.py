@@ -1,0 +1,240 @@
+"""The section on shortcuts: inflation, probes, the model on edited images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from leukoscope.reporting.content import (
+    Block,
+    Bullets,
+    Column,
+    Folded,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+)
+from leukoscope.reporting.figures.overview import Mark, MarkGroup
+from leukoscope.reporting.figures.shortcuts import Panel, Row, shortcut_chart
+from leukoscope.reporting.formats import DASH, count, difference, finite, interval, metric_title
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.result_tables import marked, sample
+from leukoscope.reporting.source import Study
+from leukoscope.reporting.wording import (
+    PROBE_MEANING,
+    PROTOCOL_SHORT,
+    input_title,
+    protocol_title,
+)
+
+METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+_TEXT = (
+    "A probe is a classifier that is denied what it should need, trained and tested on the very "
+    "folds of the model. If it does well all the same, the class can be told from something other "
+    "than the cells: so much the data holds. Whether the model makes use of it is another "
+    "question, so the trained model, too, is shown edited versions of its test images (hollow "
+    "marks). It never saw such images: a low score there proves nothing, one above chance on "
+    "images without leukocytes does. Leukemia itself changes the background."
+)
+
+
+def shortcuts(study: Study, gallery: Gallery) -> Section:
+    """One figure and one table, with the numbers behind the figure on request."""
+    if not study.metrics.get("probes"):
+        text = "No probe was run, so no shortcut was looked for."
+        return Section("shortcuts", "Shortcuts", [Paragraph(text)])
+    used = list(dict.fromkeys(entry["probe"] for entry in study.metrics["probes"]))
+    left_out = _audit(study).get("inapplicable", ())
+    blocks: list[Block] = [Paragraph(_TEXT)]
+    chart = _chart(study, gallery)
+    if chart is not None:
+        blocks.append(chart)
+    blocks.append(Folded("The numbers of the figure", (numbers(study),)))
+    table = _inflation_and_share(study)
+    if table is not None:
+        blocks.append(table)
+    meanings = [f"`{name}`: {PROBE_MEANING.get(name, input_title(name))}" for name in used]
+    meanings += [f"`{row['probe']}` does not apply: {row['reason']}." for row in left_out]
+    return Section("shortcuts", "Shortcuts", [*blocks, Bullets(tuple(meanings))])
+
+
+def _audit(study: Study) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = study.metrics.get("shortcuts", {})
+    return found
+
+
+def mark_groups(study: Study) -> list[MarkGroup]:
+    """Accuracy of the models and of the probes, protocol by protocol."""
+    groups = []
+    for protocol in study.protocols:
+        entries = [entry for entry in study.results if entry["protocol"] == protocol]
+        marks = [_mark(study, entry, "image") for entry in entries]
+        marks += [
+            _mark(study, entry, entry["probe"])
+            for entry in study.metrics.get("probes", ())
+            if entry["protocol"] == protocol
+        ]
+        known = tuple(mark for mark in marks if mark is not None)
+        if known:
+            groups.append(MarkGroup(protocol_title(protocol), sample(entries[0]), known))
+    return groups
+
+
+def _mark(study: Study, entry: Mapping[str, Any], seen: str) -> Mark | None:
+    record = entry["metrics"].get("accuracy")
+    record = record if isinstance(record, Mapping) else {"value": record}
+    value = finite(record.get("value"))
+    if value is None:
+        return None
+    label, short = input_title(seen), "image" if seen == "image" else seen
+    if seen == "image" and len(study.recipes) > 1:
+        label, short = f"{entry['recipe']}: {label}", str(entry["recipe"])
+    return Mark(
+        label=label,
+        short=short,
+        input=seen,
+        value=value,
+        low=finite(record.get("low")),
+        high=finite(record.get("high")),
+        text=interval(record, "accuracy"),
+    )
+
+
+def chance_level(study: Study) -> float | None:
+    """Accuracy of always naming the largest class, over the first result's test images."""
+    for entry in study.results:
+        totals = np.asarray(entry["confusion"], dtype=np.float64).sum(axis=1)
+        if totals.sum() > 0:
+            return float(totals.max() / totals.sum())
+    return None
+
+
+def _edited(study: Study, protocol: str, recipe: str) -> list[Mapping[str, Any]]:
+    return [
+        entry
+        for entry in study.metrics.get("model_on", ())
+        if entry["protocol"] == protocol and entry["recipe"] == recipe
+    ]
+
+
+def _chart(study: Study, gallery: Gallery) -> Picture | None:
+    groups, chance = mark_groups(study), chance_level(study)
+    if not groups or chance is None:
+        return None
+    first = study.recipes[0]
+    inflation = {row["protocol"]: row["difference"] for row in _audit(study).get("inflation", ())}
+    panels, shown, edited = [], {}, {}
+    for group, protocol in zip(groups, study.protocols, strict=False):
+        marks = {mark.label: mark for mark in group.marks}
+        shown.update({mark.label: mark.input for mark in group.marks})
+        for entry in _edited(study, protocol, first):
+            mark = _mark(study, entry, entry["input"])
+            if mark is not None:
+                marks[f"on {entry['input']}"] = mark
+                edited[f"on {entry['input']}"] = entry["input"]
+        over = (inflation.get(protocol) or {}).get("value")
+        note = "" if over is None else f"random {100 * over:+.1f} points"
+        panels.append(Panel(PROTOCOL_SHORT.get(protocol, protocol), note, marks))
+    rows = [Row("", "trained and tested on")]
+    rows += [Row(label, label, seen) for label, seen in shown.items()]
+    if edited:
+        rows.append(Row("", f"{first}, as trained, shown"))
+        rows += [Row(key, input_title(seen), seen, hollow=True) for key, seen in edited.items()]
+    n = max(int(entry["n"]) for entry in study.results)
+    return gallery.draw(
+        "shortcuts",
+        lambda: shortcut_chart(rows, panels, chance),
+        narrow=lambda: shortcut_chart(rows, panels, chance, narrow=True),
+        caption=(
+            f"The model against its probes, protocol by protocol (n = {count(n)} images; "
+            f"{100 * study.confidence:g} % intervals), and below, hollow, the model on edited "
+            "versions of its test images. Under a protocol’s name: how far the accuracy of random "
+            "splits lies above it. Where a probe comes close to the whole image, the accuracy does "
+            "not prove that the model reads the cells."
+        ),
+        alt="; ".join(
+            f"{panel.title}: " + ", ".join(f"{key} {m.text}" for key, m in panel.marks.items())
+            for panel in panels
+        ),
+    )
+
+
+def numbers(study: Study) -> Table:
+    """Probes, and the models on edited images."""
+    rows = []
+    for protocol in study.protocols:
+        entries = [
+            (input_title(entry["probe"]), str(entry.get("recipe", DASH)), entry)
+            for entry in study.metrics["probes"]
+            if entry["protocol"] == protocol
+        ]
+        entries += [
+            (f"{input_title(entry['input'])}; trained on whole images", recipe, entry)
+            for recipe in study.recipes
+            for entry in _edited(study, protocol, recipe)
+        ]
+        rows += [
+            (
+                protocol_title(protocol),
+                seen,
+                classifier,
+                *(interval(entry["metrics"].get(name), name) for name in METRICS),
+                count(entry.get("n")),
+            )
+            for seen, classifier, entry in entries
+        ]
+    columns = (
+        Column("Protocol"),
+        Column("The classifier sees"),
+        Column("Classifier", code=True, narrow=True),
+        *(Column(metric_title(name), numeric=True) for name in METRICS),
+        Column("n images", numeric=True),
+    )
+    caption = (
+        "What edited inputs reach: probes, and models that were trained on whole images "
+        f"({100 * study.confidence:g} % intervals)"
+    )
+    return marked(Table(caption, columns, tuple(rows), grouped=True))
+
+
+def _inflation_and_share(study: Study) -> Table | None:
+    audit = _audit(study)
+    inflation = {row["protocol"]: row for row in audit.get("inflation", ())}
+    shares = {row["protocol"]: row for row in audit.get("shares", ())}
+    rows = []
+    for protocol in study.protocols:
+        over, share = inflation.get(protocol, {}), shares.get(protocol, {})
+        if not over and not share:
+            continue
+        survives = DASH
+        if share:
+            survives = interval(share["share"], "accuracy") if share["defined"] else "not defined"
+        rows.append(
+            (
+                protocol_title(protocol),
+                difference(over["difference"], "accuracy") if over else DASH,
+                difference(share["advantage"], "accuracy") if share else DASH,
+                survives,
+                count((share or over)["n"]),
+            )
+        )
+    if not rows:
+        return None
+    columns = (
+        Column("Protocol"),
+        Column("Inflation: random minus this", numeric=True),
+        Column("Model minus colour-only", numeric=True),
+        Column("Share of that without stain", numeric=True),
+        Column("n images", numeric=True),
+    )
+    note = (
+        "Share without stain: what the classifier on stain-neutral images keeps of the model’s "
+        "advantage over colour statistics; not defined where that advantage may be 0. It is a "
+        "plain classifier: beside a stronger model it keeps less for that reason alone."
+    )
+    recipe = audit.get("recipe") or study.recipes[0]
+    caption = f"Inflation, and what stain contributes, recipe {recipe}"
+    return marked(Table(caption, columns, tuple(rows), note))

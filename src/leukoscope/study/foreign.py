@@ -1,0 +1,295 @@
+"""The shortcut audit of a model that was not made here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.study import EDITED, StudyConfig
+from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.files import write_json
+from leukoscope.core.labels import resolve_class
+from leukoscope.core.records import ImageRecord, Manifest, save_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.passport import audit
+from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.events import Listener, Progress
+from leukoscope.study.foreign_csv import ForeignTable, read_foreign_csv
+from leukoscope.study.foreign_onnx import ForeignModel
+from leukoscope.study.inputs import load_input, stream
+from leukoscope.study.jobs import Labelled
+from leukoscope.study.probes import inapplicable_probes, run_probe
+from leukoscope.study.protocols import ProtocolPlan, plan_protocols
+from leukoscope.study.shortcut_summary import MODEL_ON
+from leukoscope.study.store import InputStore
+from leukoscope.study.summary import summarise_foreign
+
+EXAMPLES = 3  # pairs of images that a leak is shown by
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class ForeignResult:
+    """Where the audit's files are.
+
+    Attributes:
+        run: The folder: ``report.html``, ``metrics.json``, ``predictions.csv``, passport, splits.
+        metrics: The content of ``metrics.json``.
+        unreadable: Path and reason of each image that was quarantined.
+    """
+
+    run: RunFolder
+    metrics: dict[str, Any]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def class_order(text: str, class_map: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes of ``--classes a,b,c``, by their canonical names.
+
+    >>> class_order("Benign, [Malignant] Pro-B", {})
+    ('benign', 'pro_b')
+
+    Raises:
+        UsageError: An unknown name, or one that comes twice.
+    """
+    names = [resolve_class(part, class_map) for part in text.split(",")]
+    if None in names or len(set(names)) != len(names) or len(names) < 2:
+        raise UsageError(
+            f"--classes: expected two or more different class names in the order of the outputs, "
+            f"got {text!r}",
+            hint="names of your own are mapped with --class NAME=CLASS",
+        )
+    return tuple(str(name) for name in names)
+
+
+def audit_foreign(
+    source: ForeignModel | Path,
+    config: StudyConfig,
+    out: Path,
+    listener: Listener,
+) -> ForeignResult:
+    """Audit the data, measure the model, fit the probes on the same images, judge, report.
+
+    Args:
+        source: An opened ONNX model, or a CSV file of predictions.
+        config: Data, protocols, probes, folds; its first recipe is the probes' classifier.
+        out: A new or empty folder.
+        listener: Told about the progress.
+
+    Raises:
+        UsageError: The folder holds something else.
+        DataError: The data, the file or the model do not fit.
+    """
+    run, progress = RunFolder(out), Progress(listener)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty", hint="name a new folder with --out")
+    manifest = load_dataset(
+        Path(config.data.path),
+        layout=config.data.layout,
+        class_map=config.data.class_map,
+        progress=lambda done, total: listener("reading the images", done, total),
+    )
+    table = None
+    if isinstance(source, Path):
+        table = read_foreign_csv(source, manifest, config.data.class_map)
+        manifest = _with_parts(manifest, table)
+    _check_classes(source, manifest)
+    with progress.step("audit") as tell:
+        found = audit(manifest, clusters=config.splits.clusters, progress=tell)
+    found.manifest.save(run.manifest)
+    write_json(run.passport, found.passport)
+    plan = plan_protocols(found.manifest, found, config)
+    save_folds(run.splits, plan.folds, found.manifest)
+    data = Labelled(found.manifest.usable, found.manifest.class_names)
+    store = InputStore(run, found.manifest, data, progress)
+    split = _split(data.records)
+    rows = _rows_of(source, table, store, split, progress)
+    kept = {name for one in rows for name in one.image_id.tolist()}
+    left_out = {row["probe"] for row in inapplicable_probes(config, found.passport)}
+    probes = [
+        one.take(np.isin(one.image_id, list(kept)))
+        for probe in config.probes
+        if probe not in left_out
+        for one in run_probe(store, probe, plan, config, progress)
+    ]
+    with progress.step("statistics"):
+        whole = concatenate([*_under_each(rows, plan), *probes])
+        whole.save(run.predictions)
+        metrics = summarise_foreign(
+            whole,
+            plan.folds,
+            config,
+            _name(source),
+            inapplicable=plan.inapplicable,
+            inapplicable_probes=inapplicable_probes(config, found.passport),
+            split=split,
+            probabilities=table is None or table.has_probabilities,
+            warnings=[*(table.notes if table else _notes(source)), *plan.notes],
+        )
+        write_json(run.metrics, metrics)
+    with progress.step("report"):
+        from leukoscope.reporting.foreign_report import write_foreign_report
+
+        write_foreign_report(run, config, _name(source))
+    return ForeignResult(run, metrics, found.manifest.unreadable)
+
+
+def _name(source: ForeignModel | Path) -> str:
+    """The file's name as recipes are written."""
+    stem = (source if isinstance(source, Path) else source.path).stem.lower()
+    return re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_") or "model"
+
+
+def _notes(source: ForeignModel | Path) -> list[str]:
+    assert isinstance(source, ForeignModel)
+    if source.dtype is np.uint8:
+        scale = "pixels of 0 to 255"
+    else:
+        scale = f"pixels of 0 to 1 minus {source.mean}, divided by {source.std}"
+    return [
+        f"The model was fed RGB images stretched to {source.size_px} × {source.size_px}, {scale}; "
+        f"its output {source.output} was read as {', '.join(source.class_names)}. If its makers "
+        "prepare images otherwise, its accuracy here is too low."
+    ]
+
+
+def _with_parts(manifest: Manifest, table: ForeignTable) -> Manifest:
+    """Their split in place of the data's own, so that the audit looks for leaks in it."""
+    if not table.parts:
+        return manifest
+    return manifest.with_images(
+        replace(record, given_part=table.parts.get(record.image_id, ""))
+        for record in manifest.images
+    )
+
+
+def _check_classes(source: ForeignModel | Path, manifest: Manifest) -> None:
+    if not manifest.usable:
+        raise DataError(f"{manifest.root}: no usable image", hint="see `leukoscope data inspect`")
+    names = manifest.class_names
+    if isinstance(source, ForeignModel) and not set(names) <= set(source.class_names):
+        raise DataError(
+            f"{source.path}: expected all classes of the data ({', '.join(names)}) in --classes, "
+            f"got {', '.join(source.class_names)}",
+            hint="leave the other images out, or map their folders with --class FOLDER=CLASS",
+        )
+    if len(names) < 2:
+        raise DataError(f"{manifest.root}: a score needs two classes, found {', '.join(names)}")
+
+
+def _split(records: Sequence[ImageRecord]) -> dict[str, Any] | None:
+    """Sizes of the model's own parts and what stands on both sides; None where it is unknown."""
+    parts = {
+        part: [r for r in records if r.given_part == part] for part in ("train", "val", "test")
+    }
+    if not parts["train"] or not parts["test"]:
+        return None
+    leaks, copied = [], set[str]()
+    fields = {"copies": "sha256", "overlaps": "group_id", "patients": "patient_id"}
+    for kind, field in fields.items():
+        seen: dict[str, ImageRecord] = {}
+        for record in (*parts["train"], *parts["val"]):
+            if getattr(record, field):
+                seen.setdefault(getattr(record, field), record)
+        pairs = [
+            (record.path, seen[getattr(record, field)].path)
+            for record in parts["test"]
+            if getattr(record, field) in seen and not (kind == "overlaps" and record.path in copied)
+        ]
+        if kind == "copies":  # which would be named as overlaps once more
+            copied = {path for path, _ in pairs}
+        if pairs:
+            examples = [list(pair) for pair in pairs[:EXAMPLES]]
+            leaks.append({"kind": kind, "images": len(pairs), "examples": examples})
+    return {**{part: len(members) for part, members in parts.items()}, "leaks": leaks}
+
+
+def _rows_of(
+    source: ForeignModel | Path,
+    table: ForeignTable | None,
+    store: InputStore,
+    split: Mapping[str, Any] | None,
+    progress: Progress,
+) -> list[PredictionTable]:
+    """The model's predictions of its test images: whole, and edited where it can be asked."""
+    if table is not None:
+        of_image = dict(zip(table.image_id, table.probs, strict=True))
+        records = [
+            r
+            for r in store.data.records
+            if r.image_id in of_image and (split is None or r.given_part == "test")
+        ]
+        if not records:
+            raise DataError(f"{source}: none of its test images has a prediction")
+        probs = np.stack([of_image[r.image_id] for r in records])
+        return [_table(store.data, records, probs, _name(source), "image")]
+    assert isinstance(source, ForeignModel)
+    rows = []
+    for name in ("image", *EDITED):
+        probs = _predict(source, store, name, progress)
+        shown = name if name == "image" else MODEL_ON + name
+        rows.append(_table(store.data, store.data.records, probs, _name(source), shown))
+    return rows
+
+
+def _predict(
+    model: ForeignModel, store: InputStore, name: str, progress: Progress
+) -> NDArray[np.float64]:
+    """(n, K) probabilities in the order of the data's classes; the model's others left out."""
+    spec = PreprocessSpec(size_px=model.size_px)
+    paths = store.paths()
+    parts = []
+    with progress.step(f"{model.path.name} on {name}") as tell:
+        images = stream(lambda path: load_input(path, name, spec), paths)
+        for chunk in _chunks(images):
+            parts.append(model.probabilities(chunk))
+            tell(sum(map(len, parts)), len(paths))
+    order = [model.class_names.index(name) for name in store.data.class_names]
+    probs = np.concatenate(parts)[:, order]
+    return np.asarray(probs / np.maximum(probs.sum(axis=1, keepdims=True), 1e-12), np.float64)
+
+
+def _chunks(images: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    waiting: list[NDArray[np.uint8]] = []
+    for image in images:
+        waiting.append(image)
+        if len(waiting) == CHUNK:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:
+        yield np.stack(waiting)
+
+
+def _table(
+    data: Labelled,
+    records: Sequence[ImageRecord],
+    probs: NDArray[np.float64],
+    recipe: str,
+    shown: str,
+) -> PredictionTable:
+    return PredictionTable.build(
+        data.class_names,
+        [record.image_id for record in records],
+        probs,
+        recipe=recipe,
+        protocol="external",
+        fold=0,
+        part="test",
+        input=shown,
+        y_true=[data.class_names.index(record.label) for record in records],
+    )
+
+
+def _under_each(rows: Sequence[PredictionTable], plan: ProtocolPlan) -> Iterator[PredictionTable]:
+    """The fixed predictions beside the probes of each protocol: the groups differ, they do not."""
+    for protocol in plan.names:
+        for one in rows:
+            yield replace(one, protocol=np.full(len(one), protocol))

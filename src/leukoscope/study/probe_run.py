@@ -1,0 +1,111 @@
+"""Probes for a study that is finished: what is missing is added, nothing is trained again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leukoscope.config.loading import save_study_config, validate
+from leukoscope.config.study import StudyConfig, chosen_probes
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_json, write_json
+from leukoscope.core.records import load_folds
+from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.edited import edited_inputs
+from leukoscope.study.events import Listener, Progress
+from leukoscope.study.fitted import FittedRun
+from leukoscope.study.jobs import Labelled
+from leukoscope.study.probes import inapplicable_probes, shortcut_tables
+from leukoscope.study.protocols import ProtocolPlan
+from leukoscope.study.shortcut_summary import MODEL_ON
+from leukoscope.study.store import InputStore
+from leukoscope.study.summary import summarise
+
+
+def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
+    """Which of the probes that were asked for a study's folder does not hold.
+
+    Args:
+        run: The folder.
+        names: As for a study; None means the default ones.
+
+    Raises:
+        DataError: No finished study.
+        UsageError: A bundle.
+    """
+    fitted = FittedRun.open(run)
+    if not fitted.run.metrics.is_file():
+        raise DataError(
+            f"{run}: the study is not finished (metrics.json is missing)",
+            hint=f"leukoscope study --out {run} --resume",
+        )
+    wanted = _config(fitted, names)
+    metrics = read_json(fitted.run.metrics)
+    there = {row["probe"] for row in metrics["probes"]}
+    there |= {row["probe"] for row in inapplicable_probes(wanted, _passport(fitted))}
+    shown = {row["input"] for row in metrics.get("model_on", ())}
+    bare = [name for name in edited_inputs(wanted) if name not in shown and fitted.has_models]
+    return [name for name in wanted.probes if name not in there or name in bare]
+
+
+def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> dict[str, Any]:
+    """Fit the missing probes on the study's own folds, and write statistics and report again.
+
+    Predictions that are there stay as they are; the models are applied to edited test images.
+
+    Args:
+        run: A finished study's folder; its images must be where they were.
+        names: As for a study; None means the default ones. Probes that are there are kept.
+        listener: Told about the progress.
+
+    Returns:
+        The new content of ``metrics.json``.
+    """
+    fitted = FittedRun.open(run)
+    folder, config, progress = fitted.run, _config(fitted, names), Progress(listener)
+    old = read_json(folder.metrics)
+    folds = tuple(load_folds(folder.splits))
+    plan = ProtocolPlan(folds, tuple(old.get("inapplicable", ())), ())
+    data = Labelled(fitted.manifest.usable, tuple(old["class_names"]))
+    store = InputStore(folder, fitted.manifest, data, progress)
+    passport = _passport(fitted)
+    new = shortcut_tables(store, passport, plan, config, progress)
+    table = PredictionTable.load(folder.predictions)
+    kept = {
+        name
+        for name in set(table.input.tolist())
+        if name not in config.probes and not name.startswith(MODEL_ON)
+    }
+    with progress.step("statistics"):
+        table = concatenate([table.select(input=kept), *new])
+        table.save(folder.predictions)
+        metrics = summarise(
+            PredictionTable.load(folder.predictions),
+            folds,
+            config,
+            inapplicable=plan.inapplicable,
+            inapplicable_probes=inapplicable_probes(config, passport),
+            warnings=old.get("warnings", ()),
+        )
+        # What other steps added stays.
+        metrics = {**{k: v for k, v in old.items() if k not in metrics}, **metrics}
+        save_study_config(folder.config, config)
+        write_json(folder.metrics, metrics)
+    with progress.step("report"):
+        from leukoscope.reporting.report import write_report
+
+        write_report(folder)
+    return metrics
+
+
+def _config(fitted: FittedRun, names: Sequence[str] | None) -> StudyConfig:
+    """The study's configuration with the probes it has and those asked for."""
+    values = fitted.config.model_dump()
+    values["probes"] = list(dict.fromkeys([*fitted.config.probes, *chosen_probes(names)]))
+    return validate(StudyConfig, values, "study")
+
+
+def _passport(fitted: FittedRun) -> dict[str, Any]:
+    passport: dict[str, Any] = read_json(fitted.run.passport)
+    return passport
