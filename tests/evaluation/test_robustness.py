@@ -75,7 +75,7 @@ def test_severities_count_up_to_the_first_failure() -> None:
     assert tolerated([{"low": None}], 0.05) == 0
 
 
-def test_a_limit_keeps_what_is_tolerated_and_is_dropped_where_it_catches_little() -> None:
+def test_a_limit_keeps_what_is_tolerated_and_is_dropped_where_it_never_catches() -> None:
     rng = np.random.default_rng(0)
     values = [rng.normal(mean, 1.0, 2000) for mean in (20, 15, 8)]
     found = fit_limit(values, 1, "low")
@@ -85,5 +85,9 @@ def test_a_limit_keeps_what_is_tolerated_and_is_dropped_where_it_catches_little(
     both = fit_limit([values[0], np.concatenate([values[0] - 9, values[0] + 9])], 0, "both")
     assert both["low"] < 20 < both["high"]
     same = [rng.normal(0, 1, 500) for _ in range(2)]
-    assert set(fit_limit(same, 0, "high")) == {"caught"}
+    assert set(fit_limit(same, 0, "high")) == {"caught", "caught_worst"}
+    late = fit_limit([values[0], values[0] - 0.1, values[2]], 0, "low")
+    assert late["caught"] < 0.05
+    assert late["caught_worst"] > 0.99
+    assert "low" in late
     assert set(fit_limit(values, 2, "low")) == {"low"}  # all tolerated: where measuring ended

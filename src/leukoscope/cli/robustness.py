@@ -141,7 +141,9 @@ def _print(result: dict[str, Any]) -> None:
             out.print(f", mCE {interval(model['mce'], 'share')}", end="")
         out.print()
         table = Table(box=None, pad_edge=False)
-        for title in ("accuracy, %", *map(str, severities), "kept up to", "to review", "rejected"):
+        shares = [key for key in ("review", "reject") if key in model["clean"]]
+        titles = ("to review", "rejected")[: len(shares)]
+        for title in ("accuracy, %", *map(str, severities), "kept up to", *titles):
             table.add_column(title, no_wrap=True)
         for name, kind in result["corruptions"].items():
             rows = [row for row in model["conditions"] if row["corruption"] == name]
@@ -150,15 +152,11 @@ def _print(result: dict[str, Any]) -> None:
                 kind["title"],
                 *(f"{100 * row['accuracy']['value']:.1f}" for row in rows),
                 "" if kept is None else str(kept),
-                *(_share(rows[-1].get(key)) for key in ("review", "reject")),
+                *(f"{100 * rows[-1][key]['value']:.0f} %" for key in shares),
             )
         out.print(table)
     out.print(
         f"n = {result['n']} of {result['n_available']} test images, {result['n_groups']} "
         f"{result['group_unit']}s, {result['protocol']}; kept up to: largest severity within "
-        f"{100 * result['bound']:g} points; to review, rejected: at the last severity"
+        f"{100 * result['bound']:g} points; decisions: at the last severity"
     )
-
-
-def _share(entry: dict[str, Any] | None) -> str:
-    return "" if entry is None else f"{100 * entry['value']:.0f} %"

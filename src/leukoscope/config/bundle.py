@@ -156,6 +156,7 @@ class EnvelopeLimit(Strict):
         high: Largest accepted value, likewise.
         caught: Share of the images at the first severity beyond that lie outside the limit; None
             where there is no such severity, or no measure.
+        caught_worst: Likewise at the largest severity that was tried.
     """
 
     corruption: str
@@ -165,6 +166,7 @@ class EnvelopeLimit(Strict):
     low: float | None = None
     high: float | None = None
     caught: Annotated[float, Field(ge=0, le=1)] | None = None
+    caught_worst: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Envelope(Strict):

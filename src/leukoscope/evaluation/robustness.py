@@ -22,7 +22,7 @@ from leukoscope.evaluation.intervals import (
 FloatArray = NDArray[np.float64]
 METRICS = ("accuracy", "ece")
 ACCEPT = 0.99  # of the images that the model stands, this share lies inside a limit
-LEAST_CAUGHT = 0.5  # a limit that catches fewer of the images beyond is no check
+LEAST_CAUGHT = 0.5  # a limit that catches fewer of the worst images is no check
 
 
 @dataclass(frozen=True)
@@ -166,16 +166,16 @@ def fit_limit(
         side: Where damage moves the measure.
 
     Returns:
-        ``low`` and ``high`` as far as they are checked, and ``caught``: the share of the images
-        at the first severity beyond that lie outside. Only ``caught`` where that is less than
-        half: the measure cannot tell. Where every severity is tolerated there is no ``caught``,
-        and the limit is where the measurement ended.
+        ``low`` and ``high`` as far as they are checked; ``caught`` and ``caught_worst``: the
+        share of the images that lie outside at the first severity beyond, and at the last. Only
+        these two where the last is less than half: the measure cannot tell. Where every severity
+        is tolerated there are neither, and the limit is where the measurement ended.
 
     >>> blurred = [np.full(9, 90.0), np.full(9, 50.0), np.full(9, 20.0)]
     >>> fit_limit(blurred, 1, "low")
-    {'caught': 1.0, 'low': 50.0}
+    {'caught': 1.0, 'caught_worst': 1.0, 'low': 50.0}
     """
-    inside, beyond = values[: severity + 1], values[severity + 1 : severity + 2]
+    inside, beyond = values[: severity + 1], values[severity + 1 :]
     limits = {}
     if side in ("low", "both"):
         limits["low"] = float(min(np.quantile(v, 1 - ACCEPT) for v in inside))
@@ -183,8 +183,9 @@ def fit_limit(
         limits["high"] = float(max(np.quantile(v, ACCEPT) for v in inside))
     if not beyond:
         return limits
-    caught = float(is_beyond(beyond[0], **limits).mean())
-    return {"caught": caught, **(limits if caught >= LEAST_CAUGHT else {})}
+    first, last = (float(is_beyond(v, **limits).mean()) for v in (beyond[0], beyond[-1]))
+    kept = limits if last >= LEAST_CAUGHT else {}
+    return {"caught": first, "caught_worst": last, **kept}
 
 
 def is_beyond(

@@ -90,6 +90,7 @@ def _curves(metric: str, result: Record, gallery: Gallery, sample: str) -> Pictu
 
 
 def summary(result: Record) -> Table:
+    """What each corruption costs, one row each."""
     first = result["recipes"][0]["recipe"]
     rows = tuple(
         (
@@ -141,6 +142,7 @@ def _envelope(model: Record, result: Record) -> list[Block]:
                 f"{limit['severity']} of {limit['severities']}",
                 check if known else "not checked",
                 number(limit["caught"], "share"),
+                number(limit["caught_worst"], "share"),
             )
         )
     text = (
@@ -152,12 +154,13 @@ def _envelope(model: Record, result: Record) -> list[Block]:
         "limit. The fold models were measured, each on images that it had not seen; a bundle's "
         "own model, fitted on all images, has no test part."
     )
-    titles = ("kept up to severity", "checked at prediction", "caught at the next severity")
+    titles = ("kept up to severity", "checked at prediction", "caught at the next severity",
+              "caught at the worst")  # fmt: skip
     table = Table(
         caption="What the model stands",
         columns=(Column("corruption"), *(Column(title) for title in titles)),
         rows=tuple(rows),
         note="Not checked: no measure of a single image tells this damage from a usual image "
-        "(it would catch less than half of the images at the next severity).",
+        "(it would catch less than half of the images at the worst severity).",
     )
     return [Paragraph(text), table]

@@ -41,7 +41,8 @@ def damage_curves(result: Mapping[str, Any], metric: str, label: str) -> Figure:
         ax.set_axis_off()
     for row in grid:
         row[0].set_ylabel(label)
-    figure.supxlabel("severity; for study S1 the level", fontsize=9)
+    own_axis = ", for study S1 the level" if any(n.startswith("s1-") for n in names) else ""
+    figure.supxlabel(f"severity{own_axis}", fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside upper left", ncols=min(3, len(labels)))
