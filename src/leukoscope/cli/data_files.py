@@ -88,7 +88,9 @@ def export_data(
     out: Annotated[Path, typer.Option("--out", help="Folder to write, outside the data.")],
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
     overrides: SetOption = None,
-    variant: Annotated[str, typer.Option(help="image, background-only, cells-only, stain-neutral …")] = "image",
+    variant: Annotated[
+        str, typer.Option(help="image, background-only, cells-only, stain-neutral …")
+    ] = "image",
     layout: LayoutOption = "auto",
     classes: ClassOption = None,
     as_json: JsonOption = False,
