@@ -12,6 +12,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.shortcuts import inflations, share_of_tables, surviving_share
 from leukoscope.evaluation.verdict import judge
+from leukoscope.evaluation.verdict_text import describe_share
 
 RIGHT = {  # of 20 images: model 16, colour 8, stain-neutral 12
     "model": [1] * 16 + [0] * 4,
@@ -132,8 +133,7 @@ def test_what_a_bar_and_the_model_without_cells_do_to_the_verdict(
 
 def test_shares_are_put_into_words() -> None:
     share = surviving_share(*(values * 10 for values in RIGHT.values())).to_json()
-    metrics = {"results": [entry(0.9)], "shortcuts": {"shares": [{"protocol": "grouped", **share}]}}
-    text = judge(metrics)["findings"][-1]
+    text = describe_share({"protocol": "grouped", **share})
     assert text.startswith(
         "When whole patients are held out: of the 40.0 points by which the model is better than "
         "colour statistics, 50 % (interval "

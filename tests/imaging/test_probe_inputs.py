@@ -105,3 +105,16 @@ def test_a_bar_is_described_without_the_smear_below_it() -> None:
     assert described[0].shape == (199,)
     assert described[0][0] == 1
     assert abs(described[0] - described[1]).max() < 0.1
+
+
+@pytest.mark.parametrize(("confound", "least", "most"), [("scale-bar", 0.9, 1), ("none", 0, 0.6)])
+def test_a_planted_scale_bar_tells_the_class(confound: str, least: float, most: float) -> None:
+    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.model_selection import cross_val_score
+
+    spec = PhantomSpec(images=40, sessions=10, size_px=128, seed=4, confound=confound)  # type: ignore[arg-type]
+    fields = [render_phantom(spec, index) for index in range(spec.images)]
+    numbers = np.stack([bar_statistics(field.image) for field in fields])
+    forest = ExtraTreesClassifier(100, random_state=0)
+    found = cross_val_score(forest, numbers, [field.case.label for field in fields], cv=4).mean()
+    assert least <= found <= most

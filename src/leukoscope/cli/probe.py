@@ -178,6 +178,8 @@ def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
         return
     from rich.table import Table
 
+    from leukoscope.evaluation.verdict_text import describe_share
+
     table = Table("sees", "trained on", "held out", "images", "accuracy", box=None, pad_edge=False)
     rows = [("whole image", "the same", row) for row in metrics["results"]]
     rows += [(row["probe"], "the same", row) for row in metrics["probes"]]
@@ -191,9 +193,10 @@ def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
     verdict = metrics["verdict"]
     out.print(f"\n[bold]verdict[/] ({verdict['level']}): ", end="")
     out.print(verdict["headline"], markup=False)
-    for text in verdict["findings"]:
-        if text.startswith(("Leak", "On which")) or "survive" in text:
-            out.print(f"· {text}", markup=False)
+    said = [text for text in verdict["findings"] if text.startswith(("Leak", "On which"))]
+    said += [describe_share(entry) for entry in metrics.get("shortcuts", {}).get("shares", ())]
+    for text in said:
+        out.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {report}\n{DISCLAIMER}")
 
 

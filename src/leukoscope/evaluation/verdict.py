@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from leukoscope.evaluation.verdict_text import (
-    EDITED,
     MIN_GROUPS,
     PROBES,
     SEPARATING,
@@ -17,7 +16,6 @@ from leukoscope.evaluation.verdict_text import (
     describe_inflation,
     describe_probe,
     describe_score,
-    describe_share,
     percent,
     plural_unit,
     points,
@@ -57,8 +55,7 @@ def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str,
 
     Args:
         metrics: The contents of ``metrics.json`` (``results``, ``probes``, ``comparisons``,
-            ``inapplicable``, ``curve``, ``model_on``, ``shortcuts``; all but ``results`` may be
-            missing).
+            ``inapplicable``, ``curve``, ``model_on``; all but ``results`` may be missing).
         recipe: Name of the recipe; None means that of the first result.
 
     Returns:
@@ -83,9 +80,7 @@ def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str,
     level, reason = _decide(scores, judged, probes, edited, inflation)
     findings = [describe_score(score) for score in scores.values()]
     findings += [describe_probe(name, probe, scores) for name, probe in probes]
-    findings += [describe_edited(name, score, scores) for name, score in edited]
-    shares = metrics.get("shortcuts", {}).get("shares", ())
-    findings += [describe_share(entry) for entry in shares if entry["protocol"] in scores]
+    findings += [describe_edited(score, scores) for score in edited]
     findings += [describe_inflation(*inflation)] if inflation else []
     findings += describe_curve(metrics, recipe)
     return answer(f"{summary(scores)}{reason}", level, findings, metrics)
@@ -146,15 +141,14 @@ def probe_scores(
 
 def edited_scores(
     metrics: Mapping[str, Any], recipe: str | None, scores: Mapping[str, Score]
-) -> list[tuple[str, Score]]:
-    """What the model itself reaches on edited test images."""
+) -> list[Score]:
+    """What the model itself reaches on its test images without leukocytes."""
     found = []
     for entry in metrics.get("model_on", ()):
         model = scores.get(entry["protocol"])
-        if model is not None and entry["recipe"] == recipe and entry["input"] in EDITED:
-            score = _score(entry, model.chance, model.num_classes)
-            found += [(entry["input"], score)] if score is not None else []
-    return found
+        if model and (entry["recipe"], entry["input"]) == (recipe, "background-only"):
+            found.append(_score(entry, model.chance, model.num_classes))
+    return [score for score in found if score is not None]
 
 
 def judged_scores(scores: Mapping[str, Score]) -> dict[str, Score]:
@@ -198,7 +192,7 @@ def _decide(
     scores: Mapping[str, Score],
     judged: Mapping[str, Score],
     probes: Sequence[tuple[str, Score]],
-    edited: Sequence[tuple[str, Score]],
+    edited: Sequence[Score],
     inflation: tuple[Score, Score, float, float | None] | None,
 ) -> tuple[Level, str]:
     """The level, and the end of the headline that says why."""
@@ -208,8 +202,7 @@ def _decide(
         return "unsafe", f"; {unsafe}"
     if shortcut := shortcut_is_there(scores, probes):
         return "caution", f"; {shortcut}"
-    blind = [(n, e) for n, e in edited if n == "background-only" and e.protocol in judged]
-    if reads := background_is_read(scores, blind):
+    if reads := background_is_read(scores, judged, edited):
         return "caution", f"; {reads}"
     if inflation and (inflation[3] or 0) > 0 and inflation[2] > MIN_INFLATION:
         return "caution", f"; the random split overstates the accuracy by {points(inflation[2])}."
@@ -294,10 +287,14 @@ def shortcut_is_there(
 
 
 def background_is_read(
-    scores: Mapping[str, Score], edited: Sequence[tuple[str, Score]]
+    scores: Mapping[str, Score], judged: Mapping[str, Score], edited: Sequence[Score]
 ) -> str | None:
-    """Whether the trained model is better than chance on images without leukocytes."""
-    above = [(name, score) for name, score in edited if score.low > score.chance]
+    """Whether the trained model is better than chance on images without leukocytes, in words."""
+    above = [
+        ("background-only", score)
+        for score in edited
+        if score.protocol in judged and score.low > score.chance
+    ]
     if not above:
         return None
     _, score = _most_telling(above)

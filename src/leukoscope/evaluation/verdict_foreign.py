@@ -76,7 +76,7 @@ def judge_foreign(metrics: Mapping[str, Any]) -> dict[str, Any]:
     interval = f"{100 * model.low:.1f}–{percent(model.high)}"
     head = f"{recipe}: accuracy {percent(model.value)} (interval {interval}) {where}, {model.n:,}"
     findings = [describe_probe(name, probe, scores) for name, probe in probes]
-    findings += [describe_edited(name, score, scores) for name, score in edited]
+    findings += [describe_edited(score, scores) for score in edited]
     findings += leak_sentences(split)
     return answer(f"{head} images; {reason}", level, findings, metrics, FOREIGN_RULE)
 
@@ -99,7 +99,7 @@ def _decide(
     metrics: Mapping[str, Any],
     judged: Mapping[str, Score],
     probes: Sequence[tuple[str, Score]],
-    edited: Sequence[tuple[str, Score]],
+    edited: Sequence[Score],
 ) -> tuple[Level, str]:
     probes = [(name, probe) for name, probe in probes if probe.protocol in judged]
     if text := shortcut_suffices(judged, judged, probes):
@@ -119,8 +119,7 @@ def _decide(
         )
     if text := shortcut_is_there(judged, probes):
         return "caution", text
-    blind = [(n, e) for n, e in edited if n == "background-only" and e.protocol in judged]
-    if text := background_is_read(judged, blind):
+    if text := background_is_read(judged, judged, edited):
         return "caution", text
     if split is None:
         return "inconclusive", (

@@ -31,11 +31,6 @@ PROBES: Final[Mapping[str, str]] = {
     "scale-bar-only": "the burned-in scale bar alone",
 }
 """The probes that a verdict rests on; the first is the most telling."""
-EDITED: Final[Mapping[str, str]] = {
-    "background-only": "the background alone, with all leukocytes removed,",
-    "cells-only": "the leukocytes alone",
-    "stain-neutral": "the image without its stain",
-}
 
 
 @dataclass(frozen=True)
@@ -128,17 +123,17 @@ def describe_probe(name: str, probe: Score, scores: Mapping[str, Score]) -> str:
     )
 
 
-def describe_edited(name: str, edited: Score, scores: Mapping[str, Score]) -> str:
-    """One finding: what the trained model reaches on edited versions of its test images."""
+def describe_edited(edited: Score, scores: Mapping[str, Score]) -> str:
+    """One finding: what the trained model reaches on its test images without leukocytes."""
     return (
-        f"The trained model, shown {EDITED[name]} {SETTINGS[edited.protocol]}: accuracy "
-        f"{_range(edited)}, {_count(edited.n)} images; on whole images "
-        f"{percent(scores[edited.protocol].value)}. It never saw such images in training."
+        f"The trained model, shown its test images without leukocytes, "
+        f"{SETTINGS[edited.protocol]}: accuracy {_range(edited)}, {_count(edited.n)} images; on "
+        f"whole images {percent(scores[edited.protocol].value)}."
     )
 
 
 def describe_share(entry: Mapping[str, Any]) -> str:
-    """One finding: how much of the advantage over colour statistics is left without stain."""
+    """How much of the advantage over colour statistics is left without stain, in a sentence."""
     where_ = _capital(SETTINGS[entry["protocol"]])
     over, share = entry["advantage"], entry["share"]
     if not entry["defined"]:
@@ -187,7 +182,7 @@ def percent(value: float) -> str:
 
 def points(value: float) -> str:
     """A difference of shares in percentage points."""
-    return f"{100 * value:.1f} points"
+    return f"{100 * value:.1f} points".replace("-", "−")
 
 
 def _count(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_json, write_text
@@ -16,18 +16,15 @@ from leukoscope.reporting.content import (
     Bullets,
     Heading,
     Paragraph,
-    References,
     Section,
-    Terms,
     present,
 )
-from leukoscope.reporting.formats import count
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import render, stylesheet
+from leukoscope.reporting.report import closing, head
 from leukoscope.reporting.result_tables import headline, inapplicable
 from leukoscope.reporting.shortcut_sections import shortcuts
 from leukoscope.reporting.source import Study
-from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level_title
 
 _FIXED = (
     "The model was not trained here: its predictions are the same under every protocol. A protocol "
@@ -56,13 +53,26 @@ def write_foreign_report(run: RunFolder, config: StudyConfig, name: str) -> None
         shortcuts(study, gallery),
         Section("why", "Why this verdict", [*why, *present(inapplicable(study))]),
         data_sections.passport(study, gallery),
-        class_results(study, gallery),
-        Section("glossary", "Glossary", [Terms(GLOSSARY)]),
-        Section("sources", "Sources of the methods", [References(REFERENCES)]),
+        class_results(_once(study), gallery),
+        *closing(),
     ]
-    values = _head(study, name) | {"sections": [s for s in sections if s.blocks]}
+    values = head(study) | {
+        "title": f"Leukoscope audit of {name}",
+        "sections": [section for section in sections if section.blocks],
+    }
     write_text(run.report_html, render("report.html.j2", css=stylesheet(), **values))
     write_text(run.report_md, render("report.md.j2", **values))
+
+
+def _once(study: Study) -> Study:
+    """With one of its results, which are all alike; no ROC curve of predicted classes alone."""
+    first = study.metrics["results"][:1]
+    known = bool(first) and "log_loss" in first[0]["metrics"]
+    return replace(
+        study,
+        metrics={**study.metrics, "results": first},
+        predictions=study.predictions if known else None,
+    )
 
 
 def _study(run: RunFolder, config: StudyConfig, name: str) -> Study:
@@ -80,25 +90,3 @@ def _study(run: RunFolder, config: StudyConfig, name: str) -> Study:
         histories=(),
         explanations=(),
     )
-
-
-def _head(study: Study, name: str) -> dict[str, Any]:
-    verdict = study.metrics["verdict"]
-    word, sign = level_title(verdict["level"])
-    n = max((int(entry["n"]) for entry in study.results), default=0)
-    facts = (
-        (count(n), "images judged"),
-        (f"{len(study.class_names)}", "classes"),
-        (name, "the model"),
-    )
-    return {
-        "title": f"Leukoscope audit of {name}",
-        "name": name,
-        "summary": f"{count(n)} images of {study.config.data.root.name}",
-        "facts": facts,
-        "headline": verdict["headline"],
-        "level": verdict["level"],
-        "level_word": word,
-        "level_sign": sign,
-        "disclaimer": DISCLAIMER,
-    }

@@ -66,14 +66,14 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [example_sections.explanations(study, gallery)],
         lambda: [example_sections.examples(study, gallery)],
         lambda: [data_sections.reproduce(study)],
-        lambda: [write_checklists(run, study), *_closing()],
+        lambda: [write_checklists(run, study), *closing()],
     ]
     sections: list[Section] = []
     for done, step in enumerate(steps, start=1):
         sections += step()
         if progress is not None:
             progress(done, len(steps) + 1)
-    values = _head(study) | {"sections": [section for section in sections if section.blocks]}
+    values = head(study) | {"sections": [section for section in sections if section.blocks]}
     write_text(run.report_html, render("report.html.j2", css=stylesheet(), **values))
     write_text(run.report_md, render("report.md.j2", **values))
     write_text(run.model_card, card_text(study))
@@ -81,7 +81,8 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         progress(len(steps) + 1, len(steps) + 1)
 
 
-def _head(study: Study) -> dict[str, Any]:
+def head(study: Study) -> dict[str, Any]:
+    """What stands above the sections: title, facts, verdict."""
     verdict = study.metrics["verdict"]
     level = str(verdict.get("level", "inconclusive"))
     word, sign = level_title(level)
@@ -106,7 +107,8 @@ def _head(study: Study) -> dict[str, Any]:
     }
 
 
-def _closing() -> list[Section]:
+def closing() -> list[Section]:
+    """Glossary and sources."""
     return [
         Section("glossary", "Glossary", [Terms(GLOSSARY)]),
         Section("sources", "Sources of the methods", [References(REFERENCES)]),

@@ -175,11 +175,12 @@ def _check_classes(source: ForeignModel | Path, manifest: Manifest) -> None:
     if not manifest.usable:
         raise DataError(f"{manifest.root}: no usable image", hint="see `leukoscope data inspect`")
     names = manifest.class_names
-    if isinstance(source, ForeignModel) and not set(names) <= set(source.class_names):
+    if isinstance(source, ForeignModel) and set(names) != set(source.class_names):
         raise DataError(
-            f"{source.path}: expected all classes of the data ({', '.join(names)}) in --classes, "
+            f"{source.path}: expected the classes of the data ({', '.join(names)}) as --classes, "
             f"got {', '.join(source.class_names)}",
-            hint="leave the other images out, or map their folders with --class FOLDER=CLASS",
+            hint="a class that only one of them knows cannot be scored; map folders with "
+            "--class FOLDER=CLASS",
         )
     if len(names) < 2:
         raise DataError(f"{manifest.root}: a score needs two classes, found {', '.join(names)}")
@@ -243,7 +244,7 @@ def _rows_of(
 def _predict(
     model: ForeignModel, store: InputStore, name: str, progress: Progress
 ) -> NDArray[np.float64]:
-    """(n, K) probabilities in the order of the data's classes; the model's others left out."""
+    """(n, K) probabilities in the order of the data's classes."""
     spec = PreprocessSpec(size_px=model.size_px)
     paths = store.paths()
     parts = []
@@ -253,8 +254,7 @@ def _predict(
             parts.append(model.probabilities(chunk))
             tell(sum(map(len, parts)), len(paths))
     order = [model.class_names.index(name) for name in store.data.class_names]
-    probs = np.concatenate(parts)[:, order]
-    return np.asarray(probs / np.maximum(probs.sum(axis=1, keepdims=True), 1e-12), np.float64)
+    return np.concatenate(parts)[:, order]
 
 
 def _chunks(images: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

@@ -18,6 +18,7 @@ from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.measurements import audit_image
 from leukoscope.evaluation.conformal import fewest_for
+from leukoscope.study.edited import edited_inputs
 from leukoscope.study.events import Listener
 from leukoscope.study.inputs import INPUTS, load_input
 from leukoscope.study.probes import probe_recipe
@@ -103,6 +104,10 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
             disk_mb += n * 0.006
             model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
         disk_mb += jobs * model_mb
+        if not recipe.frozen_features and edited_inputs(config):
+            shown = n * len(protocols) * len(edited_inputs(config))
+            step = f"{recipe.name} on edited images"
+            steps.append(PlannedStep(step, f"{shown} images", shown * times.forward))
     for probe in config.probes:
         seconds = fits * 1.0
         if probe in INPUTS:
@@ -125,6 +130,7 @@ class _RecipeTimes:
 
     per_image: float
     per_fit_image: float
+    forward: float
     parameters_mb: float
 
     def total(self, n: int, jobs: int) -> float:
@@ -149,7 +155,7 @@ def _time_recipe(recipe: Recipe, paths: Sequence[Path]) -> _RecipeTimes:
         per_fit = CLASSIFIER_S
         if isinstance(recipe.training, LinearHeadTraining):
             per_fit = HEAD_S * len(recipe.training.c_grid)
-        return _RecipeTimes(seconds, per_fit, megabytes)
+        return _RecipeTimes(seconds, per_fit, seconds, megabytes)
     batch = torch.from_numpy(normalise(images, spec))
     network.train()
     network(batch).sum().backward()  # the first step also warms up
@@ -157,6 +163,7 @@ def _time_recipe(recipe: Recipe, paths: Sequence[Path]) -> _RecipeTimes:
     return _RecipeTimes(
         seconds / 3 * max(1, recipe.training.cached_views),
         seconds * _full_epochs(recipe.training, recipe.refine.epochs),
+        seconds / 3,
         megabytes,
     )
 

@@ -18,7 +18,6 @@ from leukoscope.study.fitted import FittedRun
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.probes import inapplicable_probes, shortcut_tables
 from leukoscope.study.protocols import ProtocolPlan
-from leukoscope.study.shortcut_summary import MODEL_ON
 from leukoscope.study.store import InputStore
 from leukoscope.study.summary import summarise
 
@@ -72,11 +71,7 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> di
     passport = _passport(fitted)
     new = shortcut_tables(store, passport, plan, config, progress)
     table = PredictionTable.load(folder.predictions)
-    kept = {
-        name
-        for name in set(table.input.tolist())
-        if name not in config.probes and not name.startswith(MODEL_ON)
-    }
+    kept = set(table.input.tolist()) - {name for one in new for name in one.input.tolist()}
     with progress.step("statistics"):
         table = concatenate([table.select(input=kept), *new])
         table.save(folder.predictions)
