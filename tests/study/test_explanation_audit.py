@@ -106,8 +106,10 @@ def look_for(network: Network, weights: tuple[float, ...], bias: float) -> None:
     ],
 )
 def test_a_planted_eye_is_found(
-    phantoms: Path, tmp_path: Path, eye: tuple[tuple[float, ...], float], method: str, place: str
-) -> None:
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    eye: tuple[tuple[float, ...], float], method: str, place: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("leukoscope.learning.attribution.INTEGRATION_STEPS", 8)  # in time
     planted = write_run(tmp_path / "run", phantoms, eye)
     leukoscope("explain", planted, "--audit", "-m", method, "--images", 10, "--out", tmp_path)
     found = json.loads((tmp_path / "audit.json").read_text())

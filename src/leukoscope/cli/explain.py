@@ -51,8 +51,8 @@ def explain(
         list[str] | None,
         typer.Option(
             "--method", "-m",
-            help="grad-cam (default), grad-cam++, occlusion or integrated-gradients; may be "
-            "repeated.",
+            help="grad-cam, grad-cam++, occlusion or integrated-gradients; may be repeated. "
+            "Default: grad-cam; for --audit all.",
         ),
     ] = None,
     count: Annotated[
