@@ -27,8 +27,9 @@ from leukoscope.core.errors import (
 )
 from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.fold_results import served_calibration
 from leukoscope.study.protocols import FINAL, UNITS
 
 if TYPE_CHECKING:
@@ -209,9 +210,7 @@ class FittedRun:
                 network=network,
                 spec=meta.recipe.preprocess,
                 class_names=meta.class_names,
-                calibration=fit_calibration(
-                    cal.logits, cal.y_true, self._fold(protocol, fold).units(cal.image_id.tolist())
-                ),
+                calibration=served_calibration(self._fold(protocol, fold), cal),
             )
         return self._models[key]
 
