@@ -48,7 +48,7 @@ def parse_operating_point(words: str) -> OperatingTarget:
     found = _WORDS.fullmatch(words.strip())
     if found is None:
         raise ValueError(
-            f"expected the words “{PATTERN}” (fields, images, cells or patients), got “{words}”"
+            f"expected the words “{PATTERN}” (or images, cells, patients), got “{words}”"
         )
     miss, confidence = float(found[1]) / 100, float(found[3]) / 100
     if not (0 < miss < 0.5 and 0.5 < confidence < 1):

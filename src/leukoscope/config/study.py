@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from leukoscope.config.base import Strict
 from leukoscope.config.bundle import SetGuarantee, SetScore
@@ -137,8 +137,7 @@ class StudyConfig(Strict):
     explanations: Annotated[int, Field(ge=0, le=100)] = 6
     bundle: bool = True
 
-    @model_validator(mode="after")
-    def _operating_point_is_understood(self) -> StudyConfig:
-        if self.operating_point:
-            parse_operating_point(self.operating_point)
-        return self
+    @field_validator("operating_point")
+    @classmethod
+    def _operating_point_is_understood(cls, words: str) -> str:
+        return parse_operating_point(words).words if words else words

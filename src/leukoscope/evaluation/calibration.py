@@ -116,7 +116,8 @@ def fit_calibration(
     Both are compared on the same left-out images of a five-fold cross-validation that keeps
     groups together. Vector scaling serves only where its mean log loss is lower by more than one
     standard error of the paired difference over groups (the one-standard-error rule of Breiman
-    et al. 1984, section 3.4.3): with equal evidence the method with one number is taken.
+    et al. 1984, section 3.4.3): with equal evidence the method with one number is taken. As it
+    fits two numbers a class, each class must stand in two groups a fold, or it is not tried.
 
     Args:
         logits: (n, K) logits of the ``cal`` part.
@@ -136,7 +137,8 @@ def fit_calibration(
     labels = np.arange(len(truth)) if groups is None else np.asarray(groups)
     temperature, n = fit_temperature(values, truth), len(truth)
     member = np.unique(labels, return_inverse=True)[1]
-    if member.max() < 2 * FOLDS - 1:  # fewer than two groups a fold say nothing
+    holders = [len(np.unique(member[truth == k])) for k in range(values.shape[1])]
+    if min(holders) < 2 * FOLDS:
         return Calibration(temperature=temperature, n_cal=n)
     gain = _cross_validated_gain(values, truth, member)
     size = np.bincount(member)

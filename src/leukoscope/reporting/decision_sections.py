@@ -66,7 +66,7 @@ def decisions(study: Study, gallery: Gallery) -> Section:
         return Section("decisions", "Are the promises kept?")
     alike = tuple(_exchangeability(study))
     if alike:
-        blocks += [Heading("Where the promise does not apply"), Bullets(alike)]
+        blocks += [Heading("Does the promise apply?"), Bullets(alike)]
     blocks += _coverage_chart(study, gallery)
     blocks += present(tables.promises(study))
     for table in (tables.parts(study), tables.candidates(study)):
@@ -140,9 +140,9 @@ def _alike(entry: Mapping[str, Any], promises: Sequence[Mapping[str, Any]]) -> s
         cal, test = seen["cal"], seen["test"]
         if cal - test > 0.1:
             return (
-                f"not exchangeable. {number(cal, 'share')} of the calibration images, but "
-                f"{number(test, 'share')} of the test images, are of {unit}s that the model was "
-                "trained on: the thresholds come from images that it knows better."
+                f"not exchangeable. {_share(cal)} of the calibration images, but {_share(test)} "
+                f"of the test images, are of {unit}s that the model was trained on: the thresholds "
+                "come from images that it knows better."
             )
         if cal < 0.1 and test < 0.1:
             groups = next(e for e in promises if e["guarantee"] == "group")
@@ -159,6 +159,10 @@ def _alike(entry: Mapping[str, Any], promises: Sequence[Mapping[str, Any]]) -> s
                 f"a new {unit}."
             )
     return ""
+
+
+def _share(value: float) -> str:
+    return {0.0: "none", 1.0: "all"}.get(value) or number(value, "share")
 
 
 def _coverage_chart(study: Study, gallery: Gallery) -> list[Block]:

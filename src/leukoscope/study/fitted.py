@@ -27,9 +27,10 @@ from leukoscope.core.errors import (
 )
 from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.fold_results import served_calibration, units_of
 from leukoscope.study.protocols import FINAL, UNITS
 
 if TYPE_CHECKING:
@@ -207,20 +208,20 @@ class FittedRun:
                 )
             network, meta = load_checkpoint(self.run.model(*key))
             cal = self.table(*key).select(part="cal")
-            units = self._fold(protocol, fold).units(cal.image_id.tolist())
+            fit_fold, guarantee = self._fold(protocol, fold), self.config.set_guarantee
             self._models[key] = FittedModel(
                 *key,
                 network=network,
                 spec=meta.recipe.preprocess,
                 class_names=meta.class_names,
-                calibration=fit_calibration(cal.logits, cal.y_true, units),
+                calibration=served_calibration(fit_fold, cal),
                 conformal=fit_sets(
                     cal.probs,
                     cal.y_true,
                     self.config.coverage,
                     score=self.config.set_score,
-                    guarantee=self.config.set_guarantee,
-                    groups=units if self.config.set_guarantee == "group" else None,
+                    guarantee=guarantee,
+                    groups=units_of(fit_fold, cal) if guarantee == "group" else None,
                 ),
             )
         return self._models[key]

@@ -96,7 +96,8 @@ class FoldResults:
 
 def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
     """Which scaling serves in each fold, and every calibration measure before and after."""
-    records = _served(tested)
+    pairs = zip(tested.folds, tested.cal, strict=True)
+    records = [served_calibration(fold, cal) for fold, cal in pairs]
     logits = np.concatenate([t.logits for t in tested.test])
     options = tested.options
     found = calibration_measures(tested.y, tested.probs, softmax(logits), **options)
@@ -112,12 +113,9 @@ def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
     }
 
 
-def _served(tested: FoldResults) -> list[Calibration]:
-    """The calibration behind the stored probabilities (those of older runs know no vectors)."""
-    records = []
-    for fold, cal in zip(tested.folds, tested.cal, strict=True):
-        record = fit_calibration(cal.logits, cal.y_true, units_of(fold, cal))
-        if not np.allclose(apply_calibration(cal.logits, record), cal.probs, rtol=0, atol=1e-6):
-            record = Calibration(temperature=record.temperature, n_cal=record.n_cal)
-        records.append(record)
-    return records
+def served_calibration(fold: Fold, cal: PredictionTable) -> Calibration:
+    """The calibration behind stored probabilities; that of older runs is always a temperature."""
+    record = fit_calibration(cal.logits, cal.y_true, units_of(fold, cal))
+    if np.allclose(apply_calibration(cal.logits, record), cal.probs, rtol=0, atol=1e-6):
+        return record
+    return Calibration(temperature=record.temperature, n_cal=record.n_cal)
