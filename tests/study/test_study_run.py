@@ -210,7 +210,7 @@ def test_the_bundle_declines_what_is_no_smear(
     monkeypatch.setattr(strangers, "MADE_IMAGES", 6)
     found = {row.name: row for row in meet_strangers(result.run, [], lambda *_: None)}
     assert found["known images"].roc_auc is None
-    assert found["known images"].accepted[0] > 0.5  # of a handful
+    assert found["known images"].accepted[0] > 0  # a handful, and a gate from 50 images
     for name in ("inverted", "blurred", "white", "black", "one colour", "1/f noise", "texture"):
         assert found[name].accepted[0] == 0, name
         assert found[name].rejected == 1, name
