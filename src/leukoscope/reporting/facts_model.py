@@ -77,7 +77,8 @@ def _settings(study: Study, *keys: str) -> Answer | None:
         return None
     table = data_tables.settings(study)
     rows = tuple(row for row in table.rows if row[0].startswith(keys))
-    return shown([replace(table, rows=rows)], "config.toml")
+    caption = f"Settings of each recipe: {listed(f'`{key}`' for key in keys)}"
+    return shown([replace(table, caption=caption, rows=rows)], "config.toml")
 
 
 def training(study: Study) -> Answer | None:
