@@ -114,6 +114,16 @@ def test_metrics_say_what_was_measured_and_what_was_not(result: StudyResult) -> 
     assert metrics["verdict"]["headline"]
 
 
+def logits_again(fitted: FittedRun, protocol: str, number: int) -> np.ndarray:
+    """What the first recipe's model of a fold answers to its whole test images, asked anew."""
+    data = Labelled(fitted.manifest.usable, fitted.manifest.class_names)
+    store = InputStore(fitted.run, fitted.manifest, data, Progress())
+    folds = load_folds(fitted.run.splits)
+    fold = next(f for f in folds if (f.protocol, f.fold) == (protocol, number))
+    models = EditedModels(store, fitted.config.recipes[0], "image", fitted.config.seed)
+    return models.logits(fold, data.rows(fold, "test"))
+
+
 @pytest.mark.parametrize("checkpoint", [True, False])
 def test_a_model_on_edited_images_is_the_model_that_was_tested(
     result: StudyResult, tmp_path: Path, checkpoint: bool
@@ -124,12 +134,7 @@ def test_a_model_on_edited_images_is_the_model_that_was_tested(
     own = fitted.table("quick", "grouped", 1).select(part="test")
     if not checkpoint:
         (run.model("quick", "grouped", 1) / "checkpoint.json").unlink()
-    data = Labelled(fitted.manifest.usable, fitted.manifest.class_names)
-    store = InputStore(run, fitted.manifest, data, Progress())
-    fold = next(f for f in load_folds(run.splits) if (f.protocol, f.fold) == ("grouped", 1))
-    models = EditedModels(store, fitted.config.recipes[0], "image", fitted.config.seed)
-    logits = models.logits(fold, data.rows(fold, "test"))
-    assert logits == pytest.approx(own.logits, abs=1e-4)
+    assert logits_again(fitted, "grouped", 1) == pytest.approx(own.logits, abs=1e-4)
     edited = PredictionTable.load(run.predictions).select(
         protocol="grouped", fold=1, input="model-on-background-only"
     )
@@ -345,3 +350,6 @@ def test_a_head_on_cached_features_is_refined_end_to_end(phantoms: Path, tmp_pat
     assert list((result.run.cache / "features").glob("views-*.npy"))
     assert not list(folder.rglob("*.ckpt"))
     assert result.metrics["ood"][0]["n"] == result.metrics["results"][0]["n"]
+    fitted = FittedRun.open(result.run.path)
+    own = fitted.table(name, "random", 0).select(part="test")
+    assert logits_again(fitted, "random", 0) == pytest.approx(own.logits, abs=1e-4)

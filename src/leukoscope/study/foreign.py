@@ -91,17 +91,7 @@ def audit_foreign(
     run, progress = RunFolder(out), Progress(listener)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty", hint="name a new folder with --out")
-    manifest = load_dataset(
-        Path(config.data.path),
-        layout=config.data.layout,
-        class_map=config.data.class_map,
-        progress=lambda done, total: listener("reading the images", done, total),
-    )
-    table = None
-    if isinstance(source, Path):
-        table = read_foreign_csv(source, manifest, config.data.class_map)
-        manifest = _with_parts(manifest, table)
-    _check_classes(source, manifest)
+    manifest, table = _read(source, config, listener)
     with progress.step("audit") as tell:
         found = audit(manifest, clusters=config.splits.clusters, progress=tell)
     found.manifest.save(run.manifest)
@@ -110,16 +100,11 @@ def audit_foreign(
     save_folds(run.splits, plan.folds, found.manifest)
     data = Labelled(found.manifest.usable, found.manifest.class_names)
     store = InputStore(run, found.manifest, data, progress)
-    split = _split(data.records)
+    # The data's own parts say nothing of what this model was trained on; only its makers can.
+    split = _split(data.records) if table is not None and table.parts else None
+    left_out = inapplicable_probes(config, found.passport)
     rows = _rows_of(source, table, store, split, progress)
-    kept = {name for one in rows for name in one.image_id.tolist()}
-    left_out = {row["probe"] for row in inapplicable_probes(config, found.passport)}
-    probes = [
-        one.take(np.isin(one.image_id, list(kept)))
-        for probe in config.probes
-        if probe not in left_out
-        for one in run_probe(store, probe, plan, config, progress)
-    ]
+    probes = _probes(store, rows, plan, config, left_out, progress)
     with progress.step("statistics"):
         whole = concatenate([*_under_each(rows, plan), *probes])
         whole.save(run.predictions)
@@ -129,7 +114,7 @@ def audit_foreign(
             config,
             _name(source),
             inapplicable=plan.inapplicable,
-            inapplicable_probes=inapplicable_probes(config, found.passport),
+            inapplicable_probes=left_out,
             split=split,
             probabilities=table is None or table.has_probabilities,
             warnings=[*(table.notes if table else _notes(source)), *plan.notes],
@@ -140,6 +125,54 @@ def audit_foreign(
 
         write_foreign_report(run, config, _name(source))
     return ForeignResult(run, metrics, found.manifest.unreadable)
+
+
+def _read(
+    source: ForeignModel | Path, config: StudyConfig, listener: Listener
+) -> tuple[Manifest, ForeignTable | None]:
+    """The data and, from a file, the predictions; refused before anything is written."""
+    manifest = load_dataset(
+        Path(config.data.path),
+        layout=config.data.layout,
+        class_map=config.data.class_map,
+        progress=lambda done, total: listener("reading the images", done, total),
+    )
+    names = manifest.class_names
+    if len(names) < 2:
+        raise DataError(
+            f"{manifest.root}: a score needs two classes, found {', '.join(names) or 'none'}",
+            hint="see `leukoscope data inspect`",
+        )
+    if isinstance(source, Path):
+        table = read_foreign_csv(source, manifest, config.data.class_map)
+        return _with_parts(manifest, table), table
+    if set(names) != set(source.class_names):
+        raise DataError(
+            f"{source.path}: expected the classes of the data ({', '.join(names)}) as --classes, "
+            f"got {', '.join(source.class_names)}",
+            hint="a class that only one of them knows cannot be scored; map folders with "
+            "--class FOLDER=CLASS",
+        )
+    source.probabilities(np.full((1, source.size_px, source.size_px, 3), 200, np.uint8))
+    return manifest, None
+
+
+def _probes(
+    store: InputStore,
+    rows: Sequence[PredictionTable],
+    plan: ProtocolPlan,
+    config: StudyConfig,
+    left_out: Sequence[Mapping[str, str]],
+    progress: Progress,
+) -> list[PredictionTable]:
+    """The probes' predictions of the images that the model is judged on."""
+    kept = sorted({name for one in rows for name in one.image_id.tolist()})
+    names = [name for name in config.probes if name not in {row["probe"] for row in left_out}]
+    return [
+        one.take(np.isin(one.image_id, kept))
+        for name in names
+        for one in run_probe(store, name, plan, config, progress)
+    ]
 
 
 def _name(source: ForeignModel | Path) -> str:
@@ -169,21 +202,6 @@ def _with_parts(manifest: Manifest, table: ForeignTable) -> Manifest:
         replace(record, given_part=table.parts.get(record.image_id, ""))
         for record in manifest.images
     )
-
-
-def _check_classes(source: ForeignModel | Path, manifest: Manifest) -> None:
-    if not manifest.usable:
-        raise DataError(f"{manifest.root}: no usable image", hint="see `leukoscope data inspect`")
-    names = manifest.class_names
-    if isinstance(source, ForeignModel) and set(names) != set(source.class_names):
-        raise DataError(
-            f"{source.path}: expected the classes of the data ({', '.join(names)}) as --classes, "
-            f"got {', '.join(source.class_names)}",
-            hint="a class that only one of them knows cannot be scored; map folders with "
-            "--class FOLDER=CLASS",
-        )
-    if len(names) < 2:
-        raise DataError(f"{manifest.root}: a score needs two classes, found {', '.join(names)}")
 
 
 def _split(records: Sequence[ImageRecord]) -> dict[str, Any] | None:
