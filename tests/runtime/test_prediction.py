@@ -50,6 +50,10 @@ def test_the_flagged_side_of_an_operating_point_is_said(tiny: SimpleNamespace) -
     assert "flagged" in decide(record, ("pre_b",), 1.0, FINE, probabilities=malignant)[1][0]
     cleared = {"benign": 0.95, "pre_b": 0.04, "pro_b": 0.01}
     assert decide(record, ("benign",), 1.0, FINE, probabilities=cleared) == ("accept", ())
+    refused = tiny.record(
+        operating_point=OperatingPoint(words=words, threshold=None, n_cal=20, needed=149)
+    )
+    assert decide(refused, ("benign",), 1.0, FINE, probabilities=flagged)[1] == ()
 
 
 @pytest.mark.parametrize(

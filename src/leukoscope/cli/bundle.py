@@ -162,6 +162,11 @@ def _point(record: BundleRecord) -> str:
     point = record.operating_point
     if point is None:
         return "none"
+    if point.threshold is None:
+        return (
+            f"none: “{point.words}” is not attainable with {point.n_cal} malignant calibration "
+            f"images or patients, needs {point.needed}"
+        )
     return f"flagged from P(malignant) {point.threshold:.4g} on: “{point.words}”"
 
 

@@ -80,13 +80,16 @@ class OperatingPoint(Strict):
 
     Attributes:
         words: What was asked for.
-        threshold: Flagged where P(malignant) ≥ threshold.
-        n_cal: Number of malignant calibration images, or patients, behind it.
+        threshold: Flagged where P(malignant) ≥ threshold; None where the calibration images
+            cannot support what was asked for, so that nothing is flagged.
+        n_cal: Number of malignant calibration images, or patients.
+        needed: Fewest of them that could support it.
     """
 
     words: str
-    threshold: Annotated[float, Field(ge=0, le=1)]
-    n_cal: Annotated[int, Field(ge=1)]
+    threshold: Annotated[float, Field(ge=0, le=1)] | None
+    n_cal: Annotated[int, Field(ge=0)]
+    needed: Annotated[int, Field(ge=1)] = 1
 
 
 class ScoreScale(Strict):
@@ -208,8 +211,8 @@ class BundleRecord(Strict):
         preprocess: How an image becomes the graph's input.
         calibration: Probabilities.
         conformal: Prediction sets.
-        operating_point: Flagging of images that may be malignant; None where none was asked for
-            or the calibration images could not support it.
+        operating_point: Flagging of images that may be malignant; None where none was asked
+            for, or it does not apply.
         ood: Rejection of what the model does not know; None where it could not be fitted.
         quality: Limits behind quality notes.
         envelope: Damage that the model stands, checked on each image; None where not measured.

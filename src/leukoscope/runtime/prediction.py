@@ -193,7 +193,7 @@ def decide(
 def _flag(record: BundleRecord, probabilities: Mapping[str, float]) -> str:
     """What to say where P(malignant) is on the flagged side of the operating point."""
     point, p = record.operating_point, malignant_probability(probabilities)
-    if point is None or p is None or p < point.threshold:
+    if point is None or point.threshold is None or p is None or p < point.threshold:
         return ""
     return (
         f"P(malignant) {p:.3g} reaches {point.threshold:.3g}, the limit chosen to "

@@ -171,10 +171,12 @@ def _decisions(
         target = parse_operating_point(config.operating_point)
         if target.unit == "image" or all(patients):
             chosen = fit_point(probs, y, mask, target, patients)
-            if chosen.threshold is not None:  # else metrics.json says how many are needed
-                point = OperatingPoint(
-                    words=target.words, threshold=chosen.threshold, n_cal=chosen.n
-                )  # fmt: skip
+            point = OperatingPoint(
+                words=target.words,
+                threshold=chosen.threshold,
+                n_cal=chosen.n,
+                needed=chosen.needed,
+            )
     return calibration, conformal, point
 
 
