@@ -109,8 +109,9 @@ def test_inflation_is_random_minus_each_protocol_that_separates() -> None:
 def entry(value: float, **names: str) -> dict[str, Any]:
     accuracy = {"value": value, "low": value - 0.03, "high": value + 0.03, "reliable": True}
     return {
-        "recipe": "quick", "protocol": "grouped", "n": 200, "n_groups": 24, "group_unit": "patient",
-        "metrics": {"accuracy": accuracy}, "confusion": [[100, 0], [50, 50]], **names,
+        **{"recipe": "quick", "protocol": "grouped", "n": 200, "n_groups": 24},
+        "group_unit": "patient", "metrics": {"accuracy": accuracy},
+        "confusion": [[100, 0], [50, 50]], **names,
     }  # fmt: skip
 
 
@@ -129,6 +130,18 @@ def test_what_a_bar_and_the_model_without_cells_do_to_the_verdict(
 ) -> None:
     found = judge({"results": [entry(0.9)], key: [entry(value, **names)]})
     assert (found["level"], words in found["headline"]) == (level, True)
+
+
+@pytest.mark.parametrize(("on_random", "level"), [(0.55, "plausible"), (0.8, "unsafe")])
+def test_colours_that_tell_more_of_unseen_clusters_than_of_shared_ones_are_luck(
+    on_random: float, level: str
+) -> None:
+    results = [entry(0.9, protocol=name) for name in ("random", "acquisition")]
+    probes = [
+        entry(value, protocol=name, probe="colour-only")
+        for name, value in (("random", on_random), ("acquisition", 0.8))
+    ]
+    assert judge({"results": results, "probes": probes})["level"] == level
 
 
 def test_shares_are_put_into_words() -> None:

@@ -181,9 +181,10 @@ def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
     from leukoscope.evaluation.verdict_text import describe_share
 
     table = Table("sees", "trained on", "held out", "images", "accuracy", box=None, pad_edge=False)
-    rows = [("whole image", "the same", row) for row in metrics["results"]]
+    own, edited = ("elsewhere",) * 2 if "split" in metrics else ("the same", "whole images")
+    rows = [("whole image", own, row) for row in metrics["results"]]
     rows += [(row["probe"], "the same", row) for row in metrics["probes"]]
-    rows += [(row["input"], "whole images", row) for row in metrics.get("model_on", ())]
+    rows += [(row["input"], edited, row) for row in metrics.get("model_on", ())]
     for seen, trained, row in sorted(rows, key=lambda item: item[2]["protocol"]):
         table.add_row(seen, trained, row["protocol"], str(row["n"]), _interval(row["metrics"]))
     out = console()

@@ -39,12 +39,14 @@ RULE: Final = (
     "(grouped, at least 10 groups) that protocol alone is judged; else every protocol with at "
     "least 10 groups is. unsafe: in a judged protocol the lower limit of the advantage of the "
     "background-only, colour-only or scale-bar-only probe exceeds half of the model's own "
-    "advantage, or in one that holds out patients or acquisition clusters the model is not shown "
-    "to be better than chance. caution: in a judged protocol the background-only or "
-    "scale-bar-only probe is better than chance (lower limit; colour statistics of the whole "
-    "image may be, since they hold the leukocytes), or the trained model itself is, shown test "
-    "images without their leukocytes, or the random split gives significantly more than a judged "
-    "protocol that holds out patients or acquisition clusters, by more than 2 points. "
+    "advantage, and on random splits, where they were run, so does the probe's advantage itself "
+    "(what slides and sessions tell helps most where they are shared); or in one that holds out "
+    "patients or acquisition clusters the model is not shown to be better than chance. caution: "
+    "in a judged protocol the background-only or scale-bar-only probe is better than chance "
+    "(lower limit; colour statistics of the whole image may be, since they hold the leukocytes), "
+    "or the trained model itself is, shown test images without their leukocytes, or the random "
+    "split gives significantly more than a judged protocol that holds out patients or acquisition "
+    "clusters, by more than 2 points. "
     "inconclusive: neither of these, but no such protocol has at least 10 groups, or none of these "
     "probes was run in one. plausible: otherwise."
 )
@@ -196,9 +198,10 @@ def _decide(
     inflation: tuple[Score, Score, float, float | None] | None,
 ) -> tuple[Level, str]:
     """The level, and the end of the headline that says why."""
+    everywhere = probes
     probes = [(name, probe) for name, probe in probes if probe.protocol in judged]
     strict = [judged[name] for name in SEPARATING if name in judged]
-    if unsafe := _unsafe(scores, judged, probes, strict):
+    if unsafe := _unsafe(scores, judged, everywhere, strict):
         return "unsafe", f"; {unsafe}"
     if shortcut := shortcut_is_there(scores, probes):
         return "caution", f"; {shortcut}"
@@ -250,11 +253,26 @@ def shortcut_suffices(
     judged: Mapping[str, Score],
     probes: Sequence[tuple[str, Score]],
 ) -> str | None:
-    """Whether a probe holds more than half of the model's advantage over chance, in words."""
+    """Whether a probe holds more than half of the model's advantage over chance, in words.
+
+    Args:
+        scores: The model's, under every protocol.
+        judged: Those that count.
+        probes: Under every protocol.
+    """
+    # What slides and sessions tell helps most where test and training share them. Colour
+    # statistics that come near the model on held-out clusters only have told cells, or luck.
+    weak = {
+        name
+        for name, probe in probes
+        if probe.protocol == "random" and probe.advantage <= scores["random"].advantage / 2
+    }
     suffice = [
         (name, probe)
         for name, probe in probes
-        if probe.low - probe.chance > max(0.0, judged[probe.protocol].advantage / 2)
+        if name not in weak
+        and probe.protocol in judged
+        and probe.low - probe.chance > max(0.0, judged[probe.protocol].advantage / 2)
     ]
     if not suffice:
         return None

@@ -32,7 +32,8 @@ FOREIGN_RULE: Final = (
     "hold out whole patients (grouped, at least 10 groups) that protocol alone is judged; else "
     "every protocol with at least 10 groups is. unsafe: in a judged protocol the lower limit of "
     "the advantage of the background-only, colour-only or scale-bar-only probe exceeds half of the "
-    "model's own advantage, or the model is not shown to be better than chance. caution: the test "
+    "model's own advantage, and so does, where it was fitted on random splits, its advantage "
+    "there; or the model is not shown to be better than chance. caution: the test "
     "part shares copies, overlapping fields or patients with the training part, or the "
     "background-only or scale-bar-only probe, or the model itself on images without leukocytes, is "
     "better than chance (lower limit). inconclusive: none of these, but the images that the model "
@@ -69,7 +70,7 @@ def judge_foreign(metrics: Mapping[str, Any]) -> dict[str, Any]:
     probes = probe_scores(metrics, scores)
     edited = edited_scores(metrics, recipe, scores)
     judged = judged_scores(scores)
-    level, reason = _decide(metrics, judged or scores, probes, edited)
+    level, reason = _decide(metrics, scores, judged or scores, probes, edited)
     model = next(iter((judged or scores).values()))
     split = metrics.get("split")
     where = "on the test part of its own split" if split else "on all images"
@@ -97,13 +98,14 @@ def _leak(split: Mapping[str, Any], leak: Mapping[str, Any]) -> str:
 
 def _decide(
     metrics: Mapping[str, Any],
+    scores: Mapping[str, Score],
     judged: Mapping[str, Score],
     probes: Sequence[tuple[str, Score]],
     edited: Sequence[Score],
 ) -> tuple[Level, str]:
-    probes = [(name, probe) for name, probe in probes if probe.protocol in judged]
-    if text := shortcut_suffices(judged, judged, probes):
+    if text := shortcut_suffices(scores, judged, probes):
         return "unsafe", text
+    probes = [(name, probe) for name, probe in probes if probe.protocol in judged]
     model = next(iter(judged.values()))
     if not any(score.beats_chance for score in judged.values()):
         return "unsafe", (

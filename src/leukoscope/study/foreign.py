@@ -117,7 +117,10 @@ def audit_foreign(
             inapplicable_probes=left_out,
             split=split,
             probabilities=table is None or table.has_probabilities,
-            warnings=[*(table.notes if table else _notes(source)), *plan.notes],
+            warnings=[
+                *(table.notes if table else _notes(source)),
+                *(note for note in plan.notes if split and note.startswith("given")),
+            ],
         )
         write_json(run.metrics, metrics)
     with progress.step("report"):
