@@ -76,6 +76,14 @@ def _current(run: RunFolder, settings: Mapping[str, Any]) -> bool:
         return False
 
 
+def finished_audit(study: Study) -> Mapping[str, Any] | None:
+    """``audit.json``, where it is complete and of the models that are there."""
+    path = study.run.explanations / "audit.json"
+    audit = read_json(path) if path.is_file() else None
+    whole = isinstance(audit, dict) and "verdicts" in audit
+    return audit if whole and _current(study.run, audit["settings"]) else None
+
+
 def audit_table(audit: Mapping[str, Any]) -> tuple[Table, list[str]]:
     """One row a map, methods first, and what may be said of each method.
 

@@ -11,6 +11,7 @@ import numpy as np
 from leukoscope.core.files import read_json
 from leukoscope.reporting import (
     decision_tables,
+    explanation_audit_sections,
     result_tables,
     robustness_sections,
     shortcut_sections,
@@ -188,7 +189,7 @@ def comparison(study: Study) -> Answer | None:
 
 
 def explanations(study: Study) -> Answer | None:
-    """Which heat maps there are, and how much of their heat lies in leukocytes."""
+    """Which heat maps there are, their heat in leukocytes, and whether they may be believed."""
     shares = [
         float(e["share_in_leukocytes"])
         for e in study.explanations
@@ -202,10 +203,13 @@ def explanations(study: Study) -> Answer | None:
         if shares
         else "their agreement with leukocytes was not measured"
     )
-    return answer(
-        [f"{plural(len(study.explanations), 'heat map')} of single test images; {inside}."],
-        "explanations/explanations.json",
-    )
+    found = f"{plural(len(study.explanations), 'heat map')} of single test images; {inside}."
+    audit = explanation_audit_sections.finished_audit(study)
+    if audit is None:
+        return answer([found], "explanations/explanations.json")
+    table, words = explanation_audit_sections.audit_table(audit)
+    files = ("explanations/explanations.json", "explanations/audit.json")
+    return Answer(" ".join((found, *words)), files, (table,))
 
 
 def limitations(study: Study) -> Answer | None:
