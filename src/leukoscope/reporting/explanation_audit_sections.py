@@ -80,8 +80,9 @@ def finished_audit(study: Study) -> Mapping[str, Any] | None:
     """``audit.json``, where it is complete and of the models that are there."""
     path = study.run.explanations / "audit.json"
     audit = read_json(path) if path.is_file() else None
-    whole = isinstance(audit, dict) and "verdicts" in audit
-    return audit if whole and _current(study.run, audit["settings"]) else None
+    if not isinstance(audit, dict) or "verdicts" not in audit:
+        return None
+    return audit if _current(study.run, audit["settings"]) else None
 
 
 def audit_table(audit: Mapping[str, Any]) -> tuple[Table, list[str]]:
