@@ -207,7 +207,8 @@ def _tensors(rows: list[dict[str, Any]]) -> str:
 def _print_result(result: dict[str, Any], out: Path) -> None:
     screen = console()
     for text, row in zip(result["verdict"]["sentences"], result["comparisons"], strict=True):
-        screen.print(f"{text} McNemar p = {row['mcnemar']['p']:.3f}", markup=False)
+        p = row["pairs"]["mcnemar_p"]
+        screen.print(text if p is None else f"{text} McNemar p = {p:.3f}.", markup=False)
     for row in result["inapplicable"]:
         screen.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
     screen.print(f"\n[bold]verdict[/] ({result['verdict']['level']}): ", end="")

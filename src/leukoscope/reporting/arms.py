@@ -25,6 +25,7 @@ from leukoscope.reporting.content import (
     Table,
 )
 from leukoscope.reporting.formats import (
+    DASH,
     UNRELIABLE_NOTE,
     count,
     difference,
@@ -121,14 +122,14 @@ def _difference_table(result: Record) -> Table:
     first, second = (titles[arm["name"]] for arm in result["arms"][:2])
     rows = []
     for row in result["comparisons"]:
-        test = row["mcnemar"]
+        test = row["pairs"]
         rows.append(
             (
                 *((titles[row["second"]],) if several else ()),
                 f"{protocol_title(row['protocol'])} ({plural(row['n_groups'], row['group_unit'])})",
                 *(difference(row["differences"][name], name) for name in names),
                 f"{test['only_first_right']} : {test['only_second_right']}",
-                _p_value(test["p"]),
+                DASH if test["mcnemar_p"] is None else _p_value(test["mcnemar_p"]),
             )
         )
     levels = {row["confidence"] for row in result["comparisons"]}
@@ -150,8 +151,8 @@ def _difference_table(result: Record) -> Table:
             f"The verdict rests on accuracy. Intervals of {level} from a bootstrap over the "
             "groups; for several comparisons the level is raised so that all hold together. Log "
             "loss is better where it is smaller. Right alone: images that only the first, only "
-            "the second has right; p is that of McNemar's exact test of these, which "
-            f"takes images for independent and so overstates. {UNRELIABLE_NOTE}"
+            "the second has right; p is that of McNemar's exact test of these, made only "
+            f"where no two images share a group. {UNRELIABLE_NOTE}"
         ),
     )
 

@@ -143,6 +143,7 @@ def comparisons(study: Study) -> Table | None:
             metric_title(e["metric"]),
             difference(e["difference"], e["metric"]),
             str(e.get("verdict", DASH)),
+            *_pairs(e.get("pairs")),
             count(e.get("n")),
         )
         for e in entries
@@ -153,10 +154,30 @@ def comparisons(study: Study) -> Table | None:
         Column("Metric"),
         Column("A − B", numeric=True),
         Column("A is"),
+        Column("Right alone, A : B", numeric=True),
+        Column("Effect g", numeric=True),
+        Column("p, McNemar / DeLong", numeric=True),
         Column("n images", numeric=True),
     )
     caption = f"Paired comparisons on the same images ({_level(study)} intervals)"
-    return marked(Table(caption, columns, rows))
+    note = (
+        "The verdict rests on the interval, which resamples whole groups. Right alone: images that "
+        "only A, only B has right; g is A’s share of them minus ½ (from .05 small, .15 medium, .25 "
+        "large; Cohen 1988). The exact tests take images for independent and are made only where "
+        "no two images share a group; DeLong’s only for two classes."
+    )
+    return marked(Table(caption, columns, rows, note=note))
+
+
+def _pairs(found: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """Disagreements, their effect, and the exact tests where they were made."""
+    if not found:
+        return DASH, DASH, DASH
+    values = (found["mcnemar_p"], (found["delong"] or {}).get("p"))
+    tests = [DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in values]
+    effect = DASH if found["effect"] is None else f"{found['effect']:+.2f}".replace("-", "−")
+    alone = f"{found['only_first_right']} : {found['only_second_right']}"
+    return alone, effect, DASH if values == (None, None) else " / ".join(tests)
 
 
 def _side(study: Study, side: Mapping[str, Any]) -> str:

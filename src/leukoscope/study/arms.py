@@ -22,7 +22,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import save_audit
 from leukoscope.evaluation.comparison import compare_tables
-from leukoscope.evaluation.mcnemar import mcnemar
+from leukoscope.evaluation.paired_tests import paired_tests
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.protocols import UNITS, plan_protocols, unit_of
@@ -178,7 +178,7 @@ def compare_arms(
 
     Returns:
         One row a protocol: sizes, both values and the difference of each of :data:`METRICS`,
-        McNemar's test, and the verdict on accuracy.
+        disagreements with exact tests where they hold, and the verdict on accuracy.
 
     Raises:
         DataError: The two were not split alike.
@@ -230,7 +230,7 @@ def _row(
         "second_values": {name: values[1].get(name) for name in METRICS},
         "differences": {name: one.difference.to_json() for name, one in found.items()},
         "verdict": accuracy.verdict,
-        "mcnemar": mcnemar(a, b).to_json(),
+        "pairs": paired_tests(a, b, options["groups"]).to_json(),
     }
 
 

@@ -14,6 +14,7 @@ from leukoscope.evaluation.comparison import compare_tables
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
 from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
+from leukoscope.evaluation.paired_tests import paired_tests
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict import judge
 from leukoscope.evaluation.verdict_foreign import judge_foreign
@@ -247,7 +248,8 @@ def _compare(
         key: {"recipe": str(t.recipe[0]), "protocol": str(t.protocol[0]), "input": str(t.input[0])}
         for key, t in (("a", a), ("b", b))
     }
-    return {**sides, **comparison.to_json()}
+    pairs = paired_tests(a, b, statistics.groups[protocol])
+    return {**sides, **comparison.to_json(), "pairs": pairs.to_json()}
 
 
 def _promises(
