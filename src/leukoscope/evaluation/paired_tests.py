@@ -142,7 +142,7 @@ def delong(positive: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong |
 def _components(
     score: NDArray[np.float64], positive: NDArray[np.bool_]
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """Area, and each image's share of images of the other class that it is ordered right against."""
+    """Area, and each image's share of the other class that it is ordered right against."""
     from scipy.stats import rankdata
 
     ranks = rankdata(score)
