@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.labels import CLASSES
 
 if TYPE_CHECKING:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
@@ -138,14 +139,16 @@ def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
     """
     from PIL import Image
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    if photo:
-        return buffer.getvalue()
-    with Image.open(buffer) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    # `savefig` would draw it once more for its layout, and encode it to be decoded again.
+    figure.set_dpi(DPI)
+    canvas = cast("FigureCanvasAgg", figure.canvas)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(pixels[..., :3])
+    if not photo:
+        picture = picture.quantize(256, dither=Image.Dither.NONE)
     out = io.BytesIO()
-    small.save(out, format="PNG", optimize=True)
+    picture.save(out, format="PNG", optimize=not photo)
     return out.getvalue()
 
 
