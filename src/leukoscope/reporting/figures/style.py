@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,7 +16,6 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.labels import CLASSES
 
 if TYPE_CHECKING:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
@@ -141,9 +140,9 @@ def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
 
     # `savefig` would draw it once more for its layout, and encode it to be decoded again.
     figure.set_dpi(DPI)
-    canvas = cast("FigureCanvasAgg", figure.canvas)
+    canvas: Any = figure.canvas  # its Agg methods are untyped
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())
     picture = Image.fromarray(pixels[..., :3])
     if not photo:
         picture = picture.quantize(256, dither=Image.Dither.NONE)
