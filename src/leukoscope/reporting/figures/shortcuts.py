@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LINE_IN = 0.23
 LABELS_IN = 2.1  # room of the rows' names
+WIDE_PANELS = 3  # with more, a title takes two lines
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def shortcut_chart(
     marks = [mark for panel in panels for mark in panel.marks.values()]
     lowest = min(m.value if m.low is None else m.low for m in marks)
     for ax, panel in zip(axes, panels, strict=True):
-        _draw_panel(ax, rows, panel, chance)
+        _draw_panel(ax, rows, panel, chance, broken=across > WIDE_PANELS)
         ax.set_xlim(max(0.0, 10 * int(10 * (min(lowest, chance) - 0.03))), 104)
     axes[0].set_ylim(len(rows) - 0.5, -0.6)
     axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
@@ -87,9 +88,13 @@ def shortcut_chart(
     return figure
 
 
-def _draw_panel(ax: Axes, rows: Sequence[Row], panel: Panel, chance: float) -> None:
-    ax.set_title(f"{panel.title}\n", loc="left", fontsize=8)
-    ax.text(0, 1.01, panel.note, transform=ax.transAxes, color=QUIET, fontsize=7.5)
+def _draw_panel(
+    ax: Axes, rows: Sequence[Row], panel: Panel, chance: float, *, broken: bool
+) -> None:
+    title, note = (t.replace(" ", "\n", 1) if broken else t for t in (panel.title, panel.note))
+    room = "\n" * (2 if broken else 1)
+    ax.set_title(f"{title}{room}", loc="left", fontsize=8)
+    ax.text(0, 1.01, note, transform=ax.transAxes, color=QUIET, fontsize=7.5, va="bottom")
     ax.set_xticks([0, 25, 50, 75, 100], ["0", "", "50", "", "100"])
     ax.axvline(100 * chance, color=QUIET, linestyle=(0, (4, 2)), linewidth=1.1, zorder=1)
     for y, row in enumerate(rows):
