@@ -24,7 +24,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.predictor import load_bundle
-from leukoscope.study import strangers
+from leukoscope.study import bundling, strangers
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.edited import EditedModels
 from leukoscope.study.events import Progress
@@ -223,6 +223,21 @@ def test_the_bundle_declines_what_is_no_smear(
     (answer,) = load_bundle(result.run.bundle).predict([image])
     assert answer.decision == "reject"
     assert "its colours or its grain are not theirs (appearance)" in answer.reasons[0]
+
+
+def test_the_bundle_is_packed_again_only_if_something_behind_it_changed(
+    result: StudyResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[str] = []
+    monkeypatch.setattr(bundling, "export_bundle", lambda run, recipe, out: packed.append(recipe))
+    name = result.metrics["results"][0]["recipe"]
+    bundling.keep_bundle(result.run, name)
+    assert not packed
+    monkeypatch.setattr(bundling.leukoscope, "__version__", "another")
+    before = (result.run.cache / "bundle.json").read_bytes()
+    bundling.keep_bundle(result.run, name)
+    assert packed == [name]
+    (result.run.cache / "bundle.json").write_bytes(before)
 
 
 def test_a_study_that_lost_half_its_files_ends_with_the_same_metrics(

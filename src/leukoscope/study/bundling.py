@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import leukoscope
 from leukoscope.config.bundle import (
     BundleRecord,
     Calibration,
@@ -20,7 +21,7 @@ from leukoscope.config.operating import parse_operating_point
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
-from leukoscope.core.files import read_json
+from leukoscope.core.files import read_json, sha256_file, sha256_json, write_json
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
@@ -124,6 +125,24 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         **_golden(engine, spec),
     }
     return save_bundle(out, record, files)
+
+
+def keep_bundle(run: RunFolder, recipe: str) -> None:
+    """Pack the study's own bundle, or leave it where nothing behind it has changed.
+
+    Args:
+        run: A study's folder that holds the ``final`` fit of the recipe.
+        recipe: Which recipe.
+    """
+    weights = run.model(recipe, FINAL, 0) / "checkpoint.safetensors"
+    behind = [run.config, run.manifest, run.metrics, run.robustness, weights]
+    hashes = [sha256_file(path) if path.is_file() else "" for path in behind]
+    key = sha256_json([leukoscope.__version__, *hashes])
+    record = run.cache / "bundle.json"
+    packed = (run.bundle / "bundle.json").is_file() and record.is_file()
+    if not packed or read_json(record) != {"key": key}:
+        export_bundle(run, recipe, run.bundle)
+        write_json(record, {"key": key})
 
 
 def no_bundle_note(config: StudyConfig) -> list[str]:

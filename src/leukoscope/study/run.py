@@ -335,7 +335,7 @@ def _explain_and_report(
     progress: Progress,
 ) -> None:
     from leukoscope.datasets.contact_sheet import contact_sheet
-    from leukoscope.study.bundling import export_bundle
+    from leukoscope.study.bundling import keep_bundle
     from leukoscope.study.explanations import explain_study
     from leukoscope.study.feature_maps import map_study
 
@@ -347,4 +347,4 @@ def _explain_and_report(
             contact_sheet(found.manifest, found, run.figures / "overlaps", pages=1)
     if config.bundle and packable:
         with progress.step("bundle"):
-            export_bundle(run, config.recipes[0].name, run.bundle)
+            keep_bundle(run, config.recipes[0].name)
