@@ -18,8 +18,8 @@ from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.comparison import TABLES
 from leukoscope.study.compare import compare_runs
+from leukoscope.study.external import summarise_external
 from leukoscope.study.run import run_study
-from leukoscope.study.summary import summarise_external
 
 RECIPES = ["cnn-baseline", "leaky-cnn"]
 

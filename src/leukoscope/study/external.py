@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +15,14 @@ from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import audit
+from leukoscope.evaluation.hierarchy import hierarchy_metrics
+from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
+from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.events import Listener
 from leukoscope.study.run import StudyResult
-from leukoscope.study.summary import summarise_external
 
 
 def evaluate_bundle(
@@ -121,3 +125,64 @@ def _table(
         y_true=[names.index(truth[i]) for i in keep],
     )
     return table, [records[i] for i in keep], warnings
+
+
+def summarise_external(
+    table: PredictionTable,
+    groups: Sequence[str],
+    unit: str,
+    warnings: Sequence[str],
+    sets: Sequence[Sequence[str]] | None,
+    decisions: Sequence[str],
+) -> dict[str, Any]:
+    """Statistics of a bundle on other data: one result, coverage, decisions.
+
+    Args:
+        table: Predictions, protocol ``external``.
+        groups: (n,) unit of each row.
+        unit: What it is.
+        warnings: What a reader must know.
+        sets: (n,) prediction set of each row, class names; None where the classes differ.
+        decisions: (n,) ``accept``, ``review`` or ``reject``.
+    """
+    intervals = bootstrap_metrics(
+        table.y_true, table.probs, table.class_names, groups=list(groups), seed=0
+    )
+    confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(table.class_names))
+    coverage = None
+    if sets is not None:
+        truth = [table.class_names[i] for i in table.y_true]
+        held = np.array([name in names for name, names in zip(truth, sets, strict=True)])
+        coverage = bootstrap_mean(held, groups=list(groups)).to_json()
+    levels = hierarchy_metrics(table.y_true, table.probs, table.class_names, groups=list(groups))
+    return {
+        "schema": 1,
+        "class_names": list(table.class_names),
+        "confidence": 0.95,
+        "results": [
+            {
+                "recipe": "bundle",
+                "protocol": "external",
+                "n": len(table),
+                "n_groups": len(set(groups)),
+                "group_unit": unit,
+                "folds": 1,
+                "metrics": {name: interval.to_json() for name, interval in intervals.items()},
+                "confusion": confusion.tolist(),
+                "calibrated": True,
+            }
+        ],
+        "probes": [],
+        "hierarchy": [{"recipe": "bundle", "protocol": "external", **levels}] if levels else [],
+        "comparisons": [],
+        "inapplicable": [],
+        "curve": [],
+        "decisions": {
+            "share": {
+                name: round(list(decisions).count(name) / max(1, len(decisions)), 4)
+                for name in ("accept", "review", "reject")
+            },
+            "coverage": coverage,
+        },
+        "warnings": list(warnings),
+    }

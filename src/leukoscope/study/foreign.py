@@ -24,13 +24,13 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.foreign_csv import ForeignTable, read_foreign_csv
 from leukoscope.study.foreign_onnx import ForeignModel
+from leukoscope.study.foreign_summary import summarise_foreign
 from leukoscope.study.inputs import load_input, stream
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.probes import inapplicable_probes, run_probe
 from leukoscope.study.protocols import ProtocolPlan, plan_protocols
 from leukoscope.study.shortcut_summary import MODEL_ON
 from leukoscope.study.store import InputStore
-from leukoscope.study.summary import summarise_foreign
 
 EXAMPLES = 3  # pairs of images that a leak is shown by
 CHUNK = 64

@@ -2,57 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from leukoscope.config.study import EDITED, StudyConfig
+from leukoscope.config.study import EDITED
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.shortcuts import inflations, share_of_tables
+from leukoscope.study.entries import Statistics, head_of
 from leukoscope.study.protocols import UNITS
 
 EDITED_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 MODEL_ON = "model-on-"
 """What the ``input`` of rows begins with that a model predicted on edited images."""
 
-Measure = Callable[[PredictionTable, str, Sequence[str]], dict[str, Any]]
-
 
 def model_on_entries(
-    measure: Measure, under: PredictionTable, recipes: Sequence[str], protocol: str
-) -> Iterator[tuple[PredictionTable, dict[str, Any]]]:
-    """The models on edited versions of their own test images, with the rows of each.
+    statistics: Statistics, under: PredictionTable, recipes: Sequence[str], protocol: str
+) -> list[dict[str, Any]]:
+    """The models on edited versions of their own test images.
 
     Args:
-        measure: From rows, protocol and names to metrics with intervals.
+        statistics: How intervals are made.
         under: Test rows of the protocol.
         recipes: Whose models.
         protocol: Its name.
     """
-    for recipe in recipes:
-        for name in EDITED:
-            rows = under.select(recipe=recipe, input=MODEL_ON + name)
-            if len(rows):
-                metrics = measure(rows, protocol, EDITED_METRICS)
-                yield rows, {"recipe": recipe, "input": name, "metrics": metrics}
+    found = [
+        (recipe, name, under.select(recipe=recipe, input=MODEL_ON + name))
+        for recipe in recipes
+        for name in EDITED
+    ]
+    return [
+        {
+            "recipe": recipe,
+            "input": name,
+            **head_of(statistics, rows, protocol),
+            "metrics": statistics.metrics(rows, protocol, EDITED_METRICS),
+        }
+        for recipe, name, rows in found
+        if len(rows)
+    ]
 
 
-def shortcut_summary(
-    metrics: Mapping[str, Any],
+def add_verdict(
+    metrics: dict[str, Any],
+    statistics: Statistics,
     test: PredictionTable,
     recipe: str,
-    groups: Mapping[str, Mapping[str, str]],
-    config: StudyConfig,
     inapplicable: Sequence[Mapping[str, str]],
-) -> dict[str, Any]:
-    """Inflation, the shares that survive without stain, and probes that do not apply.
+    judge: Callable[[Mapping[str, Any]], dict[str, Any]],
+) -> None:
+    """Add inflation, the shares that survive without stain, and the verdict.
 
     Args:
-        metrics: With its ``comparisons``.
+        metrics: All other keys of ``metrics.json``; gets ``shortcuts`` and ``verdict``.
+        statistics: How intervals are made.
         test: All test rows.
         recipe: Whose inflation and shares.
-        groups: Protocol → image id → unit that is resampled.
-        config: Replicates, confidence, seed.
         inapplicable: ``{"probe", "reason"}`` of each probe that has nothing to see.
+        judge: The rule.
     """
     shares = []
     for protocol in dict.fromkeys(test.protocol.tolist()):
@@ -65,15 +73,17 @@ def shortcut_summary(
         if protocol in UNITS and all(len(table) for table in tables):
             found = share_of_tables(
                 *tables,
-                groups[protocol],
-                replicates=config.bootstrap,
-                confidence=config.confidence,
-                seed=config.seed,
+                statistics.groups[protocol],
+                replicates=statistics.config.bootstrap,
+                confidence=statistics.config.confidence,
+                seed=statistics.config.seed,
             )
             shares.append({"protocol": protocol, **found.to_json()})
-    return {
+    metrics["shortcuts"] = {
         "recipe": recipe,
         "inflation": inflations(metrics, recipe),
         "shares": shares,
         "inapplicable": [dict(row) for row in inapplicable],
     }
+    metrics["verdict"] = judge(metrics)
+    metrics["shortcuts"]["level"] = metrics["verdict"]["level"]
