@@ -39,7 +39,7 @@ def test_the_commands_of_the_main_job(folder: Path) -> None:
         ["bash", "-euc", script],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1500,
         check=False,
         cwd=folder,
         env=environment,
@@ -57,7 +57,7 @@ def test_the_python_example(folder: Path) -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1500,
         check=False,
         cwd=folder,
     )

@@ -131,3 +131,22 @@ def test_the_listed_numbers_of_parameters(lite: Network) -> None:
     for network in (lite, small):
         counted = sum(p.numel() for p in network.backbone.parameters())
         assert counted == BACKBONES[network.config.backbone].parameters
+
+
+def test_attention_starts_as_the_mean_and_its_maps_add_up() -> None:
+    config = ModelConfig(backbone="test_efficientnet", weights="none", pooling="attention")
+    network = build_network(config, num_classes=3, size_px=64, seed=1)
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        grid, features = network.map_and_features(x)
+        assert torch.allclose(features, grid.mean((2, 3)), atol=1e-5)
+        network.attention.weigh.weight.normal_()
+        weights = network.attention(grid)
+        assert torch.allclose(weights.sum((1, 2, 3)), torch.ones(2))
+        assert weights.std() > 0
+        maps = network.class_maps(grid)
+        assert torch.allclose(maps.mean((2, 3)) + network.head.bias, network(x), atol=1e-4)
+    with pytest.raises(ConfigError, match="attention"):
+        build_network(
+            config.model_copy(update={"backbone": "test_vit"}), num_classes=3, size_px=160, seed=1
+        )

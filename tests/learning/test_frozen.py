@@ -97,7 +97,10 @@ def test_the_refinement_trains_everything_at_its_own_rate(frozen: Recipe) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": {"method": "gradient", "cached_views": 2}}, "needs training.freeze"),
+        (
+            {"training": {"method": "gradient", "cached_views": 2}},
+            "needs training.freeze, a number",
+        ),
         ({"model": {"conv": [8]}}, "takes no model.conv"),
         ({"model": {"weights": "none"}}, "needs pretrained weights"),
         (

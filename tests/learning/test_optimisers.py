@@ -23,9 +23,10 @@ from leukoscope.config.training import (
 )
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning import backbones
+from leukoscope.learning.activations import backbone_blocks
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import Batches, ImageSet
-from leukoscope.learning.optimisers import backbone_blocks, build_optimizer, freeze
+from leukoscope.learning.optimisers import build_optimizer, freeze
 from leukoscope.learning.trainer import TrainingResult, train_gradient
 
 Sets = tuple[ImageSet, ImageSet]

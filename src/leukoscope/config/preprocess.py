@@ -230,6 +230,40 @@ class Macenko(Strict):
     concentrations: tuple[Positive, Positive] = (0.832, 0.599)
 
 
+class Grey(Strict):
+    """Three equal channels.
+
+    Attributes:
+        of: ``luma`` (ITU-R BT.601), or ``density``: mean optical density on a scale of its own,
+            which takes the strength of stain and lamp away as well as their hue.
+    """
+
+    kind: Literal["grey"] = "grey"
+    of: Literal["luma", "density"] = "density"
+
+
+class CellMosaic(Strict):
+    """Single leukocytes cut out at their own size and laid out in a square of equal tiles.
+
+    A bag of cells as one image: what a network reads and pools are cells, wherever they lay. Tiles
+    that are left over repeat the cells from the first on, so that their number is not to be seen;
+    without a leukocyte all tiles are neutral grey.
+
+    Attributes:
+        tiles: Along each side; the largest ``tiles``² cells are taken, in reading order.
+        crop_px: Side of the square around each nucleus, in pixels of the image as it comes.
+        tile_px: Side to which that is scaled.
+        outside: What is not leukocyte in a tile becomes ``neutral`` light grey or ``black``, or
+            stays as it is (``keep``).
+    """
+
+    kind: Literal["cell_mosaic"] = "cell_mosaic"
+    tiles: Annotated[int, Field(ge=1, le=8)] = 4
+    crop_px: Annotated[int, Field(ge=8, le=1024)] = 56
+    tile_px: Annotated[int, Field(ge=16, le=512)] = 56
+    outside: Literal["neutral", "black", "keep"] = "neutral"
+
+
 Segmentation = LabRanges | HsvSegment | KmeansSegment | MultiscaleKmeans | Leukocytes
 Step = Annotated[
     CenterCrop
@@ -240,6 +274,8 @@ Step = Annotated[
     | BilateralFilter
     | Morphology
     | Segmentation
+    | CellMosaic
+    | Grey
     | Reinhard
     | Macenko,
     Field(discriminator="kind"),

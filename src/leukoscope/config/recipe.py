@@ -50,7 +50,8 @@ class ModelConfig(Strict):
             then averaged globally.
         squeeze_excite: Weigh the channels of the feature map (Hu et al. 2018); the number
             divides their width inside, 0 leaves it out.
-        pooling: ``native`` is the backbone's own, ``flatten`` keeps every place of the map.
+        pooling: ``native`` is the backbone's own, ``flatten`` keeps every place of the map,
+            ``attention`` is a mean whose weights are learnt (gated attention, Ilse et al. 2018).
         input_norm: On the pooled features.
         hidden: Widths of fully connected layers between pooled features and logits.
         norm: After each hidden layer.
@@ -72,7 +73,7 @@ class ModelConfig(Strict):
     weights: str = "imagenet"
     conv: tuple[Width, ...] = ()
     squeeze_excite: Annotated[int, Field(ge=0)] = 0
-    pooling: Literal["native", "flatten"] = "native"
+    pooling: Literal["native", "flatten", "attention"] = "native"
     input_norm: Literal["none", "batch", "layer"] = "none"
     hidden: tuple[Width, ...] = ()
     norm: Literal["none", "batch", "layer"] = "none"
@@ -92,8 +93,10 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> ModelConfig:
-        if self.conv and self.pooling == "flatten":
-            raise ValueError("model.conv is averaged globally: pooling 'flatten' does not fit")
+        if self.conv and self.pooling != "native":
+            raise ValueError(
+                f"model.conv is averaged globally: pooling {self.pooling!r} does not fit"
+            )
         if not self.hidden and (self.norm != "none" or self.residual or self.hidden_dropout):
             raise ValueError("norm, residual and hidden_dropout need model.hidden layers")
         return self
@@ -200,11 +203,12 @@ class Recipe(Strict):
     def _stages_fit(self) -> Recipe:
         if isinstance(self.training, GradientTraining):
             model = self.model
-            if self.training.cached_views and (
-                model.conv or model.squeeze_excite or model.clamp_logits
-            ):
+            pooled = self.training.cached_views and self.training.freeze == "all"
+            other = model.conv or model.squeeze_excite or model.clamp_logits
+            if pooled and (other or model.pooling == "attention"):
                 raise ValueError(
-                    "training.cached_views takes no model.conv, squeeze_excite or clamp_logits"
+                    "training.cached_views of a wholly frozen backbone takes no model.conv, "
+                    "squeeze_excite, clamp_logits or pooling 'attention'"
                 )
             if self.training.cached_views and self.model.weights == "none":
                 raise ValueError("training.cached_views needs pretrained weights")
@@ -223,6 +227,8 @@ class Recipe(Strict):
             return self
         if model.hidden:
             raise ValueError(f"training.method {method!r} takes no model.hidden layers")
+        if model.pooling == "attention":
+            raise ValueError(f"training.method {method!r} cannot learn model.pooling 'attention'")
         if model.conv or model.squeeze_excite or model.input_norm != "none":
             raise ValueError(
                 f"training.method {method!r} takes no conv, squeeze_excite or "

@@ -149,9 +149,12 @@ class GradientTraining(Strict):
             ``not_finite.csv``. On validation images it always stops.
         freeze: How many blocks of the backbone, from the input on, keep their weights and
             statistics; ``all`` trains the head only.
-        cached_views: With ``freeze = "all"``: compute the features of each image and of this many
-            copies in all, augmented but for the first, once for the study, and fit the head on
-            them; an epoch meets one copy of each image. 0 augments and computes anew each epoch.
+        freeze_norm: Batch norms of the backbone keep their statistics; scale and shift learn.
+        freeze_depthwise: Depthwise kernels keep their weights; on a CPU their gradients cost more
+            than all others together.
+        cached_views: Compute what the frozen blocks give for each image and for augmented copies
+            of it, this many in all, once for the study, and train the rest on that; an epoch
+            meets one copy of each image. 0 augments and computes anew each epoch.
         patience: Epochs without an improvement of ``stop_on`` before training stops.
         keep_best: What selects the epoch; ``val_f1`` is weighted by class sizes.
         precision: ``auto`` takes bfloat16 where the processor multiplies in it.
@@ -178,13 +181,15 @@ class GradientTraining(Strict):
     clip_norm: NotNegative = 0.0
     not_finite: Literal["stop", "skip"] = "stop"
     freeze: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    freeze_norm: bool = False
+    freeze_depthwise: bool = False
     cached_views: Annotated[int, Field(ge=0, le=64)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     @model_validator(mode="after")
-    def _cached_features_are_of_a_frozen_backbone(self) -> GradientTraining:
-        if self.cached_views and self.freeze != "all":
-            raise ValueError('training.cached_views needs training.freeze = "all"')
+    def _frozen_blocks_are_cached(self) -> GradientTraining:
+        if self.cached_views and not self.freeze:
+            raise ValueError('training.cached_views needs training.freeze, a number or "all"')
         if self.cached_views and self.cutmix:
             raise ValueError("training.cached_views has no image for training.cutmix to cut")
         return self

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from leukoscope.config.preprocess import (
     AdaptiveClahe,
     BilateralFilter,
+    CellMosaic,
     CenterCrop,
     Clahe,
     GaussianBlur,
+    Grey,
     Macenko,
     MaskScaleBar,
     Morphology,
@@ -22,9 +24,10 @@ from leukoscope.config.preprocess import (
 )
 from leukoscope.imaging.enhance import adaptive_clahe, clahe
 from leukoscope.imaging.filters import bilateral_filter, gaussian_blur, morphology
+from leukoscope.imaging.mosaic import cell_mosaic
 from leukoscope.imaging.scale_bar import erase_scale_bar
 from leukoscope.imaging.segment_variants import keep_segment
-from leukoscope.imaging.stain import macenko, reinhard
+from leukoscope.imaging.stain import grey_density, luma, macenko, reinhard
 
 
 def apply_preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
@@ -117,7 +120,8 @@ def apply_step(image: NDArray[np.uint8], step: Step) -> NDArray[np.uint8]:
         step: What to do.
 
     Returns:
-        uint8 RGB of the same size, but for ``center_crop``; may be the input itself.
+        uint8 RGB of the same size, but for ``center_crop`` and ``cell_mosaic``; may be the input
+        itself.
     """
     match step:
         case CenterCrop():
@@ -136,6 +140,10 @@ def apply_step(image: NDArray[np.uint8], step: Step) -> NDArray[np.uint8]:
             return morphology(image, step.operation, step.radius_px)
         case SegmentStep():
             return keep_segment(image, step)
+        case CellMosaic():
+            return cell_mosaic(image, step)
+        case Grey():
+            return grey_density(image) if step.of == "density" else luma(image)
         case Reinhard():
             return reinhard(image, step.mean, step.std)
         case Macenko():

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ from leukoscope.imaging.segment import (
     remove_leukocytes,
     segment_leukocytes,
 )
-from leukoscope.imaging.stain import grey_density
+from leukoscope.imaging.stain import grey_density, luma
 
 Image = NDArray[np.uint8]
 SILHOUETTE = (60, 60, 60)
@@ -51,18 +50,12 @@ def silhouettes(image: Image) -> Image:
     return np.where(mask[:, :, None], flat, np.array(NEUTRAL_GREY, np.uint8))
 
 
-def grey(image: Image) -> Image:
-    """Luma (ITU-R BT.601) in all three channels."""
-    luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.cvtColor(luma, cv2.COLOR_GRAY2RGB), np.uint8)
-
-
 def _grey_background(image: Image) -> Image:
-    return grey(background(image))
+    return luma(background(image))
 
 
 def _grey_cells(image: Image) -> Image:
-    return grey(cells(image))
+    return luma(cells(image))
 
 
 PROBE_INPUTS: Mapping[str, Callable[[Image], Image]] = MappingProxyType(

@@ -169,6 +169,12 @@ def grey_density(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(np.rint(levels).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
+def luma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Luma (ITU-R BT.601) of (H, W, 3) uint8 RGB, in all three channels."""
+    levels = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
 def optical_density(image: NDArray[np.uint8], light: int) -> _Float:
     """−ln((I + 1) / I₀), Beer–Lambert, kept finite at 0; shape of the image, float64.
 

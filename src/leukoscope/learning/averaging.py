@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from leukoscope.learning.frozen import Trainable
+from leukoscope.learning.activations import Trainable
 
 
 def average_of(network: Trainable, decay: float) -> AveragedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -14,11 +13,23 @@ from torch import Tensor, nn
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
-from leukoscope.core.errors import ConfigError, UnknownNameError
-from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models, nearest
+from leukoscope.core.errors import ConfigError
+from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models
 from leukoscope.learning.feature_heads import FeatureHead
-from leukoscope.learning.heads import build_extra_convolutions, build_hidden, initialise
+from leukoscope.learning.heads import (
+    GatedAttention,
+    build_extra_convolutions,
+    build_hidden,
+    initialise,
+)
 from leukoscope.learning.small_cnns import OWN
+from leukoscope.learning.timm_backbones import (
+    channels_of,
+    layout_of,
+    probe,
+    timm_backbone,
+    token_grid,
+)
 from leukoscope.learning.weights import WeightsRecord, load_weights
 
 __all__ = [
@@ -62,8 +73,9 @@ class Network(nn.Module):
         num_features: D, the width of ``features``.
         gradcam_layer: The layer whose output is the feature map; None where the network has no
             map that its output depends on (transformers without a grid).
-        has_class_maps: The head is linear on globally averaged features, batch norm between them
-            allowed, so that class activation maps are exact (Zhou et al. 2016).
+        has_class_maps: The head is linear on the mean of the map, weighted by attention or not,
+            batch norm between them allowed, so that class activation maps are exact (Zhou et
+            al. 2016).
         exported: The last ONNX graph made of it and a hash of what went in; see ``export``.
     """
 
@@ -81,15 +93,16 @@ class Network(nn.Module):
         self.config, self.size_px, self.seed = config, size_px, seed
         self.weights_record = weights_record
         self.backbone = backbone
-        raw, pooled, averages = _probe(backbone, config.backbone, size_px)
-        self._layout = _layout(backbone, raw)
+        raw, pooled, averages = probe(backbone, config.backbone, size_px)
+        self._layout = layout_of(backbone, raw)
         self._prefix = int(getattr(backbone, "num_prefix_tokens", 0))
-        self._grid = _grid(raw, self._prefix) if self._layout == "tokens" else (0, 0)
+        self._grid = token_grid(raw, self._prefix) if self._layout == "tokens" else (0, 0)
         self.gradcam_layer = None if self._layout == "tokens" else nn.Identity()
-        self.extra, channels = build_extra_convolutions(config, _channels(raw, self._layout))
-        if self._layout == "tokens" and (len(self.extra) or config.pooling == "flatten"):
+        self.extra, channels = build_extra_convolutions(config, channels_of(raw, self._layout))
+        if self._layout == "tokens" and (len(self.extra) or config.pooling != "native"):
             raise ConfigError(
-                f"{config.backbone} has no feature map for model.conv, squeeze_excite or flatten",
+                f"{config.backbone} has no feature map for model.conv, squeeze_excite, "
+                f"{config.pooling}",
                 hint="choose a convolutional backbone, see `leukoscope models list`",
             )
         width = pooled.shape[1]
@@ -97,6 +110,10 @@ class Network(nn.Module):
             width = channels
         elif config.pooling == "flatten":
             width = raw[0].numel()
+        self.attention = None
+        if config.pooling == "attention":
+            width = channels_of(raw, self._layout)
+            self.attention = GatedAttention(width)
         self.hidden = build_hidden(config, width)
         self.dropout = nn.Dropout(config.dropout)
         self.num_features = config.hidden[-1] if config.hidden else width
@@ -104,6 +121,7 @@ class Network(nn.Module):
         initialise(config, self.hidden, self.head)
         self.exported: tuple[str, bytes] = ("", b"")
         averages = bool(config.conv) or (averages and config.pooling == "native")
+        averages = averages or self.attention is not None
         between = [type(layer) for layer in self.hidden]
         self.has_class_maps = averages and between in ([], [nn.BatchNorm1d])
 
@@ -153,9 +171,13 @@ class Network(nn.Module):
         """Feature map (N, C, h, w) and features (N, D) of one pass."""
         limit = self.config.clamp_input
         x = x.clamp(-limit, limit) if limit else x
-        raw = cast(Any, self.backbone).forward_features(x)
+        return self.map_and_features_of(cast(Any, self.backbone).forward_features(x))
+
+    def map_and_features_of(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from what the backbone gives before its pooling, in its own layout."""
         if self._layout == "tokens":
-            grid = raw[:, self._prefix :].transpose(1, 2).unflatten(2, self._grid)
+            tokens = cast(Any, raw[:, self._prefix :].transpose(1, 2))
+            grid = tokens.unflatten(2, self._grid)
         else:
             assert self.gradcam_layer is not None
             raw = raw.permute(0, 3, 1, 2) if self._layout == "NHWC" else raw
@@ -168,25 +190,29 @@ class Network(nn.Module):
             return grid.mean((2, 3))
         if self.config.pooling == "flatten":
             return grid.flatten(1)
+        if self.attention is not None:
+            return cast(Tensor, (grid * self.attention(grid)).sum((2, 3)))
         return cast(Tensor, cast(Any, self.backbone).forward_head(raw, pre_logits=True))
 
     def to_input(self, spec: PreprocessSpec) -> nn.Module:
         """What turns preprocessed pixels into this network's input."""
         return ToInput(spec)
 
-    @property
-    def class_weights(self) -> Tensor:
-        """(K, C), from the averaged map to the logits; see ``has_class_maps``.
+    def class_maps(self, grid: Tensor) -> Tensor:
+        """Class activation maps (N, K, h, w) of a map (N, C, h, w); see ``has_class_maps``.
 
-        In evaluation a batch norm before the linear layer only scales each channel and adds a
-        constant to each logit, so it folds into the weights.
+        Their mean over all places is the logits but for a constant. In evaluation a batch norm
+        before the linear layer only scales each channel and adds a constant to each logit, so it
+        folds into the weights; attention scales each place.
         """
         weight = self.head.weight
         if len(self.hidden):
             norm = cast(nn.BatchNorm1d, self.hidden[0])
             assert norm.running_var is not None
             weight = weight * (norm.weight / torch.sqrt(norm.running_var + norm.eps))
-        return weight
+        if self.attention is not None:
+            grid = grid * self.attention(grid) * (grid.shape[2] * grid.shape[3])
+        return torch.einsum("kc,nchw->nkhw", weight, grid)
 
     @property
     def channels_last(self) -> bool:
@@ -265,7 +291,7 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         own = OWN.get(config.backbone)
-        backbone = own() if own else _timm(config, size_px)
+        backbone = own() if own else timm_backbone(config, size_px)
         if config.pooling == "flatten" and hasattr(backbone, "pre_logits"):
             backbone.pre_logits = nn.Identity()  # VGG's two widest layers, which nothing reads
         record = load_weights(backbone, config, seed=seed)
@@ -289,59 +315,3 @@ def evaluating(network: Network) -> Iterator[Network]:
         yield network
     finally:
         network.train(was_training)
-
-
-def _timm(config: ModelConfig, size_px: int) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm warns of its own renamed models
-        import timm
-
-        if not timm.is_model(config.backbone):
-            choices = nearest(config.backbone, timm.list_models())
-            raise UnknownNameError("backbone", config.backbone, choices)
-        published = timm.get_pretrained_cfg(config.backbone)
-        fixed = bool(published and published.fixed_input_size)
-        options: dict[str, Any] = {"img_size": size_px} if fixed else {}
-        try:
-            model = timm.create_model(config.backbone, pretrained=False, num_classes=0, **options)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise _does_not_fit(config.backbone, size_px, error) from error
-    return model
-
-
-def _does_not_fit(name: str, size_px: int, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{name} cannot work on {size_px} px images ({error})",
-        hint="change preprocess.size_px, e.g. to 224",
-    )
-
-
-def _probe(backbone: nn.Module, name: str, size_px: int) -> tuple[Tensor, Tensor, bool]:
-    """One pass with a blank image: feature map, pooled features, whether pooling is the mean."""
-    network = cast(Any, backbone.eval())
-    try:
-        with torch.no_grad():
-            raw = network.forward_features(torch.zeros(1, 3, size_px, size_px))
-            # All values differ, so that only a true mean passes for one.
-            ramp = torch.linspace(-1, 2, raw.numel()).square().reshape(raw.shape)
-            pooled = network.forward_head(ramp, pre_logits=True)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise _does_not_fit(name, size_px, error) from error
-    is_map = raw.ndim == 4 and raw.shape[1] == pooled.shape[1]
-    averages = is_map and torch.allclose(pooled, ramp.mean((2, 3)), atol=1e-5)
-    return raw, pooled, averages
-
-
-def _channels(raw: Tensor, layout: str) -> int:
-    return raw.shape[1] if layout == "NCHW" else raw.shape[-1]
-
-
-def _layout(backbone: nn.Module, raw: Tensor) -> str:
-    if raw.ndim == 3:
-        return "tokens"
-    return "NHWC" if str(getattr(backbone, "output_fmt", "")).endswith("NHWC") else "NCHW"
-
-
-def _grid(raw: Tensor, prefix: int) -> tuple[int, int]:
-    side = round((raw.shape[1] - prefix) ** 0.5)
-    return side, (raw.shape[1] - prefix) // side

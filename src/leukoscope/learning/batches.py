@@ -21,17 +21,42 @@ Sampling = Literal["shuffle", "balanced", "patients"]
 
 
 @dataclass(frozen=True)
+class CachedRows:
+    """Some rows of a cache on disk, read as they are asked for.
+
+    Attributes:
+        cache: (n, V, …) float16, all images.
+        rows: (m,) which of them.
+        key: Hash of what the cache holds.
+    """
+
+    cache: NDArray[np.float16]
+    rows: NDArray[np.int64]
+    key: str
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Copies of the images at these places."""
+        found: NDArray[np.float16] = self.cache[self.rows[index]]
+        return found
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the rows hold."""
+        return hashlib.sha256(self.key.encode() + self.rows.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """Preprocessed images in memory, and their classes.
 
     Attributes:
-        images: (n, S, S, 3) uint8 RGB, or (n, V, D) float16 cached features.
+        images: (n, S, S, 3) uint8 RGB, or what is cached of V copies of each.
         y: (n,) class indices.
         names: (n,) file names for messages, or none.
         patients: (n,) who each image is of, or none; only sampling by patient needs them.
     """
 
-    images: NDArray[np.uint8] | NDArray[np.float16]
+    images: NDArray[np.uint8] | NDArray[np.float16] | CachedRows
     y: NDArray[np.int64]
     names: tuple[str, ...] = ()
     patients: tuple[str, ...] = ()
@@ -51,8 +76,11 @@ class ImageSet:
     def sha256(self) -> str:
         """Hash of the pixels and classes."""
         digest = hashlib.sha256(np.ascontiguousarray(self.y, dtype=np.int64).tobytes())
-        for image in self.images:
-            digest.update(np.ascontiguousarray(image).data)
+        if isinstance(self.images, CachedRows):
+            digest.update(self.images.sha256.encode())
+        else:
+            for image in self.images:
+                digest.update(np.ascontiguousarray(image).data)
         digest.update("\n".join(self.patients).encode())
         return digest.hexdigest()
 

@@ -8,7 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class _Graph(nn.Module):
         logits = self.network.logits_of(features)
         if not self.network.has_class_maps:
             return logits, features
-        return logits, features, torch.einsum("kc,nchw->nkhw", self.network.class_weights, grid)
+        return logits, features, self.network.class_maps(grid)
 
 
 def onnx_bytes(
@@ -80,32 +80,50 @@ def onnx_bytes(
 def _export(
     network: Network, spec: PreprocessSpec, class_names: Sequence[str], opset: int
 ) -> bytes:
-    example = torch.zeros(2, spec.size_px, spec.size_px, 3, dtype=torch.uint8)
     names = ["logits", "features", *(["maps"] if network.has_class_maps else [])]
-    with evaluating(network), _quiet():
+    with evaluating(network):
         try:
-            program = torch.onnx.export(
-                _Graph(network, spec),
-                (example,),
-                dynamo=True,
-                input_names=["image"],
-                output_names=names,
-                dynamic_shapes={"image": {0: torch.export.Dim("n", min=1)}},
-                opset_version=opset,
-                external_data=False,
-                verbose=False,
-            )
+            proto = _graph(_Graph(network, spec), spec.size_px, names, opset)
         except torch.onnx.errors.OnnxExporterError as error:
             raise BundleError(
                 f"{network.config.backbone} cannot be written as ONNX: {error}",
                 hint="train it with another backbone to make a bundle",
             ) from error
-    assert program is not None
-    proto = program.model_proto
     proto.producer_name = "leukoscope"
     entry = proto.metadata_props.add()
     entry.key, entry.value = "class_names", json.dumps(list(class_names))
     return bytes(proto.SerializeToString())
+
+
+def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str) -> bytes:
+    """A part of a network, in evaluation mode, as an ONNX graph of bytes in and one output.
+
+    Args:
+        part: Takes normalised images (N, 3, S, S) float32.
+        spec: Normalisation and size.
+        name: Of its output.
+    """
+    graph = nn.Sequential(ToInput(spec), part).eval()
+    return bytes(_graph(graph, spec.size_px, [name], OPSET).SerializeToString())
+
+
+def _graph(module: nn.Module, size_px: int, names: Sequence[str], opset: int) -> Any:
+    """The ONNX model of a module that takes (N, S, S, 3) uint8."""
+    example = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=list(names),
+            dynamic_shapes=[{0: torch.export.Dim("n", min=1)}],
+            opset_version=opset,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
 
 
 def open_session(model: bytes, threads: int = 1) -> InferenceSession:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import DataError
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.export import onnx_bytes, open_session
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -82,29 +86,52 @@ def run_network(
     names = ["logits", "features"]
     session = open_session(onnx_bytes(network, spec))
     batch_size = max(1, batch_size // network.config.views)  # each view takes an image's memory
-    workers = threads or os.cpu_count() or 1
     expected = total if total is not None else _length(images)
     parts: list[list[NDArray[np.float32]]] = []
-    running: deque[Future[list[NDArray[np.float32]]]] = deque()
     done = 0
-
-    def collect() -> None:
-        nonlocal done
-        parts.append(running.popleft().result())
-        done += len(parts[-1][0])
+    for part in stream_outputs(
+        session, names, images, spec, batch_size=batch_size, threads=threads
+    ):
+        parts.append(part)
+        done += len(part[0])
         if progress:
             progress(done, expected or done)
-
-    with ThreadPoolExecutor(workers) as pool:
-        for batch in _batches(images, batch_size, spec.size_px):
-            running.append(pool.submit(session.run, names, {"image": batch}))
-            if len(running) > workers:  # bounds what is held in memory
-                collect()
-        while running:
-            collect()
     if not parts:
         raise DataError("features of images were asked for, but there are no images")
     return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+
+
+def stream_outputs(
+    session: InferenceSession,
+    names: Sequence[str],
+    images: Iterable[NDArray[np.uint8]],
+    spec: PreprocessSpec,
+    *,
+    batch_size: int = 16,
+    threads: int | None = None,
+) -> Iterator[list[NDArray[np.float32]]]:
+    """Outputs of a graph batch after batch, in order; one batch runs per thread.
+
+    Args:
+        session: The graph; its input is ``image``.
+        names: Of the outputs.
+        images: (S, S, 3) uint8 RGB each; read in this thread while the graph runs in others.
+        spec: Preprocessing of the images.
+        batch_size: Images in one pass.
+        threads: Passes at once; all cores by default.
+
+    Raises:
+        DataError: An image has another shape than ``spec`` says.
+    """
+    workers = threads or os.cpu_count() or 1
+    running: deque[Future[list[NDArray[np.float32]]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in _batches(images, batch_size, spec.size_px):
+            running.append(pool.submit(session.run, list(names), {"image": batch}))
+            if len(running) > workers:  # bounds what is held in memory
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def _length(images: Iterable[NDArray[np.uint8]]) -> int | None:

@@ -21,7 +21,7 @@ BATCH = 32
 
 
 class OneView(nn.Module):
-    """(N, V, D) features of V copies to (N, D): a random copy in training, else the first."""
+    """(N, V, …) of V copies to (N, …): a random copy in training, else the first."""
 
     def forward(self, views: Tensor) -> Tensor:
         """Choose one copy of each image; draws from torch's global random state."""
@@ -58,9 +58,6 @@ class HeadOnly(nn.Module):
         return self.forward(x)
 
 
-Trainable = Network | HeadOnly
-
-
 def pooled_views(
     recipe: Recipe,
     images: NDArray[np.uint8],
@@ -94,17 +91,23 @@ def pooled_views(
             if progress:
                 progress(before + done, total)
 
-        stream = _augmented(recipe, images, view, seed) if view else iter(images)
+        stream = (
+            image for batch in augmented_copies(recipe, images, view, seed) for image in batch
+        )
         out[:, view] = extract_features(
             stem, stream, recipe.preprocess, total=len(images), progress=tell
         )
     return out
 
 
-def _augmented(
+def augmented_copies(
     recipe: Recipe, images: NDArray[np.uint8], view: int, seed: int
 ) -> Iterator[NDArray[np.uint8]]:
+    """One copy of every image, in batches (≤ 32, S, S, 3) uint8; copy 0 is the image itself."""
     transform = build_augmentation(recipe.augmentation)
     for number, start in enumerate(range(0, len(images), BATCH)):
-        batch = torch.from_numpy(images[start : start + BATCH])
-        yield from augment_batch(batch, transform, batch_seed(seed, view, number)).numpy()
+        batch = images[start : start + BATCH]
+        if view:
+            drawn = batch_seed(seed, view, number)
+            batch = augment_batch(torch.from_numpy(batch), transform, drawn).numpy()
+        yield batch

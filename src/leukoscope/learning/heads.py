@@ -33,6 +33,26 @@ class SqueezeExcite(nn.Module):
         return grid * cast(Tensor, self.weigh(grid.mean((2, 3))))[:, :, None, None]
 
 
+class GatedAttention(nn.Module):
+    """A mean over the places of a map whose weights are learnt (Ilse et al. 2018, eq. 9).
+
+    Args:
+        channels: Of the feature map.
+        inside: Width of the layers that weigh a place.
+    """
+
+    def __init__(self, channels: int, inside: int = 64) -> None:
+        super().__init__()
+        self.look, self.gate = nn.Conv2d(channels, inside, 1), nn.Conv2d(channels, inside, 1)
+        self.weigh = nn.Conv2d(inside, 1, 1)
+        nn.init.zeros_(self.weigh.weight)  # training starts from the plain mean
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Weights (N, 1, h, w), with a sum of 1 over each image, of a map (N, C, h, w)."""
+        scores = self.weigh(self.look(grid).tanh() * self.gate(grid).sigmoid())
+        return cast(Tensor, scores.flatten(2).softmax(2).reshape(scores.shape))
+
+
 class FullyConnected(nn.Module):
     """Linear, norm, activation, dropout; a residual block adds a projection of its input.
 

@@ -23,10 +23,10 @@ from leukoscope.config.recipe import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
 from leukoscope.evaluation.metrics import weighted_f1
+from leukoscope.learning.activations import Trainable
 from leukoscope.learning.averaging import average_of
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
 from leukoscope.learning.blending import build_blend
-from leukoscope.learning.frozen import Trainable
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
@@ -280,18 +280,6 @@ def keep_checkpoint(folder: Path, name: str, monitor: str | None = None) -> Mode
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-
-
-def precision_of(config: GradientTraining) -> Any:
-    """bfloat16 where the processor multiplies in it: half the time; float32 elsewhere."""
-    if config.precision == "auto":
-        if torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-            fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-        return "bf16-mixed" if fast else "32-true"
-    return {"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision]
 
 
 def read_state(path: Path) -> dict[str, Any] | None:

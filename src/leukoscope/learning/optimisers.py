@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -18,7 +17,8 @@ from leukoscope.config.training import (
     StepSchedule,
 )
 from leukoscope.core.errors import TrainingError
-from leukoscope.learning.frozen import Trainable
+from leukoscope.learning.activations import Trainable, backbone_blocks
+from leukoscope.learning.depthwise import is_depthwise
 
 
 def build_optimizer(network: Trainable, config: GradientTraining) -> torch.optim.Optimizer:
@@ -112,27 +112,11 @@ def _cosine(optimizer: torch.optim.Optimizer, steps: int, floor: float) -> lr_sc
     return lr_scheduler.LambdaLR(optimizer, share)
 
 
-def backbone_blocks(backbone: nn.Module) -> tuple[nn.Module, ...]:
-    """Parts of a backbone that hold weights, from the input on; sequences are unfolded.
-
-    In a ResNet these are the first convolution, its norm, and each residual block.
-    """
-    return tuple(_unfold(backbone, top=True))
-
-
-def _unfold(module: nn.Module, *, top: bool = False) -> Iterator[nn.Module]:
-    if top or isinstance(module, nn.Sequential):
-        for child in module.children():
-            yield from _unfold(child)
-    elif any(True for _ in module.parameters()):
-        yield module
-
-
 def freeze(network: Trainable, config: GradientTraining) -> tuple[nn.Module, ...]:
     """Switch off the gradients of what a recipe freezes, and on those of all the rest.
 
     Returns:
-        The frozen parts; they have to stay in evaluation mode, or their statistics would change.
+        The parts that have to stay in evaluation mode, or their statistics would change.
 
     Raises:
         TrainingError: More blocks than the backbone has.
@@ -151,4 +135,9 @@ def freeze(network: Trainable, config: GradientTraining) -> tuple[nn.Module, ...
     network.requires_grad_(True)
     for part in frozen:
         part.requires_grad_(False)
-    return frozen
+    inside = list(network.backbone.modules())
+    if config.freeze_depthwise:
+        for layer in filter(is_depthwise, inside):
+            layer.requires_grad_(False)
+    norms = [layer for layer in inside if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    return (*frozen, *norms) if config.freeze_norm else frozen

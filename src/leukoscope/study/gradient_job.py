@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.recipe import Augmentation, GradientTraining, Recipe
 from leukoscope.core.run_folder import frozen_folder
+from leukoscope.learning.activations import UpperPart, upper_part
 from leukoscope.learning.backbones import Network, build_network
-from leukoscope.learning.batches import ImageSet
+from leukoscope.learning.batches import CachedRows, ImageSet
 from leukoscope.learning.checkpoint import RESUME, save_checkpoint
 from leukoscope.learning.frozen import HeadOnly
 from leukoscope.learning.trainer import predict_logits, predict_outputs, train_gradient
@@ -34,7 +35,7 @@ class GradientJob:
     Attributes:
         recipe: What is trained.
         pixels: (n, S, S, 3) uint8 RGB of every image of the data.
-        views: (n, V, D) cached features, where the recipe asks for them.
+        views: What is cached of copies of each image, where the recipe asks for it.
         data: Labels and names, in the order of ``pixels``.
         folder: The model's folder.
         seed: Of everything random.
@@ -44,7 +45,7 @@ class GradientJob:
 
     recipe: Recipe
     pixels: NDArray[np.uint8]
-    views: NDArray[np.float16] | None
+    views: CachedRows | None
     data: Labelled
     folder: Path
     seed: int
@@ -92,16 +93,21 @@ class GradientJob:
             self._train(network, self.recipe, self._sets(self.pixels, rows), folder)
             return
         assert isinstance(self.recipe.training, GradientTraining)
-        training = self.recipe.training.model_copy(update={"freeze": 0})
-        recipe = self.recipe.model_copy(
-            update={"training": training, "augmentation": Augmentation()}  # the copies have theirs
-        )
-        self._train(HeadOnly(network), recipe, self._sets(self.views, rows), folder)
+        recipe = self.recipe.model_copy(update={"augmentation": Augmentation()})  # copies have it
+        freeze = self.recipe.training.freeze
+        if freeze == "all":
+            training = self.recipe.training.model_copy(update={"freeze": 0})
+            part: HeadOnly | UpperPart | None = HeadOnly(network)
+            recipe = recipe.model_copy(update={"training": training})
+        else:
+            part = upper_part(network, freeze)
+        assert part is not None
+        self._train(part, recipe, self._sets(self.views, rows), folder)
         network.eval().requires_grad_(True)
 
     def _train(
         self,
-        network: Network | HeadOnly,
+        network: Network | HeadOnly | UpperPart,
         recipe: Recipe,
         sets: tuple[ImageSet, ImageSet],
         folder: Path,
@@ -116,10 +122,14 @@ class GradientJob:
             progress=self.tell,
         )
 
-    def _sets(self, values: NDArray[Any], rows: Rows) -> tuple[ImageSet, ImageSet]:
+    def _sets(
+        self, values: NDArray[np.uint8] | CachedRows, rows: Rows
+    ) -> tuple[ImageSet, ImageSet]:
         train, val = (
             ImageSet(
-                values[rows[part]],
+                replace(values, rows=values.rows[rows[part]])
+                if isinstance(values, CachedRows)
+                else values[rows[part]],
                 self.data.y[rows[part]],
                 tuple(self.data.records[row].path for row in rows[part]),
                 tuple(self.data.records[row].patient_id for row in rows[part]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from leukoscope.config.recipe import GradientTraining, Recipe
-from leukoscope.core.files import atomic_path, sha256_json
+from leukoscope.core.files import atomic_path, sha256_file, sha256_json, write_text
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.learning.activations import activation_shape, save_activations, upper_part
 from leukoscope.learning.backbones import Network, build_network
+from leukoscope.learning.batches import CachedRows
 from leukoscope.learning.features import extract_features
 from leukoscope.learning.frozen import pooled_views
 from leukoscope.study.events import Progress
@@ -90,10 +95,14 @@ class InputStore:
                 tell(row + 1, n)
         return out
 
-    def views(
-        self, recipe: Recipe, pixels: NDArray[np.uint8], seed: int
-    ) -> NDArray[np.float16] | None:
-        """(n, V, D) cached features of ``pixels`` for a frozen backbone, where it asks for them."""
+    def views(self, recipe: Recipe, pixels: NDArray[np.uint8], seed: int) -> CachedRows | None:
+        """What the frozen blocks give for copies of ``pixels``, where the recipe asks for them.
+
+        Returns:
+            All rows of the cache. None, and training computes everything anew, where the recipe
+            asks for no cache, or where one of activations is needless (a GPU), impossible (the
+            backbone is no chain of blocks) or too large for the disk; the progress says so.
+        """
         training = recipe.training
         if not isinstance(training, GradientTraining) or not training.cached_views:
             return None
@@ -106,14 +115,54 @@ class InputStore:
                 "views": training.cached_views,
                 "seed": seed,
                 "images": [record.sha256 for record in self.data.records],
+                **({} if training.freeze == "all" else {"blocks": training.freeze}),
             }
         )
         path = self.run.cache / "features" / f"views-{key[:16]}.npy"
+        every = np.arange(len(pixels))
+        if training.freeze != "all":
+            values = self._activations(path, recipe, pixels, seed, training)
+            return None if values is None else CachedRows(values, every, key)
 
         def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
             return pooled_views(recipe, pixels, training.cached_views, seed=seed, progress=tell)
 
-        return self._cached(path, f"features of {recipe.name}", compute)
+        return CachedRows(self._cached(path, f"features of {recipe.name}", compute), every, key)
+
+    def _activations(
+        self,
+        path: Path,
+        recipe: Recipe,
+        pixels: NDArray[np.uint8],
+        seed: int,
+        training: GradientTraining,
+    ) -> NDArray[np.float16] | None:
+        """The cache of activations as a memory map, computed unless its file is whole."""
+        seal = path.with_suffix(".sha256")
+        if path.is_file() and seal.is_file() and seal.read_text().strip() == sha256_file(path):
+            stored: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return stored
+        assert isinstance(training.freeze, int)
+        upper = upper_part(self.network(recipe, seed), training.freeze)
+        reason = "the backbone is no chain of blocks" if upper is None else ""
+        megabytes = 0.0
+        if upper is not None:
+            values = len(pixels) * training.cached_views * math.prod(activation_shape(upper))
+            megabytes = 2 * values / 1e6
+            path.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(path.parent).free / 1e6
+            if 2 * megabytes > free:
+                reason = f"{megabytes:,.0f} MB are needed and {free:,.0f} MB of disk are free"
+        if torch.cuda.is_available():
+            reason = "a GPU computes them as fast as a disk gives them"
+        if upper is None or reason:
+            with self.progress.step(f"no cache of activations for {recipe.name}: {reason}"):
+                return None
+        with self.progress.step(f"activations of {recipe.name}, {megabytes:,.0f} MB") as tell:
+            save_activations(path, upper, recipe, pixels, seed=seed, progress=tell)
+            write_text(seal, sha256_file(path))
+        made: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return made
 
     def paths(self) -> list[Path]:
         """Files of the usable images."""

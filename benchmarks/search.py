@@ -1,0 +1,160 @@
+"""Try recipes on a development set: the training images of one fold, split again by its groups.
+
+The test images of that fold are in no development set, so that nothing tried here has seen them.
+
+python benchmarks/search.py prepare RUN PROTOCOL DEVELOPMENT
+python benchmarks/search.py try DEVELOPMENT NAME -r RECIPE -p PROTOCOL [--set KEY=VALUE ...]
+python benchmarks/search.py table DEVELOPMENT [DEVELOPMENT ...] > docs/results/search_log.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from leukoscope.core.files import read_csv, read_json, write_csv, write_json
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.study.arms import Arm, check_arm
+from leukoscope.study.run import run_study, study_config
+
+MANIFEST, AUDITED = "development.csv", "audited"
+COLUMNS = ("path", "label", "patient_id")
+METRICS = ("accuracy", "weighted_f1", "roc_auc", "ece")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    add = commands.add_parser("prepare")
+    add.add_argument("run", type=Path)
+    add.add_argument("protocol")
+    add.add_argument("out", type=Path)
+    add.set_defaults(work=prepare)
+    add = commands.add_parser("try")
+    add.add_argument("out", type=Path)
+    add.add_argument("name")
+    add.add_argument("-r", "--recipe", required=True)
+    add.add_argument("-p", "--protocol", action="append", required=True)
+    add.add_argument("-s", "--set", action="append", default=[], dest="overrides")
+    add.add_argument("--probe", action="append", default=[])
+    add.add_argument("--folds", type=int, default=3)
+    add.add_argument("--seed", type=int, default=42)
+    add.set_defaults(work=attempt)
+    add = commands.add_parser("table")
+    add.add_argument("out", type=Path, nargs="+")
+    add.set_defaults(work=table)
+    options = parser.parse_args()
+    options.work(options)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Write the development set's manifest, and audit it once for all attempts."""
+    run = RunFolder(options.run)
+    parts = {
+        row["image_id"]: row["part"]
+        for row in read_csv(run.splits)
+        if row["protocol"] == options.protocol and row["fold"] == "0"
+    }
+    data = Path(json.loads(json.dumps(_data_root(run))))
+    rows = [
+        {"path": str(data / row["path"]), "label": row["label"], "patient_id": row["patient_id"]}
+        for row in read_csv(run.manifest)
+        if parts.get(row["image_id"]) in ("train", "val")
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_csv(options.out / MANIFEST, COLUMNS, rows)
+    write_json(options.out / "about.json", {"protocol": options.protocol, "images": len(rows)})
+    config = study_config(options.out.resolve() / MANIFEST, probes=[])
+    check_arm(Arm(AUDITED, AUDITED, config), options.out, _tell)
+    print(f"{len(rows)} images of the training part of fold 0 of {options.protocol}")
+
+
+def _data_root(run: RunFolder) -> str:
+    from leukoscope.config.loading import load_study_config
+
+    return str(load_study_config(run.config).data.root)
+
+
+def attempt(options: argparse.Namespace) -> None:
+    """Run one attempt, or go on with it, and note its figures."""
+    out = options.out.resolve()
+    overrides = [*options.overrides, "bootstrap=200", "bundle=false", "splits.cluster_curve=[]"]
+    config = study_config(
+        out / MANIFEST,
+        recipes=[options.recipe],
+        protocols=options.protocol,
+        probes=options.probe,
+        overrides=overrides,
+        folds=options.folds,
+        seed=options.seed,
+    )
+    run = RunFolder(out / options.name)
+    for name in ("audit", "features"):
+        run.cache.mkdir(parents=True, exist_ok=True)
+        shared = out / AUDITED / run.cache.relative_to(run.path) / name
+        shared.mkdir(exist_ok=True)
+        if not (run.cache / name).exists():
+            (run.cache / name).symlink_to(shared)
+    if not run.config.is_file():
+        from leukoscope.config.loading import save_study_config
+
+        save_study_config(run.config, config)
+    start = time.perf_counter()
+    metrics = run_study(config, run.path, resume=True, report=False, listener=_tell).metrics
+    note = {
+        "command": " ".join(["try DEVELOPMENT", *sys.argv[3:]]),
+        "seconds": round(time.perf_counter() - start),
+        "results": [
+            {
+                "recipe": row.get("recipe"),
+                "what": row.get("probe", "model"),
+                "protocol": row["protocol"],
+                "n": row["n"],
+                "n_groups": row["n_groups"],
+                **{name: row["metrics"].get(name) for name in METRICS},
+            }
+            for row in (*metrics["results"], *metrics["probes"])
+        ],
+    }
+    write_json(run.path / "attempt.json", note)
+    for row in note["results"]:
+        shown = {name: _cell(row[name]) for name in METRICS}
+        print(options.name, row["what"], row["protocol"], shown, f"{note['seconds']} s")
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print every attempt as a row of a table."""
+    for out in options.out:
+        about = read_json(out / "about.json")
+        print(f"\n## {out.name}: {about['images']} images, `{about['protocol']}` fold 0\n")
+        print("| attempt | held out | images | groups | accuracy | weighted F1 | ROC AUC | ECE |")
+        print("|---|---|---|---|---|---|---|---|")
+        notes = sorted(out.glob("*/attempt.json"), key=lambda path: path.stat().st_mtime)
+        for path in notes:
+            for row in read_json(path)["results"]:
+                what = path.parent.name + ("" if row["what"] == "model" else f": {row['what']}")
+                cells = " | ".join(_cell(row[name]) for name in METRICS)
+                print(f"| {what} | {row['protocol']} | {row['n']} | {row['n_groups']} | {cells} |")
+        print("\nCommands:\n\n```")
+        for path in notes:
+            print(read_json(path)["command"])
+        print("```")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
+
+
+def _tell(step: str, done: int, total: int) -> None:
+    if (done, total) == (0, 0):
+        print(time.strftime("%H:%M:%S"), step, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
