@@ -20,7 +20,7 @@ from leukoscope.reporting import (
     facts_results,
     result_tables,
 )
-from leukoscope.reporting.content import Column, Table
+from leukoscope.reporting.content import Column, Table, present
 from leukoscope.reporting.facts import Answer
 from leukoscope.reporting.formats import count, interval, number, plural
 from leukoscope.reporting.markup import render
@@ -54,7 +54,7 @@ def card_text(study: Study) -> str:
         "model_card.md.j2",
         recipe=recipe,
         disclaimer=DISCLAIMER,
-        name=str(study.passport.get("root_name") or study.config.data.root.name),
+        name=study.name,
         headline=str(verdict.get("headline", "")),
         level=level_title(str(verdict.get("level", "inconclusive")))[0],
         classes=[
@@ -62,15 +62,11 @@ def card_text(study: Study) -> str:
             for name in study.class_names
         ],
         benign="benign" in study.class_names,
-        tables=[
-            table
-            for table in (
-                result_tables.headline(study),
-                result_tables.further(study),
-                result_tables.inapplicable(study),
-            )
-            if table is not None
-        ],
+        tables=present(
+            result_tables.headline(study),
+            result_tables.further(study),
+            result_tables.inapplicable(study),
+        ),
         data_table=data_tables.classes(study),
         evaluation=_texts(study, facts_data.disjointness),
         parts=data_tables.parts(study),
@@ -78,7 +74,7 @@ def card_text(study: Study) -> str:
         measures=_texts(
             study, facts_results.metrics_used, facts_results.uncertainty, facts_model.output
         ),
-        details=[t for t in (result_tables.per_class(study, recipe.name), by_patient(study)) if t],
+        details=present(result_tables.per_class(study, recipe.name), by_patient(study)),
         shortcuts=_shortcuts(study),
         decisions=decision_tables.sets(study),
         limits=cannot_show(study),

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
+
+from leukoscope.core.files import write_text
+from leukoscope.reporting.content import Section
+from leukoscope.reporting.wording import DISCLAIMER
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -103,6 +109,29 @@ def render(template: str, **values: Any) -> str:
         **values: What it uses; a missing one is an error.
     """
     return templates().get_template(template).render(**values)
+
+
+def write_page(
+    html: Path,
+    values: Mapping[str, Any],
+    sections: Iterable[Section],
+    *,
+    kind: str = "report",
+    markdown: Path | None = None,
+) -> None:
+    """Write a page that opens offline, and the same as Markdown; empty sections are left out.
+
+    Args:
+        html: The page's file.
+        values: What stands above the sections.
+        sections: In order.
+        kind: Name of the templates.
+        markdown: The text's file, if one is wanted.
+    """
+    page = {**values, "disclaimer": DISCLAIMER, "sections": [s for s in sections if s.blocks]}
+    write_text(html, render(f"{kind}.html.j2", css=stylesheet(), **page))
+    if markdown is not None:
+        write_text(markdown, render(f"{kind}.md.j2", **page))
 
 
 def stylesheet() -> Markup:
