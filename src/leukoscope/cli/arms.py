@@ -13,6 +13,7 @@ from leukoscope.cli.console import (
     console,
     name_unreadable,
     print_json,
+    print_verdict,
     progress_bars,
 )
 from leukoscope.cli.options import (
@@ -21,6 +22,7 @@ from leukoscope.cli.options import (
     DataArgument,
     FoldsOption,
     JsonOption,
+    OneRecipeOption,
     SeedOption,
     SetOption,
     WeightsOption,
@@ -131,7 +133,7 @@ def transfer(
 def ablate(
     data: DataArgument,
     out: OutOption,
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
+    recipe: OneRecipeOption = "quick",
     without: Annotated[
         list[str] | None,
         typer.Option(
@@ -211,8 +213,7 @@ def _print_result(result: dict[str, Any], out: Path) -> None:
         screen.print(text if p is None else f"{text} McNemar p = {p:.3f}.", markup=False)
     for row in result["inapplicable"]:
         screen.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
-    screen.print(f"\n[bold]verdict[/] ({result['verdict']['level']}): ", end="")
-    screen.print(result["verdict"]["headline"], markup=False)
+    print_verdict(result["verdict"])
     for text in result["limits"]:
         screen.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {out / 'report.html'}")

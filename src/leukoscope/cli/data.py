@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -14,6 +15,8 @@ from leukoscope.cli.console import (
     console,
     name_unreadable,
     print_json,
+    print_notes,
+    print_table,
     progress_bars,
 )
 from leukoscope.cli.options import (
@@ -22,6 +25,7 @@ from leukoscope.cli.options import (
     FoldsOption,
     JsonOption,
     LayoutOption,
+    PreprocessingOption,
     SeedOption,
     SetOption,
     class_map,
@@ -65,16 +69,12 @@ def inspect(
     if as_json:
         print_json(asdict(found))
         return
-    from rich.table import Table
-
-    out = console()
-    out.print(f"[bold]{found.layout}[/]: {found.why}")
-    table = Table("folder or value", "class", "images", "why", box=None, pad_edge=False)
-    for row in found.folders:
-        table.add_row(row.found, row.label or "excluded", str(row.images), row.why)
-    out.print(table)
-    for warning in found.warnings:
-        out.print(f"[yellow]![/] {warning}")
+    console().print(f"[bold]{found.layout}[/]: {found.why}")
+    print_table(
+        ("folder or value", "class", "images", "why"),
+        [(row.found, row.label or "excluded", str(row.images), row.why) for row in found.folders],
+    )
+    print_notes(found.warnings)
 
 
 @data_app.command("audit", epilog="Example: leukoscope data audit path/to/images --out audit")
@@ -191,7 +191,7 @@ def _split_frozen(
     with progress_bars() as show:
         manifest = read_manifest(data, layout, classes, show)
         found = apply_frozen(
-            passport, manifest, protocols, progress=lambda d, t: show("comparing pixels", d, t)
+            passport, manifest, protocols, progress=partial(show, "comparing pixels")
         )
     if found.by_pixels:
         typer.echo(f"{found.by_pixels} images found by their pixels, not their bytes", err=True)
@@ -259,7 +259,7 @@ def show_frozen(
 def preview(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheets.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
+    recipe: PreprocessingOption = "quick",
     steps: Annotated[
         bool, typer.Option("--steps", help="Also draw each preprocessing step, before and after.")
     ] = False,
@@ -320,5 +320,5 @@ def phantom(
         seed=seed,
     )
     with progress_bars() as show:
-        folder = write_phantoms(spec, out, progress=lambda d, t: show("drawing", d, t))
+        folder = write_phantoms(spec, out, progress=partial(show, "drawing"))
     typer.echo(f"{images} phantom fields with masks and truth.json: {folder}")

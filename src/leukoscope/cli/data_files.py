@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,8 +21,10 @@ from leukoscope.cli.options import (
     DataArgument,
     JsonOption,
     LayoutOption,
+    PreprocessingOption,
     SeedOption,
     SetOption,
+    YesOption,
 )
 from leukoscope.cli.reading import read_manifest
 
@@ -50,7 +53,7 @@ def fetch_set(
     out: Annotated[
         Path | None, typer.Option("--out", help="Its folder. Default: data/NAME.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Fetch a public data set, or check the one that is there; without a name list them."""
@@ -86,7 +89,7 @@ def fetch_set(
 def export_data(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder to write, outside the data.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
+    recipe: PreprocessingOption = "quick",
     overrides: SetOption = None,
     variant: Annotated[
         str, typer.Option(help="image, background-only, cells-only, stain-neutral …")
@@ -109,7 +112,7 @@ def export_data(
             chosen,
             out,
             variant=variant,
-            progress=lambda done, total: show("writing images", done, total),
+            progress=partial(show, "writing images"),
         )
     if as_json:
         print_json({**asdict(done), "folder": str(done.folder)})

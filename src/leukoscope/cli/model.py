@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from leukoscope.cli.console import command, console, name_unreadable, print_json, progress_bars
-from leukoscope.cli.options import ClassOption, DataArgument, JsonOption, LayoutOption, class_map
+from leukoscope.cli.options import (
+    ClassOption,
+    DataArgument,
+    JsonOption,
+    LayoutOption,
+    RunRecipeOption,
+    class_map,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -59,9 +66,7 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a study or training run.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the bundle.")],
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Default: the study's first.")
-    ] = None,
+    recipe: RunRecipeOption = None,
 ) -> None:
     """Pack the model fitted on all images as a bundle that predicts without torch."""
     from leukoscope.config.loading import load_study_config

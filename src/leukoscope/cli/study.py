@@ -14,16 +14,22 @@ from leukoscope.cli.console import (
     given_options,
     name_unreadable,
     print_json,
+    print_table,
+    print_verdict,
     progress_bars,
+    with_interval,
 )
 from leukoscope.cli.options import (
     BackboneOption,
     ClassOption,
     DataArgument,
     FoldsOption,
+    HoldOutOption,
     JsonOption,
     LayoutOption,
     NoBundleOption,
+    OneRecipeOption,
+    OptionalData,
     ProtocolOption,
     RecipeOption,
     SeedOption,
@@ -56,9 +62,7 @@ def register(app: typer.Typer) -> None:
 @command
 def study(
     context: typer.Context,
-    data: Annotated[
-        Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
-    ] = None,
+    data: OptionalData = None,
     out: Annotated[Path, typer.Option("--out", help="The study's folder.")] = Path("runs/study"),
     recipe: RecipeOption = None,
     protocol: ProtocolOption = None,
@@ -118,10 +122,8 @@ def study(
 def train(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
-    protocol: Annotated[
-        str, typer.Option("--protocol", "-p", help="How to hold images out.")
-    ] = "deduplicated",
+    recipe: OneRecipeOption = "quick",
+    protocol: HoldOutOption = "deduplicated",
     folds: FoldsOption = 1,
     seed: SeedOption = 42,
     backbone: BackboneOption = None,
@@ -185,15 +187,11 @@ def _show_plan(config: StudyConfig, as_json: bool) -> int:
     if as_json:
         print_json(asdict(plan))
         return 0
-    from rich.table import Table
-
     out = console()
     out.print(f"{plan.n_images} usable images of {plan.n_files} files; nothing was started")
-    table = Table("step", "work", "about", box=None, pad_edge=False)
-    for step in plan.steps:
-        table.add_row(step.name, step.work, _duration(step.seconds))
-    table.add_row("in all", "", _duration(sum(step.seconds for step in plan.steps)))
-    out.print(table)
+    rows = [(step.name, step.work, _duration(step.seconds)) for step in plan.steps]
+    total = ("in all", "", _duration(sum(step.seconds for step in plan.steps)))
+    print_table(("step", "work", "about"), [*rows, total])
     out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
     out.print("\n[bold]What this data cannot show[/]")
     for text in plan.limits or ("nothing was found that would limit the report",):
@@ -206,41 +204,25 @@ def _duration(seconds: float) -> str:
 
 
 def _print_scores(result: StudyResult) -> None:
-    from rich.table import Table
-
-    table = Table("what", "held out", "images", "accuracy", "macro F1", "AUC", box=None,
-                  pad_edge=False)  # fmt: skip
-    for row in (*result.metrics["results"], *result.metrics["probes"]):
-        values = row["metrics"]
-        table.add_row(
+    rows = [
+        (
             row.get("probe", row["recipe"]),
             row["protocol"],
             str(row["n"]),
-            _with_interval(values["accuracy"]),
-            _plain(values["macro_f1"]),
-            _plain(values["roc_auc"]),
+            with_interval(values["accuracy"]),
+            *(with_interval({**values[name], "low": None}) for name in ("macro_f1", "roc_auc")),
         )
-    console().print(table)
-
-
-def _plain(value: dict[str, float | None]) -> str:
-    return "—" if value["value"] is None else f"{value['value']:.3f}"
-
-
-def _with_interval(value: dict[str, float | None]) -> str:
-    if value["low"] is None or value["high"] is None:
-        return _plain(value)
-    return f"{_plain(value)} ({value['low']:.3f}–{value['high']:.3f})"
+        for row in (*result.metrics["results"], *result.metrics["probes"])
+        if (values := row["metrics"])
+    ]
+    print_table(("what", "held out", "images", "accuracy", "macro F1", "AUC"), rows)
 
 
 def _print_result(result: StudyResult) -> None:
     _print_scores(result)
-    out = console()
-    verdict = result.metrics["verdict"]
-    out.print(f"\n[bold]verdict[/] ({verdict['level']}): ", end="")
-    out.print(verdict["headline"], markup=False)
+    print_verdict(result.metrics["verdict"])
     for row in result.metrics["inapplicable"]:
-        out.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
+        console().print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
     typer.echo(f"\nreport  {result.run.report_html}")
     if result.run.bundle.is_dir():
         typer.echo(f"bundle  {result.run.bundle}")

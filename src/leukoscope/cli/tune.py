@@ -14,13 +14,17 @@ from leukoscope.cli.console import (
     given_options,
     name_unreadable,
     print_json,
+    print_table,
     progress_bars,
 )
 from leukoscope.cli.options import (
     BackboneOption,
     ClassOption,
+    HoldOutOption,
     JsonOption,
     LayoutOption,
+    OneRecipeOption,
+    OptionalData,
     SeedOption,
     SetOption,
     WeightsOption,
@@ -48,11 +52,9 @@ def register(app: typer.Typer) -> None:
 @command
 def tune(
     context: typer.Context,
-    data: Annotated[
-        Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
-    ] = None,
+    data: OptionalData = None,
     out: Annotated[Path, typer.Option("--out", help="The tuning's folder.")] = Path("runs/tune"),
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
+    recipe: OneRecipeOption = "quick",
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
     ] = 20,
@@ -60,9 +62,7 @@ def tune(
         float | None,
         typer.Option("--timeout", metavar="MINUTES", help="Start no trial later than this."),
     ] = None,
-    protocol: Annotated[
-        str, typer.Option("--protocol", "-p", help="How to hold images out.")
-    ] = "deduplicated",
+    protocol: HoldOutOption = "deduplicated",
     folds: Annotated[
         int, typer.Option("--folds", help="Folds within train and val; 1 takes val as it is.")
     ] = 1,
@@ -162,8 +162,6 @@ def _space(path: Path | None, search: list[str]) -> dict[str, Any]:
 def _print_result(
     config: TuneConfig, result: TuneResult, measured: dict[str, dict[str, float]] | None
 ) -> None:
-    from rich.table import Table
-
     from leukoscope.config.tuning import own_label
     from leukoscope.reporting.figures.tuning import short
     from leukoscope.reporting.tuning_page import optimism
@@ -171,11 +169,14 @@ def _print_result(
     summary, out = result.summary, console()
     best = summary["best"]
     labels = next(row["labels"] for row in summary["rows"] if row["trial"] == best["trial"])
-    table = Table("key", "recipe", f"trial {best['trial']}", box=None, pad_edge=False)
-    for key in config.space:
-        own = own_label(config.recipe, key)
-        table.add_row(key, "several" if own is None else short(own), short(labels[key]))
-    out.print(table)
+    owns = {key: own_label(config.recipe, key) for key in config.space}
+    print_table(
+        ("key", "recipe", f"trial {best['trial']}"),
+        [
+            (key, "several" if own is None else short(own), short(labels[key]))
+            for key, own in owns.items()
+        ],
+    )
     counts = ", ".join(f"{number} {state}" for state, number in summary["trials"].items())
     out.print(f"\ntrials: {counts}")
     out.print(optimism(summary), markup=False)

@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 
 _CODE = re.compile(r"`([^`\n]+)`")
 _VALUE_AND_INTERVAL = re.compile(r"^(.+?) (\([^()]*\)†?)$")
+_PERCENT = re.compile(r"(?<=\d) %")
 _MARKDOWN = re.compile(r"([\\*_\[\]|#])")
 
 
 def inline(text: str) -> Markup:
-    """Text as safe HTML; words between backticks become code.
+    """Text as safe HTML; words between backticks become code, a number keeps its per cent sign.
 
     >>> str(inline("a `b<c>` & d"))
     'a <code>b&lt;c&gt;</code> &amp; d'
     """
-    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+    pieces = _CODE.split(str(escape(text)))  # words and code in turn
+    pieces[::2] = [_PERCENT.sub("\u00a0%", piece) for piece in pieces[::2]]
+    pieces[1::2] = [f"<code>{piece}</code>" for piece in pieces[1::2]]
+    return Markup("".join(pieces))
 
 
 def cell(text: str) -> Markup:

@@ -48,7 +48,7 @@ def why(study: Study) -> list[Block]:
     if study.metrics.get("warnings"):
         blocks += [Heading("Warnings"), Bullets(tuple(map(str, study.metrics["warnings"])))]
     if verdict.get("rule"):
-        blocks.append(Paragraph(f"The rule behind the verdict: {verdict['rule']}", note=True))
+        blocks.append(Folded("The rule behind the verdict", text=str(verdict["rule"])))
     return blocks
 
 

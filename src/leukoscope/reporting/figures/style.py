@@ -147,7 +147,8 @@ def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
     if not photo:
         picture = picture.quantize(256, dither=Image.Dither.NONE)
     out = io.BytesIO()
-    picture.save(out, format="PNG", optimize=not photo)
+    # The highest level takes photographs six times as long and makes them a tenth smaller.
+    picture.save(out, format="PNG", compress_level=3 if photo else 6)
     return out.getvalue()
 
 
