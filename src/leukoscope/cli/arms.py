@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -15,18 +16,6 @@ from leukoscope.cli.console import (
     print_json,
     print_verdict,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    BackboneOption,
-    ClassOption,
-    DataArgument,
-    FoldsOption,
-    JsonOption,
-    OneRecipeOption,
-    SeedOption,
-    SetOption,
-    WeightsOption,
-    class_map,
 )
 
 OutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
@@ -67,10 +56,10 @@ def transfer(
         str | None,
         typer.Option(help="How the source is held out. Default: by patient where ids are known."),
     ] = None,
-    folds: FoldsOption = 1,
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
+    folds: opt.FoldsOption = 1,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
     freeze: Annotated[
         bool, typer.Option("--freeze", help="Phase 2 trains the head alone, in both arms.")
     ] = False,
@@ -92,9 +81,9 @@ def transfer(
             "--source-set", metavar="KEY=VALUE", help="Likewise, for phase 1 and its study alone."
         ),
     ] = None,
-    classes: ClassOption = None,
+    classes: opt.ClassOption = None,
     resume: ResumeOption = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Train on SOURCE, then on TARGET from there and directly: does the detour help?
 
@@ -117,7 +106,7 @@ def transfer(
         seed=seed,
         backbone=backbone,
         weights=weights,
-        class_map=class_map(classes),
+        class_map=opt.class_map(classes),
     )
     with progress_bars() as show:
         result = run_transfer(plan, out, resume=resume, listener=show)
@@ -131,9 +120,9 @@ def transfer(
 
 @command
 def ablate(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: OutOption,
-    recipe: OneRecipeOption = "quick",
+    recipe: opt.OneRecipeOption = "quick",
     without: Annotated[
         list[str] | None,
         typer.Option(
@@ -146,14 +135,14 @@ def ablate(
         typer.Option("--set-arm", metavar="KEY=VALUE", help="One more arm with another value."),
     ] = None,
     protocol: ProtocolOption = None,
-    folds: FoldsOption = 1,
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    overrides: SetOption = None,
-    classes: ClassOption = None,
+    folds: opt.FoldsOption = 1,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    classes: opt.ClassOption = None,
     resume: ResumeOption = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Train a recipe with and without each part, on the same splits: what does the part do?"""
     from leukoscope.study.ablation import plan_ablation, run_ablation
@@ -169,7 +158,7 @@ def ablate(
         seed=seed,
         backbone=backbone,
         weights=weights,
-        class_map=class_map(classes),
+        class_map=opt.class_map(classes),
     )
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)

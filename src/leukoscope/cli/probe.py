@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -17,15 +18,6 @@ from leukoscope.cli.console import (
     print_verdict,
     progress_bars,
     with_interval,
-)
-from leukoscope.cli.options import (
-    ClassOption,
-    FoldsOption,
-    JsonOption,
-    LayoutOption,
-    ProtocolOption,
-    SeedOption,
-    class_map,
 )
 from leukoscope.core.errors import UsageError
 
@@ -80,12 +72,12 @@ def probe(
         str, typer.Option("--tensor", help="nchw, nhwc, or auto: as the graph says.")
     ] = "auto",
     output: Annotated[str | None, typer.Option("--output", help="Which output to read.")] = None,
-    protocol: ProtocolOption = None,
-    folds: FoldsOption = 5,
-    seed: SeedOption = 42,
-    layout: LayoutOption = "auto",
-    folder_classes: ClassOption = None,
-    as_json: JsonOption = False,
+    protocol: opt.ProtocolOption = None,
+    folds: opt.FoldsOption = 5,
+    seed: opt.SeedOption = 42,
+    layout: opt.LayoutOption = "auto",
+    folder_classes: opt.ClassOption = None,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Look for shortcuts: add probes to a finished study, or audit another model on its data."""
     from leukoscope.study.run import study_config
@@ -107,7 +99,7 @@ def probe(
         folds=folds,
         seed=seed,
         layout=layout,
-        class_map=class_map(folder_classes),
+        class_map=opt.class_map(folder_classes),
     )
     from leukoscope.study.foreign import audit_foreign
 
@@ -137,7 +129,7 @@ def _open(
         )
     return open_foreign_model(
         model,
-        class_order(classes, class_map(folder_classes)),
+        class_order(classes, opt.class_map(folder_classes)),
         size_px=size,
         layout=tensor,
         mean=_three("--mean", mean),

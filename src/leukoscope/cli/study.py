@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -18,24 +19,6 @@ from leukoscope.cli.console import (
     print_verdict,
     progress_bars,
     with_interval,
-)
-from leukoscope.cli.options import (
-    BackboneOption,
-    ClassOption,
-    DataArgument,
-    FoldsOption,
-    HoldOutOption,
-    JsonOption,
-    LayoutOption,
-    NoBundleOption,
-    OneRecipeOption,
-    OptionalData,
-    ProtocolOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    WeightsOption,
-    class_map,
 )
 from leukoscope.core.errors import UsageError
 
@@ -62,29 +45,29 @@ def register(app: typer.Typer) -> None:
 @command
 def study(
     context: typer.Context,
-    data: OptionalData = None,
+    data: opt.OptionalData = None,
     out: Annotated[Path, typer.Option("--out", help="The study's folder.")] = Path("runs/study"),
-    recipe: RecipeOption = None,
-    protocol: ProtocolOption = None,
+    recipe: opt.RecipeOption = None,
+    protocol: opt.ProtocolOption = None,
     probe: Annotated[
         list[str] | None,
         typer.Option(help="Probe, or all; may be repeated. Default: five of the eight."),
     ] = None,
     no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")] = False,
-    folds: FoldsOption = 5,
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    overrides: SetOption = None,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    no_bundle: NoBundleOption = False,
+    folds: opt.FoldsOption = 5,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    no_bundle: opt.NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
     ] = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
     from leukoscope.study.run import run_study, study_config
@@ -103,7 +86,7 @@ def study(
             folds=folds,
             seed=seed,
             layout=layout,
-            class_map=class_map(classes),
+            class_map=opt.class_map(classes),
             backbone=backbone,
             weights=weights,
         )
@@ -120,20 +103,20 @@ def study(
 
 @command
 def train(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
-    recipe: OneRecipeOption = "quick",
-    protocol: HoldOutOption = "deduplicated",
-    folds: FoldsOption = 1,
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    overrides: SetOption = None,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    no_bundle: NoBundleOption = False,
+    recipe: opt.OneRecipeOption = "quick",
+    protocol: opt.HoldOutOption = "deduplicated",
+    folds: opt.FoldsOption = 1,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    no_bundle: opt.NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
     from leukoscope.study.run import run_study, study_config
@@ -147,7 +130,7 @@ def train(
         folds=folds,
         seed=seed,
         layout=layout,
-        class_map=class_map(classes),
+        class_map=opt.class_map(classes),
         backbone=backbone,
         weights=weights,
     )

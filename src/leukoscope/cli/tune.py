@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -16,19 +17,6 @@ from leukoscope.cli.console import (
     print_json,
     print_table,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    BackboneOption,
-    ClassOption,
-    HoldOutOption,
-    JsonOption,
-    LayoutOption,
-    OneRecipeOption,
-    OptionalData,
-    SeedOption,
-    SetOption,
-    WeightsOption,
-    class_map,
 )
 from leukoscope.core.errors import UsageError
 
@@ -52,9 +40,9 @@ def register(app: typer.Typer) -> None:
 @command
 def tune(
     context: typer.Context,
-    data: OptionalData = None,
+    data: opt.OptionalData = None,
     out: Annotated[Path, typer.Option("--out", help="The tuning's folder.")] = Path("runs/tune"),
-    recipe: OneRecipeOption = "quick",
+    recipe: opt.OneRecipeOption = "quick",
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
     ] = 20,
@@ -62,7 +50,7 @@ def tune(
         float | None,
         typer.Option("--timeout", metavar="MINUTES", help="Start no trial later than this."),
     ] = None,
-    protocol: HoldOutOption = "deduplicated",
+    protocol: opt.HoldOutOption = "deduplicated",
     folds: Annotated[
         int, typer.Option("--folds", help="Folds within train and val; 1 takes val as it is.")
     ] = 1,
@@ -88,19 +76,19 @@ def tune(
         str,
         typer.Option("--pruner", metavar="median|hyperband|none", help="What ends poor trials."),
     ] = "median",
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    overrides: SetOption = None,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a stopped tuning, or join a running one.")
     ] = False,
     final: Annotated[
         bool, typer.Option("--final", help="Then measure the best once on the test part.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Try values of a recipe on validation images only, and write the best as a recipe.
 
@@ -124,7 +112,7 @@ def tune(
             folds=1,
             seed=seed,
             layout=layout,
-            class_map=class_map(classes),
+            class_map=opt.class_map(classes),
             backbone=backbone,
             weights=weights,
         )

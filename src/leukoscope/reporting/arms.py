@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting.arm_charts import (
-    arm_titles,
-    draw_curves,
-    draw_differences,
-    lower_first,
-)
+from leukoscope.reporting.arm_charts import arm_titles, draw_curves, draw_differences, lower_first
 from leukoscope.reporting.content import (
     Block,
     Bullets,

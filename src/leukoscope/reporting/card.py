@@ -26,12 +26,7 @@ from leukoscope.reporting.formats import count, interval, number, plural
 from leukoscope.reporting.markup import render
 from leukoscope.reporting.scope import cannot_show
 from leukoscope.reporting.source import Study, class_title, load_study
-from leukoscope.reporting.wording import (
-    DISCLAIMER,
-    input_title,
-    level_title,
-    protocol_title,
-)
+from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title, protocol_title
 
 
 def render_model_card(run: RunFolder) -> str:

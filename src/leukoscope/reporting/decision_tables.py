@@ -6,14 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from leukoscope.reporting.content import Table
-from leukoscope.reporting.formats import (
-    DASH,
-    difference,
-    interval,
-    number,
-    percent_range,
-    plural,
-)
+from leukoscope.reporting.formats import DASH, difference, interval, number, percent_range, plural
 from leukoscope.reporting.result_tables import protocol_field
 from leukoscope.reporting.source import Study, class_title
 from leukoscope.reporting.tables import (

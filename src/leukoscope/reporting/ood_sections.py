@@ -11,15 +11,7 @@ from leukoscope.reporting.figures.ood import StrangenessPanel, strangeness_histo
 from leukoscope.reporting.formats import count, interval, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.source import Study
-from leukoscope.reporting.tables import (
-    RECIPE,
-    Record,
-    code,
-    plain,
-    table_of,
-    text,
-    value,
-)
+from leukoscope.reporting.tables import RECIPE, Record, code, plain, table_of, text, value
 from leukoscope.reporting.wording import protocol_title
 
 _HELD_OUT = text("Held out", lambda e: protocol_title(e["protocol"]))

@@ -33,12 +33,7 @@ from leukoscope.reporting.tables import (
     text,
     value,
 )
-from leukoscope.reporting.wording import (
-    PROBE_MEANING,
-    PROTOCOL_SHORT,
-    input_title,
-    protocol_title,
-)
+from leukoscope.reporting.wording import PROBE_MEANING, PROTOCOL_SHORT, input_title, protocol_title
 
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 _TEXT = (

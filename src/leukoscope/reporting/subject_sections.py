@@ -10,16 +10,7 @@ from leukoscope.reporting.figures.subjects import PatientLine, patient_chart
 from leukoscope.reporting.formats import interval, plural, sizes
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.source import Study, class_title
-from leukoscope.reporting.tables import (
-    RECIPE,
-    Record,
-    code,
-    plain,
-    scores,
-    table_of,
-    text,
-    value,
-)
+from leukoscope.reporting.tables import RECIPE, Record, code, plain, scores, table_of, text, value
 
 METHOD_TITLES: Mapping[str, str] = {
     "mean-logit": "mean logit",

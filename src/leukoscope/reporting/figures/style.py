@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.labels import CLASSES
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
@@ -127,6 +128,51 @@ def new_figure(height_in: float, *, width_in: float = WIDTH_IN) -> Figure:
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def panel_grid(
+    panels: int,
+    height_in: float,
+    *,
+    columns: int = 2,
+    extra_in: float = 0.0,
+    one_in: float = WIDTH_IN,
+    **subplots: Any,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels in rows, those that are not needed hidden.
+
+    Args:
+        panels: How many are needed.
+        height_in: Of one row.
+        columns: Panels in a row, at most.
+        extra_in: Height of what stands beside the rows.
+        one_in: Width where there is one column only.
+        **subplots: For ``Figure.subplots``.
+
+    Returns:
+        The figure and its axes in reading order, the hidden ones last.
+    """
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    width_in = WIDTH_IN if columns > 1 else one_in
+    figure = new_figure(height_in * rows + extra_in, width_in=width_in)
+    axes = figure.subplots(rows, columns, squeeze=False, **subplots).ravel().tolist()
+    for ax in axes[panels:]:
+        ax.set_visible(False)
+    return figure, axes
+
+
+def class_ticks(ax: Axes, class_names: Sequence[str]) -> None:
+    """Names of classes below the columns of a table of shades, which has no lines of its own."""
+    names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
+    ax.set_xticks(range(len(names)), names)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+def ink_on(colours: Colormap, share: float) -> str:
+    """Black or white, whichever can be read on a colour of the map."""
+    return "white" if luminance(np.asarray(colours(float(share))[:3])) < 0.4 else "black"
 
 
 def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
