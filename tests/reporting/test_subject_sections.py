@@ -34,7 +34,7 @@ ENTRY = {
 def study(tmp_path: Path) -> SimpleNamespace:
     found = {"protocol": "grouped", "results": [ENTRY]}
     return SimpleNamespace(
-        metrics={"subjects": found}, class_names=("healthy", "all"), confidence=0.95,
+        metrics={"subjects": found}, class_names=("healthy", "all"), confidence=0.95, level="95 %",
         run=RunFolder(tmp_path),
     )  # fmt: skip
 

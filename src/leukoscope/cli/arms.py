@@ -7,24 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
     console,
     name_unreadable,
     print_json,
+    print_verdict,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    BackboneOption,
-    ClassOption,
-    DataArgument,
-    FoldsOption,
-    JsonOption,
-    SeedOption,
-    SetOption,
-    WeightsOption,
-    class_map,
 )
 
 OutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
@@ -65,10 +56,10 @@ def transfer(
         str | None,
         typer.Option(help="How the source is held out. Default: by patient where ids are known."),
     ] = None,
-    folds: FoldsOption = 1,
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
+    folds: opt.FoldsOption = 1,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
     freeze: Annotated[
         bool, typer.Option("--freeze", help="Phase 2 trains the head alone, in both arms.")
     ] = False,
@@ -90,9 +81,9 @@ def transfer(
             "--source-set", metavar="KEY=VALUE", help="Likewise, for phase 1 and its study alone."
         ),
     ] = None,
-    classes: ClassOption = None,
+    classes: opt.ClassOption = None,
     resume: ResumeOption = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Train on SOURCE, then on TARGET from there and directly: does the detour help?
 
@@ -115,7 +106,7 @@ def transfer(
         seed=seed,
         backbone=backbone,
         weights=weights,
-        class_map=class_map(classes),
+        class_map=opt.class_map(classes),
     )
     with progress_bars() as show:
         result = run_transfer(plan, out, resume=resume, listener=show)
@@ -129,9 +120,9 @@ def transfer(
 
 @command
 def ablate(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: OutOption,
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
+    recipe: opt.OneRecipeOption = "quick",
     without: Annotated[
         list[str] | None,
         typer.Option(
@@ -144,14 +135,14 @@ def ablate(
         typer.Option("--set-arm", metavar="KEY=VALUE", help="One more arm with another value."),
     ] = None,
     protocol: ProtocolOption = None,
-    folds: FoldsOption = 1,
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    overrides: SetOption = None,
-    classes: ClassOption = None,
+    folds: opt.FoldsOption = 1,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    classes: opt.ClassOption = None,
     resume: ResumeOption = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Train a recipe with and without each part, on the same splits: what does the part do?"""
     from leukoscope.study.ablation import plan_ablation, run_ablation
@@ -167,7 +158,7 @@ def ablate(
         seed=seed,
         backbone=backbone,
         weights=weights,
-        class_map=class_map(classes),
+        class_map=opt.class_map(classes),
     )
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)
@@ -211,8 +202,7 @@ def _print_result(result: dict[str, Any], out: Path) -> None:
         screen.print(text if p is None else f"{text} McNemar p = {p:.3f}.", markup=False)
     for row in result["inapplicable"]:
         screen.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
-    screen.print(f"\n[bold]verdict[/] ({result['verdict']['level']}): ", end="")
-    screen.print(result["verdict"]["headline"], markup=False)
+    print_verdict(result["verdict"])
     for text in result["limits"]:
         screen.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {out / 'report.html'}")

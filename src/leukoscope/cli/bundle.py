@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command, console, print_json
-from leukoscope.cli.options import JsonOption
+from leukoscope.cli.options import EngineOption, JsonOption
 
 if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord
@@ -50,7 +50,7 @@ def show(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 @command
 def verify(
     bundle: BundleArgument,
-    engine: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    engine: EngineOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
     """Load a bundle and predict its golden images: PASS or FAIL; exit code 1 where one fails."""

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from leukoscope.cli.console import command, console, print_json, progress_bars
+from leukoscope.cli.console import (
+    command,
+    console,
+    print_json,
+    print_notes,
+    print_table,
+    progress_bars,
+    with_interval,
+)
 from leukoscope.cli.options import JsonOption, ProtocolOption
 
 
@@ -74,46 +82,35 @@ def compare(
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
     metric = result["metric"]
     out = console()
     verdicts = {(row["protocol"], row["a"]): row for row in result["tests"]}
     for head in result["protocols"]:
-        table = Table("place", box=None, pad_edge=False)
-        table.add_column("recipe", overflow="fold")
-        table.add_column(metric, no_wrap=True)
-        table.add_column("p (Holm)", no_wrap=True)
-        entries = [e for e in result["entries"] if head["name"] in e["results"]]
-        for entry in sorted(entries, key=lambda e: e["results"][head["name"]]["place"]["rank"]):
-            found = entry["results"][head["name"]]
-            place, value = found["place"], found["metrics"][metric]
-            test = verdicts.get((head["name"], entry["label"]))
-            table.add_row(
-                f"{place['rank']:g} ({place['low']:g}–{place['high']:g})",
-                entry["label"],
-                _with_interval(value),
-                "reference" if test is None else _p(test),
-            )
         groups = f"{head['n_groups']} {head['group_unit']}s"
         out.print(f"\n[bold]{head['name']}[/]: {head['n']} test images in {groups}")
-        out.print(table)
-        for note in head["notes"]:
-            out.print(f"[yellow]![/] {note}")
+        found = [
+            (entry["label"], entry["results"][head["name"]])
+            for entry in result["entries"]
+            if head["name"] in entry["results"]
+        ]
+        rows = [
+            (
+                f"{place['rank']:g} ({place['low']:g}–{place['high']:g})",
+                label,
+                with_interval(of_recipe["metrics"][metric]),
+                _p(verdicts.get((head["name"], label))),
+            )
+            for label, of_recipe in sorted(found, key=lambda item: item[1]["place"]["rank"])
+            if (place := of_recipe["place"])
+        ]
+        print_table(("place", "recipe", metric, "p (Holm)"), rows)
+        print_notes(head["notes"])
     out.print("\np: of the difference to the reference, corrected for the number of recipes")
-    for note in result["notes"]:
-        out.print(f"[yellow]![/] {note}")
+    print_notes(result["notes"])
 
 
-def _p(test: dict[str, Any]) -> str:
+def _p(test: dict[str, Any] | None) -> str:
+    if test is None:
+        return "reference"
     text = "<0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
     return text if test["verdict"] == "not distinguishable" else f"{text} {test['verdict']}"
-
-
-def _with_interval(value: dict[str, Any]) -> str:
-    if value["value"] is None:
-        return "—"
-    if value["low"] is None:
-        return f"{value['value']:.3f}"
-    mark = "" if value["reliable"] else " †"
-    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f}){mark}"

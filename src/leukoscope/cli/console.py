@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -92,6 +92,55 @@ def _print_error(error: LeukoscopeError) -> None:
 def print_json(value: Any) -> None:
     """Write ``value`` to standard output as JSON, for programs."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 0) -> None:
+    """Rows in columns without lines.
+
+    Args:
+        titles: Headings of the columns.
+        rows: Cells.
+        width: Least width of the screen; a cut number is worse than a wrapped line.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, no_wrap=width > 0)
+    for row in rows:
+        table.add_row(*row)
+    out = console()
+    out.width = max(out.width, width)
+    out.print(table)
+
+
+def print_verdict(verdict: Mapping[str, Any]) -> None:
+    """The level and the sentence of a verdict."""
+    out = console()
+    out.print(f"\n[bold]verdict[/] ({verdict['level']}): ", end="")
+    out.print(verdict["headline"], markup=False)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What to be careful with."""
+    for note in notes:
+        console().print(f"[yellow]![/] {note}")
+
+
+def with_interval(value: Mapping[str, Any]) -> str:
+    """A number between 0 and 1 with its interval; a dagger where that is not to be relied on.
+
+    >>> with_interval({"value": 0.5, "low": 0.4, "high": 0.6, "reliable": False})
+    '0.500 (0.400–0.600) †'
+    >>> with_interval({"value": 0.5, "low": None}), with_interval({"value": None})
+    ('0.500', '—')
+    """
+    if value["value"] is None:
+        return "—"
+    if value["low"] is None or value["high"] is None:
+        return f"{value['value']:.3f}"
+    mark = "" if value.get("reliable", True) else " †"
+    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f}){mark}"
 
 
 def agreed(question: str) -> bool:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from leukoscope.cli import data_files
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     command,
     console,
     name_unreadable,
     print_json,
+    print_notes,
+    print_table,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    ClassOption,
-    DataArgument,
-    FoldsOption,
-    JsonOption,
-    LayoutOption,
-    SeedOption,
-    SetOption,
-    class_map,
 )
 from leukoscope.cli.reading import read_manifest
 
@@ -51,41 +45,37 @@ def register(app: typer.Typer) -> None:
 @data_app.command("inspect", epilog="Example: leukoscope data inspect path/to/images")
 @command
 def inspect(
-    data: DataArgument,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    as_json: JsonOption = False,
+    data: opt.DataArgument,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Say which layout a folder has, and what each class would be called and why."""
     from dataclasses import asdict
 
     from leukoscope.datasets.layouts import inspect_dataset
 
-    found = inspect_dataset(data, layout=layout, class_map=class_map(classes))
+    found = inspect_dataset(data, layout=layout, class_map=opt.class_map(classes))
     if as_json:
         print_json(asdict(found))
         return
-    from rich.table import Table
-
-    out = console()
-    out.print(f"[bold]{found.layout}[/]: {found.why}")
-    table = Table("folder or value", "class", "images", "why", box=None, pad_edge=False)
-    for row in found.folders:
-        table.add_row(row.found, row.label or "excluded", str(row.images), row.why)
-    out.print(table)
-    for warning in found.warnings:
-        out.print(f"[yellow]![/] {warning}")
+    console().print(f"[bold]{found.layout}[/]: {found.why}")
+    print_table(
+        ("folder or value", "class", "images", "why"),
+        [(row.found, row.label or "excluded", str(row.images), row.why) for row in found.folders],
+    )
+    print_notes(found.warnings)
 
 
 @data_app.command("audit", epilog="Example: leukoscope data audit path/to/images --out audit")
 @command
 def audit_data(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for manifest, passport, sheets.")],
     clusters: Annotated[int, typer.Option(help="Number of acquisition clusters.")] = 24,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    as_json: JsonOption = False,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Find duplicates, overlapping fields, scale bars, acquisition clusters, label conflicts."""
     from leukoscope.core.files import write_json
@@ -96,7 +86,7 @@ def audit_data(
         data,
         overrides=(f"splits.clusters={clusters}",),
         layout=layout,
-        class_map=class_map(classes),
+        class_map=opt.class_map(classes),
     )
     with progress_bars() as show:
         found = audited(config, show)
@@ -117,14 +107,14 @@ def audit_data(
 )
 @command
 def split(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Where to write splits.csv.")],
     protocol: Annotated[
         list[str] | None,
         typer.Option("--protocol", "-p", help="May be repeated. With --frozen: all by default."),
     ] = None,
-    folds: FoldsOption = 5,
-    seed: SeedOption = 42,
+    folds: opt.FoldsOption = 5,
+    seed: opt.SeedOption = 42,
     reuse: Annotated[
         Path | None, typer.Option(help="Apply this splits.csv of others, matched by SHA-256.")
     ] = None,
@@ -132,8 +122,8 @@ def split(
         str | None,
         typer.Option(help="Apply the splits of a frozen passport, see `data frozen`; no audit."),
     ] = None,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
 ) -> int:
     """Audit, then write leak-free splits that others can rebuild by SHA-256."""
     from leukoscope.core.errors import UsageError
@@ -155,7 +145,7 @@ def split(
         folds=folds,
         seed=seed,
         layout=layout,
-        class_map=class_map(classes),
+        class_map=opt.class_map(classes),
     )
     with progress_bars() as show:
         found = audited(config, show)
@@ -191,7 +181,7 @@ def _split_frozen(
     with progress_bars() as show:
         manifest = read_manifest(data, layout, classes, show)
         found = apply_frozen(
-            passport, manifest, protocols, progress=lambda d, t: show("comparing pixels", d, t)
+            passport, manifest, protocols, progress=partial(show, "comparing pixels")
         )
     if found.by_pixels:
         typer.echo(f"{found.by_pixels} images found by their pixels, not their bytes", err=True)
@@ -225,7 +215,7 @@ def show_frozen(
     name: Annotated[
         str | None, typer.Argument(help="Which passport; without a name they are listed.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """List the frozen passports of public data sets, or show one with the hash to cite."""
     from leukoscope.datasets.frozen_passports import list_frozen, load_frozen
@@ -257,18 +247,18 @@ def show_frozen(
 @data_app.command("preview", epilog="Example: leukoscope data preview path/to/images --out preview")
 @command
 def preview(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheets.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
+    recipe: opt.PreprocessingOption = "quick",
     steps: Annotated[
         bool, typer.Option("--steps", help="Also draw each preprocessing step, before and after.")
     ] = False,
     per_class: Annotated[int, typer.Option(help="Images of each class.")] = 4,
     augment: Annotated[bool, typer.Option("--augment", help="Also draw augmentations.")] = False,
-    override: SetOption = None,
-    seed: SeedOption = 42,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
+    override: opt.SetOption = None,
+    seed: opt.SeedOption = 42,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
 ) -> int:
     """Draw originals, preprocessed images, what probes see, statistics."""
     from leukoscope.study.preview import draw_preview
@@ -303,7 +293,7 @@ def phantom(
         str, typer.Option(help="Tie something to the class: none, stain or scale-bar.")
     ] = "none",
     size: Annotated[int, typer.Option(help="Side of a field in px.")] = 224,
-    seed: SeedOption = 0,
+    seed: opt.SeedOption = 0,
 ) -> None:
     """Draw schematic blood smears with ground truth, for demos and for testing audits."""
     from leukoscope.core.errors import UnknownNameError
@@ -320,5 +310,5 @@ def phantom(
         seed=seed,
     )
     with progress_bars() as show:
-        folder = write_phantoms(spec, out, progress=lambda d, t: show("drawing", d, t))
+        folder = write_phantoms(spec, out, progress=partial(show, "drawing"))
     typer.echo(f"{images} phantom fields with masks and truth.json: {folder}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     agreed,
     command,
@@ -14,14 +16,6 @@ from leukoscope.cli.console import (
     name_unreadable,
     print_json,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    ClassOption,
-    DataArgument,
-    JsonOption,
-    LayoutOption,
-    SeedOption,
-    SetOption,
 )
 from leukoscope.cli.reading import read_manifest
 
@@ -50,8 +44,8 @@ def fetch_set(
     out: Annotated[
         Path | None, typer.Option("--out", help="Its folder. Default: data/NAME.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: JsonOption = False,
+    yes: opt.YesOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Fetch a public data set, or check the one that is there; without a name list them."""
     from dataclasses import asdict
@@ -84,16 +78,16 @@ def fetch_set(
 
 @command
 def export_data(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder to write, outside the data.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")] = "quick",
-    overrides: SetOption = None,
+    recipe: opt.PreprocessingOption = "quick",
+    overrides: opt.SetOption = None,
     variant: Annotated[
         str, typer.Option(help="image, background-only, cells-only, stain-neutral …")
     ] = "image",
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    as_json: JsonOption = False,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Write preprocessed images as PNG files in class folders, with hashes; can be stopped."""
     from dataclasses import asdict
@@ -109,7 +103,7 @@ def export_data(
             chosen,
             out,
             variant=variant,
-            progress=lambda done, total: show("writing images", done, total),
+            progress=partial(show, "writing images"),
         )
     if as_json:
         print_json({**asdict(done), "folder": str(done.folder)})
@@ -121,7 +115,7 @@ def export_data(
 
 @command
 def find_samples(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="PNG file for the sheet.")],
     per_class: Annotated[
         int, typer.Option("--per-class", min=1, max=20, help="Images of each class.")
@@ -129,10 +123,10 @@ def find_samples(
     copy: Annotated[
         Path | None, typer.Option("--copy", help="Also copy the files, into class folders here.")
     ] = None,
-    seed: SeedOption = 42,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    as_json: JsonOption = False,
+    seed: opt.SeedOption = 42,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Find samples of each class and lay them out on a labelled sheet; the same for a seed."""
     from dataclasses import asdict

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    command,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+    with_interval,
+)
 from leukoscope.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -101,18 +109,19 @@ def ensemble(
 
 
 def _print(result: StudyResult, record: dict[str, Any]) -> None:
-    from rich.table import Table
-
     out = console()
-    out.width = max(out.width, WIDTH)  # a cut number is worse than a wrapped line
-    table = Table(box=None, pad_edge=False)
-    for title in ("model", "held out", "images", "accuracy", "macro F1", "AUC", "log loss"):
-        table.add_column(title, no_wrap=True)
-    for row in result.metrics["results"]:
-        values = row["metrics"]
-        cells = [_number(values[name]) for name in ("accuracy", "macro_f1", "roc_auc", "log_loss")]
-        table.add_row(row["recipe"], row["protocol"], str(row["n"]), *cells)
-    out.print(table)
+    shown = {"accuracy": "accuracy", "macro_f1": "macro F1", "roc_auc": "AUC",
+             "log_loss": "log loss"}  # fmt: skip
+    rows = [
+        (
+            row["recipe"],
+            row["protocol"],
+            str(row["n"]),
+            *(with_interval({**row["metrics"][name], "low": None}) for name in shown),
+        )
+        for row in result.metrics["results"]
+    ]
+    print_table(("model", "held out", "images", *shown.values()), rows, width=WIDTH)
     for name, protocols in record["weights"].items():
         out.print(f"\n[bold]weights, {name}[/] (mean of the folds)")
         for protocol, folds in protocols.items():
@@ -120,20 +129,12 @@ def _print(result: StudyResult, record: dict[str, Any]) -> None:
             pairs = zip((m["name"] for m in record["members"]), means, strict=True)
             out.print(f"{protocol}: " + ", ".join(f"{n} {w:.2f}" for n, w in pairs), markup=False)
     out.print("\n[bold]paired, on the same test images[/] (best member: by log loss on val)")
-    paired = Table(box=None, pad_edge=False)
-    for title in ("held out", "ensemble", "minus", "accuracy", "log loss"):
-        paired.add_column(title, no_wrap=True)
     found: dict[tuple[str, str, str], list[str]] = {}
     for test in record["tests"]:
         found.setdefault((test["protocol"], test["a"], test["b"]), []).append(_difference(test))
-    for key, cells in found.items():
-        paired.add_row(*key, *cells)
-    out.print(paired)
+    titles = ("held out", "ensemble", "minus", "accuracy", "log loss")
+    print_table(titles, [(*key, *cells) for key, cells in found.items()], width=WIDTH)
     typer.echo(f"\nreport  {result.run.report_html}\n{DISCLAIMER}")
-
-
-def _number(value: dict[str, float | None]) -> str:
-    return "—" if value["value"] is None else f"{value['value']:.3f}"
 
 
 def _difference(test: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,16 +15,16 @@ from leukoscope.cli.console import (
     console,
     given_options,
     print_json,
+    print_table,
     progress_bars,
 )
-from leukoscope.cli.options import JsonOption, SeedOption
+from leukoscope.cli.options import JsonOption, RunArgument, RunRecipeOption, SeedOption
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.study.explanations import Explanation
     from leukoscope.study.subjects import Source
 
-RunArgument = Annotated[Path, typer.Argument(help="Folder of a study or training run.")]
 ProtocolOption = Annotated[
     str | None, typer.Option("--protocol", "-p", help="Default: the run's first.")
 ]
@@ -118,7 +119,7 @@ def explain(
     folder = out or default_folder(sources, look, named=bool(images))
     with progress_bars() as show:
         found, unreadable = explain_images(
-            sources, subjects, look, folder, lambda done, total: show("explaining", done, total)
+            sources, subjects, look, folder, partial(show, "explaining")
         )
         if not images:
             show("grids of examples", 0, 0)
@@ -135,11 +136,7 @@ def explain(
 
 
 def _print_explanations(found: list[Explanation], sources: list[Source], folder: Path) -> None:
-    from rich.table import Column, Table
-
-    names = (Column(name, no_wrap=True) for name in ("recipe", "method", "kind"))
-    table = Table(*names, "images", "heat in leukocytes", "if spread evenly", box=None,
-                  pad_edge=False)  # fmt: skip
+    rows = []
     keys = dict.fromkeys((entry.recipe, entry.method, entry.kind) for entry in found)
     for key in keys:
         entries = [e for e in found if (e.recipe, e.method, e.kind) == key]
@@ -147,10 +144,11 @@ def _print_explanations(found: list[Explanation], sources: list[Source], folder:
         shares = [e.share_in_leukocytes or 0.0 for e in known]
         heat = f"{sum(shares) / len(known):.0%}" if known else "—"
         even = f"{sum(e.area_of_leukocytes for e in known) / len(known):.0%}" if known else "—"
-        table.add_row(*key, str(len(entries)), heat, even)
+        rows.append((*key, str(len(entries)), heat, even))
     if not found:
         return
-    console().print(table)
+    titles = ("recipe", "method", "kind", "images", "heat in leukocytes", "if spread evenly")
+    print_table(titles, rows)
     if any(entry.part in ("train", "val") for entry in found):
         typer.echo("! some of these images were used to fit or select the model that is explained")
     panels = len({entry.panel for entry in found})
@@ -174,11 +172,9 @@ def _audit(
     folder = out or source.fitted.run.explanations
     plan = AuditPlan(tuple(method or ()), images or IMAGES, masks)
     with progress_bars() as show:
-        found = audit_explanations(
-            source, plan, folder, lambda done, total: show("scoring heat maps", done, total)
-        )
+        found = audit_explanations(source, plan, folder, partial(show, "scoring heat maps"))
         if out is None:
-            put_into_report(source.fitted.run, lambda done, total: show("report", done, total))
+            put_into_report(source.fitted.run, partial(show, "report"))
     if as_json:
         print_json({key: found[key] for key in ("settings", "stages", "summary", "verdicts")})
         return 0
@@ -200,9 +196,7 @@ def _audit(
 @command
 def features(
     run: RunArgument,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Default: the run's first.")
-    ] = None,
+    recipe: RunRecipeOption = None,
     protocol: ProtocolOption = None,
     fold: Annotated[int, typer.Option("--fold", help="Whose model and test images.")] = 0,
     seed: SeedOption = 42,
@@ -219,9 +213,7 @@ def features(
     name = f"features-{source.recipe}-{source.protocol}-fold{fold}"
     folder = out or source.fitted.run.explanations / name
     with progress_bars() as show:
-        found = read_features(
-            source, fold, lambda done, total: show("features", done, total), seed=seed
-        )
+        found = read_features(source, fold, partial(show, "features"), seed=seed)
         show("maps", 0, 0)
         result = write_map(found, folder, seed=seed)
         draw_maps(folder)
@@ -229,31 +221,27 @@ def features(
     if as_json:
         print_json(result)
         return
-    from rich.table import Column, Table
-
     out_console = console()
     out_console.print(
         f"{result['n']} test images, {result['dimensions']} features: {source.recipe}, "
         f"{source.protocol}, fold {fold}",
         markup=False,
     )
-    names = (Column(name, no_wrap=True) for name in ("what", "neighbours"))
-    heads = ("groups", "images", "silhouette", "purity", "chance", "best", "score")
-    table = Table(*names, *heads, box=None, pad_edge=False)
-    for row in result["structures"]:
-        purity = row["purity"]
-        table.add_row(
+    heads = ("what", "neighbours", "groups", "images", "silhouette", "purity", "chance", "best",
+             "score")  # fmt: skip
+    rows = [
+        (
             row["labelling"],
             row["crossed"] or "any",
             str(row["groups"]),
-            str(purity["n"]),
+            str(row["purity"]["n"]),
             _number(row["silhouette"]),
-            _number(purity["value"]),
-            _number(purity["chance"]),
-            _number(purity["best"]),
+            *(_number(row["purity"][key]) for key in ("value", "chance", "best")),
             _number(row["above_chance"]),
         )
-    out_console.print(table)
+        for row in result["structures"]
+    ]
+    print_table(heads, rows)
     out_console.print(
         f"purity: share of the {result['neighbours']} nearest that agree; score: 0 as by chance, "
         "1 as pure as it can be\n"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leukoscope.cli.console import command, console, print_json
+from leukoscope.cli.console import command, console, print_json, print_table
 from leukoscope.cli.options import JsonOption, SetOption
 
 if TYPE_CHECKING:
@@ -37,12 +37,10 @@ def list_recipes(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([{"name": r.name, "title": r.title, "reference": r.reference} for r in recipes])
         return
-    from rich.table import Table
-
-    table = Table("recipe", "what it is", "from", box=None, pad_edge=False)
-    for recipe in recipes:
-        table.add_row(recipe.name, recipe.title, recipe.reference.partition(":")[0])
-    console().print(table)
+    print_table(
+        ("recipe", "what it is", "from"),
+        [(r.name, r.title, r.reference.partition(":")[0]) for r in recipes],
+    )
 
 
 @recipes_app.command("show", epilog="Example: leukoscope recipes show cnn-baseline")

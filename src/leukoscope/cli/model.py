@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import command, console, name_unreadable, print_json, progress_bars
-from leukoscope.cli.options import ClassOption, DataArgument, JsonOption, LayoutOption, class_map
 
 
 def register(app: typer.Typer) -> None:
@@ -22,18 +22,18 @@ def register(app: typer.Typer) -> None:
 @command
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for predictions and metrics.")],
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    as_json: JsonOption = False,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Measure a bundle on labelled images that it has not seen; says so if it has."""
     from leukoscope.study.external import evaluate_bundle
 
     with progress_bars() as show:
         result = evaluate_bundle(
-            bundle, data, out, layout=layout, class_map=class_map(classes), listener=show
+            bundle, data, out, layout=layout, class_map=opt.class_map(classes), listener=show
         )
     if as_json:
         print_json(result.metrics)
@@ -59,9 +59,7 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a study or training run.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the bundle.")],
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Default: the study's first.")
-    ] = None,
+    recipe: opt.RunRecipeOption = None,
 ) -> None:
     """Pack the model fitted on all images as a bundle that predicts without torch."""
     from leukoscope.config.loading import load_study_config

@@ -19,6 +19,10 @@ ClassOption = Annotated[
     list[str] | None,
     typer.Option("--class", metavar="FOLDER=CLASS", help="What a folder name stands for."),
 ]
+OptionalData = Annotated[
+    Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
+]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a study or training run.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 RecipeOption = Annotated[
@@ -29,6 +33,14 @@ ProtocolOption = Annotated[
     list[str] | None,
     typer.Option("--protocol", "-p", help="Protocol; may be repeated. Default: all that apply."),
 ]
+OneRecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")]
+RunRecipeOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="Default: the run's first.")
+]
+HoldOutOption = Annotated[str, typer.Option("--protocol", "-p", help="How to hold images out.")]
+PreprocessingOption = Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")]
+EngineOption = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.epochs=3."),

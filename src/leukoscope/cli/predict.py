@@ -15,7 +15,7 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
 )
-from leukoscope.cli.options import JsonOption
+from leukoscope.cli.options import EngineOption, JsonOption
 
 if TYPE_CHECKING:
     from leukoscope.runtime.by_patient import PatientCollector
@@ -43,7 +43,7 @@ def predict(
     explain: Annotated[
         Path | None, typer.Option("--explain", help="Folder for heat maps beside the originals.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    engine: EngineOption = "auto",
     by_subject: Annotated[
         Path | None,
         typer.Option("--by-subject", help="Also by patient: a CSV with image and patient_id."),

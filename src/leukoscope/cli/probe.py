@@ -7,22 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
     console,
     name_unreadable,
     print_json,
+    print_table,
+    print_verdict,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    ClassOption,
-    FoldsOption,
-    JsonOption,
-    LayoutOption,
-    ProtocolOption,
-    SeedOption,
-    class_map,
+    with_interval,
 )
 from leukoscope.core.errors import UsageError
 
@@ -77,12 +72,12 @@ def probe(
         str, typer.Option("--tensor", help="nchw, nhwc, or auto: as the graph says.")
     ] = "auto",
     output: Annotated[str | None, typer.Option("--output", help="Which output to read.")] = None,
-    protocol: ProtocolOption = None,
-    folds: FoldsOption = 5,
-    seed: SeedOption = 42,
-    layout: LayoutOption = "auto",
-    folder_classes: ClassOption = None,
-    as_json: JsonOption = False,
+    protocol: opt.ProtocolOption = None,
+    folds: opt.FoldsOption = 5,
+    seed: opt.SeedOption = 42,
+    layout: opt.LayoutOption = "auto",
+    folder_classes: opt.ClassOption = None,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Look for shortcuts: add probes to a finished study, or audit another model on its data."""
     from leukoscope.study.run import study_config
@@ -104,7 +99,7 @@ def probe(
         folds=folds,
         seed=seed,
         layout=layout,
-        class_map=class_map(folder_classes),
+        class_map=opt.class_map(folder_classes),
     )
     from leukoscope.study.foreign import audit_foreign
 
@@ -134,7 +129,7 @@ def _open(
         )
     return open_foreign_model(
         model,
-        class_order(classes, class_map(folder_classes)),
+        class_order(classes, opt.class_map(folder_classes)),
         size_px=size,
         layout=tensor,
         mean=_three("--mean", mean),
@@ -176,32 +171,26 @@ def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
     if as_json:
         print_json(metrics)
         return
-    from rich.table import Table
-
     from leukoscope.evaluation.verdict_text import describe_share
 
-    table = Table("sees", "trained on", "held out", "images", "accuracy", box=None, pad_edge=False)
     own, edited = ("elsewhere",) * 2 if "split" in metrics else ("the same", "whole images")
     rows = [("whole image", own, row) for row in metrics["results"]]
     rows += [(row["probe"], "the same", row) for row in metrics["probes"]]
     rows += [(row["input"], edited, row) for row in metrics.get("model_on", ())]
-    for seen, trained, row in sorted(rows, key=lambda item: item[2]["protocol"]):
-        table.add_row(seen, trained, row["protocol"], str(row["n"]), _interval(row["metrics"]))
+    print_table(
+        ("sees", "trained on", "held out", "images", "accuracy"),
+        [
+            (*seen, row["protocol"], str(row["n"]), with_interval(row["metrics"]["accuracy"]))
+            for *seen, row in sorted(rows, key=lambda item: item[2]["protocol"])
+        ],
+    )
     out = console()
-    out.print(table)
     for row in metrics.get("shortcuts", {}).get("inapplicable", ()):
         out.print(f"{row['probe']} does not apply: {row['reason']}", markup=False)
     verdict = metrics["verdict"]
-    out.print(f"\n[bold]verdict[/] ({verdict['level']}): ", end="")
-    out.print(verdict["headline"], markup=False)
+    print_verdict(verdict)
     said = [text for text in verdict["findings"] if text.startswith(("Leak", "On which"))]
     said += [describe_share(entry) for entry in metrics.get("shortcuts", {}).get("shares", ())]
     for text in said:
         out.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {report}\n{DISCLAIMER}")
-
-
-def _interval(metrics: dict[str, Any]) -> str:
-    value = metrics["accuracy"]
-    mark = "" if value["reliable"] else " †"
-    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f}){mark}"

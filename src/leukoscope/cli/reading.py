@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,5 +30,5 @@ def read_manifest(
         data,
         layout=layout,
         class_map=class_map(classes),
-        progress=lambda done, total: show("reading the images", done, total),
+        progress=partial(show, "reading the images"),
     )

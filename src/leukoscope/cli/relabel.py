@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
 )
-from leukoscope.cli.options import JsonOption
+from leukoscope.cli.options import JsonOption, RunRecipeOption
 
 
 def register(app: typer.Typer) -> None:
@@ -30,9 +32,7 @@ def register(app: typer.Typer) -> None:
 @command
 def relabel(
     run: Annotated[Path, typer.Argument(help="Folder of a finished study or training run.")],
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Default: the run's first.")
-    ] = None,
+    recipe: RunRecipeOption = None,
     protocol: Annotated[
         str | None,
         typer.Option("--protocol", "-p", help="Default: deduplicated, grouped, … or random."),
@@ -62,9 +62,7 @@ def relabel(
 
     queue = make_queue(RunFolder(run), recipe=recipe, protocol=protocol, count=count)
     with progress_bars() as show:
-        page, missing = write_queue(
-            RunFolder(run), queue, lambda done, total: show("images of the page", done, total)
-        )
+        page, missing = write_queue(RunFolder(run), queue, partial(show, "images of the page"))
     print_json(queue) if as_json else _tell_queue(queue, page)
     return name_unreadable([(path, "no picture in the page") for path in missing])
 
@@ -95,10 +93,7 @@ def _tell_changes(provenance: dict[str, Any], out: Path) -> None:
     made = provenance["decisions"]
     decided = ", ".join(f"{n} {name}" for name, n in made.items() if n)
     changes = provenance["changes"]
-    pairs: dict[str, int] = {}
-    for row in changes:
-        pair = f"{row['old']} → {row['new']}"
-        pairs[pair] = pairs.get(pair, 0) + 1
+    pairs = Counter(f"{row['old']} → {row['new']}" for row in changes)
     typer.echo(f"{decided}; {provenance['not_decided']} of the queue not decided")
     typer.echo(f"{len(changes)} labels changed")
     for pair, n in sorted(pairs.items()):

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    command,
+    console,
+    print_json,
+    print_table,
+    progress_bars,
+)
 from leukoscope.cli.options import JsonOption, SeedOption
 
 if TYPE_CHECKING:
@@ -125,12 +132,9 @@ def _open(
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
     from leukoscope.reporting.formats import interval
 
     out = console()
-    out.width = max(out.width, WIDTH)
     severities = sorted({row["severity"] for row in result["recipes"][0]["conditions"]})
     for model in result["recipes"]:
         clean = interval(model["clean"]["accuracy"], "accuracy")
@@ -140,21 +144,22 @@ def _print(result: dict[str, Any]) -> None:
         if "mce" in model:
             out.print(f", mCE {interval(model['mce'], 'share')}", end="")
         out.print()
-        table = Table(box=None, pad_edge=False)
         shares = [key for key in ("review", "reject") if key in model["clean"]]
         titles = ("to review", "rejected")[: len(shares)]
-        for title in ("accuracy, %", *map(str, severities), "kept up to", *titles):
-            table.add_column(title, no_wrap=True)
+        cells = []
         for name, kind in result["corruptions"].items():
             rows = [row for row in model["conditions"] if row["corruption"] == name]
             kept = model["tolerated"].get(name)
-            table.add_row(
-                kind["title"],
-                *(f"{100 * row['accuracy']['value']:.1f}" for row in rows),
-                "" if kept is None else str(kept),
-                *(f"{100 * rows[-1][key]['value']:.0f} %" for key in shares),
+            cells.append(
+                (
+                    kind["title"],
+                    *(f"{100 * row['accuracy']['value']:.1f}" for row in rows),
+                    "" if kept is None else str(kept),
+                    *(f"{100 * rows[-1][key]['value']:.0f} %" for key in shares),
+                )
             )
-        out.print(table)
+        heads = ("accuracy, %", *map(str, severities), "kept up to", *titles)
+        print_table(heads, cells, width=WIDTH)
     out.print(
         f"n = {result['n']} of {result['n_available']} test images, {result['n_groups']} "
         f"{result['group_unit']}s, {result['protocol']}; kept up to: largest severity within "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leukoscope.cli.console import agreed, command, console, print_json
-from leukoscope.cli.options import JsonOption
+from leukoscope.cli.options import JsonOption, YesOption
 
 if TYPE_CHECKING:
     from leukoscope.study.cleanup import CleanPlan, RunInfo
@@ -60,7 +60,7 @@ def clean_runs(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Remove run folders: only what a study wrote; other files there stay and are named."""

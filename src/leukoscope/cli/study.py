@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -14,22 +15,10 @@ from leukoscope.cli.console import (
     given_options,
     name_unreadable,
     print_json,
+    print_table,
+    print_verdict,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    BackboneOption,
-    ClassOption,
-    DataArgument,
-    FoldsOption,
-    JsonOption,
-    LayoutOption,
-    NoBundleOption,
-    ProtocolOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    WeightsOption,
-    class_map,
+    with_interval,
 )
 from leukoscope.core.errors import UsageError
 
@@ -56,31 +45,29 @@ def register(app: typer.Typer) -> None:
 @command
 def study(
     context: typer.Context,
-    data: Annotated[
-        Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
-    ] = None,
+    data: opt.OptionalData = None,
     out: Annotated[Path, typer.Option("--out", help="The study's folder.")] = Path("runs/study"),
-    recipe: RecipeOption = None,
-    protocol: ProtocolOption = None,
+    recipe: opt.RecipeOption = None,
+    protocol: opt.ProtocolOption = None,
     probe: Annotated[
         list[str] | None,
         typer.Option(help="Probe, or all; may be repeated. Default: five of the eight."),
     ] = None,
     no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")] = False,
-    folds: FoldsOption = 5,
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    overrides: SetOption = None,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    no_bundle: NoBundleOption = False,
+    folds: opt.FoldsOption = 5,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    no_bundle: opt.NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
     ] = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
     from leukoscope.study.run import run_study, study_config
@@ -99,7 +86,7 @@ def study(
             folds=folds,
             seed=seed,
             layout=layout,
-            class_map=class_map(classes),
+            class_map=opt.class_map(classes),
             backbone=backbone,
             weights=weights,
         )
@@ -116,22 +103,20 @@ def study(
 
 @command
 def train(
-    data: DataArgument,
+    data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
-    protocol: Annotated[
-        str, typer.Option("--protocol", "-p", help="How to hold images out.")
-    ] = "deduplicated",
-    folds: FoldsOption = 1,
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    overrides: SetOption = None,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
-    no_bundle: NoBundleOption = False,
+    recipe: opt.OneRecipeOption = "quick",
+    protocol: opt.HoldOutOption = "deduplicated",
+    folds: opt.FoldsOption = 1,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    no_bundle: opt.NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
     from leukoscope.study.run import run_study, study_config
@@ -145,7 +130,7 @@ def train(
         folds=folds,
         seed=seed,
         layout=layout,
-        class_map=class_map(classes),
+        class_map=opt.class_map(classes),
         backbone=backbone,
         weights=weights,
     )
@@ -185,15 +170,11 @@ def _show_plan(config: StudyConfig, as_json: bool) -> int:
     if as_json:
         print_json(asdict(plan))
         return 0
-    from rich.table import Table
-
     out = console()
     out.print(f"{plan.n_images} usable images of {plan.n_files} files; nothing was started")
-    table = Table("step", "work", "about", box=None, pad_edge=False)
-    for step in plan.steps:
-        table.add_row(step.name, step.work, _duration(step.seconds))
-    table.add_row("in all", "", _duration(sum(step.seconds for step in plan.steps)))
-    out.print(table)
+    rows = [(step.name, step.work, _duration(step.seconds)) for step in plan.steps]
+    total = ("in all", "", _duration(sum(step.seconds for step in plan.steps)))
+    print_table(("step", "work", "about"), [*rows, total])
     out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
     out.print("\n[bold]What this data cannot show[/]")
     for text in plan.limits or ("nothing was found that would limit the report",):
@@ -206,41 +187,25 @@ def _duration(seconds: float) -> str:
 
 
 def _print_scores(result: StudyResult) -> None:
-    from rich.table import Table
-
-    table = Table("what", "held out", "images", "accuracy", "macro F1", "AUC", box=None,
-                  pad_edge=False)  # fmt: skip
-    for row in (*result.metrics["results"], *result.metrics["probes"]):
-        values = row["metrics"]
-        table.add_row(
+    rows = [
+        (
             row.get("probe", row["recipe"]),
             row["protocol"],
             str(row["n"]),
-            _with_interval(values["accuracy"]),
-            _plain(values["macro_f1"]),
-            _plain(values["roc_auc"]),
+            with_interval(values["accuracy"]),
+            *(with_interval({**values[name], "low": None}) for name in ("macro_f1", "roc_auc")),
         )
-    console().print(table)
-
-
-def _plain(value: dict[str, float | None]) -> str:
-    return "—" if value["value"] is None else f"{value['value']:.3f}"
-
-
-def _with_interval(value: dict[str, float | None]) -> str:
-    if value["low"] is None or value["high"] is None:
-        return _plain(value)
-    return f"{_plain(value)} ({value['low']:.3f}–{value['high']:.3f})"
+        for row in (*result.metrics["results"], *result.metrics["probes"])
+        if (values := row["metrics"])
+    ]
+    print_table(("what", "held out", "images", "accuracy", "macro F1", "AUC"), rows)
 
 
 def _print_result(result: StudyResult) -> None:
     _print_scores(result)
-    out = console()
-    verdict = result.metrics["verdict"]
-    out.print(f"\n[bold]verdict[/] ({verdict['level']}): ", end="")
-    out.print(verdict["headline"], markup=False)
+    print_verdict(result.metrics["verdict"])
     for row in result.metrics["inapplicable"]:
-        out.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
+        console().print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
     typer.echo(f"\nreport  {result.run.report_html}")
     if result.run.bundle.is_dir():
         typer.echo(f"bundle  {result.run.bundle}")

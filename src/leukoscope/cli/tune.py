@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -14,17 +15,8 @@ from leukoscope.cli.console import (
     given_options,
     name_unreadable,
     print_json,
+    print_table,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    BackboneOption,
-    ClassOption,
-    JsonOption,
-    LayoutOption,
-    SeedOption,
-    SetOption,
-    WeightsOption,
-    class_map,
 )
 from leukoscope.core.errors import UsageError
 
@@ -48,11 +40,9 @@ def register(app: typer.Typer) -> None:
 @command
 def tune(
     context: typer.Context,
-    data: Annotated[
-        Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
-    ] = None,
+    data: opt.OptionalData = None,
     out: Annotated[Path, typer.Option("--out", help="The tuning's folder.")] = Path("runs/tune"),
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")] = "quick",
+    recipe: opt.OneRecipeOption = "quick",
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
     ] = 20,
@@ -60,9 +50,7 @@ def tune(
         float | None,
         typer.Option("--timeout", metavar="MINUTES", help="Start no trial later than this."),
     ] = None,
-    protocol: Annotated[
-        str, typer.Option("--protocol", "-p", help="How to hold images out.")
-    ] = "deduplicated",
+    protocol: opt.HoldOutOption = "deduplicated",
     folds: Annotated[
         int, typer.Option("--folds", help="Folds within train and val; 1 takes val as it is.")
     ] = 1,
@@ -88,19 +76,19 @@ def tune(
         str,
         typer.Option("--pruner", metavar="median|hyperband|none", help="What ends poor trials."),
     ] = "median",
-    seed: SeedOption = 42,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    overrides: SetOption = None,
-    layout: LayoutOption = "auto",
-    classes: ClassOption = None,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a stopped tuning, or join a running one.")
     ] = False,
     final: Annotated[
         bool, typer.Option("--final", help="Then measure the best once on the test part.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Try values of a recipe on validation images only, and write the best as a recipe.
 
@@ -124,7 +112,7 @@ def tune(
             folds=1,
             seed=seed,
             layout=layout,
-            class_map=class_map(classes),
+            class_map=opt.class_map(classes),
             backbone=backbone,
             weights=weights,
         )
@@ -162,8 +150,6 @@ def _space(path: Path | None, search: list[str]) -> dict[str, Any]:
 def _print_result(
     config: TuneConfig, result: TuneResult, measured: dict[str, dict[str, float]] | None
 ) -> None:
-    from rich.table import Table
-
     from leukoscope.config.tuning import own_label
     from leukoscope.reporting.figures.tuning import short
     from leukoscope.reporting.tuning_page import optimism
@@ -171,11 +157,14 @@ def _print_result(
     summary, out = result.summary, console()
     best = summary["best"]
     labels = next(row["labels"] for row in summary["rows"] if row["trial"] == best["trial"])
-    table = Table("key", "recipe", f"trial {best['trial']}", box=None, pad_edge=False)
-    for key in config.space:
-        own = own_label(config.recipe, key)
-        table.add_row(key, "several" if own is None else short(own), short(labels[key]))
-    out.print(table)
+    owns = {key: own_label(config.recipe, key) for key in config.space}
+    print_table(
+        ("key", "recipe", f"trial {best['trial']}"),
+        [
+            (key, "several" if own is None else short(own), short(labels[key]))
+            for key, own in owns.items()
+        ],
+    )
     counts = ", ".join(f"{number} {state}" for state, number in summary["trials"].items())
     out.print(f"\ntrials: {counts}")
     out.print(optimism(summary), markup=False)

@@ -20,18 +20,13 @@ from leukoscope.reporting import (
     facts_results,
     result_tables,
 )
-from leukoscope.reporting.content import Column, Table
+from leukoscope.reporting.content import Column, Table, present
 from leukoscope.reporting.facts import Answer
 from leukoscope.reporting.formats import count, interval, number, plural
 from leukoscope.reporting.markup import render
 from leukoscope.reporting.scope import cannot_show
 from leukoscope.reporting.source import Study, class_title, load_study
-from leukoscope.reporting.wording import (
-    DISCLAIMER,
-    input_title,
-    level_title,
-    protocol_title,
-)
+from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title, protocol_title
 
 
 def render_model_card(run: RunFolder) -> str:
@@ -54,7 +49,7 @@ def card_text(study: Study) -> str:
         "model_card.md.j2",
         recipe=recipe,
         disclaimer=DISCLAIMER,
-        name=str(study.passport.get("root_name") or study.config.data.root.name),
+        name=study.name,
         headline=str(verdict.get("headline", "")),
         level=level_title(str(verdict.get("level", "inconclusive")))[0],
         classes=[
@@ -62,15 +57,11 @@ def card_text(study: Study) -> str:
             for name in study.class_names
         ],
         benign="benign" in study.class_names,
-        tables=[
-            table
-            for table in (
-                result_tables.headline(study),
-                result_tables.further(study),
-                result_tables.inapplicable(study),
-            )
-            if table is not None
-        ],
+        tables=present(
+            result_tables.headline(study),
+            result_tables.further(study),
+            result_tables.inapplicable(study),
+        ),
         data_table=data_tables.classes(study),
         evaluation=_texts(study, facts_data.disjointness),
         parts=data_tables.parts(study),
@@ -78,7 +69,7 @@ def card_text(study: Study) -> str:
         measures=_texts(
             study, facts_results.metrics_used, facts_results.uncertainty, facts_model.output
         ),
-        details=[t for t in (result_tables.per_class(study, recipe.name), by_patient(study)) if t],
+        details=present(result_tables.per_class(study, recipe.name), by_patient(study)),
         shortcuts=_shortcuts(study),
         decisions=decision_tables.sets(study),
         limits=cannot_show(study),

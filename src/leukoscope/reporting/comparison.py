@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from leukoscope.core.files import write_csv, write_text
+from leukoscope.core.files import write_csv
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import comparison_model_sections as model_sections
 from leukoscope.reporting import comparison_recipe_tables as recipe_tables
@@ -22,11 +22,9 @@ from leukoscope.reporting.comparison_source import (
 from leukoscope.reporting.content import Section, Table
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.markup import render, stylesheet
-from leukoscope.reporting.wording import DISCLAIMER, protocol_title
+from leukoscope.reporting.markup import write_page
+from leukoscope.reporting.wording import protocol_title
 
-HTML = "comparison.html"
-MARKDOWN = "comparison.md"
 TABLES: Mapping[str, Callable[[Comparison], Table | None]] = {
     "overview": tables.overview,
     "places": tables.places,
@@ -73,10 +71,11 @@ def write_comparison(folder: Path, *, progress: Callable[[int, int], None] | Non
         sections.append(make(comparison, gallery))
         if progress is not None:
             progress(done, len(SECTIONS))
-    values = _head(comparison) | {"sections": [s for s in sections if s.blocks]}
     _write_tables(folder / "tables", comparison)
-    write_text(folder / HTML, render("comparison.html.j2", css=stylesheet(), **values))
-    write_text(folder / MARKDOWN, render("comparison.md.j2", **values))
+    write_page(
+        folder / "comparison.html", _head(comparison), sections, kind="comparison",
+        markdown=folder / "comparison.md",
+    )  # fmt: skip
 
 
 def _write_tables(folder: Path, comparison: Comparison) -> None:
@@ -116,7 +115,6 @@ def _head(comparison: Comparison) -> dict[str, Any]:
                 for note in head["notes"]
             ),
         ],
-        "disclaimer": DISCLAIMER,
     }
 
 

@@ -6,13 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leukoscope.config.recipe import GradientTraining, ModelConfig
-from leukoscope.core.labels import CLASSES
 from leukoscope.reporting.comparison_source import Comparison, Entry, big
+from leukoscope.reporting.comparison_tables import recipe_field
 from leukoscope.reporting.content import Column, Table
+from leukoscope.reporting.data_tables import class_meaning, part_sizes
 from leukoscope.reporting.formats import DASH, count, number
 from leukoscope.reporting.prior_work import FORMULAS, PRIOR_WORK
 from leukoscope.reporting.source import class_title
-from leukoscope.reporting.wording import protocol_title
+from leukoscope.reporting.tables import (
+    PROTOCOL,
+    Cell,
+    code,
+    table_if_any,
+    table_of,
+    text,
+    value,
+    words,
+)
 
 _SHOWN_TRAINING = frozenset(
     {
@@ -34,41 +44,31 @@ def _known(comparison: Comparison) -> list[Entry]:
 
 def preprocessing(comparison: Comparison) -> Table:
     """Steps, size and normalisation of each recipe."""
-    columns = (
-        Column("Recipe", narrow=True),
-        Column("Steps before resizing"),
-        Column("Input", numeric=True),
-        Column("Resize"),
-        Column("Mean"),
-        Column("Standard deviation"),
-    )
-    rows = []
-    for entry in _known(comparison):
-        spec = entry["settings"]["preprocess"]
-        steps = ", ".join(_step(step) for step in spec["steps"]) or "none"
-        rows.append(
-            (
-                comparison.name(entry),
-                steps,
-                f"{spec['size_px']} px",
-                spec["resize"],
-                _triple(spec["mean"]),
-                _triple(spec["std"]),
-            )
-        )
-    note = "Mean and standard deviation per channel (RGB), on the scale 0–1."
-    return Table("Preprocessing, the same in training and prediction", columns, tuple(rows), note)
+
+    def spec(entry: Entry) -> Mapping[str, Any]:
+        return entry["settings"]["preprocess"]  # type: ignore[no-any-return]
+
+    return table_of(
+        "Preprocessing, the same in training and prediction", _known(comparison),
+        recipe_field(comparison),
+        text("Steps before resizing", lambda e: ", ".join(map(_step, spec(e)["steps"])) or "none"),
+        value("Input", lambda e: f"{spec(e)['size_px']} px"),
+        text("Resize", lambda e: spec(e)["resize"]),
+        text("Mean", lambda e: _triple(spec(e)["mean"])),
+        text("Standard deviation", lambda e: _triple(spec(e)["std"])),
+        note="Mean and standard deviation per channel (RGB), on the scale 0–1.",
+    )  # fmt: skip
 
 
 def _step(step: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{key} {_plain(value)}" for key, value in step.items() if key != "kind")
+    options = ", ".join(f"{key} {_plain(found)}" for key, found in step.items() if key != "kind")
     return f"{step['kind']} ({options})" if options else str(step["kind"])
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return "/".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _plain(found: Any) -> str:
+    if isinstance(found, list):
+        return "/".join(map(_plain, found))
+    return f"{found:g}" if isinstance(found, float) else str(found)
 
 
 def _triple(values: Sequence[float]) -> str:
@@ -77,28 +77,21 @@ def _triple(values: Sequence[float]) -> str:
 
 def architectures(comparison: Comparison) -> Table:
     """Backbone, weights and head of each recipe."""
-    columns = (
-        Column("Recipe", narrow=True),
-        Column("In one line"),
-        Column("Backbone", code=True, narrow=True),
-        Column("Weights"),
-        Column("Head"),
-        Column("Parameters", numeric=True),
-        Column("Layers in the diagram", numeric=True),
-    )
-    rows = tuple(
-        (
-            comparison.name(entry),
-            entry["title"].partition("; on ")[0],
-            entry["settings"]["model"]["backbone"],
-            _weights(entry["settings"]["model"]["weights"]),
-            head_of(entry["settings"]["model"]),
-            big((entry.get("complexity") or {}).get("parameters")),
-            count(len(entry["layers"])) if entry.get("layers") else DASH,
-        )
-        for entry in _known(comparison)
-    )
-    return Table("Architectures", columns, rows)
+
+    def model(entry: Entry) -> Mapping[str, Any]:
+        return entry["settings"]["model"]  # type: ignore[no-any-return]
+
+    return table_of(
+        "Architectures", _known(comparison),
+        recipe_field(comparison),
+        text("In one line", lambda e: e["title"].partition("; on ")[0]),
+        code("Backbone", lambda e: model(e)["backbone"]),
+        text("Weights", lambda e: _weights(model(e)["weights"])),
+        text("Head", lambda e: head_of(model(e))),
+        value("Parameters", lambda e: big((e.get("complexity") or {}).get("parameters"))),
+        value("Layers in the diagram",
+              lambda e: count(len(e["layers"])) if e.get("layers") else DASH),
+    )  # fmt: skip
 
 
 def _weights(name: str) -> str:
@@ -121,43 +114,44 @@ def head_of(model: Mapping[str, Any]) -> str:
     return ", ".join([*parts, "linear"])
 
 
+_FITTING = (
+    (text, "Fitted by"), (value, "Rate"), (text, "Schedule"), (text, "Loss"), (value, "Batch"),
+    (value, "Epochs, patience"), (text, "Best epoch by"), (text, "Augmentation"),
+)  # fmt: skip
+
+
 def hyper_parameters(comparison: Comparison) -> Table:
     """How each recipe is trained."""
-    columns = (
-        Column("Recipe", narrow=True),
-        Column("Fitted by"),
-        Column("Rate", numeric=True),
-        Column("Schedule"),
-        Column("Loss"),
-        Column("Batch", numeric=True),
-        Column("Epochs, patience", numeric=True),
-        Column("Best epoch by"),
-        Column("Augmentation"),
-        Column("Also"),
-    )
-    rows = tuple((comparison.name(e), *_fitting(e["settings"])) for e in _known(comparison))
-    return Table("Hyper-parameters as run", columns, rows)
+
+    def fitting(title: str) -> Cell:
+        return lambda e: _fitting(e["settings"]).get(title, DASH)
+
+    return table_of(
+        "Hyper-parameters as run", _known(comparison),
+        recipe_field(comparison),
+        *(kind(title, fitting(title)) for kind, title in _FITTING),
+        text("Also", lambda e: also_of(e["settings"])),
+    )  # fmt: skip
 
 
-def _fitting(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def _fitting(settings: Mapping[str, Any]) -> dict[str, str]:
     training = settings["training"]
     if training["method"] != "gradient":
-        return (_other_method(training), *[DASH] * 7, also_of(settings))
+        return {"Fitted by": _other_method(training)}
     decay = f", decay {training['weight_decay']:g}" if training["weight_decay"] else ""
     momentum = f", momentum {training['momentum']:g}" if training["optimizer"] == "sgd" else ""
-    loss = {key: value for key, value in training["loss"].items() if value != 0}
+    loss = {key: rate for key, rate in training["loss"].items() if rate != 0}
     weights = ", class weights" if training["class_weights"] else ""
-    return (
-        f"{training['optimizer']}{decay}{momentum}{_frozen(training)}",
-        f"{training['learning_rate']:g}",
-        _options(training["schedule"]),
-        _options(loss) + weights,
-        str(training["batch_size"]),
-        f"{training['epochs']}, {training['patience']}",
-        training["keep_best"].replace("val_", "validation "),
-        augmentation_of(settings["augmentation"]),
-        also_of(settings),
-    )
+    return {
+        "Fitted by": f"{training['optimizer']}{decay}{momentum}{_frozen(training)}",
+        "Rate": f"{training['learning_rate']:g}",
+        "Schedule": _options(training["schedule"]),
+        "Loss": _options(loss) + weights,
+        "Batch": str(training["batch_size"]),
+        "Epochs, patience": f"{training['epochs']}, {training['patience']}",
+        "Best epoch by": training["keep_best"].replace("val_", "validation "),
+        "Augmentation": augmentation_of(settings["augmentation"]),
+    }
 
 
 def _other_method(training: Mapping[str, Any]) -> str:
@@ -166,11 +160,11 @@ def _other_method(training: Mapping[str, Any]) -> str:
         grid = ", ".join(f"{c:g}" for c in training["c_grid"])
         return f"L-BFGS on frozen features: log loss + L2, C of {grid}"
     options = []
-    for key, value in training.items():
-        if isinstance(value, Mapping):
-            options.append(_options(value))
-        elif key != "method" and not isinstance(value, bool):
-            options.append(f"{key} {_plain(value)}")
+    for key, found in training.items():
+        if isinstance(found, Mapping):
+            options.append(_options(found))
+        elif key != "method" and not isinstance(found, bool):
+            options.append(f"{key} {_plain(found)}")
     return f"{training['method'].replace('-', ' ')}: {', '.join(options)}"
 
 
@@ -194,62 +188,55 @@ def also_of(settings: Mapping[str, Any]) -> str:
         ("training", GradientTraining, _SHOWN_TRAINING),
         ("model", ModelConfig, _SHOWN_MODEL),
     ):
-        for key, value in settings[section].items():
+        for key, setting in settings[section].items():
             field = schema.model_fields.get(key)
-            if field is not None and key not in shown and value != field.default:
-                found.append(f"{key.replace('_', ' ')} {_plain(value)}")
+            if field is not None and key not in shown and setting != field.default:
+                found.append(f"{key.replace('_', ' ')} {_plain(setting)}")
     return ", ".join(found) or DASH
 
 
 def augmentation_of(record: Mapping[str, Any]) -> str:
     """What changes training images, as short text."""
     found = []
-    for key, value in record.items():
+    for key, setting in record.items():
         title = key.replace("_deg", "").replace("_", " ")
-        if value is True:
+        if setting is True:
             found.append(title)
         elif key == "crop_min_area":
-            found += [f"crops of {value:g}–1 of the area"] if value != 1 else []
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and value:
-            found.append(f"{title} {value:g}{'°' if key.endswith('_deg') else ''}")
+            found += [f"crops of {setting:g}–1 of the area"] if setting != 1 else []
+        elif isinstance(setting, (int, float)) and not isinstance(setting, bool) and setting:
+            found.append(f"{title} {setting:g}{'°' if key.endswith('_deg') else ''}")
     return ", ".join(found) or "none"
 
 
 def deviations(comparison: Comparison) -> Table | None:
     """How recipes differ from their published form."""
-    rows = tuple(
-        (comparison.name(entry), entry["recipe"], entry["run"], "; ".join(entry["marks"]))
-        for entry in comparison.entries
-        if entry["marks"]
+    return table_if_any(
+        "Recipes that were not run as published",
+        [entry for entry in comparison.entries if entry["marks"]],
+        recipe_field(comparison),
+        code("Name in files", "recipe", narrow=False),
+        code("Run", "run"),
+        text("Not as published", lambda e: "; ".join(e["marks"])),
     )
-    if not rows:
-        return None
-    columns = (
-        Column("Recipe", narrow=True),
-        Column("Name in files", code=True),
-        Column("Run", code=True, narrow=True),
-        Column("Not as published"),
-    )
-    return Table("Recipes that were not run as published", columns, rows)
 
 
 def data_sets(comparison: Comparison) -> Table:
     """Classes of the data of each run."""
-    columns = (
-        Column("Data"),
-        Column("Class"),
-        Column("What it is"),
-        Column("n images", numeric=True),
-        Column("Share", numeric=True),
-    )
-    rows = []
-    for run in _distinct(comparison.values["runs"], ("data", "images", "classes")):
-        for name, n in run["classes"].items():
-            meaning = CLASSES[name].description if name in CLASSES else DASH
-            share = number(n / run["images"], "share")
-            rows.append((run["data"], class_title(name), meaning, count(n), share))
-    caption = "The data: usable images of each class"
-    return Table(caption, columns, tuple(rows), _data_note(comparison), grouped=True)
+    return table_of(
+        "The data: usable images of each class",
+        [
+            (run, name, n)
+            for run in _distinct(comparison.values["runs"], ("data", "images", "classes"))
+            for name, n in run["classes"].items()
+        ],
+        text("Data", lambda row: row[0]["data"]),
+        text("Class", lambda row: class_title(row[1])),
+        text("What it is", lambda row: class_meaning(row[1])),
+        value("n images", lambda row: count(row[2])),
+        value("Share", lambda row: number(row[2] / row[0]["images"], "share")),
+        note=_data_note(comparison), grouped=True,
+    )  # fmt: skip
 
 
 def _distinct(runs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -273,45 +260,30 @@ def _data_note(comparison: Comparison) -> str:
 
 def splits(comparison: Comparison) -> Table:
     """Images in each part of each fold, the mean over the folds."""
-    names = ("train", "val", "cal", "test", "purged")
-    columns = (
-        Column("Protocol"),
-        Column("Run", code=True, narrow=True),
-        Column("Folds", numeric=True),
-        *(Column(name, numeric=True) for name in names),
-        Column("Seed", numeric=True),
-    )
-    rows = tuple(
-        (
-            protocol_title(head["name"]),
-            run["name"],
-            count(len(parts)),
-            *(count(sum(fold[name] for fold in parts) / len(parts)) for name in names),
-            str(run["seed"]),
-        )
-        for head in comparison.protocols
-        for run in comparison.values["runs"]
-        if (parts := run["parts"].get(head["name"]))
-    )
-    note = (
-        "val selects and stops, cal calibrates, test is used once; purged: kept out of training "
-        "because the image overlaps a test image."
-    )
-    return Table("Images per part, mean of the folds", columns, rows, note, grouped=True)
+    return table_of(
+        "Images per part, mean of the folds",
+        [
+            {**run, "protocol": head["name"], "parts": parts}
+            for head in comparison.protocols
+            for run in comparison.values["runs"]
+            if (parts := run["parts"].get(head["name"]))
+        ],
+        PROTOCOL,
+        code("Run", "name"),
+        value("Folds", lambda e: count(len(e["parts"]))),
+        *part_sizes(lambda e: e["parts"]),
+        value("Seed", lambda e: str(e["seed"])),
+        note="val selects and stops, cal calibrates, test is used once; purged: kept out of "
+        "training because the image overlaps a test image.",
+        grouped=True,
+    )  # fmt: skip
 
 
 def prior_work(comparison: Comparison) -> Table:
     """Published figures."""
-    columns = (
-        Column("Work"),
-        Column("Data"),
-        Column("Held out"),
-        Column("Figure as published"),
-        Column("Source"),
-    )
-    rows = tuple(tuple(entry) for entry in PRIOR_WORK)
+    columns = words("Work", "Data", "Held out", "Figure as published", "Source")
     note = "As published, not measured here; splits and data differ, so no row can be ranked."
-    return Table("Published figures to stand beside", columns, rows, note)
+    return Table("Published figures to stand beside", columns, PRIOR_WORK, note)
 
 
 def formulas(comparison: Comparison) -> Table:

@@ -8,11 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from leukoscope.reporting import comparison_tables as tables
-from leukoscope.reporting.comparison_source import (
-    Comparison,
-    Entry,
-    value_of,
-)
+from leukoscope.reporting.comparison_source import Comparison, Entry, value_of
 from leukoscope.reporting.content import (
     Block,
     Folded,

@@ -1,8 +1,9 @@
-"""The tables of a comparison: results, tests, cost; one registry at the end."""
+"""The tables of a comparison: results, tests, cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from leukoscope.reporting.comparison_source import (
     Comparison,
@@ -13,7 +14,7 @@ from leukoscope.reporting.comparison_source import (
     mean,
     value_of,
 )
-from leukoscope.reporting.content import Column, Table
+from leukoscope.reporting.content import Table
 from leukoscope.reporting.formats import (
     DASH,
     UNRELIABLE,
@@ -23,11 +24,24 @@ from leukoscope.reporting.formats import (
     interval,
     metric_title,
     number,
+    p_value,
     plural,
     seconds,
 )
-from leukoscope.reporting.result_tables import CLASS_METRICS, marked
+from leukoscope.reporting.result_tables import class_table
 from leukoscope.reporting.source import class_title
+from leukoscope.reporting.tables import (
+    N_IMAGES,
+    PROTOCOL,
+    Cell,
+    Field,
+    each,
+    scores,
+    table_if_any,
+    table_of,
+    text,
+    value,
+)
 from leukoscope.reporting.wording import protocol_title
 
 MAIN_PLAIN = ("macro_f1", "roc_auc", "ece")
@@ -40,38 +54,37 @@ def overview(comparison: Comparison) -> Table:
     """One row a recipe, the protocols side by side, with cost and the study's own figure."""
     names = [head["name"] for head in comparison.protocols]
     sides = " / ".join(names)
-    columns = (
-        Column("Recipe", narrow=True),
-        *(Column(f"Accuracy, {name}", numeric=True) for name in names),
-        *(Column(f"{metric_title(m)}, {sides}", numeric=True, lines=True) for m in MAIN_PLAIN),
-        Column("Epochs run of published", numeric=True, lines=True),
-        Column("Parameters", numeric=True),
-        Column("MACs", numeric=True),
-        Column("Latency, 1 image", numeric=True),
-        Column("Training, one fit", numeric=True, lines=True),
-        Column("Reported by the study"),
-    )
-    rows = tuple(
-        (
-            comparison.name(entry),
-            *(interval(value_of(entry, name, "accuracy"), "accuracy") for name in names),
-            *(_sides(entry, names, metric) for metric in MAIN_PLAIN),
-            epochs(entry, names),
-            big((entry.get("complexity") or {}).get("parameters")),
-            big((entry.get("complexity") or {}).get("macs")),
-            milliseconds(latency_of(entry, 1), "median_ms"),
-            joined([seconds(mean(_training(entry, name).get("seconds", ()))) for name in names]),
-            entry["reported"] or DASH,
-        )
-        for entry in comparison.entries
-    )
-    note = (
-        f"{comparison.signs} The last column is as published, not measured here, and on other "
-        "splits."
-    ).strip()
     sizes = "; ".join(f"{head['name']}: {sample(head)}" for head in comparison.protocols)
-    caption = f"All recipes on the same test images ({comparison.level} intervals; {sizes})"
-    return marked(Table(caption, columns, rows, note))
+    return table_of(
+        f"All recipes on the same test images ({comparison.level} intervals; {sizes})",
+        comparison.entries,
+        recipe_field(comparison),
+        *each(names, lambda name: f"Accuracy, {name}",
+              lambda e, name: interval(value_of(e, name, "accuracy"), "accuracy")),
+        *each(MAIN_PLAIN, lambda metric: f"{metric_title(metric)}, {sides}",
+              lambda e, metric: _sides(e, names, metric), lines=True),
+        value("Epochs run of published", lambda e: epochs(e, names), lines=True),
+        value("Parameters", lambda e: big(_complexity(e, "parameters"))),
+        value("MACs", lambda e: big(_complexity(e, "macs"))),
+        value("Latency, 1 image", lambda e: milliseconds(latency_of(e, 1), "median_ms")),
+        value("Training, one fit", lambda e: _fit_times(e, names), lines=True),
+        text("Reported by the study", lambda e: e["reported"] or DASH),
+        note=f"{comparison.signs} The last column is as published, not measured here, and on other "
+        "splits.".strip(),
+    )  # fmt: skip
+
+
+def recipe_field(comparison: Comparison) -> Field:
+    """The column of short names of entries."""
+    return text("Recipe", comparison.name, narrow=True)
+
+
+def _complexity(entry: Entry, key: str) -> Any:
+    return (entry.get("complexity") or {}).get(key)
+
+
+def _fit_times(entry: Entry, names: Sequence[str]) -> str:
+    return joined([seconds(mean(_training(entry, name).get("seconds", ()))) for name in names])
 
 
 def sample(head: Entry) -> str:
@@ -101,7 +114,7 @@ def epochs(entry: Entry, protocols: Sequence[str]) -> str:
 
 
 def _range(values: Sequence[object]) -> str:
-    known = sorted(int(v) for value in values if (v := finite(value)) is not None)
+    known = sorted(int(v) for item in values if (v := finite(item)) is not None)
     if not known:
         return DASH
     return str(known[0]) if known[0] == known[-1] else f"{known[0]}–{known[-1]}"
@@ -113,183 +126,135 @@ def milliseconds(timed: Mapping[str, object] | None, key: str) -> str:
     >>> milliseconds({"median_ms": 7.123}, "median_ms"), milliseconds(None, "p95_ms")
     ('7.1 ms', '—')
     """
-    value = None if timed is None else finite(timed[key])
-    if value is None:
+    known = None if timed is None else finite(timed[key])
+    if known is None:
         return DASH
-    return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"
+    return f"{known:.1f} ms" if known < 100 else f"{known:,.0f} ms"
+
+
+def under_protocols(comparison: Comparison) -> list[Entry]:
+    """A record for each protocol and recipe, the best first: its metrics and its place."""
+    return [
+        {**entry["results"][head["name"]], "entry": entry, "protocol": head["name"]}
+        for head in comparison.protocols
+        for entry in comparison.under(head["name"])
+    ]
 
 
 def metrics(comparison: Comparison) -> Table:
     """Every overall metric with its interval."""
-    columns = (
-        Column("Protocol"),
-        Column("Recipe", narrow=True),
-        *(Column(metric_title(name), numeric=True) for name in ALL_METRICS),
-    )
-    rows = tuple(
-        (
-            protocol_title(head["name"]),
-            comparison.name(entry),
-            *(interval(value_of(entry, head["name"], name), name) for name in ALL_METRICS),
-        )
-        for head in comparison.protocols
-        for entry in comparison.under(head["name"])
-    )
-    return marked(Table(f"Further metrics ({comparison.level} intervals)", columns, rows,
-                        grouped=True))  # fmt: skip
+    return table_of(
+        f"Further metrics ({comparison.level} intervals)", under_protocols(comparison),
+        PROTOCOL, _name(comparison), *scores(ALL_METRICS),
+        grouped=True,
+    )  # fmt: skip
+
+
+def _name(comparison: Comparison) -> Field:
+    return text("Recipe", lambda e: comparison.name(e["entry"]), narrow=True)
 
 
 def places(comparison: Comparison) -> Table:
     """Rank of each recipe with its interval."""
-    columns = (
-        Column("Protocol"),
-        Column("Recipe", narrow=True),
-        Column(metric_title(comparison.metric), numeric=True),
-        Column("Place", numeric=True),
-        Column(f"{comparison.level} interval", numeric=True),
-        Column("First in", numeric=True),
-    )
-    rows = []
-    for head in comparison.protocols:
-        for entry in comparison.under(head["name"]):
-            place = entry["results"][head["name"]]["place"]
-            rows.append(
-                (
-                    protocol_title(head["name"]),
-                    comparison.name(entry),
-                    interval(value_of(entry, head["name"], comparison.metric), comparison.metric),
-                    f"{place['rank']:g}",
-                    f"{place['low']:g}–{place['high']:g}{'' if place['reliable'] else UNRELIABLE}",
-                    number(place["first"], "share"),
-                )
-            )
-    note = (
-        f"The recipes were ranked again in each of {count(comparison.values['replicates'])} "
+
+    def span(place: Entry) -> str:
+        sign = "" if place["reliable"] else UNRELIABLE
+        return f"{place['low']:g}–{place['high']:g}{sign}"
+
+    return table_of(
+        f"Places by {metric_title(comparison.metric)}", under_protocols(comparison),
+        PROTOCOL, _name(comparison), *scores((comparison.metric,)),
+        value("Place", lambda e: f"{e['place']['rank']:g}"),
+        value(f"{comparison.level} interval", lambda e: span(e["place"])),
+        value("First in", lambda e: number(e["place"]["first"], "share")),
+        note=f"The recipes were ranked again in each of {count(comparison.values['replicates'])} "
         "bootstrap replicates, on the same resampled groups for all; equals share the mean of "
-        "their places. “First in”: share of the replicates."
-    )
-    caption = f"Places by {metric_title(comparison.metric)}"
-    return marked(Table(caption, columns, tuple(rows), note, grouped=True))
+        "their places. “First in”: share of the replicates.",
+        grouped=True,
+    )  # fmt: skip
 
 
 def paired_tests(comparison: Comparison) -> Table | None:
     """Each recipe against the reference on the same images."""
-    found = comparison.values["tests"]
-    if not found:
-        return None
     metric = comparison.metric
-    columns = (
-        Column("Protocol and reference"),
-        Column("Recipe", narrow=True),
-        Column("Difference", numeric=True),
-        Column("p", numeric=True),
-        Column("p, Holm", numeric=True),
-        Column("It is"),
-    )
-    of_recipe = {(row["protocol"], row["a"]): row for row in found}
-    rows = tuple(
-        (
-            f"{protocol_title(head['name'])}, against {comparison.short[row['b']]}",
-            comparison.name(entry),
-            difference(row["difference"], metric),
-            _p(row["p"]),
-            _p(row["p_holm"]),
-            row["verdict"],
-        )
-        for head in comparison.protocols
-        for entry in comparison.under(head["name"])
-        if (row := of_recipe.get((head["name"], entry["label"])))
-    )
+    of_recipe = {(row["protocol"], row["a"]): row for row in comparison.values["tests"]}
+    rows = [
+        {**row, "entry": e["entry"]}
+        for e in under_protocols(comparison)
+        if (row := of_recipe.get((e["protocol"], e["entry"]["label"])))
+    ]
     chosen = (
         "The reference is the best of the same figures, which flatters it a little."
         if comparison.values["against"] == "best"
         else "The reference was chosen beforehand."
     )
-    note = (
-        "Two-sided exchange test: whole groups swap the predictions of the two recipes (Noreen "
-        "1989). With few groups no p-value can be small: of G groups the smallest possible is "
-        f"2/2^G. Holm’s correction for all comparisons of one protocol. {chosen}"
-    )
-    caption = (
+    return table_if_any(
         f"Paired tests of {metric_title(metric)} on the same images "
-        f"({comparison.level} intervals of the difference)"
-    )
-    return marked(Table(caption, columns, rows, note, grouped=True))
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+        f"({comparison.level} intervals of the difference)",
+        rows,
+        text("Protocol and reference",
+             lambda e: f"{protocol_title(e['protocol'])}, against {comparison.short[e['b']]}"),
+        _name(comparison),
+        value("Difference", lambda e: difference(e["difference"], metric)),
+        value("p", lambda e: p_value(e["p"])),
+        value("p, Holm", lambda e: p_value(e["p_holm"])),
+        text("It is", "verdict"),
+        note="Two-sided exchange test: whole groups swap the predictions of the two recipes "
+        "(Noreen 1989). With few groups no p-value can be small: of G groups the smallest "
+        "possible is 2/2^G. Holm’s correction for all comparisons of one protocol. " + chosen,
+        grouped=True,
+    )  # fmt: skip
 
 
 def per_class(comparison: Comparison, entry: Entry) -> Table:
     """Each class against the rest, under each protocol."""
-    columns = (
-        Column("Protocol"),
-        Column("Class"),
-        Column("n images", numeric=True),
-        *(Column({"f1": "F1"}.get(m) or metric_title(m).capitalize() if m != "roc_auc"
-                 else "ROC AUC", numeric=True) for m in CLASS_METRICS),
-    )  # fmt: skip
-    rows = tuple(
-        (
-            protocol_title(head["name"]),
-            class_title(name),
-            count(head["per_class"][name]),
-            *(interval(value_of(entry, head["name"], f"{m}_{name}"), m) for m in CLASS_METRICS),
-        )
-        for head in comparison.protocols
-        if head["name"] in entry["results"]
-        for name in comparison.class_names
+    return class_table(
+        f"Each class against the rest, {comparison.name(entry)} ({comparison.level} intervals)",
+        [
+            (head["name"], name, head["per_class"][name], entry["results"][head["name"]]["metrics"])
+            for head in comparison.protocols
+            if head["name"] in entry["results"]
+            for name in comparison.class_names
+        ],
     )
-    caption = (
-        f"Each class against the rest, {comparison.name(entry)} ({comparison.level} intervals)"
-    )
-    return marked(Table(caption, columns, rows, grouped=True))
 
 
 def cost(comparison: Comparison) -> Table | None:
     """Parameters, operations, file size and measured latency."""
-    found = [(comparison.name(e), e) for e in comparison.entries if e.get("complexity")]
-    found += [(f"{entry['label']} as published", entry) for entry in comparison.published]
+    found = [{**e, "name": comparison.name(e)} for e in comparison.entries if e.get("complexity")]
+    found += [{**e, "name": f"{e['label']} as published"} for e in comparison.published]
     if not found:
         return None
-    columns = (
-        Column("Recipe", narrow=True),
-        Column("Input", numeric=True),
-        Column("Parameters", numeric=True),
-        Column("MACs", numeric=True),
-        Column("File", numeric=True),
-        *(
-            Column(title, numeric=True)
-            for batch in (1, 32)
-            for title in (f"Median, batch {batch}", f"p95, batch {batch}")
-        ),
-        Column("Images a second, batch 32", numeric=True),
-    )
-    rows = tuple(_cost_row(name, entry) for name, entry in found)
-    note = _cost_note([entry for _, entry in found])
+    note = _cost_note(found)
     if comparison.published:
         note += " “As published”: on its own backbone with random weights; it was not trained here."
-    return Table("Cost of each network, counted and measured", columns, rows, note)
 
+    def latency(batch: int, key: str) -> Cell:
+        return lambda e: milliseconds(latency_of(e, batch), key)
 
-def _cost_row(name: str, entry: Entry) -> tuple[str, ...]:
-    known = entry["complexity"]
-    size = known.get("size_mb")
-    one, many = latency_of(entry, 1), latency_of(entry, 32)
-    speed = DASH if many is None else f"{32000 / many['median_ms']:,.0f}"
-    return (
-        name,
-        f"{entry['settings']['preprocess']['size_px']} px",
-        big(known["parameters"]),
-        big(known["macs"]),
-        DASH if size is None else f"{size:.1f} MB",
-        milliseconds(one, "median_ms"),
-        milliseconds(one, "p95_ms"),
-        milliseconds(many, "median_ms"),
-        milliseconds(many, "p95_ms"),
-        speed,
-    )
+    def size(entry: Entry) -> str:
+        megabytes = _complexity(entry, "size_mb")
+        return DASH if megabytes is None else f"{megabytes:.1f} MB"
+
+    def speed(entry: Entry) -> str:
+        many = latency_of(entry, 32)
+        return DASH if many is None else f"{32000 / many['median_ms']:,.0f}"
+
+    return table_of(
+        "Cost of each network, counted and measured", found,
+        text("Recipe", "name", narrow=True),
+        value("Input", lambda e: f"{e['settings']['preprocess']['size_px']} px"),
+        value("Parameters", lambda e: big(_complexity(e, "parameters"))),
+        value("MACs", lambda e: big(_complexity(e, "macs"))),
+        value("File", size),
+        *(
+            value(f"{word}, batch {batch}", latency(batch, key))
+            for batch in (1, 32)
+            for word, key in (("Median", "median_ms"), ("p95", "p95_ms"))
+        ),
+        value("Images a second, batch 32", speed),
+        note=note,
+    )  # fmt: skip
 
 
 def _cost_note(found: Sequence[Entry]) -> str:
@@ -315,27 +280,12 @@ def _cost_note(found: Sequence[Entry]) -> str:
 
 def external(comparison: Comparison) -> Table | None:
     """Models on other data, from outputs of ``evaluate``."""
-    found = comparison.values.get("external") or ()
-    if not found:
-        return None
-    shown = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "ece")
-    columns = (
-        Column("Evaluation"),
-        Column("Classes"),
-        Column("n images", numeric=True),
-        Column("n groups"),
-        *(Column(metric_title(name), numeric=True) for name in shown),
-        Column("What to know"),
-    )
-    rows = tuple(
-        (
-            e["name"],
-            ", ".join(class_title(name) for name in e["class_names"]),
-            count(e["n"]),
-            plural(e["n_groups"], e["group_unit"]),
-            *(interval(e["metrics"].get(name), name) for name in shown),
-            "; ".join(e["warnings"]) or DASH,
-        )
-        for e in found
-    )
-    return marked(Table(f"On other data ({comparison.level} intervals)", columns, rows))
+    return table_if_any(
+        f"On other data ({comparison.level} intervals)", comparison.values.get("external") or (),
+        text("Evaluation", "name"),
+        text("Classes", lambda e: ", ".join(map(class_title, e["class_names"]))),
+        N_IMAGES,
+        text("n groups", lambda e: plural(e["n_groups"], e["group_unit"])),
+        *scores(("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "ece")),
+        text("What to know", lambda e: "; ".join(e["warnings"]) or DASH),
+    )  # fmt: skip

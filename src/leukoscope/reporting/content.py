@@ -50,11 +50,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Folded:
-    """The numbers behind a figure, which the page opens on request."""
+    """The numbers behind a figure, or what few readers look up; the page opens it on request."""
 
     kind: ClassVar[str] = "folded"
     title: str
-    tables: tuple[Table, ...]
+    tables: tuple[Table, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def dashboard(study: Study, gallery: Gallery) -> Section:
     protocol = protocol or study.results[-1]["protocol"]
     n = max(int(entry["n"]) for entry in study.results)
     where = f"recipe {recipe}, {protocol_title(protocol).lower()}"
-    title = f"{study.passport.get('root_name') or study.config.data.root.name}: {where}"
+    title = f"{study.name}: {where}"
     picture = gallery.draw(
         "dashboard",
         lambda: figures.dashboard(panels, columns=COLUMNS, title=title),

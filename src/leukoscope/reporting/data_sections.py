@@ -18,6 +18,7 @@ from leukoscope.reporting.content import (
     Paragraph,
     Picture,
     Section,
+    present,
 )
 from leukoscope.reporting.figures.data import class_balance, cluster_heat_map
 from leukoscope.reporting.formats import count, finite, plural
@@ -29,10 +30,9 @@ def passport(study: Study, gallery: Gallery) -> Section:
     """What the data set is, and what is wrong with it."""
     manifest, record = study.manifest, study.passport
     files, usable = len(manifest.images), len(manifest.usable)
-    name = record.get("root_name") or study.config.data.root.name
     blocks: list[Block] = [
         Paragraph(
-            f"`{name}`: {plural(files, 'image file')} found, {count(usable)} usable, "
+            f"`{study.name}`: {plural(files, 'image file')} found, {count(usable)} usable, "
             f"{count(files - usable)} set aside"
             + (f"; layout `{record['layout']}`." if record.get("layout") else ".")
         )
@@ -40,15 +40,11 @@ def passport(study: Study, gallery: Gallery) -> Section:
     if not record:
         blocks.append(Paragraph("There is no passport: the data was not audited.", note=True))
     blocks += [tables.classes(study), _balance_chart(study, gallery)]
-    for table in (tables.findings(study), tables.unused(study), tables.ties(study)):
-        if table is not None:
-            blocks.append(table)
+    blocks += present(tables.findings(study), tables.unused(study), tables.ties(study))
     blocks += _overlap_sheet(study, gallery)
     blocks += _patients(study)
     blocks += _acquisition(study, gallery)
-    bars = tables.scale_bars(study)
-    if bars is not None:
-        blocks.append(bars)
+    blocks += present(tables.scale_bars(study))
     split = tables.parts(study)
     if split is not None:
         blocks += [Heading("How it was divided"), split]
@@ -81,7 +77,7 @@ def _overlap_sheet(study: Study, gallery: Gallery) -> list[Block]:
         alt="Groups of overlapping or nearly equal images, side by side.",
         most_px=1440,
     )
-    return [] if picture is None else [picture]
+    return present(picture)
 
 
 def _patients(study: Study) -> list[Block]:
@@ -158,13 +154,9 @@ def reproduce(study: Study) -> Section:
                       "reproduce this run.", note=True)
         )  # fmt: skip
     blocks.append(Folded("Every setting of each recipe", (tables.settings(study),)))
-    for table in (tables.environment(study), tables.wall_times(study)):
-        if table is not None:
-            blocks.append(table)
+    blocks += present(tables.environment(study), tables.wall_times(study))
     if not env:
         blocks.append(Paragraph("`environment.json` is absent: versions are not known.", note=True))
     if study.absent:
-        blocks.append(
-            Bullets(tuple(f"`{name}` was not in the study’s folder." for name in study.absent))
-        )
+        blocks.append(Bullets(tuple(f"`{n}` was not in the study’s folder." for n in study.absent)))
     return Section("reproduce", "How to reproduce", blocks)

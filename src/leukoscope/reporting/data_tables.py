@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from leukoscope.config.recipe import EnsembleTraining, GradientTraining, LinearHeadTraining, Recipe
@@ -12,9 +13,17 @@ from leukoscope.core.records import PARTS
 from leukoscope.reporting.content import Column, Table
 from leukoscope.reporting.formats import DASH, count, number, plural, seconds
 from leukoscope.reporting.source import Study, class_title
+from leukoscope.reporting.tables import Field, code, each, table_if_any, table_of, text, value
 from leukoscope.reporting.wording import protocol_rank, protocol_title
 
 MOST_ROWS = 40
+TIES: Mapping[str, str] = {
+    "exact_duplicates": "Exact duplicates (equal files)",
+    "pixel_duplicates": "Equal pixels in different files",
+    "near_duplicates": "Nearly equal images",
+    "overlaps": "Overlapping fields",
+    "twins": "Twins (one field in two versions)",
+}
 MOST_SETTINGS = 6  # columns that a page holds
 _SAID_ELSEWHERE = {"name", "title", "reference", "notes"}
 
@@ -23,78 +32,63 @@ def classes(study: Study) -> Table:
     """Usable images of each class, with what the class means."""
     found = Counter(record.label for record in study.manifest.usable)
     total = sum(found.values())
-    rows = tuple(
-        (
-            class_title(name),
-            CLASSES[name].description if name in CLASSES else DASH,
-            count(found[name]),
-            number(found[name] / total, "share"),
-        )
-        for name in order_classes(found)
-    )
-    columns = (
-        Column("Class"),
-        Column("What it is"),
-        Column("n images", numeric=True),
-        Column("Share", numeric=True),
-    )
-    return Table(f"Classes of the {plural(total, 'usable image')}", columns, rows)
+    return table_of(
+        f"Classes of the {plural(total, 'usable image')}", order_classes(found),
+        text("Class", class_title),
+        text("What it is", class_meaning),
+        value("n images", lambda name: count(found[name])),
+        value("Share", lambda name: number(found[name] / total, "share")),
+    )  # fmt: skip
+
+
+def class_meaning(name: str) -> str:
+    """What a class is; a dash for one that is not ours."""
+    return CLASSES[name].description if name in CLASSES else DASH
 
 
 def unused(study: Study) -> Table | None:
     """Files that were set aside, each with its reason."""
     records = [record for record in study.manifest.images if record.status != "ok"]
-    if not records:
-        return None
-    rows = tuple((r.path, r.status, r.reason or DASH) for r in records[:MOST_ROWS])
-    more = len(records) - len(rows)
-    note = f"and {count(more)} more, see `manifest.csv`" if more else ""
-    columns = (Column("File", code=True), Column("Status", narrow=True), Column("Reason"))
-    return Table(f"{plural(len(records), 'file')} set aside", columns, rows, note)
+    more = len(records) - MOST_ROWS
+    return table_if_any(
+        f"{plural(len(records), 'file')} set aside", records[:MOST_ROWS],
+        code("File", lambda r: r.path, narrow=False),
+        text("Status", lambda r: r.status, narrow=True),
+        text("Reason", lambda r: r.reason or DASH),
+        note=f"and {count(more)} more, see `manifest.csv`" if more > 0 else "",
+    )  # fmt: skip
 
 
 def findings(study: Study) -> Table | None:
     """What the audit found, errors first."""
     order = {"error": 0, "warning": 1, "info": 2}
-    entries = sorted(
-        study.passport.get("findings", ()), key=lambda e: order.get(e.get("level", ""), 3)
+    return table_if_any(
+        f"Findings of the audit over {plural(len(study.manifest.images), 'file')}",
+        sorted(study.passport.get("findings", ()), key=lambda e: order.get(e.get("level", ""), 3)),
+        text("Level", lambda e: str(e.get("level", "")), narrow=True),
+        text("Finding", lambda e: str(e.get("text", ""))),
     )
-    if not entries:
-        return None
-    rows = tuple((str(e.get("level", "")), str(e.get("text", ""))) for e in entries)
-    caption = f"Findings of the audit over {plural(len(study.manifest.images), 'file')}"
-    return Table(caption, (Column("Level", narrow=True), Column("Finding")), rows)
 
 
 def ties(study: Study) -> Table | None:
     """Duplicates, overlaps and twins."""
-    passport = study.passport
-    rows = []
-    for key, title in (
-        ("exact_duplicates", "Exact duplicates (equal files)"),
-        ("pixel_duplicates", "Equal pixels in different files"),
-        ("near_duplicates", "Nearly equal images"),
-        ("overlaps", "Overlapping fields"),
-        ("twins", "Twins (one field in two versions)"),
-    ):
-        entry = passport.get(key)
-        if isinstance(entry, Mapping):
-            groups = entry.get("groups")
-            n_groups = len(groups) if isinstance(groups, list) else groups
-            pairs = entry.get("pairs")
-            n_pairs = len(pairs) if isinstance(pairs, list) else pairs
-            rows.append((title, count(n_pairs), count(n_groups), count(entry.get("images"))))
-    if not rows:
-        return None
-    columns = (
-        Column("Tie"),
-        Column("Pairs", numeric=True),
-        Column("Groups", numeric=True),
-        Column("Images", numeric=True),
+    found = [(title, study.passport.get(key)) for key, title in TIES.items()]
+    made = table_if_any(
+        f"Images that belong together, among {plural(len(study.manifest.usable), 'image')}",
+        [{**entry, "title": title} for title, entry in found if isinstance(entry, Mapping)],
+        text("Tie", "title"),
+        value("Pairs", lambda e: count(_size(e.get("pairs")))),
+        value("Groups", lambda e: count(_size(e.get("groups")))),
+        value("Images", "images"),
     )
-    caption = f"Images that belong together, among {plural(len(study.manifest.usable), 'image')}"
-    note = "— : not counted for this kind of tie." if DASH in {c for r in rows for c in r} else ""
-    return Table(caption, columns, tuple(rows), note)
+    if made is None or not any(DASH in row for row in made.rows):
+        return made
+    return replace(made, note="— : not counted for this kind of tie.")
+
+
+def _size(listed: Any) -> Any:
+    """How many; older passports list them."""
+    return len(listed) if isinstance(listed, list) else listed
 
 
 def scale_bars(study: Study) -> Table | None:
@@ -103,60 +97,56 @@ def scale_bars(study: Study) -> Table | None:
     if not isinstance(record, Mapping) or not record.get("images"):
         return None
     found = Counter(r.label for r in study.manifest.usable)
-    by_class = record.get("by_class") or {}
-    rows = []
-    for name in order_classes(found):
-        with_bar = by_class.get(name, 0)
-        share = number(with_bar / found[name], "share")
-        rows.append((class_title(name), count(with_bar), count(found[name]), share))
-    columns = (
-        Column("Class"),
-        Column("With scale bar", numeric=True),
-        Column("n images", numeric=True),
-        Column("Share", numeric=True),
-    )
-    return Table("Burned-in scale bars", columns, tuple(rows))
+    with_bar = record.get("by_class") or {}
+    return table_of(
+        "Burned-in scale bars", order_classes(found),
+        text("Class", class_title),
+        value("With scale bar", lambda name: count(with_bar.get(name, 0))),
+        value("n images", lambda name: count(found[name])),
+        value("Share", lambda name: number(with_bar.get(name, 0) / found[name], "share")),
+    )  # fmt: skip
 
 
 def parts(study: Study) -> Table | None:
     """Images in each part, the mean over the folds of a protocol."""
-    if not study.folds:
-        return None
     found: dict[str, list[Counter[str]]] = {}
     for fold in study.folds:
         found.setdefault(fold.protocol, []).append(Counter(fold.parts.values()))
-    names = (*PARTS, "purged")
-    rows = tuple(
-        (
-            protocol_title(protocol) if protocol != "final" else "Final model (no test part)",
-            count(len(folds)),
-            *(count(sum(fold[name] for fold in folds) / len(folds)) for name in names),
-        )
-        for protocol, folds in sorted(found.items(), key=lambda item: protocol_rank(item[0]))
-    )
-    columns = (
-        Column("Protocol"),
-        Column("Folds", numeric=True),
-        *(Column(name, numeric=True) for name in names),
-    )
-    note = "purged: kept out of training because the image overlaps one of the test images."
-    return Table("Images per part, mean of the folds", columns, rows, note)
+    return table_if_any(
+        "Images per part, mean of the folds",
+        sorted(found.items(), key=lambda item: protocol_rank(item[0])),
+        text("Protocol", lambda e: "Final model (no test part)" if e[0] == "final"
+             else protocol_title(e[0])),
+        value("Folds", lambda e: count(len(e[1]))),
+        *part_sizes(lambda e: e[1]),
+        note="purged: kept out of training because the image overlaps one of the test images.",
+    )  # fmt: skip
+
+
+def part_sizes(folds_of: Callable[[Any], Sequence[Mapping[str, int]]]) -> list[Field]:
+    """A column for each part of a split: its images, the mean of the folds.
+
+    Args:
+        folds_of: Finds the images in each part of each fold in a record.
+    """
+
+    def mean(folds: Sequence[Mapping[str, int]], part: str) -> str:
+        return count(sum(fold[part] for fold in folds) / len(folds))
+
+    return each((*PARTS, "purged"), str, lambda e, part: mean(folds_of(e), part))
 
 
 def recipes(study: Study) -> Table:
     """How each model was made."""
-    rows = tuple(
-        (r.name, r.title, _backbone(r), _weights(r), _training(r)) for r in study.config.recipes
-    )
-    columns = (
-        Column("Recipe", code=True, narrow=True),
-        Column("In one line"),
-        Column("Backbone", code=True),
-        Column("Weights"),
-        Column("Training"),
-    )
     first = "; the first becomes the bundle" if study.config.bundle else ""
-    return Table(f"Recipes{first}", columns, rows)
+    return table_of(
+        f"Recipes{first}", study.config.recipes,
+        code("Recipe", lambda r: r.name),
+        text("In one line", lambda r: r.title),
+        code("Backbone", _backbone, narrow=False),
+        text("Weights", _weights),
+        text("Training", _training),
+    )  # fmt: skip
 
 
 def _backbone(recipe: Recipe) -> str:
@@ -211,23 +201,23 @@ def settings(study: Study) -> Table:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as dotted keys; a list of tables counts as one value."""
     flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+    for key, found in values.items():
+        if isinstance(found, Mapping):
+            flat |= _flat(found, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = _setting(value)
+            flat[f"{prefix}{key}"] = _setting(found)
     return flat
 
 
-def _setting(value: Any) -> str:
-    if isinstance(value, Mapping):
-        rest = (f"{name} {_setting(v)}" for name, v in value.items() if name != "kind")
-        return f"{value.get('kind', '')} ({', '.join(rest)})".replace(" ()", "").strip()
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_setting, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _setting(found: Any) -> str:
+    if isinstance(found, Mapping):
+        rest = (f"{name} {_setting(v)}" for name, v in found.items() if name != "kind")
+        return f"{found.get('kind', '')} ({', '.join(rest)})".replace(" ()", "").strip()
+    if isinstance(found, (list, tuple)):
+        return ", ".join(map(_setting, found)) or "none"
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    return f"{found:g}" if isinstance(found, float) else str(found)
 
 
 def environment(study: Study) -> Table | None:
@@ -235,30 +225,26 @@ def environment(study: Study) -> Table | None:
     env = study.environment
     if not env:
         return None
-    rows = [
-        (
-            "Leukoscope",
-            str((env.get("packages") or {}).get("leukoscope", env.get("leukoscope", DASH))),
-        ),
-        ("Commit", _commit(env.get("git"))),
-        ("Python", str(env.get("python", DASH))),
-        ("Platform", str(env.get("platform", DASH))),
-        ("Processor", _processor(env)),
-        ("Seed", str(env.get("seed", study.config.seed))),
-        ("Bootstrap replicates", count(study.config.bootstrap)),
-    ]
     packages = dict(env.get("packages") or {})
-    packages.pop("leukoscope", None)
-    rows += _pairs(packages.items())
+    rows = {
+        "Leukoscope": packages.pop("leukoscope", env.get("leukoscope", DASH)),
+        "Commit": _commit(env.get("git")),
+        "Python": env.get("python", DASH),
+        "Platform": env.get("platform", DASH),
+        "Processor": _processor(env),
+        "Seed": env.get("seed", study.config.seed),
+        "Bootstrap replicates": count(study.config.bootstrap),
+        **packages,
+    }
     hashes = env.get("sha256") or env.get("hashes") or {}
-    rows += [(f"SHA-256 of {name}", str(value)) for name, value in hashes.items()]
+    rows |= {f"SHA-256 of {name}": digest for name, digest in hashes.items()}
     if study.passport.get("sha256"):
-        rows.append(("SHA-256 of the passport", str(study.passport["sha256"])))
-    return Table("Environment", (Column("What"), Column("Value", code=True)), tuple(rows))
-
-
-def _pairs(items: Iterable[tuple[Any, Any]]) -> list[tuple[str, str]]:
-    return [(str(name), str(value)) for name, value in items]
+        rows["SHA-256 of the passport"] = study.passport["sha256"]
+    return table_of(
+        "Environment", rows.items(),
+        text("What", lambda row: str(row[0])),
+        code("Value", lambda row: str(row[1]), narrow=False),
+    )  # fmt: skip
 
 
 def _commit(git: Any) -> str:
@@ -278,7 +264,10 @@ def wall_times(study: Study) -> Table | None:
     steps = study.environment.get("seconds") or {}
     if not steps:
         return None
-    rows = tuple((str(name), seconds(value)) for name, value in steps.items())
-    total = seconds(sum(float(value) for value in steps.values()))
-    columns = (Column("Step"), Column("Wall time", numeric=True))
-    return Table("Wall times", columns, rows, f"In all {total}; steps may contain one another.")
+    total = seconds(sum(map(float, steps.values())))
+    return table_of(
+        "Wall times", steps.items(),
+        text("Step", lambda step: str(step[0])),
+        value("Wall time", lambda step: seconds(step[1])),
+        note=f"In all {total}; steps may contain one another.",
+    )  # fmt: skip

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from leukoscope.reporting.content import Column, Table
-from leukoscope.reporting.formats import DASH, count, difference, interval, number, plural
-from leukoscope.reporting.result_tables import marked, protocol_cell
+from leukoscope.reporting.content import Table
+from leukoscope.reporting.formats import DASH, difference, interval, number, percent_range, plural
+from leukoscope.reporting.result_tables import protocol_field
 from leukoscope.reporting.source import Study, class_title
-from leukoscope.reporting.wording import protocol_title
+from leukoscope.reporting.tables import (
+    N_IMAGES,
+    PROTOCOL,
+    Field,
+    each,
+    plain,
+    table_if_any,
+    table_of,
+    text,
+    value,
+)
 
 GUARANTEES: Mapping[str, str] = {
     "marginal": "over all images",
@@ -17,6 +27,17 @@ GUARANTEES: Mapping[str, str] = {
     "group": "for an image of a new {unit}",
     "class and group": "within each class, for a new {unit}",
 }
+FURTHER: Mapping[str, str] = {
+    "ece_mass": "ECE, equal mass",
+    "ece_class": "class-wise ECE",
+    "ece_adaptive": "adaptive (ACE)",
+    "brier": "Brier",
+    "reliability": "= reliability",
+    "resolution": "− resolution",
+    "uncertainty": "+ uncertainty",
+}
+_EXPECTED = value("Expected if alike", lambda e: percent_range(e.get("expected")))
+_SIZE = plain("Classes per set", "size", "set_size")
 
 
 def decision_record(study: Study) -> Mapping[str, Any]:
@@ -26,61 +47,54 @@ def decision_record(study: Study) -> Mapping[str, Any]:
 
 def by_protocol(study: Study, key: str) -> list[tuple[str, Any]]:
     """What ``decisions`` holds of each protocol under a key, from the mildest protocol on."""
-    found = decision_record(study).get(key) or {}
-    order = [*study.protocols, *(name for name in found if name not in study.protocols)]
+    return _ordered(study, decision_record(study).get(key) or {})
+
+
+def _ordered(study: Study, found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    order = dict.fromkeys((*study.protocols, *found))
     return [(name, found[name]) for name in order if name in found]
 
 
 def calibration(study: Study) -> Table | None:
     """Log loss and ECE before and after, and which scaling serves."""
-    entries = study.metrics.get("calibration") or ()
-    rows = []
-    for e in entries:
-        before, change = e.get("before", {}), e.get("change", {})
-        served = [f"{e['methods'].count(m)} × {m}" for m in dict.fromkeys(e["methods"])]
-        rows.append(
-            (
-                protocol_cell(study, e),
-                number(before.get("log_loss", {}).get("value"), "log_loss"),
-                number(e["after"]["log_loss"]["value"], "log_loss"),
-                difference(change.get("log_loss"), "log_loss"),
-                number(before.get("ece", {}).get("value"), "ece"),
-                number(e["after"]["ece"]["value"], "ece"),
-                difference(change.get("ece"), "ece"),
-                f"{', '.join(served)}; {_range(e['n_cal'])} images",
-            )
-        )
-    columns = (
-        Column("Protocol"),
-        *(Column(f"Log loss {word}", numeric=True) for word in ("before", "after", "change")),
-        *(Column(f"ECE {word}", numeric=True) for word in ("before", "after", "change")),
-        Column("Served in folds; calibrated on"),
-    )
-    caption = f"Probabilities before and after calibration ({100 * study.confidence:g} % intervals)"
-    return marked(Table(caption, columns, tuple(rows))) if rows else None
+
+    def steps(title: str, metric: str) -> list[Field]:
+        return [
+            value(f"{title} before", lambda e: _value(e, "before", metric)),
+            value(f"{title} after", lambda e: _value(e, "after", metric)),
+            value(f"{title} change",
+                  lambda e: difference((e.get("change") or {}).get(metric), metric)),
+        ]  # fmt: skip
+
+    def served(e: Mapping[str, Any]) -> str:
+        methods = [f"{e['methods'].count(m)} × {m}" for m in dict.fromkeys(e["methods"])]
+        return f"{', '.join(methods)}; {_range(e['n_cal'])} images"
+
+    return table_if_any(
+        f"Probabilities before and after calibration ({study.level} intervals)",
+        study.metrics.get("calibration") or (),
+        protocol_field(study), *steps("Log loss", "log_loss"), *steps("ECE", "ece"),
+        text("Served in folds; calibrated on", served),
+    )  # fmt: skip
+
+
+def _value(entry: Mapping[str, Any], when: str, metric: str) -> str:
+    return number((entry.get(when) or {}).get(metric, {}).get("value"), metric)
 
 
 def further_calibration(study: Study) -> Table | None:
     """Every other measure, before → after."""
-    names = {
-        "ece_mass": "ECE, equal mass", "ece_class": "class-wise ECE",
-        "ece_adaptive": "adaptive (ACE)", "brier": "Brier", "reliability": "= reliability",
-        "resolution": "− resolution", "uncertainty": "+ uncertainty",
-    }  # fmt: skip
-    rows = []
-    for e in study.metrics.get("calibration") or ():
-        cells = []
-        for name in names:
-            values = [number((e.get(k) or {}).get(name, {}).get("value"), name)
-                      for k in ("before", "after")]  # fmt: skip
-            cells.append(values[1] if values[0] == values[1] else " → ".join(values))
-        rows.append((protocol_cell(study, e), *cells))
-    columns = (Column("Protocol"), *(Column(title, numeric=True) for title in names.values()))
-    note = (
-        "Before → after. Binned errors are biased upwards: a perfect model scores above 0. "
-        "Resolution includes the variation within bins, so that the three make up the Brier score."
-    )
-    return Table("Further calibration measures", columns, tuple(rows), note) if rows else None
+
+    def change(entry: Mapping[str, Any], metric: str) -> str:
+        return " → ".join(dict.fromkeys(_value(entry, k, metric) for k in ("before", "after")))
+
+    return table_if_any(
+        "Further calibration measures", study.metrics.get("calibration") or (),
+        protocol_field(study),
+        *each(FURTHER, lambda name: FURTHER[name], change),
+        note="Before → after. Binned errors are biased upwards: a perfect model scores above 0. "
+        "Resolution includes the variation within bins, so that the three make up the Brier score.",
+    )  # fmt: skip
 
 
 def sets(study: Study) -> Table | None:
@@ -90,216 +104,161 @@ def sets(study: Study) -> Table | None:
     if not measured:
         return None
     details, size = dict(by_protocol(study, "sets")), record.get("mean_set_size", {})
-    rows = []
-    for name in [*study.protocols, *(n for n in measured if n not in study.protocols)]:
-        if name not in measured:
-            continue
-        own = details.get(name, {})
-        expected = own.get("expected")
-        rows.append(
-            (
-                protocol_title(name),
-                interval(measured[name], "coverage"),
-                difference(own.get("gap"), "coverage"),
-                "–".join(f"{100 * limit:.1f}" for limit in expected) + " %" if expected else DASH,
-                interval(size.get("protocol", size).get(name), "set_size"),
-                number(own.get("single"), "share"),
-                number(own.get("single_wrong"), "share"),
-                number(own.get("empty"), "share"),
-                count(own.get("n") or _n_of(study, name)),
-            )
-        )
-    columns = (
-        Column("Protocol"),
-        Column("Coverage", numeric=True),
-        Column("Minus nominal", numeric=True),
-        Column("Expected if alike", numeric=True),
-        Column("Classes per set", numeric=True),
-        Column("Sets of one", numeric=True),
-        Column("… wrong", numeric=True),
-        Column("Empty sets", numeric=True),
-        Column("n images", numeric=True),
-    )
+    sizes = size.get("protocol", size)
+    rows = [
+        {"n": _n_of(study, name), **details.get(name, {}), "protocol": name, "coverage": found,
+         "size": sizes.get(name)}
+        for name, found in _ordered(study, measured)
+    ]  # fmt: skip
     method = record.get("method") or {}
     score = f", {method['score'].upper()}, {GUARANTEES[method['guarantee']]}" if method else ""
     aim = number(record["coverage"].get("nominal"), "coverage")
-    caption = (
-        f"Prediction sets that aim at {aim}{score.format(unit='group')}, recipe {_name(study)}"
+    return table_of(
+        f"Prediction sets that aim at {aim}{score.format(unit='group')}, recipe {_name(study)}",
+        rows,
+        PROTOCOL,
+        value("Coverage", lambda e: interval(e["coverage"], "coverage")),
+        value("Minus nominal", lambda e: difference(e.get("gap"), "coverage")),
+        _EXPECTED,
+        value("Classes per set", lambda e: interval(e["size"], "set_size")),
+        plain("Sets of one", "single", "share"),
+        plain("… wrong", "single_wrong", "share"),
+        plain("Empty sets", "empty", "share"),
+        N_IMAGES,
+        note="Expected if alike: where the coverage would lie, with the intervals’ probability, if "
+        "test images were like calibration images (beta-binomial; folds taken as independent).",
     )
-    note = (
-        "Expected if alike: where the coverage would lie, with the intervals’ probability, if "
-        "test images were like calibration images (beta-binomial; folds taken as independent)."
-    )
-    return marked(Table(caption, columns, tuple(rows), note))
 
 
 def promises(study: Study) -> Table | None:
     """What the calibration images allow to be promised, and what that gives on test images."""
-    rows = []
-    for protocol, entries in by_protocol(study, "promises"):
-        unit = dict(by_protocol(study, "sets"))[protocol]["group_unit"]
-        for e in entries:
-            counted = unit if "group" in e["guarantee"] else "image"
-            n = plural(e["n"], counted) + (" a class" if "class" in e["guarantee"] else "")
-            state = f"{n}; needs {e['needed']}"
-            if not e["attainable"]:
-                state = f"not attainable with {n}, needs {e['needed']}"
-            rows.append(
-                (
-                    protocol_title(protocol),
-                    GUARANTEES[e["guarantee"]].format(unit=unit),
-                    state,
-                    interval(e.get("coverage"), "coverage"),
-                    number(e.get("size"), "set_size"),
-                )
-            )
-    columns = (
-        Column("Protocol"),
-        Column("Promise"),
-        Column("In the fold with the fewest"),
-        Column("Coverage measured", numeric=True),
-        Column("Classes per set", numeric=True),
-    )
-    note = (
-        "A promise needs ⌈(n + 1) · coverage⌉ ≤ n. By group: hierarchical conformal prediction "
-        "(Lee et al. 2023); there every group counts the same. By class and group is counted "
-        "only. Every promise holds only for images, or groups, drawn like those of `cal`."
-    )
-    caption = "What may be promised"
-    return marked(Table(caption, columns, tuple(rows), note, grouped=True)) if rows else None
+    units = {name: entry["group_unit"] for name, entry in by_protocol(study, "sets")}
+    rows = [
+        {**entry, "protocol": protocol, "unit": units[protocol]}
+        for protocol, entries in by_protocol(study, "promises")
+        for entry in entries
+    ]
+
+    def state(e: Mapping[str, Any]) -> str:
+        n = plural(e["n"], e["unit"] if "group" in e["guarantee"] else "image")
+        n += " a class" if "class" in e["guarantee"] else ""
+        if not e["attainable"]:
+            return f"not attainable with {n}, needs {e['needed']}"
+        return f"{n}; needs {e['needed']}"
+
+    return table_if_any(
+        "What may be promised", rows,
+        PROTOCOL,
+        text("Promise", lambda e: GUARANTEES[e["guarantee"]].format(unit=e["unit"])),
+        text("In the fold with the fewest", state),
+        value("Coverage measured", lambda e: interval(e.get("coverage"), "coverage")),
+        _SIZE,
+        note="A promise needs ⌈(n + 1) · coverage⌉ ≤ n. By group: hierarchical conformal "
+        "prediction (Lee et al. 2023); there every group counts the same. By class and group is "
+        "counted only. Every promise holds only for images, or groups, drawn like those of `cal`.",
+        grouped=True,
+    )  # fmt: skip
 
 
 def parts(study: Study) -> Table | None:
     """Coverage and size by class, and by patient and cluster the worst three."""
-    rows = []
+    return table_if_any(
+        "Coverage by class, patient and acquisition cluster", _parts(study),
+        PROTOCOL,
+        text("Part of the test images", "part"),
+        plain("Coverage", "coverage", "coverage"),
+        _EXPECTED,
+        _SIZE,
+        N_IMAGES,
+        note="The three worst covered of each kind; all stand in `metrics.json`.",
+        grouped=True,
+    )  # fmt: skip
+
+
+def _parts(study: Study) -> Iterator[Mapping[str, Any]]:
     for protocol, entry in by_protocol(study, "sets"):
-        head = protocol_title(protocol)
-        rows += [(head, class_title(e["class"]), *_part(e)) for e in entry["by_class"]]
+        for e in entry["by_class"]:
+            yield {**e, "protocol": protocol, "part": class_title(e["class"])}
         for unit, groups in entry["by_unit"].items():
             below = sum(bool(g["expected"]) and g["coverage"] < g["expected"][0] for g in groups)
-            title = f"{below} of {plural(len(groups), unit)} below what is expected"
             if groups and groups[0]["expected"]:
-                rows.append((head, title, DASH, DASH, DASH, DASH))
-            rows += [(head, f"{unit} {e['group']}", *_part(e)) for e in groups[:3]]
-    columns = (
-        Column("Protocol"),
-        Column("Part of the test images"),
-        Column("Coverage", numeric=True),
-        Column("Expected if alike", numeric=True),
-        Column("Classes per set", numeric=True),
-        Column("n images", numeric=True),
-    )
-    note = "The three worst covered of each kind; all stand in `metrics.json`."
-    caption = "Coverage by class, patient and acquisition cluster"
-    return Table(caption, columns, tuple(rows), note, grouped=True) if rows else None
+                title = f"{below} of {plural(len(groups), unit)} below what is expected"
+                yield {"protocol": protocol, "part": title}
+            for e in groups[:3]:
+                yield {**e, "protocol": protocol, "part": f"{unit} {e['group']}"}
 
 
 def candidates(study: Study) -> Table | None:
     """Scores compared on ``val``."""
     rows = [
-        (
-            protocol_title(protocol),
-            f"{e['score'].upper()}, {GUARANTEES[e['guarantee']]}",
-            number(e["coverage"], "coverage"),
-            number(e["lowest_class"], "coverage"),
-            number(e["size"], "set_size"),
-            number(e["single"], "share"),
-            number(e["empty"], "share"),
-            count(e["n"]),
-        )
+        {**entry, "protocol": protocol}
         for protocol, entries in by_protocol(study, "candidates")
-        for e in entries
+        for entry in entries
     ]
-    columns = (
-        Column("Protocol"),
-        Column("Sets"),
-        *(
-            Column(title, numeric=True)
-            for title in ("Coverage", "Lowest class", "Classes per set", "Sets of one",
-                          "Empty sets", "n images")
-        ),
+    return table_if_any(
+        "Other sets, on validation images", rows,
+        PROTOCOL,
+        text("Sets", lambda e: f"{e['score'].upper()}, {GUARANTEES[e['guarantee']]}"),
+        plain("Coverage", "coverage", "coverage"),
+        plain("Lowest class", "lowest_class", "coverage"),
+        _SIZE,
+        plain("Sets of one", "single", "share"),
+        plain("Empty sets", "empty", "share"),
+        N_IMAGES,
+        note="Thresholds from `cal`, measured on `val`: what a choice among them may rest on.",
+        grouped=True,
     )  # fmt: skip
-    note = "Thresholds from `cal`, measured on `val`: what a choice among them may rest on."
-    caption = "Other sets, on validation images"
-    return Table(caption, columns, tuple(rows), note, grouped=True) if rows else None
 
 
 def selective(study: Study) -> Table | None:
     """AURC, its excess, and the risk where images are left unanswered."""
     found = by_protocol(study, "selective")
-    if not found:
-        return None
-    shares = list(found[0][1]["risk_at"])
-    rows = tuple(
-        (
-            protocol_title(protocol),
-            interval(e["aurc"], "aurc"),
-            interval(e["excess_aurc"], "aurc"),
-            *(number(e["risk_at"][share], "share") for share in shares),
-        )
-        for protocol, e in found
-    )
-    columns = (
-        Column("Protocol"),
-        Column("AURC", numeric=True),
-        Column("Above a perfect order", numeric=True),
-        *(Column(f"Wrong, surest {100 * float(s):g} %", numeric=True) for s in shares),
-    )
-    return marked(Table(f"Selective prediction, recipe {_name(study)}", columns, rows))
+    shares = list(found[0][1]["risk_at"]) if found else []
+    return table_if_any(
+        f"Selective prediction, recipe {_name(study)}",
+        [{**entry, "protocol": protocol} for protocol, entry in found],
+        PROTOCOL,
+        value("AURC", lambda e: interval(e["aurc"], "aurc")),
+        value("Above a perfect order", lambda e: interval(e["excess_aurc"], "aurc")),
+        *each(
+            shares, lambda share: f"Wrong, surest {100 * float(share):g} %",
+            lambda e, share: number(e["risk_at"][share], "share"),
+        ),
+    )  # fmt: skip
 
 
 def operating_point(study: Study) -> Table | None:
     """Sensitivity, specificity and share flagged on test images; or the refusal."""
     record = decision_record(study).get("operating_point") or {}
-    if not record.get("protocol"):
-        return None
-    rows: list[Sequence[str]] = []
-    for protocol in [p for p in study.protocols if p in record["protocol"]]:
-        e = record["protocol"][protocol]
-        title = protocol_title(protocol)
+    found = record.get("protocol") or {}
+
+    def outcome(e: Mapping[str, Any]) -> str:
         if "refused" in e:
-            rows.append((title, e["refused"], DASH, DASH, DASH, DASH))
-            continue
-        found = e.get("patients_found")
-        judged = found or e["sensitivity"]
+            return str(e["refused"])
+        patients = e.get("patients_found")
+        low = (patients or e["sensitivity"])["low"] or 0
         word = "kept" if e["kept"] else "broken"
-        if e["kept"] and (judged["low"] or 0) < 1 - record["miss"]:
+        if e["kept"] and low < 1 - record["miss"]:
             word = "kept, but its interval reaches below"
-        rows.append(
-            (
-                title,
-                word
-                + (f"; {interval(found, 'share')} of {found['n']} patients found" if found else ""),
-                interval(e["sensitivity"], "recall"),
-                interval(e["specificity"], "specificity"),
-                interval(e["flagged"], "share"),
-                _range(e["thresholds"]),
-            )
-        )
-    columns = (
-        Column("Protocol"),
-        Column("On test images"),
-        Column("Malignant images flagged", numeric=True),
-        Column("Others not flagged", numeric=True),
-        Column("All images flagged", numeric=True),
-        Column("Flagged from P(malignant)", numeric=True),
-    )
-    caption = f"Operating point: “{record['words']}”"
-    return marked(Table(caption, columns, tuple(tuple(row) for row in rows)))
+        if not patients:
+            return word
+        return f"{word}; {interval(patients, 'share')} of {patients['n']} patients found"
+
+    return table_if_any(
+        f"Operating point: “{record.get('words')}”",
+        [{**found[name], "protocol": name} for name in study.protocols if name in found],
+        PROTOCOL,
+        text("On test images", outcome),
+        value("Malignant images flagged", lambda e: interval(e.get("sensitivity"), "recall")),
+        value("Others not flagged", lambda e: interval(e.get("specificity"), "specificity")),
+        value("All images flagged", lambda e: interval(e.get("flagged"), "share")),
+        value("Flagged from P(malignant)",
+              lambda e: _range(e["thresholds"]) if "thresholds" in e else DASH),
+    )  # fmt: skip
 
 
 def _range(numbers: Sequence[float]) -> str:
     return "–".join(f"{x:.3g}" for x in dict.fromkeys((min(numbers), max(numbers))))
-
-
-def _part(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    limits = entry["expected"]
-    return (
-        number(entry["coverage"], "coverage"),
-        "–".join(f"{100 * limit:.1f}" for limit in limits) + " %" if limits else DASH,
-        number(entry["size"], "set_size"),
-        count(entry["n"]),
-    )
 
 
 def _name(study: Study) -> str:

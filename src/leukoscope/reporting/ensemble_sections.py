@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from leukoscope.core.files import read_json
-from leukoscope.reporting.content import Block, Column, Paragraph, Section, Table
-from leukoscope.reporting.formats import count, difference, metric_title, number
-from leukoscope.reporting.result_tables import marked
+from leukoscope.reporting.content import Block, Paragraph, Section, Table
+from leukoscope.reporting.formats import difference, metric_title, number
 from leukoscope.reporting.source import Study
+from leukoscope.reporting.tables import (
+    N_IMAGES,
+    PROTOCOL,
+    RECIPE,
+    Record,
+    code,
+    each,
+    table_of,
+    text,
+    value,
+)
 from leukoscope.reporting.wording import protocol_title
 
 
@@ -35,68 +44,51 @@ def ensembles(study: Study) -> list[Section]:
     return [Section("ensemble", "How the models were combined", blocks)]
 
 
-def _members(record: Mapping[str, Any]) -> Table:
-    columns = (
-        Column("Member", code=True, narrow=True),
-        Column("Recipe", code=True, narrow=True),
-        Column("Run", code=True),
-        Column("SHA-256 of its predictions", code=True),
-    )
-    rows = tuple(
-        (m["name"], m["recipe"], m["run"], m["predictions_sha256"][:16] + "…")
-        for m in record["members"]
-    )
-    return Table(f"The {len(rows)} members", columns, rows)
+def _members(record: Record) -> Table:
+    members = record["members"]
+    return table_of(
+        f"The {len(members)} members", members,
+        code("Member", "name"), RECIPE, code("Run", "run", narrow=False),
+        code("SHA-256 of its predictions", lambda m: m["predictions_sha256"][:16] + "…",
+             narrow=False),
+    )  # fmt: skip
 
 
-def _weights(record: Mapping[str, Any]) -> Table:
+def _weights(record: Record) -> Table:
     names = [member["name"] for member in record["members"]]
-    rows = []
-    for method, protocols in record["weights"].items():
-        for protocol, folds in protocols.items():
-            cells = []
-            for column in zip(*folds, strict=True):
-                mean = number(sum(column) / len(column), "share")
-                cells.append(f"{mean} ({100 * min(column):.1f}–{100 * max(column):.1f})")
-            rows.append((method, protocol_title(protocol), *cells))
-    columns = (
-        Column("Weights", code=True, narrow=True),
-        Column("Protocol"),
-        *(Column(name, numeric=True) for name in names),
-    )
-    caption = "Weights of the members: mean of the folds (smallest–largest)"
-    return Table(caption, columns, tuple(rows), grouped=True)
+    rows = [
+        {"method": method, "protocol": protocol, "weights": list(zip(*folds, strict=True))}
+        for method, protocols in record["weights"].items()
+        for protocol, folds in protocols.items()
+    ]
+
+    def weight(folds: Sequence[float]) -> str:
+        mean = number(sum(folds) / len(folds), "share")
+        return f"{mean} ({100 * min(folds):.1f}–{100 * max(folds):.1f})"
+
+    return table_of(
+        "Weights of the members: mean of the folds (smallest–largest)", rows,
+        code("Weights", "method"), PROTOCOL,
+        *each(
+            range(len(names)), lambda k: names[k], lambda e, k: weight(e["weights"][k])
+        ),
+        grouped=True,
+    )  # fmt: skip
 
 
-def _tests(study: Study, record: Mapping[str, Any]) -> Table:
-    rows = tuple(
-        (
-            protocol_title(test["protocol"]),
-            test["a"],
-            test["b"],
-            metric_title(test["metric"]),
-            difference(test["difference"], test["metric"]),
-            str(test["verdict"]),
-            count(test["n"]),
-        )
-        for test in record["tests"]
-    )
-    columns = (
-        Column("Protocol"),
-        Column("A", code=True, narrow=True),
-        Column("B", code=True, narrow=True),
-        Column("Metric"),
-        Column("A − B", numeric=True),
-        Column("A is"),
-        Column("n images", numeric=True),
-    )
+def _tests(study: Study, record: Record) -> Table:
     best = ", ".join(
         f"{name} ({protocol_title(protocol).lower()})"
         for protocol, name in record["best_member"].items()
     )
-    note = f"The best member by log loss on validation images, not on test images: {best}."
-    caption = (
+    return table_of(
         "Ensembles against their best member and against plain averaging, paired "
-        f"({100 * study.confidence:g} % intervals)"
-    )
-    return marked(Table(caption, columns, rows, note, grouped=True))
+        f"({study.level} intervals)",
+        record["tests"],
+        PROTOCOL, code("A", "a"), code("B", "b"),
+        text("Metric", lambda e: metric_title(e["metric"])),
+        value("A − B", lambda e: difference(e["difference"], e["metric"])),
+        text("A is", "verdict"), N_IMAGES,
+        note=f"The best member by log loss on validation images, not on test images: {best}.",
+        grouped=True,
+    )  # fmt: skip

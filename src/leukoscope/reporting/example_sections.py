@@ -13,7 +13,6 @@ from leukoscope.core.files import read_csv, read_json
 from leukoscope.evaluation.examples import KINDS
 from leukoscope.reporting.content import (
     Block,
-    Column,
     Folded,
     Heading,
     Panels,
@@ -28,7 +27,8 @@ from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.thumbnails import class_grid
 from leukoscope.reporting.formats import count, finite, number, plural
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.source import Scores, Study, class_title, inside
+from leukoscope.reporting.source import Study, class_title, inside
+from leukoscope.reporting.tables import Field, plain, table_of, text, value
 from leukoscope.reporting.wording import protocol_title
 
 if TYPE_CHECKING:
@@ -101,18 +101,18 @@ def _panel(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture 
         if share is None
         else f"{number(share, 'share')} of the heat within leukocytes"
     )
-    text = (
+    what = (
         f"True {class_title(true)}, predicted {class_title(predicted)} "
         f"({number(entry.get('p'), 'share')}); {within}."
     )
     name = Path(str(entry.get("path", entry.get("image_id", "")))).name
-    return gallery.stored(path, caption=f"{text} `{name}`", alt=f"Original and heat map. {text}")
+    return gallery.stored(path, caption=f"{what} `{name}`", alt=f"Original and heat map. {what}")
 
 
 def examples(study: Study, gallery: Gallery) -> Section:
     """Images that were right, wrong, least certain and most confidently wrong, class by class."""
     recipe = study.recipes[0]
-    protocol, scores = _hardest(study, recipe)
+    protocol, scores = study.harshest(recipe)
     title = "Right, wrong and uncertain images"
     if scores is None:
         return Section("examples", title, [
@@ -156,14 +156,6 @@ def _grid(grid: ExampleGrid, gallery: Gallery, where: str) -> Picture:
     )
 
 
-def _hardest(study: Study, recipe: str) -> tuple[str, Scores | None]:
-    for protocol in reversed(study.protocols):
-        scores = study.scores(recipe, protocol)
-        if scores is not None and len(scores.y_true):
-            return protocol, scores
-    return "", None
-
-
 def _feature_map(study: Study, gallery: Gallery) -> list[Block]:
     """What the features are arranged by, on one fold's test images."""
     folder = study.run.explanations
@@ -205,34 +197,19 @@ def _drawn(rows: list[dict[str, str]], shares: Sequence[float]) -> Figure:
 
 
 def _structures(found: Mapping[str, Any]) -> Table:
-    rows = []
-    for row in found["structures"]:
-        purity = row["purity"]
-        rows.append(
-            (
-                str(row["labelling"]),
-                str(row["crossed"] or "any"),
-                count(row["groups"]),
-                count(purity["n"]),
-                number(row["silhouette"], "silhouette"),
-                number(purity["value"], "share"),
-                number(purity["chance"], "share"),
-                number(purity["best"], "share"),
-                number(row["above_chance"], "share"),
-            )
-        )
-    return Table(
-        caption=f"Share of the {found['neighbours']} nearest neighbours that agree",
-        columns=(
-            Column("Labelling"), Column("Neighbours"), Column("Groups", numeric=True),
-            Column("Images", numeric=True), Column("Silhouette", numeric=True),
-            Column("Agreeing", numeric=True), Column("By chance", numeric=True),
-            Column("At best", numeric=True), Column("From chance to best", numeric=True),
-        ),
-        rows=tuple(rows),
-        note=(
-            "Images of the same component (duplicates, overlapping fields) are never neighbours. "
-            "Other groups: neighbours from the image's own acquisition group left out. Same class: "
-            "neighbours of other classes left out."
-        ),
+    def purity(title: str, key: str) -> Field:
+        return value(title, lambda row: number(row["purity"][key], "share"))
+
+    return table_of(
+        f"Share of the {found['neighbours']} nearest neighbours that agree", found["structures"],
+        text("Labelling", "labelling"),
+        text("Neighbours", lambda row: str(row["crossed"] or "any")),
+        value("Groups", "groups"),
+        value("Images", lambda row: count(row["purity"]["n"])),
+        plain("Silhouette", "silhouette", "silhouette"),
+        purity("Agreeing", "value"), purity("By chance", "chance"), purity("At best", "best"),
+        plain("From chance to best", "above_chance", "share"),
+        note="Images of the same component (duplicates, overlapping fields) are never neighbours. "
+        "Other groups: neighbours from the image's own acquisition group left out. Same class: "
+        "neighbours of other classes left out.",
     )  # fmt: skip

@@ -5,23 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.files import read_json, write_text
+from leukoscope.core.files import read_json
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.reporting import data_sections
 from leukoscope.reporting.class_sections import class_results
-from leukoscope.reporting.content import (
-    Block,
-    Bullets,
-    Heading,
-    Paragraph,
-    Section,
-    present,
-)
+from leukoscope.reporting.content import Block, Paragraph, Section, present
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.markup import render, stylesheet
+from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.report import closing, head
+from leukoscope.reporting.result_sections import why
 from leukoscope.reporting.result_tables import headline, inapplicable
 from leukoscope.reporting.shortcut_sections import shortcuts
 from leukoscope.reporting.source import Study
@@ -41,27 +35,17 @@ def write_foreign_report(run: RunFolder, config: StudyConfig, name: str) -> None
         name: The model's, as it stands in ``metrics.json``.
     """
     study, gallery = _study(run, config, name), Gallery(run)
-    metrics = study.metrics
-    verdict = metrics["verdict"]
     measured: list[Block] = [Paragraph(_FIXED), headline(study)]
-    why: list[Block] = [Bullets(tuple(verdict["findings"]))]
-    if metrics["warnings"]:
-        why += [Heading("Warnings"), Bullets(tuple(metrics["warnings"]))]
-    why.append(Paragraph(f"The rule behind the verdict: {verdict['rule']}", note=True))
     sections = [
         Section("results", "Results at a glance", measured),
         shortcuts(study, gallery),
-        Section("why", "Why this verdict", [*why, *present(inapplicable(study))]),
+        Section("why", "Why this verdict", [*why(study), *present(inapplicable(study))]),
         data_sections.passport(study, gallery),
         class_results(_once(study), gallery),
         *closing(),
     ]
-    values = head(study) | {
-        "title": f"Leukoscope audit of {name}",
-        "sections": [section for section in sections if section.blocks],
-    }
-    write_text(run.report_html, render("report.html.j2", css=stylesheet(), **values))
-    write_text(run.report_md, render("report.md.j2", **values))
+    values = head(study) | {"title": f"Leukoscope audit of {name}"}
+    write_page(run.report_html, values, sections, markdown=run.report_md)
 
 
 def _once(study: Study) -> Study:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 DASH = "—"
@@ -13,18 +13,9 @@ UNRELIABLE_NOTE = (
     "relied on."
 )
 _PERCENT = (
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "weighted_f1",
-    "weighted_precision",
-    "recall",
-    "precision",
-    "specificity",
-    "f1",
-    "coverage",
-    "share",
-)
+    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "weighted_precision", "recall",
+    "precision", "specificity", "f1", "coverage", "share",
+)  # fmt: skip
 METRIC_TITLES: Mapping[str, str] = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -126,6 +117,24 @@ def difference(entry: Any, metric: str) -> str:
         return f"{signed(value)}{unit}"
     mark = UNRELIABLE if entry.get("reliable") is False else ""
     return f"{signed(value)}{unit} ({signed(low)} to {signed(high)}){mark}"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with three decimals.
+
+    >>> p_value(0.0421), p_value(2e-5), p_value(None)
+    ('0.042', '< 0.001', '—')
+    """
+    return DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def percent_range(limits: Sequence[float] | None) -> str:
+    """Two shares as a range in per cent.
+
+    >>> percent_range((0.87, 0.925)), percent_range(None)
+    ('87.0–92.5 %', '—')
+    """
+    return "–".join(f"{100 * limit:.1f}" for limit in limits) + " %" if limits else DASH
 
 
 def count(value: Any) -> str:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
+
+from leukoscope.core.files import write_text
+from leukoscope.reporting.content import Section
+from leukoscope.reporting.wording import DISCLAIMER
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _CODE = re.compile(r"`([^`\n]+)`")
 _VALUE_AND_INTERVAL = re.compile(r"^(.+?) (\([^()]*\)†?)$")
+_PERCENT = re.compile(r"(?<=\d) %")
 _MARKDOWN = re.compile(r"([\\*_\[\]|#])")
 
 
 def inline(text: str) -> Markup:
-    """Text as safe HTML; words between backticks become code.
+    """Text as safe HTML; words between backticks become code, a number keeps its per cent sign.
 
     >>> str(inline("a `b<c>` & d"))
     'a <code>b&lt;c&gt;</code> &amp; d'
     """
-    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+    pieces = _CODE.split(str(escape(text)))  # words and code in turn
+    pieces[::2] = [_PERCENT.sub("\u00a0%", piece) for piece in pieces[::2]]
+    pieces[1::2] = [f"<code>{piece}</code>" for piece in pieces[1::2]]
+    return Markup("".join(pieces))
 
 
 def cell(text: str) -> Markup:
@@ -103,6 +113,29 @@ def render(template: str, **values: Any) -> str:
         **values: What it uses; a missing one is an error.
     """
     return templates().get_template(template).render(**values)
+
+
+def write_page(
+    html: Path,
+    values: Mapping[str, Any],
+    sections: Iterable[Section],
+    *,
+    kind: str = "report",
+    markdown: Path | None = None,
+) -> None:
+    """Write a page that opens offline, and the same as Markdown; empty sections are left out.
+
+    Args:
+        html: The page's file.
+        values: What stands above the sections.
+        sections: In order.
+        kind: Name of the templates.
+        markdown: The text's file, if one is wanted.
+    """
+    page = {**values, "disclaimer": DISCLAIMER, "sections": [s for s in sections if s.blocks]}
+    write_text(html, render(f"{kind}.html.j2", css=stylesheet(), **page))
+    if markdown is not None:
+        write_text(markdown, render(f"{kind}.md.j2", **page))
 
 
 def stylesheet() -> Markup:

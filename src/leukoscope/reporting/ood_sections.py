@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON
-from leukoscope.reporting.content import Block, Column, Folded, Paragraph, Section, Table
+from leukoscope.reporting.content import Block, Folded, Paragraph, Section, Table
 from leukoscope.reporting.figures.ood import StrangenessPanel, strangeness_histograms
 from leukoscope.reporting.formats import count, interval, plural
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.result_tables import marked
 from leukoscope.reporting.source import Study
+from leukoscope.reporting.tables import RECIPE, Record, code, plain, table_of, text, value
 from leukoscope.reporting.wording import protocol_title
+
+_HELD_OUT = text("Held out", lambda e: protocol_title(e["protocol"]))
 
 
 def rejection(study: Study, gallery: Gallery) -> Section:
@@ -43,71 +42,42 @@ def rejection(study: Study, gallery: Gallery) -> Section:
     return Section("rejection", "What the model declines", blocks)
 
 
-def _table(study: Study, entries: list[Mapping[str, Any]]) -> Table:
-    rows = []
-    for e in entries:
-        used = ", ".join(name for name, folds in e["folds_using"].items() if folds)
-        accuracy = [interval(e["accuracy"].get(k), "accuracy") for k in ("accepted", "rejected")]
-        rows.append(
-            (
-                protocol_title(e["protocol"]),
-                e["recipe"],
-                f"{count(e['n'])} ({plural(e['n_groups'], e['unit'])})",
-                interval(e["rejected"], "accuracy"),
-                *accuracy,
-                interval(e["roc_auc"], "roc_auc"),
-                used,
-            )
-        )
-    columns = (
-        Column("Held out"),
-        Column("Recipe", code=True, narrow=True),
-        Column("n images", numeric=True),
-        Column("Declined", numeric=True),
-        Column("Accuracy, accepted", numeric=True),
-        Column("Accuracy, declined", numeric=True),
-        Column("ROC AUC, outliers", numeric=True),
-        Column("Scores", code=True, narrow=True),
-    )
-    caption = (
-        "Test images that the gate declines, and how well it tells synthetic outliers from test "
-        f"images ({100 * study.confidence:g} % intervals over groups; all folds pooled)"
-    )
-    note = "The synthetic outliers are of the same kinds as those that chose the scores."
+def _table(study: Study, entries: list[Record]) -> Table:
+    accept = entries[0]["accept"]
     fewest = min(entry["least_n_val"] for entry in entries)
-    if (fewest + 1) * (1 - entries[0]["accept"]) < 1 - 1e-9:
+    note = "The synthetic outliers are of the same kinds as those that chose the scores."
+    if (fewest + 1) * (1 - accept) < 1 - 1e-9:
         note += (
             f" A fold has only {plural(fewest, 'validation image')}: its threshold is their "
-            f"largest score, which cannot promise {100 * entries[0]['accept']:g} %."
+            f"largest score, which cannot promise {100 * accept:g} %."
         )
-    return marked(Table(caption, columns, tuple(rows), note, grouped=True))
+    return table_of(
+        "Test images that the gate declines, and how well it tells synthetic outliers from test "
+        f"images ({study.level} intervals over groups; all folds pooled)",
+        entries,
+        _HELD_OUT, RECIPE,
+        value("n images", lambda e: f"{count(e['n'])} ({plural(e['n_groups'], e['unit'])})"),
+        value("Declined", lambda e: interval(e["rejected"], "accuracy")),
+        value("Accuracy, accepted", lambda e: interval(e["accuracy"].get("accepted"), "accuracy")),
+        value("Accuracy, declined", lambda e: interval(e["accuracy"].get("rejected"), "accuracy")),
+        value("ROC AUC, outliers", lambda e: interval(e["roc_auc"], "roc_auc")),
+        code("Scores", lambda e: ", ".join(k for k, folds in e["folds_using"].items() if folds)),
+        note=note, grouped=True,
+    )  # fmt: skip
 
 
-def _kinds(entries: list[Mapping[str, Any]]) -> Table:
-    columns = (
-        Column("Held out"),
-        Column("Recipe", code=True, narrow=True),
-        Column("Outliers"),
-        Column("n", numeric=True),
-        Column("ROC AUC", numeric=True),
-        Column("Accepted", numeric=True),
-    )
-    rows = tuple(
-        (
-            protocol_title(entry["protocol"]),
-            entry["recipe"],
-            kind,
-            count(found["n"]),
-            f"{found['roc_auc']:.3f}",
-            f"{100 * found['false_accept']:.1f} %",
-        )
-        for entry in entries
-        for kind, found in entry["kinds"].items()
-    )
-    return Table("Synthetic outliers made of test images, by kind", columns, rows, grouped=True)
+def _kinds(entries: list[Record]) -> Table:
+    return table_of(
+        "Synthetic outliers made of test images, by kind",
+        [{**e, **found, "kind": kind} for e in entries for kind, found in e["kinds"].items()],
+        _HELD_OUT, RECIPE, text("Outliers", "kind"), value("n", "n"),
+        plain("ROC AUC", "roc_auc", "roc_auc"),
+        plain("Accepted", "false_accept", "share"),
+        grouped=True,
+    )  # fmt: skip
 
 
-def _figure(study: Study, gallery: Gallery, entries: list[Mapping[str, Any]]) -> Block:
+def _figure(study: Study, gallery: Gallery, entries: list[Record]) -> Block:
     panels = [_panel(study, entry) for entry in entries]
     return gallery.draw(
         "strangeness",
@@ -121,7 +91,7 @@ def _figure(study: Study, gallery: Gallery, entries: list[Mapping[str, Any]]) ->
     )
 
 
-def _panel(study: Study, entry: Mapping[str, Any]) -> StrangenessPanel:
+def _panel(study: Study, entry: Record) -> StrangenessPanel:
     parent = study.run.model(entry["recipe"], entry["protocol"], 0).parent
     folders = sorted(path.parent for path in parent.glob(f"fold*/{OOD_CSV}"))
     rows = [row for folder in folders for row in read_csv(folder / OOD_CSV, OOD_COLUMNS)]

@@ -24,12 +24,12 @@ from leukoscope.reporting.dashboard import dashboard
 from leukoscope.reporting.fold_sections import folds
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.markup import render, stylesheet
+from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.ood_sections import rejection
 from leukoscope.reporting.robustness_sections import robustness
 from leukoscope.reporting.shortcut_sections import shortcuts
 from leukoscope.reporting.source import Study, load_study
-from leukoscope.reporting.wording import DISCLAIMER, GLOSSARY, REFERENCES, level_title
+from leukoscope.reporting.wording import GLOSSARY, REFERENCES, level_title
 
 
 def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> None:
@@ -73,9 +73,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         sections += step()
         if progress is not None:
             progress(done, len(steps) + 1)
-    values = head(study) | {"sections": [section for section in sections if section.blocks]}
-    write_text(run.report_html, render("report.html.j2", css=stylesheet(), **values))
-    write_text(run.report_md, render("report.md.j2", **values))
+    write_page(run.report_html, head(study), sections, markdown=run.report_md)
     write_text(run.model_card, card_text(study))
     if progress is not None:
         progress(len(steps) + 1, len(steps) + 1)
@@ -86,7 +84,6 @@ def head(study: Study) -> dict[str, Any]:
     verdict = study.metrics["verdict"]
     level = str(verdict.get("level", "inconclusive"))
     word, sign = level_title(level)
-    name = str(study.passport.get("root_name") or study.config.data.root.name)
     usable = study.manifest.usable
     facts = (
         (f"{count(len(usable))}", "usable images"),
@@ -95,15 +92,14 @@ def head(study: Study) -> dict[str, Any]:
         (", ".join(study.recipes), "recipe" if len(study.recipes) == 1 else "recipes"),
     )
     return {
-        "title": f"Leukoscope study of {name}",
-        "name": name,
+        "title": f"Leukoscope study of {study.name}",
+        "name": study.name,
         "summary": f"{plural(len(usable), 'image')}, {', '.join(study.recipes)}",
         "facts": facts,
         "headline": str(verdict.get("headline", "")),
         "level": level if level in {"unsafe", "caution", "plausible"} else "inconclusive",
         "level_word": word,
         "level_sign": sign,
-        "disclaimer": DISCLAIMER,
     }
 
 

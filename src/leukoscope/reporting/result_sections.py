@@ -16,13 +16,9 @@ from leukoscope.reporting.content import (
     Section,
     present,
 )
-from leukoscope.reporting.figures.overview import (
-    CurveLine,
-    cluster_curve,
-)
+from leukoscope.reporting.figures.overview import CurveLine, cluster_curve
 from leukoscope.reporting.formats import count, finite
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.level_tables import levels
 from leukoscope.reporting.scope import can_show, cannot_show
 from leukoscope.reporting.source import Study
 from leukoscope.reporting.wording import PROTOCOL_SHORT
@@ -30,28 +26,30 @@ from leukoscope.reporting.wording import PROTOCOL_SHORT
 
 def overview(study: Study) -> list[Section]:
     """What comes right after the verdict."""
-    verdict = study.metrics["verdict"]
-    why: list[Block] = []
-    if verdict.get("findings"):
-        why.append(Bullets(tuple(str(text) for text in verdict["findings"])))
-    if study.metrics.get("warnings"):
-        why += [Heading("Warnings"), Bullets(tuple(map(str, study.metrics["warnings"])))]
-    if verdict.get("rule"):
-        why.append(Paragraph(f"The rule behind the verdict: {verdict['rule']}", note=True))
+    scope = (
+        Heading("It can show"),
+        Bullets(can_show(study)),
+        Heading("It cannot show"),
+        Bullets(cannot_show(study)),
+    )
     return [
-        Section(
-            "scope",
-            "What this can and cannot show",
-            (
-                Heading("It can show"),
-                Bullets(can_show(study)),
-                Heading("It cannot show"),
-                Bullets(cannot_show(study)),
-            ),
-        ),
+        Section("scope", "What this can and cannot show", scope),
         Section("results", "Results at a glance", [tables.headline(study)]),
-        Section("why", "Why this verdict", why),
+        Section("why", "Why this verdict", why(study)),
     ]
+
+
+def why(study: Study) -> list[Block]:
+    """What the verdict rests on."""
+    verdict = study.metrics["verdict"]
+    blocks: list[Block] = []
+    if verdict.get("findings"):
+        blocks.append(Bullets(tuple(map(str, verdict["findings"]))))
+    if study.metrics.get("warnings"):
+        blocks += [Heading("Warnings"), Bullets(tuple(map(str, study.metrics["warnings"])))]
+    if verdict.get("rule"):
+        blocks.append(Folded("The rule behind the verdict", text=str(verdict["rule"])))
+    return blocks
 
 
 def protocols(study: Study, gallery: Gallery) -> Section:
@@ -65,7 +63,10 @@ def protocols(study: Study, gallery: Gallery) -> Section:
         tables.protocols(study),
     ]
     blocks += present(
-        tables.inapplicable(study), tables.further(study), tables.malignant(study), levels(study)
+        tables.inapplicable(study),
+        tables.further(study),
+        tables.malignant(study),
+        tables.levels(study),
     )
     chart = _curve_chart(study, gallery)
     if chart is not None:
@@ -112,7 +113,7 @@ def _curve_chart(study: Study, gallery: Gallery) -> Picture | None:
         lambda: cluster_curve(lines, references, title=title),
         caption=(
             f"Accuracy with whole acquisition clusters held out, over their number "
-            f"(n = {count(n)} images; band: {100 * study.confidence:g} % interval). The number of "
+            f"(n = {count(n)} images; band: {study.level} interval). The number of "
             "clusters is a choice, so the curve is shown rather than one point of it."
         ),
         alt="; ".join(

@@ -6,28 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from leukoscope.reporting.content import Column, Table
+from leukoscope.reporting.content import Table
 from leukoscope.reporting.formats import (
     DASH,
-    UNRELIABLE,
-    UNRELIABLE_NOTE,
     count,
     difference,
     interval,
     metric_title,
     number,
+    p_value,
     plural,
 )
 from leukoscope.reporting.source import Study, class_title
-from leukoscope.reporting.wording import (
-    PROTOCOL_INFO,
-    protocol_title,
+from leukoscope.reporting.tables import (
+    N_IMAGES,
+    PROTOCOL,
+    RECIPE,
+    Field,
+    code,
+    each,
+    scores,
+    table_if_any,
+    table_of,
+    text,
+    value,
 )
+from leukoscope.reporting.wording import PROTOCOL_INFO, protocol_title
 
 HEADLINE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
 FURTHER_METRICS = ("weighted_f1", "weighted_precision", "pr_auc", "log_loss", "brier", "ece")
 MALIGNANT_METRICS = ("recall_malignant", "specificity_malignant", "roc_auc_malignant")
 CLASS_METRICS = ("precision", "recall", "specificity", "f1", "roc_auc")
+UNDEFINED = "— : undefined, because no image has the class or none was called it."
 
 
 def sample(entry: Mapping[str, Any]) -> str:
@@ -44,54 +54,33 @@ def protocol_cell(study: Study, entry: Mapping[str, Any]) -> str:
     return f"{title} · {entry['recipe']}" if len(study.recipes) > 1 else title
 
 
+def protocol_field(study: Study) -> Field:
+    """The column of :func:`protocol_cell`."""
+    return text("Protocol", lambda e: protocol_cell(study, e))
+
+
 def headline(study: Study) -> Table:
     """Protocol by metric, the table that a reader sees first."""
-    return _by_metric(
-        study, HEADLINE_METRICS, f"Results on test images ({_level(study)} intervals)"
-    )
+    return _by_metric(study, HEADLINE_METRICS, "Results on test images")
 
 
 def further(study: Study) -> Table:
     """The remaining overall metrics."""
-    return _by_metric(study, FURTHER_METRICS, f"Further metrics ({_level(study)} intervals)")
+    return _by_metric(study, FURTHER_METRICS, "Further metrics")
 
 
 def malignant(study: Study) -> Table | None:
     """The two branches of the hierarchy, where the classes stand on both."""
     if not any(MALIGNANT_METRICS[0] in entry["metrics"] for entry in study.results):
         return None
-    return _by_metric(study, MALIGNANT_METRICS, f"Malignant or not ({_level(study)} intervals)")
+    return _by_metric(study, MALIGNANT_METRICS, "Malignant or not")
 
 
-def _level(study: Study) -> str:
-    return f"{100 * study.confidence:g} %"
-
-
-def _by_metric(study: Study, metrics: Sequence[str], caption: str) -> Table:
-    columns = (
-        Column("Protocol"),
-        *(Column(metric_title(name), numeric=True) for name in metrics),
-        Column("n images", numeric=True),
-        Column("n groups"),
-    )
-    rows = tuple(
-        (
-            protocol_cell(study, entry),
-            *(interval(entry["metrics"].get(name), name) for name in metrics),
-            count(entry.get("n")),
-            _groups(entry),
-        )
-        for entry in study.results
-    )
-    return marked(Table(caption, columns, rows))
-
-
-def marked(table: Table) -> Table:
-    """The table, with the dagger explained where one occurs."""
-    if not any(UNRELIABLE in cell for row in table.rows for cell in row):
-        return table
-    note = f"{table.note} {UNRELIABLE_NOTE}".strip()
-    return replace(table, note=note)
+def _by_metric(study: Study, metrics: Sequence[str], what: str) -> Table:
+    return table_of(
+        f"{what} ({study.level} intervals)", study.results,
+        protocol_field(study), *scores(metrics), N_IMAGES, text("n groups", _groups),
+    )  # fmt: skip
 
 
 def _groups(entry: Mapping[str, Any]) -> str:
@@ -99,74 +88,76 @@ def _groups(entry: Mapping[str, Any]) -> str:
     return DASH if number_of is None else plural(number_of, entry.get("group_unit") or "group")
 
 
-def protocols(study: Study) -> Table:
-    """What each protocol holds out, and those that do not apply."""
-    columns = (
-        Column("Protocol"),
-        Column("Name in files", code=True, narrow=True),
-        Column("The question"),
-    )
-    rows = tuple(
-        (
-            protocol_title(name),
-            name,
-            PROTOCOL_INFO[name].question if name in PROTOCOL_INFO else DASH,
+def levels(study: Study) -> Table | None:
+    """Malignant or not, and which subtype if malignant; None where there is one level only."""
+    known = {(e["recipe"], e["protocol"]): e for e in study.metrics.get("hierarchy", ())}
+    found = [
+        {**result, "levels": known[key]}
+        for result in study.results
+        if (key := (result["recipe"], result["protocol"])) in known
+    ]
+    if not any("subtype" in entry["levels"] for entry in found):
+        return None
+
+    def of(level: str, metric: str) -> Any:
+        return lambda e: interval(
+            e["levels"].get(level, {"metrics": {}})["metrics"].get(metric), metric
         )
-        for name in study.protocols
-    )
-    return Table("Protocols that apply, from the mildest to the harshest", columns, rows)
+
+    return table_of(
+        f"The two levels of the hierarchy ({study.level} intervals)", found,
+        protocol_field(study),
+        value("Malignant or not: accuracy", of("binary", "accuracy")),
+        value("Its log loss", of("binary", "log_loss")),
+        value("Subtype if malignant: accuracy", of("subtype", "accuracy")),
+        value("Its macro F1", of("subtype", "macro_f1")),
+        value("Both steps right",
+              lambda e: interval(e["levels"].get("two_step_accuracy"), "accuracy")),
+        value("n images", lambda e: count(e["levels"]["binary"]["n"])),
+        value("n malignant", lambda e: count(e["levels"].get("subtype", {}).get("n"))),
+        note="P(malignant) is the sum over the malignant classes; P(subtype | malignant) is "
+        "measured on the truly malignant images. Both steps right: first malignant or not at 0.5, "
+        "then the most probable subtype.",
+    )  # fmt: skip
+
+
+def protocols(study: Study) -> Table:
+    """What each protocol holds out."""
+    return table_of(
+        "Protocols that apply, from the mildest to the harshest", study.protocols,
+        text("Protocol", protocol_title),
+        code("Name in files", str),
+        text("The question", lambda p: PROTOCOL_INFO[p].question if p in PROTOCOL_INFO else DASH),
+    )  # fmt: skip
 
 
 def inapplicable(study: Study) -> Table | None:
     """Protocols that the data cannot support, with the reasons."""
-    entries = study.metrics.get("inapplicable", ())
-    if not entries:
-        return None
-    rows = tuple((protocol_title(e["protocol"]), e["protocol"], e["reason"]) for e in entries)
-    columns = (
-        Column("Protocol"),
-        Column("Name in files", code=True, narrow=True),
-        Column("Why not"),
-    )
-    return Table("Protocols that do not apply to this data", columns, rows)
+    return table_if_any(
+        "Protocols that do not apply to this data", study.metrics.get("inapplicable", ()),
+        PROTOCOL, code("Name in files", "protocol"), text("Why not", "reason"),
+    )  # fmt: skip
 
 
 def comparisons(study: Study) -> Table | None:
     """Paired differences on the same images."""
-    entries = study.metrics.get("comparisons", ())
-    if not entries:
-        return None
-    rows = tuple(
-        (
-            _side(study, e["a"]),
-            _side(study, e["b"]),
-            metric_title(e["metric"]),
-            difference(e["difference"], e["metric"]),
-            str(e.get("verdict", DASH)),
-            *_pairs(e.get("pairs")),
-            count(e.get("n")),
-        )
-        for e in entries
+    return table_if_any(
+        f"Paired comparisons on the same images ({study.level} intervals)",
+        study.metrics.get("comparisons", ()),
+        text("A", lambda e: _side(study, e["a"])),
+        text("B", lambda e: _side(study, e["b"])),
+        text("Metric", lambda e: metric_title(e["metric"])),
+        value("A − B", lambda e: difference(e["difference"], e["metric"])),
+        text("A is", lambda e: str(e.get("verdict", DASH))),
+        value("Right alone, A : B", lambda e: _pairs(e.get("pairs"))[0]),
+        value("Effect g", lambda e: _pairs(e.get("pairs"))[1]),
+        value("p, McNemar / DeLong", lambda e: _pairs(e.get("pairs"))[2]),
+        N_IMAGES,
+        note="The verdict rests on the interval, which resamples whole groups. Right alone: images "
+        "that only A, only B has right; g is A’s share of them minus ½ (from .05 small, .15 "
+        "medium, .25 large; Cohen 1988). The exact tests take images for independent and are made "
+        "only where no two images share a group; DeLong’s only for two classes.",
     )
-    columns = (
-        Column("A"),
-        Column("B"),
-        Column("Metric"),
-        Column("A − B", numeric=True),
-        Column("A is"),
-        Column("Right alone, A : B", numeric=True),
-        Column("Effect g", numeric=True),
-        Column("p, McNemar / DeLong", numeric=True),
-        Column("n images", numeric=True),
-    )
-    caption = f"Paired comparisons on the same images ({_level(study)} intervals)"
-    note = (
-        "The verdict rests on the interval, which resamples whole groups. Right alone: images that "
-        "only A, only B has right; g is A’s share of them minus ½ (from .05 small, .15 medium, .25 "
-        "large; Cohen 1988). The exact tests take images for independent and are made only where "
-        "no two images share a group; DeLong’s only for two classes."
-    )
-    return marked(Table(caption, columns, rows, note=note))
 
 
 def _pairs(found: Mapping[str, Any] | None) -> tuple[str, str, str]:
@@ -174,92 +165,81 @@ def _pairs(found: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if not found:
         return DASH, DASH, DASH
     values = (found["mcnemar_p"], (found["delong"] or {}).get("p"))
-    tests = [DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in values]
     effect = DASH if found["effect"] is None else f"{found['effect']:+.2f}".replace("-", "−")
     alone = f"{found['only_first_right']} : {found['only_second_right']}"
-    return alone, effect, DASH if values == (None, None) else " / ".join(tests)
+    tests = DASH if values == (None, None) else " / ".join(map(p_value, values))
+    return alone, effect, tests
 
 
 def _side(study: Study, side: Mapping[str, Any]) -> str:
     seen = side.get("input", "image")
+    who = f"{side['recipe']}" if len(study.recipes) > 1 else "the model"
     if seen != "image":
         who = f"probe {seen}"
-    else:
-        who = f"{side['recipe']}" if len(study.recipes) > 1 else "the model"
     return f"{who}; {protocol_title(side['protocol']).lower()}"
 
 
 def curve(study: Study) -> Table | None:
     """Accuracy over the number of acquisition clusters."""
-    entries = study.metrics.get("curve", ())
-    if not entries:
-        return None
-    names = ("accuracy", "balanced_accuracy")
-    rows = tuple(
-        (
-            str(e["recipe"]),
-            count(e["clusters"]),
-            *(interval(e.get(name), name) for name in names),
-            count(e.get("n")),
-        )
-        for e in entries
-    )
-    columns = (
-        Column("Recipe", code=True, narrow=True),
-        Column("Clusters", numeric=True),
-        *(Column(metric_title(name), numeric=True) for name in names),
-        Column("n images", numeric=True),
-    )
-    return marked(Table("Accuracy over the number of acquisition clusters", columns, rows))
+    return table_if_any(
+        "Accuracy over the number of acquisition clusters", study.metrics.get("curve", ()),
+        RECIPE, value("Clusters", "clusters"),
+        *scores(("accuracy", "balanced_accuracy"), lambda e, name: e.get(name)), N_IMAGES,
+    )  # fmt: skip
 
 
 def per_class(study: Study, recipe: str) -> Table | None:
     """Precision, recall, specificity, F1 and AUC of each class under each protocol."""
-    rows = []
-    for entry in study.results:
-        if entry["recipe"] != recipe:
-            continue
-        for k, name in enumerate(study.class_names):
-            rows.append(
-                (
-                    protocol_title(entry["protocol"]),
-                    class_title(name),
-                    count(sum(entry["confusion"][k])),
-                    *(interval(entry["metrics"].get(f"{m}_{name}"), m) for m in CLASS_METRICS),
-                )
-            )
-    if not rows:
-        return None
-    columns = (
-        Column("Protocol"),
-        Column("Class"),
-        Column("n images", numeric=True),
-        *(Column({"f1": "F1"}.get(m) or metric_title(m).capitalize() if m != "roc_auc"
-                 else "ROC AUC", numeric=True) for m in CLASS_METRICS),
-    )  # fmt: skip
-    caption = f"Each class against the rest, recipe {recipe} ({_level(study)} intervals)"
-    note = (
-        "— : undefined, because no image has the class or none was called it."
-        if any(DASH in row for row in rows)
-        else ""
+    found = [
+        (entry, k, name)
+        for entry in study.results
+        if entry["recipe"] == recipe
+        for k, name in enumerate(study.class_names)
+    ]
+    made = class_table(
+        f"Each class against the rest, recipe {recipe} ({study.level} intervals)",
+        [(e["protocol"], name, sum(e["confusion"][k]), e["metrics"]) for e, k, name in found],
     )
-    return marked(Table(caption, columns, tuple(rows), note, grouped=True))
+    return made if found else None
+
+
+def class_table(caption: str, rows: Sequence[tuple[str, str, int, Mapping[str, Any]]]) -> Table:
+    """Each class against the rest.
+
+    Args:
+        caption: Of the table.
+        rows: ``(protocol, class, images of it, metrics)``.
+    """
+    made = table_of(
+        caption, rows,
+        text("Protocol", lambda row: protocol_title(row[0])),
+        text("Class", lambda row: class_title(row[1])),
+        value("n images", lambda row: count(row[2])),
+        *each(
+            CLASS_METRICS, lambda m: {"f1": "F1", "roc_auc": "ROC AUC"}.get(m) or m.capitalize(),
+            lambda row, m: interval(row[3].get(f"{m}_{row[1]}"), m),
+        ),
+        grouped=True,
+    )  # fmt: skip
+    undefined = any(DASH in row for row in made.rows)
+    return replace(made, note=f"{UNDEFINED} {made.note}".strip()) if undefined else made
 
 
 def confusion(study: Study, entry: Mapping[str, Any]) -> Table:
     """One confusion matrix as counts with the share of each row."""
-    columns = (
-        Column("True"),
-        *(Column(f"→ {class_title(name)}", numeric=True) for name in study.class_names),
-        Column("n images", numeric=True),
-    )
-    rows = []
-    for name, line in zip(study.class_names, entry["confusion"], strict=True):
-        total = sum(line)
-        shares = (f"{c:,} ({number(c / total, 'share')})" if total else DASH for c in line)
-        rows.append((class_title(name), *shares, count(total)))
-    caption = (
+
+    def share(n: int, line: Sequence[int]) -> str:
+        return f"{n:,} ({number(n / sum(line), 'share')})" if sum(line) else DASH
+
+    return table_of(
         f"Confusion matrix, {protocol_title(entry['protocol']).lower()}, recipe "
-        f"{entry['recipe']} ({sample(entry)}); rows true, columns predicted"
+        f"{entry['recipe']} ({sample(entry)}); rows true, columns predicted",
+        list(zip(study.class_names, entry["confusion"], strict=True)),
+        text("True", lambda row: class_title(row[0])),
+        *each(
+            range(len(study.class_names)),
+            lambda k: f"→ {class_title(study.class_names[k])}",
+            lambda row, k: share(row[1][k], row[1]),
+        ),
+        value("n images", lambda row: count(sum(row[1]))),
     )
-    return Table(caption, columns, tuple(rows))

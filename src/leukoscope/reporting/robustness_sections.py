@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from leukoscope.core.files import read_json
 from leukoscope.reporting.content import (
     Block,
     Bullets,
-    Column,
     Folded,
     Heading,
     Paragraph,
@@ -21,8 +17,8 @@ from leukoscope.reporting.content import (
 from leukoscope.reporting.figures.robustness import damage_curves
 from leukoscope.reporting.formats import difference, interval, number, plural
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.tables import Field, Record, code, table_of, text, value
 
-Record = Mapping[str, Any]
 SHEET = "robustness-sheet.png"
 _CURVES = {
     "accuracy": "accuracy, %",
@@ -57,12 +53,12 @@ def draw(result: Record, gallery: Gallery) -> list[Block]:
         f"{plural(result['n'], 'test image')} of {result['n_available']:,}, "
         f"{plural(result['n_groups'], result['group_unit'])}, {result['protocol']}"
     )
-    text = (
+    words = (
         "The test images were damaged in known ways before preprocessing, in five severities, and "
         f"answered by the models that had not seen them ({sample}; bands are "
         f"{100 * result['confidence']:g} % intervals that resample {result['group_unit']}s)."
     )
-    blocks: list[Block] = [Paragraph(text)]
+    blocks: list[Block] = [Paragraph(words)]
     if result["warnings"]:
         blocks.append(Bullets(tuple(result["warnings"])))
     metrics = [name for name in _CURVES if name in result["recipes"][0]["clean"]]
@@ -77,13 +73,13 @@ def draw(result: Record, gallery: Gallery) -> list[Block]:
 
 def _curves(metric: str, result: Record, gallery: Gallery, sample: str) -> Picture:
     label = _CURVES[metric]
-    text = f"{label.removesuffix(', %')} over severity; {sample}."
+    caption = f"{label.removesuffix(', %')} over severity; {sample}."
     if metric == "accuracy":
-        text += f" Dashed: {100 * result['bound']:g} points below that on undamaged images."
+        caption += f" Dashed: {100 * result['bound']:g} points below that on undamaged images."
     return gallery.draw(
         f"robustness-{metric}",
         lambda: damage_curves(result, metric, label),
-        caption=text[0].upper() + text[1:],
+        caption=caption[0].upper() + caption[1:],
         alt=f"{label} over the severities of {plural(len(result['corruptions']), 'corruption')}; "
         "the numbers are in robustness.csv.",
     )
@@ -92,60 +88,48 @@ def _curves(metric: str, result: Record, gallery: Gallery, sample: str) -> Pictu
 def summary(result: Record) -> Table:
     """What each corruption costs, one row each."""
     first = result["recipes"][0]["recipe"]
-    rows = tuple(
-        (
-            model["recipe"],
-            interval(model["clean"]["accuracy"], "accuracy"),
-            interval(model.get("mean_error"), "share"),
-            "the reference" if model["recipe"] == first else interval(model.get("mce"), "share"),
-        )
-        for model in result["recipes"]
-    )
-    titles = ("accuracy, undamaged", "mean error, damaged", f"mCE against {first}")
-    return Table(
-        caption="Mean error over all corruptions and severities",
-        columns=(Column("recipe", code=True), *(Column(t, numeric=True) for t in titles)),
-        rows=rows,
+
+    def relative(model: Record) -> str:
+        return "the reference" if model["recipe"] == first else interval(model.get("mce"), "share")
+
+    return table_of(
+        "Mean error over all corruptions and severities", result["recipes"],
+        code("recipe", "recipe", narrow=False),
+        value("accuracy, undamaged", lambda m: interval(m["clean"]["accuracy"], "accuracy")),
+        value("mean error, damaged", lambda m: interval(m.get("mean_error"), "share")),
+        value(f"mCE against {first}", relative),
         note="mCE: for each corruption the errors summed over severities, divided by those of the "
         "reference, then averaged (Hendrycks & Dietterich 2019); below 100 % is better than it.",
-    )
+    )  # fmt: skip
 
 
 def _accuracies(model: Record, result: Record) -> Table:
-    rows = []
-    for row in model["conditions"]:
-        kind = result["corruptions"][row["corruption"]]
-        cells = (kind["title"], str(row["severity"]), f"{row['level']:g}")
-        rows.append(
-            (*cells, interval(row["accuracy"], "accuracy"),
-             difference(row["difference"], "accuracy"), number(row["ece"]["value"], "ece"))
-        )  # fmt: skip
-    titles = ("severity", "level", "accuracy", "difference to undamaged", "ECE")
-    return Table(
-        caption=f"{model['recipe']}, each condition",
-        columns=(Column("corruption"), *(Column(title, numeric=True) for title in titles)),
-        rows=tuple(rows),
+    return table_of(
+        f"{model['recipe']}, each condition", model["conditions"],
+        _corruption(result),
+        value("severity", "severity"),
+        value("level", lambda row: f"{row['level']:g}"),
+        value("accuracy", lambda row: interval(row["accuracy"], "accuracy")),
+        value("difference to undamaged", lambda row: difference(row["difference"], "accuracy")),
+        value("ECE", lambda row: number(row["ece"]["value"], "ece")),
         grouped=True,
-    )
+    )  # fmt: skip
+
+
+def _corruption(result: Record) -> Field:
+    return text("corruption", lambda row: result["corruptions"][row["corruption"]]["title"])
 
 
 def _envelope(model: Record, result: Record) -> list[Block]:
     envelope = model["envelope"]
-    rows = []
-    for limit in envelope["limits"]:
+
+    def check(limit: Record) -> str:
         known = [f"{word} {limit[side]:.3g}" for side, word in (("low", "≥"), ("high", "≤"))
                  if limit[side] is not None]  # fmt: skip
-        check = f"{limit['statistic'].replace('_', ' ')} {', '.join(known)}"
-        rows.append(
-            (
-                result["corruptions"][limit["corruption"]]["title"],
-                f"{limit['severity']} of {limit['severities']}",
-                check if known else "not checked",
-                number(limit["caught"], "share"),
-                number(limit["caught_worst"], "share"),
-            )
-        )
-    text = (
+        statistic = limit["statistic"].replace("_", " ")
+        return f"{statistic} {', '.join(known)}" if known else "not checked"
+
+    words = (
         f"The largest severity at which the accuracy stays within {100 * envelope['bound']:g} "
         "points of that on undamaged images (lower limit of the paired difference, severities "
         "tested in order up to the first that fails). Where a measure of the single image tells, "
@@ -154,13 +138,14 @@ def _envelope(model: Record, result: Record) -> list[Block]:
         "limit. The fold models were measured, each on images that it had not seen; a bundle's "
         "own model, fitted on all images, has no test part."
     )
-    titles = ("kept up to severity", "checked at prediction", "caught at the next severity",
-              "caught at the worst")  # fmt: skip
-    table = Table(
-        caption="What the model stands",
-        columns=(Column("corruption"), *(Column(title) for title in titles)),
-        rows=tuple(rows),
+    table = table_of(
+        "What the model stands", envelope["limits"],
+        _corruption(result),
+        text("kept up to severity", lambda e: f"{e['severity']} of {e['severities']}"),
+        text("checked at prediction", check),
+        text("caught at the next severity", lambda e: number(e["caught"], "share")),
+        text("caught at the worst", lambda e: number(e["caught_worst"], "share")),
         note="Not checked: no measure of a single image tells this damage from a usual image "
         "(it would catch less than half of the images at the worst severity).",
-    )
-    return [Paragraph(text), table]
+    )  # fmt: skip
+    return [Paragraph(words), table]

@@ -10,25 +10,30 @@ import numpy as np
 from leukoscope.reporting.content import (
     Block,
     Bullets,
-    Column,
     Folded,
     Paragraph,
     Picture,
     Section,
     Table,
+    present,
 )
 from leukoscope.reporting.figures.overview import Mark, MarkGroup
 from leukoscope.reporting.figures.shortcuts import Panel, Row, shortcut_chart
-from leukoscope.reporting.formats import DASH, count, difference, finite, interval, metric_title
+from leukoscope.reporting.formats import DASH, count, difference, finite, interval
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.result_tables import marked, sample
+from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.source import Study
-from leukoscope.reporting.wording import (
-    PROBE_MEANING,
-    PROTOCOL_SHORT,
-    input_title,
-    protocol_title,
+from leukoscope.reporting.tables import (
+    N_IMAGES,
+    PROTOCOL,
+    code,
+    scores,
+    table_if_any,
+    table_of,
+    text,
+    value,
 )
+from leukoscope.reporting.wording import PROBE_MEANING, PROTOCOL_SHORT, input_title, protocol_title
 
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 _TEXT = (
@@ -44,18 +49,13 @@ _TEXT = (
 def shortcuts(study: Study, gallery: Gallery) -> Section:
     """One figure and one table, with the numbers behind the figure on request."""
     if not study.metrics.get("probes"):
-        text = "No probe was run, so no shortcut was looked for."
-        return Section("shortcuts", "Shortcuts", [Paragraph(text)])
+        none = Paragraph("No probe was run, so no shortcut was looked for.")
+        return Section("shortcuts", "Shortcuts", [none])
     used = list(dict.fromkeys(entry["probe"] for entry in study.metrics["probes"]))
     left_out = _audit(study).get("inapplicable", ())
     blocks: list[Block] = [Paragraph(_TEXT)]
-    chart = _chart(study, gallery)
-    if chart is not None:
-        blocks.append(chart)
-    blocks.append(Folded("The numbers of the figure", (numbers(study),)))
-    table = _inflation_and_share(study)
-    if table is not None:
-        blocks.append(table)
+    figures = Folded("The numbers of the figure", (numbers(study),))
+    blocks += present(_chart(study, gallery), figures, _inflation_and_share(study))
     meanings = [f"`{name}`: {PROBE_MEANING.get(name, input_title(name))}" for name in used]
     meanings += [f"`{row['probe']}` does not apply: {row['reason']}." for row in left_out]
     return Section("shortcuts", "Shortcuts", [*blocks, Bullets(tuple(meanings))])
@@ -150,7 +150,7 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
         narrow=lambda: shortcut_chart(rows, panels, chance, narrow=True),
         caption=(
             f"The model against its probes, protocol by protocol (n = {count(n)} images; "
-            f"{100 * study.confidence:g} % intervals), and below, hollow, the model on edited "
+            f"{study.level} intervals), and below, hollow, the model on edited "
             "versions of its test images. Under a protocol’s name: how far the accuracy of random "
             "splits lies above it. Where a probe comes close to the whole image, the accuracy does "
             "not prove that the model reads the cells."
@@ -164,77 +164,49 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
 
 def numbers(study: Study) -> Table:
     """Probes, and the models on edited images."""
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for protocol in study.protocols:
-        entries = [
-            (input_title(entry["probe"]), str(entry.get("recipe", DASH)), entry)
+        rows += [
+            {"recipe": DASH, **entry, "sees": input_title(entry["probe"])}
             for entry in study.metrics["probes"]
             if entry["protocol"] == protocol
         ]
-        entries += [
-            (f"{input_title(entry['input'])}; trained on whole images", recipe, entry)
+        rows += [
+            {**entry, "sees": f"{input_title(entry['input'])}; trained on whole images"}
             for recipe in study.recipes
             for entry in _edited(study, protocol, recipe)
         ]
-        rows += [
-            (
-                protocol_title(protocol),
-                seen,
-                classifier,
-                *(interval(entry["metrics"].get(name), name) for name in METRICS),
-                count(entry.get("n")),
-            )
-            for seen, classifier, entry in entries
-        ]
-    columns = (
-        Column("Protocol"),
-        Column("The classifier sees"),
-        Column("Classifier", code=True, narrow=True),
-        *(Column(metric_title(name), numeric=True) for name in METRICS),
-        Column("n images", numeric=True),
-    )
-    caption = (
+    return table_of(
         "What edited inputs reach: probes, and models that were trained on whole images "
-        f"({100 * study.confidence:g} % intervals)"
-    )
-    return marked(Table(caption, columns, tuple(rows), grouped=True))
+        f"({study.level} intervals)",
+        rows,
+        PROTOCOL, text("The classifier sees", "sees"), code("Classifier", "recipe"),
+        *scores(METRICS), N_IMAGES,
+        grouped=True,
+    )  # fmt: skip
 
 
 def _inflation_and_share(study: Study) -> Table | None:
     audit = _audit(study)
     inflation = {row["protocol"]: row for row in audit.get("inflation", ())}
     shares = {row["protocol"]: row for row in audit.get("shares", ())}
-    rows = []
-    for protocol in study.protocols:
-        over, share = inflation.get(protocol, {}), shares.get(protocol, {})
-        if not over and not share:
-            continue
-        survives = DASH
-        if share:
-            survives = interval(share["share"], "accuracy") if share["defined"] else "not defined"
-        rows.append(
-            (
-                protocol_title(protocol),
-                difference(over["difference"], "accuracy") if over else DASH,
-                difference(share["advantage"], "accuracy") if share else DASH,
-                survives,
-                count((share or over)["n"]),
-            )
-        )
-    if not rows:
-        return None
-    columns = (
-        Column("Protocol"),
-        Column("Inflation: random minus this", numeric=True),
-        Column("Model minus colour-only", numeric=True),
-        Column("Share of that without stain", numeric=True),
-        Column("n images", numeric=True),
-    )
-    note = (
-        "Share without stain: what the classifier on stain-neutral images keeps of the model’s "
-        "advantage over colour statistics; not defined where that advantage may be 0. It is a "
-        "plain classifier: beside a stronger model it keeps less for that reason alone."
-    )
-    recipe = audit.get("recipe") or study.recipes[0]
-    caption = f"Inflation, and what stain contributes, recipe {recipe}"
-    return marked(Table(caption, columns, tuple(rows), note))
+
+    def survives(protocol: str) -> str:
+        share = shares.get(protocol, {"defined": True, "share": None})
+        return interval(share["share"], "accuracy") if share["defined"] else "not defined"
+
+    return table_if_any(
+        "Inflation, and what stain contributes, recipe "
+        f"{audit.get('recipe') or study.recipes[0]}",
+        [name for name in study.protocols if name in inflation or name in shares],
+        text("Protocol", protocol_title),
+        value("Inflation: random minus this",
+              lambda p: difference(inflation.get(p, {}).get("difference"), "accuracy")),
+        value("Model minus colour-only",
+              lambda p: difference(shares.get(p, {}).get("advantage"), "accuracy")),
+        value("Share of that without stain", survives),
+        value("n images", lambda p: count((shares.get(p) or inflation[p])["n"])),
+        note="Share without stain: what the classifier on stain-neutral images keeps of the "
+        "model’s advantage over colour statistics; not defined where that advantage may be 0. It "
+        "is a plain classifier: beside a stronger model it keeps less for that reason alone.",
+    )  # fmt: skip

@@ -108,6 +108,16 @@ class Study:
         """Level of the intervals."""
         return float(self.metrics.get("confidence", self.config.confidence))
 
+    @property
+    def level(self) -> str:
+        """Level of the intervals, e.g. ``95 %``."""
+        return f"{100 * self.confidence:g} %"
+
+    @property
+    def name(self) -> str:
+        """What the data set is called."""
+        return str(self.passport.get("root_name") or self.config.data.root.name)
+
     @cached_property
     def results(self) -> list[Mapping[str, Any]]:
         """Results without the points of the cluster curve, from the mildest protocol on."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from leukoscope.reporting.content import Block, Column, Folded, Paragraph, Picture, Section, Table
+from leukoscope.reporting.content import Block, Folded, Paragraph, Picture, Section, Table
 from leukoscope.reporting.figures.subjects import PatientLine, patient_chart
-from leukoscope.reporting.formats import interval, metric_title, number, plural, sizes
+from leukoscope.reporting.formats import interval, plural, sizes
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.result_tables import marked
 from leukoscope.reporting.source import Study, class_title
+from leukoscope.reporting.tables import RECIPE, Record, code, plain, scores, table_of, text, value
 
 METHOD_TITLES: Mapping[str, str] = {
     "mean-logit": "mean logit",
@@ -41,7 +40,7 @@ def subjects(study: Study, gallery: Gallery) -> Section:
     return Section("patients", "By patient", blocks)
 
 
-def _meaning(study: Study, entry: Mapping[str, Any]) -> str:
+def _meaning(study: Study, entry: Record) -> str:
     by_class = ", ".join(f"{class_title(name)} {n}" for name, n in entry["by_class"].items())
     text = (
         f"The images of each patient were aggregated to one answer: {plural(entry['n'], 'patient')}"
@@ -61,7 +60,7 @@ def _meaning(study: Study, entry: Mapping[str, Any]) -> str:
     return text
 
 
-def _choice(entry: Mapping[str, Any]) -> str:
+def _choice(entry: Record) -> str:
     """The chosen methods, and how many patients each choice rests on."""
     chosen = Counter(METHOD_TITLES[fold["method"]] for fold in entry["folds"])
     n = [fold["n_val"] for fold in entry["folds"]]
@@ -69,31 +68,18 @@ def _choice(entry: Mapping[str, Any]) -> str:
     return f"{folds} ({sizes(sorted(n))} validation patients)"
 
 
-def _results(study: Study, entries: Sequence[Mapping[str, Any]]) -> Table:
+def _results(study: Study, entries: Sequence[Record]) -> Table:
     names = [name for name in METRICS if name in entries[0]["metrics"]]
-    columns = (
-        Column("Recipe", code=True, narrow=True),
-        *(Column(metric_title(name), numeric=True) for name in names),
-        Column("n patients", numeric=True),
-    )
-    rows = tuple(
-        (
-            entry["recipe"],
-            *(interval(entry["metrics"].get(name), name) for name in names),
-            str(entry["n"]),
-        )
-        for entry in entries
-    )
-    note = (
-        "Intervals count patients: exact (Clopper–Pearson) for proportions, a bootstrap over "
+    return table_of(
+        f"Results by patient ({study.level} intervals)", entries,
+        RECIPE, *scores(names), value("n patients", "n"),
+        note="Intervals count patients: exact (Clopper–Pearson) for proportions, a bootstrap over "
         "patients for the others, none where the ranking is perfect. Below ten patients of a "
-        "class they are marked unreliable."
-    )
-    caption = f"Results by patient ({100 * study.confidence:g} % intervals)"
-    return marked(Table(caption, columns, rows, note))
+        "class they are marked unreliable.",
+    )  # fmt: skip
 
 
-def _chart(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture:
+def _chart(study: Study, gallery: Gallery, entry: Record) -> Picture:
     names = study.class_names
     two = len(names) == 2
     lines = [_line(row, names) for row in entry["patients"]]
@@ -107,12 +93,12 @@ def _chart(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture:
         ),
         caption=f"Each patient’s aggregated probability of {of}, recipe {entry['recipe']} "
         f"(n = {len(lines)} patients; in brackets their images). Lines: "
-        f"{100 * study.confidence:g} % bootstrap over the patient’s own images.",
+        f"{study.level} bootstrap over the patient’s own images.",
         alt=f"{wrong} of {len(lines)} patients are predicted wrongly; the table lists all.",
     )
 
 
-def _line(row: Mapping[str, Any], names: Sequence[str]) -> PatientLine:
+def _line(row: Record, names: Sequence[str]) -> PatientLine:
     value, low, high = row[f"p_{row['predicted']}"], row["low"], row["high"]
     if len(names) == 2 and row["predicted"] != names[-1]:
         value = 1 - value
@@ -121,35 +107,27 @@ def _line(row: Mapping[str, Any], names: Sequence[str]) -> PatientLine:
     return PatientLine(row["patient"], row["true"], value, low, high, right, row["n_images"])
 
 
-def _listed(study: Study, entry: Mapping[str, Any]) -> Table | Folded:
-    columns = (
-        Column("Truth"),
-        Column("Patient", code=True, narrow=True),
-        Column("Predicted"),
-        Column("Probability", numeric=True),
-        Column("Stable", numeric=True),
-        Column("Images that agree", numeric=True),
-        Column("n images", numeric=True),
-    )
-    rows = []
-    for row in entry["patients"]:
-        wrong = "" if row["predicted"] == row["true"] else " ✖"
-        p = {"value": row[f"p_{row['predicted']}"], "low": row["low"], "high": row["high"]}
-        rows.append(
-            (
-                class_title(row["true"]),
-                row["patient"],
-                class_title(row["predicted"]) + wrong,
-                interval(p, "share"),
-                number(row["stability"], "share"),
-                number(row["agreement"], "share"),
-                str(row["n_images"]),
-            )
-        )
-    note = (
-        "Probability: of the predicted class, with a bootstrap over the patient’s own images; it "
-        "knows nothing of other patients, slides or models. Stable: share of the replicates with "
-        "the same answer. ✖ wrong."
-    )
-    table = Table(f"The patients, recipe {entry['recipe']}", columns, tuple(rows), note, True)
-    return table if len(rows) <= 40 else Folded(f"All {len(rows)} patients", (table,))
+def _listed(study: Study, entry: Record) -> Table | Folded:
+    def probability(row: Record) -> str:
+        limits = {"low": row["low"], "high": row["high"]}
+        return interval({"value": row[f"p_{row['predicted']}"], **limits}, "share")
+
+    def predicted(row: Record) -> str:
+        return class_title(row["predicted"]) + (" ✖" if row["predicted"] != row["true"] else "")
+
+    table = table_of(
+        f"The patients, recipe {entry['recipe']}", entry["patients"],
+        text("Truth", lambda row: class_title(row["true"])),
+        code("Patient", "patient"),
+        text("Predicted", predicted),
+        value("Probability", probability),
+        plain("Stable", "stability", "share"),
+        plain("Images that agree", "agreement", "share"),
+        value("n images", "n_images"),
+        note="Probability: of the predicted class, with a bootstrap over the patient’s own images; "
+        "it knows nothing of other patients, slides or models. Stable: share of the replicates "
+        "with the same answer. ✖ wrong.",
+        grouped=True,
+    )  # fmt: skip
+    n = len(table.rows)
+    return table if n <= 40 else Folded(f"All {n} patients", (table,))

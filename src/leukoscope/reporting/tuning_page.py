@@ -8,23 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from leukoscope.core.files import write_text
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
     Code,
-    Column,
     Folded,
     Paragraph,
     Picture,
     References,
     Section,
-    Table,
+    present,
 )
 from leukoscope.reporting.figures import tuning as draw
 from leukoscope.reporting.formats import plural
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.markup import render, stylesheet
-from leukoscope.reporting.wording import DISCLAIMER
+from leukoscope.reporting.markup import write_page
+from leukoscope.reporting.tables import Field, code, table_if_any, table_of, text, value
 
 SOURCES = (
     ("Optuna (Akiba et al. 2019)", "https://doi.org/10.1145/3292500.3330701"),
@@ -60,15 +58,10 @@ def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
         (f"{summary['n_val']}", "validation images"),
         (f"{summary['sampler']}, {summary['pruner']}", "sampler, pruner"),
     )
-    page = render(
-        "tune.html.j2",
-        css=stylesheet(),
-        title=f"Tuning of {summary['recipe']} on {summary['data']}",
-        facts=facts,
-        sections=sections,
-        disclaimer=DISCLAIMER,
+    title = f"Tuning of {summary['recipe']} on {summary['data']}"
+    write_page(
+        out / "tune.html", {"title": title, "name": title, "facts": facts}, sections, kind="tune"
     )
-    write_text(out / "tune.html", page)
 
 
 def optimism(summary: Mapping[str, Any]) -> str:
@@ -112,20 +105,14 @@ def criterion(summary: Mapping[str, Any]) -> str:
 
 def _result(summary: Mapping[str, Any]) -> list[Any]:
     values = summary["best"]["values"]
-    rows = tuple(
-        (key, _text(value), _range(summary["space"][key])) for key, value in values.items()
-    )
     counts = ", ".join(f"{n} {state}" for state, n in summary["trials"].items())
     blocks: list[Any] = [
         Paragraph(optimism(summary)),
-        Table(
-            f"Values of the best trial ({summary['best']['trial']}), as in `best.toml`",
-            (
-                Column("key", code=True, narrow=True),
-                Column("value", code=True),
-                Column("searched", code=True),
-            ),
-            rows,
+        table_of(
+            f"Values of the best trial ({summary['best']['trial']}), as in `best.toml`", values,
+            code("key", str),
+            code("value", lambda key: _text(values[key]), narrow=False),
+            code("searched", lambda key: _range(summary["space"][key]), narrow=False),
         ),
         Paragraph(
             f"Trials: {counts}. They saw {summary['n_images']} images, the train and val parts of "
@@ -134,13 +121,13 @@ def _result(summary: Mapping[str, Any]) -> list[Any]:
             "even the corrected value leans to the good side.",
             note=True,
         ),
-    ]
+    ]  # fmt: skip
     failed = [row for row in summary["rows"] if row["state"] == "failed"]
-    if failed:
-        columns = (Column("trial", numeric=True), Column("reason"))
-        reasons = tuple((str(row["trial"]), row["reason"]) for row in failed)
-        blocks.append(Table(f"Failed trials ({len(failed)})", columns, reasons))
-    return blocks
+    reasons = table_if_any(
+        f"Failed trials ({len(failed)})", failed,
+        value("trial", lambda row: str(row["trial"])), text("reason", "reason"),
+    )  # fmt: skip
+    return [*blocks, *present(reasons)]
 
 
 def _course(summary: Mapping[str, Any], gallery: Gallery) -> list[Any]:
@@ -185,22 +172,18 @@ def _intermediate(summary: Mapping[str, Any], gallery: Gallery) -> Picture:
 def _best_rows(summary: Mapping[str, Any], minimise: bool) -> Folded:
     done = [row for row in summary["rows"] if row["state"] == "complete"]
     done.sort(key=lambda row: (row["value"] if minimise else -row["value"], row["trial"]))
-    keys = list(summary["space"])
-    columns = (
-        Column("trial", numeric=True),
-        Column(criterion(summary), numeric=True),
-        *(Column(key, code=True) for key in keys),
+
+    def setting(key: str) -> Field:
+        return code(key, lambda row: draw.short(row["labels"][key]), narrow=False)
+
+    table = table_of(
+        f"The best {min(SHOWN, len(done))} of {len(done)} complete trials; all are in `trials.csv`",
+        done[:SHOWN],
+        value("trial", lambda row: str(row["trial"])),
+        value(criterion(summary), lambda row: f"{row['value']:.4f}"),
+        *map(setting, summary["space"]),
     )
-    rows = tuple(
-        (
-            str(row["trial"]),
-            f"{row['value']:.4f}",
-            *(draw.short(row["labels"][key]) for key in keys),
-        )
-        for row in done[:SHOWN]
-    )
-    shown = f"The best {len(rows)} of {len(done)} complete trials; all are in `trials.csv`"
-    return Folded("The best trials as a table", (Table(shown, columns, rows),))
+    return Folded("The best trials as a table", (table,))
 
 
 def _values(summary: Mapping[str, Any], gallery: Gallery) -> list[Any]:
@@ -248,14 +231,14 @@ def _next(summary: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def _text(value: Any) -> str:
+def _text(found: Any) -> str:
     """A value as it is told apart by: numbers to six digits, of a table its kind."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return draw.short(json.dumps(value)) if isinstance(value, (dict, list)) else str(value)
+    if isinstance(found, float):
+        return f"{found:.6g}"
+    return draw.short(json.dumps(found)) if isinstance(found, (dict, list)) else str(found)
 
 
 def _range(parameter: Mapping[str, Any]) -> str:
     if parameter["kind"] == "choice":
-        return ", ".join(_text(value) for value in parameter["values"])
+        return ", ".join(map(_text, parameter["values"]))
     return f"{parameter['kind']} {parameter['low']:g}..{parameter['high']:g}"

@@ -13,8 +13,9 @@ from leukoscope.reporting.figures.style import (
     CLASS_DASHES,
     QUIET,
     class_colour,
-    luminance,
-    new_figure,
+    class_ticks,
+    ink_on,
+    panel_grid,
     shades,
     short_title,
 )
@@ -33,16 +34,10 @@ def confusion_matrices(
         panels: ``(title with sample size, (K, K) counts)``, rows true, columns predicted.
         class_names: Names in the matrices' order.
     """
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    side = 0.62 + 0.44 * len(class_names)
-    figure = new_figure(rows * (side + 0.35), width_in=7.2 if columns == 2 else 4.4)
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    figure, axes = panel_grid(len(panels), 0.97 + 0.44 * len(class_names), one_in=4.4)
     for ax, (title, matrix) in zip(axes, panels, strict=False):
         draw_matrix(ax, np.asarray(matrix, dtype=np.float64), class_names)
         ax.set_title(title)
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
     return figure
 
 
@@ -59,25 +54,15 @@ def draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str
     colours = shades()
     ax.imshow(share, cmap=colours, vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(*matrix.shape):
-        dark = luminance(np.asarray(colours(share[i, j])[:3])) < 0.4
-        ink = "white" if dark else ("#9aa5b1" if matrix[i, j] == 0 else "black")
+        ink = "#9aa5b1" if matrix[i, j] == 0 else ink_on(colours, share[i, j])
         text = f"{100 * share[i, j]:.1f} %" if totals[i, 0] else "—"
         ax.text(
-            j,
-            i - 0.16,
-            f"{int(matrix[i, j]):,}",
-            ha="center",
-            va="center",
-            color=ink,
-            fontweight="bold" if i == j else "normal",
-            fontsize=9.5,
-        )
+            j, i - 0.16, f"{int(matrix[i, j]):,}", ha="center", va="center", color=ink,
+            fontweight="bold" if i == j else "normal", fontsize=9.5,
+        )  # fmt: skip
         ax.text(j, i + 0.22, text, ha="center", va="center", color=ink, fontsize=9)
-    names = [short_title(name) for name in class_names]
-    ax.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
-    ax.set_yticks(range(len(names)), names)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    class_ticks(ax, class_names)
+    ax.set_yticks(range(len(class_names)), list(map(short_title, class_names)))
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
 
@@ -92,15 +77,10 @@ def roc_curves(
         panels: ``(title with sample size, y_true (n,), probs (n, K))``.
         class_names: Names in the columns' order.
     """
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(2.75 * rows, width_in=7.2 if columns == 2 else 4.2)
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    figure, axes = panel_grid(len(panels), 2.75, one_in=4.2)
     for ax, (title, y_true, probs) in zip(axes, panels, strict=False):
         draw_roc(ax, y_true, probs, class_names)
         ax.set_title(title)
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
     return figure
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from leukoscope.reporting.figures.style import (
     QUIET,
     SERIES,
-    luminance,
+    class_ticks,
+    ink_on,
     new_figure,
     shades,
-    short_title,
 )
 
 if TYPE_CHECKING:
@@ -143,15 +143,11 @@ def class_heat_map(
         ax.imshow(np.ma.masked_invalid(scaled), cmap=colours, vmin=0, vmax=1, aspect="auto")
         for i, j in np.ndindex(*values.shape):
             if np.isfinite(values[i, j]):
-                dark = luminance(np.asarray(colours(scaled[i, j])[:3])) < 0.4
                 ax.text(j, i, f"{100 * values[i, j]:.1f}", ha="center", va="center", fontsize=8,
-                        color="white" if dark else "black")  # fmt: skip
+                        color=ink_on(colours, float(scaled[i, j])))  # fmt: skip
             else:
                 ax.text(j, i, "—", ha="center", va="center", fontsize=8, color=QUIET)
-        names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
-        ax.set_xticks(range(len(names)), names)
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
+        class_ticks(ax, class_names)
         ax.set_title(title)
     axes[0].set_yticks(range(len(recipes)), list(recipes))
     return figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leukoscope.reporting.figures.comparison import LINE_IN, PROTOCOL_COLOURS
-from leukoscope.reporting.figures.style import GRID, QUIET, SERIES, WIDTH_IN, new_figure
+from leukoscope.reporting.figures.style import GRID, QUIET, SERIES, WIDTH_IN, new_figure, panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,10 +27,8 @@ def roc_overlay(
     Args:
         panels: ``(class title, recipe → (false positive rates, true positive rates, area))``.
     """
+    figure, axes = panel_grid(len(panels), 2.75, extra_in=0.5)
     columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(2.75 * rows + 0.5)
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for ax, (title, lines) in zip(axes, panels, strict=False):
         ax.plot([0, 1], [0, 1], color=GRID, linewidth=0.9, linestyle=(0, (2, 2)))
         for number, (name, (x, y, area)) in reversed(list(enumerate(lines.items()))):
@@ -48,8 +46,6 @@ def roc_overlay(
         ax.set_xlabel("false positive rate")
     for ax in axes[::columns]:
         ax.set_ylabel("true positive rate")
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
     return figure
 
 
@@ -67,17 +63,15 @@ def training_curves(
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(1.5 * rows + 0.5)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=what == "accuracy").ravel()
+    shared = what == "accuracy"
+    figure, axes = panel_grid(len(panels), 1.5, columns=3, extra_in=0.5, sharey=shared)
     protocols = list(dict.fromkeys(name for _, lines in panels for name, _ in lines))
     for ax, (title, lines) in zip(axes, panels, strict=False):
         _draw_curves(ax, lines, protocols, what)
         ax.set_title(title, fontsize=8)
         ax.grid()
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
         ax.tick_params(labelsize=7.5)
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
     for ax in axes[::columns]:
         ax.set_ylabel(what if what == "loss" else f"{what}, %")
     for ax in axes[columns * (rows - 1) : len(panels)]:

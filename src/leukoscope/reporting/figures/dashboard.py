@@ -17,7 +17,8 @@ from leukoscope.reporting.figures.style import (
     INPUT_STYLES,
     OTHER_INPUT,
     class_colour,
-    luminance,
+    class_ticks,
+    ink_on,
     new_figure,
     shades,
     short_title,
@@ -138,17 +139,11 @@ def draw_f1_heat_map(
     ax.imshow(np.nan_to_num(values), cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         known = bool(np.isfinite(value))
-        dark = known and luminance(np.asarray(colours(float(value))[:3])) < 0.4
-        ax.text(
-            j, i, f"{value:.2f}" if known else "—", ha="center", va="center",
-            color="white" if dark else "black",
-        )  # fmt: skip
-    names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
-    ax.set_xticks(range(len(names)), names)
+        ink = ink_on(colours, value) if known else "black"
+        ax.text(j, i, f"{value:.2f}" if known else "—", ha="center", va="center", color=ink)
+    class_ticks(ax, class_names)
     broken = [name if len(name) < 9 else name.replace("-", "-\n", 1) for name in rows]
     ax.set_yticks(range(len(rows)), broken)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
 
 
 def draw_recalls(ax: Axes, values: Sequence[tuple[str, float, float | None, float | None]]) -> None:

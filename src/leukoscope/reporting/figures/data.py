@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from leukoscope.reporting.figures.style import (
     class_colour,
-    luminance,
+    ink_on,
     new_figure,
     shades,
     short_title,
@@ -68,16 +68,8 @@ def cluster_heat_map(
     if len(clusters) <= 26:
         for k, c in np.ndindex(*counts.shape):
             if counts[k, c]:
-                dark = luminance(np.asarray(colours(float(share[k, c]))[:3])) < 0.4
-                ax.text(
-                    c,
-                    k,
-                    str(counts[k, c]),
-                    ha="center",
-                    va="center",
-                    fontsize=7.5,
-                    color="white" if dark else "black",
-                )
+                ink = ink_on(colours, share[k, c])
+                ax.text(c, k, str(counts[k, c]), ha="center", va="center", fontsize=7.5, color=ink)
     ax.set_yticks(range(len(class_names)), [short_title(name) for name in class_names])
     ax.set_xticks([])
     ax.tick_params(length=0)

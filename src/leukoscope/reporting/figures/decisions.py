@@ -15,6 +15,7 @@ from leukoscope.reporting.figures.style import (
     SERIES,
     class_colour,
     new_figure,
+    panel_grid,
     short_title,
 )
 
@@ -98,15 +99,10 @@ class CoveragePanel:
 
 def coverage_chart(panels: Sequence[CoveragePanel]) -> Figure:
     """Coverage of each class and of each group against the promise, protocol by protocol."""
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(2.75 * rows, width_in=7.2 if columns == 2 else 4.6)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    figure, axes = panel_grid(len(panels), 2.75, one_in=4.6, sharey=True)
     for ax, panel in zip(axes, panels, strict=False):
         _draw(ax, panel)
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
-    for ax in axes[::columns]:
+    for ax in axes[:: min(2, len(panels))]:
         ax.set_ylabel("coverage, %")
     return figure
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.reporting.figures.style import QUIET, new_figure
+from leukoscope.reporting.figures.style import QUIET, panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,13 +37,12 @@ class StrangenessPanel:
 def strangeness_histograms(panels: Sequence[StrangenessPanel]) -> Figure:
     """Share of images over the score; what lies beyond an end is counted at it."""
     columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(2.35 * rows + 0.35, width_in=7.2 if columns == 2 else 4.2)
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, axes = panel_grid(
+        len(panels), 2.35, extra_in=0.35, one_in=4.2, sharex=True, sharey=True
+    )
     for ax, panel in zip(axes, panels, strict=False):
         _draw(ax, panel)
     for number, ax in enumerate(axes):
-        ax.set_visible(number < len(panels))
         ax.tick_params(labelbottom=number + columns >= len(panels))
         if number + columns >= len(panels):
             ax.set_xlabel("strangeness (0 median, 1 limit of one score)")

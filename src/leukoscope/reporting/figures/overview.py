@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from leukoscope.reporting.figures.style import (
-    QUIET,
-    SERIES,
-    new_figure,
-)
+from leukoscope.reporting.figures.style import QUIET, SERIES, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.corruption import CORRUPTIONS, corrupt
-from leukoscope.reporting.figures.style import QUIET, SERIES, new_figure
+from leukoscope.reporting.figures.style import QUIET, SERIES, new_figure, panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,19 +31,14 @@ def damage_curves(result: Mapping[str, Any], metric: str, label: str) -> Figure:
         label: Of the vertical axis.
     """
     names = list(result["corruptions"])
-    columns = min(_COLUMNS, len(names))
-    lines = math.ceil(len(names) / columns)
-    figure = new_figure(0.75 + 1.55 * lines)
-    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
-    for ax, name in zip(grid.ravel(), names, strict=False):
+    figure, axes = panel_grid(len(names), 1.55, columns=_COLUMNS, extra_in=0.75, sharey=True)
+    for ax, name in zip(axes, names, strict=False):
         _panel(ax, result, name, metric)
-    for ax in grid.ravel()[len(names) :]:
-        ax.set_axis_off()
-    for row in grid:
-        row[0].set_ylabel(label)
+    for ax in axes[:: min(_COLUMNS, len(names))]:
+        ax.set_ylabel(label)
     own_axis = ", for study S1 the level" if any(n.startswith("s1-") for n in names) else ""
     figure.supxlabel(f"severity{own_axis}", fontsize=9)
-    handles, labels = grid[0][0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside upper left", ncols=min(3, len(labels)))
     return figure

@@ -10,12 +10,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.reporting.figures.style import WIDTH_IN, new_figure
+from leukoscope.reporting.figures.style import DPI, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-THUMB_PX = 256
+# Six thumbnails and five gaps are the 1,440 px of a figure, so that nothing is resampled.
+THUMB_PX = 225
+GAP_PX = 18
+TITLE_PX = 50
+LINE_PX = 36
 COLUMNS = 6
 
 
@@ -61,24 +65,23 @@ def class_grid(rows: Sequence[tuple[str, Sequence[Thumb]]]) -> Figure:
     """
     shown = [(title, thumbs) for title, thumbs in rows if thumbs]
     n_lines = max((len(t.lines) for _, thumbs in shown for t in thumbs), default=0)
-    gap, title_px, text_px = 16, 56, 40 * n_lines + 20
-    cell_w, cell_h = THUMB_PX + gap, title_px + THUMB_PX + text_px
-    canvas = np.full((len(shown) * cell_h, COLUMNS * cell_w - gap, 3), 255, dtype=np.uint8)
-    figure = new_figure(canvas.shape[0] * WIDTH_IN / canvas.shape[1])
+    cell_w, cell_h = THUMB_PX + GAP_PX, TITLE_PX + THUMB_PX + LINE_PX * n_lines + GAP_PX
+    width, height = COLUMNS * cell_w - GAP_PX, max(1, len(shown)) * cell_h
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    figure = new_figure(height / DPI, width_in=width / DPI)
     figure.set_layout_engine("none")
     ax = figure.add_axes((0, 0, 1, 1))
     for number, (title, thumbs) in enumerate(shown):
         top = number * cell_h
-        ax.text(0, top + 8, title, va="top", fontsize=9, fontweight="bold")
+        ax.text(0, top + 7, title, va="top", fontsize=9, fontweight="bold")
         for column, thumb in enumerate(thumbs[:COLUMNS]):
-            left = column * cell_w
-            below = top + title_px + THUMB_PX
+            left, below = column * cell_w, top + TITLE_PX + THUMB_PX
             canvas[below - THUMB_PX : below, left : left + THUMB_PX] = thumb.image
             for line, (text, colour) in enumerate(thumb.lines):
-                y = below + 6 + 40 * line
+                y = below + 5 + LINE_PX * line
                 ax.text(left, y, text, color=colour, va="top", fontsize=8)
-    ax.imshow(canvas, interpolation="antialiased", aspect="auto")
-    ax.set_xlim(0, canvas.shape[1])
-    ax.set_ylim(canvas.shape[0], 0)
+    ax.imshow(canvas, interpolation="nearest", aspect="auto")  # a pixel is a pixel of the figure
+    ax.set_xlim(-0.5, width - 0.5)
+    ax.set_ylim(height - 0.5, -0.5)
     ax.axis("off")
     return figure

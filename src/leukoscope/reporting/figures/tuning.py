@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leukoscope.reporting.figures.style import INK, QUIET, SERIES, new_figure
+from leukoscope.reporting.figures.style import INK, QUIET, SERIES, new_figure, panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -131,10 +131,7 @@ def slices(rows: Sequence[Row], space: Mapping[str, Row], *, criterion: str) -> 
         criterion: What the values are, in words.
     """
     done = _in_state(rows, "complete")
-    columns = min(3, len(space))
-    lines = math.ceil(len(space) / columns)
-    figure = new_figure(0.4 + 2.1 * lines)
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    figure, axes = panel_grid(len(space), 2.1, columns=3, extra_in=0.4, sharey=True)
     for ax, (key, parameter) in zip(axes, space.items(), strict=False):
         categories = parameter["kind"] == "choice"
         labels = [row["labels"][key] for row in done]
@@ -150,9 +147,7 @@ def slices(rows: Sequence[Row], space: Mapping[str, Row], *, criterion: str) -> 
             ax.set_xscale("log")
         ax.set_xlabel(key)
         ax.grid()
-    for ax in axes[len(space) :]:
-        ax.set_axis_off()
-    for ax in axes[::columns]:
+    for ax in axes[:: min(3, len(space))]:
         ax.set_ylabel(criterion)
     return figure
 
