@@ -113,11 +113,6 @@ def measure_images(
 ) -> Measures:
     """Measure many images.
 
-    Args:
-        paths: Readable images.
-        threads: Number of images measured at a time.
-        progress: Called with (images done, images in all).
-
     Raises:
         ImageError: An image cannot be read any more.
     """

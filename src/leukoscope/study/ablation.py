@@ -218,11 +218,7 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Run every arm, compare each with the whole recipe, write ``ablation.json`` and the report.
 
-    Args:
-        plan: From :func:`plan_ablation`.
-        out: Its folder; the studies go to ``whole`` and ``without-…`` in it.
-        resume: Go on where an interrupted run stopped.
-        listener: Called with (step, done, total).
+    The studies go to ``whole`` and ``without-…`` in ``out``.
 
     Returns:
         The content of ``ablation.json``.

@@ -56,10 +56,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     Calibration, prediction sets and operating point are fitted on the ``cal`` part, the rejection
     threshold on the ``val`` part, with the outputs of the very graph that will serve.
 
-    Args:
-        run: A study's folder that holds the ``final`` fit of the recipe.
-        recipe: Which recipe.
-        out: The bundle's folder; replaced as a whole.
+    A bundle that lies in ``out`` is replaced as a whole.
 
     Raises:
         DataError: The images are gone.
@@ -128,12 +125,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
 
 
 def keep_bundle(run: RunFolder, recipe: str) -> None:
-    """Pack the study's own bundle, or leave it where nothing behind it has changed.
-
-    Args:
-        run: A study's folder that holds the ``final`` fit of the recipe.
-        recipe: Which recipe.
-    """
+    """Pack the study's own bundle, or leave it where nothing behind it has changed."""
     weights = run.model(recipe, FINAL, 0) / "checkpoint.safetensors"
     behind = [run.config, run.manifest, run.metrics, run.robustness, weights]
     hashes = [sha256_file(path) if path.is_file() else "" for path in behind]

@@ -89,10 +89,8 @@ def find_runs(root: Path) -> list[RunInfo]:
 def plan_cleaning(names: Sequence[str], root: Path, *, keep_report: bool) -> list[CleanPlan]:
     """Say what would be removed.
 
-    Args:
-        names: Run folders, as paths or by their names below ``root``.
-        root: Where runs are looked for.
-        keep_report: Keep the report, the statistics and the configuration.
+    Names are paths, or those of run folders below ``root``; ``keep_report`` keeps the report, the
+    statistics and the configuration.
 
     Raises:
         UnknownNameError: No run has this name.

@@ -26,6 +26,7 @@ from leukoscope.study.compare_results import (
     contest_tests,
 )
 from leukoscope.study.compare_sources import Source, read_sources
+from leukoscope.study.entries import sampling
 from leukoscope.study.events import Listener, Progress
 
 SCHEMA = 1
@@ -85,8 +86,7 @@ def compare_runs(
     candidates, copies = candidates_of(sources)
     contests = make_contests(candidates, protocols)
     candidates = [c for c in candidates if any(c in contest.candidates for contest in contests)]
-    config = sources[0].config
-    settings = Settings(metric, against, config.bootstrap, config.confidence, config.seed)
+    settings = Settings(metric, against, sampling(sources[0].config))
     check_settings(settings, contests)
     comparison = _head(runs, out, sources, settings)
     comparison["notes"] += copies
@@ -124,9 +124,7 @@ def _head(
         "command": f"leukoscope compare {named} --out {out.resolve().name}{options}",
         "metric": settings.metric,
         "against": settings.against,
-        "confidence": settings.confidence,
-        "replicates": settings.replicates,
-        "seed": settings.seed,
+        **{key: settings.how[key] for key in ("confidence", "replicates", "seed")},
         "runs": [_run_facts(source) for source in sources],
         "notes": [note for source in sources for note in source.notes],
     }

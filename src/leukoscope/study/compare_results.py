@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leukoscope.core.errors import UnknownNameError
 from leukoscope.evaluation.comparison import compare_predictions
 from leukoscope.evaluation.curves import roc_curves
-from leukoscope.evaluation.intervals import bootstrap_metrics
+from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
 from leukoscope.evaluation.leaderboard import bootstrap_places, exchange_test, holm_adjusted
 from leukoscope.evaluation.metrics import (
     LOWER_IS_BETTER,
@@ -37,16 +37,12 @@ class Settings:
     Attributes:
         metric: Ranks and is tested.
         against: Label of the recipe that all others are tested against, or ``best``.
-        replicates: Of the bootstrap.
-        confidence: Level of intervals; 1 − it is the level of the tests.
-        seed: Of all resampling.
+        how: Of the intervals; 1 − their level is that of the tests.
     """
 
     metric: str
     against: str
-    replicates: int
-    confidence: float
-    seed: int
+    how: Sampling
 
 
 def check_settings(settings: Settings, contests: Sequence[Contest]) -> None:
@@ -72,9 +68,7 @@ def contest_results(contest: Contest, settings: Settings) -> dict[str, dict[str,
         contest.class_names,
         metric=settings.metric,
         groups=contest.groups,
-        replicates=settings.replicates,
-        confidence=settings.confidence,
-        seed=settings.seed,
+        **settings.how,
     )
     return {
         label: {**_one(contest, label, settings), "place": place.to_json()}
@@ -85,13 +79,7 @@ def contest_results(contest: Contest, settings: Settings) -> dict[str, dict[str,
 def _one(contest: Contest, label: str, settings: Settings) -> dict[str, Any]:
     y, probs = contest.y_true, contest.probs[label]
     intervals = bootstrap_metrics(
-        y,
-        probs,
-        contest.class_names,
-        groups=contest.groups,
-        replicates=settings.replicates,
-        confidence=settings.confidence,
-        seed=settings.seed,
+        y, probs, contest.class_names, groups=contest.groups, **settings.how
     )
     return {
         "metrics": {name: interval.to_json() for name, interval in intervals.items()},
@@ -168,26 +156,15 @@ def contest_tests(
     reference = reference_of(contest, results, settings)
     others = [c.label for c in contest.candidates if c.label != reference]
     rows, p_values = [], []
-    options: dict[str, Any] = {
-        "metric": settings.metric,
-        "groups": contest.groups,
-        "seed": settings.seed,
-    }
+    options: dict[str, Any] = {"metric": settings.metric, "groups": contest.groups}
     for label in others:
-        pair = contest.probs[label], contest.probs[reference]
-        comparison = compare_predictions(
-            contest.y_true,
-            *pair,
-            contest.class_names,
-            replicates=settings.replicates,
-            confidence=settings.confidence,
+        three = contest.y_true, contest.probs[label], contest.probs[reference]
+        comparison = compare_predictions(*three, contest.class_names, **options, **settings.how)
+        p = exchange_test(
+            *three, contest.class_names, permutations=PERMUTATIONS, seed=settings.how["seed"],
             **options,
-        )
-        p_values.append(
-            exchange_test(
-                contest.y_true, *pair, contest.class_names, permutations=PERMUTATIONS, **options
-            )
-        )
+        )  # fmt: skip
+        p_values.append(p)
         rows.append({"a": label, "b": reference, **comparison.to_json()})
     adjusted = holm_adjusted(p_values) if rows else []
     for row, p, holm in zip(rows, p_values, adjusted, strict=True):
@@ -198,7 +175,7 @@ def contest_tests(
 
 def _verdict(row: Mapping[str, Any], settings: Settings) -> str:
     """In words, from the corrected p-value alone."""
-    if row["p_holm"] >= 1 - settings.confidence:
+    if row["p_holm"] >= 1 - settings.how["confidence"]:
         return "not distinguishable"
     larger = row["difference"]["value"] > 0
     return "better" if larger != (settings.metric in LOWER_IS_BETTER) else "worse"

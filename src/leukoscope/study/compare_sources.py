@@ -16,7 +16,7 @@ from leukoscope.core.files import read_json
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.protocols import UNITS
+from leukoscope.study.protocols import UNITS, groups_of
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,11 @@ class Source:
 
     def groups(self, protocol: str) -> dict[str, str]:
         """Image id → unit that intervals resample."""
-        units: dict[str, str] = {}
-        for fold in self.folds:
-            if fold.protocol == protocol:
-                units.update(fold.groups)
-        return units
+        return groups_of(self.folds).get(protocol, {})
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, Any]]]:
     """Read runs of ``study`` and ``train``, and outputs of ``evaluate``.
-
-    Args:
-        paths: Folders.
 
     Returns:
         The runs, and what the outputs of ``evaluate`` say.

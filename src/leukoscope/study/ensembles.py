@@ -37,10 +37,11 @@ from leukoscope.evaluation.fuzzy import Shape, TNorm, combine_members, member_sy
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.cleanup import is_ours
+from leukoscope.study.entries import sampling
 from leukoscope.study.environment import describe_environment
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.members import Member, Stacked, common_folds, stack
-from leukoscope.study.protocols import UNITS
+from leukoscope.study.protocols import UNITS, groups_of
 from leukoscope.study.run import StudyResult
 from leukoscope.study.summary import summarise
 
@@ -73,12 +74,6 @@ def combine(
     method: Method, stacked: Stacked, names: Sequence[str], fuzzy: FuzzyOptions
 ) -> tuple[PredictionTable, list[float] | None]:
     """One ensemble on one fold, calibrated on ``cal``.
-
-    Args:
-        method: How to combine.
-        stacked: What the members say.
-        names: Class names.
-        fuzzy: Options of ``fuzzy``.
 
     Returns:
         Its predictions, and the weight of each member where it has weights.
@@ -127,12 +122,7 @@ def run_ensemble(
     The first method's ensemble is the model that the report judges; plain averaging always stands
     beside it.
 
-    Args:
-        members: Of :func:`load_members`.
-        out: The new folder; an ensemble that lies there is replaced.
-        methods: How to combine, one ensemble each.
-        fuzzy: Options of ``fuzzy``.
-        listener: Told about the progress.
+    An ensemble that lies in ``out`` is replaced.
 
     Raises:
         DataError: The members do not fit together.
@@ -304,10 +294,7 @@ def _tests(
     config: StudyConfig,
 ) -> dict[str, Any]:
     """Each ensemble against the best member (by log loss on val) and against plain averaging."""
-    groups: dict[str, dict[str, str]] = {}
-    for fold in folds:
-        groups.setdefault(fold.protocol, {}).update(fold.groups)
-    best, tests = {}, []
+    groups, best, tests = groups_of(folds), {}, []
     for protocol in config.protocols:
         under = table.select(protocol=protocol, input="image")
         losses = {name: _val_loss(under.select(recipe=name, part="val")) for name in names}
@@ -322,9 +309,7 @@ def _tests(
                     test.select(recipe=rival),
                     groups=groups[protocol],
                     metric=metric,
-                    replicates=config.bootstrap,
-                    confidence=config.confidence,
-                    seed=config.seed,
+                    **sampling(config),
                 )
                 tests.append({"protocol": protocol, "a": own, "b": rival, **found.to_json()})
     return {"best_member": best, "tests": tests}

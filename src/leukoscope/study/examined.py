@@ -25,7 +25,7 @@ from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.study.fitted import RECORD, FittedRun
 from leukoscope.study.inputs import stream
-from leukoscope.study.protocols import unit_of
+from leukoscope.study.protocols import groups_of, unit_of
 
 Image = NDArray[np.uint8]
 Picture = Callable[[ImageRecord], Image]
@@ -84,9 +84,7 @@ class Examination:
             class_names=self.class_names,
             y_true=np.array(y_true, np.int64),
             groups=[self.groups.get(r.image_id, r.image_id) for r in self.records],
-            replicates=self.replicates,
-            confidence=self.confidence,
-            seed=seed,
+            how={"replicates": self.replicates, "confidence": self.confidence, "seed": seed},
         )
 
     def first(self, images: int) -> Examination:
@@ -121,10 +119,7 @@ def open_run(
     records = [r for r in fitted.manifest.usable if r.image_id in shared]
     if not records:
         raise DataError(f"{fitted.run.path}: {', '.join(names)} share no test image")
-    groups: dict[str, str] = {}
-    for fold in load_folds(fitted.run.splits):
-        if fold.protocol == protocol:
-            groups |= fold.groups
+    groups = groups_of(load_folds(fitted.run.splits)).get(protocol, {})
     class_names = fitted.test_table(names[0], protocol).class_names
     return Examination(
         models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol), protocol,
@@ -134,12 +129,6 @@ def open_run(
 
 def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination:
     """A bundle on labelled images; groups are patients, or components found among these images.
-
-    Args:
-        bundle: Its folder.
-        data: Folder of images or CSV manifest.
-        images: How many at most.
-        seed: Of the order of the images.
 
     Raises:
         DataError: No image has a class that the bundle knows.

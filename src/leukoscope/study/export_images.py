@@ -58,12 +58,7 @@ def export_images(
     ``manifest.csv`` holds both hashes, ``preprocess.toml`` the specification. An export that was
     stopped goes on: an image that is there for the same source and specification is kept.
 
-    Args:
-        manifest: The data set.
-        recipe: Whose preprocessing.
-        out: Folder to write; may hold the same export, unfinished.
-        variant: A key of :data:`~leukoscope.imaging.probe_inputs.PROBE_INPUTS`.
-        progress: Told (images done, images in all).
+    ``variant`` is a key of :data:`~leukoscope.imaging.probe_inputs.PROBE_INPUTS`.
 
     Raises:
         UnknownNameError: No such variant.

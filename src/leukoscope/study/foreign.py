@@ -78,11 +78,7 @@ def audit_foreign(
 ) -> ForeignResult:
     """Audit the data, measure the model, fit the probes on the same images, judge, report.
 
-    Args:
-        source: An opened ONNX model, or a CSV file of predictions.
-        config: Data, protocols, probes, folds; its first recipe is the probes' classifier.
-        out: A new or empty folder.
-        listener: Told about the progress.
+    The first recipe of ``config`` is the probes' classifier.
 
     Raises:
         UsageError: The folder holds something else.

@@ -67,10 +67,7 @@ def operating_entry(
 ) -> dict[str, Any]:
     """``decisions.operating_point`` of ``metrics.json``.
 
-    Args:
-        tests: The recipe under each protocol.
-        words: What was asked for; empty for nothing.
-        patients: Image id → patient, None where unknown.
+    ``words`` may be empty; ``patients``: image id → patient, None where unknown.
     """
     mask = malignant_classes(tests[0].test[0].class_names) if tests else None
     if mask is None:

@@ -19,14 +19,7 @@ MODEL_ON = "model-on-"
 def model_on_entries(
     statistics: Statistics, under: PredictionTable, recipes: Sequence[str], protocol: str
 ) -> list[dict[str, Any]]:
-    """The models on edited versions of their own test images.
-
-    Args:
-        statistics: How intervals are made.
-        under: Test rows of the protocol.
-        recipes: Whose models.
-        protocol: Its name.
-    """
+    """The models on edited versions of their own test images."""
     found = [
         (recipe, name, under.select(recipe=recipe, input=MODEL_ON + name))
         for recipe in recipes
@@ -71,13 +64,7 @@ def add_verdict(
             under.select(input="stain-neutral"),
         )
         if protocol in UNITS and all(len(table) for table in tables):
-            found = share_of_tables(
-                *tables,
-                statistics.groups[protocol],
-                replicates=statistics.config.bootstrap,
-                confidence=statistics.config.confidence,
-                seed=statistics.config.seed,
-            )
+            found = share_of_tables(*tables, statistics.groups[protocol], **statistics.how)
             shares.append({"protocol": protocol, **found.to_json()})
     metrics["shortcuts"] = {
         "recipe": recipe,

@@ -131,11 +131,7 @@ def run_transfer(
 ) -> dict[str, Any]:
     """Run both phases and both arms, compare them, and write ``transfer.json`` and the report.
 
-    Args:
-        plan: From :func:`plan_transfer`.
-        out: Its folder; the studies go to ``phase1``, ``direct`` and ``double`` in it.
-        resume: Go on where an interrupted run stopped.
-        listener: Called with (step, done, total).
+    The studies go to ``phase1``, ``direct`` and ``double`` in ``out``.
 
     Returns:
         The content of ``transfer.json``.

@@ -166,11 +166,8 @@ class Scorer:
     ) -> tuple[float, NDArray[np.float64]]:
         """Fit ``recipe`` on every fold.
 
-        Args:
-            recipe: The configuration.
-            folder: For the history of each fold.
-            report: Told (step, value so far); True ends the trial.
-            tell: Told (done, total).
+        ``report`` is told (step, value so far) and ends the trial with True; ``folder`` takes the
+        history of each fold.
 
         Returns:
             The mean of the criterion over the folds, and (n_val, K) probabilities of
