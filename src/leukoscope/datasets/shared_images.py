@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.duplicates import near_duplicates, twins_by_content
@@ -101,10 +100,6 @@ def _twins(paths: list[Path], measures: Measures, between: int) -> list[Pair]:
     found: list[Pair] = []
     for cut_side in (side, ~side):
         rows = np.flatnonzero(np.where(cut_side, measures.cut_out, ~measures.cut_out))
-        pairs = twins_by_content([paths[i] for i in rows], _rows(measures, rows))
+        pairs = twins_by_content([paths[i] for i in rows], measures.take(rows))
         found += [(int(rows[i]), int(rows[j])) for i, j in pairs]
     return found
-
-
-def _rows(measures: Measures, rows: NDArray[np.int64]) -> Measures:
-    return Measures(**{f.name: getattr(measures, f.name)[rows] for f in fields(Measures)})

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.labels import malignant_mask
 from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
-from leukoscope.evaluation.metrics import check_predictions
+from leukoscope.evaluation.metrics import check_predictions, malignant_classes
 
 FloatArray = NDArray[np.float64]
 
@@ -73,8 +73,8 @@ def hierarchy_metrics(
         malignant or not at 0.5, then the most probable subtype. None where the classes stand on
         one branch only.
     """
-    mask = np.array(malignant_mask(class_names), dtype=bool)
-    if mask.all() or not mask.any():
+    mask = malignant_classes(class_names)
+    if mask is None:
         return None
     truth, prob = check_predictions(y_true, y_prob, class_names)
     units = np.asarray(groups)

@@ -26,6 +26,7 @@ IntArray = NDArray[np.int64]
 
 MIN_GROUPS = 10
 _BLOCK = 1 << 18  # weights held at once
+_SHARES = frozenset({"accuracy", "recall", "specificity", "precision"})
 
 
 @dataclass(frozen=True)
@@ -255,9 +256,7 @@ def _without_spread(
 ) -> Interval:
     """The exact limits where all images agree, so that the bootstrap cannot see the spread."""
     metric, _, class_name = name.partition("_")
-    if metric not in {"accuracy", "recall", "specificity", "precision"}:
-        return interval
-    if interval.value not in (0.0, 1.0) or interval.low != interval.high:
+    if metric not in _SHARES or interval.value not in (0.0, 1.0):
         return interval
     concerned = np.ones(len(y_true), dtype=bool)
     if class_name:
@@ -266,7 +265,12 @@ def _without_spread(
     if metric == "specificity":
         concerned = ~concerned
     trials = max(1, len(np.unique(resampling.member[concerned])))
-    low, high = proportion_interval(
-        int(interval.value) * trials, trials, confidence=resampling.confidence
-    )
+    return with_exact_limits(interval, trials, resampling.confidence)
+
+
+def with_exact_limits(interval: Interval, trials: int, confidence: float) -> Interval:
+    """Those of Clopper & Pearson (1934) for a share of 0 or 1, of which no resample differs."""
+    if interval.value not in (0.0, 1.0) or interval.low != interval.high:
+        return interval
+    low, high = proportion_interval(int(interval.value) * trials, trials, confidence=confidence)
     return replace(interval, low=low, high=high)

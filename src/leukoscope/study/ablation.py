@@ -24,14 +24,13 @@ from leukoscope.study.arms import (
     arm_record,
     compare_arms,
     judge_arms,
-    load_data,
     measure_only,
     open_arms,
     run_arm,
     unreadable,
 )
 from leukoscope.study.events import Listener, Progress
-from leukoscope.study.run import study_config
+from leukoscope.study.run import read_data, study_config
 
 RESULT = "ablation.json"
 WHOLE = "whole"
@@ -250,7 +249,7 @@ def run_ablation(
         "target": plan.whole.data.path,
         "seed": plan.whole.seed,
         "arms": records,
-        "unreadable": unreadable(load_data(plan.whole)),
+        "unreadable": unreadable(read_data(plan.whole)),
         "comparisons": comparisons,
         "inapplicable": read_json(run.metrics)["inapplicable"],
         "verdict": _joined(verdicts),

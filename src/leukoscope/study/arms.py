@@ -19,7 +19,6 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import save_audit
 from leukoscope.evaluation.comparison import compare_tables
 from leukoscope.evaluation.intervals import Sampling
@@ -238,12 +237,6 @@ def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
         "weights": weights["source"],
         "weights_sha256": weights["sha256"],
     }
-
-
-def load_data(config: StudyConfig) -> Manifest:
-    """The data set of a study, as its configuration reads it."""
-    data = config.data
-    return load_dataset(Path(data.path), layout=data.layout, class_map=data.class_map)
 
 
 def unreadable(data: Manifest) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope import __version__
-from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_json, write_csv, write_json
 from leukoscope.core.records import PARTS
 from leukoscope.study.compare_contests import Candidate, Contest, candidates_of, make_contests
@@ -78,11 +78,6 @@ def compare_runs(
     progress = Progress(listener) if listener else Progress()
     with progress.step("reading the runs"):
         sources, external = read_sources(runs)
-    if not sources:
-        raise DataError(
-            "only outputs of evaluate were given; there is no study to compare",
-            hint="name at least one folder of `leukoscope study` or `leukoscope train`",
-        )
     candidates, copies = candidates_of(sources)
     contests = make_contests(candidates, protocols)
     candidates = [c for c in candidates if any(c in contest.candidates for contest in contests)]
@@ -93,14 +88,9 @@ def compare_runs(
     comparison |= _statistics(candidates, contests, settings, progress)
     comparison["external"] = external
     if models:
-        classes = len(contests[0].class_names)
-        measure = partial(
-            measure_recipes,
-            num_classes=classes,
-            cache=out / "cache",
-            threads=threads,
-            latency=latency,
-        )
+        options: dict[str, Any] = {"threads": threads, "latency": latency}
+        options |= {"cache": out / "cache", "num_classes": len(contests[0].class_names)}
+        measure = partial(measure_recipes, **options)
         _add_models(comparison, candidates, measure, progress, published=published)
     write_json(out / RESULT, comparison)
     _write_csv(out / "comparison.csv", comparison)
@@ -138,9 +128,8 @@ def _run_facts(source: Source) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for fold in source.folds:
         sizes = Counter(fold.parts.values())
-        parts.setdefault(fold.protocol, []).append(
-            {name: sizes[name] for name in (*PARTS, "purged")}
-        )
+        row = {name: sizes[name] for name in (*PARTS, "purged")}
+        parts.setdefault(fold.protocol, []).append(row)
     counts = Counter(record.label for record in usable)
     return {
         "name": source.name,

@@ -109,18 +109,13 @@ def contest_spread(contest: Contest, settings: Settings) -> dict[str, Any] | Non
     Returns:
         ``{"over", "values": {label: [...]}}``, or None where there are too few of either.
     """
-    if settings.metric not in ("accuracy", "log_loss", "brier", "ece"):
-        by_group: Mapping[str, NDArray[Any]] = {}  # most groups lack a class
-    else:
-        by_group = {"group": _alike(contest)}
-    folds = {label: contest.fold[label] for label in contest.probs}
-    if all(len(set(numbers.tolist())) >= FEWEST_FOLDS for numbers in folds.values()):
-        over, members = "fold", folds
-    elif by_group:
-        over = "patient" if _has_patients(contest) else "acquisition cluster"
-        members = dict.fromkeys(contest.probs, by_group["group"])
-    else:
-        return None
+    members: Mapping[str, NDArray[Any]] = contest.fold
+    over = "fold"
+    if any(len(set(numbers.tolist())) < FEWEST_FOLDS for numbers in members.values()):
+        if settings.metric not in ("accuracy", "log_loss", "brier", "ece"):
+            return None  # most groups lack a class
+        over, groups = _alike(contest)
+        members = dict.fromkeys(contest.probs, groups)
     values = {
         label: [
             compute_metrics(contest.y_true[rows], probs[rows], contest.class_names)[settings.metric]
@@ -134,19 +129,13 @@ def contest_spread(contest: Contest, settings: Settings) -> dict[str, Any] | Non
     return {"over": over, "values": {k: [round(v, 5) for v in vs] for k, vs in values.items()}}
 
 
-def _has_patients(contest: Contest) -> bool:
+def _alike(contest: Contest) -> tuple[str, NDArray[np.str_]]:
+    """What images are alike by, and (n,) its name for each, from the first run's manifest."""
     records = contest.candidates[0].source.manifest.usable
-    return all(record.patient_id for record in records)
-
-
-def _alike(contest: Contest) -> NDArray[np.str_]:
-    """(n,) patient or acquisition cluster of each image, from the first run's manifest."""
-    patients = _has_patients(contest)
-    of_image = {
-        record.image_id: record.patient_id if patients else record.acquisition_id
-        for record in contest.candidates[0].source.manifest.usable
-    }
-    return np.array([of_image.get(image_id, "") for image_id in contest.image_id.tolist()])
+    patients = all(record.patient_id for record in records)
+    of_image = {r.image_id: r.patient_id if patients else r.acquisition_id for r in records}
+    names = np.array([of_image.get(image_id, "") for image_id in contest.image_id.tolist()])
+    return "patient" if patients else "acquisition cluster", names
 
 
 def contest_tests(

@@ -97,12 +97,8 @@ def open_run(
 ) -> Examination:
     """Recipes of a run, each image answered by the model of the fold that tested on it.
 
-    Args:
-        fitted: The run.
-        recipes: Their names; none means the first with finished fits.
-        protocol: Default: patients held out where that was done, else components of overlapping
-            images, else the run's first.
-        seed: Of the order of the images.
+    Without ``recipes`` the first with finished fits; without ``protocol`` patients held out where
+    that was done, else components of overlapping images, else the run's first.
 
     Raises:
         UnknownNameError: The run has no such recipe or protocol.
@@ -144,21 +140,30 @@ def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination
         )
     found = audit(manifest.with_images(_spread(known, seed)[:images])).manifest
     records = _spread(found.usable, seed)
-    by_patient = all(record.patient_id for record in records)
-    groups = {r.image_id: r.patient_id if by_patient else r.group_id for r in records}
-    warnings = []
-    seen = sum(record.sha256 in predictor.trained_on_sha256 for record in records)
-    if seen:
-        warnings.append(
-            f"{seen} of these {len(records)} images were in the bundle's training part: "
-            "this is no test of unseen images"
-        )
+    unit, groups = units_of_data(records)
     return Examination(
-        (BundleModel(predictor),), found, records,
-        {name: group for name, group in groups.items() if group},
-        "patient" if by_patient else "component", "external", predictor.class_names,
-        warnings=tuple(warnings),
+        (BundleModel(predictor),), found, records, groups, unit, "external",
+        predictor.class_names, warnings=tuple(seen_in_training(predictor, records)),
     )  # fmt: skip
+
+
+def units_of_data(records: Sequence[ImageRecord]) -> tuple[str, dict[str, str]]:
+    """What intervals resample on data of a user's, and image id → unit.
+
+    Patients where every image names one, else components of connected images.
+    """
+    if all(record.patient_id for record in records):
+        return "patient", {r.image_id: r.patient_id for r in records}
+    return "component", {r.image_id: r.group_id or r.image_id for r in records}
+
+
+def seen_in_training(predictor: Predictor, records: Sequence[ImageRecord]) -> list[str]:
+    """A warning where a bundle was trained on some of the images that it is tested on."""
+    seen = sum(record.sha256 in predictor.trained_on_sha256 for record in records)
+    return [
+        f"{seen} of these {len(records)} images were in the bundle's training part: "
+        "this is no test of unseen images"
+    ] if seen else []  # fmt: skip
 
 
 def _spread(records: Sequence[ImageRecord], seed: int) -> tuple[ImageRecord, ...]:

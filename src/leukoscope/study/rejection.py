@@ -135,19 +135,17 @@ class GateKeeper:
         gate, record = fit_gate(
             parts["train"], parts["val"], choosing, kinds[~tested].tolist(), accept=ACCEPT
         )
-        table = _table(gate, parts["val"], self._ids(rows["val"]), "val")
-        table += _table(gate, parts["test"], self._ids(rows["test"]), "test")
-        table += _table(
-            gate, choosing, self._ids(self.source[made][~tested]), "val", kinds[~tested]
-        )
-        table += _table(
-            gate, outliers.take(tested), self._ids(self.source[made][tested]), "test", kinds[tested]
-        )
+        source, table = self.source[made], []
+        for part, seen_of, of, kind in (
+            ("val", parts["val"], rows["val"], None),
+            ("test", parts["test"], rows["test"], None),
+            ("val", choosing, source[~tested], kinds[~tested]),
+            ("test", outliers.take(tested), source[tested], kinds[tested]),
+        ):
+            ids = [self.image_ids[row] for row in of]
+            table += _table(gate, seen_of, ids, part, kind)
         write_csv(folder / OOD_CSV, OOD_COLUMNS, table)
         write_json(folder / OOD_JSON, record.model_dump(mode="json"))
-
-    def _ids(self, rows: NDArray[np.int64]) -> list[str]:
-        return [self.image_ids[row] for row in rows]
 
 
 def make_outliers(
@@ -160,7 +158,7 @@ def make_outliers(
 
 
 def _table(
-    gate: Gate, seen: Seen, image_ids: list[str], part: str, kinds: NDArray[np.str_] | None = None
+    gate: Gate, seen: Seen, image_ids: list[str], part: str, kinds: NDArray[np.str_] | None
 ) -> list[dict[str, Any]]:
     scores = gate.scores(seen)
     names = list(scores)

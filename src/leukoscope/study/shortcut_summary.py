@@ -47,13 +47,8 @@ def add_verdict(
 ) -> None:
     """Add inflation, the shares that survive without stain, and the verdict.
 
-    Args:
-        metrics: All other keys of ``metrics.json``; gets ``shortcuts`` and ``verdict``.
-        statistics: How intervals are made.
-        test: All test rows.
-        recipe: Whose inflation and shares.
-        inapplicable: ``{"probe", "reason"}`` of each probe that has nothing to see.
-        judge: The rule.
+    ``metrics`` holds all other keys of ``metrics.json`` and gets ``shortcuts`` and ``verdict``;
+    ``inapplicable`` names the probes that have nothing to see, ``judge`` is the rule.
     """
     shares = []
     for protocol in dict.fromkeys(test.protocol.tolist()):
