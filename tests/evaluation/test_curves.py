@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leukoscope.evaluation.curves import precision_recall_curves, reliability, roc_curves
+from leukoscope.evaluation.curves import reliability, roc_curves
 from leukoscope.evaluation.metrics import compute_metrics
 
 FOUR = ("benign", "early_pre_b", "pre_b", "pro_b")
@@ -22,18 +22,9 @@ def test_the_area_under_each_roc_curve_is_the_metric(predictions) -> None:
         assert np.trapezoid(curve.y, curve.x) == pytest.approx(metrics[f"roc_auc_{name}"])
 
 
-def test_the_steps_of_each_precision_recall_curve_sum_to_the_metric(predictions) -> None:
-    y, prob = predictions
-    metrics = compute_metrics(y, prob, FOUR)
-    for name, curve in precision_recall_curves(y, prob, FOUR).items():
-        area = (np.diff(curve.x) * curve.y[1:]).sum()
-        assert area == pytest.approx(metrics[f"pr_auc_{name}"])
-
-
 def test_classes_without_images_have_no_curve(predictions) -> None:
     y, prob = predictions
     assert list(roc_curves(y % 2, prob, FOUR)) == ["benign", "early_pre_b"]
-    assert list(precision_recall_curves(y % 2, prob, FOUR)) == ["benign", "early_pre_b"]
 
 
 def test_the_reliability_diagram_sums_to_ece(predictions) -> None:

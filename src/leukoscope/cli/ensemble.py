@@ -85,7 +85,7 @@ def ensemble(
     as_json: JsonOption = False,
 ) -> None:
     """Combine the predictions of finished runs with the same splits, and measure the result."""
-    from leukoscope.study.ensembles import FuzzyOptions, run_ensemble
+    from leukoscope.study.ensembles import run_ensemble
     from leukoscope.study.members import load_members
 
     with progress_bars() as show:
@@ -96,7 +96,8 @@ def ensemble(
             members,
             out,
             tuple(m.value for m in method or (MethodName.MEAN,)),
-            fuzzy=FuzzyOptions(membership.value, t_norm.value),
+            shape=membership.value,
+            t_norm=t_norm.value,
             listener=show,
         )
     from leukoscope.core.files import read_json

@@ -72,18 +72,15 @@ def by_size(labels: Sequence[int] | IntArray) -> IntArray:
     return np.array([number[value] for value in values], np.int64)
 
 
-def why_not_applicable(
-    background: FloatArray, black_share: FloatArray, *, least: int = FEWEST_IMAGES
-) -> str:
+def why_not_applicable(background: FloatArray, black_share: FloatArray) -> str:
     """Why acquisition clusters cannot be found, or an empty string.
 
     Args:
         background: (n, d) background features.
         black_share: (n,) share of black outside the leukocytes.
-        least: Fewest images.
     """
-    if len(background) < least:
-        return f"expected at least {least} usable images, found {len(background)}"
+    if len(background) < FEWEST_IMAGES:
+        return f"expected at least {FEWEST_IMAGES} usable images, found {len(background)}"
     share = float((black_share > BLACK_GROUND).mean())
     if share > 0.5:
         return (
@@ -184,18 +181,6 @@ def merge_clusters(labels: IntArray, groups: Sequence[Sequence[int]]) -> IntArra
         counts = Counter(merged[members].tolist())
         merged[members] = min(counts, key=lambda value: (-counts[value], value))
     return by_size(merged)
-
-
-def members(tied: IntArray) -> list[list[int]]:
-    """The components of two and more images, as lists of indices.
-
-    >>> members(np.array([0, 1, 0]))
-    [[0, 2]]
-    """
-    groups: dict[int, list[int]] = {}
-    for i, number in enumerate(tied.tolist()):
-        groups.setdefault(number, []).append(i)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def contingency(rows: Sequence[int] | IntArray, columns: Sequence[int] | IntArray) -> FloatArray:

@@ -53,13 +53,7 @@ class Clustering:
 
 
 def cluster_images(records: Sequence[ImageRecord], measures: Measures, links: Links) -> Clustering:
-    """Cluster the usable images by their background.
-
-    Args:
-        records: The n images, with component ids.
-        measures: Their measures.
-        links: Their links.
-    """
+    """Cluster the usable images by their background."""
     usable = [i for i, record in enumerate(records) if record.status == "ok"]
     place = {i: k for k, i in enumerate(usable)}
     background = measures.background[usable]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
 from leukoscope.datasets.layout_rules import read_steps, twin_key
-from leukoscope.datasets.linking import Pair, chain
+from leukoscope.datasets.linking import Pair, chain, correlation, equal_values
 from leukoscope.datasets.measurements import Measures, dihedral
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
@@ -38,26 +38,8 @@ _BLOCK = 512
 _RIM = np.ones((3, 3), np.uint8)
 
 
-def equal_values(values: Sequence[Hashable]) -> list[list[int]]:
-    """Groups of indices that share a value; empty strings share nothing.
-
-    >>> equal_values(["a", "b", "a", ""])
-    [[0, 2]]
-    """
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for i, value in enumerate(values):
-        if value != "":
-            groups[value].append(i)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def pixel_duplicates(records: Sequence[ImageRecord], measures: Measures) -> list[list[int]]:
-    """Groups of equal pixels that are not all equal files.
-
-    Args:
-        records: The n images.
-        measures: Their measures.
-    """
+    """Groups of equal pixels that are not all equal files."""
     groups = equal_values([row.tobytes() for row in measures.pixels])
     return [group for group in groups if len({records[i].sha256 for i in group}) > 1]
 
@@ -87,11 +69,7 @@ def near_duplicates(
     Perceptual hashes propose; the correlation of the small pictures and then of the fine
     structure at full resolution decide. Equal pixels are left out.
 
-    Args:
-        paths: The n images.
-        measures: Their measures.
-        threads: Number of threads.
-        between: Compare only the first so many images with the others; 0 compares all.
+    With ``between`` only the first so many images are compared with the others.
     """
     proposed = sorted(set(_near_hashes(measures, between)))
     load = lru_cache(maxsize=64)(partial(_fine_structure, paths))
@@ -121,7 +99,7 @@ def _near_hashes(measures: Measures, between: int) -> Iterator[tuple[int, int, i
             if (measures.pixels[i] == measures.pixels[j]).all():
                 continue
             turned = np.asarray(dihedral(relief[j], variant))
-            if _correlation(relief[i], turned) >= _COARSE:
+            if correlation(relief[i], turned) >= _COARSE:
                 yield i, j, variant
 
 
@@ -154,14 +132,7 @@ def _likeness(
     both, either = a[1] & inside, a[1] | inside
     if both.sum() < max(256, 0.85 * either.sum()):
         return 0.0
-    return _correlation(a[0][both], fine[both].astype(np.float32))
-
-
-def _correlation(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
-    x, y = a.astype(np.float32).ravel(), b.astype(np.float32).ravel()
-    x -= x.mean()
-    y -= y.mean()
-    return float(x @ y / (np.sqrt((x @ x) * (y @ y)) + 1e-6))
+    return correlation(a[0][both], fine[both].astype(np.float32))
 
 
 def twins_by_name(records: Iterable[ImageRecord]) -> list[list[int]]:
@@ -182,11 +153,6 @@ def twins_by_content(paths: Sequence[Path], measures: Measures, *, threads: int 
 
     Where the cut-out picture is not black it must equal the field, first in the small pictures
     (all pairs, one matrix product), then at full resolution for the best match.
-
-    Args:
-        paths: The n images.
-        measures: Their measures.
-        threads: Number of threads.
     """
     cut, whole = np.flatnonzero(measures.cut_out), np.flatnonzero(~measures.cut_out)
     if not len(cut) or not len(whole):
@@ -225,7 +191,7 @@ def _is_twin(cut: Path, whole: Path) -> bool:
         return False
     x, y = a[lit].astype(np.float32), b[lit].astype(np.float32)
     error = float(np.sqrt(((x - y) ** 2).mean()))
-    return error < _TWIN_ERROR and _correlation(x, y) > _TWIN_LIKENESS
+    return error < _TWIN_ERROR and correlation(x, y) > _TWIN_LIKENESS
 
 
 def twin_links(by_name: Iterable[Sequence[int]], by_content: Iterable[Pair]) -> list[Pair]:

@@ -57,11 +57,6 @@ def is_there(out: Path) -> bool:
 def fetch(item: PublicSet, out: Path, progress: Progress) -> Fetched:
     """Download a data set into ``out``, or check what is there.
 
-    Args:
-        item: Which set.
-        out: Its folder.
-        progress: Told ``(step, done, total)``.
-
     Raises:
         UsageError: ``out`` is the current folder.
         DataError: The network, the disk or the files are not as they have to be.

@@ -73,11 +73,8 @@ class ResumingDownload:
 def fetch_file(item: PublicSet, part: Path, by_hand: str, progress: Progress) -> Path:
     """Download the one file of a set, or check the one that is there.
 
-    Args:
-        item: A set with ``url``.
-        part: Folder for it; what a broken download left there is used.
-        by_hand: What a person without a network can do.
-        progress: Told ``(step, bytes here, bytes in all)``.
+    What a broken download left in ``part`` is used; ``by_hand`` says what a person without a
+    network can do.
 
     Raises:
         DataError: The server cannot be reached, has no such file, or sends another one.
@@ -126,10 +123,8 @@ def fetch_kaggle(item: PublicSet, part: Path, by_hand: str) -> Path:
     The client checks Kaggle's checksum of the transfer, goes on where it stopped, and draws its
     own progress bar.
 
-    Args:
-        item: A set with ``kaggle``.
-        part: Folder for it; what a broken download left there is used.
-        by_hand: What a person without a network or account can do.
+    What a broken download left in ``part`` is used; ``by_hand`` says what a person without a
+    network can do.
 
     Returns:
         The unpacked folder, below ``part``.

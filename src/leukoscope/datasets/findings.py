@@ -20,9 +20,6 @@ FEW_PATIENTS = 10
 def findings(passport: Mapping[str, Any]) -> list[Finding]:
     """Sentences on a passport, errors first.
 
-    Args:
-        passport: Without its findings and hash.
-
     Returns:
         Entries with ``level`` (error, warning, info), ``code`` and ``text``.
     """

@@ -155,7 +155,6 @@ def apply_frozen(
     protocols: Sequence[str] = (),
     *,
     progress: Callable[[int, int], None] | None = None,
-    threads: int = 2,
 ) -> FrozenSplits:
     """The recommended folds for one's own copy of the data; nothing is audited.
 
@@ -164,7 +163,6 @@ def apply_frozen(
         manifest: One's copy. Files whose bytes are unknown are decoded and sought by pixels.
         protocols: Which; empty means all that the passport has.
         progress: Called with (images sought by pixels, how many there are).
-        threads: Number of threads.
 
     Raises:
         UnknownNameError: The passport has no such protocol.
@@ -177,7 +175,7 @@ def apply_frozen(
             )
     named = {row["sha256"]: row["label"] for row in passport.rows}
     unknown = [record for record in manifest.usable if record.sha256 not in named]
-    same = _by_pixels(passport, manifest, unknown, progress, threads)
+    same = _by_pixels(passport, manifest, unknown, progress)
     images = [
         replace(record, sha256=same.get(record.image_id, record.sha256))
         for record in manifest.images
@@ -197,12 +195,11 @@ def _by_pixels(
     manifest: Manifest,
     records: Sequence[ImageRecord],
     progress: Callable[[int, int], None] | None,
-    threads: int,
 ) -> dict[str, str]:
     """Image id → SHA-256 in the passport, of images whose pixels it knows."""
     sha256 = {row["pixels"]: row["sha256"] for row in passport.rows}
     found: dict[str, str] = {}
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    with ThreadPoolExecutor(2) as pool:
         keys = pool.map(lambda record: pixel_key(manifest.path_of(record)), records)
         for done, (record, key) in enumerate(zip(records, keys, strict=True), start=1):
             if key in sha256:
@@ -229,8 +226,6 @@ def freeze(
     passport: Mapping[str, Any],
     folds: Sequence[Fold],
     about: Mapping[str, Any],
-    *,
-    threads: int = 2,
 ) -> FrozenPassport:
     """Write a frozen passport: ``NAME.json`` and ``NAME.csv.gz``.
 
@@ -240,10 +235,9 @@ def freeze(
         passport: Its passport; names of files and lists of pairs are left out.
         folds: The recommended splits.
         about: ``name``, ``title``, ``doi``, ``licence`` and further entries of the header.
-        threads: Number of threads that decode.
     """
     records = sorted(manifest.usable, key=lambda r: (r.sha256, len(r.image_id), r.image_id))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    with ThreadPoolExecutor(2) as pool:
         pixels = list(pool.map(lambda record: pixel_key(manifest.path_of(record)), records))
     protocols = tuple(dict.fromkeys(fold.protocol for fold in folds))
     rows = [

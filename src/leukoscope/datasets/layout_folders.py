@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Literal
 
 from leukoscope.core.labels import CLASSES, resolve_class
 from leukoscope.datasets.layout_rules import (
     Placed,
+    Placement,
     Steps,
     cnmc_name,
     is_image_name,
@@ -19,21 +20,6 @@ from leukoscope.datasets.layout_rules import (
     why_class,
 )
 from leukoscope.datasets.walking import Listing
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What each file of a data set is, and what was odd.
-
-    Attributes:
-        placed: One entry a file.
-        warnings: Sentences.
-        root_label: The class that the root folder itself names, where no folder below does.
-    """
-
-    placed: list[Placed]
-    warnings: list[str]
-    root_label: str = ""
 
 
 def place_by_folders(
@@ -46,11 +32,6 @@ def place_by_folders(
 
     The deepest folder that names a class counts. Where both original and segmented pictures are
     there, only those of ``use`` are used; the others stay in the manifest as ``excluded``.
-
-    Args:
-        listing: The files.
-        class_map: The user's own names of classes.
-        use: Which of two sister folders is used.
     """
     steps = {name: read_steps(name, class_map) for name in listing.files}
     root_name = listing.root.resolve().name

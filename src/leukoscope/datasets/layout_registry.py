@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
-from leukoscope.datasets.layout_folders import Placement, place_by_folders
-from leukoscope.datasets.layout_rules import Steps, cnmc_name, is_image_name, read_steps
+from leukoscope.datasets.layout_folders import place_by_folders
+from leukoscope.datasets.layout_rules import Placement, Steps, cnmc_name, is_image_name, read_steps
 from leukoscope.datasets.layout_tables import (
     MANIFEST_NAME,
     find_preliminary,
@@ -87,35 +88,26 @@ def _steps(listing: Listing, class_map: ClassMap) -> list[Steps]:
     return [read_steps(name, class_map) for name in listing.files if is_image_name(name)]
 
 
-def _manifest_placement(listing: Listing, class_map: ClassMap) -> Placement:
-    return Placement(*place_manifest(listing.root / MANIFEST_NAME, class_map))
-
-
-def _preliminary_placement(listing: Listing, class_map: ClassMap) -> Placement:
-    return Placement(*place_preliminary(listing, find_preliminary(listing)))
-
-
-def _segmented_placement(listing: Listing, class_map: ClassMap) -> Placement:
-    return place_by_folders(listing, class_map, use="segmented")
-
-
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
         "csv-manifest": Layout(
             f"a {MANIFEST_NAME} with the columns path and label",
             _has_manifest,
-            _manifest_placement,
+            lambda listing, class_map: place_manifest(listing.root / MANIFEST_NAME, class_map),
         ),
         "cnmc-preliminary": Layout(
             "a CSV with the columns Patient_ID, new_names, labels beside the images",
             _is_preliminary,
-            _preliminary_placement,
+            lambda listing, class_map: place_preliminary(listing),
         ),
         "original-segmented": Layout(
             "class folders below Original and below Segmented", _has_twins, place_by_folders
         ),
         "segmented": Layout(
-            "class folders below Segmented", _has_segmented, _segmented_placement, automatic=False
+            "class folders below Segmented",
+            _has_segmented,
+            partial(place_by_folders, use="segmented"),
+            automatic=False,
         ),
         "cnmc": Layout(
             "images named UID_<patient>_<image>_<cell>_<class>", _is_cnmc, place_by_folders

@@ -56,6 +56,21 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """What each file of a data set is, and what was odd.
+
+    Attributes:
+        placed: One entry a file.
+        warnings: Sentences.
+        root_label: The class that the root folder itself names, where no folder below does.
+    """
+
+    placed: list[Placed]
+    warnings: list[str]
+    root_label: str = ""
+
+
+@dataclass(frozen=True)
 class Steps:
     """What the folders on the way to a file mean.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.files import read_json, sha256_file
 from leukoscope.core.labels import resolve_class
-from leukoscope.datasets.layout_rules import Placed, cnmc_name, is_image_name, part_of
+from leukoscope.datasets.layout_rules import Placed, Placement, cnmc_name, is_image_name, part_of
 from leukoscope.datasets.walking import Listing
 
 MANIFEST_NAME = "manifest.csv"
@@ -45,25 +45,18 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
                 f"{path}, line 1: expected the columns {', '.join(required)}; "
                 f"{', '.join(missing)} missing, found {', '.join(columns) or 'none'}"
             )
-        return list(_rows(path, reader, columns, lambda: reader.line_num))
+        lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
     except csv.Error as error:
         raise LayoutError(f"{path}, line {reader.line_num}: no valid CSV ({error})") from None
-
-
-def _rows(
-    path: Path, reader: Iterator[list[str]], columns: list[str], line: object
-) -> Iterator[Row]:
-    for values in reader:
-        number = line() if callable(line) else 0
-        if not any(value.strip() for value in values):
-            continue
+    lines = [(number, values) for number, values in lines if any(values)]
+    for number, values in lines:
         if len(values) != len(columns):
             raise LayoutError(
                 f"{path}, line {number}: expected {len(columns)} values "
                 f"({', '.join(columns)}), found {len(values)}",
                 hint="put values that hold a comma in double quotes",
             )
-        yield number, dict(zip(columns, (value.strip() for value in values), strict=True))
+    return [(number, dict(zip(columns, values, strict=True))) for number, values in lines]
 
 
 def has_columns(path: Path, required: tuple[str, ...]) -> bool:
@@ -76,16 +69,11 @@ def has_columns(path: Path, required: tuple[str, ...]) -> bool:
     return set(required) <= {name.strip().lower() for name in header}
 
 
-def place_manifest(
-    path: Path, class_map: Mapping[str, str] | None
-) -> tuple[list[Placed], list[str]]:
+def place_manifest(path: Path, class_map: Mapping[str, str] | None) -> Placement:
     """Read a CSV manifest with the columns ``path`` and ``label``.
 
     Optional columns: ``patient_id``, ``group_id``, ``split``, ``acquisition_id``. Paths are
     relative to the CSV file's folder.
-
-    Returns:
-        The images, and warnings.
 
     Raises:
         LayoutError: Names the line.
@@ -134,7 +122,7 @@ def place_manifest(
             f"{path}: none of the {len(placed)} listed files exists, e.g. {placed[0].path}",
             hint=f"paths are relative to the folder of the CSV file, {path.parent}",
         )
-    return placed, warnings
+    return Placement(placed, warnings)
 
 
 def provenance_path(path: Path) -> Path:
@@ -179,18 +167,16 @@ def find_preliminary(listing: Listing) -> str:
     return ""
 
 
-def place_preliminary(listing: Listing, table: str) -> tuple[list[Placed], list[str]]:
+def place_preliminary(listing: Listing) -> Placement:
     """Images of the C-NMC preliminary phase, named by its CSV.
 
     ``new_names`` are matched to files by name without suffix, anywhere below the CSV's folder;
     ``Patient_ID`` may hold the subject or the image's old ``UID_…`` name.
 
-    Returns:
-        The images, and warnings.
-
     Raises:
         LayoutError: A line has an unknown label or a name that is listed twice.
     """
+    table = find_preliminary(listing)
     path = listing.root / table
     base = str(PurePosixPath(table).parent)
     below = "" if base == "." else f"{base}/"
@@ -230,4 +216,5 @@ def place_preliminary(listing: Listing, table: str) -> tuple[list[Placed], list[
         if is_image_name(name) and name not in used
     ]
     left = sum(bool(item.excluded) for item in placed)
-    return placed, [f"{left} images are not listed in {table} and are excluded"] if left else []
+    warnings = [f"{left} images are not listed in {table} and are excluded"] if left else []
+    return Placement(placed, warnings)

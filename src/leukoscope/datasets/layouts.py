@@ -26,9 +26,8 @@ from pathlib import Path
 from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.records import Manifest
-from leukoscope.datasets.layout_folders import Placement
 from leukoscope.datasets.layout_registry import LAYOUTS, ClassMap
-from leukoscope.datasets.layout_rules import is_image_name, why_class
+from leukoscope.datasets.layout_rules import Placement, is_image_name, why_class
 from leukoscope.datasets.layout_tables import MANIFEST_NAME, place_manifest
 from leukoscope.datasets.reading import read_records
 from leukoscope.datasets.walking import Listing, list_files
@@ -154,7 +153,7 @@ def _place(path: Path, layout: str, class_map: ClassMap | None) -> tuple[Path, s
                 f"{path}: layout {layout!r} needs a folder, but this is a CSV file",
                 hint="give the folder, or leave the layout to auto",
             )
-        placement = Placement(*place_manifest(path, mapping))
+        placement = place_manifest(path, mapping)
         return path.parent, "csv-manifest", f"{path.name} is a CSV manifest", placement
     listing = list_files(path)
     name, why = _recognise(listing, layout, mapping)

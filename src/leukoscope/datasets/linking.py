@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 Pair = tuple[int, int]
 
@@ -40,10 +44,7 @@ def components(n: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]:
     >>> components(5, [(3, 1), (1, 4)])
     [[1, 3, 4]]
     """
-    members: dict[int, list[int]] = {}
-    for i, first in enumerate(join_pairs(n, pairs)):
-        members.setdefault(first, []).append(i)
-    return [group for group in members.values() if len(group) > 1]
+    return equal_values(join_pairs(n, pairs))
 
 
 def chain(groups: Iterable[Sequence[int]]) -> list[Pair]:
@@ -53,3 +54,24 @@ def chain(groups: Iterable[Sequence[int]]) -> list[Pair]:
     [(1, 3), (1, 4)]
     """
     return [(group[0], other) for group in groups for other in group[1:]]
+
+
+def equal_values(values: Sequence[Hashable]) -> list[list[int]]:
+    """Groups of indices that share a value; empty strings share nothing.
+
+    >>> equal_values(["a", "b", "a", ""])
+    [[0, 2]]
+    """
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, value in enumerate(values):
+        if value != "":
+            groups[value].append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def correlation(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    """Pearson's of two pictures of one size, as float32; 0 where one of them is flat."""
+    x, y = a.astype(np.float32).ravel(), b.astype(np.float32).ravel()
+    x -= x.mean()
+    y -= y.mean()
+    return float(x @ y / (np.sqrt((x @ x) * (y @ y)) + 1e-6))

@@ -10,14 +10,13 @@ from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.duplicates import (
     SURE_LIKENESS,
     NearDuplicate,
-    equal_values,
     near_duplicates,
     pixel_duplicates,
     twin_links,
     twins_by_content,
     twins_by_name,
 )
-from leukoscope.datasets.linking import Pair, chain, components
+from leukoscope.datasets.linking import Pair, chain, components, equal_values
 from leukoscope.datasets.measurements import Measures
 from leukoscope.datasets.overlap import Overlap, find_overlaps
 
@@ -79,15 +78,7 @@ def find_links(
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Links:
-    """Look for every kind of link.
-
-    Args:
-        manifest: The data set.
-        records: Its n readable images.
-        measures: Their measures, in the same order.
-        threads: Number of threads.
-        progress: Called with (fields compared, fields in all).
-    """
+    """Look for every kind of link."""
     paths = [manifest.path_of(record) for record in records]
     sizes = [(record.width, record.height) for record in records]
     return Links(
@@ -116,10 +107,6 @@ def merge_patients(
     records: Sequence[ImageRecord], links: Links
 ) -> tuple[list[str], list[list[str]]]:
     """Patient ids after joining those that share the same cells.
-
-    Args:
-        records: The n images.
-        links: Their links.
 
     Returns:
         The n ids (joined ones as ``15+17``), and the groups of ids that were joined.

@@ -29,36 +29,21 @@ _NO_BOX = (-1, -1, -1, -1)
 
 
 @dataclass(frozen=True)
-class ImageMeasures:
-    """One image, measured.
+class Measures:
+    """n images, measured.
 
     Attributes:
-        pixels: (32,) uint8 SHA-256 of size and decoded pixels.
-        hashes: (8,) uint64 perceptual hashes of the eight flips and quarter turns.
-        luma: (64, 64) uint8, the whole picture made small, scale bar filled in.
-        relief: (64, 64) int8, green channel without its slow changes, 40 steps per standard
+        pixels: (n, 32) uint8 SHA-256 of size and decoded pixels.
+        hashes: (n, 8) uint64 perceptual hashes of the eight flips and quarter turns.
+        luma: (n, 64, 64) uint8, the whole picture made small, scale bar filled in.
+        relief: (n, 64, 64) int8, green channel without its slow changes, 40 steps per standard
             deviation; 0 under the scale bar.
-        colour: (12,) float32, CIELAB percentiles 25, 50, 75, 95.
-        background: (len(BACKGROUND_FEATURES),) float64.
-        bar: (4,) int32 box of the scale bar, −1 where there is none.
-        bar_red: Whether it is red.
-        cut_out: Whether the picture shows cells cut out on black.
+        colour: (n, 12) float32, CIELAB percentiles 25, 50, 75, 95.
+        background: (n, len(BACKGROUND_FEATURES)) float64.
+        bar: (n, 4) int32 box of the scale bar, −1 where there is none.
+        bar_red: (n,) bool, whether it is red.
+        cut_out: (n,) bool, whether the picture shows cells cut out on black.
     """
-
-    pixels: NDArray[np.uint8]
-    hashes: NDArray[np.uint64]
-    luma: NDArray[np.uint8]
-    relief: NDArray[np.int8]
-    colour: NDArray[np.float32]
-    background: NDArray[np.float64]
-    bar: NDArray[np.int32]
-    bar_red: bool
-    cut_out: bool
-
-
-@dataclass(frozen=True)
-class Measures:
-    """The fields of :class:`ImageMeasures` for n images, each with a leading axis of n."""
 
     pixels: NDArray[np.uint8]
     hashes: NDArray[np.uint64]
@@ -70,9 +55,13 @@ class Measures:
     bar_red: NDArray[np.bool_]
     cut_out: NDArray[np.bool_]
 
+    def take(self, rows: NDArray[np.int64] | slice) -> Measures:
+        """Those of some of the images."""
+        return Measures(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
-def audit_image(path: Path) -> ImageMeasures:
-    """Decode one image and measure all that the audit compares.
+
+def audit_image(path: Path) -> Measures:
+    """Decode one image and measure all that the audit compares; n is 1.
 
     Raises:
         ImageError: The image cannot be read.
@@ -80,28 +69,24 @@ def audit_image(path: Path) -> ImageMeasures:
     return measure_image(decode_image(path).image)
 
 
-def measure_image(image: NDArray[np.uint8]) -> ImageMeasures:
-    """Measure one image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-    """
+def measure_image(image: NDArray[np.uint8]) -> Measures:
+    """Measure one image (H, W, 3) uint8 RGB; n is 1."""
     bar = find_scale_bar(image)
     filled = _without_bar(image, bar)
     small = np.asarray(cv2.resize(filled, (LOW_PX, LOW_PX), interpolation=cv2.INTER_AREA), np.uint8)
     luma = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
     lab = cv2.cvtColor(small.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
     percentiles = np.percentile(lab.reshape(-1, 3), [25, 50, 75, 95], axis=0)
-    return ImageMeasures(
-        pixels=pixel_hash(image),
-        hashes=perceptual_hashes(luma),
-        luma=luma,
-        relief=_relief(small[:, :, 1], bar, image.shape[:2]),
-        colour=percentiles.ravel().astype(np.float32),
-        background=background_features(image, segment_leukocytes(image), bar),
-        bar=np.array(_NO_BOX if bar is None else bar.box, np.int32),
-        bar_red=bar is not None and bar.colour == "red",
-        cut_out=bool((small.max(axis=2) < _BLACK).mean() > _CUT_OUT),
+    return Measures(
+        pixels=pixel_hash(image)[None],
+        hashes=perceptual_hashes(luma)[None],
+        luma=luma[None],
+        relief=_relief(small[:, :, 1], bar, image.shape[:2])[None],
+        colour=percentiles.ravel().astype(np.float32)[None],
+        background=background_features(image, segment_leukocytes(image), bar)[None],
+        bar=np.array([_NO_BOX if bar is None else bar.box], np.int32),
+        bar_red=np.array([bar is not None and bar.colour == "red"]),
+        cut_out=np.array([(small.max(axis=2) < _BLACK).mean() > _CUT_OUT]),
     )
 
 
@@ -113,30 +98,19 @@ def measure_images(
 ) -> Measures:
     """Measure many images.
 
-    Args:
-        paths: Readable images.
-        threads: Number of images measured at a time.
-        progress: Called with (images done, images in all).
-
     Raises:
         ImageError: An image cannot be read any more.
     """
-    found: list[ImageMeasures] = []
+    found: list[Measures] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for measures in pool.map(audit_image, paths):
             found.append(measures)
             if progress is not None:
                 progress(len(found), len(paths))
     if not found:
-        return _no_measures()
+        return measure_image(np.zeros((LOW_PX, LOW_PX, 3), np.uint8)).take(slice(0))
     names = [field.name for field in fields(Measures)]
-    return Measures(**{name: np.stack([getattr(one, name) for one in found]) for name in names})
-
-
-def _no_measures() -> Measures:
-    blank = measure_image(np.zeros((LOW_PX, LOW_PX, 3), np.uint8))
-    names = [field.name for field in fields(Measures)]
-    return Measures(**{name: np.asarray(getattr(blank, name))[None][:0] for name in names})
+    return Measures(**{n: np.concatenate([getattr(one, n) for one in found]) for n in names})
 
 
 def perceptual_hashes(luma: NDArray[np.uint8]) -> NDArray[np.uint64]:

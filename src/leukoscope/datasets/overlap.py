@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.datasets.linking import correlation
 from leukoscope.datasets.measurements import LOW_PX, Measures
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
@@ -208,7 +209,7 @@ def _best_shift(a: NDArray[np.generic], b: NDArray[np.generic], peak: int) -> Sh
         for dx in (column, column - LOW_PX):
             if (LOW_PX - abs(dx)) * (LOW_PX - abs(dy)) < 0.8 * LEAST_OVERLAP * LOW_PX**2:
                 continue
-            score = _correlation(*_shared(a, b, dx, dy))
+            score = correlation(*_shared(a, b, dx, dy))
             if score > best:
                 best, shift = score, (dx, dy)
     return shift
@@ -222,13 +223,6 @@ def _shared(
     y0, y1 = max(0, -dy), min(height, height - dy)
     x0, x1 = max(0, -dx), min(width, width - dx)
     return a[y0:y1, x0:x1], b[y0 + dy : y1 + dy, x0 + dx : x1 + dx]
-
-
-def _correlation(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
-    x, y = a.astype(np.float32).ravel(), b.astype(np.float32).ravel()
-    x -= x.mean()
-    y -= y.mean()
-    return float(x @ y / (np.sqrt((x @ x) * (y @ y)) + 1e-6))
 
 
 @dataclass(frozen=True)
@@ -286,8 +280,8 @@ def _verify(candidate: Candidate, load: Callable[[int], _Plane]) -> Overlap | No
         return None
     x, y = (np.asarray(part, np.float32) for part in _shared(a.relief, b.relief, dx, dy))
     even = _shared(a.even, b.even, dx, dy)
-    score = _correlation(x[valid], y[valid])
-    least = min(score, tile_agreement(x, y, valid), _correlation(even[0][valid], even[1][valid]))
+    score = correlation(x[valid], y[valid])
+    least = min(score, tile_agreement(x, y, valid), correlation(even[0][valid], even[1][valid]))
     if evidence(least, share) < LEAST_EVIDENCE:
         return None
     return Overlap(i, j, round(dx * a.scale), round(dy * a.scale), round(score, 3), round(share, 3))
@@ -342,5 +336,5 @@ def tile_agreement(
             use = valid[part]
             x, y = a[part][use], b[part][use]
             if len(x) >= 40 and max(float(x.std()), float(y.std())) >= _TEXTURE:
-                scores.append(_correlation(x, y))
+                scores.append(correlation(x, y))
     return float(np.median(scores)) if len(scores) >= _TILES**2 / 2 else -1.0

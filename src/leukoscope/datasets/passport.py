@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from leukoscope.core.errors import DataError, SplitError
 from leukoscope.core.files import atomic_path, read_json, sha256_json, write_json
 from leukoscope.core.records import Manifest
-from leukoscope.datasets.acquisition import ClusterTree, members, merge_clusters
+from leukoscope.datasets.acquisition import ClusterTree, merge_clusters
 from leukoscope.datasets.clusters import cluster_images, cluster_labels
+from leukoscope.datasets.linking import equal_values
 from leukoscope.datasets.links import find_links, merge_patients, name_groups, with_groups
 from leukoscope.datasets.measurements import measure_images
 from leukoscope.datasets.passport_content import Evidence, describe
@@ -49,8 +50,7 @@ class Audit:
     def acquisition_labels(self, clusters: int) -> dict[str, str]:
         """Usable image id → acquisition cluster (``k24-00`` is the largest of 24).
 
-        Args:
-            clusters: Number of clusters; clusters of different numbers are nested.
+        Clusters of different numbers are nested.
 
         Raises:
             SplitError: The data shows nothing of its acquisition, or has too few images.
@@ -62,14 +62,13 @@ class Audit:
 
         No component of overlapping or duplicate images is cut in two.
 
-        Args:
-            clusters: Number of clusters before joining.
-
         Raises:
             SplitError: As :meth:`acquisition_labels`.
         """
         labels = self._cut(clusters)
-        return self._names(merge_clusters(labels, members(self.tied)), f"m{clusters}-")
+        return self._names(
+            merge_clusters(labels, equal_values(self.tied.tolist())), f"m{clusters}-"
+        )
 
     def _cut(self, clusters: int) -> NDArray[np.int64]:
         if self.tree is None:
@@ -156,12 +155,7 @@ def _part(
 
 
 def save_audit(audit: Audit, folder: Path) -> None:
-    """Write an audit as CSV, JSON and NPZ (no pickle), each file atomically.
-
-    Args:
-        audit: What was found.
-        folder: Created where it does not exist.
-    """
+    """Write an audit as CSV, JSON and NPZ (no pickle), each file atomically."""
     folder = Path(folder)
     audit.manifest.save(folder / _MANIFEST)
     arrays: dict[str, Any] = {
@@ -179,10 +173,6 @@ def save_audit(audit: Audit, folder: Path) -> None:
 
 def load_audit(folder: Path, root: Path) -> Audit:
     """Read what :func:`save_audit` wrote.
-
-    Args:
-        folder: Where it was written.
-        root: The data set's folder.
 
     Raises:
         DataError: A file is missing or damaged, or they do not belong together.

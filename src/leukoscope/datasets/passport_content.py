@@ -12,10 +12,10 @@ import numpy as np
 import leukoscope
 from leukoscope.core.labels import CLASSES, order_classes
 from leukoscope.core.records import ImageRecord, Manifest
-from leukoscope.datasets.acquisition import contingency, cramers_v, members, merge_clusters
+from leukoscope.datasets.acquisition import contingency, cramers_v, merge_clusters
 from leukoscope.datasets.clusters import Clustering
 from leukoscope.datasets.findings import findings
-from leukoscope.datasets.linking import Pair, components
+from leukoscope.datasets.linking import Pair, components, equal_values
 from leukoscope.datasets.links import Links, label_conflicts, leaking_parts, patients_by_part
 from leukoscope.datasets.measurements import Measures, has_bar
 
@@ -58,6 +58,7 @@ def describe(evidence: Evidence) -> dict[str, Any]:
     manifest, links = evidence.manifest, evidence.links
     usable = manifest.usable
     counts = Counter(record.label for record in usable)
+    excluded = (r.reason.partition(" of ")[0] for r in manifest.images if r.status == "excluded")
     n = len(evidence.records)
     passport: dict[str, Any] = {
         "schema": SCHEMA,
@@ -68,14 +69,8 @@ def describe(evidence: Evidence) -> dict[str, Any]:
         "layout": manifest.layout,
         "notes": list(manifest.notes),
         "classes": {name: counts[name] for name in order_classes(counts)},
-        "quarantined": _reasons(manifest, "quarantined"),
-        "excluded": dict(
-            sorted(
-                Counter(
-                    r.reason.partition(" of ")[0] for r in manifest.images if r.status == "excluded"
-                ).items()
-            )
-        ),
+        "quarantined": [{"path": path, "reason": why} for path, why in manifest.unreadable],
+        "excluded": dict(sorted(Counter(excluded).items())),
         "exact_duplicates": _groups(evidence, links.exact),
         "pixel_duplicates": _groups(evidence, links.pixels),
         "near_duplicates": {
@@ -96,14 +91,6 @@ def describe(evidence: Evidence) -> dict[str, Any]:
     return passport
 
 
-def _reasons(manifest: Manifest, status: str) -> list[dict[str, str]]:
-    return [
-        {"path": record.path, "reason": record.reason}
-        for record in manifest.images
-        if record.status == status
-    ]
-
-
 def _groups(evidence: Evidence, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
     return {
         "pairs": sum(len(group) * (len(group) - 1) // 2 for group in groups),
@@ -113,12 +100,7 @@ def _groups(evidence: Evidence, groups: Sequence[Sequence[int]]) -> dict[str, An
 
 
 def _pairs(evidence: Evidence, pairs: Sequence[Pair]) -> dict[str, Any]:
-    groups = components(len(evidence.records), pairs)
-    return {
-        "pairs": len(pairs),
-        "images": sum(len(group) for group in groups),
-        "groups": sorted(evidence.ids(group) for group in groups),
-    }
+    return {**_groups(evidence, components(len(evidence.records), pairs)), "pairs": len(pairs)}
 
 
 def _overlaps(evidence: Evidence) -> dict[str, Any]:
@@ -202,13 +184,8 @@ def _scale_bars(evidence: Evidence) -> dict[str, Any]:
     names = order_classes(labels)
     with_bar = [i for i in usable if present[i]]
     by_class = Counter(evidence.records[i].label for i in with_bar)
-    styles: Counter[tuple[str, int, int]] = Counter()
-    rows = []
-    for i in usable:
-        style = _bar_style(evidence, i)
-        styles[style] += present[i]
-        rows.append(style)
-    number = {style: k for k, style in enumerate(sorted(styles))}
+    rows = [_bar_style(evidence, i) for i in usable]
+    number = {style: k for k, style in enumerate(sorted(set(rows)))}
     association = None
     if len(names) > 1:
         table = contingency([names.index(label) for label in labels], [number[s] for s in rows])
@@ -219,13 +196,10 @@ def _scale_bars(evidence: Evidence) -> dict[str, Any]:
         "by_class": {name: by_class[name] for name in names},
         "red": int(evidence.measures.bar_red[with_bar].sum()),
         "boxes": {
-            "x0": _range(boxes[:, 0]),
-            "y0": _range(boxes[:, 1]),
-            "x1": _range(boxes[:, 2]),
-            "y1": _range(boxes[:, 3]),
-        }
-        if with_bar
-        else {},
+            side: [int(column.min()), int(column.max())]
+            for side, column in zip(("x0", "y0", "x1", "y1"), boxes.T, strict=True)
+            if with_bar
+        },
         "cramers_v": association,
     }
 
@@ -240,10 +214,6 @@ def _bar_style(evidence: Evidence, i: int) -> tuple[str, int, int]:
     return colour, round(25 * (x1 - x0) / record.width), round(25 * (y1 - y0) / record.height)
 
 
-def _range(values: Any) -> list[int]:
-    return [int(values.min()), int(values.max())]
-
-
 def _acquisition(evidence: Evidence) -> dict[str, Any]:
     found = evidence.clustering
     if found.tree is None:
@@ -256,7 +226,7 @@ def _acquisition(evidence: Evidence) -> dict[str, Any]:
     assigned = [clusters.index(evidence.labels[name]) for name in found.ids]
     table = contingency(assigned, y)
     numbers = np.array(assigned, np.int64)
-    groups = members(found.tied)
+    groups = equal_values(found.tied.tolist())
     merged = merge_clusters(numbers, groups)
     spanning = sum(len({assigned[i] for i in group}) > 1 for group in groups)
     return {
@@ -311,9 +281,6 @@ def adjusted_rand(table: Any) -> float:
 
 def class_balance(counts: Sequence[int]) -> dict[str, Any]:
     """Test of equal class sizes, and their normalised entropy.
-
-    Args:
-        counts: Images of each class.
 
     Returns:
         ``chi2`` (Pearson), ``p`` (K − 1 degrees of freedom), ``entropy`` (1 for equal classes),

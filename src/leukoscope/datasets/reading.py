@@ -25,14 +25,7 @@ def read_records(
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ImageRecord]:
-    """The records of a data set, in the order of their paths.
-
-    Args:
-        root: The data set's folder.
-        placed: What each file is by its name.
-        threads: Number of files read at a time.
-        progress: Called with (files read, files in all).
-    """
+    """The records of a data set, in the order of their paths."""
     ordered = sorted(placed, key=lambda item: item.path)
     records: list[ImageRecord] = []
     copies: Counter[str] = Counter()

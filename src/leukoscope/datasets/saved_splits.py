@@ -45,11 +45,6 @@ def apply_saved_splits(
 
     Copies of one file are interchangeable: the first copy here takes the first row, and so on.
 
-    Args:
-        manifest: This copy of the data.
-        rows: Rows with the columns of ``splits.csv``.
-        source: Name of the file, for messages.
-
     Raises:
         SplitError: A row is wrong, or no image is the same.
     """

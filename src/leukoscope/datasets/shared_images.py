@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.duplicates import near_duplicates, twins_by_content
@@ -37,16 +36,9 @@ def shared_images(
     first: Manifest,
     second: Manifest,
     *,
-    threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[SharedImage]:
     """Every pair of usable images across two data sets that show one thing, each pair once.
-
-    Args:
-        first: One data set, as :func:`leukoscope.load_dataset` reads it.
-        second: The other.
-        threads: Number of threads.
-        progress: Called with (images measured, images in all).
 
     Raises:
         ImageError: A file cannot be read any more.
@@ -56,22 +48,17 @@ def shared_images(
     if not 0 < between < len(records):
         return []
     paths = [first.path_of(r) for r in first.usable] + [second.path_of(r) for r in second.usable]
-    measures = measure_images(paths, threads=threads, progress=progress)
-    near = near_duplicates(paths, measures, threads=threads, between=between)
-    overlaps = find_overlaps(
-        paths,
-        [(r.width, r.height) for r in records],
-        measures,
-        threads=threads,
-        between=between,
-    )
+    measures = measure_images(paths, progress=progress)
+    near = near_duplicates(paths, measures, between=between)
+    sizes = [(r.width, r.height) for r in records]
+    overlaps = find_overlaps(paths, sizes, measures, between=between)
     found: dict[Pair, str] = {}
     for kind, pairs in (
         (KINDS[0], _equal([r.sha256 for r in records], between)),
         (KINDS[1], _equal([row.tobytes() for row in measures.pixels], between)),
         (KINDS[2], [(pair.first, pair.second) for pair in near]),
         (KINDS[3], [(pair.first, pair.second) for pair in overlaps]),
-        (KINDS[4], _twins(paths, measures, between, threads)),
+        (KINDS[4], _twins(paths, measures, between)),
     ):
         for pair in pairs:
             found.setdefault(pair, kind)
@@ -82,10 +69,6 @@ def without_shared(manifest: Manifest, shared: list[SharedImage]) -> Manifest:
     """The first data set without what it shares with the second.
 
     With an image go all images of its patient and of its group: they would tell as much.
-
-    Args:
-        manifest: The first data set.
-        shared: From :func:`shared_images`.
     """
     ids = {pair.first.image_id for pair in shared}
     patients = {pair.first.patient_id for pair in shared} - {""}
@@ -111,16 +94,12 @@ def _equal(values: Sequence[str | bytes], between: int) -> list[Pair]:
     ]
 
 
-def _twins(paths: list[Path], measures: Measures, between: int, threads: int) -> list[Pair]:
+def _twins(paths: list[Path], measures: Measures, between: int) -> list[Pair]:
     """Cut-out cells of one set and the whole fields of the other."""
     side = np.arange(len(paths)) < between
     found: list[Pair] = []
     for cut_side in (side, ~side):
         rows = np.flatnonzero(np.where(cut_side, measures.cut_out, ~measures.cut_out))
-        pairs = twins_by_content([paths[i] for i in rows], _rows(measures, rows), threads=threads)
+        pairs = twins_by_content([paths[i] for i in rows], measures.take(rows))
         found += [(int(rows[i]), int(rows[j])) for i, j in pairs]
     return found
-
-
-def _rows(measures: Measures, rows: NDArray[np.int64]) -> Measures:
-    return Measures(**{f.name: getattr(measures, f.name)[rows] for f in fields(Measures)})

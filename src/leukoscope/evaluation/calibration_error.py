@@ -12,11 +12,12 @@ images a bin has. Compare them before and after on the same images; do not read 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukoscope.evaluation.intervals import Interval, Resampling
+from leukoscope.evaluation.intervals import Interval, Resampling, Sampling
 from leukoscope.evaluation.metrics import (
     ECE_BINS,
     calibration_bin,
@@ -36,9 +37,7 @@ def calibration_measures(
     before: ArrayLike | None = None,
     *,
     groups: Sequence[str] | None = None,
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **how: Unpack[Sampling],
 ) -> dict[str, dict[str, Interval]]:
     """Every measure after and before calibration, and the change, on the same resamples.
 
@@ -49,9 +48,7 @@ def calibration_measures(
         after: (n, K) calibrated probabilities.
         before: (n, K) softmax of the raw logits; None where there are none.
         groups: (n,) unit that is resampled; None means images.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of the intervals.
-        seed: Of the resampling.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         ``after`` and, where there are raw logits, ``before`` and ``change`` (after − before, the
@@ -67,7 +64,7 @@ def calibration_measures(
     """
     names = [str(i) for i in range(np.asarray(after).shape[-1])]
     truth, prob = check_predictions(y_true, after, names)
-    draws = Resampling.of(groups, truth, replicates=replicates, seed=seed)
+    draws = Resampling.of(groups, truth, **how)
     bins = {"after": _Bins(truth, prob, names)}
     if before is not None:
         bins["before"] = _Bins(*check_predictions(y_true, before, names), names)
@@ -82,7 +79,7 @@ def calibration_measures(
     unknown = np.full(1, np.nan)
     return {
         key: {
-            name: draws.interval(float(value[0]), drawn[key].get(name, unknown), confidence)
+            name: draws.interval(float(value[0]), drawn[key].get(name, unknown))
             for name, value in values.items()
         }
         for key, values in whole.items()

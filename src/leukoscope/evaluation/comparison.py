@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.intervals import Interval, Resampling
+from leukoscope.evaluation.intervals import Interval, Resampling, Sampling
 from leukoscope.evaluation.metrics import LOWER_IS_BETTER, check_predictions, weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
 
@@ -54,9 +54,7 @@ def compare_predictions(
     *,
     metric: str = "accuracy",
     groups: Sequence[str] | NDArray[Any] | None = None,
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **how: Unpack[Sampling],
 ) -> Comparison:
     """Bootstrap the difference of a metric, with the same resampled groups for both.
 
@@ -67,9 +65,7 @@ def compare_predictions(
         class_names: K names.
         metric: Name of the metric.
         groups: (n,) label of the group of each image; None means every image for itself.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of the interval.
-        seed: Of the resampling.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: Shapes do not fit, a true class is unknown, or there is no image.
@@ -81,7 +77,7 @@ def compare_predictions(
     """
     truth, first = check_predictions(y_true, prob_a, class_names)
     _, second = check_predictions(y_true, prob_b, class_names)
-    resampling = Resampling.of(groups, truth, replicates=replicates, seed=seed)
+    resampling = Resampling.of(groups, truth, **how)
 
     def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         a, b = (
@@ -92,7 +88,7 @@ def compare_predictions(
 
     value = float(difference(np.ones((1, len(truth))))[0])
     drawn = np.concatenate([difference(weights) for weights in resampling.weights()])
-    interval = resampling.interval(value, drawn, confidence)
+    interval = resampling.interval(value, drawn)
     return Comparison(metric, interval, _judge(interval, metric), len(truth))
 
 
@@ -102,9 +98,7 @@ def compare_tables(
     *,
     groups: Mapping[str, str] | None = None,
     metric: str = "accuracy",
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **how: Unpack[Sampling],
 ) -> Comparison:
     """Compare two tables on the labelled images that both have.
 
@@ -113,9 +107,7 @@ def compare_tables(
         b: Likewise.
         groups: Image id → group; None means every image for itself.
         metric: Name of the metric.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of the interval.
-        seed: Of the resampling.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: Other classes, two rows for one image, true classes that differ, no common
@@ -151,9 +143,7 @@ def compare_tables(
         a.class_names,
         metric=metric,
         groups=labels,
-        replicates=replicates,
-        confidence=confidence,
-        seed=seed,
+        **how,
     )
 
 

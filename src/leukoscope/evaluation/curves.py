@@ -1,4 +1,4 @@
-"""Points of the curves that figures draw: ROC, precision–recall and reliability."""
+"""Points of the curves that figures draw: ROC and reliability."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Curve:
     """One curve of one class against the rest.
 
     Attributes:
-        x: (t,) false-positive rate (ROC) or recall (precision–recall), in [0, 1].
-        y: (t,) true-positive rate (ROC) or precision, in [0, 1].
+        x: (t,) false-positive rate, in [0, 1].
+        y: (t,) true-positive rate, in [0, 1].
     """
 
     x: FloatArray
@@ -64,25 +64,6 @@ def roc_curves(
         if positive.any() and not positive.all():
             x, y, _ = roc_curve(positive, prob[:, i])
             curves[name] = Curve(x, y)
-    return curves
-
-
-def precision_recall_curves(
-    y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str]
-) -> dict[str, Curve]:
-    """One-versus-rest precision–recall curve of each class that has images, recall rising.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-    """
-    from sklearn.metrics import precision_recall_curve
-
-    truth, prob = check_predictions(y_true, y_prob, class_names)
-    curves = {}
-    for i, name in enumerate(class_names):
-        if (truth == i).any():
-            precision, recall, _ = precision_recall_curve(truth == i, prob[:, i])
-            curves[name] = Curve(recall[::-1], precision[::-1])
     return curves
 
 

@@ -7,14 +7,14 @@ not be believed, and otherwise that nothing was found against it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.evaluation.explanation_scores import area_under
-from leukoscope.evaluation.intervals import Interval, bootstrap_mean, proportion_interval
+from leukoscope.evaluation.intervals import bootstrap_mean, with_exact_limits
 
 SAME = 0.5**0.5
 """Rank correlation above which two maps share more than half of the variance of their ranks."""
@@ -70,7 +70,8 @@ def summarise(
         interval = bootstrap_mean(
             values[known], groups=groups[known], confidence=confidence, replicates=replicates
         )
-        return {**_with_spread(interval, confidence).to_json(), "n": int(known.sum())}
+        exact = with_exact_limits(interval, interval.n_groups, confidence)
+        return {**exact.to_json(), "n": int(known.sum())}
 
     names = list(images[0]["maps"])
     columns = {name: _columns(images, name) for name in names}
@@ -85,15 +86,6 @@ def summarise(
         result[name] = {score: mean(values) for score, values in own.items()}
         result[name]["randomised"] = [mean(stage) for stage in randomised.T]
     return result
-
-
-def _with_spread(interval: Interval, confidence: float) -> Interval:
-    """Exact limits where all images hit, or none, so that a bootstrap sees no spread."""
-    if interval.value not in (0.0, 1.0) or interval.low != interval.high:
-        return interval
-    trials = interval.n_groups
-    low, high = proportion_interval(int(interval.value) * trials, trials, confidence=confidence)
-    return replace(interval, low=low, high=high)
 
 
 def _columns(images: Sequence[Mapping[str, Any]], name: str) -> dict[str, NDArray[np.float64]]:

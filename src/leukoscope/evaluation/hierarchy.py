@@ -7,14 +7,14 @@ that sum. Both follow from the class probabilities; no second model is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.labels import malignant_mask
-from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
-from leukoscope.evaluation.metrics import check_predictions
+from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
+from leukoscope.evaluation.metrics import check_predictions, malignant_classes
 
 FloatArray = NDArray[np.float64]
 
@@ -56,9 +56,7 @@ def hierarchy_metrics(
     class_names: Sequence[str],
     *,
     groups: Sequence[str],
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **how: Unpack[Sampling],
 ) -> dict[str, Any] | None:
     """Metrics of both levels with intervals, for ``metrics.json``.
 
@@ -67,9 +65,7 @@ def hierarchy_metrics(
         y_prob: (n, K) probabilities.
         class_names: K canonical names.
         groups: (n,) unit that is resampled.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of the intervals.
-        seed: Of the resampling.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         ``binary`` (all images, malignant against not), ``subtype`` (malignant images only; absent
@@ -77,18 +73,17 @@ def hierarchy_metrics(
         malignant or not at 0.5, then the most probable subtype. None where the classes stand on
         one branch only.
     """
-    mask = np.array(malignant_mask(class_names), dtype=bool)
-    if mask.all() or not mask.any():
+    mask = malignant_classes(class_names)
+    if mask is None:
         return None
     truth, prob = check_predictions(y_true, y_prob, class_names)
     units = np.asarray(groups)
-    options: dict[str, Any] = {"replicates": replicates, "confidence": confidence, "seed": seed}
     p_malignant, subtype, names = split_levels(prob, class_names)
     is_malignant = mask[truth]
 
     def level(y: ArrayLike, p: FloatArray, classes: Sequence[str], rows: NDArray[np.bool_],
               wanted: Sequence[str]) -> dict[str, Any]:  # fmt: skip
-        found = bootstrap_metrics(y, p, classes, groups=units[rows], names=wanted, **options)
+        found = bootstrap_metrics(y, p, classes, groups=units[rows], names=wanted, **how)
         return {
             "n": int(rows.sum()),
             "n_groups": len(set(units[rows].tolist())),
@@ -106,5 +101,5 @@ def hierarchy_metrics(
     called = p_malignant > 0.5
     right = (called == is_malignant) & (~called | (subtype.argmax(axis=1) == place[truth]))
     if (~mask).sum() == 1:  # else the second step would have to tell benign classes apart, too
-        result["two_step_accuracy"] = bootstrap_mean(right, groups=units, **options).to_json()
+        result["two_step_accuracy"] = bootstrap_mean(right, groups=units, **how).to_json()
     return result

@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +26,7 @@ IntArray = NDArray[np.int64]
 
 MIN_GROUPS = 10
 _BLOCK = 1 << 18  # weights held at once
+_SHARES = frozenset({"accuracy", "recall", "specificity", "precision"})
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,28 @@ class Interval:
         }
 
 
+class Sampling(TypedDict, total=False):
+    """How a bootstrap draws; every statistic with an interval takes these and passes them on.
+
+    Attributes:
+        replicates: Number of replicates, 1000 unless given.
+        confidence: Level of the intervals, 0.95 unless given.
+        seed: Of the draws, 0 unless given; the same seed and groups give the same resamples.
+    """
+
+    replicates: int
+    confidence: float
+    seed: int
+
+
 def bootstrap_metrics(
     y_true: ArrayLike,
     y_prob: ArrayLike,
     class_names: Sequence[str],
     *,
     groups: Sequence[str] | NDArray[Any] | None = None,
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
     names: Collection[str] | None = None,
+    **how: Unpack[Sampling],
 ) -> dict[str, Interval]:
     """Every metric with its percentile interval over resampled groups.
 
@@ -84,24 +96,22 @@ def bootstrap_metrics(
         y_prob: (n, K) probabilities.
         class_names: K names.
         groups: (n,) label of the group of each image; None means every image for itself.
-        replicates: Number of bootstrap replicates B.
-        confidence: Level of the interval.
-        seed: Of the resampling; the same seed and groups give the same resamples.
         names: The metrics that are wanted; None means all.
+        **how: See :class:`Sampling`.
 
     Raises:
         DataError: Shapes do not fit, a true class is unknown, or there is no image.
         UnknownNameError: A wanted metric does not exist for these classes.
     """
     truth, prob = check_predictions(y_true, y_prob, class_names)
-    resampling = Resampling.of(groups, truth, replicates=replicates, seed=seed)
+    resampling = Resampling.of(groups, truth, **how)
     whole = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))), names)
     blocks = [weighted_metrics(truth, prob, class_names, w, names) for w in resampling.weights()]
     result = {}
     for name, value in whole.items():
         drawn = np.concatenate([block[name] for block in blocks])
-        interval = resampling.interval(float(value[0]), drawn, confidence)
-        result[name] = _without_spread(interval, name, class_names, resampling, truth, confidence)
+        interval = resampling.interval(float(value[0]), drawn)
+        result[name] = _without_spread(interval, name, class_names, resampling, truth)
     return result
 
 
@@ -110,9 +120,7 @@ def bootstrap_mean(
     *,
     groups: Sequence[str] | NDArray[Any] | None = None,
     y_true: ArrayLike | None = None,
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **how: Unpack[Sampling],
 ) -> Interval:
     """The mean of any value per image (coverage, set size, a score) with its interval.
 
@@ -120,9 +128,7 @@ def bootstrap_mean(
         values: (n,) one number per image.
         groups: (n,) label of the group of each image; None means every image for itself.
         y_true: (n,) class indices by which groups are stratified; None means not at all.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of the interval.
-        seed: Of the resampling.
+        **how: See :class:`Sampling`.
 
     Raises:
         DataError: There is no image, or shapes do not fit.
@@ -133,9 +139,9 @@ def bootstrap_mean(
     """
     numbers = np.asarray(values, dtype=np.float64)
     classes = np.zeros(len(numbers), np.int64) if y_true is None else np.asarray(y_true, np.int64)
-    resampling = Resampling.of(groups, classes, replicates=replicates, seed=seed)
+    resampling = Resampling.of(groups, classes, **how)
     drawn = np.concatenate([w @ numbers / w.sum(axis=1) for w in resampling.weights()])
-    return resampling.interval(float(numbers.mean()), drawn, confidence)
+    return resampling.interval(float(numbers.mean()), drawn)
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,7 @@ class Resampling:
         strata: The groups that are drawn among each other, as arrays of group indices.
         thin: Whether a class rests on a single group.
         replicates: Number of replicates.
+        confidence: Level of intervals.
         seed: Of the random numbers.
     """
 
@@ -154,6 +161,7 @@ class Resampling:
     strata: tuple[IntArray, ...]
     thin: bool
     replicates: int
+    confidence: float
     seed: int
 
     @classmethod
@@ -162,8 +170,9 @@ class Resampling:
         groups: Sequence[str] | NDArray[Any] | None,
         y_true: IntArray,
         *,
-        replicates: int,
-        seed: int,
+        replicates: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
     ) -> Resampling:
         """Prepare the draws for images in ``groups`` (n,) of the classes ``y_true`` (n,).
 
@@ -185,7 +194,7 @@ class Resampling:
         else:
             strata = (np.arange(count),)
         thin = bool(np.bincount(pairs[1])[np.unique(pairs[1])].min() < 2)
-        return cls(member, strata, thin, replicates, seed)
+        return cls(member, strata, thin, replicates, confidence, seed)
 
     @property
     def n_groups(self) -> int:
@@ -207,49 +216,30 @@ class Resampling:
                 )
             yield counts[:, self.member]
 
-    def interval(self, value: float, drawn: FloatArray, confidence: float) -> Interval:
+    def interval(self, value: float, drawn: FloatArray) -> Interval:
         """Percentile limits of the replicates ``drawn`` (B,); NaN replicates are left out."""
         used = drawn[np.isfinite(drawn)]
-        tail = (1 - confidence) / 2
+        tail = (1 - self.confidence) / 2
         low, high = np.quantile(used, [tail, 1 - tail]) if len(used) else (np.nan, np.nan)
         enough = self.n_groups >= MIN_GROUPS and not self.thin
         reliable = enough and 2 * len(used) >= len(drawn) > 0
         return Interval(value, float(low), float(high), self.n_groups, len(used), reliable)
 
 
-def proportion_interval(
-    successes: int,
-    n: int,
-    *,
-    confidence: float = 0.95,
-    method: Literal["clopper-pearson", "wilson"] = "clopper-pearson",
-) -> tuple[float, float]:
-    """Interval of a proportion of independent trials.
+def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a proportion of independent trials (Clopper & Pearson 1934).
 
-    Args:
-        successes: Number of successes.
-        n: Number of trials.
-        confidence: Level of the interval.
-        method: ``clopper-pearson`` never covers less than ``confidence`` (Clopper & Pearson
-            1934); ``wilson`` covers about ``confidence`` on average and is shorter (1927).
+    It never covers less than ``confidence``.
 
     Raises:
         DataError: ``successes`` is not in 0 … n, or n is 0.
 
     >>> [round(limit, 4) for limit in proportion_interval(10, 10)]
     [0.6915, 1.0]
-    >>> [round(limit, 4) for limit in proportion_interval(8, 10, method="wilson")]
-    [0.4902, 0.9433]
     """
     if not 0 <= successes <= n or n == 0:
         raise DataError(f"proportion: expected 0 … n successes of n ≥ 1, got {successes} of {n}")
     tail = (1 - confidence) / 2
-    if method == "wilson":
-        z = NormalDist().inv_cdf(1 - tail)
-        share = successes / n
-        centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
     from scipy.special import betaincinv
 
     low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
@@ -263,13 +253,10 @@ def _without_spread(
     class_names: Sequence[str],
     resampling: Resampling,
     y_true: IntArray,
-    confidence: float,
 ) -> Interval:
     """The exact limits where all images agree, so that the bootstrap cannot see the spread."""
     metric, _, class_name = name.partition("_")
-    if metric not in {"accuracy", "recall", "specificity", "precision"}:
-        return interval
-    if interval.value not in (0.0, 1.0) or interval.low != interval.high:
+    if metric not in _SHARES or interval.value not in (0.0, 1.0):
         return interval
     concerned = np.ones(len(y_true), dtype=bool)
     if class_name:
@@ -278,5 +265,12 @@ def _without_spread(
     if metric == "specificity":
         concerned = ~concerned
     trials = max(1, len(np.unique(resampling.member[concerned])))
+    return with_exact_limits(interval, trials, resampling.confidence)
+
+
+def with_exact_limits(interval: Interval, trials: int, confidence: float) -> Interval:
+    """Those of Clopper & Pearson (1934) for a share of 0 or 1, of which no resample differs."""
+    if interval.value not in (0.0, 1.0) or interval.low != interval.high:
+        return interval
     low, high = proportion_interval(int(interval.value) * trials, trials, confidence=confidence)
     return replace(interval, low=low, high=high)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.intervals import MIN_GROUPS, Resampling
+from leukoscope.evaluation.intervals import MIN_GROUPS, Resampling, Sampling
 from leukoscope.evaluation.metrics import LOWER_IS_BETTER, check_predictions, weighted_metrics
 
 FloatArray = NDArray[np.float64]
@@ -47,9 +47,7 @@ def bootstrap_places(
     *,
     metric: str = "accuracy",
     groups: Sequence[str] | NDArray[Any] | None = None,
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **how: Unpack[Sampling],
 ) -> list[Place]:
     """Rank predictors again in every bootstrap replicate, on the same resampled groups for all.
 
@@ -62,9 +60,7 @@ def bootstrap_places(
         class_names: K names.
         metric: Name of the metric that ranks.
         groups: (n,) label of the group of each image; None means every image for itself.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of the intervals.
-        seed: Of the resampling.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: Shapes do not fit, a true class is unknown, or there is no image.
@@ -76,7 +72,7 @@ def bootstrap_places(
     """
     truth = np.asarray(y_true, dtype=np.int64)
     checked = [check_predictions(truth, prob, class_names)[1] for prob in probs]
-    resampling = Resampling.of(groups, truth, replicates=replicates, seed=seed)
+    resampling = Resampling.of(groups, truth, **how)
 
     def ranks(weights: FloatArray) -> FloatArray:
         columns = [weighted_metrics(truth, p, class_names, weights, [metric])[metric]
@@ -85,7 +81,7 @@ def bootstrap_places(
 
     whole = ranks(np.ones((1, len(truth))))[0]
     drawn = np.concatenate([ranks(weights) for weights in resampling.weights()])
-    tail = (1 - confidence) / 2
+    tail = (1 - resampling.confidence) / 2
     low = np.quantile(drawn, tail, axis=0, method="lower")
     high = np.quantile(drawn, 1 - tail, axis=0, method="higher")
     first = (drawn == drawn.min(axis=1, keepdims=True)).mean(axis=0)

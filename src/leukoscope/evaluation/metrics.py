@@ -41,7 +41,7 @@ def metric_names(class_names: Sequence[str]) -> tuple[str, ...]:
     ('specificity_malignant', 'roc_auc_malignant')
     """
     per_class = (f"{metric}_{name}" for name in class_names for metric in _PER_CLASS)
-    binary = _MALIGNANT if _branches(class_names) is not None else ()
+    binary = _MALIGNANT if malignant_classes(class_names) is not None else ()
     return (*_OVERALL, *per_class, *binary)
 
 
@@ -120,7 +120,7 @@ def weighted_metrics(
     wanted = set(available if names is None else names)
     for name in sorted(wanted.difference(available)):
         raise UnknownNameError("metric", name, available)
-    mask = _branches(class_names)
+    mask = malignant_classes(class_names)
     values = _from_confusion(_confusions(y_true, y_prob, weights), class_names, mask)
     values |= _from_probabilities(y_true, y_prob, weights)
     if any(name.startswith(("roc_auc", "pr_auc")) for name in wanted):
@@ -164,11 +164,11 @@ def calibration_bin(confidence: FloatArray, bins: int = ECE_BINS) -> IntArray:
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def _branches(class_names: Sequence[str]) -> NDArray[np.bool_] | None:
-    """Which classes are malignant; None unless the classes stand on both branches."""
+def malignant_classes(class_names: Sequence[str]) -> NDArray[np.bool_] | None:
+    """(K,) which classes are malignant; None unless they stand on both sides."""
     if not all(name in CLASSES for name in class_names):
         return None
-    mask = np.array(malignant_mask(class_names))
+    mask = np.array(malignant_mask(class_names), dtype=bool)
     return mask if mask.any() and not mask.all() else None
 
 

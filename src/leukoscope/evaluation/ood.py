@@ -75,12 +75,6 @@ class OodModel:
             "residual_variance": np.array([self.residual_variance], dtype=np.float32),
         }
 
-    def to_bytes(self) -> bytes:
-        """The content of a safetensors file with :meth:`tensors`."""
-        from safetensors.numpy import save
-
-        return bytes(save(self.tensors()))
-
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> OodModel:
         """The model that :meth:`tensors` described.

@@ -7,6 +7,7 @@ import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,7 @@ class PredictionTable:
         try:
             return cls(class_names, **fields)
         except DataError as error:
-            table = _Unchecked(class_names=class_names, **fields)
+            table = SimpleNamespace(class_names=class_names, **fields)  # what failed its checks
             row_number, text = _find_problem(table) or (0, error.message)
             raise DataError(f"{path}:{row_number + 2}: {text}") from None
 
@@ -232,13 +233,6 @@ def concatenate(tables: Sequence[PredictionTable]) -> PredictionTable:
         class_names,
         **{name: np.concatenate([getattr(table, name) for table in tables]) for name in names},
     )
-
-
-class _Unchecked:
-    """The columns of a table that failed its checks, to find the line at fault."""
-
-    def __init__(self, **columns: Any) -> None:
-        self.__dict__.update(columns)
 
 
 def _header(class_names: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ Every interval resamples whole groups. A difference is paired: the same images, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from leukoscope.evaluation.intervals import (
     Interval,
     Resampling,
+    Sampling,
     bootstrap_mean,
     bootstrap_metrics,
 )
@@ -48,24 +49,17 @@ class Sample:
         class_names: K names.
         y_true: (n,) class indices.
         groups: (n,) unit of each image that intervals resample.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of each interval.
-        seed: Of the resampling.
+        how: Of the intervals.
     """
 
     class_names: tuple[str, ...]
     y_true: NDArray[np.int64]
     groups: Sequence[str]
-    replicates: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
+    how: Sampling = field(default_factory=Sampling)
 
     def mean(self, values: ArrayLike) -> Interval:
         """Mean of one number an image, with its interval."""
-        return bootstrap_mean(
-            values, groups=self.groups, y_true=self.y_true, replicates=self.replicates,
-            confidence=self.confidence, seed=self.seed,
-        )  # fmt: skip
+        return bootstrap_mean(values, groups=self.groups, y_true=self.y_true, **self.how)
 
     def wrong(self, answers: Answers) -> FloatArray:
         """(n,) 1 where the most probable class is not the true one, else 0."""
@@ -74,8 +68,8 @@ class Sample:
     def describe(self, answers: Answers, clean: Answers) -> dict[str, Any]:
         """Accuracy, ECE, shares of decisions, and the accuracy minus that on ``clean``."""
         metrics = bootstrap_metrics(
-            self.y_true, answers.probs, self.class_names, groups=self.groups, names=METRICS,
-            replicates=self.replicates, confidence=self.confidence, seed=self.seed,
+            self.y_true, answers.probs, self.class_names,
+            groups=self.groups, names=METRICS, **self.how,
         )  # fmt: skip
         lost = self.mean(self.wrong(clean) - self.wrong(answers))
         row = {name: interval.to_json() for name, interval in metrics.items()}
@@ -91,9 +85,7 @@ class Sample:
             errors: (C, S, n) of :meth:`wrong`, one row a corruption and severity.
             reference: Likewise of another model on the same images; None gives the plain mean.
         """
-        resampling = Resampling.of(
-            self.groups, self.y_true, replicates=self.replicates, seed=self.seed
-        )
+        resampling = Resampling.of(self.groups, self.y_true, **self.how)
         drawn = []
         for weights in resampling.weights():
             weights /= weights.sum(axis=1, keepdims=True)
@@ -103,7 +95,7 @@ class Sample:
         whole = mean_corruption_error(
             errors.mean(axis=2), None if reference is None else reference.mean(axis=2)
         )
-        return resampling.interval(float(whole), np.concatenate(drawn), self.confidence)
+        return resampling.interval(float(whole), np.concatenate(drawn))
 
 
 def mean_corruption_error(errors: ArrayLike, reference: ArrayLike | None = None) -> FloatArray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.intervals import Interval, Resampling
+from leukoscope.evaluation.intervals import Interval, Resampling, Sampling
 
 FloatArray = NDArray[np.float64]
 
@@ -38,13 +39,11 @@ def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[FloatArray, 
 
 
 def aurc(
-    confidence: ArrayLike,
+    sure: ArrayLike,
     wrong: ArrayLike,
     *,
     groups: Sequence[str] | None = None,
-    replicates: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    **how: Unpack[Sampling],
 ) -> tuple[Interval, Interval]:
     """Area under the risk–coverage curve, and how much of it a perfect order would spare.
 
@@ -53,12 +52,10 @@ def aurc(
     El-Yaniv 2019, equation 4 with its sum written out).
 
     Args:
-        confidence: (n,) the surer the larger.
+        sure: (n,) confidence, the surer the larger.
         wrong: (n,) whether the prediction is wrong.
         groups: (n,) unit that is resampled; None means images.
-        replicates: Number of bootstrap replicates.
-        level: Of the intervals.
-        seed: Of the resampling.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         AURC and E-AURC with their intervals.
@@ -70,12 +67,12 @@ def aurc(
     >>> round(area.value, 4), round(excess.value, 4)
     (0.2708, 0.2083)
     """
-    order, errors = _ordered(confidence, wrong)
-    draws = Resampling.of(groups, np.zeros(len(order), np.int64), replicates=replicates, seed=seed)
+    order, errors = _ordered(sure, wrong)
+    draws = Resampling.of(groups, np.zeros(len(order), np.int64), **how)
     whole = _areas(errors, np.ones((1, len(order))))
     blocks = [_areas(errors, weights[:, order]) for weights in draws.weights()]
     area, excess = (
-        draws.interval(float(whole[i][0]), np.concatenate([block[i] for block in blocks]), level)
+        draws.interval(float(whole[i][0]), np.concatenate([block[i] for block in blocks]))
         for i in (0, 1)
     )
     return area, excess

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.intervals import Interval, Resampling
+from leukoscope.evaluation.intervals import Interval, Resampling, Sampling
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict_text import SEPARATING
 
@@ -54,9 +54,7 @@ def surviving_share(
     *,
     groups: Sequence[str] | NDArray[Any] | None = None,
     y_true: ArrayLike | None = None,
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **how: Unpack[Sampling],
 ) -> SurvivingShare:
     """The share of a model's advantage over colour-only that a stain-neutral classifier keeps.
 
@@ -72,9 +70,7 @@ def surviving_share(
         neutral: (n,) bool, likewise the ``stain-neutral`` probe.
         groups: (n,) label of the group of each image; None means every image for itself.
         y_true: (n,) classes by which groups are stratified; None means not at all.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of the intervals.
-        seed: Of the resampling.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: There is no image, or shapes do not fit.
@@ -86,12 +82,10 @@ def surviving_share(
     """
     hits = np.stack([np.asarray(one, np.float64) for one in (model, colour, neutral)], axis=1)
     classes = np.zeros(len(hits), np.int64) if y_true is None else np.asarray(y_true, np.int64)
-    resampling = Resampling.of(groups, classes, replicates=replicates, seed=seed)
+    resampling = Resampling.of(groups, classes, **how)
     drawn = np.concatenate([w @ hits / w.sum(axis=1)[:, None] for w in resampling.weights()])
     whole = hits.mean(axis=0)
-    advantage = resampling.interval(
-        float(whole[0] - whole[1]), drawn[:, 0] - drawn[:, 1], confidence
-    )
+    advantage = resampling.interval(float(whole[0] - whole[1]), drawn[:, 0] - drawn[:, 1])
     value = math.nan
     shares = np.full(len(drawn), np.nan)
     if advantage.low > 0:
@@ -99,7 +93,7 @@ def surviving_share(
         above = drawn[:, 0] > drawn[:, 1]
         parts = drawn[above]
         shares[above] = (parts[:, 2] - parts[:, 1]) / (parts[:, 0] - parts[:, 1])
-    return SurvivingShare(resampling.interval(value, shares, confidence), advantage, len(hits))
+    return SurvivingShare(resampling.interval(value, shares), advantage, len(hits))
 
 
 def share_of_tables(
@@ -107,10 +101,7 @@ def share_of_tables(
     colour: PredictionTable,
     neutral: PredictionTable,
     groups: Mapping[str, str],
-    *,
-    replicates: int,
-    confidence: float,
-    seed: int,
+    **how: Unpack[Sampling],
 ) -> SurvivingShare:
     """:func:`surviving_share` on the images that three tables of one protocol have in common.
 
@@ -119,9 +110,7 @@ def share_of_tables(
         colour: Likewise of the ``colour-only`` probe.
         neutral: Likewise of the ``stain-neutral`` probe.
         groups: Image id → group; images that it lacks stand for themselves.
-        replicates: Number of bootstrap replicates.
-        confidence: Level of the intervals.
-        seed: Of the resampling.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: They have no image in common.
@@ -138,9 +127,7 @@ def share_of_tables(
         *([one[name] for name in ids] for one in right),
         groups=[groups.get(name, name) for name in ids],
         y_true=model.y_true[keep],
-        replicates=replicates,
-        confidence=confidence,
-        seed=seed,
+        **how,
     )
 
 

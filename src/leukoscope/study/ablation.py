@@ -24,14 +24,13 @@ from leukoscope.study.arms import (
     arm_record,
     compare_arms,
     judge_arms,
-    load_data,
     measure_only,
     open_arms,
     run_arm,
     unreadable,
 )
 from leukoscope.study.events import Listener, Progress
-from leukoscope.study.run import study_config
+from leukoscope.study.run import read_data, study_config
 
 RESULT = "ablation.json"
 WHOLE = "whole"
@@ -218,11 +217,7 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Run every arm, compare each with the whole recipe, write ``ablation.json`` and the report.
 
-    Args:
-        plan: From :func:`plan_ablation`.
-        out: Its folder; the studies go to ``whole`` and ``without-…`` in it.
-        resume: Go on where an interrupted run stopped.
-        listener: Called with (step, done, total).
+    The studies go to ``whole`` and ``without-…`` in ``out``.
 
     Returns:
         The content of ``ablation.json``.
@@ -254,7 +249,7 @@ def run_ablation(
         "target": plan.whole.data.path,
         "seed": plan.whole.seed,
         "arms": records,
-        "unreadable": unreadable(load_data(plan.whole)),
+        "unreadable": unreadable(read_data(plan.whole)),
         "comparisons": comparisons,
         "inapplicable": read_json(run.metrics)["inapplicable"],
         "verdict": _joined(verdicts),

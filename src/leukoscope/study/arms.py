@@ -19,13 +19,14 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import save_audit
 from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.intervals import Sampling
 from leukoscope.evaluation.paired_tests import paired_tests
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.study.entries import sampling
 from leukoscope.study.events import Listener, Progress
-from leukoscope.study.protocols import UNITS, plan_protocols, unit_of
+from leukoscope.study.protocols import UNITS, groups_of, plan_protocols, unit_of
 from leukoscope.study.run import audited, run_study
 
 METRICS = ("accuracy", "macro_f1", "log_loss")
@@ -68,11 +69,6 @@ def measure_only(config: StudyConfig, recipe: Recipe) -> StudyConfig:
 def open_arms(out: Path, content: str, *, resume: bool) -> None:
     """Refuse a folder that holds something else, or a comparison that nobody asked to resume.
 
-    Args:
-        out: The folder of the comparison.
-        content: The file that a finished comparison writes there.
-        resume: Go on with what is there.
-
     Raises:
         UsageError: The folder is not empty and must not be gone on with.
     """
@@ -95,11 +91,8 @@ def run_arm(
 ) -> RunFolder:
     """Run one arm, or go on with it, or leave it where it is finished.
 
-    Args:
-        arm: The study.
-        out: The folder of the comparison; the arm goes to ``out/<name>``.
-        listener: Told (arm: step, done, total).
-        audit_of: Another study of the same data, whose audit is taken over.
+    The arm goes to ``out/<name>``; ``audit_of`` is another study of the same data, whose audit is
+    taken over.
 
     Raises:
         ConfigError: The folder holds an arm with other settings.
@@ -119,11 +112,6 @@ def run_arm(
 
 def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
     """Audit and split the data of an arm, so that what cannot be used stops it before training.
-
-    Args:
-        arm: The study.
-        out: The folder of the comparison; the audit is kept for the arm's run.
-        listener: Told (arm: step, done, total).
 
     Raises:
         DataError: No image can be used, or none of the protocols applies.
@@ -187,27 +175,20 @@ def compare_arms(
         raise DataError(
             f"{first.splits} and {second.splits} differ: only equal splits can be compared in pairs"
         )
-    groups: dict[str, dict[str, str]] = {}
-    for fold in load_folds(first.splits):
-        groups.setdefault(fold.protocol, {}).update(fold.groups)
+    groups = groups_of(load_folds(first.splits))
     tables = [
         PredictionTable.load(run.predictions).select(part="test", input="image")
         for run in (first, second)
     ]
     values = [_values(run) for run in (first, second)]
-    level = 1 - (1 - config.confidence) / comparisons
+    how = sampling(config)
+    how["confidence"] = 1 - (1 - config.confidence) / comparisons
     rows = []
     for protocol in UNITS:
         a, b = (table.select(protocol=protocol) for table in tables)
         if len(a) and len(b):
-            options = {
-                "groups": groups[protocol],
-                "replicates": config.bootstrap,
-                "confidence": level,
-                "seed": config.seed,
-            }
             pair = (values[0][protocol], values[1][protocol])
-            rows.append(_row(a, b, protocol, pair, options))
+            rows.append(_row(a, b, protocol, pair, groups[protocol], how))
     return rows
 
 
@@ -216,21 +197,22 @@ def _row(
     b: PredictionTable,
     protocol: str,
     values: tuple[Mapping[str, Any], Mapping[str, Any]],
-    options: Mapping[str, Any],
+    groups: Mapping[str, str],
+    how: Sampling,
 ) -> dict[str, Any]:
-    found = {name: compare_tables(a, b, metric=name, **options) for name in METRICS}
+    found = {name: compare_tables(a, b, groups=groups, metric=name, **how) for name in METRICS}
     accuracy = found["accuracy"]
     return {
         "protocol": protocol,
         "n": accuracy.n,
         "n_groups": accuracy.difference.n_groups,
         "group_unit": unit_of(protocol),
-        "confidence": round(float(options["confidence"]), 6),
+        "confidence": round(how["confidence"], 6),
         "first_values": {name: values[0].get(name) for name in METRICS},
         "second_values": {name: values[1].get(name) for name in METRICS},
         "differences": {name: one.difference.to_json() for name, one in found.items()},
         "verdict": accuracy.verdict,
-        "pairs": paired_tests(a, b, options["groups"]).to_json(),
+        "pairs": paired_tests(a, b, groups).to_json(),
     }
 
 
@@ -257,12 +239,6 @@ def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def load_data(config: StudyConfig) -> Manifest:
-    """The data set of a study, as its configuration reads it."""
-    data = config.data
-    return load_dataset(Path(data.path), layout=data.layout, class_map=data.class_map)
-
-
 def unreadable(data: Manifest) -> list[dict[str, str]]:
     """Path and reason of each image that was quarantined."""
     return [{"path": str(data.root / path), "reason": why} for path, why in data.unreadable]
@@ -273,12 +249,8 @@ def judge_arms(
 ) -> dict[str, Any]:
     """A plain verdict over all protocols: helps, harms, no difference shown, or it depends.
 
-    Args:
-        rows: From :func:`compare_arms`.
-        first: What the first arm is, for readers.
-        second: What the second is.
-        gain: Sentence for the case that the first is better wherever a difference was shown.
-        loss: Sentence for the case that it is worse.
+    ``gain`` is the headline where the first is better wherever a difference was shown, ``loss``
+    where it is worse.
 
     Returns:
         ``{"level", "headline", "sentences"}``.

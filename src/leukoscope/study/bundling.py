@@ -26,6 +26,7 @@ from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.conformal import fit_sets
+from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.imaging.channel_order import blue_range, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -35,7 +36,7 @@ from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.study.environment import package_versions
 from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
-from leukoscope.study.operating import fit_point, malignant_classes
+from leukoscope.study.operating import fit_point
 from leukoscope.study.patient_level import method_for_bundle
 from leukoscope.study.protocols import FINAL
 from leukoscope.study.rejection import fit_bundle_gate
@@ -56,10 +57,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     Calibration, prediction sets and operating point are fitted on the ``cal`` part, the rejection
     threshold on the ``val`` part, with the outputs of the very graph that will serve.
 
-    Args:
-        run: A study's folder that holds the ``final`` fit of the recipe.
-        recipe: Which recipe.
-        out: The bundle's folder; replaced as a whole.
+    A bundle that lies in ``out`` is replaced as a whole.
 
     Raises:
         DataError: The images are gone.
@@ -68,6 +66,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     """
     from leukoscope.learning.checkpoint import load_checkpoint
     from leukoscope.learning.export import check_parity, onnx_bytes
+    from leukoscope.reporting.card import render_model_card
 
     config = load_study_config(run.config)
     if recipe not in {r.name for r in config.recipes}:
@@ -120,7 +119,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         "model.onnx": graph,
         "ood.safetensors": gate.to_bytes(),
         "LICENSE": LICENCE.encode(),
-        "MODEL_CARD.md": _card(run),
+        "MODEL_CARD.md": render_model_card(run).encode(),
         "trained_on.txt": _hashes(data, rows["train"]),
         **_golden(engine, spec),
     }
@@ -128,12 +127,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
 
 
 def keep_bundle(run: RunFolder, recipe: str) -> None:
-    """Pack the study's own bundle, or leave it where nothing behind it has changed.
-
-    Args:
-        run: A study's folder that holds the ``final`` fit of the recipe.
-        recipe: Which recipe.
-    """
+    """Pack the study's own bundle, or leave it where nothing behind it has changed."""
     weights = run.model(recipe, FINAL, 0) / "checkpoint.safetensors"
     behind = [run.config, run.manifest, run.metrics, run.robustness, weights]
     hashes = [sha256_file(path) if path.is_file() else "" for path in behind]
@@ -191,10 +185,7 @@ def _decisions(
         if target.unit == "image" or all(patients):
             chosen = fit_point(probs, y, mask, target, patients)
             point = OperatingPoint(
-                words=target.words,
-                threshold=chosen.threshold,
-                n_cal=chosen.n,
-                needed=chosen.needed,
+                words=target.words, threshold=chosen.threshold, n_cal=chosen.n, needed=chosen.needed
             )
     return calibration, conformal, point
 
@@ -251,12 +242,6 @@ def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:
 def _hashes(data: Labelled, train: NDArray[np.int64]) -> bytes:
     """SHA-256 of each training image, so that `evaluate` can tell when it is asked to cheat."""
     return "".join(f"{data.records[i].sha256}\n" for i in train).encode()
-
-
-def _card(run: RunFolder) -> bytes:
-    from leukoscope.reporting.card import render_model_card
-
-    return render_model_card(run).encode()
 
 
 def _golden(engine: Engine, spec: PreprocessSpec) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.core.files import read_json
@@ -89,10 +90,8 @@ def find_runs(root: Path) -> list[RunInfo]:
 def plan_cleaning(names: Sequence[str], root: Path, *, keep_report: bool) -> list[CleanPlan]:
     """Say what would be removed.
 
-    Args:
-        names: Run folders, as paths or by their names below ``root``.
-        root: Where runs are looked for.
-        keep_report: Keep the report, the statistics and the configuration.
+    Names are paths, or those of run folders below ``root``; ``keep_report`` keeps the report, the
+    statistics and the configuration.
 
     Raises:
         UnknownNameError: No run has this name.
@@ -141,11 +140,9 @@ def _config(folder: Path) -> dict[str, object] | None:
 
 
 def _info(path: Path, root: Path) -> RunInfo:
-    config = _config(path) or {}
-    folder = RunFolder(path)
-    recipes = config.get("recipes")
-    protocols = config.get("protocols")
-    verdict = ""
+    config: Any = _config(path) or {}
+    folder, verdict = RunFolder(path), ""
+    recipes, protocols = config.get("recipes", ()), config.get("protocols", ())
     if folder.metrics.is_file():
         try:
             metrics = read_json(folder.metrics)
@@ -154,16 +151,14 @@ def _info(path: Path, root: Path) -> RunInfo:
             verdict = "metrics.json is damaged"
     full = folder.manifest.is_file()
     state = "unfinished" if not verdict else "finished" if full else "report only"
-    newest = max(_times(path), default=path.stat().st_mtime)
+    newest = max((status.st_mtime for status in _files(path)), default=path.stat().st_mtime)
     return RunInfo(
         name=path.relative_to(root).as_posix() if path != root else path.resolve().name,
         path=path,
         size_mb=_size_mb([path]),
         changed=datetime.fromtimestamp(newest).isoformat(sep=" ", timespec="minutes"),
         idle_s=time.time() - newest,
-        recipes=tuple(str(r.get("name")) for r in recipes if isinstance(r, dict))
-        if isinstance(recipes, list)
-        else (),
+        recipes=tuple(str(r.get("name")) for r in recipes if isinstance(r, dict)),
         protocols=tuple(map(str, protocols)) if isinstance(protocols, list) else (),
         state=state,
         verdict=verdict,
@@ -181,10 +176,6 @@ def _files(path: Path) -> Iterator[os.stat_result]:
                 yield (Path(folder) / name).lstat()
             except OSError:
                 continue  # a run that goes on replaces its files
-
-
-def _times(path: Path) -> Iterator[float]:
-    return (status.st_mtime for status in _files(path))
 
 
 def _size_mb(paths: Sequence[Path]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope import __version__
-from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_json, write_csv, write_json
 from leukoscope.core.records import PARTS
 from leukoscope.study.compare_contests import Candidate, Contest, candidates_of, make_contests
@@ -26,6 +26,7 @@ from leukoscope.study.compare_results import (
     contest_tests,
 )
 from leukoscope.study.compare_sources import Source, read_sources
+from leukoscope.study.entries import sampling
 from leukoscope.study.events import Listener, Progress
 
 SCHEMA = 1
@@ -77,30 +78,19 @@ def compare_runs(
     progress = Progress(listener) if listener else Progress()
     with progress.step("reading the runs"):
         sources, external = read_sources(runs)
-    if not sources:
-        raise DataError(
-            "only outputs of evaluate were given; there is no study to compare",
-            hint="name at least one folder of `leukoscope study` or `leukoscope train`",
-        )
     candidates, copies = candidates_of(sources)
     contests = make_contests(candidates, protocols)
     candidates = [c for c in candidates if any(c in contest.candidates for contest in contests)]
-    config = sources[0].config
-    settings = Settings(metric, against, config.bootstrap, config.confidence, config.seed)
+    settings = Settings(metric, against, sampling(sources[0].config))
     check_settings(settings, contests)
     comparison = _head(runs, out, sources, settings)
     comparison["notes"] += copies
     comparison |= _statistics(candidates, contests, settings, progress)
     comparison["external"] = external
     if models:
-        classes = len(contests[0].class_names)
-        measure = partial(
-            measure_recipes,
-            num_classes=classes,
-            cache=out / "cache",
-            threads=threads,
-            latency=latency,
-        )
+        options: dict[str, Any] = {"threads": threads, "latency": latency}
+        options |= {"cache": out / "cache", "num_classes": len(contests[0].class_names)}
+        measure = partial(measure_recipes, **options)
         _add_models(comparison, candidates, measure, progress, published=published)
     write_json(out / RESULT, comparison)
     _write_csv(out / "comparison.csv", comparison)
@@ -124,9 +114,7 @@ def _head(
         "command": f"leukoscope compare {named} --out {out.resolve().name}{options}",
         "metric": settings.metric,
         "against": settings.against,
-        "confidence": settings.confidence,
-        "replicates": settings.replicates,
-        "seed": settings.seed,
+        **{key: settings.how[key] for key in ("confidence", "replicates", "seed")},
         "runs": [_run_facts(source) for source in sources],
         "notes": [note for source in sources for note in source.notes],
     }
@@ -140,9 +128,8 @@ def _run_facts(source: Source) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for fold in source.folds:
         sizes = Counter(fold.parts.values())
-        parts.setdefault(fold.protocol, []).append(
-            {name: sizes[name] for name in (*PARTS, "purged")}
-        )
+        row = {name: sizes[name] for name in (*PARTS, "purged")}
+        parts.setdefault(fold.protocol, []).append(row)
     counts = Counter(record.label for record in usable)
     return {
         "name": source.name,

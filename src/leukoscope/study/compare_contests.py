@@ -106,9 +106,7 @@ def make_contests(
 ) -> list[Contest]:
     """The protocols under which something can be compared, from the mildest to the harshest.
 
-    Args:
-        candidates: Every (run, recipe).
-        protocols: The wanted ones; None means all that have results.
+    None as ``protocols`` means all that have results.
 
     Raises:
         DataError: No results under a wanted protocol, other classes, or no common test image.

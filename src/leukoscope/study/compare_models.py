@@ -28,13 +28,8 @@ def measure_recipes(
 ) -> tuple[dict[str, Any], list[str]]:
     """Complexity and layers of every recipe.
 
-    Args:
-        recipes: Label → recipe.
-        num_classes: K.
-        cache: Folder where measurements are kept; equal networks are measured once.
-        threads: Of ONNX Runtime inside one call.
-        latency: Whether to export and time.
-        tell: Told as recipes are done.
+    ``cache`` keeps measurements: equal networks are measured once. Without ``latency`` nothing is
+    exported and timed.
 
     Returns:
         Label → ``{"complexity", "layers"}``, and notes on what could not be measured.

@@ -86,27 +86,22 @@ def _marks(recipe: Recipe, published: Recipe | None) -> Iterator[str]:
     configured, own = _epochs(recipe), _epochs(published)
     if configured != own:
         yield f"{configured or 'no'} epochs, not {own or 'a linear head'}"
-    changed = sorted(set(_changes(_flat(recipe), _flat(published))) - _FOLLOWS)
+    one, other = _flat(recipe), _flat(published)
+    differing = {key for key in {*one, *other} if one.get(key) != other.get(key)}
+    changed = sorted(differing - _FOLLOWS)
     if changed:
         yield f"changed: {', '.join(changed)}"
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
+    """Dotted key → value."""
+    flat, waiting = {}, list(recipe.model_dump(mode="json").items())
+    for key, value in waiting:
         if isinstance(value, Mapping):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
+            waiting += [(f"{key}.{name}", inner) for name, inner in value.items()]
         else:
-            flat[prefix] = value
-
-    walk("", recipe.model_dump(mode="json"))
+            flat[key] = value
     return flat
-
-
-def _changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
-    return (key for key in {*one, *other} if one.get(key) != other.get(key))
 
 
 def _training(candidate: Candidate, recipe: Recipe, protocol: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leukoscope.core.errors import UnknownNameError
 from leukoscope.evaluation.comparison import compare_predictions
 from leukoscope.evaluation.curves import roc_curves
-from leukoscope.evaluation.intervals import bootstrap_metrics
+from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
 from leukoscope.evaluation.leaderboard import bootstrap_places, exchange_test, holm_adjusted
 from leukoscope.evaluation.metrics import (
     LOWER_IS_BETTER,
@@ -37,16 +37,12 @@ class Settings:
     Attributes:
         metric: Ranks and is tested.
         against: Label of the recipe that all others are tested against, or ``best``.
-        replicates: Of the bootstrap.
-        confidence: Level of intervals; 1 − it is the level of the tests.
-        seed: Of all resampling.
+        how: Of the intervals; 1 − their level is that of the tests.
     """
 
     metric: str
     against: str
-    replicates: int
-    confidence: float
-    seed: int
+    how: Sampling
 
 
 def check_settings(settings: Settings, contests: Sequence[Contest]) -> None:
@@ -72,9 +68,7 @@ def contest_results(contest: Contest, settings: Settings) -> dict[str, dict[str,
         contest.class_names,
         metric=settings.metric,
         groups=contest.groups,
-        replicates=settings.replicates,
-        confidence=settings.confidence,
-        seed=settings.seed,
+        **settings.how,
     )
     return {
         label: {**_one(contest, label, settings), "place": place.to_json()}
@@ -85,13 +79,7 @@ def contest_results(contest: Contest, settings: Settings) -> dict[str, dict[str,
 def _one(contest: Contest, label: str, settings: Settings) -> dict[str, Any]:
     y, probs = contest.y_true, contest.probs[label]
     intervals = bootstrap_metrics(
-        y,
-        probs,
-        contest.class_names,
-        groups=contest.groups,
-        replicates=settings.replicates,
-        confidence=settings.confidence,
-        seed=settings.seed,
+        y, probs, contest.class_names, groups=contest.groups, **settings.how
     )
     return {
         "metrics": {name: interval.to_json() for name, interval in intervals.items()},
@@ -121,18 +109,13 @@ def contest_spread(contest: Contest, settings: Settings) -> dict[str, Any] | Non
     Returns:
         ``{"over", "values": {label: [...]}}``, or None where there are too few of either.
     """
-    if settings.metric not in ("accuracy", "log_loss", "brier", "ece"):
-        by_group: Mapping[str, NDArray[Any]] = {}  # most groups lack a class
-    else:
-        by_group = {"group": _alike(contest)}
-    folds = {label: contest.fold[label] for label in contest.probs}
-    if all(len(set(numbers.tolist())) >= FEWEST_FOLDS for numbers in folds.values()):
-        over, members = "fold", folds
-    elif by_group:
-        over = "patient" if _has_patients(contest) else "acquisition cluster"
-        members = dict.fromkeys(contest.probs, by_group["group"])
-    else:
-        return None
+    members: Mapping[str, NDArray[Any]] = contest.fold
+    over = "fold"
+    if any(len(set(numbers.tolist())) < FEWEST_FOLDS for numbers in members.values()):
+        if settings.metric not in ("accuracy", "log_loss", "brier", "ece"):
+            return None  # most groups lack a class
+        over, groups = _alike(contest)
+        members = dict.fromkeys(contest.probs, groups)
     values = {
         label: [
             compute_metrics(contest.y_true[rows], probs[rows], contest.class_names)[settings.metric]
@@ -146,19 +129,13 @@ def contest_spread(contest: Contest, settings: Settings) -> dict[str, Any] | Non
     return {"over": over, "values": {k: [round(v, 5) for v in vs] for k, vs in values.items()}}
 
 
-def _has_patients(contest: Contest) -> bool:
+def _alike(contest: Contest) -> tuple[str, NDArray[np.str_]]:
+    """What images are alike by, and (n,) its name for each, from the first run's manifest."""
     records = contest.candidates[0].source.manifest.usable
-    return all(record.patient_id for record in records)
-
-
-def _alike(contest: Contest) -> NDArray[np.str_]:
-    """(n,) patient or acquisition cluster of each image, from the first run's manifest."""
-    patients = _has_patients(contest)
-    of_image = {
-        record.image_id: record.patient_id if patients else record.acquisition_id
-        for record in contest.candidates[0].source.manifest.usable
-    }
-    return np.array([of_image.get(image_id, "") for image_id in contest.image_id.tolist()])
+    patients = all(record.patient_id for record in records)
+    of_image = {r.image_id: r.patient_id if patients else r.acquisition_id for r in records}
+    names = np.array([of_image.get(image_id, "") for image_id in contest.image_id.tolist()])
+    return "patient" if patients else "acquisition cluster", names
 
 
 def contest_tests(
@@ -168,26 +145,15 @@ def contest_tests(
     reference = reference_of(contest, results, settings)
     others = [c.label for c in contest.candidates if c.label != reference]
     rows, p_values = [], []
-    options: dict[str, Any] = {
-        "metric": settings.metric,
-        "groups": contest.groups,
-        "seed": settings.seed,
-    }
+    options: dict[str, Any] = {"metric": settings.metric, "groups": contest.groups}
     for label in others:
-        pair = contest.probs[label], contest.probs[reference]
-        comparison = compare_predictions(
-            contest.y_true,
-            *pair,
-            contest.class_names,
-            replicates=settings.replicates,
-            confidence=settings.confidence,
+        three = contest.y_true, contest.probs[label], contest.probs[reference]
+        comparison = compare_predictions(*three, contest.class_names, **options, **settings.how)
+        p = exchange_test(
+            *three, contest.class_names, permutations=PERMUTATIONS, seed=settings.how["seed"],
             **options,
-        )
-        p_values.append(
-            exchange_test(
-                contest.y_true, *pair, contest.class_names, permutations=PERMUTATIONS, **options
-            )
-        )
+        )  # fmt: skip
+        p_values.append(p)
         rows.append({"a": label, "b": reference, **comparison.to_json()})
     adjusted = holm_adjusted(p_values) if rows else []
     for row, p, holm in zip(rows, p_values, adjusted, strict=True):
@@ -198,7 +164,7 @@ def contest_tests(
 
 def _verdict(row: Mapping[str, Any], settings: Settings) -> str:
     """In words, from the corrected p-value alone."""
-    if row["p_holm"] >= 1 - settings.confidence:
+    if row["p_holm"] >= 1 - settings.how["confidence"]:
         return "not distinguishable"
     larger = row["difference"]["value"] > 0
     return "better" if larger != (settings.metric in LOWER_IS_BETTER) else "worse"

@@ -16,7 +16,7 @@ from leukoscope.core.files import read_json
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.protocols import UNITS
+from leukoscope.study.protocols import UNITS, groups_of
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,11 @@ class Source:
 
     def groups(self, protocol: str) -> dict[str, str]:
         """Image id → unit that intervals resample."""
-        units: dict[str, str] = {}
-        for fold in self.folds:
-            if fold.protocol == protocol:
-                units.update(fold.groups)
-        return units
+        return groups_of(self.folds).get(protocol, {})
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, Any]]]:
     """Read runs of ``study`` and ``train``, and outputs of ``evaluate``.
-
-    Args:
-        paths: Folders.
 
     Returns:
         The runs, and what the outputs of ``evaluate`` say.
@@ -90,6 +83,11 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, An
                 f"{'neither' if run.path.is_dir() else 'no such folder'}",
                 hint="name the folder that was given to --out",
             )
+    if not sources:
+        raise DataError(
+            "only outputs of evaluate were given; there is no study to compare",
+            hint="name at least one folder of `leukoscope study` or `leukoscope train`",
+        )
     return sources, external
 
 
@@ -119,16 +117,9 @@ def _read_run(run: RunFolder, name: str) -> Source:
     table, notes = _test_rows(_predictions(run, finished), folds)
     if not finished:
         notes.insert(0, f"{name} is not finished: only fits that had ended are compared.")
-    return Source(
-        name=name,
-        run=run,
-        config=config,
-        manifest=Manifest.load(run.manifest, config.data.root),
-        folds=folds,
-        table=table,
-        finished=finished,
-        notes=tuple(f"{name}: {note}" if not note.startswith(name) else note for note in notes),
-    )
+    said = tuple(f"{name}: {note}" if not note.startswith(name) else note for note in notes)
+    manifest = Manifest.load(run.manifest, config.data.root)
+    return Source(name, run, config, manifest, folds, table, finished, said)
 
 
 def _predictions(run: RunFolder, finished: bool) -> PredictionTable:

@@ -60,11 +60,6 @@ def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str,
     Copies of one picture (equal files or pixels) follow the decision on any of them. Images that
     the study excluded are left out.
 
-    Args:
-        run: The study whose queue was worked through.
-        corrections: The CSV that the page saved.
-        out: The new manifest; it and its provenance must not exist.
-
     Returns:
         The content of the provenance file.
 

@@ -242,8 +242,7 @@ def _selective(tested: FoldResults) -> dict[str, Any]:
     """Area under the risk–coverage curve, and the risk where some images are left unanswered."""
     probs = tested.probs
     confidence, wrong = probs.max(axis=1), probs.argmax(axis=1) != tested.y
-    options = tested.options
-    area, excess = aurc(confidence, wrong, level=options.pop("confidence"), **options)
+    area, excess = aurc(confidence, wrong, **tested.options)
     share, risk = risk_coverage(confidence, wrong)
     at = np.minimum(np.searchsorted(share, np.array(ANSWERED) - 1e-9), len(share) - 1)
     return {

@@ -18,7 +18,7 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import EDITED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.combining import log_probs, weighted_mean
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.softmax import softmax
@@ -26,6 +26,7 @@ from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
 from leukoscope.learning.trainer import predict_logits
 from leukoscope.study.events import Progress
 from leukoscope.study.fitting import job_of_features, job_seed
+from leukoscope.study.fold_results import served_calibration
 from leukoscope.study.inner_folds import fit_inner_folds
 from leukoscope.study.jobs import Labelled, Logits
 from leukoscope.study.protocols import ProtocolPlan
@@ -54,7 +55,7 @@ def run_edited(
     were trained as a whole are loaded fold by fold.
 
     Returns:
-        One table per fold and input: test images only, the model's own temperature, its recipe,
+        One table per fold and input: test images only, the model's own calibration, its recipe,
         and ``model-on-background-only`` … as the input.
     """
     folds = [fold for name in plan.names for fold in plan.of(name)]
@@ -92,7 +93,7 @@ def _one_fold(models: EditedModels, fold: Fold) -> PredictionTable:
     table = PredictionTable.build(
         store.data.class_names,
         [store.data.records[i].image_id for i in rows],
-        apply_temperature(logits, fit_temperature(own.logits, own.y_true)),
+        apply_calibration(logits, served_calibration(fold, own)),
         recipe=recipe.name,
         protocol=fold.protocol,
         fold=fold.fold,

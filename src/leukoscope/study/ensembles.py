@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,14 +33,22 @@ from leukoscope.evaluation.combining import (
     weighted_mean,
 )
 from leukoscope.evaluation.comparison import compare_tables
-from leukoscope.evaluation.fuzzy import Shape, TNorm, combine_members, member_system, rules_text
+from leukoscope.evaluation.fuzzy import (
+    FuzzySystem,
+    Shape,
+    TNorm,
+    combine_members,
+    member_system,
+    rules_text,
+)
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.cleanup import is_ours
+from leukoscope.study.entries import sampling
 from leukoscope.study.environment import describe_environment
-from leukoscope.study.events import Listener, Progress
+from leukoscope.study.events import Listener, Progress, Tell
 from leukoscope.study.members import Member, Stacked, common_folds, stack
-from leukoscope.study.protocols import UNITS
+from leukoscope.study.protocols import UNITS, groups_of
 from leukoscope.study.run import StudyResult
 from leukoscope.study.summary import summarise
 
@@ -56,29 +64,10 @@ TITLES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class FuzzyOptions:
-    """How ``fuzzy`` combines.
-
-    Attributes:
-        shape: Of the words of a probability.
-        t_norm: What AND means.
-    """
-
-    shape: Shape = "triangular"
-    t_norm: TNorm = "min"
-
-
 def combine(
-    method: Method, stacked: Stacked, names: Sequence[str], fuzzy: FuzzyOptions
+    method: Method, stacked: Stacked, names: Sequence[str], system: FuzzySystem
 ) -> tuple[PredictionTable, list[float] | None]:
     """One ensemble on one fold, calibrated on ``cal``.
-
-    Args:
-        method: How to combine.
-        stacked: What the members say.
-        names: Class names.
-        fuzzy: Options of ``fuzzy``.
 
     Returns:
         Its predictions, and the weight of each member where it has weights.
@@ -91,8 +80,6 @@ def combine(
     if method == "vote":
         combined = vote(stacked.probs)
     elif method == "fuzzy":
-        labels = [str(i) for i in range(len(stacked.probs))]
-        system = member_system(labels, shape=fuzzy.shape, t_norm=fuzzy.t_norm)
         combined = combine_members(system, stacked.probs)
     else:
         combined = weighted_mean(stacked.probs, weights)
@@ -119,7 +106,8 @@ def run_ensemble(
     out: Path,
     methods: Sequence[Method] = ("mean",),
     *,
-    fuzzy: FuzzyOptions = FuzzyOptions(),
+    shape: Shape = "triangular",
+    t_norm: TNorm = "min",
     listener: Listener | None = None,
 ) -> StudyResult:
     """Combine members and write an ordinary run folder: the ensembles beside every member.
@@ -127,12 +115,8 @@ def run_ensemble(
     The first method's ensemble is the model that the report judges; plain averaging always stands
     beside it.
 
-    Args:
-        members: Of :func:`load_members`.
-        out: The new folder; an ensemble that lies there is replaced.
-        methods: How to combine, one ensemble each.
-        fuzzy: Options of ``fuzzy``.
-        listener: Told about the progress.
+    An ensemble that lies in ``out`` is replaced. ``shape`` (of the words of a probability) and
+    ``t_norm`` (what AND means) are those of ``fuzzy``.
 
     Raises:
         DataError: The members do not fit together.
@@ -144,46 +128,54 @@ def run_ensemble(
     progress = Progress(listener) if listener else Progress()
     folds = common_folds(members)
     run = _open_folder(out, members)
-    weights: dict[str, dict[str, list[list[float]]]] = {}
-    tables = [_renamed(member, folds) for member in members]
+    names = [member.name for member in members]
+    system = member_system(names, shape=shape, t_norm=t_norm)
     with progress.step("combining") as tell:
-        for done, fold in enumerate(folds, start=1):
-            stacked = stack(members, fold)
-            for method in chosen:
-                table, found = combine(method, stacked, members[0].table.class_names, fuzzy)
-                tables.append(table)
-                if found is not None:
-                    weights.setdefault(method, {}).setdefault(fold.protocol, []).append(found)
-            tell(done, len(folds))
+        tables, weights = _combined(members, folds, chosen, system, tell)
     probes = _probes(members[0], folds)
-    config = _config(members, chosen, folds, probes is not None)
-    table = concatenate([*tables, *([probes] if probes is not None else [])])
-    _write_inputs(run, config, members, folds, table)
+    config = _config(members, chosen, folds, len(probes) > 0)
+    tables = [*(_renamed(member, folds) for member in members), *tables, probes]
+    _write_inputs(run, config, members, folds, concatenate(tables))
     if "fuzzy" in chosen:
-        system = member_system([m.name for m in members], shape=fuzzy.shape, t_norm=fuzzy.t_norm)
-        write_text(run.model("ensemble-fuzzy", folds[0].protocol, 0) / "rules.txt",
-                   rules_text(system))  # fmt: skip
+        rules = run.model("ensemble-fuzzy", folds[0].protocol, 0) / "rules.txt"
+        write_text(rules, rules_text(system))
     with progress.step("statistics"):
         table = PredictionTable.load(run.predictions)
-        metrics = summarise(
-            table,
-            folds,
-            config,
-            inapplicable=_inapplicable(members[0]),
-            warnings=_notes(members[0]),
-        )
+        inapplicable, warnings = _known(members[0])
+        metrics = summarise(table, folds, config, inapplicable=inapplicable, warnings=warnings)
         write_json(run.metrics, metrics)
     with progress.step("comparing"):
         write_json(run.ensemble, {
             "schema": 1,
             "members": _described(members),
             "weights": weights,
-            **_tests(table, [m.name for m in members], chosen, folds, config),
+            **_tests(table, names, chosen, folds, config),
         })  # fmt: skip
     write_json(run.environment, describe_environment(run, config.seed, progress.seconds))
     with progress.step("report"):
         write_report(run)
     return StudyResult(run, metrics, ())
+
+
+def _combined(
+    members: Sequence[Member],
+    folds: Sequence[Fold],
+    methods: Sequence[Method],
+    system: FuzzySystem,
+    tell: Tell,
+) -> tuple[list[PredictionTable], dict[str, dict[str, list[list[float]]]]]:
+    """Every ensemble on every fold, and weights by method and protocol, one list a fold."""
+    tables, names = [], members[0].table.class_names
+    weights: dict[str, dict[str, list[list[float]]]] = {}
+    for done, fold in enumerate(folds, start=1):
+        stacked = stack(members, fold)
+        for method in methods:
+            table, found = combine(method, stacked, names, system)
+            tables.append(table)
+            if found is not None:
+                weights.setdefault(method, {}).setdefault(fold.protocol, []).append(found)
+        tell(done, len(folds))
+    return tables, weights
 
 
 def _open_folder(out: Path, members: Sequence[Member]) -> RunFolder:
@@ -224,13 +216,10 @@ def _renamed(member: Member, folds: Sequence[Fold]) -> PredictionTable:
     return replace(table, recipe=np.full(len(table), member.name))
 
 
-def _probes(first: Member, folds: Sequence[Fold]) -> PredictionTable | None:
+def _probes(first: Member, folds: Sequence[Fold]) -> PredictionTable:
     """The probes of the first run: they were fitted on the same folds, whatever the model."""
-    names = first.source.config.probes
-    table = first.source.table.select(
-        input=names, protocol={fold.protocol for fold in folds if fold.protocol in UNITS}
-    )
-    return table if len(table) else None
+    protocols = {fold.protocol for fold in folds if fold.protocol in UNITS}
+    return first.source.table.select(input=first.source.config.probes, protocol=protocols)
 
 
 def _config(
@@ -279,18 +268,11 @@ def _write_inputs(
     table.save(run.predictions)
 
 
-def _inapplicable(first: Member) -> list[dict[str, str]]:
-    if not first.run.metrics.is_file():
-        return []
-    found: list[dict[str, str]] = read_json(first.run.metrics).get("inapplicable", [])
-    return found
-
-
-def _notes(first: Member) -> list[str]:
-    """The warnings of the first run, and what holds for every ensemble."""
-    old = read_json(first.run.metrics).get("warnings", []) if first.run.metrics.is_file() else []
-    return [
-        *(str(text) for text in old),
+def _known(first: Member) -> tuple[list[dict[str, str]], list[str]]:
+    """What the first run could not do and its warnings, with what holds for every ensemble."""
+    old = read_json(first.run.metrics) if first.run.metrics.is_file() else {}
+    return old.get("inapplicable", []), [
+        *(str(text) for text in old.get("warnings", [])),
         "Weights of an ensemble are fitted on the validation images that also selected each "
         "member’s settings or epoch, so they favour members that were selected harder.",
     ]
@@ -304,10 +286,7 @@ def _tests(
     config: StudyConfig,
 ) -> dict[str, Any]:
     """Each ensemble against the best member (by log loss on val) and against plain averaging."""
-    groups: dict[str, dict[str, str]] = {}
-    for fold in folds:
-        groups.setdefault(fold.protocol, {}).update(fold.groups)
-    best, tests = {}, []
+    groups, best, tests = groups_of(folds), {}, []
     for protocol in config.protocols:
         under = table.select(protocol=protocol, input="image")
         losses = {name: _val_loss(under.select(recipe=name, part="val")) for name in names}
@@ -322,9 +301,7 @@ def _tests(
                     test.select(recipe=rival),
                     groups=groups[protocol],
                     metric=metric,
-                    replicates=config.bootstrap,
-                    confidence=config.confidence,
-                    seed=config.seed,
+                    **sampling(config),
                 )
                 tests.append({"protocol": protocol, "a": own, "b": rival, **found.to_json()})
     return {"best_member": best, "tests": tests}

@@ -9,10 +9,10 @@ from typing import Any
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
-from leukoscope.evaluation.intervals import bootstrap_metrics
+from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.study.protocols import unit_of
+from leukoscope.study.protocols import groups_of, unit_of
 
 CURVE_METRICS = ("accuracy", "balanced_accuracy")
 PROBE_METRICS = (
@@ -24,6 +24,15 @@ PROBE_METRICS = (
     "log_loss",
     "ece",
 )
+
+
+def sampling(config: StudyConfig) -> Sampling:
+    """How the intervals of a study are drawn."""
+    return {
+        "replicates": config.bootstrap,
+        "confidence": config.confidence,
+        "seed": config.seed,
+    }
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,12 @@ class Statistics:
     @classmethod
     def of(cls, folds: Sequence[Fold], config: StudyConfig) -> Statistics:
         """With the units that the folds hold out."""
-        groups: dict[str, dict[str, str]] = {}
-        for fold in folds:
-            groups.setdefault(fold.protocol, {}).update(fold.groups)
-        return cls(groups, config)
+        return cls(groups_of(folds), config)
+
+    @property
+    def how(self) -> Sampling:
+        """Of every bootstrap."""
+        return sampling(self.config)
 
     def units(self, table: PredictionTable, protocol: str) -> list[str]:
         """(n,) unit of each row."""
@@ -60,10 +71,8 @@ class Statistics:
             table.probs,
             table.class_names,
             groups=self.units(table, protocol),
-            replicates=self.config.bootstrap,
-            confidence=self.config.confidence,
-            seed=self.config.seed,
             names=names,
+            **self.how,
         )
         return {name: interval.to_json() for name, interval in intervals.items()}
 
@@ -74,9 +83,7 @@ class Statistics:
             table.probs,
             table.class_names,
             groups=self.units(table, protocol),
-            replicates=self.config.bootstrap,
-            confidence=self.config.confidence,
-            seed=self.config.seed,
+            **self.how,
         )
 
 

@@ -25,7 +25,7 @@ from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.study.fitted import RECORD, FittedRun
 from leukoscope.study.inputs import stream
-from leukoscope.study.protocols import unit_of
+from leukoscope.study.protocols import groups_of, unit_of
 
 Image = NDArray[np.uint8]
 Picture = Callable[[ImageRecord], Image]
@@ -84,9 +84,7 @@ class Examination:
             class_names=self.class_names,
             y_true=np.array(y_true, np.int64),
             groups=[self.groups.get(r.image_id, r.image_id) for r in self.records],
-            replicates=self.replicates,
-            confidence=self.confidence,
-            seed=seed,
+            how={"replicates": self.replicates, "confidence": self.confidence, "seed": seed},
         )
 
     def first(self, images: int) -> Examination:
@@ -99,12 +97,8 @@ def open_run(
 ) -> Examination:
     """Recipes of a run, each image answered by the model of the fold that tested on it.
 
-    Args:
-        fitted: The run.
-        recipes: Their names; none means the first with finished fits.
-        protocol: Default: patients held out where that was done, else components of overlapping
-            images, else the run's first.
-        seed: Of the order of the images.
+    Without ``recipes`` the first with finished fits; without ``protocol`` patients held out where
+    that was done, else components of overlapping images, else the run's first.
 
     Raises:
         UnknownNameError: The run has no such recipe or protocol.
@@ -121,10 +115,7 @@ def open_run(
     records = [r for r in fitted.manifest.usable if r.image_id in shared]
     if not records:
         raise DataError(f"{fitted.run.path}: {', '.join(names)} share no test image")
-    groups: dict[str, str] = {}
-    for fold in load_folds(fitted.run.splits):
-        if fold.protocol == protocol:
-            groups |= fold.groups
+    groups = groups_of(load_folds(fitted.run.splits)).get(protocol, {})
     class_names = fitted.test_table(names[0], protocol).class_names
     return Examination(
         models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol), protocol,
@@ -134,12 +125,6 @@ def open_run(
 
 def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination:
     """A bundle on labelled images; groups are patients, or components found among these images.
-
-    Args:
-        bundle: Its folder.
-        data: Folder of images or CSV manifest.
-        images: How many at most.
-        seed: Of the order of the images.
 
     Raises:
         DataError: No image has a class that the bundle knows.
@@ -155,21 +140,30 @@ def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination
         )
     found = audit(manifest.with_images(_spread(known, seed)[:images])).manifest
     records = _spread(found.usable, seed)
-    by_patient = all(record.patient_id for record in records)
-    groups = {r.image_id: r.patient_id if by_patient else r.group_id for r in records}
-    warnings = []
-    seen = sum(record.sha256 in predictor.trained_on_sha256 for record in records)
-    if seen:
-        warnings.append(
-            f"{seen} of these {len(records)} images were in the bundle's training part: "
-            "this is no test of unseen images"
-        )
+    unit, groups = units_of_data(records)
     return Examination(
-        (BundleModel(predictor),), found, records,
-        {name: group for name, group in groups.items() if group},
-        "patient" if by_patient else "component", "external", predictor.class_names,
-        warnings=tuple(warnings),
+        (BundleModel(predictor),), found, records, groups, unit, "external",
+        predictor.class_names, warnings=tuple(seen_in_training(predictor, records)),
     )  # fmt: skip
+
+
+def units_of_data(records: Sequence[ImageRecord]) -> tuple[str, dict[str, str]]:
+    """What intervals resample on data of a user's, and image id → unit.
+
+    Patients where every image names one, else components of connected images.
+    """
+    if all(record.patient_id for record in records):
+        return "patient", {r.image_id: r.patient_id for r in records}
+    return "component", {r.image_id: r.group_id or r.image_id for r in records}
+
+
+def seen_in_training(predictor: Predictor, records: Sequence[ImageRecord]) -> list[str]:
+    """A warning where a bundle was trained on some of the images that it is tested on."""
+    seen = sum(record.sha256 in predictor.trained_on_sha256 for record in records)
+    return [
+        f"{seen} of these {len(records)} images were in the bundle's training part: "
+        "this is no test of unseen images"
+    ] if seen else []  # fmt: skip
 
 
 def _spread(records: Sequence[ImageRecord], seed: int) -> tuple[ImageRecord, ...]:

@@ -31,7 +31,7 @@ from leukoscope.study.events import Tell
 from leukoscope.study.fitted import RECORD, FittedModel
 from leukoscope.study.inputs import load_input
 from leukoscope.study.leukocyte_masks import LeukocyteMaskSource
-from leukoscope.study.protocols import unit_of
+from leukoscope.study.protocols import groups_of, unit_of
 from leukoscope.study.subjects import Source
 
 if TYPE_CHECKING:
@@ -71,12 +71,6 @@ def audit_explanations(
     """Score heat maps and write ``audit.json`` and ``audit.png``.
 
     Images that an earlier audit of the same models and settings has scored are kept.
-
-    Args:
-        source: Whose models.
-        plan: What is audited.
-        out: The folder.
-        progress: Told as images are scored.
 
     Returns:
         What ``audit.json`` holds: ``settings``, ``images``, ``summary`` and ``verdicts``.
@@ -127,10 +121,9 @@ def _choose(
 ) -> tuple[list[tuple[ImageRecord, int]], dict[str, str]]:
     """Test images with their folds, and the group of every image of the protocol."""
     fitted = source.fitted
-    groups: dict[str, str] = {}
-    if fitted.run.splits.is_file():
-        for fold in load_folds(fitted.run.splits):
-            groups |= fold.groups if fold.protocol == source.protocol else {}
+    splits = fitted.run.splits
+    folds = load_folds(splits) if splits.is_file() else []
+    groups = groups_of(folds).get(source.protocol, {})
     table = fitted.test_table(source.recipe, source.protocol)
     known = {record.image_id: record for record in fitted.manifest.images}
     by_class: dict[str, list[tuple[ImageRecord, int]]] = {}

@@ -96,13 +96,7 @@ class Explanation:
 
 
 def explain_study(run: RunFolder, count: int, progress: Tell) -> list[Explanation]:
-    """Draw the panels of a study's report: Grad-CAM of the first recipe and protocol.
-
-    Args:
-        run: The study's folder, with finished fits.
-        count: Panels of right and of wrong predictions.
-        progress: Told as panels are drawn.
-    """
+    """Draw the panels of a study's report: Grad-CAM of the first recipe and protocol."""
     for old in (*run.explanations.glob("*.png"), *run.explanations.glob(JSON)):
         old.unlink()
     fitted = FittedRun.open(run.path)
@@ -118,13 +112,7 @@ def explain_study(run: RunFolder, count: int, progress: Tell) -> list[Explanatio
 
 
 def default_folder(sources: Sequence[Source], look: Look, *, named: bool) -> Path:
-    """Below the first run's ``explanations``: its own for each choice of what is shown.
-
-    Args:
-        sources: Whose models.
-        look: How they are explained.
-        named: Whether the user named the images.
-    """
+    """Below the first run's ``explanations``: its own for each choice of what is shown."""
     first = sources[0]
     recipes = "-and-".join(dict.fromkeys(source.recipe for source in sources))
     parts = [recipes, first.protocol, *look.methods]
@@ -145,13 +133,8 @@ def explain(
 ) -> tuple[list[Explanation], list[Failure]]:
     """Draw one panel an image into a folder, and the list ``explanations.json``.
 
-    Args:
-        sources: One or more; a panel shows them from left to right.
-        subjects: The images.
-        look: How to explain.
-        out: The folder; files of the same names are replaced, others stay.
-        progress: Told as panels are drawn.
-        prefix: Written before the panel's name in the list.
+    Files of the same names are replaced, others stay; ``prefix`` stands before a panel's name in
+    the list.
 
     Returns:
         One entry for each image, source and method, and the named images that cannot be read.
@@ -284,12 +267,7 @@ def _share(heat: NDArray[np.float32], cells: NDArray[np.bool_]) -> float | None:
 
 
 def draw_grids(source: Source, out: Path) -> list[Path]:
-    """Write ``grid-right.png`` and the grids of wrong, least certain, confidently wrong images.
-
-    Args:
-        source: Whose test predictions.
-        out: The folder.
-    """
+    """Write ``grid-right.png`` and the grids of wrong, least certain, confidently wrong images."""
     table = source.fitted.test_table(source.recipe, source.protocol)
     manifest = source.fitted.manifest
     paths = {record.image_id: manifest.path_of(record) for record in manifest.usable}

@@ -58,12 +58,7 @@ def export_images(
     ``manifest.csv`` holds both hashes, ``preprocess.toml`` the specification. An export that was
     stopped goes on: an image that is there for the same source and specification is kept.
 
-    Args:
-        manifest: The data set.
-        recipe: Whose preprocessing.
-        out: Folder to write; may hold the same export, unfinished.
-        variant: A key of :data:`~leukoscope.imaging.probe_inputs.PROBE_INPUTS`.
-        progress: Told (images done, images in all).
+    ``variant`` is a key of :data:`~leukoscope.imaging.probe_inputs.PROBE_INPUTS`.
 
     Raises:
         UnknownNameError: No such variant.
@@ -74,17 +69,16 @@ def export_images(
     if not records:
         raise DataError(f"{manifest.root}: expected images to export, found none that is usable")
     _prepare(manifest.root, out, recipe, variant)
-    paths = [manifest.path_of(record) for record in records]
     names = _names(records)
-    items = dict(zip(paths, zip(records, names, strict=True), strict=True))
 
-    def write(path: Path) -> tuple[dict[str, str], bool] | ImageError:
-        return _write(path, *items[path], recipe, variant, out)
+    def write(item: tuple[ImageRecord, str]) -> tuple[dict[str, str], bool] | ImageError:
+        return _write(manifest.path_of(item[0]), *item, recipe, variant, out)
 
     rows: list[dict[str, str]] = []
     unreadable: list[tuple[str, str]] = []
     kept = 0
-    for record, found in zip(records, stream(write, paths), strict=True):
+    items = list(zip(records, names, strict=True))
+    for record, found in zip(records, stream(write, items), strict=True):
         if isinstance(found, ImageError):
             unreadable.append((record.path, f"{found.reason}: {found.detail}"))
         else:
@@ -100,6 +94,8 @@ def export_images(
 
 def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
     """Refuse what must not be, then write the specification."""
+    import tomli_w
+
     if variant not in INPUTS:
         raise UnknownNameError("variant", variant, INPUTS)
     here, there = data.resolve(), out.resolve()
@@ -108,12 +104,6 @@ def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
             f"{out} lies in the data set {data} or around it: the data stay as they are",
             hint="give an --out elsewhere",
         )
-    _save_spec(out, recipe, variant)
-
-
-def _save_spec(out: Path, recipe: Recipe, variant: str) -> None:
-    import tomli_w
-
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: expected a folder, but it is a file", hint="give another --out")
     file = out / SPEC_FILE

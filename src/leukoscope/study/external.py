@@ -22,6 +22,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.events import Listener
+from leukoscope.study.examined import seen_in_training, units_of_data
 from leukoscope.study.run import StudyResult
 
 
@@ -60,20 +61,13 @@ def evaluate_bundle(
     table, kept, warnings = _table(predictor.class_names, records, answers)
     of_image = {r.image_id: a for r, a in zip(records, answers, strict=True)}
     kept_answers = [of_image[record.image_id] for record in kept]
-    seen = set(predictor.trained_on_sha256) & {record.sha256 for record in kept}
-    if seen:
-        warnings.append(
-            f"{len(seen)} of these {len(kept)} images were in the bundle's training part: "
-            "this is no test of unseen images"
-        )
-    by_patient = all(record.patient_id for record in kept)
-    groups = [r.patient_id if by_patient else r.group_id or r.image_id for r in kept]
+    unit, groups = units_of_data(kept)
     same = table.class_names == predictor.class_names
     metrics = summarise_external(
         table,
-        groups,
-        "patient" if by_patient else "component",
-        warnings,
+        [groups[record.image_id] for record in kept],
+        unit,
+        [*warnings, *seen_in_training(predictor, kept)],
         [answer.prediction_set for answer in kept_answers] if same else None,
         [answer.decision for answer in kept_answers],
     )

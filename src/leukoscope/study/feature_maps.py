@@ -93,10 +93,6 @@ def map_study(run: RunFolder, progress: Tell) -> None:
     """The map of a study's report: principal components, first recipe and protocol, fold 0.
 
     Images too few or too uniform for a map get none.
-
-    Args:
-        run: The study's folder, with finished fits.
-        progress: Told as images are read.
     """
     for name in (CSV, JSON):
         (run.explanations / name).unlink(missing_ok=True)
@@ -113,11 +109,7 @@ def map_study(run: RunFolder, progress: Tell) -> None:
 def read_features(source: Source, fold: int, progress: Tell, *, seed: int) -> FoldFeatures:
     """Features of one fold's test images, as its own model gives them.
 
-    Args:
-        source: Run, recipe, protocol.
-        fold: Whose model and test images.
-        progress: Told as images are read.
-        seed: Of the choice where there are more images than can be compared.
+    Of more images than can be compared, some are drawn by ``seed``.
 
     Raises:
         UsageError: The fold is not finished.
@@ -143,12 +135,6 @@ def read_features(source: Source, fold: int, progress: Tell, *, seed: int) -> Fo
 
 def write_map(found: FoldFeatures, out: Path, *, seed: int, tsne: bool = True) -> dict[str, Any]:
     """Write ``features.csv`` and ``features.json``.
-
-    Args:
-        found: What to map.
-        out: The folder.
-        seed: Of t-SNE.
-        tsne: Also map by t-SNE.
 
     Returns:
         The content of ``features.json``.

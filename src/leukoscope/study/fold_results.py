@@ -17,6 +17,7 @@ from leukoscope.evaluation.calibration_error import calibration_measures
 from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.softmax import softmax
+from leukoscope.study.entries import sampling
 
 
 def units_of(fold: Fold, table: PredictionTable) -> list[str]:
@@ -75,13 +76,7 @@ class FoldResults:
     @property
     def options(self) -> dict[str, Any]:
         """Of every bootstrap."""
-        config = self.config
-        return {
-            "groups": self.units,
-            "replicates": config.bootstrap,
-            "confidence": config.confidence,
-            "seed": config.seed,
-        }
+        return {"groups": self.units, **sampling(self.config)}
 
     def fit(self, score: SetScore, guarantee: SetGuarantee) -> list[Conformal]:
         """Thresholds of each fold."""

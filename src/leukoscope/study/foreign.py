@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from leukoscope.core.files import write_json
 from leukoscope.core.labels import resolve_class
 from leukoscope.core.records import ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.events import Listener, Progress
@@ -29,26 +29,12 @@ from leukoscope.study.inputs import load_input, stream
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.probes import inapplicable_probes, run_probe
 from leukoscope.study.protocols import ProtocolPlan, plan_protocols
+from leukoscope.study.run import StudyResult, read_data
 from leukoscope.study.shortcut_summary import MODEL_ON
 from leukoscope.study.store import InputStore
 
 EXAMPLES = 3  # pairs of images that a leak is shown by
 CHUNK = 64
-
-
-@dataclass(frozen=True)
-class ForeignResult:
-    """Where the audit's files are.
-
-    Attributes:
-        run: The folder: ``report.html``, ``metrics.json``, ``predictions.csv``, passport, splits.
-        metrics: The content of ``metrics.json``.
-        unreadable: Path and reason of each image that was quarantined.
-    """
-
-    run: RunFolder
-    metrics: dict[str, Any]
-    unreadable: tuple[tuple[str, str], ...]
 
 
 def class_order(text: str, class_map: Mapping[str, str]) -> tuple[str, ...]:
@@ -75,14 +61,10 @@ def audit_foreign(
     config: StudyConfig,
     out: Path,
     listener: Listener,
-) -> ForeignResult:
+) -> StudyResult:
     """Audit the data, measure the model, fit the probes on the same images, judge, report.
 
-    Args:
-        source: An opened ONNX model, or a CSV file of predictions.
-        config: Data, protocols, probes, folds; its first recipe is the probes' classifier.
-        out: A new or empty folder.
-        listener: Told about the progress.
+    The first recipe of ``config`` is the probes' classifier.
 
     Raises:
         UsageError: The folder holds something else.
@@ -127,19 +109,14 @@ def audit_foreign(
         from leukoscope.reporting.foreign_report import write_foreign_report
 
         write_foreign_report(run, config, _name(source))
-    return ForeignResult(run, metrics, found.manifest.unreadable)
+    return StudyResult(run, metrics, found.manifest.unreadable)
 
 
 def _read(
     source: ForeignModel | Path, config: StudyConfig, listener: Listener
 ) -> tuple[Manifest, ForeignTable | None]:
     """The data and, from a file, the predictions; refused before anything is written."""
-    manifest = load_dataset(
-        Path(config.data.path),
-        layout=config.data.layout,
-        class_map=config.data.class_map,
-        progress=lambda done, total: listener("reading the images", done, total),
-    )
+    manifest = read_data(config, listener)
     names = manifest.class_names
     if len(names) < 2:
         raise DataError(
@@ -271,22 +248,11 @@ def _predict(
     parts = []
     with progress.step(f"{model.path.name} on {name}") as tell:
         images = stream(lambda path: load_input(path, name, spec), paths)
-        for chunk in _chunks(images):
-            parts.append(model.probabilities(chunk))
+        while chunk := list(islice(images, CHUNK)):
+            parts.append(model.probabilities(np.stack(chunk)))
             tell(sum(map(len, parts)), len(paths))
     order = [model.class_names.index(name) for name in store.data.class_names]
     return np.concatenate(parts)[:, order]
-
-
-def _chunks(images: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    waiting: list[NDArray[np.uint8]] = []
-    for image in images:
-        waiting.append(image)
-        if len(waiting) == CHUNK:
-            yield np.stack(waiting)
-            waiting = []
-    if waiting:
-        yield np.stack(waiting)
 
 
 def _table(

@@ -54,11 +54,6 @@ def read_foreign_csv(
     ``p_<class>``, ``prob_<class>`` or ``<class>`` (all classes of the data, each row summing to
     1). ``split`` (``train``, ``val``, ``test`` and their usual synonyms) is optional.
 
-    Args:
-        path: The file.
-        manifest: The data.
-        class_map: The user's names of classes.
-
     Raises:
         LayoutError: The file cannot be read.
         DataError: A column is missing, or rows are wrong: names them.

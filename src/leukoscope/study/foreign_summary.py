@@ -28,16 +28,9 @@ def summarise_foreign(
 ) -> dict[str, Any]:
     """Statistics of a model that was not made here, beside the probes.
 
-    Args:
-        table: The model's fixed predictions under each protocol's name, and the probes'.
-        folds: Units that each protocol's intervals resample.
-        config: Replicates, confidence, seed, probes.
-        name: The model's, which stands for a recipe.
-        inapplicable: Protocols that the data cannot support.
-        inapplicable_probes: Likewise probes.
-        split: Sizes and leaks of the model's own split, None where it is unknown.
-        probabilities: Whether there are any, beside the predicted classes.
-        warnings: What a reader must know.
+    Arguments are those of :func:`~leukoscope.study.summary.summarise`; ``name`` is the model's and
+    stands for a recipe, ``split`` holds sizes and leaks of its own split (None where unknown),
+    ``probabilities`` says whether there are any, beside the predicted classes.
     """
     statistics = Statistics.of(folds, config)
     test = table.select(part="test")

@@ -81,15 +81,8 @@ def fit_inner_folds(
 ) -> dict[str, Logits]:
     """Fit one model on each inner fold and average the probabilities of the held-out images.
 
-    Args:
-        make: Makes the job of one member.
-        data: The images and labels.
-        fold: The outer fold; its groups stay whole inside, too.
-        folds: How many inner folds.
-        folder: Members go to ``inner0``, ``inner1`` … below it, their scores to ``inner.csv``.
-        seed: Of the division and, with the member's number, of each member.
-        tell: Told about the progress.
-        rows: Row numbers of the outer parts.
+    Groups of the outer fold stay whole inside, too. Members go to ``inner0``, ``inner1`` … below
+    ``folder``, their scores to ``inner.csv``; ``rows`` are row numbers of the outer parts.
 
     Returns:
         Logarithms of the mean probabilities of the outer val, cal and test images.

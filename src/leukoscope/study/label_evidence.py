@@ -88,12 +88,6 @@ def out_of_fold(
     probabilities are those of the mean logit of both. On 400 phantoms that are sorted with 91 %
     by the whole image and with 97 % by the cells, both together reach 97.8 %.
 
-    Args:
-        table: Test predictions.
-        recipe: Whose.
-        protocol: Under which.
-        records: n images.
-
     Returns:
         (n, K), NaN where no model was tested; and what the classifiers saw.
     """
@@ -123,10 +117,6 @@ def label_conflicts(
 ) -> tuple[tuple[int, int, str], ...]:
     """Pairs of images that the audit found to show the same, and that carry different labels.
 
-    Args:
-        records: n images.
-        passport: With duplicates and overlaps.
-
     Returns:
         ``(i, j, what)``, sorted; ``what`` is the closest kind of likeness.
     """
@@ -152,10 +142,7 @@ def training_distances(
 ) -> tuple[NDArray[np.float64] | None, str]:
     """How far each test image lies from its fold's training images, relative to the limit.
 
-    Args:
-        run: With the features of a frozen backbone in its cache.
-        records: n images, in the order of the features.
-        protocol: Whose folds.
+    The features of a frozen backbone must stand in the run's cache, in the order of ``records``.
 
     Returns:
         (n,) distances, 1 at the limit that accepts 95 % of the validation images, NaN where the

@@ -9,20 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.operating import OperatingTarget, parse_operating_point
-from leukoscope.core.labels import CLASSES, malignant_mask
 from leukoscope.evaluation.hierarchy import BRANCHES
 from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics, proportion_interval
+from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.evaluation.operating_point import ChosenPoint, choose_threshold
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.study.fold_results import FoldResults
-
-
-def malignant_classes(class_names: Sequence[str]) -> NDArray[np.bool_] | None:
-    """(K,) which classes are malignant; None unless they stand on both sides."""
-    if not all(name in CLASSES for name in class_names):
-        return None
-    mask = np.array(malignant_mask(class_names), dtype=bool)
-    return mask if mask.any() and not mask.all() else None
 
 
 def fit_point(
@@ -67,10 +59,7 @@ def operating_entry(
 ) -> dict[str, Any]:
     """``decisions.operating_point`` of ``metrics.json``.
 
-    Args:
-        tests: The recipe under each protocol.
-        words: What was asked for; empty for nothing.
-        patients: Image id → patient, None where unknown.
+    ``words`` may be empty; ``patients``: image id → patient, None where unknown.
     """
     mask = malignant_classes(tests[0].test[0].class_names) if tests else None
     if mask is None:
@@ -120,11 +109,8 @@ def _under(
     if target.unit == "patient":
         ids = np.array([name for t in tested.test for name in of_patient(t)])
         caught = [bool(flagged[ill & (ids == name)].any()) for name in np.unique(ids[ill])]
-        limits = proportion_interval(
-            sum(caught), len(caught), confidence=tested.config.confidence
-        )  # fmt: skip
-        entry["patients_found"] = {
-            "value": float(np.mean(caught)), "low": limits[0], "high": limits[1], "n": len(caught)
-        }  # fmt: skip
+        n, share = len(caught), float(np.mean(caught))
+        low, high = proportion_interval(sum(caught), n, confidence=tested.config.confidence)
+        entry["patients_found"] = {"value": share, "low": low, "high": high, "n": n}
     kept = entry.get("patients_found", entry["sensitivity"])["value"] >= 1 - target.miss
     return {**entry, "kept": bool(kept)}

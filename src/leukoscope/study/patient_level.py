@@ -31,6 +31,7 @@ from leukoscope.evaluation.intervals import (
 )
 from leukoscope.evaluation.metrics import metric_names
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.study.entries import sampling
 
 PROTOCOL = "grouped"
 _MEASURED = (
@@ -59,11 +60,7 @@ def by_patient(
     In each fold the way to aggregate is chosen by log loss on the fold's own validation patients,
     then applied to its test patients; every patient is tested once.
 
-    Args:
-        table: Every prediction of the study.
-        patients: Image id → patient, as the protocol ``grouped`` held them out.
-        config: Recipes, replicates, confidence, seed.
-        inapplicable: Protocols that do not apply, with reasons.
+    ``patients``: image id → patient, as the protocol ``grouped`` held them out.
 
     Returns:
         ``{"protocol", "methods", "results": […]}``, or ``{"inapplicable": reason}``.
@@ -149,10 +146,7 @@ def _metrics(
     wanted = [name for name in _MEASURED if name in available]
     if len(names) == 2 and "roc_auc_malignant" in wanted:
         wanted.remove("roc_auc_malignant")  # the same number
-    intervals = bootstrap_metrics(
-        y, probs, names, replicates=config.bootstrap, confidence=config.confidence,
-        seed=config.seed, names=wanted,
-    )  # fmt: skip
+    intervals = bootstrap_metrics(y, probs, names, names=wanted, **sampling(config))
     enough = all((y == i).sum() >= MIN_GROUPS for i in range(len(names)))
     hits = _hits(y, probs.argmax(axis=1), names)
     return {

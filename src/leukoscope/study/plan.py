@@ -85,7 +85,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     sample = [manifest.usable[i] for i in np.linspace(0, n - 1, min(SAMPLE, n)).astype(int)]
     paths = [manifest.path_of(record) for record in sample]
     start = time.perf_counter()
-    cut_out = sum(audit_image(path).cut_out for path in paths) > len(paths) / 2
+    cut_out = sum(audit_image(path).cut_out[0] for path in paths) > len(paths) / 2
     audit_s = n * (time.perf_counter() - start) / len(paths) / THREADS
     protocols = _likely_protocols(manifest, config, cut_out)
     fits = len(protocols) * config.splits.folds

@@ -37,15 +37,6 @@ def draw_preview(
 ) -> list[Path]:
     """Draw a sheet of inputs, on request one of augmentations, and a table of image quality.
 
-    Args:
-        manifest: The data set.
-        out: Folder for the files.
-        recipe_name: Whose preprocessing and augmentation.
-        per_class: Images of each class on a sheet.
-        augment: Whether to draw augmentations (needs torch).
-        seed: Which images, which augmentations.
-        overrides: ``KEY=VALUE`` changes of the recipe.
-
     Returns:
         The files written.
     """

@@ -61,12 +61,6 @@ def draw_steps(manifest: Manifest, recipe: Recipe, out: Path, *, seed: int) -> l
     The pictures are of one image of each of the first classes; the statistics are means over up
     to 60 images, as many of each class as there are.
 
-    Args:
-        manifest: The data set.
-        recipe: Whose preprocessing.
-        out: Folder for the files.
-        seed: Which images.
-
     Returns:
         The files written.
 

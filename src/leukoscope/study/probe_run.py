@@ -25,9 +25,7 @@ from leukoscope.study.summary import summarise
 def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
     """Which of the probes that were asked for a study's folder does not hold.
 
-    Args:
-        run: The folder.
-        names: As for a study; None means the default ones.
+    None as ``names`` means the default ones.
 
     Raises:
         DataError: No finished study.
@@ -53,10 +51,7 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> di
 
     Predictions that are there stay as they are; the models are applied to edited test images.
 
-    Args:
-        run: A finished study's folder; its images must be where they were.
-        names: As for a study; None means the default ones. Probes that are there are kept.
-        listener: Told about the progress.
+    The images must be where they were; None as ``names`` means the default probes.
 
     Returns:
         The new content of ``metrics.json``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from leukoscope.config.study import SplitConfig, StudyConfig
@@ -32,6 +32,14 @@ def unit_of(protocol: str) -> str:
     return UNITS[protocol.partition("-k")[0]]
 
 
+def groups_of(folds: Iterable[Fold]) -> dict[str, dict[str, str]]:
+    """Protocol → image id → unit that its intervals resample."""
+    groups: dict[str, dict[str, str]] = {}
+    for fold in folds:
+        groups.setdefault(fold.protocol, {}).update(fold.groups)
+    return groups
+
+
 @dataclass(frozen=True)
 class ProtocolPlan:
     """The folds of every protocol that applies, and why the others do not.
@@ -58,13 +66,7 @@ class ProtocolPlan:
 
 
 def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> ProtocolPlan:
-    """Make the folds of each protocol that was asked for.
-
-    Args:
-        manifest: With ``group_id`` filled by the audit.
-        audit: Gives acquisition clusters at any number.
-        config: Protocols, folds, seed.
-    """
+    """Make the folds of each protocol that was asked for."""
     folds: list[Fold] = []
     inapplicable: list[dict[str, str]] = []
     for protocol in config.protocols:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,17 @@ from leukoscope.core.files import read_csv, read_json, sha256_json, write_csv, w
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, RunFolder
 from leukoscope.evaluation.gate import SCORES, Gate, Seen, fit_gate, separation
-from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
+from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.appearance import describe_appearance
 from leukoscope.imaging.outliers import synthetic_outliers
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.features import extract_features
+from leukoscope.study.entries import sampling
 from leukoscope.study.gradient_job import GradientJob
 from leukoscope.study.inputs import load_input
 from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Logits
-from leukoscope.study.protocols import UNITS, unit_of
+from leukoscope.study.protocols import UNITS, groups_of, unit_of
 from leukoscope.study.store import InputStore
 
 ACCEPT = 0.95
@@ -134,19 +135,17 @@ class GateKeeper:
         gate, record = fit_gate(
             parts["train"], parts["val"], choosing, kinds[~tested].tolist(), accept=ACCEPT
         )
-        table = _table(gate, parts["val"], self._ids(rows["val"]), "val")
-        table += _table(gate, parts["test"], self._ids(rows["test"]), "test")
-        table += _table(
-            gate, choosing, self._ids(self.source[made][~tested]), "val", kinds[~tested]
-        )
-        table += _table(
-            gate, outliers.take(tested), self._ids(self.source[made][tested]), "test", kinds[tested]
-        )
+        source, table = self.source[made], []
+        for part, seen_of, of, kind in (
+            ("val", parts["val"], rows["val"], None),
+            ("test", parts["test"], rows["test"], None),
+            ("val", choosing, source[~tested], kinds[~tested]),
+            ("test", outliers.take(tested), source[tested], kinds[tested]),
+        ):
+            ids = [self.image_ids[row] for row in of]
+            table += _table(gate, seen_of, ids, part, kind)
         write_csv(folder / OOD_CSV, OOD_COLUMNS, table)
         write_json(folder / OOD_JSON, record.model_dump(mode="json"))
-
-    def _ids(self, rows: NDArray[np.int64]) -> list[str]:
-        return [self.image_ids[row] for row in rows]
 
 
 def make_outliers(
@@ -159,7 +158,7 @@ def make_outliers(
 
 
 def _table(
-    gate: Gate, seen: Seen, image_ids: list[str], part: str, kinds: NDArray[np.str_] | None = None
+    gate: Gate, seen: Seen, image_ids: list[str], part: str, kinds: NDArray[np.str_] | None
 ) -> list[dict[str, Any]]:
     scores = gate.scores(seen)
     names = list(scores)
@@ -183,11 +182,6 @@ def rejection_metrics(
 ) -> list[dict[str, Any]]:
     """Share of rejected test images and separation of outliers, by recipe and protocol.
 
-    Args:
-        run: The study's folder with finished fits.
-        folds: Of all protocols; their units are resampled.
-        config: Recipes, replicates, confidence, seed.
-
     Returns:
         The entry ``ood`` of ``metrics.json``; nothing for recipes whose fits keep no gate.
     """
@@ -197,9 +191,8 @@ def rejection_metrics(
             of = [fold for fold in folds if fold.protocol == protocol]
             folders = [run.model(recipe.name, protocol, fold.fold) for fold in of]
             if of and all((folder / OOD_CSV).is_file() for folder in folders):
-                groups = {key: unit for fold in of for key, unit in fold.groups.items()}
                 entry = {"recipe": recipe.name, "protocol": protocol, "unit": unit_of(protocol)}
-                found.append(entry | _measured(folders, groups, config))
+                found.append(entry | _measured(folders, groups_of(of)[protocol], config))
     return found
 
 
@@ -213,9 +206,7 @@ def _measured(
     score = np.array([float(row["score"]) for row in rows])
     rejected = np.array([row["accepted"] == "0" for row in rows])
     units = np.array([groups.get(row["image_id"], row["image_id"]) for row in rows])
-    options: dict[str, Any] = {
-        "replicates": config.bootstrap, "confidence": config.confidence, "seed": config.seed
-    }  # fmt: skip
+    options = sampling(config)
     inside, gates = kinds == "", [read_json(folder / OOD_JSON) for folder in folders]
     right = _right(folders)
     names = [scale["name"] for gate in gates for scale in gate["scores"]]
@@ -263,7 +254,7 @@ def roc_auc(
     outside: NDArray[np.float64],
     inside_groups: Sequence[str] | NDArray[np.str_],
     outside_groups: Sequence[str] | NDArray[np.str_],
-    **options: Any,
+    **options: Unpack[Sampling],
 ) -> dict[str, Any] | None:
     """Separation of outliers with an interval over resampled groups; None without outliers."""
     if len(outside) == 0 or len(inside) == 0:

@@ -52,11 +52,8 @@ def make_queue(
 ) -> dict[str, Any]:
     """The queue of a run, from its ``predictions.csv``, ``manifest.csv`` and ``passport.json``.
 
-    Args:
-        run: Folder of a finished study or training run.
-        recipe: Whose probabilities; by default the run's first.
-        protocol: Under which protocol; by default the first of :data:`PROTOCOLS` that the run has.
-        count: Most rows of each of the three lists.
+    By default the run's first recipe, and the first of :data:`PROTOCOLS` that it has; ``count``
+    limits each of the three lists.
 
     Returns:
         The content of ``queue.json``; the same for the same files.
@@ -104,9 +101,7 @@ def make_queue(
 def rank_images(evidence: Evidence, count: int = COUNT) -> dict[str, Any]:
     """Three lists in one queue: likely label errors and conflicts, least certain, least alike.
 
-    Args:
-        evidence: Of the labels.
-        count: Most rows of each list.
+    ``count`` limits each list.
 
     Returns:
         ``class_names``, ``n``, ``label_errors`` (thresholds, counts, estimated share), ``lists``

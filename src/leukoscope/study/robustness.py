@@ -106,12 +106,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure, and write ``robustness.json`` and ``robustness.csv``.
 
-    Args:
-        found: Models and images.
-        request: What is measured.
-        out: Where files and the kept answers go.
-        listener: Told as conditions are done.
-        tell: Told in words what will be done and how long it takes.
+    ``listener`` hears of conditions done, ``tell`` in words what will be done and how long it
+    takes.
 
     Returns:
         The content of ``robustness.json``.
@@ -160,10 +156,7 @@ def draw_sheet(found: Examination, request: Request, out: RunFolder) -> None:
 def show_result(out: RunFolder, *, own: bool, listener: Listener) -> list[str]:
     """Draw the curves; where the folder is the run's own, write its report and its bundle again.
 
-    Args:
-        out: Folder with ``robustness.json``.
-        own: Whether it is the folder of the run that was measured.
-        listener: Told as the report is written.
+    ``own`` says whether ``out`` is the folder of the run that was measured.
 
     Returns:
         What was done, and what was not and why, in sentences.
@@ -319,7 +312,7 @@ def _envelope(
             )
         )
     return Envelope(
-        bound=request.bound, confidence=sample.confidence, protocol=protocol,
+        bound=request.bound, confidence=sample.how["confidence"], protocol=protocol,
         n=len(sample.y_true), n_groups=len(set(sample.groups)),
         false_alarms=float(alarms.mean()), limits=tuple(limits),
     ), ""  # fmt: skip

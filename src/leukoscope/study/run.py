@@ -23,7 +23,7 @@ from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import PROTOCOLS, StudyConfig, chosen_probes
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
-from leukoscope.core.records import save_folds
+from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
@@ -194,14 +194,20 @@ def run_study(
     return StudyResult(run, metrics, found.manifest.unreadable)
 
 
+def read_data(config: StudyConfig, listener: Listener | None = None) -> Manifest:
+    """The data set of a study, as its configuration reads it."""
+    data, tell = config.data, listener or Progress().listener
+    return load_dataset(
+        Path(data.path),
+        layout=data.layout,
+        class_map=data.class_map,
+        progress=lambda done, total: tell("reading the images", done, total),
+    )
+
+
 def audited(config: StudyConfig, listener: Listener) -> Audit:
     """Load and audit the data of a configuration, without a study's folder."""
-    manifest = load_dataset(
-        Path(config.data.path),
-        layout=config.data.layout,
-        class_map=config.data.class_map,
-        progress=lambda done, total: listener("reading the images", done, total),
-    )
+    manifest = read_data(config, listener)
     if not manifest.usable:
         raise DataError(
             f"{config.data.path}: none of its {len(manifest.images)} files can be used",

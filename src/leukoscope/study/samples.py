@@ -42,11 +42,6 @@ def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[Sample]:
     The draw depends on the files' content only, not on their number or order: an image that is
     added changes at most its own place.
 
-    Args:
-        manifest: The data set.
-        per_class: How many of each class; fewer where a class has fewer.
-        seed: Which.
-
     Raises:
         DataError: No image is usable.
     """
@@ -66,11 +61,7 @@ def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[Sample]:
 def draw_samples(manifest: Manifest, samples: list[Sample], out: Path, *, seed: int) -> Path:
     """Draw one row for each class, with the file name under each image.
 
-    Args:
-        manifest: The data set.
-        samples: What :func:`pick_samples` gave.
-        out: PNG file to write.
-        seed: What they were picked with; stated on the sheet.
+    The ``seed`` that they were picked with is stated on the sheet.
 
     Raises:
         UsageError: ``out`` is no PNG file.
@@ -109,11 +100,6 @@ def draw_samples(manifest: Manifest, samples: list[Sample], out: Path, *, seed: 
 
 def copy_samples(manifest: Manifest, samples: list[Sample], folder: Path) -> int:
     """Copy the picked files, unchanged, into one folder for each class.
-
-    Args:
-        manifest: The data set.
-        samples: What to copy.
-        folder: Where to; must not lie in the data set.
 
     Returns:
         How many were copied.

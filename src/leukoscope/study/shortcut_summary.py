@@ -19,14 +19,7 @@ MODEL_ON = "model-on-"
 def model_on_entries(
     statistics: Statistics, under: PredictionTable, recipes: Sequence[str], protocol: str
 ) -> list[dict[str, Any]]:
-    """The models on edited versions of their own test images.
-
-    Args:
-        statistics: How intervals are made.
-        under: Test rows of the protocol.
-        recipes: Whose models.
-        protocol: Its name.
-    """
+    """The models on edited versions of their own test images."""
     found = [
         (recipe, name, under.select(recipe=recipe, input=MODEL_ON + name))
         for recipe in recipes
@@ -54,13 +47,8 @@ def add_verdict(
 ) -> None:
     """Add inflation, the shares that survive without stain, and the verdict.
 
-    Args:
-        metrics: All other keys of ``metrics.json``; gets ``shortcuts`` and ``verdict``.
-        statistics: How intervals are made.
-        test: All test rows.
-        recipe: Whose inflation and shares.
-        inapplicable: ``{"probe", "reason"}`` of each probe that has nothing to see.
-        judge: The rule.
+    ``metrics`` holds all other keys of ``metrics.json`` and gets ``shortcuts`` and ``verdict``;
+    ``inapplicable`` names the probes that have nothing to see, ``judge`` is the rule.
     """
     shares = []
     for protocol in dict.fromkeys(test.protocol.tolist()):
@@ -71,13 +59,7 @@ def add_verdict(
             under.select(input="stain-neutral"),
         )
         if protocol in UNITS and all(len(table) for table in tables):
-            found = share_of_tables(
-                *tables,
-                statistics.groups[protocol],
-                replicates=statistics.config.bootstrap,
-                confidence=statistics.config.confidence,
-                seed=statistics.config.seed,
-            )
+            found = share_of_tables(*tables, statistics.groups[protocol], **statistics.how)
             shares.append({"protocol": protocol, **found.to_json()})
     metrics["shortcuts"] = {
         "recipe": recipe,

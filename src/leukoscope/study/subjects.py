@@ -54,11 +54,8 @@ def open_sources(
 ) -> list[Source]:
     """The models that a user named: recipes of one run, and those of another beside them.
 
-    Args:
-        run: Folder of the run.
-        beside: Folder of another, or None.
-        recipes: Names; each run shows those that it has, or its first where none is named.
-        protocol: Under which protocol; by default each run's first.
+    Each run shows the recipes of these names that it has, or its first where none is named; by
+    default under its first protocol.
 
     Raises:
         UnknownNameError: A name that no run has.

@@ -125,14 +125,7 @@ def _comparisons(
 def _compare(
     statistics: Statistics, a: PredictionTable, b: PredictionTable, protocol: str
 ) -> dict[str, Any]:
-    comparison = compare_tables(
-        a,
-        b,
-        groups=statistics.groups[protocol],
-        replicates=statistics.config.bootstrap,
-        confidence=statistics.config.confidence,
-        seed=statistics.config.seed,
-    )
+    comparison = compare_tables(a, b, groups=statistics.groups[protocol], **statistics.how)
     sides = {
         key: {"recipe": str(t.recipe[0]), "protocol": str(t.protocol[0]), "input": str(t.input[0])}
         for key, t in (("a", a), ("b", b))

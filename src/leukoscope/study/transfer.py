@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,13 @@ from leukoscope.study.arms import (
     check_arm,
     compare_arms,
     judge_arms,
-    load_data,
     measure_only,
     open_arms,
     run_arm,
     unreadable,
 )
 from leukoscope.study.events import Listener, Progress
-from leukoscope.study.run import study_config
+from leukoscope.study.run import read_data, study_config
 
 RESULT = "transfer.json"
 PHASE1, DIRECT, DOUBLE = "phase1", "direct", "double"
@@ -53,12 +52,10 @@ class TransferPlan:
     Attributes:
         source: The study of phase 1; its one fold's training part makes the weights.
         target: The study of phase 2, as it runs directly from the recipe's weights.
-        notes: What was left out or chosen, for readers.
     """
 
     source: StudyConfig
     target: StudyConfig
-    notes: tuple[str, ...] = field(default_factory=tuple)
 
 
 def plan_transfer(
@@ -131,11 +128,7 @@ def run_transfer(
 ) -> dict[str, Any]:
     """Run both phases and both arms, compare them, and write ``transfer.json`` and the report.
 
-    Args:
-        plan: From :func:`plan_transfer`.
-        out: Its folder; the studies go to ``phase1``, ``direct`` and ``double`` in it.
-        resume: Go on where an interrupted run stopped.
-        listener: Called with (step, done, total).
+    The studies go to ``phase1``, ``direct`` and ``double`` in ``out``.
 
     Returns:
         The content of ``transfer.json``.
@@ -156,7 +149,7 @@ def run_transfer(
     for arm in (direct, first):
         check_arm(arm, out, listener)
     phase1 = run_arm(first, out, listener)
-    checkpoint = _checkpoint(phase1, source)
+    checkpoint = phase1.model(source.recipes[0].name, source.protocols[0], 0)
     double = Arm(DOUBLE, "Double transfer", _from_checkpoint(plan, checkpoint))
     taken = _taken_over(double.config, checkpoint, progress)
     run_direct = run_arm(direct, out, listener)
@@ -178,7 +171,7 @@ def run_transfer(
         "overlap": overlap,
         "phase1": _phase1_record(phase1, source),
         "taken_over": taken,
-        "unreadable": overlap.pop("unreadable") + unreadable(load_data(plan.target)),
+        "unreadable": overlap.pop("unreadable") + unreadable(read_data(plan.target)),
     }
     write_json(out / RESULT, result)
     with progress.step("report"):
@@ -190,7 +183,7 @@ def _source_without_target(
     plan: TransferPlan, out: Path, progress: Progress
 ) -> tuple[StudyConfig, dict[str, Any]]:
     """The study of phase 1 without images that the target shows too, and what was found."""
-    source, target = load_data(plan.source), load_data(plan.target)
+    source, target = read_data(plan.source), read_data(plan.target)
     key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
     file = out / OVERLAP
     if file.is_file() and read_json(file).get("key") == key:
@@ -240,10 +233,6 @@ def _purge(
     }
 
 
-def _checkpoint(run: RunFolder, config: StudyConfig) -> Path:
-    return run.model(config.recipes[0].name, config.protocols[0], 0)
-
-
 def _from_checkpoint(plan: TransferPlan, checkpoint: Path) -> StudyConfig:
     """Phase 2 from phase 1: the same recipe, name and so seeds; other weights to start from."""
     recipe = plan.target.recipes[0]
@@ -260,7 +249,7 @@ def _taken_over(config: StudyConfig, checkpoint: Path, progress: Progress) -> di
 
     recipe = config.recipes[0]
     with progress.step("taking over the backbone"):
-        classes = len(load_data(config).class_names)
+        classes = len(read_data(config).class_names)
         found = compare_tensors(recipe, classes, checkpoint)
     return {"checkpoint": str(checkpoint), **found}
 

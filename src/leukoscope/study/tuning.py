@@ -132,15 +132,9 @@ def run_tune(
 
     Several processes may work on one folder at once (each but the first with ``resume``).
 
-    Args:
-        config: From :func:`tune_config`.
-        out: The tuning's folder; new or empty unless ``resume``.
-        trials: How many in all, those of earlier sessions and other processes included.
-        minutes: No trial is started later than this.
-        storage: The same as in ``config``, where that lacks its password.
-        resume: Go on with, or join, the tuning in ``out``.
-        listener: Called with (step, done, total).
-        say: Told one line after each trial.
+    ``trials`` counts those of earlier sessions and other processes; none is started after
+    ``minutes``. ``storage`` is that of ``config`` with its password; ``resume`` goes on with, or
+    joins, the tuning in ``out``; ``say`` is told one line after each trial.
 
     Raises:
         MissingExtraError: torch or Optuna is not installed.

@@ -121,12 +121,8 @@ def _inner_folds(manifest: Manifest, found: Audit, config: TuneConfig) -> Sequen
     study = config.study
     protocol = study.protocols[0]
     splits = SplitConfig.model_validate(study.splits.model_dump() | {"folds": config.folds})
-    inner = study.model_copy(
-        update={
-            "protocols": ("deduplicated" if protocol == "given" else protocol,),
-            "splits": splits,
-        }
-    )
+    protocols = ("deduplicated" if protocol == "given" else protocol,)
+    inner = study.model_copy(update={"protocols": protocols, "splits": splits})
     plan = plan_protocols(manifest, found, inner)
     if len(plan.folds) < 2:
         reason = plan.inapplicable[0]["reason"] if plan.inapplicable else "too few groups"
@@ -166,11 +162,8 @@ class Scorer:
     ) -> tuple[float, NDArray[np.float64]]:
         """Fit ``recipe`` on every fold.
 
-        Args:
-            recipe: The configuration.
-            folder: For the history of each fold.
-            report: Told (step, value so far); True ends the trial.
-            tell: Told (done, total).
+        ``report`` is told (step, value so far) and ends the trial with True; ``folder`` takes the
+        history of each fold.
 
         Returns:
             The mean of the criterion over the folds, and (n_val, K) probabilities of
@@ -180,7 +173,7 @@ class Scorer:
             PrunedTrial: ``report`` said so.
             TrainingError: The optimisation broke down.
         """
-        linear = isinstance(recipe.training, LinearHeadTraining)
+        data, linear = self.tuning.data, isinstance(recipe.training, LinearHeadTraining)
         values: list[float] = []
         probs: list[NDArray[np.float64]] = []
         for number, (train, val) in enumerate(self.tuning.folds):
@@ -190,17 +183,15 @@ class Scorer:
             else:
                 logits = self._gradient(recipe, number, target, values, report, tell)
             probs.append(softmax(logits))
-            values.append(self._measure(recipe, val, probs[-1]))
+            values.append(
+                compute_metrics(data.y[val], probs[-1], data.class_names)[criterion_of(recipe)]
+            )
             if linear and len(self.tuning.folds) > 1:
                 tell(number + 1, len(self.tuning.folds))
                 hopeless = report(number + 1, float(np.mean(values)))
                 if hopeless and number + 1 < len(self.tuning.folds):
                     raise PrunedTrial
         return float(np.mean(values)), np.concatenate(probs)
-
-    def _measure(self, recipe: Recipe, val: Rows, probs: NDArray[np.float64]) -> float:
-        data = self.tuning.data
-        return compute_metrics(data.y[val], probs, data.class_names)[criterion_of(recipe)]
 
     def _linear(self, recipe: Recipe, train: Rows, val: Rows, out: Path) -> NDArray[np.float64]:
         assert isinstance(recipe.training, LinearHeadTraining)

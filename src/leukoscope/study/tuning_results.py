@@ -76,18 +76,7 @@ def write_trials(outcome: Outcome) -> None:
     write_csv(
         outcome.out / "trials.csv",
         (*OWN_COLUMNS, *keys),
-        (
-            {
-                "trial": row.number,
-                "state": row.state,
-                "value": row.value,
-                "seconds": row.seconds,
-                "own": "yes" if row.own else "",
-                "reason": row.reason,
-                **row.labels,
-            }
-            for row in outcome.rows
-        ),
+        ({**_facts(row), "own": "yes" if row.own else "", **row.labels} for row in outcome.rows),
     )
     if outcome.complete:
         _write_best(outcome, None)
@@ -131,10 +120,22 @@ def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> dict[str, An
             "values": decode(config.space, best.labels),
         },
         "own": _own_value(outcome),
-        "corrected": _corrected_json(corrected),
+        "corrected": None
+        if corrected is None
+        else {
+            "value": corrected.corrected,
+            **{name: getattr(corrected, name) for name in ("low", "high", "n_groups")},
+        },
         "importances": dict(outcome.importances),
         "space": {key: p.model_dump(mode="json") for key, p in config.space.items()},
-        "rows": [_row_json(row) for row in outcome.rows],
+        "rows": [
+            {
+                **_facts(row),
+                "labels": dict(row.labels),
+                "reported": [list(pair) for pair in row.reported.items()],
+            }
+            for row in outcome.rows
+        ],
         "next": next_command(outcome),
         "packages": package_versions(),
     }
@@ -193,17 +194,6 @@ def _corrected(outcome: Outcome) -> CorrectedBest | None:
     return found if math.isfinite(found.corrected) else None
 
 
-def _corrected_json(corrected: CorrectedBest | None) -> dict[str, Any] | None:
-    if corrected is None:
-        return None
-    return {
-        "value": corrected.corrected,
-        "low": corrected.low,
-        "high": corrected.high,
-        "n_groups": corrected.n_groups,
-    }
-
-
 def _best_recipe(outcome: Outcome, corrected: CorrectedBest | None) -> Recipe:
     config, best = outcome.config, outcome.best
     recipe = config.recipe
@@ -243,14 +233,5 @@ def _plain(value: Any) -> str:
     return compact(value) if isinstance(value, (dict, list)) else str(value)
 
 
-def _row_json(row: TrialRow) -> dict[str, Any]:
-    return {
-        "trial": row.number,
-        "state": row.state,
-        "value": row.value,
-        "seconds": row.seconds,
-        "own": row.own,
-        "reason": row.reason,
-        "labels": dict(row.labels),
-        "reported": [[step, value] for step, value in row.reported.items()],
-    }
+def _facts(row: TrialRow) -> dict[str, Any]:
+    return {"trial": row.number, **{name: getattr(row, name) for name in OWN_COLUMNS[1:]}}

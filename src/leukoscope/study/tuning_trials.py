@@ -8,6 +8,7 @@ which running trials are dead: they are marked failed and put in the queue again
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import uuid
 from collections.abc import Mapping
@@ -244,19 +245,15 @@ def grid(space: Space, seed: int) -> list[dict[str, Any]]:
 
 def grid_size(space: Space) -> int:
     """Number of points of a space's grid."""
-    size = 1
-    for parameter in space.values():
-        size *= len(parameter.grid())
-    return size
+    return math.prod(len(parameter.grid()) for parameter in space.values())
 
 
 def decode(space: Space, labels: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's values that labels stand for."""
-    values = {}
-    for key, label in labels.items():
-        parameter = space[key]
-        values[key] = parameter.value_of(label) if isinstance(parameter, Choice) else label
-    return values
+    return {
+        key: parameter.value_of(label) if isinstance(parameter := space[key], Choice) else label
+        for key, label in labels.items()
+    }
 
 
 def _suggest(trial: Trial, key: str, parameter: Range | Choice) -> CategoricalChoiceType:
