@@ -31,6 +31,7 @@ from leukoscope.reporting.formats import (
     difference,
     interval,
     metric_title,
+    p_value,
     plural,
 )
 from leukoscope.reporting.gallery import Gallery
@@ -129,7 +130,7 @@ def _difference_table(result: Record) -> Table:
                 f"{protocol_title(row['protocol'])} ({plural(row['n_groups'], row['group_unit'])})",
                 *(difference(row["differences"][name], name) for name in names),
                 f"{test['only_first_right']} : {test['only_second_right']}",
-                DASH if test["mcnemar_p"] is None else _p_value(test["mcnemar_p"]),
+                DASH if test["mcnemar_p"] is None else p_value(test["mcnemar_p"]),
             )
         )
     levels = {row["confidence"] for row in result["comparisons"]}
@@ -155,10 +156,6 @@ def _difference_table(result: Record) -> Table:
             f"where no two images share a group. {UNRELIABLE_NOTE}"
         ),
     )
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _scores(result: Record, studies: Mapping[str, Study]) -> Section:

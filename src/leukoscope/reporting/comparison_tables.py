@@ -23,6 +23,7 @@ from leukoscope.reporting.formats import (
     interval,
     metric_title,
     number,
+    p_value,
     plural,
     seconds,
 )
@@ -192,8 +193,8 @@ def paired_tests(comparison: Comparison) -> Table | None:
             f"{protocol_title(head['name'])}, against {comparison.short[row['b']]}",
             comparison.name(entry),
             difference(row["difference"], metric),
-            _p(row["p"]),
-            _p(row["p_holm"]),
+            p_value(row["p"]),
+            p_value(row["p_holm"]),
             row["verdict"],
         )
         for head in comparison.protocols
@@ -215,10 +216,6 @@ def paired_tests(comparison: Comparison) -> Table | None:
         f"({comparison.level} intervals of the difference)"
     )
     return marked(Table(caption, columns, rows, note, grouped=True))
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def per_class(comparison: Comparison, entry: Entry) -> Table:

@@ -138,6 +138,17 @@ def count(value: Any) -> str:
     return DASH if known is None else f"{round(known):,}"
 
 
+def p_value(value: float | None) -> str:
+    """A p-value, or a dash where there is none.
+
+    >>> p_value(0.0004), p_value(0.25), p_value(None)
+    ('< 0.001', '0.250', '—')
+    """
+    if value is None:
+        return DASH
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def sizes(numbers: Iterable[int]) -> str:
     """Sample sizes, one where all are equal.
 

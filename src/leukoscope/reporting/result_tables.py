@@ -16,6 +16,7 @@ from leukoscope.reporting.formats import (
     interval,
     metric_title,
     number,
+    p_value,
     plural,
 )
 from leukoscope.reporting.source import Study, class_title
@@ -142,6 +143,8 @@ def comparisons(study: Study) -> Table | None:
             _side(study, e["b"]),
             metric_title(e["metric"]),
             difference(e["difference"], e["metric"]),
+            p_value(e.get("p")),
+            p_value(e.get("p_holm")),
             str(e.get("verdict", DASH)),
             *_pairs(e.get("pairs")),
             count(e.get("n")),
@@ -153,6 +156,8 @@ def comparisons(study: Study) -> Table | None:
         Column("B"),
         Column("Metric"),
         Column("A − B", numeric=True),
+        Column("p", numeric=True),
+        Column("p, Holm", numeric=True),
         Column("A is"),
         Column("Right alone, A : B", numeric=True),
         Column("Effect g", numeric=True),
@@ -161,8 +166,11 @@ def comparisons(study: Study) -> Table | None:
     )
     caption = f"Paired comparisons on the same images ({_level(study)} intervals)"
     note = (
-        "The verdict rests on the interval, which resamples whole groups. Right alone: images that "
-        "only A, only B has right; g is A’s share of them minus ½ (from .05 small, .15 medium, .25 "
+        "The interval resamples whole groups; p is that of a two-sided exchange test: whole groups "
+        "swap the predictions of A and B (Noreen 1989). Holm’s correction for all comparisons that "
+        "this study makes under one protocol. A is better or worse where the interval leaves 0 out "
+        f"and the corrected p is below {1 - study.confidence:.2g}. Right alone: images that only "
+        "A, only B has right; g is A’s share of them minus ½ (from .05 small, .15 medium, .25 "
         "large; Cohen 1988). The exact tests take images for independent and are made only where "
         "no two images share a group; DeLong’s only for two classes."
     )
@@ -174,7 +182,7 @@ def _pairs(found: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if not found:
         return DASH, DASH, DASH
     values = (found["mcnemar_p"], (found["delong"] or {}).get("p"))
-    tests = [DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in values]
+    tests = [p_value(p) for p in values]
     effect = DASH if found["effect"] is None else f"{found['effect']:+.2f}".replace("-", "−")
     alone = f"{found['only_first_right']} : {found['only_second_right']}"
     return alone, effect, DASH if values == (None, None) else " / ".join(tests)
