@@ -60,6 +60,18 @@ def test_whole_groups_are_swapped(y: np.ndarray) -> None:
     assert exchange_test(y, a, b, CLASSES) < 0.001
 
 
+def test_the_quick_way_for_accuracy_is_the_same_test() -> None:
+    """With as many images of each class, balanced accuracy is accuracy, computed in full."""
+    even = np.repeat(np.arange(3), 40)
+    a, b = _predictions(0.9, even, 1), _predictions(0.8, even, 2)
+    options = {"groups": np.tile(np.arange(30), 4).astype(str), "permutations": 499}
+    quick, full = (
+        exchange_test(even, a, b, CLASSES, metric=metric, **options)  # type: ignore[arg-type]
+        for metric in ("accuracy", "balanced_accuracy")
+    )
+    assert quick == full
+
+
 def test_equal_predictors_differ_by_nothing(y: np.ndarray) -> None:
     a = _predictions(0.9, y, 1)
     assert exchange_test(y, a, a, CLASSES, permutations=99, metric="macro_f1") == 1.0

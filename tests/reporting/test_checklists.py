@@ -147,3 +147,33 @@ def test_results_by_patient_say_how_far_they_spread(make_study, tmp_path: Path) 
     low, high = (min(float(r[i].split()[0]) for r in table.rows) for i in (3, 5))
     assert low <= 100 * right <= 100
     assert high <= 100
+
+
+def test_results_by_patient_and_rejection_answer_their_items(study: Study) -> None:
+    share = {"value": 0.9, "low": 0.6, "high": 1.0, "reliable": True}
+    gate = {
+        "recipe": "quick", "protocol": "random", "unit": "component", "n": 48, "n_groups": 40,
+        "accept": 0.95, "least_n_val": 30, "rejected": share, "roc_auc": share,
+        "accuracy": {"accepted": share}, "folds_using": {"knn": 1},
+    }  # fmt: skip
+    people = {
+        "recipe": "quick", "n": 12, "n_images": 48, "by_class": {"benign": 12}, "mixed": [],
+        "folds": [{"method": "vote", "n_val": 3}], "patients": [], "metrics": {"accuracy": share},
+    }  # fmt: skip
+    told = replace(
+        study, metrics={**study.metrics, "ood": [gate], "subjects": {"results": [people]}}
+    )
+    for name, number, words in (
+        ("claim-2024", "37", "12 patients"), ("tripod-ai", "12d", "12 patients"),
+        ("tripod-ai", "23a", "12 patients"), ("mi-claim", "12", "12 patients"),
+    ):  # fmt: skip
+        found = filled(told, name)[number].answers
+        (answer,) = (a for a in found if words in a.text)
+        assert answer.tables[0].rows[0][-1] == "12"
+    for name, number in (("claim-2024", "30"), ("tripod-ai", "27a"), ("mi-claim", "18")):
+        tables = [t for a in filled(told, name)[number].answers for t in a.tables]
+        assert sum("gate declines" in table.caption for table in tables) == 1
+    why = {"subjects": {"inapplicable": "no patient is named."}}
+    untold = filled(replace(study, metrics={**study.metrics, **why}), "claim-2024")["37"].answers
+    assert untold[-1].text == "Results by patient do not apply: no patient is named."
+    assert filled(told, "claim-2024")["37"].state == "answered"

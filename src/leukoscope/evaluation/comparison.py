@@ -113,6 +113,34 @@ def compare_tables(
         DataError: Other classes, two rows for one image, true classes that differ, no common
             image, or an image without a group.
     """
+    y_true, prob_a, prob_b, labels = common_images(a, b, groups)
+    return compare_predictions(
+        y_true,
+        prob_a,
+        prob_b,
+        a.class_names,
+        metric=metric,
+        groups=labels,
+        **how,
+    )
+
+
+def common_images(
+    a: PredictionTable, b: PredictionTable, groups: Mapping[str, str] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.str_] | None]:
+    """What two tables say of the labelled images that both have, in the order of their ids.
+
+    Args:
+        a: One row per image.
+        b: Likewise.
+        groups: Image id → group; None means every image for itself.
+
+    Returns:
+        (n,) true classes, (n, K) probabilities of ``a`` and of ``b``, (n,) groups or None.
+
+    Raises:
+        DataError: As :func:`compare_tables`.
+    """
     if a.class_names != b.class_names:
         raise DataError(
             f"comparison: the classes differ: {', '.join(a.class_names)} and "
@@ -136,15 +164,7 @@ def compare_tables(
         if absent:
             raise DataError(f"comparison: {len(absent)} images have no group, e.g. {absent[0]}")
         labels = np.array([groups[image_id] for image_id in ids.tolist()])
-    return compare_predictions(
-        a.y_true[rows_a],
-        a.probs[rows_a],
-        b.probs[rows_b],
-        a.class_names,
-        metric=metric,
-        groups=labels,
-        **how,
-    )
+    return a.y_true[rows_a], a.probs[rows_a], b.probs[rows_b], labels
 
 
 def _judge(difference: Interval, metric: str) -> Verdict:

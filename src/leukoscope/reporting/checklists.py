@@ -38,8 +38,9 @@ FACTS: Mapping[str, Callable[[Study], Answer | None]] = {
         facts_results.explanations, facts_results.external_testing, facts_results.failures,
         facts_results.further, facts_results.goal, facts_results.heterogeneity,
         facts_results.intended_use, facts_results.internal_testing, facts_results.limitations,
-        facts_results.metrics_used, facts_results.performance, facts_results.questions,
-        facts_results.robustness, facts_results.summary, facts_results.uncertainty,
+        facts_results.metrics_used, facts_results.patients, facts_results.performance,
+        facts_results.questions, facts_results.rejection, facts_results.robustness,
+        facts_results.summary, facts_results.uncertainty,
     )
 }  # fmt: skip
 
@@ -184,7 +185,9 @@ def _section(rows: list[tuple[str, ...]]) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "Reporting checklists, filled in from this study's files; each answer names the file "
-            "that shows it, and each open item says what an author must add."
+            "that shows it, and each open item says what an author must add. The items were "
+            "paraphrased and checked against secondary copies: compare them with the published "
+            "lists before submission."
         ),
         Table("Items that this run's files answer", columns, tuple(rows), note),
     ]

@@ -12,9 +12,11 @@ from leukoscope.core.files import read_json
 from leukoscope.reporting import (
     decision_tables,
     explanation_audit_sections,
+    ood_sections,
     result_tables,
     robustness_sections,
     shortcut_sections,
+    subject_sections,
 )
 from leukoscope.reporting.facts import Answer, answer, listed, shown
 from leukoscope.reporting.formats import count, metric_title, plural
@@ -113,6 +115,18 @@ def internal_testing(study: Study) -> Answer | None:
 def external_testing(study: Study) -> Answer | None:
     """Results on another data set, where this folder holds any."""
     return performance(study) if EXTERNAL in study.protocols else None
+
+
+def patients(study: Study) -> Answer | None:
+    """Results by patient, or why there are none."""
+    text, table = subject_sections.patient_results(study)
+    files = ("metrics.json", "report.html")
+    return Answer(text, files, (table,) if table else ()) if text else None
+
+
+def rejection(study: Study) -> Answer | None:
+    """Test images that the gate declines, and how well it tells synthetic outliers from them."""
+    return shown([ood_sections.rejection_table(study)], "metrics.json", "report.html")
 
 
 def class_performance(study: Study) -> Answer | None:

@@ -19,9 +19,9 @@ _HELD_OUT = text("Held out", lambda e: protocol_title(e["protocol"]))
 
 def rejection(study: Study, gallery: Gallery) -> Section:
     """Table, figure and kinds of outliers; nothing for a study that measured no gate."""
-    entries = [e for e in study.metrics.get("ood", ()) if e["roc_auc"] is not None]
+    entries, table = _entries(study), rejection_table(study)
     blocks: list[Block] = []
-    if entries:
+    if table is not None:
         share = f"{100 * entries[0]['accept']:g} %"
         blocks = [
             Paragraph(
@@ -34,7 +34,7 @@ def rejection(study: Study, gallery: Gallery) -> Section:
                 "synthetic outliers (shuffled, recoloured, doubled, pasted … images), none of "
                 "them made of a test image."
             ),
-            _table(study, entries),
+            table,
         ]
         first = entries[0]["recipe"]
         blocks.append(_figure(study, gallery, [e for e in entries if e["recipe"] == first]))
@@ -42,7 +42,15 @@ def rejection(study: Study, gallery: Gallery) -> Section:
     return Section("rejection", "What the model declines", blocks)
 
 
-def _table(study: Study, entries: list[Record]) -> Table:
+def _entries(study: Study) -> list[Record]:
+    return [e for e in study.metrics.get("ood", ()) if e["roc_auc"] is not None]
+
+
+def rejection_table(study: Study) -> Table | None:
+    """Test images declined, and outliers told from them; None where no gate was measured."""
+    entries = _entries(study)
+    if not entries:
+        return None
     accept = entries[0]["accept"]
     fewest = min(entry["least_n_val"] for entry in entries)
     note = "The synthetic outliers are of the same kinds as those that chose the scores."

@@ -148,15 +148,20 @@ def comparisons(study: Study) -> Table | None:
         text("B", lambda e: _side(study, e["b"])),
         text("Metric", lambda e: metric_title(e["metric"])),
         value("A − B", lambda e: difference(e["difference"], e["metric"])),
+        value("p", lambda e: p_value(e.get("p"))),
+        value("p, Holm", lambda e: p_value(e.get("p_holm"))),
         text("A is", lambda e: str(e.get("verdict", DASH))),
         value("Right alone, A : B", lambda e: _pairs(e.get("pairs"))[0]),
         value("Effect g", lambda e: _pairs(e.get("pairs"))[1]),
         value("p, McNemar / DeLong", lambda e: _pairs(e.get("pairs"))[2]),
         N_IMAGES,
-        note="The verdict rests on the interval, which resamples whole groups. Right alone: images "
-        "that only A, only B has right; g is A’s share of them minus ½ (from .05 small, .15 "
-        "medium, .25 large; Cohen 1988). The exact tests take images for independent and are made "
-        "only where no two images share a group; DeLong’s only for two classes.",
+        note="The interval resamples whole groups; p is that of a two-sided exchange test: whole "
+        "groups swap the predictions of A and B (Noreen 1989). Holm’s correction for all "
+        "comparisons that this study makes under one protocol. A is better or worse where the "
+        f"interval leaves 0 out and the corrected p is below {1 - study.confidence:.2g}. Right "
+        "alone: images that only A, only B has right; g is A’s share of them minus ½ (from .05 "
+        "small, .15 medium, .25 large; Cohen 1988). The exact tests take images for independent "
+        "and are made only where no two images share a group; DeLong’s only for two classes.",
     )
 
 

@@ -22,22 +22,26 @@ METRICS = ("accuracy", "recall_malignant", "specificity_malignant", "roc_auc", "
 
 def subjects(study: Study, gallery: Gallery) -> Section:
     """Results by patient; empty for a study from before these were computed."""
-    found = study.metrics.get("subjects") or {}
-    if "inapplicable" in found:
-        reason = found["inapplicable"].rstrip(".")
-        text = f"Results by patient do not apply: {reason}."
-        return Section("patients", "By patient", [Paragraph(text)])
-    entries = [entry for entry in found.get("results", ()) if entry["n"]]
-    if not entries:
-        return Section("patients", "By patient")
-    first = entries[0]
-    blocks: list[Block] = [
-        Paragraph(_meaning(study, first)),
-        _results(study, entries),
-        _chart(study, gallery, first),
-        _listed(study, first),
-    ]
+    text, table = patient_results(study)
+    blocks: list[Block] = [Paragraph(text)] if text else []
+    if table is not None:
+        first = _entries(study)[0]
+        blocks += [table, _chart(study, gallery, first), _listed(study, first)]
     return Section("patients", "By patient", blocks)
+
+
+def patient_results(study: Study) -> tuple[str, Table | None]:
+    """How patients were judged, or why they were not, and their results; empty if unknown."""
+    entries = _entries(study)
+    if entries:
+        return _meaning(study, entries[0]), _results(study, entries)
+    reason = (study.metrics.get("subjects") or {}).get("inapplicable", "").rstrip(".")
+    return f"Results by patient do not apply: {reason}." if reason else "", None
+
+
+def _entries(study: Study) -> list[Record]:
+    found = study.metrics.get("subjects") or {}
+    return [entry for entry in found.get("results", ()) if entry["n"]]
 
 
 def _meaning(study: Study, entry: Record) -> str:

@@ -13,7 +13,7 @@ from leukoscope.core.errors import UnknownNameError
 from leukoscope.evaluation.comparison import compare_predictions
 from leukoscope.evaluation.curves import roc_curves
 from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
-from leukoscope.evaluation.leaderboard import bootstrap_places, exchange_test, holm_adjusted
+from leukoscope.evaluation.leaderboard import add_p_values, bootstrap_places, exchange_test
 from leukoscope.evaluation.metrics import (
     LOWER_IS_BETTER,
     compute_metrics,
@@ -27,7 +27,6 @@ BEST = "best"
 FEWEST_FOLDS = 3  # below, a box over folds shows nothing
 FEWEST_IMAGES = 5  # of a group in a box
 ROC_POINTS = 150
-PERMUTATIONS = 1999  # smallest p-value .0005, small enough after correction for 20 recipes
 
 
 @dataclass(frozen=True)
@@ -149,16 +148,12 @@ def contest_tests(
     for label in others:
         three = contest.y_true, contest.probs[label], contest.probs[reference]
         comparison = compare_predictions(*three, contest.class_names, **options, **settings.how)
-        p = exchange_test(
-            *three, contest.class_names, permutations=PERMUTATIONS, seed=settings.how["seed"],
-            **options,
-        )  # fmt: skip
+        p = exchange_test(*three, contest.class_names, seed=settings.how["seed"], **options)
         p_values.append(p)
         rows.append({"a": label, "b": reference, **comparison.to_json()})
-    adjusted = holm_adjusted(p_values) if rows else []
-    for row, p, holm in zip(rows, p_values, adjusted, strict=True):
-        row |= {"protocol": contest.protocol, "p": round(p, 5), "p_holm": round(holm, 5)}
-        row["verdict"] = _verdict(row, settings)
+    add_p_values(rows, p_values)
+    for row in rows:
+        row |= {"protocol": contest.protocol, "verdict": _verdict(row, settings)}
     return rows
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.comparison import common_images, compare_predictions
+from leukoscope.evaluation.leaderboard import add_p_values, exchange_test
 from leukoscope.evaluation.paired_tests import paired_tests
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict import judge
@@ -103,7 +104,11 @@ def _comparisons(
     recipes: Sequence[str],
     protocols: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """On the same images: the first recipe against others and probes, and between protocols."""
+    """On the same images: the first recipe against others and probes, and between protocols.
+
+    Those listed under one protocol are a family: their p-values are corrected together, and only
+    a difference that stands after it is called one.
+    """
     comparisons = []
     of_random = test.select(recipe=recipes[0], protocol="random", input="image")
     for protocol in protocols:
@@ -118,20 +123,29 @@ def _comparisons(
             pairs.append((of_random, first))  # what a random split adds to the score
         # The hold-outs of two protocols may have no image in common.
         pairs = [(a, b) for a, b in pairs if np.isin(a.image_id, b.image_id).any()]
-        comparisons += [_compare(statistics, a, b, protocol) for a, b in pairs]
+        family = [_compare(statistics, a, b, protocol) for a, b in pairs]
+        add_p_values([row for row, _ in family], [p for _, p in family])
+        comparisons += [row for row, _ in family]
+    for row in comparisons:
+        if row["p_holm"] >= 1 - statistics.config.confidence:
+            row["verdict"] = "not distinguishable"
     return comparisons
 
 
 def _compare(
     statistics: Statistics, a: PredictionTable, b: PredictionTable, protocol: str
-) -> dict[str, Any]:
-    comparison = compare_tables(a, b, groups=statistics.groups[protocol], **statistics.how)
+) -> tuple[dict[str, Any], float]:
+    """One comparison of the accuracy, and its p-value before any correction."""
+    y_true, prob_a, prob_b, groups = common_images(a, b, statistics.groups[protocol])
+    pair = y_true, prob_a, prob_b, a.class_names
+    comparison = compare_predictions(*pair, groups=groups, **statistics.how)
+    p = exchange_test(*pair, groups=groups, seed=statistics.config.seed)
     sides = {
         key: {"recipe": str(t.recipe[0]), "protocol": str(t.protocol[0]), "input": str(t.input[0])}
         for key, t in (("a", a), ("b", b))
     }
     pairs = paired_tests(a, b, statistics.groups[protocol])
-    return {**sides, **comparison.to_json(), "pairs": pairs.to_json()}
+    return {**sides, **comparison.to_json(), "pairs": pairs.to_json()}, p
 
 
 def _promises(
