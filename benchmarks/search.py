@@ -10,7 +10,7 @@ python benchmarks/search.py table DEVELOPMENT [DEVELOPMENT ...] > docs/results/s
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -59,7 +59,7 @@ def prepare(options: argparse.Namespace) -> None:
         for row in read_csv(run.splits)
         if row["protocol"] == options.protocol and row["fold"] == "0"
     }
-    data = Path(json.loads(json.dumps(_data_root(run))))
+    data = Path(_data_root(run))
     rows = [
         {"path": str(data / row["path"]), "label": row["label"], "patient_id": row["patient_id"]}
         for row in read_csv(run.manifest)
@@ -106,7 +106,7 @@ def attempt(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     metrics = run_study(config, run.path, resume=True, report=False, listener=_tell).metrics
     note = {
-        "command": " ".join(["try DEVELOPMENT", *sys.argv[3:]]),
+        "command": shlex.join(["try", "DEVELOPMENT", *sys.argv[3:]]),
         "seconds": round(time.perf_counter() - start),
         "results": [
             {
@@ -128,6 +128,12 @@ def attempt(options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> None:
     """Print every attempt as a row of a table."""
+    print("# Search log\n")
+    print("Every recipe that was tried, made by `python benchmarks/search.py`. A development set")
+    print("is the training and validation images of fold 0; the test images of that fold are in")
+    print("none. It is split again by its groups, three folds pooled; in brackets 95 % intervals")
+    print("that resample whole groups, from 200 replicates. One seed. Test images of the other")
+    print("folds are among these images, so scores over all folds are not free of this choice.")
     for out in options.out:
         about = read_json(out / "about.json")
         print(f"\n## {out.name}: {about['images']} images, `{about['protocol']}` fold 0\n")

@@ -64,7 +64,7 @@ def test_every_step_on_grey_and_16_bit_files(kind: str, depth: str, tmp_path: Pa
 def test_every_kind_is_in_the_documentation() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs/preprocessing.md").read_text()
     assert [kind for kind in KINDS if f"| `{kind}` |" not in text] == []
-    assert len(KINDS) == 14
+    assert len(KINDS) == 16
 
 
 def test_adaptive_clahe_keeps_the_largest_grey_deviation() -> None:

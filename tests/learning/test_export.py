@@ -30,6 +30,7 @@ def test_the_graph_of_the_packaged_network(
     assert capfd.readouterr() == ("", "")
     proto = onnx.load_from_string(model)
     assert json.loads({p.key: p.value for p in proto.metadata_props}["class_names"]) == CLASSES
+    assert b".py" not in model  # the exporter would tell where its sources lie
     session = open_session(model)
     (given,) = session.get_inputs()
     assert (given.name, given.type, given.shape[1:]) == ("image", "tensor(uint8)", [64, 64, 3])

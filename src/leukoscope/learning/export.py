@@ -123,7 +123,24 @@ def _graph(module: nn.Module, size_px: int, names: Sequence[str], opset: int) ->
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    return _without_origin(program.model_proto)
+
+
+def _without_origin(proto: Any) -> Any:
+    """The model without the exporter's notes of where in whose source each node was made.
+
+    They name folders of the machine, and equal networks would have different hashes.
+    """
+    for part in (proto.graph, *proto.functions):
+        part.doc_string = ""
+        del part.metadata_props[:]
+        for entry in (*part.node, *part.value_info):
+            entry.doc_string = ""
+            del entry.metadata_props[:]
+    for value in (*proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    return proto
 
 
 def open_session(model: bytes, threads: int = 1) -> InferenceSession:
