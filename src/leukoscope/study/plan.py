@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,11 @@ from leukoscope.study.edited import edited_inputs
 from leukoscope.study.events import Listener
 from leukoscope.study.inputs import INPUTS, load_input
 from leukoscope.study.probes import probe_recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from leukoscope.learning.backbones import Network
 
 SAMPLE = 16
 THREADS = 2
@@ -100,6 +106,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         jobs *= max(1, recipe.inner_folds)
         steps.append(PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)))
         model_mb = 0.05 if linear else times.parameters_mb
+        disk_mb += n * times.cached_mb
         if recipe.frozen_features:
             disk_mb += n * 0.006
             model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
@@ -126,12 +133,13 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
 
 @dataclass(frozen=True)
 class _RecipeTimes:
-    """Seconds that one image, one fit cost."""
+    """Seconds that one image, one fit cost, and what is kept of them."""
 
     per_image: float
     per_fit_image: float
     forward: float
     parameters_mb: float
+    cached_mb: float = 0.0
 
     def total(self, n: int, jobs: int) -> float:
         return n * self.per_image + jobs * 0.6 * n * self.per_fit_image
@@ -157,25 +165,52 @@ def _time_recipe(recipe: Recipe, paths: Sequence[Path]) -> _RecipeTimes:
             per_fit = HEAD_S * len(recipe.training.c_grid)
         return _RecipeTimes(seconds, per_fit, seconds, megabytes)
     batch = torch.from_numpy(normalise(images, spec))
+    training = recipe.training
     network.train()
     network(batch).sum().backward()  # the first step also warms up
     seconds = _seconds(lambda: network(batch).sum().backward()) / len(paths)
+    of_cache, cached_mb = _time_upper(network.eval(), training, batch)
+    if of_cache is None:  # a forward pass alone is a third; a head on features next to nothing
+        epoch = seconds / 3 if training.freeze == "all" else seconds
+        of_cache = 0.0 if training.cached_views and training.freeze == "all" else epoch
     return _RecipeTimes(
-        seconds / 3 * max(1, recipe.training.cached_views),
-        seconds * _full_epochs(recipe.training, recipe.refine.epochs),
+        seconds / 3 * max(1, training.cached_views),
+        recipe.refine.epochs * seconds + training.epochs * of_cache,
         seconds / 3,
         megabytes,
+        cached_mb,
     )
 
 
-def _full_epochs(training: GradientTraining, refinement: int) -> float:
-    """Epochs with gradients of the whole network that cost as much; early stopping may save some.
+def _time_upper(
+    network: Network, training: GradientTraining, batch: Tensor
+) -> tuple[float | None, float]:
+    """Seconds of a step on cached activations and MB of them, an image; None without a cache."""
+    import torch
 
-    A forward pass alone is a third of it, and a head on cached features next to nothing.
-    """
-    if training.cached_views:
-        return refinement
-    return refinement + training.epochs / (3 if training.freeze == "all" else 1)
+    from leukoscope.learning.activations import LowerPart, upper_part
+    from leukoscope.learning.depthwise import fast_depthwise
+    from leukoscope.learning.optimisers import freeze
+    from leukoscope.learning.precision import has_fast_bfloat16
+
+    if not training.cached_views or training.freeze == "all" or torch.cuda.is_available():
+        return None, 0.0
+    upper = upper_part(network, training.freeze)
+    if upper is None:
+        return None, 0.0
+    with torch.no_grad():
+        x = LowerPart(upper)(batch)
+    freeze(upper, training)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+            out = upper(x)
+        out.float().sum().backward()
+
+    with fast_depthwise(upper):
+        step()
+        seconds = _seconds(step) / len(batch)
+    return seconds, x[0].numel() * training.cached_views * 2 / 1e6
 
 
 def _seconds(work: Callable[[], object]) -> float:
