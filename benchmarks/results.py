@@ -45,16 +45,20 @@ def print_study(folder: Path) -> None:
     print(f"{metrics['verdict']['headline']} (verdict: {metrics['verdict']['level']})\n")
     print("| what | held out | images | groups | " + " | ".join(t for _, t in METRICS) + " |")
     print("|---|---|---|---|" + "---|" * len(METRICS))
-    for row in (*metrics["results"], *metrics["probes"]):
+    for row in (*metrics["results"], *metrics["probes"], *metrics.get("model_on", ())):
         cells = [cell(row["metrics"].get(name)) for name, _ in METRICS]
-        what = row.get("probe", row["recipe"])
+        what = row.get("probe") or row["recipe"]
+        if "input" in row:
+            what = f"{what} shown {row['input']}"
         groups = f"{row['n_groups']} {row['group_unit']}s"
         print(f"| {what} | {row['protocol']} | {row['n']} | {groups} | {' | '.join(cells)} |")
     if metrics["curve"]:
         print("\n| acquisition clusters | accuracy with whole clusters held out |")
         print("|---|---|")
-        for point in metrics["curve"]:
+        first = metrics["results"][0]["recipe"]
+        for point in (p for p in metrics["curve"] if p.get("recipe", first) == first):
             print(f"| {point['clusters']} ({point['folds']} folds) | {cell(point['accuracy'])} |")
+    print_comparisons(metrics["comparisons"])
     coverage = metrics["decisions"]["coverage"]
     print(
         f"\nPrediction sets that aim at {coverage['nominal']:.0%} hold the true class for ", end=""
@@ -64,6 +68,23 @@ def print_study(folder: Path) -> None:
         print(f"\n`{row['protocol']}` does not apply: {row['reason']}.")
     print(f"\n{seconds:.0f} s on {environment['cores']} cores ({environment['cpu']}), ", end="")
     print(f"leukoscope {environment['packages']['leukoscope']}, seed {environment['seed']}.")
+
+
+def print_comparisons(rows: list[dict[str, Any]]) -> None:
+    """Paired differences that have been tested."""
+    rows = [row for row in rows if row.get("p_holm") is not None]
+    if rows:
+        print("\n| A − B, accuracy on the same images | held out | difference | p, Holm | A is |")
+        print("|---|---|---|---|---|")
+    for row in rows:
+        pair = " − ".join(side(row[key]) for key in "ab")
+        held_out = row["a"]["protocol"]
+        found = f"{cell(row['difference'])} | {row['p_holm']:.4f} | {row['verdict']}"
+        print(f"| {pair} | {held_out} | {found} |")
+
+
+def side(found: dict[str, str]) -> str:
+    return found["recipe"] if found["input"] == "image" else found["input"]
 
 
 def cell(value: dict[str, Any] | None) -> str:
