@@ -124,25 +124,27 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
     groups, chance = mark_groups(study), chance_level(study)
     if not groups or chance is None:
         return None
-    first = study.recipes[0]
     inflation = {row["protocol"]: row["difference"] for row in _audit(study).get("inflation", ())}
-    panels, shown, edited = [], {}, {}
+    panels, shown = [], {}
+    edited: dict[str, dict[str, str]] = {}
     for group, protocol in zip(groups, study.protocols, strict=False):
         marks = {mark.label: mark for mark in group.marks}
         shown.update({mark.label: mark.input for mark in group.marks})
-        for entry in _edited(study, protocol, first):
-            mark = _mark(study, entry, entry["input"])
-            if mark is not None:
-                marks[f"on {entry['input']}"] = mark
-                edited[f"on {entry['input']}"] = entry["input"]
+        for recipe in study.recipes:
+            for entry in _edited(study, protocol, recipe):
+                mark = _mark(study, entry, entry["input"])
+                if mark is not None:
+                    key = f"{recipe} on {entry['input']}"
+                    marks[key] = mark
+                    edited.setdefault(recipe, {})[key] = entry["input"]
         over = (inflation.get(protocol) or {}).get("value")
         note = "" if over is None else f"random {100 * over:+.1f} points"
         panels.append(Panel(PROTOCOL_SHORT.get(protocol, protocol), note, marks))
     rows = [Row("", "trained and tested on")]
     rows += [Row(label, label, seen) for label, seen in shown.items()]
-    if edited:
-        rows.append(Row("", f"{first}, as trained, shown"))
-        rows += [Row(key, input_title(seen), seen, hollow=True) for key, seen in edited.items()]
+    for recipe, keys in edited.items():
+        rows.append(Row("", f"{recipe}, as trained, shown"))
+        rows += [Row(key, input_title(seen), seen, hollow=True) for key, seen in keys.items()]
     n = max(int(entry["n"]) for entry in study.results)
     return gallery.draw(
         "shortcuts",
@@ -150,7 +152,7 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
         narrow=lambda: shortcut_chart(rows, panels, chance, narrow=True),
         caption=(
             f"The model against its probes, protocol by protocol (n = {count(n)} images; "
-            f"{study.level} intervals), and below, hollow, the model on edited "
+            f"{study.level} intervals), and below, hollow, each model on edited "
             "versions of its test images. Under a protocol’s name: how far the accuracy of random "
             "splits lies above it. Where a probe comes close to the whole image, the accuracy does "
             "not prove that the model reads the cells."
