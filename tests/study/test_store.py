@@ -12,8 +12,12 @@ import torch
 
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import GradientTraining, ModelConfig, Recipe
+from leukoscope.core.errors import BundleError
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.learning import activations, features, trainer
+from leukoscope.learning.backbones import build_network
+from leukoscope.learning.trainer import predict_logits
 from leukoscope.study.events import Progress
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.store import InputStore
@@ -62,9 +66,29 @@ def test_the_cache_is_made_once_and_again_when_it_is_damaged(
     assert np.array_equal(mended[np.arange(6)], values)
 
 
+def refused(*_: object, **__: object) -> bytes:
+    raise BundleError("cannot be written as ONNX")
+
+
+def test_what_cannot_be_exported_is_predicted_by_torch(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build_network(recipe.model, num_classes=2, size_px=32, seed=0)
+    few = predict_logits(network, PIXELS, recipe.preprocess)
+    monkeypatch.setattr(trainer, "MANY", 2)
+    assert np.allclose(predict_logits(network, PIXELS, recipe.preprocess), few, atol=1e-4)
+    monkeypatch.setattr(features, "onnx_bytes", refused)
+    assert np.array_equal(predict_logits(network, PIXELS, recipe.preprocess), few)
+
+
 @pytest.mark.parametrize(
     ("reason", "said"),
-    [("gpu", "a GPU computes them"), ("disk", "of disk are free"), ("chain", "no chain of blocks")],
+    [
+        ("gpu", "a GPU computes them"),
+        ("disk", "of disk are free"),
+        ("chain", "no chain of blocks"),
+        ("engine", "the inference engine cannot run"),
+    ],
 )
 def test_training_goes_on_without_a_cache(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, said: str
@@ -79,7 +103,8 @@ def test_training_goes_on_without_a_cache(
         model = ModelConfig(backbone="test_vit", weights="none")
         spec = recipe.preprocess.model_copy(update={"size_px": 160})
         recipe = recipe.model_copy(update={"model": model, "preprocess": spec})
+    if reason == "engine":
+        monkeypatch.setattr(activations, "part_bytes", refused)
     assert store_in(tmp_path, told).views(recipe, PIXELS, 1) is None
-    assert len(told) == 1
-    assert said in told[0]
+    assert said in told[-1]
     assert not list(tmp_path.rglob("*.npy"))

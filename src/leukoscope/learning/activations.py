@@ -180,8 +180,8 @@ def save_activations(
 ) -> None:
     """Write the activations of each image and of augmented copies of it, one batch at a time.
 
-    They are computed in float32 by the inference engine, on a CPU twice as fast as by torch in
-    bfloat16, while the next images are augmented.
+    They are computed in float32 by the inference engine, on a CPU faster than by torch in bfloat16
+    (``docs/results/training.md``), while the next images are augmented.
 
     Args:
         path: A new ``.npy`` file: (n, V, h, w, C) float16, V = ``training.cached_views``; the
@@ -191,10 +191,13 @@ def save_activations(
         images: (n, S, S, 3) uint8 RGB, preprocessed.
         seed: Of the augmentation.
         progress: Called with (done, total) images.
+
+    Raises:
+        BundleError: The engine cannot run these blocks.
     """
     views = cast(Any, recipe.training).cached_views
     shape = (len(images), views, *activation_shape(upper))
-    session = open_session(part_bytes(LowerPart(upper), recipe.preprocess, "activations"))
+    session = open_session(_lower_graph(upper, recipe.preprocess))
     copies = (
         image
         for view in range(views)
@@ -212,3 +215,7 @@ def save_activations(
                 progress(done, views * len(images))
         out.flush()
         del out
+
+
+def _lower_graph(upper: UpperPart, spec: PreprocessSpec) -> bytes:
+    return part_bytes(LowerPart(upper), spec, "activations", upper.config.backbone)

@@ -82,46 +82,50 @@ def _export(
 ) -> bytes:
     names = ["logits", "features", *(["maps"] if network.has_class_maps else [])]
     with evaluating(network):
-        try:
-            proto = _graph(_Graph(network, spec), spec.size_px, names, opset)
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise BundleError(
-                f"{network.config.backbone} cannot be written as ONNX: {error}",
-                hint="train it with another backbone to make a bundle",
-            ) from error
+        proto = _graph(_Graph(network, spec), spec.size_px, names, opset, network.config.backbone)
     proto.producer_name = "leukoscope"
     entry = proto.metadata_props.add()
     entry.key, entry.value = "class_names", json.dumps(list(class_names))
     return bytes(proto.SerializeToString())
 
 
-def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str) -> bytes:
+def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str, backbone: str) -> bytes:
     """A part of a network, in evaluation mode, as an ONNX graph of bytes in and one output.
 
     Args:
         part: Takes normalised images (N, 3, S, S) float32.
         spec: Normalisation and size.
         name: Of its output.
+        backbone: Of the network, for messages.
+
+    Raises:
+        BundleError: The part cannot be exported.
     """
     graph = nn.Sequential(ToInput(spec), part).eval()
-    return bytes(_graph(graph, spec.size_px, [name], OPSET).SerializeToString())
+    return bytes(_graph(graph, spec.size_px, [name], OPSET, backbone).SerializeToString())
 
 
-def _graph(module: nn.Module, size_px: int, names: Sequence[str], opset: int) -> Any:
+def _graph(module: nn.Module, size_px: int, names: Sequence[str], opset: int, backbone: str) -> Any:
     """The ONNX model of a module that takes (N, S, S, 3) uint8."""
     example = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
     with _quiet():
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            input_names=["image"],
-            output_names=list(names),
-            dynamic_shapes=[{0: torch.export.Dim("n", min=1)}],
-            opset_version=opset,
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                input_names=["image"],
+                output_names=list(names),
+                dynamic_shapes=[{0: torch.export.Dim("n", min=1)}],
+                opset_version=opset,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise BundleError(
+                f"{backbone} cannot be written as ONNX: {error}",
+                hint="train it with another backbone to make a bundle",
+            ) from error
     assert program is not None
     return _without_origin(program.model_proto)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from torchvision.transforms import v2
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, Recipe
-from leukoscope.core.errors import TrainingError
+from leukoscope.core.errors import BundleError, TrainingError
 from leukoscope.core.files import sha256_json
 from leukoscope.learning.activations import Trainable
 from leukoscope.learning.augment import build_augmentation
@@ -173,8 +174,9 @@ def predict_outputs(
         Features (n, D) float32 and logits (n, K) float64.
     """
     if len(images) >= MANY:
-        found = run_network(network, images, spec)
-        return found["features"], found["logits"].astype(np.float64)
+        with suppress(BundleError):  # torch runs what cannot be exported
+            found = run_network(network, images, spec)
+            return found["features"], found["logits"].astype(np.float64)
     to_input = ToInput(spec)
     features = [np.empty((0, network.num_features), np.float32)]
     logits = [np.empty((0, network.head.out_features))]

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.core.errors import BundleError
 from leukoscope.core.files import atomic_path, sha256_file, sha256_json, write_text
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
@@ -140,29 +141,31 @@ class InputStore:
         """The cache of activations as a memory map, computed unless its file is whole."""
         seal = path.with_suffix(".sha256")
         if path.is_file() and seal.is_file() and seal.read_text().strip() == sha256_file(path):
-            stored: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-            return stored
+            return cast(NDArray[np.float16], np.load(path, mmap_mode="r"))
         assert isinstance(training.freeze, int)
         upper = upper_part(self.network(recipe, seed), training.freeze)
-        reason = "the backbone is no chain of blocks" if upper is None else ""
         megabytes = 0.0
         if upper is not None:
             values = len(pixels) * training.cached_views * math.prod(activation_shape(upper))
             megabytes = 2 * values / 1e6
-            path.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(path.parent).free / 1e6
-            if 2 * megabytes > free:
-                reason = f"{megabytes:,.0f} MB are needed and {free:,.0f} MB of disk are free"
-        if torch.cuda.is_available():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free / 1e6
+        if upper is None:
+            reason = "the backbone is no chain of blocks"
+        elif torch.cuda.is_available():
             reason = "a GPU computes them as fast as a disk gives them"
-        if upper is None or reason:
-            with self.progress.step(f"no cache of activations for {recipe.name}: {reason}"):
-                return None
-        with self.progress.step(f"activations of {recipe.name}, {megabytes:,.0f} MB") as tell:
-            save_activations(path, upper, recipe, pixels, seed=seed, progress=tell)
-            write_text(seal, sha256_file(path))
-        made: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return made
+        elif 2 * megabytes > free:
+            reason = f"{megabytes:,.0f} MB are needed and {free:,.0f} MB of disk are free"
+        else:
+            with self.progress.step(f"activations of {recipe.name}, {megabytes:,.0f} MB") as tell:
+                try:
+                    save_activations(path, upper, recipe, pixels, seed=seed, progress=tell)
+                    write_text(seal, sha256_file(path))
+                    return cast(NDArray[np.float16], np.load(path, mmap_mode="r"))
+                except BundleError:
+                    reason = "the inference engine cannot run the frozen blocks"
+        with self.progress.step(f"no cache of activations for {recipe.name}: {reason}"):
+            return None
 
     def paths(self) -> list[Path]:
         """Files of the usable images."""
