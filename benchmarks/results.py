@@ -8,8 +8,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from leukoscope.core.files import read_csv
+from leukoscope.evaluation.predictions import PredictionTable
+
+INPUTS = ("image", "model-on-background-only")
 
 METRICS = (
     ("accuracy", "accuracy"),
@@ -63,7 +69,12 @@ def print_study(folder: Path) -> None:
     print(
         f"\nPrediction sets that aim at {coverage['nominal']:.0%} hold the true class for ", end=""
     )
-    print("; ".join(f"{name} {cell(value)}" for name, value in coverage["protocol"].items()) + ".")
+    print(
+        "; ".join(f"{name} {cell(value)}" for name, value in coverage["protocol"].items()), end=""
+    )
+    empty = metrics["decisions"]["sets"]
+    print("; empty are " + ", ".join(f"{e['empty']:.1%} ({n})" for n, e in empty.items()) + ".")
+    print_groups(folder)
     for row in metrics["inapplicable"]:
         print(f"\n`{row['protocol']}` does not apply: {row['reason']}.")
     print(f"\n{seconds:.0f} s on {environment['cores']} cores ({environment['cpu']}), ", end="")
@@ -81,6 +92,34 @@ def print_comparisons(rows: list[dict[str, Any]]) -> None:
         held_out = row["a"]["protocol"]
         found = f"{cell(row['difference'])} | {row['p_holm']:.4f} | {row['verdict']}"
         print(f"| {pair} | {held_out} | {found} |")
+
+
+def print_groups(folder: Path, protocol: str = "acquisition-merged", most: int = 5) -> None:
+    """What each recipe names right in the largest held-out groups, whole and without leukocytes."""
+    splits = [row for row in read_csv(folder / "splits.csv") if row["protocol"] == protocol]
+    if not splits:
+        return
+    label = {row["image_id"]: row["label"] for row in read_csv(folder / "manifest.csv")}
+    tested = {row["image_id"]: row for row in splits if row["part"] == "test"}
+    trained = Counter(
+        (row["fold"], label[row["image_id"]]) for row in splits if row["part"] == "train"
+    )
+    table = PredictionTable.load(folder / "predictions.csv").select(part="test", protocol=protocol)
+    hits = table.probs.argmax(axis=1) == table.y_true
+    pairs = zip(table.recipe.tolist(), table.input.tolist(), strict=True)
+    columns = list(dict.fromkeys(pair for pair in pairs if pair[1] in INPUTS))
+    counts = Counter((row["group"], row["fold"], label[i]) for i, row in tested.items())
+    print(f"\n| largest groups of `{protocol}` | images | trained on, of this class | ", end="")
+    print(" | ".join(f"{recipe}: {name}" for recipe, name in columns) + " |")
+    print("|---|---|---|" + "---|" * len(columns))
+    for (group, fold, name), n in counts.most_common(most):
+        inside = [tested[i]["group"] == group and label[i] == name for i in table.image_id.tolist()]
+        right = [
+            int(hits[(table.recipe == recipe) & (table.input == what) & inside].sum())
+            for recipe, what in columns
+        ]
+        cells = " | ".join(map(str, right))
+        print(f"| {group}, {name} | {n} | {trained[fold, name]} | {cells} |")
 
 
 def side(found: dict[str, str]) -> str:

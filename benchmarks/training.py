@@ -2,9 +2,9 @@
 
 Both start from the same ImageNet weights, see the same training images of fold 0 and are judged
 on the same validation images. The plain one is what a user would write: timm, a DataLoader with
-two workers, the same augmentation, every weight trained in float32. They run one after the other in one
-process, each from image files on, and the time is counted to each validation accuracy. The cache
-counts in full, though all folds share it.
+two workers, the same augmentation, every weight trained in float32. They run one after the other
+in one process, each from image files on, and the time is counted to each validation accuracy. The
+cache counts in full, though all folds share it.
 
 python benchmarks/training.py RUN DATA [--protocol random] [--epochs 3] > docs/results/training.md
 """
