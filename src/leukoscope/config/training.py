@@ -150,8 +150,8 @@ class GradientTraining(Strict):
         freeze: How many blocks of the backbone, from the input on, keep their weights and
             statistics; ``all`` trains the head only.
         freeze_norm: Batch norms of the backbone keep their statistics; scale and shift learn.
-        freeze_depthwise: Depthwise kernels keep their weights; on a CPU their gradients cost more
-            than all others together.
+        freeze_depthwise: Depthwise kernels keep their weights, which makes a step on a CPU
+            faster (``docs/results/steps.md``).
         cached_views: Compute what the frozen blocks give for each image and for augmented copies
             of it, this many in all, once for the study, and train the rest on that; an epoch
             meets one copy of each image. 0 augments and computes anew each epoch.

@@ -181,7 +181,7 @@ def save_activations(
     """Write the activations of each image and of augmented copies of it, one batch at a time.
 
     They are computed in float32 by the inference engine, on a CPU faster than by torch in bfloat16
-    (``docs/results/training.md``), while the next images are augmented.
+    (``docs/results/steps.md``), while the next images are augmented.
 
     Args:
         path: A new ``.npy`` file: (n, V, h, w, C) float16, V = ``training.cached_views``; the

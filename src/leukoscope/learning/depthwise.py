@@ -1,8 +1,8 @@
 """Frozen depthwise convolutions whose gradient a CPU computes fast.
 
 The gradient of a depthwise convolution with respect to its input is a convolution with the
-flipped kernel. Written as a forward convolution it runs several times faster in bfloat16 on a CPU
-than the library's own backward pass, which takes most of the time of a training step.
+flipped kernel. Written as a forward convolution it is faster on a CPU than the library's own
+backward pass (``docs/results/steps.md``).
 """
 
 from __future__ import annotations
