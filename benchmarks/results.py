@@ -72,8 +72,9 @@ def print_study(folder: Path) -> None:
     print(
         "; ".join(f"{name} {cell(value)}" for name, value in coverage["protocol"].items()), end=""
     )
-    empty = metrics["decisions"]["sets"]
-    print("; empty are " + ", ".join(f"{e['empty']:.1%} ({n})" for n, e in empty.items()) + ".")
+    sets = metrics["decisions"]["sets"]
+    unsure = ", ".join(f"{entry['empty']:.1%} ({name})" for name, entry in sets.items())
+    print(f"; no class is probable enough for {unsure}.")
     print_groups(folder)
     for row in metrics["inapplicable"]:
         print(f"\n`{row['protocol']}` does not apply: {row['reason']}.")

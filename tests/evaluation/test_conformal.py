@@ -11,6 +11,7 @@ from leukoscope.evaluation.conformal import (
     coverage_distribution,
     expected_coverage,
     fewest_for,
+    fill_empty,
     fit_sets,
     hits,
     prediction_sets,
@@ -62,7 +63,10 @@ def test_too_few_images_give_every_class(n: int, every: bool, score, guarantee) 
 
 def test_an_improbable_everything_is_an_empty_set() -> None:
     record = fit_sets([[0.9, 0.05, 0.05]] * 40, [0] * 40, 0.9)
-    assert not prediction_sets([[0.4, 0.3, 0.3]], record).any()
+    probs = [[0.4, 0.3, 0.3], [0.95, 0.03, 0.02]]
+    sets = prediction_sets(probs, record)
+    assert sets.tolist() == [[False] * 3, [True, False, False]]
+    assert fill_empty(sets, probs).tolist() == [[True, False, False]] * 2
 
 
 def test_scores_against_their_definitions() -> None:

@@ -33,7 +33,7 @@ def test_more_than_one_class_asks_for_review(tiny: SimpleNamespace) -> None:
 
 
 def test_no_class_asks_for_review(tiny: SimpleNamespace) -> None:
-    decision, (reason,) = decide(tiny.record(), (), 1.0, FINE)
+    decision, (reason,) = decide(tiny.record(), ("pre_b",), 1.0, FINE, unsure=True)
     assert decision == "review"
     assert reason == "No class is probable enough for 90% confidence."
 
@@ -77,7 +77,7 @@ def test_quality_outside_the_limits(
 
 
 def test_all_reasons_are_told_and_the_gravest_decides(tiny: SimpleNamespace) -> None:
-    decision, reasons = decide(tiny.record(), (), 9.0, {"brightness": 15.0})
+    decision, reasons = decide(tiny.record(), ("pre_b",), 9.0, {"brightness": 15.0}, unsure=True)
     assert decision == "reject"
     assert [reason.split()[0:3] for reason in reasons] == [
         ["The", "image", "is"],

@@ -219,7 +219,7 @@ def test_an_image_far_from_the_training_images_is_rejected(
     assert "unlike the images" in answer.reasons[0]
 
 
-@pytest.mark.parametrize(("threshold", "size"), [(1.0, 3), (0.0, 0)])
+@pytest.mark.parametrize(("threshold", "size"), [(1.0, 3), (0.0, 1)])
 def test_the_prediction_set_leads_to_review(
     threshold: float, size: int, tiny: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -227,6 +227,7 @@ def test_the_prediction_set_leads_to_review(
     save_bundle(tmp_path / "b", tiny.record(conformal=conformal), tiny.files())
     (answer,) = load_bundle(tmp_path / "b", engine=ENGINE).predict([tiny.colour(90, 80, 70)])
     assert len(answer.prediction_set) == size
+    assert answer.predicted in answer.prediction_set
     assert answer.decision == "review"
 
 

@@ -62,6 +62,8 @@ def test_coverage_lies_where_it_is_expected_if_images_are_alike() -> None:
     entry = record["sets"]["random"]
     assert entry["expected"][0] <= entry["coverage"]["value"] <= entry["expected"][1]
     assert entry["gap"]["value"] == pytest.approx(entry["coverage"]["value"] - 0.9)
+    assert (entry["size"]["value"], entry["empty"] > 0) == (1.0, True)  # filled, and said
+    assert entry["single"] == pytest.approx(1 - entry["empty"])
     assert entry["seen"]["patient"] == {"cal": 1.0, "test": 1.0}
     assert len(entry["by_unit"]["patient"]) == PATIENTS
     weights = [row["n"] for row in entry["by_unit"]["patient"]]

@@ -132,8 +132,8 @@ def fit_sets(
 def prediction_sets(probs: ArrayLike, record: Conformal) -> NDArray[np.bool_]:
     """Which classes belong to the set of each image; NumPy alone.
 
-    A set can be empty: no class is probable enough. It is left so, as a sign of an image unlike
-    the calibration images.
+    A set can be empty: no class is probable enough, a sign of an image unlike the calibration
+    images. :func:`fill_empty` gives it its most probable class.
 
     Args:
         probs: (n, K) calibrated probabilities.
@@ -148,6 +148,23 @@ def prediction_sets(probs: ArrayLike, record: Conformal) -> NDArray[np.bool_]:
     scores = set_scores(probs, record.score, penalty=record.penalty, free=record.free)
     limit = record.threshold if record.thresholds is None else np.array(record.thresholds)
     return np.asarray(scores <= limit + _TIE)
+
+
+def fill_empty(sets: NDArray[np.bool_], probs: ArrayLike) -> NDArray[np.bool_]:
+    """The same sets, with the most probable class in those that are empty.
+
+    Sets only grow, so that what was promised of their coverage still holds.
+
+    Args:
+        sets: (n, K) bool, of :func:`prediction_sets`.
+        probs: (n, K) calibrated probabilities.
+
+    >>> fill_empty(np.array([[False, False], [True, True]]), [[0.6, 0.4], [0.5, 0.5]]).tolist()
+    [[True, False], [True, True]]
+    """
+    p = np.asarray(probs)
+    top = np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]
+    return np.asarray(sets | (top & ~sets.any(axis=1, keepdims=True)))
 
 
 def fewest_for(coverage: float) -> int:

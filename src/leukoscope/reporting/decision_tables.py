@@ -123,10 +123,12 @@ def sets(study: Study) -> Table | None:
         value("Classes per set", lambda e: interval(e["size"], "set_size")),
         plain("Sets of one", "single", "share"),
         plain("… wrong", "single_wrong", "share"),
-        plain("Empty sets", "empty", "share"),
+        plain("None probable enough", "empty", "share"),
         N_IMAGES,
         note="Expected if alike: where the coverage would lie, with the intervals’ probability, if "
-        "test images were like calibration images (beta-binomial; folds taken as independent).",
+        "test images were like calibration images (beta-binomial; folds taken as independent). "
+        "Where no class is probable enough the set holds the most probable one, which can only "
+        "raise the coverage, and the image is not among the sets of one.",
     )
 
 
@@ -203,7 +205,7 @@ def candidates(study: Study) -> Table | None:
         plain("Lowest class", "lowest_class", "coverage"),
         _SIZE,
         plain("Sets of one", "single", "share"),
-        plain("Empty sets", "empty", "share"),
+        plain("None probable enough", "empty", "share"),
         N_IMAGES,
         note="Thresholds from `cal`, measured on `val`: what a choice among them may rest on.",
         grouped=True,

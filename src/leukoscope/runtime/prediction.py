@@ -45,7 +45,8 @@ class Prediction:
         probabilities: Calibrated probability of each class, in the order of the logits.
         p_malignant: Sum over the malignant classes; None where the classes do not divide into
             malignant and others.
-        prediction_set: Classes of the conformal set, in the order of the logits; may be empty.
+        prediction_set: Classes of the conformal set, in the order of the logits; where none is
+            probable enough, the most probable one.
         decision: ``accept``, ``review`` or ``reject``.
         reasons: Why it is not ``accept``, one sentence each, and that P(malignant) reaches the
             operating point where it does.
@@ -144,14 +145,16 @@ def decide(
     probabilities: Mapping[str, float] | None = None,
     strangeness: Mapping[str, float] = MappingProxyType({}),
     beyond: Sequence[str] = (),
+    unsure: bool = False,
 ) -> tuple[Decision, tuple[str, ...]]:
     """Accept, ask for review, or reject.
 
     Reject: the image is further from the training images than the bundle's threshold, or its
     quality is far outside the limits (see :func:`quality_notes`). Review: the prediction set
-    does not hold exactly one class, the quality is outside the limits, the image is beyond the
-    conditions under which the model was measured to hold, or the operating point flags an image
-    whose most probable class is not malignant. Accept: otherwise.
+    does not hold exactly one class or no class is probable enough for it, the quality is outside
+    the limits, the image is beyond the conditions under which the model was measured to hold, or
+    the operating point flags an image whose most probable class is not malignant.
+    Accept: otherwise.
 
     Args:
         record: Thresholds and limits.
@@ -161,6 +164,7 @@ def decide(
         probabilities: Of each class, for the operating point; None leaves it out.
         strangeness: The scores whose largest is ``ood_score``, so that the reason names them.
         beyond: Sentences of :func:`leukoscope.runtime.envelope.envelope_notes`.
+        unsure: Whether no class is probable enough, so that the set holds the most probable one.
 
     Returns:
         The decision, and one sentence for each reason against acceptance or for the flag.
@@ -179,7 +183,7 @@ def decide(
     if len(prediction_set) > 1:
         titles = " and ".join(_title(name) for name in prediction_set)
         review.insert(0, f"The model cannot decide, at {percent} confidence, between {titles}.")
-    elif not prediction_set:
+    elif unsure:
         review.insert(0, f"No class is probable enough for {percent} confidence.")
     p = probabilities or {}
     flag = _flag(record, p)

@@ -236,6 +236,7 @@ class Predictor:
             # Probabilities can be equal to 1 for two classes; temperature keeps the logits' order.
             ranked = logits if self.record.calibration.weights is None else probs
             best = int(ranked[row].argmax())
+            unsure = not chosen
             decision, reasons = decide(
                 self.record,
                 chosen,
@@ -244,6 +245,7 @@ class Predictor:
                 probabilities=p,
                 strangeness=strange,
                 beyond=item.beyond,
+                unsure=unsure,
             )
             if looks_exchanged(item.nuclear_blue, self.record.nuclear_blue):
                 decision, reasons = "reject", (EXCHANGED, *reasons)
@@ -259,7 +261,7 @@ class Predictor:
                     predicted=self.class_names[best],
                     probabilities=p,
                     p_malignant=malignant_probability(p),
-                    prediction_set=chosen,
+                    prediction_set=chosen or (self.class_names[best],),
                     decision=decision,
                     reasons=reasons,
                     ood_score=score,

@@ -17,6 +17,7 @@ from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
 from leukoscope.evaluation.conformal import (
     expected_coverage,
     fewest_for,
+    fill_empty,
     hits,
     prediction_sets,
 )
@@ -65,9 +66,10 @@ def _apply(records: Sequence[Conformal], tables: Sequence[PredictionTable]) -> N
 def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """The sets that serve: coverage, size, and both by class, patient and cluster."""
     config, options = tested.config, tested.options
-    sets = _apply(tested.fit(config.set_score, config.set_guarantee), tested.test)
+    probable = _apply(tested.fit(config.set_score, config.set_guarantee), tested.test)
+    sets = fill_empty(probable, tested.probs)
     held, size, y = hits(sets, tested.y), sets.sum(axis=1), tested.y
-    single = size == 1
+    single = probable.sum(axis=1) == 1
     coverage = _coverage(tested, held, by_group=False).to_json()
     if not _attained(tested, config.set_guarantee)["attainable"]:
         coverage = dict.fromkeys(coverage) | {"reliable": False}  # sets of every class say nothing
@@ -83,7 +85,7 @@ def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> d
         "gap": {**gap, "reliable": coverage["reliable"]},
         "expected": whole["expected"],
         "size": bootstrap_mean(size, **options).to_json(),
-        "empty": float((size == 0).mean()),
+        "empty": float((~probable.any(axis=1)).mean()),
         "single": float(single.mean()),
         "single_wrong": float((~held[single]).mean()) if single.any() else None,
         "by_class": [
@@ -136,7 +138,8 @@ def _expected(
     n = [len(t) if of_class is None else int((t.y_true == of_class).sum()) for t in tested.cal]
     pairs = [pair for pair in zip(n, m, strict=True) if pair[1]]
     config = tested.config
-    return list(expected_coverage(pairs, config.coverage, confidence=config.confidence))
+    low, _ = expected_coverage(pairs, config.coverage, confidence=config.confidence)
+    return [low, 1.0]  # the most probable class of a set that was empty can only add coverage
 
 
 def _by_unit(
@@ -187,7 +190,8 @@ def _promises(tested: FoldResults) -> list[dict[str, Any]]:
     for guarantee in get_args(SetGuarantee):
         row = {"guarantee": guarantee, **_attained(tested, guarantee)}
         if row["attainable"]:
-            sets = _apply(tested.fit(tested.config.set_score, guarantee), tested.test)
+            probable = _apply(tested.fit(tested.config.set_score, guarantee), tested.test)
+            sets = fill_empty(probable, tested.probs)
             held = hits(sets, tested.y)
             row["coverage"] = _coverage(tested, held, by_group=guarantee == "group").to_json()
             row["size"] = float(sets.sum(axis=1).mean())
@@ -221,7 +225,8 @@ def _candidates(tested: FoldResults) -> list[dict[str, Any]]:
     y = np.concatenate([t.y_true for t in tested.val])
     guarantees: tuple[SetGuarantee, ...] = ("marginal", "class")
     for score, guarantee in product(get_args(SetScore), guarantees):
-        sets = _apply(tested.fit(score, guarantee), tested.val)
+        probable = _apply(tested.fit(score, guarantee), tested.val)
+        sets = fill_empty(probable, np.concatenate([t.probs for t in tested.val]))
         size, held = sets.sum(axis=1), hits(sets, y)
         rows.append(
             {
@@ -231,8 +236,8 @@ def _candidates(tested: FoldResults) -> list[dict[str, Any]]:
                 "coverage": float(held.mean()),
                 "lowest_class": min(float(held[y == k].mean()) for k in np.unique(y)),
                 "size": float(size.mean()),
-                "single": float((size == 1).mean()),
-                "empty": float((size == 0).mean()),
+                "single": float((probable.sum(axis=1) == 1).mean()),
+                "empty": float((~probable.any(axis=1)).mean()),
             }
         )
     return rows
