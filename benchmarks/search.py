@@ -67,7 +67,9 @@ def prepare(options: argparse.Namespace) -> None:
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(options.out / MANIFEST, COLUMNS, rows)
-    write_json(options.out / "about.json", {"protocol": options.protocol, "images": len(rows)})
+    command = f"prepare RUN {options.protocol} DEVELOPMENT"
+    about = {"protocol": options.protocol, "images": len(rows), "command": command}
+    write_json(options.out / "about.json", about)
     config = study_config(options.out.resolve() / MANIFEST, probes=[])
     check_arm(Arm(AUDITED, AUDITED, config), options.out, _tell)
     print(f"{len(rows)} images of the training part of fold 0 of {options.protocol}")
@@ -145,7 +147,8 @@ def table(options: argparse.Namespace) -> None:
                 what = path.parent.name + ("" if row["what"] == "model" else f": {row['what']}")
                 cells = " | ".join(_cell(row[name]) for name in METRICS)
                 print(f"| {what} | {row['protocol']} | {row['n']} | {row['n_groups']} | {cells} |")
-        print("\nCommands:\n\n```")
+        print("\nCommands; RUN is the folder of a study of all images:\n\n```")
+        print(about["command"])
         for path in notes:
             print(read_json(path)["command"])
         print("```")

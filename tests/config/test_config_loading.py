@@ -108,3 +108,9 @@ def test_the_first_phase_changes_what_it_names_and_nothing_else() -> None:
         load_recipe("double-transfer-resnet50", ["phase1.training.epoch=3"])
     with pytest.raises(ConfigError, match="preprocess"):
         load_recipe("double-transfer-resnet50", ["phase1.preprocess.size_px=96"])
+
+
+def test_the_curve_is_drawn_where_a_fit_is_quick() -> None:
+    curve = {recipe.name for recipe in map(load_recipe, list_recipes()) if recipe.draws_curve}
+    assert {"quick", "finetune", "morphology", "cells"} <= curve
+    assert not curve & {"cnn-baseline", "resnet50", "features-svm"}

@@ -244,6 +244,13 @@ class Recipe(Strict):
         return isinstance(self.training, (LinearHeadTraining, FeatureClassifierTraining))
 
     @property
+    def draws_curve(self) -> bool:
+        """Whether a fit is quick enough for the curve over the number of acquisition clusters."""
+        training = self.training
+        cached = isinstance(training, GradientTraining) and training.cached_views > 0
+        return cached or isinstance(training, LinearHeadTraining)
+
+    @property
     def no_bundle_reason(self) -> str:
         """Why such a model cannot be packed as a bundle; empty where it can."""
         if isinstance(self.training, EnsembleTraining):

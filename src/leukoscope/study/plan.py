@@ -101,8 +101,9 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     for recipe in config.recipes:
         times = timed[recipe.name] = _time_recipe(recipe, paths)
         linear = isinstance(recipe.training, LinearHeadTraining)
-        curve = len(config.splits.cluster_curve) * config.splits.folds
-        jobs = fits + config.bundle + (curve if linear and "acquisition" in protocols else 0)
+        curve = recipe.draws_curve and "acquisition" in protocols
+        points = len(config.splits.cluster_curve) * config.splits.folds if curve else 0
+        jobs = fits + config.bundle + points
         jobs *= max(1, recipe.inner_folds)
         steps.append(PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)))
         model_mb = 0.05 if linear else times.parameters_mb
