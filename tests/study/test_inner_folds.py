@@ -42,7 +42,7 @@ def test_groups_stay_whole_and_every_row_selects_once(seed: int, folds: int, gro
 
 
 def test_too_few_groups_are_said() -> None:
-    with pytest.raises(SplitError, match="inner_folds = 3, but the training part holds 2 groups"):
+    with pytest.raises(SplitError, match="inner_folds = 3, but there are 2 groups to train on"):
         inner_parts(np.arange(10), np.arange(10) % 2, np.array(["a", "b"] * 5), 3, 0)
 
 
@@ -68,8 +68,12 @@ def test_members_never_see_outer_images_and_are_averaged(tmp_path: Path) -> None
     found = fit_inner_folds(make, data, fold, 3, tmp_path, 1, lambda *a, **k: None, rows)
     assert len(seen) == 3
     for own in seen:
-        assert set(own["train"]) | set(own["val"]) == set(range(24))
-    for part in ("val", "cal", "test"):
+        assert set(own["train"]) | set(own["val"]) == set(range(28))
+        assert not set(own["train"]) & set(own["val"])
+    of_row = {row: n for n, own in enumerate(seen) for row in own["val"].tolist()}
+    alone = [[row + of_row[row], -row] for row in rows["val"].tolist()]
+    np.testing.assert_allclose(np.exp(found["val"]), softmax(np.array(alone) / 10))
+    for part in ("cal", "test"):
         each = [softmax(np.stack([rows[part] + n, -rows[part]], axis=1) / 10) for n in range(3)]
         np.testing.assert_allclose(np.exp(found[part]), np.mean(each, axis=0))
     assert len((tmp_path / "inner.csv").read_text().splitlines()) == 4

@@ -153,8 +153,8 @@ class Recipe(Strict):
         refine: A second training, of the whole network, after that of its head.
         phase1: Values of ``model``, ``training`` and ``augmentation`` that are others in the first
             phase of a two-phase transfer; everything else is common to both phases.
-        inner_folds: Train this many models on folds of the training part and average them, as
-            study S4 did with 3; 0 trains one model. Each member selects on its own inner fold.
+        inner_folds: Train this many models on folds of the train and val parts and average them,
+            as study S4 did with 3; 0 trains one model. Each member selects on its own inner fold.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]

@@ -1,8 +1,8 @@
 """Models trained on inner folds of a training part, averaged (the fold ensemble of study S4).
 
 Averaging the models of a cross-validation on its own images would test each on images that the
-others were trained on. Here the folds are made inside the training part of each outer fold, so
-the outer val, cal and test images are unseen by all members.
+others were trained on. Here the folds are made inside the train and val parts of each outer fold,
+so the outer cal and test images are unseen by all members.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ COLUMNS = ("member", "n_train", "n_val", "val_loss", "val_accuracy")
 
 
 def inner_parts(
-    train: NDArray[np.int64], y: NDArray[np.int64], groups: NDArray[np.str_], folds: int, seed: int
+    rows: NDArray[np.int64], y: NDArray[np.int64], groups: NDArray[np.str_], folds: int, seed: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Divide training rows into folds that keep groups whole and classes balanced.
+    """Divide rows into folds that keep groups whole and classes balanced.
 
     Args:
-        train: (n,) row numbers.
+        rows: (n,) row numbers.
         y: (n,) their classes.
         groups: (n,) the units that the outer protocol holds out.
         folds: How many.
@@ -52,13 +52,13 @@ def inner_parts(
     count = len(np.unique(groups))
     if count < folds:
         raise SplitError(
-            f"inner_folds = {folds}, but the training part holds {count} groups",
+            f"inner_folds = {folds}, but there are {count} groups to train on",
             hint="set a smaller number of inner folds",
         )
     counts = np.bincount(y)
     balanced = np.where(counts[y] < folds, counts.argmax(), y)  # too rare to be in each fold
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return [(train[a], train[b]) for a, b in splitter.split(train, balanced, groups)]
+    return [(rows[a], rows[b]) for a, b in splitter.split(rows, balanced, groups)]
 
 
 def member_recipe(recipe: Recipe) -> Recipe:
@@ -81,30 +81,29 @@ def fit_inner_folds(
 ) -> dict[str, Logits]:
     """Fit one model on each inner fold and average the probabilities of the held-out images.
 
-    Groups of the outer fold stay whole inside, too. Members go to ``inner0``, ``inner1`` … below
-    ``folder``, their scores to ``inner.csv``; ``rows`` are row numbers of the outer parts.
+    The inner folds divide the outer train and val parts together, since each member selects on
+    its own. Groups of the outer fold stay whole inside, too. Members go to ``inner0``, ``inner1``
+    … below ``folder``, their scores to ``inner.csv``; ``rows`` are row numbers of the outer parts.
 
     Returns:
-        Logarithms of the mean probabilities of the outer val, cal and test images.
+        Logarithms of the mean probabilities of the outer cal and test images, and for each outer
+        val image those of the member that was not trained on it.
     """
-    y, train = data.y, rows["train"]
-    ids = [data.records[row].image_id for row in train]
+    y, n_val = data.y, len(rows["val"])
+    pool = np.concatenate([rows["val"], rows["train"]])
+    ids = [data.records[row].image_id for row in pool]
     groups = np.array([fold.groups.get(image_id, image_id) for image_id in ids])
-    n_val = len(rows["val"])
+    unseen = np.full((len(data.records), len(data.class_names)), np.nan)
     members, scores = [], []
     for number, (inner_train, inner_val) in enumerate(
-        inner_parts(train, y[train], groups, folds, seed)
+        inner_parts(pool, y[pool], groups, folds, seed)
     ):
         member_seed = zlib.crc32(f"{seed}:{number}".encode()) % 2**31
         logits = make(folder / f"inner{number}", member_seed, partial(tell, later=number))(
-            {
-                "train": inner_train,
-                "val": inner_val,
-                "cal": rows["cal"],
-                "test": np.concatenate([rows["val"], rows["test"]]),
-            }
+            {"train": inner_train, "val": inner_val, "cal": rows["cal"], "test": rows["test"]}
         )
         own = log_softmax(logits["val"])
+        unseen[inner_val] = own
         scores.append(
             {
                 "member": number,
@@ -114,10 +113,10 @@ def fit_inner_folds(
                 "val_accuracy": float((own.argmax(axis=1) == y[inner_val]).mean()),
             }
         )
-        members.append({"val": logits["test"][:n_val], "cal": logits["cal"],
-                        "test": logits["test"][n_val:]})  # fmt: skip
+        members.append({part: softmax(logits[part]) for part in ("cal", "test")})
     write_csv(folder / "inner.csv", COLUMNS, scores)
-    return {
-        part: log_probs(weighted_mean(np.stack([softmax(member[part]) for member in members])))
-        for part in ("val", "cal", "test")
+    mean = {
+        part: log_probs(weighted_mean(np.stack([member[part] for member in members])))
+        for part in ("cal", "test")
     }
+    return {"val": unseen[pool[:n_val]], **mean}
