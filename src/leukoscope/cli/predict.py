@@ -15,7 +15,7 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
 )
-from leukoscope.cli.options import EngineOption, JsonOption
+from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
     from leukoscope.runtime.by_patient import PatientCollector
@@ -44,6 +44,7 @@ def predict(
         Path | None, typer.Option("--explain", help="Folder for heat maps beside the originals.")
     ] = None,
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
     by_subject: Annotated[
         Path | None,
         typer.Option("--by-subject", help="Also by patient: a CSV with image and patient_id."),
@@ -62,7 +63,7 @@ def predict(
     from leukoscope.runtime.prediction import Failure
     from leukoscope.runtime.predictor import load_bundle
 
-    predictor = load_bundle(bundle, engine=engine)
+    predictor = load_bundle(bundle, engine=engine, precision=precision)
     sources = list(expand_inputs(images))
     patients = _patients(predictor, sources, by_subject, subject_from)
     writer = PredictionWriter(out, predictor.class_names) if out else nullcontext()
@@ -94,7 +95,7 @@ def predict(
         typer.echo(f"{len(sources) - len(failures)} predictions, {len(failures)} unreadable: {out}")
     if patients is not None:
         _tell_patients(patients, out, as_json)
-    typer.echo(f"{predictor.model}. {DISCLAIMER}", err=True)
+    typer.echo(f"{predictor.model} on {predictor.engine}. {DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if failures else 0
 
 

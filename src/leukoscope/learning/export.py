@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
 from leukoscope.core.files import sha256_json
+from leukoscope.evaluation.parity import measure_parity
 from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.weights import tensors_sha256
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 OPSET = 18
-PARITY_ATOL = 1e-3
 
 
 class _Graph(nn.Module):
@@ -158,10 +158,19 @@ def open_session(model: bytes, threads: int = 1) -> InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def network_logits(
+    network: Network, images: NDArray[np.uint8], spec: PreprocessSpec
+) -> NDArray[np.float32]:
+    """What torch computes: (n, K) of (n, S, S, 3) uint8 RGB, preprocessed."""
+    with evaluating(network), torch.inference_mode():
+        batch = ToInput(spec)(torch.from_numpy(np.ascontiguousarray(images)))
+        return np.asarray(network.predict(batch).numpy(), np.float32)
+
+
 def check_parity(
     network: Network, model: bytes, images: NDArray[np.uint8], spec: PreprocessSpec
 ) -> float:
-    """Compare the graph with the network it came from.
+    """Compare the graph, run by ONNX Runtime, with the network it came from.
 
     Args:
         network: The torch network.
@@ -173,21 +182,16 @@ def check_parity(
         Largest absolute difference of any logit.
 
     Raises:
-        BundleError: It exceeds 0.001 in units of the largest logit (or of 1, if that is larger).
+        BundleError: It exceeds the bound of fp32.
     """
     (logits,) = open_session(model).run(["logits"], {"image": images})
-    with evaluating(network), torch.inference_mode():
-        batch = ToInput(spec)(torch.from_numpy(np.ascontiguousarray(images)))
-        expected = network.predict(batch).numpy()
-    difference = float(np.abs(logits - expected).max())
-    limit = PARITY_ATOL * max(1.0, float(np.abs(expected).max()))
-    if not difference <= limit:
+    parity = measure_parity(network_logits(network, images, spec), logits)
+    if refused := parity.refusal("fp32"):
         raise BundleError(
-            f"the exported graph and the trained network disagree: logits differ by "
-            f"{difference:.2g}, expected at most {limit:.2g}",
+            f"the exported graph and the trained network disagree: {refused}",
             hint="report this with the recipe; the bundle was not written",
         )
-    return difference
+    return parity.max_abs
 
 
 @contextlib.contextmanager
