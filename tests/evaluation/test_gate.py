@@ -54,7 +54,11 @@ def test_neighbours_on_256_directions_are_those_on_all() -> None:
     # As features of a network are: most of their variance along few directions.
     spread = np.linspace(1, 0, 1280) ** 8 + 0.02
     train, near, far = (
-        Seen(rng.normal(size=(n, 4)), rng.normal(size=(n, 1280)) * spread + shift, np.eye(3)[[0] * n])
+        Seen(
+            rng.normal(size=(n, 4)),
+            rng.normal(size=(n, 1280)) * spread + shift,
+            np.eye(3)[[0] * n],
+        )
         for n, shift in ((400, 1.0), (60, 1.0), (40, 0.6))
     )  # fmt: skip
     gate, _ = fit_gate(train, near, far, ["far"] * 40)

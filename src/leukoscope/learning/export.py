@@ -39,9 +39,11 @@ class _Graph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         grid, features = self.network.map_and_average(self.to_input(image))
         logits = self.network.logits_of(features)
-        if not self.network.has_class_maps:
-            return logits, features
-        return logits, features, self.network.class_maps(grid)
+        if self.network.has_class_maps:
+            return logits, features, self.network.class_maps(grid)
+        if self.network.has_gradient_maps:
+            return logits, features, self.network.gradient_maps(grid)
+        return logits, features
 
 
 def onnx_bytes(
@@ -52,7 +54,8 @@ def onnx_bytes(
     Input ``image`` (N, S, S, 3) uint8 RGB with any N; outputs ``logits`` (N, K), ``features``
     (N, D), and, where the head is linear on globally averaged features (a batch norm before it is
     folded in), ``maps`` (N, K, h, w): class activation maps (Zhou et al. 2016, eq. 2), whose ReLU
-    is Grad-CAM up to a positive factor (Selvaraju et al. 2017, section 3.1). All float32. Where
+    is Grad-CAM up to a positive factor (Selvaraju et al. 2017, section 3.1). With hidden layers
+    between, ``maps`` are Grad-CAM before its ReLU, the gradient written out. All float32. Where
     the recipe looks at several views, logits and features are those over the views, and the maps
     are of the image as it is.
 
@@ -80,7 +83,8 @@ def onnx_bytes(
 def _export(
     network: Network, spec: PreprocessSpec, class_names: Sequence[str], opset: int
 ) -> bytes:
-    names = ["logits", "features", *(["maps"] if network.has_class_maps else [])]
+    gives_maps = network.has_class_maps or network.has_gradient_maps
+    names = ["logits", "features", *(["maps"] if gives_maps else [])]
     with evaluating(network):
         proto = _graph(_Graph(network, spec), spec.size_px, names, opset, network.config.backbone)
     proto.producer_name = "leukoscope"
