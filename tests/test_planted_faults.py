@@ -23,7 +23,8 @@ from leukoscope.imaging.channel_order import blue_range, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.runtime.bundle import save_bundle, verify_bundle
+from leukoscope.runtime.bundle import save_bundle
+from leukoscope.runtime.golden import verify_bundle
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.protocols import plan_protocols
 
@@ -116,7 +117,9 @@ def test_a_graph_with_exchanged_channels_fails_its_golden_outputs(
     monkeypatch.setattr(tiny, "WEIGHTS", np.ascontiguousarray(tiny.WEIGHTS[::-1]))
     save_bundle(bad, tiny.build_record(), {**files, "model.onnx": tiny.build_graph()})
     failed = [check for check in verify_bundle(bad, "onnxruntime") if not check.ok]
-    assert [check.name for check in failed] == ["golden/00.png", "golden/01.png"]
+    assert [check.name for check in failed] == [
+        f"golden/0{number}.png (onnxruntime fp32)" for number in (0, 1)
+    ]
     for check in failed:
         assert "red and blue are exchanged between training and prediction" in check.detail
 

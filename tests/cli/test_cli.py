@@ -24,6 +24,7 @@ COMMANDS = [
     "data frozen",
     "data samples", "recipes list", "recipes show",
     "models list", "bundle show", "bundle verify", "bundle list",
+    "audit-log verify", "audit-log replay",
 ]  # fmt: skip
 
 

@@ -11,13 +11,16 @@ from sklearn.preprocessing import normalize
 from leukoscope.config.bundle import OutOfDistribution
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.gate import (
+    MOST_DIMENSIONS,
     SCORES,
     Gate,
     Seen,
+    _reduced,
     energy,
     fit_gate,
     largest,
     neighbour_distance,
+    rescale,
     separation,
 )
 
@@ -39,11 +42,53 @@ def test_the_neighbours_are_those_of_scikit_learn() -> None:
     train, new = seen(300, 0).features, seen(40, 1).features
     references = normalize(train)
     expected = NearestNeighbors(n_neighbors=5).fit(references).kneighbors(normalize(new))[0][:, 4]
-    assert neighbour_distance(new, references) == pytest.approx(expected, abs=1e-7)
+    assert neighbour_distance(new, references) == pytest.approx(expected, abs=1e-5)
     # float16, as in a bundle, costs little
     assert neighbour_distance(new, references.astype(np.float16)) == pytest.approx(
         expected, abs=2e-3
     )
+
+
+def test_neighbours_on_256_directions_are_those_on_all() -> None:
+    rng = np.random.default_rng(0)
+    # As features of a network are: most of their variance along few directions.
+    spread = np.linspace(1, 0, 1280) ** 8 + 0.02
+    train, near, far = (
+        Seen(
+            rng.normal(size=(n, 4)),
+            rng.normal(size=(n, 1280)) * spread + shift,
+            np.eye(3)[[0] * n],
+        )
+        for n, shift in ((400, 1.0), (60, 1.0), (40, 0.6))
+    )  # fmt: skip
+    gate, _ = fit_gate(train, near, far, ["far"] * 40)
+    whole = normalize(train.features)
+    reduced, basis = _reduced(whole.astype(np.float16))
+    assert basis is not None
+    assert basis.shape == (1280, MOST_DIMENSIONS)
+    assert reduced.shape == (400, MOST_DIMENSIONS)
+    for features in (near.features, far.features):
+        expected = (
+            NearestNeighbors(n_neighbors=5).fit(whole).kneighbors(normalize(features))[0][:, 4]
+        )
+        found = neighbour_distance(features, reduced, basis)
+        assert found == pytest.approx(expected, rel=0.02)
+        assert np.corrcoef(found, expected)[0, 1] > 0.99
+    assert gate.num_features == 1280
+    assert all(
+        value.shape[-1] <= 256 for key, value in load(gate.to_bytes()).items() if "mean" not in key
+    )
+
+
+def test_scales_are_fitted_anew_on_another_precision() -> None:
+    gate, record, val = fitted()
+    rough = Seen(val.appearance, val.features * 1.5, val.logits)
+    other = rescale(gate, record, rough)
+    scores = Gate.from_tensors(load(gate.to_bytes()), other).scores(rough)
+    accepted = largest(scores, list(scores)) <= other.threshold
+    assert accepted.mean() == pytest.approx(record.accept, abs=0.01)
+    assert [s.name for s in other.scores] == [s.name for s in record.scores]
+    assert (other.outliers, other.alone) == ({}, {})
 
 
 def test_separation_is_the_area_under_the_roc_curve() -> None:
@@ -128,7 +173,7 @@ def test_a_record_of_an_older_version_means_the_plain_distance() -> None:
 def test_wrong_tensors_are_refused() -> None:
     scale = {"median": 0.0, "limit": 1.0}
     base = {"accept": 0.95, "threshold": 1.0, "n_fit": 1, "n_val": 1}
-    for name, message in (("nonsense", "nonsense unknown"), ("knn", r"references \(R, D\)")):
+    for name, message in (("nonsense", "nonsense unknown"), ("knn", r"references \(R, P\)")):
         record = OutOfDistribution.model_validate(base | {"scores": [{"name": name, **scale}]})
         with pytest.raises(DataError, match=message):
             Gate.from_tensors({}, record)

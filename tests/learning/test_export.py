@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,7 +89,40 @@ def test_layer_norm_before_the_head_leaves_no_class_maps() -> None:
     assert not build_network(config, num_classes=4, size_px=64).has_class_maps
 
 
-@pytest.mark.parametrize("name", ["cnn-baseline", "test_vit"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"hidden": (16,)},
+        {"hidden": (16, 8), "norm": "batch", "activation": "gelu"},
+        {"hidden": (16, 8), "norm": "layer", "activation": "leaky_relu", "residual": True},
+        {"hidden": (16,), "input_norm": "layer", "norm": "batch", "residual": True},
+        {"hidden": (16,), "pooling": "flatten", "norm": "batch", "residual": True},
+        {"pooling": "flatten"},
+    ],
+    ids=lambda head: "-".join(map(str, head)),
+)
+def test_the_relu_of_a_gradient_map_is_grad_cam(
+    head: dict[str, Any], spec: PreprocessSpec, images: np.ndarray
+) -> None:
+    config = ModelConfig(backbone="test_resnet", weights="none", **head)
+    network = build_network(config, num_classes=4, size_px=64, seed=3)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():  # as after a training: no norm is the identity
+        for name, value in [*network.hidden.named_parameters(), *network.hidden.named_buffers()]:
+            if value.is_floating_point() and "linear" not in name:
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.2)
+    model = onnx_bytes(network, spec, CLASSES)
+    assert check_parity(network, model, images, spec) < 1e-4
+    (maps,) = open_session(model).run(["maps"], {"image": images})
+    targets = np.arange(len(images)) % 4
+    chosen = np.maximum(maps[np.arange(len(images)), targets], 0)
+    chosen /= np.maximum(chosen.max((1, 2), keepdims=True), 1e-12)
+    heat = grad_cam(network, ToInput(spec)(torch.from_numpy(images)), torch.from_numpy(targets))
+    assert heat.max() == 1
+    np.testing.assert_allclose(heat, chosen, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["test_vit"])
 def test_a_network_without_class_maps_has_two_outputs(
     name: str, spec: PreprocessSpec, images: np.ndarray
 ) -> None:

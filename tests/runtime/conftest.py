@@ -22,8 +22,9 @@ from leukoscope.config.bundle import (
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.evaluation.ood import OodModel
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.runtime.bundle import golden_files, save_bundle
+from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.engines import open_engine
+from leukoscope.runtime.golden import golden_files
 
 SIZE = 32
 CLASSES = ("benign", "pre_b", "pro_b")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +14,9 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError, UnknownNameError
 from leukoscope.core.files import sha256_file
 from leukoscope.runtime import bundle_files
-from leukoscope.runtime.bundle import (
-    check_graph,
-    golden_files,
-    read_bundle,
-    save_bundle,
-    verify_bundle,
-)
+from leukoscope.runtime.bundle import check_graph, read_bundle, save_bundle
 from leukoscope.runtime.engines import open_engine
+from leukoscope.runtime.golden import golden_files, verify_bundle
 
 FILES = (
     "model.onnx",
@@ -31,6 +27,8 @@ FILES = (
     "golden/expected.json",
     "golden/00.png",
 )
+
+OPENVINO = importlib.util.find_spec("openvino") is not None
 
 
 def test_a_saved_bundle_reads_back(tiny: SimpleNamespace, tmp_path: Path) -> None:
@@ -234,7 +232,10 @@ def test_damaged_ood_tensors_are_named(tiny: SimpleNamespace, tmp_path: Path) ->
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
 def test_a_good_bundle_verifies(engine: str, tiny_bundle: Path) -> None:
     checks = verify_bundle(tiny_bundle, engine)
-    assert [check.name for check in checks] == ["files", "graph", "golden/00.png", "golden/01.png"]
+    names = [check.name for check in checks]
+    for one in ("openvino", "onnxruntime") if engine == "auto" and OPENVINO else ("onnxruntime",):
+        steps = ("graph", "golden/00.png", "golden/01.png")
+        assert [f"{step} ({one} fp32)" for step in steps] == [n for n in names if one in n]
     assert all(check.ok for check in checks), checks
 
 
@@ -251,9 +252,9 @@ def test_golden_outputs_catch_another_graph(tiny: SimpleNamespace, tmp_path: Pat
     files["golden/expected.json"] = json.dumps(expected).encode()
     save_bundle(tmp_path / "b", tiny.record(), files)
     checks = {check.name: check for check in verify_bundle(tmp_path / "b")}
-    assert checks["golden/00.png"].ok
-    assert not checks["golden/01.png"].ok
-    assert "1.0e-02, allowed 1e-03" in checks["golden/01.png"].detail
+    assert checks["golden/00.png (onnxruntime fp32)"].ok
+    assert not checks["golden/01.png (onnxruntime fp32)"].ok
+    assert "1.0e-02, allowed 1e-03" in checks["golden/01.png (onnxruntime fp32)"].detail
 
 
 def test_golden_outputs_catch_other_preprocessing(tiny: SimpleNamespace, tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_golden_outputs_catch_other_preprocessing(tiny: SimpleNamespace, tmp_pat
     square = wide[:32, :32]
     files |= golden_files([wide], engine.run(square[None])["logits"])
     save_bundle(tmp_path / "b", record, files)
-    check = next(c for c in verify_bundle(tmp_path / "b") if c.name == "golden/00.png")
+    check = next(c for c in verify_bundle(tmp_path / "b") if c.name.startswith("golden/00.png"))
     assert not check.ok
 
 
@@ -273,7 +274,7 @@ def test_golden_outputs_of_another_length_are_reported(
 ) -> None:
     files = tiny.files() | golden_files([tiny.colour(1, 2, 3)], np.zeros((1, 2)))
     save_bundle(tmp_path / "b", tiny.record(), files)
-    check = next(c for c in verify_bundle(tmp_path / "b") if c.name == "golden/00.png")
+    check = next(c for c in verify_bundle(tmp_path / "b") if c.name.startswith("golden/00.png"))
     assert (check.ok, check.detail) == (False, "expected 2 logits, found 3")
 
 
@@ -282,7 +283,8 @@ def test_a_bundle_without_golden_outputs_does_not_verify(
 ) -> None:
     files = {name: data for name, data in tiny.files().items() if "golden" not in name}
     save_bundle(tmp_path / "b", tiny.record(), files)
-    assert [check.ok for check in verify_bundle(tmp_path / "b")] == [True, True, False]
+    checks = verify_bundle(tmp_path / "b", "onnxruntime")
+    assert [check.ok for check in checks] == [True, True, False]
 
 
 def test_verification_reports_damage_instead_of_raising(tiny_bundle: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_self_test_graph_is_what_its_comment_says() -> None:
 
 
 def test_the_self_test_notices_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(data: bytes, threads: int) -> engines._Opened:
+    def wrong(data: bytes, precision: str, threads: int) -> engines._Opened:
         shapes = {"image": (None, 2, 2, 3)}, {"logits": (None, 3)}
         return *shapes, lambda batch: {"logits": np.zeros((len(batch), 3), np.float32)}
 
@@ -127,7 +127,7 @@ def test_auto_takes_onnx_runtime_where_openvino_is_missing(
 def test_auto_falls_back_and_says_so(
     monkeypatch: pytest.MonkeyPatch, tiny: SimpleNamespace
 ) -> None:
-    def broken(data: bytes, threads: int) -> engines._Opened:
+    def broken(data: bytes, precision: str, threads: int) -> engines._Opened:
         raise RuntimeError("unsupported processor")
 
     monkeypatch.setattr(engines, "find_spec", lambda name: True)

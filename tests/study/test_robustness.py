@@ -17,7 +17,8 @@ from leukoscope.imaging.corruption import HAEMATOLOGY, corrupt
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.runtime.bundle import read_bundle, verify_bundle
+from leukoscope.runtime.bundle import read_bundle
+from leukoscope.runtime.golden import verify_bundle
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.examined import FoldModels, open_run

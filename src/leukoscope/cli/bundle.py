@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command, console, print_json
-from leukoscope.cli.options import EngineOption, JsonOption
+from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord
@@ -51,14 +51,15 @@ def show(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 def verify(
     bundle: BundleArgument,
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
     """Load a bundle and predict its golden images: PASS or FAIL; exit code 1 where one fails."""
     from dataclasses import asdict
 
-    from leukoscope.runtime.bundle import verify_bundle
+    from leukoscope.runtime.golden import verify_bundle
 
-    checks = verify_bundle(bundle, engine)
+    checks = verify_bundle(bundle, engine, precision)
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
@@ -127,6 +128,7 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
             f"(accepts {ood.accept:.0%} of {ood.n_val} validation images)",
         ),
         *_envelope(record),
+        *_servings(record),
         ("graph against torch", f"largest difference of a logit {record.parity_max_abs:.1e}"),
         ("licence of the weights", record.licence),
         ("passport", record.passport_sha256),
@@ -186,6 +188,23 @@ def _envelope(record: BundleRecord) -> list[tuple[str, str]]:
         lines.append(
             (f"  {limit.corruption}", f"severity {limit.severity} of {limit.severities}; {check}")
         )
+    return lines
+
+
+def _servings(record: BundleRecord) -> list[tuple[str, str]]:
+    """What each engine and precision was measured to give."""
+    lines = []
+    for serving in record.servings:
+        parity = serving.parity
+        text = (
+            f"not offered: {serving.refused}"
+            if serving.refused
+            else f"logits within {parity.max_abs:.2g} of {parity.scale:.3g}, class changed on "
+            f"{parity.changed:.1%} of {parity.n} validation images"
+        )
+        if parity.accuracy_change is not None and not serving.refused:
+            text += f", accuracy {100 * parity.accuracy_change:+.2f} points"
+        lines.append((f"{serving.engine} {serving.precision}", text))
     return lines
 
 

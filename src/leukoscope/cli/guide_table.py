@@ -87,6 +87,8 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Show what a bundle knows", "bundle show", "bundle"),
             Entry("Check that a bundle computes the same here", "bundle verify", "bundle"),
             Entry("Predict images", "predict", "images bundle out"),
+            Entry("Does the record of predictions hold?", "audit-log verify", "log head"),
+            Entry("Predict again what a record says", "audit-log replay", "log bundle"),
         ),
         "Clean up": (
             Entry("List runs: size, recipes, verdict", "runs list", "root"),

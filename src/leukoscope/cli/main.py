@@ -9,6 +9,7 @@ import typer
 from leukoscope import __version__
 from leukoscope.cli import (
     arms,
+    audit_log,
     bundle,
     compare,
     data,
@@ -68,6 +69,7 @@ robustness.register(app)
 compare.register(app)
 ensemble.register(app)
 predict.register(app)
+audit_log.register(app)
 probe.register(app)
 relabel.register(app)
 tune.register(app)

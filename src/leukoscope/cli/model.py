@@ -60,6 +60,9 @@ def export(
     run: Annotated[Path, typer.Argument(help="The folder of a study or training run.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the bundle.")],
     recipe: opt.RunRecipeOption = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also quantise to int8; offered if it is as accurate.")
+    ] = False,
 ) -> None:
     """Pack the model fitted on all images as a bundle that predicts without torch."""
     from leukoscope.config.loading import load_study_config
@@ -68,8 +71,14 @@ def export(
 
     folder = RunFolder(run)
     name = recipe or load_study_config(folder.config).recipes[0].name
-    record = export_bundle(folder, name, out)
-    typer.echo(
-        f"bundle {out}: {', '.join(record.class_names)}; largest logit difference to torch "
-        f"{record.parity_max_abs:.1e} on real images"
-    )
+    record = export_bundle(folder, name, out, int8=int8)
+    typer.echo(f"bundle {out}: {', '.join(record.class_names)}")
+    for serving in record.servings:
+        parity, of = serving.parity, "torch" if serving.precision == "fp32" else "fp32"
+        told = (
+            f"not offered: {serving.refused}"
+            if serving.refused
+            else f"logits within {parity.max_abs:.1e} of those of {of}, class changed on "
+            f"{parity.changed:.2%} of {parity.n} validation images"
+        )
+        typer.echo(f"  {serving.engine} {serving.precision}: {told}")

@@ -40,6 +40,9 @@ RunRecipeOption = Annotated[
 HoldOutOption = Annotated[str, typer.Option("--protocol", "-p", help="How to hold images out.")]
 PreprocessingOption = Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")]
 EngineOption = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="auto, fp32, bf16 or int8; auto: the fastest that is offered.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 SetOption = Annotated[
     list[str] | None,

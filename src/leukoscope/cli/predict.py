@@ -15,9 +15,10 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
 )
-from leukoscope.cli.options import EngineOption, JsonOption
+from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
+    from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.by_patient import PatientCollector
     from leukoscope.runtime.prediction import Failure, Prediction
     from leukoscope.runtime.predictor import Predictor
@@ -44,6 +45,10 @@ def predict(
         Path | None, typer.Option("--explain", help="Folder for heat maps beside the originals.")
     ] = None,
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    audit_log: Annotated[
+        Path | None, typer.Option("--audit-log", help="Append every answer to this chained log.")
+    ] = None,
     by_subject: Annotated[
         Path | None,
         typer.Option("--by-subject", help="Also by patient: a CSV with image and patient_id."),
@@ -62,18 +67,21 @@ def predict(
     from leukoscope.runtime.prediction import Failure
     from leukoscope.runtime.predictor import load_bundle
 
-    predictor = load_bundle(bundle, engine=engine)
+    predictor = load_bundle(bundle, engine=engine, precision=precision)
     sources = list(expand_inputs(images))
     patients = _patients(predictor, sources, by_subject, subject_from)
     writer = PredictionWriter(out, predictor.class_names) if out else nullcontext()
+    log = _open_log(audit_log) if audit_log else nullcontext()
     answers: list[Prediction | Failure] = []
     failures: list[Failure] = []
-    with writer as file, progress_bars() as show:
+    with writer as file, log as audit, progress_bars() as show:
         for done, answer in enumerate(predictor.predict_stream(sources, explain=explain), 1):
             if isinstance(answer, Failure):
                 failures.append(answer)
             if patients is not None:
                 patients.add(answer)
+            if audit is not None:
+                audit.add(answer, predictor)
             if file is not None:
                 file.write(answer)
             else:
@@ -92,10 +100,18 @@ def predict(
         for failure in failures:
             typer.echo(f"could not be read: {failure}", err=True)
         typer.echo(f"{len(sources) - len(failures)} predictions, {len(failures)} unreadable: {out}")
+    if audit is not None:
+        typer.echo(f"audit log {audit_log}: head {audit.head}", err=True)
     if patients is not None:
         _tell_patients(patients, out, as_json)
-    typer.echo(f"{predictor.model}. {DISCLAIMER}", err=True)
+    typer.echo(f"{predictor.model} on {predictor.engine}. {DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if failures else 0
+
+
+def _open_log(path: Path) -> AuditLog:
+    from leukoscope.runtime.audit_log import AuditLog
+
+    return AuditLog(path)
 
 
 def _print(answer: Prediction | Failure) -> None:

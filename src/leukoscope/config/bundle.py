@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
+from leukoscope.config.parity import Parity, Precision
 from leukoscope.config.preprocess import PreprocessSpec
 
 BUNDLE_SCHEMA: Final = 1
@@ -198,6 +199,32 @@ class Envelope(Strict):
     limits: tuple[EnvelopeLimit, ...]
 
 
+class Serving(Strict):
+    """One engine in one precision: whether it may serve, and with which decisions.
+
+    Attributes:
+        engine: ``openvino`` or ``onnxruntime``.
+        precision: In which it computes; ``int8`` runs ``model.int8.onnx``, the others
+            ``model.onnx``.
+        parity: Against the torch network (fp32) or against the same engine in fp32 (others).
+        refused: Why it is not offered; empty where it is.
+        calibration: Fitted on what this engine gives in this precision; None stands for the
+            bundle's own, as in fp32. The same holds for the fields below.
+        conformal: Prediction sets.
+        operating_point: Flagging; follows ``calibration``.
+        ood: Scales and threshold of the rejection; the tensors are the bundle's.
+    """
+
+    engine: str
+    precision: Precision
+    parity: Parity
+    refused: str = ""
+    calibration: Calibration | None = None
+    conformal: Conformal | None = None
+    operating_point: OperatingPoint | None = None
+    ood: OutOfDistribution | None = None
+
+
 class BundleRecord(Strict):
     """``bundle.json``: everything that prediction needs besides the tensors.
 
@@ -224,6 +251,8 @@ class BundleRecord(Strict):
         passport_sha256: Hash of the passport of the training data.
         versions: Of this package and the libraries that made the bundle.
         licence: Of the weights.
+        servings: Which engine was measured in which precision; empty in older bundles, which
+            serve in fp32 alone.
         files: SHA-256 of every other file of the bundle.
     """
 
@@ -246,13 +275,38 @@ class BundleRecord(Strict):
     passport_sha256: str
     versions: dict[str, str]
     licence: str
+    servings: tuple[Serving, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)
+
+    def serving(self, engine: str, precision: str) -> Serving | None:
+        """What was measured of an engine in a precision; None where nothing was."""
+        found = (s for s in self.servings if (s.engine, s.precision) == (engine, precision))
+        return next(found, None)
+
+    def served_by(self, engine: str, precision: str) -> BundleRecord:
+        """The record with the decisions that were fitted on an engine in a precision."""
+        serving = self.serving(engine, precision)
+        if serving is None or serving.calibration is None:
+            return self
+        names = ("calibration", "conformal", "operating_point", "ood")
+        return self.model_copy(update={name: getattr(serving, name) for name in names})
 
     @model_validator(mode="after")
     def _fits_the_classes(self) -> BundleRecord:
+        named = [("", self.calibration, self.conformal)]
+        for serving in self.servings:
+            if (serving.calibration is None) != (serving.conformal is None):
+                raise ValueError("servings: calibration and conformal come together")
+            if serving.calibration is not None and serving.conformal is not None:
+                where = f"servings.{serving.engine}.{serving.precision}."
+                named.append((where, serving.calibration, serving.conformal))
         for name, values in (
-            ("calibration.weights", self.calibration.weights),
-            ("conformal.thresholds", self.conformal.thresholds),
+            pair
+            for where, calibration, conformal in named
+            for pair in (
+                (f"{where}calibration.weights", calibration.weights),
+                (f"{where}conformal.thresholds", conformal.thresholds),
+            )
         ):
             if values is not None and len(values) != len(self.class_names):
                 raise ValueError(

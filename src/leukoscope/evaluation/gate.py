@@ -9,7 +9,7 @@ chosen with synthetic outliers. Fitting and application use NumPy alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any
@@ -36,6 +36,7 @@ SCORES: Mapping[str, str] = MappingProxyType(
 DEFAULT = ("mahalanobis", "knn", "appearance")
 NEIGHBOURS = 5
 MOST_REFERENCES = 1000
+MOST_DIMENSIONS = 256
 _MOST_BYTES = 4_000_000
 _ENOUGH, _ABLE = 0.002, 0.7
 
@@ -70,7 +71,9 @@ class Gate:
         threshold: Largest accepted value of the largest scaled score.
         features: For ``mahalanobis``.
         appearance: For ``appearance``.
-        references: For ``knn``: (R, D) float16 features of training images, each of length 1.
+        references: For ``knn``: (R, P) float16 features of training images, each of length 1
+            before it was projected.
+        basis: (D, P) float16, orthonormal columns onto which ``knn`` projects; None where P is D.
     """
 
     scales: tuple[ScoreScale, ...]
@@ -78,12 +81,15 @@ class Gate:
     features: OodModel | None = None
     appearance: OodModel | None = None
     references: NDArray[np.float16] | None = None
+    basis: NDArray[np.float16] | None = None
 
     @property
     def num_features(self) -> int | None:
         """D, or None where no score reads features."""
         if self.features is not None:
             return len(self.features.mean)
+        if self.basis is not None:
+            return len(self.basis)
         return None if self.references is None else self.references.shape[1]
 
     def scores(self, seen: Seen) -> dict[str, Float64Array]:
@@ -99,7 +105,7 @@ class Gate:
         if name == "softmax":
             return np.asarray(1 - np.exp(log_softmax(seen.logits).max(axis=1)))
         if name == "knn" and self.references is not None:
-            return neighbour_distance(seen.features, self.references)
+            return neighbour_distance(seen.features, self.references, self.basis)
         if name == "mahalanobis" and self.features is not None:
             return self.features.score(seen.features)
         if name == "appearance" and self.appearance is not None:
@@ -117,6 +123,8 @@ class Gate:
             tensors |= {f"appearance.{k}": v for k, v in self.appearance.tensors().items()}
         if self.references is not None:
             tensors["references"] = self.references
+        if self.basis is not None:
+            tensors["basis"] = self.basis
         return bytes(save(tensors))
 
     @classmethod
@@ -130,8 +138,11 @@ class Gate:
         if unknown := names - SCORES.keys():
             raise DataError(f"out-of-distribution scores: {', '.join(sorted(unknown))} unknown")
         prefix, references = "appearance.", tensors.get("references")
+        basis = tensors.get("basis")
         if "knn" in names and (references is None or references.ndim != 2):
-            raise DataError("out-of-distribution tensors: expected references (R, D) for knn")
+            raise DataError("out-of-distribution tensors: expected references (R, P) for knn")
+        if references is not None and basis is not None and basis.shape[1:] != references.shape[1:]:
+            raise DataError("out-of-distribution tensors: references and basis do not fit")
         of_appearance = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix in k}
         return cls(
             record.scores,
@@ -139,6 +150,7 @@ class Gate:
             OodModel.from_tensors(tensors) if "mahalanobis" in names else None,
             OodModel.from_tensors(of_appearance) if "appearance" in names else None,
             references if "knn" in names else None,
+            basis if "knn" in names else None,
         )
 
 
@@ -154,14 +166,18 @@ def energy(logits: ArrayLike) -> Float64Array:
     return np.asarray(log_softmax(values)[:, 0] - values[:, 0])
 
 
-def neighbour_distance(features: ArrayLike, references: NDArray[Any]) -> Float64Array:
+def neighbour_distance(
+    features: ArrayLike, references: NDArray[Any], basis: NDArray[Any] | None = None
+) -> Float64Array:
     """Distance to the fifth nearest reference, all vectors scaled to length 1.
 
     Sun et al. 2022 (Out-of-distribution detection with deep nearest neighbors), eq. 3.
 
     Args:
         features: (n, D).
-        references: (R, D) of length 1; with fewer than five the last one counts.
+        references: (R, P) of length 1 before the projection; with fewer than five the last counts.
+        basis: (D, P) on which the references were projected. What of an image lies outside it
+            is taken to be orthogonal to every reference, and so adds to the distance.
 
     Raises:
         DataError: The numbers of features differ.
@@ -169,12 +185,13 @@ def neighbour_distance(features: ArrayLike, references: NDArray[Any]) -> Float64
     >>> neighbour_distance([[0.0, 2.0]], np.eye(2)[[0] * 9]).round(3).tolist()
     [1.414]
     """
-    values = _unit(np.asarray(features, np.float64))
-    if values.ndim != 2 or values.shape[1] != references.shape[1]:
-        raise DataError(
-            f"nearest neighbours: expected features (n, {references.shape[1]}), got {values.shape}"
-        )
-    cosine = values @ references.astype(np.float64).T
+    values = _unit(np.asarray(features, np.float32))
+    width = references.shape[1] if basis is None else len(basis)
+    if values.ndim != 2 or values.shape[1] != width:
+        raise DataError(f"nearest neighbours: expected features (n, {width}), got {values.shape}")
+    if basis is not None:
+        values = values @ basis.astype(np.float32)
+    cosine = (values @ references.astype(np.float32).T).astype(np.float64)
     k = min(NEIGHBOURS, len(references))
     nearest = -np.partition(-cosine, k - 1, axis=1)[:, k - 1]
     return np.sqrt(np.maximum(2 - 2 * nearest, 0.0))
@@ -210,10 +227,11 @@ def fit_gate(
     Raises:
         DataError: There are fewer than 4 training images, or no validation image.
     """
-    fitted = Gate((), 0.0, fit_ood(train.features), fit_ood(train.appearance), _thinned(train))
+    references, basis = _reduced(_thinned(train))
+    fitted = Gate((), 0.0, fit_ood(train.features), fit_ood(train.appearance), references, basis)
     inside = {name: fitted._raw(name, val) for name in SCORES}
     scales = [s for name in SCORES if (s := _scale(name, inside[name], accept)) is not None]
-    every = Gate(tuple(scales), 0.0, fitted.features, fitted.appearance, fitted.references)
+    every = replace(fitted, scales=tuple(scales))
     near, far = every.scores(val), every.scores(outliers)
     chosen = tuple(name for name in DEFAULT if name in near)
     alone: dict[str, float] = {}
@@ -226,6 +244,7 @@ def fit_gate(
         fitted.features if "mahalanobis" in chosen else None,
         fitted.appearance if "appearance" in chosen else None,
         fitted.references if "knn" in chosen else None,
+        fitted.basis if "knn" in chosen else None,
     )
     return gate, OutOfDistribution(
         accept=accept,
@@ -235,6 +254,22 @@ def fit_gate(
         scores=gate.scales,
         outliers=false_accepts(largest(far, chosen), kinds, limit),
         alone=alone,
+    )
+
+
+def rescale(gate: Gate, record: OutOfDistribution, val: Seen) -> OutOfDistribution:
+    """The same scores with scales and threshold of the same images seen in another precision.
+
+    Args:
+        gate: Whose tensors serve.
+        record: Its record; what was measured on outliers is left out of the answer.
+        val: The validation images as that precision sees them.
+    """
+    scales = tuple(_scale(s.name, gate._raw(s.name, val), record.accept) or s for s in gate.scales)
+    scores = replace(gate, scales=scales).scores(val)
+    limit = fit_threshold(largest(scores, list(scores)), accept=record.accept)
+    return record.model_copy(
+        update={"scores": scales, "threshold": limit, "outliers": {}, "alone": {}}
     )
 
 
@@ -297,5 +332,19 @@ def _thinned(train: Seen) -> NDArray[np.float16]:
     return _unit(features[rows].astype(np.float64)).astype(np.float16)
 
 
-def _unit(values: Float64Array) -> Float64Array:
+def _reduced(
+    references: NDArray[np.float16],
+) -> tuple[NDArray[np.float16], NDArray[np.float16] | None]:
+    """References on at most 256 of their own principal directions, and those directions (D, P)."""
+    values = references.astype(np.float64)
+    if values.shape[1] <= MOST_DIMENSIONS:
+        return references, None
+    squared, left = np.linalg.eigh(values @ values.T)  # far cheaper than all D directions
+    kept = squared > 1e-6 * squared[-1]
+    kept[:-MOST_DIMENSIONS] = False
+    basis = (values.T @ left[:, kept]) / np.sqrt(squared[kept])
+    return (values @ basis).astype(np.float16), basis.astype(np.float16)
+
+
+def _unit(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))

@@ -16,6 +16,7 @@ from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import ConfigError
 from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models
 from leukoscope.learning.feature_heads import FeatureHead
+from leukoscope.learning.head_gradient import flattened_gradient, head_gradient
 from leukoscope.learning.heads import (
     GatedAttention,
     build_extra_convolutions,
@@ -76,6 +77,8 @@ class Network(nn.Module):
         has_class_maps: The head is linear on the mean of the map, weighted by attention or not,
             batch norm between them allowed, so that class activation maps are exact (Zhou et
             al. 2016).
+        has_gradient_maps: Otherwise, the gradient through the head can be written out, so that
+            a graph gives Grad-CAM (see ``head_gradient``).
         exported: The last ONNX graph made of it and a hash of what went in; see ``export``.
     """
 
@@ -121,9 +124,14 @@ class Network(nn.Module):
         initialise(config, self.hidden, self.head)
         self.exported: tuple[str, bytes] = ("", b"")
         averages = bool(config.conv) or (averages and config.pooling == "native")
-        averages = averages or self.attention is not None
         between = [type(layer) for layer in self.hidden]
-        self.has_class_maps = averages and between in ([], [nn.BatchNorm1d])
+        exact = between in ([], [nn.BatchNorm1d])
+        self.has_class_maps = exact and (averages or self.attention is not None)
+        # A norm of a flattened map would mix the places.
+        flattened = config.pooling == "flatten" and not config.conv and config.input_norm == "none"
+        self.has_gradient_maps = (
+            not self.has_class_maps and self.gradcam_layer is not None and (averages or flattened)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) float32 to logits (N, K) float32."""
@@ -214,6 +222,17 @@ class Network(nn.Module):
             grid = grid * self.attention(grid) * (grid.shape[2] * grid.shape[3])
         return torch.einsum("kc,nchw->nkhw", weight, grid)
 
+    def gradient_maps(self, grid: Tensor) -> Tensor:
+        """Grad-CAM before its ReLU (N, K, h, w) of a map (N, C, h, w); see ``has_gradient_maps``.
+
+        Selvaraju et al. 2017, eq. 1 and 2, but for the positive factor of a mean over places.
+        """
+        if self.config.pooling == "flatten" and not self.config.conv:
+            weight = flattened_gradient(self.hidden, self.head, grid)
+        else:
+            weight = head_gradient(self.hidden, self.head, grid.mean((2, 3)))
+        return torch.einsum("nkc,nchw->nkhw", weight, grid)
+
     @property
     def channels_last(self) -> bool:
         """The backbone's own maps are (N, h, w, C), as in Swin transformers."""
@@ -255,7 +274,7 @@ class Network(nn.Module):
             head: Fitted on this network's features.
         """
         self.head = cast(Any, head)
-        self.has_class_maps = False
+        self.has_class_maps = self.has_gradient_maps = False
 
 
 def views(x: Tensor, kind: str) -> list[Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
 from leukoscope.core.files import sha256_json
+from leukoscope.evaluation.parity import measure_parity
 from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.weights import tensors_sha256
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 OPSET = 18
-PARITY_ATOL = 1e-3
 
 
 class _Graph(nn.Module):
@@ -39,9 +39,11 @@ class _Graph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         grid, features = self.network.map_and_average(self.to_input(image))
         logits = self.network.logits_of(features)
-        if not self.network.has_class_maps:
-            return logits, features
-        return logits, features, self.network.class_maps(grid)
+        if self.network.has_class_maps:
+            return logits, features, self.network.class_maps(grid)
+        if self.network.has_gradient_maps:
+            return logits, features, self.network.gradient_maps(grid)
+        return logits, features
 
 
 def onnx_bytes(
@@ -52,7 +54,8 @@ def onnx_bytes(
     Input ``image`` (N, S, S, 3) uint8 RGB with any N; outputs ``logits`` (N, K), ``features``
     (N, D), and, where the head is linear on globally averaged features (a batch norm before it is
     folded in), ``maps`` (N, K, h, w): class activation maps (Zhou et al. 2016, eq. 2), whose ReLU
-    is Grad-CAM up to a positive factor (Selvaraju et al. 2017, section 3.1). All float32. Where
+    is Grad-CAM up to a positive factor (Selvaraju et al. 2017, section 3.1). With hidden layers
+    between, ``maps`` are Grad-CAM before its ReLU, the gradient written out. All float32. Where
     the recipe looks at several views, logits and features are those over the views, and the maps
     are of the image as it is.
 
@@ -80,7 +83,8 @@ def onnx_bytes(
 def _export(
     network: Network, spec: PreprocessSpec, class_names: Sequence[str], opset: int
 ) -> bytes:
-    names = ["logits", "features", *(["maps"] if network.has_class_maps else [])]
+    gives_maps = network.has_class_maps or network.has_gradient_maps
+    names = ["logits", "features", *(["maps"] if gives_maps else [])]
     with evaluating(network):
         proto = _graph(_Graph(network, spec), spec.size_px, names, opset, network.config.backbone)
     proto.producer_name = "leukoscope"
@@ -158,10 +162,19 @@ def open_session(model: bytes, threads: int = 1) -> InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def network_logits(
+    network: Network, images: NDArray[np.uint8], spec: PreprocessSpec
+) -> NDArray[np.float32]:
+    """What torch computes: (n, K) of (n, S, S, 3) uint8 RGB, preprocessed."""
+    with evaluating(network), torch.inference_mode():
+        batch = ToInput(spec)(torch.from_numpy(np.ascontiguousarray(images)))
+        return np.asarray(network.predict(batch).numpy(), np.float32)
+
+
 def check_parity(
     network: Network, model: bytes, images: NDArray[np.uint8], spec: PreprocessSpec
 ) -> float:
-    """Compare the graph with the network it came from.
+    """Compare the graph, run by ONNX Runtime, with the network it came from.
 
     Args:
         network: The torch network.
@@ -173,21 +186,16 @@ def check_parity(
         Largest absolute difference of any logit.
 
     Raises:
-        BundleError: It exceeds 0.001 in units of the largest logit (or of 1, if that is larger).
+        BundleError: It exceeds the bound of fp32.
     """
     (logits,) = open_session(model).run(["logits"], {"image": images})
-    with evaluating(network), torch.inference_mode():
-        batch = ToInput(spec)(torch.from_numpy(np.ascontiguousarray(images)))
-        expected = network.predict(batch).numpy()
-    difference = float(np.abs(logits - expected).max())
-    limit = PARITY_ATOL * max(1.0, float(np.abs(expected).max()))
-    if not difference <= limit:
+    parity = measure_parity(network_logits(network, images, spec), logits)
+    if refused := parity.refusal("fp32"):
         raise BundleError(
-            f"the exported graph and the trained network disagree: logits differ by "
-            f"{difference:.2g}, expected at most {limit:.2g}",
+            f"the exported graph and the trained network disagree: {refused}",
             hint="report this with the recipe; the bundle was not written",
         )
-    return difference
+    return parity.max_abs
 
 
 @contextlib.contextmanager

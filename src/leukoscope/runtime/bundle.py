@@ -5,36 +5,30 @@ A bundle holds data only (ONNX, safetensors, JSON, PNG, text); nothing in it is 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from leukoscope.config.bundle import BUNDLE_SCHEMA, BundleRecord
+from leukoscope.config.bundle import BUNDLE_SCHEMA, BundleRecord, OutOfDistribution
 from leukoscope.config.loading import validate
 from leukoscope.core.errors import BundleError, ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.evaluation.gate import Gate
 from leukoscope.imaging.conditions import BEYOND
-from leukoscope.imaging.decode import decode_image
-from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import QUALITY_MEASURES
 from leukoscope.runtime.bundle_files import check_files, check_name, swap_in, write_file
-from leukoscope.runtime.engines import Engine, open_engine
-from leukoscope.runtime.heatmap import encode_png
+from leukoscope.runtime.engines import Engine
 
 RECORD: Final = "bundle.json"
 MODEL: Final = "model.onnx"
+MODEL_INT8: Final = "model.int8.onnx"
 TRAINED_ON: Final = "trained_on.txt"
-GOLDEN: Final = "golden/expected.json"
-GOLDEN_ATOL: Final = 1e-3  # float32 graphs differ by about 1e-5 between engines
 
 
 @dataclass(frozen=True)
@@ -56,20 +50,29 @@ class Bundle:
         """The ONNX graph."""
         return self.folder / MODEL
 
-    def load_gate(self) -> Gate | None:
+    def model_for(self, precision: str) -> Path:
+        """The graph that serves in a precision."""
+        return self.folder / (MODEL_INT8 if precision == "int8" else MODEL)
+
+    def load_gate(self, ood: OutOfDistribution | None = None) -> Gate | None:
         """What measures the distance from the training images; None where there is nothing.
+
+        Args:
+            ood: Scales and threshold of the engine and precision that serve; the record's own
+                where it is None.
 
         Raises:
             BundleError: The tensors are damaged.
         """
-        if self.record.ood is None:
+        ood = ood or self.record.ood
+        if ood is None:
             return None
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        path = self.folder / self.record.ood.tensors
+        path = self.folder / ood.tensors
         try:
-            return Gate.from_tensors(load_file(path), self.record.ood)
+            return Gate.from_tensors(load_file(path), ood)
         except (SafetensorError, DataError, OSError) as error:
             raise BundleError(
                 f"{path}: expected the tensors of an OOD model, but {error}"
@@ -79,21 +82,6 @@ class Bundle:
         """SHA-256 of the training images' files; empty where the bundle does not list them."""
         path = self.folder / TRAINED_ON
         return frozenset(path.read_text().split()) if path.is_file() else frozenset()
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that :func:`verify_bundle` looked at.
-
-    Attributes:
-        name: What was checked.
-        ok: Whether it holds.
-        detail: What was found.
-    """
-
-    name: str
-    ok: bool
-    detail: str
 
 
 def save_bundle(
@@ -120,8 +108,7 @@ def save_bundle(
     folder = Path(folder).absolute()
     for name in files:
         check_name(name, folder, RECORD)
-    needed = (MODEL, *((record.ood.tensors,) if record.ood else ()))
-    missing = [name for name in needed if name not in files]
+    missing = [name for name in _needed(record) if name not in files]
     if missing:
         raise BundleError(f"{folder}: the bundle needs {', '.join(missing)}")
     if not _replaceable(folder):
@@ -211,91 +198,8 @@ def check_graph(bundle: Bundle, engine: Engine) -> None:
         )
 
 
-def golden_files(
-    images: Sequence[NDArray[np.uint8]], logits: NDArray[Any], *, atol: float = GOLDEN_ATOL
-) -> dict[str, bytes]:
-    """Files by which a bundle proves on any machine that it still computes the same.
-
-    Args:
-        images: (H, W, 3) uint8 RGB each, before preprocessing.
-        logits: (n, K) of the bundle's own graph and preprocessing.
-        atol: Largest difference that :func:`verify_bundle` accepts; wider for graphs of lower
-            precision than float32.
-
-    Returns:
-        PNG images and ``golden/expected.json``, for :func:`save_bundle`.
-    """
-    names = [f"{index:02d}.png" for index in range(len(images))]
-    rows = [[float(value) for value in row] for row in np.asarray(logits, np.float64)]
-    expected = {"atol": atol, "logits": dict(zip(names, rows, strict=True))}
-    files = {f"golden/{name}": encode_png(image) for name, image in zip(names, images, strict=True)}
-    return files | {GOLDEN: json.dumps(expected, indent=1).encode()}
-
-
-def verify_bundle(folder: Path, engine: str = "auto") -> list[Check]:
-    """Check files, fit of the graph, and the golden outputs; never raises for a bad bundle.
-
-    Args:
-        folder: The bundle.
-        engine: As in :func:`leukoscope.runtime.engines.open_engine`.
-
-    Returns:
-        One check each; later ones are left out where an earlier one makes them impossible.
-
-    Raises:
-        UnknownNameError: No engine of that name.
-    """
-    checks: list[Check] = []
-    step = "files"
-    try:
-        bundle = read_bundle(folder)
-        checks.append(Check("files", True, f"{len(bundle.record.files)} files, hashes fit"))
-        step = "graph"
-        opened = open_engine(bundle.model, engine=engine)
-        check_graph(bundle, opened)
-        checks.append(Check("graph", True, f"fits the record; {opened.name}: {opened.reason}"))
-        step = "golden outputs"
-        checks += _compare_golden(bundle, opened)
-    except (BundleError, DataError) as error:
-        checks.append(Check(step, False, error.message))
-    return checks
-
-
-def _compare_golden(bundle: Bundle, engine: Engine) -> list[Check]:
-    if GOLDEN not in bundle.record.files:
-        return [Check("golden outputs", False, "the bundle has none, nothing to compare")]
-    expected = read_json(bundle.folder / GOLDEN)
-    checks = []
-    for name, logits in expected["logits"].items():
-        image = decode_image(bundle.folder / "golden" / name).image
-        pixels = apply_preprocess(image, bundle.record.preprocess)
-        found = engine.run(pixels[None])["logits"][0]
-        if len(logits) != len(found):
-            detail = f"expected {len(logits)} logits, found {len(found)}"
-            checks.append(Check(f"golden/{name}", False, detail))
-            continue
-        difference = float(np.abs(found - logits).max())
-        detail = f"largest difference of a logit {difference:.1e}, allowed {expected['atol']:.0e}"
-        same = difference <= expected["atol"]  # written so that NaN fails
-        if not same:
-            detail += f": {_what_differs(bundle, engine, image, logits, expected['atol'])}"
-        checks.append(Check(f"golden/{name}", same, detail))
-    return checks
-
-
-def _what_differs(
-    bundle: Bundle,
-    engine: Engine,
-    image: NDArray[np.uint8],
-    logits: Sequence[float],
-    atol: float,
-) -> str:
-    """Whether exchanged channels explain it, the most frequent fault."""
-    swapped = apply_preprocess(np.ascontiguousarray(image[..., ::-1]), bundle.record.preprocess)
-    found = engine.run(swapped[None])["logits"][0]
-    if np.abs(found - logits).max() <= atol:
-        return "red and blue are exchanged between training and prediction (BGR against RGB)"
-    return "weights or preprocessing are not those that were exported"
+def _needed(record: BundleRecord) -> tuple[str, ...]:
+    return (MODEL, *((record.ood.tensors,) if record.ood else ()))
 
 
 def _replaceable(folder: Path) -> bool:
@@ -312,7 +216,8 @@ def _check_record(record: BundleRecord, folder: Path) -> None:
         raise BundleError(f"{folder}: a class is named twice: {', '.join(names)}")
     for name in record.files:
         check_name(name, folder, RECORD)
-    for needed in (MODEL, *((record.ood.tensors,) if record.ood else ())):
+    int8 = any(s.precision == "int8" and not s.refused for s in record.servings)
+    for needed in _needed(record) + ((MODEL_INT8,) if int8 else ()):
         if needed not in record.files:
             raise BundleError(f"{folder / RECORD}: {needed} is not among the files")
     if record.quality is not None:

@@ -1,4 +1,4 @@
-"""The inference engines behind one small interface: OpenVINO and ONNX Runtime, both on CPU.
+"""The inference engines behind one small interface: OpenVINO (CPU) and ONNX Runtime (CPU, CUDA).
 
 Both libraries are imported when an engine is opened, so that nothing is paid for the other.
 """
@@ -31,18 +31,23 @@ class Engine:
 
     Attributes:
         name: ``openvino`` or ``onnxruntime``.
-        reason: Why this engine was taken, in words.
+        precision: ``fp32``, ``bf16`` or ``int8``.
+        reason: Why this engine and this precision were taken, in words.
         size_px: Height and width of the input.
         outputs: Shape of each output; None stands for a dimension that the graph leaves open.
         threads: Number of threads that it may use.
     """
 
     name: str
+    precision: str
     reason: str
     size_px: int
     outputs: Mapping[str, Shape]
     threads: int
     _infer: Callable[[NDArray[np.uint8]], Outputs]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.precision} ({self.reason})"
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Compute all outputs for a batch.
@@ -66,21 +71,31 @@ class Engine:
         return self._infer(np.ascontiguousarray(batch))
 
 
-# Takes the graph's bytes and a number of threads; gives shape of inputs and outputs, and the call.
+# Takes the graph's bytes, the precision and a number of threads; gives shape of inputs and outputs,
+# and the call.
 _Opened = tuple[dict[str, Shape], dict[str, Shape], Callable[[NDArray[np.uint8]], Outputs]]
 
 
-def open_engine(model: Path | bytes, *, engine: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(
+    model: Path | bytes,
+    *,
+    engine: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> Engine:
     """Open an ONNX graph.
 
     Args:
         model: An ONNX file, or its bytes. Weights must lie inside it, not beside it.
         engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO where it is installed, with
             ONNX Runtime as the fallback; ``Engine.reason`` says which and why.
+        precision: ``fp32``; ``bf16`` (OpenVINO on processors that have it); ``int8`` for a graph
+            that was quantised, whose other operations run in fp32.
         threads: Number of threads; None takes every core that this process may use.
 
     Raises:
         UnknownNameError: No engine of that name.
+        UsageError: The engine cannot compute in this precision here.
         MissingExtraError: The engine is not installed.
         BundleError: The graph cannot be opened, or its input is not what a bundle needs.
     """
@@ -91,15 +106,29 @@ def open_engine(model: Path | bytes, *, engine: str = "auto", threads: int | Non
     threads = threads or available_cores()
     name, data = _read(model)
     if engine != "auto":
-        return _open(name, data, engine, "asked for by name", threads)
+        return _open(name, data, engine, precision, "asked for by name", threads)
     if find_spec("openvino") is None:
-        return _open(name, data, "onnxruntime", "OpenVINO is not installed", threads)
+        return _open(name, data, "onnxruntime", precision, "OpenVINO is not installed", threads)
     try:
-        return _open(name, data, "openvino", "OpenVINO is installed", threads)
+        return _open(name, data, "openvino", precision, "OpenVINO is installed", threads)
     except (BundleError, ImportError) as error:
         failed = str(error).splitlines()[0]
     reason = f"OpenVINO is installed but could not open the model ({failed})"
-    return _open(name, data, "onnxruntime", reason, threads)
+    return _open(name, data, "onnxruntime", precision, reason, threads)
+
+
+def cannot(engine: str, precision: str) -> str:
+    """Why an engine cannot compute in a precision on this machine; empty where it can."""
+    if precision != "bf16":
+        return ""
+    if engine != "openvino":
+        return "ONNX Runtime has no bf16 on a CPU"
+    if find_spec("openvino") is None:
+        return "OpenVINO is not installed"
+    import openvino
+
+    found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "" if "BF16" in found else "this processor has no bf16"
 
 
 def available_cores() -> int:
@@ -118,9 +147,11 @@ def _read(model: Path | bytes) -> tuple[str, bytes]:
         raise BundleError(f"{model}: the model cannot be read: {error.strerror or error}") from None
 
 
-def _open(name: str, data: bytes, engine: str, reason: str, threads: int) -> Engine:
+def _open(name: str, data: bytes, engine: str, precision: str, reason: str, threads: int) -> Engine:
+    if words := cannot(engine, precision):
+        raise UsageError(f"{precision} cannot be had from {engine}: {words}")
     try:
-        inputs, outputs, infer = ENGINES[engine](data, threads)
+        inputs, outputs, infer = ENGINES[engine](data, precision, threads)
     except (MissingExtraError, ImportError):
         raise
     except Exception as error:  # both libraries raise bare RuntimeErrors and their own kinds
@@ -139,7 +170,7 @@ def _open(name: str, data: bytes, engine: str, reason: str, threads: int) -> Eng
         raise BundleError(f"{name}: expected a fixed input size, found {_describe(inputs)}")
     if "logits" not in outputs:
         raise BundleError(f"{name}: expected an output 'logits', found {_describe(outputs)}")
-    return Engine(engine, reason, shape[1], outputs, threads, infer)
+    return Engine(engine, precision, reason, shape[1], outputs, threads, infer)
 
 
 def _describe(tensors: Mapping[str, Shape]) -> str:
@@ -150,7 +181,7 @@ def _describe(tensors: Mapping[str, Shape]) -> str:
     return ", ".join(shapes) or "none"
 
 
-def _open_openvino(data: bytes, threads: int) -> _Opened:
+def _open_openvino(data: bytes, precision: str, threads: int) -> _Opened:
     if find_spec("openvino") is None:
         raise MissingExtraError("the OpenVINO engine", "openvino")
     import openvino
@@ -159,8 +190,8 @@ def _open_openvino(data: bytes, threads: int) -> _Opened:
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        # Without this hint some processors compute in bfloat16, and the golden outputs differ.
-        "INFERENCE_PRECISION_HINT": "f32",
+        # Without this hint some processors compute in bfloat16 unasked.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
     compiled = core.compile_model(core.read_model(data), "CPU", options)
 
@@ -183,13 +214,17 @@ def _open_openvino(data: bytes, threads: int) -> _Opened:
     return shapes(compiled.inputs), outputs, infer
 
 
-def _open_onnxruntime(data: bytes, threads: int) -> _Opened:
+def _open_onnxruntime(data: bytes, precision: str, threads: int) -> _Opened:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors reach the user as exceptions, not as lines
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if precision == "fp32" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        # TF32 keeps ten bits of a number: no fp32. Without a device it falls back to the CPU.
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+    session = onnxruntime.InferenceSession(data, options, providers=providers)
 
     def shapes(ports: Any) -> dict[str, Shape]:
         return {
@@ -208,7 +243,7 @@ def _open_onnxruntime(data: bytes, threads: int) -> _Opened:
     return shapes(session.get_inputs()), outputs, infer
 
 
-ENGINES: Mapping[str, Callable[[bytes, int], _Opened]] = {
+ENGINES: Mapping[str, Callable[[bytes, str, int], _Opened]] = {
     "openvino": _open_openvino,
     "onnxruntime": _open_onnxruntime,
 }

@@ -25,8 +25,9 @@ from leukoscope.imaging.channel_order import looks_exchanged, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
-from leukoscope.runtime.bundle import Bundle, check_graph, read_bundle
-from leukoscope.runtime.engines import Engine, open_engine
+from leukoscope.runtime.bundle import Bundle, read_bundle
+from leukoscope.runtime.choice import open_for
+from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.envelope import envelope_notes
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
 from leukoscope.runtime.prediction import (
@@ -56,23 +57,30 @@ class _Prepared:
     nuclear_blue: float
 
 
-def load_bundle(path: Path | str, *, engine: str = "auto", threads: int | None = None) -> Predictor:
+def load_bundle(
+    path: Path | str,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+) -> Predictor:
     """Open a bundle for prediction; its hashes and the fit of its parts are checked.
 
     Args:
         path: The bundle's folder.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; see
+            :func:`leukoscope.runtime.choice.open_for`.
         threads: Of the network and of decoding; None takes every core of this process.
 
     Raises:
         BundleError: The bundle is damaged, does not fit together, or has another version.
-        UnknownNameError: No engine of that name.
+        UnknownNameError: No engine or precision of that name.
+        UsageError: That precision is not offered.
         MissingExtraError: The engine is not installed.
     """
     bundle = read_bundle(Path(path))
-    opened = open_engine(bundle.model, engine=engine, threads=threads)
-    check_graph(bundle, opened)
-    return Predictor(bundle, opened)
+    return Predictor(bundle, open_for(bundle, engine, precision, threads))
 
 
 class Predictor:
@@ -85,11 +93,11 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
-        self.record = bundle.record
+        self.record = bundle.record.served_by(engine.name, engine.precision)
         self.engine = engine
         self.class_names = bundle.record.class_names
         self.model = f"{bundle.record.name}@{bundle.sha256[:12]}"
-        self._gate = bundle.load_gate()
+        self._gate = bundle.load_gate(self.record.ood)
 
     @cached_property
     def trained_on_sha256(self) -> frozenset[str]:

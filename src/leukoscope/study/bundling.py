@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from leukoscope.config.bundle import (
     Conformal,
     OperatingPoint,
     QualityLimits,
+    Serving,
 )
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.operating import parse_operating_point
@@ -31,8 +33,9 @@ from leukoscope.imaging.channel_order import blue_range, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
-from leukoscope.runtime.bundle import save_bundle
-from leukoscope.runtime.engines import Engine, open_engine
+from leukoscope.runtime.bundle import MODEL, MODEL_INT8, save_bundle
+from leukoscope.runtime.engines import open_engine
+from leukoscope.runtime.golden import golden_files
 from leukoscope.study.environment import package_versions
 from leukoscope.study.inputs import stream
 from leukoscope.study.jobs import Labelled
@@ -41,6 +44,7 @@ from leukoscope.study.patient_level import method_for_bundle
 from leukoscope.study.protocols import FINAL
 from leukoscope.study.rejection import fit_bundle_gate
 from leukoscope.study.robustness_files import stored_envelope
+from leukoscope.study.servings import Material, measure_servings, run_graph, worst
 
 PARITY_IMAGES = 64
 OOD_IMAGES = 1000  # the mean of 1280 features needs no more, and the graph takes 8 ms an image
@@ -51,34 +55,32 @@ LICENCE = (
 )
 
 
-def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
+def export_bundle(run: RunFolder, recipe: str, out: Path, *, int8: bool = False) -> BundleRecord:
     """Pack the model that was fitted on all images.
 
     Calibration, prediction sets and operating point are fitted on the ``cal`` part, the rejection
-    threshold on the ``val`` part, with the outputs of the very graph that will serve.
+    threshold on the ``val`` part, with the outputs of the very graph, engine and precision that
+    will serve; what each may serve in is measured on the ``val`` part.
 
     A bundle that lies in ``out`` is replaced as a whole.
+
+    Args:
+        run: The study.
+        recipe: One of its recipes.
+        out: The bundle's folder.
+        int8: Also quantise the graph.
 
     Raises:
         DataError: The images are gone.
         UsageError: The study made no final fit.
-        LeukoscopeError: The graph and the torch model disagree.
+        LeukoscopeError: An engine in fp32 and the torch model disagree.
     """
     from leukoscope.learning.checkpoint import load_checkpoint
-    from leukoscope.learning.export import check_parity, onnx_bytes
+    from leukoscope.learning.export import network_logits, onnx_bytes
+    from leukoscope.learning.quantise import CALIBRATION_IMAGES, quantise
     from leukoscope.reporting.card import render_model_card
 
-    config = load_study_config(run.config)
-    if recipe not in {r.name for r in config.recipes}:
-        raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
-    reason = next(r.no_bundle_reason for r in config.recipes if r.name == recipe)
-    if reason:
-        raise UsageError(f"{recipe} of {run.path} cannot become a bundle: {reason}")
-    if not config.bundle or config.recipes[0].no_bundle_reason:
-        raise UsageError(
-            f"{run.path} holds no model that was fitted on all images",
-            hint="run it again without --no-bundle, with this recipe first, into a new folder",
-        )
+    config = _checked_config(run, recipe)
     network, meta = load_checkpoint(run.model(recipe, FINAL, 0))
     spec = meta.recipe.preprocess
     manifest = Manifest.load(run.manifest, config.data.root)
@@ -88,12 +90,29 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     pixels, quality, blue = _read(manifest, data, rows, spec)
     graph = onnx_bytes(network, spec, meta.class_names)
     engine = open_engine(graph)
-    outputs = {part: _run_graph(engine, images) for part, images in pixels.items()}
-    calibration, conformal, point = _decisions(
-        outputs["cal"]["logits"], data, rows["cal"], fold, config
-    )
+    outputs = {part: run_graph(engine, images) for part, images in pixels.items()}
+    decide = partial(_decisions, data=data, rows=rows["cal"], fold=fold, config=config)
+    calibration, conformal, point = decide(outputs["cal"]["logits"])
     gate, limits = fit_bundle_gate(
-        pixels, outputs, lambda images: _run_graph(engine, images), config.seed
+        pixels, outputs, lambda images: run_graph(engine, images), config.seed
+    )
+    phantoms = _phantoms()
+    golden = np.stack([apply_preprocess(image, spec) for image in phantoms])
+    quantised = quantise(graph, _thinned(pixels["val"], CALIBRATION_IMAGES)) if int8 else None
+    servings, answers = measure_servings(
+        graph,
+        quantised,
+        Material(
+            val=pixels["val"],
+            cal=pixels["cal"],
+            y=data.y[rows["val"]],
+            groups=fold.units(data.records[i].image_id for i in rows["val"]),
+            reference=network_logits(network, pixels["val"][:PARITY_IMAGES], spec),
+            decide=decide,
+            gate=gate,
+            ood=limits,
+            golden=golden,
+        ),
     )
     record = BundleRecord(
         name=f"{Path(config.data.path).stem}-{recipe}",
@@ -110,20 +129,46 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         envelope=stored_envelope(run, recipe),
         subject_method=method_for_bundle(run, recipe),
         nuclear_blue=blue_range(np.array(blue)),
-        parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
+        parity_max_abs=worst(servings).max_abs,
+        servings=servings,
         passport_sha256=read_json(run.passport)["sha256"],
         versions=package_versions(),
         licence="as the training data; see LICENSE",
     )
     files = {
-        "model.onnx": graph,
+        MODEL: graph,
+        **({MODEL_INT8: quantised} if quantised and _serves_int8(servings) else {}),
         "ood.safetensors": gate.to_bytes(),
         "LICENSE": LICENCE.encode(),
         "MODEL_CARD.md": render_model_card(run).encode(),
         "trained_on.txt": _hashes(data, rows["train"]),
-        **_golden(engine, spec),
+        **golden_files(phantoms, engine.run(golden)["logits"], servings=answers),
     }
     return save_bundle(out, record, files)
+
+
+def _checked_config(run: RunFolder, recipe: str) -> StudyConfig:
+    config = load_study_config(run.config)
+    if recipe not in {r.name for r in config.recipes}:
+        raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
+    reason = next(r.no_bundle_reason for r in config.recipes if r.name == recipe)
+    if reason:
+        raise UsageError(f"{recipe} of {run.path} cannot become a bundle: {reason}")
+    if not config.bundle or config.recipes[0].no_bundle_reason:
+        raise UsageError(
+            f"{run.path} holds no model that was fitted on all images",
+            hint="run it again without --no-bundle, with this recipe first, into a new folder",
+        )
+    return config
+
+
+def _serves_int8(servings: tuple[Serving, ...]) -> bool:
+    return any(s.precision == "int8" and not s.refused for s in servings)
+
+
+def _thinned(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """Evenly chosen images, at most so many."""
+    return images[:: max(1, -(-len(images) // most))]
 
 
 def keep_bundle(run: RunFolder, recipe: str) -> None:
@@ -212,13 +257,6 @@ def _read(
     return pixels, quality, blue
 
 
-def _run_graph(engine: Engine, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    batches = [engine.run(images[i : i + 32]) for i in range(0, len(images), 32)]
-    return {
-        name: np.concatenate([batch[name] for batch in batches]) for name in ("logits", "features")
-    }
-
-
 def _limits(quality: list[dict[str, float]]) -> QualityLimits:
     """First to 99th percentile, widened by half their distance on a log scale on each side.
 
@@ -244,13 +282,10 @@ def _hashes(data: Labelled, train: NDArray[np.int64]) -> bytes:
     return "".join(f"{data.records[i].sha256}\n" for i in train).encode()
 
 
-def _golden(engine: Engine, spec: PreprocessSpec) -> dict[str, bytes]:
-    """Phantom images and what the graph answers to them."""
+def _phantoms() -> list[NDArray[np.uint8]]:
+    """The golden images: free of rights, and of any size but the model's."""
     from leukoscope.phantom.render import render_phantom
     from leukoscope.phantom.spec import PhantomSpec
-    from leukoscope.runtime.bundle import golden_files
 
-    phantoms = PhantomSpec(images=4, sessions=4, seed=7)
-    images = [render_phantom(phantoms, index).image for index in range(4)]
-    batch = np.stack([apply_preprocess(image, spec) for image in images])
-    return golden_files(images, engine.run(batch)["logits"])
+    spec = PhantomSpec(images=4, sessions=4, seed=7)
+    return [render_phantom(spec, index).image for index in range(4)]

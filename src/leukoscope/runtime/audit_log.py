@@ -1,0 +1,351 @@
+"""An append-only log of every prediction and failure, each line chained to the one before.
+
+A line is a JSON object whose last key, ``hash``, is the SHA-256 of the object without it;
+``previous`` is the hash of the line before, of the first line 64 zeros. So a change, a removal or
+an exchange of lines breaks the chain. What no chain can show by itself is that lines were taken
+off its end, or that the whole of it was written anew: for that, keep the newest hash elsewhere and
+give it to :func:`verify_log`.
+
+Several threads and processes may append to one log. Processes take turns by ``fcntl.flock``; on
+Windows, which has none, only one process may write to a log. A line is handed to the operating
+system whole before :meth:`AuditLog.append` returns, so that a killed process loses nothing; it is
+not forced to the disk, so a power cut may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import sha256_bytes, sha256_file
+from leukoscope.runtime.prediction import Failure, Prediction
+
+if TYPE_CHECKING:
+    from leukoscope.runtime.predictor import Predictor
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOG_SCHEMA: Final = 1
+START: Final = "0" * 64
+_BLOCK = 1 << 16
+_TORN_KEPT = 4096  # bytes of a torn line that its record repeats
+_PACKAGES = ("leukoscope", "numpy", "opencv-python-headless", "pillow", "onnxruntime", "openvino")
+
+
+class AuditLog:
+    """A log that is open for appending; may be used from several threads.
+
+    A last line that was cut off by a kill stays where it is: the next :meth:`append` ends it and
+    writes a line of the kind ``recovered`` after it, with its length, SHA-256 and text.
+
+    Args:
+        path: The file; made, with its folder, where it is missing.
+
+    Raises:
+        DataError: It cannot be written, or its last line is none of such a log.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.head, self._sequence, self._size = START, 0, 0
+        self._lock = threading.Lock()
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(self.path, flags, 0o644)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: the audit log cannot be written: {error.strerror or error}"
+            ) from None
+        with self._turn():
+            pass  # a file that is no log is told before anything is predicted
+
+    def append(self, entry: Mapping[str, Any]) -> str:
+        """Write one line.
+
+        Args:
+            entry: What happened, JSON values; see :func:`entry_of`. ``schema``, ``sequence``,
+                ``time``, ``previous`` and ``hash`` are added.
+
+        Returns:
+            The line's hash, the new head of the chain.
+
+        Raises:
+            DataError: The disk is full or the file was taken away.
+        """
+        with self._turn() as torn:
+            if torn:
+                self._write(_recovery(torn), before=b"\n")
+            return self._write(entry)
+
+    def add(
+        self, answer: Prediction | Failure, predictor: Predictor, *, sha256: str | None = None
+    ) -> str:
+        """Write the line of one answer; arguments as in :func:`entry_of`."""
+        return self.append(entry_of(answer, predictor, sha256=sha256))
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
+
+    def __enter__(self) -> AuditLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[bytes]:
+        """Hold the file alone; gives the torn last line, empty where there is none."""
+        with self._lock:
+            if fcntl is not None:
+                fcntl.flock(self._handle, fcntl.LOCK_EX)
+            try:
+                size = os.fstat(self._handle).st_size
+                # Only where another process wrote since is anything read.
+                yield self._read_end(size) if size != self._size else b""
+            finally:
+                if fcntl is not None:
+                    fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def _read_end(self, size: int) -> bytes:
+        """Take sequence and hash from the last whole line; gives what stands after it."""
+        tail, start = b"", size
+        while start and tail.count(b"\n") < 2:
+            step = min(_BLOCK, start)
+            start -= step
+            os.lseek(self._handle, start, os.SEEK_SET)  # O_APPEND still writes at the end
+            tail = os.read(self._handle, step) + tail
+        *whole, torn = tail.split(b"\n")
+        with contextlib.suppress(ValueError):  # cut off right before its line feed: nothing lost
+            parse_line(torn)
+            os.write(self._handle, b"\n")
+            whole, torn, size = [torn], b"", size + 1
+        if whole:
+            try:
+                last = parse_line(whole[-1])
+            except ValueError as error:
+                raise DataError(
+                    f"{self.path}: its last line is none of an audit log ({error})",
+                    hint="`leukoscope audit-log verify` says more; begin a new file",
+                ) from None
+            self.head, self._sequence = last["hash"], last["sequence"]
+        self._size = -1 if torn else size
+        return torn
+
+    def _write(self, entry: Mapping[str, Any], before: bytes = b"") -> str:
+        body = {
+            "schema": LOG_SCHEMA,
+            "sequence": self._sequence + 1,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **entry,
+            "previous": self.head,
+        }
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False)
+        digest = sha256_bytes(text.encode())
+        line = before + f'{text[:-1]},"hash":"{digest}"}}\n'.encode()
+        try:
+            written = os.write(self._handle, line)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: the audit log cannot be written: {error.strerror or error}"
+            ) from None
+        if written != len(line):  # a full disk: what was written is a torn line
+            self._size = -1
+            raise DataError(f"{self.path}: the audit log cannot be written whole: disk full?")
+        self.head, self._sequence = digest, self._sequence + 1
+        self._size = os.fstat(self._handle).st_size
+        return digest
+
+
+def entry_of(
+    answer: Prediction | Failure, predictor: Predictor, *, sha256: str | None = None
+) -> dict[str, Any]:
+    """What the log says of one answer.
+
+    Args:
+        answer: Of the predictor.
+        predictor: Its bundle, engine and precision are named.
+        sha256: Of an input that gave a failure and was no file; a file is hashed here.
+    """
+    failed = isinstance(answer, Failure)
+    path = Path(answer.path if isinstance(answer, Failure) else answer.image)
+    if isinstance(answer, Prediction):
+        sha256, output = answer.sha256, answer.as_dict() | {"logits": list(answer.logits)}
+    else:
+        output = answer.as_dict()
+        with contextlib.suppress(OSError, ValueError):
+            sha256 = sha256 or (sha256_file(path) if path.is_file() else None)
+    return {
+        "kind": "failure" if failed else "prediction",
+        "path": str(path.absolute()),
+        "sha256": sha256,
+        "bundle": predictor.bundle.sha256,
+        "bundle_path": str(predictor.bundle.folder.absolute()),
+        "engine": predictor.engine.name,
+        "precision": predictor.engine.precision,
+        "output": output,
+        "versions": _versions(),
+    }
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """A line of a log, its hash checked.
+
+    Raises:
+        ValueError: It is none, or its content is not that of its hash; says which.
+    """
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        raise ValueError("no JSON") from None
+    if not isinstance(entry, dict) or list(entry)[-1:] != ["hash"]:
+        raise ValueError("no line of an audit log")
+    tail = f',"hash":"{entry["hash"]}"}}'.encode()
+    if not line.endswith(tail) or sha256_bytes(line[: -len(tail)] + b"}") != entry["hash"]:
+        raise ValueError("changed: its content is not that of its hash")
+    if entry.get("schema") != LOG_SCHEMA:
+        raise ValueError(f"schema {entry.get('schema')!r}, this version reads {LOG_SCHEMA}")
+    return entry
+
+
+@dataclass
+class Verdict:
+    """What :func:`verify_log` found.
+
+    Attributes:
+        entries: Number of whole lines.
+        recovered: Number of torn lines that were recorded as such.
+        head: Hash of the last line.
+        problem: The first thing that is wrong, with the number of the line; empty for none.
+    """
+
+    entries: int = 0
+    recovered: int = 0
+    head: str = START
+    problem: str = ""
+    _seen_head: bool = field(default=False, repr=False)
+
+
+def verify_log(path: Path, *, head: str | None = None) -> Verdict:
+    """Follow the chain from the first line to the last, in constant memory.
+
+    Args:
+        path: The log.
+        head: A hash that was kept elsewhere. It must be in the chain: otherwise lines were taken
+            off the end, or the chain was written anew, which nothing else shows.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    verdict = Verdict()
+    for number, entry in _walk(path, verdict):
+        verdict._seen_head |= entry["hash"] == head
+        verdict.entries, verdict.head = number, entry["hash"]
+    if head and not verdict._seen_head and not verdict.problem:
+        verdict.problem = (
+            f"the kept hash {head[:12]}… is not in the chain: lines were removed from its end, or "
+            f"it was written anew"
+        )
+    return verdict
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a log whose chain holds, one by one.
+
+    Raises:
+        DataError: The chain is broken; says where.
+    """
+    verdict = Verdict()
+    for _, entry in _walk(path, verdict):
+        yield entry
+    if verdict.problem:
+        raise DataError(f"{path}: {verdict.problem}")
+
+
+def _walk(path: Path, verdict: Verdict) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Whole lines with their sequence numbers, until something is wrong."""
+    previous, sequence, torn, number = START, 0, b"", 0
+    for number, line in _lines(path):
+        try:
+            entry, wrong = parse_line(line), ""
+        except ValueError as error:
+            entry, wrong = {}, str(error)
+        if torn:
+            if entry.get("torn_sha256") != sha256_bytes(torn):
+                verdict.problem = f"line {number - 1}: no JSON, and the next does not record it"
+                return
+            verdict.recovered, torn = verdict.recovered + 1, b""
+        elif wrong == "no JSON":
+            torn = line  # allowed only where the next line records it
+            continue
+        wrong = wrong or _link(entry, previous, sequence)
+        if wrong:
+            verdict.problem = f"line {number}: {wrong}"
+            return
+        previous, sequence = entry["hash"], sequence + 1
+        yield sequence, entry
+    if torn:
+        verdict.problem = (
+            f"line {number}: cut off after {len(torn)} bytes: a writer was killed, or the file was "
+            f"truncated; the next entry will record it"
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.removesuffix(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _link(entry: Mapping[str, Any], previous: str, sequence: int) -> str:
+    """Why a whole line does not follow the one before; empty where it does."""
+    if entry.get("sequence") != sequence + 1:
+        return (
+            f"its number is {entry.get('sequence')}, expected {sequence + 1}: lines were removed, "
+            f"added or exchanged"
+        )
+    if entry.get("previous") != previous:
+        return "it does not follow the line before: lines were changed, removed or exchanged"
+    return ""
+
+
+def _recovery(torn: bytes) -> dict[str, Any]:
+    return {
+        "kind": "recovered",
+        "torn_bytes": len(torn),
+        "torn_sha256": sha256_bytes(torn),
+        "torn_text": torn[:_TORN_KEPT].decode(errors="backslashreplace"),
+    }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,0 +1,144 @@
+"""Predict again what an audit log says, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from leukoscope.config.parity import BOUNDS
+from leukoscope.core.errors import BundleError, LeukoscopeError
+from leukoscope.core.files import sha256_file
+from leukoscope.runtime.audit_log import read_log
+from leukoscope.runtime.bundle import RECORD
+from leukoscope.runtime.prediction import Failure
+from leukoscope.runtime.predictor import Predictor, load_bundle
+
+_COMPARED = ("predicted", "decision", "prediction_set")
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One entry, predicted again.
+
+    Attributes:
+        sequence: Its number in the log.
+        path: The image.
+        result: ``same``, ``differs``, or ``not replayed`` where image, bundle or engine is gone
+            or another one.
+        detail: What differs, or why it was not replayed.
+    """
+
+    sequence: int
+    path: str
+    result: Literal["same", "differs", "not replayed"]
+    detail: str = ""
+
+
+class _GoneError(Exception):
+    """Why an entry cannot be replayed."""
+
+
+def replay_log(
+    path: Path,
+    *,
+    bundle: Path | None = None,
+    search: Path | None = None,
+    listener: Callable[[int], None] = lambda done: None,
+) -> Iterator[Replayed]:
+    """Predict every entry again with the bundle, engine and precision that it names.
+
+    The class, the decision and the prediction set must be the same, and the logits within the
+    bound of the precision: another processor may round in another way.
+
+    Args:
+        path: The log; its chain must hold.
+        bundle: The bundle's folder; by default where the entry says it was, or below ``search``.
+        search: Folder in which to look for a bundle of the recorded hash.
+        listener: Told the number of entries done.
+
+    Raises:
+        DataError: The log cannot be read, or its chain is broken.
+        BundleError: ``bundle`` is damaged.
+    """
+    opened: dict[tuple[str, str, str], Predictor | str] = {}
+    for done, entry in enumerate(read_log(path), start=1):
+        if entry["kind"] in ("prediction", "failure"):
+            try:
+                predictor = _predictor(entry, opened, bundle, search)
+                differs = _compare(entry, predictor)
+                yield _replayed(entry, "differs" if differs else "same", differs)
+            except _GoneError as gone:
+                yield _replayed(entry, "not replayed", str(gone))
+        listener(done)
+
+
+def _replayed(
+    entry: Mapping[str, Any], result: Literal["same", "differs", "not replayed"], detail: str
+) -> Replayed:
+    return Replayed(entry["sequence"], entry["path"], result, detail)
+
+
+def _predictor(
+    entry: Mapping[str, Any],
+    opened: dict[tuple[str, str, str], Predictor | str],
+    bundle: Path | None,
+    search: Path | None,
+) -> Predictor:
+    key = (entry["bundle"], entry["engine"], entry["precision"])
+    if key not in opened:
+        try:
+            folder = _find_bundle(entry, bundle, search)
+            opened[key] = load_bundle(folder, engine=key[1], precision=key[2])
+        except _GoneError as gone:
+            opened[key] = str(gone)
+        except LeukoscopeError as error:
+            opened[key] = f"{key[1]} {key[2]} cannot be opened: {error.message}"
+    found = opened[key]
+    if isinstance(found, str):
+        raise _GoneError(found)
+    return found
+
+
+def _find_bundle(entry: Mapping[str, Any], bundle: Path | None, search: Path | None) -> Path:
+    wanted = entry["bundle"]
+    candidates = [bundle] if bundle else [Path(entry["bundle_path"])]
+    if search is not None and not bundle:
+        candidates += [record.parent for record in sorted(search.rglob(RECORD))]
+    for folder in candidates:
+        record = folder / RECORD
+        if record.is_file() and sha256_file(record) == wanted:
+            return folder
+    if bundle is not None and not (bundle / RECORD).is_file():
+        raise BundleError(f"{bundle}: expected a bundle, found no {RECORD} in it")
+    looked = ", ".join(str(folder) for folder in [*candidates[:1], *([search] if search else [])])
+    raise _GoneError(f"no bundle with the hash {wanted[:12]}… in {looked}")
+
+
+def _compare(entry: Mapping[str, Any], predictor: Predictor) -> str:
+    """What differs; empty where nothing does."""
+    path, output = Path(entry["path"]), entry["output"]
+    if entry["sha256"] is None and entry["kind"] == "prediction":
+        raise _GoneError("the log holds no hash of this image")
+    if path.is_file() and entry["sha256"] not in (None, found := sha256_file(path)):
+        raise _GoneError(f"the image is another one now (SHA-256 {found[:12]}…)")
+    if entry["kind"] == "prediction" and not path.is_file():
+        raise _GoneError("the image is not there any more")
+    (answer,) = predictor.predict([path], on_error="keep")
+    if isinstance(answer, Failure):
+        now = answer.as_dict()["error"]
+        if entry["kind"] == "prediction":
+            return f"was {output['predicted']}, now {now}"
+        was, now = (text.split(":")[0] for text in (output["error"], now))
+        return "" if was == now else f"was {was}, now {now}"
+    if entry["kind"] == "failure":
+        return f"was {output['error']}, now {answer.predicted}"
+    values = answer.as_dict()
+    for name in _COMPARED:
+        if values[name] != output[name]:
+            return f"{name} was {output[name]}, now {values[name]}"
+    was, now = output["logits"], answer.logits
+    largest = max(abs(a - b) for a, b in zip(was, now, strict=True))
+    allowed = BOUNDS[entry["precision"]].logits * max(1.0, *(abs(value) for value in was))
+    return "" if largest <= allowed else f"a logit moved by {largest:.2g}, allowed {allowed:.2g}"

@@ -1,0 +1,169 @@
+"""Whether a bundle still computes the same: golden images with the logits that were exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import BundleError, DataError, UnknownNameError, UsageError
+from leukoscope.core.files import read_json
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.preprocess import apply_preprocess
+from leukoscope.runtime.bundle import Bundle, read_bundle
+from leukoscope.runtime.choice import offered, open_for
+from leukoscope.runtime.engines import Engine
+from leukoscope.runtime.heatmap import encode_png
+
+GOLDEN: Final = "golden/expected.json"
+GOLDEN_ATOL: Final = 1e-3  # float32 graphs differ by about 1e-5 between engines
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that :func:`verify_bundle` looked at.
+
+    Attributes:
+        name: What was checked.
+        ok: Whether it holds.
+        detail: What was found.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits of the golden images by one engine in one precision.
+
+    Attributes:
+        logits: (n, K).
+        atol: Largest difference that :func:`verify_bundle` accepts; the bound of the precision.
+    """
+
+    logits: NDArray[Any]
+    atol: float = GOLDEN_ATOL
+
+    def as_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """For ``golden/expected.json``."""
+        rows = np.asarray(self.logits, np.float64).tolist()
+        return {"atol": self.atol, "logits": dict(zip(names, rows, strict=True))}
+
+
+def golden_files(
+    images: Sequence[NDArray[np.uint8]],
+    logits: NDArray[Any],
+    *,
+    servings: Mapping[str, Answers] | None = None,
+) -> dict[str, bytes]:
+    """Files by which a bundle proves on any machine that it still computes the same.
+
+    Args:
+        images: (H, W, 3) uint8 RGB each, before preprocessing.
+        logits: (n, K) of the bundle's own graph and preprocessing in fp32.
+        servings: Likewise by engine and other precision (``openvino bf16``).
+
+    Returns:
+        PNG images and ``golden/expected.json``, for :func:`leukoscope.runtime.bundle.save_bundle`.
+    """
+    names = [f"{index:02d}.png" for index in range(len(images))]
+    expected = Answers(logits).as_json(names)
+    if servings:
+        expected["servings"] = {key: found.as_json(names) for key, found in servings.items()}
+    files = {f"golden/{name}": encode_png(image) for name, image in zip(names, images, strict=True)}
+    return files | {GOLDEN: json.dumps(expected, indent=1).encode()}
+
+
+def verify_bundle(folder: Path, engine: str = "auto", precision: str = "auto") -> list[Check]:
+    """Check files, fit of the graph, and the golden outputs; never raises for a bad bundle.
+
+    Args:
+        folder: The bundle.
+        engine: As in :func:`leukoscope.runtime.choice.open_for`; ``auto`` checks every engine
+            that is installed.
+        precision: Likewise; ``auto`` checks every precision that the engine offers here.
+
+    Returns:
+        One check each; later ones are left out where an earlier one makes them impossible.
+
+    Raises:
+        UnknownNameError: No engine or precision of that name.
+        UsageError: They are not offered.
+    """
+    checks: list[Check] = []
+    try:
+        bundle = read_bundle(folder)
+        checks.append(Check("files", True, f"{len(bundle.record.files)} files, hashes fit"))
+    except (BundleError, DataError) as error:
+        return [Check("files", False, error.message)]
+    chosen = [
+        pair
+        for pair in offered(bundle.record)
+        if engine in ("auto", pair[0]) and precision in ("auto", pair[1])
+    ]
+    # An unknown name, or one that is not offered, is told by opening it.
+    for pair in chosen or [(engine, precision)]:
+        checks += _verify_serving(bundle, *pair)
+    return checks
+
+
+def _verify_serving(bundle: Bundle, engine: str, precision: str) -> Iterator[Check]:
+    step = f"graph ({engine} {precision})"
+    try:
+        opened = open_for(bundle, engine, precision)
+        yield Check(step, True, "fits the record")
+        step = f"golden outputs ({engine} {precision})"
+        yield from _compare_golden(bundle, opened)
+    except (UnknownNameError, UsageError):
+        raise
+    except (BundleError, DataError) as error:
+        yield Check(step, False, error.message)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        detail = f"{bundle.folder / GOLDEN}: not what a bundle writes ({error!r})"
+        yield Check(step, False, detail)
+
+
+def _compare_golden(bundle: Bundle, engine: Engine) -> Iterator[Check]:
+    of = f"({engine.name} {engine.precision})"
+    expected = read_json(bundle.folder / GOLDEN) if GOLDEN in bundle.record.files else {}
+    if engine.precision != "fp32":
+        expected = expected.get("servings", {}).get(f"{engine.name} {engine.precision}", {})
+    if not expected:
+        yield Check(f"golden outputs {of}", False, "the bundle has none, nothing to compare")
+        return
+    for name, logits in expected["logits"].items():
+        image = decode_image(bundle.folder / "golden" / name).image
+        pixels = apply_preprocess(image, bundle.record.preprocess)
+        found = engine.run(pixels[None])["logits"][0]
+        if len(logits) != len(found):
+            detail = f"expected {len(logits)} logits, found {len(found)}"
+            yield Check(f"golden/{name} {of}", False, detail)
+            continue
+        difference = float(np.abs(found - logits).max())
+        detail = f"largest difference of a logit {difference:.1e}, allowed {expected['atol']:.0e}"
+        same = difference <= expected["atol"]  # written so that NaN fails
+        if not same:
+            detail += f": {_what_differs(bundle, engine, image, logits, expected['atol'])}"
+        yield Check(f"golden/{name} {of}", same, detail)
+
+
+def _what_differs(
+    bundle: Bundle,
+    engine: Engine,
+    image: NDArray[np.uint8],
+    logits: Sequence[float],
+    atol: float,
+) -> str:
+    """Whether exchanged channels explain it, the most frequent fault."""
+    swapped = apply_preprocess(np.ascontiguousarray(image[..., ::-1]), bundle.record.preprocess)
+    found = engine.run(swapped[None])["logits"][0]
+    if np.abs(found - logits).max() <= atol:
+        return "red and blue are exchanged between training and prediction (BGR against RGB)"
+    return "weights or preprocessing are not those that were exported"

@@ -1,0 +1,148 @@
+"""Which engines and precisions a bundle offers: measured on validation images, then fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.bundle import (
+    Calibration,
+    Conformal,
+    OperatingPoint,
+    OutOfDistribution,
+    Serving,
+)
+from leukoscope.config.parity import BOUNDS, Parity, Precision
+from leukoscope.core.errors import BundleError
+from leukoscope.evaluation.gate import Gate, Seen, rescale
+from leukoscope.evaluation.parity import measure_parity
+from leukoscope.imaging.appearance import describe_appearance
+from leukoscope.runtime.engines import ENGINES, Engine, cannot, open_engine
+from leukoscope.runtime.golden import Answers
+
+Outputs = dict[str, NDArray[np.float32]]
+Decide = Callable[[NDArray[np.float32]], tuple[Calibration, Conformal, OperatingPoint | None]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What precisions are measured and fitted on.
+
+    Attributes:
+        val: (n, S, S, 3) uint8 RGB, preprocessed validation images.
+        cal: (m, S, S, 3) likewise calibration images.
+        y: (n,) classes of the validation images.
+        groups: (n,) by which intervals resample.
+        reference: (r, K) logits of the torch network for the first r validation images.
+        decide: Calibration, prediction sets and operating point from logits of ``cal``.
+        gate: Fitted in fp32.
+        ood: Its record.
+        golden: (g, S, S, 3) preprocessed golden images.
+    """
+
+    val: NDArray[np.uint8]
+    cal: NDArray[np.uint8]
+    y: NDArray[np.int64]
+    groups: list[str]
+    reference: NDArray[np.float32]
+    decide: Decide
+    gate: Gate
+    ood: OutOfDistribution
+    golden: NDArray[np.uint8]
+
+
+def measure_servings(
+    graph: bytes, int8: bytes | None, material: Material
+) -> tuple[tuple[Serving, ...], dict[str, Answers]]:
+    """Measure every installed engine in every precision that it can compute in here.
+
+    Args:
+        graph: The ONNX graph.
+        int8: The quantised one, where it was asked for.
+        material: Images and what is fitted on them.
+
+    Returns:
+        The records, refused ones among them, and the golden answers of those that are offered in
+        a lower precision than fp32.
+
+    Raises:
+        BundleError: An engine's fp32 is not within its bounds; names engine, figure and bound.
+    """
+    servings: list[Serving] = []
+    golden: dict[str, Answers] = {}
+    for name in ENGINES:
+        if find_spec(name) is None:
+            continue
+        plain = open_engine(graph, engine=name)
+        images = material.val[: len(material.reference)]
+        parity = measure_parity(material.reference, run_graph(plain, images)["logits"])
+        if refused := parity.refusal("fp32"):
+            raise BundleError(
+                f"{name} fp32 does not compute what the trained network does: {refused}",
+                hint="report this with the recipe; the bundle was not written",
+            )
+        servings.append(Serving(engine=name, precision="fp32", parity=parity))
+        lower = list(_lower(name, int8))
+        before = run_graph(plain, material.val)["logits"] if lower else None
+        for precision in lower:
+            assert before is not None
+            engine = open_engine(int8 if precision == "int8" and int8 else graph,
+                                 engine=name, precision=precision)  # fmt: skip
+            found = _measured(engine, precision, before, material)
+            servings.append(found)
+            if not found.refused:
+                logits = engine.run(material.golden)["logits"]
+                atol = BOUNDS[precision].logits * found.parity.scale
+                golden[f"{name} {precision}"] = Answers(logits, atol)
+    return tuple(servings), golden
+
+
+def run_graph(engine: Engine, images: NDArray[np.uint8]) -> Outputs:
+    """Logits (n, K) and features (n, D) of preprocessed images (n, S, S, 3)."""
+    batches = [engine.run(images[i : i + 32]) for i in range(0, len(images), 32)]
+    return {
+        name: np.concatenate([batch[name] for batch in batches]) for name in ("logits", "features")
+    }
+
+
+def worst(servings: tuple[Serving, ...]) -> Parity:
+    """The fp32 parity with the largest difference of a logit."""
+    found = [s.parity for s in servings if s.precision == "fp32"]
+    return max(found, key=lambda parity: parity.max_abs)
+
+
+def _lower(engine: str, int8: bytes | None) -> Iterator[Precision]:
+    if not cannot(engine, "bf16"):
+        yield "bf16"
+    if int8 is not None:
+        yield "int8"
+
+
+def _measured(
+    engine: Engine, precision: Precision, before: NDArray[np.float32], material: Material
+) -> Serving:
+    val = run_graph(engine, material.val)
+    parity = measure_parity(before, val["logits"], material.y, material.groups)
+    serving = Serving(
+        engine=engine.name,
+        precision=precision,
+        parity=parity,
+        refused=parity.refusal(precision),
+    )
+    if serving.refused:
+        return serving
+    calibration, conformal, point = material.decide(run_graph(engine, material.cal)["logits"])
+    described = np.stack([describe_appearance(image) for image in material.val])
+    seen = Seen(described, val["features"], val["logits"])
+    return serving.model_copy(
+        update={
+            "calibration": calibration,
+            "conformal": conformal,
+            "operating_point": point,
+            "ood": rescale(material.gate, material.ood, seen),
+        }
+    )
