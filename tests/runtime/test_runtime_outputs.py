@@ -39,6 +39,7 @@ COLUMNS = [
     "quality",
     "model",
     "heatmap",
+    "tiles",
     "error",
 ]
 

@@ -60,6 +60,13 @@ def export(
     run: Annotated[Path, typer.Argument(help="The folder of a study or training run.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the bundle.")],
     recipe: opt.RunRecipeOption = None,
+    um_per_px: Annotated[
+        float | None,
+        typer.Option("--um-per-px", help="Pixel scale of the training images in µm."),
+    ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Store the weights in half the bytes.")
+    ] = False,
 ) -> None:
     """Pack the model fitted on all images as a bundle that predicts without torch."""
     from leukoscope.config.loading import load_study_config
@@ -68,7 +75,7 @@ def export(
 
     folder = RunFolder(run)
     name = recipe or load_study_config(folder.config).recipes[0].name
-    record = export_bundle(folder, name, out)
+    record = export_bundle(folder, name, out, um_per_px=um_per_px, compact=compact)
     typer.echo(
         f"bundle {out}: {', '.join(record.class_names)}; largest logit difference to torch "
         f"{record.parity_max_abs:.1e} on real images"

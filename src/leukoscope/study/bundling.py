@@ -13,6 +13,7 @@ from leukoscope.config.bundle import (
     BundleRecord,
     Calibration,
     Conformal,
+    ModelField,
     OperatingPoint,
     QualityLimits,
 )
@@ -31,6 +32,7 @@ from leukoscope.imaging.channel_order import blue_range, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
+from leukoscope.imaging.segment import is_cut_out
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.study.environment import package_versions
@@ -51,7 +53,14 @@ LICENCE = (
 )
 
 
-def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
+def export_bundle(
+    run: RunFolder,
+    recipe: str,
+    out: Path,
+    *,
+    um_per_px: float | None = None,
+    compact: bool = False,
+) -> BundleRecord:
     """Pack the model that was fitted on all images.
 
     Calibration, prediction sets and operating point are fitted on the ``cal`` part, the rejection
@@ -59,12 +68,20 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
 
     A bundle that lies in ``out`` is replaced as a whole.
 
+    Args:
+        run: The study's folder.
+        recipe: One of its recipes.
+        out: The bundle's folder.
+        um_per_px: Pixel scale of the training images in µm, where it is known.
+        compact: Store the weights in half the bytes (:mod:`leukoscope.learning.compact`).
+
     Raises:
         DataError: The images are gone.
         UsageError: The study made no final fit.
         LeukoscopeError: The graph and the torch model disagree.
     """
     from leukoscope.learning.checkpoint import load_checkpoint
+    from leukoscope.learning.compact import compact_weights
     from leukoscope.learning.export import check_parity, onnx_bytes
     from leukoscope.reporting.card import render_model_card
 
@@ -87,6 +104,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
     rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
     pixels, quality, blue = _read(manifest, data, rows, spec)
     graph = onnx_bytes(network, spec, meta.class_names)
+    graph = compact_weights(graph) if compact else graph
     engine = open_engine(graph)
     outputs = {part: _run_graph(engine, images) for part, images in pixels.items()}
     calibration, conformal, point = _decisions(
@@ -110,6 +128,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path) -> BundleRecord:
         envelope=stored_envelope(run, recipe),
         subject_method=method_for_bundle(run, recipe),
         nuclear_blue=blue_range(np.array(blue)),
+        field=_model_field(manifest, data, rows["train"], um_per_px),
         parity_max_abs=check_parity(network, graph, pixels["val"][:PARITY_IMAGES], spec),
         passport_sha256=read_json(run.passport)["sha256"],
         versions=package_versions(),
@@ -234,6 +253,24 @@ def _limits(quality: list[dict[str, float]]) -> QualityLimits:
     return QualityLimits(low=low, high=high)
 
 
+def _model_field(
+    manifest: Manifest, data: Labelled, train: NDArray[np.int64], um_per_px: float | None
+) -> ModelField:
+    """Size of the training images, and whether they are cells cut out on black."""
+    records = [data.records[i] for i in train]
+    sizes = np.array([(record.width, record.height) for record in records])
+    looked_at = records[:: max(1, len(records) // 16)][:16]
+    on_black = [is_cut_out(decode_image(manifest.path_of(r)).image) for r in looked_at]
+    width, height = (int(size) for size in np.median(sizes, axis=0))
+    return ModelField(
+        width_px=width,
+        height_px=height,
+        largest_px=int(sizes.max()),
+        shows="cell" if np.mean(on_black) > 0.5 else "field",
+        um_per_px=um_per_px,
+    )
+
+
 def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:
     counts = ", ".join(f"{len(rows[part])} {part}" for part in ("train", "val", "cal"))
     return f"all usable images of {Path(data_path).name} ({counts}; no test part)"
@@ -244,13 +281,19 @@ def _hashes(data: Labelled, train: NDArray[np.int64]) -> bytes:
     return "".join(f"{data.records[i].sha256}\n" for i in train).encode()
 
 
-def _golden(engine: Engine, spec: PreprocessSpec) -> dict[str, bytes]:
-    """Phantom images and what the graph answers to them."""
+def golden_phantoms() -> list[NDArray[np.uint8]]:
+    """The images of every bundle's golden outputs, (H, W, 3) uint8 RGB each."""
     from leukoscope.phantom.render import render_phantom
     from leukoscope.phantom.spec import PhantomSpec
-    from leukoscope.runtime.bundle import golden_files
 
     phantoms = PhantomSpec(images=4, sessions=4, seed=7)
-    images = [render_phantom(phantoms, index).image for index in range(4)]
+    return [render_phantom(phantoms, index).image for index in range(4)]
+
+
+def _golden(engine: Engine, spec: PreprocessSpec) -> dict[str, bytes]:
+    """Phantom images and what the graph answers to them."""
+    from leukoscope.runtime.bundle import golden_files
+
+    images = golden_phantoms()
     batch = np.stack([apply_preprocess(image, spec) for image in images])
     return golden_files(images, engine.run(batch)["logits"])
