@@ -31,17 +31,20 @@ class Plan:
         recipe: Name or file.
         data_set: Key of ``datasets.fetch_registry``; empty where the images are drawn.
         extra: Further options of ``leukoscope study``.
+        um_per_px: Pixel scale of the images, where it is known.
     """
 
     recipe: str
     data_set: str = ""
     extra: tuple[str, ...] = ()
+    um_per_px: float | None = None
 
 
 PLANS = {
     "phantom": Plan(
         "bundles/phantom.toml",
         extra=("-p", "random", "-p", "grouped", "-p", "acquisition", "--folds", "1", "--no-probes"),
+        um_per_px=0.303,
     ),
     "aria-field": Plan("finetune", "all-4class"),
     "cnmc-cell": Plan("finetune", "cnmc-2019"),
@@ -56,7 +59,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="keep the study here, or take up the one here")
     parser.add_argument("--recipe", help="another recipe than the plan's")
     parser.add_argument("--out", type=Path, help="default: the package's own folder")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     plan = PLANS[given.name]
     if given.recipe:
         plan = replace(plan, recipe=given.recipe)
@@ -118,7 +121,7 @@ def pack(name: str, plan: Plan, run: RunFolder, out: Path) -> int:
     recipe = load_study_config(run.config).recipes[0].name
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / name
-        record = export_bundle(run, recipe, folder, compact=True)
+        record = export_bundle(run, recipe, folder, um_per_px=plan.um_per_px, compact=True)
         files: dict[str, bytes | Path] = {key: folder / key for key in record.files}
         card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
         files["MODEL_CARD.md"] = (card.rstrip("\n") + _origin(name, plan, recipe)).encode()

@@ -66,7 +66,9 @@ def decode_dicom(
 
 
 def _undecoded(error: Exception, file: Any) -> BrokenImage:
-    text = " ".join(str(error).split())[:200]
+    text = " ".join(str(error).split()).partition(" - ")[0][:200]
+    if isinstance(error, AttributeError):
+        text = f"it holds no {error.name}"
     if file is not None and isinstance(error, (NotImplementedError, RuntimeError)):
         name = getattr(file.file_meta.get("TransferSyntaxUID"), "name", "unknown")
         hint = "save it uncompressed, or convert it to PNG"

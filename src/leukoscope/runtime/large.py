@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -160,7 +161,8 @@ def _decide(
     for decision in ("reject", "review"):
         said = [answer.reasons for answer in answers if answer.decision == decision]
         if said:
-            first, n = Counter(r[0] for r in said if r).most_common(1)[0]
+            # Without the numbers in brackets, which differ from part to part.
+            first, n = Counter(re.sub(r" ?\([^)]*\d[^)]*\)", "", r[0]) for r in said).most_common(1)[0]
             start = f"{len(said)} of {len(answers)} {word}: {decision}"
             reasons.append(f"{start}, most often ({n}) because: {first}")
     found = {answer.decision for answer in answers}
