@@ -42,7 +42,7 @@ class Plan:
 
 PLANS = {
     "phantom": Plan(
-        "bundles/phantom.toml",
+        str(HERE / "phantom.toml"),
         extra=("-p", "random", "-p", "grouped", "-p", "acquisition", "--folds", "1", "--no-probes"),
         um_per_px=0.303,
     ),
@@ -139,18 +139,15 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
     Raises:
         BundleError: It may not.
     """
-    from leukoscope.core.records import Manifest
     from leukoscope.runtime.bundle import verify_bundle
     from leukoscope.runtime.heatmap import encode_png
     from leukoscope.study.bundling import golden_phantoms
 
-    data = load_study_config(run.config).data
-    of_data = {image.sha256 for image in Manifest.load(run.manifest, data.root).images}
+    data, of_data = _data_of(run)
     drawn = {hashlib.sha256(encode_png(image)).hexdigest() for image in golden_phantoms()}
-    local = {
-        str(Path(place).resolve()).encode() for place in (Path.home(), HERE, data.path, run.path)
-    }
-    local |= {b"/tmp/", b"/home/", b"/Users/", tempfile.gettempdir().encode() + b"/"} - {b"//"}
+    places = (Path.home(), HERE, data, run.path, tempfile.gettempdir())
+    local = {str(Path(place).resolve()).encode() for place in places}
+    local |= {b"/tmp/", b"/home/", b"/Users/"}
     size = 0
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         content = path.read_bytes()
@@ -170,6 +167,15 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
     return size
 
 
+def _data_of(run: RunFolder) -> tuple[str, set[str]]:
+    """Where a study's images lie, and the SHA-256 of each."""
+    from leukoscope.core.records import Manifest
+
+    data = load_study_config(run.config).data
+    images = Manifest.load(run.manifest, data.root).images
+    return data.path, {image.sha256 for image in images}
+
+
 def _origin(name: str, plan: Plan, recipe: str) -> str:
     command = f"python bundles/build.py {name}"
     cite = "Nothing: the images are drawn by `leukoscope phantom`."
@@ -178,7 +184,7 @@ def _origin(name: str, plan: Plan, recipe: str) -> str:
         data = public_set(plan.data_set)
         cite = "\n".join(f"- {work}" for work in data.citation)
         cite = f"{data.title}, {data.page} ({data.licence}).\n\n{cite}"
-    if PLANS[name].recipe != plan.recipe:
+    if plan.data_set and recipe != PLANS[name].recipe:
         command += f" --recipe {recipe}"
     return (
         f"\n\n## How it was made\n\n```bash\n{command}\n```\n\nThe scores above are those of the "

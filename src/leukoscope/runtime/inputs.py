@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -36,6 +37,7 @@ class Inputs:
         self._stdin: TextIO | None = None
         if "-" in self.items:
             self._stdin = tempfile.TemporaryFile("w+", errors="surrogateescape")  # noqa: SIM115
+            weakref.finalize(self, self._stdin.close)
             shutil.copyfileobj(stdin if stdin is not None else sys.stdin, self._stdin)
 
     def __iter__(self) -> Iterator[Path | Failure]:

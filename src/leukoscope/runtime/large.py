@@ -162,7 +162,9 @@ def _decide(
         said = [answer.reasons for answer in answers if answer.decision == decision]
         if said:
             # Without the numbers in brackets, which differ from part to part.
-            first, n = Counter(re.sub(r" ?\([^)]*\d[^)]*\)", "", r[0]) for r in said).most_common(1)[0]
+            first, n = Counter(re.sub(r" ?\([^)]*\d[^)]*\)", "", r[0]) for r in said).most_common(
+                1
+            )[0]
             start = f"{len(said)} of {len(answers)} {word}: {decision}"
             reasons.append(f"{start}, most often ({n}) because: {first}")
     found = {answer.decision for answer in answers}
