@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
 from leukoscope.config.bundle import ModelField
-from leukoscope.imaging.decode import Decoded, decode_image
-from leukoscope.imaging.peek import peek_size
+from leukoscope.imaging.decode import Decoded, decode_image, peek_size
 from leukoscope.imaging.segment import is_cut_out
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
@@ -98,7 +97,7 @@ def test_leukocytes_are_found_and_cut_out_on_black(smear: tuple[np.ndarray, int]
     cutter = Cutter(CELL, 0.1)
     places, parts = cutter.parts(large, cutter.scale_of(Decoded(large, "PNG")))
     found = list(parts)
-    assert len(found) == places > 3
+    assert 3 < len(found) <= places
     assert all(is_cut_out(part.pixels) for part in found)
     assert {part.box[2:] for part in found} == {(560, 560)}
     centres = [(x + w // 2, y + h // 2) for x, y, w, h in (part.box for part in found)]

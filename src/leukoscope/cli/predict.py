@@ -18,9 +18,12 @@ from leukoscope.cli.console import (
 from leukoscope.cli.options import EngineOption, JsonOption
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from leukoscope.runtime.by_patient import PatientCollector
     from leukoscope.runtime.cutting import Cutter
     from leukoscope.runtime.inputs import Inputs
+    from leukoscope.runtime.large import Answered, OnParts
     from leukoscope.runtime.prediction import Failure, Prediction
     from leukoscope.runtime.predictor import Predictor
 
@@ -83,7 +86,7 @@ def predict(
 
     from leukoscope.runtime.inputs import Inputs
     from leukoscope.runtime.large import predict_any
-    from leukoscope.runtime.outputs import PartWriter, PredictionWriter
+    from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.prediction import Failure
 
     sources = Inputs(images)
@@ -94,17 +97,13 @@ def predict(
     answers: list[Prediction | Failure] = []
     unreadable, start = 0, time.perf_counter()
     with ExitStack() as opened:
-        file = parts = None
+        file = on_parts = None
         if out is not None:
             file = opened.enter_context(PredictionWriter(out, predictor.class_names))
-            parts = opened.enter_context(PartWriter(out, predictor.class_names))
+            on_parts = _part_writer(out, predictor, opened)
         show = opened.enter_context(progress_bars("images"))
-        for done, answer in enumerate(
-            predict_any(
-                predictor, sources, cutter, explain=explain, on_parts=parts.write if parts else None
-            ),
-            start=1,
-        ):
+        stream = predict_any(predictor, sources, cutter, explain=explain, on_parts=on_parts)
+        for done, answer in enumerate(stream, start=1):
             if isinstance(answer, Failure):
                 unreadable += 1
                 if file is not None and unreadable <= _NAMED:
@@ -135,6 +134,23 @@ def predict(
         _tell_patients(patients, out, as_json)
     typer.echo(f"{predictor.model}. {DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if unreadable else 0
+
+
+def _part_writer(out: Path, predictor: Predictor, opened: ExitStack) -> OnParts:
+    """Writes what was said of the parts of large images to NAME.parts.csv, if there are any."""
+    from leukoscope.runtime.outputs import PredictionWriter
+
+    box = ("x", "y", "width", "height")
+    files: list[PredictionWriter] = []
+
+    def write(image: str, parts: Answered) -> None:
+        if not files:
+            path = out.with_name(f"{out.stem}.parts.csv")
+            files.append(opened.enter_context(PredictionWriter(path, predictor.class_names, box)))
+        for part, answer in parts:
+            files[0].write(answer, image=image, **dict(zip(box, part.box, strict=True)))
+
+    return write
 
 
 def _predictor(

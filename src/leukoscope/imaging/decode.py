@@ -11,19 +11,20 @@ import errno
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError
-from leukoscope.imaging.containers import BrokenImage, Header, read_header
+from leukoscope.imaging.containers import BrokenImage, Header, read_header, sniff
 from leukoscope.imaging.pixel_size import tiff_scale
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _decode_pillow(
     from PIL import UnidentifiedImageError
 
     try:
-        with _quiet(header.format), _open_pillow(data, header.format) as picture:
+        with _quiet(header.format), _open_pillow(BytesIO(data), header.format) as picture:
             _check_pixels(picture.width, picture.height, max_pixels)
             notes, pages, scale = [], 1, None
             if header.format == "TIFF":
@@ -219,25 +220,39 @@ def _quiet(name: str) -> Iterator[None]:
         yield
 
 
-def _open_pillow(data: bytes, name: str) -> Image.Image:
-    from PIL import (
-        BmpImagePlugin,
-        GifImagePlugin,
-        JpegImagePlugin,
-        PngImagePlugin,
-        TiffImagePlugin,
-        WebPImagePlugin,
-    )
+_PLUGINS = {
+    "JPEG": "Jpeg",
+    "PNG": "Png",
+    "WEBP": "WebP",
+    "BMP": "Bmp",
+    "GIF": "Gif",
+    "TIFF": "Tiff",
+}
 
-    plugins: dict[str, Callable[[BytesIO], Image.Image]] = {
-        "JPEG": JpegImagePlugin.JpegImageFile,
-        "PNG": PngImagePlugin.PngImageFile,
-        "WEBP": WebPImagePlugin.WebPImageFile,
-        "BMP": BmpImagePlugin.BmpImageFile,
-        "GIF": GifImagePlugin.GifImageFile,
-        "TIFF": TiffImagePlugin.TiffImageFile,
-    }
-    return plugins[name](BytesIO(data))
+
+def _open_pillow(file: BinaryIO, name: str) -> Image.Image:
+    plugin = import_module(f"PIL.{_PLUGINS[name]}ImagePlugin")
+    return cast("Image.Image", getattr(plugin, f"{_PLUGINS[name]}ImageFile")(file))
+
+
+def peek_size(path: Path) -> tuple[int, int] | None:
+    """Width and height before any EXIF orientation, without decoding the pixels.
+
+    Returns:
+        None where the file does not say; decoding it tells what is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            name = sniff(file.read(512))
+            file.seek(0)
+            if name == "DICOM":
+                from leukoscope.imaging.dicom import dicom_size
+
+                return dicom_size(file)
+            with _quiet(name):
+                return _open_pillow(file, name).size
+    except Exception:  # a damaged file may raise anything
+        return None
 
 
 def _to_rgb(picture: Image.Image, header: Header) -> tuple[NDArray[np.uint8], list[str]]:

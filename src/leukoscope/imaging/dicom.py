@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,14 @@ def decode_dicom(
         raise _undecoded(error, file) from None
     image, notes = _to_rgb(pixels, file, kind)
     return image, notes, _scale(file)
+
+
+def dicom_size(file: BinaryIO) -> tuple[int, int]:
+    """Width and height by the tags; raises anything where they cannot be read."""
+    import pydicom
+
+    tags = pydicom.dcmread(file, specific_tags=["Columns", "Rows"], stop_before_pixels=True)
+    return int(tags.Columns), int(tags.Rows)
 
 
 def _undecoded(error: Exception, file: Any) -> BrokenImage:

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import ModelField
-from leukoscope.imaging.decode import Decoded
-from leukoscope.imaging.peek import peek_size
+from leukoscope.imaging.decode import Decoded, peek_size
 from leukoscope.imaging.scale_bar import find_scale_bar
 from leukoscope.imaging.segment import is_cut_out, segment_leukocytes
 
@@ -109,8 +108,8 @@ class Cutter:
             scale: Of :meth:`scale_of`.
 
         Returns:
-            How many places there are (tiles, or leukocytes that do not touch the edge), and the
-            parts, made one by one; tiles without a leukocyte are left out.
+            How many places there are, and the parts, made one by one; tiles without a leukocyte
+            and leukocytes that touch the edge are left out.
         """
         if self.field.shows == "cell":
             return self._cells(image, scale)
@@ -131,46 +130,34 @@ class Cutter:
 
     def _cells(self, image: NDArray[np.uint8], scale: Scale) -> tuple[int, Iterator[Part]]:
         cell, nucleus = find_leukocytes(image, scale.um_per_px)
-        count, labels, stats, centres = cv2.connectedComponentsWithStats(nucleus)
-        if count < 2:
+        _, labels, stats, centres = cv2.connectedComponentsWithStats(nucleus)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        if not len(areas):
             return 0, iter(())
+        large = 1 + np.flatnonzero(areas >= _SMALLEST_NUCLEUS * np.median(areas))
         # A pixel of a cell belongs to the nearest nucleus.
         _, nearest = cv2.distanceTransformWithLabels(
             1 - nucleus, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP
         )
-        areas = stats[1:, cv2.CC_STAT_AREA]
-        large = 1 + np.flatnonzero(areas >= _SMALLEST_NUCLEUS * np.median(areas))
-        size = (self.field.width_px * scale.factor, self.field.height_px * scale.factor)
-        found = []
-        for label in large.tolist():
-            x, y = (round(float(value)) for value in centres[label])
-            left, top, wide, high = (int(value) for value in stats[label, :4])
-            rows, columns = np.nonzero(labels[top : top + high, left : left + wide] == label)
-            own = int(nearest[top + rows[0], left + columns[0]])
-            box = (round(x - size[0] / 2), round(y - size[1] / 2), round(size[0]), round(size[1]))
-            window = _window(box, image.shape)
-            mask = (nearest[window] == own) & (cell[window] > 0)
-            if _touches_edge(mask, window, image.shape):
-                continue
-            found.append((box, own))
-        return len(found), self._cut_out(image, cell, np.asarray(nearest, np.int32), found)
+        wide = round(self.field.width_px * scale.factor)
+        high = round(self.field.height_px * scale.factor)
 
-    def _cut_out(
-        self,
-        image: NDArray[np.uint8],
-        cell: NDArray[np.uint8],
-        nearest: NDArray[np.int32],
-        found: list[tuple[tuple[int, int, int, int], int]],
-    ) -> Iterator[Part]:
-        for box, own in found:
-            window = _window(box, image.shape)
-            mask = (nearest[window] == own) & (cell[window] > 0)
-            x, y, width, height = box
-            part = np.zeros((height, width, 3), np.uint8)
-            top, left = window[0].start - y, window[1].start - x
-            high, wide = mask.shape
-            part[top : top + high, left : left + wide][mask] = image[window][mask]
-            yield Part(box, self._resized(part))
+        def cut() -> Iterator[Part]:
+            for label in large.tolist():
+                x, y = (round(float(value)) for value in centres[label])
+                box = (x - wide // 2, y - high // 2, wide, high)
+                window = _window(box, image.shape)
+                own = nearest[window][labels[window] == label]
+                mask = (nearest[window] == (own[0] if len(own) else -1)) & (cell[window] > 0)
+                if not mask.any() or _touches_edge(mask, window, image.shape):
+                    continue
+                part = np.zeros((high, wide, 3), np.uint8)
+                top, left = window[0].start - box[1], window[1].start - box[0]
+                inside = part[top : top + mask.shape[0], left : left + mask.shape[1]]
+                inside[mask] = image[window][mask]
+                yield Part(box, self._resized(part))
+
+        return len(large), cut()
 
     def _resized(self, part: NDArray[np.uint8]) -> NDArray[np.uint8]:
         size = (self.field.width_px, self.field.height_px)

@@ -52,18 +52,19 @@ class PredictionWriter:
     Args:
         path: Ends in ``.csv``, ``.jsonl`` or ``.parquet``.
         class_names: Of the bundle.
+        further: Columns beside those of :func:`output_columns`.
 
     Raises:
         UnknownNameError: Another suffix.
         MissingExtraError: Parquet without pyarrow.
     """
 
-    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
+    def __init__(self, path: Path, class_names: Sequence[str], further: Sequence[str] = ()) -> None:
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in FORMATS:
             raise UnknownNameError("output format", suffix, FORMATS)
-        self.columns = output_columns(class_names)
+        self.columns = (*output_columns(class_names), *further)
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         if suffix == ".parquet" and find_spec("pyarrow") is None:
             raise MissingExtraError("writing Parquet", "parquet")
@@ -71,9 +72,9 @@ class PredictionWriter:
         opened = {".csv": _open_csv, ".jsonl": _open_lines, ".parquet": _open_parquet}[suffix]
         self._write, self._close = opened(self.partial, self.columns)
 
-    def write(self, answer: Prediction | Failure) -> None:
-        """Add one row."""
-        values = answer.as_dict()
+    def write(self, answer: Prediction | Failure, **further: Any) -> None:
+        """Add one row; ``further`` fills the further columns, or others in place of the answer."""
+        values = answer.as_dict() | further
         self._write({name: values.get(name) for name in self.columns})
 
     def close(self) -> None:
@@ -98,44 +99,6 @@ class PredictionWriter:
             self.close()
         else:
             self.abort()
-
-
-class PartWriter:
-    """Writes what was said of each part of the images that were cut: ``<name>.parts.csv``.
-
-    The file comes into being with the first such image, and gets its name when it is whole.
-
-    Args:
-        out: Of the predictions.
-        class_names: Of the bundle.
-    """
-
-    def __init__(self, out: Path, class_names: Sequence[str]) -> None:
-        self.path = out.with_name(f"{out.stem}.parts.csv")
-        self.columns = ("image", "x", "y", "width", "height", *output_columns(class_names)[2:-3])
-        self._file: Any = None
-        self._writer: Any = None
-
-    def write(self, image: str, parts: Sequence[tuple[Any, Prediction]]) -> None:
-        """Add the parts of one image, with their boxes in its pixels."""
-        if self._file is None:
-            self._file = _text_file(self.path.with_name(f"{self.path.name}.partial"))
-            self._writer = csv.DictWriter(
-                self._file, self.columns, extrasaction="ignore", lineterminator="\n"
-            )
-            self._writer.writeheader()
-        for part, answer in parts:
-            place = dict(zip(("x", "y", "width", "height"), part.box, strict=True))
-            self._writer.writerow(_flatten({**answer.as_dict(), **place, "image": image}))
-
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            if kind is None:
-                Path(self._file.name).replace(self.path)
 
 
 _Row = dict[str, Any]
