@@ -15,9 +15,9 @@ help:
 install: $(STAMP)
 
 # The stamp is written last: an installation that broke off is taken up again.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml bundles/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' --editable ./bundles
 	touch $(STAMP)
 
 demo: install

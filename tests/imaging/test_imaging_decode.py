@@ -98,7 +98,7 @@ def test_zero_bytes_and_other_files(tmp_path: Path) -> None:
     assert reason(b"BM is how this sentence starts; it is no bitmap") == "not-an-image"
     assert reason(bytes(range(256))) == "not-an-image"
     assert reason(b"<!DOCTYPE html><title>404</title>") == "not-an-image"
-    assert reason(b"\0" * 128 + b"DICM" + b"\0" * 50) == "unsupported"
+    assert reason(b"\0" * 128 + b"DICM" + b"\0" * 50) == "corrupt"
 
 
 def test_a_git_lfs_pointer_says_what_to_do() -> None:

@@ -42,7 +42,7 @@ def run(*arguments: object) -> str:
 
 def test_folders_name_the_patients(smears: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.csv"
-    options = (smears, "-b", tiny_bundle, "--out", out, "--subject-from", smears)
+    options = (smears, "-b", tiny_bundle, "--out", out, "--by-patient", smears)
     assert "3 patients: " in run(*options)
     rows = {row["patient"]: row for row in read_csv(tmp_path / "p.patients.csv")}
     assert list(rows) == ["P1", "P2", "P3"]
@@ -68,13 +68,13 @@ def test_a_table_names_the_patients_and_the_bundle_the_method(
     table = tmp_path / "who.csv"
     table.write_text("image,patient_id\nsmears/P1/a.png,x\nb.png,y\nsmears/P2/a.png,y\n")
     files = [smears / "P1/a.png", smears / "P1/slide 2/b.png", smears / "P2/a.png"]
-    found = json.loads(run(*files, "-b", bundle, "--by-subject", table, "--json"))
+    found = json.loads(run(*files, "-b", bundle, "--by-patient", table, "--json"))
     assert [row["patient"] for row in found["patients"]] == ["x", "y"]
     assert len(found["predictions"]) == 3
     y = found["patients"][1]
     assert (y["method"], y["n_images"], y["agreement"]) == ("vote", 2, 0.5)
     assert y["p_benign"] == pytest.approx((1 + 1 / 3) / 3, abs=1e-6)
-    text = run(*files, "-b", bundle, "--by-subject", table)
+    text = run(*files, "-b", bundle, "--by-patient", table)
     assert "patient y" in text
     assert "vote of 2 images" in text
 
@@ -85,13 +85,11 @@ def test_images_of_nobody_are_refused_before_anything_is_predicted(
     table = tmp_path / "who.csv"
     table.write_text("image,patient_id\nsmears/P1/a.png,x\n")
     out = tmp_path / "p.csv"
-    command = ["predict", str(smears), "-b", str(tiny_bundle), "-o", str(out), "--by-subject"]
+    command = ["predict", str(smears), "-b", str(tiny_bundle), "-o", str(out), "--by-patient"]
     done = CliRunner().invoke(app, [*command, str(table)])
     assert done.exit_code == 1
     assert "no patient is known for 3 of the images" in done.output
     assert not out.exists()
-    both = CliRunner().invoke(app, [*command, str(table), "--subject-from", str(smears)])
-    assert both.exit_code == 2
 
 
 @pytest.mark.parametrize(

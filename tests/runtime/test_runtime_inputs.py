@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.runtime.inputs import expand_inputs
+from leukoscope.runtime.inputs import Inputs, expand_inputs
 from leukoscope.runtime.prediction import Failure
 
 
@@ -132,3 +132,31 @@ def test_odd_names(tree: Path) -> None:
     assert {"data/sub/Präparat 1.png", "data/sub/-dash.png", "data/sub/a\nb.png"} <= set(found)
     assert names("") == ["missing "]
     assert names("a\0b") == ["missing a\0b"]
+
+
+def test_a_survey_counts_all_and_spreads_its_files(tmp_path: Path) -> None:
+    for k in range(50):
+        (tmp_path / f"{k:02d}.png").touch()
+    inputs = Inputs([str(tmp_path)])
+    total, chosen = inputs.survey(8)
+    assert total == 50
+    assert (total, chosen) == Inputs([str(tmp_path)]).survey(8)
+    numbers = [int(path.stem) for path in chosen]
+    assert len(numbers) == 8
+    assert numbers == sorted(numbers)
+    assert numbers[0] < 25 < numbers[-1]
+    assert inputs.survey(99)[1] == list(inputs) == sorted(tmp_path.iterdir())
+
+
+def test_a_list_on_standard_input_can_be_walked_again(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    inputs = Inputs(["-"], io.StringIO(f"{tmp_path / 'a.png'}\nnowhere.png\n"))
+    assert inputs.survey(5) == (2, [tmp_path / "a.png"])
+    assert [getattr(found, "reason", "") for found in inputs] == ["", "missing"]
+    assert len(list(inputs)) == 2
+
+
+def test_a_file_that_is_named_twice_comes_once(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    names = [str(tmp_path), str(tmp_path / "a.png"), str(tmp_path / "no*.png")]
+    assert [type(found).__name__ for found in expand_inputs(names)] == ["PosixPath", "Failure"]

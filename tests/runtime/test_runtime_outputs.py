@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from leukoscope.core.errors import UnknownNameError
+from leukoscope.core.errors import MissingExtraError, UnknownNameError
+from leukoscope.runtime import outputs
 from leukoscope.runtime.outputs import PredictionWriter, output_columns
 from leukoscope.runtime.prediction import Failure, Prediction
 
@@ -39,6 +41,7 @@ COLUMNS = [
     "quality",
     "model",
     "heatmap",
+    "tiles",
     "error",
 ]
 
@@ -115,3 +118,50 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"\.xlsx.*\n.*\.csv, \.jsonl"):
         PredictionWriter(tmp_path / "out.xlsx", CLASSES)
     assert not list(tmp_path.iterdir())
+
+
+def test_parquet_holds_lists_and_null_in_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(outputs, "ROW_GROUP", 2)
+    path = tmp_path / "out.parquet"
+    with PredictionWriter(path, CLASSES) as writer:
+        for answer in (GOOD, BAD, replace(GOOD, image="caf\udce9.png")):
+            writer.write(answer)
+        assert not path.exists()
+    file = pq.ParquetFile(path)
+    assert file.num_row_groups == 2
+    assert not list(tmp_path.glob("*.partial"))
+    good, bad, odd = file.read().to_pylist()
+    assert list(good) == COLUMNS
+    assert good["reasons"] == list(GOOD.reasons)
+    assert json.loads(good["quality"]) == GOOD.quality
+    assert good["p_benign"] == pytest.approx(1 / 3, abs=1e-6)
+    assert (good["ood_score"], good["error"]) == (None, None)
+    assert (bad["predicted"], bad["error"]) == (None, "truncated: the file ends early")
+    assert odd["image"] == "caf\\udce9.png"
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_a_stopped_run_leaves_no_file_of_that_name(name: str, tmp_path: Path) -> None:
+    def stopped() -> None:
+        with PredictionWriter(tmp_path / name, CLASSES) as writer:
+            writer.write(GOOD)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not (tmp_path / name).exists()
+    assert (tmp_path / f"{name}.partial").stat().st_size > 0
+
+
+def test_parquet_without_pyarrow_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError) as caught:
+        PredictionWriter(tmp_path / "new" / "out.parquet", CLASSES)
+    assert "leukoscope[parquet]" in caught.value.hint
+    assert not (tmp_path / "new").exists()

@@ -73,20 +73,24 @@ def verify(
 @bundle_app.command("list", epilog="Example: leukoscope bundle list runs")
 @command
 def list_bundles(
-    folder: Annotated[Path, typer.Argument(help="Where to look, subfolders included.")] = Path(),
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Where to look, subfolders included. Default: what is installed."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the bundles below a folder; a damaged one is listed with what is wrong."""
+    """List the installed bundles, or those below a folder; a damaged one with what is wrong."""
     from dataclasses import asdict
 
-    from leukoscope.runtime.shelf import find_bundles
+    from leukoscope.runtime.shelf import describe_bundles, find_bundles, installed_bundles
 
-    found = find_bundles(folder)
+    found = find_bundles(folder) if folder else describe_bundles(installed_bundles())
     if as_json:
         print_json([asdict(row) | {"folder": str(row.folder)} for row in found])
         return
     if not found:
-        typer.echo(f"no bundle below {folder}; a study writes one: RUN/bundle", err=True)
+        none = f"no bundle below {folder}" if folder else "no bundle is installed"
+        typer.echo(f"{none}; a study writes one: RUN/bundle", err=True)
         return
     from rich.table import Table
 

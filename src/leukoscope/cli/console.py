@@ -194,18 +194,35 @@ class _Lines:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A listener that draws bars on a terminal and prints lines elsewhere (standard error)."""
+def progress_bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """A listener that draws bars on a terminal and prints lines elsewhere (standard error).
+
+    Args:
+        unit: What is counted, to show how many of them a second; empty shows no speed.
+    """
     if not sys.stderr.isatty():
         yield _Lines()
         return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        Task,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.text import Text
+
+    class Speed(TextColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g} {unit}/s" if unit and task.speed else "")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        Speed(""),
     )
     with Progress(*columns, console=console(stderr=True)) as bars:
         yield _Bars(bars)

@@ -63,6 +63,13 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also quantise to int8; offered if it is as accurate.")
     ] = False,
+    um_per_px: Annotated[
+        float | None,
+        typer.Option("--um-per-px", help="Pixel scale of the training images in µm."),
+    ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Store the weights in half the bytes.")
+    ] = False,
 ) -> None:
     """Pack the model fitted on all images as a bundle that predicts without torch."""
     from leukoscope.config.loading import load_study_config
@@ -71,7 +78,7 @@ def export(
 
     folder = RunFolder(run)
     name = recipe or load_study_config(folder.config).recipes[0].name
-    record = export_bundle(folder, name, out, int8=int8)
+    record = export_bundle(folder, name, out, int8=int8, um_per_px=um_per_px, compact=compact)
     typer.echo(f"bundle {out}: {', '.join(record.class_names)}")
     for serving in record.servings:
         parity, of = serving.parity, "torch" if serving.precision == "fp32" else "fp32"

@@ -18,17 +18,25 @@ from leukoscope.cli.console import (
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.by_patient import PatientCollector
+    from leukoscope.runtime.cutting import Cutter
+    from leukoscope.runtime.inputs import Inputs
+    from leukoscope.runtime.large import Answered, OnParts
     from leukoscope.runtime.prediction import Failure, Prediction
     from leukoscope.runtime.predictor import Predictor
+
+
+_NAMED = 20  # files that cannot be read and are named on the screen; the output names all
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command(
         "predict",
-        epilog="Example: leukoscope predict smears/ --bundle run/bundle --out predictions.csv",
+        epilog="Example: leukoscope predict smears/ --out predictions.csv",
     )(predict)
 
 
@@ -37,47 +45,75 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, globs, or - for a list on standard input.")
     ],
-    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The model's folder.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", "-b", help="The model's folder. Default: the installed one that fits."
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write .csv or .jsonl instead of a table.")
+        Path | None,
+        typer.Option("--out", "-o", help="Write .csv, .jsonl or .parquet instead of a table."),
     ] = None,
     explain: Annotated[
-        Path | None, typer.Option("--explain", help="Folder for heat maps beside the originals.")
+        Path | None,
+        typer.Option("--explain", help="Folder for heat maps, and overlays of cut images."),
     ] = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     audit_log: Annotated[
         Path | None, typer.Option("--audit-log", help="Append every answer to this chained log.")
     ] = None,
-    by_subject: Annotated[
+    by_patient: Annotated[
         Path | None,
-        typer.Option("--by-subject", help="Also by patient: a CSV with image and patient_id."),
+        typer.Option(
+            "--by-patient",
+            help="Also by patient: a CSV with image and patient_id, or a folder that holds one "
+            "folder for each.",
+        ),
     ] = None,
-    subject_from: Annotated[
-        Path | None,
-        typer.Option("--subject-from", help="Also by patient: a folder with one folder for each."),
+    um_per_px: Annotated[
+        float | None,
+        typer.Option("--um-per-px", min=0.001, help="Pixel scale of the images in µm."),
     ] = None,
+    scale_bar_um: Annotated[
+        float | None,
+        typer.Option("--scale-bar-um", min=0.1, help="Length of their scale bar in µm."),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Do not cut images larger than the model's field.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Predict with a bundle: class, calibrated probabilities, prediction set, decision, reasons."""
-    from contextlib import nullcontext
+    """Predict: class, calibrated probabilities, prediction set, decision, reasons."""
+    import time
+    from contextlib import ExitStack
 
-    from leukoscope.runtime.inputs import expand_inputs
+    from leukoscope.runtime.inputs import Inputs
+    from leukoscope.runtime.large import predict_any
     from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.prediction import Failure
-    from leukoscope.runtime.predictor import load_bundle
 
-    predictor = load_bundle(bundle, engine=engine, precision=precision)
-    sources = list(expand_inputs(images))
-    patients = _patients(predictor, sources, by_subject, subject_from)
-    writer = PredictionWriter(out, predictor.class_names) if out else nullcontext()
-    log = _open_log(audit_log) if audit_log else nullcontext()
+    sources = Inputs(images)
+    total, samples = sources.survey(32)
+    predictor = _predictor(bundle, samples, engine, precision, um_per_px, scale_bar_um)
+    cutter = None if whole else _cutter(predictor, um_per_px, scale_bar_um)
+    patients = _patients(predictor, sources, by_patient)
     answers: list[Prediction | Failure] = []
-    failures: list[Failure] = []
-    with writer as file, log as audit, progress_bars() as show:
-        for done, answer in enumerate(predictor.predict_stream(sources, explain=explain), 1):
+    unreadable, start = 0, time.perf_counter()
+    with ExitStack() as opened:
+        file = on_parts = None
+        if out is not None:
+            file = opened.enter_context(PredictionWriter(out, predictor.class_names))
+            on_parts = _part_writer(out, predictor, opened)
+        audit = opened.enter_context(_open_log(audit_log)) if audit_log else None
+        show = opened.enter_context(progress_bars("images"))
+        stream = predict_any(predictor, sources, cutter, explain=explain, on_parts=on_parts)
+        for done, answer in enumerate(stream, start=1):
             if isinstance(answer, Failure):
-                failures.append(answer)
+                unreadable += 1
+                if file is not None and unreadable <= _NAMED:
+                    typer.echo(f"could not be read: {answer}", err=True)
             if patients is not None:
                 patients.add(answer)
             if audit is not None:
@@ -86,26 +122,83 @@ def predict(
                 file.write(answer)
             else:
                 answers.append(answer)
-            if len(sources) > 1:
-                show("predicting", done, len(sources))
-    if as_json:
+            if total > 1:
+                show("predicting", done, total)
+    if out is not None:
+        if unreadable > _NAMED:
+            typer.echo(f"… and {unreadable - _NAMED} more: see the column error", err=True)
+        rate = total / max(1e-9, time.perf_counter() - start)
+        counts = f"{total - unreadable} predictions, {unreadable} unreadable"
+        typer.echo(f"{counts}, {rate:.3g} images/s: {out}")
+    elif as_json:
         listed = [answer.as_dict() for answer in answers]
         print_json(
             listed if patients is None else {"predictions": listed, "patients": patients.rows()}
         )
-    elif out is None:
+    else:
         for answer in answers:
             _print(answer)
-    else:
-        for failure in failures:
-            typer.echo(f"could not be read: {failure}", err=True)
-        typer.echo(f"{len(sources) - len(failures)} predictions, {len(failures)} unreadable: {out}")
     if audit is not None:
         typer.echo(f"audit log {audit_log}: head {audit.head}", err=True)
     if patients is not None:
         _tell_patients(patients, out, as_json)
     typer.echo(f"{predictor.model} on {predictor.engine}. {DISCLAIMER}", err=True)
-    return EXIT_SOME_UNREADABLE if failures else 0
+    return EXIT_SOME_UNREADABLE if unreadable else 0
+
+
+def _part_writer(out: Path, predictor: Predictor, opened: ExitStack) -> OnParts:
+    """Writes what was said of the parts of large images to NAME.parts.csv, if there are any."""
+    from leukoscope.runtime.outputs import PredictionWriter
+
+    box = ("x", "y", "width", "height")
+    files: list[PredictionWriter] = []
+
+    def write(image: str, parts: Answered) -> None:
+        if not files:
+            path = out.with_name(f"{out.stem}.parts.csv")
+            files.append(opened.enter_context(PredictionWriter(path, predictor.class_names, box)))
+        for part, answer in parts:
+            files[0].write(answer, image=image, **dict(zip(box, part.box, strict=True)))
+
+    return write
+
+
+def _predictor(
+    bundle: Path | None,
+    samples: list[Path],
+    engine: str,
+    precision: str,
+    um_per_px: float | None,
+    bar_um: float | None,
+) -> Predictor:
+    """The bundle that was named, or the installed one that the images resemble."""
+    if bundle is not None:
+        from leukoscope.runtime.predictor import load_bundle
+
+        return load_bundle(bundle, engine=engine, precision=precision)
+    from leukoscope.runtime.choosing import choose_bundle
+    from leukoscope.runtime.shelf import installed_bundles
+
+    chosen = choose_bundle(
+        installed_bundles(),
+        samples,
+        engine=engine,
+        precision=precision,
+        um_per_px=um_per_px,
+        bar_um=bar_um,
+    )
+    typer.echo(f"bundle {chosen.why}", err=True)
+    for name, better in chosen.elsewhere:
+        typer.echo(f"  {name} fits {better} better: predict it with that bundle", err=True)
+    return chosen.predictor
+
+
+def _cutter(predictor: Predictor, um_per_px: float | None, bar_um: float | None) -> Cutter | None:
+    if predictor.record.field is None:
+        return None
+    from leukoscope.runtime.cutting import Cutter
+
+    return Cutter(predictor.record.field, um_per_px, bar_um)
 
 
 def _open_log(path: Path) -> AuditLog:
@@ -130,25 +223,20 @@ def _print(answer: Prediction | Failure) -> None:
     out.print(f"prediction set {{{', '.join(answer.prediction_set)}}}", markup=False)
     for reason in answer.reasons:
         out.print(f"  · {reason}", markup=False)
+    if answer.tiles is not None:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in answer.tiles["share"].items())
+        out.print(f"  {answer.tiles['n']} {answer.tiles['kind']}: {shares}", markup=False)
 
 
-def _patients(
-    predictor: Predictor,
-    sources: list[Path | Failure],
-    table: Path | None,
-    root: Path | None,
-) -> PatientCollector | None:
-    from leukoscope.core.errors import UsageError
+def _patients(predictor: Predictor, sources: Inputs, place: Path | None) -> PatientCollector | None:
+    if place is None:
+        return None
     from leukoscope.runtime import by_patient
 
-    if table is not None and root is not None:
-        raise UsageError("expected --by-subject or --subject-from, got both", hint="choose one")
-    if table is not None:
-        patient_of = by_patient.patients_of_table(table)
-    elif root is not None:
-        patient_of = by_patient.patients_of_folders(root)
-    else:
-        return None
+    of_folder = place.is_dir()
+    patient_of = (by_patient.patients_of_folders if of_folder else by_patient.patients_of_table)(
+        place
+    )
     by_patient.check_patients(sources, patient_of)
     return by_patient.PatientCollector(predictor.record, predictor.model, patient_of)
 

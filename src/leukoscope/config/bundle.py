@@ -225,6 +225,24 @@ class Serving(Strict):
     ood: OutOfDistribution | None = None
 
 
+class ModelField(Strict):
+    """What one training image shows, so that a larger image can be cut to the same.
+
+    Attributes:
+        width_px: Median width of the training images, before any preprocessing.
+        height_px: Median height.
+        largest_px: Longest side of any of them.
+        shows: A ``field`` of cells, or one ``cell`` that is cut out on black.
+        um_per_px: Their pixel scale in µm; None where it is not known.
+    """
+
+    width_px: Annotated[int, Field(ge=8)]
+    height_px: Annotated[int, Field(ge=8)]
+    largest_px: Annotated[int, Field(ge=8)]
+    shows: Literal["field", "cell"]
+    um_per_px: Annotated[float, Field(gt=0)] | None = None
+
+
 class BundleRecord(Strict):
     """``bundle.json``: everything that prediction needs besides the tensors.
 
@@ -247,6 +265,7 @@ class BundleRecord(Strict):
             None where none were held out (the mean logit is then used).
         nuclear_blue: Range of ``imaging.channel_order`` over the training images, by which
             exchanged channels are told; None where they cannot be.
+        field: What a training image shows; None in bundles that cannot cut larger images.
         parity_max_abs: Largest logit difference between graph and torch model on real images.
         passport_sha256: Hash of the passport of the training data.
         versions: Of this package and the libraries that made the bundle.
@@ -271,6 +290,7 @@ class BundleRecord(Strict):
     envelope: Envelope | None = None
     subject_method: Literal["mean-logit", "median-probability", "vote"] | None = None
     nuclear_blue: tuple[float, float] | None = None
+    field: ModelField | None = None
     parity_max_abs: float
     passport_sha256: str
     versions: dict[str, str]

@@ -99,6 +99,17 @@ class Gate:
             for scale in self.scales
         }
 
+    def appearance_scores(self, appearance: NDArray[Any]) -> Float64Array:
+        """The scaled score of appearance alone, (n,), which needs no network.
+
+        Raises:
+            DataError: It is not among the deciding scores.
+        """
+        scale = next((scale for scale in self.scales if scale.name == "appearance"), None)
+        if scale is None or self.appearance is None:
+            raise DataError("out-of-distribution score appearance: not among the deciding ones")
+        return (self.appearance.score(appearance) - scale.median) / (scale.limit - scale.median)
+
     def _raw(self, name: str, seen: Seen) -> Float64Array:
         if name == "energy":
             return energy(seen.logits)

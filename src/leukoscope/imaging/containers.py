@@ -34,9 +34,9 @@ class Header:
     """The facts that choose a decoder.
 
     Attributes:
-        format: ``JPEG``, ``PNG``, ``WEBP``, ``BMP``, ``GIF`` or ``TIFF``.
-        width: Width in pixels; 0 for TIFF, whose decoder reads the tags.
-        height: Height in pixels; 0 for TIFF.
+        format: ``JPEG``, ``PNG``, ``WEBP``, ``BMP``, ``GIF``, ``TIFF`` or ``DICOM``.
+        width: Width in pixels; 0 for TIFF and DICOM, whose decoders read the tags.
+        height: Height in pixels; 0 likewise.
         frames: Number of frames; more than one means an animation.
         bits: Bits per channel.
         plain: 8-bit grey or RGB without alpha or palette.
@@ -58,7 +58,6 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftypavif", "AVIF"),
     (4, b"ftyphei", "HEIC"),
     (4, b"ftypmif1", "HEIC"),
-    (128, b"DICM", "DICOM"),
     (0, b"8BPS", "Photoshop"),
     (0, b"%PDF", "PDF"),
     (0, b"PK\x03\x04", "ZIP"),
@@ -89,6 +88,8 @@ def sniff(data: bytes) -> str:
         return "TIFF"
     if data[:2] == b"BM" and data[14:18] in _BMP_HEADER_SIZES:
         return "BMP"
+    if data[128:132] == b"DICM":
+        return "DICOM"
     raise _not_an_image(data)
 
 
@@ -103,13 +104,15 @@ def read_header(data: bytes) -> Header:
             ``truncated`` or ``corrupt``.
     """
     name = sniff(data)
+    if name not in _READERS:  # TIFF and DICOM: their decoders read the tags
+        return Header(name, 0, 0, plain=False)
     try:
         header = _READERS[name](data)
     except (struct.error, IndexError):
         raise BrokenImage(
             "truncated", f"expected a complete {name} header, the file ends"
         ) from None
-    if name != "TIFF" and (header.width <= 0 or header.height <= 0):
+    if header.width <= 0 or header.height <= 0:
         raise BrokenImage(
             "corrupt", f"expected a positive size, found {header.width}×{header.height}"
         )
@@ -261,7 +264,7 @@ def _little(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-# --- WebP, BMP, GIF, TIFF -------------------------------------------------------------------
+# --- WebP, BMP, GIF ---------------------------------------------------------------------------
 
 
 def _read_webp(data: bytes) -> Header:
@@ -336,15 +339,10 @@ def _read_gif(data: bytes) -> Header:
     return Header("GIF", width, height, frames, plain=False)
 
 
-def _read_tiff(_: bytes) -> Header:
-    return Header("TIFF", 0, 0, plain=False)  # the decoder reads the tags
-
-
 _READERS: Mapping[str, Callable[[bytes], Header]] = {
     "JPEG": _read_jpeg,
     "PNG": _read_png,
     "WEBP": _read_webp,
     "BMP": _read_bmp,
     "GIF": _read_gif,
-    "TIFF": _read_tiff,
 }

@@ -11,19 +11,21 @@ import errno
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError
-from leukoscope.imaging.containers import BrokenImage, Header, read_header
+from leukoscope.imaging.containers import BrokenImage, Header, read_header, sniff
+from leukoscope.imaging.pixel_size import tiff_scale
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,10 +44,11 @@ _SUFFIXES = {
     ".gif": "GIF",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".dcm": "DICOM",
 }
 IMAGE_SUFFIXES: tuple[str, ...] = tuple(_SUFFIXES)
 
-# Pillow reports oddities of TIFF tags as warnings, and Python's warning filters are global.
+# Pillow and pydicom report oddities of tags as warnings, and Python's warning filters are global.
 _WARNINGS_LOCK = threading.Lock()
 
 
@@ -55,13 +58,17 @@ class Decoded:
 
     Attributes:
         image: (H, W, 3) uint8 RGB, upright, contiguous.
-        format: The real format: ``JPEG``, ``PNG``, ``WEBP``, ``BMP``, ``GIF`` or ``TIFF``.
+        format: The real format: ``JPEG``, ``PNG``, ``WEBP``, ``BMP``, ``GIF``, ``TIFF``, ``DICOM``.
         notes: What was changed or odd, in words.
+        um_per_px: The pixel scale that the file states; None where it states none.
+        pages: Number of pages of a TIFF, of which the first was read.
     """
 
     image: NDArray[np.uint8]
     format: str
     notes: tuple[str, ...] = ()
+    um_per_px: float | None = None
+    pages: int = 1
 
 
 def decode_image(
@@ -71,7 +78,10 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
 ) -> Decoded:
-    """Decode a JPEG, PNG, WebP, BMP, TIFF or single-frame GIF to 8-bit RGB.
+    """Decode a JPEG, PNG, WebP, BMP, TIFF, or single-frame GIF or DICOM to 8-bit RGB.
+
+    Of a TIFF with several pages (a thumbnail, a pyramid, a stack) the first is read, and
+    :attr:`Decoded.pages` says how many there are.
 
     Args:
         source: A file, or the bytes of one.
@@ -93,13 +103,13 @@ def decode_image(
         if header.frames > 1:
             detail = f"expected one image, found {header.frames} frames"
             raise BrokenImage("animated", detail, "save the frame you mean as PNG")
-        image, notes = _decode(data, header, max_pixels)
+        found = _decode(data, header, max_pixels)
     except BrokenImage as broken:
         raise ImageError(name, broken.reason, broken.detail, hint=broken.hint) from None
     suffix = Path(name).suffix
     if _SUFFIXES.get(suffix.lower(), header.format) != header.format:
-        notes.append(f"named {suffix} but is {header.format}")
-    return Decoded(image, header.format, tuple(notes))
+        found = replace(found, notes=(*found.notes, f"named {suffix} but is {header.format}"))
+    return found
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
@@ -134,18 +144,26 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         raise _too_large(f"{width}×{height} pixels", f"{max_pixels:,} pixels")
 
 
-def _decode(data: bytes, header: Header, max_pixels: int) -> tuple[NDArray[np.uint8], list[str]]:
+def _decode(data: bytes, header: Header, max_pixels: int) -> Decoded:
     _check_pixels(header.width, header.height, max_pixels)
     if header.format == "JPEG" and header.bits != 8:
         raise BrokenImage("unsupported", f"expected an 8-bit JPEG, found {header.bits} bits")
+    scale, pages = None, 1
     if header.plain and header.format in ("JPEG", "WEBP"):
         image, notes = _decode_opencv(data, header)
+    elif header.format == "DICOM":
+        from leukoscope.imaging.dicom import decode_dicom
+
+        with _quiet(header.format):
+            image, notes, scale = decode_dicom(
+                data, lambda width, height: _check_pixels(width, height, max_pixels)
+            )
     else:
-        image, notes = _decode_pillow(data, header, max_pixels)
+        image, notes, scale, pages = _decode_pillow(data, header, max_pixels)
     if header.orientation != 1:
         image = _upright(image, header.orientation)
         notes.append(f"EXIF orientation {header.orientation} applied")
-    return np.ascontiguousarray(image), notes
+    return Decoded(np.ascontiguousarray(image), header.format, tuple(notes), scale, pages)
 
 
 def _decode_opencv(data: bytes, header: Header) -> tuple[NDArray[np.uint8], list[str]]:
@@ -161,20 +179,22 @@ def _decode_opencv(data: bytes, header: Header) -> tuple[NDArray[np.uint8], list
 
 def _decode_pillow(
     data: bytes, header: Header, max_pixels: int
-) -> tuple[NDArray[np.uint8], list[str]]:
+) -> tuple[NDArray[np.uint8], list[str], float | None, int]:
     # The plugin is opened directly: Image.open would try other formats and warn of its own limit.
     from PIL import UnidentifiedImageError
 
     try:
-        with _quiet(header.format), _open_pillow(data, header.format) as picture:
+        with _quiet(header.format), _open_pillow(BytesIO(data), header.format) as picture:
             _check_pixels(picture.width, picture.height, max_pixels)
-            notes = []
-            if header.format == "TIFF" and (frames := getattr(picture, "n_frames", 1)) > 1:
-                notes.append(f"first of {frames} pages")
-                picture.seek(0)
+            notes, pages, scale = [], 1, None
+            if header.format == "TIFF":
+                if (pages := getattr(picture, "n_frames", 1)) > 1:
+                    notes.append(f"first of {pages} pages")
+                    picture.seek(0)
+                scale = tiff_scale(getattr(picture, "tag_v2", {}))
             picture.load()
             image, more = _to_rgb(picture, header)
-            return image, notes + more
+            return image, notes + more, scale, pages
     except (SyntaxError, UnidentifiedImageError) as error:
         raise BrokenImage("corrupt", f"expected a valid {header.format}, but {error}") from None
     except MemoryError:
@@ -192,7 +212,7 @@ def _decode_pillow(
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    if name != "TIFF":
+    if name not in ("TIFF", "DICOM"):
         yield
         return
     with _WARNINGS_LOCK, warnings.catch_warnings():
@@ -200,36 +220,53 @@ def _quiet(name: str) -> Iterator[None]:
         yield
 
 
-def _open_pillow(data: bytes, name: str) -> Image.Image:
-    from PIL import (
-        BmpImagePlugin,
-        GifImagePlugin,
-        JpegImagePlugin,
-        PngImagePlugin,
-        TiffImagePlugin,
-        WebPImagePlugin,
-    )
+_PLUGINS = {
+    "JPEG": "Jpeg",
+    "PNG": "Png",
+    "WEBP": "WebP",
+    "BMP": "Bmp",
+    "GIF": "Gif",
+    "TIFF": "Tiff",
+}
 
-    plugins: dict[str, Callable[[BytesIO], Image.Image]] = {
-        "JPEG": JpegImagePlugin.JpegImageFile,
-        "PNG": PngImagePlugin.PngImageFile,
-        "WEBP": WebPImagePlugin.WebPImageFile,
-        "BMP": BmpImagePlugin.BmpImageFile,
-        "GIF": GifImagePlugin.GifImageFile,
-        "TIFF": TiffImagePlugin.TiffImageFile,
-    }
-    return plugins[name](BytesIO(data))
+
+def _open_pillow(file: BinaryIO, name: str) -> Image.Image:
+    plugin = import_module(f"PIL.{_PLUGINS[name]}ImagePlugin")
+    return cast("Image.Image", getattr(plugin, f"{_PLUGINS[name]}ImageFile")(file))
+
+
+def peek_size(path: Path) -> tuple[int, int] | None:
+    """Width and height before any EXIF orientation, without decoding the pixels.
+
+    Returns:
+        None where the file does not say; decoding it tells what is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            name = sniff(file.read(512))
+            file.seek(0)
+            if name == "DICOM":
+                from leukoscope.imaging.dicom import dicom_size
+
+                return dicom_size(file)
+            with _quiet(name):
+                return _open_pillow(file, name).size
+    except Exception:  # a damaged file may raise anything
+        return None
 
 
 def _to_rgb(picture: Image.Image, header: Header) -> tuple[NDArray[np.uint8], list[str]]:
     notes = []
     if picture.mode.startswith("I;16"):
-        high = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(high[:, :, None], 3, axis=2), ["16-bit scaled to 8"]
+        bits = _tiff_tag(picture, 258, 16)  # BitsPerSample; 12 are stored as they are
+        high = (np.asarray(picture).astype(np.uint16) >> (bits - 8)).astype(np.uint8)
+        if _tiff_tag(picture, 262, 1) == 0:  # WhiteIsZero, which Pillow inverts at 8 bits only
+            high = 255 - high
+        return np.repeat(high[:, :, None], 3, axis=2), [f"{bits}-bit scaled to 8"]
     if picture.mode in ("I", "F"):
         detail = "expected 8 or 16 bits per channel, found 32"
         raise BrokenImage("unsupported", detail, "save it with 8 bits per channel")
-    if header.bits == 16 or _tiff_bits(picture) == 16:
+    if header.bits == 16 or _tiff_tag(picture, 258, 8) == 16:
         notes.append("16-bit scaled to 8")  # Pillow keeps the high byte
     if picture.mode == "CMYK":
         notes.append("CMYK converted")
@@ -240,9 +277,10 @@ def _to_rgb(picture: Image.Image, header: Header) -> tuple[NDArray[np.uint8], li
     return np.asarray(picture.convert("RGB"), np.uint8), notes
 
 
-def _tiff_bits(picture: Image.Image) -> int:
-    bits = getattr(picture, "tag_v2", {}).get(258, 8)
-    return int(bits[0] if isinstance(bits, tuple) else bits)
+def _tiff_tag(picture: Image.Image, number: int, default: int) -> int:
+    """A tag (TIFF 6.0), its first value where it has several."""
+    value = getattr(picture, "tag_v2", {}).get(number, default)
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _on_white(rgba: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:

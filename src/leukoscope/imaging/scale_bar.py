@@ -50,6 +50,12 @@ class ScaleBar:
         widest = max(1, self.box[2] - self.box[0])
         return max(1, int((rows > 0.6 * widest).sum()))
 
+    @property
+    def length_px(self) -> int:
+        """Length of the longest horizontal stroke, in pixels."""
+        columns = np.flatnonzero(self.strokes[int(self.strokes.sum(axis=1).argmax())])
+        return int(np.ptp(columns)) + 1
+
 
 def find_scale_bar(image: NDArray[np.uint8]) -> ScaleBar | None:
     """The scale bar of an image, or None where there is none.

@@ -30,6 +30,7 @@ __all__ = [
     "ScaleBar",
     "enlarge_mask",
     "find_scale_bar",
+    "is_cut_out",
     "keep_leukocytes",
     "remove_leukocytes",
     "segment_leukocytes",
@@ -40,6 +41,7 @@ NEUTRAL_GREY = (200, 200, 200)
 
 _WORKING_PX = 256  # longer side at which masks are found
 _BLACK = 12  # a cut-out cell is surrounded by pixels below this
+_LIT_SHARE = 0.9  # less of the picture is not black: the cell is cut out
 _LOWEST_VIOLET = 0.08  # no leukocyte is paler
 _VIOLET_SHARE = 0.4  # of the green density; red cells, pink or thick, have less
 _PINK_STEP = 0.03  # density by which a smudged leukocyte is pinker than red cells
@@ -81,6 +83,18 @@ def segment_leukocytes(image: NDArray[np.uint8]) -> LeukocyteMasks:
     if scale < 1:
         nucleus, cell = (enlarge_mask(mask, width, height) for mask in (nucleus, cell))
     return LeukocyteMasks(cell.astype(np.bool_), (nucleus & cell).astype(np.bool_))
+
+
+def is_cut_out(image: NDArray[np.uint8]) -> bool:
+    """Whether a picture shows what was cut out on black.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    >>> is_cut_out(np.zeros((8, 8, 3), np.uint8)), is_cut_out(np.full((8, 8, 3), 99, np.uint8))
+    (True, False)
+    """
+    return bool((image.max(axis=2) >= _BLACK).mean() < _LIT_SHARE)
 
 
 def remove_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArray[np.uint8]:
@@ -127,7 +141,7 @@ def _segment(image: NDArray[np.uint8]) -> tuple[_Mask, _Mask]:
     threshold = max(_otsu(violet), _LOWEST_VIOLET)
     stained = (violet > threshold) & (violet > _VIOLET_SHARE * density[:, :, 1])
     seeds = _open(stained.astype(np.uint8), 2)
-    if lit.mean() < 0.9:  # cut out on black: everything lit is the cell
+    if lit.mean() < _LIT_SHARE:  # cut out on black: everything lit is the cell
         cell = _open(lit.astype(np.uint8), 2)
         return seeds & cell, cell
     solid = cv2.erode(seeds, _disc(1))
@@ -146,7 +160,7 @@ def _segment(image: NDArray[np.uint8]) -> tuple[_Mask, _Mask]:
 def _optical_density(image: NDArray[np.uint8], lit: NDArray[np.bool_]) -> _Float:
     """(H, W, 3) float32 −ln(I / I₀), at least 0; I₀ is white where the cell is cut out."""
     log_image = log_intensity(image)
-    if lit.mean() < 0.9:
+    if lit.mean() < _LIT_SHARE:
         return np.asarray(np.maximum(0, LOG_INTENSITY[255] - log_image), np.float32)
     green = image[::2, ::2, 1]
     plain = np.median(log_image[::2, ::2][green >= np.percentile(green, 85)], axis=0)

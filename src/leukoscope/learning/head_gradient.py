@@ -33,7 +33,7 @@ def head_gradient(hidden: nn.Sequential, head: nn.Linear, pooled: Tensor) -> Ten
         x = layer(x)
     gradient = head.weight.expand(len(pooled), -1, -1)
     for layer, before in zip(reversed(hidden), reversed(given), strict=True):
-        gradient = _through(cast(nn.Module, layer), before, gradient)
+        gradient = _through(layer, before, gradient)
     return gradient
 
 
@@ -48,15 +48,20 @@ def flattened_gradient(hidden: nn.Sequential, head: nn.Linear, grid: Tensor) -> 
     flat = grid.flatten(1)
     places = (grid.shape[1], grid.shape[2] * grid.shape[3])
     if not len(hidden):
-        return head.weight.unflatten(1, places).mean(2).expand(len(grid), -1, -1)
+        return _mean_of_places(head.weight, places).expand(len(grid), -1, -1)
     first = cast(FullyConnected, hidden[0])
     gradient = head_gradient(hidden[1:], head, first(flat))
     gradient, shortcut = _before_linear(first, flat, gradient)
-    found = gradient @ first.linear.weight.unflatten(1, places).mean(2)
+    found = gradient @ _mean_of_places(first.linear.weight, places)
     if shortcut is not None and first.project is not None:
         linear = cast(nn.Linear, first.project[0])
-        found = found + shortcut @ linear.weight.unflatten(1, places).mean(2)
+        found = found + shortcut @ _mean_of_places(linear.weight, places)
     return found
+
+
+def _mean_of_places(weight: Tensor, places: tuple[int, int]) -> Tensor:
+    """(K, C · h · w) weights to (K, C), mean over the places; ``places`` is (C, h · w)."""
+    return weight.reshape(len(weight), *places).mean(2)
 
 
 def _through(layer: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def check_patients(images: Iterable[Path | Failure], patient_of: PatientOf) -> N
     Raises:
         DataError: Names some of them.
     """
-    lost = [str(item) for item in images if isinstance(item, Path) and not patient_of(str(item))]
+    names = (str(item) for item in images if isinstance(item, Path))
+    lost = [name for name in names if not patient_of(name)]
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise DataError(

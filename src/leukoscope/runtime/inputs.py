@@ -1,10 +1,17 @@
-"""From what a user names — files, folders, patterns, a list — to single files."""
+"""From what a user names — files, folders, patterns, a list — to single files.
+
+No list of all files is kept: a folder of a million images is walked, not held.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
+import random
+import shutil
 import sys
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +22,50 @@ from leukoscope.runtime.prediction import Failure
 _TRUTH = Path("truth", "truth.json")  # ground truth of `leukoscope phantom`
 _BESIDE_TRUTH = ("truth", "manifest.csv", "README.md")
 _LITTER = ("Thumbs.db", "desktop.ini")
+
+
+class Inputs:
+    """What a user named; may be walked several times, and each time gives the same files.
+
+    Args:
+        items: As in :func:`expand_inputs`.
+        stdin: Where ``-`` reads; standard input by default. It is copied to a temporary file.
+    """
+
+    def __init__(self, items: Sequence[str], stdin: TextIO | None = None) -> None:
+        self.items = tuple(items)
+        self._stdin: TextIO | None = None
+        if "-" in self.items:
+            self._stdin = tempfile.TemporaryFile("w+", errors="surrogateescape")  # noqa: SIM115
+            weakref.finalize(self, self._stdin.close)
+            shutil.copyfileobj(stdin if stdin is not None else sys.stdin, self._stdin)
+
+    def __iter__(self) -> Iterator[Path | Failure]:
+        if self._stdin is not None:
+            self._stdin.seek(0)
+        return expand_inputs(self.items, self._stdin)
+
+    def survey(self, most: int) -> tuple[int, list[Path]]:
+        """How many inputs there are, and some files spread evenly at random over them.
+
+        The files are the same each time (reservoir sampling, algorithm R of Vitter 1985).
+
+        Args:
+            most: How many files at the most, in the order of the inputs.
+        """
+        rng = random.Random(0)
+        chosen: list[tuple[int, Path]] = []
+        total = files = 0
+        for item in self:
+            total += 1
+            if not isinstance(item, Path):
+                continue
+            files += 1
+            if len(chosen) < most:
+                chosen.append((files, item))
+            elif (place := rng.randrange(files)) < most:
+                chosen[place] = (files, item)
+        return total, [path for _, path in sorted(chosen)]
 
 
 def expand_inputs(items: Sequence[str], stdin: TextIO | None = None) -> Iterator[Path | Failure]:
@@ -33,20 +84,19 @@ def expand_inputs(items: Sequence[str], stdin: TextIO | None = None) -> Iterator
     Yields:
         A path, or a :class:`Failure` for an item behind which there is nothing.
     """
-    seen: set[str] = set()
+    # A file can come twice only where several things are named; hashes take little room.
+    seen: set[int] | None = None if len(items) == 1 and Path(items[0]).is_dir() else set()
     folders: set[str] = set()
     for item in _items(items, stdin if stdin is not None else sys.stdin):
         found: Iterable[Path | Failure]
         found = _walk(item, folders) if isinstance(item, Path) and item.is_dir() else (item,)
         for path in found:
-            key = (
-                os.path.normpath(path.absolute())
-                if isinstance(path, Path)
-                else f"failure {path.path}"
-            )
-            if key not in seen:
+            if seen is not None:
+                key = hash(os.path.normpath(path.absolute()) if isinstance(path, Path) else path)
+                if key in seen:
+                    continue
                 seen.add(key)
-                yield path
+            yield path
 
 
 def _items(items: Sequence[str], stdin: TextIO) -> Iterator[Path | Failure]:
@@ -82,18 +132,19 @@ def _walk(top: Path, entered: set[str]) -> Iterator[Path | Failure]:
             continue
         entered.add(real)
         try:
-            paths = sorted(folder.iterdir())
+            with os.scandir(folder) as entries:
+                names = sorted((entry.name, entry.is_dir()) for entry in entries)
         except OSError as error:
             detail = f"expected a readable folder, but {error.strerror or error}"
             yield Failure(str(folder), "unreadable", detail)
             continue
         skipped = (*_LITTER, *(_BESIDE_TRUTH if (folder / _TRUTH).is_file() else ()))
         inner = []
-        for path in paths:
-            if path.name.startswith(".") or path.name in skipped:
+        for name, is_folder in names:
+            if name.startswith(".") or name in skipped:
                 continue
-            if path.is_dir():
-                inner.append(path)
+            if is_folder:
+                inner.append(folder / name)
             else:
-                yield path
+                yield folder / name
         stack += reversed(inner)

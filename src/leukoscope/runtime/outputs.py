@@ -1,18 +1,20 @@
-"""Predictions as CSV or JSON lines, written row by row."""
+"""Predictions as CSV, JSON lines or Parquet, written as they come, in constant memory."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from leukoscope.core.errors import UnknownNameError
+from leukoscope.core.errors import MissingExtraError, UnknownNameError
 from leukoscope.runtime.prediction import Failure, Prediction
 
-FORMATS = (".csv", ".jsonl")
+FORMATS = (".csv", ".jsonl", ".parquet")
+ROW_GROUP = 1024  # rows of a Parquet file that are held until they are written together
 SEPARATOR = "|"  # between the members of a list in one CSV cell
 
 
@@ -31,6 +33,7 @@ def output_columns(class_names: Sequence[str]) -> tuple[str, ...]:
         "quality",
         "model",
         "heatmap",
+        "tiles",
         "error",
     )
 
@@ -38,55 +41,50 @@ def output_columns(class_names: Sequence[str]) -> tuple[str, ...]:
 class PredictionWriter:
     """Writes one row per image; an image that could not be read has ``error`` filled.
 
-    In CSV a list is joined by ``|`` and ``quality`` is a JSON object; an unknown value is empty.
-    JSON lines hold the same names with lists, objects and null.
+    In CSV a list is joined by ``|``, ``quality`` and ``tiles`` are JSON objects; an unknown value
+    is empty. JSON lines hold the same names with lists, objects and null; Parquet holds lists and
+    null, and the two objects as JSON.
 
-    Rows go to ``<name>.partial`` and are on disk as soon as they are written; :meth:`close` gives
-    the file its name. So a file of that name is always whole, and what a killed run had done is
-    not lost.
+    Rows go to ``<name>.partial``; :meth:`close` gives the file its name. So a file of that name is
+    always whole. What a killed run had done is not lost in CSV and JSON lines, whose rows are on
+    disk as soon as they are written; a Parquet file cannot be read without its end.
 
     Args:
-        path: Ends in ``.csv`` or ``.jsonl``.
+        path: Ends in ``.csv``, ``.jsonl`` or ``.parquet``.
         class_names: Of the bundle.
+        further: Columns beside those of :func:`output_columns`.
 
     Raises:
         UnknownNameError: Another suffix.
+        MissingExtraError: Parquet without pyarrow.
     """
 
-    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
+    def __init__(self, path: Path, class_names: Sequence[str], further: Sequence[str] = ()) -> None:
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in FORMATS:
             raise UnknownNameError("output format", suffix, FORMATS)
-        self.columns = output_columns(class_names)
+        self.columns = (*output_columns(class_names), *further)
         self.partial = self.path.with_name(f"{self.path.name}.partial")
+        if suffix == ".parquet" and find_spec("pyarrow") is None:
+            raise MissingExtraError("writing Parquet", "parquet")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A file name that is no UTF-8 reaches Python as lone surrogates: they are spelled out.
-        self._file = self.partial.open(
-            "w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1
-        )
-        self._csv = None
-        if suffix == ".csv":
-            self._csv = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")
-            self._csv.writeheader()
+        opened = {".csv": _open_csv, ".jsonl": _open_lines, ".parquet": _open_parquet}[suffix]
+        self._write, self._close = opened(self.partial, self.columns)
 
-    def write(self, answer: Prediction | Failure) -> None:
-        """Add one row."""
-        values = answer.as_dict()
-        row = {name: values.get(name) for name in self.columns}
-        if self._csv is not None:
-            self._csv.writerow(_flatten(row))
-        else:
-            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    def write(self, answer: Prediction | Failure, **further: Any) -> None:
+        """Add one row; ``further`` fills the further columns, or others in place of the answer."""
+        values = answer.as_dict() | further
+        self._write({name: values.get(name) for name in self.columns})
 
     def close(self) -> None:
         """Finish: the file gets its name."""
-        self._file.close()
+        self._close()
         self.partial.replace(self.path)
 
     def abort(self) -> None:
         """Stop: the rows so far stay in the partial file."""
-        self._file.close()
+        self._close()
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -101,6 +99,66 @@ class PredictionWriter:
             self.close()
         else:
             self.abort()
+
+
+_Row = dict[str, Any]
+_Opened = tuple[Callable[[_Row], object], Callable[[], None]]  # to write a row, to close
+
+
+def _text_file(path: Path) -> Any:
+    # A file name that is no UTF-8 reaches Python as lone surrogates: they are spelled out.
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1)
+
+
+def _open_csv(path: Path, columns: Sequence[str]) -> _Opened:
+    file = _text_file(path)
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    return lambda row: writer.writerow(_flatten(row)), file.close
+
+
+def _open_lines(path: Path, _: Sequence[str]) -> _Opened:
+    file = _text_file(path)
+    return (
+        lambda row: file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"),
+        file.close,
+    )
+
+
+def _open_parquet(path: Path, columns: Sequence[str]) -> _Opened:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def kind(name: str) -> Any:
+        if name in ("prediction_set", "reasons"):
+            return pa.list_(pa.string())
+        return pa.float64() if name.startswith("p_") or name == "ood_score" else pa.string()
+
+    schema = pa.schema([(name, kind(name)) for name in columns])
+    writer = pq.ParquetWriter(path, schema)
+    rows: list[_Row] = []
+
+    def flush() -> None:
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            rows.clear()
+
+    def write(row: _Row) -> None:
+        rows.append({name: _for_parquet(value) for name, value in row.items()})
+        if len(rows) >= ROW_GROUP:
+            flush()
+
+    def close() -> None:
+        flush()
+        writer.close()
+
+    return write, close
+
+
+def _for_parquet(value: Any) -> Any:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Prediction:
         model: Name of the bundle and the first digits of its hash.
         heatmap: File of the heat map where one was asked for.
         logits: Raw outputs, for programs that compute statistics; not in the files.
+        tiles: Of an image that was cut into parts: how many, and what was said of them.
     """
 
     image: str
@@ -71,6 +72,7 @@ class Prediction:
     model: str
     heatmap: str | None = None
     logits: tuple[float, ...] = ()
+    tiles: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The columns of the output, ready for JSON."""
@@ -87,6 +89,7 @@ class Prediction:
             "quality": {name: round(value, 4) for name, value in self.quality.items()},
             "model": self.model,
             "heatmap": self.heatmap,
+            **({"tiles": dict(self.tiles)} if self.tiles is not None else {}),
         }
 
 

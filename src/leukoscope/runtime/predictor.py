@@ -206,10 +206,10 @@ class Predictor:
         source = Path(item) if isinstance(item, str) else item
         name = str(source) if isinstance(source, Path) else f"image-{number}"
         try:
-            image, sha256 = _load(source, name)
+            image, sha256, odd = _load(source, name)
             pixels = apply_preprocess(image, self.record.preprocess)
             quality = measure_quality(image)
-            beyond = envelope_notes(image, quality, self.record.envelope)
+            beyond = (*odd, *envelope_notes(image, quality, self.record.envelope))
             return _Prepared(name, sha256, pixels, quality, beyond, nuclear_blue(image))
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)
@@ -294,12 +294,15 @@ class Predictor:
         return self._gate.scores(seen)
 
 
-def _load(source: Path | bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], str]:
-    """The pixels and the hash of what they came from."""
-    if isinstance(source, bytes):
-        return decode_image(source, name=name).image, sha256_bytes(source)
-    if isinstance(source, Path):
-        return decode_image(source).image, sha256_file(source)
+def _load(
+    source: Path | bytes | NDArray[np.uint8], name: str
+) -> tuple[NDArray[np.uint8], str, tuple[str, ...]]:
+    """The pixels, the hash of what they came from, and what a person has to know of the file."""
+    if isinstance(source, (bytes, Path)):
+        found = decode_image(source, name=name)
+        sha256 = sha256_bytes(source) if isinstance(source, bytes) else sha256_file(source)
+        first = f"The file has {found.pages} pages; the first one was read."
+        return found.image, sha256, (first,) if found.pages > 1 else ()
     if not isinstance(source, np.ndarray):
         detail = f"expected a path, bytes or an array, got {type(source).__name__}"
         raise ImageError(name, "not-an-image", detail)
@@ -310,7 +313,7 @@ def _load(source: Path | bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[
             f"expected an array (H, W, 3) uint8 RGB, got {source.shape} {source.dtype}",
         )
     image = np.ascontiguousarray(source)
-    return image, sha256_bytes(image.tobytes())
+    return image, sha256_bytes(image.tobytes()), ()
 
 
 def _write_heatmap(folder: Path, item: _Prepared, heat: NDArray[np.float32], title: str) -> str:

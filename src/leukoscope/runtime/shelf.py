@@ -1,12 +1,16 @@
-"""Which bundles lie below a folder."""
+"""Which bundles lie below a folder, and which are installed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from leukoscope.core.errors import BundleError
 from leukoscope.runtime.bundle import RECORD, read_bundle
+
+PACKAGE = "leukoscope_bundles"  # each folder in it is a bundle
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,25 @@ def find_bundles(root: Path) -> list[FoundBundle]:
     """
     if not root.is_dir():
         raise BundleError(f"{root}: expected a folder to look for bundles in, found none")
+    folders = (record.parent for record in sorted(root.rglob(RECORD)))
+    return describe_bundles(
+        folder
+        for folder in folders
+        if not any(part.startswith(".") for part in folder.relative_to(root).parts)
+    )
+
+
+def installed_bundles() -> list[Path]:
+    """Folders of the bundles that came with the distribution ``leukoscope-bundles``."""
+    spec = find_spec(PACKAGE)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return sorted(record.parent for place in places for record in Path(place).glob(f"*/{RECORD}"))
+
+
+def describe_bundles(folders: Iterable[Path]) -> list[FoundBundle]:
+    """What each folder holds; a damaged bundle is described with what is wrong."""
     found = []
-    for record in sorted(root.rglob(RECORD)):
-        folder = record.parent
-        if any(part.startswith(".") for part in folder.relative_to(root).parts):
-            continue
+    for folder in folders:
         try:
             bundle = read_bundle(folder)
         except BundleError as error:

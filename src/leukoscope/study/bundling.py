@@ -14,6 +14,7 @@ from leukoscope.config.bundle import (
     BundleRecord,
     Calibration,
     Conformal,
+    ModelField,
     OperatingPoint,
     QualityLimits,
     Serving,
@@ -33,6 +34,7 @@ from leukoscope.imaging.channel_order import blue_range, nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
+from leukoscope.imaging.segment import is_cut_out
 from leukoscope.runtime.bundle import MODEL, MODEL_INT8, save_bundle
 from leukoscope.runtime.engines import open_engine
 from leukoscope.runtime.golden import golden_files
@@ -55,7 +57,15 @@ LICENCE = (
 )
 
 
-def export_bundle(run: RunFolder, recipe: str, out: Path, *, int8: bool = False) -> BundleRecord:
+def export_bundle(
+    run: RunFolder,
+    recipe: str,
+    out: Path,
+    *,
+    int8: bool = False,
+    um_per_px: float | None = None,
+    compact: bool = False,
+) -> BundleRecord:
     """Pack the model that was fitted on all images.
 
     Calibration, prediction sets and operating point are fitted on the ``cal`` part, the rejection
@@ -65,10 +75,12 @@ def export_bundle(run: RunFolder, recipe: str, out: Path, *, int8: bool = False)
     A bundle that lies in ``out`` is replaced as a whole.
 
     Args:
-        run: The study.
+        run: The study's folder.
         recipe: One of its recipes.
         out: The bundle's folder.
         int8: Also quantise the graph.
+        um_per_px: Pixel scale of the training images in µm, where it is known.
+        compact: Store the weights in half the bytes (:mod:`leukoscope.learning.compact`).
 
     Raises:
         DataError: The images are gone.
@@ -76,6 +88,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path, *, int8: bool = False)
         LeukoscopeError: An engine in fp32 and the torch model disagree.
     """
     from leukoscope.learning.checkpoint import load_checkpoint
+    from leukoscope.learning.compact import compact_weights
     from leukoscope.learning.export import network_logits, onnx_bytes
     from leukoscope.learning.quantise import CALIBRATION_IMAGES, quantise
     from leukoscope.reporting.card import render_model_card
@@ -89,6 +102,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path, *, int8: bool = False)
     rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
     pixels, quality, blue = _read(manifest, data, rows, spec)
     graph = onnx_bytes(network, spec, meta.class_names)
+    graph = compact_weights(graph) if compact else graph
     engine = open_engine(graph)
     outputs = {part: run_graph(engine, images) for part, images in pixels.items()}
     decide = partial(_decisions, data=data, rows=rows["cal"], fold=fold, config=config)
@@ -96,7 +110,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path, *, int8: bool = False)
     gate, limits = fit_bundle_gate(
         pixels, outputs, lambda images: run_graph(engine, images), config.seed
     )
-    phantoms = _phantoms()
+    phantoms = golden_phantoms()
     golden = np.stack([apply_preprocess(image, spec) for image in phantoms])
     quantised = quantise(graph, _thinned(pixels["val"], CALIBRATION_IMAGES)) if int8 else None
     servings, answers = measure_servings(
@@ -129,6 +143,7 @@ def export_bundle(run: RunFolder, recipe: str, out: Path, *, int8: bool = False)
         envelope=stored_envelope(run, recipe),
         subject_method=method_for_bundle(run, recipe),
         nuclear_blue=blue_range(np.array(blue)),
+        field=_model_field(manifest, data, rows["train"], um_per_px),
         parity_max_abs=worst(servings).max_abs,
         servings=servings,
         passport_sha256=read_json(run.passport)["sha256"],
@@ -272,6 +287,24 @@ def _limits(quality: list[dict[str, float]]) -> QualityLimits:
     return QualityLimits(low=low, high=high)
 
 
+def _model_field(
+    manifest: Manifest, data: Labelled, train: NDArray[np.int64], um_per_px: float | None
+) -> ModelField:
+    """Size of the training images, and whether they are cells cut out on black."""
+    records = [data.records[i] for i in train]
+    sizes = np.array([(record.width, record.height) for record in records])
+    looked_at = records[:: max(1, len(records) // 16)][:16]
+    on_black = [is_cut_out(decode_image(manifest.path_of(r)).image) for r in looked_at]
+    width, height = (int(size) for size in np.median(sizes, axis=0))
+    return ModelField(
+        width_px=width,
+        height_px=height,
+        largest_px=int(sizes.max()),
+        shows="cell" if np.mean(on_black) > 0.5 else "field",
+        um_per_px=um_per_px,
+    )
+
+
 def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:
     counts = ", ".join(f"{len(rows[part])} {part}" for part in ("train", "val", "cal"))
     return f"all usable images of {Path(data_path).name} ({counts}; no test part)"
@@ -282,10 +315,13 @@ def _hashes(data: Labelled, train: NDArray[np.int64]) -> bytes:
     return "".join(f"{data.records[i].sha256}\n" for i in train).encode()
 
 
-def _phantoms() -> list[NDArray[np.uint8]]:
-    """The golden images: free of rights, and of any size but the model's."""
+def golden_phantoms() -> list[NDArray[np.uint8]]:
+    """The images of every bundle's golden outputs, (H, W, 3) uint8 RGB each.
+
+    Free of rights, and of another size than most models' inputs.
+    """
     from leukoscope.phantom.render import render_phantom
     from leukoscope.phantom.spec import PhantomSpec
 
-    spec = PhantomSpec(images=4, sessions=4, seed=7)
-    return [render_phantom(spec, index).image for index in range(4)]
+    phantoms = PhantomSpec(images=4, sessions=4, seed=7)
+    return [render_phantom(phantoms, index).image for index in range(4)]
