@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from leukoscope.config.loading import load_recipe, validate
+from leukoscope.config.loading import load_recipe, load_study_config, validate
 from leukoscope.config.recipe import Recipe
-from leukoscope.core.errors import ConfigError, SplitError, UsageError
-from leukoscope.core.records import Fold, ImageRecord
+from leukoscope.core.errors import ConfigError, SplitError
+from leukoscope.core.records import Fold, ImageRecord, Manifest
+from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.softmax import softmax
 from leukoscope.learning.checkpoint import load_checkpoint
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.inner_folds import fit_inner_folds, inner_parts, member_recipe
 from leukoscope.study.jobs import Labelled
@@ -81,7 +83,7 @@ def test_members_never_see_outer_images_and_are_averaged(tmp_path: Path) -> None
 
 def test_the_recipe_says_so_and_members_do_not_refit() -> None:
     three = load_recipe("quick", ["inner_folds=3"])
-    assert three.no_bundle_reason == "it is 3 models, and a bundle holds one"
+    assert three.no_bundle_reason == ""
     own = member_recipe(three)
     assert (own.inner_folds, own.training.refit_with_val) == (0, False)
     with pytest.raises(ConfigError, match="inner_folds must be 0"):
@@ -109,6 +111,16 @@ def test_a_study_with_inner_folds(tmp_path: Path) -> None:
         table = PredictionTable.load(folder / "predictions.csv")
         assert set(table.part.tolist()) == {"val", "cal", "test"}
         assert result.metrics["results"][0]["recipe"] == recipe
-        assert any("it is 2 models" in text for text in result.metrics["warnings"])
-        with pytest.raises(UsageError, match="cannot become a bundle: it is 2 models"):
-            export_bundle(result.run, recipe, tmp_path / "bundle")
+        export_bundle(result.run, recipe, result.run.bundle)
+        _the_bundle_holds_both(result.run)
+
+
+def _the_bundle_holds_both(run: RunFolder) -> None:
+    predictor = load_bundle(run.bundle)
+    recipe = predictor.record.recipe
+    final = run.model(recipe, "final", 0)
+    table = PredictionTable.load(final / "predictions.csv").select(part="cal")
+    manifest = Manifest.load(run.manifest, load_study_config(run.config).data.root)
+    path_of = {record.image_id: manifest.path_of(record) for record in manifest.usable}
+    answers = predictor.predict([path_of[i] for i in table.image_id.tolist()])
+    np.testing.assert_allclose([a.logits for a in answers], table.logits, atol=0.02)

@@ -255,8 +255,6 @@ class Recipe(Strict):
         """Why such a model cannot be packed as a bundle; empty where it can."""
         if isinstance(self.training, EnsembleTraining):
             return "an ensemble is several models; export its members one by one"
-        if self.inner_folds:
-            return f"it is {self.inner_folds} models, and a bundle holds one"
         if isinstance(self.training, FeatureClassifierTraining):
             return _NO_GRAPH.get(self.training.classifier.kind, "")
         return ""

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
+from leukoscope.evaluation.softmax import softmax
+from leukoscope.learning.backbones import Network
+from leukoscope.learning.export import network_logits
 
 SMALLEST = 1e-30  # of a probability before its logarithm, which must stay finite
 
@@ -19,12 +26,14 @@ def merge_members(graphs: Sequence[bytes]) -> bytes:
     so that an engine finds what all members compute alike (frozen blocks) and does it once.
 
     Args:
-        graphs: At least two graphs of :func:`leukoscope.learning.export.onnx_bytes`, alike in
+        graphs: One or more graphs of :func:`leukoscope.learning.export.onnx_bytes`, alike in
             preprocessing, classes and the shapes of what they give.
 
     Raises:
         BundleError: The members are not alike.
     """
+    if len(graphs) == 1:
+        return graphs[0]
     import onnx
     from onnx import compose, helper
 
@@ -76,6 +85,17 @@ def merge_members(graphs: Sequence[bytes]) -> bytes:
     )
     merged.metadata_props.extend(first.metadata_props)
     return bytes(merged.SerializeToString())
+
+
+def mean_logits(
+    networks: Sequence[Network], images: NDArray[np.uint8], spec: PreprocessSpec
+) -> NDArray[np.float32]:
+    """What torch computes for the same: (n, K) of (n, S, S, 3) uint8 RGB, preprocessed."""
+    found = [network_logits(network, images, spec) for network in networks]
+    if len(found) == 1:
+        return found[0]
+    mean = np.mean([softmax(logits) for logits in found], axis=0)
+    return np.asarray(np.log(np.maximum(mean, SMALLEST)), np.float32)
 
 
 def _known_tensors(found: Sequence[Any], tensors: dict[bytes, Any]) -> dict[str, str]:

@@ -89,19 +89,21 @@ def export_bundle(
     """
     from leukoscope.learning.checkpoint import load_checkpoint
     from leukoscope.learning.compact import compact_weights
-    from leukoscope.learning.export import network_logits, onnx_bytes
+    from leukoscope.learning.export import onnx_bytes
+    from leukoscope.learning.merging import mean_logits, merge_members
     from leukoscope.learning.quantise import CALIBRATION_IMAGES, quantise
     from leukoscope.reporting.card import render_model_card
 
     config = _checked_config(run, recipe)
-    network, meta = load_checkpoint(run.model(recipe, FINAL, 0))
+    networks, metas = zip(*map(load_checkpoint, _final_models(run, recipe)), strict=True)
+    meta = metas[0]
     spec = meta.recipe.preprocess
     manifest = Manifest.load(run.manifest, config.data.root)
     data = Labelled(manifest.usable, meta.class_names)
     fold = _final_fold(run)
     rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
     pixels, quality, blue = _read(manifest, data, rows, spec)
-    graph = onnx_bytes(network, spec, meta.class_names)
+    graph = merge_members([onnx_bytes(network, spec, meta.class_names) for network in networks])
     graph = compact_weights(graph) if compact else graph
     engine = open_engine(graph)
     outputs = {part: run_graph(engine, images) for part, images in pixels.items()}
@@ -121,7 +123,7 @@ def export_bundle(
             cal=pixels["cal"],
             y=data.y[rows["val"]],
             groups=fold.units(data.records[i].image_id for i in rows["val"]),
-            reference=network_logits(network, pixels["val"][:PARITY_IMAGES], spec),
+            reference=mean_logits(networks, pixels["val"][:PARITY_IMAGES], spec),
             decide=decide,
             gate=gate,
             ood=limits,
@@ -177,6 +179,12 @@ def _checked_config(run: RunFolder, recipe: str) -> StudyConfig:
     return config
 
 
+def _final_models(run: RunFolder, recipe: str) -> list[Path]:
+    """The folder of the model fitted on all images, or of each of its members."""
+    folder = run.model(recipe, FINAL, 0)
+    return sorted(path for path in folder.glob("inner*") if path.is_dir()) or [folder]
+
+
 def _serves_int8(servings: tuple[Serving, ...]) -> bool:
     return any(s.precision == "int8" and not s.refused for s in servings)
 
@@ -188,8 +196,8 @@ def _thinned(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
 
 def keep_bundle(run: RunFolder, recipe: str) -> None:
     """Pack the study's own bundle, or leave it where nothing behind it has changed."""
-    weights = run.model(recipe, FINAL, 0) / "checkpoint.safetensors"
-    behind = [run.config, run.manifest, run.metrics, run.robustness, weights]
+    weights = [folder / "checkpoint.safetensors" for folder in _final_models(run, recipe)]
+    behind = [run.config, run.manifest, run.metrics, run.robustness, *weights]
     hashes = [sha256_file(path) if path.is_file() else "" for path in behind]
     key = sha256_json([leukoscope.__version__, *hashes])
     record = run.cache / "bundle.json"
