@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from leukoscope.config.loading import load_recipe, validate
+from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import Recipe
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, SplitError, UsageError
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.evaluation.predictions import PredictionTable

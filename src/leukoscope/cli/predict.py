@@ -67,7 +67,7 @@ def predict(
     from leukoscope.runtime.prediction import Failure
     from leukoscope.runtime.predictor import load_bundle
 
-    predictor = load_bundle(bundle, engine=engine, precision=precision)
+    predictor = load_bundle(bundle, engine=engine, precision=precision, bulk=True)
     sources = list(expand_inputs(images))
     patients = _patients(predictor, sources, by_subject, subject_from)
     writer = PredictionWriter(out, predictor.class_names) if out else nullcontext()
