@@ -14,6 +14,7 @@ import pytest
 from leukoscope.config.bundle import Calibration, Conformal, Serving
 from leukoscope.config.parity import BOUNDS, Parity
 from leukoscope.core.errors import BundleError, UnknownNameError, UsageError
+from leukoscope.evaluation.intervals import proportion_interval
 from leukoscope.evaluation.parity import measure_parity
 from leukoscope.runtime import choice, engines
 from leukoscope.runtime.bundle import MODEL_INT8, read_bundle, save_bundle
@@ -134,4 +135,7 @@ def test_bounds_name_figure_and_limit() -> None:
     assert "the class changes on 25.00% of the images" in tolerant.refusal("int8")
     worse = tolerant.model_copy(update={"changed": 0.0, "accuracy_change": -0.004})
     assert "accuracy falls by 0.40 points, allowed 0.3" in worse.refusal("int8")
+    same = measure_parity(old, old, truth)
+    assert same.low == pytest.approx(-proportion_interval(0, 4)[1])
+    assert same.high == pytest.approx(0.6024, abs=1e-4)  # 1 − .025^(1/4)
     assert [BOUNDS[name].changed for name in ("fp32", "bf16", "int8")] == [0, 0.01, 0.02]
