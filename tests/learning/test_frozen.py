@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from leukoscope.config.loading import validate
 from leukoscope.config.recipe import Augmentation, GradientTraining, ModelConfig, Recipe, Refinement
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError
 from leukoscope.learning.backbones import ToInput, build_network
 from leukoscope.learning.batches import ImageSet

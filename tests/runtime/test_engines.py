@@ -99,7 +99,7 @@ def test_the_self_test_graph_is_what_its_comment_says() -> None:
 
 
 def test_the_self_test_notices_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(data: bytes, precision: str, threads: int) -> engines._Opened:
+    def wrong(data: bytes, *how: object) -> engines._Opened:
         shapes = {"image": (None, 2, 2, 3)}, {"logits": (None, 3)}
         return *shapes, lambda batch: {"logits": np.zeros((len(batch), 3), np.float32)}
 
@@ -127,7 +127,7 @@ def test_auto_takes_onnx_runtime_where_openvino_is_missing(
 def test_auto_falls_back_and_says_so(
     monkeypatch: pytest.MonkeyPatch, tiny: SimpleNamespace
 ) -> None:
-    def broken(data: bytes, precision: str, threads: int) -> engines._Opened:
+    def broken(data: bytes, *how: object) -> engines._Opened:
         raise RuntimeError("unsupported processor")
 
     monkeypatch.setattr(engines, "find_spec", lambda name: True)
@@ -165,3 +165,42 @@ def test_a_graph_without_logits_is_refused() -> None:
 def test_threads_must_be_positive(tiny: SimpleNamespace) -> None:
     with pytest.raises(UsageError, match="at least one thread"):
         open_engine(tiny.graph(), threads=0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="no OpenVINO")
+def test_bf16_is_near_where_the_processor_has_it(tiny: SimpleNamespace) -> None:
+    if engines.cannot("openvino", "bf16"):
+        with pytest.raises(UsageError, match="bf16 cannot be had from openvino"):
+            open_engine(tiny.graph(), engine="openvino", precision="bf16")
+        return
+    batch = random_batch()
+    opened = open_engine(tiny.graph(), engine="openvino", precision="bf16", threads=1)
+    expected = open_engine(tiny.graph(), engine="openvino", threads=1).run(batch)["logits"]
+    assert opened.precision == "bf16"
+    np.testing.assert_allclose(opened.run(batch)["logits"], expected, rtol=0.03)
+
+
+def test_bf16_of_onnx_runtime_is_refused(tiny: SimpleNamespace) -> None:
+    with pytest.raises(UsageError, match="ONNX Runtime has no bf16"):
+        open_engine(tiny.graph(), engine="onnxruntime", precision="bf16")
+
+
+def test_onnx_runtime_takes_cuda_where_it_is_offered(
+    monkeypatch: pytest.MonkeyPatch, tiny: SimpleNamespace
+) -> None:
+    import onnxruntime
+
+    asked: list[object] = []
+    plain = onnxruntime.InferenceSession
+
+    def session(data: bytes, options: object, providers: list[object]) -> object:
+        asked.append(providers)
+        return plain(data, options, providers=["CPUExecutionProvider"])
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    for precision in ("fp32", "int8"):
+        open_engine(tiny.graph(), engine="onnxruntime", precision=precision, threads=1)
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
+    assert asked == [[cuda, "CPUExecutionProvider"], ["CPUExecutionProvider"]]

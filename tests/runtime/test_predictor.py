@@ -157,7 +157,7 @@ def test_any_bytes_give_an_answer(
 def test_only_a_bounded_number_is_in_flight(
     predictor: Predictor, tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The source is read at most three batches ahead, whatever its length."""
+    """The source is read at most two batches a thread ahead, whatever its length."""
     image, taken, answered, ahead = tiny.colour(1, 2, 3), 0, 0, []
 
     def endless() -> Iterator[np.ndarray]:
@@ -174,7 +174,7 @@ def test_only_a_bounded_number_is_in_flight(
         if answered == 50:
             break
     stream.close()  # type: ignore[attr-defined]
-    assert 4 < max(ahead) <= 12
+    assert 4 < max(ahead) <= 2 * 2 * 4
     alive = [t.name for t in threading.enumerate() if t.name.startswith("leukoscope-decode")]
     assert not alive
 

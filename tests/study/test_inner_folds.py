@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from leukoscope.config.loading import load_recipe, load_study_config, validate
+from leukoscope.config.loading import load_recipe, load_study_config
 from leukoscope.config.recipe import Recipe
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, SplitError
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder

@@ -175,7 +175,7 @@ def _predictor(
     if bundle is not None:
         from leukoscope.runtime.predictor import load_bundle
 
-        return load_bundle(bundle, engine=engine, precision=precision)
+        return load_bundle(bundle, engine=engine, precision=precision, bulk=True)
     from leukoscope.runtime.choosing import choose_bundle
     from leukoscope.runtime.shelf import installed_bundles
 

@@ -6,16 +6,13 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, UnknownNameError
 from leukoscope.core.files import write_text
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -90,23 +87,6 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
             place = place[table]
         place[last] = _parse_value(raw.strip())
     return result
-
-
-def validate(model: type[ModelT], values: Mapping[str, Any], source: str) -> ModelT:
-    """Build ``model`` from ``values``.
-
-    Raises:
-        ConfigError: Names each key that is wrong, what was expected and what came.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']} "
-            f"(got {item['input']!r})"
-            for item in error.errors()
-        )
-        raise ConfigError(f"{source}: {problems}") from None
 
 
 def _parse_toml(text: str, source: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
-from leukoscope.config.loading import apply_overrides, validate
+from leukoscope.config.loading import apply_overrides
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError
 
 _SYNTAX = (

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
-from leukoscope.config.loading import validate
 from leukoscope.config.recipe import Augmentation, GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.config.search import Choice, Parameter, Range, Space, compact, leaves
 from leukoscope.config.study import StudyConfig
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, UnknownNameError
 from leukoscope.core.files import write_text
 

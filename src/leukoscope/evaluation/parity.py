@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.parity import BOUNDS, Parity
-from leukoscope.evaluation.intervals import Sampling, bootstrap_mean
+from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, proportion_interval
 
 
 def measure_parity(
@@ -25,7 +25,9 @@ def measure_parity(
         reference: (n, K) of the trained network, or of an engine in fp32.
         found: (n, K) of the engine in question.
         y: (n,) class indices, to compare accuracies; None leaves that out.
-        groups: (n,) by which the interval of the accuracies' difference resamples.
+        groups: (n,) by which the interval of the accuracies' difference resamples; where no
+            image changes sides, it is that of no change among so many groups, either way
+            (Clopper & Pearson 1934).
         **how: See :class:`leukoscope.evaluation.intervals.Sampling`.
 
     >>> measure_parity([[2.0, 0.0], [0.0, 4.0]], [[2.0, 0.1], [0.0, 4.0]]).max_abs
@@ -48,5 +50,9 @@ def measure_parity(
     truth = np.asarray(y)
     gain = (now == truth).astype(float) - (was == truth)
     interval = bootstrap_mean(gain, groups=groups, **how)
-    limits = {"accuracy_change": interval.value, "low": interval.low, "high": interval.high}
+    low, high = interval.low, interval.high
+    if not gain.any():  # no spread to resample: as many groups could still have missed a change
+        high = proportion_interval(0, interval.n_groups)[1]
+        low = -high
+    limits = {"accuracy_change": interval.value, "low": low, "high": high}
     return parity.model_copy(update=limits)

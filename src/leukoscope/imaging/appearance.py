@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.background import colour_statistics
+from leukoscope.imaging.background import colour_statistics, histogram
 
 _LEVELS = 4
 
@@ -30,11 +30,12 @@ def describe_appearance(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     [2.0, 0.0, 0.0]
     """
     luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-    below = np.cumsum(np.bincount(luma.ravel(), minlength=256)) / luma.size
+    below = np.cumsum(histogram(luma)) / luma.size
     low, high = np.searchsorted(below, (0.25, 0.75))
     contrasts = []
-    for inside in (luma <= low, luma >= high):
-        red, green, blue = cv2.mean(image, inside.astype(np.uint8))[:3]
+    for darkest, lightest in ((0, low), (high, 255)):
+        inside = cv2.inRange(luma, int(darkest), int(lightest))
+        red, green, blue = cv2.mean(image, inside)[:3]
         contrasts += [red - green, green - blue]
     colours = np.array([*colour_statistics(image), *contrasts])
     return np.concatenate([colours / 16, _grain(luma)])
@@ -46,6 +47,7 @@ def _grain(luma: NDArray[np.uint8]) -> list[float]:
     for _ in range(_LEVELS):
         smaller = cv2.pyrDown(picture)
         again = cv2.pyrUp(smaller, dstsize=(picture.shape[1], picture.shape[0]))
-        found.append(float(np.log2(1 + (picture - again).std(dtype=np.float64))))
+        deviation = cv2.meanStdDev(cv2.subtract(picture, again))[1]
+        found.append(float(np.log2(1 + deviation[0, 0])))
         picture = np.asarray(smaller, np.float32)
     return found

@@ -123,10 +123,17 @@ def colour_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     [7.0, 0.0, 7.0]
     """
     result = np.empty((3, 7))
-    for channel in range(3):
-        counts = np.bincount(image[:, :, channel].ravel(), minlength=256)
-        result[channel] = _histogram_statistics(counts)
+    for channel, values in enumerate(cv2.split(image)):
+        result[channel] = _histogram_statistics(histogram(np.asarray(values, np.uint8)))
     return result.ravel()
+
+
+def histogram(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each of the 256 levels stands in (H, W) values."""
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256])  # exact up to 2²⁴ of a level
+    if values.size > 1 << 24:
+        return np.bincount(values.ravel(), minlength=256)
+    return np.asarray(counts, np.float32).ravel().astype(np.int64)
 
 
 def bar_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:

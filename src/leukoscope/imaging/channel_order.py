@@ -25,15 +25,26 @@ def nuclear_blue(image: NDArray[np.uint8]) -> float:
     >>> nuclear_blue(violet), nuclear_blue(violet[..., ::-1])
     (40.0, -40.0)
     """
-    small = cv2.resize(
-        np.ascontiguousarray(image), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA
-    ).reshape(-1, 3)
-    lit = small[small.max(axis=1) > _BLACK].astype(np.float32)
-    if not len(lit):
+    small = cv2.resize(np.ascontiguousarray(image), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    red, green, blue = cv2.split(small)
+    lit = cv2.inRange(cv2.max(cv2.max(red, green), blue), _BLACK + 1, 255)
+    total = cv2.countNonZero(lit)
+    if not total:
         return 0.0
-    count = max(1, round(_SHARE * len(lit)))
-    darkest = lit[np.argpartition(lit[:, 1], count - 1)[:count]]
-    return float((darkest[:, 2] - darkest[:, 0]).mean())
+    count = max(1, round(_SHARE * total))
+    below = np.cumsum(cv2.calcHist([green], [0], lit, [256], [0, 256]))
+    level = int(np.searchsorted(below, count))
+    # Of the pixels at the last level only some belong; all of them stand for these.
+    found = 0.0
+    for low, high, number in (
+        (0, level - 1, below[level - 1] if level else 0),
+        (level, level, count - (below[level - 1] if level else 0)),
+    ):
+        if number:
+            inside = cv2.bitwise_and(lit, cv2.inRange(green, low, high))
+            mean = cv2.mean(small, inside)
+            found += number * (mean[2] - mean[0])
+    return float(found / count)
 
 
 def blue_range(values: NDArray[np.float64]) -> tuple[float, float] | None:

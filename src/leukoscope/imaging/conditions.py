@@ -115,11 +115,13 @@ def _unevenness(luma: NDArray[np.uint8]) -> float:
 def _blockiness(luma: NDArray[np.uint8]) -> float:
     ratios = []
     for axis in (0, 1):
-        swapped = luma if axis == 0 else luma.T
-        if len(swapped) <= _BLOCK:
+        length = luma.shape[axis]
+        if length <= _BLOCK:
             continue
-        steps = np.asarray(cv2.absdiff(swapped[1:], swapped[:-1])).mean(axis=1)
-        border = np.arange(1, len(swapped)) % _BLOCK == 0
+        after, before = (luma[1:], luma[:-1]) if axis == 0 else (luma[:, 1:], luma[:, :-1])
+        apart = np.asarray(cv2.absdiff(after, before))
+        steps = np.asarray(cv2.reduce(apart, 1 - axis, cv2.REDUCE_AVG, dtype=cv2.CV_64F)).ravel()
+        border = np.arange(1, length) % _BLOCK == 0
         if steps[~border].any():
             ratios.append(float(steps[border].mean() / steps[~border].mean()))
     return float(np.mean(ratios)) if ratios else 1.0

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leukoscope.config.loading import validate
 from leukoscope.config.recipe import Recipe
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import WeightsError
 from leukoscope.core.files import read_json, sha256_bytes, write_bytes, write_json
 from leukoscope.learning.backbones import Network, build_network

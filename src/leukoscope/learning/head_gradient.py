@@ -31,7 +31,7 @@ def head_gradient(hidden: nn.Sequential, head: nn.Linear, pooled: Tensor) -> Ten
     for layer in hidden:
         given.append(x)
         x = layer(x)
-    gradient = head.weight.expand(len(pooled), -1, -1)
+    gradient = head.weight.expand(pooled.shape[0], -1, -1)
     for layer, before in zip(reversed(hidden), reversed(given), strict=True):
         gradient = _through(layer, before, gradient)
     return gradient
@@ -45,23 +45,22 @@ def flattened_gradient(hidden: nn.Sequential, head: nn.Linear, grid: Tensor) -> 
     Returns:
         (N, K, C).
     """
-    flat = grid.flatten(1)
-    places = (grid.shape[1], grid.shape[2] * grid.shape[3])
+    flat, channels = grid.flatten(1), grid.shape[1]
     if not len(hidden):
-        return _mean_of_places(head.weight, places).expand(len(grid), -1, -1)
+        return _by_channel(head, channels).expand(grid.shape[0], -1, -1)
     first = cast(FullyConnected, hidden[0])
     gradient = head_gradient(hidden[1:], head, first(flat))
     gradient, shortcut = _before_linear(first, flat, gradient)
-    found = gradient @ _mean_of_places(first.linear.weight, places)
+    found = gradient @ _by_channel(first.linear, channels)
     if shortcut is not None and first.project is not None:
         linear = cast(nn.Linear, first.project[0])
-        found = found + shortcut @ _mean_of_places(linear.weight, places)
+        found = found + shortcut @ _by_channel(linear, channels)
     return found
 
 
-def _mean_of_places(weight: Tensor, places: tuple[int, int]) -> Tensor:
-    """(K, C · h · w) weights to (K, C), mean over the places; ``places`` is (C, h · w)."""
-    return weight.reshape(len(weight), *places).mean(2)
+def _by_channel(linear: nn.Linear, channels: int) -> Tensor:
+    """Weights (after, C) of a layer that reads a flattened map, mean over the places."""
+    return linear.weight.reshape(linear.out_features, channels, -1).mean(2)
 
 
 def _through(layer: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from leukoscope.config.bundle import BUNDLE_SCHEMA, BundleRecord, OutOfDistribution
-from leukoscope.config.loading import validate
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import BundleError, ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.evaluation.gate import Gate

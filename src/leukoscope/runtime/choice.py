@@ -18,7 +18,12 @@ FASTEST = {"openvino": ("bf16", "int8", "fp32"), "onnxruntime": ("fp32",)}
 
 
 def open_for(
-    bundle: Bundle, engine: str = "auto", precision: str = "auto", threads: int | None = None
+    bundle: Bundle,
+    engine: str = "auto",
+    precision: str = "auto",
+    *,
+    threads: int | None = None,
+    bulk: bool = False,
 ) -> Engine:
     """Open a bundle's graph; ``Engine.reason`` says which engine and precision, and why.
 
@@ -28,6 +33,7 @@ def open_for(
         precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: the fastest that this processor can
             do and that, by the bundle's record, stayed within its bounds with this engine.
         threads: Number of threads; None takes every core that this process may use.
+        bulk: For many images, see :func:`leukoscope.runtime.engines.open_engine`.
 
     Raises:
         UnknownNameError: No engine or precision of that name.
@@ -57,7 +63,11 @@ def open_for(
         words = "asked for by name" if engine != "auto" else _why(name, failed)
         try:
             opened = open_engine(
-                bundle.model_for(chosen), engine=name, precision=chosen, threads=threads
+                bundle.model_for(chosen),
+                engine=name,
+                precision=chosen,
+                threads=threads,
+                bulk=bulk,
             )
             check_graph(bundle, opened)
         except (BundleError, ImportError) as error:

@@ -188,4 +188,4 @@ def _whole(folders: Sequence[Path]) -> list[Bundle]:
 
 
 def _open(bundle: Bundle, engine: str, precision: str) -> Predictor:
-    return Predictor(bundle, open_for(bundle, engine, precision))
+    return Predictor(bundle, open_for(bundle, engine, precision, bulk=True))

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import BundleError, ImageError, UsageError
-from leukoscope.core.files import sha256_bytes, sha256_file, write_bytes
+from leukoscope.core.files import sha256_bytes, write_bytes
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import Seen
 from leukoscope.imaging.appearance import describe_appearance
 from leukoscope.imaging.channel_order import looks_exchanged, nuclear_blue
-from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.decode import decode_image, read_image_file
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.bundle import Bundle, read_bundle
@@ -41,6 +41,7 @@ from leukoscope.runtime.prediction import (
 
 __all__ = ["Decision", "Failure", "Prediction", "Predictor", "Source", "load_bundle"]
 
+BATCH = 8  # larger ones leave the caches of a core, and are slower
 # A failure that was found earlier (`runtime.inputs`) passes through in its place.
 Source = Path | str | bytes | NDArray[np.uint8] | Failure
 
@@ -63,6 +64,7 @@ def load_bundle(
     engine: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    bulk: bool = False,
 ) -> Predictor:
     """Open a bundle for prediction; its hashes and the fit of its parts are checked.
 
@@ -72,6 +74,7 @@ def load_bundle(
         precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; see
             :func:`leukoscope.runtime.choice.open_for`.
         threads: Of the network and of decoding; None takes every core of this process.
+        bulk: For many images: each thread takes batches of its own, from file to answer.
 
     Raises:
         BundleError: The bundle is damaged, does not fit together, or has another version.
@@ -80,7 +83,7 @@ def load_bundle(
         MissingExtraError: The engine is not installed.
     """
     bundle = read_bundle(Path(path))
-    return Predictor(bundle, open_for(bundle, engine, precision, threads))
+    return Predictor(bundle, open_for(bundle, engine, precision, threads=threads, bulk=bulk))
 
 
 class Predictor:
@@ -128,7 +131,7 @@ class Predictor:
         self,
         images: Iterable[Source],
         *,
-        batch_size: int = 32,
+        batch_size: int = BATCH,
         explain: Path | None = None,
         on_error: Literal["raise", "keep"] = "raise",
     ) -> list[Prediction] | list[Prediction | Failure]:
@@ -155,12 +158,12 @@ class Predictor:
         return answers
 
     def predict_stream(
-        self, images: Iterable[Source], *, batch_size: int = 32, explain: Path | None = None
+        self, images: Iterable[Source], *, batch_size: int = BATCH, explain: Path | None = None
     ) -> Iterator[Prediction | Failure]:
         """Predict one image after the other, in their order, in constant memory.
 
-        Images are decoded in threads while the network runs; at most three batches are in
-        flight. Arguments are as in :meth:`predict`.
+        Each thread takes a batch from file to answer, so that some decode while the network
+        runs; at most two batches a thread are in flight. Arguments are as in :meth:`predict`.
 
         Yields:
             One answer per image: a prediction, or why there is none.
@@ -180,27 +183,28 @@ class Predictor:
     def _stream(
         self, source: Iterator[tuple[int, Source]], batch_size: int, explain: Path | None
     ) -> Iterator[Prediction | Failure]:
-        pending: deque[Future[_Prepared | Failure]] = deque()
-        with ThreadPoolExecutor(self.engine.threads, "leukoscope-decode") as pool:
-
-            def fill() -> None:
-                for number, item in islice(source, 2 * batch_size - len(pending)):
-                    pending.append(pool.submit(self._prepare, number, item))
-
+        pending: deque[Future[list[Prediction | Failure]]] = deque()
+        workers = max(2, self.engine.threads)
+        with ThreadPoolExecutor(workers, "leukoscope-predict") as pool:
             try:
-                fill()
+                while batch := list(islice(source, batch_size)):
+                    pending.append(pool.submit(self._whole, batch, explain))
+                    if len(pending) == 2 * workers:
+                        yield from pending.popleft().result()
                 while pending:
-                    ready = [
-                        pending.popleft().result() for _ in range(min(batch_size, len(pending)))
-                    ]
-                    fill()  # so that the threads decode while the network runs
-                    yield from self._answer(ready, explain)
+                    yield from pending.popleft().result()
             finally:
                 for future in pending:
                     future.cancel()
 
+    def _whole(
+        self, batch: Sequence[tuple[int, Source]], explain: Path | None
+    ) -> list[Prediction | Failure]:
+        """A batch from files to answers; runs in a thread."""
+        return list(self._answer([self._prepare(*item) for item in batch], explain))
+
     def _prepare(self, number: int, item: Source) -> _Prepared | Failure:
-        """Decode, measure and preprocess; runs in a thread."""
+        """Decode, measure and preprocess."""
         if isinstance(item, Failure):
             return item
         source = Path(item) if isinstance(item, str) else item
@@ -299,10 +303,10 @@ def _load(
 ) -> tuple[NDArray[np.uint8], str, tuple[str, ...]]:
     """The pixels, the hash of what they came from, and what a person has to know of the file."""
     if isinstance(source, (bytes, Path)):
-        found = decode_image(source, name=name)
-        sha256 = sha256_bytes(source) if isinstance(source, bytes) else sha256_file(source)
+        data = source if isinstance(source, bytes) else read_image_file(source)
+        found = decode_image(data, name=name)
         first = f"The file has {found.pages} pages; the first one was read."
-        return found.image, sha256, (first,) if found.pages > 1 else ()
+        return found.image, sha256_bytes(data), (first,) if found.pages > 1 else ()
     if not isinstance(source, np.ndarray):
         detail = f"expected a path, bytes or an array, got {type(source).__name__}"
         raise ImageError(name, "not-an-image", detail)

@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from leukoscope.config.loading import apply_overrides, validate
+from leukoscope.config.loading import apply_overrides
 from leukoscope.config.recipe import Augmentation, ModelConfig, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.config.training import ConstantRate
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.core.run_folder import RunFolder

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leukoscope.config.loading import save_study_config, validate
+from leukoscope.config.loading import save_study_config
 from leukoscope.config.study import StudyConfig, chosen_probes
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.core.records import load_folds

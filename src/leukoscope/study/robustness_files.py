@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from leukoscope.config.bundle import Envelope
-from leukoscope.config.loading import validate
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_csv, write_json
 from leukoscope.core.run_folder import RunFolder

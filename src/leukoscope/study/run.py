@@ -17,10 +17,10 @@ from leukoscope.config.loading import (
     load_recipe,
     load_study_config,
     save_study_config,
-    validate,
 )
 from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import PROTOCOLS, StudyConfig, chosen_probes
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.records import Manifest, save_folds

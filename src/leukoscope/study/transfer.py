@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leukoscope.config.loading import apply_overrides, validate
+from leukoscope.config.loading import apply_overrides
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_json, write_csv, write_json
 from leukoscope.core.records import Manifest

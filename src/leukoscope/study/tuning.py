@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from leukoscope.config.loading import load_recipe, save_study_config, validate
+from leukoscope.config.loading import load_recipe, save_study_config
 from leukoscope.config.recipe import GradientTraining
 from leukoscope.config.search import Choice, Range
 from leukoscope.config.study import StudyConfig
@@ -24,6 +24,7 @@ from leukoscope.config.tuning import (
     load_tune_config,
     save_tune_config,
 )
+from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, MissingExtraError, UsageError
 from leukoscope.core.files import sha256_json
 from leukoscope.core.records import save_folds
