@@ -291,8 +291,7 @@ def _load(
     if isinstance(source, (bytes, Path)):
         found = decode_image(source, name=name)
         sha256 = sha256_bytes(source) if isinstance(source, bytes) else sha256_file(source)
-        first = f"The file has {found.pages} pages; the first one was read."
-        return found.image, sha256, (first,) if found.pages > 1 else ()
+        return found.image, sha256, found.doubts
     if not isinstance(source, np.ndarray):
         detail = f"expected a path, bytes or an array, got {type(source).__name__}"
         raise ImageError(name, "not-an-image", detail)
