@@ -134,9 +134,9 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
     Raises:
         BundleError: It may not.
     """
+    from leukoscope.phantom.render import golden_phantoms
     from leukoscope.runtime.bundle import verify_bundle
     from leukoscope.runtime.heatmap import encode_png
-    from leukoscope.study.bundling import golden_phantoms
 
     data, of_data = _data_of(run)
     drawn = {hashlib.sha256(encode_png(image)).hexdigest() for image in golden_phantoms()}
@@ -156,7 +156,11 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
                 raise BundleError(f"{name}: names a folder of this machine, {place.decode()}")
     if size > MOST_BYTES:
         raise BundleError(f"{folder.name}: expected at most {MOST_BYTES:,} bytes, found {size:,}")
-    failed = [f"{found.name}: {found.detail}" for found in verify_bundle(folder) if not found.ok]
+    failed = [
+        f"{found.name}: {found.detail}"
+        for found in verify_bundle(folder, "onnxruntime")
+        if not found.ok
+    ]
     if failed:
         raise BundleError(f"{folder.name}: {'; '.join(failed)}")
     return size

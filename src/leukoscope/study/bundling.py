@@ -281,17 +281,9 @@ def _hashes(data: Labelled, train: NDArray[np.int64]) -> bytes:
     return "".join(f"{data.records[i].sha256}\n" for i in train).encode()
 
 
-def golden_phantoms() -> list[NDArray[np.uint8]]:
-    """The images of every bundle's golden outputs, (H, W, 3) uint8 RGB each."""
-    from leukoscope.phantom.render import render_phantom
-    from leukoscope.phantom.spec import PhantomSpec
-
-    phantoms = PhantomSpec(images=4, sessions=4, seed=7)
-    return [render_phantom(phantoms, index).image for index in range(4)]
-
-
 def _golden(engine: Engine, spec: PreprocessSpec) -> dict[str, bytes]:
     """Phantom images and what the graph answers to them."""
+    from leukoscope.phantom.render import golden_phantoms
     from leukoscope.runtime.bundle import golden_files
 
     images = golden_phantoms()
