@@ -66,9 +66,14 @@ def main() -> int:
     out = given.out or HERE / "src" / "leukoscope_bundles" / given.name
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            data = given.data or _draw(given.name, Path(scratch))
             run = RunFolder(given.run or Path(scratch) / "run")
-            study(plan, data, run)
+            if run.config.is_file():
+                if not run.report_html.is_file():
+                    _leukoscope("study", "--out", str(run.path), "--resume")
+            else:
+                data = given.data or _draw(given.name, Path(scratch))
+                options = ("-r", plan.recipe, *plan.extra, "--out", str(run.path))
+                _leukoscope("study", str(data), *options)
             size = pack(given.name, plan, run, out)
     except LeukoscopeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -82,16 +87,6 @@ def _draw(name: str, scratch: Path) -> Path:
         raise UsageError(f"{name}: expected the folder of the data set", hint=__doc__ or "")
     _leukoscope("phantom", "--out", str(scratch / "phantoms"), "--images", "400", "--seed", "11")
     return scratch / "phantoms"
-
-
-def study(plan: Plan, data: Path, run: RunFolder) -> None:
-    """Run the study, go on with a stopped one, or leave a finished one as it is."""
-    if run.config.is_file():
-        if not run.report_html.is_file():
-            _leukoscope("study", "--out", str(run.path), "--resume")
-        return
-    arguments = ("study", str(data), "-r", plan.recipe, *plan.extra)
-    _leukoscope(*arguments, "--out", str(run.path))
 
 
 def _leukoscope(*arguments: str) -> None:
@@ -139,9 +134,9 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
     Raises:
         BundleError: It may not.
     """
+    from leukoscope.phantom.render import golden_phantoms
     from leukoscope.runtime.bundle import verify_bundle
     from leukoscope.runtime.heatmap import encode_png
-    from leukoscope.study.bundling import golden_phantoms
 
     data, of_data = _data_of(run)
     drawn = {hashlib.sha256(encode_png(image)).hexdigest() for image in golden_phantoms()}
@@ -161,7 +156,11 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
                 raise BundleError(f"{name}: names a folder of this machine, {place.decode()}")
     if size > MOST_BYTES:
         raise BundleError(f"{folder.name}: expected at most {MOST_BYTES:,} bytes, found {size:,}")
-    failed = [f"{found.name}: {found.detail}" for found in verify_bundle(folder) if not found.ok]
+    failed = [
+        f"{found.name}: {found.detail}"
+        for found in verify_bundle(folder, "onnxruntime")
+        if not found.ok
+    ]
     if failed:
         raise BundleError(f"{folder.name}: {'; '.join(failed)}")
     return size

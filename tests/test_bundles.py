@@ -21,6 +21,7 @@ from leukoscope.runtime.shelf import PACKAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "bundles" / "src"
+ENGINE = ("--engine", "onnxruntime")
 BUNDLES = sorted(record.parent for record in (SOURCE / PACKAGE).glob("*/bundle.json"))
 
 
@@ -55,7 +56,7 @@ def test_each_bundle_works_and_is_described(folder: Path) -> None:
 
 def test_predict_finds_them_by_itself(installed: None, tmp_path: Path) -> None:
     folder = write_phantoms(PhantomSpec(images=4, sessions=4, seed=99), tmp_path / "phantoms")
-    done = CliRunner().invoke(app, ["predict", str(folder), "--json"])
+    done = CliRunner().invoke(app, ["predict", str(folder), "--json", *ENGINE])
     assert done.exit_code == 0, done.output
     answers = json.loads(done.stdout)
     assert len(answers) == 4
@@ -68,9 +69,9 @@ def test_twenty_broken_files_are_named(
     installed: None, broken_images: ModuleType, tmp_path: Path
 ) -> None:
     folder, out = broken_images.write_broken_images(tmp_path / "broken"), tmp_path / "out.jsonl"
-    done = CliRunner().invoke(app, ["predict", str(folder), "--out", str(out)])
+    done = CliRunner().invoke(app, ["predict", str(folder), "--out", str(out), *ENGINE])
     assert done.exit_code == 3
-    rows = {Path(row["image"]).name: row for row in map(json.loads, out.open())}
+    rows = {Path(row["image"]).name: row for row in map(json.loads, out.read_text().splitlines())}
     assert len(broken_images.BROKEN) == 20
     for name, reason in broken_images.EXPECTED.items():
         assert (rows[name]["error"] or "").partition(":")[0] == reason

@@ -95,11 +95,12 @@ def list_bundles(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("folder", "recipe", "classes", "created", "state"):
+    for name in ("name", "recipe", "classes", "created", "state", "folder"):
         table.add_column(name, overflow="fold")
     for row in found:
         classes, state = ", ".join(row.class_names), row.problem or "readable"
-        table.add_row(str(row.folder), row.recipe, classes, row.created[:10], state)
+        name = row.name.partition("@")[0]
+        table.add_row(name, row.recipe, classes, row.created[:10], state, str(row.folder))
     console().print(table)
 
 

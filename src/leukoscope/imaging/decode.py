@@ -70,6 +70,12 @@ class Decoded:
     um_per_px: float | None = None
     pages: int = 1
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What a person has to know before believing an answer, in sentences."""
+        several = f"The file has {self.pages} pages; the first one was read."
+        return (several,) if self.pages > 1 else ()
+
 
 def decode_image(
     source: Path | bytes,

@@ -167,3 +167,9 @@ def _boxes(
             boxes.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
             shown.append(traits)
     return tuple(boxes), tuple(shown)
+
+
+def golden_phantoms() -> list[NDArray[np.uint8]]:
+    """The four images of every bundle's golden outputs, (224, 224, 3) uint8 RGB each."""
+    spec = PhantomSpec(images=4, sessions=4, seed=7)
+    return [render_phantom(spec, index).image for index in range(4)]

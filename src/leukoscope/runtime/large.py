@@ -126,7 +126,7 @@ def _summary(
     votes = Counter(answer.predicted for answer in used)
     decisions = Counter(answer.decision for answer in answers)
     word = "leukocytes" if cutter.field.shows == "cell" else "tiles"
-    decision, reasons = _decide(answers, word, scale.doubt)
+    decision, reasons = _decide(answers, word, (*decoded.doubts, *filter(None, [scale.doubt])))
     distances = [answer.ood_score for answer in used if answer.ood_score is not None]
     return Prediction(
         image=str(path),
@@ -154,10 +154,10 @@ def _summary(
 
 
 def _decide(
-    answers: Sequence[Prediction], word: str, doubt: str
+    answers: Sequence[Prediction], word: str, doubts: Sequence[str]
 ) -> tuple[Decision, tuple[str, ...]]:
     """Reject where every part is rejected; accept where every part is accepted; else review."""
-    reasons = [doubt] if doubt else []
+    reasons = list(doubts)
     for decision in ("reject", "review"):
         said = [answer.reasons for answer in answers if answer.decision == decision]
         if said:
@@ -170,4 +170,4 @@ def _decide(
     found = {answer.decision for answer in answers}
     if found == {"reject"}:
         return "reject", tuple(reasons)
-    return ("review" if doubt or found != {"accept"} else "accept"), tuple(reasons)
+    return ("review" if doubts or found != {"accept"} else "accept"), tuple(reasons)

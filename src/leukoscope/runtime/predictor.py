@@ -305,8 +305,7 @@ def _load(
     if isinstance(source, (bytes, Path)):
         data = source if isinstance(source, bytes) else read_image_file(source)
         found = decode_image(data, name=name)
-        first = f"The file has {found.pages} pages; the first one was read."
-        return found.image, sha256_bytes(data), (first,) if found.pages > 1 else ()
+        return found.image, sha256_bytes(data), found.doubts
     if not isinstance(source, np.ndarray):
         detail = f"expected a path, bytes or an array, got {type(source).__name__}"
         raise ImageError(name, "not-an-image", detail)

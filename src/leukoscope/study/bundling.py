@@ -92,6 +92,7 @@ def export_bundle(
     from leukoscope.learning.export import onnx_bytes
     from leukoscope.learning.merging import mean_logits, merge_members
     from leukoscope.learning.quantise import CALIBRATION_IMAGES, quantise
+    from leukoscope.phantom.render import golden_phantoms
     from leukoscope.reporting.card import render_model_card
 
     config = _checked_config(run, recipe)
@@ -321,15 +322,3 @@ def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:
 def _hashes(data: Labelled, train: NDArray[np.int64]) -> bytes:
     """SHA-256 of each training image, so that `evaluate` can tell when it is asked to cheat."""
     return "".join(f"{data.records[i].sha256}\n" for i in train).encode()
-
-
-def golden_phantoms() -> list[NDArray[np.uint8]]:
-    """The images of every bundle's golden outputs, (H, W, 3) uint8 RGB each.
-
-    Free of rights, and of another size than most models' inputs.
-    """
-    from leukoscope.phantom.render import render_phantom
-    from leukoscope.phantom.spec import PhantomSpec
-
-    phantoms = PhantomSpec(images=4, sessions=4, seed=7)
-    return [render_phantom(phantoms, index).image for index in range(4)]
