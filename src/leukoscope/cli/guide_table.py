@@ -87,6 +87,7 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Show what a bundle knows", "bundle show", "bundle"),
             Entry("Check that a bundle computes the same here", "bundle verify", "bundle"),
             Entry("Predict images", "predict", "images bundle out"),
+            Entry("Answer over HTTP, with a web page", "serve", "bundle! open_page"),
         ),
         "Clean up": (
             Entry("List runs: size, recipes, verdict", "runs list", "root"),

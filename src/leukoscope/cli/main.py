@@ -22,6 +22,7 @@ from leukoscope.cli import (
     relabel,
     robustness,
     runs,
+    serve,
     setup,
     study,
     tune,
@@ -73,6 +74,7 @@ relabel.register(app)
 tune.register(app)
 bundle.register(app)
 lists.register(app)
+serve.register(app)
 runs.register(app)
 guide.register(app)
 

@@ -70,14 +70,14 @@ class Gate:
         threshold: Largest accepted value of the largest scaled score.
         features: For ``mahalanobis``.
         appearance: For ``appearance``.
-        references: For ``knn``: (R, D) float16 features of training images, each of length 1.
+        references: For ``knn``: (R, D) features of training images, each of length 1.
     """
 
     scales: tuple[ScoreScale, ...]
     threshold: float
     features: OodModel | None = None
     appearance: OodModel | None = None
-    references: NDArray[np.float16] | None = None
+    references: NDArray[np.floating] | None = None
 
     @property
     def num_features(self) -> int | None:
@@ -116,7 +116,7 @@ class Gate:
         if self.appearance is not None:
             tensors |= {f"appearance.{k}": v for k, v in self.appearance.tensors().items()}
         if self.references is not None:
-            tensors["references"] = self.references
+            tensors["references"] = self.references.astype(np.float16)
         return bytes(save(tensors))
 
     @classmethod
@@ -138,7 +138,8 @@ class Gate:
             record.threshold,
             OodModel.from_tensors(tensors) if "mahalanobis" in names else None,
             OodModel.from_tensors(of_appearance) if "appearance" in names else None,
-            references if "knn" in names else None,
+            # Widened once: done for each call it would cost as much as the network.
+            references.astype(np.float64) if references is not None and "knn" in names else None,
         )
 
 
@@ -174,7 +175,7 @@ def neighbour_distance(features: ArrayLike, references: NDArray[Any]) -> Float64
         raise DataError(
             f"nearest neighbours: expected features (n, {references.shape[1]}), got {values.shape}"
         )
-    cosine = values @ references.astype(np.float64).T
+    cosine = values @ references.astype(np.float64, copy=False).T
     k = min(NEIGHBOURS, len(references))
     nearest = -np.partition(-cosine, k - 1, axis=1)[:, k - 1]
     return np.sqrt(np.maximum(2 - 2 * nearest, 0.0))

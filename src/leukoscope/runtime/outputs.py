@@ -75,7 +75,7 @@ class PredictionWriter:
         values = answer.as_dict()
         row = {name: values.get(name) for name in self.columns}
         if self._csv is not None:
-            self._csv.writerow(_flatten(row))
+            self._csv.writerow(csv_cells(row))
         else:
             self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -103,7 +103,9 @@ class PredictionWriter:
             self.abort()
 
 
-def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as CSV holds them: a list joined by ``|``, an object as JSON, nothing for null."""
+
     def cell(value: Any) -> Any:
         if value is None:
             return ""
