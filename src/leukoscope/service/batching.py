@@ -1,8 +1,11 @@
 """Micro-batching: images of many requests meet in one bounded queue and share the network's runs.
 
-Decoding and measuring run in a pool of threads, the network in a thread of its own that always
-takes what waits, up to a limit. It never waits for a batch to fill: on a CPU a batch saves little,
-and an idle machine should answer at once.
+Several copies of the network, each on a share of the cores and in a thread of its own, take what
+waits, decode it and answer it. They never wait for a batch to fill: on a CPU a batch saves little,
+and an idle machine should answer at once. A network on one core needs about two thirds of the
+processor time of one that spreads every layer over two; an image that comes alone goes to a copy
+that has all cores. Decoding stays in the thread that goes on with the image: handing it over costs
+more than it gains once other programs want the cores too.
 """
 
 from __future__ import annotations
@@ -11,12 +14,11 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from leukoscope.runtime.prediction import Failure, Prediction
-from leukoscope.runtime.predictor import Predictor, Prepared
+from leukoscope.runtime.predictor import Predictor
 
 Answer = Prediction | Failure
 
@@ -42,43 +44,45 @@ class _Job:
     heat: bool
     future: asyncio.Future[Answer]
     dead: bool = False
-    prepared: Prepared | Failure | None = field(default=None)
 
 
 class Batcher:
     """The queue before one model. :meth:`submit` belongs to one event loop; all else is threads.
 
     Args:
-        predictor: The model.
-        pool: Where images are decoded.
+        solo: The model with all cores, for an image that comes alone.
+        streams: The same model, each with a share of the cores.
         queue_images: Most images that wait or are being worked on.
         batch_images: Most images in one run.
         max_pixels: Of an image.
-        on_batch: Told all answers of each batch, in the network's thread; every
+        on_batch: Told all answers of each batch, in a network's thread; every
             answer that leaves this process passes here.
     """
 
     def __init__(
         self,
-        predictor: Predictor,
-        pool: Executor,
+        solo: Predictor,
+        streams: Sequence[Predictor],
         *,
         queue_images: int,
         batch_images: int,
         max_pixels: int,
         on_batch: Callable[[Sequence[Answer]], None],
     ) -> None:
-        self.predictor = predictor
+        self._solo = solo
         self.waiting = 0
-        self._pool = pool
         self._limit = queue_images
         self._most = batch_images
         self._max_pixels = max_pixels
         self._on_batch = on_batch
-        self._ready: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._rate = 0.0  # images a second, smoothed
-        self._thread = threading.Thread(target=self._run, name="leukoscope-network", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, args=(stream,), name="network", daemon=True)
+            for stream in streams
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def submit(
         self, images: Sequence[tuple[str, bytes]], *, heat: bool, timeout_s: float
@@ -101,7 +105,7 @@ class Batcher:
         self.waiting += len(images)
         jobs = [_Job(name, data, heat, loop.create_future()) for name, data in images]
         for job in jobs:
-            self._pool.submit(self._prepare, job)
+            self._jobs.put(job)
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.gather(*(job.future for job in jobs))
@@ -115,49 +119,46 @@ class Batcher:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:
-        """End the network's thread; call it when idle."""
-        self._ready.put(None)
-        self._thread.join()
+        """End the networks' threads; call it when idle."""
+        self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _prepare(self, job: _Job) -> None:
-        try:
-            if not job.dead:
-                job.prepared = self.predictor.prepare(
-                    job.name, job.data, max_pixels=self._max_pixels
-                )
-        except Exception as error:  # nothing may be lost in a thread without an answer
-            self._finish([job], error)
-            return
-        self._ready.put(job)
+    def _run(self, stream: Predictor) -> None:
+        while (job := self._jobs.get()) is not None:
+            alone = self.waiting == 1
+            most = min(self._most, -(-self.waiting // len(self._threads)))
+            self._answer([job, *self._take(most - 1)], self._solo if alone else stream)
+        self._jobs.put(None)  # for the other threads
 
-    def _run(self) -> None:
-        while (job := self._ready.get()) is not None:
-            batch = [job]
-            while len(batch) < self._most:
-                try:
-                    more = self._ready.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    self._ready.put(None)
-                    break
-                batch.append(more)
-            self._answer(batch)
+    def _take(self, most: int) -> Iterator[_Job]:
+        """What waits, up to a number."""
+        for _ in range(most):
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if job is None:
+                self._jobs.put(None)
+                return
+            yield job
 
-    def _answer(self, batch: list[_Job]) -> None:
-        wanted = [job for job in batch if not job.dead and job.prepared is not None]
-        if not wanted:
-            self._finish(batch, {})
-            return
+    def _answer(self, batch: list[_Job], predictor: Predictor) -> None:
+        wanted = [job for job in batch if not job.dead]
         started = time.perf_counter()
+        answers: list[Answer] = []
         try:
-            prepared = [job.prepared for job in wanted if job.prepared is not None]
-            answers = self.predictor.answer(prepared, heat=any(job.heat for job in wanted))
-            self._on_batch(answers)
-        except Exception as error:  # the request that asked learns of it
+            if wanted:
+                prepared = [
+                    predictor.prepare(job.name, job.data, max_pixels=self._max_pixels)
+                    for job in wanted
+                ]
+                answers = predictor.answer(prepared, heat=any(job.heat for job in wanted))
+                self._on_batch(answers)
+        except Exception as error:  # the requests that asked learn of it
             self._finish(batch, error)
             return
-        rate = len(wanted) / max(time.perf_counter() - started, 1e-6)
+        rate = len(self._threads) * len(batch) / max(time.perf_counter() - started, 1e-6)
         self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
         self._finish(batch, dict(zip(wanted, answers, strict=True)))
 

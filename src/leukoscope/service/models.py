@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
-from leukoscope.runtime.engines import available_cores
+from leukoscope.runtime.engines import available_cores, open_engine
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.service.batching import Answer, Batcher
@@ -20,6 +20,7 @@ from leukoscope.service.problems import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics, log
 
+_MOST_STREAMS = 4  # a copy of the network and its buffers takes about 60 MB
 OnAnswers = Callable[[Predictor, Sequence[Answer]], None]
 
 
@@ -76,7 +77,7 @@ class Models:
         self._metrics = metrics
         self._on_answers = on_answers
         self._threads = settings.threads or available_cores()
-        self.pool = ThreadPoolExecutor(self._threads, "leukoscope-decode")
+        self.pool = ThreadPoolExecutor(self._threads, "leukoscope-pictures")
         self._served: dict[str, ServedModel] = {}
         self._reloading = asyncio.Lock()
 
@@ -166,7 +167,17 @@ class Models:
         examples = {
             Path(name).name: (folder / name).read_bytes() for name in golden if ".png" in name
         }
-        _warm(predictor, next(iter(examples.values()), None), self._settings.batch_images)
+        count = min(self._threads, _MOST_STREAMS)
+        share = self._threads // count
+        streams = [
+            Predictor(
+                predictor.bundle,
+                open_engine(predictor.bundle.model, engine=self._engine, threads=share),
+            )
+            for _ in range(count)
+        ]
+        for each in (predictor, *streams):
+            _warm(each, next(iter(examples.values()), None), self._settings.batch_images)
         card = folder / "MODEL_CARD.md"
 
         def on_batch(answers: Sequence[Answer]) -> None:
@@ -175,7 +186,7 @@ class Models:
 
         batcher = Batcher(
             predictor,
-            self.pool,
+            streams,
             queue_images=self._settings.queue_images,
             batch_images=self._settings.batch_images,
             max_pixels=self._settings.max_pixels,

@@ -112,12 +112,15 @@ def serve(
         raise MissingExtraError("leukoscope serve", "app") from None
     del fastapi, prometheus_client, python_multipart
     import cv2
+    from threadpoolctl import threadpool_limits
 
     from leukoscope.service.app import build_app
     from leukoscope.service.models import Models
     from leukoscope.service.telemetry import Metrics, start_logging
 
-    cv2.setNumThreads(1)  # images are decoded beside each other; threads of one would only compete
+    # Images are worked on beside each other: threads for the inside of one would only compete.
+    cv2.setNumThreads(1)
+    threadpool_limits(1, user_api="blas")
     start_logging()
     metrics = Metrics()
     models = Models(bundles, engine, settings, metrics)
