@@ -22,8 +22,9 @@ from leukoscope.service.problems import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics, log
 
-OPEN = ("/", "/healthz", "/readyz", "/favicon.ico")
-"""Answered without a key, with everything below ``/static/``: the page shows no data."""
+OPEN = ("/", "/healthz", "/readyz", "/favicon.ico", "/docs", "/openapi.json")
+OPEN_BELOW = ("/static/", "/examples/", "/card/")
+"""Answered without a key: what the page is made of, and what says how to ask; no answers."""
 
 _MAX_CLIENTS = 10_000
 _NOT_BEGUN = 0
@@ -135,7 +136,8 @@ class Guard:
         foreign = headers.get("sec-fetch-site") == "cross-site"
         if scope["method"] == "POST" and foreign and origin not in self._settings.cors_origins:
             raise ProblemError(403, "requests from other web sites are not answered")
-        known = self._check_key(scope["path"], headers)
+        preflight = scope["method"] == "OPTIONS"  # a browser sends it without a key
+        known = not preflight and self._check_key(scope["path"], headers)
         client = "key" if known else (scope.get("client") or ("?",))[0]
         if scope["path"] not in ("/healthz", "/readyz"):
             wait_s = self._rate.wait_s(client, time.monotonic())
@@ -147,9 +149,9 @@ class Guard:
         if self._key is None:
             return False
         given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        if given and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._key):
+        if given and hmac.compare_digest(given.encode("latin-1"), self._key):
             return True
-        if path in OPEN or path.startswith("/static/"):
+        if path in OPEN or path.startswith(OPEN_BELOW):
             return False
         raise ProblemError(
             401, "expected the API key in the header X-API-Key, or as a bearer token"
