@@ -49,7 +49,7 @@ class Client(threading.Thread):
             try:
                 connection.connect() if connection.sock is None else None
             except OSError:
-                return  # nobody listens any more: nothing was taken
+                break  # nobody listens any more: nothing was taken
             try:
                 connection.request("POST", "/v1/predict", self.body, headers)
                 answer = connection.getresponse()
@@ -59,6 +59,7 @@ class Client(threading.Thread):
             except (OSError, http.client.HTTPException) as error:
                 self.lost.append(repr(error))
                 connection.close()
+        connection.close()
 
 
 def wait_ready(address: str) -> None:

@@ -50,7 +50,7 @@ def add(app: FastAPI, models: Models, settings: ServiceSettings, memory: UploadM
             values = await _result_values(models, model, upload, found)
         if fragment:
             return _html("results.html.j2", **values)
-        return _html("answers.html.j2", css=_static("page.css").decode(), **values)
+        return _html("answers.html.j2", **values)
 
 
 def _add_documents(app: FastAPI, models: Models) -> None:

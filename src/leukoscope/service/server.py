@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import select
 import signal
 import socket
 import time
@@ -157,8 +158,13 @@ def serve(
             return await super().on_tick(counter)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            for server in self.servers:
-                server.close()
+            # Closing resets connections that the system has made and nobody has accepted yet:
+            # let no more be made, accept those that are there, close when there are none.
+            listener.listen(0)
+            while select.select([listener], [], [], 0)[0]:
+                await asyncio.sleep(0.01)
+            for each in self.servers:
+                each.close()
             await asyncio.sleep(_LINGER_S)  # what was sent on open connections still comes in
             await super().shutdown(sockets)
 
