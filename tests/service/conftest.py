@@ -53,7 +53,9 @@ def bundle(tiny_parts: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     """A bundle that is never written to."""
     folder = tmp_path_factory.mktemp("service") / "bundle"
     record = tiny_parts.build_record(trained_on="phantoms")
-    save_bundle(folder, record, tiny_parts.bundle_files(record=record))
+    card = b"# tiny\n\n| a | b |\n| --- | ---: |\n| <b>1</b> | 2 |\n"
+    parts = tiny_parts.bundle_files(record=record) | {"MODEL_CARD.md": card}
+    save_bundle(folder, record, parts)
     return folder
 
 

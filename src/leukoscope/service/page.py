@@ -77,7 +77,11 @@ def _add_documents(app: FastAPI, models: Models) -> None:
         from markdown_it import MarkdownIt
 
         served = models.get(model)
-        text = MarkdownIt("commonmark", {"html": False}).enable("table").render(served.card)
+        markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+        tokens = markdown.parse(served.card)
+        for token in tokens:
+            token.attrs.pop("style", None)  # of table cells; the page allows no inline style
+        text = markdown.renderer.render(tokens, markdown.options, {})
         return _html("card.html.j2", name=served.name, card=text)
 
     @app.get("/docs", include_in_schema=False)

@@ -59,7 +59,9 @@
     const print = document.getElementById("print");
     print.hidden = false;
     print.addEventListener("click", () => window.print());
-    document.getElementById("results-heading").focus();
+    const heading = document.getElementById("results-heading");
+    heading.scrollIntoView();
+    heading.focus();
   }
 
   results.addEventListener("input", (event) => {
