@@ -30,6 +30,7 @@ check: install
 	$(BIN)/lint-imports
 
 test: check
+	sh tests/install_chromium.sh
 	$(BIN)/pytest -n 2 --dist worksteal
 
 clean:

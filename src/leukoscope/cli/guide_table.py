@@ -89,6 +89,7 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Predict images", "predict", "images bundle out"),
             Entry("Does the record of predictions hold?", "audit-log verify", "log head"),
             Entry("Predict again what a record says", "audit-log replay", "log bundle"),
+            Entry("Answer over HTTP, with a web page", "serve", "bundle! open_page"),
         ),
         "Clean up": (
             Entry("List runs: size, recipes, verdict", "runs list", "root"),

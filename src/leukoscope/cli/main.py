@@ -23,6 +23,7 @@ from leukoscope.cli import (
     relabel,
     robustness,
     runs,
+    serve,
     setup,
     study,
     tune,
@@ -75,6 +76,7 @@ relabel.register(app)
 tune.register(app)
 bundle.register(app)
 lists.register(app)
+serve.register(app)
 runs.register(app)
 guide.register(app)
 

@@ -114,7 +114,7 @@ def _open_csv(path: Path, columns: Sequence[str]) -> _Opened:
     file = _text_file(path)
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    return lambda row: writer.writerow(_flatten(row)), file.close
+    return lambda row: writer.writerow(csv_cells(row)), file.close
 
 
 def _open_lines(path: Path, _: Sequence[str]) -> _Opened:
@@ -161,7 +161,9 @@ def _for_parquet(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as CSV holds them: a list joined by ``|``, an object as JSON, nothing for null."""
+
     def cell(value: Any) -> Any:
         if value is None:
             return ""

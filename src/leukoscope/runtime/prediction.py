@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
@@ -57,6 +60,7 @@ class Prediction:
         heatmap: File of the heat map where one was asked for.
         logits: Raw outputs, for programs that compute statistics; not in the files.
         tiles: Of an image that was cut into parts: how many, and what was said of them.
+        heat: (h, w) in [0, 1], what spoke for the class, where asked for; not in the files.
     """
 
     image: str
@@ -73,6 +77,7 @@ class Prediction:
     heatmap: str | None = None
     logits: tuple[float, ...] = ()
     tiles: Mapping[str, Any] | None = None
+    heat: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The columns of the output, ready for JSON."""

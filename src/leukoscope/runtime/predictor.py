@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import Seen
 from leukoscope.imaging.appearance import describe_appearance
 from leukoscope.imaging.channel_order import looks_exchanged, nuclear_blue
-from leukoscope.imaging.decode import decode_image, read_image_file
+from leukoscope.imaging.decode import MAX_PIXELS, decode_image, read_image_file
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.bundle import Bundle, read_bundle
@@ -39,7 +39,7 @@ from leukoscope.runtime.prediction import (
     malignant_probability,
 )
 
-__all__ = ["Decision", "Failure", "Prediction", "Predictor", "Source", "load_bundle"]
+__all__ = ["Decision", "Failure", "Prediction", "Predictor", "Prepared", "Source", "load_bundle"]
 
 BATCH = 8  # larger ones leave the caches of a core, and are slower
 # A failure that was found earlier (`runtime.inputs`) passes through in its place.
@@ -47,8 +47,18 @@ Source = Path | str | bytes | NDArray[np.uint8] | Failure
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """An image that is ready for the network; the full-size pixels are already let go."""
+class Prepared:
+    """An image that is ready for the network; the full-size pixels are already let go.
+
+    Attributes:
+        name: What the answer calls it.
+        sha256: Of the file's bytes; of the pixels for an array.
+        pixels: (size_px, size_px, 3) uint8 RGB, what the model sees.
+        quality: The measures of ``imaging.quality`` of the whole image.
+        beyond: Sentences of :func:`leukoscope.runtime.envelope.envelope_notes`.
+        nuclear_blue: Of ``imaging.channel_order``.
+        appearance: (A,) of ``imaging.appearance``; empty where the gate does not ask for it.
+    """
 
     name: str
     sha256: str
@@ -56,6 +66,7 @@ class _Prepared:
     quality: dict[str, float]
     beyond: tuple[str, ...]
     nuclear_blue: float
+    appearance: NDArray[np.float64]
 
 
 def load_bundle(
@@ -106,6 +117,11 @@ class Predictor:
     def trained_on_sha256(self) -> frozenset[str]:
         """SHA-256 of the training images' files; empty where the bundle does not list them."""
         return self.bundle.load_trained_on()
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the model gives class activation maps, and so heat maps."""
+        return "maps" in self.engine.outputs
 
     @overload
     def predict(
@@ -173,7 +189,7 @@ class Predictor:
         """
         if batch_size < 1:
             raise UsageError(f"expected a batch of at least one image, got {batch_size}")
-        if explain is not None and "maps" not in self.engine.outputs:
+        if explain is not None and not self.has_maps:
             raise UsageError(
                 f"{self.bundle.folder}: this model's head gives no class activation maps",
                 hint="predict without heat maps; `leukoscope explain` draws them from a study",
@@ -201,35 +217,59 @@ class Predictor:
         self, batch: Sequence[tuple[int, Source]], explain: Path | None
     ) -> list[Prediction | Failure]:
         """A batch from files to answers; runs in a thread."""
-        return list(self._answer([self._prepare(*item) for item in batch], explain))
+        items = [self._read(*item) for item in batch]
+        answers = self.answer(items, heat=explain is not None)
+        if explain is None:
+            return answers
+        return [_with_heatmap(explain, *pair) for pair in zip(items, answers, strict=True)]
 
-    def _prepare(self, number: int, item: Source) -> _Prepared | Failure:
-        """Decode, measure and preprocess."""
+    def _read(self, number: int, item: Source) -> Prepared | Failure:
         if isinstance(item, Failure):
             return item
         source = Path(item) if isinstance(item, str) else item
-        name = str(source) if isinstance(source, Path) else f"image-{number}"
+        return self.prepare(str(source) if isinstance(source, Path) else f"image-{number}", source)
+
+    def prepare(
+        self, name: str, source: Path | bytes | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
+    ) -> Prepared | Failure:
+        """Decode, measure and preprocess one image; meant to be called in several threads.
+
+        Args:
+            name: What the answer calls the image.
+            source: A file, its bytes, or (H, W, 3) uint8 RGB.
+            max_pixels: Largest width × height of an encoded image.
+        """
         try:
-            image, sha256, odd = _load(source, name)
+            image, sha256, odd = _load(source, name, max_pixels)
             pixels = apply_preprocess(image, self.record.preprocess)
             quality = measure_quality(image)
             beyond = (*odd, *envelope_notes(image, quality, self.record.envelope))
-            return _Prepared(name, sha256, pixels, quality, beyond, nuclear_blue(image))
+            asked = self._gate is not None and self._gate.appearance is not None
+            look = describe_appearance(pixels) if asked else np.empty(0)
+            return Prepared(name, sha256, pixels, quality, beyond, nuclear_blue(image), look)
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)
         except (OSError, MemoryError, cv2.error) as error:
             detail = f"cannot be processed: {type(error).__name__}: {error}"
             return Failure(name, "unreadable", detail)
 
-    def _answer(
-        self, items: Sequence[_Prepared | Failure], explain: Path | None
-    ) -> Iterator[Prediction | Failure]:
-        ready = [item for item in items if isinstance(item, _Prepared)]
-        answers = iter(self._predict_batch(ready, explain) if ready else ())
-        for item in items:
-            yield item if isinstance(item, Failure) else next(answers)
+    def answer(
+        self, items: Sequence[Prepared | Failure], *, heat: bool = False
+    ) -> list[Prediction | Failure]:
+        """Run the network once on prepared images, and decide; failures pass in their places.
 
-    def _predict_batch(self, batch: Sequence[_Prepared], explain: Path | None) -> list[Prediction]:
+        Args:
+            items: From :meth:`prepare`.
+            heat: Also fill :attr:`Prediction.heat`; needs :attr:`has_maps`.
+
+        Raises:
+            BundleError: The network gives numbers that are not finite.
+        """
+        ready = [item for item in items if isinstance(item, Prepared)]
+        answers = iter(self._predict_batch(ready, heat) if ready else ())
+        return [item if isinstance(item, Failure) else next(answers) for item in items]
+
+    def _predict_batch(self, batch: Sequence[Prepared], heat: bool) -> list[Prediction]:
         outputs = self.engine.run(np.stack([item.pixels for item in batch]))
         logits = outputs["logits"]
         if not np.isfinite(logits).all():
@@ -261,11 +301,6 @@ class Predictor:
             )
             if looks_exchanged(item.nuclear_blue, self.record.nuclear_blue):
                 decision, reasons = "reject", (EXCHANGED, *reasons)
-            heatmap = None
-            if explain is not None:
-                heat = class_activation(outputs["maps"][row], best)
-                title = f"{self.class_names[best]}, p {probs[row, best]:.2f}, {decision}"
-                heatmap = _write_heatmap(explain, item, heat, title)
             answers.append(
                 Prediction(
                     image=item.name,
@@ -279,32 +314,30 @@ class Predictor:
                     ood_score=score,
                     quality=item.quality,
                     model=self.model,
-                    heatmap=heatmap,
                     logits=tuple(logits[row].tolist()),
+                    heat=class_activation(outputs["maps"][row], best) if heat else None,
                 )
             )
         return answers
 
     def _strangeness(
-        self, batch: Sequence[_Prepared], outputs: Mapping[str, NDArray[np.float32]]
+        self, batch: Sequence[Prepared], outputs: Mapping[str, NDArray[np.float32]]
     ) -> dict[str, NDArray[np.float64]]:
         """Each score of the gate, (n,); none where the bundle has no gate."""
         if self._gate is None:
             return {}
-        appearance = np.empty((len(batch), 0))
-        if self._gate.appearance is not None:
-            appearance = np.stack([describe_appearance(item.pixels) for item in batch])
+        appearance = np.stack([item.appearance for item in batch])
         seen = Seen(appearance, outputs.get("features", appearance), outputs["logits"])
         return self._gate.scores(seen)
 
 
 def _load(
-    source: Path | bytes | NDArray[np.uint8], name: str
+    source: Path | bytes | NDArray[np.uint8], name: str, max_pixels: int
 ) -> tuple[NDArray[np.uint8], str, tuple[str, ...]]:
     """The pixels, the hash of what they came from, and what a person has to know of the file."""
     if isinstance(source, (bytes, Path)):
         data = source if isinstance(source, bytes) else read_image_file(source)
-        found = decode_image(data, name=name)
+        found = decode_image(data, name=name, max_pixels=max_pixels)
         return found.image, sha256_bytes(data), found.doubts
     if not isinstance(source, np.ndarray):
         detail = f"expected a path, bytes or an array, got {type(source).__name__}"
@@ -319,9 +352,15 @@ def _load(
     return image, sha256_bytes(image.tobytes()), ()
 
 
-def _write_heatmap(folder: Path, item: _Prepared, heat: NDArray[np.float32], title: str) -> str:
+def _with_heatmap(
+    folder: Path, item: Prepared | Failure, answer: Prediction | Failure
+) -> Prediction | Failure:
+    """Write the heat map into the folder and name it in the answer."""
+    if isinstance(item, Failure) or isinstance(answer, Failure) or answer.heat is None:
+        return answer
+    title = f"{answer.predicted}, p {answer.probabilities[answer.predicted]:.2f}, {answer.decision}"
     # The hash keeps images of one name from different folders apart.
     stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(item.name).stem)[:60]
     path = folder / f"{stem}-{item.sha256[:12]}.png"
-    write_bytes(path, encode_png(triptych(item.pixels, heat, title)))
-    return str(path)
+    write_bytes(path, encode_png(triptych(item.pixels, answer.heat, title)))
+    return replace(answer, heatmap=str(path))

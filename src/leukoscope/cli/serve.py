@@ -1,0 +1,82 @@
+"""``serve``: the HTTP service and the web page; no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leukoscope.cli.console import DISCLAIMER, command, print_json
+from leukoscope.cli.options import EngineOption, JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("serve", epilog="Example: leukoscope serve --bundle run/bundle --open")(serve)
+
+
+@command
+def serve(
+    bundle: Annotated[
+        list[Path],
+        typer.Option("--bundle", "-b", help="A model's folder; may be repeated: first = default."),
+    ],
+    host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for all, needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    engine: EngineOption = "auto",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the API key; else the variable LEUKOSCOPE_API_KEY."),
+    ] = None,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="No key though other machines reach it.")
+    ] = False,
+    rate: Annotated[
+        int | None,
+        typer.Option(help="Requests a client may make in a minute; 0: any number. "
+                     "Default: 0 on this machine alone, else 600."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Web origin whose scripts may ask; may be repeated.")
+    ] = None,
+    queue: Annotated[int, typer.Option(help="Images that may wait for each model.")] = 512,
+    batch: Annotated[int, typer.Option(help="Most images the network sees at once.")] = 8,
+    threads: Annotated[int | None, typer.Option(help="Default: every core.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds until a request is given up.")] = 30.0,
+    drain: Annotated[
+        float, typer.Option(help="Seconds between a stop signal and closing the port.")
+    ] = 1.0,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Answer over HTTP, with a web page: the same calibrated, explained answers as predict."""
+    from leukoscope.service.server import check_binding, is_loopback, read_key
+    from leukoscope.service.server import serve as run
+    from leukoscope.service.settings import ServiceSettings
+
+    local = is_loopback(host)
+    settings = ServiceSettings(
+        queue_images=queue,
+        batch_images=batch,
+        threads=threads,
+        timeout_s=timeout,
+        drain_s=drain,
+        rate_per_minute=rate if rate is not None else 0 if local else 600,
+        hosts=("127.0.0.1", "localhost", "::1", host) if local else (),
+        cors_origins=tuple(cors_origin or ()),
+        api_key=read_key(api_key_file),
+    )
+    check_binding(host, settings, without_key=without_key)
+
+    def listening(address: str) -> None:
+        if as_json:
+            print_json({"address": address})
+        else:
+            typer.echo(f"{address}  (stop: Ctrl+C)\n{DISCLAIMER}", err=True)
+        if open_page:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    run(bundle, settings, host=host, port=port, engine=engine, listening=listening)

@@ -1,0 +1,1 @@
+"""One process that answers over HTTP and shows a web page; no torch."""

@@ -1,0 +1,201 @@
+"""The application: routes of the API, of health and of the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
+
+from leukoscope import __version__
+from leukoscope.service import asking, page, problems
+from leukoscope.service.guard import Guard
+from leukoscope.service.models import Models
+from leukoscope.service.problems import ProblemError
+from leukoscope.service.schemas import (
+    FORM,
+    ModelOut,
+    PredictOut,
+    ProblemOut,
+    State,
+)
+from leukoscope.service.schemas import problems as may_fail
+from leukoscope.service.settings import ServiceSettings
+from leukoscope.service.telemetry import Metrics
+from leukoscope.service.uploads import UploadMemory
+
+DISCLAIMER = "Research software, not a medical device."
+
+ModelQuery = Annotated[str | None, Query(description="Name of a model; the first by default.")]
+
+
+def build_app(
+    models: Models,
+    settings: ServiceSettings,
+    metrics: Metrics,
+    *,
+    load: Callable[[], Any] | None = None,
+    draining: Callable[[], bool] = lambda: False,
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        models: Answer; opened here when the server starts.
+        settings: Limits.
+        metrics: Shown at ``/metrics``.
+        load: Starts to open the models; ``models.load`` and waiting for it by default.
+        draining: Whether the server is about to stop.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        started = (load or models.load)()
+        if asyncio.iscoroutine(started):
+            await started
+        yield
+        await models.close()
+
+    middleware = [Middleware(Guard, settings=settings, metrics=metrics, draining=draining)]
+    if settings.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["X-API-Key", "Authorization"],
+            )
+        )
+    app = FastAPI(
+        title="Leukoscope",
+        version=__version__,
+        description=f"Calibrated, explained answers about blood-smear images. {DISCLAIMER}",
+        docs_url=None,  # both of FastAPI's own pages load scripts from another host
+        redoc_url=None,
+        lifespan=lifespan,
+        middleware=middleware,
+        responses=may_fail(401, 403, 429, 500),
+    )
+    memory = UploadMemory(settings)
+    problems.install(app)
+    _add_health(app, models, metrics, memory, draining)
+    _add_api(app, models, settings, memory)
+    page.add(app, models, settings, memory)
+    return app
+
+
+def _add_health(
+    app: FastAPI,
+    models: Models,
+    metrics: Metrics,
+    memory: UploadMemory,
+    draining: Callable[[], bool],
+) -> None:
+    @app.get("/healthz", response_model=State, tags=["health"])
+    async def healthz() -> Response:
+        """The process lives."""
+        return JSONResponse({"status": "alive"})
+
+    @app.get("/readyz", response_model=State, responses=may_fail(503), tags=["health"])
+    async def readyz() -> Response:
+        """All models are warm, and the server is not about to stop."""
+        if not models.ready or draining():
+            what = "The server is stopping." if draining() else "The models are being opened."
+            raise ProblemError(503, what, retry_after_s=2)
+        return JSONResponse({"status": "ready"})
+
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
+
+    @app.get("/metrics", response_class=Response, responses=text, tags=["health"])
+    async def prometheus() -> Response:
+        """Requests, latency, batch sizes, queue, decisions by class, for Prometheus."""
+        metrics.queue.set(models.waiting)
+        metrics.uploads.set(memory.used)
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: UploadMemory) -> None:
+    @app.get("/v1/models", response_model=list[ModelOut], responses=may_fail(503), tags=["answers"])
+    async def list_models() -> Response:
+        """The models that can be asked; the first is the default."""
+        return JSONResponse(
+            [
+                {
+                    "name": model.name,
+                    "model": model.predictor.model,
+                    "sha256": model.predictor.bundle.sha256,
+                    "class_names": list(model.predictor.class_names),
+                    "trained_on": model.predictor.record.trained_on,
+                    "licence": model.predictor.record.licence,
+                    "explains": model.predictor.has_maps,
+                }
+                for model in models.all()
+            ]
+        )
+
+    @app.post(
+        "/v1/predict",
+        response_model=PredictOut,
+        openapi_extra=FORM,
+        responses={**may_fail(400, 404, 408, 413, 415, 422, 503)},
+        tags=["answers"],
+    )
+    async def predict(
+        request: Request,
+        model: ModelQuery = None,
+        explain: Annotated[
+            bool, Query(description="Also the heat map, as a PNG data URI.")
+        ] = False,
+        by_patient: Annotated[
+            asking.ByPatient | None,
+            Query(
+                description="Also one row a patient: all images are of `one`; the first `folder` "
+                "of the file's name; or the form `field` patient, one for each file."
+            ),
+        ] = None,
+    ) -> Response:
+        """Class, calibrated probabilities, prediction set, decision and reasons for each image.
+
+        200 where at least one image could be read; the others are named in `errors`.
+        """
+        async with memory.read(request) as upload:
+            served = models.get(model)
+            answers = await asking.ask(request, served, upload, settings, heat=explain)
+            predictions, errors = asking.rows(served, answers)
+            if not predictions:
+                raise ProblemError(422, "none of the images could be read", errors=errors)
+            if explain:
+                loop = asyncio.get_running_loop()
+                for row in predictions:
+                    data, answer = upload.files[row["index"]][1], answers[row["index"]]
+                    row["heatmap"] = await loop.run_in_executor(
+                        models.pool, asking.heat_uri, served, data, answer
+                    )
+            content = {
+                "predictions": predictions,
+                "errors": errors,
+                "model": served.predictor.model,
+                "model_sha256": served.predictor.bundle.sha256,
+                "version": __version__,
+                "disclaimer": DISCLAIMER,
+                "request_id": request.state.request_id,
+            }
+            if by_patient is not None:
+                content["patients"] = asking.by_patient(served, upload, answers, by_patient)
+            return JSONResponse(content)
+
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """Without the validation schemas of FastAPI, which no answer here has."""
+        document = original()
+        document["components"]["schemas"]["ProblemOut"] = ProblemOut.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,180 @@
+"""Micro-batching: images of many requests meet in one bounded queue and share the network's runs.
+
+Several copies of the network, each on a share of the cores and in a thread of its own, take what
+waits, decode it and answer it. They never wait for a batch to fill: on a CPU a batch saves little,
+and an idle machine should answer at once. A network on one core needs about two thirds of the
+processor time of one that spreads every layer over two; an image that comes alone goes to a copy
+that has all cores. Decoding stays in the thread that goes on with the image: handing it over costs
+more than it gains once other programs want the cores too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from leukoscope.runtime.prediction import Failure, Prediction
+from leukoscope.runtime.predictor import Predictor
+
+Answer = Prediction | Failure
+
+
+class QueueFullError(Exception):
+    """No room for these images.
+
+    Args:
+        retry_after_s: About when there will be.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(eq=False)
+class _Job:
+    """One image on its way; ``dead`` once nobody waits for it any more."""
+
+    name: str
+    data: bytes
+    heat: bool
+    future: asyncio.Future[Answer]
+    dead: bool = False
+
+
+class Batcher:
+    """The queue before one model. :meth:`submit` belongs to one event loop; all else is threads.
+
+    Args:
+        solo: The model with all cores, for an image that comes alone.
+        streams: The same model, each with a share of the cores.
+        queue_images: Most images that wait or are being worked on.
+        batch_images: Most images in one run.
+        max_pixels: Of an image.
+        on_batch: Told all answers of each batch, in a network's thread; every
+            answer that leaves this process passes here.
+    """
+
+    def __init__(
+        self,
+        solo: Predictor,
+        streams: Sequence[Predictor],
+        *,
+        queue_images: int,
+        batch_images: int,
+        max_pixels: int,
+        on_batch: Callable[[Sequence[Answer]], None],
+    ) -> None:
+        self._solo = solo
+        self.waiting = 0
+        self._limit = queue_images
+        self._most = batch_images
+        self._max_pixels = max_pixels
+        self._on_batch = on_batch
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._rate = 0.0  # images a second, smoothed
+        self._threads = [
+            threading.Thread(target=self._run, args=(stream,), name="network", daemon=True)
+            for stream in streams
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def submit(
+        self, images: Sequence[tuple[str, bytes]], *, heat: bool, timeout_s: float
+    ) -> list[Answer]:
+        """Answers to images, in their order.
+
+        Args:
+            images: Name and encoded bytes of each.
+            heat: Whether :attr:`Prediction.heat` is wanted.
+            timeout_s: How long to wait for all of them.
+
+        Raises:
+            QueueFullError: Nothing was accepted.
+            TimeoutError: What was not done is dropped.
+            BundleError: The network gives numbers that are not finite.
+        """
+        if self.waiting + len(images) > self._limit:
+            raise QueueFullError(self.waiting / self._rate if self._rate else 1.0)
+        loop = asyncio.get_running_loop()
+        self.waiting += len(images)
+        jobs = [_Job(name, data, heat, loop.create_future()) for name, data in images]
+        for job in jobs:
+            self._jobs.put(job)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.gather(*(job.future for job in jobs))
+        finally:
+            for job in jobs:
+                job.dead = True
+
+    async def idle(self) -> None:
+        """Wait until everything accepted is answered."""
+        while self.waiting:
+            await asyncio.sleep(0.05)
+
+    def close(self) -> None:
+        """End the networks' threads; call it when idle."""
+        self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, stream: Predictor) -> None:
+        while (job := self._jobs.get()) is not None:
+            alone = self.waiting == 1
+            most = min(self._most, -(-self.waiting // len(self._threads)))
+            self._answer([job, *self._take(most - 1)], self._solo if alone else stream)
+        self._jobs.put(None)  # for the other threads
+
+    def _take(self, most: int) -> Iterator[_Job]:
+        """What waits, up to a number."""
+        for _ in range(most):
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if job is None:
+                self._jobs.put(None)
+                return
+            yield job
+
+    def _answer(self, batch: list[_Job], predictor: Predictor) -> None:
+        wanted = [job for job in batch if not job.dead]
+        started = time.perf_counter()
+        answers: list[Answer] = []
+        try:
+            if wanted:
+                prepared = [
+                    predictor.prepare(job.name, job.data, max_pixels=self._max_pixels)
+                    for job in wanted
+                ]
+                answers = predictor.answer(prepared, heat=any(job.heat for job in wanted))
+                self._on_batch(answers)
+        except Exception as error:  # the requests that asked learn of it
+            self._finish(batch, error)
+            return
+        rate = len(self._threads) * len(batch) / max(time.perf_counter() - started, 1e-6)
+        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
+        self._finish(batch, dict(zip(wanted, answers, strict=True)))
+
+    def _finish(self, jobs: Sequence[_Job], result: dict[_Job, Answer] | Exception) -> None:
+        """Hand the answers to the event loop, all in one step."""
+
+        def resolve() -> None:
+            self.waiting -= len(jobs)
+            for job in jobs:
+                if job.future.done():
+                    continue
+                if isinstance(result, Exception):
+                    job.future.set_exception(result)
+                elif job in result:
+                    job.future.set_result(result[job])
+
+        loop = jobs[0].future.get_loop()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(resolve)

@@ -1,0 +1,211 @@
+"""The models that a server answers with: opened, warmed, exchanged without dropping a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leukoscope.core.errors import LeukoscopeError, UsageError
+from leukoscope.runtime.engines import available_cores, open_engine
+from leukoscope.runtime.heatmap import encode_png
+from leukoscope.runtime.predictor import Predictor, load_bundle
+from leukoscope.service.batching import Answer, Batcher
+from leukoscope.service.problems import ProblemError
+from leukoscope.service.settings import ServiceSettings
+from leukoscope.service.telemetry import Metrics, log
+
+_MOST_STREAMS = 4  # a copy of the network and its buffers takes about 60 MB
+OnAnswers = Callable[[Predictor, Sequence[Answer]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """One bundle at work.
+
+    Attributes:
+        predictor: The model.
+        batcher: The queue before it.
+        card: Its model card, in Markdown.
+        examples: PNG bytes of the phantoms that lie in the bundle, by name.
+    """
+
+    predictor: Predictor
+    batcher: Batcher
+    card: str
+    examples: dict[str, bytes]
+
+    @property
+    def name(self) -> str:
+        """By which a request chooses it."""
+        return self.predictor.record.name
+
+    @property
+    def knows_phantoms(self) -> bool:
+        """Whether it was trained on drawn images."""
+        return "phantom" in self.predictor.record.trained_on
+
+
+class Models:
+    """All models of a server, by name; the first is the default.
+
+    Args:
+        folders: The bundles.
+        engine: As in :func:`leukoscope.runtime.predictor.load_bundle`.
+        settings: Limits.
+        metrics: Told of every batch.
+        on_answers: Told of all answers of every batch too, in the network's thread: what keeps a
+            record of answers hooks in here and nowhere else.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        engine: str,
+        settings: ServiceSettings,
+        metrics: Metrics,
+        on_answers: OnAnswers = lambda predictor, answers: None,
+    ) -> None:
+        self._folders = tuple(folders)
+        self._engine = engine
+        self._settings = settings
+        self._metrics = metrics
+        self._on_answers = on_answers
+        self._threads = settings.threads or available_cores()
+        self.pool = ThreadPoolExecutor(self._threads, "leukoscope-pictures")
+        self._served: dict[str, ServedModel] = {}
+        self._reloading = asyncio.Lock()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has answered a first image."""
+        return bool(self._served)
+
+    @property
+    def waiting(self) -> int:
+        """Images that are accepted and not yet answered."""
+        return sum(model.batcher.waiting for model in self._served.values())
+
+    def all(self) -> tuple[ServedModel, ...]:
+        """Every model, the default first.
+
+        Raises:
+            ProblemError: They are still being opened.
+        """
+        if not self._served:
+            raise ProblemError(503, "The models are still being opened.", retry_after_s=2)
+        return tuple(self._served.values())
+
+    def get(self, name: str | None) -> ServedModel:
+        """The model of a name, or the default; ask again for each request.
+
+        Raises:
+            ProblemError: There is none of this name.
+        """
+        models = self.all()
+        if name is None:
+            return models[0]
+        if name not in self._served:
+            choices = ", ".join(self._served)
+            raise ProblemError(404, f"model: expected one of {choices}; got another name")
+        return self._served[name]
+
+    async def load(self) -> None:
+        """Open and warm all bundles, then exchange them for the present ones in one step.
+
+        Requests that were taken before are answered by the models that took them.
+
+        Raises:
+            LeukoscopeError: A bundle cannot be used; the present models stay.
+        """
+        async with self._reloading:
+            loop = asyncio.get_running_loop()
+            opened = await loop.run_in_executor(None, self._open_all)
+            old, self._served = self._served, opened
+        log("models loaded", models=[model.predictor.model for model in opened.values()])
+        await _retire(old.values())
+
+    async def reload(self) -> None:
+        """:meth:`load` again; where that fails the present models stay and the log says why."""
+        try:
+            await self.load()
+        except LeukoscopeError as error:
+            log("reload failed, the old models stay", level=logging.ERROR, error=str(error))
+
+    async def close(self) -> None:
+        """Answer what was accepted, then end all threads."""
+        await _retire(self._served.values())
+        self.pool.shutdown()
+
+    def _open_all(self) -> dict[str, ServedModel]:
+        opened: dict[str, ServedModel] = {}
+        try:
+            for folder in self._folders:
+                model = self._open(folder)
+                if model.name in opened:
+                    model.batcher.close()
+                    raise UsageError(
+                        f"two bundles are called {model.name!r}: {folder} and "
+                        f"{opened[model.name].predictor.bundle.folder}",
+                        hint="a request chooses by name: give bundles of different names",
+                    )
+                opened[model.name] = model
+        except LeukoscopeError:
+            for model in opened.values():
+                model.batcher.close()
+            raise
+        return opened
+
+    def _open(self, folder: Path) -> ServedModel:
+        predictor = load_bundle(folder, engine=self._engine, threads=self._threads)
+        golden = [name for name in predictor.record.files if name.startswith("golden/")]
+        examples = {
+            Path(name).name: (folder / name).read_bytes() for name in golden if ".png" in name
+        }
+        count = min(self._threads, _MOST_STREAMS)
+        share = self._threads // count
+        streams = [
+            Predictor(
+                predictor.bundle,
+                open_engine(predictor.bundle.model, engine=self._engine, threads=share),
+            )
+            for _ in range(count)
+        ]
+        for each in (predictor, *streams):
+            _warm(each, next(iter(examples.values()), None), self._settings.batch_images)
+        card = folder / "MODEL_CARD.md"
+
+        def on_batch(answers: Sequence[Answer]) -> None:
+            self._metrics.count(predictor.model, answers)
+            self._on_answers(predictor, answers)
+
+        batcher = Batcher(
+            predictor,
+            streams,
+            queue_images=self._settings.queue_images,
+            batch_images=self._settings.batch_images,
+            max_pixels=self._settings.max_pixels,
+            on_batch=on_batch,
+        )
+        text = card.read_text(encoding="utf-8") if card.name in predictor.record.files else ""
+        return ServedModel(predictor, batcher, text, examples)
+
+
+def _warm(predictor: Predictor, example: bytes | None, batch_images: int) -> None:
+    """Answer one image and one full batch, so that no user pays for what is set up on first use."""
+    if example is None:
+        example = encode_png(np.full((64, 64, 3), 200, np.uint8))
+    prepared = predictor.prepare("warm-up", example)
+    for size in (1, batch_images):
+        predictor.answer([prepared] * size, heat=predictor.has_maps)
+
+
+async def _retire(models: Iterable[ServedModel]) -> None:
+    for model in models:
+        await model.batcher.idle()
+        await asyncio.to_thread(model.batcher.close)

@@ -1,0 +1,129 @@
+"""The answers of the API, as its OpenAPI document describes them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from leukoscope.service.problems import MEDIA_TYPE
+
+_OPEN = ConfigDict(extra="allow")
+
+
+class PredictionOut(BaseModel):
+    """What the model says about one image; ``p_<class>`` for each class stands beside these."""
+
+    model_config = _OPEN
+    index: int = Field(description="Place of the image in the request, from 0.")
+    image: str = Field(description="The file's name as sent, without control characters.")
+    sha256: str
+    predicted: str = Field(description="The most probable class, whatever the decision is.")
+    p_malignant: float | None
+    prediction_set: list[str] = Field(description="Conformal set; may be empty.")
+    decision: Literal["accept", "review", "reject"]
+    reasons: list[str]
+    ood_score: float | None = Field(description="Distance from the training images.")
+    quality: dict[str, float]
+    model: str = Field(description="Name and first digits of the bundle's hash.")
+    heatmap: str | None = Field(description="With explain=true: a PNG as data URI.")
+    seen_in_training: bool = Field(description="This very file was among the training images.")
+
+
+class ErrorOut(BaseModel):
+    """An image that could not be read."""
+
+    index: int
+    image: str
+    error: str
+    hint: str
+
+
+class PredictOut(BaseModel):
+    """The answer to a request."""
+
+    predictions: list[PredictionOut]
+    errors: list[ErrorOut]
+    patients: list[dict[str, Any]] | None = Field(
+        default=None, description="With by_patient: one row a patient."
+    )
+    model: str
+    model_sha256: str
+    version: str
+    disclaimer: str
+    request_id: str
+
+
+class ModelOut(BaseModel):
+    """A model that can be asked."""
+
+    name: str
+    model: str
+    sha256: str
+    class_names: list[str]
+    trained_on: str
+    licence: str
+    explains: bool = Field(description="Whether explain=true works.")
+
+
+class State(BaseModel):
+    """Whether the server lives, or is ready."""
+
+    status: str
+
+
+class ProblemOut(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = _OPEN
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that may answer with these errors."""
+    reference = {"$ref": "#/components/schemas/ProblemOut"}
+    words = {
+        400: "Malformed form.", 401: "The API key is missing or wrong.", 404: "No such model.",
+        403: "Asked from another web site.", 408: "The upload took too long.",
+        413: "Too many, or too large.", 415: "Not a multipart form.",
+        422: "No image could be read, or a parameter is wrong.",
+        429: "Come again after Retry-After seconds.", 500: "The server failed.",
+        503: "Not ready, or no answer in time; come again after Retry-After seconds.",
+    }  # fmt: skip
+    return {
+        status: {"description": words[status], "content": {MEDIA_TYPE: {"schema": reference}}}
+        for status in statuses
+    }
+
+
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "JPEG, PNG, WebP, BMP, TIFF or single-frame GIF.",
+                        },
+                        "patient": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": "With by_patient=field: one for each file, in order.",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+"""The request body of ``/v1/predict``; parsed by hand, so that nothing reaches the disk."""

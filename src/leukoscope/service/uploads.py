@@ -1,0 +1,200 @@
+"""Reading an upload: bounded, in memory only; a file's name is a word and never a path."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from leukoscope.service.problems import ProblemError
+from leukoscope.service.settings import MIB, ServiceSettings
+
+_MAX_NAME = 200
+_MAX_FIELD = 1000
+_MAX_FIELDS = 200
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # control, direction marks, surrogates
+
+
+@dataclass
+class Upload:
+    """A parsed form.
+
+    Attributes:
+        files: Name and bytes of each file of the field ``files``, in order.
+        patients: Values of the field ``patient``, in order.
+        model: Value of the field ``model``; the page sends it.
+        one_patient: Whether the field ``one_patient`` came.
+    """
+
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+    patients: list[str] = field(default_factory=list)
+    model: str | None = None
+    one_patient: bool = False
+
+
+class UploadMemory:
+    """Bytes of all uploads in the process; bounded.
+
+    Args:
+        settings: Limits.
+    """
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self.used = 0
+        self._settings = settings
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[Upload]:
+        """Read and parse a request's form; its bytes count until the block is left.
+
+        Raises:
+            ProblemError: It is too large (413), too slow (408), no multipart form (415), malformed
+                (400), without a file (422), or there is no room now (429).
+        """
+        taken = 0
+        most = self._settings.max_body_mb
+
+        def take(more: int) -> None:
+            nonlocal taken
+            if taken + more > most * MIB:
+                raise ProblemError(413, f"expected at most {most} MiB in one request, got more")
+            if self.used + more > self._settings.memory_mb * MIB:
+                raise ProblemError(429, "too many uploads at once; come again", retry_after_s=2)
+            taken += more
+            self.used += more
+
+        try:
+            yield await self._receive(request, take)
+        finally:
+            self.used -= taken
+
+    async def _receive(self, request: Request, take: Callable[[int], None]) -> Upload:
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._settings.max_body_mb * MIB:
+            most = self._settings.max_body_mb
+            raise ProblemError(
+                413, f"expected at most {most} MiB in one request, got {length} bytes"
+            )
+        form = _Form(self._settings, request.headers.get("content-type", ""))
+        try:
+            async with asyncio.timeout(self._settings.upload_s):
+                async for chunk in request.stream():
+                    take(len(chunk))
+                    form.feed(chunk)
+        except TimeoutError:
+            seconds = self._settings.upload_s
+            raise ProblemError(408, f"expected the whole upload within {seconds:g} s") from None
+        except ClientDisconnect:
+            raise ProblemError(
+                400, "the connection was closed before the upload was complete"
+            ) from None
+        return form.finish()
+
+
+class _Form:
+    """Collects the parts of a multipart form as they come in."""
+
+    def __init__(self, settings: ServiceSettings, content_type: str) -> None:
+        kind, options = parse_options_header(content_type)
+        if kind != b"multipart/form-data" or not options.get(b"boundary"):
+            raise ProblemError(415, "expected a multipart form: curl -F files=@image.jpg …")
+        self._settings = settings
+        self._upload = Upload()
+        self._parts = 0
+        self._names: dict[bytes, bytes] = {}
+        self._header = [b"", b""]
+        self._data = bytearray()
+        self._complete = False
+        callbacks = {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._grow(0, data[start:end]),
+            "on_header_value": lambda data, start, end: self._grow(1, data[start:end]),
+            "on_header_end": self._end_header,
+            "on_part_data": lambda data, start, end: self._add(data[start:end]),
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+        try:
+            self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
+        except FormParserError:
+            raise _malformed() from None
+
+    def feed(self, chunk: bytes) -> None:
+        """Parse the next bytes."""
+        try:
+            self._parser.write(chunk)
+        except FormParserError:
+            raise _malformed() from None
+
+    def finish(self) -> Upload:
+        """The form."""
+        if not self._complete:
+            raise _malformed()
+        if not self._upload.files:
+            raise ProblemError(422, "expected at least one image in the field 'files', got none")
+        return self._upload
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > self._settings.max_files + _MAX_FIELDS:
+            raise ProblemError(413, f"expected at most {self._settings.max_files} images, got more")
+        self._names, self._data = {}, bytearray()
+
+    def _grow(self, which: int, data: bytes) -> None:
+        self._header[which] += data
+
+    def _end_header(self) -> None:
+        name, value = self._header
+        self._header = [b"", b""]
+        if name.lower() == b"content-disposition":
+            self._names = parse_options_header(value)[1]
+
+    def _add(self, data: bytes) -> None:
+        most = self._settings.max_file_mb * MIB if b"filename" in self._names else _MAX_FIELD
+        if len(self._data) + len(data) > most:
+            limit = f"{self._settings.max_file_mb} MiB for an image, {_MAX_FIELD} bytes for a text"
+            raise ProblemError(413, f"expected at most {limit}; got more")
+        self._data += data
+
+    def _end_part(self) -> None:
+        field_name = self._names.get(b"name", b"")
+        if b"filename" in self._names:
+            if field_name == b"files" and (self._data or self._names[b"filename"]):
+                self._add_file()
+        elif field_name == b"patient":
+            self._upload.patients.append(clean_name(bytes(self._data)))
+        elif field_name == b"model":
+            self._upload.model = clean_name(bytes(self._data))
+        elif field_name == b"one_patient":
+            self._upload.one_patient = True
+
+    def _add_file(self) -> None:
+        files = self._upload.files
+        if len(files) >= self._settings.max_files:
+            raise ProblemError(413, f"expected at most {self._settings.max_files} images, got more")
+        name = clean_name(self._names[b"filename"]) or f"image-{len(files) + 1}"
+        files.append((name, bytes(self._data)))
+
+    def _end(self) -> None:
+        self._complete = True
+
+
+def clean_name(raw: bytes) -> str:
+    r"""A text of a stranger, to be shown and never opened: one line of bounded length.
+
+    >>> clean_name(b"../a\x00b\n.png")
+    '../ab.png'
+    """
+    text = raw.decode("utf-8", "replace")[:_MAX_NAME]
+    return "".join(c for c in text if unicodedata.category(c) not in _UNSEEN).strip()
+
+
+def _malformed() -> ProblemError:
+    return ProblemError(400, "the multipart form is malformed or incomplete")

@@ -1,0 +1,154 @@
+"""What the templates show: answers in words, numbers as text."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from leukoscope.config.bundle import BundleRecord
+from leukoscope.core.labels import CLASSES
+from leukoscope.evaluation.hierarchy import split_levels
+from leukoscope.runtime.prediction import Prediction
+from leukoscope.service.models import ServedModel
+from leukoscope.service.pictures import Pictures
+
+
+@cache
+def texts() -> dict[str, dict[str, Any]]:
+    """All sentences of the page, by section and name."""
+    return tomllib.loads(files(__package__).joinpath("texts.toml").read_text(encoding="utf-8"))
+
+
+def title(name: str) -> str:
+    """A class for readers.
+
+    >>> title("pro_b"), title("platelet")
+    ('Pro-B ALL', 'platelet')
+    """
+    return CLASSES[name].title if name in CLASSES else name
+
+
+def percent(share: float) -> str:
+    """A probability; never 0 or 100 % where it is not.
+
+    >>> percent(0.1234), percent(0.99999), percent(0.0001), percent(0.0)
+    ('12.3 %', '> 99.9 %', '< 0.1 %', '0.0 %')
+    """
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
+
+
+def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures) -> dict[str, Any]:
+    """One readable image."""
+    record = model.predictor.record
+    t = texts()
+    too_strange = (
+        record.ood is not None
+        and answer.ood_score is not None
+        and answer.ood_score > record.ood.threshold
+    )
+    return {
+        "number": index + 1,
+        "name": answer.image,
+        "sha256": answer.sha256,
+        "decision": answer.decision,
+        "sentence": t["decision"]["unlike" if too_strange else answer.decision],
+        "reasons": answer.reasons,
+        "predicted": title(answer.predicted),
+        "probability": percent(answer.probabilities[answer.predicted]),
+        "bars": [
+            _bar(name, p, name in answer.prediction_set) for name, p in answer.probabilities.items()
+        ],
+        "set": [title(name) for name in answer.prediction_set],
+        "coverage": f"{record.conformal.coverage:.0%}",
+        "malignant": None if answer.p_malignant is None else percent(answer.p_malignant),
+        "subtypes": _subtypes(answer),
+        "quality": _quality(answer.quality, record),
+        "ood": None
+        if answer.ood_score is None or record.ood is None
+        else t["card"]["ood"].format(
+            score=f"{answer.ood_score:.3g}", limit=f"{record.ood.threshold:.3g}"
+        ),
+        "seen_in_training": answer.sha256 in model.predictor.trained_on_sha256,
+        "pictures": pictures,
+        "size_px": record.preprocess.size_px,
+    }
+
+
+def _bar(name: str, p: float, inside: bool) -> dict[str, Any]:
+    return {"title": title(name), "text": percent(p), "width": f"{100 * p:.2f}%", "inside": inside}
+
+
+def _subtypes(answer: Prediction) -> list[dict[str, Any]]:
+    """P(subtype | malignant); nothing where there is one malignant class, or no hierarchy."""
+    if answer.p_malignant is None:
+        return []
+    _, shares, names = split_levels([list(answer.probabilities.values())], [*answer.probabilities])
+    if len(names) < 2:
+        return []
+    return [_bar(name, float(p), False) for name, p in zip(names, shares[0], strict=True)]
+
+
+def _quality(quality: Mapping[str, float], record: BundleRecord) -> list[dict[str, Any]]:
+    t, limits = texts(), record.quality
+    rows = []
+    for name, value in quality.items():
+        row: dict[str, Any] = {"name": t["quality"].get(name, name), "value": f"{value:.3g}"}
+        if limits is not None and name in limits.low:
+            low, high = limits.low[name], limits.high[name]
+            row["ok"] = low <= value <= high
+            row["limits"] = t["card"]["limits"].format(low=f"{low:.3g}", high=f"{high:.3g}")
+        rows.append(row)
+    return rows
+
+
+def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """The images of one patient put together."""
+    t = texts()["patient"]
+    if not row["predicted"]:
+        return {"sentence": t["none"], "bars": []}
+    uses = t["uses"].format(
+        n=row["n_images"],
+        method=row["method"],
+        rejected=row["n_rejected"],
+        unreadable=row["n_unreadable"],
+    )
+    interval = ""
+    if row["low"] is not None:
+        interval = t["interval"].format(low=percent(row["low"]), high=percent(row["high"]))
+    return {
+        "sentence": uses,
+        "predicted": title(row["predicted"]),
+        "interval": interval,
+        "agreement": ""
+        if row["agreement"] is None
+        else t["agreement"].format(share=percent(row["agreement"])),
+        "bars": [_bar(name, row[f"p_{name}"], False) for name in class_names],
+        "malignant": None if row["p_malignant"] is None else percent(row["p_malignant"]),
+    }
+
+
+def about(model: ServedModel) -> dict[str, Any]:
+    """A model and its classes."""
+    record, t = model.predictor.record, texts()["about"]
+    classes = []
+    for name in record.class_names:
+        known = CLASSES.get(name)
+        branch = "" if known is None else t["malignant" if known.malignant else "other"]
+        meaning = t["unknown"] if known is None else known.description
+        classes.append({"title": title(name), "meaning": meaning, "branch": branch})
+    return {
+        "name": model.name,
+        "model": model.predictor.model,
+        "sha256": model.predictor.bundle.sha256,
+        "trained_on": record.trained_on,
+        "licence": record.licence,
+        "classes": classes,
+        "has_card": bool(model.card),
+        "knows_phantoms": model.knows_phantoms,
+        "examples": sorted(model.examples),
+    }

@@ -1,0 +1,128 @@
+"""A server in this process, and one of its own, both with the tiny hand-made bundle."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from leukoscope.runtime.bundle import save_bundle
+from leukoscope.runtime.heatmap import encode_png
+from leukoscope.service.app import build_app
+from leukoscope.service.models import Models
+from leukoscope.service.settings import ServiceSettings
+from leukoscope.service.telemetry import Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+Running = SimpleNamespace
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem + "_of_tests", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_parts() -> ModuleType:
+    """The helpers that make the tiny bundle."""
+    return _load(ROOT / "tests/runtime/conftest.py")
+
+
+@pytest.fixture(scope="session")
+def fuzz() -> ModuleType:
+    """The module that makes broken uploads."""
+    return _load(ROOT / "benchmarks/fuzz_service.py")
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_parts: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that is never written to."""
+    folder = tmp_path_factory.mktemp("service") / "bundle"
+    record = tiny_parts.build_record(trained_on="phantoms")
+    card = b"# tiny\n\n| a | b |\n| --- | ---: |\n| <b>1</b> | 2 |\n"
+    parts = tiny_parts.bundle_files(record=record) | {"MODEL_CARD.md": card}
+    save_bundle(folder, record, parts)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def red(tiny_parts: ModuleType) -> bytes:
+    """A PNG that the tiny bundle calls benign and knows."""
+    return encode_png(tiny_parts.colour(102, 51, 51))
+
+
+@pytest.fixture(scope="session")
+def foreign(tiny_parts: ModuleType) -> bytes:
+    """A PNG that the tiny bundle rejects: far too dark."""
+    return encode_png(tiny_parts.colour(1, 2, 1, noise=1))
+
+
+@pytest.fixture
+def app_with(bundle: Path) -> Callable[..., AbstractContextManager[TestClient]]:
+    """A client of a server with these settings."""
+
+    @contextmanager
+    def start(*folders: Path, on_answers: Any = None, **values: Any) -> Iterator[TestClient]:
+        settings, metrics = ServiceSettings(**values), Metrics()
+        more = {} if on_answers is None else {"on_answers": on_answers}
+        models = Models(folders or (bundle,), "onnxruntime", settings, metrics, **more)
+        app = build_app(models, settings, metrics)
+        app.state.models = models
+        with TestClient(app, raise_server_exceptions=False) as client:
+            yield client
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path) -> Iterator[TestClient]:
+    """A client of a server with the default settings."""
+    settings, metrics = ServiceSettings(), Metrics()
+    models = Models((bundle,), "onnxruntime", settings, metrics)
+    with TestClient(build_app(models, settings, metrics), raise_server_exceptions=False) as found:
+        yield found
+
+
+@contextmanager
+def _serving(*arguments: str) -> Iterator[Running]:
+    command = [sys.executable, "-m", "leukoscope", "serve", *arguments, "--port", "0", "--json"]
+    command += ["--engine", "onnxruntime"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    text = ""
+    while not text.rstrip().endswith("}"):
+        line = process.stdout.readline()
+        assert line, process.stderr.read() if process.stderr else ""
+        text += line
+    try:
+        yield SimpleNamespace(process=process, address=json.loads(text)["address"])
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[Running]]:
+    """Starts ``leukoscope serve`` with these arguments at a free port."""
+    return _serving

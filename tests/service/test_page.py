@@ -1,0 +1,238 @@
+"""The page in a real browser, as a person would use it.
+
+With LEUKOSCOPE_PAGE_BUNDLE another bundle answers, with LEUKOSCOPE_SCREENSHOTS pictures are kept in
+that folder. Those of the documentation show phantoms and a bundle trained on phantoms.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+import shutil
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from leukoscope.phantom.render import render_phantom
+from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.runtime.heatmap import encode_png
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+Serving = Callable[..., AbstractContextManager[SimpleNamespace]]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SHOTS = os.environ.get("LEUKOSCOPE_SCREENSHOTS", "")
+
+
+@pytest.fixture(scope="module")
+def address(serving: Serving, bundle: Path) -> Iterator[str]:
+    chosen = os.environ.get("LEUKOSCOPE_PAGE_BUNDLE", str(bundle))
+    with serving("--bundle", chosen) as server:
+        for _ in range(600):
+            with suppress(OSError):
+                urllib.request.urlopen(f"{server.address}/readyz", timeout=10).close()
+                break
+            time.sleep(0.1)
+        yield server.address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("NO CHROMIUM on this machine: the page was not tested in a browser")
+    with playwright.sync_playwright() as engine:
+        found = engine.chromium.launch(executable_path=path, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Opens the page; afterwards there was no error on its console and no foreign request."""
+    said: list[str] = []
+    contexts = []
+
+    def opened(width: int = 1200, height: int = 900, path: str = "/", **more: Any) -> Any:
+        size = {"width": width, "height": height}
+        context = browser.new_context(viewport=size, accept_downloads=True, **more)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else 0)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda r: None if _own(r.url, address) else said.append(r.url))
+        page.goto(address + path)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def _own(url: str, address: str) -> bool:
+    return url.startswith((address, "data:", "blob:"))
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("phantoms")
+    spec = PhantomSpec(images=4, sessions=4, size_px=160, seed=7)
+    for index in range(4):
+        image = encode_png(render_phantom(spec, index).image)
+        (folder / f"smear {index + 1}.png").write_bytes(image)
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def ask(page: Any, *files: str) -> None:
+    page.set_input_files("#files", list(files))
+    page.wait_for_selector("#results-heading")
+
+
+def shot(page: Any, name: str, **more: Any) -> None:
+    if SHOTS:
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", **more)
+
+
+def test_one_image_is_answered_with_pictures_and_reasons(
+    open_page: Any, phantoms: list[str]
+) -> None:
+    page = open_page()
+    shot(page, "page-start")
+    ask(page, phantoms[0])
+    card = page.locator("article.card")
+    assert card.locator("h3").inner_text() == "smear 1.png"
+    assert card.locator(".decision").first.inner_text().split()[1] in (
+        "Accept:", "Review:", "Reject:",
+    )  # fmt: skip
+    pictures = card.locator("img")
+    widths = [pictures.nth(i).evaluate("i => i.naturalWidth") for i in range(pictures.count())]
+    assert len(widths) == 5
+    assert all(widths)
+    assert "Leukocytes found by colour" in card.inner_text()
+    assert card.locator(".bars").first.locator("li").count() >= 3
+    assert page.evaluate("document.activeElement.id") == "results-heading"
+    assert page.locator(".disclaimer").is_visible()
+    heat = card.locator(".heat")
+    assert heat.evaluate("i => getComputedStyle(i).opacity") == "0.5"
+    slider = card.get_by_label("Heat map opacity")
+    slider.focus()
+    page.keyboard.press("End")
+    assert heat.evaluate("i => getComputedStyle(i).opacity") == "1"
+    page.keyboard.press("Home")
+    assert heat.evaluate("i => getComputedStyle(i).opacity") == "0"
+    slider.fill("50")
+    page.locator("#results-heading").evaluate("heading => heading.scrollIntoView()")
+    shot(page, "page-answer")
+
+
+def test_many_files_a_broken_one_and_a_patient(
+    open_page: Any, phantoms: list[str], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(phantoms[0]).read_bytes()[:500])
+    page = open_page()
+    page.check("#one")
+    ask(page, *phantoms, str(broken))
+    assert page.locator("article.card").count() == 5
+    assert "5 images" in page.locator(".count").inner_text()
+    assert page.locator(".patient").is_visible()
+    failed = page.locator("article.failure")
+    assert "broken.png" in failed.inner_text()
+    assert "could not be read" in failed.inner_text().lower()
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download table (CSV)").click()
+    rows = list(csv.DictReader(io.StringIO(Path(waiting.value.path()).read_text())))
+    assert [row["image"] for row in rows] == [*(Path(p).name for p in phantoms), "broken.png"]
+    assert rows[-1]["error"]
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download report (HTML)").click()
+    report = Path(waiting.value.path()).read_text()
+    for part in ("not a medical device", "smear 4.png", "SHA-256", "What no model here can know"):
+        assert part in report
+    assert 'src="/' not in report
+    assert 'href="/' not in report
+    assert "<script" not in report
+
+
+def test_a_foreign_picture_is_rejected_in_words(
+    open_page: Any, foreign: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "dark.png").write_bytes(foreign)
+    page = open_page()
+    ask(page, str(tmp_path / "dark.png"))
+    assert "Reject: " in page.locator("article .decision").inner_text()
+    assert page.locator("article .reasons li").count() >= 1
+
+
+def test_examples_paste_and_drop(open_page: Any) -> None:
+    page = open_page()
+    page.locator(".example").first.click()
+    page.wait_for_selector("#results-heading")
+    assert page.locator("article h3").inner_text() == "Drawn smear 1.png"
+    give = """async (kind) => {
+        const picture = await (await fetch(document.querySelector(".example img").src)).blob();
+        const data = new DataTransfer();
+        data.items.add(new File([picture], kind + ".png", {type: "image/png"}));
+        const about = {bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data};
+        const Kind = kind === "drop" ? DragEvent : ClipboardEvent;
+        const event = new Kind(kind, about);
+        document.body.dispatchEvent(event);
+    }"""
+    for kind in ("drop", "paste"):
+        page.evaluate(give, kind)
+        page.locator("article h3", has_text=f"{kind}.png").wait_for()
+
+
+def test_a_phone(open_page: Any, phantoms: list[str]) -> None:
+    page = open_page(375, 740)
+    ask(page, phantoms[1])
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    shot(page, "page-phone")
+
+
+def test_without_the_script_it_is_a_form(open_page: Any, phantoms: list[str]) -> None:
+    page = open_page(java_script_enabled=False)
+    page.set_input_files("#files", phantoms[:1])
+    page.get_by_role("button", name="Answer").click()
+    page.wait_for_selector("#results-heading")
+    assert "smear 1.png" in page.locator("article h3").inner_text()
+
+
+def test_the_keyboard_alone_suffices(open_page: Any) -> None:
+    page = open_page()
+    order = []
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+    assert order[:4] == ["skip", "files", "one", ""]  # the button has neither
+    assert "example" in order
+    page.locator(".example").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results-heading")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/card"])
+def test_axe_finds_no_barrier(open_page: Any, phantoms: list[str], path: str) -> None:
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or found.origin is None:
+        pytest.skip("axe-playwright-python is not installed: accessibility was not checked")
+    page = open_page(path=path.replace("/card", "/"))
+    if path == "/":
+        ask(page, *phantoms[:2])
+    if path == "/card":
+        page.get_by_role("link", name="Model card").first.click()
+        page.wait_for_selector("main.prose")
+    page.evaluate((Path(found.origin).parent / "axe.min.js").read_text())
+    wrong = page.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.nodes[0].html]))")
+    assert wrong == []
