@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from leukoscope.datasets.allocation import allocate, count_classes, join_groups
+from leukoscope.datasets.allocation import allocate, allocate_at_random, count_classes, join_groups
 
 
 @settings(max_examples=80, deadline=None)
@@ -60,3 +60,20 @@ def test_a_part_gets_a_rare_class_only_on_demand(wanted: tuple[int, ...]) -> Non
     part = allocate(counts, [0.8, 0.2], np.random.default_rng(0), present_in=wanted)
     assert (1 in part[10:]) is bool(wanted)
     assert 0 in part[10:]
+
+
+def test_drawn_at_random_small_units_are_not_always_held_out() -> None:
+    """Eight large and four small units of two classes, a fifth held out."""
+    sizes = np.array([90] * 8 + [15] * 4)
+    counts = np.zeros((12, 2))
+    counts[np.arange(12), np.arange(12) % 2] = sizes
+    shares = [0.8, 0.2]
+    held = [allocate_at_random(counts, shares, np.random.default_rng(s)) == 1 for s in range(30)]
+    share = np.array([sizes[part].sum() / sizes.sum() for part in held])
+    assert np.all(np.abs(share - 0.2) < 0.1)
+    assert all((counts[part].sum(axis=0) > 0).all() for part in held)
+    of_small, of_large = (
+        np.mean([part[some] for part in held]) for some in (slice(8, 12), slice(8))
+    )
+    assert of_small == pytest.approx(of_large, abs=0.15)
+    assert np.stack(held).any(axis=0).all()  # each is held out by some draw

@@ -82,6 +82,9 @@ class SplitConfig(Strict):
         test: Share of the test part of a hold-out (with folds it is one fold).
         clusters: Number of acquisition clusters of the ``acquisition`` protocol.
         cluster_curve: Further numbers of clusters for the curve.
+        held_groups: Which groups beside the test part become val and cal: the ``small`` ones,
+            which leaves most images to train on, or groups of ``any`` size, so that selection
+            and calibration do not rest on patients or clusters with few images.
     """
 
     folds: Annotated[int, Field(ge=1, le=20)] = 5
@@ -90,6 +93,7 @@ class SplitConfig(Strict):
     test: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
     clusters: Annotated[int, Field(ge=2)] = 24
     cluster_curve: tuple[Annotated[int, Field(ge=2)], ...] = (6, 12, 48, 96)
+    held_groups: Literal["small", "any"] = "small"
 
     @model_validator(mode="after")
     def _leaves_training_images(self) -> SplitConfig:

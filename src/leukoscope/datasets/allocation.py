@@ -13,6 +13,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
+_NEAR = 0.1  # sum of squared deviations of shares over the wanted share
+
+
 def join_groups(*labellings: Sequence[Hashable]) -> IntArray:
     """Connected components of images that share a label in any of several labellings.
 
@@ -94,6 +97,32 @@ def allocate(
     for target in present_in:
         _bring_classes(counts, part, target)
     return part
+
+
+def allocate_at_random(
+    counts: FloatArray,
+    shares: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    present_in: Iterable[int] = (),
+) -> IntArray:
+    """As :func:`allocate`, but small units are as likely as large ones to be in any part.
+
+    Units are placed in a random order until a division is near enough to the wanted shares of all
+    images and of each class; the nearest of 50 is taken where none is. The nearest of all would
+    again be one whose held-out parts are made of small units.
+    """
+    columns = np.column_stack([counts, counts.sum(axis=1)])
+    total = np.maximum(columns.sum(axis=0), 1.0)
+    wanted = np.asarray(shares, dtype=np.float64) / sum(shares)
+    targets = tuple(present_in)
+
+    def deviation(part: IntArray) -> float:
+        held = np.stack([columns[part == k].sum(axis=0) for k in range(len(wanted))])
+        return float(((held / total - wanted[:, None]) ** 2 / wanted[:, None]).sum())
+
+    drawn = [allocate(counts, shares, rng, jitter=5.0, present_in=targets) for _ in range(50)]
+    return next((part for part in drawn if deviation(part) < _NEAR), min(drawn, key=deviation))
 
 
 def _bring_classes(counts: FloatArray, part: IntArray, target: int) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from leukoscope.config.study import ProtocolName, SplitConfig
 from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
 from leukoscope.core.records import Fold, ImageRecord, Manifest
-from leukoscope.datasets.allocation import allocate, count_classes, join_groups
+from leukoscope.datasets.allocation import allocate, allocate_at_random, count_classes, join_groups
 from leukoscope.datasets.split_checks import check_folds
 
 IntArray = NDArray[np.int64]
@@ -266,7 +266,11 @@ def _cut_rest(
             f"too few for train, {' and '.join(missing)}"
         )
     wanted = [1 - sum(shares[part] for part in missing), *(shares[part] for part in missing)]
-    part = allocate(counts, wanted, rng, present_in=range(1, len(wanted)))
+    targets = range(1, len(wanted))
+    if config.held_groups == "any":
+        part = allocate_at_random(counts, wanted, rng, present_in=targets)
+    else:
+        part = allocate(counts, wanted, rng, present_in=targets)
     for name in present:  # train must have every class, whatever val and cal lose by it
         holders = np.flatnonzero(counts[:, name])
         if (part[holders] != 0).all():
