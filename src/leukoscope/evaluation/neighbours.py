@@ -77,10 +77,11 @@ def _product(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
     matrix = matrix.astype(np.float32, copy=False)
     if not 0 < len(rows) <= _FEW_ROWS:
         return np.asarray(rows @ matrix)
-    if matrix.flags.c_contiguous:
-        return np.asarray(cv2.gemm(rows, matrix, 1, None, 0), np.float32)
-    turned = np.ascontiguousarray(matrix.T)
-    return np.asarray(cv2.gemm(rows, turned, 1, None, 0, flags=cv2.GEMM_2_T), np.float32)
+    turned = not matrix.flags.c_contiguous
+    given = np.ascontiguousarray(matrix.T) if turned else matrix
+    flags = cv2.GEMM_2_T if turned else 0
+    none = np.zeros((0, 0), np.float32)
+    return np.asarray(cv2.gemm(rows, given, 1, none, 0, flags=flags), np.float32)
 
 
 def _unit(values: NDArray[Any]) -> NDArray[Any]:
