@@ -249,7 +249,8 @@ def report(options: Any, paths: list[str]) -> None:
 
     load = os.getloadavg()[0]
     print("# Speed of prediction\n\n```bash\npython benchmarks/inference.py BUNDLE DATA", end="")
-    print(f" --images {options.images} --turns {options.turns}\n```\n")
+    more = f" --long {options.long}" if options.long else ""
+    print(f" --images {options.images} --turns {options.turns}{more}\n```\n")
     print(
         f"{len(paths)} image files, {len(os.sched_getaffinity(0))} cores, medians of "
         f"{options.turns} turns, load of the machine {load:.1f} at the end. `--engine auto` took "
