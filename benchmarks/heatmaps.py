@@ -48,14 +48,10 @@ def main() -> None:
     images = np.stack([load_input(path, variant="image", spec=spec) for path in paths])
     print("| head | images | correlation: median | smallest | of all values |")
     print("|---|---|---|---|---|")
-    for name, one in (
-        ("linear", network),
-        ("two hidden layers", with_hidden(network, spec, images)),
-    ):
-        print(
-            f"| {name} | {len(images)} | "
-            + " | ".join(f"{v:.6f}" for v in agree(one, spec, images))
-        )
+    heads = {"linear": network, "two hidden layers": with_hidden(network, spec, images)}
+    for name, one in heads.items():
+        cells = " | ".join(f"{value:.6f}" for value in agree(one, spec, images))
+        print(f"| {name} | {len(images)} | {cells} |")
 
 
 def with_hidden(network: Network, spec: PreprocessSpec, images: NDArray[np.uint8]) -> Network:

@@ -1,7 +1,8 @@
 """How fast is `predict`, beside the script that a user would write with torch, timm and PIL?
 
 Each measurement is a process of its own, taken in turns, so that a busy machine slows all alike;
-ratios are of the medians over the turns. Throughput is counted from files on disk to the closed
+ratios are of the medians over the turns. Processor time tells the same where other programs take
+the cores meanwhile. Throughput is counted from files on disk to the closed
 CSV, models loaded; the plain script reads with a DataLoader of two workers and runs the same
 architecture in eager float32, without calibration, quality, rejection or checks of the files. The
 bare engine is fed from memory. Cold is a new process for one image, wall clock.
@@ -54,6 +55,21 @@ def main() -> None:
     report(options, paths)
 
 
+class Watch:
+    """Wall clock and processor time of this process and its workers."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), sum(os.times()[:4])
+
+    def stop(self, count: int) -> dict[str, float]:
+        """Images a second, and milliseconds of processor time an image."""
+        cpu = sum(os.times()[:4]) - self.cpu
+        return {
+            "per_s": count / (time.perf_counter() - self.wall),
+            "cpu_ms": 1000 * cpu / count,
+        }
+
+
 _SUFFIXES = {".jpg", ".png", ".bmp", ".webp"}
 
 
@@ -67,11 +83,11 @@ def ours(bundle: Path, paths: list[str], serving: str, options: Any) -> dict[str
     predictor.predict(paths[:16])
     count = options.long or len(paths)
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        watch = Watch()
         with PredictionWriter(Path(folder) / "p.csv", predictor.class_names) as writer:
             for answer in predictor.predict_stream(islice(cycle(paths), count)):
                 writer.write(answer)
-        return {"per_s": count / (time.perf_counter() - start)}
+        return watch.stop(count)
 
 
 def bare(bundle: Path, paths: list[str], serving: str, options: Any) -> dict[str, float]:
@@ -90,9 +106,9 @@ def bare(bundle: Path, paths: list[str], serving: str, options: Any) -> dict[str
     opened.run(batch)
     rounds = max(1, len(paths) // BATCH)
     with ThreadPoolExecutor(opened.threads) as pool:
-        start = time.perf_counter()
+        watch = Watch()
         list(pool.map(lambda _: opened.run(batch), range(rounds)))
-        return {"per_s": rounds * BATCH / (time.perf_counter() - start)}
+        return watch.stop(rounds * BATCH)
 
 
 def plain(bundle: Path, paths: list[str], serving: str, options: Any) -> dict[str, float]:
@@ -114,13 +130,14 @@ def plain(bundle: Path, paths: list[str], serving: str, options: Any) -> dict[st
     assert timm is not None
     loader = DataLoader(Images(), batch_size=32, num_workers=2)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        start = time.perf_counter()
+        watch = Watch()
         with (Path(folder) / "p.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             for batch, names in loader:
                 probs = model(batch).softmax(1).tolist()
                 writer.writerows([name, *row] for name, row in zip(names, probs, strict=True))
-        return {"per_s": len(paths) / (time.perf_counter() - start)}
+        del loader  # its workers count once they have ended
+        return watch.stop(len(paths))
 
 
 def latency(bundle: Path, paths: list[str], serving: str, options: Any) -> dict[str, float]:
@@ -232,20 +249,28 @@ def report(options: Any, paths: list[str]) -> None:
 
     load = os.getloadavg()[0]
     print("# Speed of prediction\n\n```bash\npython benchmarks/inference.py BUNDLE DATA", end="")
-    print(f" --images {options.images} --turns {options.turns}\n```\n")
+    more = f" --long {options.long}" if options.long else ""
+    print(f" --images {options.images} --turns {options.turns}{more}\n```\n")
     print(
         f"{len(paths)} image files, {len(os.sched_getaffinity(0))} cores, medians of "
         f"{options.turns} turns, load of the machine {load:.1f} at the end. `--engine auto` took "
         f"{chosen}. fastai and AutoGluon were not installed.\n"
     )
-    print("| | files to CSV, images/s | × plain script | bare engine, images/s | of it |")
-    print("|---|---|---|---|---|")
-    base = median("plain", "per_s")
-    print(f"| torch + timm + PIL, eager | {base:.0f} | 1 | | |")
+    base, base_cpu = median("plain", "per_s"), median("plain", "cpu_ms")
+    head = ("files to CSV, images/s", "× plain script", "bare engine, images/s", "of it")
+    head += ("processor ms an image", "plain script / it", "bare engine / it")
+    print(f"| | {' | '.join(head)} |\n|---|{'---|' * len(head)}")
+    print(f"| torch + timm + PIL, eager | {base:.0f} | 1 | | | {base_cpu:.1f} | 1 | |")
     for serving in servings:
-        ours_s, bare_s = (median(f"{kind} {serving}", "per_s") for kind in ("ours", "bare"))
-        ratio = f"{ours_s / base:.1f} | {bare_s:.0f} | {ours_s / bare_s:.0%}"
-        print(f"| `predict`, {serving} | {ours_s:.0f} | {ratio} |")
+        kinds = [f"{kind} {serving}" for kind in ("ours", "bare")]
+        (ours_s, bare_s), (ours_cpu, bare_cpu) = (
+            [median(kind, name) for kind in kinds] for name in ("per_s", "cpu_ms")
+        )
+        print(
+            f"| `predict`, {serving} | {ours_s:.0f} | {ours_s / base:.1f} | {bare_s:.0f} | "
+            f"{ours_s / bare_s:.0%} | {ours_cpu:.1f} | {base_cpu / ours_cpu:.1f} | "
+            f"{bare_cpu / ours_cpu:.0%} |"
+        )
     print("\n| one image at a time, ms | p50 | p95 | p99 | cold start, s | peak memory, MB |")
     print("|---|---|---|---|---|---|")
     starts = np.median(cold, axis=0)

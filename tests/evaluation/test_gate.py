@@ -11,17 +11,19 @@ from sklearn.preprocessing import normalize
 from leukoscope.config.bundle import OutOfDistribution
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.gate import (
-    MOST_DIMENSIONS,
     SCORES,
     Gate,
     Seen,
-    _reduced,
     energy,
     fit_gate,
     largest,
-    neighbour_distance,
     rescale,
     separation,
+)
+from leukoscope.evaluation.neighbours import (
+    MOST_DIMENSIONS,
+    neighbour_distance,
+    reduce_references,
 )
 
 
@@ -63,7 +65,7 @@ def test_neighbours_on_256_directions_are_those_on_all() -> None:
     )  # fmt: skip
     gate, _ = fit_gate(train, near, far, ["far"] * 40)
     whole = normalize(train.features)
-    reduced, basis = _reduced(whole.astype(np.float16))
+    reduced, basis = reduce_references(whole.astype(np.float16))
     assert basis is not None
     assert basis.shape == (1280, MOST_DIMENSIONS)
     assert reduced.shape == (400, MOST_DIMENSIONS)

@@ -177,6 +177,23 @@ def test_a_wrong_record_is_refused(
         read_bundle(tiny_bundle)
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"watermark": "x"}, "watermark: Extra inputs"),
+        ({"servings": [{"engine": "openvino", "precision": "fp8"}]}, r"servings\.0\.precision"),
+    ],
+)
+def test_a_bundle_of_a_newer_version_is_refused_by_its_key(
+    changes: dict[str, Any], what: str, tiny_bundle: Path
+) -> None:
+    edit_record(tiny_bundle, versions={"leukoscope": "9.0.0"}, **changes)
+    with pytest.raises(BundleError, match=what) as caught:
+        read_bundle(tiny_bundle)
+    assert "written by leukoscope 9.0.0, this is" in caught.value.message
+    assert "install the version that wrote it" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize(("made", "what"), [(False, "no such folder"), (True, "no bundle.json")])
 def test_a_folder_that_is_no_bundle_is_refused(made: bool, what: str, tmp_path: Path) -> None:
     folder = tmp_path / "b"

@@ -3,13 +3,14 @@
 A score is fitted on training images and scaled on validation images, so that 0 is their median
 and 1 the value that 95 % of them do not exceed; what decides is the largest of the chosen scores,
 and its threshold accepts that share of the validation images *jointly*. Which scores take part is
-chosen with synthetic outliers. Fitting and application use NumPy alone.
+chosen with synthetic outliers. Fitting and application use NumPy and OpenCV alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.bundle import OutOfDistribution, ScoreScale
 from leukoscope.core.errors import DataError
+from leukoscope.evaluation.neighbours import (
+    choose_references,
+    neighbour_distance,
+    reduce_references,
+)
 from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
 from leukoscope.evaluation.softmax import log_softmax
 
@@ -34,10 +40,6 @@ SCORES: Mapping[str, str] = MappingProxyType(
 """Name of each score, and what a high value says, to end a sentence about the training images."""
 
 DEFAULT = ("mahalanobis", "knn", "appearance")
-NEIGHBOURS = 5
-MOST_REFERENCES = 1000
-MOST_DIMENSIONS = 256
-_MOST_BYTES = 4_000_000
 _ENOUGH, _ABLE = 0.002, 0.7
 
 Float64Array = NDArray[np.float64]
@@ -116,12 +118,19 @@ class Gate:
         if name == "softmax":
             return np.asarray(1 - np.exp(log_softmax(seen.logits).max(axis=1)))
         if name == "knn" and self.references is not None:
-            return neighbour_distance(seen.features, self.references, self.basis)
+            return neighbour_distance(seen.features, *self._neighbours)
         if name == "mahalanobis" and self.features is not None:
             return self.features.score(seen.features)
         if name == "appearance" and self.appearance is not None:
             return self.appearance.score(seen.appearance)
         raise DataError(f"out-of-distribution score {name}: unknown, or its tensors are missing")
+
+    @cached_property
+    def _neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """References and basis in the type that they are computed in."""
+        assert self.references is not None
+        basis = None if self.basis is None else self.basis.astype(np.float32)
+        return self.references.astype(np.float32), basis
 
     def to_bytes(self) -> bytes:
         """The content of a safetensors file; :meth:`from_tensors` reads it."""
@@ -177,37 +186,6 @@ def energy(logits: ArrayLike) -> Float64Array:
     return np.asarray(log_softmax(values)[:, 0] - values[:, 0])
 
 
-def neighbour_distance(
-    features: ArrayLike, references: NDArray[Any], basis: NDArray[Any] | None = None
-) -> Float64Array:
-    """Distance to the fifth nearest reference, all vectors scaled to length 1.
-
-    Sun et al. 2022 (Out-of-distribution detection with deep nearest neighbors), eq. 3.
-
-    Args:
-        features: (n, D).
-        references: (R, P) of length 1 before the projection; with fewer than five the last counts.
-        basis: (D, P) on which the references were projected. What of an image lies outside it
-            is taken to be orthogonal to every reference, and so adds to the distance.
-
-    Raises:
-        DataError: The numbers of features differ.
-
-    >>> neighbour_distance([[0.0, 2.0]], np.eye(2)[[0] * 9]).round(3).tolist()
-    [1.414]
-    """
-    values = _unit(np.asarray(features, np.float32))
-    width = references.shape[1] if basis is None else len(basis)
-    if values.ndim != 2 or values.shape[1] != width:
-        raise DataError(f"nearest neighbours: expected features (n, {width}), got {values.shape}")
-    if basis is not None:
-        values = values @ basis.astype(np.float32)
-    cosine = (values @ references.astype(np.float32).T).astype(np.float64)
-    k = min(NEIGHBOURS, len(references))
-    nearest = -np.partition(-cosine, k - 1, axis=1)[:, k - 1]
-    return np.sqrt(np.maximum(2 - 2 * nearest, 0.0))
-
-
 def separation(inside: ArrayLike, outside: ArrayLike) -> float:
     """Area under the ROC curve: how often an outlier scores above an inlier, ties half.
 
@@ -238,8 +216,9 @@ def fit_gate(
     Raises:
         DataError: There are fewer than 4 training images, or no validation image.
     """
-    references, basis = _reduced(_thinned(train))
-    fitted = Gate((), 0.0, fit_ood(train.features), fit_ood(train.appearance), references, basis)
+    of_features, of_appearance = fit_ood(train.features), fit_ood(train.appearance)
+    references, basis = reduce_references(choose_references(np.asarray(train.features)))
+    fitted = Gate((), 0.0, of_features, of_appearance, references, basis)
     inside = {name: fitted._raw(name, val) for name in SCORES}
     scales = [s for name in SCORES if (s := _scale(name, inside[name], accept)) is not None]
     every = replace(fitted, scales=tuple(scales))
@@ -333,29 +312,3 @@ def _scale(name: str, values: Float64Array, accept: float) -> ScoreScale | None:
     if limit - median <= 1e-9 * max(1.0, abs(limit)):
         return None
     return ScoreScale(name=name, median=median, limit=limit)
-
-
-def _thinned(train: Seen) -> NDArray[np.float16]:
-    """Evenly chosen training features of length 1, at most 4 MB of them."""
-    features = np.asarray(train.features)
-    most = max(NEIGHBOURS, min(MOST_REFERENCES, _MOST_BYTES // (2 * features.shape[1])))
-    rows = np.linspace(0, len(features) - 1, min(most, len(features))).round().astype(int)
-    return _unit(features[rows].astype(np.float64)).astype(np.float16)
-
-
-def _reduced(
-    references: NDArray[np.float16],
-) -> tuple[NDArray[np.float16], NDArray[np.float16] | None]:
-    """References on at most 256 of their own principal directions, and those directions (D, P)."""
-    values = references.astype(np.float64)
-    if values.shape[1] <= MOST_DIMENSIONS:
-        return references, None
-    squared, left = np.linalg.eigh(values @ values.T)  # far cheaper than all D directions
-    kept = squared > 1e-6 * squared[-1]
-    kept[:-MOST_DIMENSIONS] = False
-    basis = (values.T @ left[:, kept]) / np.sqrt(squared[kept])
-    return (values @ basis).astype(np.float16), basis.astype(np.float16)
-
-
-def _unit(values: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))

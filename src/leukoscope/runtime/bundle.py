@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+import leukoscope
 from leukoscope.config.bundle import BUNDLE_SCHEMA, BundleRecord, OutOfDistribution
 from leukoscope.config.validation import validate
 from leukoscope.core.errors import BundleError, ConfigError, DataError
@@ -159,7 +160,12 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         record = validate(BundleRecord, values, str(path))
     except ConfigError as error:
-        raise BundleError(error.message) from None
+        made = values.get("versions") or {}
+        by = made.get("leukoscope", "?") if isinstance(made, dict) else "?"
+        raise BundleError(
+            f"{error.message} (written by leukoscope {by}, this is {leukoscope.__version__})",
+            hint="install the version that wrote it, or export the bundle again",
+        ) from None
     _check_record(record, folder)
     check_files(folder, record.files, RECORD)
     return Bundle(folder, record, sha256_file(path))

@@ -45,7 +45,8 @@ class Answers:
 
     Attributes:
         logits: (n, K).
-        atol: Largest difference that :func:`verify_bundle` accepts; the bound of the precision.
+        atol: Largest difference that :func:`verify_bundle` accepts; for a lower precision what it
+            differed from fp32 on the validation images.
     """
 
     logits: NDArray[Any]

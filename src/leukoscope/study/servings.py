@@ -16,13 +16,13 @@ from leukoscope.config.bundle import (
     OutOfDistribution,
     Serving,
 )
-from leukoscope.config.parity import BOUNDS, Parity, Precision
+from leukoscope.config.parity import Parity, Precision
 from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.gate import Gate, Seen, rescale
 from leukoscope.evaluation.parity import measure_parity
 from leukoscope.imaging.appearance import describe_appearance
 from leukoscope.runtime.engines import ENGINES, Engine, cannot, open_engine
-from leukoscope.runtime.golden import Answers
+from leukoscope.runtime.golden import GOLDEN_ATOL, Answers
 
 Outputs = dict[str, NDArray[np.float32]]
 Decide = Callable[[NDArray[np.float32]], tuple[Calibration, Conformal, OperatingPoint | None]]
@@ -96,7 +96,8 @@ def measure_servings(
             servings.append(found)
             if not found.refused:
                 logits = engine.run(material.golden)["logits"]
-                atol = BOUNDS[precision].logits * found.parity.scale
+                # Two machines may round as differently as this one's two precisions do.
+                atol = max(GOLDEN_ATOL, found.parity.max_abs)
                 golden[f"{name} {precision}"] = Answers(logits, atol)
     return tuple(servings), golden
 
