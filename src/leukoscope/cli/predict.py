@@ -84,13 +84,14 @@ def predict(
     import time
     from contextlib import ExitStack
 
+    from leukoscope.runtime.choosing import SAMPLES
     from leukoscope.runtime.inputs import Inputs
     from leukoscope.runtime.large import predict_any
     from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.prediction import Failure
 
     sources = Inputs(images)
-    total, samples = sources.survey(32)
+    total, samples = sources.survey(SAMPLES)
     predictor = _predictor(bundle, samples, engine, um_per_px, scale_bar_um)
     cutter = None if whole else _cutter(predictor, um_per_px, scale_bar_um)
     patients = _patients(predictor, sources, by_patient)
@@ -116,24 +117,32 @@ def predict(
                 answers.append(answer)
             if total > 1:
                 show("predicting", done, total)
-    if out is not None:
-        if unreadable > _NAMED:
-            typer.echo(f"… and {unreadable - _NAMED} more: see the column error", err=True)
-        rate = total / max(1e-9, time.perf_counter() - start)
-        counts = f"{total - unreadable} predictions, {unreadable} unreadable"
-        typer.echo(f"{counts}, {rate:.3g} images/s: {out}")
-    elif as_json:
-        listed = [answer.as_dict() for answer in answers]
-        print_json(
-            listed if patients is None else {"predictions": listed, "patients": patients.rows()}
-        )
+    if out is None:
+        _show(answers, patients, as_json)
     else:
-        for answer in answers:
-            _print(answer)
+        _tell_counts(out, total, unreadable, time.perf_counter() - start)
     if patients is not None:
         _tell_patients(patients, out, as_json)
     typer.echo(f"{predictor.model}. {DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if unreadable else 0
+
+
+def _show(
+    answers: list[Prediction | Failure], patients: PatientCollector | None, as_json: bool
+) -> None:
+    if not as_json:
+        for answer in answers:
+            _print(answer)
+        return
+    listed = [answer.as_dict() for answer in answers]
+    print_json(listed if patients is None else {"predictions": listed, "patients": patients.rows()})
+
+
+def _tell_counts(out: Path, total: int, unreadable: int, seconds: float) -> None:
+    if unreadable > _NAMED:
+        typer.echo(f"… and {unreadable - _NAMED} more: see the column error", err=True)
+    counts = f"{total - unreadable} predictions, {unreadable} unreadable"
+    typer.echo(f"{counts}, {total / max(1e-9, seconds):.3g} images/s: {out}")
 
 
 def _part_writer(out: Path, predictor: Predictor, opened: ExitStack) -> OnParts:
