@@ -170,15 +170,17 @@ def _predictor(
     bar_um: float | None,
 ) -> Predictor:
     """The bundle that was named, or the installed one that the images resemble."""
-    if bundle is not None:
-        from leukoscope.runtime.predictor import load_bundle
+    from leukoscope.runtime.predictor import load_bundle
 
-        return load_bundle(bundle, engine=engine)
+    def load(folder: Path) -> Predictor:
+        return load_bundle(folder, engine=engine)
+
+    if bundle is not None:
+        return load(bundle)
     from leukoscope.runtime.choosing import choose_bundle
     from leukoscope.runtime.shelf import installed_bundles
 
-    folders = installed_bundles()
-    chosen = choose_bundle(folders, samples, engine=engine, um_per_px=um_per_px, bar_um=bar_um)
+    chosen = choose_bundle(installed_bundles(), samples, load, um_per_px=um_per_px, bar_um=bar_um)
     typer.echo(f"bundle {chosen.why}", err=True)
     for name, better in chosen.elsewhere:
         typer.echo(f"  {name} fits {better} better: predict it with that bundle", err=True)
