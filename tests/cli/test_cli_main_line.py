@@ -17,6 +17,7 @@ import pytest
 
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.runtime.bundle import read_bundle
 
 FAST = [
     "-p", "random", "-p", "deduplicated", "--folds", "2", "--set", "preprocess.size_px=64",
@@ -31,7 +32,7 @@ def _leukoscope(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, broken_images: ModuleType) -> Path:
-    """A small labelled folder with twenty unusual files among the images."""
+    """A small labelled folder with unusual and unreadable files among the images."""
     spec = PhantomSpec(images=48, sessions=6, size_px=96, seed=8)
     phantoms = write_phantoms(spec, tmp_path_factory.mktemp("cli") / "phantoms")
     folder = phantoms.parent / "data"
@@ -128,8 +129,15 @@ def test_a_study_killed_again_and_again_ends_with_the_same_metrics(
 
 
 def test_export_evaluate_and_explain(run: Path, data: Path, tmp_path: Path) -> None:
-    done = _leukoscope("export", run, "--out", tmp_path / "bundle")
+    small = tmp_path / "bundle"
+    done = _leukoscope("export", run, "--out", small, "--compact", "--um-per-px", 0.7)
     assert done.returncode == 0, done.stderr
+    found = read_bundle(small).record.field
+    assert found is not None
+    assert (found.width_px, found.height_px, found.shows, found.um_per_px) == (96, 96, "field", 0.7)
+    assert 96 <= found.largest_px <= 112
+    sizes = [(folder / "model.onnx").stat().st_size for folder in (small, run / "bundle")]
+    assert sizes[0] < 0.6 * sizes[1]
     done = _leukoscope("evaluate", tmp_path / "bundle", data, "--out", tmp_path / "e", "--json")
     assert done.returncode == 3, done.stderr
     metrics = json.loads(done.stdout)

@@ -120,6 +120,7 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
             for index, name in enumerate(record.class_names)
         ),
         ("input", f"{pre.size_px} px, {pre.resize}; {steps}"),
+        ("training image", _field(record)),
         ("normalisation", f"mean {_triple(pre.mean)}, std {_triple(pre.std)}"),
         ("calibration", _calibration(record)),
         ("prediction sets", _sets(record)),
@@ -140,6 +141,15 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
         ("files", f"{len(record.files)}, hashes fit"),
         ("versions", ", ".join(f"{name} {v}" for name, v in record.versions.items())),
     ]
+
+
+def _field(record: BundleRecord) -> str:
+    field = record.field
+    if field is None:
+        return "not recorded: larger images are not cut"
+    scale = "unknown" if field.um_per_px is None else f"{field.um_per_px:g} µm/px"
+    what = "a cell on black" if field.shows == "cell" else "a field"
+    return f"{field.width_px} × {field.height_px} px, {what}, scale {scale}"
 
 
 def _calibration(record: BundleRecord) -> str:

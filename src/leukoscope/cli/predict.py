@@ -89,13 +89,14 @@ def predict(
     import time
     from contextlib import ExitStack
 
+    from leukoscope.runtime.choosing import SAMPLES
     from leukoscope.runtime.inputs import Inputs
     from leukoscope.runtime.large import predict_any
     from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.prediction import Failure
 
     sources = Inputs(images)
-    total, samples = sources.survey(32)
+    total, samples = sources.survey(SAMPLES)
     predictor = _predictor(bundle, samples, engine, precision, um_per_px, scale_bar_um)
     cutter = None if whole else _cutter(predictor, um_per_px, scale_bar_um)
     patients = _patients(predictor, sources, by_patient)
@@ -124,26 +125,34 @@ def predict(
                 answers.append(answer)
             if total > 1:
                 show("predicting", done, total)
-    if out is not None:
-        if unreadable > _NAMED:
-            typer.echo(f"… and {unreadable - _NAMED} more: see the column error", err=True)
-        rate = total / max(1e-9, time.perf_counter() - start)
-        counts = f"{total - unreadable} predictions, {unreadable} unreadable"
-        typer.echo(f"{counts}, {rate:.3g} images/s: {out}")
-    elif as_json:
-        listed = [answer.as_dict() for answer in answers]
-        print_json(
-            listed if patients is None else {"predictions": listed, "patients": patients.rows()}
-        )
+    if out is None:
+        _show(answers, patients, as_json)
     else:
-        for answer in answers:
-            _print(answer)
+        _tell_counts(out, total, unreadable, time.perf_counter() - start)
     if audit is not None:
         typer.echo(f"audit log {audit_log}: head {audit.head}", err=True)
     if patients is not None:
         _tell_patients(patients, out, as_json)
     typer.echo(f"{predictor.model} on {predictor.engine}. {DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if unreadable else 0
+
+
+def _show(
+    answers: list[Prediction | Failure], patients: PatientCollector | None, as_json: bool
+) -> None:
+    if not as_json:
+        for answer in answers:
+            _print(answer)
+        return
+    listed = [answer.as_dict() for answer in answers]
+    print_json(listed if patients is None else {"predictions": listed, "patients": patients.rows()})
+
+
+def _tell_counts(out: Path, total: int, unreadable: int, seconds: float) -> None:
+    if unreadable > _NAMED:
+        typer.echo(f"… and {unreadable - _NAMED} more: see the column error", err=True)
+    counts = f"{total - unreadable} predictions, {unreadable} unreadable"
+    typer.echo(f"{counts}, {total / max(1e-9, seconds):.3g} images/s: {out}")
 
 
 def _part_writer(out: Path, predictor: Predictor, opened: ExitStack) -> OnParts:
@@ -172,21 +181,17 @@ def _predictor(
     bar_um: float | None,
 ) -> Predictor:
     """The bundle that was named, or the installed one that the images resemble."""
-    if bundle is not None:
-        from leukoscope.runtime.predictor import load_bundle
+    from leukoscope.runtime.predictor import load_bundle
 
-        return load_bundle(bundle, engine=engine, precision=precision, bulk=True)
+    def load(folder: Path) -> Predictor:
+        return load_bundle(folder, engine=engine, precision=precision, bulk=True)
+
+    if bundle is not None:
+        return load(bundle)
     from leukoscope.runtime.choosing import choose_bundle
     from leukoscope.runtime.shelf import installed_bundles
 
-    chosen = choose_bundle(
-        installed_bundles(),
-        samples,
-        engine=engine,
-        precision=precision,
-        um_per_px=um_per_px,
-        bar_um=bar_um,
-    )
+    chosen = choose_bundle(installed_bundles(), samples, load, um_per_px=um_per_px, bar_um=bar_um)
     typer.echo(f"bundle {chosen.why}", err=True)
     for name, better in chosen.elsewhere:
         typer.echo(f"  {name} fits {better} better: predict it with that bundle", err=True)

@@ -42,10 +42,10 @@ def tiff_scale(tags: Mapping[int, Any]) -> float | None:
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         across = down = 0.0
     text = str(tags.get(_DESCRIPTION, ""))
-    if found := re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', text):
+    if found := re.search(r'PhysicalSizeX="(\d*\.?\d+(?:[eE][+-]?\d+)?)"', text):
         unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', text)
         factor = _unit(unit[1] if unit else "um")
-        return plausible(_number(found[1]) * factor) if factor else None
+        return plausible(float(found[1]) * factor) if factor else None
     if not (across > 0 and down > 0 and abs(across / down - 1) <= 0.02):
         return None
     if "ImageJ=" in text and (found := re.search(r"^unit=(\S+)", text, re.MULTILINE)):
@@ -58,10 +58,3 @@ def tiff_scale(tags: Mapping[int, Any]) -> float | None:
 def _unit(text: str) -> float | None:
     """µm in a unit; None for an unknown one."""
     return _UNITS.get(re.sub(r"[^a-z]", "", text.lower()))
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,10 +16,9 @@ from leukoscope.imaging.decode import Decoded, decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.bundle import Bundle, read_bundle
-from leukoscope.runtime.choice import open_for
 from leukoscope.runtime.cutting import Cutter
 from leukoscope.runtime.prediction import quality_notes
-from leukoscope.runtime.predictor import Predictor
+from leukoscope.runtime.predictor import Predictor, load_bundle
 
 SAMPLES = 32
 _PARTS = 4  # of each large image that are looked at
@@ -45,9 +44,8 @@ class Choice:
 def choose_bundle(
     folders: Sequence[Path],
     samples: Sequence[Path],
+    load: Callable[[Path], Predictor] = load_bundle,
     *,
-    engine: str = "auto",
-    precision: str = "auto",
     um_per_px: float | None = None,
     bar_um: float | None = None,
 ) -> Choice:
@@ -60,8 +58,7 @@ def choose_bundle(
     Args:
         folders: Of the bundles; a damaged one is left out where another is whole.
         samples: Up to :data:`SAMPLES` of the images.
-        engine: As in :func:`leukoscope.runtime.predictor.load_bundle`.
-        precision: Likewise.
+        load: Opens a bundle.
         um_per_px: Scale of large images, as in :class:`~leukoscope.runtime.cutting.Cutter`.
         bar_um: Likewise.
 
@@ -71,9 +68,7 @@ def choose_bundle(
     bundles = _whole(folders)
     if len(bundles) == 1:
         (only,) = bundles
-        return Choice(
-            _open(only, engine, precision), f"{only.record.name}, the only bundle installed"
-        )
+        return Choice(load(only.folder), f"{only.record.name}, the only bundle installed")
     decoded = []
     for path in samples:
         try:
@@ -89,8 +84,8 @@ def choose_bundle(
     near = [k for k in range(len(bundles)) if (look[k] <= 1).any()]
     if len(near) == 1 or not decoded:
         best = near[0] if near else 0
-        return _choice(bundles, look, best, _open(bundles[best], engine, precision), decoded)
-    opened = {k: _open(bundles[k], engine, precision) for k in near or range(len(bundles))}
+        return _choice(bundles, look, best, load(bundles[best].folder), decoded)
+    opened = {k: load(bundles[k].folder) for k in near or range(len(bundles))}
     distances = np.full_like(look, np.inf)
     for k, predictor in opened.items():
         distances[k] = _by_gate(predictor, views[k])
@@ -185,7 +180,3 @@ def _whole(folders: Sequence[Path]) -> list[Bundle]:
             hint="say --bundle RUN/bundle, or install leukoscope-bundles",
         )
     return bundles
-
-
-def _open(bundle: Bundle, engine: str, precision: str) -> Predictor:
-    return Predictor(bundle, open_for(bundle, engine, precision, bulk=True))

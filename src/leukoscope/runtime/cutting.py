@@ -198,9 +198,12 @@ def find_leukocytes(
             found = segment_leukocytes(np.ascontiguousarray(image[window]))
             cell[window] |= found.cell
             nucleus[window] |= found.nucleus
-    lobes = max(1, round(side / 256))  # lobes of one nucleus lie closer than this
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * lobes + 1, 2 * lobes + 1))
-    return cell, np.asarray(cv2.morphologyEx(nucleus, cv2.MORPH_CLOSE, kernel), np.uint8)
+    # The outline is as coarse as the segmentation: lobes of one nucleus are joined across it, and
+    # a rim of ground that wide is taken off the cells, which would be bright on black.
+    coarse = max(1, round(side / 256))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * coarse + 1, 2 * coarse + 1))
+    nucleus = np.asarray(cv2.morphologyEx(nucleus, cv2.MORPH_CLOSE, kernel), np.uint8)
+    return np.asarray(cv2.erode(cell, kernel), np.uint8), nucleus
 
 
 def _starts(length: int, size: float, step: float | None = None) -> list[int]:
