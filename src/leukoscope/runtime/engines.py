@@ -159,6 +159,9 @@ def _open_openvino(data: bytes, threads: int) -> _Opened:
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
+        # Each opened graph would pin its threads to the first cores: several in one process, or in
+        # several processes, would share these and leave the others idle.
+        "ENABLE_CPU_PINNING": False,
         # Without this hint some processors compute in bfloat16, and the golden outputs differ.
         "INFERENCE_PRECISION_HINT": "f32",
     }
