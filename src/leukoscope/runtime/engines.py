@@ -208,6 +208,9 @@ def _open_openvino(data: bytes, precision: str, threads: int, bulk: bool) -> _Op
         "PERFORMANCE_HINT": "THROUGHPUT" if bulk else "LATENCY",
         "NUM_STREAMS": threads if bulk else 1,
         "INFERENCE_NUM_THREADS": threads,
+        # Each opened graph would pin its threads to the first cores: several in one process, or in
+        # several processes, would share these and leave the others idle.
+        "ENABLE_CPU_PINNING": False,
         # Without this hint some processors compute in bfloat16 unasked.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }

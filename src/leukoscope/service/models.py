@@ -20,7 +20,7 @@ from leukoscope.service.problems import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics, log
 
-_MOST_STREAMS = 4  # a copy of the network and its buffers takes about 60 MB
+_MOST_STREAMS = 4  # each copy of the network has its own weights and buffers in memory
 OnAnswers = Callable[[Predictor, Sequence[Answer]], None]
 
 

@@ -35,7 +35,7 @@ class ProblemError(Exception):
 
     def response(self, request_id: str) -> JSONResponse:
         """The document, with its headers."""
-        headers = {"Allow": "GET"} if self.status == 405 else {}
+        headers = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.status == 401:

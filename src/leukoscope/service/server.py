@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import os
-import select
-import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from leukoscope.core.errors import LeukoscopeError, MissingExtraError, UsageError
 from leukoscope.service.settings import ServiceSettings
 
-if TYPE_CHECKING:
-    from types import FrameType
-
 KEY_VARIABLE = "LEUKOSCOPE_API_KEY"
 _SHORTEST_KEY = 16
 _MOST_CONNECTIONS = 1000
-_LINGER_S = 0.25
 
 
 def read_key(path: Path | None) -> SecretStr | None:
@@ -105,102 +96,66 @@ def serve(
         LeukoscopeError: A bundle cannot be used.
     """
     try:
-        import fastapi
-        import prometheus_client
-        import python_multipart
         import uvicorn
+
+        from leukoscope.service.app import build_app
+        from leukoscope.service.graceful import GracefulServer
+        from leukoscope.service.models import Models
+        from leukoscope.service.telemetry import Metrics, start_logging
     except ImportError:
         raise MissingExtraError("leukoscope serve", "app") from None
-    del fastapi, prometheus_client, python_multipart
-    import cv2
-    from threadpoolctl import threadpool_limits
-
-    from leukoscope.service.app import build_app
-    from leukoscope.service.models import Models
-    from leukoscope.service.telemetry import Metrics, start_logging
-
-    # Images are worked on beside each other: threads for the inside of one would only compete.
-    cv2.setNumThreads(1)
-    threadpool_limits(1, user_api="blas")
+    _one_thread_each()
     start_logging()
     metrics = Metrics()
     models = Models(bundles, engine, settings, metrics)
     failed: list[LeukoscopeError] = []
-
-    class Server(uvicorn.Server):
-        """Stops in three steps: not ready, no new connections, everything answered."""
-
-        stop_at: float | None = None
-        reload_wanted = False
-        told = False
-
-        @property
-        def draining(self) -> bool:
-            return self.stop_at is not None
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if self.should_exit:
-                self.force_exit = True
-            elif self.draining:
-                self.should_exit = True
-            else:
-                self.stop_at = time.monotonic() + settings.drain_s
-
-        async def on_tick(self, counter: int) -> bool:
-            if not self.told:
-                self.told = True
-                listening(address)
-            if self.reload_wanted:
-                self.reload_wanted = False
-                self.reloading = asyncio.create_task(models.reload())
-            if failed or (self.stop_at is not None and time.monotonic() >= self.stop_at):
-                self.should_exit = True
-            return await super().on_tick(counter)
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # Closing resets connections that the system has made and nobody has accepted yet:
-            # let no more be made, accept those that are there, close when there are none.
-            listener.listen(0)
-            while select.select([listener], [], [], 0)[0]:
-                await asyncio.sleep(0.01)
-            for each in self.servers:
-                each.close()
-            await asyncio.sleep(_LINGER_S)  # what was sent on open connections still comes in
-            await super().shutdown(sockets)
 
     async def load() -> None:
         try:
             await models.load()
         except LeukoscopeError as error:
             failed.append(error)
+            server.should_exit = True
 
-    def start_loading() -> None:
-        server.loading = asyncio.create_task(load())  # type: ignore[attr-defined]
-
-    def on_hangup(sig: int, frame: FrameType | None) -> None:
-        server.reload_wanted = True
-
-    app = build_app(models, settings, metrics, load=start_loading, draining=lambda: server.draining)
-    server = Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            lifespan="on",
-            limit_concurrency=_MOST_CONNECTIONS,
-            timeout_keep_alive=20,
-            timeout_graceful_shutdown=int(settings.stop_s),
-        )
+    app = build_app(
+        models,
+        settings,
+        metrics,
+        load=lambda: server.start_job(load),
+        draining=lambda: server.draining,
+    )
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="on",
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=20,
+        timeout_graceful_shutdown=int(settings.stop_s),
     )
     listener, address = _listen(host, port)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, on_hangup)
-    server.run(sockets=[listener])
+    server = GracefulServer(
+        config,
+        listener,
+        drain_s=settings.drain_s,
+        started=lambda: listening(address),
+        reload=models.reload,
+    )
+    server.answer()
     if failed:
         raise failed[0]
+
+
+def _one_thread_each() -> None:
+    """Images are worked on beside each other: threads for the inside of one would only compete."""
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    cv2.setNumThreads(1)
+    threadpool_limits(1, user_api="blas")
 
 
 def _listen(host: str, port: int) -> tuple[socket.socket, str]:

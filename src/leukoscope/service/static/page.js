@@ -74,12 +74,13 @@
   async function download(event) {
     event.preventDefault();
     const style = await (await fetch("/static/page.css")).text();
-    const copy = results.cloneNode(true);
-    copy.querySelectorAll(".screen-only, script").forEach((node) => node.remove());
-    copy.querySelectorAll("details").forEach((node) => { node.open = true; });
-    copy.querySelectorAll("a[href^='/']").forEach((node) => node.replaceWith(node.textContent));
-    const about = document.getElementById("about").cloneNode(true);
-    about.querySelectorAll("a[href^='/']").forEach((node) => node.replaceWith(node.textContent));
+    const [copy, about] = [results, document.getElementById("about")].map((part) => {
+      const found = part.cloneNode(true);
+      found.querySelectorAll(".screen-only").forEach((node) => node.remove());
+      found.querySelectorAll("details").forEach((node) => { node.open = true; });
+      found.querySelectorAll("a[href^='/']").forEach((node) => node.replaceWith(node.textContent));
+      return found;
+    });
     const title = document.querySelector("h1").textContent;
     const page = `<!doctype html><html lang="${document.documentElement.lang}"><head>
 <meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

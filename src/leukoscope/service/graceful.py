@@ -1,0 +1,104 @@
+"""uvicorn that stops in three steps: not ready, no new connections, everything answered."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+_LINGER_S = 0.25
+
+Job = Callable[[], Coroutine[Any, Any, None]]
+
+
+class GracefulServer(uvicorn.Server):
+    """One server on one open socket.
+
+    SIGTERM and SIGINT stop it gracefully, a second one at once after what was accepted, a third
+    without that. SIGHUP, where the system has it, runs ``reload``.
+
+    Args:
+        config: Of uvicorn.
+        listener: Where connections come in.
+        drain_s: Time between the signal and closing the port.
+        started: Called once, when connections are accepted.
+        reload: What SIGHUP starts.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        *,
+        drain_s: float,
+        started: Callable[[], None],
+        reload: Job,
+    ) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._drain_s = drain_s
+        self._announce: Callable[[], None] | None = started
+        self._reload = reload
+        self._reload_wanted = False
+        self._stop_at: float | None = None
+        self._jobs: set[asyncio.Task[None]] = set()
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._on_hangup)
+
+    @property
+    def draining(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stop_at is not None
+
+    def start_job(self, job: Job) -> None:
+        """Run something beside the requests."""
+        task = asyncio.ensure_future(job())
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    def answer(self) -> None:
+        """Run until a signal, or ``should_exit``, says to stop."""
+        self.run(sockets=[self._listener])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop; not counted by uvicorn, which would end by the signal again."""
+        if self.should_exit:
+            self.force_exit = True
+        elif self.draining:
+            self.should_exit = True
+        else:
+            self._stop_at = time.monotonic() + self._drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if self._announce is not None:
+            self._announce()
+            self._announce = None
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self.start_job(self._reload)
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, then wait for what was accepted."""
+        # Closing resets connections that the system has made and nobody has accepted yet:
+        # let no more be made, accept those that are there, close when there are none.
+        self._listener.listen(0)
+        while select.select([self._listener], [], [], 0)[0]:
+            await asyncio.sleep(0.01)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LINGER_S)  # what was sent on open connections still comes in
+        await super().shutdown(sockets)
+
+    def _on_hangup(self, sig: int, frame: FrameType | None) -> None:
+        self._reload_wanted = True
