@@ -168,5 +168,8 @@ def _listen(host: str, port: int) -> tuple[socket.socket, str]:
             f"cannot listen at {host}, port {port}: {error.strerror or error}",
             hint="give another --port, or --port 0 for any free one",
         ) from None
+    # Connections inherit it. asyncio sets it on sockets of its own only; without it an answer
+    # may wait for the client's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     shown = f"[{host}]" if ":" in host else host
     return listener, f"http://{shown}:{listener.getsockname()[1]}"
