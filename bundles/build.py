@@ -46,8 +46,14 @@ PLANS = {
         extra=("-p", "random", "-p", "grouped", "-p", "acquisition", "--folds", "1", "--no-probes"),
         um_per_px=0.303,
     ),
-    "aria-field": Plan("finetune", "all-4class"),
-    "cnmc-cell": Plan("finetune", "cnmc-2019"),
+    "aria-field": Plan(
+        "finetune",
+        "all-4class",
+        ("-p", "random", "-p", "acquisition", "-p", "acquisition-merged", "--folds", "3"),
+    ),
+    "cnmc-cell": Plan(
+        "single-cell", "cnmc-2019", ("-p", "grouped", "--set", "splits.held_groups=any")
+    ),
 }
 
 

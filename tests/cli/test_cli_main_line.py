@@ -160,7 +160,7 @@ def test_plan_starts_nothing(data: Path, tmp_path: Path) -> None:
     done = _leukoscope("study", data, "--out", tmp_path / "run", *FAST, "--plan", "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert plan["n_images"] == 56
+    assert plan["n_images"] == 57
     assert any("patient" in text for text in plan["limits"])
     assert all(step["seconds"] >= 0 for step in plan["steps"])
     assert not (tmp_path / "run").exists()

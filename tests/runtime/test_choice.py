@@ -124,6 +124,7 @@ def test_bounds_name_figure_and_limit() -> None:
     truth = [0, 1, 0, 1]
     assert measure_parity(old, old + 0.004).refusal("fp32") == ""
     assert "up to 0.02, allowed 0.005" in measure_parity(old, old + 0.02).refusal("fp32")
+    assert measure_parity(old, old + 0.02).refusal("compact") == ""
     assert "nan" not in measure_parity(old, old * np.nan).refusal("int8")
     assert measure_parity(old, old * np.nan).refusal("int8")
     flipped = np.array([[5.0, 0.0], [0.0, 5.0], [4.0, 1.0], [2.4, 2.3]])

@@ -11,6 +11,7 @@ from pydantic import Field
 from leukoscope.config.base import Strict
 
 Precision = Literal["fp32", "bf16", "int8"]
+Stored = Literal["fp32", "compact"]
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
 
 
@@ -26,15 +27,17 @@ class Bound(Strict):
     changed: float
 
 
-BOUNDS: Final[Mapping[Precision, Bound]] = MappingProxyType(
+BOUNDS: Final[Mapping[Precision | Stored, Bound]] = MappingProxyType(
     {
         "fp32": Bound(logits=1e-3, changed=0.0),
+        "compact": Bound(logits=1e-2, changed=0.0),
         "bf16": Bound(logits=0.1, changed=0.01),
         "int8": Bound(logits=0.3, changed=0.02),
     }
 )
 """bfloat16 keeps 8 bits of a number and int8 as many of a layer's range: over some fifty layers
-that is some percent of a logit, and only images between two classes may change."""
+that is some percent of a logit, and only images between two classes may change. ``compact`` is fp32
+from weights that are stored in 16 bits."""
 
 ACCURACY_LOSS: Final = 0.003
 """Largest loss of accuracy on validation images at which a lower precision is offered."""
@@ -62,7 +65,7 @@ class Parity(Strict):
     low: float | None = None
     high: float | None = None
 
-    def refusal(self, precision: Precision) -> str:
+    def refusal(self, precision: Precision | Stored) -> str:
         """Which bound is not kept, with the measured figure; empty where all are.
 
         >>> Parity(n=10, max_abs=0.5, scale=10, changed=0).refusal("fp32")

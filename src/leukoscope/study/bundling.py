@@ -129,6 +129,7 @@ def export_bundle(
             gate=gate,
             ood=limits,
             golden=golden,
+            stored="compact" if compact else "fp32",
         ),
     )
     record = BundleRecord(

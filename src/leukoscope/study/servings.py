@@ -16,7 +16,7 @@ from leukoscope.config.bundle import (
     OutOfDistribution,
     Serving,
 )
-from leukoscope.config.parity import Parity, Precision
+from leukoscope.config.parity import Parity, Precision, Stored
 from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.gate import Gate, Seen, rescale
 from leukoscope.evaluation.parity import measure_parity
@@ -42,6 +42,7 @@ class Material:
         gate: Fitted in fp32.
         ood: Its record.
         golden: (g, S, S, 3) preprocessed golden images.
+        stored: How the graph holds its weights.
     """
 
     val: NDArray[np.uint8]
@@ -53,6 +54,7 @@ class Material:
     gate: Gate
     ood: OutOfDistribution
     golden: NDArray[np.uint8]
+    stored: Stored = "fp32"
 
 
 def measure_servings(
@@ -80,7 +82,7 @@ def measure_servings(
         plain = open_engine(graph, engine=name)
         images = material.val[: len(material.reference)]
         parity = measure_parity(material.reference, run_graph(plain, images)["logits"])
-        if refused := parity.refusal("fp32"):
+        if refused := parity.refusal(material.stored):
             raise BundleError(
                 f"{name} fp32 does not compute what the trained network does: {refused}",
                 hint="report this with the recipe; the bundle was not written",
