@@ -18,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from leukoscope.core.errors import UsageError
+from leukoscope.runtime.audit_log import verify_log
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.service.server import check_binding, read_key, serve
 from leukoscope.service.settings import ServiceSettings
@@ -86,9 +87,11 @@ def under_load(address: str, image: bytes, clients: int = 6) -> list[Client]:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to wait for")
 def test_a_stop_under_load_loses_no_accepted_request(
-    serving: Serving, bundle: Path, red: bytes
+    serving: Serving, bundle: Path, red: bytes, tmp_path: Path
 ) -> None:
-    with serving("--bundle", str(bundle), "--drain", "0.3") as server:
+    record = tmp_path / "answers.jsonl"
+    started = ("--bundle", str(bundle), "--drain", "0.3", "--audit-log", str(record))
+    with serving(*started) as server:
         clients = under_load(server.address, red)
         server.process.send_signal(signal.SIGTERM)
         refused_ready = False
@@ -109,6 +112,8 @@ def test_a_stop_under_load_loses_no_accepted_request(
     answered = [status for client in clients for status in client.statuses]
     assert set(answered) == {200}
     assert log.count('"route": "/v1/predict", "status": 200') == len(answered)
+    checked = verify_log(record)
+    assert (checked.problem, checked.entries) == ("", len(answered))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
@@ -168,7 +173,7 @@ def test_a_used_port_and_a_broken_bundle_are_told(tmp_path: Path, serving: Servi
         with pytest.raises(UsageError, match=f"cannot listen at 127.0.0.1, port {port}"):
             serve(
                 [tmp_path], ServiceSettings(), host="127.0.0.1", port=port, engine="auto",
-                listening=print,
+                precision="auto", audit_log=None, listening=print,
             )  # fmt: skip
     with serving("--bundle", str(tmp_path)) as server:
         assert server.process.wait(30) == 1

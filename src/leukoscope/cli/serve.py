@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command, print_json
-from leukoscope.cli.options import EngineOption, JsonOption
+from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 
 
 def register(app: typer.Typer) -> None:
@@ -19,12 +19,17 @@ def register(app: typer.Typer) -> None:
 @command
 def serve(
     bundle: Annotated[
-        list[Path],
-        typer.Option("--bundle", "-b", help="A model's folder; may be repeated: first = default."),
-    ],
+        list[Path] | None,
+        typer.Option("--bundle", "-b", help="A model's folder; may be repeated: first = default. "
+                     "Default: the installed ones."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for all, needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    audit_log: Annotated[
+        Path | None, typer.Option("--audit-log", help="Append every answer to this chained log.")
+    ] = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(help="File with the API key; else the variable LEUKOSCOPE_API_KEY."),
@@ -51,10 +56,18 @@ def serve(
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Answer over HTTP, with a web page: the same calibrated, explained answers as predict."""
+    from leukoscope.core.errors import UsageError
+    from leukoscope.runtime.shelf import installed_bundles
     from leukoscope.service.server import check_binding, is_loopback, read_key
     from leukoscope.service.server import serve as run
     from leukoscope.service.settings import ServiceSettings
 
+    folders = bundle or installed_bundles()
+    if not folders:
+        raise UsageError(
+            "no bundle was named and none is installed",
+            hint="say --bundle RUN/bundle, or install leukoscope-bundles",
+        )
     local = is_loopback(host)
     settings = ServiceSettings(
         queue_images=queue,
@@ -79,4 +92,13 @@ def serve(
 
             webbrowser.open(address)
 
-    run(bundle, settings, host=host, port=port, engine=engine, listening=listening)
+    run(
+        folders,
+        settings,
+        host=host,
+        port=port,
+        engine=engine,
+        precision=precision,
+        audit_log=audit_log,
+        listening=listening,
+    )

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
-from leukoscope.runtime.engines import available_cores, open_engine
+from leukoscope.runtime.choice import open_for
+from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.service.batching import Answer, Batcher
@@ -57,6 +58,7 @@ class Models:
     Args:
         folders: The bundles.
         engine: As in :func:`leukoscope.runtime.predictor.load_bundle`.
+        precision: Likewise.
         settings: Limits.
         metrics: Told of every batch.
         on_answers: Told of all answers of every batch too, in the network's thread: what keeps a
@@ -67,12 +69,13 @@ class Models:
         self,
         folders: Sequence[Path],
         engine: str,
+        precision: str,
         settings: ServiceSettings,
         metrics: Metrics,
         on_answers: OnAnswers = lambda predictor, answers: None,
     ) -> None:
         self._folders = tuple(folders)
-        self._engine = engine
+        self._engine, self._precision = engine, precision
         self._settings = settings
         self._metrics = metrics
         self._on_answers = on_answers
@@ -162,7 +165,10 @@ class Models:
         return opened
 
     def _open(self, folder: Path) -> ServedModel:
-        predictor = load_bundle(folder, engine=self._engine, threads=self._threads)
+        predictor = load_bundle(
+            folder, engine=self._engine, precision=self._precision, threads=self._threads
+        )
+        bundle, chosen = predictor.bundle, predictor.engine
         golden = [name for name in predictor.record.files if name.startswith("golden/")]
         examples = {
             Path(name).name: (folder / name).read_bytes() for name in golden if ".png" in name
@@ -170,10 +176,7 @@ class Models:
         count = min(self._threads, _MOST_STREAMS)
         share = self._threads // count
         streams = [
-            Predictor(
-                predictor.bundle,
-                open_engine(predictor.bundle.model, engine=self._engine, threads=share),
-            )
+            Predictor(bundle, open_for(bundle, chosen.name, chosen.precision, threads=share))
             for _ in range(count)
         ]
         for each in (predictor, *streams):

@@ -20,7 +20,9 @@ class PredictionOut(BaseModel):
     sha256: str
     predicted: str = Field(description="The most probable class, whatever the decision is.")
     p_malignant: float | None
-    prediction_set: list[str] = Field(description="Conformal set; may be empty.")
+    prediction_set: list[str] = Field(
+        description="Conformal set; the most probable class where none is probable enough."
+    )
     decision: Literal["accept", "review", "reject"]
     reasons: list[str]
     ood_score: float | None = Field(description="Distance from the training images.")

@@ -11,6 +11,9 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from leukoscope.core.errors import LeukoscopeError, MissingExtraError, UsageError
+from leukoscope.runtime.audit_log import AuditLog
+from leukoscope.runtime.prediction import Failure, Prediction
+from leukoscope.runtime.predictor import Predictor
 from leukoscope.service.settings import ServiceSettings
 
 KEY_VARIABLE = "LEUKOSCOPE_API_KEY"
@@ -76,6 +79,8 @@ def serve(
     host: str,
     port: int,
     engine: str,
+    precision: str,
+    audit_log: Path | None,
     listening: Callable[[str], None],
 ) -> None:
     """Answer until a signal says to stop.
@@ -88,6 +93,8 @@ def serve(
         host: Address to listen at.
         port: 0 takes any free one.
         engine: As in :func:`leukoscope.runtime.predictor.load_bundle`.
+        precision: Likewise.
+        audit_log: File to which every answer is appended; None keeps no record.
         listening: Told the address when the server answers.
 
     Raises:
@@ -107,7 +114,14 @@ def serve(
     _one_thread_each()
     start_logging()
     metrics = Metrics()
-    models = Models(bundles, engine, settings, metrics)
+    record = AuditLog(audit_log) if audit_log else None
+
+    def keep(predictor: Predictor, answers: Sequence[Prediction | Failure]) -> None:
+        if record is not None:
+            for answer in answers:
+                record.add(answer, predictor)
+
+    models = Models(bundles, engine, precision, settings, metrics, on_answers=keep)
     failed: list[LeukoscopeError] = []
 
     async def load() -> None:
@@ -144,7 +158,11 @@ def serve(
         started=lambda: listening(address),
         reload=models.reload,
     )
-    server.answer()
+    try:
+        server.answer()
+    finally:
+        if record is not None:
+            record.close()
     if failed:
         raise failed[0]
 
