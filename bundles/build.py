@@ -141,7 +141,7 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
         BundleError: It may not.
     """
     from leukoscope.phantom.render import golden_phantoms
-    from leukoscope.runtime.bundle import verify_bundle
+    from leukoscope.runtime.golden import verify_bundle
     from leukoscope.runtime.heatmap import encode_png
 
     data, of_data = _data_of(run)
