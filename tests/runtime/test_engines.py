@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,3 +206,25 @@ def test_onnx_runtime_takes_cuda_where_it_is_offered(
         open_engine(tiny.graph(), engine="onnxruntime", precision=precision, threads=1)
     cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
     assert asked == [[cuda, "CPUExecutionProvider"], ["CPUExecutionProvider"]]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"
+)
+def test_two_threads_may_be_the_first_to_run_a_graph() -> None:
+    """In a fresh process: OpenVINO's view of arrays, set up by two threads at once, never ended."""
+    script = (
+        "import base64, threading, numpy as np\n"
+        "from leukoscope.runtime import engines\n"
+        "graph = base64.b64decode(engines._SELF_TEST_GRAPH)\n"
+        "opened = engines.open_engine(graph, engine='openvino', threads=2, bulk=True)\n"
+        "barrier, found = threading.Barrier(2), []\n"
+        "def work():\n"
+        "    barrier.wait()\n"
+        "    found.append(opened.run(np.zeros((4, 2, 2, 3), np.uint8)))\n"
+        "threads = [threading.Thread(target=work) for _ in range(2)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "assert len(found) == 2\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=100, check=False)
+    assert done.returncode == 0

@@ -203,7 +203,8 @@ def _openvino() -> Any:
 def _open_openvino(data: bytes, precision: str, threads: int, bulk: bool) -> _Opened:
     if find_spec("openvino") is None:
         raise MissingExtraError("the OpenVINO engine", "openvino")
-    core = _openvino().Core()
+    openvino = _openvino()
+    core = openvino.Core()
     options = {
         "PERFORMANCE_HINT": "THROUGHPUT" if bulk else "LATENCY",
         "NUM_STREAMS": threads if bulk else 1,
@@ -215,6 +216,9 @@ def _open_openvino(data: bytes, precision: str, threads: int, bulk: bool) -> _Op
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
     compiled = core.compile_model(core.read_model(data), "CPU", options)
+    # OpenVINO sets up its view of arrays on first use and lets other threads run meanwhile: two
+    # that come at once would wait for each other for ever.
+    _ = openvino.Tensor(np.zeros(1, np.float32)).data
 
     def shapes(ports: Any) -> dict[str, Shape]:
         return {
