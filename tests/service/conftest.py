@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -101,25 +102,33 @@ def client(bundle: Path) -> Iterator[TestClient]:
 def _serving(*arguments: str) -> Iterator[Running]:
     command = [sys.executable, "-m", "leukoscope", "serve", *arguments, "--port", "0", "--json"]
     command += ["--engine", "onnxruntime"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    text = ""
-    while not text.rstrip().endswith("}"):
-        line = process.stdout.readline()
-        assert line, process.stderr.read() if process.stderr else ""
-        text += line
-    try:
-        yield SimpleNamespace(process=process, address=json.loads(text)["address"])
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=30)
+    with tempfile.TemporaryDirectory() as folder:
+        errors = Path(folder) / "stderr.txt"  # a pipe that nobody reads would stop the server
+        with errors.open("w") as file:
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+
+        def log() -> str:
+            process.wait(30)
+            return errors.read_text()
+
+        assert process.stdout is not None
+        text = ""
+        while not text.rstrip().endswith("}"):
+            line = process.stdout.readline()
+            assert line, log()
+            text += line
+        try:
+            yield SimpleNamespace(process=process, address=json.loads(text)["address"], log=log)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="session")

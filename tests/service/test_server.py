@@ -106,7 +106,7 @@ def test_a_stop_under_load_loses_no_accepted_request(
         for client in clients:
             client.join(20)
         assert server.process.wait(20) == 0
-        log = server.process.stderr.read()
+        log = server.log()
     assert refused_ready
     assert [client.lost for client in clients] == [[]] * len(clients)
     answered = [status for client in clients for status in client.statuses]
@@ -141,7 +141,7 @@ def test_a_bundle_is_exchanged_without_dropping_a_request(
             client.stop = True
             client.join(20)
         server.process.terminate()
-        log = server.process.stderr.read()
+        log = server.log()
     assert len(set(clients[0].models)) == 2  # the first, the second; the broken one never
     assert {status for client in clients for status in client.statuses} == {200}
     assert [client.lost for client in clients] == [[]] * 3
@@ -177,4 +177,4 @@ def test_a_used_port_and_a_broken_bundle_are_told(tmp_path: Path, serving: Servi
             )  # fmt: skip
     with serving("--bundle", str(tmp_path)) as server:
         assert server.process.wait(30) == 1
-        assert "expected a bundle" in server.process.stderr.read()
+        assert "expected a bundle" in server.log()
