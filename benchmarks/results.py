@@ -90,7 +90,7 @@ def print_comparisons(rows: list[dict[str, Any]]) -> None:
         print("|---|---|---|---|---|")
     for row in rows:
         pair = " − ".join(side(row[key]) for key in "ab")
-        held_out = row["a"]["protocol"]
+        held_out = " − ".join(dict.fromkeys(row[key]["protocol"] for key in "ab"))
         found = f"{cell(row['difference'])} | {row['p_holm']:.4f} | {row['verdict']}"
         print(f"| {pair} | {held_out} | {found} |")
 
