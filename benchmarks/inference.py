@@ -75,10 +75,12 @@ _SUFFIXES = {".jpg", ".png", ".bmp", ".webp"}
 
 def ours(bundle: Path, paths: list[str], serving: str, options: Any) -> dict[str, float]:
     """Files to CSV with a bundle."""
+    from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.predictor import load_bundle
 
     engine, precision = serving.split()
+    one_thread_each()  # as `leukoscope predict` does
     predictor = load_bundle(bundle, engine=engine, precision=precision, bulk=True)
     predictor.predict(paths[:16])
     count = options.long or len(paths)

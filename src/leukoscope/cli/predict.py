@@ -90,11 +90,13 @@ def predict(
     from contextlib import ExitStack
 
     from leukoscope.runtime.choosing import SAMPLES
+    from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.inputs import Inputs
     from leukoscope.runtime.large import predict_any
     from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.prediction import Failure
 
+    one_thread_each()
     sources = Inputs(images)
     total, samples = sources.survey(SAMPLES)
     predictor = _predictor(bundle, samples, engine, precision, um_per_px, scale_bar_um)

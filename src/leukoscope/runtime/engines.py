@@ -142,6 +142,19 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def one_thread_each() -> None:
+    """For a process that works on several images at once: OpenCV and NumPy take one thread each.
+
+    Threads for the inside of one image would only compete, and those of a matrix product wait for
+    their next one by spinning.
+    """
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    cv2.setNumThreads(1)
+    threadpool_limits(1, user_api="blas")
+
+
 def _read(model: Path | bytes) -> tuple[str, bytes]:
     if isinstance(model, bytes):
         return "the model", model

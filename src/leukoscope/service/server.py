@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from leukoscope.core.errors import LeukoscopeError, MissingExtraError, UsageError
 from leukoscope.runtime.audit_log import AuditLog
+from leukoscope.runtime.engines import one_thread_each
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
 from leukoscope.service.settings import ServiceSettings
@@ -111,7 +112,7 @@ def serve(
         from leukoscope.service.telemetry import Metrics, start_logging
     except ImportError:
         raise MissingExtraError("leukoscope serve", "app") from None
-    _one_thread_each()
+    one_thread_each()
     start_logging()
     metrics = Metrics()
     record = AuditLog(audit_log) if audit_log else None
@@ -165,15 +166,6 @@ def serve(
             record.close()
     if failed:
         raise failed[0]
-
-
-def _one_thread_each() -> None:
-    """Images are worked on beside each other: threads for the inside of one would only compete."""
-    import cv2
-    from threadpoolctl import threadpool_limits
-
-    cv2.setNumThreads(1)
-    threadpool_limits(1, user_api="blas")
 
 
 def _listen(host: str, port: int) -> tuple[socket.socket, str]:
