@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from leukoscope.runtime.predictor import load_bundle
 
 
 def written(path: Path, count: int) -> list[bytes]:
-    with AuditLog(path) as log:
+    with closing(AuditLog(path)) as log:
         for number in range(count):
             log.append({"kind": "note", "text": f"Zelle {number} – ä \udcff"})
     return path.read_bytes().splitlines(keepends=True)
@@ -82,7 +83,7 @@ def test_a_torn_last_line_is_recorded(left: int, tmp_path: Path) -> None:
     path.write_bytes(b"".join(lines[:2]) + lines[2][:left])
     whole = left == -1  # only the line feed is missing
     assert ("cut off" in verify_log(path).problem) is not whole
-    with AuditLog(path) as log:
+    with closing(AuditLog(path)) as log:
         log.append({"kind": "note"})
     found = verify_log(path)
     assert (found.problem, found.recovered, found.entries) == ("", int(not whole), 4)
@@ -106,7 +107,7 @@ def test_a_file_that_is_no_log_is_not_appended_to(tmp_path: Path) -> None:
 
 def test_threads_share_a_log(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    with AuditLog(path) as log:
+    with closing(AuditLog(path)) as log:
         threads = [
             threading.Thread(target=lambda: [log.append({"kind": "note"}) for _ in range(50)])
             for _ in range(4)
@@ -134,7 +135,7 @@ def test_processes_share_a_log_and_one_is_killed(tmp_path: Path) -> None:
     assert first.wait(60) == second.wait(60) == 0
     endless.kill()
     endless.wait()
-    with AuditLog(path) as log:
+    with closing(AuditLog(path)) as log:
         log.append({"kind": "note"})
     found = verify_log(path)
     assert found.problem == ""
@@ -150,7 +151,7 @@ def test_a_log_is_replayed(tiny: SimpleNamespace, tiny_bundle: Path, tmp_path: P
     broken.write_bytes(paths[0].read_bytes()[:60])
     predictor = load_bundle(tiny_bundle, engine="onnxruntime", threads=1)
     path = tmp_path / "log.jsonl"
-    with AuditLog(path) as log:
+    with closing(AuditLog(path)) as log:
         for answer in predictor.predict_stream([*paths, broken]):
             log.append(entry_of(answer, predictor))
     entries = list(read_log(path))
@@ -185,7 +186,7 @@ def test_a_replay_tells_another_answer(
         {"predicted": "pro_b"},
         {"logits": [entry["output"]["logits"][0] + 0.1, *entry["output"]["logits"][1:]]},
     ]
-    with AuditLog(tmp_path / "log.jsonl") as log:  # a forged log, whose chain holds
+    with closing(AuditLog(tmp_path / "log.jsonl")) as log:  # a forged log, whose chain holds
         for update in changed:
             log.append(entry | {"output": entry["output"] | update})
     rows = list(replay_log(tmp_path / "log.jsonl", bundle=tiny_bundle))

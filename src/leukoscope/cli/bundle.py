@@ -134,7 +134,7 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
             f"(accepts {ood.accept:.0%} of {ood.n_val} validation images)",
         ),
         *_envelope(record),
-        *_servings(record),
+        *((f"{s.engine} {s.precision}", s.words) for s in record.servings),
         ("graph against torch", f"largest difference of a logit {record.parity_max_abs:.1e}"),
         ("licence of the weights", record.licence),
         ("passport", record.passport_sha256),
@@ -203,23 +203,6 @@ def _envelope(record: BundleRecord) -> list[tuple[str, str]]:
         lines.append(
             (f"  {limit.corruption}", f"severity {limit.severity} of {limit.severities}; {check}")
         )
-    return lines
-
-
-def _servings(record: BundleRecord) -> list[tuple[str, str]]:
-    """What each engine and precision was measured to give."""
-    lines = []
-    for serving in record.servings:
-        parity = serving.parity
-        text = (
-            f"not offered: {serving.refused}"
-            if serving.refused
-            else f"logits within {parity.max_abs:.2g} of {parity.scale:.3g}, class changed on "
-            f"{parity.changed:.1%} of {parity.n} validation images"
-        )
-        if parity.accuracy_change is not None and not serving.refused:
-            text += f", accuracy {100 * parity.accuracy_change:+.2f} points"
-        lines.append((f"{serving.engine} {serving.precision}", text))
     return lines
 
 

@@ -81,11 +81,4 @@ def export(
     record = export_bundle(folder, name, out, int8=int8, um_per_px=um_per_px, compact=compact)
     typer.echo(f"bundle {out}: {', '.join(record.class_names)}")
     for serving in record.servings:
-        parity, of = serving.parity, "torch" if serving.precision == "fp32" else "fp32"
-        told = (
-            f"not offered: {serving.refused}"
-            if serving.refused
-            else f"logits within {parity.max_abs:.1e} of those of {of}, class changed on "
-            f"{parity.changed:.2%} of {parity.n} validation images"
-        )
-        typer.echo(f"  {serving.engine} {serving.precision}: {told}")
+        typer.echo(f"  {serving.engine} {serving.precision}: {serving.words}")

@@ -20,7 +20,6 @@ from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.by_patient import PatientCollector
     from leukoscope.runtime.cutting import Cutter
     from leukoscope.runtime.inputs import Inputs
@@ -87,8 +86,9 @@ def predict(
 ) -> int:
     """Predict: class, calibrated probabilities, prediction set, decision, reasons."""
     import time
-    from contextlib import ExitStack
+    from contextlib import ExitStack, closing
 
+    from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.choosing import SAMPLES
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.inputs import Inputs
@@ -109,7 +109,7 @@ def predict(
         if out is not None:
             file = opened.enter_context(PredictionWriter(out, predictor.class_names))
             on_parts = _part_writer(out, predictor, opened)
-        audit = opened.enter_context(_open_log(audit_log)) if audit_log else None
+        audit = opened.enter_context(closing(AuditLog(audit_log))) if audit_log else None
         show = opened.enter_context(progress_bars("images"))
         stream = predict_any(predictor, sources, cutter, explain=explain, on_parts=on_parts)
         for done, answer in enumerate(stream, start=1):
@@ -206,12 +206,6 @@ def _cutter(predictor: Predictor, um_per_px: float | None, bar_um: float | None)
     from leukoscope.runtime.cutting import Cutter
 
     return Cutter(predictor.record.field, um_per_px, bar_um)
-
-
-def _open_log(path: Path) -> AuditLog:
-    from leukoscope.runtime.audit_log import AuditLog
-
-    return AuditLog(path)
 
 
 def _print(answer: Prediction | Failure) -> None:

@@ -224,6 +224,20 @@ class Serving(Strict):
     operating_point: OperatingPoint | None = None
     ood: OutOfDistribution | None = None
 
+    @property
+    def words(self) -> str:
+        """What was measured, or why it is not offered."""
+        if self.refused:
+            return f"not offered: {self.refused}"
+        parity, of = self.parity, "torch" if self.precision == "fp32" else "fp32"
+        text = (
+            f"logits within {parity.max_abs:.2g} of those of {of} (largest {parity.scale:.3g}), "
+            f"class changed on {parity.changed:.1%} of {parity.n} validation images"
+        )
+        if parity.accuracy_change is not None:
+            text += f", accuracy {100 * parity.accuracy_change:+.2f} points"
+        return text
+
 
 class ModelField(Strict):
     """What one training image shows, so that a larger image can be cut to the same.

@@ -25,7 +25,6 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from leukoscope.core.errors import DataError
@@ -102,17 +101,6 @@ class AuditLog:
     def close(self) -> None:
         """Close the file."""
         os.close(self._handle)
-
-    def __enter__(self) -> AuditLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[bytes]:

@@ -1,0 +1,152 @@
+"""The model that a study fitted on all images, ready to be packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.loading import load_study_config
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import DataError, UnknownNameError, UsageError
+from leukoscope.core.records import Fold, Manifest, load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.imaging.channel_order import nuclear_blue
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.preprocess import apply_preprocess
+from leukoscope.imaging.quality import measure_quality
+from leukoscope.study.inputs import stream
+from leukoscope.study.jobs import Labelled
+from leukoscope.study.protocols import FINAL
+
+if TYPE_CHECKING:
+    from leukoscope.learning.backbones import Network
+    from leukoscope.learning.checkpoint import CheckpointMeta
+
+OOD_IMAGES = 1000  # the mean of 1280 features needs no more, and the graph takes 8 ms an image
+
+
+@dataclass(frozen=True)
+class FinalModel:
+    """The model fitted on all images, and those images.
+
+    Attributes:
+        config: Of the study.
+        networks: Its members; one where it is a single model.
+        meta: Of their checkpoints.
+        manifest: Of the study.
+        data: Every usable image, in the order of ``rows``.
+        fold: The division of the final fit.
+        rows: Row numbers of each part.
+        pixels: (n, S, S, 3) uint8 RGB of each part, preprocessed.
+        quality: Measures of each image.
+        blue: Of ``imaging.channel_order``, likewise.
+    """
+
+    config: StudyConfig
+    networks: tuple[Network, ...]
+    meta: CheckpointMeta
+    manifest: Manifest
+    data: Labelled
+    fold: Fold
+    rows: dict[str, NDArray[np.int64]]
+    pixels: dict[str, NDArray[np.uint8]]
+    quality: list[dict[str, float]]
+    blue: list[float]
+
+
+def load_final_model(run: RunFolder, recipe: str) -> FinalModel:
+    """The model and its images, read from the study's folder and from the data.
+
+    Raises:
+        DataError: The images are gone.
+        UnknownNameError: No recipe of that name.
+        UsageError: The study made no final fit, or this recipe cannot become a bundle.
+    """
+    from leukoscope.learning.checkpoint import load_checkpoint
+
+    config = _checked_config(run, recipe)
+    networks, metas = zip(*map(load_checkpoint, final_folders(run, recipe)), strict=True)
+    meta = metas[0]
+    manifest = Manifest.load(run.manifest, config.data.root)
+    data = Labelled(manifest.usable, meta.class_names)
+    fold = _final_fold(run)
+    rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
+    read = _read(manifest, data, rows, meta.recipe.preprocess)
+    return FinalModel(config, networks, meta, manifest, data, fold, rows, *read)
+
+
+def final_folders(run: RunFolder, recipe: str) -> list[Path]:
+    """The folder of the model fitted on all images, or of each of its members."""
+    folder = run.model(recipe, FINAL, 0)
+    return sorted(path for path in folder.glob("inner*") if path.is_dir()) or [folder]
+
+
+def write_graphs(final: FinalModel, *, int8: bool, compact: bool) -> tuple[bytes, bytes | None]:
+    """The ONNX graph, and the quantised one where it is asked for."""
+    from leukoscope.learning.compact import compact_weights
+    from leukoscope.learning.export import onnx_bytes
+    from leukoscope.learning.merging import merge_members
+    from leukoscope.learning.quantise import CALIBRATION_IMAGES, quantise
+
+    meta = final.meta
+    members = [onnx_bytes(n, meta.recipe.preprocess, meta.class_names) for n in final.networks]
+    graph = merge_members(members)
+    graph = compact_weights(graph) if compact else graph
+    if not int8:
+        return graph, None
+    return graph, quantise(graph, _thinned(final.pixels["val"], CALIBRATION_IMAGES))
+
+
+def _checked_config(run: RunFolder, recipe: str) -> StudyConfig:
+    config = load_study_config(run.config)
+    if recipe not in {r.name for r in config.recipes}:
+        raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
+    reason = next(r.no_bundle_reason for r in config.recipes if r.name == recipe)
+    if reason:
+        raise UsageError(f"{recipe} of {run.path} cannot become a bundle: {reason}")
+    if not config.bundle or config.recipes[0].no_bundle_reason:
+        raise UsageError(
+            f"{run.path} holds no model that was fitted on all images",
+            hint="run it again without --no-bundle, with this recipe first, into a new folder",
+        )
+    return config
+
+
+def _final_fold(run: RunFolder) -> Fold:
+    """The parts of the final fit."""
+    fold = next((f for f in load_folds(run.splits) if f.protocol == FINAL), None)
+    if fold is None:
+        raise DataError(f"{run.splits}: no {FINAL!r} fold", hint="run the study again")
+    return fold
+
+
+def _read(
+    manifest: Manifest, data: Labelled, rows: dict[str, NDArray[np.int64]], spec: PreprocessSpec
+) -> tuple[dict[str, NDArray[np.uint8]], list[dict[str, float]], list[float]]:
+    """Model inputs of each part (training images thinned); quality and nuclear blue of them."""
+
+    def read(path: Path) -> tuple[NDArray[np.uint8], dict[str, float], float]:
+        image = decode_image(path).image
+        return apply_preprocess(image, spec), measure_quality(image), nuclear_blue(image)
+
+    pixels: dict[str, NDArray[np.uint8]] = {}
+    quality: list[dict[str, float]] = []
+    blue: list[float] = []
+    for part, numbers in rows.items():
+        step = max(1, len(numbers) // OOD_IMAGES) if part == "train" else 1
+        paths = [manifest.path_of(data.records[i]) for i in numbers[::step]]
+        found = list(stream(read, paths))
+        pixels[part] = np.stack([image for image, _, _ in found])
+        quality += [values for _, values, _ in found]
+        blue += [value for _, _, value in found]
+    return pixels, quality, blue
+
+
+def _thinned(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """Evenly chosen images, at most so many."""
+    return images[:: max(1, -(-len(images) // most))]
