@@ -140,7 +140,7 @@ def _alike(entry: Mapping[str, Any], promises: Sequence[Mapping[str, Any]]) -> s
         cal, test = seen["cal"], seen["test"]
         if cal - test > 0.1:
             return (
-                f"not exchangeable. {_share(cal)} of the calibration images, but {_share(test)} "
+                f"not exchangeable, since {_share(cal)} of the calibration images, but {_share(test)} "
                 f"of the test images, are of {unit}s that the model was trained on: the thresholds "
                 "come from images that it knows better."
             )
