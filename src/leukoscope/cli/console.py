@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
+from leukoscope.core.disclaimer import DISCLAIMER as DISCLAIMER  # every command shows it
 from leukoscope.core.errors import LeukoscopeError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
-DISCLAIMER = "Research software, not a medical device."
 EXIT_SOME_UNREADABLE = 3
 
 P = ParamSpec("P")

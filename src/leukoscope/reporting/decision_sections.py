@@ -140,9 +140,9 @@ def _alike(entry: Mapping[str, Any], promises: Sequence[Mapping[str, Any]]) -> s
         cal, test = seen["cal"], seen["test"]
         if cal - test > 0.1:
             return (
-                f"not exchangeable, since {_share(cal)} of the calibration images, but {_share(test)} "
-                f"of the test images, are of {unit}s that the model was trained on: the thresholds "
-                "come from images that it knows better."
+                f"not exchangeable, since {_share(cal)} of the calibration images, but "
+                f"{_share(test)} of the test images, are of {unit}s that the model was trained on: "
+                "the thresholds come from images that it knows better."
             )
         if cal < 0.1 and test < 0.1:
             groups = next(e for e in promises if e["guarantee"] == "group")

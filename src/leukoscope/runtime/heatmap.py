@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.core.disclaimer import DISCLAIMER
+
 # The same everywhere: on a bright smear, yellow alone would hardly be seen, yellow beside blue is.
 OPACITY = 0.5
 _GAP_PX = 6
 _TITLE_PX = 24
 _MIN_PANEL_PX = 224
-_DISCLAIMER = "Research software, not a medical device."
 
 
 def class_activation(maps: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
@@ -83,7 +84,7 @@ def triptych(image: NDArray[np.uint8], heat: NDArray[np.floating], title: str) -
     for number, panel in enumerate(panels):
         left = number * (width + _GAP_PX)
         canvas[_TITLE_PX : _TITLE_PX + height, left : left + width] = panel
-    return _write_lines(canvas, {4: title, _TITLE_PX + height + 5: _DISCLAIMER})
+    return _write_lines(canvas, {4: title, _TITLE_PX + height + 5: DISCLAIMER})
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.core.disclaimer import DISCLAIMER
+
 _LONGEST_PX = 1600
 _ROW_PX = 22
 # Okabe & Ito 2008, told apart by colour-blind eyes, without black, grey and pale yellow.
@@ -64,11 +66,10 @@ def _with_legend(
             x, y = 6, y + _ROW_PX
         places.append((x, y))
         x += wide
-    note = "Research software, not a medical device."
     strip = Image.new("RGB", (shown.shape[1], y + 2 * _ROW_PX), "white")
     draw = ImageDraw.Draw(strip)
     for (text, ink), (left, top) in zip(entries, places, strict=True):
         draw.rectangle((left, top + 5, left + 14, top + 17), outline=ink, width=3)
         draw.text((left + 20, top + 3), text, fill=(0, 0, 0), font=font)
-    draw.text((6, y + _ROW_PX + 3), note, fill=(90, 90, 90), font=font)
+    draw.text((6, y + _ROW_PX + 3), DISCLAIMER, fill=(90, 90, 90), font=font)
     return np.concatenate([shown, np.asarray(strip, np.uint8)])

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from leukoscope import __version__
+from leukoscope.core.disclaimer import DISCLAIMER
 from leukoscope.service import asking, page, problems
 from leukoscope.service.guard import Guard
 from leukoscope.service.models import Models
@@ -28,8 +29,6 @@ from leukoscope.service.schemas import problems as may_fail
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics
 from leukoscope.service.uploads import UploadMemory
-
-DISCLAIMER = "Research software, not a medical device."
 
 ModelQuery = Annotated[str | None, Query(description="Name of a model; the first by default.")]
 

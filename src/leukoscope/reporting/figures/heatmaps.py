@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.core.disclaimer import DISCLAIMER
 from leukoscope.reporting.figures.style import QUIET, new_figure
 from leukoscope.runtime.heatmap import overlay
 
@@ -26,7 +27,6 @@ TOP_IN = 0.54
 BOTTOM_IN = 0.42
 SCALE_IN = 0.62
 GAP_IN = 0.07
-DISCLAIMER = "Research software, not a medical device."
 
 
 @dataclass(frozen=True)
