@@ -167,6 +167,9 @@ def given_options(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
+_TELL_S = 30.0
+
+
 @dataclass
 class _Bars:
     """Shows each step of a run as one bar, in the order in which they come."""
@@ -183,14 +186,34 @@ class _Bars:
 
 @dataclass
 class _Lines:
-    """Prints one line when a step begins; for logs and pipes."""
+    """Prints a line when a step begins, and each half minute how far it is; for logs and pipes."""
 
-    started: dict[str, float] = field(default_factory=dict)
+    started: dict[str, tuple[float, int]] = field(default_factory=dict)
+    told_at: float = 0.0
 
     def __call__(self, step: str, done: int, total: int) -> None:
+        now = time.perf_counter()
         if step not in self.started:
-            self.started[step] = time.perf_counter()
+            self.started[step] = (now, done)
+            self.told_at = now
             typer.echo(f"· {step}", err=True)
+        elif now - self.told_at >= _TELL_S:
+            self.told_at = now
+            start, before = self.started[step]
+            speed = (done - before) / (now - start)
+            left = f", {_duration((total - done) / speed)} left" if speed > 0 and total else ""
+            typer.echo(f"· {step}: {done:,} of {total:,}{left}", err=True)
+
+
+def _duration(seconds: float) -> str:
+    """About how long.
+
+    >>> _duration(42), _duration(600), _duration(90_000)
+    ('42 s', '10 min', '25.0 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
@@ -210,6 +233,7 @@ def progress_bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
     )
     from rich.text import Text
 
@@ -222,6 +246,7 @@ def progress_bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         Speed(""),
     )
     with Progress(*columns, console=console(stderr=True)) as bars:

@@ -87,6 +87,8 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Show what a bundle knows", "bundle show", "bundle"),
             Entry("Check that a bundle computes the same here", "bundle verify", "bundle"),
             Entry("Predict images", "predict", "images bundle out"),
+            Entry("Predict a whole archive, in shards", "score", "images bundle out"),
+            Entry("Is a scored archive complete?", "score", "out!", fixed=("--verify",)),
             Entry("Does the record of predictions hold?", "audit-log verify", "log head"),
             Entry("Predict again what a record says", "audit-log replay", "log bundle"),
             Entry("Answer over HTTP, with a web page", "serve", "bundle! open_page"),

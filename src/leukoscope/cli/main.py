@@ -23,6 +23,7 @@ from leukoscope.cli import (
     relabel,
     robustness,
     runs,
+    score,
     serve,
     setup,
     study,
@@ -70,6 +71,7 @@ robustness.register(app)
 compare.register(app)
 ensemble.register(app)
 predict.register(app)
+score.register(app)
 audit_log.register(app)
 probe.register(app)
 relabel.register(app)

@@ -52,25 +52,34 @@ class PredictionWriter:
     Args:
         path: Ends in ``.csv``, ``.jsonl`` or ``.parquet``.
         class_names: Of the bundle.
-        further: Columns beside those of :func:`output_columns`.
+        further: Columns beside those of :func:`output_columns`; in Parquet whole numbers.
+        partial: Where rows go until then, in place of ``<name>.partial``.
 
     Raises:
         UnknownNameError: Another suffix.
         MissingExtraError: Parquet without pyarrow.
     """
 
-    def __init__(self, path: Path, class_names: Sequence[str], further: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        class_names: Sequence[str],
+        further: Sequence[str] = (),
+        *,
+        partial: Path | None = None,
+    ) -> None:
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in FORMATS:
             raise UnknownNameError("output format", suffix, FORMATS)
         self.columns = (*output_columns(class_names), *further)
-        self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self.partial = partial or self.path.with_name(f"{self.path.name}.partial")
         if suffix == ".parquet" and find_spec("pyarrow") is None:
             raise MissingExtraError("writing Parquet", "parquet")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        opened = {".csv": _open_csv, ".jsonl": _open_lines, ".parquet": _open_parquet}[suffix]
-        self._write, self._close = opened(self.partial, self.columns)
+        openers: dict[str, Callable[[Path, Sequence[str], Sequence[str]], _Opened]]
+        openers = {".csv": _open_csv, ".jsonl": _open_lines, ".parquet": _open_parquet}
+        self._write, self._close = openers[suffix](self.partial, self.columns, further)
 
     def write(self, answer: Prediction | Failure, **further: Any) -> None:
         """Add one row; ``further`` fills the further columns, or others in place of the answer."""
@@ -79,11 +88,11 @@ class PredictionWriter:
 
     def close(self) -> None:
         """Finish: the file gets its name."""
-        self._close()
+        self.finish()
         self.partial.replace(self.path)
 
-    def abort(self) -> None:
-        """Stop: the rows so far stay in the partial file."""
+    def finish(self) -> None:
+        """Write no more: the rows so far stay in the partial file."""
         self._close()
 
     def __enter__(self) -> PredictionWriter:
@@ -98,7 +107,7 @@ class PredictionWriter:
         if kind is None:
             self.close()
         else:
-            self.abort()
+            self.finish()
 
 
 _Row = dict[str, Any]
@@ -110,14 +119,14 @@ def _text_file(path: Path) -> Any:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1)
 
 
-def _open_csv(path: Path, columns: Sequence[str]) -> _Opened:
+def _open_csv(path: Path, columns: Sequence[str], _: Sequence[str]) -> _Opened:
     file = _text_file(path)
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     writer.writeheader()
     return lambda row: writer.writerow(csv_cells(row)), file.close
 
 
-def _open_lines(path: Path, _: Sequence[str]) -> _Opened:
+def _open_lines(path: Path, *_: Sequence[str]) -> _Opened:
     file = _text_file(path)
     return (
         lambda row: file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"),
@@ -125,13 +134,15 @@ def _open_lines(path: Path, _: Sequence[str]) -> _Opened:
     )
 
 
-def _open_parquet(path: Path, columns: Sequence[str]) -> _Opened:
+def _open_parquet(path: Path, columns: Sequence[str], further: Sequence[str]) -> _Opened:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     def kind(name: str) -> Any:
         if name in ("prediction_set", "reasons"):
             return pa.list_(pa.string())
+        if name in further:
+            return pa.int64()
         return pa.float64() if name.startswith("p_") or name == "ood_score" else pa.string()
 
     schema = pa.schema([(name, kind(name)) for name in columns])

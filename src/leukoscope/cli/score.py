@@ -1,0 +1,196 @@
+"""``score``: predictions of any number of images, in shards that survive whatever dies."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    EXIT_SOME_UNREADABLE,
+    command,
+    print_json,
+    progress_bars,
+)
+from leukoscope.cli.options import JsonOption
+from leukoscope.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from leukoscope.scale.plan import Plan, ScoreFolder
+    from leukoscope.scale.score import ScoreResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command(
+        "score",
+        epilog="Example: leukoscope score archive/ --out scores · "
+        "leukoscope score --out scores --resume · leukoscope score --out scores --verify",
+    )(score)
+
+
+@command
+def score(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, manifests (CSV, TSV, Parquet, TXT), URLs such as s3://…, or -."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("scores"),
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", "-b", help="The model's folder. Default: the installed one that fits."
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(help="Folder or URL that the names in a manifest are relative to."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes or actors. Default: one for each core here.")
+    ] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Cores of each worker. Default: its share of this machine.")
+    ] = 0,
+    shard_images: Annotated[
+        int | None,
+        typer.Option("--shard-size", min=1, help="Images in a shard. Default: 2000."),
+    ] = None,
+    network_engine: Annotated[
+        str | None, typer.Option(help="auto, openvino or onnxruntime.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32, bf16 or int8; the same for all workers.")
+    ] = None,
+    um_per_px: Annotated[
+        float | None,
+        typer.Option("--um-per-px", min=0.001, help="Pixel scale of the images in µm."),
+    ] = None,
+    scale_bar_um: Annotated[
+        float | None,
+        typer.Option("--scale-bar-um", min=0.1, help="Length of their scale bar in µm."),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Do not cut images larger than the model's field.")
+    ] = False,
+    stall: Annotated[
+        float,
+        typer.Option(min=1, help="Replace a worker after so many seconds without sign of life."),
+    ] = 600.0,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster. Default: RAY_ADDRESS, or start.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Prove that a finished run is complete; score nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Score an archive: sharded Parquet, each image once, whatever is killed when."""
+    from leukoscope.scale.plan import ScoreFolder
+    from leukoscope.scale.score import SHARD_IMAGES, Workers, plan_scoring, resume_plan, run_scoring
+
+    folder = ScoreFolder(out)
+    if verify:
+        return _verify(folder, as_json)
+    if resume and folder.plan.is_file():
+        asked: dict[str, Any] = {
+            "sources": tuple(images) if images else None,
+            "bundle": None if bundle is None else str(bundle.resolve()),
+            "engine": None if network_engine == "auto" else network_engine,
+            "precision": None if precision == "auto" else precision,
+            "um_per_px": um_per_px,
+            "scale_bar_um": scale_bar_um,
+            "whole": whole or None,
+            "shard_images": shard_images,
+        }
+        plan = resume_plan(folder, asked)
+    elif not images:
+        raise UsageError("which images? name a folder, a manifest or a URL")
+    else:
+        plan = plan_scoring(
+            folder,
+            images,
+            bundle,
+            root=root,
+            engine=network_engine or "auto",
+            precision=precision or "auto",
+            um_per_px=um_per_px,
+            scale_bar_um=scale_bar_um,
+            whole=whole,
+            shard_images=shard_images or SHARD_IMAGES,
+        )
+    _tell_plan(plan)
+    started = time.perf_counter()
+    with progress_bars("images") as show:
+        who = Workers(engine, workers, threads, ray_address, stall)
+        result = run_scoring(folder, plan, who, lambda done, total: show("scoring", done, total))
+    _tell_result(result, time.perf_counter() - started, as_json)
+    return EXIT_SOME_UNREADABLE if result.unreadable else 0
+
+
+def _tell_plan(plan: Plan) -> None:
+    shards = f"{plan.shards:,} shard{'s' if plan.shards > 1 else ''}"
+    typer.echo(f"{plan.images:,} images in {shards}", err=True)
+    typer.echo(f"bundle {plan.reason}", err=True)
+
+
+def _tell_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
+    folder = result.folder
+    if as_json:
+        print_json(
+            {
+                "images": result.images,
+                "scored_now": result.scored_now,
+                "unreadable": result.unreadable,
+                "decisions": result.decisions,
+                "predicted": result.predicted,
+                "seconds": round(seconds, 2),
+                "predictions": str(folder.predictions),
+            }
+        )
+        return
+    before = result.images - result.scored_now
+    had = f" ({before:,} had been done before)" if before else ""
+    speed = f", {result.scored_now / seconds:.3g} images/s" if result.scored_now else ""
+    typer.echo(f"{result.images:,} images scored{had}{speed}: {folder.predictions}")
+    for what, counts in (("decisions", result.decisions), ("predicted", result.predicted)):
+        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        typer.echo(f"  {what:<12}{listed or 'none'}")
+    if result.unreadable:
+        typer.echo(f"  {'unreadable':<12}{result.unreadable:,}, see {folder.quarantine}")
+    typer.echo(DISCLAIMER, err=True)
+
+
+def _verify(folder: ScoreFolder, as_json: bool) -> int:
+    from leukoscope.scale.verify import verify_scoring
+
+    found = verify_scoring(folder)
+    if as_json:
+        print_json(
+            {
+                "complete": found.complete,
+                "images": found.images,
+                "found": found.found,
+                "problems": list(found.problems),
+                "problem_count": found.count,
+            }
+        )
+        return 0 if found.complete else 1
+    for problem in found.problems:
+        typer.echo(problem)
+    if found.count > len(found.problems):
+        typer.echo(f"… and {found.count - len(found.problems)} more")
+    if found.complete:
+        typer.echo(f"complete: each of {found.images:,} images stands in exactly one row")
+    else:
+        typer.echo(f"not complete: {found.found:,} of {found.images:,} images proven")
+    return 0 if found.complete else 1

@@ -1,0 +1,309 @@
+"""Scoring of any number of images: planned, divided into shards, committed once each, verified."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from leukoscope import __version__
+from leukoscope.core.errors import MissingExtraError, UnknownNameError, UsageError
+from leukoscope.core.files import atomic_path, write_json
+from leukoscope.runtime.bundle import read_bundle
+from leukoscope.runtime.choice import open_for
+from leukoscope.runtime.choosing import choose_bundle
+from leukoscope.runtime.engines import available_cores
+from leukoscope.runtime.outputs import csv_cells
+from leukoscope.runtime.shelf import installed_bundles
+from leukoscope.scale.journal import Journal, ShardResult, only_process, read_journal
+from leukoscope.scale.plan import (
+    Plan,
+    ScoreFolder,
+    differences,
+    load_plan,
+    sample_inputs,
+    write_inputs,
+)
+from leukoscope.scale.ray_engine import score_on_ray
+from leukoscope.scale.shard import Scorer, Task
+from leukoscope.scale.sources import image_names, local_files
+from leukoscope.scale.workers import STALL_S, Open, score_in_processes
+
+ENGINES = ("local", "ray")
+SHARD_IMAGES = 2000
+
+Show = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work.
+
+    Attributes:
+        engine: ``local`` (processes of this machine) or ``ray``.
+        count: Number of processes or actors; 0 takes one for each core of this machine.
+        threads: Cores of each; 0 divides those of this machine.
+        ray_address: Of a running cluster.
+        stall_s: Seconds without a sign of life after which a process is replaced.
+        open_scorer: What each local process opens; another only in tests and benchmarks.
+    """
+
+    engine: str = "local"
+    count: int = 0
+    threads: int = 0
+    ray_address: str | None = None
+    stall_s: float = STALL_S
+    open_scorer: Open = Scorer
+
+    def resolved(self) -> tuple[int, int]:
+        """Number of workers, and threads of each."""
+        cores = available_cores()
+        count = self.count or cores
+        return count, self.threads or max(1, cores // count)
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What a finished run holds.
+
+    Attributes:
+        folder: The run's.
+        images: Number of images.
+        unreadable: Of these without a prediction.
+        decisions: Number of images by decision.
+        predicted: Number of images by class.
+        scored_now: Images of this call; the others had been done before.
+    """
+
+    folder: ScoreFolder
+    images: int
+    unreadable: int
+    decisions: dict[str, int]
+    predicted: dict[str, int]
+    scored_now: int
+
+
+def plan_scoring(
+    folder: ScoreFolder,
+    sources: Sequence[str],
+    bundle: Path | None = None,
+    *,
+    root: str | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+    um_per_px: float | None = None,
+    scale_bar_um: float | None = None,
+    whole: bool = False,
+    shard_images: int = SHARD_IMAGES,
+) -> Plan:
+    """Write down what is to be done: every image's name, the bundle, how it is opened.
+
+    Engine and precision are chosen here, once, so that all workers compute alike.
+
+    Args:
+        folder: Of the run; must hold none.
+        sources: See :func:`leukoscope.scale.sources.image_names`.
+        bundle: Its folder; None takes the installed one that the images resemble.
+        root: What relative names are relative to.
+        engine: See :func:`leukoscope.runtime.choice.open_for`.
+        precision: Likewise.
+        um_per_px: Pixel scale of the images.
+        scale_bar_um: Length of their scale bar.
+        whole: Large images are not cut.
+        shard_images: Images in a shard.
+
+    Raises:
+        UsageError: The folder holds a run, or nothing lies behind a source.
+        DataError: A manifest cannot be read, or a URL cannot be listed.
+        BundleError: The bundle is damaged.
+        MissingExtraError: pyarrow or fsspec is needed and not installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise MissingExtraError("scoring", "score")
+    if shard_images < 1:
+        raise UsageError(f"expected at least one image in a shard, got {shard_images}")
+    if folder.plan.is_file():
+        raise UsageError(
+            f"{folder.path} already holds a scoring run",
+            hint="add --resume to go on with it, or name a new folder with --out",
+        )
+    if bundle is not None:
+        read_bundle(bundle)  # now, not after a million names
+    folder.path.mkdir(parents=True, exist_ok=True)
+    images, inputs_sha256 = write_inputs(folder, image_names(sources, root), shard_images)
+    if not images:
+        raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
+    reason = f"{bundle}, named by the user"
+    if bundle is None:
+        samples = sample_inputs(folder, images, shard_images)
+        bundle, reason = _installed(samples, um_per_px, scale_bar_um)
+    read = read_bundle(bundle)
+    opened = open_for(read, engine, precision, threads=1)
+    plan = Plan(
+        bundle=str(bundle.resolve()),
+        reason=reason,
+        bundle_sha256=read.sha256,
+        engine=opened.name,
+        precision=opened.precision,
+        um_per_px=um_per_px,
+        scale_bar_um=scale_bar_um,
+        whole=whole,
+        shard_images=shard_images,
+        images=images,
+        inputs_sha256=inputs_sha256,
+        sources=tuple(sources),
+    )
+    plan.save(folder)
+    return plan
+
+
+def _installed(
+    names: Sequence[str], um_per_px: float | None, bar_um: float | None
+) -> tuple[Path, str]:
+    """The installed bundle that some images resemble, and why it was taken."""
+    with tempfile.TemporaryDirectory(prefix="leukoscope-") as copies:
+        files = [found for found, _ in local_files(names, Path(copies)) if isinstance(found, Path)]
+        chosen = choose_bundle(installed_bundles(), files, um_per_px=um_per_px, bar_um=bar_um)
+    return chosen.predictor.bundle.folder, chosen.why
+
+
+def resume_plan(folder: ScoreFolder, asked: dict[str, Any]) -> Plan:
+    """The plan of a run that goes on.
+
+    Args:
+        folder: Of the run.
+        asked: Options given again, by the names of :class:`Plan`; None where they were not.
+
+    Raises:
+        UsageError: There is no such run, or an option differs from its plan.
+        DataError: The plan is damaged.
+    """
+    plan = load_plan(folder)
+    if changed := differences(plan, asked):
+        raise UsageError(
+            f"{folder.plan}: the run was begun otherwise: {'; '.join(changed)}",
+            hint="resume with --out and --resume alone, or name a new folder",
+        )
+    return plan
+
+
+def run_scoring(
+    folder: ScoreFolder, plan: Plan, workers: Workers, show: Show = lambda done, total: None
+) -> ScoreResult:
+    """Score every shard that is not committed yet, and write ``manifest.json``.
+
+    Args:
+        folder: Of the run.
+        plan: Of :func:`plan_scoring` or :func:`resume_plan`.
+        workers: Who does the work.
+        show: Called with the number of images done, and of all.
+
+    Raises:
+        UnknownNameError: No engine of that name.
+        UsageError: Another process scores into this folder, or no cluster answers.
+        LeukoscopeError: A worker cannot go on; what is committed stays.
+    """
+    if workers.engine not in ENGINES:
+        raise UnknownNameError("engine", workers.engine, ENGINES)
+    with only_process(folder):
+        with closing(Journal(folder)) as journal:
+            before = journal.images
+            show(before, plan.images)
+            for result in _results(folder, plan, workers, journal, show):
+                journal.commit(result)
+                show(journal.images, plan.images)
+        write_quarantine(folder)
+        scored = ScoreResult(
+            folder=folder,
+            images=journal.images,
+            unreadable=journal.unreadable,
+            decisions=dict(sorted(journal.decisions.items())),
+            predicted=dict(sorted(journal.predicted.items())),
+            scored_now=journal.images - before,
+        )
+        write_manifest(folder, plan, scored)
+    return scored
+
+
+def _results(
+    folder: ScoreFolder, plan: Plan, workers: Workers, journal: Journal, show: Show
+) -> Iterator[ShardResult]:
+    count, threads = workers.resolved()
+    if workers.engine == "ray":
+        yield from score_on_ray(
+            folder.path,
+            plan,
+            _open_shards(plan, journal),
+            workers=count,
+            threads=threads,
+            address=workers.ray_address,
+        )
+    # With Ray only what its actors could not do: here the image that ends a process is found.
+    left = (Task(shard) for shard in _open_shards(plan, journal))
+    yield from score_in_processes(
+        folder.path,
+        plan,
+        left,
+        workers=count,
+        threads=threads,
+        stall_s=workers.stall_s,
+        tell=lambda under_way: show(journal.images + under_way, plan.images),
+        open_scorer=workers.open_scorer,
+    )
+
+
+def _open_shards(plan: Plan, journal: Journal) -> Iterator[int]:
+    return (shard for shard in range(plan.shards) if shard not in journal.done)
+
+
+def committed(folder: ScoreFolder) -> dict[int, ShardResult]:
+    """The last line of the journal about each shard."""
+    return {result.shard: result for result in read_journal(folder)}
+
+
+def write_quarantine(folder: ScoreFolder) -> None:
+    """List the images without a prediction, from the shards that have any."""
+    import pyarrow.parquet as pq
+
+    columns = ["row", "image", "error"]
+    with (
+        atomic_path(folder.quarantine) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for result in sorted(committed(folder).values(), key=lambda r: r.shard):
+            if result.unreadable:
+                table = pq.read_table(folder.path / result.files[0].name, columns=columns)
+                rows = (row for row in table.to_pylist() if row["error"])
+                writer.writerows(csv_cells(row) for row in rows)
+
+
+def write_manifest(folder: ScoreFolder, plan: Plan, result: ScoreResult) -> None:
+    """Write the list of every file with rows and checksum, and what was found in all."""
+    done = committed(folder)
+    files = [
+        {"file": file.name, "rows": file.rows, "bytes": file.bytes, "sha256": file.sha256}
+        for shard in sorted(done)
+        for file in done[shard].files
+    ]
+    write_json(
+        folder.manifest,
+        {
+            "schema": 1,
+            "leukoscope": __version__,
+            "bundle_sha256": plan.bundle_sha256,
+            "engine": f"{plan.engine} {plan.precision}",
+            "inputs_sha256": plan.inputs_sha256,
+            "images": result.images,
+            "unreadable": result.unreadable,
+            "decisions": result.decisions,
+            "predicted": result.predicted,
+            "files": files,
+        },
+    )
