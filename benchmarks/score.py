@@ -204,7 +204,8 @@ def kill(options: argparse.Namespace) -> None:
     starts, lived, started = 0, [], time.perf_counter()
     while True:
         starts += 1
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (options.folder / "kill.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
         born = time.perf_counter()
         while process.poll() is None and len(whom) < options.kills:
             time.sleep(rng.uniform(0.3, 4.0))
@@ -219,7 +220,7 @@ def kill(options: argparse.Namespace) -> None:
         if code == 0:
             break
         if code != -signal.SIGKILL:
-            sys.exit(f"the command ended with {code}, expected 0 or a kill")
+            sys.exit(f"the command ended with {code}, expected 0 or a kill: see kill.log")
     seconds = time.perf_counter() - started
     found = subprocess.run([*PROGRAM, "--out", str(rough), "--verify", "--json"],
                            capture_output=True, check=False)  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from leukoscope.cli import console
 from leukoscope.cli.main import app
 
 runner = CliRunner()
@@ -83,3 +84,17 @@ def test_phantom_writes_a_readable_data_set(tmp_path: Path) -> None:
     done = runner.invoke(app, ["phantom", "--confound", "stein", "--out", str(tmp_path / "q")])
     assert done.exit_code == 2
     assert "Did you mean 'stain'?" in done.output
+
+
+def test_a_log_says_now_and_then_how_far_long_work_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 10.0, 31.0, 40.0, 70.0])
+    monkeypatch.setattr(console.time, "perf_counter", lambda: next(clock))
+    show = console._Lines()
+    for done in (100, 200, 410, 500, 1000):
+        show("scoring", done, 1000)
+    assert capsys.readouterr().err.splitlines() == [
+        "· scoring",
+        "· scoring: 410 of 1,000, 59 s left",
+    ]

@@ -197,11 +197,11 @@ class _Lines:
             self.started[step] = (now, done)
             self.told_at = now
             typer.echo(f"· {step}", err=True)
-        elif now - self.told_at >= _TELL_S:
+        elif now - self.told_at >= _TELL_S and done < total:
             self.told_at = now
             start, before = self.started[step]
             speed = (done - before) / (now - start)
-            left = f", {_duration((total - done) / speed)} left" if speed > 0 and total else ""
+            left = f", {_duration((total - done) / speed)} left" if speed > 0 else ""
             typer.echo(f"· {step}: {done:,} of {total:,}{left}", err=True)
 
 

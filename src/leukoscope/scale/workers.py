@@ -27,7 +27,7 @@ from leukoscope.scale.plan import Plan
 from leukoscope.scale.shard import Scorer, Task, Tell
 
 STALL_S = 600.0
-_DEATHS_AT_START = 3  # workers that die before their first shard: nothing is wrong with an image
+_DEATHS_AT_START = 3  # one after the other, before their first shard: no image is to blame
 _MOST_POISON = 100  # in one shard: so many say that something else is wrong
 
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -142,6 +142,7 @@ class _Pool:
             worker.alive_at = time.monotonic()
             if kind == "ready":
                 worker.ready = True
+                self.dead_at_start = 0
             elif kind == "at":
                 worker.place = value
             elif kind == "done":
