@@ -24,7 +24,7 @@ from leukoscope.scale.sources import local_files
 
 ROW = "row"  # number of the image in the run, from 0
 _BOX = ("x", "y", "width", "height")
-_TELL = 32  # images between two signs of life
+_TELL_S = 0.5  # between two signs of life
 
 Tell = Callable[[int], None]
 
@@ -83,12 +83,12 @@ class Scorer:
         Args:
             task: Which one, and how.
             tell: Called with the place of an image in the shard: before each where the task is
-                careful, after some of them otherwise.
+                careful, twice a second otherwise.
 
         Raises:
             LeukoscopeError: The model, the disk or the list of inputs fails; never for an image.
         """
-        started = time.perf_counter()
+        started = told = time.perf_counter()
         rows, names = self.plan.rows(task.shard), list(read_inputs(self.folder, task.shard))
         files = _Files(self.folder, task.shard, self.predictor.class_names)
         decisions, predicted = Counter[str](), Counter[str]()
@@ -98,7 +98,8 @@ class Scorer:
                 if isinstance(answer, Prediction):
                     decisions[answer.decision] += 1
                     predicted[answer.predicted] += 1
-                if not task.careful and place % _TELL == 0:
+                if not task.careful and time.perf_counter() - told >= _TELL_S:
+                    told = time.perf_counter()
                     tell(place)
             written = files.complete()
         except BaseException:

@@ -162,7 +162,9 @@ def _below_url(url: str) -> Iterator[str]:
     except Exception as error:  # file systems raise what their libraries raise
         raise DataError(f"{url}: cannot be listed: {type(error).__name__}: {error}") from None
     if not found:
-        raise UsageError(f"{url}: no file lies below it", hint="check the spelling")
+        raise UsageError(
+            f"{url}: no file lies below it", hint="check the spelling, and that it can be reached"
+        )
 
 
 Fetched = tuple[Path | Failure, Path | None]
