@@ -59,9 +59,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             _print_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo(
-                "stopped; what was finished is kept: run it again (a study with --resume)", err=True
-            )
+            typer.echo("stopped; what was finished is kept: run it again with --resume", err=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
