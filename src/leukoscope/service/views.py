@@ -89,18 +89,22 @@ def _similar(model: ServedModel, answer: Prediction) -> dict[str, Any] | None:
     record, library, t = model.predictor.record.similar, model.predictor.cases, texts()["similar"]
     if record is None or library is None:
         return None
-    cases = []
-    for case in answer.similar or ():
-        source = t["source"].format(n=case.acquisition) if case.acquisition else ""
-        cases.append({
+    found = answer.similar or ()
+    cases = [
+        {
             "title": title(case.label),
-            "distance": t["distance"].format(
-                score=f"{case.distance:.2g}", word=t["usual" if case.distance <= 1 else "far"]
-            ),
-            "caption": t["caption"].format(id=case.image_id) + source,
+            "distance": t["distance"].format(score=f"{case.distance:.2g}"),
+            "caption": t["caption"].format(id=case.image_id),
+            "source": t["source"].format(n=case.acquisition) if case.acquisition else "",
             "picture": picture_uri(library.picture(case.number)),
-        })  # fmt: skip
-    return {"cases": cases, "scale": t["scale"].format(n=record.n)}
+        }
+        for case in found
+    ]
+    far = bool(found) and found[0].distance > 1
+    return {
+        "cases": cases,
+        "scale": t["scale"].format(n=record.n, word=t["far" if far else "usual"]),
+    }
 
 
 def _subtypes(answer: Prediction) -> list[dict[str, Any]]:
