@@ -91,7 +91,8 @@ class CaseLibrary:
         if self._pixels is None:
             return None
         row, column = (self.picture_px * place for place in divmod(number, COLUMNS))
-        return self._pixels[row : row + self.picture_px, column : column + self.picture_px]
+        found = self._pixels[row : row + self.picture_px, column : column + self.picture_px]
+        return found if found.size == 3 * self.picture_px**2 else None
 
     @cached_property
     def _pixels(self) -> NDArray[np.uint8] | None:
