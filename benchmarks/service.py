@@ -1,12 +1,15 @@
 """How fast ``leukoscope serve`` answers, beside LitServe with the same graph.
 
 python benchmarks/service.py BUNDLE --litserve LITSERVE_PYTHON
+python benchmarks/service.py BUNDLE --against OTHER/src
 python benchmarks/service.py BUNDLE --soak 600
 
 The first measures requests a second and latency with 1, 8, 32 and 128 clients on loopback, and
 the bare network in between; everything shares the machine's cores, the clients included. The
 servers take turns within each round, so that a busy machine harms all alike; the best round of
-each counts. The second lets 32 clients ask for that many seconds and prints the memory.
+each counts. The second does so with the server of another source tree, and tells the ratio of the
+processor time of an answer round by round, which a busy machine changes little. The third lets 32
+clients ask for that many seconds and prints the memory.
 
 The images are phantoms (224 px JPEG). LITSERVE_PYTHON is the interpreter of an environment with
 ``litserve``, the engine, and OpenCV.
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -87,18 +91,19 @@ def load(port: int, path: str, clients: int, seconds: float, images: Sequence[by
             "failed": failed}  # fmt: skip
 
 
-def bare_rate(engine, seconds: float) -> float:
-    """Images a second of the network alone, one image at a time or eight, whichever is faster."""
-    best = 0.0
+def bare_rate(engine, seconds: float) -> tuple[float, float]:
+    """Images a second of the network alone and processor ms of one, by one or eight at a time."""
+    best, least = 0.0, np.inf
     for size in (1, 8):
         batch = np.full((size, engine.size_px, engine.size_px, 3), 200, np.uint8)
         engine.run(batch)
-        started, done = time.perf_counter(), 0
+        started, before, done = time.perf_counter(), time.process_time(), 0
         while (elapsed := time.perf_counter() - started) < seconds / 2:
             engine.run(batch)
             done += size
         best = max(best, done / elapsed)
-    return best
+        least = min(least, 1000 * (time.process_time() - before) / done)
+    return best, least
 
 
 def free_port() -> int:
@@ -106,13 +111,15 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(command: list[str], port: int, health: str) -> subprocess.Popen:
+def start(command: list[str], port: int, health: str, source: str = "") -> subprocess.Popen:
     """Start a server and wait until it is ready."""
+    env = {**os.environ, "PYTHONPATH": source} if source else None
     # A session of its own: Linux shares a busy machine out by sessions.
     process = subprocess.Popen(
         [*command, "--port", str(port)],
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        env=env,
         start_new_session=True,
     )
     for _ in range(600):
@@ -161,6 +168,10 @@ def compare(options: argparse.Namespace, images: list[bytes]) -> None:
     command = [sys.executable, "-m", "leukoscope", "serve", "--bundle", options.bundle,
                "--engine", engine.name]  # fmt: skip
     servers = {"leukoscope": (start(command, ours, "/readyz"), ours, "/v1/predict")}
+    if options.against:
+        other = free_port()
+        process = start(command, other, "/readyz", options.against)
+        servers["before"] = (process, other, "/v1/predict")
     if options.litserve:
         script = str(Path(__file__).with_name("litserve_server.py"))
         lit = [options.litserve, script, options.bundle, "--engine", engine.name]
@@ -175,16 +186,20 @@ def compare(options: argparse.Namespace, images: list[bytes]) -> None:
 def measure(options: argparse.Namespace, images: list[bytes], servers: dict, engine) -> None:
     """All levels, servers in turn; prints the best round of each."""
     best: dict[tuple[str, int], dict] = {}
-    bare: dict[int, float] = {}
+    bare: dict[int, tuple[float, float]] = {}
+    cpu: dict[tuple[str, int], list[float]] = {}
     for _, port, path in servers.values():
         load(port, path, 8, 2, images)
     for _ in range(options.rounds):
         for level in LEVELS:
-            bare[level] = max(bare.get(level, 0), bare_rate(engine, options.seconds / 2))
+            rate, ms = bare_rate(engine, options.seconds / 2)
+            most, least = bare.get(level, (0.0, np.inf))
+            bare[level] = max(rate, most), min(ms, least)
             for name, (process, port, path) in servers.items():
                 before = cpu_s(process)
                 found = load(port, path, level, options.seconds, images)
                 found["cpu"] = 1000 * (cpu_s(process) - before) / found["n"]
+                cpu.setdefault((name, level), []).append(found["cpu"])
                 if found["rate"] > best.get((name, level), {"rate": 0})["rate"]:
                     best[name, level] = found
                 print(name, level, {k: round(v, 1) for k, v in found.items()}, file=sys.stderr)
@@ -194,13 +209,21 @@ def measure(options: argparse.Namespace, images: list[bytes], servers: dict, eng
         "| processor ms |"
     )
     print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
+    alone = max(rate for rate, _ in bare.values())
     for level in LEVELS:
         for name in servers:
             r = best[name, level]
             print(f"| {level} | {name} | {r['rate']:.1f} | {r['p50']:.0f} | {r['p95']:.0f} "
-                  f"| {r['p99']:.0f} | {r['failed']} | {r['rate'] / max(bare.values()):.0%} "
+                  f"| {r['p99']:.0f} | {r['failed']} | {r['rate'] / alone:.0%} "
                   f"| {r['cpu']:.1f} |")  # fmt: skip
-    print(f"\nbare network: {max(bare.values()):.1f} images/s")
+    least = min(ms for _, ms in bare.values())
+    print(f"\nbare network: {alone:.1f} images/s, {least:.2f} processor ms an image")
+    for level in LEVELS if "before" in servers else ():
+        pairs = zip(cpu["leukoscope", level], cpu["before", level], strict=True)
+        ratios = [ours / old for ours, old in pairs]
+        print(f"{level} clients: processor ms {np.median(cpu['leukoscope', level]):.2f}, before "
+              f"{np.median(cpu['before', level]):.2f}, ratio {np.median(ratios):.3f} "
+              f"({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} rounds)")  # fmt: skip
 
 
 def soak(options: argparse.Namespace, images: list[bytes]) -> None:
@@ -222,6 +245,7 @@ if __name__ == "__main__":
     parser.add_argument("bundle")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--litserve", default="")
+    parser.add_argument("--against", default="", help="PYTHONPATH of another server of ours")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--soak", type=float, default=0)

@@ -64,6 +64,9 @@ def main() -> int:
     parser.add_argument("data", nargs="?", type=Path, help="the data set; phantoms are drawn")
     parser.add_argument("--run", type=Path, help="keep the study here, or take up the one here")
     parser.add_argument("--recipe", help="another recipe than the plan's")
+    parser.add_argument(
+        "--similar", action="store_true", help="only add the similar cases; fit and export nothing"
+    )
     parser.add_argument("--out", type=Path, help="default: the package's own folder")
     given = parser.parse_intermixed_args()
     plan = PLANS[given.name]
@@ -71,6 +74,10 @@ def main() -> int:
         plan = replace(plan, recipe=given.recipe)
     out = given.out or HERE / "src" / "leukoscope_bundles" / given.name
     try:
+        if given.similar:
+            size = add_cases(given.name, RunFolder(given.run), out)
+            print(f"{out}: {size / 1e6:.1f} MB")
+            return 0
         with tempfile.TemporaryDirectory() as scratch:
             run = RunFolder(given.run or Path(scratch) / "run")
             if run.config.is_file():
@@ -134,6 +141,33 @@ def pack(name: str, plan: Plan, run: RunFolder, out: Path) -> int:
     return size
 
 
+def add_cases(name: str, run: RunFolder, out: Path) -> int:
+    """Give a finished bundle the training cases of the study that made it.
+
+    Args:
+        name: Of the bundle.
+        run: The study.
+        out: The bundle; replaced only by one that passes.
+
+    Returns:
+        Size in bytes.
+
+    Raises:
+        BundleError: As in :func:`pack`.
+    """
+    from leukoscope.runtime.bundle import read_bundle, save_bundle
+    from leukoscope.study.similar_cases import add_similar
+
+    old = read_bundle(out)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / name
+        save_bundle(folder, old.record, {key: out / key for key in old.record.files})
+        record = add_similar(folder, run)
+        size = check(folder, record, run)
+        save_bundle(out, record, {key: folder / key for key in record.files})
+    return size
+
+
 def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
     """Size in bytes of a bundle that may be given away.
 
@@ -143,6 +177,7 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
     from leukoscope.phantom.render import golden_phantoms
     from leukoscope.runtime.golden import verify_bundle
     from leukoscope.runtime.heatmap import encode_png
+    from leukoscope.runtime.similar import PICTURES
 
     data, of_data = _data_of(run)
     drawn = {hashlib.sha256(encode_png(image)).hexdigest() for image in golden_phantoms()}
@@ -155,7 +190,9 @@ def check(folder: Path, record: BundleRecord, run: RunFolder) -> int:
         size += len(content)
         name = path.relative_to(folder).as_posix()
         digest = hashlib.sha256(content).hexdigest()
-        if digest in of_data or (path.suffix == ".png" and digest not in drawn):
+        given = name == PICTURES and record.phantoms  # of cases that are drawn, every one
+        picture = path.suffix in (".png", ".jpg") and not given
+        if digest in of_data or (picture and digest not in drawn):
             raise BundleError(f"{name}: an image that is not drawn may not be given away")
         for place in sorted(local):
             if len(place) > 4 and place in content:

@@ -101,6 +101,7 @@ def test_what_may_not_be_given_away_is_refused(
 
     picture = next(data.rglob("phantom-*.png"))
     refused("not drawn", **{"golden/09.png": picture})
+    refused("not drawn", **{"golden/09.jpg": picture})
     refused("names a folder", **{"MODEL_CARD.md": f"of {data}".encode()})
     monkeypatch.setattr(build, "MOST_BYTES", 1000)
     refused("at most 1,000 bytes")

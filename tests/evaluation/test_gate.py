@@ -22,6 +22,8 @@ from leukoscope.evaluation.gate import (
 )
 from leukoscope.evaluation.neighbours import (
     MOST_DIMENSIONS,
+    choose_cases,
+    nearest_cases,
     neighbour_distance,
     reduce_references,
 )
@@ -49,6 +51,26 @@ def test_the_neighbours_are_those_of_scikit_learn() -> None:
     assert neighbour_distance(new, references.astype(np.float16)) == pytest.approx(
         expected, abs=2e-3
     )
+
+
+def test_cases_close_together_are_found_as_by_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    # As features of a fine-tuned network are: each class falls together, along few directions.
+    spread = rng.normal(size=(40, 100)) * 1e-3
+    features = np.repeat(rng.normal(size=(4, 100)), 400, axis=0)
+    features += rng.normal(size=(1600, 40)) @ spread
+    seen = features[::100] + rng.normal(size=(16, 40)) @ spread * 0.1
+    seen[0] += rng.normal(size=100)  # partly outside what the cases span
+    rows, cases, basis = choose_cases(features)
+    assert (len(rows), cases.shape, basis.shape) == (1000, (1000, 64), (100, 64))
+    assert basis.flags.c_contiguous  # safetensors writes the bytes as they lie
+    exact = NearestNeighbors(n_neighbors=3).fit(normalize(features[rows]))
+    expected = exact.kneighbors(normalize(seen))
+    numbers, distances = nearest_cases(seen, cases, basis, 3)
+    assert numbers.tolist() == expected[1].tolist()
+    assert distances == pytest.approx(expected[0], abs=1e-5)
+    with pytest.raises(DataError, match=r"expected features \(n, 100\)"):
+        nearest_cases(seen[:, :5], cases, basis, 1)
 
 
 def test_neighbours_on_256_directions_are_those_on_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save
 
 from leukoscope.config.bundle import (
     BundleRecord,
@@ -18,6 +20,7 @@ from leukoscope.config.bundle import (
     Conformal,
     OutOfDistribution,
     QualityLimits,
+    SimilarCases,
 )
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.evaluation.ood import OodModel
@@ -25,6 +28,7 @@ from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.engines import open_engine
 from leukoscope.runtime.golden import golden_files
+from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, contact_sheet
 
 SIZE = 32
 CLASSES = ("benign", "pre_b", "pro_b")
@@ -98,8 +102,6 @@ def build_record(**changes: Any) -> BundleRecord:
 
 def ood_bytes(dims: int = 3) -> bytes:
     """Distance 1 per 0.3 of mean colour from (0.4, 0.2, 0.2)."""
-    from safetensors.numpy import save
-
     mean = np.array([0.4, 0.2, 0.2, *[0.0] * 8], np.float32)[:dims]
     components = np.eye(dims, dtype=np.float32)[:, : dims - 1] / np.float32(0.3)
     return save(OodModel(mean, np.ascontiguousarray(components), 0.09).tensors())
@@ -130,6 +132,27 @@ def bundle_files(
     }
 
 
+CASES = ((102, 51, 51), (51, 102, 51), (30, 51, 102))
+
+
+def with_cases(**changes: Any) -> tuple[BundleRecord, dict[str, bytes]]:
+    """Record and files of a tiny bundle with three drawn training cases: red, green, blue."""
+    similar = SimilarCases(n=3, limit=0.5, picture_px=16)
+    record = build_record(phantoms=True, similar=similar, **changes)
+    basis = np.eye(3, dtype=np.float32)
+    values = np.array(CASES, np.float32) / np.linalg.norm(CASES, axis=1, keepdims=True)
+    captions = [
+        {"label": label, "image_id": f"{k}" * 12, "acquisition": None if k == 2 else k + 1}
+        for k, label in enumerate(CLASSES)
+    ]
+    return record, {
+        **bundle_files(record=record),
+        TENSORS: save({"cases": values.astype(np.float32), "basis": basis}),
+        CAPTIONS: json.dumps({"cases": captions}).encode(),
+        PICTURES: contact_sheet([colour(*case, size=40, noise=0) for case in CASES], 16),
+    }
+
+
 @pytest.fixture(scope="session")
 def tiny() -> SimpleNamespace:
     """The helpers of this file, which test modules cannot import."""
@@ -142,6 +165,7 @@ def tiny() -> SimpleNamespace:
         ood=ood_bytes,
         colour=colour,
         files=bundle_files,
+        with_cases=with_cases,
     )
 
 

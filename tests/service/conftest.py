@@ -53,10 +53,9 @@ def fuzz() -> ModuleType:
 def bundle(tiny_parts: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that is never written to."""
     folder = tmp_path_factory.mktemp("service") / "bundle"
-    record = tiny_parts.build_record(trained_on="phantoms")
+    record, parts = tiny_parts.with_cases()
     card = b"# tiny\n\n| a | b |\n| --- | ---: |\n| <b>1</b> | 2 |\n"
-    parts = tiny_parts.bundle_files(record=record) | {"MODEL_CARD.md": card}
-    save_bundle(folder, record, parts)
+    save_bundle(folder, record, parts | {"MODEL_CARD.md": card})
     return folder
 
 

@@ -56,6 +56,49 @@ def test_explain_gives_a_picture_of_what_the_model_saw(client: TestClient, red: 
     assert decode_image(base64.b64decode(data)).image.shape == (32, 32, 3)
 
 
+def test_similar_cases_come_where_asked_for(client: TestClient, red: bytes) -> None:
+    row = client.post("/v1/predict?similar=2", files=files(red)).json()["predictions"][0]
+    first, second = row["similar"]
+    assert first.items() >= {"label": "benign", "image_id": "0" * 12, "acquisition": 1}.items()
+    assert 0 <= first["distance"] < 0.1 < second["distance"]
+    assert set(first) == {"label", "image_id", "acquisition", "distance"}
+    assert "similar" not in client.post("/v1/predict", files=files(red)).json()["predictions"][0]
+    assert client.post("/v1/predict?similar=21", files=files(red)).status_code == 422
+    assert client.get("/v1/models").json()[0]["similar_cases"] == 3
+
+
+def test_who_did_not_ask_for_cases_gets_none_though_the_batch_has_them(
+    app_with: AppWith, red: bytes
+) -> None:
+    with app_with(threads=1) as client:
+        asked: list[int] = [0, 3, 1, 0, 3, 1, 0, 3]
+        found: dict[int, Any] = {}
+
+        def ask(turn: int) -> None:
+            path = f"/v1/predict?similar={asked[turn]}"
+            found[turn] = client.post(path, files=files(red)).json()["predictions"][0]
+
+        threads = [threading.Thread(target=ask, args=(turn,)) for turn in range(len(asked))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert [len(found[turn].get("similar", ())) for turn in range(len(asked))] == asked
+
+
+def test_an_older_bundle_has_no_cases_and_answers(
+    app_with: AppWith, tiny_parts: ModuleType, tmp_path: Path, red: bytes
+) -> None:
+    save_bundle(tmp_path / "b", tiny_parts.build_record(), tiny_parts.bundle_files())
+    with app_with(tmp_path / "b") as client:
+        row = client.post("/v1/predict?similar=2", files=files(red)).json()["predictions"][0]
+        assert row["similar"] == []
+        assert client.get("/v1/models").json()[0]["similar_cases"] == 0
+        page = client.post("/answers?fragment=true", files=files(red)).text
+        assert "This bundle carries no training cases." in page
+        assert "expect them to be declined" in client.get("/").text
+
+
 def test_a_model_without_maps_refuses_to_explain(
     app_with: AppWith, tiny_parts: ModuleType, tmp_path: Path, red: bytes
 ) -> None:

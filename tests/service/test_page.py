@@ -117,7 +117,7 @@ def test_one_image_is_answered_with_pictures_and_reasons(
     )  # fmt: skip
     pictures = card.locator("img")
     widths = [pictures.nth(i).evaluate("i => i.naturalWidth") for i in range(pictures.count())]
-    assert len(widths) == 5
+    assert len(widths) == 5 + card.locator(".similar img").count()
     assert all(widths)
     assert "Leukocytes found by colour" in card.inner_text()
     assert card.locator(".bars").first.locator("li").count() >= 3
@@ -134,6 +134,33 @@ def test_one_image_is_answered_with_pictures_and_reasons(
     slider.fill("50")
     page.locator("#results-heading").evaluate("heading => heading.scrollIntoView()")
     shot(page, "page-answer")
+
+
+def test_similar_training_cases_stand_under_the_answer(
+    open_page: Any, red: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "red.png").write_bytes(red)
+    page = open_page()
+    ask(page, str(tmp_path / "red.png"))
+    strip = page.get_by_role("list", name="Most similar training cases")
+    cases = strip.get_by_role("listitem")
+    assert cases.count() == 3
+    first = cases.first
+    assert "hematogones" in first.inner_text()
+    assert first.inner_text().split("\n")[2:] == ["image 000000000000", "acquisition 1"]
+    assert "The nearest is no further away than usual." in page.locator("article.card").inner_text()
+    assert "acquisition" not in cases.last.inner_text()
+    assert "Training case of class" in first.get_by_role("img").get_attribute("alt")
+    middle = first.locator("img").evaluate(
+        """i => {const c = document.createElement("canvas"); const x = c.getContext("2d");
+        x.drawImage(i, 0, 0); return [...x.getImageData(8, 8, 1, 1).data]}"""
+    )
+    assert middle[:3] == pytest.approx([102, 51, 51], abs=8)
+    assert "not in diagnosis" in page.locator("article.card").inner_text()
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download report (HTML)").click()
+    report = Path(waiting.value.path()).read_text()
+    assert "image 000000000000" in report
 
 
 def test_many_files_a_broken_one_and_a_patient(

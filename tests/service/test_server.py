@@ -148,6 +148,74 @@ def test_a_bundle_is_exchanged_without_dropping_a_request(
     assert "the old models stay" in log
 
 
+def talk(address: str, sent: bytes, drip: bytes, wait_s: float) -> tuple[bytes, float]:
+    """Send, then drip byte by byte until the server closes: what it said, and after how long."""
+    host, port = address.removeprefix("http://").split(":")
+    started, said = time.monotonic(), b""
+    with socket.create_connection((host, int(port)), timeout=0.1) as client:
+        client.sendall(sent)
+        while time.monotonic() - started < wait_s:
+            try:
+                client.sendall(drip)
+                more = client.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:  # closed while this end still sends
+                break
+            if not more:
+                break
+            said += more
+    return said, time.monotonic() - started
+
+
+def test_a_client_that_is_slow_or_stops_is_cut_off(
+    serving: Serving, bundle: Path, red: bytes
+) -> None:
+    body = body_of(red)
+    head = (
+        "POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {n}\r\n"
+        "Content-Type: multipart/form-data; boundary=edge\r\n\r\n"
+    )
+    half = head.format(n=len(body)).encode() + body[: len(body) // 2]
+    endless = head.format(n=2**27).replace("multipart/form-data", "text/plain").encode()
+    asked = {
+        "drips the body": (half, b"x"),
+        "stops half-way": (half, b""),
+        "drips the head": (b"POST /v1/predict HTTP/1.1\r\nX-A: ", b"x"),
+        "says nothing": (b"", b""),
+        "goes on after a refusal": (endless, b"x"),
+    }
+    with serving("--bundle", str(bundle), "--upload-timeout", "1") as server:
+        wait_ready(server.address)
+        found: dict[str, tuple[bytes, float]] = {}
+
+        def ask(name: str) -> None:
+            found[name] = talk(server.address, *asked[name], 8)
+
+        clients = [threading.Thread(target=ask, args=(name,)) for name in asked]
+        for client in clients:
+            client.start()
+        whole = urllib.request.Request(
+            f"{server.address}/v1/predict",
+            body,
+            {"Content-Type": "multipart/form-data; boundary=edge"},
+        )
+        assert urllib.request.urlopen(whole, timeout=10).status == 200  # others are answered
+        for client in clients:
+            client.join(20)
+        metrics = urllib.request.urlopen(f"{server.address}/metrics", timeout=5).read().decode()
+    for name in ("drips the body", "stops half-way"):
+        assert found[name][0].startswith(b"HTTP/1.1 408 "), name
+        assert b"expected the whole upload within 1 s" in found[name][0]
+        assert b"connection: close" in found[name][0].lower()
+    assert found["goes on after a refusal"][0].startswith(b"HTTP/1.1 415 ")
+    assert found["drips the head"][0] == found["says nothing"][0] == b""
+    assert {name: 0.8 < seconds < 6 for name, (_, seconds) in found.items()} == dict.fromkeys(
+        asked, True
+    )
+    assert "leukoscope_upload_bytes 0.0" in metrics
+
+
 def test_other_machines_need_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEUKOSCOPE_API_KEY", raising=False)
     assert read_key(None) is None

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,14 +19,16 @@ from leukoscope.core.errors import (
     UnknownNameError,
     UsageError,
 )
-from leukoscope.core.files import read_csv
-from leukoscope.core.records import load_folds
+from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.records import ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.predictor import load_bundle
-from leukoscope.study import bundling
+from leukoscope.study import bundling, similar_cases
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.edited import EditedModels
 from leukoscope.study.events import Progress
@@ -33,6 +36,7 @@ from leukoscope.study.fitted import FittedRun
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.probe_run import add_probes, missing_probes
 from leukoscope.study.run import StudyResult, run_study, study_config
+from leukoscope.study.similar_cases import add_similar, all_drawn
 from leukoscope.study.store import InputStore
 
 OPTIONS = {
@@ -225,6 +229,66 @@ def test_the_bundle_declines_what_is_no_smear(
     (answer,) = load_bundle(result.run.bundle).predict([image])
     assert answer.decision == "reject"
     assert "its colours or its grain are not theirs (appearance)" in answer.reasons[0]
+
+
+def test_the_bundle_carries_its_training_cases(
+    result: StudyResult, phantoms: Path, tmp_path: Path
+) -> None:
+    bundle = read_bundle(result.run.bundle)
+    assert bundle.record.phantoms
+    library = bundle.load_similar()
+    assert library is not None
+    manifest = Manifest.load(result.run.manifest, phantoms)
+    by_id = {record.image_id: record for record in manifest.images}
+    trained = bundle.load_trained_on()
+    assert len(library.captions) == bundle.record.similar.n == len(trained)  # type: ignore[union-attr]
+    assert all(by_id[name].sha256 in trained for _, name, _ in library.captions)
+    assert all(by_id[name].label == label for label, name, _ in library.captions)
+    text = (result.run.bundle / "similar.json").read_text()
+    for private in ("phantom-", "patient", "session", ".png"):
+        assert private not in text
+    place, (label, name, _) = 7, library.captions[7]
+    image = decode_image(phantoms / by_id[name].path).image
+    (answer,) = load_bundle(result.run.bundle, precision="fp32", similar=2).predict([image])
+    assert answer.similar is not None
+    assert (answer.similar[0].number, answer.similar[0].label) == (place, label)
+    assert answer.similar[0].distance < 1e-3
+    picture = library.picture(place)
+    assert picture is not None
+    small = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.abs(picture.astype(int) - small).mean() < 8
+
+
+def test_cases_are_added_to_an_older_bundle_without_a_new_fit(
+    result: StudyResult, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = read_bundle(result.run.bundle)
+    names = [name for name in new.record.files if not name.startswith("similar")]
+    old = new.record.model_copy(update={"similar": None, "phantoms": False})
+    save_bundle(tmp_path / "b", old, {name: new.folder / name for name in names})
+    assert add_similar(tmp_path / "b", result.run).files == new.record.files
+    assert read_bundle(tmp_path / "b").record == new.record
+    monkeypatch.setattr(similar_cases, "all_drawn", lambda _: False)
+    record = add_similar(tmp_path / "b", result.run)
+    assert "similar.jpg" not in record.files
+    save_bundle(
+        tmp_path / "b", old, {name: new.folder / name for name in names if "trained" not in name}
+    )
+    with pytest.raises(DataError, match="expected the study that it was made by"):
+        add_similar(tmp_path / "b", result.run)
+
+
+def test_only_what_the_truth_file_lists_is_drawn(phantoms: Path, tmp_path: Path) -> None:
+    known = ImageRecord("a", "Benign/phantom-0001.png")
+    paths = [row["path"] for row in read_json(phantoms / "truth/truth.json")["images"]]
+    listed = tuple(ImageRecord(f"{k}", path) for k, path in enumerate(paths))
+    assert all_drawn(Manifest(phantoms, listed))
+    assert not all_drawn(Manifest(phantoms, (*listed, ImageRecord("b", "Benign/smear.png"))))
+    assert not all_drawn(Manifest(tmp_path, (known,)))
+    (tmp_path / "truth").mkdir()
+    for text in ("[]", "{", '{"images": [1]}', '{"images": 3}'):
+        (tmp_path / "truth/truth.json").write_text(text)
+        assert not all_drawn(Manifest(tmp_path, (known,)))
 
 
 def test_the_bundle_is_packed_again_only_if_something_behind_it_changed(

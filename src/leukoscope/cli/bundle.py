@@ -121,6 +121,7 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
         ),
         ("input", f"{pre.size_px} px, {pre.resize}; {steps}"),
         ("training image", _field(record)),
+        ("similar cases", _cases(record)),
         ("normalisation", f"mean {_triple(pre.mean)}, std {_triple(pre.std)}"),
         ("calibration", _calibration(record)),
         ("prediction sets", _sets(record)),
@@ -150,6 +151,13 @@ def _field(record: BundleRecord) -> str:
     scale = "unknown" if field.um_per_px is None else f"{field.um_per_px:g} µm/px"
     what = "a cell on black" if field.shows == "cell" else "a field"
     return f"{field.width_px} × {field.height_px} px, {what}, scale {scale}"
+
+
+def _cases(record: BundleRecord) -> str:
+    similar = record.similar
+    if similar is None:
+        return "none"
+    return f"{similar.n} training images, {'drawn, with' if similar.picture_px else 'no'} pictures"
 
 
 def _calibration(record: BundleRecord) -> str:

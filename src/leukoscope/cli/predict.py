@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
 
     from leukoscope.runtime.by_patient import PatientCollector
@@ -82,11 +83,16 @@ def predict(
     whole: Annotated[
         bool, typer.Option("--whole", help="Do not cut images larger than the model's field.")
     ] = False,
+    similar: Annotated[
+        int,
+        typer.Option("--similar", min=0, max=20, help="Also name so many similar training cases."),
+    ] = 0,
     as_json: JsonOption = False,
 ) -> int:
     """Predict: class, calibrated probabilities, prediction set, decision, reasons."""
     import time
     from contextlib import ExitStack, closing
+    from functools import partial
 
     from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.choosing import SAMPLES
@@ -95,11 +101,13 @@ def predict(
     from leukoscope.runtime.large import predict_any
     from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.prediction import Failure
+    from leukoscope.runtime.predictor import load_bundle
 
     one_thread_each()
     sources = Inputs(images)
     total, samples = sources.survey(SAMPLES)
-    predictor = _predictor(bundle, samples, engine, precision, um_per_px, scale_bar_um)
+    load = partial(load_bundle, engine=engine, precision=precision, bulk=True, similar=similar)
+    predictor = _predictor(bundle, samples, load, um_per_px, scale_bar_um)
     cutter = None if whole else _cutter(predictor, um_per_px, scale_bar_um)
     patients = _patients(predictor, sources, by_patient)
     answers: list[Prediction | Failure] = []
@@ -107,7 +115,8 @@ def predict(
     with ExitStack() as opened:
         file = on_parts = None
         if out is not None:
-            file = opened.enter_context(PredictionWriter(out, predictor.class_names))
+            more = ("similar",) if similar else ()
+            file = opened.enter_context(PredictionWriter(out, predictor.class_names, more))
             on_parts = _part_writer(out, predictor, opened)
         audit = opened.enter_context(closing(AuditLog(audit_log))) if audit_log else None
         show = opened.enter_context(progress_bars("images"))
@@ -177,17 +186,11 @@ def _part_writer(out: Path, predictor: Predictor, opened: ExitStack) -> OnParts:
 def _predictor(
     bundle: Path | None,
     samples: list[Path],
-    engine: str,
-    precision: str,
+    load: Callable[[Path], Predictor],
     um_per_px: float | None,
     bar_um: float | None,
 ) -> Predictor:
     """The bundle that was named, or the installed one that the images resemble."""
-    from leukoscope.runtime.predictor import load_bundle
-
-    def load(folder: Path) -> Predictor:
-        return load_bundle(folder, engine=engine, precision=precision, bulk=True)
-
     if bundle is not None:
         return load(bundle)
     from leukoscope.runtime.choosing import choose_bundle
@@ -227,6 +230,9 @@ def _print(answer: Prediction | Failure) -> None:
     if answer.tiles is not None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in answer.tiles["share"].items())
         out.print(f"  {answer.tiles['n']} {answer.tiles['kind']}: {shares}", markup=False)
+    if answer.similar:
+        near = ", ".join(f"{c.label} {c.image_id} at {c.distance:.2f}" for c in answer.similar)
+        out.print(f"  similar training cases: {near}", markup=False)
 
 
 def _patients(predictor: Predictor, sources: Inputs, place: Path | None) -> PatientCollector | None:

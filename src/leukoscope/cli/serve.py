@@ -49,6 +49,9 @@ def serve(
     batch: Annotated[int, typer.Option(help="Most images the network sees at once.")] = 8,
     threads: Annotated[int | None, typer.Option(help="Default: every core.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until a request is given up.")] = 30.0,
+    upload_timeout: Annotated[
+        float, typer.Option(help="Seconds that the upload of a request may take.")
+    ] = 30.0,
     drain: Annotated[
         float, typer.Option(help="Seconds between a stop signal and closing the port.")
     ] = 1.0,
@@ -74,6 +77,7 @@ def serve(
         batch_images=batch,
         threads=threads,
         timeout_s=timeout,
+        upload_s=upload_timeout,
         drain_s=drain,
         rate_per_minute=rate if rate is not None else 0 if local else 600,
         hosts=("127.0.0.1", "localhost", "::1", host) if local else (),

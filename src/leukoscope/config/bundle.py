@@ -257,6 +257,21 @@ class ModelField(Strict):
     um_per_px: Annotated[float, Field(gt=0)] | None = None
 
 
+class SimilarCases(Strict):
+    """Training cases that an answer is set beside, in ``similar.safetensors`` and ``.json``.
+
+    Attributes:
+        n: How many.
+        limit: Distance to their nearest case that 95 % of the validation images do not exceed;
+            the unit of every distance that is shown.
+        picture_px: Side of each picture in ``similar.jpg``; None where there are none.
+    """
+
+    n: Annotated[int, Field(ge=1)]
+    limit: Annotated[float, Field(gt=0)]
+    picture_px: Annotated[int, Field(ge=16)] | None = None
+
+
 class BundleRecord(Strict):
     """``bundle.json``: everything that prediction needs besides the tensors.
 
@@ -280,6 +295,8 @@ class BundleRecord(Strict):
         nuclear_blue: Range of ``imaging.channel_order`` over the training images, by which
             exchanged channels are told; None where they cannot be.
         field: What a training image shows; None in bundles that cannot cut larger images.
+        phantoms: Whether every image of the study was drawn, as the truth file beside them says.
+        similar: Cases that resemble an image; None in bundles that carry none.
         parity_max_abs: Largest logit difference between graph and torch model on real images.
         passport_sha256: Hash of the passport of the training data.
         versions: Of this package and the libraries that made the bundle.
@@ -305,6 +322,8 @@ class BundleRecord(Strict):
     subject_method: Literal["mean-logit", "median-probability", "vote"] | None = None
     nuclear_blue: tuple[float, float] | None = None
     field: ModelField | None = None
+    phantoms: bool = False
+    similar: SimilarCases | None = None
     parity_max_abs: float
     passport_sha256: str
     versions: dict[str, str]
@@ -324,6 +343,12 @@ class BundleRecord(Strict):
             return self
         names = ("calibration", "conformal", "operating_point", "ood")
         return self.model_copy(update={name: getattr(serving, name) for name in names})
+
+    @model_validator(mode="after")
+    def _shows_only_what_is_drawn(self) -> BundleRecord:
+        if self.similar is not None and self.similar.picture_px and not self.phantoms:
+            raise ValueError("similar.picture_px: pictures of cases, but they are not all drawn")
+        return self
 
     @model_validator(mode="after")
     def _fits_the_classes(self) -> BundleRecord:

@@ -15,6 +15,7 @@ MOST_REFERENCES = 1000
 MOST_DIMENSIONS = 256
 _MOST_BYTES = 4_000_000
 _FEW_ROWS = 64
+_CASE_DIMENSIONS = 64
 
 
 def neighbour_distance(
@@ -48,10 +49,57 @@ def neighbour_distance(
     return np.sqrt(np.maximum(2 - 2 * nearest, 0.0))
 
 
+def nearest_cases(
+    features: ArrayLike, cases: NDArray[Any], basis: NDArray[Any], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k cases nearest to each row, nearest first: their numbers and distances, (n, k).
+
+    In double precision: images of one class may lie within a thousandth of each other in the
+    features of a fine-tuned network.
+
+    Args:
+        features: (n, D).
+        cases: (R, P) of :func:`choose_cases`; all of them where R is below k.
+        basis: (D, P), likewise. What of an image lies outside it adds to every distance.
+        k: How many.
+
+    Raises:
+        DataError: The numbers of features differ.
+
+    >>> numbers, distances = nearest_cases([[0.0, 2.0]], np.eye(2), np.eye(2), 2)
+    >>> numbers.tolist(), distances.round(3).tolist()
+    ([[1, 0]], [[0.0, 1.414]])
+    """
+    values = _unit(np.asarray(features, np.float64))
+    if values.ndim != 2 or values.shape[1] != len(basis):
+        raise DataError(f"cases: expected features (n, {len(basis)}), got {values.shape}")
+    inside, known = values @ basis.astype(np.float64), cases.astype(np.float64)
+    # |v - r|² with |v| = 1, whatever part of v the basis holds.
+    squared = 1 + (known**2).sum(axis=1) - 2 * inside @ known.T
+    numbers = np.argsort(squared, axis=1, kind="stable")[:, :k]
+    nearest = np.take_along_axis(squared, numbers, axis=1)
+    return numbers, np.sqrt(np.maximum(nearest, 0.0))
+
+
+def choose_cases(
+    features: NDArray[Any],
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """At most 1000 evenly chosen rows of (n, D), on at most 64 principal directions.
+
+    Returns:
+        Their numbers (R,), the rows (R, P), of length 1 before the projection, and the directions
+        (D, P), orthonormal.
+    """
+    rows = _evenly(len(features), MOST_REFERENCES)
+    values = _unit(features[rows].astype(np.float64))
+    basis = np.linalg.svd(values, full_matrices=False)[2][:_CASE_DIMENSIONS].T
+    return rows, (values @ basis).astype(np.float32), np.ascontiguousarray(basis, np.float32)
+
+
 def choose_references(features: NDArray[Any]) -> NDArray[np.float16]:
     """Evenly chosen training features of length 1, at most 4 MB of them."""
     most = max(NEIGHBOURS, min(MOST_REFERENCES, _MOST_BYTES // (2 * features.shape[1])))
-    rows = np.linspace(0, len(features) - 1, min(most, len(features))).round().astype(int)
+    rows = _evenly(len(features), most)
     return _unit(features[rows].astype(np.float64)).astype(np.float16)
 
 
@@ -67,6 +115,11 @@ def reduce_references(
     kept[:-MOST_DIMENSIONS] = False
     basis = (values.T @ left[:, kept]) / np.sqrt(squared[kept])
     return (values @ basis).astype(np.float16), basis.astype(np.float16)
+
+
+def _evenly(n: int, most: int) -> NDArray[np.int64]:
+    """Evenly spaced numbers below n, at most so many."""
+    return np.linspace(0, n - 1, min(most, n)).round().astype(np.int64)
 
 
 def _product(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:

@@ -31,8 +31,12 @@ def measure_quality(image: NDArray[np.uint8]) -> dict[str, float]:
     """
     luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(luma))
-    # OpenCV throughout: its sums are in double precision as well, and several times faster.
-    laplacian = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_32F, ksize=1))[1]
+    # OpenCV throughout: its sums are in double precision as well, and several times faster; whole
+    # numbers in 16 bits, and norms in place of its standard deviation, twice as fast again.
+    laplacian = cv2.Laplacian(luma, cv2.CV_16S, ksize=1)
+    share = 1 / laplacian.size
+    sharpness = cv2.norm(laplacian, cv2.NORM_L2SQR) * share
+    sharpness -= (cv2.sumElems(laplacian)[0] * share) ** 2
     red, green, blue = cv2.split(image)
     highest = cv2.max(cv2.max(red, green), blue)
     spread = cv2.subtract(highest, cv2.min(cv2.min(red, green), blue))
@@ -40,7 +44,7 @@ def measure_quality(image: NDArray[np.uint8]) -> dict[str, float]:
     return {
         "brightness": mean,
         "contrast": deviation,
-        "sharpness": float(laplacian[0, 0] ** 2),
+        "sharpness": max(0.0, sharpness),
         "snr": mean / max(noise_level(luma), 12**-0.5),
         "saturation": float(cv2.mean(saturation)[0]),
     }
@@ -56,6 +60,6 @@ def noise_level(luma: NDArray[np.uint8]) -> float:
     0.0
     """
     # The difference of two Laplacians ignores constant and linear structure.
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    response = cv2.filter2D(luma, cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT_101)
+    kernel = np.array([1, -2, 1], np.float32)
+    response = cv2.sepFilter2D(luma, cv2.CV_16S, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
     return float(np.sqrt(np.pi / 2) * cv2.norm(response, cv2.NORM_L1) / response.size / 6)

@@ -25,6 +25,7 @@ from leukoscope.imaging.conditions import BEYOND
 from leukoscope.imaging.quality import QUALITY_MEASURES
 from leukoscope.runtime.bundle_files import check_files, check_name, swap_in, write_file
 from leukoscope.runtime.engines import Engine
+from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, CaseLibrary, load_cases
 
 RECORD: Final = "bundle.json"
 MODEL: Final = "model.onnx"
@@ -78,6 +79,14 @@ class Bundle:
             raise BundleError(
                 f"{path}: expected the tensors of an OOD model, but {error}"
             ) from None
+
+    def load_similar(self) -> CaseLibrary | None:
+        """The training cases that an answer is set beside; None where there are none.
+
+        Raises:
+            BundleError: Their files do not fit together.
+        """
+        return load_cases(self.folder, self.record)
 
     def load_trained_on(self) -> frozenset[str]:
         """SHA-256 of the training images' files; empty where the bundle does not list them."""
@@ -195,6 +204,8 @@ def check_graph(bundle: Bundle, engine: Engine) -> None:
                 f"{where}: {classes} classes are named ({', '.join(record.class_names)}), but "
                 f"the output {name!r} has shape {shapes[name]}"
             )
+    if record.similar is not None and "features" not in shapes:
+        raise BundleError(f"{where}: training cases need the graph's output 'features'")
     gate = bundle.load_gate()
     needed = None if gate is None else gate.num_features
     if needed is not None and shapes.get("features", ())[1:] != (needed,):
@@ -205,7 +216,10 @@ def check_graph(bundle: Bundle, engine: Engine) -> None:
 
 
 def _needed(record: BundleRecord) -> tuple[str, ...]:
-    return (MODEL, *((record.ood.tensors,) if record.ood else ()))
+    similar: tuple[str, ...] = (TENSORS, CAPTIONS) if record.similar else ()
+    if record.similar and record.similar.picture_px:
+        similar += (PICTURES,)
+    return (MODEL, *((record.ood.tensors,) if record.ood else ()), *similar)
 
 
 def _replaceable(folder: Path) -> bool:

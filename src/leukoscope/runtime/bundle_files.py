@@ -10,7 +10,7 @@ from leukoscope.core.errors import BundleError
 from leukoscope.core.files import sha256_bytes, sha256_file
 
 # Data only: no format whose reading runs code.
-_SUFFIXES = (".onnx", ".json", ".safetensors", ".png", ".md", ".txt")
+_SUFFIXES = (".onnx", ".json", ".safetensors", ".png", ".jpg", ".md", ".txt")
 _NAMES = ("LICENSE", "NOTICE")
 _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file managers, never read
 

@@ -167,7 +167,9 @@ def _open_parquet(path: Path, columns: Sequence[str], further: Sequence[str]) ->
 
 
 def _for_parquet(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, dict) or (
+        isinstance(value, list) and value and isinstance(value[0], dict)
+    ):
         return json.dumps(value)
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
@@ -179,7 +181,7 @@ def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             return ""
         if isinstance(value, list):
-            return SEPARATOR.join(value)
+            return SEPARATOR.join(v if isinstance(v, str) else json.dumps(v) for v in value)
         return json.dumps(value) if isinstance(value, dict) else value
 
     return {name: cell(value) for name, value in row.items()}

@@ -14,6 +14,7 @@ from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
 from leukoscope.core.labels import CLASSES
 from leukoscope.evaluation.gate import SCORES
+from leukoscope.runtime.similar import SimilarCase
 
 Decision = Literal["accept", "review", "reject"]
 
@@ -60,6 +61,7 @@ class Prediction:
         heatmap: File of the heat map where one was asked for.
         logits: Raw outputs, for programs that compute statistics; not in the files.
         tiles: Of an image that was cut into parts: how many, and what was said of them.
+        similar: Training cases that resemble it, nearest first, where asked for.
         heat: (h, w) in [0, 1], what spoke for the class, where asked for; not in the files.
     """
 
@@ -77,6 +79,7 @@ class Prediction:
     heatmap: str | None = None
     logits: tuple[float, ...] = ()
     tiles: Mapping[str, Any] | None = None
+    similar: tuple[SimilarCase, ...] | None = None
     heat: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,6 +98,9 @@ class Prediction:
             "model": self.model,
             "heatmap": self.heatmap,
             **({"tiles": dict(self.tiles)} if self.tiles is not None else {}),
+            **(
+                {"similar": [c.as_dict() for c in self.similar]} if self.similar is not None else {}
+            ),
         }
 
 

@@ -38,6 +38,7 @@ from leukoscope.runtime.prediction import (
     decide,
     malignant_probability,
 )
+from leukoscope.runtime.similar import CaseLibrary
 
 __all__ = ["Decision", "Failure", "Prediction", "Predictor", "Prepared", "Source", "load_bundle"]
 
@@ -76,6 +77,7 @@ def load_bundle(
     precision: str = "auto",
     threads: int | None = None,
     bulk: bool = False,
+    similar: int = 0,
 ) -> Predictor:
     """Open a bundle for prediction; its hashes and the fit of its parts are checked.
 
@@ -86,15 +88,22 @@ def load_bundle(
             :func:`leukoscope.runtime.choice.open_for`.
         threads: Of the network and of decoding; None takes every core of this process.
         bulk: For many images: each thread takes batches of its own, from file to answer.
+        similar: How many of the training cases that resemble an image each answer names.
 
     Raises:
         BundleError: The bundle is damaged, does not fit together, or has another version.
         UnknownNameError: No engine or precision of that name.
-        UsageError: That precision is not offered.
+        UsageError: That precision is not offered, or the bundle carries no training cases.
         MissingExtraError: The engine is not installed.
     """
     bundle = read_bundle(Path(path))
-    return Predictor(bundle, open_for(bundle, engine, precision, threads=threads, bulk=bulk))
+    if similar and bundle.record.similar is None:
+        raise UsageError(
+            f"{path}: this bundle carries no training cases to compare with",
+            hint="ask without, or export the bundle again with this version",
+        )
+    opened = open_for(bundle, engine, precision, threads=threads, bulk=bulk)
+    return Predictor(bundle, opened, similar=similar)
 
 
 class Predictor:
@@ -103,15 +112,22 @@ class Predictor:
     Args:
         bundle: Checked by :func:`leukoscope.runtime.bundle.read_bundle`.
         engine: Its graph, opened and checked by ``check_graph``.
+        similar: How many similar training cases an answer names, unless told otherwise.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, *, similar: int = 0) -> None:
         self.bundle = bundle
         self.record = bundle.record.served_by(engine.name, engine.precision)
         self.engine = engine
         self.class_names = bundle.record.class_names
         self.model = f"{bundle.record.name}@{bundle.sha256[:12]}"
         self._gate = bundle.load_gate(self.record.ood)
+        self._similar = similar
+
+    @cached_property
+    def cases(self) -> CaseLibrary | None:
+        """The training cases that the bundle carries; None where it carries none."""
+        return self.bundle.load_similar()
 
     @cached_property
     def trained_on_sha256(self) -> frozenset[str]:
@@ -254,22 +270,31 @@ class Predictor:
             return Failure(name, "unreadable", detail)
 
     def answer(
-        self, items: Sequence[Prepared | Failure], *, heat: bool = False
+        self,
+        items: Sequence[Prepared | Failure],
+        *,
+        heat: bool = False,
+        similar: int | None = None,
     ) -> list[Prediction | Failure]:
         """Run the network once on prepared images, and decide; failures pass in their places.
 
         Args:
             items: From :meth:`prepare`.
             heat: Also fill :attr:`Prediction.heat`; needs :attr:`has_maps`.
+            similar: How many cases fill :attr:`Prediction.similar`; None as this predictor does
+                by default.
 
         Raises:
             BundleError: The network gives numbers that are not finite.
         """
         ready = [item for item in items if isinstance(item, Prepared)]
-        answers = iter(self._predict_batch(ready, heat) if ready else ())
+        similar = self._similar if similar is None else similar
+        answers = iter(self._predict_batch(ready, heat, similar) if ready else ())
         return [item if isinstance(item, Failure) else next(answers) for item in items]
 
-    def _predict_batch(self, batch: Sequence[Prepared], heat: bool) -> list[Prediction]:
+    def _predict_batch(
+        self, batch: Sequence[Prepared], heat: bool, similar: int
+    ) -> list[Prediction]:
         outputs = self.engine.run(np.stack([item.pixels for item in batch]))
         logits = outputs["logits"]
         if not np.isfinite(logits).all():
@@ -277,6 +302,8 @@ class Predictor:
         probs = apply_calibration(logits, self.record.calibration)
         sets = prediction_sets(probs, self.record.conformal)
         strangeness = self._strangeness(batch, outputs)
+        library = self.cases if similar else None
+        cases = library.nearest(outputs["features"], similar) if library else None
         answers = []
         for row, item in enumerate(batch):
             p = dict(zip(self.class_names, probs[row].tolist(), strict=True))
@@ -315,6 +342,7 @@ class Predictor:
                     quality=item.quality,
                     model=self.model,
                     logits=tuple(logits[row].tolist()),
+                    similar=cases[row] if cases else () if similar else None,
                     heat=class_activation(outputs["maps"][row], best) if heat else None,
                 )
             )

@@ -133,6 +133,7 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
                     "trained_on": model.predictor.record.trained_on,
                     "licence": model.predictor.record.licence,
                     "explains": model.predictor.has_maps,
+                    "similar_cases": model.similar_cases,
                 }
                 for model in models.all()
             ]
@@ -151,6 +152,10 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
         explain: Annotated[
             bool, Query(description="Also the heat map, as a PNG data URI.")
         ] = False,
+        similar: Annotated[
+            int,
+            Query(ge=0, le=20, description="So many similar training cases with each answer."),
+        ] = 0,
         by_patient: Annotated[
             asking.ByPatient | None,
             Query(
@@ -165,7 +170,9 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
         """
         async with memory.read(request) as upload:
             served = models.get(model)
-            answers = await asking.ask(request, served, upload, settings, heat=explain)
+            answers = await asking.ask(
+                request, served, upload, settings, heat=explain, similar=similar
+            )
             predictions, errors = asking.rows(served, answers)
             if not predictions:
                 raise ProblemError(422, "none of the images could be read", errors=errors)

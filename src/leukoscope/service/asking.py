@@ -23,7 +23,13 @@ ByPatient = Literal["one", "folder", "field"]
 
 
 async def ask(
-    request: Request, model: ServedModel, upload: Upload, settings: ServiceSettings, *, heat: bool
+    request: Request,
+    model: ServedModel,
+    upload: Upload,
+    settings: ServiceSettings,
+    *,
+    heat: bool,
+    similar: int,
 ) -> list[Answer]:
     """Put the images into the model's queue and wait for the answers.
 
@@ -34,7 +40,9 @@ async def ask(
     if heat and not model.predictor.has_maps:
         raise ProblemError(422, f"explain: the model {model.name} gives no heat maps; ask without")
     try:
-        answers = await model.batcher.submit(upload.files, heat=heat, timeout_s=settings.timeout_s)
+        answers = await model.batcher.submit(
+            upload.files, heat=heat, similar=similar, timeout_s=settings.timeout_s
+        )
     except QueueFullError as full:
         detail = f"{model.batcher.waiting} images wait already; none of yours was taken"
         raise ProblemError(429, detail, retry_after_s=full.retry_after_s) from None

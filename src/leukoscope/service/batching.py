@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
@@ -42,6 +42,7 @@ class _Job:
     name: str
     data: bytes
     heat: bool
+    similar: int
     future: asyncio.Future[Answer]
     dead: bool = False
 
@@ -85,7 +86,12 @@ class Batcher:
             thread.start()
 
     async def submit(
-        self, images: Sequence[tuple[str, bytes]], *, heat: bool, timeout_s: float
+        self,
+        images: Sequence[tuple[str, bytes]],
+        *,
+        heat: bool,
+        timeout_s: float,
+        similar: int = 0,
     ) -> list[Answer]:
         """Answers to images, in their order.
 
@@ -93,6 +99,7 @@ class Batcher:
             images: Name and encoded bytes of each.
             heat: Whether :attr:`Prediction.heat` is wanted.
             timeout_s: How long to wait for all of them.
+            similar: How many similar training cases :attr:`Prediction.similar` names.
 
         Raises:
             QueueFullError: Nothing was accepted.
@@ -103,7 +110,7 @@ class Batcher:
             raise QueueFullError(self.waiting / self._rate if self._rate else 1.0)
         loop = asyncio.get_running_loop()
         self.waiting += len(images)
-        jobs = [_Job(name, data, heat, loop.create_future()) for name, data in images]
+        jobs = [_Job(name, data, heat, similar, loop.create_future()) for name, data in images]
         for job in jobs:
             self._jobs.put(job)
         try:
@@ -153,7 +160,12 @@ class Batcher:
                     predictor.prepare(job.name, job.data, max_pixels=self._max_pixels)
                     for job in wanted
                 ]
-                answers = predictor.answer(prepared, heat=any(job.heat for job in wanted))
+                answers = predictor.answer(
+                    prepared,
+                    heat=any(job.heat for job in wanted),
+                    similar=max(job.similar for job in wanted),
+                )
+                answers = [_asked(*pair) for pair in zip(wanted, answers, strict=True)]
                 self._on_batch(answers)
         except Exception as error:  # the requests that asked learn of it
             self._finish(batch, error)
@@ -178,3 +190,10 @@ class Batcher:
         loop = jobs[0].future.get_loop()
         if not loop.is_closed():
             loop.call_soon_threadsafe(resolve)
+
+
+def _asked(job: _Job, answer: Answer) -> Answer:
+    """Without the similar cases that another job of its batch asked for."""
+    if isinstance(answer, Failure) or answer.similar is None:
+        return answer
+    return replace(answer, similar=answer.similar[: job.similar] if job.similar else None)

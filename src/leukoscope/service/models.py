@@ -47,9 +47,10 @@ class ServedModel:
         return self.predictor.record.name
 
     @property
-    def knows_phantoms(self) -> bool:
-        """Whether it was trained on drawn images."""
-        return "phantom" in self.predictor.record.trained_on
+    def similar_cases(self) -> int:
+        """How many training cases an answer can be set beside."""
+        known = self.predictor.record.similar
+        return 0 if known is None else known.n
 
 
 class Models:
@@ -180,6 +181,7 @@ class Models:
             for _ in range(count)
         ]
         for each in (predictor, *streams):
+            _ = each.cases  # a bundle whose cases do not fit is refused now, not at a request
             _warm(each, next(iter(examples.values()), None), self._settings.batch_images)
         card = folder / "MODEL_CARD.md"
 

@@ -28,6 +28,7 @@ from leukoscope.service.uploads import Upload, UploadMemory
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_SIMILAR = 5
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
@@ -46,7 +47,7 @@ def add(app: FastAPI, models: Models, settings: ServiceSettings, memory: UploadM
         async with memory.read(request) as upload:
             model = models.get(upload.model or None)
             heat = model.predictor.has_maps
-            found = await asking.ask(request, model, upload, settings, heat=heat)
+            found = await asking.ask(request, model, upload, settings, heat=heat, similar=_SIMILAR)
             values = await _result_values(models, model, upload, found)
         if fragment:
             return _html("results.html.j2", **values)
@@ -91,7 +92,7 @@ def _add_documents(app: FastAPI, models: Models) -> None:
 
 def _page_values(models: Models, settings: ServiceSettings) -> dict[str, Any]:
     served = models.all()
-    drawn = next((model for model in served if model.knows_phantoms), None)
+    drawn = next((model for model in served if model.predictor.record.phantoms), None)
     return {
         "models": [views.about(model) for model in served],
         "examples": views.about(drawn or served[0]),

@@ -57,6 +57,11 @@ def draw_pictures(predictor: Predictor, data: bytes, answer: Prediction) -> Pict
     return Pictures(_uri(small), _uri(seen), _uri(outlined), heat, count)
 
 
+def picture_uri(image: NDArray[np.uint8] | None) -> str | None:
+    """A picture as it is, or None where there is none."""
+    return None if image is None else _uri(image)
+
+
 def _fit(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     scale = min(1.0, _SHOWN_PX / max(height, width))

@@ -11,6 +11,18 @@ from leukoscope.service.problems import MEDIA_TYPE
 _OPEN = ConfigDict(extra="allow")
 
 
+class SimilarOut(BaseModel):
+    """A training case that resembles the image in the model's features, not in diagnosis."""
+
+    label: str
+    image_id: str = Field(description="First digits of the SHA-256 of the training file.")
+    acquisition: int | None = Field(description="Number of its acquisition cluster.")
+    distance: float = Field(
+        description="0 the same features; 1 as far from their nearest case as 95 % of the "
+        "validation images at most are."
+    )
+
+
 class PredictionOut(BaseModel):
     """What the model says about one image; ``p_<class>`` for each class stands beside these."""
 
@@ -30,6 +42,9 @@ class PredictionOut(BaseModel):
     model: str = Field(description="Name and first digits of the bundle's hash.")
     heatmap: str | None = Field(description="With explain=true: a PNG as data URI.")
     seen_in_training: bool = Field(description="This very file was among the training images.")
+    similar: list[SimilarOut] | None = Field(
+        default=None, description="With similar=k, nearest first; empty if the model has no cases."
+    )
 
 
 class ErrorOut(BaseModel):
@@ -66,6 +81,7 @@ class ModelOut(BaseModel):
     trained_on: str
     licence: str
     explains: bool = Field(description="Whether explain=true works.")
+    similar_cases: int = Field(description="Training cases that similar=k chooses from.")
 
 
 class State(BaseModel):

@@ -107,6 +107,7 @@ def serve(
         import uvicorn
 
         from leukoscope.service.app import build_app
+        from leukoscope.service.connections import bounded_protocol
         from leukoscope.service.graceful import GracefulServer
         from leukoscope.service.models import Models
         from leukoscope.service.telemetry import Metrics, start_logging
@@ -145,6 +146,7 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        http=bounded_protocol(settings.upload_s),
         ws="none",
         lifespan="on",
         limit_concurrency=_MOST_CONNECTIONS,

@@ -27,7 +27,7 @@ class ServiceSettings(Strict):
         batch_images: Most images that the network sees at once.
         threads: Of decoding and of the network; None takes every core of this process.
         timeout_s: Longest time from a complete upload to its answer.
-        upload_s: Longest time that an upload may take.
+        upload_s: Longest time that an upload may take, and before it the head of the request.
         drain_s: After SIGTERM: how long new requests are still taken, so that a balancer that
             watches ``/readyz`` can turn away.
         stop_s: Longest time after that for what was accepted to be answered.

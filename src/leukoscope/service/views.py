@@ -13,7 +13,7 @@ from leukoscope.core.labels import CLASSES
 from leukoscope.evaluation.hierarchy import split_levels
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.service.models import ServedModel
-from leukoscope.service.pictures import Pictures
+from leukoscope.service.pictures import Pictures, picture_uri
 
 
 @cache
@@ -73,6 +73,7 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
         else t["card"]["ood"].format(
             score=f"{answer.ood_score:.3g}", limit=f"{record.ood.threshold:.3g}"
         ),
+        "similar": _similar(model, answer),
         "seen_in_training": answer.sha256 in model.predictor.trained_on_sha256,
         "pictures": pictures,
         "size_px": record.preprocess.size_px,
@@ -81,6 +82,29 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
 
 def _bar(name: str, p: float, inside: bool) -> dict[str, Any]:
     return {"title": title(name), "text": percent(p), "width": f"{100 * p:.2f}%", "inside": inside}
+
+
+def _similar(model: ServedModel, answer: Prediction) -> dict[str, Any] | None:
+    """The training cases nearest to an image; None where the bundle carries none."""
+    record, library, t = model.predictor.record.similar, model.predictor.cases, texts()["similar"]
+    if record is None or library is None:
+        return None
+    found = answer.similar or ()
+    cases = [
+        {
+            "title": title(case.label),
+            "distance": t["distance"].format(score=f"{case.distance:.2g}"),
+            "caption": t["caption"].format(id=case.image_id),
+            "source": t["source"].format(n=case.acquisition) if case.acquisition else "",
+            "picture": picture_uri(library.picture(case.number)),
+        }
+        for case in found
+    ]
+    far = bool(found) and found[0].distance > 1
+    return {
+        "cases": cases,
+        "scale": t["scale"].format(n=record.n, word=t["far" if far else "usual"]),
+    }
 
 
 def _subtypes(answer: Prediction) -> list[dict[str, Any]]:
@@ -149,6 +173,6 @@ def about(model: ServedModel) -> dict[str, Any]:
         "licence": record.licence,
         "classes": classes,
         "has_card": bool(model.card),
-        "knows_phantoms": model.knows_phantoms,
+        "knows_phantoms": record.phantoms,
         "examples": sorted(model.examples),
     }

@@ -45,6 +45,7 @@ from leukoscope.study.patient_level import method_for_bundle
 from leukoscope.study.rejection import fit_bundle_gate
 from leukoscope.study.robustness_files import stored_envelope
 from leukoscope.study.servings import Decide, Material, measure_servings, run_graph, worst
+from leukoscope.study.similar_cases import similar_files
 
 PARITY_IMAGES = 64
 LICENCE = (
@@ -101,6 +102,7 @@ def export_bundle(
     golden = np.stack([apply_preprocess(image, spec) for image in phantoms])
     material = _material(final, decide, gate, limits, golden, "compact" if compact else "fp32")
     servings, answers = measure_servings(graph, quantised, material)
+    known, of_cases = similar_files(final, outputs)
     record = BundleRecord(
         name=f"{Path(final.config.data.path).stem}-{recipe}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -117,6 +119,7 @@ def export_bundle(
         subject_method=method_for_bundle(run, recipe),
         nuclear_blue=blue_range(np.array(final.blue)),
         field=_model_field(final.manifest, data, rows["train"], um_per_px),
+        **known,
         parity_max_abs=worst(servings).max_abs,
         servings=servings,
         passport_sha256=read_json(run.passport)["sha256"],
@@ -130,6 +133,7 @@ def export_bundle(
         "LICENSE": LICENCE.encode(),
         "MODEL_CARD.md": render_model_card(run).encode(),
         "trained_on.txt": _hashes(data, rows["train"]),
+        **of_cases,
         **golden_files(phantoms, engine.run(golden)["logits"], servings=answers),
     }
     return save_bundle(out, record, files)

@@ -31,25 +31,22 @@ OOD_IMAGES = 1000  # the mean of 1280 features needs no more, and the graph take
 
 
 @dataclass(frozen=True)
-class FinalModel:
-    """The model fitted on all images, and those images.
+class FinalImages:
+    """The images that the final model was fitted on.
 
     Attributes:
         config: Of the study.
-        networks: Its members; one where it is a single model.
-        meta: Of their checkpoints.
         manifest: Of the study.
         data: Every usable image, in the order of ``rows``.
         fold: The division of the final fit.
         rows: Row numbers of each part.
-        pixels: (n, S, S, 3) uint8 RGB of each part, preprocessed.
+        pixels: (n, S, S, 3) uint8 RGB of each part, preprocessed; of ``train`` those of
+            :func:`thinned_rows`.
         quality: Measures of each image.
         blue: Of ``imaging.channel_order``, likewise.
     """
 
     config: StudyConfig
-    networks: tuple[Network, ...]
-    meta: CheckpointMeta
     manifest: Manifest
     data: Labelled
     fold: Fold
@@ -57,6 +54,19 @@ class FinalModel:
     pixels: dict[str, NDArray[np.uint8]]
     quality: list[dict[str, float]]
     blue: list[float]
+
+
+@dataclass(frozen=True)
+class FinalModel(FinalImages):
+    """The model fitted on all images, and those images.
+
+    Attributes:
+        networks: Its members; one where it is a single model.
+        meta: Of their checkpoints.
+    """
+
+    networks: tuple[Network, ...]
+    meta: CheckpointMeta
 
 
 def load_final_model(run: RunFolder, recipe: str) -> FinalModel:
@@ -69,15 +79,35 @@ def load_final_model(run: RunFolder, recipe: str) -> FinalModel:
     """
     from leukoscope.learning.checkpoint import load_checkpoint
 
-    config = _checked_config(run, recipe)
+    _check_recipe(run, recipe)
     networks, metas = zip(*map(load_checkpoint, final_folders(run, recipe)), strict=True)
     meta = metas[0]
+    images = read_images(run, meta.class_names, meta.recipe.preprocess)
+    return FinalModel(**vars(images), networks=networks, meta=meta)
+
+
+def read_images(run: RunFolder, class_names: tuple[str, ...], spec: PreprocessSpec) -> FinalImages:
+    """The images of the final fit, as the model sees them.
+
+    Args:
+        run: The study's folder.
+        class_names: Order of the logits.
+        spec: Of the model.
+
+    Raises:
+        DataError: The images are gone, or the study made no final fit.
+    """
+    config = load_study_config(run.config)
     manifest = Manifest.load(run.manifest, config.data.root)
-    data = Labelled(manifest.usable, meta.class_names)
+    data = Labelled(manifest.usable, class_names)
     fold = _final_fold(run)
     rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
-    read = _read(manifest, data, rows, meta.recipe.preprocess)
-    return FinalModel(config, networks, meta, manifest, data, fold, rows, *read)
+    return FinalImages(config, manifest, data, fold, rows, *_read(manifest, data, rows, spec))
+
+
+def thinned_rows(train: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The training rows whose pixels are read: all of them, or evenly chosen ones."""
+    return train[:: max(1, len(train) // OOD_IMAGES)]
 
 
 def final_folders(run: RunFolder, recipe: str) -> list[Path]:
@@ -102,7 +132,7 @@ def write_graphs(final: FinalModel, *, int8: bool, compact: bool) -> tuple[bytes
     return graph, quantise(graph, _thinned(final.pixels["val"], CALIBRATION_IMAGES))
 
 
-def _checked_config(run: RunFolder, recipe: str) -> StudyConfig:
+def _check_recipe(run: RunFolder, recipe: str) -> None:
     config = load_study_config(run.config)
     if recipe not in {r.name for r in config.recipes}:
         raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
@@ -114,7 +144,6 @@ def _checked_config(run: RunFolder, recipe: str) -> StudyConfig:
             f"{run.path} holds no model that was fitted on all images",
             hint="run it again without --no-bundle, with this recipe first, into a new folder",
         )
-    return config
 
 
 def _final_fold(run: RunFolder) -> Fold:
@@ -138,8 +167,8 @@ def _read(
     quality: list[dict[str, float]] = []
     blue: list[float] = []
     for part, numbers in rows.items():
-        step = max(1, len(numbers) // OOD_IMAGES) if part == "train" else 1
-        paths = [manifest.path_of(data.records[i]) for i in numbers[::step]]
+        used = thinned_rows(numbers) if part == "train" else numbers
+        paths = [manifest.path_of(data.records[i]) for i in used]
         found = list(stream(read, paths))
         pixels[part] = np.stack([image for image, _, _ in found])
         quality += [values for _, values, _ in found]

@@ -1,0 +1,143 @@
+"""Training cases that resemble an image: what a bundle carries of them, and the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.config.bundle import BundleRecord
+from leukoscope.core.errors import BundleError, DataError
+from leukoscope.core.files import read_json
+from leukoscope.evaluation.neighbours import nearest_cases
+from leukoscope.imaging.decode import decode_image
+
+TENSORS: Final = "similar.safetensors"
+CAPTIONS: Final = "similar.json"
+PICTURES: Final = "similar.jpg"
+COLUMNS: Final = 20
+"""Pictures in a row of ``similar.jpg``."""
+
+
+@dataclass(frozen=True)
+class SimilarCase:
+    """One training case beside an image.
+
+    Attributes:
+        label: Its class in the training data.
+        image_id: First digits of its file's SHA-256, as in the study's ``manifest.csv``.
+        acquisition: Number of its acquisition cluster within the bundle; None where unknown.
+        distance: From the image in the network's features: 0 the same, 1 the distance to their
+            nearest case that 95 % of the validation images do not exceed.
+        number: Its place in the bundle.
+    """
+
+    label: str
+    image_id: str
+    acquisition: int | None
+    distance: float
+    number: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the output has it."""
+        return {
+            "label": self.label,
+            "image_id": self.image_id,
+            "acquisition": self.acquisition,
+            "distance": round(self.distance, 4),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class CaseLibrary:
+    """The cases of a bundle.
+
+    Attributes:
+        captions: Label, image id and acquisition of each of R cases.
+        cases: (R, P) float32 of ``evaluation.neighbours``.
+        basis: (D, P) float32, likewise.
+        limit: The unit of distance.
+        sheet: ``similar.jpg``, or None where the pictures may not be shown.
+        picture_px: Side of a picture in it.
+    """
+
+    captions: Sequence[tuple[str, str, int | None]]
+    cases: NDArray[np.float32]
+    basis: NDArray[np.float32]
+    limit: float
+    sheet: Path | None
+    picture_px: int
+
+    def nearest(self, features: ArrayLike, k: int) -> list[tuple[SimilarCase, ...]]:
+        """The k cases nearest to each row of features (n, D), nearest first."""
+        found = nearest_cases(features, self.cases, self.basis, k)
+        return [
+            tuple(self._case(number, distance) for number, distance in zip(*pair, strict=True))
+            for pair in zip(found[0].tolist(), found[1].tolist(), strict=True)
+        ]
+
+    def _case(self, number: int, distance: float) -> SimilarCase:
+        label, image_id, acquisition = self.captions[number]
+        return SimilarCase(label, image_id, acquisition, distance / self.limit, number)
+
+    def picture(self, number: int) -> NDArray[np.uint8] | None:
+        """(picture_px, picture_px, 3) uint8 RGB of a case, or None where there are none."""
+        if self._pixels is None:
+            return None
+        row, column = (self.picture_px * place for place in divmod(number, COLUMNS))
+        found = self._pixels[row : row + self.picture_px, column : column + self.picture_px]
+        return found if found.size == 3 * self.picture_px**2 else None
+
+    @cached_property
+    def _pixels(self) -> NDArray[np.uint8] | None:
+        return None if self.sheet is None else decode_image(self.sheet).image
+
+
+def load_cases(folder: Path, record: BundleRecord) -> CaseLibrary | None:
+    """The cases of a bundle that was read; None where it carries none.
+
+    Raises:
+        BundleError: The files do not fit together.
+    """
+    if record.similar is None:
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    n, px = record.similar.n, record.similar.picture_px
+    try:
+        tensors = load_file(folder / TENSORS)
+        cases, basis = tensors["cases"], tensors["basis"]
+        rows = read_json(folder / CAPTIONS)["cases"]
+        captions = [(str(r["label"]), str(r["image_id"]), r["acquisition"]) for r in rows]
+    except (SafetensorError, DataError, OSError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder}: expected the training cases, but {error!r}") from None
+    if basis.shape[1:] != cases.shape[1:] or not len(cases) == len(captions) == n:
+        raise BundleError(
+            f"{folder}: expected features and captions of {n} training cases, found "
+            f"{cases.shape} and {len(captions)}"
+        )
+    sheet = folder / PICTURES if px else None
+    return CaseLibrary(captions, cases, basis, record.similar.limit, sheet, px or 0)
+
+
+def contact_sheet(pictures: Sequence[NDArray[np.uint8]], side_px: int) -> bytes:
+    """``similar.jpg`` of pictures (H, W, 3) uint8 RGB: the middle square of each, made smaller."""
+    rows = -(-len(pictures) // COLUMNS)
+    sheet = np.zeros((rows * side_px, COLUMNS * side_px, 3), np.uint8)
+    for number, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = picture[top : top + side, left : left + side]
+        y, x = (side_px * place for place in divmod(number, COLUMNS))
+        sheet[y : y + side_px, x : x + side_px] = cv2.resize(
+            square, (side_px, side_px), interpolation=cv2.INTER_AREA
+        )
+    return bytes(cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1])
