@@ -235,7 +235,7 @@ def patches(picture: NDArray[np.int8]) -> tuple[FloatArray, NDArray[np.uint8]]:
     y, x = np.divmod(order[inner.ravel()[order] > 0], inner.shape[1])
     side = 2 * _HALF + 1
     windows = np.lib.stride_tricks.sliding_window_view(smooth, (side, side))
-    vectors = windows[y, x].reshape(len(y), -1) @ _patch_basis()
+    vectors = windows[y, x].reshape(len(y), side**2) @ _patch_basis()
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-6)
     return vectors, np.stack([x, y], axis=1).astype(np.uint8)
 
