@@ -11,12 +11,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
 from leukoscope.datasets.layout_rules import read_steps, twin_key
 from leukoscope.datasets.linking import Pair, chain, correlation, equal_values
 from leukoscope.datasets.measurements import Measures, dihedral
+from leukoscope.datasets.neighbour_search import (
+    NeighbourIndex,
+    blocks,
+    sample_size,
+    similar_pictures,
+    thinned,
+    uses_index,
+)
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
 
@@ -35,6 +44,11 @@ _BLACK = 12
 _TWIN_ERROR = 14.0  # grey levels, root mean square over the cut-out cells
 _TWIN_LIKENESS = 0.9
 _BLOCK = 512
+_SIMILAR = 16  # neighbours of each version of a picture that an index proposes
+_FIELDS = 20_000  # compared at a time
+_WINDOW = 6  # px of the small picture
+_NO_WINDOW = (-1, -1)
+IntArray = NDArray[np.int64]
 _RIM = np.ones((3, 3), np.uint8)
 
 
@@ -66,12 +80,13 @@ def near_duplicates(
 ) -> list[NearDuplicate]:
     """Pairs of one picture in two versions: re-encoded, retouched, refocused, flipped or turned.
 
-    Perceptual hashes propose; the correlation of the small pictures and then of the fine
+    Perceptual hashes propose, of many images only those of the most similar small pictures; the
+    correlation of the small pictures and then of the fine
     structure at full resolution decide. Equal pixels are left out.
 
     With ``between`` only the first so many images are compared with the others.
     """
-    proposed = sorted(set(_near_hashes(measures, between)))
+    proposed = sorted(set(_near_hashes(measures, between, threads)))
     load = lru_cache(maxsize=64)(partial(_fine_structure, paths))
 
     def compare(item: tuple[int, int, int]) -> NearDuplicate:
@@ -87,20 +102,38 @@ def near_duplicates(
     return [best[key] for key in sorted(best)]
 
 
-def _near_hashes(measures: Measures, between: int) -> Iterator[tuple[int, int, int]]:
+def _near_hashes(measures: Measures, between: int, threads: int) -> Iterator[tuple[int, int, int]]:
     """(i, j, variant) for j turned by variant like i, after the check of the small pictures."""
-    hashes, relief = measures.hashes, measures.relief.astype(np.float32)
+    proposed = _by_index if uses_index(len(measures.hashes)) else _by_hash
+    for i, j, variant in proposed(measures, between, threads):
+        if (measures.pixels[i] == measures.pixels[j]).all():
+            continue
+        turned = np.asarray(dihedral(measures.relief[j], variant))
+        if correlation(measures.relief[i], turned) >= _COARSE:
+            yield i, j, variant
+
+
+def _by_hash(measures: Measures, between: int, threads: int) -> Iterator[tuple[int, int, int]]:
+    hashes = measures.hashes
     for i in range(between or len(hashes) - 1):
         first = between or i + 1
         # The eight hashes of j belong to its eight versions, so i's own hash finds the variant.
         distance = np.bitwise_count(hashes[first:] ^ hashes[i, 0])
         for offset, variant in np.argwhere(distance <= HASH_BITS).tolist():
-            j = first + offset
-            if (measures.pixels[i] == measures.pixels[j]).all():
-                continue
-            turned = np.asarray(dihedral(relief[j], variant))
-            if correlation(relief[i], turned) >= _COARSE:
-                yield i, j, variant
+            yield i, first + offset, variant
+
+
+def _by_index(measures: Measures, between: int, threads: int) -> Iterator[tuple[int, int, int]]:
+    """The same of the most similar pictures alone: hashes of single cells are too alike."""
+    hashes, n, found = measures.hashes, len(measures.hashes), []
+    for variant, i, j in similar_pictures(
+        measures.relief, _SIMILAR, between=between, threads=threads
+    ):
+        near = np.bitwise_count(hashes[i, 0] ^ hashes[j, variant]) <= HASH_BITS
+        found.append((i[near] * n + j[near]) * 8 + variant)
+    for keys in blocks(np.unique(np.concatenate(found))):
+        pair = keys // 8
+        yield from zip((pair // n).tolist(), (pair % n).tolist(), (keys % 8).tolist(), strict=True)
 
 
 def _fine_structure(paths: Sequence[Path], i: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -151,35 +184,92 @@ def twins_by_name(records: Iterable[ImageRecord]) -> list[list[int]]:
 def twins_by_content(paths: Sequence[Path], measures: Measures, *, threads: int = 2) -> list[Pair]:
     """Pairs of a field and a picture of its cells cut out on black, whatever their names.
 
-    Where the cut-out picture is not black it must equal the field, first in the small pictures
-    (all pairs, one matrix product), then at full resolution for the best match.
+    Where the cut-out picture is not black it must equal the field, first in the small pictures,
+    then at full resolution for the best match. Of many images only the fields that an index finds
+    alike in one window of the cells are compared.
     """
     cut, whole = np.flatnonzero(measures.cut_out), np.flatnonzero(~measures.cut_out)
     if not len(cut) or not len(whole):
         return []
-    fields = measures.luma[whole].reshape(len(whole), -1).astype(np.float32)
     proposed: list[Pair] = []
-    for start in range(0, len(cut), _BLOCK):
-        rows = cut[start : start + _BLOCK]
-        cells = measures.luma[rows].reshape(len(rows), -1).astype(np.float32)
-        # Small pictures mix the rims of cells with black, so the rims are left out.
-        inner = [
-            cv2.erode((luma > 2 * _BLACK).astype(np.uint8), _RIM) for luma in measures.luma[rows]
-        ]
-        mask = np.stack(inner).reshape(len(rows), -1).astype(np.float32)
-        count = np.maximum(mask.sum(axis=1), 1)
-        cells *= mask
-        error = (mask @ (fields**2).T - 2 * cells @ fields.T + (cells**2).sum(axis=1)[:, None]) / (
-            count[:, None]
-        )
-        best = error.argmin(axis=1)
-        near = np.sqrt(np.maximum(error[np.arange(len(rows)), best], 0)) < 2 * _TWIN_ERROR
-        near &= count >= 20
-        proposed += [(int(rows[k]), int(whole[best[k]])) for k in np.flatnonzero(near)]
+    if uses_index(len(measures.luma)):
+        windows = _lit_windows(measures.luma, cut)
+        cut = windows.pop(_NO_WINDOW, cut[:0])
+        proposed += _in_windows(measures.luma, windows, whole, threads)
+    proposed += _best_fields(measures.luma, cut, whole)
     with ThreadPoolExecutor(max(1, threads)) as pool:
         verdicts = list(pool.map(lambda pair: _is_twin(paths[pair[0]], paths[pair[1]]), proposed))
     found = [pair for pair, twin in zip(proposed, verdicts, strict=True) if twin]
     return sorted((min(pair), max(pair)) for pair in found)
+
+
+def _best_fields(luma: NDArray[np.uint8], cut: IntArray, whole: IntArray) -> list[Pair]:
+    """For each cut-out picture the field that is most like its cells, if any is."""
+    least = np.full(len(cut), np.inf, np.float32)
+    field = np.zeros(len(cut), np.int64)
+    for part in blocks(whole, _FIELDS):
+        fields = luma[part].reshape(len(part), -1).astype(np.float32)
+        squares = (fields**2).T
+        for start in range(0, len(cut), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            cells = luma[cut[rows]].reshape(-1, fields.shape[1]).astype(np.float32)
+            mask = _inner(luma[cut[rows]]).reshape(cells.shape).astype(np.float32)
+            count = mask.sum(axis=1)
+            cells *= mask
+            error = (mask @ squares - 2 * cells @ fields.T + (cells**2).sum(axis=1)[:, None]) / (
+                np.maximum(count, 1)[:, None]
+            )
+            best = error.argmin(axis=1)
+            error = np.where(count >= 20, error[np.arange(len(best)), best], np.inf)
+            field[rows] = np.where(error < least[rows], part[best], field[rows])
+            least[rows] = np.minimum(error, least[rows])
+    near = np.sqrt(np.maximum(least, 0)) < 2 * _TWIN_ERROR
+    return list(zip(cut[near].tolist(), field[near].tolist(), strict=True))
+
+
+def _inner(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Where cells are: small pictures mix their rims with black, so the rims are left out."""
+    return np.stack([cv2.erode((one > 2 * _BLACK).astype(np.uint8), _RIM) for one in luma])
+
+
+def _lit_windows(luma: NDArray[np.uint8], cut: IntArray) -> dict[Pair, IntArray]:
+    """Cut-out pictures by their window inside a cell that shows most; some have none."""
+    found: dict[Pair, list[int]] = {}
+    for i in cut.tolist():
+        seen, lit = (
+            sliding_window_view(plane, (_WINDOW, _WINDOW))[::4, ::4]
+            for plane in (luma[i], _inner(luma[i : i + 1])[0])
+        )
+        spread = np.where(lit.all(axis=(2, 3)), seen.std(axis=(2, 3)), -1)
+        y, x = np.unravel_index(spread.argmax(), spread.shape)
+        place = (4 * int(y), 4 * int(x)) if spread[y, x] >= 0 else _NO_WINDOW
+        found.setdefault(place, []).append(i)
+    return {place: np.array(rows) for place, rows in found.items()}
+
+
+def _in_windows(
+    luma: NDArray[np.uint8], windows: dict[Pair, IntArray], whole: IntArray, threads: int
+) -> list[Pair]:
+    """As :func:`_best_fields`, among the fields that are most alike in one window."""
+    if not windows:
+        return []
+
+    def seen(rows: IntArray, place: Pair) -> NDArray[np.float32]:
+        y, x = place
+        part = luma[rows, y : y + _WINDOW, x : x + _WINDOW]
+        return part.reshape(len(rows), -1).astype(np.float32)
+
+    some = thinned(whole, sample_size(len(whole)) // len(windows) + 1)
+    sample = np.concatenate([seen(some, place) for place in windows])
+    index = NeighbourIndex(sample, len(whole), threads)
+    proposed: list[Pair] = []
+    for place, rows in windows.items():
+        index.clear()
+        for part in blocks(whole):
+            index.add(seen(part, place))
+        for row, near in zip(rows, index.search(seen(rows, place), _SIMILAR), strict=True):
+            proposed += _best_fields(luma, np.array([row]), whole[near[near >= 0]])
+    return proposed
 
 
 def _is_twin(cut: Path, whole: Path) -> bool:

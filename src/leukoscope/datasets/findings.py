@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from leukoscope.core.labels import CLASSES
+from leukoscope.datasets.neighbour_search import SLOW
 
 Level = Literal["error", "warning", "info"]
 Finding = dict[str, str]
@@ -28,6 +29,7 @@ def findings(passport: Mapping[str, Any]) -> list[Finding]:
         *_classes(passport),
         *_copies(passport),
         *_overlaps(passport),
+        *_search(passport),
         *_parts(passport),
         *_patients(passport),
         *_bars(passport),
@@ -151,6 +153,19 @@ def _overlaps(passport: Mapping[str, Any]) -> Iterator[Finding]:
             f"same place of a smear, shifted (largest group {overlaps['largest']}): a random "
             "split shows the model cells of its test images.",
         )
+
+
+def _search(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    search = passport.get("search")
+    if search is None:
+        return
+    text = f"More than {search['index_from']:,} images: {SLOW}."
+    if search["library"]:
+        text = (
+            f"More than {search['index_from']:,} images: an index ({search['library']}) proposed "
+            "the pairs that were compared. It invents no link, and can miss a few."
+        )
+    yield _entry("info", "search", text)
 
 
 def _parts(passport: Mapping[str, Any]) -> Iterator[Finding]:

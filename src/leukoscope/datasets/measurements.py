@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.datasets.neighbour_search import blocks, room
 from leukoscope.imaging.background import BACKGROUND_FEATURES, background_features
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
@@ -101,16 +102,20 @@ def measure_images(
     Raises:
         ImageError: An image cannot be read any more.
     """
-    found: list[Measures] = []
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for measures in pool.map(audit_image, paths):
-            found.append(measures)
-            if progress is not None:
-                progress(len(found), len(paths))
-    if not found:
-        return measure_image(np.zeros((LOW_PX, LOW_PX, 3), np.uint8)).take(slice(0))
     names = [field.name for field in fields(Measures)]
-    return Measures(**{n: np.concatenate([getattr(one, n) for one in found]) for n in names})
+    empty = measure_image(np.zeros((LOW_PX, LOW_PX, 3), np.uint8))
+    shapes = {name: getattr(empty, name) for name in names}
+    found = {n: room((len(paths), *one.shape[1:]), one.dtype) for n, one in shapes.items()}
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        # A part at a time: what is measured ahead of the copying would fill the memory.
+        for rows in blocks(np.arange(len(paths))):
+            part = pool.map(audit_image, [paths[i] for i in rows])
+            for i, measures in zip(rows.tolist(), part, strict=True):
+                for name in names:
+                    found[name][i] = getattr(measures, name)[0]
+                if progress is not None:
+                    progress(i + 1, len(paths))
+    return Measures(**found)
 
 
 def perceptual_hashes(luma: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -5,14 +5,18 @@ one slide has one stain. Phase correlation (Kuglin & Hines 1975) of small pictur
 Where its peak stands out, the overlap is verified at full resolution: by the correlation over the
 whole overlap, in most of its tiles, and with every cell brought to equal contrast. The weakest of
 the three counts, so that a few dark cells that happen to match are no overlap.
+
+Where an index is used (:mod:`leukoscope.datasets.neighbour_search`), patches that agree on a shift
+take the place of the first two steps; the third is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice, product
 from pathlib import Path
 
 import cv2
@@ -21,6 +25,7 @@ from numpy.typing import NDArray
 
 from leukoscope.datasets.linking import correlation
 from leukoscope.datasets.measurements import LOW_PX, Measures
+from leukoscope.datasets.neighbour_search import blocks, room, shifted_pictures, uses_index
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
 
@@ -43,6 +48,7 @@ _CONTRAST_PX = 6.0  # px over which contrast is made even
 _CONTRAST = 3.0  # grey levels below which it is left as it is
 _TEXTURE = 1.5  # grey levels; a flatter tile says nothing
 _BATCH = 128
+_MOST_DISTANCES = 2**25  # held at a time
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,12 @@ def find_overlaps(
     for members in by_size.values():
         index = np.array(members)
         side = index < between if between else None
-        for found in _compare(
-            measures.relief[index], measures.colour[index], neighbours, threads, side
-        ):
+        relief = measures.relief[index]
+        if uses_index(len(index)):
+            compared = _compare_voted(relief, threads, side)
+        else:
+            compared = _compare(relief, measures.colour[index], neighbours, threads, side)
+        for found in compared:
             pairs = [(int(index[a]), int(index[b]), shift) for a, b, shift in found]
             candidates += [
                 p for p in pairs if (measures.pixels[p[0]] != measures.pixels[p[1]]).any()
@@ -117,7 +126,7 @@ def find_overlaps(
         return [overlap for overlap in verified if overlap is not None]
 
 
-def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[np.int64]:
+def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[np.int32]:
     """For each image the most similar ones, after robust scaling of each statistic.
 
     Args:
@@ -125,18 +134,18 @@ def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[n
         neighbours: Number wanted.
 
     Returns:
-        (n, min(neighbours, n − 1) + 1) indices, the image itself among them.
+        (n, min(neighbours, n − 1) + 1) int32 indices, the image itself among them.
     """
     middle = np.median(colour, axis=0)
     low, high = np.percentile(colour, [25, 75], axis=0)
     scaled = np.clip((colour - middle) / (high - low + 1e-6), -3, 3).astype(np.float32)
     squares = (scaled**2).sum(axis=1)
     count = min(neighbours + 1, len(colour))
-    nearest = np.empty((len(colour), count), np.int64)
-    for start in range(0, len(colour), 1024):
-        block = scaled[start : start + 1024]
-        distance = squares[None, :] - 2 * block @ scaled.T
-        nearest[start : start + 1024] = np.argpartition(distance, count - 1, axis=1)[:, :count]
+    nearest = room((len(colour), count), np.int32)
+    size = min(1024, max(1, _MOST_DISTANCES // len(colour)))
+    for rows in blocks(np.arange(len(colour)), size):
+        distance = squares[None, :] - 2 * scaled[rows] @ scaled.T
+        nearest[rows] = np.argpartition(distance, count - 1, axis=1)[:, :count]
     return nearest
 
 
@@ -151,20 +160,46 @@ def _compare(
     if len(relief) < 2:
         yield from ([] for _ in relief)
         return
-    nearest = nearest_in_colour(colour, neighbours)
-    others: list[set[int]] = [set() for _ in relief]
-    for i, row in enumerate(nearest.tolist()):
-        for j in row:
-            if j != i and (side is None or side[i] != side[j]):
-                others[min(i, j)].add(max(i, j))
+    others = _partners(nearest_in_colour(colour, neighbours), side)
     spectra = _spectra(relief)
     planes = relief.astype(np.float32) if len(relief) < 5000 else relief
 
-    def work(i: int) -> list[Candidate]:
-        return list(_candidates(i, sorted(others[i]), spectra, planes))
+    def work(i: int, partners: list[int]) -> list[Candidate]:
+        return list(_candidates(i, partners, spectra, planes))
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        yield from pool.map(work, range(len(relief)))
+        for rows in blocks(np.arange(len(relief))):
+            yield from pool.map(work, rows.tolist(), islice(others, len(rows)))
+
+
+def _partners(nearest: NDArray[np.int32], side: NDArray[np.bool_] | None) -> Iterator[list[int]]:
+    """For each field those after it that are among its neighbours, or have it among theirs."""
+    for rows in blocks(np.arange(len(nearest))):
+        first, last = int(rows[0]), int(rows[-1])
+        found = []
+        for part in blocks(np.arange(len(nearest))):
+            near = nearest[part]
+            low, high = np.minimum(part[:, None], near), np.maximum(part[:, None], near)
+            keep = (low >= first) & (low <= last) & (low != high)
+            if side is not None:
+                keep &= side[low] != side[high]
+            found.append((low[keep] - first) * len(nearest) + high[keep])
+        pairs = np.unique(np.concatenate(found))
+        ends = np.searchsorted(pairs, np.arange(1, len(rows)) * len(nearest))
+        yield from (part.tolist() for part in np.split(pairs % len(nearest), ends))
+
+
+def _compare_voted(
+    relief: NDArray[np.int8], threads: int, side: NDArray[np.bool_] | None
+) -> Iterator[list[Candidate]]:
+    """As :func:`_compare`, of the pairs that an index proposes with their shift."""
+    votes = shifted_pictures(relief, side, threads=threads)
+    voted: dict[int, list[Candidate]] = {}
+    for (i, j), (_, dx, dy) in votes.items():
+        shift = _best_of(relief[i], relief[j], product((dx - 1, dx, dx + 1), (dy - 1, dy, dy + 1)))
+        if shift is not None:
+            voted.setdefault(i, []).append((i, j, shift))
+    yield from (voted.get(i, []) for i in range(len(relief)))
 
 
 def _spectra(relief: NDArray[np.int8]) -> NDArray[np.complex64]:
@@ -176,7 +211,7 @@ def _spectra(relief: NDArray[np.int8]) -> NDArray[np.complex64]:
     fy = np.fft.fftfreq(LOW_PX)[:, None]
     fx = np.fft.rfftfreq(LOW_PX)[None, :]
     band = np.exp(-(fx**2 + fy**2) / (4 * _BAND**2)).astype(np.float32)
-    spectra = np.empty((len(relief), LOW_PX, LOW_PX // 2 + 1), np.complex64)
+    spectra = room((len(relief), LOW_PX, LOW_PX // 2 + 1), np.complex64)
     for start in range(0, len(relief), _BATCH):
         part = scipy.fft.rfft2(relief[start : start + _BATCH].astype(np.float32) * window)
         spectra[start : start + _BATCH] = part / (np.abs(part) + np.float32(0.05)) * band
@@ -204,14 +239,20 @@ def _candidates(
 def _best_shift(a: NDArray[np.generic], b: NDArray[np.generic], peak: int) -> Shift | None:
     """Which of the four shifts that one peak may mean fits, in px of the small pictures."""
     row, column = divmod(peak, LOW_PX)
+    rows, columns = (row, row - LOW_PX), (column, column - LOW_PX)
+    return _best_of(a, b, ((dx, dy) for dy in rows for dx in columns))
+
+
+def _best_of(
+    a: NDArray[np.generic], b: NDArray[np.generic], shifts: Iterable[Shift]
+) -> Shift | None:
     best, shift = _COARSE, None
-    for dy in (row, row - LOW_PX):
-        for dx in (column, column - LOW_PX):
-            if (LOW_PX - abs(dx)) * (LOW_PX - abs(dy)) < 0.8 * LEAST_OVERLAP * LOW_PX**2:
-                continue
-            score = correlation(*_shared(a, b, dx, dy))
-            if score > best:
-                best, shift = score, (dx, dy)
+    for dx, dy in shifts:
+        if (LOW_PX - abs(dx)) * (LOW_PX - abs(dy)) < 0.8 * LEAST_OVERLAP * LOW_PX**2:
+            continue
+        score = correlation(*_shared(a, b, dx, dy))
+        if score > best:
+            best, shift = score, (dx, dy)
     return shift
 
 

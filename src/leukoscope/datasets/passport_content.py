@@ -18,6 +18,7 @@ from leukoscope.datasets.findings import findings
 from leukoscope.datasets.linking import Pair, components, equal_values
 from leukoscope.datasets.links import Links, label_conflicts, leaking_parts, patients_by_part
 from leukoscope.datasets.measurements import Measures, has_bar
+from leukoscope.datasets.neighbour_search import describe_search
 
 SCHEMA = 1
 
@@ -87,6 +88,9 @@ def describe(evidence: Evidence) -> dict[str, Any]:
         "acquisition": _acquisition(evidence),
         "class_balance": class_balance([counts[name] for name in order_classes(counts)]),
     }
+    search = describe_search(n)
+    if search is not None:
+        passport["search"] = search
     passport["findings"] = findings(passport)
     return passport
 

@@ -26,6 +26,7 @@ from leukoscope.core.files import write_json
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.environment import describe_environment
@@ -213,10 +214,12 @@ def audited(config: StudyConfig, listener: Listener) -> Audit:
             f"{config.data.path}: none of its {len(manifest.images)} files can be used",
             hint="see `leukoscope data inspect` for what was expected",
         )
+    slow = search_note(len(manifest.images))
+    step = f"audit ({slow})" if slow else "audit"
     return audit(
         manifest,
         clusters=config.splits.clusters,
-        progress=lambda done, total: listener("audit", done, total),
+        progress=lambda done, total: listener(step, done, total),
     )
 
 
