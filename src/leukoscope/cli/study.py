@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from leukoscope.study.run import StudyResult
 
 # With --resume these may be given alone: everything else is read from the study's folder.
-RESUME_NEEDS = {"data", "out", "resume", "as_json"}
+RESUME_NEEDS = {"data", "out", "resume", "jobs", "executor", "as_json"}
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +63,8 @@ def study(
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
+    jobs: opt.JobsOption = 1,
+    executor: opt.ExecutorOption = "local",
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
@@ -70,8 +72,10 @@ def study(
     as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
+    from leukoscope.scale.jobs import executor_of
     from leukoscope.study.run import run_study, study_config
 
+    elsewhere = executor_of(executor, jobs)
     if resume and not given_options(context) - RESUME_NEEDS:
         config = _saved(out, data)
     elif data is None:
@@ -91,9 +95,9 @@ def study(
             weights=weights,
         )
     if plan:
-        return _show_plan(config, as_json)
+        return _show_plan(config, as_json, jobs)
     with progress_bars() as show:
-        result = run_study(config, out, resume=resume, listener=show)
+        result = run_study(config, out, resume=resume, listener=show, executor=elsewhere)
     if as_json:
         print_json(result.metrics)
     else:
@@ -116,11 +120,15 @@ def train(
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    jobs: opt.JobsOption = 1,
+    executor: opt.ExecutorOption = "local",
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
+    from leukoscope.scale.jobs import executor_of
     from leukoscope.study.run import run_study, study_config
 
+    elsewhere = executor_of(executor, jobs)
     config = study_config(
         data,
         recipes=(recipe,),
@@ -135,7 +143,9 @@ def train(
         weights=weights,
     )
     with progress_bars() as show:
-        result = run_study(config, out, resume=resume, report=False, listener=show)
+        result = run_study(
+            config, out, resume=resume, report=False, listener=show, executor=elsewhere
+        )
     if as_json:
         print_json(result.metrics)
     else:
@@ -160,7 +170,7 @@ def _saved(out: Path, data: Path | None) -> StudyConfig:
     return config
 
 
-def _show_plan(config: StudyConfig, as_json: bool) -> int:
+def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
     from dataclasses import asdict
 
     from leukoscope.study.plan import plan_study
@@ -175,6 +185,8 @@ def _show_plan(config: StudyConfig, as_json: bool) -> int:
     rows = [(step.name, step.work, _duration(step.seconds)) for step in plan.steps]
     total = ("in all", "", _duration(sum(step.seconds for step in plan.steps)))
     print_table(("step", "work", "about"), [*rows, total])
+    if jobs > 1:
+        out.print(f"The times are those of one process; with --jobs {jobs} fits overlap.")
     out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
     out.print("\n[bold]What this data cannot show[/]")
     for text in plan.limits or ("nothing was found that would limit the report",):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leukoscope.config.loading import (
     load_recipe,
@@ -32,6 +32,9 @@ from leukoscope.study.environment import describe_environment
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.protocols import ProtocolPlan, final_fold, plan_protocols
+
+if TYPE_CHECKING:
+    from leukoscope.study.fits import Executor
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def run_study(
     resume: bool = False,
     report: bool = True,
     listener: Listener | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> StudyResult:
     """Audit, split, train, measure, explain, report, and pack a bundle.
@@ -162,6 +166,7 @@ def run_study(
         resume: Go on where an interrupted run stopped.
         report: Also explain, report and pack the bundle; without, stop after the statistics.
         listener: Called with (step, done, total) as the work goes on.
+        executor: Does the fits in other processes; by default this one does.
         **options: Options of :func:`study_config`, where ``data`` is a path.
 
     Raises:
@@ -180,7 +185,7 @@ def run_study(
     images = labelled(found)
     with progress.step("splits"):
         plan = _write_splits(run, found, config)
-    tables = _fit_everything(run, config, found, images, plan, progress)
+    tables = _fit_everything(run, config, found, images, plan, progress, executor)
     with progress.step("statistics"):
         metrics = _write_statistics(run, config, found, images, plan, tables)
     if report:
@@ -288,12 +293,16 @@ def _fit_everything(
     images: Labelled,
     plan: ProtocolPlan,
     progress: Progress,
+    executor: Executor | None,
 ) -> list[PredictionTable]:
+    from leukoscope.study.fits import fit_elsewhere
     from leukoscope.study.fitting import fit_recipe
     from leukoscope.study.probes import shortcut_tables
     from leukoscope.study.store import InputStore
 
     store = InputStore(run, found.manifest, images, progress)
+    if executor is not None:
+        fit_elsewhere(store, plan, config, found.passport, executor)
     tables = []
     for recipe in config.recipes:
         tables += fit_recipe(run, store, recipe, plan.folds, config.seed, progress)

@@ -1,0 +1,1 @@
+"""Beyond one process: batch scoring, jobs of a study, distributed training."""
