@@ -65,6 +65,12 @@ JobsOption = Annotated[
 ExecutorOption = Annotated[
     str, typer.Option("--executor", metavar="local|ray", help="Where the processes of --jobs run.")
 ]
+DevicesOption = Annotated[
+    int, typer.Option("--devices", min=1, help="Processes (GPUs) that share each training.")
+]
+NodesOption = Annotated[
+    int, typer.Option("--nodes", min=1, help="Machines of --devices each; torchrun or SLURM.")
+]
 FoldsOption = Annotated[int, typer.Option("--folds", help="Number of folds; 1 is a hold-out.")]
 
 

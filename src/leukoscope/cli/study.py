@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from leukoscope.study.run import StudyResult
 
 # With --resume these may be given alone: everything else is read from the study's folder.
-RESUME_NEEDS = {"data", "out", "resume", "jobs", "executor", "as_json"}
+RESUME_NEEDS = {"data", "out", "resume", "jobs", "executor", "devices", "nodes", "as_json"}
 
 
 def register(app: typer.Typer) -> None:
@@ -65,6 +65,8 @@ def study(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
     jobs: opt.JobsOption = 1,
     executor: opt.ExecutorOption = "local",
+    devices: opt.DevicesOption = 1,
+    nodes: opt.NodesOption = 1,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
@@ -73,36 +75,48 @@ def study(
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
     from leukoscope.scale.jobs import executor_of
+    from leukoscope.scale.launch import join_team
     from leukoscope.study.run import run_study, study_config
 
     elsewhere = executor_of(executor, jobs)
-    if resume and not given_options(context) - RESUME_NEEDS:
-        config = _saved(out, data)
-    elif data is None:
-        raise UsageError("which data? name a folder of images or a CSV manifest")
-    else:
-        config = study_config(
-            data,
-            recipes=recipe or ("quick",),
-            protocols=protocol,
-            probes=() if no_probes else probe,
-            overrides=(*_bundle(no_bundle), *(overrides or ())),
-            folds=folds,
-            seed=seed,
-            layout=layout,
-            class_map=opt.class_map(classes),
-            backbone=backbone,
-            weights=weights,
-        )
-    if plan:
-        return _show_plan(config, as_json, jobs)
-    with progress_bars() as show:
-        result = run_study(config, out, resume=resume, listener=show, executor=elsewhere)
-    if as_json:
-        print_json(result.metrics)
-    else:
-        _print_result(result)
-    return name_unreadable(result.unreadable)
+    team = join_team(1 if plan else devices, 1 if plan else nodes, jobs)
+    if team.ended is not None:
+        return team.ended
+    with team:
+        if resume and not given_options(context) - RESUME_NEEDS:
+            config = _saved(out, data)
+        elif data is None:
+            raise UsageError("which data? name a folder of images or a CSV manifest")
+        else:
+            config = study_config(
+                data,
+                recipes=recipe or ("quick",),
+                protocols=protocol,
+                probes=() if no_probes else probe,
+                overrides=(*_bundle(no_bundle), *(overrides or ())),
+                folds=folds,
+                seed=seed,
+                layout=layout,
+                class_map=opt.class_map(classes),
+                backbone=backbone,
+                weights=weights,
+            )
+        if plan:
+            return _show_plan(config, as_json, jobs)
+        with progress_bars() as show:
+            result = run_study(
+                config,
+                out,
+                resume=resume,
+                listener=show,
+                executor=elsewhere,
+                announce=team.announce,
+            )
+        if as_json:
+            print_json(result.metrics)
+        else:
+            _print_result(result)
+        return name_unreadable(result.unreadable)
 
 
 @command
@@ -122,38 +136,51 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
     jobs: opt.JobsOption = 1,
     executor: opt.ExecutorOption = "local",
+    devices: opt.DevicesOption = 1,
+    nodes: opt.NodesOption = 1,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
     from leukoscope.scale.jobs import executor_of
+    from leukoscope.scale.launch import join_team
     from leukoscope.study.run import run_study, study_config
 
     elsewhere = executor_of(executor, jobs)
-    config = study_config(
-        data,
-        recipes=(recipe,),
-        protocols=(protocol,),
-        probes=(),
-        overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
-        folds=folds,
-        seed=seed,
-        layout=layout,
-        class_map=opt.class_map(classes),
-        backbone=backbone,
-        weights=weights,
-    )
-    with progress_bars() as show:
-        result = run_study(
-            config, out, resume=resume, report=False, listener=show, executor=elsewhere
+    team = join_team(devices, nodes, jobs)
+    if team.ended is not None:
+        return team.ended
+    with team:
+        config = study_config(
+            data,
+            recipes=(recipe,),
+            protocols=(protocol,),
+            probes=(),
+            overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
+            folds=folds,
+            seed=seed,
+            layout=layout,
+            class_map=opt.class_map(classes),
+            backbone=backbone,
+            weights=weights,
         )
-    if as_json:
-        print_json(result.metrics)
-    else:
-        _print_scores(result)
-        typer.echo(f"\ncheckpoints  {out / 'models'}")
-        if config.bundle:
-            typer.echo(f"next         leukoscope export {out} --out bundle")
-    return name_unreadable(result.unreadable)
+        with progress_bars() as show:
+            result = run_study(
+                config,
+                out,
+                resume=resume,
+                report=False,
+                listener=show,
+                executor=elsewhere,
+                announce=team.announce,
+            )
+        if as_json:
+            print_json(result.metrics)
+        else:
+            _print_scores(result)
+            typer.echo(f"\ncheckpoints  {out / 'models'}")
+            if config.bundle:
+                typer.echo(f"next         leukoscope export {out} --out bundle")
+        return name_unreadable(result.unreadable)
 
 
 def _bundle(left_out: bool) -> tuple[str, ...]:

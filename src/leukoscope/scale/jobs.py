@@ -85,10 +85,8 @@ def run_here(run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None:
                     running[ready] = _send(ready, run, queue.pop())
     finally:
         for process in processes.values():
-            process.terminate()
+            process.kill()  # their files are whole or not there; Lightning is slow to be asked
         for process in processes.values():
-            process.join(GRACE_S)
-            process.kill()
             process.join()
 
 

@@ -18,7 +18,7 @@ from leukoscope.config.loading import load_study_config
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
-from leukoscope.core.records import Fold, Manifest, load_folds
+from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.study.events import Progress, Tell
 from leukoscope.study.fitting import RecipeFits
@@ -98,20 +98,28 @@ def fit_one(run: str, key: FitKey) -> None:
     Raises:
         DataError: This machine does not see the run.
     """
-    folder = RunFolder(Path(run))
-    if not folder.splits.is_file():
+    fits = open_fits(run, key.kind, key.name)
+    fold = next(f for f in fits.folds if (f.protocol, f.fold) == (key.protocol, key.fold))
+    fits.fit(fold, lambda done, total: None)
+
+
+def open_fits(run: str, kind: str, name: str) -> RecipeFits | ProbeFits:
+    """The fits of one recipe or probe of a run, from its files; the last ones stay in memory.
+
+    Raises:
+        DataError: This machine does not see the run.
+    """
+    splits = RunFolder(Path(run)).splits
+    if not splits.is_file():
         raise DataError(
-            f"{folder.splits}: this file is missing on {platform.node()}",
+            f"{splits}: this file is missing on {platform.node()}",
             hint="every machine must see the run's folder and the data under the same paths",
         )
-    fits, folds = _opened(run, folder.splits.stat().st_mtime_ns, key.kind, key.name)
-    fits.fit(folds[key.protocol, key.fold], lambda done, total: None)
+    return _opened(run, splits.stat().st_mtime_ns, kind, name)
 
 
 @lru_cache(maxsize=1)  # a process mostly does one recipe's fits in a row
-def _opened(
-    run: str, written: int, kind: str, name: str
-) -> tuple[RecipeFits | ProbeFits, dict[tuple[str, int], Fold]]:
+def _opened(run: str, written: int, kind: str, name: str) -> RecipeFits | ProbeFits:
     folder = RunFolder(Path(run))
     config = load_study_config(folder.config)
     plan = ProtocolPlan(tuple(load_folds(folder.splits)), (), ())
@@ -119,8 +127,7 @@ def _opened(
     data = Labelled(manifest.usable, manifest.class_names)
     store = InputStore(folder, manifest, data, Progress(), shared=True)
     every = all_fits(store, plan, config, read_json(folder.passport))
-    fits = next(one for one in every if _which(one) == (kind, name))
-    return fits, {(fold.protocol, fold.fold): fold for fold in plan.folds}
+    return next(one for one in every if _which(one) == (kind, name))
 
 
 def _which(fits: RecipeFits | ProbeFits) -> tuple[str, str]:

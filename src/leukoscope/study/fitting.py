@@ -25,7 +25,7 @@ from leukoscope.learning.feature_heads import FeatureHead
 from leukoscope.learning.feature_models import Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.study.events import Progress, Tell, TellWithin
-from leukoscope.study.gradient_job import GradientJob
+from leukoscope.study.gradient_job import Announce, GradientJob, Order, Rows
 from leukoscope.study.inner_folds import MakeJob, fit_inner_folds, member_recipe
 from leukoscope.study.jobs import FitAndPredict, Labelled, Logits, run_job
 from leukoscope.study.protocols import FINAL, UNITS
@@ -129,6 +129,12 @@ class RecipeFits:
             return keeper.attach(job, folder)
         return job
 
+    def gradient_job(self, folder: Path, seed: int) -> GradientJob:
+        """One of the trainings, for a process that takes part in it."""
+        job = self._made[1](folder, seed, lambda done, total: None)
+        assert isinstance(job, GradientJob)
+        return job
+
     @cached_property
     def _made(self) -> tuple[GateKeeper | None, MakeJob]:
         """What is needed only where something is left to fit."""
@@ -144,13 +150,22 @@ def _jobs_of(store: InputStore, recipe: Recipe, seed: int, keeper: GateKeeper | 
     if not recipe.frozen_features:
         pixels = store.pixels(recipe)
         views = store.views(recipe, pixels, seed)
+        announce = None
+        if store.announce is not None:
+            announce = partial(_announce, store.announce, str(store.run.path), recipe.name)
         return lambda folder, of_job, tell: GradientJob(
-            own, pixels, views, store.data, folder, of_job, tell
+            own, pixels, views, store.data, folder, of_job, tell, announce=announce
         )
     features = store.features(recipe, "image", seed)
     if keeper is not None:
         features = keeper.extended(features, store, recipe, seed)
     return job_of_features(store, recipe, features, store.data, seed)
+
+
+def _announce(
+    announce: Announce, run: str, recipe: str, folder: str, seed: int, rows: Rows, cached: bool
+) -> None:
+    announce(Order(run, recipe, folder, seed, rows, cached))
 
 
 def job_of_features(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from leukoscope.study.events import Progress
 from leukoscope.study.inputs import load_input, stream
 from leukoscope.study.jobs import Labelled
 
+if TYPE_CHECKING:
+    from leukoscope.study.gradient_job import Announce
+
 
 @dataclass
 class InputStore:
@@ -39,6 +42,7 @@ class InputStore:
         data: The usable images, the order of every row.
         progress: Told as images pass.
         shared: Keep pixels in a file that several processes map, below :attr:`shared_folder`.
+        announce: Tells other processes of each gradient training, in which they take part.
     """
 
     run: RunFolder
@@ -46,6 +50,7 @@ class InputStore:
     data: Labelled
     progress: Progress
     shared: bool = False
+    announce: Announce | None = None
     _networks: dict[str, Network] = field(default_factory=dict)
 
     def network(self, recipe: Recipe, seed: int) -> Network:
