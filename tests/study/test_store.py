@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,3 +109,15 @@ def test_training_goes_on_without_a_cache(
     assert store_in(tmp_path, told).views(recipe, PIXELS, 1) is None
     assert said in told[-1]
     assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_shared_pixels_are_read_once_and_mapped(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InputStore, "_stream", lambda *_: iter(PIXELS))
+    store = replace(store_in(tmp_path, []), shared=True)
+    assert (store.pixels(recipe) == PIXELS).all()
+    monkeypatch.setattr(InputStore, "_stream", lambda *_: pytest.fail("read again"))
+    found = replace(store_in(tmp_path, []), shared=True).pixels(recipe)
+    assert (found == PIXELS).all()
+    assert not found.flags.owndata

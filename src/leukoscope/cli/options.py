@@ -59,6 +59,18 @@ WeightsOption = Annotated[
 NoBundleOption = Annotated[
     bool, typer.Option("--no-bundle", help="Measure only: save the fit on all images.")
 ]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", min=1, help="Fits at once, each in a process of its own.")
+]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", metavar="local|ray", help="Where the processes of --jobs run.")
+]
+DevicesOption = Annotated[
+    int, typer.Option("--devices", min=1, help="Processes (GPUs) that share each training.")
+]
+NodesOption = Annotated[
+    int, typer.Option("--nodes", min=1, help="Machines of --devices each; torchrun or SLURM.")
+]
 FoldsOption = Annotated[int, typer.Option("--folds", help="Number of folds; 1 is a hold-out.")]
 
 

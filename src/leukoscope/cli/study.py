@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from leukoscope.study.run import StudyResult
 
 # With --resume these may be given alone: everything else is read from the study's folder.
-RESUME_NEEDS = {"data", "out", "resume", "as_json"}
+RESUME_NEEDS = {"data", "out", "resume", "jobs", "executor", "devices", "nodes", "as_json"}
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +63,10 @@ def study(
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
+    jobs: opt.JobsOption = 1,
+    executor: opt.ExecutorOption = "local",
+    devices: opt.DevicesOption = 1,
+    nodes: opt.NodesOption = 1,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
@@ -70,35 +74,49 @@ def study(
     as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
+    from leukoscope.scale.jobs import executor_of
+    from leukoscope.scale.launch import join_team
     from leukoscope.study.run import run_study, study_config
 
-    if resume and not given_options(context) - RESUME_NEEDS:
-        config = _saved(out, data)
-    elif data is None:
-        raise UsageError("which data? name a folder of images or a CSV manifest")
-    else:
-        config = study_config(
-            data,
-            recipes=recipe or ("quick",),
-            protocols=protocol,
-            probes=() if no_probes else probe,
-            overrides=(*_bundle(no_bundle), *(overrides or ())),
-            folds=folds,
-            seed=seed,
-            layout=layout,
-            class_map=opt.class_map(classes),
-            backbone=backbone,
-            weights=weights,
-        )
-    if plan:
-        return _show_plan(config, as_json)
-    with progress_bars() as show:
-        result = run_study(config, out, resume=resume, listener=show)
-    if as_json:
-        print_json(result.metrics)
-    else:
-        _print_result(result)
-    return name_unreadable(result.unreadable)
+    elsewhere = executor_of(executor, jobs)
+    team = join_team(1 if plan else devices, 1 if plan else nodes, jobs)
+    if team.ended is not None:
+        return team.ended
+    with team:
+        if resume and not given_options(context) - RESUME_NEEDS:
+            config = _saved(out, data)
+        elif data is None:
+            raise UsageError("which data? name a folder of images or a CSV manifest")
+        else:
+            config = study_config(
+                data,
+                recipes=recipe or ("quick",),
+                protocols=protocol,
+                probes=() if no_probes else probe,
+                overrides=(*_bundle(no_bundle), *(overrides or ())),
+                folds=folds,
+                seed=seed,
+                layout=layout,
+                class_map=opt.class_map(classes),
+                backbone=backbone,
+                weights=weights,
+            )
+        if plan:
+            return _show_plan(config, as_json, jobs)
+        with progress_bars() as show:
+            result = run_study(
+                config,
+                out,
+                resume=resume,
+                listener=show,
+                executor=elsewhere,
+                announce=team.announce,
+            )
+        if as_json:
+            print_json(result.metrics)
+        else:
+            _print_result(result)
+        return name_unreadable(result.unreadable)
 
 
 @command
@@ -116,34 +134,53 @@ def train(
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    jobs: opt.JobsOption = 1,
+    executor: opt.ExecutorOption = "local",
+    devices: opt.DevicesOption = 1,
+    nodes: opt.NodesOption = 1,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
+    from leukoscope.scale.jobs import executor_of
+    from leukoscope.scale.launch import join_team
     from leukoscope.study.run import run_study, study_config
 
-    config = study_config(
-        data,
-        recipes=(recipe,),
-        protocols=(protocol,),
-        probes=(),
-        overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
-        folds=folds,
-        seed=seed,
-        layout=layout,
-        class_map=opt.class_map(classes),
-        backbone=backbone,
-        weights=weights,
-    )
-    with progress_bars() as show:
-        result = run_study(config, out, resume=resume, report=False, listener=show)
-    if as_json:
-        print_json(result.metrics)
-    else:
-        _print_scores(result)
-        typer.echo(f"\ncheckpoints  {out / 'models'}")
-        if config.bundle:
-            typer.echo(f"next         leukoscope export {out} --out bundle")
-    return name_unreadable(result.unreadable)
+    elsewhere = executor_of(executor, jobs)
+    team = join_team(devices, nodes, jobs)
+    if team.ended is not None:
+        return team.ended
+    with team:
+        config = study_config(
+            data,
+            recipes=(recipe,),
+            protocols=(protocol,),
+            probes=(),
+            overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
+            folds=folds,
+            seed=seed,
+            layout=layout,
+            class_map=opt.class_map(classes),
+            backbone=backbone,
+            weights=weights,
+        )
+        with progress_bars() as show:
+            result = run_study(
+                config,
+                out,
+                resume=resume,
+                report=False,
+                listener=show,
+                executor=elsewhere,
+                announce=team.announce,
+            )
+        if as_json:
+            print_json(result.metrics)
+        else:
+            _print_scores(result)
+            typer.echo(f"\ncheckpoints  {out / 'models'}")
+            if config.bundle:
+                typer.echo(f"next         leukoscope export {out} --out bundle")
+        return name_unreadable(result.unreadable)
 
 
 def _bundle(left_out: bool) -> tuple[str, ...]:
@@ -160,7 +197,7 @@ def _saved(out: Path, data: Path | None) -> StudyConfig:
     return config
 
 
-def _show_plan(config: StudyConfig, as_json: bool) -> int:
+def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
     from dataclasses import asdict
 
     from leukoscope.study.plan import plan_study
@@ -175,6 +212,8 @@ def _show_plan(config: StudyConfig, as_json: bool) -> int:
     rows = [(step.name, step.work, _duration(step.seconds)) for step in plan.steps]
     total = ("in all", "", _duration(sum(step.seconds for step in plan.steps)))
     print_table(("step", "work", "about"), [*rows, total])
+    if jobs > 1:
+        out.print(f"The times are those of one process; with --jobs {jobs} fits overlap.")
     out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
     out.print("\n[bold]What this data cannot show[/]")
     for text in plan.limits or ("nothing was found that would limit the report",):

@@ -74,7 +74,7 @@ def run_network(
         spec: Preprocessing of the images.
         total: How many there are, for ``progress``; known for arrays and lists.
         batch_size: Images in one pass, all views counted.
-        threads: Passes at once; all cores by default.
+        threads: Passes at once; by default ``OMP_NUM_THREADS``, or else all cores.
         progress: Called with (done, total) as batches are done.
 
     Returns:
@@ -118,12 +118,12 @@ def stream_outputs(
         images: (S, S, 3) uint8 RGB each; read in this thread while the graph runs in others.
         spec: Preprocessing of the images.
         batch_size: Images in one pass.
-        threads: Passes at once; all cores by default.
+        threads: Passes at once; by default ``OMP_NUM_THREADS``, or else all cores.
 
     Raises:
         DataError: An image has another shape than ``spec`` says.
     """
-    workers = threads or os.cpu_count() or 1
+    workers = threads or _own_share()
     running: deque[Future[list[NDArray[np.float32]]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for batch in _batches(images, batch_size, spec.size_px):
@@ -132,6 +132,12 @@ def stream_outputs(
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+def _own_share() -> int:
+    """Cores of this process; one of several is told its share as every library's threads are."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(given) if given.isdecimal() and int(given) else os.cpu_count() or 1
 
 
 def _length(images: Iterable[NDArray[np.uint8]]) -> int | None:

@@ -27,6 +27,7 @@ from leukoscope.learning.activations import Trainable
 from leukoscope.learning.averaging import average_of
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
 from leukoscope.learning.blending import build_blend
+from leukoscope.learning.distributed import gathered, is_first, processes
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
@@ -52,6 +53,8 @@ _HARMLESS = (
     "`training_step` returned `None`",  # that is how a batch is left out
     # Asked for by `skip`, where the first batch is left out.
     r"Detected call of `lr_scheduler.step\(\)` before",
+    "It is recommended to use `self.log.*sync_dist=True",  # every process has the same values
+    "Grad strides do not match bucket view strides",  # of channels-last weights; a copy more
 )
 MODES = {"val_loss": "min", "val_accuracy": "max", "val_f1": "max"}
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -78,7 +81,7 @@ class Loop(pl.LightningModule):
         # No parameters of this module: they are the network's already.
         self.frozen = (freeze(network, config),)
         self.average = average_of(network, config.ema) if config.ema else None
-        self.moved = False
+        self.moved, self.without = False, False  # the batch changed the weights, was left out
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {}
         self.norms: list[float] = []
@@ -97,7 +100,7 @@ class Loop(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout from the epoch, and start the sums anew."""
-        torch.manual_seed(batch_seed(self.seed, self.current_epoch, -1))  # dropout
+        torch.manual_seed(batch_seed(self.seed, self.current_epoch, -1))  # dropout, cached views
         for part in self.frozen[0]:
             part.eval()
         if self.average is not None:
@@ -113,7 +116,12 @@ class Loop(pl.LightningModule):
         optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
         self.rate = float(optimizer.param_groups[0]["lr"])
         self.place = (number, batch[2])
-        return self._step("train", batch, number)
+        loss = self._step("train", batch, number)
+        self.without = loss is None
+        if loss is None and processes() > 1:  # they stay in step, with a gradient that is not used
+            weights = [p.sum() for p in self.network.parameters() if p.requires_grad]
+            loss = 0 * torch.stack(weights).sum()
+        return loss
 
     def validation_step(self, batch: Batch, number: int) -> None:
         """Count one batch."""
@@ -132,7 +140,7 @@ class Loop(pl.LightningModule):
             return None
         careful = part == "train" and self.config.not_finite == "skip"
         before = [b.clone() for b in self.network.buffers()] if careful else []
-        logits = (self.network(x) if part == "train" else self.judged.predict(x)).float()
+        logits = self._logits(self.network if part == "train" else self.judged.predict, x, number)
         loss = mix.loss(self.loss, logits, y) if mix else cast(Tensor, self.loss(logits, y))
         value = float(loss.detach())
         if not np.isfinite(value):
@@ -149,7 +157,15 @@ class Loop(pl.LightningModule):
         right = float((predicted == y).sum())
         for place, amount in enumerate((value * len(y), right, len(y))):
             self.sums[part][place] += amount
-        return loss
+        return loss * processes() if processes() > 1 else loss  # the gradient is averaged
+
+    def _logits(self, apply: Callable[[Tensor], Tensor], x: Tensor, number: int) -> Tensor:
+        """(N, K) float32 of all images; where several processes train, each computes a share."""
+        if processes() == 1:
+            return apply(x).float()
+        with torch.random.fork_rng():  # each drops other units; what all draw stays the same
+            torch.manual_seed(batch_seed(self.seed, self.current_epoch, number) + self.global_rank)
+            return gathered(apply, x)
 
     @property
     def judged(self) -> Trainable:
@@ -170,7 +186,8 @@ class Loop(pl.LightningModule):
             self.skipped += 1
             row = dict(zip(LEFT_OUT_COLUMNS, (epoch, batch, what, value, images), strict=True))
             self.left_out.append(row)
-            write_csv(self.out / LEFT_OUT, LEFT_OUT_COLUMNS, self.left_out)
+            if is_first():
+                write_csv(self.out / LEFT_OUT, LEFT_OUT_COLUMNS, self.left_out)
             return
         raise TrainingError(
             f"the {part} {what} became {value} in epoch {epoch}, batch {batch} ({images})",
@@ -185,9 +202,10 @@ class Loop(pl.LightningModule):
         gradient_clip_algorithm: Any = None,
     ) -> None:
         """Measure the gradient's norm, and clip it where the recipe says so."""
-        weights = [p for p in self.network.parameters() if p.grad is not None]
-        if not weights:  # the batch was left out
+        if self.without:
+            optimizer.zero_grad(set_to_none=True)
             return
+        weights = [p for p in self.network.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in weights])
         value = float(norm)
         if not np.isfinite(value):
@@ -216,7 +234,8 @@ class Loop(pl.LightningModule):
         row |= {"grad_norm": float(np.mean(self.norms)), "skipped": self.skipped}
         row["seconds"] = round(time.perf_counter() - self.started, 2)
         self.history.append(row)
-        write_csv(self.out / "history.csv", HISTORY_COLUMNS, self.history)
+        if is_first():
+            write_csv(self.out / "history.csv", HISTORY_COLUMNS, self.history)
         values = {k: float(v) for k, v in row.items() if k != "epoch"}
         self.log_dict(values, batch_size=1)
 

@@ -28,6 +28,13 @@ from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.batches import Batches, ImageSet
 from leukoscope.learning.checkpoint import RESUME
 from leukoscope.learning.depthwise import fast_depthwise
+from leukoscope.learning.distributed import (
+    is_first,
+    lost_process_named,
+    synchronised,
+    trainer_options,
+    wait_for_all,
+)
 from leukoscope.learning.features import run_network
 from leukoscope.learning.linear_head import balanced_weights
 from leukoscope.learning.loop import (
@@ -93,8 +100,9 @@ def train_gradient(
 
     Shuffling, augmentation and dropout of an epoch hang on (seed, epoch) alone, so that a run
     that was killed and resumed ends where an uninterrupted one does (on the same kind of machine
-    and number of torch threads). Writes ``history.csv``, ``not_finite.csv`` where batches were left
-    out, TensorBoard files, and below ``resume/`` the state after each epoch, which
+    and number of torch threads). Where torch was told of other processes, all must call this with
+    the same values, and the first one writes: ``history.csv``, ``not_finite.csv`` where batches
+    were left out, TensorBoard files, and below ``resume/`` the state after each epoch, which
     :func:`~leukoscope.learning.checkpoint.save_checkpoint` deletes.
 
     Args:
@@ -122,28 +130,31 @@ def train_gradient(
     for part, images in (("training", train), ("validation", val)):
         if not len(images.y):
             raise TrainingError(f"gradient training needs {part} images, and there are none")
-    folder = out / RESUME
-    key = _fingerprint(network, recipe, train, val, out, seed)
-    if not (resume and _same_run(folder, key)):
-        shutil.rmtree(folder, ignore_errors=True)
-        (out / LEFT_OUT).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
+    if is_first():
+        folder = out / RESUME
+        key = _fingerprint(network, recipe, train, val, out, seed)
+        if not (resume and _same_run(folder, key)):
+            shutil.rmtree(folder, ignore_errors=True)
+            (out / LEFT_OUT).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
     weight = None
     if training.class_weights:
         weight = torch.tensor(balanced_weights(train.y, network.head.out_features)).float()
-    return _fit(
-        network,
-        training,
-        recipe.preprocess,
-        build_augmentation(recipe.augmentation),
-        (train, val),
-        out,
-        seed=seed,
-        loss=build_loss(training, weight, class_names),
-        progress=progress,
-        epoch_end=epoch_end,
-    )
+    with lost_process_named():
+        wait_for_all()
+        return _fit(
+            network,
+            training,
+            recipe.preprocess,
+            build_augmentation(recipe.augmentation),
+            (train, val),
+            out,
+            seed=seed,
+            loss=build_loss(training, weight, class_names),
+            progress=progress,
+            epoch_end=epoch_end,
+        )
 
 
 def predict_logits(
@@ -202,16 +213,15 @@ def _fit(
     progress: Progress | None,
     epoch_end: EpochEnd | None,
 ) -> TrainingResult:
-    module = Loop(network, config, spec, loss, sets, out, seed)
-    train = Batches(sets[0], config.batch_size, module, transform, sampling=config.sampling)
-    val = Batches(sets[1], config.batch_size, module, None)
     last = out / RESUME / "last.ckpt"
-    with quiet(), deterministic():
+    with quiet(), deterministic(), synchronised(network):
+        module = Loop(network, config, spec, loss, sets, out, seed)
+        train = Batches(sets[0], config.batch_size, module, transform, sampling=config.sampling)
+        val = Batches(sets[1], config.batch_size, module, None)
         stop = EarlyStopping(config.stop_on, mode=MODES[config.stop_on], patience=config.patience)
         keep = keep_checkpoint(last.parent, "best", config.keep_best)
         trainer = pl.Trainer(
             accelerator="gpu" if torch.cuda.is_available() else "cpu",
-            devices=1,
             precision=precision_of(config),
             max_epochs=config.epochs,
             callbacks=[
@@ -228,6 +238,7 @@ def _fit(
             enable_model_summary=False,
             log_every_n_steps=1,
             deterministic=True,
+            **trainer_options(),
         )
         for part in (network, module.judged):
             cast(Any, part.train()).to(memory_format=torch.channels_last)

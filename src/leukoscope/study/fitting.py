@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_c
 from leukoscope.learning.feature_heads import FeatureHead
 from leukoscope.learning.feature_models import Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
-from leukoscope.study.events import Progress, Tell
-from leukoscope.study.gradient_job import GradientJob
+from leukoscope.study.events import Progress, Tell, TellWithin
+from leukoscope.study.gradient_job import Announce, GradientJob, Order, Rows
 from leukoscope.study.inner_folds import MakeJob, fit_inner_folds, member_recipe
 from leukoscope.study.jobs import FitAndPredict, Labelled, Logits, run_job
 from leukoscope.study.protocols import FINAL, UNITS
@@ -48,36 +49,99 @@ def fit_recipe(
     seed: int,
     progress: Progress,
 ) -> list[PredictionTable]:
-    """Fit one recipe on every fold.
-
-    The curve over the number of acquisition clusters is drawn for linear heads and for training on
-    cached activations: with other training its twenty fits would cost hours.
+    """Fit one recipe on every fold, see :class:`RecipeFits`; what is finished is read.
 
     Returns:
         One table per fold: logits and calibrated probabilities of the val, cal and test images.
     """
-    chosen = [f for f in folds if recipe.draws_curve or f.protocol in UNITS or f.protocol == FINAL]
-    members, keeper = max(1, recipe.inner_folds), None
-    if not recipe.inner_folds:  # their members are many models with features of their own
-        keeper = GateKeeper.of(store, recipe, seed)
-    make = _jobs_of(store, recipe, seed, keeper)
-    tables = []
-    job: FitAndPredict
+    fits, tables = RecipeFits.of(store, recipe, folds, seed), []
     with progress.step(f"training {recipe.name}") as tell:
-        for done, fold in enumerate(chosen):
-            folder = run.model(recipe.name, fold.protocol, fold.fold)
-            of_job = job_seed(seed, recipe.name, fold.protocol, fold.fold)
-            within = partial(_tell_within, tell, done * members, len(chosen) * members)
-            job = make(folder, of_job, within)
-            if recipe.inner_folds:
-                job = partial(
-                    fit_inner_folds, make, store.data, fold, members, folder, of_job, within
-                )
-            elif keeper is not None and fold.protocol in UNITS:
-                job = keeper.attach(job, folder)
-            tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
-            tell(1000 * (done + 1), 1000 * len(chosen))
+        for done, fold in enumerate(fits.folds):
+            tables.append(fits.fit(fold, tell, done))
+            tell(1000 * (done + 1), 1000 * len(fits.folds))
     return tables
+
+
+@dataclass(frozen=True)
+class RecipeFits:
+    """The fits of one recipe: one on each fold, independent of the others.
+
+    Attributes:
+        store: Pixels and features.
+        recipe: What is fitted.
+        folds: On which folds.
+        seed: The study's.
+    """
+
+    store: InputStore
+    recipe: Recipe
+    folds: tuple[Fold, ...]
+    seed: int
+
+    @classmethod
+    def of(
+        cls, store: InputStore, recipe: Recipe, folds: Iterable[Fold], seed: int
+    ) -> RecipeFits:  # fmt: skip
+        """The fits that a study makes.
+
+        The curve over the number of acquisition clusters is drawn for linear heads and for
+        training on cached activations: with other training its twenty fits would cost hours.
+        """
+        chosen = (
+            f for f in folds if recipe.draws_curve or f.protocol in UNITS or f.protocol == FINAL
+        )
+        return cls(store, recipe, tuple(chosen), seed)
+
+    def folder(self, fold: Fold) -> Path:
+        """Where the files of one fit go."""
+        return self.store.run.model(self.recipe.name, fold.protocol, fold.fold)
+
+    def prepare(self) -> None:
+        """Compute what all fits share and keep it on disk."""
+        _ = self._made
+
+    def fit(self, fold: Fold, tell: Tell, done: int = 0) -> PredictionTable:
+        """Fit on one fold, or read what an earlier run wrote; ``done`` folds came before."""
+        folder, members = self.folder(fold), max(1, self.recipe.inner_folds)
+        within = partial(_tell_within, tell, done * members, len(self.folds) * members)
+
+        def job(rows: Mapping[str, NDArray[np.int64]]) -> dict[str, Logits]:
+            return self._job(fold, folder, within)(rows)
+
+        return run_job(self.store.data, fold, self.recipe.name, "image", folder, job)
+
+    def _job(self, fold: Fold, folder: Path, within: TellWithin) -> FitAndPredict:
+        keeper, make = self._made
+        of_job = job_seed(self.seed, self.recipe.name, fold.protocol, fold.fold)
+        if self.recipe.inner_folds:
+            return partial(
+                fit_inner_folds,
+                make,
+                self.store.data,
+                fold,
+                self.recipe.inner_folds,
+                folder,
+                of_job,
+                within,
+            )
+        job = make(folder, of_job, within)
+        if keeper is not None and fold.protocol in UNITS:
+            return keeper.attach(job, folder)
+        return job
+
+    def gradient_job(self, folder: Path, seed: int) -> GradientJob:
+        """One of the trainings, for a process that takes part in it."""
+        job = self._made[1](folder, seed, lambda done, total: None)
+        assert isinstance(job, GradientJob)
+        return job
+
+    @cached_property
+    def _made(self) -> tuple[GateKeeper | None, MakeJob]:
+        """What is needed only where something is left to fit."""
+        keeper = None
+        if not self.recipe.inner_folds:  # their members are many models with features of their own
+            keeper = GateKeeper.of(self.store, self.recipe, self.seed)
+        return keeper, _jobs_of(self.store, self.recipe, self.seed, keeper)
 
 
 def _jobs_of(store: InputStore, recipe: Recipe, seed: int, keeper: GateKeeper | None) -> MakeJob:
@@ -86,13 +150,22 @@ def _jobs_of(store: InputStore, recipe: Recipe, seed: int, keeper: GateKeeper | 
     if not recipe.frozen_features:
         pixels = store.pixels(recipe)
         views = store.views(recipe, pixels, seed)
+        announce = None
+        if store.announce is not None:
+            announce = partial(_announce, store.announce, str(store.run.path), recipe.name)
         return lambda folder, of_job, tell: GradientJob(
-            own, pixels, views, store.data, folder, of_job, tell
+            own, pixels, views, store.data, folder, of_job, tell, announce=announce
         )
     features = store.features(recipe, "image", seed)
     if keeper is not None:
-        features = keeper.extended(features, store.network(recipe, seed), recipe)
+        features = keeper.extended(features, store, recipe, seed)
     return job_of_features(store, recipe, features, store.data, seed)
+
+
+def _announce(
+    announce: Announce, run: str, recipe: str, folder: str, seed: int, rows: Rows, cached: bool
+) -> None:
+    announce(Order(run, recipe, folder, seed, rows, cached))
 
 
 def job_of_features(

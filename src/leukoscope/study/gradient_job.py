@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,30 @@ if TYPE_CHECKING:
 Rows = Mapping[str, NDArray[np.int64]]
 
 
+class Order(NamedTuple):
+    """A training that other processes take part in, from the files of the run.
+
+    Attributes:
+        run: The run's folder.
+        recipe: Name of one of its recipes.
+        folder: The model's folder.
+        seed: Of everything random.
+        rows: Row numbers of each part.
+        cached: Whether there is a cache of views.
+    """
+
+    run: str
+    recipe: str
+    folder: str
+    seed: int
+    rows: Rows
+    cached: bool
+
+
+Announce = Callable[[Order | None], None]
+"""Tells other processes of a training; None dismisses them."""
+
+
 @dataclass(frozen=True)
 class GradientJob:
     """A recipe on one fold.
@@ -41,6 +65,7 @@ class GradientJob:
         seed: Of everything random.
         tell: Told of batches done.
         keeper: Also fits and measures the fold's gate; None where there is none.
+        announce: Tells the processes that take part of folder, seed, rows and cache.
     """
 
     recipe: Recipe
@@ -51,9 +76,20 @@ class GradientJob:
     seed: int
     tell: Tell
     keeper: GateKeeper | None = None
+    announce: Callable[[str, int, Rows, bool], None] | None = None
 
     def __call__(self, rows: Rows) -> dict[str, Logits]:
         """Train, save the checkpoint, and apply it to the held-out images."""
+        if self.announce is not None:
+            self.announce(str(self.folder), self.seed, rows, self.views is not None)
+        network = self.train(rows)
+        names = self.data.class_names
+        save_checkpoint(self.folder, network, self.recipe, names, extra={"seed": self.seed})
+        shutil.rmtree(frozen_folder(self.folder) / RESUME, ignore_errors=True)
+        return self._predict(network, rows)
+
+    def train(self, rows: Rows) -> Network:
+        """The trained network: by the recipe's training, then its refinement."""
         recipe = self.recipe
         network = build_network(
             recipe.model,
@@ -66,11 +102,7 @@ class GradientJob:
         self._train_first(network, rows, first)
         if refined:
             self._train(network, refined, self._sets(self.pixels, rows), self.folder)
-        save_checkpoint(
-            self.folder, network, recipe, self.data.class_names, extra={"seed": self.seed}
-        )
-        shutil.rmtree(first / RESUME, ignore_errors=True)
-        return self._predict(network, rows)
+        return network
 
     def _predict(self, network: Network, rows: Rows) -> dict[str, Logits]:
         spec, keeper = self.recipe.preprocess, self.keeper

@@ -8,7 +8,8 @@ very folds of the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,13 +21,14 @@ from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import LinearHeadTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import sha256_json
+from leukoscope.core.records import Fold
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.imaging.background import bar_statistics, colour_statistics
 from leukoscope.imaging.decode import decode_image
 from leukoscope.study.edited import run_edited
-from leukoscope.study.events import Progress
+from leukoscope.study.events import Progress, Tell
 from leukoscope.study.fitting import linear_logits
-from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, run_job
+from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Labelled, Logits, run_job
 from leukoscope.study.protocols import ProtocolPlan
 from leukoscope.study.store import InputStore
 
@@ -78,24 +80,73 @@ def run_probe(
     Returns:
         One table per fold; its ``input`` column names the probe.
     """
-    folds = [fold for name in plan.names for fold in plan.of(name)]
-    if probe in FORESTS:
-        table, numbers = FORESTS[probe]
-        name = f"{table}-forest"
-        values = store.table(table, partial(_numbers_of, numbers))
-        fit = partial(_forest_logits, values, store.data, config.seed)
-    else:
-        recipe = probe_recipe(config)
-        features = store.features(recipe, probe, config.seed)
-        name = recipe.name
-        fit = partial(linear_logits, recipe, features, store.data)
-    tables = []
+    fits, tables = ProbeFits.of(store, probe, plan, config), []
     with progress.step(f"probe {probe}") as tell:
-        for done, fold in enumerate(folds, start=1):
-            folder = store.run.cache / "probes" / f"{probe}-{sha256_json(name)[:8]}" / fold.protocol
-            tables.append(run_job(store.data, fold, name, probe, folder / f"fold{fold.fold}", fit))
-            tell(done, len(folds))
+        for done, fold in enumerate(fits.folds, start=1):
+            tables.append(fits.fit(fold, tell))
+            tell(done, len(fits.folds))
     return tables
+
+
+@dataclass(frozen=True)
+class ProbeFits:
+    """The fits of one probe: one on each fold, independent of the others.
+
+    Attributes:
+        store: Statistics and features.
+        probe: Its name.
+        folds: On which folds.
+        config: The study's.
+    """
+
+    store: InputStore
+    probe: str
+    folds: tuple[Fold, ...]
+    config: StudyConfig
+
+    @classmethod
+    def of(
+        cls, store: InputStore, probe: str, plan: ProtocolPlan, config: StudyConfig
+    ) -> ProbeFits:
+        """Those on every fold of every protocol that applies."""
+        folds = tuple(fold for name in plan.names for fold in plan.of(name))
+        return cls(store, probe, folds, config)
+
+    @property
+    def classifier(self) -> str:
+        """Name for the table."""
+        if self.probe in FORESTS:
+            return f"{FORESTS[self.probe][0]}-forest"
+        return probe_recipe(self.config).name
+
+    def folder(self, fold: Fold) -> Path:
+        """Where the files of one fit go."""
+        name = f"{self.probe}-{sha256_json(self.classifier)[:8]}"
+        return self.store.run.cache / "probes" / name / fold.protocol / f"fold{fold.fold}"
+
+    def prepare(self) -> None:
+        """Compute what all fits share and keep it on disk."""
+        _ = self._logits
+
+    def fit(self, fold: Fold, tell: Tell) -> PredictionTable:
+        """Fit on one fold, or read what an earlier run wrote."""
+        folder, data = self.folder(fold), self.store.data
+
+        def job(rows: Mapping[str, NDArray[np.int64]]) -> dict[str, Logits]:
+            return self._logits(rows)  # made only where something is left to fit
+
+        return run_job(data, fold, self.classifier, self.probe, folder, job)
+
+    @cached_property
+    def _logits(self) -> FitAndPredict:
+        store, seed = self.store, self.config.seed
+        if self.probe in FORESTS:
+            table, numbers = FORESTS[self.probe]
+            values = store.table(table, partial(_numbers_of, numbers))
+            return partial(_forest_logits, values, store.data, seed)
+        recipe = probe_recipe(self.config)
+        features = store.features(recipe, self.probe, seed)
+        return partial(linear_logits, recipe, features, store.data)
 
 
 def probe_recipe(config: StudyConfig) -> Recipe:

@@ -27,8 +27,6 @@ from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.appearance import describe_appearance
 from leukoscope.imaging.outliers import synthetic_outliers
-from leukoscope.learning.backbones import Network
-from leukoscope.learning.features import extract_features
 from leukoscope.study.entries import sampling
 from leukoscope.study.gradient_job import GradientJob
 from leukoscope.study.inputs import load_input
@@ -90,10 +88,10 @@ class GateKeeper:
         return {"train": train, "val": rows["val"], "test": rows["test"], OUTLIERS: outliers}
 
     def extended(
-        self, features: NDArray[np.float32], network: Network, recipe: Recipe
+        self, features: NDArray[np.float32], store: InputStore, recipe: Recipe, seed: int
     ) -> NDArray[np.float32]:
         """Features of the images and of the outliers (n + m, D) of a frozen network."""
-        made = extract_features(network, self.pixels, recipe.preprocess)
+        made = store.features(recipe, f"{OUTLIERS}-{seed}", seed, self.pixels)
         self.features = np.concatenate([features, made])
         return self.features
 

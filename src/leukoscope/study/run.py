@@ -7,11 +7,12 @@ resumed run ends with the same ``metrics.json``.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leukoscope.config.loading import (
     load_recipe,
@@ -33,6 +34,10 @@ from leukoscope.study.environment import describe_environment
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.protocols import ProtocolPlan, final_fold, plan_protocols
+
+if TYPE_CHECKING:
+    from leukoscope.study.fits import Executor
+    from leukoscope.study.gradient_job import Announce
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,8 @@ def run_study(
     resume: bool = False,
     report: bool = True,
     listener: Listener | None = None,
+    executor: Executor | None = None,
+    announce: Announce | None = None,
     **options: Any,
 ) -> StudyResult:
     """Audit, split, train, measure, explain, report, and pack a bundle.
@@ -163,6 +170,8 @@ def run_study(
         resume: Go on where an interrupted run stopped.
         report: Also explain, report and pack the bundle; without, stop after the statistics.
         listener: Called with (step, done, total) as the work goes on.
+        executor: Does the fits in other processes; by default this one does.
+        announce: Tells other processes of each gradient training, in which they take part.
         **options: Options of :func:`study_config`, where ``data`` is a path.
 
     Raises:
@@ -173,6 +182,11 @@ def run_study(
     if find_spec("torch") is None:
         raise MissingExtraError("training", "train")  # now, not after a minute of audit
     config = data if isinstance(data, StudyConfig) else study_config(data, **options)
+    if announce is not None and all(recipe.frozen_features for recipe in config.recipes):
+        raise UsageError(
+            "--devices: only gradient training is shared by processes, and no recipe asks for it",
+            hint="use --jobs for the fits of several folds at once",
+        )
     run = RunFolder(Path(out))
     progress = Progress(listener) if listener else Progress()
     _open_folder(run, config, resume)
@@ -181,7 +195,11 @@ def run_study(
     images = labelled(found)
     with progress.step("splits"):
         plan = _write_splits(run, found, config)
-    tables = _fit_everything(run, config, found, images, plan, progress)
+        if announce is not None:
+            from leukoscope.study.taking_part import team_notes
+
+            plan = replace(plan, notes=(*plan.notes, *team_notes(config)))
+    tables = _fit_everything(run, config, found, images, plan, progress, executor, announce)
     with progress.step("statistics"):
         metrics = _write_statistics(run, config, found, images, plan, tables)
     if report:
@@ -291,15 +309,23 @@ def _fit_everything(
     images: Labelled,
     plan: ProtocolPlan,
     progress: Progress,
+    executor: Executor | None,
+    announce: Announce | None,
 ) -> list[PredictionTable]:
+    from leukoscope.study.fits import fit_elsewhere
     from leukoscope.study.fitting import fit_recipe
     from leukoscope.study.probes import shortcut_tables
     from leukoscope.study.store import InputStore
 
     store = InputStore(run, found.manifest, images, progress)
+    if executor is not None:
+        fit_elsewhere(store, plan, config, found.passport, executor)
+    own = store if announce is None else replace(store, shared=True, announce=announce)
     tables = []
     for recipe in config.recipes:
-        tables += fit_recipe(run, store, recipe, plan.folds, config.seed, progress)
+        tables += fit_recipe(run, own, recipe, plan.folds, config.seed, progress)
+    if announce is not None:
+        shutil.rmtree(store.shared_folder, ignore_errors=True)
     return tables + shortcut_tables(store, found.passport, plan, config, progress)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from leukoscope.study.events import Progress
 from leukoscope.study.inputs import load_input, stream
 from leukoscope.study.jobs import Labelled
 
+if TYPE_CHECKING:
+    from leukoscope.study.gradient_job import Announce
+
 
 @dataclass
 class InputStore:
@@ -38,12 +41,16 @@ class InputStore:
         manifest: Where the images lie.
         data: The usable images, the order of every row.
         progress: Told as images pass.
+        shared: Keep pixels in a file that several processes map, below :attr:`shared_folder`.
+        announce: Tells other processes of each gradient training, in which they take part.
     """
 
     run: RunFolder
     manifest: Manifest
     data: Labelled
     progress: Progress
+    shared: bool = False
+    announce: Announce | None = None
     _networks: dict[str, Network] = field(default_factory=dict)
 
     def network(self, recipe: Recipe, seed: int) -> Network:
@@ -58,13 +65,18 @@ class InputStore:
             )
         return self._networks[key]
 
-    def features(self, recipe: Recipe, variant: str, seed: int) -> NDArray[np.float32]:
-        """(n, D) float32 pooled features of the frozen backbone, from the cache or computed."""
+    def features(
+        self, recipe: Recipe, variant: str, seed: int, made: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.float32]:
+        """(n, D) float32 pooled features of the frozen backbone, from the cache or computed.
+
+        ``made`` (m, S, S, 3) are images that were made of the data's, under a name of their own.
+        """
         network = self.network(recipe, seed)
 
         def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
-            images = self._stream(recipe, variant)
-            total = len(self.data.records)
+            images = self._stream(recipe, variant) if made is None else made
+            total = len(self.data.records) if made is None else len(made)
             return extract_features(
                 network, images, recipe.preprocess, total=total, progress=tell
             )  # fmt: skip
@@ -87,7 +99,27 @@ class InputStore:
         return self.run.cache / "features" / f"{variant}-{key[:16]}.npy"
 
     def pixels(self, recipe: Recipe, variant: str = "image") -> NDArray[np.uint8]:
-        """(n, S, S, 3) uint8 preprocessed images, held in memory."""
+        """(n, S, S, 3) uint8 preprocessed images, in memory or, where shared, mapped."""
+        if not self.shared:
+            return self._read_pixels(recipe, variant)
+        key = sha256_json(
+            [
+                recipe.preprocess.model_dump(mode="json"),
+                [record.sha256 for record in self.data.records],
+            ]
+        )
+        path = self.shared_folder / f"{variant}-{key[:16]}.npy"
+        if not path.is_file():
+            with atomic_path(path) as temporary:
+                np.save(temporary, self._read_pixels(recipe, variant), allow_pickle=False)
+        return np.asarray(np.load(path, mmap_mode="r"))
+
+    @property
+    def shared_folder(self) -> Path:
+        """Pixels of a store that is shared; whoever shared them deletes it."""
+        return self.run.cache / "pixels"
+
+    def _read_pixels(self, recipe: Recipe, variant: str) -> NDArray[np.uint8]:
         n, size = len(self.data.records), recipe.preprocess.size_px
         out = np.empty((n, size, size, 3), dtype=np.uint8)
         with self.progress.step(f"reading {variant}") as tell:

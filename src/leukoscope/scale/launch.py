@@ -1,0 +1,198 @@
+"""One training in several processes: who starts them, who leads, who takes part.
+
+The first process runs the pipeline as ever. The others audit, split and write nothing: they wait
+to be told of each gradient training and do their share of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from leukoscope.core.errors import TrainingError, UsageError
+from leukoscope.runtime.engines import available_cores
+
+if TYPE_CHECKING:
+    from leukoscope.study.gradient_job import Announce, Order
+
+ANSWER = timedelta(minutes=15)  # longer than any process of one training waits for another
+IDLE = timedelta(days=14)  # while the first one audits, measures, reports
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train together, as the leading one sees them; a context.
+
+    Attributes:
+        announce: Tells the others of a gradient training; None where there are none.
+        ended: The exit code, where this process has nothing to lead: it took part, or it started
+            the others.
+    """
+
+    announce: Announce | None = None
+    ended: int | None = None
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # After an error the others may be in a training; the end of this process ends that.
+        if self.announce is not None and error is None:
+            from torch import distributed
+
+            self.announce(None)
+            distributed.destroy_process_group()
+
+
+def join_team(devices: int, nodes: int, jobs: int = 1) -> Team:
+    """Find out what this process is, and start the others where nobody has.
+
+    Under torchrun the processes are those that it started; under SLURM ``devices`` and ``nodes``
+    must be said as well, since a batch script alone does not start several. Otherwise this process
+    starts ``devices`` through torchrun's own launcher and waits for them.
+
+    Args:
+        devices: Processes on each machine.
+        nodes: Machines.
+        jobs: Fits at once, which must be one where several processes share each.
+
+    Raises:
+        UsageError: The numbers do not fit each other or those of the launcher.
+        TrainingError: A process that was started here was killed.
+    """
+    launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"))
+    if devices * nodes == 1 and not launched:
+        return Team()  # torch need not be imported to know that
+    from leukoscope.learning.distributed import cluster
+
+    environment, asked = cluster(), devices * nodes
+    world = environment.world_size() if environment else 1
+    rank = environment.global_rank() if environment else 0
+    slurm = "SLURM" in type(environment).__name__
+    if asked == 1 and (world == 1 or (slurm and rank == 0)):
+        return Team()
+    if (slurm and world > 1) or asked > 1 < world:
+        _fits(asked, world)
+    if jobs > 1:
+        raise UsageError(
+            f"--jobs {jobs} and {max(asked, world)} processes for each training exclude each other"
+        )
+    if world > 1:
+        return _connect(environment)
+    if nodes > 1:
+        raise UsageError(
+            f"--nodes {nodes} needs a launcher that starts a process on every machine",
+            hint=f"on each: torchrun --nnodes {nodes} --nproc-per-node {devices} --rdzv-backend "
+            "c10d --rdzv-endpoint HOST:29500 -m leukoscope train …; or srun under SLURM",
+        )
+    _check_devices(devices)
+    return Team(ended=_start(devices))
+
+
+def _fits(asked: int, world: int) -> None:
+    if asked != world:
+        raise UsageError(
+            f"the launcher started {world} processes, but --devices × --nodes is {asked}",
+            hint="say the same numbers to both",
+        )
+
+
+def _check_devices(devices: int) -> None:
+    import torch
+
+    found = torch.cuda.device_count()
+    if found and devices > found:
+        raise UsageError(f"--devices {devices}: this machine has {found}")
+
+
+def _connect(environment: Any) -> Team:
+    """Meet the other processes; whoever is not the first takes part until it is dismissed."""
+    import torch
+    from torch import distributed
+
+    rank, world = environment.global_rank(), environment.world_size()
+    os.environ["MASTER_ADDR"] = environment.main_address
+    os.environ["MASTER_PORT"] = str(environment.main_port)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, rank=rank, world_size=world, timeout=ANSWER)
+    told: Any = distributed.new_group(backend="gloo", timeout=IDLE)
+    if rank:
+        return Team(ended=_take_part(told))
+
+    from leukoscope.learning.distributed import broadcast
+
+    # What torchrun told the libraries is the share of one of several; while only the first
+    # process works, between the trainings, inference may use all cores.
+    os.environ.pop("OMP_NUM_THREADS", None)
+
+    def announce(order: Order | None) -> None:
+        broadcast(order, told)
+
+    return Team(announce)
+
+
+def _take_part(told: Any) -> int:
+    """Do this process's share of every training until the first one dismisses it."""
+    from torch import distributed
+
+    from leukoscope.learning.distributed import broadcast
+    from leukoscope.study.taking_part import take_part
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends, and dismisses this one
+    try:
+        while True:
+            try:
+                order: Order | None = broadcast(None, told)
+            except RuntimeError:  # the first process is gone, and has said why
+                return 1
+            if order is None:
+                return 0
+            with suppress(TrainingError):  # the first process meets the same, and tells
+                take_part(order)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _start(devices: int) -> int:
+    """Run this very command in ``devices`` processes; returns the exit code of the first."""
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    launcher: Any = torchrun
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // devices)))
+    logging.disable()  # what the launcher logs is said below, in the words of this program
+    command = ["--standalone", f"--nproc-per-node={devices}", "-m", "leukoscope", *sys.argv[1:]]
+    try:
+        launcher.run(launcher.parse_args(command))
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)  # the first process has said so
+    except ChildFailedError as error:
+        own = (-signal.SIGTERM, -signal.SIGINT)  # how the launcher ends the rest
+        for rank, failure in error.failures.items():
+            if failure.exitcode < 0 and failure.exitcode not in own:
+                _killed(rank, devices, failure.exitcode)
+        _, first = error.get_first_failure()
+        return int(first.exitcode) if first.exitcode > 0 else 1  # it has said why
+    return 0
+
+
+def _killed(rank: int, devices: int, code: int) -> NoReturn:
+    name = signal.Signals(-code).name
+    memory = ", often for want of memory" if name == "SIGKILL" else ""
+    raise TrainingError(
+        f"process {rank + 1} of {devices} was killed ({name}{memory}); the others were ended",
+        hint="go on from the last epoch with --resume",
+    )

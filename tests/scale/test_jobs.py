@@ -1,0 +1,138 @@
+"""Fits in other processes: the same bytes, clear errors, nobody left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from leukoscope.core.errors import TrainingError, UnknownNameError, UsageError
+from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.phantom.writing import write_phantoms
+from leukoscope.scale import jobs
+from leukoscope.scale.jobs import executor_of, run_here
+from leukoscope.study.fits import FitKey
+from leukoscope.study.run import StudyResult, run_study, study_config
+
+KEYS = [FitKey("recipe", "quick", "random", fold) for fold in range(3)]
+
+
+def quiet(done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = PhantomSpec(images=40, sessions=5, size_px=96, seed=5)
+    return write_phantoms(spec, tmp_path_factory.mktemp("data") / "phantoms")
+
+
+def study(phantoms: Path, out: Path, **options: Any) -> StudyResult:
+    config = study_config(
+        phantoms,
+        protocols=["random"],
+        probes=["colour-only"],
+        folds=2,
+        overrides=[
+            "model.backbone=test_resnet",
+            "model.weights=none",
+            "preprocess.size_px=64",
+            "bootstrap=100",
+        ],
+    )
+    return run_study(config, out, report=False, **options)
+
+
+def files_of(result: StudyResult) -> dict[str, bytes]:
+    names = ["metrics.json", "predictions.csv"]
+    paths = sorted(result.run.path.glob("models/**/*.safetensors"))
+    paths += [result.run.path / name for name in names]
+    return {str(path.relative_to(result.run.path)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def alone(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    return study(phantoms, tmp_path_factory.mktemp("alone") / "run")
+
+
+def test_two_processes_write_the_bytes_of_one(
+    phantoms: Path, alone: StudyResult, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    result = study(
+        phantoms,
+        tmp_path / "run",
+        executor=executor_of("local", 2),
+        listener=lambda *row: told.append(row),
+    )
+    assert files_of(result) == files_of(alone)
+    assert len(files_of(result)) == 5
+    (step,) = {name for name, _, _ in told if name.startswith("fits in other")}
+    counts = [row[1:] for row in told if row[0] == step]
+    assert counts == [(0, 0), *((n, 5) for n in range(1, 6)), (1, 1)]
+    assert not (tmp_path / "run" / "cache" / "pixels").exists()
+    # Nothing is left to do, so no process is started.
+    study(phantoms, tmp_path / "run", resume=True, executor=lambda *_: pytest.fail("started"))
+
+
+def test_a_process_that_is_killed_is_named_with_its_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = jobs._start
+
+    def killed(number: int) -> Any:
+        connection, process = start(number)
+        if number == 0:
+            process.kill()
+        return connection, process
+
+    monkeypatch.setattr(jobs, "_start", killed)
+    with pytest.raises(TrainingError, match=r"quick, random, fold 0 .*\(SIGKILL, often") as caught:
+        run_here(tmp_path, KEYS, quiet, 2)
+    assert "--resume" in caught.value.hint
+    assert not multiprocessing.active_children()
+
+
+def test_the_error_of_a_fit_comes_back_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(number: int) -> Any:  # a thread stands in for the process
+        here, there = multiprocessing.Pipe()
+        Thread(target=lambda: there.send(jobs._try(*there.recv())), daemon=True).start()
+        return here, Mock()
+
+    monkeypatch.setattr(jobs, "_start", start)
+    with pytest.raises(TrainingError, match=r"quick, random, fold 0: .*splits.csv") as caught:
+        run_here(tmp_path, KEYS[:1], quiet, 1)
+    assert "same paths" in caught.value.hint
+
+
+def test_ctrl_c_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(tmp_path, KEYS, quiet, 2)
+    assert not multiprocessing.active_children()
+
+
+def test_executors_by_name() -> None:
+    assert executor_of("local", 1) is None
+    with pytest.raises(UnknownNameError, match="unknown executor 'rya'"):
+        executor_of("rya", 2)
+    with pytest.raises(UsageError, match="--jobs expects"):
+        executor_of("local", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_ray_writes_the_same_bytes(phantoms: Path, alone: StudyResult, tmp_path: Path) -> None:
+    result = study(phantoms, tmp_path / "run", executor=executor_of("ray", 2))
+    assert files_of(result) == files_of(alone)
