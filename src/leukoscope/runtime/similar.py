@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,17 +127,19 @@ def load_cases(folder: Path, record: BundleRecord) -> CaseLibrary | None:
     return CaseLibrary(captions, cases, basis, record.similar.limit, sheet, px or 0)
 
 
-def contact_sheet(pictures: Sequence[NDArray[np.uint8]], side_px: int) -> bytes:
+def contact_sheet(pictures: Iterable[NDArray[np.uint8]], side_px: int) -> bytes:
     """``similar.jpg`` of pictures (H, W, 3) uint8 RGB: the middle square of each, made smaller."""
-    rows = -(-len(pictures) // COLUMNS)
-    sheet = np.zeros((rows * side_px, COLUMNS * side_px, 3), np.uint8)
-    for number, picture in enumerate(pictures):
-        height, width = picture.shape[:2]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = picture[top : top + side, left : left + side]
+    small = [_middle(picture, side_px) for picture in pictures]
+    sheet = np.zeros((-(-len(small) // COLUMNS) * side_px, COLUMNS * side_px, 3), np.uint8)
+    for number, picture in enumerate(small):
         y, x = (side_px * place for place in divmod(number, COLUMNS))
-        sheet[y : y + side_px, x : x + side_px] = cv2.resize(
-            square, (side_px, side_px), interpolation=cv2.INTER_AREA
-        )
+        sheet[y : y + side_px, x : x + side_px] = picture
     return bytes(cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1])
+
+
+def _middle(picture: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = picture[top : top + side, left : left + side]
+    return np.asarray(cv2.resize(square, (side_px, side_px), interpolation=cv2.INTER_AREA))

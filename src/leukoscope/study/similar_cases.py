@@ -64,7 +64,7 @@ def similar_files(
     drawn = all_drawn(images.manifest)
     if drawn:
         paths = [images.manifest.path_of(record) for record in chosen]
-        pictures = list(stream(lambda path: decode_image(path).image, paths))
+        pictures = stream(lambda path: decode_image(path).image, paths)
         files[PICTURES] = contact_sheet(pictures, PICTURE_PX)
     limit = max(float(np.quantile(distances, 0.95)), 1e-6)
     similar = SimilarCases(n=len(cases), limit=limit, picture_px=PICTURE_PX if drawn else None)
@@ -79,7 +79,7 @@ def all_drawn(manifest: Manifest) -> bool:
         drawn = {row["path"] for row in listed}
     except (DataError, KeyError, TypeError):  # a file of that name that somebody else wrote
         return False
-    return {record.path for record in manifest.usable} <= drawn
+    return bool(drawn) and {record.path for record in manifest.usable} <= drawn
 
 
 def add_similar(folder: Path, run: RunFolder) -> BundleRecord:
