@@ -95,13 +95,28 @@ def test_files_behind_urls_are_fetched_in_order(archive: Path, tmp_path: Path) -
 def test_inputs_come_back_by_shard_whatever_they_are_called(tmp_path: Path) -> None:
     folder = ScoreFolder(tmp_path)
     names = ["a", "line\nbreak", os.fsdecode(b"not-\xff-utf8"), "ä", "e"]
-    images, _ = write_inputs(folder, names, 2)
-    assert images == 5
+    images, _, step = write_inputs(folder, names, 2)
+    assert (images, step) == (5, 2)
     assert [list(read_inputs(folder, shard)) for shard in range(3)] == [
         names[:2], names[2:4], names[4:],
     ]  # fmt: skip
     with pytest.raises(DataError, match="the list of images is damaged"):
         list(read_inputs(folder, 3))
+
+
+@pytest.mark.parametrize(
+    ("images", "workers", "step", "shards"),
+    [(3, 2, 50, 1), (2002, 2, 150, 14), (31_999, 2, 2000, 16), (40_000, 2, 2000, 20)],
+)
+def test_every_worker_gets_shards(
+    tmp_path: Path, images: int, workers: int, step: int, shards: int
+) -> None:
+    folder = ScoreFolder(tmp_path)
+    names = [str(number) for number in range(images)]
+    assert write_inputs(folder, names, None, workers)[::2] == (images, step)
+    read = [list(read_inputs(folder, shard)) for shard in range(shards)]
+    assert [name for shard in read for name in shard] == names
+    assert {len(shard) for shard in read[:-1]} <= {step}
 
 
 def test_a_plan_of_many_images_takes_no_more_memory_than_one_of_few(tmp_path: Path) -> None:

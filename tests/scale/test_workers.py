@@ -27,7 +27,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def _plan(folder: ScoreFolder, names: list[str], shard_images: int) -> Plan:
     folder.path.mkdir(exist_ok=True)
-    images, digest = write_inputs(folder, names, shard_images)
+    images, digest, _ = write_inputs(folder, names, shard_images)
     return Plan(
         bundle="none", reason="", bundle_sha256="0" * 64, engine="none", precision="fp32",
         um_per_px=None, scale_bar_um=None, whole=True, shard_images=shard_images, images=images,

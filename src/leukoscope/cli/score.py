@@ -62,7 +62,7 @@ def score(
     ] = 0,
     shard_images: Annotated[
         int | None,
-        typer.Option("--shard-size", min=1, help="Images in a shard. Default: 2000."),
+        typer.Option("--shard-size", min=1, help="Images in a shard. Default: at most 2000."),
     ] = None,
     network_engine: Annotated[
         str | None, typer.Option(help="auto, openvino or onnxruntime.")
@@ -96,9 +96,9 @@ def score(
 ) -> int:
     """Score an archive: sharded Parquet, each image once, whatever is killed when."""
     from leukoscope.scale.plan import ScoreFolder
-    from leukoscope.scale.score import SHARD_IMAGES, Workers, plan_scoring, resume_plan, run_scoring
+    from leukoscope.scale.score import Workers, plan_scoring, resume_plan, run_scoring
 
-    folder = ScoreFolder(out)
+    folder, who = ScoreFolder(out), Workers(engine, workers, threads, ray_address, stall)
     if verify:
         return _verify(folder, as_json)
     if resume and folder.plan.is_file():
@@ -126,12 +126,12 @@ def score(
             um_per_px=um_per_px,
             scale_bar_um=scale_bar_um,
             whole=whole,
-            shard_images=shard_images or SHARD_IMAGES,
+            shard_images=shard_images,
+            workers=who.resolved()[0],
         )
     _tell_plan(plan)
     started = time.perf_counter()
     with progress_bars("images") as show:
-        who = Workers(engine, workers, threads, ray_address, stall)
         result = run_scoring(folder, plan, who, lambda done, total: show("scoring", done, total))
     _tell_result(result, time.perf_counter() - started, as_json)
     return EXIT_SOME_UNREADABLE if result.unreadable else 0

@@ -27,6 +27,8 @@ from leukoscope.core.files import atomic_path, read_json, write_json
 from leukoscope.runtime.choosing import SAMPLES
 
 SCHEMA = 1
+SHARD_IMAGES = 2000
+_LEAST, _SHARDS_EACH = 50, 8  # images in the smallest shard; shards for each worker
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,26 @@ def load_plan(folder: ScoreFolder) -> Plan:
     return Plan(**{**values, "sources": tuple(values["sources"])})
 
 
-def write_inputs(folder: ScoreFolder, names: Iterable[str], shard_images: int) -> tuple[int, str]:
+def write_inputs(
+    folder: ScoreFolder, names: Iterable[str], shard_images: int | None = None, workers: int = 1
+) -> tuple[int, str, int]:
     """Write down the images, once and for all, in constant memory.
 
+    Args:
+        folder: Of the run.
+        names: Of the images.
+        shard_images: Images in a shard. None takes :data:`SHARD_IMAGES`, or so few that each
+            worker gets eight shards, that none has to wait long for the last one.
+        workers: How many there will be.
+
     Returns:
-        Their number, and the hash of the file.
+        Number of images, hash of the file, images in a shard.
     """
     digest, count, offset = hashlib.sha256(), 0, 0
-    offsets = [0]
+    fine = [0]  # byte of every fiftieth name, as long as smaller shards may be chosen
+    step = shard_images or SHARD_IMAGES
+    coarse = [0]
+    most = _SHARDS_EACH * workers * SHARD_IMAGES if shard_images is None else 0
     with atomic_path(folder.inputs) as temporary, temporary.open("wb") as file:
         for name in names:
             # ASCII: a name that is no UTF-8 comes back as it was.
@@ -167,13 +181,18 @@ def write_inputs(folder: ScoreFolder, names: Iterable[str], shard_images: int) -
             file.write(line)
             digest.update(line)
             count, offset = count + 1, offset + len(line)
-            if count % shard_images == 0:
-                offsets.append(offset)
-    if offsets[-1] != offset:
-        offsets.append(offset)
+            if count % step == 0:
+                coarse.append(offset)
+            if count <= most and count % _LEAST == 0:
+                fine.append(offset)
+    if count < most:
+        each = max(1, round(count / (_SHARDS_EACH * workers * _LEAST)))
+        step, coarse = each * _LEAST, fine[::each]
+    if coarse[-1] != offset:
+        coarse.append(offset)
     with atomic_path(folder.offsets) as temporary:
-        np.save(temporary, np.array(offsets, np.int64), allow_pickle=False)
-    return count, digest.hexdigest()
+        np.save(temporary, np.array(coarse, np.int64), allow_pickle=False)
+    return count, digest.hexdigest(), step
 
 
 def read_inputs(folder: ScoreFolder, shard: int) -> Iterator[str]:

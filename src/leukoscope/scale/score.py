@@ -35,7 +35,6 @@ from leukoscope.scale.sources import image_names, local_files
 from leukoscope.scale.workers import STALL_S, Open, score_in_processes
 
 ENGINES = ("local", "ray")
-SHARD_IMAGES = 2000
 
 Show = Callable[[int, int], None]
 
@@ -99,7 +98,8 @@ def plan_scoring(
     um_per_px: float | None = None,
     scale_bar_um: float | None = None,
     whole: bool = False,
-    shard_images: int = SHARD_IMAGES,
+    shard_images: int | None = None,
+    workers: int = 1,
 ) -> Plan:
     """Write down what is to be done: every image's name, the bundle, how it is opened.
 
@@ -115,7 +115,8 @@ def plan_scoring(
         um_per_px: Pixel scale of the images.
         scale_bar_um: Length of their scale bar.
         whole: Large images are not cut.
-        shard_images: Images in a shard.
+        shard_images: Images in a shard; see :func:`leukoscope.scale.plan.write_inputs`.
+        workers: How many there will be; the number may change later.
 
     Raises:
         UsageError: The folder holds a run, or nothing lies behind a source.
@@ -125,7 +126,7 @@ def plan_scoring(
     """
     if find_spec("pyarrow") is None:
         raise MissingExtraError("scoring", "score")
-    if shard_images < 1:
+    if shard_images is not None and shard_images < 1:
         raise UsageError(f"expected at least one image in a shard, got {shard_images}")
     if folder.plan.is_file():
         raise UsageError(
@@ -135,7 +136,8 @@ def plan_scoring(
     if bundle is not None:
         read_bundle(bundle)  # now, not after a million names
     folder.path.mkdir(parents=True, exist_ok=True)
-    images, inputs_sha256 = write_inputs(folder, image_names(sources, root), shard_images)
+    names = image_names(sources, root)
+    images, inputs_sha256, shard_images = write_inputs(folder, names, shard_images, workers)
     if not images:
         raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
     reason = f"{bundle}, named by the user"
