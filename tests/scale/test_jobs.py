@@ -122,6 +122,16 @@ def test_ctrl_c_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not multiprocessing.active_children()
 
 
+def test_processes_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "available_cores", lambda: 8)
+    assert [row["OMP_NUM_THREADS"] for row in jobs.shares(3)] == ["2", "2", "2"]
+    assert all("CUDA_VISIBLE_DEVICES" not in row for row in jobs.shares(3))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [row["CUDA_VISIBLE_DEVICES"] for row in jobs.shares(3)] == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert [row["CUDA_VISIBLE_DEVICES"] for row in jobs.shares(3)] == ["5", "7", "5"]
+
+
 def test_executors_by_name() -> None:
     assert executor_of("local", 1) is None
     with pytest.raises(UnknownNameError, match="unknown executor 'rya'"):

@@ -74,7 +74,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_tuning_trials import trials
-with trials(Path({out!r})) as pool:
+with trials(Path({out!r}), {storage!r}) as pool:
     if {die!r}:
         trial, labels = pool.ask(4)
         print(labels, flush=True)
@@ -88,8 +88,9 @@ with trials(Path({out!r})) as pool:
 
 
 @contextmanager
-def worker(out: Path, die: bool) -> Iterator[subprocess.Popen[str]]:
-    code = WORKER.format(folder=str(Path(__file__).parent), out=str(out), die=die)
+def worker(out: Path, die: bool, storage: str = "") -> Iterator[subprocess.Popen[str]]:
+    folder = str(Path(__file__).parent)
+    code = WORKER.format(folder=folder, out=str(out), die=die, storage=storage)
     command = [sys.executable, "-c", code]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -119,8 +120,17 @@ def test_the_trial_of_a_killed_process_is_taken_up_again(tmp_path: Path) -> None
     assert not list((tmp_path / "cache" / "workers").glob("?" * 12 + ".lock"))
 
 
-def test_two_processes_share_the_trials_and_keep_to_the_number(tmp_path: Path) -> None:
-    with worker(tmp_path, die=False) as one, worker(tmp_path, die=False) as two:
+@pytest.mark.parametrize("storage", ["", "journal:{}/all.journal", "sqlite:///{}/all.db"])
+def test_two_processes_share_the_trials_and_keep_to_the_number(
+    tmp_path: Path, storage: str
+) -> None:
+    """In one folder, or each in its own, as on two machines."""
+    storage = storage.format(tmp_path)
+    outs = [tmp_path / (name if storage else "a") for name in "ab"]
+    if storage:
+        with trials(outs[0], storage):  # two processes that create a database at once may clash
+            pass
+    with worker(outs[0], False, storage) as one, worker(outs[1], False, storage) as two:
         for process in (one, two):
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -129,11 +139,28 @@ def test_two_processes_share_the_trials_and_keep_to_the_number(tmp_path: Path) -
             process.stdin.write("go\n")
             process.stdin.flush()
         assert [process.wait(60) for process in (one, two)] == [0, 0]
-    with trials(tmp_path) as pool:
-        rows = pool.rows()
+    with trials(outs[1], storage) as pool:
+        rows = [row for row in pool.rows() if row.state != "stopped"]
         workers = {t.user_attrs["worker"] for t in pool.study.get_trials()}
     assert [row.state for row in rows] == ["complete"] * 12
+    assert len({str(row.labels) for row in rows}) == 12  # none twice
+    assert sum(row.own for row in rows) == 1
     assert len(workers) == 2
+
+
+def test_a_process_that_comes_too_late_gives_its_trial_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'tune.db'}"
+    with trials(tmp_path / "a", storage) as one, trials(tmp_path / "b", storage) as two:
+        run(one, 3)
+        late = two._counted
+        values = iter([3])  # as if asked before the other drew its last one
+        monkeypatch.setattr(two, "_counted", lambda **k: next(values, None) or late(**k))
+        assert one.ask(4) is not None
+        assert two.ask(4) is None
+        states = [row.state for row in one.rows()]
+    assert states == ["complete"] * 3 + ["running", "stopped"]
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])

@@ -82,41 +82,40 @@ def study(
     team = join_team(1 if plan else devices, 1 if plan else nodes, jobs)
     if team.ended is not None:
         return team.ended
-    with team:
-        if resume and not given_options(context) - RESUME_NEEDS:
-            config = _saved(out, data)
-        elif data is None:
-            raise UsageError("which data? name a folder of images or a CSV manifest")
-        else:
-            config = study_config(
-                data,
-                recipes=recipe or ("quick",),
-                protocols=protocol,
-                probes=() if no_probes else probe,
-                overrides=(*_bundle(no_bundle), *(overrides or ())),
-                folds=folds,
-                seed=seed,
-                layout=layout,
-                class_map=opt.class_map(classes),
-                backbone=backbone,
-                weights=weights,
-            )
-        if plan:
-            return _show_plan(config, as_json, jobs)
-        with progress_bars() as show:
-            result = run_study(
-                config,
-                out,
-                resume=resume,
-                listener=show,
-                executor=elsewhere,
-                announce=team.announce,
-            )
-        if as_json:
-            print_json(result.metrics)
-        else:
-            _print_result(result)
-        return name_unreadable(result.unreadable)
+    if resume and not given_options(context) - RESUME_NEEDS:
+        config = _saved(out, data)
+    elif data is None:
+        raise UsageError("which data? name a folder of images or a CSV manifest")
+    else:
+        config = study_config(
+            data,
+            recipes=recipe or ("quick",),
+            protocols=protocol,
+            probes=() if no_probes else probe,
+            overrides=(*_bundle(no_bundle), *(overrides or ())),
+            folds=folds,
+            seed=seed,
+            layout=layout,
+            class_map=opt.class_map(classes),
+            backbone=backbone,
+            weights=weights,
+        )
+    if plan:
+        return _show_plan(config, as_json, jobs)
+    with team, progress_bars() as show:
+        result = run_study(
+            config,
+            out,
+            resume=resume,
+            listener=show,
+            executor=elsewhere,
+            announce=team.announce,
+        )
+    if as_json:
+        print_json(result.metrics)
+    else:
+        _print_result(result)
+    return name_unreadable(result.unreadable)
 
 
 @command
@@ -149,38 +148,37 @@ def train(
     team = join_team(devices, nodes, jobs)
     if team.ended is not None:
         return team.ended
-    with team:
-        config = study_config(
-            data,
-            recipes=(recipe,),
-            protocols=(protocol,),
-            probes=(),
-            overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
-            folds=folds,
-            seed=seed,
-            layout=layout,
-            class_map=opt.class_map(classes),
-            backbone=backbone,
-            weights=weights,
+    config = study_config(
+        data,
+        recipes=(recipe,),
+        protocols=(protocol,),
+        probes=(),
+        overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
+        folds=folds,
+        seed=seed,
+        layout=layout,
+        class_map=opt.class_map(classes),
+        backbone=backbone,
+        weights=weights,
+    )
+    with team, progress_bars() as show:
+        result = run_study(
+            config,
+            out,
+            resume=resume,
+            report=False,
+            listener=show,
+            executor=elsewhere,
+            announce=team.announce,
         )
-        with progress_bars() as show:
-            result = run_study(
-                config,
-                out,
-                resume=resume,
-                report=False,
-                listener=show,
-                executor=elsewhere,
-                announce=team.announce,
-            )
-        if as_json:
-            print_json(result.metrics)
-        else:
-            _print_scores(result)
-            typer.echo(f"\ncheckpoints  {out / 'models'}")
-            if config.bundle:
-                typer.echo(f"next         leukoscope export {out} --out bundle")
-        return name_unreadable(result.unreadable)
+    if as_json:
+        print_json(result.metrics)
+    else:
+        _print_scores(result)
+        typer.echo(f"\ncheckpoints  {out / 'models'}")
+        if config.bundle:
+            typer.echo(f"next         leukoscope export {out} --out bundle")
+    return name_unreadable(result.unreadable)
 
 
 def _bundle(left_out: bool) -> tuple[str, ...]:

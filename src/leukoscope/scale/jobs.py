@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EXECUTORS = ("local", "ray")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 GRACE_S = 5.0
 
 
@@ -69,11 +70,11 @@ def run_here(run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None:
     processes: dict[Connection, BaseProcess] = {}
     running: dict[Any, FitKey] = {}
     try:
-        with _environment(max(1, available_cores() // jobs)):
-            for number in range(jobs):
+        for number, share in enumerate(shares(jobs)):
+            with _environment(share):
                 connection, process = _start(number)
-                processes[connection] = process
-                running[connection] = _send(connection, run, queue.pop())
+            processes[connection] = process
+            running[connection] = _send(connection, run, queue.pop())
         while running:
             for ready in wait(list(running)):
                 assert isinstance(ready, Connection)
@@ -99,6 +100,19 @@ def _check(connection: Connection, process: BaseProcess, key: FitKey) -> None:
         _died(key, process.exitcode)
     if error is not None:
         _failed(key, *error)
+
+
+def shares(jobs: int) -> list[dict[str, str]]:
+    """The environment of each process: its share of the cores and, of several GPUs, one in turn."""
+    import torch
+
+    own = dict.fromkeys(THREADS, str(max(1, available_cores() // jobs)))
+    gpus = [str(number) for number in range(torch.cuda.device_count())]
+    visible = os.environ.get(VISIBLE, "").split(",")
+    gpus = visible if len(visible) == len(gpus) else gpus
+    if len(gpus) < 2:
+        return [own] * jobs
+    return [own | {VISIBLE: gpus[number % len(gpus)]} for number in range(jobs)]
 
 
 def _start(number: int) -> tuple[Connection, BaseProcess]:
@@ -149,10 +163,10 @@ def _try(run: str, key: FitKey) -> tuple[str, str] | None:
 
 
 @contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """Processes that start inside get their share of the cores before any library counts them."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, str(threads)))
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """A process that starts inside has these variables before any library reads them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:

@@ -125,7 +125,10 @@ def _connect(environment: Any) -> Team:
     rank, world = environment.global_rank(), environment.world_size()
     os.environ["MASTER_ADDR"] = environment.main_address
     os.environ["MASTER_PORT"] = str(environment.main_port)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(environment.local_rank())
     distributed.init_process_group(backend, rank=rank, world_size=world, timeout=ANSWER)
     told: Any = distributed.new_group(backend="gloo", timeout=IDLE)
     if rank:

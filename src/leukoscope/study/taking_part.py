@@ -6,7 +6,7 @@ from pathlib import Path
 
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import TrainingError
+from leukoscope.core.errors import DataError
 from leukoscope.learning.backbones import build_network
 from leukoscope.learning.distributed import measures_shares
 from leukoscope.study.fits import open_fits
@@ -18,13 +18,14 @@ def take_part(order: Order) -> None:
     """Do this process's share of one training; it writes nothing.
 
     Raises:
-        TrainingError: It broke down, or this machine does not see the same cache.
+        DataError: This machine does not see the run, or not the same cache.
+        TrainingError: It broke down.
     """
     fits = open_fits(order.run, "recipe", order.recipe)
     assert isinstance(fits, RecipeFits)
     job = fits.gradient_job(Path(order.folder), order.seed)
     if (job.views is not None) != order.cached:
-        raise TrainingError(
+        raise DataError(
             f"{order.recipe}: only some machines train on cached activations",
             hint="train without training.cached_views, or on machines that are alike",
         )

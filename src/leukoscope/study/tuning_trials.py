@@ -1,8 +1,9 @@
 """The trials of a tuning in Optuna's storage: drawn, shared between processes, taken up again.
 
-A trial that runs carries the name of its worker; a worker holds a lock file below the cache for
-as long as it lives, and the system lets go of it when it is killed. So whoever comes next knows
-which running trials are dead: they are marked failed and put in the queue again.
+A trial that runs carries the name of its worker; a worker holds a lock file for as long as it
+lives, and the system lets go of it when it is killed. So whoever comes next knows which running
+trials are dead: they are marked failed and put in the queue again. The locks lie beside a journal
+that was named, where all who share it find them, and else below the tuning's cache.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 MOST_GRID_POINTS = 1000
 FEWEST_FOR_IMPORTANCE = 8
 JOURNAL = "tune.journal"
+QUEUED, QUEUE_S = "queued", 10.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,9 @@ class Trials:
         self.config, self.minimise, self.steps = config, minimise, steps
         self.name = f"{config.recipe.name}-{key[:12]}"
         self.worker = uuid.uuid4().hex[:12]
-        self.workers = out / "cache" / "workers"
+        self.workers = _lock_folder(storage, out)
         self.workers.mkdir(parents=True, exist_ok=True)
-        # Drawing is one at a time, so that the number of trials is exact; so is writing results.
+        # Drawing is one at a time among those who share the locks; so is writing results.
         self.turn = FileLock(self.workers / "turn.lock")
         self._alive = FileLock(self._file(self.worker))
         self._storage_text = storage or f"journal:{out / JOURNAL}"
@@ -95,15 +98,7 @@ class Trials:
         with self.turn:
             self.storage = open_storage(self._storage_text)
             with readable(self._storage_text):
-                self.study: Study = optuna.create_study(
-                    storage=self.storage,
-                    study_name=self.name,
-                    direction="minimize" if self.minimise else "maximize",
-                    pruner=_pruner(self.config.pruner, self.steps),
-                    load_if_exists=True,
-                )
-                if not self.study.get_trials(deepcopy=False):
-                    self._enqueue_first()
+                self._open_study()
         return self
 
     def __exit__(
@@ -118,20 +113,53 @@ class Trials:
         self._alive.release()
         self._file(self.worker).unlink(missing_ok=True)
 
+    def _open_study(self) -> None:
+        """Create the study, or load it once its creator has filled the queue."""
+        from optuna import create_study
+        from optuna.exceptions import DuplicatedStudyError
+
+        options: dict[str, Any] = {
+            "storage": self.storage,
+            "study_name": self.name,
+            "direction": "minimize" if self.minimise else "maximize",
+            "pruner": _pruner(self.config.pruner, self.steps),
+        }
+        created = True
+        try:
+            self.study: Study = create_study(**options)
+        except DuplicatedStudyError:
+            created = False
+            self.study = create_study(**options, load_if_exists=True)
+        end = time.monotonic() + QUEUE_S
+        while not created and not self.study.user_attrs.get(QUEUED) and time.monotonic() < end:
+            time.sleep(0.1)
+        if created or not self.study.get_trials(deepcopy=False):  # or its creator was killed
+            self._enqueue_first()
+        if not self.study.user_attrs.get(QUEUED):
+            self.study.set_user_attr(QUEUED, True)
+
     def ask(self, limit: int) -> tuple[Trial, dict[str, Any]] | None:
         """Draw the next trial and its values, or None where ``limit`` are drawn."""
-        with self.turn:
-            self._take_over()
-            counted = sum(row.state != "stopped" for row in self.rows())
-            if counted >= limit:
-                return None
-            # By the number of trials, not by how often the program was started.
-            seed = (self.config.study.seed + 1_000_003 * counted) % 2**31
-            self.study.sampler = _sampler(self.config.sampler, seed)
-            trial = self.study.ask()
-            labels = {k: _suggest(trial, k, p) for k, p in self.config.space.items()}
-            trial.set_user_attr("worker", self.worker)
-        return trial, labels
+        while True:
+            with self.turn:
+                self._take_over()
+                if self._counted() >= limit:
+                    return None
+                trial = self.study.ask()
+                # By the number of trials before it, not by how often the program was started.
+                before = self._counted(until=trial.number)
+                seed = (self.config.study.seed + 1_000_003 * before) % 2**31
+                self.study.sampler = _sampler(self.config.sampler, seed)
+                labels = {k: _suggest(trial, k, p) for k, p in self.config.space.items()}
+                trial.set_user_attr("worker", self.worker)
+                if self._counted() <= limit:
+                    return trial, labels
+                # Only where others do not share the lock: whoever comes too late gives it back.
+                self._end(trial.number, "drawn at once with the last one", stopped=True)
+            time.sleep(random.uniform(0, 0.5))
+
+    def _counted(self, until: float = math.inf) -> int:
+        return sum(row.state != "stopped" and row.number < until for row in self.rows())
 
     def complete(self, trial: Trial, value: float) -> None:
         """End a trial with its value."""
@@ -222,6 +250,13 @@ class Trials:
 
     def _file(self, worker: str) -> Path:
         return self.workers / f"{worker}.lock"
+
+
+def _lock_folder(storage: str, out: Path) -> Path:
+    if not storage.startswith("journal:"):
+        return out / "cache" / "workers"
+    journal = Path(storage.removeprefix("journal:")).expanduser()
+    return journal.with_name(f"{journal.name}.workers")
 
 
 def grid(space: Space, seed: int) -> list[dict[str, Any]]:
