@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,6 +19,8 @@ from leukoscope.core.errors import (
     UsageError,
 )
 from leukoscope.runtime.engines import available_cores
+from leukoscope.scale.processes import follow_parent, how_it_ended
+from leukoscope.scale.ray_cluster import connected
 
 if TYPE_CHECKING:
     from leukoscope.study.events import Tell
@@ -132,21 +131,13 @@ def _send(connection: Connection, run: Path, key: FitKey) -> FitKey:
 
 def _work(connection: Connection) -> None:
     """A worker: do fits until the pipe is closed; Ctrl-C is for the process of the study."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent()
     while True:
         try:
             run, key = connection.recv()
         except EOFError:
             return
         connection.send(_try(run, key))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def _try(run: str, key: FitKey) -> tuple[str, str] | None:
@@ -185,12 +176,8 @@ def _failed(key: FitKey, message: str, hint: str) -> NoReturn:
 
 
 def _died(key: FitKey, code: int | None) -> NoReturn:
-    how = f"exit code {code}"
-    if code is not None and code < 0:
-        how = signal.Signals(-code).name
-        how += ", often for want of memory" if how == "SIGKILL" else ""
     raise TrainingError(
-        f"the process of {key} ended before its fit did ({how})",
+        f"the process of {key} ended before its fit did ({how_it_ended(code)})",
         hint="what was finished is kept: go on with --resume, with fewer --jobs where memory ran "
         "out",
     )
@@ -204,10 +191,11 @@ def run_on_ray(run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None
     Raises:
         TrainingError: As :func:`run_here`.
     """
-    ray: Any = import_module("ray")
-    own = not ray.is_initialized()
-    if own:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    with connected("--executor ray") as ray:
+        _fit_on(ray, run, keys, tell, jobs)
+
+
+def _fit_on(ray: Any, run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None:
     running: dict[Any, FitKey] = {}
     try:
         largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes())
@@ -235,5 +223,3 @@ def run_on_ray(run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None
     finally:
         for task in running:
             ray.cancel(task, force=True)
-        if own:
-            ray.shutdown()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from leukoscope.core.errors import TrainingError, UsageError
 from leukoscope.runtime.engines import available_cores
+from leukoscope.scale.processes import how_it_ended
 
 if TYPE_CHECKING:
     from leukoscope.study.gradient_job import Announce, Order
@@ -193,9 +194,7 @@ def _start(devices: int) -> int:
 
 
 def _killed(rank: int, devices: int, code: int) -> NoReturn:
-    name = signal.Signals(-code).name
-    memory = ", often for want of memory" if name == "SIGKILL" else ""
     raise TrainingError(
-        f"process {rank + 1} of {devices} was killed ({name}{memory}); the others were ended",
+        f"process {rank + 1} of {devices} was killed ({how_it_ended(code)}); the others were ended",
         hint="go on from the last epoch with --resume",
     )

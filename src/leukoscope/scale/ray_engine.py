@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from leukoscope.core.errors import DataError, LeukoscopeError, MissingExtraError, UsageError
+from leukoscope.core.errors import DataError, LeukoscopeError
 from leukoscope.scale.journal import ShardResult, result_from
 from leukoscope.scale.plan import Plan
+from leukoscope.scale.ray_cluster import connected
 from leukoscope.scale.shard import Scorer, Task
 
 _ATTEMPTS = 2  # actors that may die over a shard
@@ -78,74 +75,32 @@ def score_on_ray(
         UsageError: There is no cluster at the address.
         DataError: An actor says why it cannot go on.
     """
-    if find_spec("ray") is None:
-        raise MissingExtraError("scoring on Ray", "scale")
-    import ray
-    from ray.data import DataContext
+    numbers = list(shards)
+    if not numbers:
+        return
+    with connected("scoring on Ray", address, workers * threads) as ray:
+        from ray.data import ActorPoolStrategy, DataContext
 
-    _connect(ray, address or os.environ.get("RAY_ADDRESS"), workers * threads)
-    try:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its import has set another
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        numbers = list(shards)
         source: Any = ray.data.from_items(numbers, override_num_blocks=len(numbers))
         results = source.map(
             ShardActor,
             fn_constructor_args=(str(folder), plan, threads),
-            concurrency=workers,
+            compute=ActorPoolStrategy(size=workers),
             num_cpus=threads,
         )
-        for row in results.iter_rows():
-            if row["error"]:
-                message, _, hint = row["error"].partition("\n  → ")
-                raise DataError(message, hint=hint)
-            if row["result"]:
-                yield result_from(json.loads(row["result"]))
-    except ray.exceptions.RayError as error:
-        detail = str(error).strip().splitlines()[-1]
-        raise DataError(
-            f"Ray could not go on: {detail}",
-            hint="what is committed stays: run again with --resume",
-        ) from None
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: Any, address: str | None, cores: int) -> None:
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    quiet = {"logging_level": logging.CRITICAL, "log_to_driver": False}
-    with _silent_start():
-        if address is None:
-            ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
-            return
         try:
-            _knock(address)
-            ray.init(address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                f"--ray-address {address}: no Ray cluster answers ({str(error).splitlines()[0]})",
-                hint="start one with `ray start --head`, or leave the address out",
+            for row in results.iter_rows():
+                if row["error"]:
+                    message, _, hint = row["error"].partition("\n  → ")
+                    raise DataError(message, hint=hint)
+                if row["result"]:
+                    yield result_from(json.loads(row["result"]))
+        except ray.exceptions.RayError as error:
+            detail = str(error).strip().splitlines()[-1]
+            raise DataError(
+                f"Ray could not go on: {detail}",
+                hint="what is committed stays: run again with --resume",
             ) from None
-
-
-def _knock(address: str) -> None:
-    """Whether anything listens there; Ray would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-@contextmanager
-def _silent_start() -> Iterator[None]:
-    """Ray's C++ part writes to the terminal: told not to, it says there that it was told."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

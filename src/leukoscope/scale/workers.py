@@ -8,9 +8,6 @@ ends the process (a decoder that crashes, memory that runs out) is found, quaran
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +21,7 @@ from typing import Any, Protocol
 from leukoscope.core.errors import DataError, LeukoscopeError
 from leukoscope.scale.journal import ShardResult
 from leukoscope.scale.plan import Plan
+from leukoscope.scale.processes import follow_parent, how_it_ended
 from leukoscope.scale.shard import Scorer, Task, Tell
 
 STALL_S = 600.0
@@ -137,7 +135,7 @@ class _Pool:
                 kind, value = worker.pipe.recv()
             except (EOFError, OSError):
                 worker.process.join()
-                again += self._replace(worker, _death(worker.process.exitcode))
+                again += self._replace(worker, how_it_ended(worker.process.exitcode))
                 continue
             worker.alive_at = time.monotonic()
             if kind == "ready":
@@ -198,19 +196,9 @@ class _Pool:
             worker.process.join()
 
 
-def _death(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            return f"signal {signal.Signals(-code).name}"
-        except ValueError:
-            return f"signal {-code}"
-    return f"exit code {code}"
-
-
 def _work(pipe: Connection, folder: Path, plan: Plan, threads: int, open_scorer: Open) -> None:
     """The life of a worker: it ends with its pipe, or with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    follow_parent()
     try:
         scorer = open_scorer(folder, plan, threads)
         pipe.send(("ready", None))
@@ -231,11 +219,3 @@ def _work(pipe: Connection, folder: Path, plan: Plan, threads: int, open_scorer:
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"
         pipe.send(("error", DataError(f"a worker failed in {place}: {words}")))
-
-
-def _die_with_parent() -> None:
-    """A parent that was killed closes no pipe that a worker in the middle of a shard would read."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -3,7 +3,7 @@
 A trial that runs carries the name of its worker; a worker holds a lock file for as long as it
 lives, and the system lets go of it when it is killed. So whoever comes next knows which running
 trials are dead: they are marked failed and put in the queue again. The locks lie beside a journal
-that was named, where all who share it find them, and else below the tuning's cache.
+or SQLite file that was named, where all who share it find them, and else below the tuning's cache.
 """
 
 from __future__ import annotations
@@ -253,10 +253,12 @@ class Trials:
 
 
 def _lock_folder(storage: str, out: Path) -> Path:
-    if not storage.startswith("journal:"):
-        return out / "cache" / "workers"
-    journal = Path(storage.removeprefix("journal:")).expanduser()
-    return journal.with_name(f"{journal.name}.workers")
+    """Beside the file that all share, where it is one: SQLite itself gives a trial to two."""
+    for scheme in ("journal:", "sqlite:///"):
+        if storage.startswith(scheme):
+            file = Path(storage.removeprefix(scheme)).expanduser()
+            return file.with_name(f"{file.name}.workers")
+    return out / "cache" / "workers"
 
 
 def grid(space: Space, seed: int) -> list[dict[str, Any]]:
