@@ -31,7 +31,7 @@ SLOW = "every pair is compared, which is slow: pip install 'leukoscope[scale]' f
 
 Votes = dict[tuple[int, int], tuple[int, int, int]]
 _BLOCK = 4096
-_CELLS, _PROBES = 4.0, 4  # √n × 4 cells, of which a search looks into 4
+_CELLS, _PROBES = 4.0, 8  # √n × 4 cells, of which a search looks into 8
 _WAVES = 12  # lowest frequencies of a whole picture, each way
 _SPOTS, _HALF, _SPOT_SIGMA = 24, 5, 1.0  # of the small picture
 _PATCH_WAVES = 7  # u + v below this, the constant left out: 27 numbers a patch
