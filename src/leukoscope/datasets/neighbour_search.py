@@ -2,7 +2,8 @@
 
 Up to :data:`INDEX_FROM` images every pair is compared. Beyond, an inverted file of 8-bit vectors
 (faiss; Jégou et al. 2011) proposes pairs, and what decides on a pair is the same as in small data
-sets: an index can miss a link, it cannot invent one. Two kinds of vectors are searched:
+sets: an index can miss a link, and finds others that lie outside the colour neighbours of a field
+or below the peak of its phase correlation, but it cannot invent one. Two kinds of vectors are searched:
 
 - the low frequencies of a whole picture, for copies that are flipped, turned or saved again;
 - small patches around the strongest spots of a picture, for fields that share a shifted part. Two
@@ -79,6 +80,14 @@ def room(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape))
+
+
+def gathered(array: NDArray[Any], rows: IntArray) -> NDArray[Any]:
+    """Some rows of an array, of many images in a file."""
+    found = room((len(rows), *array.shape[1:]), array.dtype)
+    for part in blocks(np.arange(len(rows))):
+        found[part] = array[rows[part]]
+    return found
 
 
 def blocks(rows: IntArray, size: int = _BLOCK) -> Iterator[IntArray]:

@@ -26,7 +26,13 @@ from numpy.typing import NDArray
 from leukoscope.datasets.colour_neighbours import nearest_in_colour, partners_of
 from leukoscope.datasets.linking import correlation
 from leukoscope.datasets.measurements import LOW_PX, Measures
-from leukoscope.datasets.neighbour_search import blocks, room, shifted_pictures, uses_index
+from leukoscope.datasets.neighbour_search import (
+    blocks,
+    gathered,
+    room,
+    shifted_pictures,
+    uses_index,
+)
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
 
@@ -107,7 +113,7 @@ def find_overlaps(
     for members in by_size.values():
         index = np.array(members)
         side = index < between if between else None
-        relief = measures.relief[index]
+        relief = gathered(measures.relief, index)
         if uses_index(len(index)):
             compared = _compare_voted(relief, threads, side)
         else:
