@@ -2,8 +2,8 @@
 
 Up to :data:`INDEX_FROM` images every pair is compared. Beyond, an inverted file of 8-bit vectors
 (faiss; Jégou et al. 2011) proposes pairs, and what decides on a pair is the same as in small data
-sets: an index can miss a link, and finds others that lie outside the colour neighbours of a field
-or below the peak of its phase correlation, but it cannot invent one. Two kinds of vectors are searched:
+sets: an index can miss a link and find others (of fields that are no neighbours in colour, or whose
+phase correlation has no clear peak), but it cannot invent one. Two kinds of vectors are searched:
 
 - the low frequencies of a whole picture, for copies that are flipped, turned or saved again;
 - small patches around the strongest spots of a picture, for fields that share a shifted part. Two
