@@ -163,7 +163,7 @@ def _search(passport: Mapping[str, Any]) -> Iterator[Finding]:
     if search["library"]:
         text = (
             f"More than {search['index_from']:,} images: an index ({search['library']}) proposed "
-            "the pairs that were compared. It invents no link, and can miss a few."
+            "the pairs that were compared. It can miss a few links; it invents none."
         )
     yield _entry("info", "search", text)
 

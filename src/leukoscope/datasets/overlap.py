@@ -23,9 +23,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.datasets.colour_neighbours import nearest_in_colour, partners_of
 from leukoscope.datasets.linking import correlation
 from leukoscope.datasets.measurements import LOW_PX, Measures
-from leukoscope.datasets.neighbour_search import blocks, room, shifted_pictures, uses_index
+from leukoscope.datasets.neighbour_search import (
+    blocks,
+    gathered,
+    room,
+    shifted_pictures,
+    uses_index,
+)
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
 
@@ -48,7 +55,6 @@ _CONTRAST_PX = 6.0  # px over which contrast is made even
 _CONTRAST = 3.0  # grey levels below which it is left as it is
 _TEXTURE = 1.5  # grey levels; a flatter tile says nothing
 _BATCH = 128
-_MOST_DISTANCES = 2**25  # held at a time
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def find_overlaps(
     for members in by_size.values():
         index = np.array(members)
         side = index < between if between else None
-        relief = measures.relief[index]
+        relief = gathered(measures.relief, index)
         if uses_index(len(index)):
             compared = _compare_voted(relief, threads, side)
         else:
@@ -126,29 +132,6 @@ def find_overlaps(
         return [overlap for overlap in verified if overlap is not None]
 
 
-def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[np.int32]:
-    """For each image the most similar ones, after robust scaling of each statistic.
-
-    Args:
-        colour: (n, d) float32.
-        neighbours: Number wanted.
-
-    Returns:
-        (n, min(neighbours, n − 1) + 1) int32 indices, the image itself among them.
-    """
-    middle = np.median(colour, axis=0)
-    low, high = np.percentile(colour, [25, 75], axis=0)
-    scaled = np.clip((colour - middle) / (high - low + 1e-6), -3, 3).astype(np.float32)
-    squares = (scaled**2).sum(axis=1)
-    count = min(neighbours + 1, len(colour))
-    nearest = room((len(colour), count), np.int32)
-    size = min(1024, max(1, _MOST_DISTANCES // len(colour)))
-    for rows in blocks(np.arange(len(colour)), size):
-        distance = squares[None, :] - 2 * scaled[rows] @ scaled.T
-        nearest[rows] = np.argpartition(distance, count - 1, axis=1)[:, :count]
-    return nearest
-
-
 def _compare(
     relief: NDArray[np.int8],
     colour: NDArray[np.float32],
@@ -160,7 +143,7 @@ def _compare(
     if len(relief) < 2:
         yield from ([] for _ in relief)
         return
-    others = _partners(nearest_in_colour(colour, neighbours), side)
+    others = partners_of(nearest_in_colour(colour, neighbours), side)
     spectra = _spectra(relief)
     planes = relief.astype(np.float32) if len(relief) < 5000 else relief
 
@@ -170,23 +153,6 @@ def _compare(
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for rows in blocks(np.arange(len(relief))):
             yield from pool.map(work, rows.tolist(), islice(others, len(rows)))
-
-
-def _partners(nearest: NDArray[np.int32], side: NDArray[np.bool_] | None) -> Iterator[list[int]]:
-    """For each field those after it that are among its neighbours, or have it among theirs."""
-    for rows in blocks(np.arange(len(nearest))):
-        first, last = int(rows[0]), int(rows[-1])
-        found = []
-        for part in blocks(np.arange(len(nearest))):
-            near = nearest[part]
-            low, high = np.minimum(part[:, None], near), np.maximum(part[:, None], near)
-            keep = (low >= first) & (low <= last) & (low != high)
-            if side is not None:
-                keep &= side[low] != side[high]
-            found.append((low[keep] - first) * len(nearest) + high[keep])
-        pairs = np.unique(np.concatenate(found))
-        ends = np.searchsorted(pairs, np.arange(1, len(rows)) * len(nearest))
-        yield from (part.tolist() for part in np.split(pairs % len(nearest), ends))
 
 
 def _compare_voted(
