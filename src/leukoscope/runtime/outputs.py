@@ -15,6 +15,7 @@ from leukoscope.runtime.prediction import Failure, Prediction
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 ROW_GROUP = 1024  # rows of a Parquet file that are held until they are written together
+WHOLE_NUMBERS = ("row", "x", "y", "width", "height")  # of the further columns
 SEPARATOR = "|"  # between the members of a list in one CSV cell
 
 
@@ -52,7 +53,7 @@ class PredictionWriter:
     Args:
         path: Ends in ``.csv``, ``.jsonl`` or ``.parquet``.
         class_names: Of the bundle.
-        further: Columns beside those of :func:`output_columns`; in Parquet whole numbers.
+        further: Columns beside those of :func:`output_columns`.
         partial: Where rows go until then, in place of ``<name>.partial``.
 
     Raises:
@@ -77,9 +78,8 @@ class PredictionWriter:
         if suffix == ".parquet" and find_spec("pyarrow") is None:
             raise MissingExtraError("writing Parquet", "parquet")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        openers: dict[str, Callable[[Path, Sequence[str], Sequence[str]], _Opened]]
-        openers = {".csv": _open_csv, ".jsonl": _open_lines, ".parquet": _open_parquet}
-        self._write, self._close = openers[suffix](self.partial, self.columns, further)
+        opened = {".csv": _open_csv, ".jsonl": _open_lines, ".parquet": _open_parquet}[suffix]
+        self._write, self._close = opened(self.partial, self.columns)
 
     def write(self, answer: Prediction | Failure, **further: Any) -> None:
         """Add one row; ``further`` fills the further columns, or others in place of the answer."""
@@ -119,14 +119,14 @@ def _text_file(path: Path) -> Any:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1)
 
 
-def _open_csv(path: Path, columns: Sequence[str], _: Sequence[str]) -> _Opened:
+def _open_csv(path: Path, columns: Sequence[str]) -> _Opened:
     file = _text_file(path)
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     writer.writeheader()
     return lambda row: writer.writerow(csv_cells(row)), file.close
 
 
-def _open_lines(path: Path, *_: Sequence[str]) -> _Opened:
+def _open_lines(path: Path, _: Sequence[str]) -> _Opened:
     file = _text_file(path)
     return (
         lambda row: file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"),
@@ -134,14 +134,14 @@ def _open_lines(path: Path, *_: Sequence[str]) -> _Opened:
     )
 
 
-def _open_parquet(path: Path, columns: Sequence[str], further: Sequence[str]) -> _Opened:
+def _open_parquet(path: Path, columns: Sequence[str]) -> _Opened:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     def kind(name: str) -> Any:
         if name in ("prediction_set", "reasons"):
             return pa.list_(pa.string())
-        if name in further:
+        if name in WHOLE_NUMBERS:
             return pa.int64()
         return pa.float64() if name.startswith("p_") or name == "ood_score" else pa.string()
 
