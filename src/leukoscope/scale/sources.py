@@ -6,6 +6,7 @@ No list of all names is held: what is named here may be a billion images.
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sys
 import time
@@ -88,7 +89,8 @@ def _joined(names: Iterable[str], root: str) -> Iterator[str]:
         elif far and not Path(name).is_absolute():
             yield f"{root.rstrip('/')}/{name}"
         else:
-            yield str(Path(root, name))
+            # A Path would keep every part of every name in Python's table of strings for a while.
+            yield os.path.join(root, name)  # noqa: PTH118
 
 
 def _table(path: Path) -> Iterator[str]:
