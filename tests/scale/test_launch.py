@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.core.errors import UsageError
+from leukoscope.core.errors import MissingExtraError, UsageError
 from leukoscope.core.files import read_csv
 from leukoscope.learning import trainer
 from leukoscope.phantom.spec import PhantomSpec
@@ -158,4 +158,10 @@ def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert "torchrun --nnodes 2 --nproc-per-node 2" in caught.value.hint
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match="--devices 2: this machine has 1"):
+        join_team(2, 1)
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"\[train\]"):
         join_team(2, 1)

@@ -13,10 +13,11 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from leukoscope.core.errors import TrainingError, UsageError
+from leukoscope.core.errors import MissingExtraError, TrainingError, UsageError
 from leukoscope.runtime.engines import available_cores
 from leukoscope.scale.processes import how_it_ended
 
@@ -70,12 +71,15 @@ def join_team(devices: int, nodes: int, jobs: int = 1) -> Team:
         jobs: Fits at once, which must be one where several processes share each.
 
     Raises:
+        MissingExtraError: torch is not installed.
         UsageError: The numbers do not fit each other or those of the launcher.
         TrainingError: A process that was started here was killed.
     """
     launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"))
     if devices * nodes == 1 and not launched:
         return Team()  # torch need not be imported to know that
+    if find_spec("torch") is None:
+        raise MissingExtraError("training", "train")
     from leukoscope.learning.distributed import cluster
 
     environment, asked = cluster(), devices * nodes
