@@ -99,6 +99,9 @@ def test_what_was_changed_is_found_and_done_again(
     manifest.write_text("path\n" + "\n".join(names) + "\n")
     assert _run(manifest, "--root", f"file://{phantoms}", "--out", out, "--bundle", bundle,
                 "--shard-size", "2", "--workers", "1")[0] == 0  # fmt: skip
+    code, _, error = _run("--out", out, "--resume", "--root", "elsewhere")
+    assert code == 2, "the list of images is frozen"
+    assert "asked for elsewhere" in error
     assert _rows(out)[0]["image"] == f"file://{phantoms}/{names[0]}"
     part = out / "predictions" / "part-000001.parquet"
     data = bytearray(part.read_bytes())

@@ -43,6 +43,23 @@ EngineOption = Annotated[str, typer.Option(help="auto, openvino or onnxruntime."
 PrecisionOption = Annotated[
     str, typer.Option(help="auto, fp32, bf16 or int8; auto: the fastest that is offered.")
 ]
+FittingBundleOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle", "-b", help="The model's folder. Default: the installed one that fits."
+    ),
+]
+UmPerPxOption = Annotated[
+    float | None,
+    typer.Option("--um-per-px", min=0.001, help="Pixel scale of the images in µm."),
+]
+ScaleBarOption = Annotated[
+    float | None,
+    typer.Option("--scale-bar-um", min=0.1, help="Length of their scale bar in µm."),
+]
+WholeOption = Annotated[
+    bool, typer.Option("--whole", help="Do not cut images larger than the model's field.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 SetOption = Annotated[
     list[str] | None,

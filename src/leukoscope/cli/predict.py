@@ -15,7 +15,15 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
 )
-from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
+from leukoscope.cli.options import (
+    EngineOption,
+    FittingBundleOption,
+    JsonOption,
+    PrecisionOption,
+    ScaleBarOption,
+    UmPerPxOption,
+    WholeOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +53,7 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, globs, or - for a list on standard input.")
     ],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            "--bundle", "-b", help="The model's folder. Default: the installed one that fits."
-        ),
-    ] = None,
+    bundle: FittingBundleOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write .csv, .jsonl or .parquet instead of a table."),
@@ -72,17 +75,9 @@ def predict(
             "folder for each.",
         ),
     ] = None,
-    um_per_px: Annotated[
-        float | None,
-        typer.Option("--um-per-px", min=0.001, help="Pixel scale of the images in µm."),
-    ] = None,
-    scale_bar_um: Annotated[
-        float | None,
-        typer.Option("--scale-bar-um", min=0.1, help="Length of their scale bar in µm."),
-    ] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Do not cut images larger than the model's field.")
-    ] = False,
+    um_per_px: UmPerPxOption = None,
+    scale_bar_um: ScaleBarOption = None,
+    whole: WholeOption = False,
     similar: Annotated[
         int,
         typer.Option("--similar", min=0, max=20, help="Also name so many similar training cases."),

@@ -15,7 +15,13 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
 )
-from leukoscope.cli.options import JsonOption
+from leukoscope.cli.options import (
+    FittingBundleOption,
+    JsonOption,
+    ScaleBarOption,
+    UmPerPxOption,
+    WholeOption,
+)
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,12 +47,7 @@ def score(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("scores"),
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            "--bundle", "-b", help="The model's folder. Default: the installed one that fits."
-        ),
-    ] = None,
+    bundle: FittingBundleOption = None,
     root: Annotated[
         str | None,
         typer.Option(help="Folder or URL that the names in a manifest are relative to."),
@@ -70,17 +71,9 @@ def score(
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32, bf16 or int8; the same for all workers.")
     ] = None,
-    um_per_px: Annotated[
-        float | None,
-        typer.Option("--um-per-px", min=0.001, help="Pixel scale of the images in µm."),
-    ] = None,
-    scale_bar_um: Annotated[
-        float | None,
-        typer.Option("--scale-bar-um", min=0.1, help="Length of their scale bar in µm."),
-    ] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Do not cut images larger than the model's field.")
-    ] = False,
+    um_per_px: UmPerPxOption = None,
+    scale_bar_um: ScaleBarOption = None,
+    whole: WholeOption = False,
     stall: Annotated[
         float,
         typer.Option(min=1, help="Replace a worker after so many seconds without sign of life."),
@@ -104,6 +97,7 @@ def score(
     if resume and folder.plan.is_file():
         asked: dict[str, Any] = {
             "sources": tuple(images) if images else None,
+            "root": root,
             "bundle": None if bundle is None else str(bundle.resolve()),
             "engine": None if network_engine == "auto" else network_engine,
             "precision": None if precision == "auto" else precision,

@@ -104,6 +104,7 @@ class Plan:
         images: Number of images.
         inputs_sha256: Of ``inputs.jsonl``.
         sources: What the user named.
+        root: What relative names were relative to, where the user said so.
     """
 
     bundle: str
@@ -118,6 +119,7 @@ class Plan:
     images: int
     inputs_sha256: str
     sources: tuple[str, ...]
+    root: str | None = None
 
     @property
     def shards(self) -> int:

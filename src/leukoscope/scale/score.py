@@ -159,6 +159,7 @@ def plan_scoring(
         images=images,
         inputs_sha256=inputs_sha256,
         sources=tuple(sources),
+        root=root,
     )
     plan.save(folder)
     return plan
