@@ -42,7 +42,8 @@ def render() -> str:
 def _row(recipe: Recipe) -> tuple[str, ...]:
     model, training = recipe.model, recipe.training
     study = recipe.reference.partition(":")[0]
-    common = (f"`{recipe.name}`", study, model.backbone, str(recipe.preprocess.size_px))
+    backbone = model.backbone + (f", {model.stages} levels" if model.stages else "")
+    common = (f"`{recipe.name}`", study, backbone, str(recipe.preprocess.size_px))
     if isinstance(training, LinearHeadTraining):
         return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", "—")
     if isinstance(training, FeatureClassifierTraining):

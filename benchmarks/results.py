@@ -58,12 +58,7 @@ def print_study(folder: Path) -> None:
             what = f"{what} shown {row['input']}"
         groups = f"{row['n_groups']} {row['group_unit']}s"
         print(f"| {what} | {row['protocol']} | {row['n']} | {groups} | {' | '.join(cells)} |")
-    if metrics["curve"]:
-        print("\n| acquisition clusters | accuracy with whole clusters held out |")
-        print("|---|---|")
-        first = metrics["results"][0]["recipe"]
-        for point in (p for p in metrics["curve"] if p.get("recipe", first) == first):
-            print(f"| {point['clusters']} ({point['folds']} folds) | {cell(point['accuracy'])} |")
+    print_curve(metrics)
     print_comparisons(metrics["comparisons"])
     coverage = metrics["decisions"]["coverage"]
     print(
@@ -80,6 +75,22 @@ def print_study(folder: Path) -> None:
         print(f"\n`{row['protocol']}` does not apply: {row['reason']}.")
     print(f"\n{seconds:.0f} s on {environment['cores']} cores ({environment['cpu']}), ", end="")
     print(f"leukoscope {environment['packages']['leukoscope']}, seed {environment['seed']}.")
+
+
+def print_curve(metrics: dict[str, Any]) -> None:
+    """Accuracy over the number of acquisition clusters, one column a recipe."""
+    if not metrics["curve"]:
+        return
+    first = metrics["results"][0]["recipe"]
+    found = {(p.get("recipe", first), p["clusters"], p["folds"]): p for p in metrics["curve"]}
+    recipes = list(dict.fromkeys(row["recipe"] for row in metrics["results"]))
+    recipes = [recipe for recipe in recipes if any(key[0] == recipe for key in found)]
+    print("\n| acquisition clusters, whole ones held out | " + " | ".join(recipes) + " |")
+    print("|---|" + "---|" * len(recipes))
+    for clusters, folds in sorted({key[1:] for key in found}):
+        points = [found.get((recipe, clusters, folds)) for recipe in recipes]
+        values = " | ".join(cell(point and point["accuracy"]) for point in points)
+        print(f"| {clusters} ({folds} folds) | {values} |")
 
 
 def print_comparisons(rows: list[dict[str, Any]]) -> None:

@@ -44,6 +44,45 @@ def test_contract(name: str, weights: str, size: int, channels: int, side: int, 
         torch.testing.assert_close(features, grid.mean((2, 3)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "level", "channels", "side"),
+    [("tf_efficientnet_lite0", 3, 40, 8), ("test_resnet", 2, 32, 16), ("test_mambaout", 1, 16, 16)],
+)
+def test_the_first_feature_levels_give_what_the_whole_backbone_has_there(
+    name: str, level: int, channels: int, side: int
+) -> None:
+    config = ModelConfig(backbone=name, weights="none")
+    whole = build_network(config, num_classes=3, size_px=64)
+    cut = build_network(config.model_copy(update={"stages": level}), num_classes=3, size_px=64)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        inside = whole.backbone.forward_intermediates(  # type: ignore[operator]
+            x, indices=[level - 1], intermediates_only=True
+        )[0]
+        grid, features = cut.map_and_features(x)
+    assert grid.shape == (2, channels, side, side)
+    torch.testing.assert_close(grid, inside)
+    torch.testing.assert_close(features, grid.mean((2, 3)))
+    assert cut.has_class_maps == (name != "test_mambaout")  # channels last
+    sizes = [sum(p.numel() for p in network.backbone.parameters()) for network in (whole, cut)]
+    assert sizes[1] < sizes[0] / 2  # what lies above is gone
+    # The record is that of the weights as published, whatever is kept of them.
+    assert cut.weights_record.sha256 == whole.weights_record.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "says"),
+    [
+        ("test_resnet", 9, "has 5 feature levels"),
+        ("cnn-baseline", 1, "no feature levels to stop at"),
+    ],
+)
+def test_feature_levels_that_a_backbone_does_not_have(name: str, stages: int, says: str) -> None:
+    config = ModelConfig(backbone=name, weights="none", stages=stages)
+    with pytest.raises(ConfigError, match=says):
+        build_network(config, num_classes=2, size_px=64)
+
+
 @pytest.mark.parametrize("name", ["cnn-baseline", "test_resnet"])
 def test_the_seed_decides_all_that_is_random_and_leaves_the_global_state(name: str) -> None:
     config = ModelConfig(backbone=name, weights="none", hidden=(5,))

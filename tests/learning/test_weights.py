@@ -93,6 +93,31 @@ def test_a_checkpoint_of_ours_starts_another_training(tmp_path: Path) -> None:
     assert "a trained on a, b, c, d, e" in build(str(tmp_path / "one")).weights_record.source
 
 
+def test_a_checkpoint_of_the_first_feature_levels_starts_no_deeper_network(
+    tmp_path: Path,
+) -> None:
+    shallow = RESNET.model_copy(update={"stages": 3})
+    source = build_network(shallow, num_classes=2, size_px=32, seed=9)
+    recipe = Recipe(name="a", title="", model=shallow, training=GradientTraining())
+    save_checkpoint(tmp_path / "one", source, recipe, ["a", "b"])
+    same, fewer = (
+        build_network(
+            shallow.model_copy(update={"weights": str(tmp_path / "one"), "stages": stages}),
+            num_classes=2,
+            size_px=32,
+        )
+        for stages in (3, 2)
+    )
+    trained = source.backbone.state_dict()
+    assert all(torch.equal(trained[name], t) for name, t in same.backbone.state_dict().items())
+    kept = fewer.backbone.state_dict()
+    assert 0 < len(kept) < len(trained)
+    assert all(torch.equal(trained[name], tensor) for name, tensor in kept.items())
+    with pytest.raises(WeightsError, match="first 3 feature levels of test_resnet") as caught:
+        build(str(tmp_path / "one"))
+    assert "model.stages = 3" in str(caught.value)
+
+
 def test_a_frozen_backbone_is_found_through_the_head_that_was_fitted_on_it(
     tmp_path: Path,
 ) -> None:

@@ -46,6 +46,9 @@ class ModelConfig(Strict):
     Attributes:
         backbone: A name of ``leukoscope models list`` or of timm.
         weights: ``imagenet``, ``none`` (random, stated in every report), or a file or folder.
+        stages: Keep only the first so many feature levels of the backbone, as timm counts them (3
+            of an EfficientNet or a ResNet: a map of an eighth of the side), and average the last
+            of them; 0 keeps the whole backbone. What lies above is not computed at all.
         conv: Channels of 3×3 convolutions (batch norm, ReLU) after the backbone; what follows is
             then averaged globally.
         squeeze_excite: Weigh the channels of the feature map (Hu et al. 2018); the number
@@ -71,6 +74,7 @@ class ModelConfig(Strict):
 
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "imagenet"
+    stages: Annotated[int, Field(ge=0)] = 0
     conv: tuple[Width, ...] = ()
     squeeze_excite: Annotated[int, Field(ge=0)] = 0
     pooling: Literal["native", "flatten", "attention"] = "native"

@@ -26,6 +26,7 @@ from leukoscope.learning.heads import (
 from leukoscope.learning.small_cnns import OWN
 from leukoscope.learning.timm_backbones import (
     channels_of,
+    keep_stages,
     layout_of,
     probe,
     timm_backbone,
@@ -315,7 +316,7 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
             backbone.pre_logits = nn.Identity()  # VGG's two widest layers, which nothing reads
         record = load_weights(backbone, config, seed=seed)
         network = Network(
-            backbone,
+            keep_stages(backbone, config.backbone, config.stages),
             config,
             num_classes=num_classes,
             size_px=size_px,

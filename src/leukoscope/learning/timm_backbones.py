@@ -37,6 +37,36 @@ def timm_backbone(config: ModelConfig, size_px: int) -> nn.Module:
     return model
 
 
+def keep_stages(backbone: nn.Module, name: str, stages: int) -> nn.Module:
+    """The first feature levels of a backbone of timm, averaged; changed in place.
+
+    Args:
+        backbone: As :func:`timm_backbone` gives it.
+        name: Of the backbone, for messages.
+        stages: How many of timm's ``feature_info``; 0 leaves the backbone as it is.
+
+    Raises:
+        ConfigError: It has no such levels, or its map is not at them.
+    """
+    if not stages:
+        return backbone
+    levels = getattr(backbone, "feature_info", ())
+    network = cast(Any, backbone)
+    if not hasattr(backbone, "prune_intermediate_layers") or not levels:
+        raise ConfigError(
+            f"model.stages = {stages}, but {name} has no feature levels to stop at",
+            hint="set model.stages = 0, or choose a convolutional backbone of timm",
+        )
+    if stages > len(levels):
+        raise ConfigError(
+            f"model.stages = {stages}, but {name} has {len(levels)} feature levels",
+            hint="set model.stages = 0 to keep the whole backbone",
+        )
+    network.prune_intermediate_layers([stages - 1], prune_norm=True, prune_head=False)
+    network.reset_classifier(0, "avg")
+    return backbone
+
+
 def _does_not_fit(name: str, size_px: int, error: Exception) -> ConfigError:
     return ConfigError(
         f"{name} cannot work on {size_px} px images ({error})",

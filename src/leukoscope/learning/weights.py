@@ -18,6 +18,7 @@ from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import WeightsError
 from leukoscope.core.files import read_json, sha256_file
 from leukoscope.learning.catalogue import BACKBONES, hub_file, package_file
+from leukoscope.learning.timm_backbones import keep_stages
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _OWN_CHECKPOINT, _OWN_RECORD = "checkpoint.safetensors", "checkpoint.json"
@@ -62,7 +63,7 @@ def load_weights(backbone: nn.Module, config: ModelConfig, *, seed: int = 0) -> 
     if config.weights == "none":
         source, licence = f"none (random, seed {seed})", ""
     elif config.weights != "imagenet":
-        source, licence = _load_file(backbone, Path(config.weights))
+        source, licence = _load_file(backbone, Path(config.weights), config.stages)
     elif config.backbone in BACKBONES and BACKBONES[config.backbone].from_scratch:
         raise WeightsError(
             f"{config.backbone}: there are no ImageNet weights for this network",
@@ -171,10 +172,10 @@ def _not_at_hand(name: str, why: str) -> WeightsError:
     )
 
 
-def _load_file(backbone: nn.Module, path: Path) -> tuple[str, str]:
+def _load_file(backbone: nn.Module, path: Path, stages: int) -> tuple[str, str]:
     file = find_weights_file(path)
     if file.name == _OWN_CHECKPOINT and (file.parent / _OWN_RECORD).is_file():
-        return _load_checkpoint(backbone, file)
+        return _load_checkpoint(backbone, file, stages)
     tensors = read_tensors(file)
     if file.name == _OWN_CHECKPOINT:
         tensors = backbone_part(tensors)
@@ -188,8 +189,11 @@ def _load_file(backbone: nn.Module, path: Path) -> tuple[str, str]:
     return file.name, ""
 
 
-def _load_checkpoint(backbone: nn.Module, file: Path) -> tuple[str, str]:
-    """The backbone of a model that this package trained; a frozen one is that it started from."""
+def _load_checkpoint(backbone: nn.Module, file: Path, stages: int) -> tuple[str, str]:
+    """The backbone of a model that this package trained; a frozen one is that it started from.
+
+    Where that model kept the first feature levels only, so must this one.
+    """
     record = read_json(file.parent / _OWN_RECORD)
     try:
         recipe, weights = record["recipe"], record["weights"]
@@ -204,7 +208,13 @@ def _load_checkpoint(backbone: nn.Module, file: Path) -> tuple[str, str]:
     tensors = backbone_part(read_tensors(file))
     place = f"{file.parent.parent.name}/{file.parent.name}"
     if tensors:
-        _fill(backbone, tensors, str(file))
+        if model.stages and not 0 < stages <= model.stages:
+            raise WeightsError(
+                f"{file}: holds the first {model.stages} feature levels of {model.backbone}, "
+                f"but model.stages = {stages}",
+                hint=f"set model.stages = {model.stages}",
+            )
+        _fill(keep_stages(backbone, model.backbone, model.stages), tensors, str(file))
         return f"{name} trained on {classes} ({place}), from {weights['source']}", licence
     before = load_weights(backbone, model)
     if before.sha256 != expected:
