@@ -10,6 +10,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.evaluation.calibration import (
     apply_calibration,
     apply_temperature,
+    evidence_weights,
     fit_calibration,
     fit_temperature,
     fit_vector,
@@ -114,6 +115,22 @@ def test_the_prior_shrinks_vectors_to_one_temperature() -> None:
     weights, bias = fit_vector(logits, y)
     assert np.ptp(np.log(weights)) < 0.3
     assert np.abs(bias).max() < 1.2
+
+
+def test_images_of_few_groups_do_not_overrule_the_prior() -> None:
+    logits, y = drawn(4.0, n=200)
+    alone = fit_calibration(logits, y).temperature
+    of_two = fit_calibration(logits, y, groups=["a"] * 100 + ["b"] * 100).temperature
+    weights = evidence_weights(["a"] * 100 + ["b"] * 100)
+    assert weights.sum() == pytest.approx(2 * 100 / (1 + 99 * 0.2))
+    assert 1 < of_two < alone == pytest.approx(fit_temperature(logits, y), rel=1e-9)
+    assert of_two == pytest.approx(fit_temperature(logits, y, weights), rel=1e-9)
+    # Each image twice with half the weight is the same evidence.
+    twice = fit_temperature(np.tile(logits, (2, 1)), np.tile(y, 2), np.full(400, 0.5))
+    assert twice == pytest.approx(alone, rel=1e-4)
+    halved = fit_vector(np.tile(logits, (2, 1)), np.tile(y, 2), np.full(400, 0.5))
+    for once, doubled in zip(fit_vector(logits, y), halved, strict=True):
+        assert doubled == pytest.approx(once, abs=1e-3)
 
 
 def test_vector_scaling_serves_only_where_it_is_clearly_better() -> None:

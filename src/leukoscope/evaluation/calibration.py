@@ -22,10 +22,33 @@ BOUNDS: Final = (0.02, 50.0)
 PRIOR_SD: Final = 0.5  # of log T
 WEIGHT_SD: Final = 0.25  # of log(weight · T): how far a class may leave the common temperature
 BIAS_SD: Final = 1.0  # of a class's bias, in logits
+ICC: Final = 0.2  # how alike images of one patient or cluster are taken to be
 FOLDS: Final = 5
 
 
-def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
+def evidence_weights(groups: Sequence[str] | NDArray[Any], icc: float = ICC) -> FloatArray:
+    """What one image counts for when images of its group resemble each other.
+
+    n images of one group tell as much as n / (1 + (n - 1) ρ) independent ones (the design effect
+    of Kish 1965, section 5.4), with an intraclass correlation ρ of 0.2: a patient never counts
+    for more than five. Without this, the two or three patients of a ``cal`` part would overrule
+    the prior by their number of images.
+
+    Args:
+        groups: (n,) what resembles each other.
+        icc: ρ; 0 counts every image fully.
+
+    Returns:
+        (n,) weights in (0, 1].
+
+    >>> evidence_weights(["a", "b", "b"]).round(3).tolist()
+    [1.0, 0.833, 0.833]
+    """
+    member = np.unique(np.asarray(groups), return_inverse=True)[1]
+    return 1 / (1 + (np.bincount(member)[member] - 1) * icc)
+
+
+def fit_temperature(logits: ArrayLike, y: ArrayLike, weights: FloatArray | None = None) -> float:
     """The temperature T that minimises the log loss of softmax(logits / T).
 
     A weak prior, log T ~ N(0, 0.5²), keeps T near 1 where few images or few errors tell nothing:
@@ -36,6 +59,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     Args:
         logits: (n, K) logits of images that neither trained nor selected the model.
         y: (n,) class indices.
+        weights: (n,) of :func:`evidence_weights`; None counts every image fully.
 
     Returns:
         T within ``BOUNDS``; above 1 where the model was over-confident.
@@ -49,11 +73,11 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     from scipy.optimize import minimize_scalar
 
     values, truth = _checked(logits, y)
-    rows = np.arange(len(truth))
+    rows, counts = np.arange(len(truth)), _counts(weights, len(truth))
 
     def loss(log_temperature: float) -> float:
         log_p = log_softmax(values / np.exp(log_temperature))[rows, truth]
-        return float(-log_p.sum() + (log_temperature / PRIOR_SD) ** 2 / 2)
+        return float(-(counts * log_p).sum() + (log_temperature / PRIOR_SD) ** 2 / 2)
 
     found = minimize_scalar(
         loss, bounds=np.log(BOUNDS).tolist(), method="bounded", options={"xatol": 1e-6}
@@ -61,7 +85,9 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     return float(np.exp(found.x))
 
 
-def fit_vector(logits: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def fit_vector(
+    logits: ArrayLike, y: ArrayLike, weights: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Weights w and biases b that minimise the log loss of softmax(w · logits + b).
 
     The prior shrinks towards temperature scaling: w = exp(d) / T with log T ~ N(0, 0.5²) as in
@@ -71,6 +97,7 @@ def fit_vector(logits: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]
     Args:
         logits: (n, K), as in :func:`fit_temperature`.
         y: (n,) class indices.
+        weights: (n,) as in :func:`fit_temperature`.
 
     Returns:
         (K,) weights > 0 and (K,) biases.
@@ -86,13 +113,13 @@ def fit_vector(logits: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]
 
     values, truth = _checked(logits, y)
     n, k = values.shape
-    target = np.eye(k)[truth]
+    target, counts = np.eye(k)[truth], _counts(weights, n)
 
     def loss(x: FloatArray) -> tuple[float, FloatArray]:
         scale, d, bias = x[0], x[1 : k + 1], x[k + 1 :]
         scaled = values * np.exp(d - scale)
         log_p = log_softmax(scaled + bias)
-        residual = np.exp(log_p) - target
+        residual = (np.exp(log_p) - target) * counts[:, None]
         of_weight = (residual * scaled).sum(axis=0)
         prior = (scale / PRIOR_SD) ** 2 + ((d / WEIGHT_SD) ** 2).sum() + (bias**2).sum()
         gradient = np.concatenate([
@@ -100,7 +127,7 @@ def fit_vector(logits: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]
             of_weight + d / WEIGHT_SD**2,
             residual.sum(axis=0) + bias / BIAS_SD**2,
         ])  # fmt: skip
-        return float(-log_p[np.arange(n), truth].sum() + prior / 2), gradient
+        return float(-(counts * log_p[np.arange(n), truth]).sum() + prior / 2), gradient
 
     start = np.zeros(2 * k + 1)
     limits = [tuple(np.log(BOUNDS)), *[(-2.0, 2.0)] * k, *[(-20.0, 20.0)] * k]
@@ -113,6 +140,7 @@ def fit_calibration(
 ) -> Calibration:
     """Temperature scaling, or vector scaling where it is better within these images.
 
+    Images of one group count for less the more there are (:func:`evidence_weights`).
     Both are compared on the same left-out images of a five-fold cross-validation that keeps
     groups together. Vector scaling serves only where its mean log loss is lower by more than one
     standard error of the paired difference over groups (the one-standard-error rule of Breiman
@@ -135,18 +163,19 @@ def fit_calibration(
     """
     values, truth = _checked(logits, y)
     labels = np.arange(len(truth)) if groups is None else np.asarray(groups)
-    temperature, n = fit_temperature(values, truth), len(truth)
+    evidence = evidence_weights(labels)
+    temperature, n = fit_temperature(values, truth, evidence), len(truth)
     member = np.unique(labels, return_inverse=True)[1]
     holders = [len(np.unique(member[truth == k])) for k in range(values.shape[1])]
     if min(holders) < 2 * FOLDS:
         return Calibration(temperature=temperature, n_cal=n)
-    gain = _cross_validated_gain(values, truth, member)
+    gain = _cross_validated_gain(values, truth, member, evidence)
     size = np.bincount(member)
     spread = np.bincount(member, weights=gain - gain.mean())  # sum of each group
     error = np.sqrt((spread**2).sum() * len(size) / (len(size) - 1)) / n
     if not gain.mean() > error:
         return Calibration(temperature=temperature, n_cal=n)
-    weights, bias = fit_vector(values, truth)
+    weights, bias = fit_vector(values, truth, evidence)
     return Calibration(
         temperature=temperature,
         weights=tuple(weights.tolist()),
@@ -191,7 +220,7 @@ def apply_calibration(logits: ArrayLike, record: Calibration) -> FloatArray:
 
 
 def _cross_validated_gain(
-    values: FloatArray, truth: NDArray[np.int64], member: NDArray[np.int64]
+    values: FloatArray, truth: NDArray[np.int64], member: NDArray[np.int64], evidence: FloatArray
 ) -> FloatArray:
     """(n,) log loss of temperature minus that of vector scaling, each image left out once."""
     first = np.unique(member, return_index=True)[1]
@@ -201,11 +230,16 @@ def _cross_validated_gain(
     fold, gain = fold_of[member], np.empty(len(truth))
     for k in range(FOLDS):
         out, kept = fold == k, fold != k
-        weights, bias = fit_vector(values[kept], truth[kept])
-        common = log_softmax(values[out] / fit_temperature(values[kept], truth[kept]))
+        known = values[kept], truth[kept], evidence[kept]
+        weights, bias = fit_vector(*known)
+        common = log_softmax(values[out] / fit_temperature(*known))
         own = log_softmax(values[out] * weights + bias)
         gain[out] = (own - common)[np.arange(int(out.sum())), truth[out]]
     return gain
+
+
+def _counts(weights: FloatArray | None, n: int) -> FloatArray:
+    return np.ones(n) if weights is None else weights
 
 
 def _checked(logits: ArrayLike, y: ArrayLike) -> tuple[FloatArray, NDArray[np.int64]]:
