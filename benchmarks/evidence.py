@@ -89,7 +89,7 @@ def run_set(seed: int, confound: str) -> dict[str, Any]:
             probes=PROBES,
             folds=3,
             overrides=(
-                f"preprocess.size_px={SIZE_PX}",
+                f"preprocess.size_px={SIZE_PX * 3 // 2}",  # enlarged, as the default recipe does
                 "splits.clusters=12",
                 "splits.cluster_curve=[]",
                 "bootstrap=400",

@@ -42,7 +42,7 @@ def main() -> None:
 def print_study(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
-    command = re.sub(r"\S*/([^/\s]+)", r"\1", environment["command"])
+    command = re.sub(r"\S*/([^/\s]+)", r"\1", environment["command"]).replace(" --resume", "")
     seconds = sum(environment["seconds"].values())
     print(f"\n## {command}\n")
     print("```bash")

@@ -5,6 +5,7 @@ The test images of that fold are in no development set, so that nothing tried he
 python benchmarks/search.py prepare RUN PROTOCOL DEVELOPMENT
 python benchmarks/search.py try DEVELOPMENT NAME -r RECIPE -p PROTOCOL [--set KEY=VALUE ...]
 python benchmarks/search.py table DEVELOPMENT [DEVELOPMENT ...] > docs/results/search_log.md
+python benchmarks/search.py unseen RUN PROTOCOL DEVELOPMENT
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def main() -> None:
     add = commands.add_parser("table")
     add.add_argument("out", type=Path, nargs="+")
     add.set_defaults(work=table)
+    add = commands.add_parser("unseen")
+    add.add_argument("run", type=Path)
+    add.add_argument("protocol")
+    add.add_argument("development", type=Path)
+    add.set_defaults(work=unseen)
     options = parser.parse_args()
     options.work(options)
 
@@ -152,6 +158,40 @@ def table(options: argparse.Namespace) -> None:
         for path in notes:
             print(read_json(path)["command"])
         print("```")
+
+
+def unseen(options: argparse.Namespace) -> None:
+    """Scores of a study on the test images that no attempt has seen."""
+    from leukoscope.evaluation.intervals import bootstrap_metrics
+    from leukoscope.evaluation.predictions import PredictionTable
+
+    run = RunFolder(options.run)
+    data = Path(_data_root(run))
+    seen = {row["path"] for row in read_csv(options.development / MANIFEST)}
+    path = {row["image_id"]: str(data / row["path"]) for row in read_csv(run.manifest)}
+    group = {
+        row["image_id"]: row["group"]
+        for row in read_csv(run.splits)
+        if row["protocol"] == options.protocol and row["part"] == "test"
+    }
+    table = PredictionTable.load(run.predictions)
+    table = table.select(part="test", protocol=options.protocol, input="image")
+    print(
+        "| recipe, images of no development set | images | groups | accuracy | weighted F1 ", end=""
+    )
+    print("| ROC AUC | ECE |\n|---|---|---|---|---|---|---|")
+    for recipe in dict.fromkeys(table.recipe.tolist()):
+        own = table.select(recipe=recipe)
+        fresh = [place for place, name in enumerate(own.image_id) if path[str(name)] not in seen]
+        units = [group[name] for name in own.image_id[fresh].tolist()]
+        found = bootstrap_metrics(
+            own.y_true[fresh], own.probs[fresh], own.class_names, groups=units, names=METRICS
+        )
+        cells = " | ".join(
+            f"{found[name].value:.3f} ({found[name].low:.3f}–{found[name].high:.3f})"
+            for name in METRICS
+        )
+        print(f"| {recipe} | {len(fresh)} | {len(set(units))} | {cells} |")
 
 
 def _cell(value: Any) -> str:

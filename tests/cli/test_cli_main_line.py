@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.bundle import read_bundle
@@ -107,7 +108,7 @@ def test_a_study_killed_again_and_again_ends_with_the_same_metrics(
     out = data.parent / "killed"
     command = [sys.executable, "-m", "leukoscope", "study", str(data), "--out", str(out), *FAST]
     marks = [
-        out / "models" / "quick" / "random" / "fold0" / "predictions.csv",
+        out / "models" / DEFAULT_RECIPE / "random" / "fold0" / "predictions.csv",
         out / "metrics.json",
     ]
     for mark in marks:
@@ -145,7 +146,7 @@ def test_export_evaluate_and_explain(run: Path, data: Path, tmp_path: Path) -> N
     assert any("training part" in warning for warning in metrics["warnings"])
     done = _leukoscope("explain", run, "--count", 1, "-p", "deduplicated", "-m", "grad-cam++")
     assert done.returncode == 0, done.stderr
-    folder = run / "explanations" / "quick-deduplicated-grad-cam++"
+    folder = run / "explanations" / f"{DEFAULT_RECIPE}-deduplicated-grad-cam++"
     panels = json.loads((folder / "explanations.json").read_text())
     assert panels
     assert all((folder / panel["panel"]).is_file() for panel in panels)

@@ -23,6 +23,7 @@ from leukoscope.cli.guide import Guide, command_line, commands_of, run_command
 from leukoscope.cli.guide_questions import CHOICES, NOT_GIVEN, OTHER, ask, parameters_of
 from leukoscope.cli.guide_table import LEFT_OUT, Entry, all_entries
 from leukoscope.cli.main import app
+from leukoscope.config import DEFAULT_RECIPE
 
 COMMANDS = commands_of(typer.main.get_command(app))
 DOWN, ENTER, CTRL_C = "\x1b[B", "\r", "\x03"
@@ -194,7 +195,7 @@ def test_a_name_that_no_list_holds_can_be_typed() -> None:
 def test_defaults_are_not_repeated_and_flags_have_no_value() -> None:
     entry = Entry("", "data preview")
     parameters = parameters_of(COMMANDS["data preview"])
-    answers = {"data": ["a b"], "recipe": ["quick"], "steps": ["yes"], "augment": []}
+    answers = {"data": ["a b"], "recipe": [DEFAULT_RECIPE], "steps": ["yes"], "augment": []}
     line = command_line(entry, parameters, answers)
     assert line == ["data", "preview", "a b", "--steps"]
     assert NOT_GIVEN != OTHER

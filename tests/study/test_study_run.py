@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import (
     ConfigError,
@@ -79,8 +80,8 @@ def test_every_file_of_the_design_is_there(result: StudyResult) -> None:
         run.bundle / "bundle.json",
         run.bundle / "model.onnx",
         run.explanations / "explanations.json",
-        run.model("quick", "random", 1) / "checkpoint.safetensors",
-        run.model("quick", "final", 0) / "checkpoint.json",
+        run.model(DEFAULT_RECIPE, "random", 1) / "checkpoint.safetensors",
+        run.model(DEFAULT_RECIPE, "final", 0) / "checkpoint.json",
     ):
         assert path.is_file(), path
     assert result.unreadable == ()
@@ -135,9 +136,9 @@ def test_a_model_on_edited_images_is_the_model_that_was_tested(
     """Its head, or a second fit where no checkpoint is left, gives the stored logits again."""
     run = RunFolder(shutil.copytree(result.run.path, tmp_path / "run"))
     fitted = FittedRun.open(run.path)
-    own = fitted.table("quick", "grouped", 1).select(part="test")
+    own = fitted.table(DEFAULT_RECIPE, "grouped", 1).select(part="test")
     if not checkpoint:
-        (run.model("quick", "grouped", 1) / "checkpoint.json").unlink()
+        (run.model(DEFAULT_RECIPE, "grouped", 1) / "checkpoint.json").unlink()
     assert logits_again(fitted, "grouped", 1) == pytest.approx(own.logits, abs=1e-4)
     edited = PredictionTable.load(run.predictions).select(
         protocol="grouped", fold=1, input="model-on-background-only"
@@ -201,7 +202,9 @@ def test_the_gate_of_each_fold_is_measured(result: StudyResult) -> None:
     rows = [
         row
         for fold in (0, 1)
-        for row in read_csv(result.run.model("quick", "grouped", fold) / OOD_CSV, OOD_COLUMNS)
+        for row in read_csv(
+            result.run.model(DEFAULT_RECIPE, "grouped", fold) / OOD_CSV, OOD_COLUMNS
+        )
     ]
     tested = [row for row in rows if row["part"] == "test" and not row["outlier"]]
     assert len({row["image_id"] for row in tested}) == len(tested) == 72
@@ -315,8 +318,8 @@ def test_a_study_that_lost_half_its_files_ends_with_the_same_metrics(
     copy.metrics.unlink()
     copy.predictions.unlink()
     shutil.rmtree(copy.cache / "features")
-    shutil.rmtree(copy.model("quick", "random", 0))
-    (copy.model("quick", "grouped", 1) / "predictions.csv").write_text("cut off")
+    shutil.rmtree(copy.model(DEFAULT_RECIPE, "random", 0))
+    (copy.model(DEFAULT_RECIPE, "grouped", 1) / "predictions.csv").write_text("cut off")
     again = run_study(_saved_config(copy), copy.path, resume=True)
     assert again.run.metrics.read_bytes() == before
 
@@ -385,7 +388,7 @@ def test_another_backbone_brings_its_normalisation_and_marks_the_recipe(phantoms
 
 def test_weights_are_named_in_full(phantoms: Path, tmp_path: Path) -> None:
     recipe = study_config(phantoms, weights=str(tmp_path / "a.safetensors")).recipes[0]
-    assert recipe.name == "quick"
+    assert recipe.name == DEFAULT_RECIPE
     assert recipe.model.weights == str((tmp_path / "a.safetensors").resolve())
     assert study_config(phantoms, weights="none").recipes[0].model.weights == "none"
 
@@ -401,7 +404,7 @@ def test_a_study_without_bundle_saves_the_last_fit_and_still_reports(
     assert result.run.report_html.is_file()
     assert not result.run.bundle.exists()
     with pytest.raises(UsageError, match="--no-bundle"):
-        export_bundle(result.run, "quick", tmp_path / "bundle")
+        export_bundle(result.run, DEFAULT_RECIPE, tmp_path / "bundle")
 
 
 def test_a_head_on_cached_features_is_refined_end_to_end(phantoms: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from leukoscope.cli.console import (
     print_verdict,
     progress_bars,
 )
+from leukoscope.config import DEFAULT_RECIPE
 
 OutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
 ProtocolOption = Annotated[
@@ -122,7 +123,7 @@ def transfer(
 def ablate(
     data: opt.DataArgument,
     out: OutOption,
-    recipe: opt.OneRecipeOption = "quick",
+    recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
     without: Annotated[
         list[str] | None,
         typer.Option(

@@ -21,6 +21,7 @@ from leukoscope.cli.console import (
     progress_bars,
 )
 from leukoscope.cli.reading import read_manifest
+from leukoscope.config import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from leukoscope.core.records import Manifest
@@ -249,7 +250,7 @@ def show_frozen(
 def preview(
     data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheets.")],
-    recipe: opt.PreprocessingOption = "quick",
+    recipe: opt.PreprocessingOption = DEFAULT_RECIPE,
     steps: Annotated[
         bool, typer.Option("--steps", help="Also draw each preprocessing step, before and after.")
     ] = False,

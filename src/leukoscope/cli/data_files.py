@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     progress_bars,
 )
 from leukoscope.cli.reading import read_manifest
+from leukoscope.config import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from leukoscope.datasets.fetch_registry import PublicSet
@@ -80,7 +81,7 @@ def fetch_set(
 def export_data(
     data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder to write, outside the data.")],
-    recipe: opt.PreprocessingOption = "quick",
+    recipe: opt.PreprocessingOption = DEFAULT_RECIPE,
     overrides: opt.SetOption = None,
     variant: Annotated[
         str, typer.Option(help="image, background-only, cells-only, stain-neutral …")

@@ -20,6 +20,7 @@ from leukoscope.cli.console import (
     progress_bars,
     with_interval,
 )
+from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def register(app: typer.Typer) -> None:
     """Add both commands to the program."""
     app.command(
         "study",
-        epilog="Example: leukoscope study path/to/images --recipe quick --out run",
+        epilog="Example: leukoscope study path/to/images --out run",
     )(study)
     app.command(
         "train",
@@ -89,7 +90,7 @@ def study(
     else:
         config = study_config(
             data,
-            recipes=recipe or ("quick",),
+            recipes=recipe or (DEFAULT_RECIPE,),
             protocols=protocol,
             probes=() if no_probes else probe,
             overrides=(*_bundle(no_bundle), *(overrides or ())),
@@ -122,7 +123,7 @@ def study(
 def train(
     data: opt.DataArgument,
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
-    recipe: opt.OneRecipeOption = "quick",
+    recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
     protocol: opt.HoldOutOption = "deduplicated",
     folds: opt.FoldsOption = 1,
     seed: opt.SeedOption = 42,

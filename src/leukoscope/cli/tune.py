@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     print_table,
     progress_bars,
 )
+from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def tune(
     context: typer.Context,
     data: opt.OptionalData = None,
     out: Annotated[Path, typer.Option("--out", help="The tuning's folder.")] = Path("runs/tune"),
-    recipe: opt.OneRecipeOption = "quick",
+    recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
     ] = 20,

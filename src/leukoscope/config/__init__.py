@@ -1,1 +1,4 @@
 """Schemas of everything that is configured or travels in files, and their loading."""
+
+DEFAULT_RECIPE = "shallow"
+"""What a command trains where no recipe is named, and what the probes see with."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import LinearHeadTraining, Recipe
 from leukoscope.config.study import StudyConfig
@@ -150,11 +151,11 @@ class ProbeFits:
 
 
 def probe_recipe(config: StudyConfig) -> Recipe:
-    """The plain classifier behind the image probes: the study's own linear recipe, or ``quick``."""
+    """The plain classifier behind the image probes: the study's own linear one, or the default."""
     for recipe in config.recipes:
         if isinstance(recipe.training, LinearHeadTraining):
             return recipe
-    return load_recipe("quick")
+    return load_recipe(DEFAULT_RECIPE)
 
 
 def _numbers_of(numbers: Numbers, path: Path) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.loading import (
     load_recipe,
     load_study_config,
@@ -58,7 +59,7 @@ class StudyResult:
 def study_config(
     data: Path | str,
     *,
-    recipes: Sequence[str] = ("quick",),
+    recipes: Sequence[str] = (DEFAULT_RECIPE,),
     protocols: Sequence[str] | None = None,
     probes: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
