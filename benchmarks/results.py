@@ -1,6 +1,7 @@
 """Print the results of study folders as Markdown, each under the command that made it.
 
 python benchmarks/results.py RUN [RUN ...] > docs/results/studies.md
+python benchmarks/results.py --repeats RUN [RUN ...]     # the same study with several seeds
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ METRICS = (
 
 
 def main() -> None:
-    folders = [Path(name) for name in sys.argv[1:]]
+    folders = [Path(name) for name in sys.argv[1:] if name != "--repeats"]
     if not folders:
         raise SystemExit(__doc__)
+    if "--repeats" in sys.argv[1:]:
+        print_repeats(folders)
+        return
     print("# Results of studies\n")
     print(
         "Made by `python benchmarks/results.py RUN …` from each study's `metrics.json`. Test parts"
@@ -91,6 +95,27 @@ def print_curve(metrics: dict[str, Any]) -> None:
         points = [found.get((recipe, clusters, folds)) for recipe in recipes]
         values = " | ".join(cell(point and point["accuracy"]) for point in points)
         print(f"| {clusters} ({folds} folds) | {values} |")
+
+
+def print_repeats(folders: list[Path]) -> None:
+    """The scores of each seed, and their mean with the least and the greatest."""
+    found: dict[tuple[str, str], list[list[float | None]]] = {}
+    print("| recipe | held out | seed | " + " | ".join(title for _, title in METRICS) + " |")
+    print("|---|---|---|" + "---|" * len(METRICS))
+    for folder in folders:
+        seed = json.loads((folder / "environment.json").read_text())["seed"]
+        for row in json.loads((folder / "metrics.json").read_text())["results"]:
+            values = [row["metrics"].get(name) for name, _ in METRICS]
+            key = row["recipe"], row["protocol"]
+            found.setdefault(key, []).append([value and value["value"] for value in values])
+            print(f"| {' | '.join((*key, str(seed), *map(cell, values)))} |")
+    for key, rows in found.items():
+        columns = [[v for v in column if v is not None] for column in zip(*rows, strict=True)]
+        means = [
+            f"{sum(column) / len(column):.3f} ({min(column):.3f} to {max(column):.3f})"
+            for column in columns
+        ]
+        print(f"| {' | '.join((*key, f'mean of {len(rows)}, least to greatest', *means))} |")
 
 
 def print_comparisons(rows: list[dict[str, Any]]) -> None:
