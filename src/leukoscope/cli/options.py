@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.errors import ConfigError
 
 DataArgument = Annotated[
@@ -27,7 +28,11 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 RecipeOption = Annotated[
     list[str] | None,
-    typer.Option("--recipe", "-r", help="Recipe name or TOML file; may be repeated."),
+    typer.Option(
+        "--recipe",
+        "-r",
+        help=f"Recipe name or TOML file; may be repeated. Default: {DEFAULT_RECIPE}.",
+    ),
 ]
 ProtocolOption = Annotated[
     list[str] | None,

@@ -46,7 +46,7 @@ def keep_stages(backbone: nn.Module, name: str, stages: int) -> nn.Module:
         stages: How many of timm's ``feature_info``; 0 leaves the backbone as it is.
 
     Raises:
-        ConfigError: It has no such levels, or its map is not at them.
+        ConfigError: It has no such levels.
     """
     if not stages:
         return backbone
