@@ -5,7 +5,11 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from leukoscope.evaluation.calibration_error import calibration_measures, mass_bin
+from leukoscope.evaluation.calibration_error import (
+    calibration_measures,
+    ece_by_chance,
+    mass_bin,
+)
 
 
 @pytest.fixture
@@ -76,3 +80,35 @@ def test_before_after_and_change_are_of_the_same_images(four) -> None:
     assert change.low < change.value < change.high < 0
     assert found["after"]["reliability"].to_json()["low"] is None
     assert found["after"]["ece"].n_groups == 100
+    assert found["change"]["ece"].to_json()["low"] is None  # differences of biased errors mislead
+
+
+def test_a_calibrated_model_lies_in_its_band_even_where_groups_agree() -> None:
+    """Finding 5; with labels drawn one by one, grouped ones would look miscalibrated."""
+    rng, alone, together = np.random.default_rng(5), [], []
+    for _ in range(60):
+        groups = np.repeat(np.arange(25), 40)
+        p = rng.uniform(0.55, 0.99, 1000)
+        shared = np.where(rng.random(1000) < 0.6, rng.random(25)[groups], rng.random(1000))
+        y = (shared > p).astype(int)
+        prob = np.column_stack([p, 1 - p])
+        names = [str(g) for g in groups]
+        together.append(ece_by_chance(y, prob, groups=names, replicates=200)["explained"])
+        alone.append(ece_by_chance(y, prob, replicates=200)["explained"])
+    assert np.mean(together) > 0.85
+    assert np.mean(alone) < np.mean(together) - 0.25
+
+
+def test_what_remains_without_chance_is_near_the_true_error() -> None:
+    rng = np.random.default_rng(6)
+    for shift, n in ((0.0, 400), (0.06, 4000)):
+        measured, debiased = [], []
+        for _ in range(40):
+            known = rng.uniform(0.55, 0.9, n)
+            y = (rng.random(n) > known).astype(int)
+            prob = np.column_stack([known + shift, 1 - known - shift])
+            found = ece_by_chance(y, prob, replicates=200)
+            measured.append(found["ece"])
+            debiased.append(found["debiased"])
+        assert np.mean(debiased) == pytest.approx(shift, abs=0.02 if shift == 0 else 0.006)
+        assert np.mean(measured) > shift + (0.03 if shift == 0 else 0)

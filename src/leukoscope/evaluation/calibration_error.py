@@ -6,18 +6,19 @@ Names, beside ``log_loss``, ``brier`` and ``ece`` (equal-width bins) of ``metric
 ``reliability``, ``resolution`` and ``uncertainty`` (Murphy 1973).
 
 Binned errors are biased upwards: a perfectly calibrated model scores above 0, the more the fewer
-images a bin has. Compare them before and after on the same images; do not read them alone.
+images a bin has. :func:`ece_by_chance` says how much. Judge by log loss and Brier score first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukoscope.evaluation.intervals import Interval, Resampling, Sampling
+from leukoscope.evaluation.binned_error import calibrated_errors, without_chance
+from leukoscope.evaluation.intervals import Interval, Resampling, Sampling, bootstrap_metrics
 from leukoscope.evaluation.metrics import (
     ECE_BINS,
     calibration_bin,
@@ -28,7 +29,8 @@ from leukoscope.evaluation.metrics import (
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-MAIN = ("log_loss", "brier", "ece", "ece_mass")
+PROPER = ("log_loss", "brier")
+MAIN = (*PROPER, "ece", "ece_mass")
 
 
 def calibration_measures(
@@ -36,12 +38,13 @@ def calibration_measures(
     after: ArrayLike,
     before: ArrayLike | None = None,
     *,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str] | NDArray[Any] | None = None,
     **how: Unpack[Sampling],
 ) -> dict[str, dict[str, Interval]]:
     """Every measure after and before calibration, and the change, on the same resamples.
 
-    Only ``MAIN`` measures have limits: under resampling the others grow by more than they vary.
+    Only ``MAIN`` measures have limits, and only the ``PROPER`` ones their change: binned errors
+    grow under resampling by more than they vary, so that differences of them mislead.
 
     Args:
         y_true: (n,) class indices.
@@ -64,25 +67,103 @@ def calibration_measures(
     """
     names = [str(i) for i in range(np.asarray(after).shape[-1])]
     truth, prob = check_predictions(y_true, after, names)
-    draws = Resampling.of(groups, truth, **how)
-    bins = {"after": _Bins(truth, prob, names)}
+    probs = {"after": prob}
     if before is not None:
-        bins["before"] = _Bins(*check_predictions(y_true, before, names), names)
-    whole = {key: own.measure(np.ones((1, len(truth)))) for key, own in bins.items()}
-    drawn: dict[str, dict[str, FloatArray]] = {}
-    for key, own in bins.items():
-        blocks = [own.measure(weights) for weights in draws.weights()]
-        drawn[key] = {name: np.concatenate([block[name] for block in blocks]) for name in MAIN}
+        probs["before"] = check_predictions(y_true, before, names)[1]
+    result = {key: _measured(truth, p, names, groups, **how) for key, p in probs.items()}
     if before is not None:
-        for values in (whole, drawn):
-            values["change"] = {m: values["after"][m] - values["before"][m] for m in MAIN}
+        draws = Resampling.of(groups, truth, **how)
+        result["change"] = _changes(truth, prob, probs["before"], names, draws)
+        for name in ("ece", "ece_mass"):
+            value = result["after"][name].value - result["before"][name].value
+            result["change"][name] = draws.interval(value, np.full(1, np.nan))
+    return result
+
+
+def _measured(
+    truth: IntArray,
+    prob: FloatArray,
+    names: Sequence[str],
+    groups: Sequence[str] | NDArray[Any] | None,
+    **how: Unpack[Sampling],
+) -> dict[str, Interval]:
+    """Every measure of some probabilities."""
+    draws, bins = Resampling.of(groups, truth, **how), _Bins(truth, prob, names)
+    main = bootstrap_metrics(truth, prob, names, groups=groups, names=(*PROPER, "ece"), **how)
+    main["ece_mass"] = draws.binned(bins.top)
+    whole = bins.measure(np.ones((1, len(truth))))
     unknown = np.full(1, np.nan)
     return {
-        key: {
-            name: draws.interval(float(value[0]), drawn[key].get(name, unknown))
-            for name, value in values.items()
-        }
-        for key, values in whole.items()
+        name: main[name] if name in main else draws.interval(float(value[0]), unknown)
+        for name, value in whole.items()
+    }
+
+
+def _changes(
+    truth: IntArray,
+    after: FloatArray,
+    before: FloatArray,
+    names: Sequence[str],
+    draws: Resampling,
+) -> dict[str, Interval]:
+    """After minus before of the proper scores, on the same resamples."""
+
+    def change(weights: FloatArray) -> dict[str, FloatArray]:
+        new, old = (weighted_metrics(truth, p, names, weights, PROPER) for p in (after, before))
+        return {name: new[name] - old[name] for name in PROPER}
+
+    whole, drawn = change(np.ones((1, len(truth)))), [change(w) for w in draws.weights()]
+    return {
+        name: draws.interval(float(whole[name][0]), np.concatenate([d[name] for d in drawn]))
+        for name in PROPER
+    }
+
+
+def ece_by_chance(
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    *,
+    groups: Sequence[str] | NDArray[Any] | None = None,
+    **how: Unpack[Sampling],
+) -> dict[str, Any]:
+    """The band in which the ECE of a calibrated model of this size lies, and the ECE beyond it.
+
+    Args:
+        y_true: (n,) class indices.
+        y_prob: (n, K) probabilities.
+        groups: (n,) what resembles each other; None means every image for itself.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
+
+    Returns:
+        ``ece``; ``expected``, ``low``, ``high`` of a calibrated model; ``debiased``; and
+        ``explained``, whether chance alone could give so high an error.
+
+    Raises:
+        DataError: Shapes do not fit, a true class is unknown, or there is no image.
+
+    >>> y_prob = [[0.8, 0.2]] * 100
+    >>> found = ece_by_chance([0] * 50 + [1] * 50, y_prob)
+    >>> round(found["ece"], 3), found["explained"], found["expected"] < 0.05 < found["debiased"]
+    (0.3, False, True)
+    """
+    names = [str(i) for i in range(np.asarray(y_prob).shape[-1])]
+    truth, prob = check_predictions(y_true, y_prob, names)
+    draws = Resampling.of(groups, truth, **how)
+    confidence, right = prob.max(axis=1), prob.argmax(axis=1) == truth
+    drawn = calibrated_errors(
+        confidence, right, calibration_bin(confidence), draws.member,
+        replicates=draws.replicates, seed=draws.seed,
+    )  # fmt: skip
+    error = float(weighted_metrics(truth, prob, names, np.ones((1, len(truth))), ["ece"])["ece"][0])
+    tail = (1 - draws.confidence) / 2
+    low, expected, high = np.quantile(drawn, tail), drawn.mean(), np.quantile(drawn, 1 - tail)
+    return {
+        "ece": error,
+        "expected": float(expected),
+        "low": float(low),
+        "high": float(high),
+        "debiased": without_chance(error, float(expected)),
+        "explained": bool(error <= high),
     }
 
 

@@ -1,10 +1,18 @@
-"""Intervals: a bootstrap over groups for any metric, and exact ones for plain proportions.
+"""Intervals that hold for patients, slides or clusters of images, not for images as such.
 
-Images of one patient, slide or overlapping field are not independent, so whole groups are
-drawn with replacement (cluster bootstrap; Davison & Hinkley 1997, section 3.8) and percentile
-limits are taken. Where every group has one class (patients do), groups are drawn within their
-class, so that each replicate has the classes' own numbers of groups; where a group mixes
-classes (acquisition clusters do), all groups are drawn together.
+Images of one patient, slide or overlapping field are not independent, so whole groups are left out
+or drawn. Three ways, by what is measured:
+
+* a proportion (accuracy, recall, specificity, precision, any mean of yes or no): Wilson's score
+  interval with the standard error of the jackknife over groups;
+* any other metric of predictions: the same standard error and Student's t on the logit scale
+  (metrics within 0–1) or the log scale (log loss, Brier score);
+* differences, shares and means of numbers: whole groups drawn with replacement (cluster bootstrap;
+  Davison & Hinkley 1997, section 3.8), with expanded percentiles (Hesterberg 2015) for few groups.
+
+Where every group has one class (patients do), groups are left out or drawn within their class;
+where a group mixes classes (acquisition clusters do), all groups together. How often these limits
+hold the truth is measured in ``docs/results/intervals.md``.
 """
 
 from __future__ import annotations
@@ -18,15 +26,32 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.labels import malignant_mask
-from leukoscope.evaluation.metrics import check_predictions, weighted_metrics
+from leukoscope.evaluation.binned_error import ece_gaps, gap_limits
+from leukoscope.evaluation.jackknife import (
+    Scale,
+    exact_limits,
+    kish_number,
+    proportion_limits,
+    spread,
+    transformed_limits,
+)
+from leukoscope.evaluation.metrics import (
+    check_predictions,
+    hits_and_trials,
+    weighted_metrics,
+)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-MIN_GROUPS = 10
+MIN_GROUPS = 20
+"""With fewer groups than this, "few groups" stands beside the number."""
+MIN_CLASS_GROUPS = 5
+"""Likewise where a class is in fewer groups than this."""
+MOST_BLOCKS = 200
+"""With more groups than this, several are left out together (delete-a-group jackknife)."""
 _BLOCK = 1 << 18  # weights held at once
-_SHARES = frozenset({"accuracy", "recall", "specificity", "precision"})
+_UNBOUNDED = frozenset({"log_loss", "brier"})
 
 
 @dataclass(frozen=True)
@@ -37,11 +62,11 @@ class Interval:
         value: On all images; NaN where undefined.
         low: Lower limit, NaN where no replicate was defined.
         high: Upper limit, likewise.
-        n_groups: Number of groups that were resampled.
-        replicates: Number of replicates in which the value was defined.
-        reliable: False below ten groups, where a class rests on a single group, or where the
-            value was undefined in more than half of the replicates: the limits are then too
-            narrow or arbitrary.
+        n_groups: Number of groups that were drawn or left out.
+        replicates: Number of resamples, or of groups left out, in which the value was defined.
+        reliable: False ("few groups") below ``MIN_GROUPS`` groups, where a class is in fewer than
+            ``MIN_CLASS_GROUPS`` of them, or where the value was undefined in more than half of
+            the replicates: the limits may then be too narrow or arbitrary.
     """
 
     value: float
@@ -85,11 +110,12 @@ def bootstrap_metrics(
     names: Collection[str] | None = None,
     **how: Unpack[Sampling],
 ) -> dict[str, Interval]:
-    """Every metric with its percentile interval over resampled groups.
+    """Every metric with its interval over groups.
 
-    A bootstrap of predictions without one error has no spread; the limits of accuracy, recall,
-    specificity and precision at exactly 0 or 1 are then those of Clopper & Pearson (1934) with
-    the number of groups (of the class in question) as the number of trials.
+    Limits by the kind of metric, see the head of this module; those of ``ece`` are
+    :func:`~leukoscope.evaluation.binned_error.gap_limits`. A metric within 0–1 that is exactly 0
+    or 1 gets the limits of Clopper & Pearson (1934), with the number of groups (for a proportion:
+    of groups concerned) as trials.
 
     Args:
         y_true: (n,) class indices.
@@ -106,13 +132,21 @@ def bootstrap_metrics(
     truth, prob = check_predictions(y_true, y_prob, class_names)
     resampling = Resampling.of(groups, truth, **how)
     whole = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))), names)
-    blocks = [weighted_metrics(truth, prob, class_names, w, names) for w in resampling.weights()]
+    values = {name: float(value[0]) for name, value in whole.items()}
+    shares = {name: hits_and_trials(name, truth, prob, class_names) for name in whole}
+    others = [name for name, share in shares.items() if share is None and name != "ece"]
+    left_out = _left_out(resampling, truth, prob, class_names, others)
     result = {}
-    for name, value in whole.items():
-        drawn = np.concatenate([block[name] for block in blocks])
-        interval = resampling.interval(float(value[0]), drawn)
-        result[name] = _without_spread(interval, name, class_names, resampling, truth)
-    return result
+    for name, value in values.items():
+        share = shares[name]
+        if share is not None:
+            result[name] = resampling.proportion(*share)
+        elif name == "ece":
+            result[name] = resampling.binned(ece_gaps(truth, prob))
+        else:
+            scale: Scale = "log" if name in _UNBOUNDED else "logit"
+            result[name] = resampling.limits(value, left_out[name], scale)
+    return {name: replace(interval, value=values[name]) for name, interval in result.items()}
 
 
 def bootstrap_mean(
@@ -125,7 +159,7 @@ def bootstrap_mean(
     """The mean of any value per image (coverage, set size, a score) with its interval.
 
     Args:
-        values: (n,) one number per image.
+        values: (n,) one number per image; booleans are a proportion and get its limits.
         groups: (n,) label of the group of each image; None means every image for itself.
         y_true: (n,) class indices by which groups are stratified; None means not at all.
         **how: See :class:`Sampling`.
@@ -137,21 +171,25 @@ def bootstrap_mean(
     >>> interval.value, 0.35 < interval.low < 0.45 and 0.55 < interval.high < 0.65
     (0.5, True)
     """
-    numbers = np.asarray(values, dtype=np.float64)
+    given = np.asarray(values)
+    numbers = given.astype(np.float64)
     classes = np.zeros(len(numbers), np.int64) if y_true is None else np.asarray(y_true, np.int64)
     resampling = Resampling.of(groups, classes, **how)
-    drawn = np.concatenate([w @ numbers / w.sum(axis=1) for w in resampling.weights()])
+    if given.dtype == np.bool_:
+        return resampling.proportion(numbers, np.ones(len(numbers)))
+    sums, sizes = resampling.sums(numbers), resampling.sums(np.ones(len(numbers)))
+    drawn = np.concatenate([(c @ sums) / (c @ sizes) for c in resampling.counts()])
     return resampling.interval(float(numbers.mean()), drawn)
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How groups are drawn, the same way each time it is asked.
+    """How groups are drawn or left out, the same way each time it is asked.
 
     Attributes:
         member: (n,) index of each image's group, 0 … G − 1.
         strata: The groups that are drawn among each other, as arrays of group indices.
-        thin: Whether a class rests on a single group.
+        fewest: In how many groups the rarest class is.
         replicates: Number of replicates.
         confidence: Level of intervals.
         seed: Of the random numbers.
@@ -159,7 +197,7 @@ class Resampling:
 
     member: IntArray
     strata: tuple[IntArray, ...]
-    thin: bool
+    fewest: int
     replicates: int
     confidence: float
     seed: int
@@ -193,16 +231,32 @@ class Resampling:
             strata = tuple(pairs[0][pairs[1] == name] for name in np.unique(pairs[1]))
         else:
             strata = (np.arange(count),)
-        thin = bool(np.bincount(pairs[1])[np.unique(pairs[1])].min() < 2)
-        return cls(member, strata, thin, replicates, confidence, seed)
+        fewest = int(np.bincount(pairs[1])[np.unique(pairs[1])].min())
+        return cls(member, strata, fewest, replicates, confidence, seed)
 
     @property
     def n_groups(self) -> int:
         """Number of groups."""
         return int(self.member.max()) + 1
 
-    def weights(self) -> Iterator[FloatArray]:
-        """Blocks (b, n) of multiplicities, ``replicates`` rows in all."""
+    @property
+    def reliable(self) -> bool:
+        """Whether there are enough groups, and enough of each class, for an interval."""
+        return self.n_groups >= MIN_GROUPS and self.fewest >= MIN_CLASS_GROUPS
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of a mean over these groups, fewer where their sizes differ."""
+        return max(1.0, kish_number(self.sums(np.ones(len(self.member)))) - len(self.strata))
+
+    def sums(self, values: FloatArray) -> FloatArray:
+        """(G, …) sum of each group of values (n, …) per image."""
+        out = np.zeros((self.n_groups, *values.shape[1:]))
+        np.add.at(out, self.member, values)
+        return out
+
+    def counts(self) -> Iterator[FloatArray]:
+        """Blocks (b, G): how often each group is drawn, ``replicates`` rows in all."""
         rng = np.random.default_rng(self.seed)
         step = max(1, _BLOCK // len(self.member))
         for start in range(0, self.replicates, step):
@@ -214,16 +268,112 @@ class Resampling:
                 counts[:, stratum] = np.bincount(drawn.ravel(), minlength=rows * size).reshape(
                     rows, size
                 )
+            yield counts
+
+    def weights(self) -> Iterator[FloatArray]:
+        """Blocks (b, n) of multiplicities, ``replicates`` rows in all."""
+        for counts in self.counts():
             yield counts[:, self.member]
 
+    def blocks(self) -> tuple[IntArray, tuple[IntArray, ...]]:
+        """(G,) the block with which each group is left out, and the blocks of each stratum.
+
+        A block is one group, or several drawn at random where a stratum has more than its part of
+        ``MOST_BLOCKS``. A stratum of one group is joined with the others.
+        """
+        alone = any(len(stratum) == 1 for stratum in self.strata)
+        strata = (np.arange(self.n_groups),) if alone else self.strata
+        most, rng = max(MOST_BLOCKS // len(strata), 2), np.random.default_rng(self.seed)
+        block, places, start = np.empty(self.n_groups, np.int64), [], 0
+        for stratum in strata:
+            number = min(len(stratum), most)
+            order = np.arange(len(stratum))
+            block[stratum] = start + (rng.permutation(order) if len(order) > most else order) % most
+            places.append(np.arange(start, start + number))
+            start += number
+        return block, tuple(places)
+
+    def without_each(self) -> Iterator[FloatArray]:
+        """Blocks (b, n) of weights: 0 for what is left out, the rest of its stratum weighted up."""
+        block, places = self.blocks()
+        of_image = block[self.member]
+        step = max(1, _BLOCK // len(self.member))
+        for place in places:
+            up = len(place) / max(len(place) - 1, 1)
+            inside = np.where(np.isin(of_image, place), up, 1.0)
+            for rows in np.split(place, range(step, len(place), step)):
+                yield np.where(of_image == rows[:, None], 0.0, inside)
+
+    def limits(
+        self, value: float, left_out: FloatArray, scale: Scale, times: float = 1.0
+    ) -> Interval:
+        """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
+
+        ``times`` multiplies the variance: for m new groups of G seen, 1 + G / m.
+        """
+        block, places = self.blocks()
+        used = np.isfinite(left_out)
+        reliable = self.reliable and bool(2 * used.sum() >= len(left_out))
+        low = high = value
+        if not math.isfinite(value) or not used.any():
+            low, high = math.nan, math.nan
+        elif scale == "logit" and value in (0.0, 1.0):
+            low, high = exact_limits(value * self.n_groups, self.n_groups, self.confidence)
+        elif value > 0:
+            sizes = np.bincount(block[self.member]).astype(np.float64)
+            variance, df = spread(left_out, places, sizes)
+            low, high = transformed_limits(
+                value, times * variance, df, confidence=self.confidence, scale=scale
+            )
+        return Interval(value, low, high, self.n_groups, int(used.sum()), reliable)
+
+    def proportion(self, hits: FloatArray, trials: FloatArray) -> Interval:
+        """The share Σ hits / Σ trials with the limits of a proportion of grouped images.
+
+        Args:
+            hits: (n,) 1 for each image that counts, else 0.
+            trials: (n,) 1 for each image that could count, else 0.
+        """
+        k, n = self.sums(hits), self.sums(trials)
+        low, high = proportion_limits(k, n, self.strata, confidence=self.confidence)
+        value = float(hits.sum() / trials.sum()) if trials.any() else math.nan
+        concerned = int((n > 0).sum())
+        reliable = self.reliable and concerned >= MIN_CLASS_GROUPS
+        return Interval(value, low, high, self.n_groups, concerned, reliable)
+
+    def binned(self, gaps: FloatArray) -> Interval:
+        """A binned calibration error with limits of the error that a model of this kind has.
+
+        Args:
+            gaps: (n, bins) outcome minus probability of each image in the column of its bin.
+        """
+        drawn = np.concatenate(list(self.counts()))
+        sums = self.sums(np.column_stack([gaps, np.ones(len(gaps))]))
+        value, low, high = gap_limits(
+            sums[:, :-1], self.sums((gaps != 0).astype(np.float64)), sums[:, -1], drawn,
+            tail=self._tail(),
+        )  # fmt: skip
+        return Interval(value, low, high, self.n_groups, len(drawn), self.reliable)
+
     def interval(self, value: float, drawn: FloatArray) -> Interval:
-        """Percentile limits of the replicates ``drawn`` (B,); NaN replicates are left out."""
+        """Expanded percentiles (Hesterberg 2015) of replicates (B,); NaN ones are left out.
+
+        With G groups a bootstrap has only (G − 1) / G of the variance, and normal instead of
+        Student's tails; the percentiles are moved outwards to make up for both.
+        """
         used = drawn[np.isfinite(drawn)]
-        tail = (1 - self.confidence) / 2
+        tail = self._tail()
         low, high = np.quantile(used, [tail, 1 - tail]) if len(used) else (np.nan, np.nan)
-        enough = self.n_groups >= MIN_GROUPS and not self.thin
-        reliable = enough and 2 * len(used) >= len(drawn) > 0
+        reliable = self.reliable and 2 * len(used) >= len(drawn) > 0
         return Interval(value, float(low), float(high), self.n_groups, len(used), reliable)
+
+    def _tail(self) -> float:
+        """Share of replicates beyond each limit."""
+        from scipy.stats import norm, t
+
+        left = max(self.n_groups - len(self.strata), 1)
+        wider = (self.n_groups / left) ** 0.5
+        return float(norm.cdf(wider * t.ppf((1 - self.confidence) / 2, self.df)))
 
 
 def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -239,33 +389,7 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
     """
     if not 0 <= successes <= n or n == 0:
         raise DataError(f"proportion: expected 0 … n successes of n ≥ 1, got {successes} of {n}")
-    tail = (1 - confidence) / 2
-    from scipy.special import betaincinv
-
-    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
-    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
-    return low, high
-
-
-def _without_spread(
-    interval: Interval,
-    name: str,
-    class_names: Sequence[str],
-    resampling: Resampling,
-    y_true: IntArray,
-) -> Interval:
-    """The exact limits where all images agree, so that the bootstrap cannot see the spread."""
-    metric, _, class_name = name.partition("_")
-    if metric not in _SHARES or interval.value not in (0.0, 1.0):
-        return interval
-    concerned = np.ones(len(y_true), dtype=bool)
-    if class_name:
-        of_class = [class_name == other for other in class_names]
-        concerned = np.array(of_class if any(of_class) else malignant_mask(class_names))[y_true]
-    if metric == "specificity":
-        concerned = ~concerned
-    trials = max(1, len(np.unique(resampling.member[concerned])))
-    return with_exact_limits(interval, trials, resampling.confidence)
+    return exact_limits(successes, n, confidence)
 
 
 def with_exact_limits(interval: Interval, trials: int, confidence: float) -> Interval:
@@ -274,3 +398,19 @@ def with_exact_limits(interval: Interval, trials: int, confidence: float) -> Int
         return interval
     low, high = proportion_interval(int(interval.value) * trials, trials, confidence=confidence)
     return replace(interval, low=low, high=high)
+
+
+def _left_out(
+    resampling: Resampling,
+    truth: IntArray,
+    prob: FloatArray,
+    class_names: Sequence[str],
+    names: Sequence[str],
+) -> dict[str, FloatArray]:
+    """Each metric without each group, (J,)."""
+    if not names:
+        return {}
+    found = [
+        weighted_metrics(truth, prob, class_names, w, names) for w in resampling.without_each()
+    ]
+    return {name: np.concatenate([part[name] for part in found]) for name in names}

@@ -26,6 +26,7 @@ IntArray = NDArray[np.int64]
 
 ECE_BINS = 15
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
+_PROPORTIONS = frozenset({"accuracy", "recall", "specificity", "precision"})
 _OVERALL = (
     "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "weighted_precision",
     "roc_auc", "pr_auc", "log_loss", "brier", "ece",
@@ -162,6 +163,34 @@ def calibration_bin(confidence: FloatArray, bins: int = ECE_BINS) -> IntArray:
     [0, 0, 1, 9]
     """
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def hits_and_trials(
+    name: str, y_true: IntArray, y_prob: FloatArray, class_names: Sequence[str]
+) -> tuple[FloatArray, FloatArray] | None:
+    """For a metric that is a proportion of images, which could be hits and which are.
+
+    Returns:
+        (n,) hits and (n,) trials, 0 or 1 each; None for a metric that is no proportion.
+
+    >>> y_prob = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    >>> found = hits_and_trials("recall_all", np.array([0, 1, 1]), y_prob, ["healthy", "all"])
+    >>> [row.tolist() for row in found]
+    [[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
+    """
+    metric, _, class_name = name.partition("_")
+    if metric not in _PROPORTIONS:
+        return None
+    predicted = y_prob.argmax(axis=1)
+    if not class_name:
+        return (predicted == y_true).astype(np.float64), np.ones(len(y_true))
+    of_class = [class_name == other for other in class_names]
+    mask = np.array(of_class if any(of_class) else malignant_mask(class_names), dtype=bool)
+    real, called = mask[y_true], mask[predicted]
+    if metric == "specificity":
+        real, called = ~real, ~called
+    trials = called if metric == "precision" else real
+    return (real & called).astype(np.float64), trials.astype(np.float64)
 
 
 def malignant_classes(class_names: Sequence[str]) -> NDArray[np.bool_] | None:

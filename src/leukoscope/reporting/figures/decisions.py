@@ -1,8 +1,8 @@
-"""Risk over coverage, and where prediction sets keep their promise."""
+"""Risk over coverage, where prediction sets keep their promise, and decision curves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,43 @@ def coverage_chart(panels: Sequence[CoveragePanel]) -> Figure:
         _draw(ax, panel)
     for ax in axes[:: min(2, len(panels))]:
         ax.set_ylabel("coverage, %")
+    return figure
+
+
+@dataclass(frozen=True)
+class BenefitPanel:
+    """Decision curves of one protocol.
+
+    Attributes:
+        title: Of the panel.
+        thresholds: (T,) probability from which one acts.
+        model: ``value``, ``low``, ``high``, each (T,).
+        treat_all: (T,) net benefit of acting on every image.
+    """
+
+    title: str
+    thresholds: Sequence[float]
+    model: Mapping[str, Sequence[float]]
+    treat_all: Sequence[float]
+
+
+def net_benefit_chart(panels: Sequence[BenefitPanel]) -> Figure:
+    """Net benefit of the model with its band, of acting on all, and on none."""
+    figure, axes = panel_grid(len(panels), 2.75, one_in=4.6, sharey=True)
+    for ax, panel in zip(axes, panels, strict=False):
+        at = 100 * np.asarray(panel.thresholds)
+        ax.fill_between(at, panel.model["low"], panel.model["high"], color=_BAND, linewidth=0)
+        ax.plot(at, panel.model["value"], color=SERIES[0], label="the model")
+        ax.plot(at, panel.treat_all, color=QUIET, linestyle=_DASHES[1], label="act on all")
+        ax.axhline(0, color=QUIET, linestyle=_DASHES[4], label="act on none")
+        ax.set_title(panel.title)
+        ax.set(xlim=(0, 100), xlabel="act from P(malignant), %")
+        ax.grid()
+    highest = max(max(panel.model["high"]) for panel in panels)
+    axes[0].set_ylim(-0.25 * highest, 1.15 * highest)
+    axes[0].legend(loc="lower left")
+    for ax in axes[:: min(2, len(panels))]:
+        ax.set_ylabel("net benefit")
     return figure
 
 

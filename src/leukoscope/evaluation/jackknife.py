@@ -1,0 +1,180 @@
+"""Limits from what each group of images changes: leave one group out at a time, then Student's t.
+
+A percentile bootstrap over a few groups is too narrow and sees no skew near 0 and 1. Here the
+standard error comes from the jackknife over groups, the quantile from Student's t with as many
+degrees of freedom as the groups' influences support, and the limits from a scale on which the
+metric has no end: logit, log, or, for proportions, the score interval of Wilson (1927).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Scale = Literal["logit", "log"]
+
+PRIOR_ICC: Final = 0.3
+"""How alike images of one group are taken to be while the groups themselves cannot tell."""
+PRIOR_DF: Final = 3.0
+"""How many degrees of freedom that assumption counts for."""
+NORMAL_KURTOSIS: Final = 3.0
+LEAST_DF: Final = 2.0
+
+
+def kish_number(sizes: FloatArray) -> float:
+    """As how many equal groups unequal ones count (Kish 1965, section 11.7): (Σ n)² / Σ n².
+
+    >>> kish_number(np.array([10.0, 10.0])), round(kish_number(np.array([30.0, 10.0])), 2)
+    (2.0, 1.6)
+    """
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def spread(
+    left_out: FloatArray, strata: Sequence[IntArray], sizes: FloatArray
+) -> tuple[float, float]:
+    """Variance by the stratified jackknife, and the degrees of freedom behind it.
+
+    Degrees of freedom: those of Satterthwaite (1946) from the fourth powers of the influences,
+    so that a value which rests on one odd group gets few; never more than groups of unequal size
+    have.
+
+    Args:
+        left_out: (J,) the value without each group; NaN where it is then undefined.
+        strata: Indices of the groups that are drawn among each other.
+        sizes: (J,) images of each group.
+
+    Returns:
+        The variance (0 where no group changes the value) and degrees of freedom ≥ 1.
+
+    >>> variance, df = spread(np.array([0.4, 0.5, 0.6]), [np.arange(3)], np.ones(3))
+    >>> round(variance, 4), df
+    (0.0133, 2.0)
+    """
+    squares = [np.zeros(0)]
+    for stratum in strata:
+        values = left_out[stratum]
+        values = values[np.isfinite(values)]
+        if len(values) > 1:
+            share = (len(values) - 1) / len(values)
+            squares.append(share * (values - values.mean()) ** 2)
+    square = np.concatenate(squares)
+    variance = float(square.sum())
+    most = max(1.0, kish_number(sizes) - len(strata))
+    if variance < 1e-20:  # no group changes the value: what is left is rounding
+        return 0.0, 1.0
+    found = NORMAL_KURTOSIS * variance**2 / float((square**2).sum())
+    return variance, float(np.clip(found, 1.0, most))
+
+
+def transformed_limits(
+    value: float, variance: float, df: float, *, confidence: float, scale: Scale
+) -> tuple[float, float]:
+    """Student's t limits on the logit or log scale, by the delta method, and back.
+
+    Args:
+        value: Estimate, inside (0, 1) for ``logit`` and above 0 for ``log``.
+        variance: Of :func:`spread`.
+        df: Likewise.
+        confidence: Level, 0–1.
+        scale: Where the metric has no end: ``logit`` for [0, 1], ``log`` for [0, ∞).
+
+    >>> low, high = transformed_limits(0.9, 0.001, 19, confidence=0.95, scale="logit")
+    >>> round(low, 3), round(high, 3)
+    (0.812, 0.949)
+    """
+    from scipy.special import expit, logit
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + confidence) / 2, max(df, LEAST_DF))) * variance**0.5
+    if scale == "logit":
+        middle, half = logit(value), half / (value * (1 - value))
+        return float(expit(middle - half)), float(expit(middle + half))
+    return float(value * np.exp(-half / value)), float(value * np.exp(half / value))
+
+
+def proportion_limits(
+    hits: FloatArray, trials: FloatArray, strata: Sequence[IntArray], *, confidence: float
+) -> tuple[float, float]:
+    """Score limits of a proportion of images that stand in groups.
+
+    Wilson's (1927) interval with an effective number of images, p (1 − p) / variance. The variance
+    is that of the jackknife over groups, moderated as Smyth (2004) does it: with ``PRIOR_DF``
+    degrees of freedom it is drawn towards what the design effect of ``PRIOR_ICC`` would give, so
+    that few groups that agree by chance do not promise too much. Where no image is, or every image
+    is, a hit, and where every group has one image, the limits are those of Clopper & Pearson
+    (1934) with the groups as trials.
+
+    Args:
+        hits: (G,) number of hits in each group.
+        trials: (G,) number of images in each group; groups without any are left out.
+        strata: Indices of the groups that are drawn among each other.
+        confidence: Level, 0–1.
+
+    Returns:
+        Lower and upper limit; NaN where there is no image.
+
+    >>> k, n = np.array([10.0, 9.0, 8.0, 9.0] * 5), np.full(20, 10.0)
+    >>> [round(x, 3) for x in proportion_limits(k, n, [np.arange(20)], confidence=0.95)]
+    [0.847, 0.936]
+    """
+    from scipy.stats import t
+
+    total, found = float(trials.sum()), float(hits.sum())
+    groups = int((trials > 0).sum())
+    if groups == 0:
+        return float("nan"), float("nan")
+    p = found / total
+    if p in (0.0, 1.0) or groups == total:
+        return exact_limits(p * groups, groups, confidence)
+    left_out, own = _without_each(hits, trials, strata)
+    variance, df = spread(left_out, own, trials[trials > 0])
+    mean_size = float((trials**2).sum()) / total
+    prior = p * (1 - p) * (1 + (mean_size - 1) * PRIOR_ICC) / total
+    moderated = (df * variance + PRIOR_DF * prior) / (df + PRIOR_DF)
+    effective = min(total, p * (1 - p) / moderated)
+    quantile = float(t.ppf((1 + confidence) / 2, df + PRIOR_DF))
+    shift = quantile**2 / effective
+    middle = (p + shift / 2) / (1 + shift)
+    half = quantile / (1 + shift) * (p * (1 - p) / effective + shift / 4 / effective) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def exact_limits(successes: float, n: int, confidence: float) -> tuple[float, float]:
+    """Interval of a proportion of independent trials (Clopper & Pearson 1934).
+
+    >>> [round(limit, 4) for limit in exact_limits(10, 10, 0.95)]
+    [0.6915, 1.0]
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return low, high
+
+
+def _without_each(
+    hits: FloatArray, trials: FloatArray, strata: Sequence[IntArray]
+) -> tuple[FloatArray, list[IntArray]]:
+    """The proportion without each group that has trials, the others of its stratum weighted up."""
+    kept = [stratum[trials[stratum] > 0] for stratum in strata]
+    kept = [stratum for stratum in kept if len(stratum)]
+    if any(len(stratum) == 1 for stratum in kept):  # one group has no spread of its own
+        kept = [np.concatenate(kept)]
+    found, total = hits.sum(), trials.sum()
+    values, places, start = [], [], 0
+    for stratum in kept:
+        k, n, size = hits[stratum], trials[stratum], len(stratum)
+        up = size / (size - 1) if size > 1 else 0.0
+        above = found - k.sum() + up * (k.sum() - k)
+        below = total - n.sum() + up * (n.sum() - n)
+        values.append(np.divide(above, below, out=np.full(size, np.nan), where=below > 0))
+        places.append(np.arange(start, start + size))
+        start += size
+    return np.concatenate(values), places
