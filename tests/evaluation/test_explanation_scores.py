@@ -142,10 +142,13 @@ GOOD = {"good": 1.0, "head": 0.3, "all": 0.0, "noise": 0.98, "share": 0.5}
         ({"good": -0.5}, 24, 0, "worse than random blobs do"),
         ({"head": 0.93}, 24, 0, "randomising the head leaves the map nearly the same (similarity"),
         ({"all": 0.8}, 24, 0, "randomising all layers leaves the map nearly the same"),
+        ({"all": -0.95}, 24, 0, "randomising all layers leaves the map nearly the same"),
+        ({"head": -0.95}, 24, 0, "randomising the head leaves the map nearly the same"),
+        ({"noise": -0.98}, 24, 0, "noise that no eye sees makes another map"),
         ({"noise": 0.5}, 24, 0, "noise that no eye sees makes another map"),
         ({"share": 0.05}, 24, 2, "the heat lies outside the leukocytes"),
         ({"share": 0.196}, 24, 2, "as if spread evenly"),
-        ({}, 8, 1, "fewer than ten independent images"),
+        ({}, 8, 1, "fewer than 20 independent images"),
     ],
 )
 def test_the_rule(change: dict[str, float], n: int, level: int, said: str) -> None:

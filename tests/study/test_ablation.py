@@ -10,6 +10,7 @@ from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
+from leukoscope.evaluation.leaderboard import holm_adjusted
 from leukoscope.study.ablation import parts_of, plan_ablation, recipe_without, run_ablation
 from leukoscope.study.arms import judge_arms
 
@@ -32,7 +33,11 @@ def test_an_ablation_measures_each_part_against_the_whole(
     ]
     assert [arm["name"] for arm in result["arms"]] == ["whole", *names]
     assert [row["second"] for row in result["comparisons"]] == names
-    assert result["comparisons"][0]["confidence"] == pytest.approx(1 - 0.05 / 3)
+    rows = result["comparisons"]
+    assert {row["confidence"] for row in rows} == {0.95}
+    corrected = holm_adjusted([row["p"] for row in rows])  # all arms and protocols are one family
+    assert [row["p_holm"] for row in rows] == pytest.approx(corrected, abs=1e-4)
+    assert all(row["p_holm"] < 0.05 for row in rows if row["verdict"] != "not distinguishable")
     assert result["arms"][3]["changes"] == {"training.learning_rate": (1e-3, 1e-4)}
     assert len({arm["weights"] for arm in result["arms"]}) == 1  # the same seeds
     assert read_json(tmp_path / "out" / "ablation.json")["verdict"] == result["verdict"]

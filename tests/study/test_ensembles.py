@@ -18,6 +18,7 @@ from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import log_probs
+from leukoscope.evaluation.leaderboard import holm_adjusted
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
@@ -143,6 +144,9 @@ def test_the_record_names_members_weights_and_tests(ensemble: StudyResult) -> No
     best = record["best_member"]["random"]
     assert best in CLASSIFIERS
     assert {("ensemble-fuzzy", "ensemble-mean"), ("ensemble-fuzzy", best)} <= pairs
+    corrected = holm_adjusted([t["p"] for t in record["tests"]])  # one protocol, one family
+    assert [t["p_holm"] for t in record["tests"]] == pytest.approx(corrected, abs=1e-3)
+    assert all(t["p_holm"] < 0.05 for t in record["tests"] if t["verdict"] != "not distinguishable")
 
 
 def test_an_ensemble_can_be_made_again_and_be_a_member(

@@ -111,9 +111,9 @@ def test_a_planted_eye_is_found(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("leukoscope.learning.attribution.INTEGRATION_STEPS", 8)  # in time
     planted = write_run(tmp_path / "run", phantoms, eye)
-    leukoscope("explain", planted, "--audit", "-m", method, "--images", 10, "--out", tmp_path)
+    leukoscope("explain", planted, "--audit", "-m", method, "--images", 20, "--out", tmp_path)
     found = json.loads((tmp_path / "audit.json").read_text())
-    assert len(found["images"]) == 10
+    assert len(found["images"]) == 20
     assert found["settings"]["masks"] == "exact"
     assert place in found["verdicts"][method]["place"]
 
@@ -140,7 +140,8 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     output = leukoscope(*command)
     found = json.loads((tmp_path / "audit.json").read_text())
     assert all(entry in found["images"] for entry in stopped["images"])
-    assert "Grad-CAM: cannot be judged: fewer than ten independent images" in output
+    assert "Grad-CAM: cannot be judged: fewer than 20 independent images" in output
+    assert "! 3 independent images (components) will be scored, and a verdict needs 20" in output
     assert "exact masks of drawn phantoms" in output
     assert cv2.imread(str(tmp_path / "audit.png")).shape[1] > 1000
     assert len({entry["group"] for entry in found["images"]}) == 3

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.evaluation.explanation_scores import area_under
-from leukoscope.evaluation.intervals import bootstrap_mean, with_exact_limits
+from leukoscope.evaluation.intervals import MIN_GROUPS, bootstrap_mean, with_exact_limits
 
 SAME = 0.5**0.5
 """Rank correlation above which two maps share more than half of the variance of their ranks."""
@@ -59,7 +59,8 @@ def summarise(
     Returns:
         By map and score ``{"value", "low", "high", "reliable", "n"}``; ``gain`` is insertion minus
         deletion, ``road`` half of what remains more if the coldest go first, ``…_over_<baseline>``
-        the difference in the same images; None where no image has the score.
+        the difference in the same images; ``randomised`` is the size of the rank correlation,
+        so that an inverted map counts as kept; None where no image has the score.
     """
     groups = np.array([image["group"] for image in images])
 
@@ -111,7 +112,8 @@ def _columns(images: Sequence[Mapping[str, Any]], name: str) -> dict[str, NDArra
         "road": (of("lerf").mean(axis=1) - of("morf").mean(axis=1)) / 2,
         "noise": of("noise"),
         "sensitivity": of("sensitivity"),
-        "randomised": of("randomised").reshape(len(maps), -1),
+        # An inverted map has forgotten nothing: it orders the same places.
+        "randomised": np.abs(of("randomised")).reshape(len(maps), -1),
     }
 
 
@@ -144,7 +146,7 @@ def judge(scores: Mapping[str, Any], stages: Sequence[str]) -> Belief:
 
 
 _Test = tuple[bool | None, str]
-_TOO_FEW = "fewer than ten independent images have a map to test"
+_TOO_FEW = f"fewer than {MIN_GROUPS} independent images have a map to test"
 
 
 def _beats_chance(gain: Mapping[str, Any] | None, road: Mapping[str, Any] | None) -> _Test:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.intervals import MIN_GROUPS, Resampling, Sampling
+from leukoscope.evaluation.intervals import Resampling, Sampling
 from leukoscope.evaluation.metrics import LOWER_IS_BETTER, check_predictions, weighted_metrics
 
 FloatArray = NDArray[np.float64]
@@ -27,7 +27,7 @@ class Place:
         low: Lower limit of the interval of the rank.
         high: Upper limit.
         first: Share of the replicates in which it is the best, or one of several equally good.
-        reliable: False below ten groups, or where a class rests on a single group.
+        reliable: False where there are few groups, in all or of a class.
     """
 
     rank: float
@@ -86,9 +86,8 @@ def bootstrap_places(
     low = np.quantile(drawn, tail, axis=0, method="lower")
     high = np.quantile(drawn, 1 - tail, axis=0, method="higher")
     first = (drawn == drawn.min(axis=1, keepdims=True)).mean(axis=0)
-    reliable = resampling.n_groups >= MIN_GROUPS and not resampling.thin
     rows = zip(whole.tolist(), low.tolist(), high.tolist(), first.tolist(), strict=True)
-    return [Place(*row, reliable) for row in rows]
+    return [Place(*row, resampling.reliable) for row in rows]
 
 
 def _ranks(values: FloatArray, *, smaller_first: bool) -> FloatArray:
@@ -171,18 +170,6 @@ def exchange_test(
         # Rounding must not make an equal difference look smaller.
         extreme += int((np.abs(difference(swaps)) >= observed - 1e-12).sum())
     return extreme / (permutations + 1)
-
-
-def add_p_values(rows: Sequence[dict[str, Any]], p_values: Sequence[float]) -> None:
-    """Write ``p``, and ``p_holm`` for all of them together, to the comparisons of one family.
-
-    >>> rows = [{}, {}]
-    >>> add_p_values(rows, [0.01, 0.04])
-    >>> rows
-    [{'p': 0.01, 'p_holm': 0.02}, {'p': 0.04, 'p_holm': 0.04}]
-    """
-    for row, p, holm in zip(rows, p_values, holm_adjusted(p_values), strict=True):
-        row |= {"p": round(p, 5), "p_holm": round(holm, 5)}
 
 
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:

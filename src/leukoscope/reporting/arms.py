@@ -123,13 +123,15 @@ def _difference_table(result: Record) -> Table:
         *([text("minus", lambda row: titles[row["second"]])] if several else []),
         text("held out", held_out),
         *each(names, metric_title, lambda row, name: difference(row["differences"][name], name)),
+        value("p, Holm", lambda row: p_value(row["p_holm"])),
         value("right alone", alone),
-        value("p", lambda row: p_value(row["pairs"]["mcnemar_p"])),
-        note=f"The verdict rests on accuracy. Intervals of {level} from a bootstrap over the "
-        "groups; for several comparisons the level is raised so that all hold together. Log "
-        "loss is better where it is smaller. Right alone: images that only the first, only the "
-        "second has right; p is that of McNemar's exact test of these, made only where no two "
-        "images share a group.",
+        value("p, McNemar", lambda row: p_value(row["pairs"]["mcnemar_p"])),
+        note=f"The verdict rests on accuracy: an arm is better where the {level} interval over the "
+        "groups is reliable and leaves 0 out, and the exchange test (whole groups swap the "
+        "predictions of both) is significant after Holm's correction for all rows of this table. "
+        "Log loss is better where it is smaller. Right alone: images that only the first, only "
+        "the second has right; McNemar's exact test of these is made only where no two images "
+        "share a group.",
     )
 
 

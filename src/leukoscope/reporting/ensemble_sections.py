@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from leukoscope.core.files import read_json
 from leukoscope.reporting.content import Block, Paragraph, Section, Table
-from leukoscope.reporting.formats import difference, metric_title, number
+from leukoscope.reporting.formats import difference, metric_title, number, p_value
 from leukoscope.reporting.source import Study
 from leukoscope.reporting.tables import (
     N_IMAGES,
@@ -88,7 +88,10 @@ def _tests(study: Study, record: Record) -> Table:
         PROTOCOL, code("A", "a"), code("B", "b"),
         text("Metric", lambda e: metric_title(e["metric"])),
         value("A − B", lambda e: difference(e["difference"], e["metric"])),
-        text("A is", "verdict"), N_IMAGES,
-        note=f"The best member by log loss on validation images, not on test images: {best}.",
+        value("p, Holm", lambda e: p_value(e["p_holm"])), text("A is", "verdict"), N_IMAGES,
+        note="A is better or worse where the interval is reliable and leaves 0 out and the "
+        "exchange test over groups is significant after Holm's correction for all rows of one "
+        "protocol. "
+        f"The best member by log loss on validation images, not on test images: {best}.",
         grouped=True,
     )  # fmt: skip

@@ -235,14 +235,17 @@ def run_ablation(
     out.mkdir(parents=True, exist_ok=True)
     whole = Arm(WHOLE, "The whole recipe", plan.whole)
     run = run_arm(whole, out, listener)
-    records, comparisons, verdicts = [arm_record(whole, run)], [], []
+    records, pairs = [arm_record(whole, run)], []
     for arm in plan.variants:
         other = run_arm(arm, out, listener, audit_of=run)
         records.append(arm_record(arm, other) | {"changes": plan.changes[arm.name]})
-        with progress.step("comparison"):
-            rows = compare_arms(run, other, plan.whole, comparisons=len(plan.variants))
-        comparisons += [{"first": WHOLE, "second": arm.name, **row} for row in rows]
-        verdicts.append((arm, _verdict(rows, arm)))
+        pairs.append((run, other))
+    with progress.step("comparison"):
+        found = list(zip(plan.variants, compare_arms(pairs, plan.whole), strict=True))
+    comparisons = [
+        {"first": WHOLE, "second": arm.name, **row} for arm, rows in found for row in rows
+    ]
+    verdicts = [(arm, _verdict(rows, arm)) for arm, rows in found]
     result = {
         "schema": 1,
         "kind": "ablation",

@@ -20,7 +20,7 @@ from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.passport import save_audit
-from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.comparison import Comparison, Pair, compare, paired_difference
 from leukoscope.evaluation.intervals import Sampling
 from leukoscope.evaluation.paired_tests import paired_tests
 from leukoscope.evaluation.predictions import PredictionTable
@@ -149,70 +149,90 @@ def _share_audit(source: RunFolder, run: RunFolder) -> None:
 
 
 def compare_arms(
-    first: RunFolder,
-    second: RunFolder,
-    config: StudyConfig,
-    *,
-    comparisons: int = 1,
-) -> list[dict[str, Any]]:
-    """Differences first minus second under each protocol, on the same test images.
+    pairs: Sequence[tuple[RunFolder, RunFolder]], config: StudyConfig
+) -> list[list[dict[str, Any]]]:
+    """Differences first minus second of each pair of arms under each protocol.
+
+    All pairs under all protocols are one family: the p-values of their accuracies are corrected
+    together.
 
     Args:
-        first: A finished arm.
-        second: The arm that it is measured against.
+        pairs: A finished arm, and the arm that it is measured against.
         config: Replicates, confidence, seed.
-        comparisons: How many comparisons are made in all; each interval is widened to the level
-            1 − (1 − confidence) / comparisons, so that all hold together (Bonferroni).
 
     Returns:
-        One row a protocol: sizes, both values and the difference of each of :data:`METRICS`,
-        disagreements with exact tests where they hold, and the verdict on accuracy.
+        For each pair one row a protocol: sizes, both values and the difference of each of
+        :data:`METRICS`, ``p`` and ``p_holm`` of the accuracy, disagreements with exact tests
+        where they hold, and the verdict on accuracy.
 
     Raises:
-        DataError: The two were not split alike.
+        DataError: The two of a pair were not split alike.
     """
-    if sha256_file(first.splits) != sha256_file(second.splits):
-        raise DataError(
-            f"{first.splits} and {second.splits} differ: only equal splits can be compared in pairs"
-        )
-    groups = groups_of(load_folds(first.splits))
-    tables = [
-        PredictionTable.load(run.predictions).select(part="test", input="image")
-        for run in (first, second)
-    ]
-    values = [_values(run) for run in (first, second)]
-    how = sampling(config)
-    how["confidence"] = 1 - (1 - config.confidence) / comparisons
-    rows = []
-    for protocol in UNITS:
-        a, b = (table.select(protocol=protocol) for table in tables)
-        if len(a) and len(b):
-            pair = (values[0][protocol], values[1][protocol])
-            rows.append(_row(a, b, protocol, pair, groups[protocol], how))
+    how, loaded = sampling(config), [_Two.of(first, second) for first, second in pairs]
+    keys = [(two, protocol) for two in loaded for protocol in two.protocols]
+    tested = compare([two.pair(protocol) for two, protocol in keys], **how)
+    rows: list[list[dict[str, Any]]] = [[] for _ in loaded]
+    for (two, protocol), found in zip(keys, tested, strict=True):
+        rows[loaded.index(two)].append(_row(two, protocol, found, how))
     return rows
 
 
-def _row(
-    a: PredictionTable,
-    b: PredictionTable,
-    protocol: str,
-    values: tuple[Mapping[str, Any], Mapping[str, Any]],
-    groups: Mapping[str, str],
-    how: Sampling,
-) -> dict[str, Any]:
-    found = {name: compare_tables(a, b, groups=groups, metric=name, **how) for name in METRICS}
-    accuracy = found["accuracy"]
+@dataclass(frozen=True, eq=False)
+class _Two:
+    """The test rows of two arms with equal splits."""
+
+    tables: tuple[PredictionTable, PredictionTable]
+    values: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]
+    groups: Mapping[str, Mapping[str, str]]
+    units: Mapping[str, str]
+
+    @classmethod
+    def of(cls, first: RunFolder, second: RunFolder) -> _Two:
+        if sha256_file(first.splits) != sha256_file(second.splits):
+            raise DataError(
+                f"{first.splits} and {second.splits} differ: only equal splits can be compared "
+                "in pairs"
+            )
+        folds = load_folds(first.splits)
+        a, b = (
+            PredictionTable.load(run.predictions).select(part="test", input="image")
+            for run in (first, second)
+        )
+        values = (_values(first), _values(second))
+        units = {name: unit_of(name, folds) for name in values[0]}
+        return cls((a, b), values, groups_of(folds), units)
+
+    def under(self, protocol: str) -> tuple[PredictionTable, PredictionTable]:
+        """The rows of one protocol."""
+        a, b = (table.select(protocol=protocol) for table in self.tables)
+        return a, b
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those under which both have results."""
+        return [name for name in UNITS if all(len(table) for table in self.under(name))]
+
+    def pair(self, protocol: str, metric: str = METRICS[0]) -> Pair:
+        """What is compared under one protocol."""
+        return Pair.of_tables(*self.under(protocol), self.groups[protocol], metric)
+
+
+def _row(two: _Two, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:
+    others = {name: paired_difference(two.pair(protocol, name), **how) for name in METRICS[1:]}
+    differences = {METRICS[0]: accuracy.difference, **others}
+    found = accuracy.to_json()
+    first, second = (values[protocol] for values in two.values)
     return {
         "protocol": protocol,
-        "n": accuracy.n,
-        "n_groups": accuracy.difference.n_groups,
-        "group_unit": unit_of(protocol),
+        "n": found["n"],
+        "n_groups": found["n_groups"],
+        "group_unit": two.units[protocol],
         "confidence": round(how["confidence"], 6),
-        "first_values": {name: values[0].get(name) for name in METRICS},
-        "second_values": {name: values[1].get(name) for name in METRICS},
-        "differences": {name: one.difference.to_json() for name, one in found.items()},
-        "verdict": accuracy.verdict,
-        "pairs": paired_tests(a, b, groups).to_json(),
+        "first_values": {name: first.get(name) for name in METRICS},
+        "second_values": {name: second.get(name) for name in METRICS},
+        "differences": {name: one.to_json() for name, one in differences.items()},
+        **{key: found[key] for key in ("p", "p_holm", "verdict")},
+        "pairs": paired_tests(*two.under(protocol), two.groups[protocol]).to_json(),
     }
 
 

@@ -10,16 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.evaluation.comparison import compare_predictions
+from leukoscope.evaluation.comparison import Pair, compare
 from leukoscope.evaluation.curves import roc_curves
 from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
-from leukoscope.evaluation.leaderboard import add_p_values, bootstrap_places, exchange_test
-from leukoscope.evaluation.metrics import (
-    LOWER_IS_BETTER,
-    compute_metrics,
-    confusion_matrix,
-    metric_names,
-)
+from leukoscope.evaluation.leaderboard import bootstrap_places
+from leukoscope.evaluation.metrics import compute_metrics, confusion_matrix, metric_names
 from leukoscope.study.compare_contests import Contest
 from leukoscope.study.protocols import unit_of
 
@@ -140,29 +135,20 @@ def _alike(contest: Contest) -> tuple[str, NDArray[np.str_]]:
 def contest_tests(
     contest: Contest, results: Mapping[str, Mapping[str, Any]], settings: Settings
 ) -> list[dict[str, Any]]:
-    """Each recipe against the reference on the same images, corrected for their number (Holm)."""
+    """Each recipe against the reference on the same images; together they are one family."""
     reference = reference_of(contest, results, settings)
     others = [c.label for c in contest.candidates if c.label != reference]
-    rows, p_values = [], []
-    options: dict[str, Any] = {"metric": settings.metric, "groups": contest.groups}
-    for label in others:
-        three = contest.y_true, contest.probs[label], contest.probs[reference]
-        comparison = compare_predictions(*three, contest.class_names, **options, **settings.how)
-        p = exchange_test(*three, contest.class_names, seed=settings.how["seed"], **options)
-        p_values.append(p)
-        rows.append({"a": label, "b": reference, **comparison.to_json()})
-    add_p_values(rows, p_values)
-    for row in rows:
-        row |= {"protocol": contest.protocol, "verdict": _verdict(row, settings)}
-    return rows
-
-
-def _verdict(row: Mapping[str, Any], settings: Settings) -> str:
-    """In words, from the corrected p-value alone."""
-    if row["p_holm"] >= 1 - settings.how["confidence"]:
-        return "not distinguishable"
-    larger = row["difference"]["value"] > 0
-    return "better" if larger != (settings.metric in LOWER_IS_BETTER) else "worse"
+    family = [
+        Pair(
+            contest.y_true, contest.probs[label], contest.probs[reference], contest.class_names,
+            groups=contest.groups, metric=settings.metric,
+        )
+        for label in others
+    ]  # fmt: skip
+    return [
+        {"a": label, "b": reference, **found.to_json(), "protocol": contest.protocol}
+        for label, found in zip(others, compare(family, **settings.how), strict=True)
+    ]
 
 
 def reference_of(
@@ -182,7 +168,7 @@ def contest_head(contest: Contest) -> dict[str, Any]:
         "name": contest.protocol,
         "n": len(contest.image_id),
         "n_groups": len(set(contest.groups.tolist())),
-        "group_unit": unit_of(contest.protocol),
+        "group_unit": unit_of(contest.protocol, contest.candidates[0].source.folds),
         "per_class": dict(zip(contest.class_names, counts.tolist(), strict=True)),
         "labels": [candidate.label for candidate in contest.candidates],
         "notes": list(contest.notes),

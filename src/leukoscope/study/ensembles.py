@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,7 +31,7 @@ from leukoscope.evaluation.combining import (
     vote,
     weighted_mean,
 )
-from leukoscope.evaluation.comparison import compare_tables
+from leukoscope.evaluation.comparison import Pair, compare
 from leukoscope.evaluation.fuzzy import (
     FuzzySystem,
     Shape,
@@ -285,25 +284,33 @@ def _tests(
     folds: Sequence[Fold],
     config: StudyConfig,
 ) -> dict[str, Any]:
-    """Each ensemble against the best member (by log loss on val) and against plain averaging."""
+    """Each ensemble against the best member (by log loss on val) and against plain averaging.
+
+    The tests under one protocol are a family.
+    """
     groups, best, tests = groups_of(folds), {}, []
     for protocol in config.protocols:
         under = table.select(protocol=protocol, input="image")
         losses = {name: _val_loss(under.select(recipe=name, part="val")) for name in names}
         best[protocol] = min(losses, key=lambda name: losses[name])
         test = under.select(part="test")
-        for method in methods:
-            own = f"ensemble-{method}"
-            rivals = [best[protocol], *(["ensemble-mean"] if method != "mean" else [])]
-            for rival, metric in product(rivals, COMPARED):
-                found = compare_tables(
-                    test.select(recipe=own),
-                    test.select(recipe=rival),
-                    groups=groups[protocol],
-                    metric=metric,
-                    **sampling(config),
-                )
-                tests.append({"protocol": protocol, "a": own, "b": rival, **found.to_json()})
+        sides = [
+            (f"ensemble-{method}", rival, metric)
+            for method in methods
+            for rival in [best[protocol], *(["ensemble-mean"] if method != "mean" else [])]
+            for metric in COMPARED
+        ]
+        family = [
+            Pair.of_tables(
+                test.select(recipe=own), test.select(recipe=rival), groups[protocol], metric
+            )
+            for own, rival, metric in sides
+        ]
+        found = compare(family, **sampling(config))
+        tests += [
+            {"protocol": protocol, "a": own, "b": rival, **one.to_json()}
+            for (own, rival, _), one in zip(sides, found, strict=True)
+        ]
     return {"best_member": best, "tests": tests}
 
 

@@ -7,7 +7,7 @@ the model that held it out. The scores of each image are on disk before the next
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_bytes, write_json
-from leukoscope.core.records import ImageRecord, load_folds
+from leukoscope.core.records import Fold, ImageRecord, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation import explanation_scores as scores
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.examples import in_turn
 from leukoscope.evaluation.explanation_verdict import BASELINES, judge, summarise
+from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.reporting.figures.explanation_audit import audit_figure
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 JSON, FIGURE = "audit.json", "audit.png"
 SCHEMA = 1
-IMAGES = 12
+IMAGES = MIN_GROUPS  # fewer could not be judged
 NOISE = 0.01  # standard deviation, of white
 NOISY_COPIES = 2
 _SLOW = ("occlusion", "integrated-gradients")  # randomised at the ends only: head, all layers
@@ -66,11 +67,23 @@ class AuditPlan:
 
 
 def audit_explanations(
-    source: Source, plan: AuditPlan, out: Path, progress: Tell
+    source: Source,
+    plan: AuditPlan,
+    out: Path,
+    progress: Tell,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Score heat maps and write ``audit.json`` and ``audit.png``.
 
     Images that an earlier audit of the same models and settings has scored are kept.
+
+    Args:
+        source: Whose maps.
+        plan: Methods and number of images.
+        out: Folder of the files.
+        progress: Called with (images scored, images in all).
+        warn: Called before the first image is scored, where there are too few independent images
+            for a verdict.
 
     Returns:
         What ``audit.json`` holds: ``settings``, ``images``, ``summary`` and ``verdicts``.
@@ -83,6 +96,12 @@ def audit_explanations(
     masks = LeukocyteMaskSource.find(source.fitted.manifest, plan.masks)
     chosen, groups = _choose(source, masks, plan)
     settings = _settings(source, plan, masks)
+    independent = len({groups.get(r.image_id) or r.image_id for r, _ in chosen})
+    if independent < MIN_GROUPS:
+        warn(
+            f"{independent} independent images ({settings['unit']}s) will be scored, and a verdict "
+            f"needs {MIN_GROUPS}: the maps will not be judged"
+        )
     done = _finished(out / JSON, settings)
     found = {r.image_id: done[r.image_id] for r, _ in chosen if r.image_id in done}
     result: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
@@ -121,9 +140,7 @@ def _choose(
 ) -> tuple[list[tuple[ImageRecord, int]], dict[str, str]]:
     """Test images with their folds, and the group of every image of the protocol."""
     fitted = source.fitted
-    splits = fitted.run.splits
-    folds = load_folds(splits) if splits.is_file() else []
-    groups = groups_of(folds).get(source.protocol, {})
+    groups = groups_of(_folds(source)).get(source.protocol, {})
     table = fitted.test_table(source.recipe, source.protocol)
     known = {record.image_id: record for record in fitted.manifest.images}
     by_class: dict[str, list[tuple[ImageRecord, int]]] = {}
@@ -149,6 +166,11 @@ def _choose(
     return [order[i] for i in np.argsort(rank, kind="stable")][: plan.images], groups
 
 
+def _folds(source: Source) -> list[Fold]:
+    splits = source.fitted.run.splits
+    return load_folds(splits) if splits.is_file() else []
+
+
 def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> dict[str, Any]:
     """What an audit stands for: with equal settings an image has equal scores."""
     from leukoscope.learning.attribution import METHODS, find_layer, find_method
@@ -165,7 +187,7 @@ def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> di
     return {
         "recipe": recipe,
         "protocol": protocol,
-        "unit": unit_of(protocol),
+        "unit": unit_of(protocol, _folds(source)),
         "methods": list(dict.fromkeys(plan.methods)) or allowed,
         "masks": masks.kind,
         "masks_sha256": masks.sha256,

@@ -42,7 +42,7 @@ from leukoscope.study.run import read_data, study_config
 
 RESULT = "transfer.json"
 PHASE1, DIRECT, DOUBLE = "phase1", "direct", "double"
-MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split")
+MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split", "cohort")
 MOST_LISTED = 200
 
 
@@ -156,7 +156,7 @@ def run_transfer(
     run_direct = run_arm(direct, out, listener)
     run_double = run_arm(double, out, listener, audit_of=run_direct)
     with progress.step("comparison"):
-        rows = compare_arms(run_double, run_direct, plan.target)
+        rows = compare_arms([(run_double, run_direct)], plan.target)[0]
     result = {
         "schema": 1,
         "kind": "transfer",
@@ -215,7 +215,7 @@ def _purge(
         rows = (
             {
                 "path": source.path_of(r).resolve(), "label": r.label, "patient_id": r.patient_id,
-                "group_id": r.group_id, "split": r.given_part,
+                "group_id": r.group_id, "split": r.given_part, "cohort": r.cohort,
             }
             for r in kept.usable
         )  # fmt: skip
