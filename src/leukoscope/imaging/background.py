@@ -7,14 +7,16 @@ numbers finds sessions without labels; a classifier on them alone measures the s
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.quality import noise_level
-from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
+from leukoscope.imaging.scale_bar import ScaleBar
 from leukoscope.imaging.segment import LeukocyteMasks
+from leukoscope.imaging.stain import lit_pixels
 
 _GROUND = ("ground_l", "ground_a", "ground_b")
 _SPREAD = ("ground_l_spread", "ground_a_spread", "ground_b_spread")
@@ -60,6 +62,7 @@ COLOUR_STATISTICS: tuple[str, ...] = tuple(
 
 _GLYPHS = (8, 24)  # rows and columns of the picture of a bar's ink
 _FEWEST = 30  # pixels that a statistic needs
+_Scalar = TypeVar("_Scalar", np.uint8, np.bool_)
 _GRID = 72  # colours are read on about this many rows and columns
 _STAINED = 6.0  # lightness by which a red cell is darker than the ground around it
 
@@ -109,6 +112,52 @@ def background_features(
     )
 
 
+def ground_colours(
+    image: NDArray[np.uint8], masks: LeukocyteMasks, bar: ScaleBar | None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """CIELAB on the coarse grid, and where plain ground and stained remainder show on it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: Its leukocytes.
+        bar: Its scale bar, if any.
+
+    Returns:
+        (h, w, 3) float32 L, a, b; (h, w) bool plain ground; (h, w) bool mostly red cells. Both are
+        all False where next to nothing lies outside the leukocytes.
+    """
+    outside = cv2.dilate(masks.cell.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    if bar is not None:
+        outside &= ~bar.mask
+    sample = on_grid(image)
+    scaled = sample.astype(np.float32) / np.float32(255)
+    lab = np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB), np.float32)
+    coarse = on_grid(outside) & lit_pixels(sample)
+    if coarse.sum() < _FEWEST * 4:
+        nowhere = np.zeros(coarse.shape, np.bool_)
+        return lab, nowhere, nowhere
+    return (lab, *_split(lab, coarse))
+
+
+def on_grid(values: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """The rows and columns, about 72 of the longer side, at which colours are read."""
+    step = max(1, max(values.shape[:2]) // _GRID)
+    return np.ascontiguousarray(values[::step, ::step])
+
+
+def ground_surface(lab: NDArray[np.float32], ground: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Uneven light: plane and x² + y² term of L, a and b of the ground over [−1, 1]².
+
+    Args:
+        lab: (h, w, 3) CIELAB.
+        ground: (h, w) bool, where plain ground shows.
+
+    Returns:
+        (9,) float64: x, y and radial term of L, then of a, then of b.
+    """
+    return np.asarray(_surface(lab, ground)[1:].T.ravel(), np.float64)
+
+
 def colour_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Seven statistics of each channel: all that a classifier without any shape may see.
 
@@ -136,17 +185,19 @@ def histogram(values: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.asarray(counts, np.float32).ravel().astype(np.int64)
 
 
-def bar_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+def bar_statistics(
+    image: NDArray[np.uint8], bar: ScaleBar | None
+) -> NDArray[np.float64]:  # fmt: skip
     """All that a classifier may see of the burned-in scale bar, and nothing of the smear.
 
     Args:
         image: (H, W, 3) uint8 RGB.
+        bar: Its scale bar, if any.
 
     Returns:
         (199,) float64: the seven ``bar_*`` numbers of :data:`BACKGROUND_FEATURES`, then its ink
         as 8 × 24 shares of 0 to 1; all 0 where there is no bar.
     """
-    bar = find_scale_bar(image)
     ink = np.zeros(_GLYPHS)
     if bar is not None:
         x0, y0, x1, y1 = bar.box

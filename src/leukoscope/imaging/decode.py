@@ -253,6 +253,20 @@ def _open_pillow(file: BinaryIO, name: str) -> Image.Image:
     return cast("Image.Image", getattr(plugin, f"{_PLUGINS[name]}ImageFile")(file))
 
 
+def open_header(data: bytes) -> Image.Image | None:
+    """A file's header and metadata as Pillow reads them, without the pixels.
+
+    Returns:
+        None where the bytes are no format that Pillow reads, or are damaged.
+    """
+    try:
+        name = sniff(data[:512])
+        with _quiet(name):
+            return _open_pillow(BytesIO(data), name)
+    except Exception:  # a damaged file may raise anything
+        return None
+
+
 def peek_size(path: Path) -> tuple[int, int] | None:
     """Width and height before any EXIF orientation, without decoding the pixels.
 

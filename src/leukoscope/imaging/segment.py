@@ -23,6 +23,7 @@ from leukoscope.imaging.ground import (
     paint_ground,
 )
 from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
+from leukoscope.imaging.stain import lit_pixels
 
 __all__ = [
     "NEUTRAL_GREY",
@@ -94,7 +95,7 @@ def is_cut_out(image: NDArray[np.uint8]) -> bool:
     >>> is_cut_out(np.zeros((8, 8, 3), np.uint8)), is_cut_out(np.full((8, 8, 3), 99, np.uint8))
     (True, False)
     """
-    return bool((image.max(axis=2) >= _BLACK).mean() < _LIT_SHARE)
+    return bool(lit_pixels(image).mean() < _LIT_SHARE)
 
 
 def remove_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArray[np.uint8]:

@@ -48,7 +48,7 @@ def lab_statistics(image: NDArray[np.uint8]) -> tuple[_Float, _Float] | None:
     Returns:
         Two (3,) arrays; None where every pixel is black.
     """
-    lit = _lit(image)
+    lit = lit_pixels(image)
     if not lit.any():
         return None
     lab = _to_lab(image)[lit].astype(np.float64)
@@ -81,7 +81,7 @@ def reinhard(
     lab[:, :, 0] = np.clip(lab[:, :, 0], 0, 100)
     rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB)
     changed = np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8)
-    return np.where(_lit(image)[:, :, None], changed, image)
+    return np.where(lit_pixels(image)[:, :, None], changed, image)
 
 
 def macenko(image: NDArray[np.uint8], step: Macenko) -> NDArray[np.uint8]:
@@ -102,7 +102,7 @@ def macenko(image: NDArray[np.uint8], step: Macenko) -> NDArray[np.uint8]:
     amounts *= np.asarray(step.concentrations) / np.maximum(found.concentrations, 1e-6)
     levels = step.light * np.exp(-amounts @ _unit(np.asarray(step.stains, np.float64)))
     changed = np.clip(np.rint(levels), 0, 255).astype(np.uint8).reshape(image.shape)
-    return np.where(_lit(image)[:, :, None], changed, image)
+    return np.where(lit_pixels(image)[:, :, None], changed, image)
 
 
 def estimate_stains(image: NDArray[np.uint8], step: Macenko) -> Stains | None:
@@ -121,7 +121,7 @@ def estimate_stains(image: NDArray[np.uint8], step: Macenko) -> Stains | None:
         None where fewer than ``tissue_min`` of the pixels (or 50) are stained, or where the
         extremes differ by less than 2°.
     """
-    lit = _lit(image)
+    lit = lit_pixels(image)
     density = optical_density(image, step.light)[lit]
     stained = density[density.mean(axis=1) >= step.density_min]
     if len(stained) < max(step.tissue_min * lit.sum(), _LEAST_PIXELS):
@@ -159,7 +159,7 @@ def grey_density(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Returns:
         (H, W, 3) uint8, three equal channels.
     """
-    lit = _lit(image)
+    lit = lit_pixels(image)
     if not lit.any():
         return np.full_like(image, 255)
     density = optical_density(image, 255).mean(axis=2)
@@ -199,6 +199,7 @@ def _to_lab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB), np.float32)
 
 
-def _lit(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def lit_pixels(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(H, W) bool, what is not the black surroundings of a cell that was cut out."""
     red, green, blue = cv2.split(image)
     return np.asarray(cv2.max(cv2.max(red, green), blue) >= BLACK)

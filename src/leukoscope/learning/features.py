@@ -101,6 +101,38 @@ def run_network(
     return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
 
+class FeatureEngine:
+    """Features of one batch after another through the exported graph; may run in several threads.
+
+    Attributes:
+        batch_size: Images in one pass that suit the network.
+        threads: Passes at once.
+    """
+
+    def __init__(self, network: Network, spec: PreprocessSpec, *, batch_size: int = 16) -> None:
+        """Export the network, unless that was done before.
+
+        Args:
+            network: The network.
+            spec: Preprocessing of the images.
+            batch_size: Images in one pass, all views counted.
+        """
+        self._session = open_session(onnx_bytes(network, spec))
+        self._size_px = spec.size_px
+        self.batch_size = max(1, batch_size // network.config.views)
+        self.threads = _own_share()
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, D) float32 features of (n, S, S, 3) uint8 RGB, preprocessed.
+
+        Raises:
+            DataError: The images have another shape than the specification says.
+        """
+        (batch,) = _batches(images, len(images), self._size_px)
+        found: NDArray[np.float32] = self._session.run(["features"], {"image": batch})[0]
+        return found
+
+
 def stream_outputs(
     session: InferenceSession,
     names: Sequence[str],

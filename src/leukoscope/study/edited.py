@@ -1,21 +1,23 @@
-"""The trained model on edited test images: what it answers when part of the image is gone.
+"""The trained model on edited test images: when part of the image is gone, or it is a little worse.
 
 A probe says what the *data* holds beside morphology; this says what the *model* makes of it. The
 model never saw such images, so a low score proves nothing, but one above chance on images without
-a leukocyte shows that the rest of the image is read.
+a leukocyte shows that the rest of the image is read. Mild damage that no haematologist would
+notice leaves morphology as it is: what a model loses by it, it had not got from morphology.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.study import EDITED, StudyConfig
+from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import apply_calibration
@@ -29,16 +31,59 @@ from leukoscope.study.fitting import job_of_features, job_seed
 from leukoscope.study.fold_results import served_calibration
 from leukoscope.study.inner_folds import fit_inner_folds
 from leukoscope.study.jobs import Labelled, Logits
-from leukoscope.study.protocols import ProtocolPlan
+from leukoscope.study.protocols import ProtocolPlan, strictest
 from leukoscope.study.shortcut_summary import MODEL_ON
-from leukoscope.study.store import InputStore
+from leukoscope.study.store import InputStore, Wanted
 
 Rows = NDArray[np.int64]
 
 
+DEGRADED_IMAGES = 300
+"""So many images at most are degraded, spread over classes, patients and clusters."""
+
+
 def edited_inputs(config: StudyConfig) -> list[str]:
     """The inputs that the models of a study are applied to, besides whole images."""
-    return [name for name in EDITED if name in config.probes]
+    return [*(name for name in EDITED if name in config.probes), *DEGRADED]
+
+
+def edited_wanted(store: InputStore, recipe: Recipe, config: StudyConfig) -> list[Wanted]:
+    """Features of edited images that a recipe on a frozen backbone will be applied to."""
+    if not recipe.frozen_features:
+        return []
+    return [
+        Wanted(recipe, name, edited_rows(store.data, name, config.seed))
+        for name in edited_inputs(config)
+    ]
+
+
+def edited_rows(data: Labelled, name: str, seed: int) -> Rows | None:
+    """(m,) rows in ascending order of the images that are edited in one way; None means all."""
+    return degraded_rows(data, seed) if name in DEGRADED else None
+
+
+def degraded_rows(data: Labelled, seed: int, most: int = DEGRADED_IMAGES) -> Rows:
+    """(m,) rows, at most ``most``, spread evenly over classes and, within them, over units.
+
+    Units are patients, or else acquisition clusters. Drawn by seed and image, whatever the folds.
+    """
+    if len(data.records) <= most:
+        return np.arange(len(data.records))
+    rng = np.random.default_rng([seed, 15])
+    lots = rng.random(len(data.records))
+    turns: list[tuple[int, float, int]] = []
+    for k in range(len(data.class_names)):
+        rows = np.flatnonzero(data.y == k)
+        seen: dict[str, int] = {}
+        rounds = []
+        for row in rows[np.argsort(lots[rows])]:
+            record = data.records[row]
+            unit = record.patient_id or record.acquisition_id or record.group_id
+            seen[unit] = seen.get(unit, -1) + 1
+            rounds.append((seen[unit], float(lots[row]), int(row)))
+        ordered = sorted(rounds)
+        turns += [(at, lot, row) for at, (_, lot, row) in enumerate(ordered)]
+    return np.sort(np.array([row for _, _, row in sorted(turns)[:most]], np.int64))
 
 
 def run_edited(
@@ -52,7 +97,8 @@ def run_edited(
 
     Heads on a frozen backbone are read from their checkpoints and applied to features; what left
     no checkpoint (trees, rules) is fitted once more, with the same seed and images; networks that
-    were trained as a whole are loaded fold by fold.
+    were trained as a whole are loaded fold by fold, and see the mildly degraded images under the
+    strictest protocol only, because that costs time.
 
     Returns:
         One table per fold and input: test images only, the model's own calibration, its recipe,
@@ -60,16 +106,18 @@ def run_edited(
     """
     folds = [fold for name in plan.names for fold in plan.of(name)]
     folds = [fold for fold in folds if _table_path(store, recipe, fold).is_file()]
-    names = edited_inputs(config)
+    hardest = strictest(plan.names)
     tables: list[PredictionTable] = []
-    if not folds or not names:
+    if not folds:
         return tables
+    models = EditedModels(store, recipe, edited_inputs(config), config.seed)
     with progress.step(f"{recipe.name} on edited images") as tell:
-        for name in names:
-            models = EditedModels(store, recipe, name, config.seed)
-            for fold in folds:
-                tables.append(_one_fold(models, fold))
-                tell(len(tables), len(names) * len(folds))
+        for done, fold in enumerate(folds, start=1):
+            quick = recipe.frozen_features or fold.protocol == hardest
+            names = [name for name in models.inputs if quick or name not in DEGRADED]
+            tables += [one for name in names if len(one := _one_fold(models, fold, name))]
+            models.forget()
+            tell(done, len(folds))
     return tables
 
 
@@ -77,19 +125,17 @@ def _table_path(store: InputStore, recipe: Recipe, fold: Fold) -> Path:
     return store.run.model(recipe.name, fold.protocol, fold.fold) / "predictions.csv"
 
 
-def _one_fold(models: EditedModels, fold: Fold) -> PredictionTable:
+def _one_fold(models: EditedModels, fold: Fold, name: str) -> PredictionTable:
     store, recipe = models.store, models.recipe
-    target = (
-        store.run.cache / "edited" / recipe.name / fold.protocol / f"{models.input}-{fold.fold}.csv"
-    )
+    target = store.run.cache / "edited" / recipe.name / fold.protocol / f"{name}-{fold.fold}.csv"
     if target.is_file():
         try:
             return PredictionTable.load(target)
         except DataError:
             target.unlink()  # of another version or damaged
     own = PredictionTable.load(_table_path(store, recipe, fold)).select(part="cal")
-    rows = store.data.rows(fold, "test")
-    logits = models.logits(fold, rows)
+    rows = models.rows(fold, name)
+    logits = models.logits(fold, name)
     table = PredictionTable.build(
         store.data.class_names,
         [store.data.records[i].image_id for i in rows],
@@ -98,7 +144,7 @@ def _one_fold(models: EditedModels, fold: Fold) -> PredictionTable:
         protocol=fold.protocol,
         fold=fold.fold,
         part="test",
-        input=MODEL_ON + models.input,
+        input=MODEL_ON + name,
         y_true=store.data.y[rows],
         logits=logits,
     )
@@ -108,68 +154,107 @@ def _one_fold(models: EditedModels, fold: Fold) -> PredictionTable:
 
 @dataclass
 class EditedModels:
-    """The fitted models of one recipe, and one version of the images.
+    """The fitted models of one recipe, and edited versions of the images.
 
     Attributes:
         store: Features and pixels.
         recipe: Whose models.
-        input: Which version.
+        inputs: Which versions.
         seed: The study's.
     """
 
     store: InputStore
     recipe: Recipe
-    input: str
+    inputs: Sequence[str]
     seed: int
-    _pixels: list[NDArray[np.uint8]] = field(default_factory=list)
+    _pixels: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    _refitted: dict[str, Logits] = field(default_factory=dict)
 
-    def logits(self, fold: Fold, rows: Rows) -> Logits:
-        """(n, K) of the given images by the model that was fitted in this fold."""
-        folder = self.store.run.model(self.recipe.name, fold.protocol, fold.fold)
-        members = list(self._folders(folder))
-        if not all((member / RECORD).is_file() for member in members):
-            return self._fit_again(fold, rows)
-        found = [self._apply(member, rows) for member in members]
+    def rows(self, fold: Fold, name: str) -> Rows:
+        """Test images of a fold that are edited in one way."""
+        rows, edited = self.store.data.rows(fold, "test"), self._edited(name)
+        return rows if edited is None else rows[np.isin(rows, edited)]
+
+    def logits(self, fold: Fold, name: str) -> Logits:
+        """(m, K) of :meth:`rows` by the model that was fitted in this fold."""
+        if not len(self.rows(fold, name)):
+            return np.empty((0, len(self.store.data.class_names)))
+        if not self.has_heads(fold):
+            if not self._refitted:
+                self._refitted = self._fit_again(fold)
+            return self._refitted[name]
+        found = [self._apply(member, fold, name) for member in self._members(fold)]
         if not self.recipe.inner_folds:
             return found[0]
         return log_probs(weighted_mean(np.stack([softmax(logits) for logits in found])))
 
-    def _folders(self, folder: Path) -> Iterator[Path]:
+    def has_heads(self, fold: Fold) -> bool:
+        """Whether the models of a fold left checkpoints, so that nothing is fitted again."""
+        return all((member / RECORD).is_file() for member in self._members(fold))
+
+    def forget(self) -> None:
+        """Drop what holds for one fold only."""
+        self._refitted = {}
+
+    def _members(self, fold: Fold) -> Iterator[Path]:
+        folder = self.store.run.model(self.recipe.name, fold.protocol, fold.fold)
         if not self.recipe.inner_folds:
             yield folder
         for number in range(self.recipe.inner_folds):
             yield folder / f"inner{number}"
 
-    def _apply(self, folder: Path, rows: Rows) -> Logits:
+    def _edited(self, name: str) -> Rows | None:
+        return self._degraded if name in DEGRADED else None
+
+    @cached_property
+    def _degraded(self) -> Rows:
+        return degraded_rows(self.store.data, self.seed)
+
+    def _apply(self, folder: Path, fold: Fold, name: str) -> Logits:
+        rows = self.rows(fold, name)
         if self.recipe.frozen_features:
-            return load_head(folder)(self._features(self.input)[rows])
-        if not self._pixels:
-            self._pixels.append(self.store.pixels(self.recipe, self.input))
+            return load_head(folder)(self._features(name, rows))
+        if name not in self._pixels:
+            self._pixels[name] = self.store.pixels(self.recipe, name, self._edited(name))
         network, meta = load_checkpoint(folder)
-        return predict_logits(network, self._pixels[0][rows], meta.recipe.preprocess)
+        shown = self._pixels[name][self._places(name, rows)]
+        return predict_logits(network, shown, meta.recipe.preprocess)
 
-    def _features(self, name: str) -> NDArray[np.float32]:
-        return self.store.features(self.recipe, name, self.seed)
+    def _features(self, name: str, rows: Rows) -> NDArray[np.float32]:
+        edited = self._edited(name)
+        found = self.store.features(self.recipe, name, self.seed, rows=edited)
+        return found[self._places(name, rows)]
 
-    def _fit_again(self, fold: Fold, rows: Rows) -> Logits:
-        """Fit as the study did, with the edited images appended as the test part."""
+    def _places(self, name: str, rows: Rows) -> Rows:
+        """Where images stand among those that are edited."""
+        edited = self._edited(name)
+        return rows if edited is None else np.searchsorted(edited, rows)
+
+    def _fit_again(self, fold: Fold) -> dict[str, Logits]:
+        """Fit as the study did, with all edited images appended as the test part."""
         if not self.recipe.frozen_features:
             raise DataError(
                 f"{self.store.run.path}: the checkpoints of {self.recipe.name} are gone",
                 hint="run the study again, or leave the probes out",
             )
         data = self.store.data
-        twice = Labelled(data.records * 2, data.class_names)
-        features = np.concatenate([self._features("image"), self._features(self.input)])
+        rows = {name: self.rows(fold, name) for name in self.inputs}
+        shown = np.concatenate(list(rows.values()))
+        more = Labelled((*data.records, *(data.records[row] for row in shown)), data.class_names)
+        whole = self.store.features(self.recipe, "image", self.seed)
+        features = np.concatenate([whole, *(self._features(n, r) for n, r in rows.items())])
         parts = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
-        parts["test"] = rows + len(data.records)
+        parts["test"] = len(data.records) + np.arange(len(shown))
         seed = job_seed(self.seed, self.recipe.name, fold.protocol, fold.fold)
         scratch = self.store.run.cache / "edited" / "again"
-        make = job_of_features(self.store, self.recipe, features, twice, self.seed)
-        if not self.recipe.inner_folds:
-            return make(scratch, seed, _quiet)(parts)["test"]
-        members = self.recipe.inner_folds
-        return fit_inner_folds(make, twice, fold, members, scratch, seed, _quiet, parts)["test"]
+        make = job_of_features(self.store, self.recipe, features, more, self.seed)
+        if self.recipe.inner_folds:
+            members = self.recipe.inner_folds
+            found = fit_inner_folds(make, more, fold, members, scratch, seed, _quiet, parts)["test"]
+        else:
+            found = make(scratch, seed, _quiet)(parts)["test"]
+        ends = np.cumsum([len(of) for of in rows.values()])[:-1]
+        return dict(zip(rows, np.split(found, ends), strict=True))
 
 
 def _quiet(done: int, total: int, *, later: int = 0) -> None:

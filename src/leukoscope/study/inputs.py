@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.decode import decode_image, read_image_file
+from leukoscope.imaging.degrade import DEGRADATIONS
+from leukoscope.imaging.observation import Observation
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.imaging.probe_inputs import PROBE_INPUTS
+from leukoscope.imaging.probe_inputs import OBSERVED_INPUTS, PROBE_INPUTS
 
 INPUTS = PROBE_INPUTS
 _Item = TypeVar("_Item")
@@ -25,13 +27,32 @@ def load_input(path: Path, variant: str, spec: PreprocessSpec) -> NDArray[np.uin
 
     Args:
         path: The image file.
-        variant: A key of :data:`INPUTS`.
+        variant: A key of :data:`INPUTS`, or of
+            :data:`~leukoscope.imaging.degrade.DEGRADATIONS`.
         spec: Preprocessing, applied after the variant was made at full size.
 
     Returns:
         (S, S, 3) uint8 RGB.
     """
-    return apply_preprocess(INPUTS[variant](decode_image(path).image), spec)
+    return apply_preprocess(make_input(Observation(decode_image(path).image), variant), spec)
+
+
+def make_input(seen: Observation, variant: str) -> NDArray[np.uint8]:
+    """One version of an image at full size, see :func:`load_input`."""
+    if variant in DEGRADATIONS:
+        return DEGRADATIONS[variant](seen.image)
+    return OBSERVED_INPUTS[variant](seen)
+
+
+def observe(path: Path) -> Observation:
+    """A file's pixels, bytes and scale.
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    data = read_image_file(path)
+    decoded = decode_image(data, name=str(path))
+    return Observation(decoded.image, um_per_px=decoded.um_per_px, data=data)
 
 
 def stream(

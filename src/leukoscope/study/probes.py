@@ -1,18 +1,17 @@
 """Probes: classifiers that must fail if the data can only be told apart by morphology.
 
 Each sees an image from which something was taken away
-(:mod:`leukoscope.imaging.probe_inputs`), or a few numbers of it, and is fitted and tested on the
-very folds of the model.
+(:mod:`leukoscope.imaging.probe_inputs`), or a few numbers of it
+(:mod:`leukoscope.study.probe_numbers`), and is fitted and tested on the very folds of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,31 +23,55 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import sha256_json
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.imaging.background import bar_statistics, colour_statistics
-from leukoscope.imaging.decode import decode_image
-from leukoscope.study.edited import run_edited
+from leukoscope.learning.linear_head import fit_linear_head
+from leukoscope.study.edited import edited_wanted, run_edited
 from leukoscope.study.events import Progress, Tell
 from leukoscope.study.fitting import linear_logits
+from leukoscope.study.inapplicable import inapplicable_probes, measured_tables
 from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Labelled, Logits, run_job
+from leukoscope.study.listing import listing_numbers
+from leukoscope.study.picture_scale import PictureScale, picture_scale
+from leukoscope.study.probe_numbers import NUMBERS, NumberTable, finished, grain_table
 from leukoscope.study.protocols import ProtocolPlan
-from leukoscope.study.store import InputStore
+from leukoscope.study.rejection import appearance_table
+from leukoscope.study.store import InputStore, Wanted
 
-Numbers = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
-FORESTS: Mapping[str, tuple[str, Numbers]] = MappingProxyType(
-    {
-        "colour-only": ("colour", colour_statistics),
-        "scale-bar-only": ("scale-bar", bar_statistics),
-    }
-)
-"""Probes that see numbers, not images: the name of their table, and what computes a row."""
+NUMERIC = (*NUMBERS, "grain-only", "order-only")
+"""Probes that see numbers, not images."""
+LINEAR = ("grain-only", "frame-only")
+"""Those whose numbers are put on a normal scale and given to a linear head: trees would also read
+how *exact* a statistic is, which is the area of the cells that it was taken from."""
+TREES = 100
+_PENALTIES = (0.003, 0.03, 0.3)
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
-def inapplicable_probes(config: StudyConfig, passport: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Probes that were asked for but have nothing to see in this data, with the reasons."""
-    if "scale-bar-only" not in config.probes or passport["scale_bars"]["images"]:
-        return []
-    reason = "the audit found no burned-in scale bar in any image"
-    return [{"probe": "scale-bar-only", "reason": reason}]
+def table_of(probe: str, scale: PictureScale) -> NumberTable | None:
+    """The table that a probe is fitted on; None for ``order-only`` and those that see images."""
+    return grain_table(scale.um_per_px) if probe == "grain-only" else NUMBERS.get(probe)
+
+
+def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True) -> None:
+    """Read the files once for all that the recipes, probes and edited images of a study need.
+
+    ``models`` says whether the recipes are trained, or only stand behind probes.
+    """
+    scale = picture_scale(store, config)
+    wanted: list[Wanted] = []
+    tables = list(measured_tables(config))
+    for recipe in config.recipes if models else ():
+        if recipe.frozen_features:
+            wanted.append(Wanted(recipe, "image"))
+        if not recipe.inner_folds:
+            tables.append(appearance_table(recipe.preprocess))
+        wanted += edited_wanted(store, recipe, config)
+    for probe in config.probes:
+        table = table_of(probe, scale)
+        if table is not None:
+            tables.append(table)
+        elif probe not in NUMERIC:
+            wanted.append(Wanted(probe_recipe(config), probe))
+    store.prepare(wanted, tables, config.seed)
 
 
 def shortcut_tables(
@@ -59,7 +82,8 @@ def shortcut_tables(
     progress: Progress,
 ) -> list[PredictionTable]:
     """All probes of a study, and its models on edited images; what is finished is read."""
-    left_out = {row["probe"] for row in inapplicable_probes(config, passport)}
+    prepare_study(store, config)
+    left_out = {row["probe"] for row in inapplicable_probes(config, passport, store)}
     tables = []
     for probe in config.probes:
         if probe not in left_out:
@@ -116,8 +140,9 @@ class ProbeFits:
     @property
     def classifier(self) -> str:
         """Name for the table."""
-        if self.probe in FORESTS:
-            return f"{FORESTS[self.probe][0]}-forest"
+        if self.probe in NUMERIC:
+            kind = "linear" if self.probe in LINEAR else "forest"
+            return f"{self.probe.removesuffix('-only')}-{kind}"
         return probe_recipe(self.config).name
 
     def folder(self, fold: Fold) -> Path:
@@ -141,13 +166,25 @@ class ProbeFits:
     @cached_property
     def _logits(self) -> FitAndPredict:
         store, seed = self.store, self.config.seed
-        if self.probe in FORESTS:
-            table, numbers = FORESTS[self.probe]
-            values = store.table(table, partial(_numbers_of, numbers))
-            return partial(_forest_logits, values, store.data, seed)
+        if self.probe in NUMERIC:
+            values = probe_numbers(store, self.probe, self.config)
+            if self.probe in LINEAR:
+                return partial(rank_logits, values, store.data)
+            return partial(forest_logits, values, store.data, seed)
         recipe = probe_recipe(self.config)
         features = store.features(recipe, self.probe, seed)
         return partial(linear_logits, recipe, features, store.data)
+
+
+def probe_numbers(
+    store: InputStore, probe: str, config: StudyConfig
+) -> NDArray[np.float64]:  # fmt: skip
+    """(n, d) float64 numbers that a probe of :data:`NUMERIC` is fitted on; NaN where unknown."""
+    if probe == "order-only":
+        return listing_numbers(store)
+    table = table_of(probe, picture_scale(store, config))
+    assert table is not None
+    return finished(probe, store.numbers(table))
 
 
 def probe_recipe(config: StudyConfig) -> Recipe:
@@ -158,21 +195,22 @@ def probe_recipe(config: StudyConfig) -> Recipe:
     return load_recipe(DEFAULT_RECIPE)
 
 
-def _numbers_of(numbers: Numbers, path: Path) -> NDArray[np.float64]:
-    return numbers(decode_image(path).image)
-
-
-def _forest_logits(
+def forest_logits(
     values: NDArray[np.float64],
     data: Labelled,
     seed: int,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
-    """Extremely randomised trees on numbers; log-probabilities stand in for logits."""
+    """Extremely randomised trees on numbers; log-probabilities stand in for logits.
+
+    What is unknown (NaN) becomes the median of the training images.
+    """
     from sklearn.ensemble import ExtraTreesClassifier
 
-    forest = ExtraTreesClassifier(300, min_samples_leaf=2, random_state=seed, n_jobs=2)
-    forest.fit(values[rows["train"]], data.y[rows["train"]])
+    train = values[rows["train"]]
+    filled = np.where(np.isnan(values), _medians(train), values)
+    forest = ExtraTreesClassifier(TREES, min_samples_leaf=2, random_state=seed, n_jobs=2)
+    forest.fit(filled[rows["train"]], data.y[rows["train"]])
     forest.n_jobs = 1  # threads would add the trees' votes in another order each time
     logits = {}
     for part in HELD_OUT:
@@ -180,6 +218,57 @@ def _forest_logits(
             logits[part] = np.empty((0, len(data.class_names)))
             continue
         probs = np.full((len(rows[part]), len(data.class_names)), 1e-3)
-        probs[:, forest.classes_] += forest.predict_proba(values[rows[part]])
+        probs[:, forest.classes_] += forest.predict_proba(filled[rows[part]])
         logits[part] = np.log(probs / probs.sum(axis=1, keepdims=True))
     return logits
+
+
+def rank_logits(
+    values: NDArray[np.float64], data: Labelled, rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Logits]:
+    """A linear head on numbers that were brought to a normal scale by their ranks.
+
+    What is unknown (NaN) becomes the median of the training images; ``val`` selects the penalty.
+    """
+    train = values[rows["train"]]
+    shown = normal_scores(train, np.where(np.isnan(values), _medians(train), values))
+    head = fit_linear_head(
+        shown[rows["train"]],
+        data.y[rows["train"]],
+        len(data.class_names),
+        c_grid=_PENALTIES,
+        X_val=shown[rows["val"]],
+        y_val=data.y[rows["val"]],
+    )
+    return {part: head.logits(shown[rows[part]]) for part in HELD_OUT}
+
+
+def normal_scores(
+    train: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:  # fmt: skip
+    """(n, d) standard normal quantiles of the place of each value among those of ``train``."""
+    from scipy.stats import norm
+
+    found = np.zeros(values.shape)
+    for column in range(values.shape[1]):
+        known = np.sort(train[~np.isnan(train[:, column]), column])
+        if len(known) < 2 or known[0] == known[-1]:
+            continue
+        places = [np.searchsorted(known, values[:, column], side=side) for side in _SIDES]
+        share = (0.5 * (places[0] + places[1]) + 0.5) / (len(known) + 1)
+        found[:, column] = norm.ppf(np.clip(share, 0.5 / len(known), 1 - 0.5 / len(known)))
+    return found
+
+
+def _medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each column without its NaN; 0 where there is nothing else."""
+    known = ~np.isnan(values)
+    found = np.zeros(values.shape[1])
+    for column in np.flatnonzero(known.any(axis=0)):
+        found[column] = np.median(values[known[:, column], column])
+    return found
+
+
+def partner_classes(store: InputStore, seed: int) -> dict[str, int]:
+    """Image id → class of its partner in the transplant control, for ``transplant_hits``."""
+    return store.partner_classes(seed)

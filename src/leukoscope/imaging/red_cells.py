@@ -1,0 +1,58 @@
+"""The scale of a picture by its red cells, where no file states it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.imaging.observation import Observation
+from leukoscope.imaging.pixel_size import plausible
+
+DIAMETER_UM = 7.5
+"""Mean diameter of a normal red cell on a dry smear, within about 10 %."""
+
+_SMALLEST_PX = 8.0
+_FEWEST = 20  # red cells that a scale is told from
+_ROUND = 0.8  # 4π area / outline²
+_FILLED = 0.93  # area over that of the convex hull: one cell, not two
+
+
+def red_cell_diameters(seen: Observation) -> NDArray[np.float64]:
+    """(k,) diameters in px of red cells that lie alone and whole in a picture.
+
+    Args:
+        seen: The image with its masks; pictures of cut-out cells have none.
+    """
+    if seen.cut_out:
+        return np.empty(0)
+    green = cv2.GaussianBlur(seen.image[:, :, 1], (0, 0), 1.0)
+    near = cv2.dilate(seen.masks.cell.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    free = ~near if seen.bar is None else ~near & ~seen.bar.mask
+    level, _ = cv2.threshold(green[free].reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
+    stained = ((green <= level) & free).astype(np.uint8)
+    found, _ = cv2.findContours(stained, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    height, width = stained.shape
+    diameters = []
+    for outline in found:
+        x, y, w, h = cv2.boundingRect(outline)
+        inside = x > 0 and y > 0 and x + w < width and y + h < height
+        area = cv2.contourArea(outline)
+        if not inside or area < np.pi / 4 * _SMALLEST_PX**2:
+            continue
+        solid = area / max(1.0, cv2.contourArea(cv2.convexHull(outline)))
+        if solid >= _FILLED and 4 * np.pi * area / cv2.arcLength(outline, True) ** 2 >= _ROUND:
+            diameters.append(2 * np.sqrt(area / np.pi))
+    return np.array(diameters)
+
+
+def scale_of_red_cells(observations: Iterable[Observation]) -> float | None:
+    """µm per pixel by the median red cell of several pictures of one scale.
+
+    Returns:
+        None where fewer than 20 red cells lie alone, or where it is no scale of a microscope.
+    """
+    found = np.concatenate([np.empty(0), *map(red_cell_diameters, observations)])
+    return plausible(DIAMETER_UM / float(np.median(found))) if len(found) >= _FEWEST else None
