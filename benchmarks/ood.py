@@ -67,8 +67,9 @@ def meet_strangers(
 ) -> list[Stranger]:
     """Measure a study's bundle on other sources.
 
-    Known images are those of the ``cal`` part of the bundle's own fit: the gate was neither
-    fitted nor scaled on them. Intervals resample their groups and every other image for itself.
+    Known images are those of the ``val`` part of the bundle's own fit: the gate was not fitted on
+    them, though its scores are scaled on them. Intervals resample their groups and every other
+    image for itself.
 
     Args:
         run: A study's folder with its bundle.
@@ -112,7 +113,7 @@ def meet_strangers(
 def _known(run: RunFolder) -> tuple[Manifest, list[ImageRecord]]:
     manifest = Manifest.load(run.manifest, load_study_config(run.config).data.root)
     final = next(fold for fold in load_folds(run.splits) if fold.protocol == FINAL)
-    return manifest, [r for r in manifest.usable if final.parts.get(r.image_id) == "cal"]
+    return manifest, [r for r in manifest.usable if final.parts.get(r.image_id) == "val"]
 
 
 def _step(values: Sequence[object], most: int = MADE_IMAGES) -> int:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from leukoscope.config.bundle import StudyVerdict
+from leukoscope.config.promise import Measured, Promise
 from leukoscope.imaging.decode import decode_image
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.predictor import load_bundle
@@ -324,3 +326,36 @@ def test_many_clients_get_their_own_answers(app_with: AppWith, tiny_parts: Modul
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_everybody_is_told_for_whom_a_model_is_calibrated(
+    app_with: AppWith, tiny_parts: ModuleType, tmp_path: Path, red: bytes
+) -> None:
+    with app_with() as client:  # packed before there were promises
+        none = "alibrated on images of the training patients; promises nothing for new patients"
+        made = client.get("/v1/models").json()[0]["promise"]
+        assert made["words"].endswith(none)
+        assert made["unit"] is None
+        assert none in client.post("/v1/predict", files=files(red)).json()["promise"]
+        assert none in client.get("/").text
+        assert none in client.post("/answers?fragment=true", files=files(red)).text
+    promise = Promise(
+        unit="patient", protocol="grouped", n_groups=25, n=2002, coverage=0.95,
+        measured=Measured(value=0.956, low=0.916, high=0.983, reliable=False),
+    )  # fmt: skip
+    verdict = StudyVerdict(
+        level="unsafe", headline="The ground gives it away.", sources={"ground": "shown"}
+    )
+    told = {"promise": promise, "verdict": verdict}
+    record = tiny_parts.build_record().model_copy(update=told)
+    save_bundle(tmp_path / "b", record, tiny_parts.bundle_files(tiny_parts.build_graph()))
+    with app_with(tmp_path / "b") as client:
+        made = client.get("/v1/models").json()[0]["promise"]
+        assert (made["unit"], made["n_groups"], made["measured"]["value"]) == ("patient", 25, 0.956)
+        assert made["words"] == promise.words
+        assert client.get("/v1/models").json()[0]["verdict"] == verdict.model_dump()
+        assert verdict.headline in client.get("/").text
+        for text in (client.get("/").text, client.post("/answers", files=files(red)).text):
+            assert "calibrated for new patients (25 patients held out)" in text
+            assert "holds the true class in 95.6 % (interval 91.6 % to 98.3 %)" in text
+            assert "Few groups" in text

@@ -19,7 +19,10 @@ from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.softmax import softmax
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.learning.checkpoint import load_checkpoint
+from leukoscope.learning.trainer import predict_logits
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.predictor import load_bundle
@@ -120,8 +123,14 @@ def _the_bundle_holds_both(run: RunFolder) -> None:
     predictor = load_bundle(run.bundle)
     recipe = predictor.record.recipe
     final = run.model(recipe, "final", 0)
-    table = PredictionTable.load(final / "predictions.csv").select(part="cal")
+    table = PredictionTable.load(final / "predictions.csv")
+    assert set(table.part.tolist()) == {"val"}
     manifest = Manifest.load(run.manifest, load_study_config(run.config).data.root)
     path_of = {record.image_id: manifest.path_of(record) for record in manifest.usable}
-    answers = predictor.predict([path_of[i] for i in table.image_id.tolist()])
-    np.testing.assert_allclose([a.logits for a in answers], table.logits, atol=0.02)
+    paths = [path_of[i] for i in table.image_id.tolist()]
+    spec = predictor.record.preprocess
+    images = np.stack([apply_preprocess(decode_image(path).image, spec) for path in paths])
+    members = [load_checkpoint(final / f"inner{i}")[0] for i in range(2)]
+    mean = np.mean([softmax(predict_logits(m, images, spec)) for m in members], axis=0)
+    answers = predictor.predict(paths)
+    np.testing.assert_allclose([a.logits for a in answers], np.log(mean), atol=0.02)

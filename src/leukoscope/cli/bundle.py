@@ -11,7 +11,7 @@ from leukoscope.cli.console import DISCLAIMER, command, console, print_json
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
-    from leukoscope.config.bundle import BundleRecord
+    from leukoscope.config.bundle import BundleRecord, OutOfDistribution
 
 bundle_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Bundles: models that predict without torch."
@@ -123,6 +123,8 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
         ("training image", _field(record)),
         ("similar cases", _cases(record)),
         ("normalisation", f"mean {_triple(pre.mean)}, std {_triple(pre.std)}"),
+        *_verdict(record),
+        ("promise", _promise(record)),
         ("calibration", _calibration(record)),
         ("prediction sets", _sets(record)),
         ("operating point", _point(record)),
@@ -132,7 +134,7 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
             if ood is None
             else f"rejected above {ood.threshold:.2f}, the largest of "
             f"{', '.join(scale.name for scale in ood.scores)} "
-            f"(accepts {ood.accept:.0%} of {ood.n_val} validation images)",
+            f"(accepts {ood.accept:.0%} of {_behind_threshold(ood)})",
         ),
         *_envelope(record),
         *((f"{s.engine} {s.precision}", s.words) for s in record.servings),
@@ -158,6 +160,27 @@ def _cases(record: BundleRecord) -> str:
     if similar is None:
         return "none"
     return f"{similar.n} training images, {'drawn, with' if similar.picture_px else 'no'} pictures"
+
+
+def _verdict(record: BundleRecord) -> list[tuple[str, str]]:
+    """What the study behind it allows one to say."""
+    if record.verdict is None:
+        return []
+    from leukoscope.evaluation.verdict import level_words
+
+    return [("verdict", f"{level_words(record.verdict.level)}: {record.verdict.headline}")]
+
+
+def _promise(record: BundleRecord) -> str:
+    """For which new images the answers are calibrated, and what was measured of it."""
+    measured = "" if record.promise is None else record.promise.measured_words
+    return f"{record.promise_words}; {measured}" if measured else record.promise_words
+
+
+def _behind_threshold(ood: OutOfDistribution) -> str:
+    if ood.n_unseen:
+        return f"{ood.n_unseen} images that the scoring models had not seen"
+    return f"{ood.n_val} validation images"
 
 
 def _calibration(record: BundleRecord) -> str:

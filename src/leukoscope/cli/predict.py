@@ -139,7 +139,10 @@ def predict(
         typer.echo(f"audit log {audit_log}: head {audit.head}", err=True)
     if patients is not None:
         _tell_patients(patients, out, as_json)
-    typer.echo(f"{predictor.model} on {predictor.engine}. {DISCLAIMER}", err=True)
+    typer.echo(
+        f"{predictor.model} on {predictor.engine}: {predictor.record.promise_words}", err=True
+    )
+    typer.echo(DISCLAIMER, err=True)
     return EXIT_SOME_UNREADABLE if unreadable else 0
 
 

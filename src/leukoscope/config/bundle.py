@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from leukoscope.config.base import Strict
 from leukoscope.config.parity import Parity, Precision
 from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.promise import NO_PROMISE, Promise
 
 BUNDLE_SCHEMA: Final = 1
 
@@ -112,10 +113,13 @@ class OutOfDistribution(Strict):
 
     Attributes:
         tensors: File in the bundle with the tensors of ``evaluation.gate.Gate``.
-        accept: Share of in-distribution validation images that the threshold accepts.
+        accept: Share of in-distribution images that the threshold accepts.
         threshold: Largest accepted score.
         n_fit: Number of training images that strangeness is measured from.
-        n_val: Number of validation images behind the threshold.
+        n_val: Number of validation images that scale the scores, and behind the threshold where
+            ``n_unseen`` is 0.
+        n_unseen: Number of images behind the threshold, each scored by a model that was not
+            trained on its unit (patient, cluster …).
         scores: The scores that decide; in bundles without this field the plain Mahalanobis
             distance of the features.
         outliers: Synthetic outliers that chose the scores: kind → share of them that is accepted.
@@ -127,6 +131,7 @@ class OutOfDistribution(Strict):
     threshold: Annotated[float, Field(ge=0)]
     n_fit: Annotated[int, Field(ge=1)]
     n_val: Annotated[int, Field(ge=1)]
+    n_unseen: Annotated[int, Field(ge=0)] = 0
     scores: Annotated[tuple[ScoreScale, ...], Field(min_length=1)] = (
         ScoreScale(name="mahalanobis", median=0.0, limit=1.0),
     )
@@ -272,6 +277,20 @@ class SimilarCases(Strict):
     picture_px: Annotated[int, Field(ge=16)] | None = None
 
 
+class StudyVerdict(Strict):
+    """What the study behind a bundle allows one to say.
+
+    Attributes:
+        level: ``unsafe``, ``inconclusive``, ``plausible`` or ``plausible-by-clusters``.
+        headline: The verdict in one sentence.
+        sources: Source of shortcut → ``shown``, ``refuted``, ``open`` or ``inapplicable``.
+    """
+
+    level: str
+    headline: str
+    sources: dict[str, str] = Field(default_factory=dict)
+
+
 class BundleRecord(Strict):
     """``bundle.json``: everything that prediction needs besides the tensors.
 
@@ -287,6 +306,9 @@ class BundleRecord(Strict):
         conformal: Prediction sets.
         operating_point: Flagging of images that may be malignant; None where none was asked
             for, or it does not apply.
+        promise: For which new images the three above and ``subject_method`` are meant; None in
+            older bundles, which were calibrated on images of units that the model had seen.
+        verdict: Of the study; None in older bundles and where it judged another recipe.
         ood: Rejection of what the model does not know; None where it could not be fitted.
         quality: Limits behind quality notes.
         envelope: Damage that the model stands, checked on each image; None where not measured.
@@ -316,6 +338,8 @@ class BundleRecord(Strict):
     calibration: Calibration
     conformal: Conformal
     operating_point: OperatingPoint | None = None
+    promise: Promise | None = None
+    verdict: StudyVerdict | None = None
     ood: OutOfDistribution | None = None
     quality: QualityLimits | None = None
     envelope: Envelope | None = None
@@ -330,6 +354,11 @@ class BundleRecord(Strict):
     licence: str
     servings: tuple[Serving, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def promise_words(self) -> str:
+        """For which new images the answers are calibrated, in one sentence."""
+        return NO_PROMISE if self.promise is None else self.promise.words
 
     def serving(self, engine: str, precision: str) -> Serving | None:
         """What was measured of an engine in a precision; None where nothing was."""

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
 from leukoscope.core.errors import DataError
+from leukoscope.evaluation.quantiles import unseen_quantile
 
 FloatArray = NDArray[np.float64]
 
@@ -66,6 +67,7 @@ def fit_sets(
     score: SetScore = "lac",
     guarantee: SetGuarantee = "marginal",
     groups: Sequence[str] | NDArray[Any] | None = None,
+    weights: ArrayLike | None = None,
 ) -> Conformal:
     """Thresholds of prediction sets.
 
@@ -83,6 +85,8 @@ def fit_sets(
         score: See :func:`set_scores`.
         guarantee: For what the coverage is promised.
         groups: (n,) patient, cluster … of each image; needed by ``group``.
+        weights: (n,) what each image counts for in the other two, e.g.
+            :func:`leukoscope.evaluation.calibration.evidence_weights`; None counts all fully.
 
     Raises:
         DataError: Shapes do not fit, a class is unknown, or the coverage is out of range.
@@ -107,6 +111,10 @@ def fit_sets(
     labels = np.arange(n) if groups is None else np.asarray(groups)
     if labels.shape != (n,) or (guarantee == "group") != (groups is not None):
         raise DataError("prediction sets: expected one group an image for, and only for, `group`")
+    if weights is not None and (guarantee == "group" or np.shape(weights) != (n,)):
+        raise DataError("prediction sets: expected one weight an image, and none for `group`")
+    counts = _group_weights(labels) if guarantee == "group" else np.ones(n)
+    counts = counts if weights is None else np.asarray(weights, dtype=np.float64)
     k = values.shape[1]
     raps = score == "raps"
     every = 1.0 + (PENALTY * max(0, k - FREE) if raps else 0.0)  # the score of the last class
@@ -114,13 +122,16 @@ def fit_sets(
     by_class = None
     if guarantee == "class":
         by_class = tuple(
-            min(every, _quantile(own[truth == c], labels[truth == c], coverage)) for c in range(k)
+            min(every, unseen_quantile(own[truth == c], coverage, counts[truth == c]))
+            for c in range(k)
         )
     return Conformal(
         coverage=coverage,
         score=score,
         guarantee=guarantee,
-        threshold=every if by_class else float(np.clip(_quantile(own, labels, coverage), 0, every)),
+        threshold=every
+        if by_class
+        else float(np.clip(unseen_quantile(own, coverage, counts), 0, every)),
         thresholds=by_class,
         penalty=PENALTY if raps else 0.0,
         free=FREE if raps else 0,
@@ -242,16 +253,7 @@ def _rank(n: int, coverage: float) -> int:
     return math.ceil((n + 1) * coverage - 1e-9)  # 20 · 0.95 must be 19, whatever the last bit
 
 
-def _quantile(scores: FloatArray, groups: NDArray[Any], coverage: float) -> float:
-    """The coverage quantile of scores weighted 1 / ((K + 1) · n_group), with the rest at infinity.
-
-    With every image its own group it is the ⌈(n + 1) · coverage⌉-th smallest score.
-    """
-    if len(scores) == 0:
-        return math.inf
+def _group_weights(groups: NDArray[Any]) -> FloatArray:
+    """(n,) one over the number of images of each image's group."""
     member = np.unique(groups, return_inverse=True)[1]
-    size = np.bincount(member)
-    order = np.argsort(scores, kind="stable")
-    reached = np.cumsum((1 / size[member])[order])
-    enough = reached >= (len(size) + 1) * coverage - 1e-9
-    return float(scores[order][np.argmax(enough)]) if enough.any() else math.inf
+    return np.asarray(1 / np.bincount(member)[member])

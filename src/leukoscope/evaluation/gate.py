@@ -247,8 +247,39 @@ def fit_gate(
     )
 
 
+def set_threshold(
+    gate: Gate,
+    record: OutOfDistribution,
+    unseen: ArrayLike,
+    weights: ArrayLike,
+    outliers: Seen,
+    kinds: Sequence[str],
+) -> tuple[Gate, OutOfDistribution]:
+    """The same gate with a threshold that accepts its share of unseen images.
+
+    Args:
+        gate: Of :func:`fit_gate`.
+        record: Its record.
+        unseen: (n,) largest scaled scores of images by gates of the same kind, each of a model
+            that was not trained on the image's patient, cluster …
+        weights: (n,) what each image counts for.
+        outliers: Synthetic outliers.
+        kinds: Kind of each outlier.
+    """
+    limit = max(0.0, fit_threshold(unseen, accept=record.accept, weights=weights))
+    far = gate.scores(outliers)
+    update = {
+        "threshold": limit,
+        "n_unseen": len(np.asarray(unseen)),
+        "outliers": false_accepts(largest(far, list(far)), kinds, limit),
+    }
+    return replace(gate, threshold=limit), record.model_copy(update=update)
+
+
 def rescale(gate: Gate, record: OutOfDistribution, val: Seen) -> OutOfDistribution:
     """The same scores with scales and threshold of the same images seen in another precision.
+
+    A threshold that rests on unseen images stays: it is counted in units of the scale.
 
     Args:
         gate: Whose tensors serve.
@@ -258,6 +289,8 @@ def rescale(gate: Gate, record: OutOfDistribution, val: Seen) -> OutOfDistributi
     scales = tuple(_scale(s.name, gate._raw(s.name, val), record.accept) or s for s in gate.scales)
     scores = replace(gate, scales=scales).scores(val)
     limit = fit_threshold(largest(scores, list(scores)), accept=record.accept)
+    if record.n_unseen:
+        limit = record.threshold
     return record.model_copy(
         update={"scores": scales, "threshold": limit, "outliers": {}, "alone": {}}
     )

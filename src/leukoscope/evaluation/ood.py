@@ -15,7 +15,6 @@ mostly accepts. Fitting and application use NumPy alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
+from leukoscope.evaluation.quantiles import unseen_quantile
 
 Float32Array = NDArray[np.float32]
 
@@ -132,7 +132,9 @@ def fit_ood(features: ArrayLike, *, max_dims: int = 64) -> OodModel:
     return OodModel(mean.astype(np.float32), components.astype(np.float32), float(residual))
 
 
-def fit_threshold(scores: ArrayLike, *, accept: float = 0.95) -> float:
+def fit_threshold(
+    scores: ArrayLike, *, accept: float = 0.95, weights: ArrayLike | None = None
+) -> float:
     """The largest score that is still accepted.
 
     It is the ⌈(n + 1) · accept⌉-th smallest score, so that a new image like these is accepted
@@ -141,6 +143,7 @@ def fit_threshold(scores: ArrayLike, *, accept: float = 0.95) -> float:
     Args:
         scores: (n,) scores of validation images, which the model was not fitted on.
         accept: Share of such images to accept, in (0, 1).
+        weights: (n,) what each image counts for; None counts every image fully.
 
     Raises:
         DataError: There is no score.
@@ -148,8 +151,7 @@ def fit_threshold(scores: ArrayLike, *, accept: float = 0.95) -> float:
     >>> fit_threshold(range(1, 100), accept=0.95)
     95.0
     """
-    ordered = np.sort(np.asarray(scores, dtype=np.float64))
-    if ordered.ndim != 1 or len(ordered) == 0:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or len(values) == 0:
         raise DataError("out-of-distribution threshold: expected at least one score")
-    rank = min(len(ordered), math.ceil((len(ordered) + 1) * accept - 1e-9))
-    return float(ordered[rank - 1])
+    return min(float(values.max()), unseen_quantile(values, accept, weights))

@@ -19,7 +19,8 @@ class ChosenPoint:
 
     Attributes:
         threshold: Flagged where P(malignant) ≥ threshold; None where the data cannot support it.
-        n: Malignant calibration images (or patients).
+        n: Malignant calibration images (or patients); images of one group count as their weights
+            say, rounded down.
         misses: How many of them the threshold may miss.
         bound: Clopper–Pearson upper bound of the share missed; with the fewest possible misses
             where there is no threshold.
@@ -33,7 +34,7 @@ class ChosenPoint:
     needed: int
 
 
-def miss_bound(misses: int, n: int, confidence: float) -> float:
+def miss_bound(misses: float, n: float, confidence: float) -> float:
     """One-sided Clopper–Pearson (1934) upper bound of a share.
 
     >>> round(miss_bound(0, 299, 0.95), 5), miss_bound(0, 0, 0.95)
@@ -57,6 +58,7 @@ def choose_threshold(
     p_malignant: ArrayLike,
     target: OperatingTarget,
     patients: Sequence[str] | NDArray[Any] | None = None,
+    weights: ArrayLike | None = None,
 ) -> ChosenPoint:
     """The largest threshold whose promise the malignant calibration images support.
 
@@ -71,6 +73,8 @@ def choose_threshold(
         target: What must be kept.
         patients: (n,) of each image, where the target is about patients: a patient counts with
             the largest P(malignant) of the images, and is missed where none is flagged.
+        weights: (n,) what each image counts for where the target is about images, so that the
+            bound rests on as many independent images as theirs are worth; None counts all fully.
 
     >>> from leukoscope.config.operating import parse_operating_point as parse
     >>> target = parse("miss at most 5 % of malignant fields, with 95 % confidence")
@@ -78,17 +82,23 @@ def choose_threshold(
     ChosenPoint(threshold=0.208..., n=93, misses=1, bound=0.0499..., needed=59)
     """
     values = np.asarray(p_malignant, dtype=np.float64)
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
     if patients is not None:
         names, member = np.unique(np.asarray(patients), return_inverse=True)
         highest = np.full(len(names), -np.inf)
         np.maximum.at(highest, member, values)
-        values = highest
-    values, n = np.sort(values), len(values)
-    misses = -1
-    while misses + 1 < n and miss_bound(misses + 1, n, target.confidence) <= target.miss:
+        values, counts = highest, np.ones(len(names))
+    order = np.argsort(values, kind="stable")
+    missed = np.concatenate([[0.0], np.cumsum(counts[order])])  # by a threshold at each value
+    total = float(missed[-1])
+    n, misses = int(total + 1e-9), -1
+    while (
+        misses + 1 < len(values)
+        and miss_bound(missed[misses + 1], total, target.confidence) <= target.miss
+    ):
         misses += 1
     needed = images_needed(target.miss, target.confidence)
     if misses < 0:
-        return ChosenPoint(None, n, 0, miss_bound(0, n, target.confidence), needed)
-    bound = miss_bound(misses, n, target.confidence)
-    return ChosenPoint(float(values[misses]), n, misses, bound, needed)
+        return ChosenPoint(None, n, 0, miss_bound(0, total, target.confidence), needed)
+    bound = miss_bound(missed[misses], total, target.confidence)
+    return ChosenPoint(float(values[order][misses]), n, misses, bound, needed)

@@ -24,6 +24,8 @@ from leukoscope.service.schemas import (
     PredictOut,
     ProblemOut,
     State,
+    promise_of,
+    verdict_of,
 )
 from leukoscope.service.schemas import problems as may_fail
 from leukoscope.service.settings import ServiceSettings
@@ -132,6 +134,8 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
                     "class_names": list(model.predictor.class_names),
                     "trained_on": model.predictor.record.trained_on,
                     "licence": model.predictor.record.licence,
+                    "promise": promise_of(model.predictor.record),
+                    "verdict": verdict_of(model.predictor.record),
                     "explains": model.predictor.has_maps,
                     "similar_cases": model.similar_cases,
                 }
@@ -188,6 +192,7 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
                 "errors": errors,
                 "model": served.predictor.model,
                 "model_sha256": served.predictor.bundle.sha256,
+                "promise": served.predictor.record.promise_words,
                 "version": __version__,
                 "disclaimer": DISCLAIMER,
                 "request_id": request.state.request_id,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from leukoscope.config.bundle import BundleRecord
 from leukoscope.service.problems import MEDIA_TYPE
 
 _OPEN = ConfigDict(extra="allow")
@@ -56,6 +57,45 @@ class ErrorOut(BaseModel):
     hint: str
 
 
+class PromiseOut(BaseModel):
+    """For which new images a model is calibrated; numbers are null in older bundles."""
+
+    words: str = Field(description="The same in one sentence.")
+    unit: str | None = Field(
+        description="patient, merged acquisition cluster, acquisition cluster or image."
+    )
+    protocol: str | None
+    n_groups: int | None = Field(description="Number of units that were held out.")
+    n: int | None = Field(description="Number of their images.")
+    coverage: float | None = Field(description="Nominal coverage of the prediction sets.")
+    measured: dict[str, Any] | None = Field(
+        description="Coverage on units with no part in it: value, low, high, reliable."
+    )
+    method: str | None
+
+
+def promise_of(record: BundleRecord) -> dict[str, Any]:
+    """The content of :class:`PromiseOut`."""
+    known = record.promise.model_dump(mode="json") if record.promise is not None else {}
+    names = [name for name in PromiseOut.model_fields if name != "words"]
+    return {"words": record.promise_words, **{name: known.get(name) for name in names}}
+
+
+class VerdictOut(BaseModel):
+    """What the study behind a model allows one to say."""
+
+    level: str = Field(description="unsafe, inconclusive, plausible or plausible-by-clusters.")
+    headline: str
+    sources: dict[str, str] = Field(
+        description="Source of shortcut → shown, refuted, open or inapplicable."
+    )
+
+
+def verdict_of(record: BundleRecord) -> dict[str, Any] | None:
+    """The content of :class:`VerdictOut`; None in older bundles."""
+    return None if record.verdict is None else record.verdict.model_dump(mode="json")
+
+
 class PredictOut(BaseModel):
     """The answer to a request."""
 
@@ -66,6 +106,7 @@ class PredictOut(BaseModel):
     )
     model: str
     model_sha256: str
+    promise: str = Field(description="For which new images the answers are calibrated.")
     version: str
     disclaimer: str
     request_id: str
@@ -80,6 +121,8 @@ class ModelOut(BaseModel):
     class_names: list[str]
     trained_on: str
     licence: str
+    promise: PromiseOut
+    verdict: VerdictOut | None
     explains: bool = Field(description="Whether explain=true works.")
     similar_cases: int = Field(description="Training cases that similar=k chooses from.")
 

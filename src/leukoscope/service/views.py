@@ -65,6 +65,7 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
         ],
         "set": [title(name) for name in answer.prediction_set],
         "coverage": f"{record.conformal.coverage:.0%}",
+        "promise": promise(record),
         "malignant": None if answer.p_malignant is None else percent(answer.p_malignant),
         "subtypes": _subtypes(answer),
         "quality": _quality(answer.quality, record),
@@ -78,6 +79,28 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
         "pictures": pictures,
         "size_px": record.preprocess.size_px,
     }
+
+
+def promise(record: BundleRecord) -> str:
+    """For which new images a model is calibrated, and what was measured of that."""
+    t, made = texts()["promise"], record.promise
+    if made is None:
+        return str(t["none"])
+    kind = {"patient": "patient", "image": "image"}.get(made.unit, "cluster")
+    share = f"{100 * made.coverage:g} %"
+    words = [t[kind].format(coverage=share, n=made.n_groups, unit=made.unit)]
+    found = made.measured
+    if found is not None:
+        limits = found.low, found.high
+        values = {"what": t[f"{kind}s"], "value": percent(found.value)}
+        if limits[0] is None or limits[1] is None:
+            words.append(t["point"].format(**values))
+        else:
+            words.append(
+                t["measured"].format(**values, low=percent(limits[0]), high=percent(limits[1]))
+            )
+        words += [] if found.reliable else [t["few"]]
+    return " ".join(words)
 
 
 def _bar(name: str, p: float, inside: bool) -> dict[str, Any]:
@@ -171,6 +194,8 @@ def about(model: ServedModel) -> dict[str, Any]:
         "sha256": model.predictor.bundle.sha256,
         "trained_on": record.trained_on,
         "licence": record.licence,
+        "promise": promise(record),
+        "verdict": "" if record.verdict is None else record.verdict.headline,
         "classes": classes,
         "has_card": bool(model.card),
         "knows_phantoms": record.phantoms,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,40 +12,35 @@ from numpy.typing import NDArray
 import leukoscope
 from leukoscope.config.bundle import (
     BundleRecord,
-    Calibration,
-    Conformal,
     ModelField,
-    OperatingPoint,
     OutOfDistribution,
     QualityLimits,
     Serving,
+    StudyVerdict,
 )
-from leukoscope.config.operating import parse_operating_point
 from leukoscope.config.parity import Stored
+from leukoscope.config.promise import Measured, Promise
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_json
-from leukoscope.core.records import Fold, Manifest
+from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
-from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.gate import Gate
-from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.imaging.channel_order import blue_range
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import is_cut_out
 from leukoscope.runtime.bundle import MODEL, MODEL_INT8, save_bundle
-from leukoscope.runtime.engines import open_engine
+from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.runtime.golden import golden_files
 from leukoscope.study.environment import package_versions
 from leukoscope.study.final_model import FinalModel, final_folders, load_final_model, write_graphs
 from leukoscope.study.jobs import Labelled
-from leukoscope.study.operating import fit_point
 from leukoscope.study.patient_level import method_for_bundle
 from leukoscope.study.rejection import fit_bundle_gate
 from leukoscope.study.robustness_files import stored_envelope
-from leukoscope.study.servings import Decide, Material, measure_servings, run_graph, worst
+from leukoscope.study.servings import Material, measure_servings, run_graph, worst
 from leukoscope.study.similar_cases import similar_files
+from leukoscope.study.unseen import UnseenImages
 
 PARITY_IMAGES = 64
 LICENCE = (
@@ -66,9 +61,11 @@ def export_bundle(
 ) -> BundleRecord:
     """Pack the model that was fitted on all images.
 
-    Calibration, prediction sets and operating point are fitted on the ``cal`` part, the rejection
-    threshold on the ``val`` part, with the outputs of the very graph, engine and precision that
-    will serve; what each may serve in is measured on the ``val`` part.
+    Calibration, prediction sets, operating point and rejection threshold are fitted on the test
+    images of all folds of the strictest protocol, as the models answer that held them out
+    (:mod:`leukoscope.study.unseen`): no patient or cluster behind them was trained on by the model
+    that answers. The ``val`` part scales the scores of the gate; on it is measured in which
+    engine and precision the graph may serve.
 
     A bundle that lies in ``out`` is replaced as a whole.
 
@@ -81,7 +78,7 @@ def export_bundle(
         compact: Store the weights in half the bytes (:mod:`leukoscope.learning.compact`).
 
     Raises:
-        DataError: The images are gone.
+        DataError: The images are gone, or a fold whose test images calibrate is not finished.
         UsageError: The study made no final fit.
         LeukoscopeError: An engine in fp32 and the torch model disagree.
     """
@@ -89,18 +86,16 @@ def export_bundle(
     from leukoscope.reporting.card import render_model_card
 
     final = load_final_model(run, recipe)
+    unseen = UnseenImages.of_run(run, recipe)
     data, rows, pixels, spec = final.data, final.rows, final.pixels, final.meta.recipe.preprocess
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
     engine = open_engine(graph)
     outputs = {part: run_graph(engine, images) for part, images in pixels.items()}
-    decide = partial(_decisions, data=data, rows=rows["cal"], fold=final.fold, config=final.config)
-    calibration, conformal, point = decide(outputs["cal"]["logits"])
-    gate, limits = fit_bundle_gate(
-        pixels, outputs, lambda images: run_graph(engine, images), final.config.seed
-    )
+    calibration, conformal, point = unseen.decide(unseen.logits)
+    gate, limits = _gate(final, unseen, outputs, engine)
     phantoms = golden_phantoms()
     golden = np.stack([apply_preprocess(image, spec) for image in phantoms])
-    material = _material(final, decide, gate, limits, golden, "compact" if compact else "fp32")
+    material = _material(final, unseen, gate, limits, golden, "compact" if compact else "fp32")
     servings, answers = measure_servings(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
     record = BundleRecord(
@@ -113,6 +108,8 @@ def export_bundle(
         calibration=calibration,
         conformal=conformal,
         operating_point=point,
+        promise=bundle_promise(run, recipe, unseen),
+        verdict=_verdict(run, recipe),
         ood=limits,
         quality=_limits(final.quality),
         envelope=stored_envelope(run, recipe),
@@ -141,7 +138,7 @@ def export_bundle(
 
 def _material(
     final: FinalModel,
-    decide: Decide,
+    unseen: UnseenImages,
     gate: Gate,
     limits: OutOfDistribution,
     golden: NDArray[np.uint8],
@@ -153,11 +150,12 @@ def _material(
     val, rows = final.pixels["val"], final.rows["val"]
     return Material(
         val=val,
-        cal=final.pixels["cal"],
+        val_logits=final.val_logits,
+        unseen=unseen.logits,
         y=final.data.y[rows],
         groups=final.fold.units(final.data.records[i].image_id for i in rows),
         reference=mean_logits(final.networks, val[:PARITY_IMAGES], final.meta.recipe.preprocess),
-        decide=decide,
+        decide=unseen.decide,
         gate=gate,
         ood=limits,
         golden=golden,
@@ -193,36 +191,38 @@ def no_bundle_note(config: StudyConfig) -> list[str]:
     ]
 
 
-def _decisions(
-    logits: NDArray[np.float32],
-    data: Labelled,
-    rows: NDArray[np.int64],
-    fold: Fold,
-    config: StudyConfig,
-) -> tuple[Calibration, Conformal, OperatingPoint | None]:
-    """Calibration, prediction sets and operating point from the ``cal`` part.
+def _gate(
+    final: FinalModel,
+    unseen: UnseenImages,
+    outputs: Mapping[str, Mapping[str, NDArray[np.float32]]],
+    engine: Engine,
+) -> tuple[Gate, OutOfDistribution]:
+    """The rejection of a bundle, on validation logits that no refit has touched."""
+    val = {**outputs["val"], "logits": final.val_logits.astype(np.float32)}
+    scores = unseen.strangeness
+    return fit_bundle_gate(
+        final.pixels,
+        {**outputs, "val": val},
+        lambda images: run_graph(engine, images),
+        final.config.seed,
+        None if scores is None else (scores, unseen.weights),
+    )
 
-    Groups are patients where every image has one, else components of overlapping images.
-    """
-    records, y = [data.records[i] for i in rows], data.y[rows]
-    components = fold.units(r.image_id for r in records)
-    patients = [r.patient_id for r in records]
-    groups = patients if all(patients) else components
-    calibration = fit_calibration(logits, y, components)
-    probs = apply_calibration(logits, calibration)
-    conformal = fit_sets(
-        probs, y, config.coverage, score=config.set_score, guarantee=config.set_guarantee,
-        groups=groups if config.set_guarantee == "group" else None,
-    )  # fmt: skip
-    mask, point = malignant_classes(data.class_names), None
-    if config.operating_point and mask is not None:
-        target = parse_operating_point(config.operating_point)
-        if target.unit == "image" or all(patients):
-            chosen = fit_point(probs, y, mask, target, patients)
-            point = OperatingPoint(
-                words=target.words, threshold=chosen.threshold, n_cal=chosen.n, needed=chosen.needed
-            )
-    return calibration, conformal, point
+
+def bundle_promise(run: RunFolder, recipe: str, unseen: UnseenImages) -> Promise:
+    """For which new images the bundle is calibrated, and what was measured of that."""
+    whole = unseen.unit != "image"
+    found = read_json(run.metrics).get("promise") or {} if run.metrics.is_file() else {}
+    coverage = (found.get("coverage") or {}) if found.get("recipe") == recipe else {}
+    measured = Measured(**coverage) if coverage.get("value") is not None else None
+    return Promise(
+        unit=unseen.unit,
+        protocol=unseen.protocol,
+        n_groups=len(np.unique(unseen.units)) if whole else len(unseen.units),
+        n=len(unseen.units),
+        coverage=unseen.config.coverage,
+        measured=measured,
+    )
 
 
 def _limits(quality: list[dict[str, float]]) -> QualityLimits:
@@ -258,8 +258,18 @@ def _model_field(
     )
 
 
+def _verdict(run: RunFolder, recipe: str) -> StudyVerdict | None:
+    """That of the study, where it is about this recipe."""
+    metrics = read_json(run.metrics)
+    verdict = metrics.get("verdict")
+    if not verdict or metrics.get("shortcuts", {}).get("recipe") != recipe:
+        return None
+    sources = {row["source"]: row["status"] for row in verdict.get("sources", ())}
+    return StudyVerdict(level=verdict["level"], headline=verdict["headline"], sources=sources)
+
+
 def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:
-    counts = ", ".join(f"{len(rows[part])} {part}" for part in ("train", "val", "cal"))
+    counts = ", ".join(f"{len(rows[part])} {part}" for part in ("train", "val"))
     return f"all usable images of {Path(data_path).name} ({counts}; no test part)"
 
 

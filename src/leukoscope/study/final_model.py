@@ -15,6 +15,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.imaging.channel_order import nuclear_blue
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -63,10 +64,12 @@ class FinalModel(FinalImages):
     Attributes:
         networks: Its members; one where it is a single model.
         meta: Of their checkpoints.
+        val_logits: (n, K) of the images of ``val`` before any refit that trains on them.
     """
 
     networks: tuple[Network, ...]
     meta: CheckpointMeta
+    val_logits: NDArray[np.float64]
 
 
 def load_final_model(run: RunFolder, recipe: str) -> FinalModel:
@@ -83,7 +86,15 @@ def load_final_model(run: RunFolder, recipe: str) -> FinalModel:
     networks, metas = zip(*map(load_checkpoint, final_folders(run, recipe)), strict=True)
     meta = metas[0]
     images = read_images(run, meta.class_names, meta.recipe.preprocess)
-    return FinalModel(**vars(images), networks=networks, meta=meta)
+    val = [images.data.records[i].image_id for i in images.rows["val"]]
+    table = PredictionTable.load(run.model(recipe, FINAL, 0) / "predictions.csv")
+    row_of = {image_id: row for row, image_id in enumerate(table.image_id.tolist())}
+    return FinalModel(
+        **vars(images),
+        networks=networks,
+        meta=meta,
+        val_logits=table.logits[[row_of[image_id] for image_id in val]],
+    )
 
 
 def read_images(run: RunFolder, class_names: tuple[str, ...], spec: PreprocessSpec) -> FinalImages:
@@ -101,7 +112,7 @@ def read_images(run: RunFolder, class_names: tuple[str, ...], spec: PreprocessSp
     manifest = Manifest.load(run.manifest, config.data.root)
     data = Labelled(manifest.usable, class_names)
     fold = _final_fold(run)
-    rows = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
+    rows = {part: data.rows(fold, part) for part in ("train", "val")}
     return FinalImages(config, manifest, data, fold, rows, *_read(manifest, data, rows, spec))
 
 

@@ -32,6 +32,7 @@ from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.fold_results import served_calibration, units_of
 from leukoscope.study.protocols import FINAL, UNITS
+from leukoscope.study.unseen import UnseenImages
 
 if TYPE_CHECKING:
     from leukoscope.learning.backbones import Network
@@ -51,8 +52,9 @@ class FittedModel:
         network: In evaluation mode.
         spec: Its preprocessing.
         class_names: Order of the logits.
-        calibration: Fitted on the ``cal`` part of its fold.
-        conformal: Prediction sets, fitted on the same part.
+        calibration: Fitted on the ``cal`` part of its fold; for the fit on all images see
+            :mod:`leukoscope.study.unseen`.
+        conformal: Prediction sets, fitted on the same images.
     """
 
     recipe: str
@@ -207,24 +209,33 @@ class FittedRun:
                     f"finished: {known}"
                 )
             network, meta = load_checkpoint(self.run.model(*key))
-            cal = self.table(*key).select(part="cal")
-            fit_fold, guarantee = self._fold(protocol, fold), self.config.set_guarantee
+            calibration, conformal = self._decisions(*key)
             self._models[key] = FittedModel(
                 *key,
                 network=network,
                 spec=meta.recipe.preprocess,
                 class_names=meta.class_names,
-                calibration=served_calibration(fit_fold, cal),
-                conformal=fit_sets(
-                    cal.probs,
-                    cal.y_true,
-                    self.config.coverage,
-                    score=self.config.set_score,
-                    guarantee=guarantee,
-                    groups=units_of(fit_fold, cal) if guarantee == "group" else None,
-                ),
+                calibration=calibration,
+                conformal=conformal,
             )
         return self._models[key]
+
+    def _decisions(self, recipe: str, protocol: str, fold: int) -> tuple[Calibration, Conformal]:
+        """From the ``cal`` part of the fold; for the fit on all images from the other folds."""
+        cal = self.table(recipe, protocol, fold).select(part="cal")
+        if len(cal) == 0:
+            unseen = UnseenImages.of_run(self.run, recipe)
+            return unseen.decide(unseen.logits)[:2]
+        fit_fold, guarantee = self._fold(protocol, fold), self.config.set_guarantee
+        sets = fit_sets(
+            cal.probs,
+            cal.y_true,
+            self.config.coverage,
+            score=self.config.set_score,
+            guarantee=guarantee,
+            groups=units_of(fit_fold, cal) if guarantee == "group" else None,
+        )
+        return served_calibration(fit_fold, cal), sets
 
     def model_for(self, recipe: str, protocol: str, image_id: str) -> tuple[FittedModel, str]:
         """The model that may speak about an image, and what the image was to it.

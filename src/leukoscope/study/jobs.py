@@ -72,9 +72,12 @@ def run_job(
     target = folder / "predictions.csv"
     if target.is_file():
         try:
-            return _calibrated(PredictionTable.load(target), fold, target)
+            found = PredictionTable.load(target)
+            if _parts(found) == _held_out(data, fold):
+                return _calibrated(found, fold, target)
         except DataError:
-            target.unlink()  # written by another version or damaged: do the job again
+            pass
+        target.unlink()  # of another version or division, or damaged: do the job again
     rows = {part: data.rows(fold, part) for part in ("train", *HELD_OUT)}
     logits = fit_and_predict(rows)
     y = data.y
@@ -95,15 +98,29 @@ def run_job(
     return _calibrated(table, fold, target)
 
 
+def _held_out(data: Labelled, fold: Fold) -> dict[str, str]:
+    """Image id → part, of the images that a fold predicts."""
+    parts = {r.image_id: fold.parts.get(r.image_id, "") for r in data.records}
+    return {image_id: part for image_id, part in parts.items() if part in HELD_OUT}
+
+
+def _parts(table: PredictionTable) -> dict[str, str]:
+    """Image id → part, of the images of a table."""
+    return dict(zip(table.image_id.tolist(), table.part.tolist(), strict=True))
+
+
 def _calibrated(table: PredictionTable, fold: Fold, target: Path) -> PredictionTable:
     """The table with calibrated probabilities, as its file holds it.
 
     A file of an earlier version, whose probabilities were made in another way, is brought up to
-    date without training again.
+    date without training again. The fit on all images has no ``cal`` part: what calibrates it are
+    the test images of the other folds (:mod:`leukoscope.study.unseen`), once they are all there.
     """
     cal = table.select(part="cal")
-    record = fit_calibration(cal.logits, cal.y_true, fold.units(cal.image_id.tolist()))
-    probs = apply_calibration(table.logits, record)
+    probs = softmax(table.logits)
+    if len(cal):
+        record = fit_calibration(cal.logits, cal.y_true, fold.units(cal.image_id.tolist()))
+        probs = apply_calibration(table.logits, record)
     if not (target.is_file() and np.allclose(probs, table.probs, rtol=0, atol=1e-9)):
         replace(table, probs=probs).save(target)
     # Read back what was written, so that a resumed study computes from the very same digits.

@@ -23,6 +23,7 @@ def fit_point(
     mask: NDArray[np.bool_],
     target: OperatingTarget,
     patients: Sequence[str] | None,
+    weights: NDArray[np.float64] | None = None,
 ) -> ChosenPoint:
     """The threshold that calibration images support.
 
@@ -32,12 +33,14 @@ def fit_point(
         mask: (K,) malignant classes.
         target: What was asked for.
         patients: (n,) ids, needed where the target is about patients.
+        weights: (n,) what each image counts for where it is about images.
     """
     ill = mask[y]
     own = None
     if target.unit == "patient" and patients is not None:
         own = np.asarray(patients)[ill]
-    return choose_threshold(probs[ill][:, mask].sum(axis=1), target, own)
+    counts = None if weights is None else weights[ill]
+    return choose_threshold(probs[ill][:, mask].sum(axis=1), target, own, counts)
 
 
 def refusal(point: ChosenPoint, target: OperatingTarget) -> str:

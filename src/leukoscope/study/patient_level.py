@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
-from leukoscope.core.labels import malignant_mask
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.aggregation import (
     METHODS,
@@ -23,12 +22,8 @@ from leukoscope.evaluation.aggregation import (
     log_losses,
     patient_result,
 )
-from leukoscope.evaluation.intervals import (
-    MIN_GROUPS,
-    Interval,
-    bootstrap_metrics,
-    proportion_interval,
-)
+from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.intervals import bootstrap_metrics
 from leukoscope.evaluation.metrics import metric_names
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.study.entries import sampling
@@ -58,7 +53,8 @@ def by_patient(
     """The key ``subjects`` of ``metrics.json``.
 
     In each fold the way to aggregate is chosen by log loss on the fold's own validation patients,
-    then applied to its test patients; every patient is tested once.
+    then applied to its test patients; every patient is tested once. That of a bundle is chosen on
+    all of them.
 
     ``patients``: image id → patient, as the protocol ``grouped`` held them out.
 
@@ -84,14 +80,13 @@ def _of_recipe(
 ) -> dict[str, Any]:
     """One recipe: the choice in each fold, the metrics, and a row for each patient."""
     found: list[tuple[PatientResult, int, int]] = []
-    folds, mixed, all_val = [], set[str](), []
+    folds, mixed = [], set[str]()
     for fold in sorted(set(table.fold.tolist())):
         of_fold = table.select(fold=fold)
         val, _ = _patients(of_fold, "val", patients)
         test, unclear = _patients(of_fold, "test", patients)
         mixed |= unclear
         known = [(of_fold.probs[patient.rows], patient.y_true) for patient in val]
-        all_val += known
         losses = log_losses(known)
         method = choose_method(losses)
         folds.append({"fold": fold, "method": method, "n_val": len(val), "val_log_loss": losses})
@@ -105,20 +100,35 @@ def _of_recipe(
     names = table.class_names
     y = np.array([truth for _, truth, _ in found], dtype=np.int64)
     probs = np.array([result.probs for result, _, _ in found]).reshape(len(found), len(names))
-    overall = log_losses(all_val)
     return {
         "n": len(found),
         "n_images": sum(result.n_images for result, _, _ in found),
         "by_class": {name: int((y == i).sum()) for i, name in enumerate(names)},
         "mixed": sorted(mixed),
         "folds": folds,
-        "bundle_method": choose_method(overall),
+        "bundle_method": _bundle_method(table.select(part="test"), patients),
         "metrics": _metrics(y, probs, names, config) if len(found) else {},
         "patients": [
             {"true": names[truth], "fold": fold, **result.to_json(names)}
             for result, truth, fold in sorted(found, key=lambda row: (row[1], row[0].patient))
         ],
     }
+
+
+def _bundle_method(test: PredictionTable, patients: Mapping[str, str]) -> str:
+    """How the bundle aggregates: by log loss on the test patients of all folds together.
+
+    Their probabilities are calibrated as the bundle's are, on these same images. No result of the
+    study rests on this choice.
+    """
+    known = test.y_true >= 0
+    probs = test.probs
+    if known.any() and np.isfinite(test.logits).all():
+        units = [patients.get(key, key) for key in test.image_id[known].tolist()]
+        record = fit_calibration(test.logits[known], test.y_true[known], units)
+        probs = apply_calibration(test.logits, record)
+    found, _ = _patients(test, "test", patients)
+    return choose_method(log_losses([(probs[one.rows], one.y_true) for one in found]))
 
 
 def _patients(
@@ -141,47 +151,13 @@ def _patients(
 def _metrics(
     y: NDArray[np.int64], probs: NDArray[np.float64], names: Sequence[str], config: StudyConfig
 ) -> dict[str, Any]:
-    """Metrics over patients: exact intervals for proportions, a bootstrap for the others."""
+    """Metrics over patients; as each is a group of its own, proportions have exact limits."""
     available = metric_names(names)
     wanted = [name for name in _MEASURED if name in available]
     if len(names) == 2 and "roc_auc_malignant" in wanted:
         wanted.remove("roc_auc_malignant")  # the same number
     intervals = bootstrap_metrics(y, probs, names, names=wanted, **sampling(config))
-    enough = all((y == i).sum() >= MIN_GROUPS for i in range(len(names)))
-    hits = _hits(y, probs.argmax(axis=1), names)
-    return {
-        name: _exact(name, intervals[name], hits, config.confidence, enough).to_json()
-        for name in wanted
-    }
-
-
-def _hits(
-    y: NDArray[np.int64], y_pred: NDArray[np.int64], names: Sequence[str]
-) -> dict[str, NDArray[np.bool_]]:
-    """For each proportion its trials: whether each patient concerned was got right."""
-    mask = np.array(malignant_mask(names))
-    return {
-        "accuracy": y_pred == y,
-        "recall_malignant": mask[y_pred[mask[y]]],
-        "specificity_malignant": ~mask[y_pred[~mask[y]]],
-    }
-
-
-def _exact(
-    name: str,
-    interval: Interval,
-    hits: Mapping[str, NDArray[np.bool_]],
-    confidence: float,
-    enough: bool,
-) -> Interval:
-    """Patients are independent, so proportions have Clopper–Pearson limits."""
-    trials = hits.get(name)
-    if trials is not None and len(trials):
-        low, high = proportion_interval(int(trials.sum()), len(trials), confidence=confidence)
-        return replace(interval, low=low, high=high, reliable=enough)
-    if interval.low == interval.high:  # perfectly ranked: resampling cannot see the spread
-        return replace(interval, low=float("nan"), high=float("nan"), reliable=False)
-    return replace(interval, reliable=interval.reliable and enough)
+    return {name: intervals[name].to_json() for name in wanted}
 
 
 def method_for_bundle(run: RunFolder, recipe: str) -> Method | None:

@@ -17,20 +17,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import OutOfDistribution
+from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_csv, read_json, sha256_json, write_csv, write_json
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, RunFolder
-from leukoscope.evaluation.gate import SCORES, Gate, Seen, fit_gate, separation
+from leukoscope.evaluation.gate import (
+    SCORES,
+    Gate,
+    Seen,
+    fit_gate,
+    separation,
+    set_threshold,
+)
 from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.appearance import describe_appearance
+from leukoscope.imaging.observation import Observation
 from leukoscope.imaging.outliers import synthetic_outliers
+from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.study.entries import sampling
 from leukoscope.study.gradient_job import GradientJob
 from leukoscope.study.inputs import load_input
 from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Logits
+from leukoscope.study.probe_numbers import NumberTable
 from leukoscope.study.protocols import UNITS, groups_of, unit_of
 from leukoscope.study.store import InputStore
 
@@ -68,8 +79,7 @@ class GateKeeper:
         """Measure the appearance of all images, and make outliers of some."""
         spec, paths = recipe.preprocess, store.paths()
         load = partial(load_input, variant="image", spec=spec)
-        key = sha256_json(spec.model_dump(mode="json"))[:8]
-        appearance = store.table(f"appearance-{key}", lambda path: describe_appearance(load(path)))
+        appearance = store.numbers(appearance_table(spec))
         rng = np.random.default_rng(seed)
         rows = np.sort(rng.permutation(len(paths))[: min(OUTLIER_IMAGES, -(-len(paths) // 2))])
         source, kinds, pixels = make_outliers(np.stack([load(paths[row]) for row in rows]), seed)
@@ -146,6 +156,16 @@ class GateKeeper:
         write_json(folder / OOD_JSON, record.model_dump(mode="json"))
 
 
+def appearance_table(spec: PreprocessSpec) -> NumberTable:
+    """The appearance of every image as a network sees it."""
+    key = sha256_json(spec.model_dump(mode="json"))[:8]
+
+    def described(seen: Observation) -> NDArray[np.float64]:
+        return describe_appearance(apply_preprocess(seen.image, spec))
+
+    return NumberTable(f"appearance-{key}", described)
+
+
 def make_outliers(
     images: NDArray[np.uint8], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.uint8]]:
@@ -189,7 +209,7 @@ def rejection_metrics(
             of = [fold for fold in folds if fold.protocol == protocol]
             folders = [run.model(recipe.name, protocol, fold.fold) for fold in of]
             if of and all((folder / OOD_CSV).is_file() for folder in folders):
-                entry = {"recipe": recipe.name, "protocol": protocol, "unit": unit_of(protocol)}
+                entry = {"recipe": recipe.name, "protocol": protocol, "unit": unit_of(protocol, of)}
                 found.append(entry | _measured(folders, groups_of(of)[protocol], config))
     return found
 
@@ -273,6 +293,7 @@ def fit_bundle_gate(
     outputs: Mapping[str, Mapping[str, NDArray[np.float32]]],
     run_graph: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]],
     seed: int,
+    unseen: tuple[Floats, Floats] | None = None,
 ) -> tuple[Gate, OutOfDistribution]:
     """The gate of a bundle, fitted on what its own graph gives.
 
@@ -281,6 +302,8 @@ def fit_bundle_gate(
         outputs: ``features`` and ``logits`` of the same.
         run_graph: For the outliers, which are made of validation images.
         seed: Of the outliers.
+        unseen: Scores (n,) that the gates of the folds gave their test images, and weights (n,);
+            they set the threshold. None where there are none: validation images then do.
     """
 
     def seen(images: NDArray[np.uint8], found: Mapping[str, NDArray[np.float32]]) -> Seen:
@@ -291,4 +314,8 @@ def fit_bundle_gate(
     step = max(1, len(val) // OUTLIER_IMAGES)
     _, kinds, made = make_outliers(val[::step][:OUTLIER_IMAGES], seed)
     train, val_seen = (seen(pixels[part], outputs[part]) for part in ("train", "val"))
-    return fit_gate(train, val_seen, seen(made, run_graph(made)), kinds.tolist(), accept=ACCEPT)
+    outliers, names = seen(made, run_graph(made)), kinds.tolist()
+    gate, record = fit_gate(train, val_seen, outliers, names, accept=ACCEPT)
+    if unseen is None:
+        return gate, record
+    return set_threshold(gate, record, *unseen, outliers, names)

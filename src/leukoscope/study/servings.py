@@ -1,10 +1,16 @@
-"""Which engines and precisions a bundle offers: measured on validation images, then fitted."""
+"""Which engines and precisions a bundle offers: measured on validation images, then fitted.
+
+What calibrates a bundle are answers of other models, which exist in fp32 alone. What a lower
+precision would have answered in their place is taken from the validation images: the difference
+that it makes there is added to the answer that lies nearest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +31,7 @@ from leukoscope.runtime.engines import ENGINES, Engine, cannot, open_engine
 from leukoscope.runtime.golden import GOLDEN_ATOL, Answers
 
 Outputs = dict[str, NDArray[np.float32]]
-Decide = Callable[[NDArray[np.float32]], tuple[Calibration, Conformal, OperatingPoint | None]]
+Decide = Callable[[NDArray[np.floating[Any]]], tuple[Calibration, Conformal, OperatingPoint | None]]
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,13 @@ class Material:
 
     Attributes:
         val: (n, S, S, 3) uint8 RGB, preprocessed validation images.
-        cal: (m, S, S, 3) likewise calibration images.
+        val_logits: (n, K) of the validation images by the model before any refit on them.
+        unseen: (m, K) logits that calibrate the bundle, of models that held the images out.
         y: (n,) classes of the validation images.
         groups: (n,) by which intervals resample.
         reference: (r, K) logits of the torch network for the first r validation images.
-        decide: Calibration, prediction sets and operating point from logits of ``cal``.
+        decide: Calibration, prediction sets and operating point from ``unseen``, or from what
+            another precision would have made of them.
         gate: Fitted in fp32.
         ood: Its record.
         golden: (g, S, S, 3) preprocessed golden images.
@@ -46,7 +54,8 @@ class Material:
     """
 
     val: NDArray[np.uint8]
-    cal: NDArray[np.uint8]
+    val_logits: NDArray[np.floating[Any]]
+    unseen: NDArray[np.floating[Any]]
     y: NDArray[np.int64]
     groups: list[str]
     reference: NDArray[np.float32]
@@ -104,6 +113,30 @@ def measure_servings(
     return tuple(servings), golden
 
 
+def carried_over(
+    before: NDArray[np.floating[Any]],
+    change: NDArray[np.floating[Any]],
+    logits: NDArray[np.floating[Any]],
+) -> NDArray[np.float64]:
+    """Logits as a lower precision would give them, from what it changes on other images.
+
+    Args:
+        before: (n, K) of the other images in fp32.
+        change: (n, K) what the lower precision adds to them.
+        logits: (m, K) in fp32.
+
+    Returns:
+        (m, K): each row with the change of the nearest row of ``before``.
+
+    >>> carried_over(np.array([[0.0, 0], [9, 0]]), np.array([[0.0, 0], [1, 0]]), np.array([[8, 0]]))
+    array([[9., 0.]])
+    """
+    from scipy.spatial import KDTree
+
+    nearest = KDTree(before).query(logits)[1]
+    return np.asarray(logits + change[nearest], dtype=np.float64)
+
+
 def run_graph(engine: Engine, images: NDArray[np.uint8]) -> Outputs:
     """Logits (n, K) and features (n, D) of preprocessed images (n, S, S, 3)."""
     batches = [engine.run(images[i : i + 32]) for i in range(0, len(images), 32)]
@@ -138,9 +171,10 @@ def _measured(
     )
     if serving.refused:
         return serving
-    calibration, conformal, point = material.decide(run_graph(engine, material.cal)["logits"])
+    change = val["logits"] - before
+    calibration, conformal, point = material.decide(carried_over(before, change, material.unseen))
     described = np.stack([describe_appearance(image) for image in material.val])
-    seen = Seen(described, val["features"], val["logits"])
+    seen = Seen(described, val["features"], material.val_logits + change)
     return serving.model_copy(
         update={
             "calibration": calibration,
