@@ -24,12 +24,13 @@ def test_columns_are_read(tmp_path: Path, put: Put) -> None:
     put(tmp_path / "ü.png", 2)
     path = write(
         tmp_path,
-        '\ufeffLabel,Path ,patient_id,split,note\nALL,"a, b.png", 7 ,Training,x\nhem,ü.png,,,\n\n',
+        "\ufeffLabel,Path ,patient_id,split,note,cohort\n"
+        'ALL,"a, b.png", 7 ,Training,x,2015 \nhem,ü.png,,,,\n\n',
     )
     records = load_dataset(path).images
-    assert [(r.path, r.label, r.patient_id, r.given_part) for r in records] == [
-        ("a, b.png", "all", "7", "train"),
-        ("ü.png", "healthy", "", ""),
+    assert [(r.path, r.label, r.patient_id, r.given_part, r.cohort) for r in records] == [
+        ("a, b.png", "all", "7", "train", "2015"),
+        ("ü.png", "healthy", "", "", ""),
     ]
 
 

@@ -377,25 +377,134 @@ def test_check_folds_names_the_leak_and_lets_purged_images_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "column_name"),
+    ("protocol", "named", "column_name", "unit"),
     [
-        ("random", "group_id"),
-        ("given", "group_id"),
-        ("deduplicated", "group_id"),
-        ("grouped", "patient_id"),
-        ("acquisition", "acquisition_id"),
+        ("random", True, "patient_id", "patient"),
+        ("given", True, "patient_id", "patient"),
+        ("deduplicated", True, "patient_id", "patient"),
+        ("cohort", True, "patient_id", "patient"),
+        ("random", False, "group_id", ""),
+        ("given", False, "group_id", ""),
+        ("deduplicated", False, "group_id", ""),
+        ("cohort", False, "group_id", ""),
+        ("grouped", True, "patient_id", ""),
+        ("acquisition", True, "acquisition_id", ""),
     ],
 )
-def test_each_fold_says_what_its_intervals_resample(protocol: str, column_name: str) -> None:
+def test_each_fold_says_what_its_intervals_resample(
+    protocol: str, named: bool, column_name: str, unit: str
+) -> None:
     data = changed(
         manifest(300),
         given_part=lambda i, r: ("train", "train", "test")[i % 3],
         group_id=lambda i, r: f"{r.patient_id} {i // 4}" if i < 99 else "",
+        cohort=lambda i, r: "early" if int(r.patient_id[-1]) < 6 else "late",
     )
+    if not named:  # one image without a patient is enough
+        data = changed(data, patient_id=lambda i, r: "" if i == 0 else r.patient_id)
     for fold in make_splits(data, protocol, FIVE, seed=0):
+        assert fold.unit == unit
         assert fold.groups == {
             r.image_id: getattr(r, column_name) or r.image_id for r in data.images
         }
+
+
+@pytest.mark.parametrize("named", [0, 100])
+def test_given_cuts_val_and_cal_by_patient_and_counts_patients_on_both_sides(named: int) -> None:
+    data = changed(
+        manifest(400, patients=12),
+        group_id="",
+        given_part=lambda i, r: "test" if r.patient_id.endswith(("-1", "-2")) else "train",
+        patient_id=lambda i, r: r.patient_id if i >= named else "",  # some may have none
+    )
+    torn = next(r for r in data.images if r.patient_id.endswith("-1"))
+    data = changed(data, given_part=lambda i, r: "train" if r is torn else r.given_part)
+    (fold,) = make_splits(data, "given", FIVE, seed=0)
+    patients = {r.image_id: r.patient_id for r in data.images if r.patient_id}
+    own = {part: {patients.get(i) for i in fold.ids(part)} - {None}
+           for part in ("train", "val", "cal", "test")}  # fmt: skip
+    assert own["val"]
+    assert own["cal"]
+    assert not own["val"] & own["train"]
+    assert not own["cal"] & own["train"]
+    assert not own["val"] & own["cal"]
+    (note,) = [note for note in split_notes([fold], data, FIVE) if "share a patient" in note]
+    assert f"(of 1 of {len(own['test'])} patients) share a patient" in note
+
+
+def test_the_datas_own_val_that_shares_patients_with_train_is_told() -> None:
+    data = changed(manifest(400), given_part=lambda i, r: ("train", "train", "val", "test")[i % 4])
+    folds = make_splits(data, "given", FIVE, seed=0)
+    assert any("val or cal share patients with train" in n for n in split_notes(folds, data, FIVE))
+
+
+def cohorts(n: int = 400) -> Manifest:
+    """Ten patients a class, six of them of an earlier cohort; overlaps stay within a cohort."""
+    return changed(
+        manifest(n),
+        group_id=lambda i, r: f"g{r.patient_id}{i // 20}",
+        cohort=lambda i, r: "early" if int(r.patient_id[-1]) < 6 else "late",
+    )
+
+
+def test_each_cohort_is_tested_once_by_models_of_the_others() -> None:
+    data = cohorts()
+    folds = make_splits(data, "cohort", FIVE, seed=0)
+    cohort, patient = column(data, "cohort"), column(data, "patient_id")
+    assert [{cohort[i] for i in fold.ids("test")} for fold in folds] == [{"early"}, {"late"}]
+    for fold in folds:
+        assert len(fold.ids("test")) == sum(
+            name == cohort[fold.ids("test")[0]] for name in cohort.values()
+        )
+        own = {part: {patient[i] for i in fold.ids(part)} for part in ("train", "val", "cal")}
+        assert all(own.values())
+        assert not own["train"] & own["val"]
+        assert not own["train"] & own["cal"]
+    note = split_notes(folds, data, FIVE)[-1]
+    assert "fold 0 tests early" in note
+    assert "24 patients" in note
+    assert "not of another cohort" in note
+
+
+def test_cohorts_do_not_depend_on_the_order_or_names_of_files() -> None:
+    data = cohorts()
+    other = changed(data.with_images(reversed(data.images)), path=lambda i, r: f"{i}.png")
+    assert make_splits(other, "cohort", FIVE, seed=3) == make_splits(data, "cohort", FIVE, seed=3)
+
+
+def test_an_overlap_of_two_cohorts_is_kept_out_of_training() -> None:
+    data = cohorts()
+    late = next(r for r in data.images if r.cohort == "late")
+    early = next(r for r in data.images if r.cohort == "early")
+    data = changed(data, group_id=lambda i, r: "both" if r in (late, early) else r.group_id)
+    first, second = make_splits(data, "cohort", FIVE, seed=0)
+    assert first.parts[late.image_id] == "purged"
+    assert second.parts[early.image_id] == "purged"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"cohort": ""}, "the images have no cohorts"),
+        ({"cohort": "all"}, r"expected 2 to 20 cohorts, found 1 \(all\)"),
+        ({"cohort": lambda i, r: f"c{i % 30}"}, "expected 2 to 20 cohorts, found 30"),
+        (
+            {"cohort": lambda i, r: "" if i == 7 else r.cohort},
+            r"1 of 400 images have no cohort, e\.g\. .*/0007\.png",
+        ),
+        (
+            {"cohort": lambda i, r: "late" if i == 0 else "early" if r.label else ""},
+            r"1 patients stand in two cohorts \(0-\d: early, late\)",
+        ),
+        (
+            {"cohort": lambda i, r: "late" if r.label == "pro_b" else r.cohort},
+            "cohort, fold 1: no image of pro_b is left to train on",
+        ),
+    ],
+)
+def test_cohorts_that_cannot_be_held_out_say_why(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        make_splits(changed(cohorts(), **columns), "cohort", FIVE, seed=0)
 
 
 def test_splits_survive_their_file(tmp_path: Path) -> None:

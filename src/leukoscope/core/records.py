@@ -32,6 +32,7 @@ class ImageRecord:
         status: ``ok``, ``quarantined`` (cannot be read) or ``excluded`` (readable, not used).
         reason: Why the status is not ``ok``.
         given_part: The data's own part (``train``/``val``/``test``) or fold (``fold_0``).
+        cohort: Where or when the patient was seen (hospital, years), where a manifest says so.
     """
 
     image_id: str
@@ -46,9 +47,11 @@ class ImageRecord:
     status: str = "ok"
     reason: str = ""
     given_part: str = ""
+    cohort: str = ""
 
 
 MANIFEST_COLUMNS = tuple(column.name for column in fields(ImageRecord))
+_LATER_COLUMNS = {"cohort"}  # manifests of older runs lack them
 _NUMBERS: Mapping[str, Callable[[str], Any]] = {"width": int, "height": int}
 
 
@@ -89,11 +92,16 @@ class Manifest:
     @classmethod
     def load(cls, path: Path, root: Path) -> Manifest:
         """Read a ``manifest.csv`` that :meth:`save` wrote, for the data at ``root``."""
-        rows = read_csv(path, required=MANIFEST_COLUMNS)
+        required = [name for name in MANIFEST_COLUMNS if name not in _LATER_COLUMNS]
+        rows = read_csv(path, required=required)
         try:
             images = tuple(
                 ImageRecord(
-                    **{name: _NUMBERS.get(name, str)(row[name]) for name in MANIFEST_COLUMNS}
+                    **{
+                        name: _NUMBERS.get(name, str)(row[name])
+                        for name in MANIFEST_COLUMNS
+                        if name in row
+                    }
                 )
                 for row in rows
             )
@@ -122,12 +130,15 @@ class Fold:
             (kept out of training because it overlaps a test image).
         groups: For each image id the unit that an interval of this protocol resamples: patient,
             component of overlapping images, or acquisition cluster. May be empty.
+        unit: What ``groups`` names, in words, where the data and not the protocol decides:
+            ``patient``, or empty for the usual unit of the protocol.
     """
 
     protocol: str
     fold: int
     parts: dict[str, str]
     groups: dict[str, str] = field(default_factory=dict)
+    unit: str = ""
 
     def ids(self, part: str) -> list[str]:
         """The image ids of one part, sorted."""
@@ -138,7 +149,7 @@ class Fold:
         return [self.groups.get(image_id, image_id) for image_id in image_ids]
 
 
-SPLIT_COLUMNS = ("image_id", "sha256", "protocol", "fold", "part", "group")
+SPLIT_COLUMNS = ("image_id", "sha256", "protocol", "fold", "part", "group", "unit")
 
 
 def save_folds(path: Path, folds: Sequence[Fold], manifest: Manifest) -> None:
@@ -155,6 +166,7 @@ def save_folds(path: Path, folds: Sequence[Fold], manifest: Manifest) -> None:
                 "fold": fold.fold,
                 "part": fold.parts[image_id],
                 "group": fold.groups.get(image_id, ""),
+                "unit": fold.unit,
             }
             for fold in folds
             for image_id in sorted(fold.parts)
@@ -165,9 +177,9 @@ def save_folds(path: Path, folds: Sequence[Fold], manifest: Manifest) -> None:
 def load_folds(path: Path) -> list[Fold]:
     """Read ``splits.csv``, in the order of its first rows."""
     folds: dict[tuple[str, int], Fold] = {}
-    for row in read_csv(path, required=SPLIT_COLUMNS):
+    for row in read_csv(path, required=SPLIT_COLUMNS[:-1]):  # splits of older runs lack the unit
         key = (row["protocol"], int(row["fold"]))
-        fold = folds.setdefault(key, Fold(*key, parts={}))
+        fold = folds.setdefault(key, Fold(*key, parts={}, unit=row.get("unit", "")))
         fold.parts[row["image_id"]] = row["part"]
         if row["group"]:
             fold.groups[row["image_id"]] = row["group"]

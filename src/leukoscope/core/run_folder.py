@@ -108,6 +108,11 @@ class RunFolder:
         return self.path / "bundle"
 
     @property
+    def external(self) -> Path:
+        """Results of the bundle on other data, a folder each."""
+        return self.path / "external"
+
+    @property
     def cache(self) -> Path:
         """Features and other values that can be computed again; safe to delete."""
         return self.path / "cache"

@@ -43,6 +43,7 @@ class Placed:
         acquisition_id: As a manifest says.
         given_part: ``train``, ``val``, ``test``, ``fold_0`` … or empty.
         excluded: Why the image is not to be used; empty where it is.
+        cohort: As a manifest says.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Placed:
     acquisition_id: str = ""
     given_part: str = ""
     excluded: str = ""
+    cohort: str = ""
 
 
 @dataclass(frozen=True)

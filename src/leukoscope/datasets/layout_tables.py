@@ -72,8 +72,8 @@ def has_columns(path: Path, required: tuple[str, ...]) -> bool:
 def place_manifest(path: Path, class_map: Mapping[str, str] | None) -> Placement:
     """Read a CSV manifest with the columns ``path`` and ``label``.
 
-    Optional columns: ``patient_id``, ``group_id``, ``split``, ``acquisition_id``. Paths are
-    relative to the CSV file's folder.
+    Optional columns: ``patient_id``, ``group_id``, ``split``, ``acquisition_id``, ``cohort``. Paths
+    are relative to the CSV file's folder.
 
     Raises:
         LayoutError: Names the line.
@@ -111,6 +111,7 @@ def place_manifest(path: Path, class_map: Mapping[str, str] | None) -> Placement
                 row.get("acquisition_id", ""),
                 part_of(split),
                 "" if label else _no_class(row["label"]),
+                row.get("cohort", ""),
             )
         )
     warnings = [

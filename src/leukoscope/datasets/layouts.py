@@ -2,8 +2,8 @@
 
 ===================== ====================================================================
 ``csv-manifest``      a CSV with the columns ``path,label`` (``patient_id``, ``group_id``,
-                      ``split``, ``acquisition_id`` where known), or a folder with such a
-                      ``manifest.csv``
+                      ``split``, ``acquisition_id``, ``cohort`` where known), or a folder with
+                      such a ``manifest.csv``
 ``cnmc-preliminary``  C-NMC 2019, preliminary phase: a flat folder with its CSV
 ``original-segmented``  class folders below ``Original`` and below ``Segmented``: the same fields
                       twice. Originals are used, segmented twins are excluded

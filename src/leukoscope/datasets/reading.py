@@ -69,6 +69,7 @@ def _read(root: Path, item: Placed) -> ImageRecord:
         status=status,
         reason=reason or item.excluded,
         given_part=item.given_part,
+        cohort=item.cohort,
     )
 
 

@@ -10,7 +10,7 @@ from leukoscope.core.errors import SplitError
 from leukoscope.core.files import read_csv
 from leukoscope.core.records import PARTS, Fold, Manifest
 
-_REQUIRED = ("image_id", "sha256", "protocol", "fold", "part")  # ``group`` may be missing
+_REQUIRED = ("image_id", "sha256", "protocol", "fold", "part")  # group and unit may be missing
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,16 @@ def apply_saved_splits(
     for record in sorted(manifest.usable, key=lambda r: (len(r.image_id), r.image_id)):
         copies.setdefault(record.sha256, []).append(record.image_id)
     saved: dict[tuple[str, int], dict[str, list[tuple[str, str, str]]]] = {}
+    units: dict[tuple[str, int], str] = {}
     for line, row in enumerate(rows, start=2):
         if not row["fold"].isdecimal() or row["part"] not in (*PARTS, "purged"):
             raise SplitError(
                 f"{source}:{line}: expected a fold number and one of {', '.join(PARTS)} or "
                 f"purged, got {row['fold']!r} and {row['part']!r}"
             )
-        contents = saved.setdefault((row["protocol"], int(row["fold"])), {})
+        key = (row["protocol"], int(row["fold"]))
+        contents = saved.setdefault(key, {})
+        units.setdefault(key, row.get("unit", ""))
         contents.setdefault(row["sha256"], []).append(
             (row["image_id"], row["part"], row.get("group", ""))
         )
@@ -66,7 +69,7 @@ def apply_saved_splits(
     missing: set[str] = set()
     named: set[str] = set()
     for (protocol, number), contents in saved.items():
-        fold = Fold(protocol, number, {})
+        fold = Fold(protocol, number, {}, unit=units[protocol, number])
         for sha256, members in contents.items():
             here = copies.get(sha256, [])
             members = sorted(members, key=lambda member: (len(member[0]), member[0]))

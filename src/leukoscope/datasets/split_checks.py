@@ -44,7 +44,7 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
     patients = {r.image_id: r.patient_id for r in manifest.usable if r.patient_id}
     components = {r.image_id: r.group_id for r in manifest.usable if r.group_id}
     notes = []
-    if name != "given" and config.folds > len(folds):
+    if name not in ("given", "cohort") and config.folds > len(folds):
         notes.append(
             f"{name}: {len(folds)} folds instead of {config.folds}, because a class stands in "
             f"too few groups for more."
@@ -56,22 +56,58 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
             f"training because they overlap a test image."
         )
     tested = sum(len(fold.ids("test")) for fold in folds)
+    made_with = ("train", "val", "cal")
     for kind, groups in (("overlap", components), ("share a patient with", patients)):
-        leaks = sum(
-            count_shared(fold, groups, ("test",), ("train", "val", "cal")) for fold in folds
-        )
+        leaks = sum(count_shared(fold, groups, ("test",), made_with) for fold in folds)
         if leaks:
+            people = _shared_patients(folds, patients) if groups is patients else ""
             notes.append(
-                f"{name}: {leaks} of {tested} test images {kind} images that the model was made "
-                f"with."
+                f"{name}: {leaks} of {tested} test images{people} {kind} images that the model "
+                f"was made with."
             )
     held = sum(count_shared(fold, patients, ("val", "cal"), ("train",)) > 0 for fold in folds)
-    if name.startswith("grouped") and held:
+    if name.startswith(("grouped", "cohort")) and held:
         notes.append(
             f"{name}: in {held} of {len(folds)} folds val and cal share patients with train, "
             f"because a class has fewer than three patients left; test is disjoint."
         )
+    if name == "given" and held:
+        notes.append(
+            f"{name}: in {held} of {len(folds)} folds val or cal share patients with train: the "
+            f"data's own val does, or a class has too few patients to cut."
+        )
+    if name == "cohort":
+        notes.append(_tested_cohorts(folds, manifest))
     return notes
+
+
+def _shared_patients(folds: Sequence[Fold], patients: Mapping[str, str]) -> str:
+    """How many of the patients under test stand on the other side too, for a sentence."""
+    shared: set[str] = set()
+    tested: set[str] = set()
+    for fold in folds:
+        own = {patients[i] for i in fold.ids("test") if i in patients}
+        others = {
+            patients[i] for part in ("train", "val", "cal") for i in fold.ids(part) if i in patients
+        }
+        tested |= own
+        shared |= own & others
+    return f" (of {len(shared)} of {len(tested)} patients)"
+
+
+def _tested_cohorts(folds: Sequence[Fold], manifest: Manifest) -> str:
+    """Which fold tests which cohort."""
+    records = {record.image_id: record for record in manifest.usable}
+    shown = []
+    for fold in folds:
+        tested = [records[i] for i in fold.ids("test")]
+        people = {record.patient_id for record in tested} - {""}
+        size = f"{len(tested)} images" + (f", {len(people)} patients" if people else "")
+        shown.append(f"fold {fold.fold} tests {tested[0].cohort} ({size})")
+    return (
+        f"cohort: {'; '.join(shown)}. Its intervals speak of further patients of these cohorts, "
+        f"not of another cohort."
+    )
 
 
 def count_shared(

@@ -9,6 +9,8 @@
                       touches a test image are purged
 ``acquisition-merged``  clusters joined with the components that span them
 ``given``             the data's own parts or folds; overlaps are counted, not removed
+``cohort``            whole cohorts (hospital, years), each tested once; images outside the test
+                      part that overlap a test image are purged
 ===================== ==================================================================
 
 The result depends on the images' contents and the seed, never on the order or names of files.
@@ -41,6 +43,8 @@ _UNITS = {
     "acquisition-merged": "merged acquisition cluster",
 }
 _ATTEMPTS = 8
+MOST_COHORTS = 20
+"""Each cohort is a fold of its own, as many as :class:`SplitConfig` allows."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class _Images:
             )
         labels = np.array([names.index(record.label) for record in records])
         return cls(records, names, labels, join_groups([r.group_id for r in records]))
+
+    @property
+    def patient_units(self) -> IntArray:
+        """(n,) patients, joined where their images overlap; components where none is known."""
+        return join_groups([record.patient_id for record in self.records], self.component.tolist())
 
     def mapping(self, values: Sequence[str]) -> dict[str, str]:
         """Image id → value, for values in the order of the images."""
@@ -98,7 +107,7 @@ def make_splits(
     Args:
         manifest: The data set after the audit.
         protocol: ``random``, ``grouped``, ``deduplicated``, ``acquisition``,
-            ``acquisition-merged`` or ``given``.
+            ``acquisition-merged``, ``given`` or ``cohort``.
         config: Number of folds and shares of the parts.
         seed: Of every random choice.
         groups: Image id → what is held out as a whole; None means the manifest's patient,
@@ -110,7 +119,8 @@ def make_splits(
 
     Returns:
         The folds; each covers all usable images. Their ``groups`` are what is held out as a
-        whole, and components in the protocols ``random``, ``deduplicated`` and ``given``.
+        whole; in the protocols ``random``, ``deduplicated``, ``given`` and ``cohort`` patients
+        where every image names one, else components.
 
     Raises:
         SplitError: The data cannot support the protocol; says why.
@@ -119,31 +129,66 @@ def make_splits(
     """
     if protocol not in get_args(ProtocolName):
         raise UnknownNameError("protocol", protocol, get_args(ProtocolName))
-    if groups is not None and protocol in {"random", "given"}:
+    if groups is not None and protocol in {"random", "given", "cohort"}:
         raise UsageError(f"the protocol {protocol} uses no groups")
     images, name = _Images.of(manifest), name or protocol
     purge = _purge_labels(images, protocol, purge_groups)
     streams = [seed, crc32(name.encode())]
-    if protocol == "given":
-        held_out, labels, sides = images.component, None, _given_sides(images)
+    if protocol in {"given", "cohort"}:
+        held_out, labels = images.patient_units, None
+        sides = _given_sides(images) if protocol == "given" else _cohort_sides(images)
     else:
         held_out, labels = _units(images, protocol, groups)
         tests = _test_sides(images, held_out, purge, config, streams, _UNITS[protocol])
         sides = [np.where(test, "test", "") for test in tests]
     # in the acquisition protocols val and cal are cut from the rest by component
     units = images.component if protocol.startswith("acquisition") else held_out
-    resampled = _interval_groups(images, held_out, labels)
+    unit, resampled = _interval_groups(images, held_out, labels)
     folds = []
     for number, side in enumerate(sides):
         parts = np.where((side != "test") & _touched(purge, side == "test"), "purged", side)
         rng = np.random.default_rng([*streams, number])
         _cut_rest(images, parts, units, config, rng)
-        folds.append(Fold(name, number, images.mapping(parts.tolist()), dict(resampled)))
+        folds.append(Fold(name, number, images.mapping(parts.tolist()), dict(resampled), unit))
     _check_classes(images, folds)
-    for label in (None if protocol == "given" else held_out, purge):
-        if label is not None:  # planned so; a leak must never pass, whatever changes above
-            check_folds(folds, images.mapping([str(unit) for unit in label]))
+    apart = [str(unit) for unit in held_out]
+    if protocol == "cohort":  # an overlap of two cohorts is purged, the rest of its patients stays
+        apart = [record.patient_id for record in images.records]
+    for names in ([] if protocol == "given" else apart, [] if purge is None else purge.astype(str)):
+        if len(names):  # planned so; a leak must never pass, whatever changes above
+            check_folds(folds, images.mapping(list(names)))
     return folds
+
+
+def split_train_val(
+    manifest: Manifest, like: Fold, config: SplitConfig, *, seed: int, name: str
+) -> Fold:
+    """Divide all usable images into train and val, as the folds of a protocol divide theirs.
+
+    A model that is selected on this ``val`` is made as theirs are, so that what is fitted on
+    their test images holds for it: ``val`` takes whole patients in the protocol ``grouped`` (if
+    there are enough of them), and components in all others.
+
+    Args:
+        manifest: The data set after the audit.
+        like: A fold of that protocol.
+        config: Share of ``val``.
+        seed: Of every random choice.
+        name: Of the fold.
+
+    Raises:
+        SplitError: There are too few groups for two parts.
+    """
+    images = _Images.of(manifest)
+    units = images.component
+    if like.protocol == "grouped":
+        units, _ = _units(images, like.protocol, None)
+    parts = np.full(len(images.records), "", dtype="<U8")
+    rng = np.random.default_rng([seed, crc32(name.encode())])
+    _cut_rest(images, parts, units, config, rng, {"val": config.val})
+    fold = Fold(name, 0, images.mapping(parts.tolist()), dict(like.groups), like.unit)
+    _check_classes(images, [fold])
+    return fold
 
 
 def _purge_labels(
@@ -151,7 +196,8 @@ def _purge_labels(
 ) -> IntArray | None:
     if purge_groups is not None:
         return join_groups(images.column(purge_groups, "purge group"))
-    return images.component if protocol in {"acquisition", "acquisition-merged"} else None
+    purged = {"acquisition", "acquisition-merged", "cohort"}
+    return images.component if protocol in purged else None
 
 
 def _touched(purge: IntArray | None, test: BoolArray) -> BoolArray:
@@ -188,17 +234,23 @@ def _units(
 
 def _interval_groups(
     images: _Images, held_out: IntArray, labels: list[str] | None
-) -> dict[str, str]:
-    """Image id → name of the unit that an interval resamples; components where none is given.
+) -> tuple[str, dict[str, str]]:
+    """What an interval resamples where the data decides it, and image id → name of that unit.
 
-    A unit is called like its first image's label, or like that image where it has no label.
+    Without labels patients where every image names one, for they are what a reader asks about,
+    else components. A unit is called like its first image's label, or like that image where it
+    has no label.
     """
-    units = images.component if labels is None else held_out
-    names = labels or [record.group_id for record in images.records]
+    names, units, unit = labels, held_out, ""
+    if names is None:
+        names, units = [record.group_id for record in images.records], images.component
+        if all(record.patient_id for record in images.records):
+            names, units = [record.patient_id for record in images.records], images.patient_units
+            unit = "patient"
     first: dict[int, str] = {}
-    for unit, name, record in zip(units.tolist(), names, images.records, strict=True):
-        first.setdefault(unit, name or record.image_id)
-    return images.mapping([first[unit] for unit in units.tolist()])
+    for number, name, record in zip(units.tolist(), names, images.records, strict=True):
+        first.setdefault(number, name or record.image_id)
+    return unit, images.mapping([first[number] for number in units.tolist()])
 
 
 def _test_sides(
@@ -247,11 +299,15 @@ def _cut_rest(
     units: IntArray,
     config: SplitConfig,
     rng: np.random.Generator,
+    shares: Mapping[str, float] | None = None,
 ) -> None:
-    """Fill ``parts`` where it is empty (or ``train``): train, and val and cal if missing."""
+    """Fill ``parts`` where it is empty (or ``train``): train, and val and cal if missing.
+
+    ``shares``: of the pool, where they are not those of ``config`` beside a test part.
+    """
     pool = np.flatnonzero((parts == "") | (parts == "train"))
     rest = 1 - (config.test if config.folds == 1 else 1 / config.folds)
-    shares = {"val": config.val / rest, "cal": config.cal / rest}
+    shares = shares or {"val": config.val / rest, "cal": config.cal / rest}
     missing = [part for part in shares if part not in parts]
     labels, k = images.labels[pool], len(images.class_names)
     own = _renumber(units[pool])
@@ -310,6 +366,33 @@ def _given_sides(images: _Images) -> list[NDArray[np.str_]]:
             f"found {', '.join(sorted(names))}"
         )
     return [given]
+
+
+def _cohort_sides(images: _Images) -> list[NDArray[np.str_]]:
+    """Each cohort as the test part of one fold, in the order of their names."""
+    own = {record.image_id: record.cohort for record in images.records}
+    if not any(own.values()):
+        raise SplitError(
+            "the images have no cohorts", hint="A manifest's column cohort gives them."
+        )
+    cohorts = np.array(images.column(own, "cohort"))
+    names = sorted(set(cohorts.tolist()))
+    if not 2 <= len(names) <= MOST_COHORTS:
+        raise SplitError(
+            f"expected 2 to {MOST_COHORTS} cohorts, found {len(names)}"
+            + (f" ({names[0]})" if len(names) == 1 else "")
+        )
+    of_patient: dict[str, set[str]] = {}
+    for record in images.records:
+        of_patient.setdefault(record.patient_id, set()).add(record.cohort)
+    torn = sorted(name for name, found in of_patient.items() if name and len(found) > 1)
+    if torn:
+        shown = "; ".join(f"{name}: {', '.join(sorted(of_patient[name]))}" for name in torn[:3])
+        raise SplitError(
+            f"{len(torn)} patients stand in two cohorts ({shown}{'; …' if torn[3:] else ''})",
+            hint="Give every image of a patient the same cohort.",
+        )
+    return [np.where(cohorts == name, "test", np.array("", dtype="<U8")) for name in names]
 
 
 def _check_classes(images: _Images, folds: Sequence[Fold]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,21 @@ from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.events import Listener
 from leukoscope.study.examined import seen_in_training, units_of_data
-from leukoscope.study.run import StudyResult
+
+
+@dataclass(frozen=True)
+class ExternalResult:
+    """What a bundle gives on other data.
+
+    Attributes:
+        run: The folder of its files.
+        metrics: The content of ``metrics.json``.
+        unreadable: Path and reason of each image that was quarantined.
+    """
+
+    run: RunFolder
+    metrics: dict[str, Any]
+    unreadable: tuple[tuple[str, str], ...]
 
 
 def evaluate_bundle(
@@ -34,7 +49,7 @@ def evaluate_bundle(
     layout: str,
     class_map: dict[str, str],
     listener: Listener,
-) -> StudyResult:
+) -> ExternalResult:
     """Predict on labelled images and measure.
 
     Intervals resample patients where the data names them, else components of connected images.
@@ -74,7 +89,7 @@ def evaluate_bundle(
     found.manifest.save(run.manifest)
     table.save(run.predictions)
     write_json(run.metrics, metrics)
-    return StudyResult(run, metrics, found.manifest.unreadable)
+    return ExternalResult(run, metrics, found.manifest.unreadable)
 
 
 def _table(
