@@ -84,6 +84,13 @@ def test_phantom_writes_a_readable_data_set(tmp_path: Path) -> None:
     done = runner.invoke(app, ["phantom", "--confound", "stein", "--out", str(tmp_path / "q")])
     assert done.exit_code == 2
     assert "Did you mean 'stain'?" in done.output
+    done = runner.invoke(app, ["phantom", "--artefact", "blurr", "--out", str(tmp_path / "q")])
+    assert done.exit_code == 2
+    assert "Did you mean 'blur'?" in done.output
+    planted = ["phantom", "--images", "4", "--size", "96", "--artefact", "blur", "--strength", "3"]
+    done = runner.invoke(app, [*planted, "--out", str(tmp_path / "r")])
+    assert done.exit_code == 0, done.output
+    assert "Artefact. blur, strength 3" in (tmp_path / "r" / "README.md").read_text()
 
 
 def test_a_log_says_now_and_then_how_far_long_work_is(

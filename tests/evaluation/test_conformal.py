@@ -124,6 +124,17 @@ def test_single_images_as_groups_are_the_promise_by_image() -> None:
         assert one.threshold == other.threshold
 
 
+def test_images_count_as_their_weights_say() -> None:
+    probs, y = calibrated(60, 5)
+    plain = fit_sets(probs, y, 0.9)
+    assert fit_sets(probs, y, 0.9, weights=np.ones(60)) == plain
+    twice = fit_sets(np.repeat(probs, 2, axis=0), np.repeat(y, 2), 0.9, weights=np.full(120, 0.5))
+    assert twice.threshold == plain.threshold
+    own = [f"g{k % 7}" for k in range(60)]
+    with pytest.raises(DataError, match="none for `group`"):
+        fit_sets(probs, y, 0.9, guarantee="group", groups=own, weights=np.ones(60))
+
+
 def test_coverage_is_distributed_as_scipy_says() -> None:
     found = coverage_distribution([(199, 300)], 0.95)
     assert found == pytest.approx(stats.betabinom(300, 190, 10).pmf(np.arange(301)), abs=1e-10)

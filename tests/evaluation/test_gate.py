@@ -19,6 +19,7 @@ from leukoscope.evaluation.gate import (
     largest,
     rescale,
     separation,
+    set_threshold,
 )
 from leukoscope.evaluation.neighbours import (
     MOST_DIMENSIONS,
@@ -113,6 +114,21 @@ def test_scales_are_fitted_anew_on_another_precision() -> None:
     assert accepted.mean() == pytest.approx(record.accept, abs=0.01)
     assert [s.name for s in other.scores] == [s.name for s in record.scores]
     assert (other.outliers, other.alone) == ({}, {})
+
+
+def test_unseen_images_set_the_threshold_and_another_precision_keeps_it() -> None:
+    gate, record, val = fitted()
+    scores = np.linspace(0, 3, 200)
+    weights = np.where(scores > 2, 0.25, 1.0)
+    far = seen(30, 2, shift=8.0)
+    moved, own = set_threshold(gate, record, scores, weights, far, ["far"] * 30)
+    accepted = weights[scores <= own.threshold].sum() / weights.sum()
+    assert accepted == pytest.approx(0.95, abs=0.02)
+    assert (own.n_unseen, moved.threshold) == (200, own.threshold)
+    assert own.scores == record.scores
+    other = rescale(moved, own, Seen(val.appearance, val.features * 1.5, val.logits))
+    assert other.threshold == own.threshold
+    assert other.scores != own.scores
 
 
 def test_separation_is_the_area_under_the_roc_curve() -> None:

@@ -72,3 +72,14 @@ def test_a_patient_is_missed_where_no_image_is_flagged() -> None:
     ids = [f"p{i % 30}" for i in range(90)]
     point = choose_threshold(p, parse_operating_point(words), ids)
     assert (point.n, point.needed, point.threshold) == (30, 29, 0.5)
+
+
+def test_images_of_one_patient_count_for_less() -> None:
+    target = parse_operating_point("miss at most 5 % of malignant fields, with 95 % confidence")
+    p = np.linspace(0.2, 1, 93)
+    assert choose_threshold(p, target, weights=np.ones(93)) == choose_threshold(p, target)
+    copies = choose_threshold(np.repeat(p, 4), target, weights=np.full(372, 0.25))
+    assert copies.threshold == choose_threshold(p, target).threshold
+    assert (copies.n, copies.bound) == (93, pytest.approx(choose_threshold(p, target).bound))
+    few = choose_threshold(np.repeat(p, 4), target, weights=np.full(372, 0.1))
+    assert (few.threshold, few.n) == (None, 37)

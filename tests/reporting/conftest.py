@@ -226,6 +226,8 @@ def _metrics(table: PredictionTable, plan: Plan) -> dict[str, Any]:
                     "metric": "accuracy",
                     "difference": {"value": 0.08, "low": 0.05, "high": 0.11, "reliable": True},
                     "verdict": "better",
+                    "p": 0.0005,
+                    "p_holm": 0.001,
                     "n": n,
                     "n_groups": groups,
                 }

@@ -69,7 +69,9 @@ def test_every_question_has_its_table_and_figure(study: Study, tmp_path: Path) -
     assert f"Operating point: “{WORDS}” | " in text
     assert " | broken | " in text
     files = [block.file for block in kept.blocks if isinstance(block, Picture)]
-    assert files == ["figures/coverage.png", "figures/risk-coverage.png"]
+    assert files == [
+        "figures/coverage.png", "figures/risk-coverage.png", "figures/net-benefit.png",
+    ]  # fmt: skip
 
 
 def test_a_harm_by_calibration_is_said(study: Study, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_intervals_from_too_few_groups_are_marked(page: Page) -> None:
     assert re.search(
         r"Clusters joined with overlapping fields held out \d+\.\d % \([^)]+\)†", page.words
     )
-    assert "† Too few groups" in page.words
+    assert "† Few groups: fewer than 20" in page.words
     assert not re.search(r"Random images \d+\.\d % \([^)]+\)†", page.words)
 
 

@@ -11,6 +11,7 @@ from leukoscope.core.records import Fold
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.softmax import softmax
 from leukoscope.study.decisions import decision_entries
+from leukoscope.study.entries import Statistics, result_entry
 from leukoscope.study.fold_results import FoldResults, calibration_entry
 from leukoscope.study.operating import operating_entry
 
@@ -105,6 +106,36 @@ def test_calibration_is_measured_before_and_after() -> None:
     assert entry["n_cal"] == [180, 180]
     assert entry["before"]["ece"]["value"] == entry["after"]["ece"]["value"]  # stored as raw
     assert entry["change"]["log_loss"] == {"value": 0, "low": 0, "high": 0, "reliable": True}
+    assert entry["slope"]["low"] < entry["slope"]["value"] < entry["slope"]["high"]
+    assert "intercept" not in entry  # three classes
+    chance = entry["chance"]
+    assert chance["ece"] == pytest.approx(entry["after"]["ece"]["value"])
+    assert 0 < chance["low"] < chance["expected"] < chance["high"]
+    assert chance["debiased"] < chance["ece"]
+
+
+def test_the_next_patient_is_forecast_where_patients_are_held_out() -> None:
+    for protocol in ("random", "grouped"):
+        table, folds = drawn(protocol, harder=2.5)
+        test = table.select(part="test")
+        entry = result_entry(Statistics.of(folds, config()), test, "quick", protocol)
+        found, mean = entry["next_unit"], entry["metrics"]["accuracy"]
+        if protocol == "random":
+            assert found == {"reason": "this protocol holds out no whole patients or clusters"}
+            continue
+        assert (found["unit"], found["metric"], found["n_groups"]) == ("patient", "accuracy", 18)
+        assert found["median_n"] == 20
+        assert found["low"] < mean["low"] < found["value"] < mean["high"] < found["high"]
+
+
+def test_acting_on_the_model_is_worth_more_than_acting_on_all_or_none() -> None:
+    tests = [results("random"), results("grouped")]
+    found = decision_entries(tests, "quick", {})["net_benefit"]
+    for entry in found.values():
+        at = entry["thresholds"].index(0.5)
+        assert entry["prevalence"] == pytest.approx(2 / 3, abs=0.05)
+        assert entry["gain"]["low"][at] > 0
+        assert entry["model"]["high"][at] <= entry["prevalence"] + 0.1
 
 
 def test_the_operating_point_is_kept_broken_or_refused() -> None:

@@ -39,10 +39,12 @@ def test_edited_images_get_the_calibration_that_whole_images_get(tmp_path: Path)
     ).save(run.model(recipe.name, "random", 0) / "predictions.csv")  # fmt: skip
     answers = np.array([[0.3, 0.0], [0.0, 0.3]])
     models: Any = SimpleNamespace(
-        store=SimpleNamespace(run=run, data=data), recipe=recipe, input="background-only",
-        logits=lambda fold, rows: answers,
+        store=SimpleNamespace(run=run, data=data), recipe=recipe,
+        rows=lambda fold, name: data.rows(fold, "test"), logits=lambda fold, name: answers,
     )  # fmt: skip
-    np.testing.assert_allclose(_one_fold(models, fold).probs, apply_calibration(answers, served))
+    table = _one_fold(models, fold, "background-only")
+    np.testing.assert_allclose(table.probs, apply_calibration(answers, served))
+    assert set(table.input.tolist()) == {"model-on-background-only"}
 
 
 def test_every_copy_of_a_training_image_is_counted() -> None:

@@ -81,12 +81,13 @@ def test_the_method_of_a_fold_is_chosen_on_its_own_validation_patients() -> None
     assert [f["method"] for f in other["folds"]] == [f["method"] for f in entry["folds"]]
 
 
-def test_few_patients_of_a_class_are_unreliable_and_perfect_ranking_has_no_interval() -> None:
+def test_few_patients_are_unreliable_and_a_perfect_ranking_has_exact_limits() -> None:
     table, patients = study(12, images=40)
     (entry,) = by_patient(table, patients, CONFIG, [])["results"]
     assert not any(value["reliable"] for value in entry["metrics"].values())
     area = entry["metrics"]["roc_auc"]
-    assert (area["value"], area["low"], area["high"]) == (1.0, None, None)
+    assert (area["value"], area["high"]) == (1.0, 1.0)
+    assert area["low"] == pytest.approx(0.025 ** (1 / 12))
     assert entry["metrics"]["accuracy"]["low"] == pytest.approx(0.025 ** (1 / 12))
 
 

@@ -42,7 +42,7 @@ def leukoscope(*arguments: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = PhantomSpec(images=48, sessions=8, size_px=96, seed=5)
+    spec = PhantomSpec(images=48, sessions=24, size_px=96, seed=5)  # a patient an image
     return write_phantoms(spec, tmp_path_factory.mktemp("data") / "phantoms")
 
 

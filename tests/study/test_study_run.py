@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from leukoscope.config import DEFAULT_RECIPE
-from leukoscope.config.study import StudyConfig
+from leukoscope.config.study import DEFAULT_PROBES, DEGRADED, StudyConfig
 from leukoscope.core.errors import (
     ConfigError,
     DataError,
@@ -24,6 +24,7 @@ from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.source_shares import SOURCES
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
@@ -95,13 +96,11 @@ def test_metrics_say_what_was_measured_and_what_was_not(result: StudyResult) -> 
     assert by_protocol["random"]["n"] == 72
     assert by_protocol["grouped"]["group_unit"] == "patient"
     assert [row["protocol"] for row in metrics["inapplicable"]] == ["given"]
-    assert {row["probe"] for row in metrics["probes"]} == {
-        "colour-only",
-        "background-only",
-        "cells-only",
-        "scale-bar-only",
-        "stain-neutral",
-    }
+    left_out = {row["probe"] for row in metrics["shortcuts"]["inapplicable"]}
+    assert {row["probe"] for row in metrics["probes"]} == set(DEFAULT_PROBES) - left_out
+    assert {row["input"] for row in metrics["survival"]} == set(DEGRADED)
+    assert metrics["control"]["protocol"] == metrics["verdict"]["protocol"] == "grouped"
+    assert [row["source"] for row in metrics["verdict"]["sources"]] == list(SOURCES)
     assert {(row["input"], row["protocol"]) for row in metrics["model_on"]} == {
         (name, protocol)
         for name in ("background-only", "cells-only", "stain-neutral")
@@ -125,8 +124,8 @@ def logits_again(fitted: FittedRun, protocol: str, number: int) -> np.ndarray:
     store = InputStore(fitted.run, fitted.manifest, data, Progress())
     folds = load_folds(fitted.run.splits)
     fold = next(f for f in folds if (f.protocol, f.fold) == (protocol, number))
-    models = EditedModels(store, fitted.config.recipes[0], "image", fitted.config.seed)
-    return models.logits(fold, data.rows(fold, "test"))
+    models = EditedModels(store, fitted.config.recipes[0], ["image"], fitted.config.seed)
+    return models.logits(fold, "image")
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])

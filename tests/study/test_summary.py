@@ -12,6 +12,8 @@ from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.leaderboard import holm_adjusted
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.compare_contests import Candidate, Contest
+from leukoscope.study.compare_results import Settings, contest_tests
 from leukoscope.study.summary import summarise
 
 NAMES = ("benign", "pre_b", "pro_b")
@@ -44,12 +46,13 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
-def test_comparisons_of_one_protocol_are_one_family(rows: list[dict[str, Any]]) -> None:
-    families = [
-        [row for row in rows if row["b"]["protocol"] == protocol]
-        for protocol in ("random", "deduplicated")
-    ]
-    assert [len(family) for family in families] == [3, 4]  # the last against random splits too
+def test_comparisons_that_answer_one_question_are_one_family(rows: list[dict[str, Any]]) -> None:
+    by_sides: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_sides.setdefault((row["a"]["protocol"], row["b"]["protocol"]), []).append(row)
+    families = list(by_sides.values())
+    # Recipes under each protocol, and what a random split adds.
+    assert sorted(map(len, families)) == [1, 3, 3]
     for family in families:
         expected = holm_adjusted([row["p"] for row in family])
         assert [row["p_holm"] for row in family] == pytest.approx(expected, abs=1e-5)
@@ -64,3 +67,44 @@ def test_only_what_stands_after_the_correction_is_called_a_difference(
     assert kept
     assert {row["verdict"] for row in lost} == {"not distinguishable"}
     assert {row["verdict"] for row in kept} == {"better"}
+
+
+def test_compare_and_study_say_the_same_of_the_same_predictions() -> None:
+    """Eight groups: a significant exchange test, but too few for an interval."""
+    n = 240
+    ids, y = [f"i{i:03d}" for i in range(n)], np.arange(n) % 3
+    part = np.repeat(["val", "cal", "test"], n // 3)
+    fold = Fold("random", 0, dict(zip(ids, part.tolist(), strict=True)),
+                {name: f"patient-{i % 8}" for i, name in enumerate(ids)})  # fmt: skip
+    tables = {}
+    for number, (recipe, right) in enumerate({"quick": 0.98, "features-svm": 0.5}.items()):
+        hit = np.random.default_rng(number).random(n) < right
+        probs = 0.7 * np.eye(3)[np.where(hit, y, (y + 1) % 3)] + 0.1
+        tables[recipe] = PredictionTable.build(
+            NAMES, ids, probs, recipe=recipe, protocol="random", fold=0, part=part, y_true=y,
+            logits=np.log(probs),
+        )  # fmt: skip
+    config = StudyConfig(
+        data=DataConfig(path="nowhere"), recipes=tuple(load_recipe(name) for name in tables),
+        protocols=("random",), probes=(), bootstrap=200,
+    )  # fmt: skip
+    (study,) = summarise(concatenate(list(tables.values())), [fold], config, inapplicable=[])[
+        "comparisons"
+    ]
+    tests = {name: table.select(part="test") for name, table in tables.items()}
+    first = tests["quick"]
+    contest = Contest(
+        "random", tuple(Candidate(name, None, name) for name in tests), NAMES,  # type: ignore[arg-type]
+        first.image_id, first.y_true,
+        np.array([fold.groups[name] for name in first.image_id.tolist()]),
+        {name: table.probs for name, table in tests.items()},
+        {name: table.fold for name, table in tests.items()}, (),
+    )  # fmt: skip
+    settings = Settings(
+        "accuracy", "features-svm", {"replicates": 200, "confidence": 0.95, "seed": 42}
+    )
+    (compared,) = contest_tests(contest, {}, settings)
+    assert compared["p_holm"] == study["p_holm"] < 0.05
+    assert compared["difference"] == study["difference"]
+    assert compared["difference"]["reliable"] is False
+    assert compared["verdict"] == study["verdict"] == "not distinguishable"

@@ -82,6 +82,8 @@ def compare(
 
 
 def _print_result(result: dict[str, Any]) -> None:
+    from leukoscope.evaluation.verdict import level_words
+
     metric = result["metric"]
     out = console()
     verdicts = {(row["protocol"], row["a"]): row for row in result["tests"]}
@@ -106,6 +108,10 @@ def _print_result(result: dict[str, Any]) -> None:
         print_table(("place", "recipe", metric, "p (Holm)"), rows)
         print_notes(head["notes"])
     out.print("\np: of the difference to the reference, corrected for the number of recipes")
+    for run in result["runs"]:
+        if run.get("verdict"):
+            level = level_words(run["verdict"]["level"])
+            out.print(f"verdict of {run['name']}: {level}", markup=False)
     print_notes(result["notes"])
 
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 EXIT_SOME_UNREADABLE = 3
+LEVEL_COLOURS = {
+    "unsafe": "bold red",
+    "plausible": "bold green",
+    "plausible-by-clusters": "bold green",
+}
 
 P = ParamSpec("P")
 
@@ -113,10 +118,27 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: 
 
 
 def print_verdict(verdict: Mapping[str, Any]) -> None:
-    """The level and the sentence of a verdict."""
+    """The level and the sentence of a verdict, and what would close what is open."""
+    from leukoscope.evaluation.verdict import level_words
+
     out = console()
-    out.print(f"\n[bold]verdict[/] ({verdict['level']}): ", end="")
+    colour = LEVEL_COLOURS.get(verdict["level"], "bold")
+    out.print(f"\n[bold]verdict[/] ([{colour}]{level_words(verdict['level'])}[/]): ", end="")
     out.print(verdict["headline"], markup=False)
+    for text in verdict.get("needs", ()):
+        out.print(f"· to close it: {text}", markup=False)
+
+
+def print_sources(verdict: Mapping[str, Any]) -> None:
+    """The table of sources of shortcut: status and share of the model's advantage."""
+    from leukoscope.evaluation.verdict_text import share_text
+
+    rows = [
+        (row["source"], row["status"], share_text(row["share"], ""), row["reason"] or row["probe"])
+        for row in verdict.get("sources", ())
+    ]
+    if rows:
+        print_table(("shortcut", "status", "share of the advantage", "by"), rows)
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -293,20 +293,30 @@ def phantom(
     confound: Annotated[
         str, typer.Option(help="Tie something to the class: none, stain or scale-bar.")
     ] = "none",
+    artefact: Annotated[
+        str,
+        typer.Option(help="Plant into the images of the first class: jpeg, blur, hot-pixels …"),
+    ] = "none",
+    strength: Annotated[int, typer.Option(help="Of the artefact: 1, 2 or 3.")] = 2,
     size: Annotated[int, typer.Option(help="Side of a field in px.")] = 224,
     seed: opt.SeedOption = 0,
 ) -> None:
     """Draw schematic blood smears with ground truth, for demos and for testing audits."""
     from leukoscope.core.errors import UnknownNameError
-    from leukoscope.phantom.spec import CONFOUNDERS, Confound, PhantomSpec
+    from leukoscope.phantom.artefacts import PIXEL_ARTEFACTS
+    from leukoscope.phantom.spec import CONFOUNDERS, NO_ARTEFACT, Confound, PhantomSpec
     from leukoscope.phantom.writing import write_phantoms
 
     if confound not in CONFOUNDERS:
         raise UnknownNameError("confounder", confound, CONFOUNDERS)
+    if artefact not in (NO_ARTEFACT, *PIXEL_ARTEFACTS):
+        raise UnknownNameError("artefact", artefact, (NO_ARTEFACT, *PIXEL_ARTEFACTS))
     spec = PhantomSpec(
         images=images,
         sessions=sessions,
         confound=cast("Confound", confound),
+        artefact=artefact,
+        strength=strength,
         size_px=size,
         seed=seed,
     )

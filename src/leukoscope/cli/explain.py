@@ -78,7 +78,7 @@ def explain(
         bool, typer.Option("--audit", help="Measure whether heat maps may be believed.")
     ] = False,
     audited: Annotated[
-        int | None, typer.Option("--images", min=1, help="Test images of the audit. Default: 12.")
+        int | None, typer.Option("--images", min=1, help="Test images of the audit. Default: 20.")
     ] = None,
     masks: Annotated[
         Path | None,
@@ -172,7 +172,13 @@ def _audit(
     folder = out or source.fitted.run.explanations
     plan = AuditPlan(tuple(method or ()), images or IMAGES, masks)
     with progress_bars() as show:
-        found = audit_explanations(source, plan, folder, partial(show, "scoring heat maps"))
+        found = audit_explanations(
+            source,
+            plan,
+            folder,
+            partial(show, "scoring heat maps"),
+            warn=lambda text: typer.echo(f"! {text}", err=True),
+        )
         if out is None:
             put_into_report(source.fitted.run, partial(show, "report"))
     if as_json:

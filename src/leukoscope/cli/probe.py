@@ -14,6 +14,7 @@ from leukoscope.cli.console import (
     console,
     name_unreadable,
     print_json,
+    print_sources,
     print_table,
     print_verdict,
     progress_bars,
@@ -188,6 +189,7 @@ def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
     for row in metrics.get("shortcuts", {}).get("inapplicable", ()):
         out.print(f"{row['probe']} does not apply: {row['reason']}", markup=False)
     verdict = metrics["verdict"]
+    print_sources(verdict)
     print_verdict(verdict)
     said = [text for text in verdict["findings"] if text.startswith(("Leak", "On which"))]
     said += [describe_share(entry) for entry in metrics.get("shortcuts", {}).get("shares", ())]

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    command,
+    console,
+    print_json,
+    print_verdict,
+    progress_bars,
+)
 from leukoscope.cli.options import JsonOption
 
 
@@ -48,9 +55,7 @@ def demo(
 
     with progress_bars() as show:
         result = run_demo(out, images=images, listener=show)
-    out_lines = console()
-    out_lines.print(f"\n[bold]verdict[/] ({result.level}): ", end="")
-    out_lines.print(result.headline, markup=False)
+    print_verdict(result.verdict)
     typer.echo(f"\nreport       {result.report}")
     typer.echo(f"bundle       {result.bundle}")
     typer.echo(f"predictions  {result.predictions}")

@@ -15,6 +15,7 @@ from leukoscope.cli.console import (
     given_options,
     name_unreadable,
     print_json,
+    print_sources,
     print_table,
     print_verdict,
     progress_bars,
@@ -43,6 +44,13 @@ def register(app: typer.Typer) -> None:
     )(train)
 
 
+NO_TRUST = (
+    "error: the negative control failed: with labels dealt at random the same pipeline is better "
+    "than chance → look for images of one patient under several ids, and for labels in file names "
+    "that a manifest repeats; no figure of this study can be believed"
+)
+
+
 @command
 def study(
     context: typer.Context,
@@ -63,6 +71,19 @@ def study(
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
+    external: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--external",
+            metavar="DATA",
+            help="Other labelled data to measure the bundle on, beside the study's forecast; may "
+            "be repeated.",
+        ),
+    ] = None,
+    external_layout: Annotated[
+        list[str] | None,
+        typer.Option("--external-layout", help="Its layout: one for all, or one each in order."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
     jobs: opt.JobsOption = 1,
     executor: opt.ExecutorOption = "local",
@@ -100,6 +121,8 @@ def study(
             class_map=opt.class_map(classes),
             backbone=backbone,
             weights=weights,
+            external=external or (),
+            external_layouts=external_layout or (),
         )
     if plan:
         return _show_plan(config, as_json, jobs)
@@ -116,6 +139,9 @@ def study(
         print_json(result.metrics)
     else:
         _print_result(result)
+    if (result.metrics["control"] or {}).get("passed") is False:
+        typer.echo(NO_TRUST, err=True)
+        return 1
     return name_unreadable(result.unreadable)
 
 
@@ -241,7 +267,13 @@ def _print_scores(result: StudyResult) -> None:
 
 def _print_result(result: StudyResult) -> None:
     _print_scores(result)
+    print_sources(result.metrics["verdict"])
     print_verdict(result.metrics["verdict"])
+    if result.metrics.get("external"):
+        from leukoscope.reporting.external_sections import in_words
+
+        for entry in result.metrics["external"]:
+            console().print(in_words(entry), markup=False)
     for row in result.metrics["inapplicable"]:
         console().print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
     typer.echo(f"\nreport  {result.run.report_html}")

@@ -14,7 +14,7 @@ from leukoscope.config.operating import parse_operating_point
 from leukoscope.config.recipe import Recipe
 
 ProtocolName = Literal[
-    "random", "grouped", "deduplicated", "acquisition", "acquisition-merged", "given"
+    "random", "grouped", "deduplicated", "acquisition", "acquisition-merged", "given", "cohort"
 ]
 ProbeName = Literal[
     "colour-only",
@@ -25,27 +25,56 @@ ProbeName = Literal[
     "cells-only-grey",
     "scale-bar-only",
     "stain-neutral",
+    "ground-only",
+    "grain-only",
+    "frame-only",
+    "file-only",
+    "stain-only",
+    "shape-only",
+    "count-only",
+    "order-only",
 ]
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
 DEFAULT_PROBES: tuple[ProbeName, ...] = (
     "colour-only",
     "background-only",
+    "ground-only",
+    "grain-only",
+    "frame-only",
+    "file-only",
+    "stain-only",
+    "count-only",
+    "shape-only",
+    "order-only",
     "cells-only",
     "scale-bar-only",
     "stain-neutral",
 )
-"""What the verdict and the share that survives without stain need, and one of morphology."""
+"""One or two for each source of shortcut, what the share that survives without stain needs, and
+those that say what morphology alone gives."""
 
 EDITED: tuple[ProbeName, ...] = ("background-only", "cells-only", "stain-neutral")
 """Probe inputs that the trained model is applied to as well, though it never saw such images."""
+
+DEGRADED: tuple[str, ...] = (
+    "blur-0.5",
+    "blur-1",
+    "jpeg-95",
+    "jpeg-85",
+    "size-90",
+    "size-110",
+    "resampled",
+)
+"""Mildly degraded test images that the trained model is applied to in every study: Gaussian blur
+(σ in px of the file), JPEG quality, size in per cent, down to 80 % and back."""
 
 
 def chosen_probes(names: Sequence[str] | None) -> tuple[str, ...]:
     """What ``--probe`` stands for: the default for None, every probe where ``all`` is named.
 
     >>> len(chosen_probes(["all"])), chosen_probes(["cells-only"])
-    (8, ('cells-only',))
+    (16, ('cells-only',))
     """
     if names is None:
         return DEFAULT_PROBES
@@ -122,8 +151,13 @@ class StudyConfig(Strict):
         set_score: What makes a class belong to a prediction set: ``lac``, ``aps`` or ``raps``.
         set_guarantee: For what the coverage is promised: ``marginal``, ``class`` or ``group``.
         operating_point: ``miss at most 2 % of malignant fields, with 95 % confidence``, or empty.
+        control_draws: How often labels are dealt at random to whole groups for the negative
+            control; 0 leaves it out, and no verdict is plausible then.
+        um_per_px: Scale of the pictures, for ``grain-only``; 0 takes that of the files, or else
+            that of the red cells.
         explanations: Number of Grad-CAM panels of right and of wrong predictions.
         bundle: Fit the first recipe once more, on all images, and pack it to predict with.
+        external: Other data that the bundle is measured on at the end, beside the forecast.
     """
 
     data: DataConfig
@@ -138,8 +172,21 @@ class StudyConfig(Strict):
     set_score: SetScore = "lac"
     set_guarantee: SetGuarantee = "marginal"
     operating_point: str = ""
+    control_draws: Annotated[int, Field(ge=0, le=100)] = 10
+    um_per_px: Annotated[float, Field(ge=0, le=10)] = 0.0
     explanations: Annotated[int, Field(ge=0, le=100)] = 6
     bundle: bool = True
+    external: tuple[DataConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _external_data_needs_a_bundle(self) -> StudyConfig:
+        reason = self.recipes[0].no_bundle_reason
+        if self.external and (reason or not self.bundle):
+            raise ValueError(
+                "external data is measured with the study's bundle, and there will be none"
+                + (f": {reason}" if reason else "")
+            )
+        return self
 
     @field_validator("operating_point")
     @classmethod

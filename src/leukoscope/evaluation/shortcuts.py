@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,10 @@ from leukoscope.core.errors import DataError
 from leukoscope.evaluation.intervals import Interval, Resampling, Sampling
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict_text import SEPARATING
+
+_LEAST_PROBABILITY = 1e-12
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+_INFLATION = ("difference", "p_holm", "verdict", "n", "n_groups")
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ def inflations(metrics: Mapping[str, Any], recipe: str | None) -> list[dict[str,
         recipe: Whose.
 
     Returns:
-        One entry per protocol: ``protocol``, ``difference``, ``n``, ``n_groups``.
+        One entry per protocol: ``protocol``, ``difference``, ``p_holm`` of the exchange test,
+        ``verdict`` (``better`` where the random split is shown to overstate), ``n``, ``n_groups``.
     """
     found = {}
     for entry in metrics.get("comparisons", ()):
@@ -150,8 +155,58 @@ def inflations(metrics: Mapping[str, Any], recipe: str | None) -> list[dict[str,
         if entry["a"]["protocol"] == "random":
             found[entry["b"]["protocol"]] = {
                 "protocol": entry["b"]["protocol"],
-                "difference": entry["difference"],
-                "n": entry["n"],
-                "n_groups": entry["n_groups"],
+                **{key: entry[key] for key in _INFLATION},
             }
     return [found[name] for name in SEPARATING if name in found]
+
+
+def transplant_hits(
+    table: PredictionTable, partner_class: Mapping[str, int]
+) -> NDArray[np.float64]:
+    """How often the ground of an image speaks for its own class rather than for its partner's.
+
+    In the transplant control the leukocytes of an image and those of a partner image of another
+    class are painted over alike, so the holes say nothing about which of the two classes is right.
+    An image of class a with a partner of b is therefore compared with those of b with a partner of
+    a, whose holes are of the same kind: by log p(a) − log p(b), within a test fold (of all folds
+    where one lacks the other side). Its value is the share of them that it ranks above, its
+    *placement* (DeLong et al. 1988), and the mean is the area under the ROC curve between the two
+    classes: 0.5 where the ground tells nothing, however frequent each class is.
+
+    Args:
+        table: Rows of the probe ``ground-only``, one an image.
+        partner_class: Image id → class index of its partner.
+
+    Returns:
+        (n,) in [0, 1]; 0.5 for an image that has none to be compared with.
+
+    Raises:
+        DataError: An image has no partner.
+
+    >>> table = PredictionTable.build(("healthy", "all"), ["a", "b", "c"],
+    ...     [[0.9, 0.1], [0.8, 0.2], [0.95, 0.05]],
+    ...     recipe="r", protocol="random", fold=0, part="test", y_true=[0, 1, 1])
+    >>> transplant_hits(table, {"a": 1, "b": 0, "c": 0}).tolist()
+    [0.5, 1.0, 0.0]
+    """
+    ids = table.image_id.tolist()
+    lacking = [name for name in ids if name not in partner_class]
+    if lacking:
+        raise DataError(f"transplant control: {len(lacking)} images have no partner")
+    partner = np.array([partner_class[name] for name in ids], np.int64)
+    rows = np.arange(len(table))
+    logs = np.log(np.maximum(table.probs, _LEAST_PROBABILITY))
+    margin = logs[rows, table.y_true] - logs[rows, partner]
+    found = np.full(len(table), 0.5)
+    for a, b in sorted(set(zip(table.y_true.tolist(), partner.tolist(), strict=True))):
+        own = np.flatnonzero((table.y_true == a) & (partner == b))
+        other = np.flatnonzero((table.y_true == b) & (partner == a))
+        for fold in np.unique(table.fold[own]):
+            mine = own[table.fold[own] == fold]
+            near = other[table.fold[other] == fold]
+            # The other side's margin is for b, so that for a is its negative.
+            against = np.sort(-margin[near if len(near) else other])
+            if len(against):
+                below = [np.searchsorted(against, margin[mine], side) for side in _SIDES]
+                found[mine] = 0.5 * (below[0] + below[1]) / len(against)
+    return found

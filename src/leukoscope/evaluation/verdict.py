@@ -1,68 +1,108 @@
-"""What the figures of a study allow one to say, in plain words and by a fixed rule."""
+"""The verdict of a study: earned by evidence, by one rule, for its own models and for others'.
+
+For each source of shortcut (ground, grain, frame, file, stain) the share of the model's advantage
+that the source gives by itself is *shown* to be above one half, *refuted*, *open*, or
+*inapplicable*. ``plausible`` needs every applicable source refuted, enough real groups, a negative
+control at chance and an advantage that survives mild degradation. What was not looked at has not
+passed.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
+from leukoscope.evaluation.source_shares import SOURCES, source_of
 from leukoscope.evaluation.verdict_text import (
-    MIN_GROUPS,
-    PROBES,
-    SEPARATING,
+    DEGRADED_WORDS,
     SETTINGS,
+    SOURCE_WORDS,
     Score,
+    describe_control,
     describe_curve,
-    describe_edited,
     describe_inflation,
-    describe_probe,
     describe_score,
-    percent,
-    plural_unit,
-    points,
+    describe_source,
+    describe_survival,
+    join,
+    leak_sentences,
+    share_text,
     summary,
-    verb,
-    where,
 )
 
-Level = Literal["unsafe", "caution", "plausible", "inconclusive"]
+Level = Literal["unsafe", "inconclusive", "plausible", "plausible-by-clusters"]
+Status = Literal["shown", "refuted", "open", "inapplicable"]
 
-MIN_INFLATION: Final = 0.02
-_UNSHOWN: Final[Mapping[str, str]] = {
-    "background-only": "this data set cannot show that the model reads morphology",
-    "colour-only": "the score does not show that the model reads more than colour and stained area",
-    "scale-bar-only": "the score does not show that the model reads anything but the scale bar; "
-    "mask it",
-}
+HALF: Final = 0.5
+FEWEST_TO_SHOW: Final = 10
+"""Groups below which no source is called shown, whatever its interval says."""
+
+JUDGED: Final = (("grouped",), ("acquisition-merged", "acquisition"))
+"""Protocols that a verdict rests on: patients where they were held out, else clusters."""
+
 RULE: Final = (
-    "Judged is the accuracy of the first recipe on test images. Chance is the share of the most "
-    "frequent class, advantage is accuracy minus chance. Where whole patients could be held out "
-    "(grouped, at least 10 groups) that protocol alone is judged; else every protocol with at "
-    "least 10 groups is. unsafe: in a judged protocol the lower limit of the advantage of the "
-    "background-only, colour-only or scale-bar-only probe exceeds half of the model's own "
-    "advantage, and on random splits, where they were run, so does the probe's advantage itself "
-    "(what slides and sessions tell helps most where they are shared); or in one that holds out "
-    "patients or acquisition clusters the model is not shown to be better than chance. caution: "
-    "in a judged protocol the background-only or scale-bar-only probe is better than chance "
-    "(lower limit; colour statistics of the whole image may be, since they hold the leukocytes), "
-    "or the trained model itself is, shown test images without their leukocytes, or the random "
-    "split gives significantly more than a judged protocol that holds out patients or acquisition "
-    "clusters, by more than 2 points. "
-    "inconclusive: neither of these, but no such protocol has at least 10 groups, or none of these "
-    "probes was run in one. plausible: otherwise."
+    "Judged is the first recipe, under the protocol that holds out patients where patients are "
+    "known, else under those that hold out acquisition clusters; patients are never overruled by "
+    "clusters. Advantage is the ROC AUC (one-vs-rest, macro) above 0.5. A source of shortcut "
+    "(ground, grain, frame, file, stain) is shown where the lower limit of its share of the "
+    "model's advantage lies above one half in a judged protocol with at least "
+    f"{FEWEST_TO_SHOW} groups; refuted where the upper limit lies below one half in each; "
+    "inapplicable where its probe was measured to have nothing to see; else open. "
+    "unsafe: a source is shown, the model is not shown to be better than chance, or the negative "
+    "control (labels dealt at random to whole groups) is better than chance. "
+    "plausible: every applicable source is refuted and at least one applies, with at least "
+    f"{MIN_GROUPS} patients and {MIN_CLASS_GROUPS} of each class, the control is at chance, at "
+    "least half of the advantage survives each mild degradation of the test images (lower limit), "
+    "and the audit found no error in labels or parts. plausible-by-clusters: the same where there "
+    "are no patients, with acquisition clusters in their place. inconclusive: otherwise. "
+    "A model that was not trained here also needs a test part that is known and shares nothing "
+    "with its training part."
 )
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of one source of shortcut.
+
+    Attributes:
+        source: ``ground``, ``grain``, ``frame``, ``file`` or ``stain``.
+        status: ``shown``, ``refuted``, ``open`` or ``inapplicable``.
+        reason: Why, in words, where no share decides.
+        probe: The probe that decided, empty where none did.
+        protocol: The protocol that decided, likewise.
+        share: Its interval, None where there is none.
+        needed: How many groups would probably close it, None where it is closed or nobody knows.
+        rows: Every share of its probes under every protocol, for the table.
+    """
+
+    source: str
+    status: Status
+    reason: str = ""
+    probe: str = ""
+    protocol: str = ""
+    share: Mapping[str, Any] | None = None
+    needed: int | None = None
+    rows: tuple[Mapping[str, Any], ...] = ()
 
 
 def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str, Any]:
-    """The verdict on one recipe.
+    """The verdict on one recipe, or on a model that was handed in.
 
     Args:
-        metrics: The contents of ``metrics.json`` (``results``, ``probes``, ``comparisons``,
-            ``inapplicable``, ``curve``, ``model_on``; all but ``results`` may be missing).
+        metrics: The contents of ``metrics.json``: ``results``, ``shortcuts`` (``sources``,
+            ``inapplicable``), ``survival``, ``control``, ``data_errors``, ``comparisons``,
+            ``inapplicable``, ``curve``; all but ``results`` may be missing, and what is missing
+            has not passed. ``split`` is there for a model that was not trained here: None, or the
+            leaks of its own split.
         recipe: Name of the recipe; None means that of the first result.
 
     Returns:
-        ``headline`` (one sentence), ``level`` (``unsafe``, ``caution``, ``plausible`` or
-        ``inconclusive``), ``findings`` (sentences with sample sizes), ``rule``.
+        ``headline`` (one sentence), ``level``, ``findings`` (sentences with sample sizes),
+        ``rule``, ``protocol`` (the strictest judged one), ``unit``, ``sources`` (see
+        :class:`Source`) and ``needs`` (what would close what is open).
 
     >>> judge({"results": []})["level"]
     'inconclusive'
@@ -70,39 +110,48 @@ def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str,
     results = [r for r in metrics.get("results", ()) if "clusters" not in r]
     recipe = recipe if recipe is not None else next((r["recipe"] for r in results), None)
     scores = protocol_scores([r for r in results if r["recipe"] == recipe])
-    probes = probe_scores(metrics, scores)
     if not scores:
-        return answer(
-            "No model was tested: this study says nothing about the data set.",
-            "inconclusive", [], metrics,
-        )  # fmt: skip
-    judged = judged_scores(scores)
-    inflation = _inflation(metrics, recipe, scores, judged)
-    edited = edited_scores(metrics, recipe, scores)
-    level, reason = _decide(scores, judged, probes, edited, inflation)
-    findings = [describe_score(score) for score in scores.values()]
-    findings += [describe_probe(name, probe, scores) for name, probe in probes]
-    findings += [describe_edited(score, scores) for score in edited]
-    findings += [describe_inflation(*inflation)] if inflation else []
-    findings += describe_curve(metrics, recipe)
-    return answer(f"{summary(scores)}{reason}", level, findings, metrics)
+        text = "No model was tested: this study says nothing about the data set."
+        return _answer(text, "inconclusive", [], metrics)
+    judged = [scores[name] for name in judged_protocols(scores)]
+    sources = judge_sources(metrics, judged)
+    against = _against(metrics, scores, judged, sources)
+    missing = [] if against else _missing(metrics, judged, sources, recipe)
+    level: Level = "unsafe" if against else "inconclusive" if missing else "plausible"
+    if level == "plausible" and judged[0].protocol != "grouped":
+        level = "plausible-by-clusters"
+    reasons = against or [text for text, _ in missing]
+    needs = [] if against else [need for _, need in missing if need]
+    said = _conclusion(level, reasons, judged)
+    named = str(recipe) if "split" in metrics else None
+    head = f"{summary(scores, metrics.get('split'), named)}; {said}"
+    findings = _findings(metrics, recipe, scores, sources)
+    return _answer(head, level, findings, metrics, judged, sources, needs)
 
 
 def protocol_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
-    """Accuracy under each protocol that has one, in the order of ``SETTINGS``."""
-    found: dict[str, Score] = {}
-    for result in results:
-        supports = [sum(row) for row in result["confusion"]]
-        score = _score(result, max(supports) / sum(supports), len(supports))
-        if score is not None and result["protocol"] in SETTINGS:
-            found[result["protocol"]] = score
-    return {name: found[name] for name in SETTINGS if name in found}
+    """The scores under each protocol that has them, in the order of ``SETTINGS``."""
+    found = {r["protocol"]: _score(r) for r in results if r["protocol"] in SETTINGS}
+    return {n: score for n in SETTINGS if (score := found.get(n)) is not None}
 
 
-def _score(entry: Mapping[str, Any], chance: float, num_classes: int) -> Score | None:
-    accuracy = entry["metrics"].get("accuracy", {})
+def judged_protocols(scores: Mapping[str, Score]) -> list[str]:
+    """Those that a verdict rests on, the strictest first; empty where no unit was held out."""
+    for names in JUDGED:
+        known = [name for name in names if name in scores]
+        if known:
+            return known
+    return []
+
+
+def _score(entry: Mapping[str, Any]) -> Score | None:
+    metrics = entry["metrics"]
+    accuracy = metrics.get("accuracy", {})
     if any(accuracy.get(name) is None for name in ("value", "low", "high")):
         return None
+    supports = [sum(row) for row in entry["confusion"]]
+    k = len(supports)
+    ranked, balanced = metrics.get("roc_auc", {}), metrics.get("balanced_accuracy", {})
     return Score(
         protocol=entry["protocol"],
         n=entry["n"],
@@ -111,250 +160,329 @@ def _score(entry: Mapping[str, Any], chance: float, num_classes: int) -> Score |
         value=accuracy["value"],
         low=accuracy["low"],
         high=accuracy["high"],
-        chance=chance,
-        balanced_low=entry["metrics"].get("balanced_accuracy", {}).get("low"),
-        num_classes=num_classes,
+        chance=max(supports) / sum(supports),
+        enough=bool(accuracy.get("reliable", False)) and entry["n_groups"] >= MIN_GROUPS,
+        skill=_skill(ranked, balanced, k),
+        next_unit=entry.get("next_unit"),
     )
 
 
-def probe_scores(
-    metrics: Mapping[str, Any], scores: Mapping[str, Score]
-) -> list[tuple[str, Score]]:
-    """The strongest run of each shortcut probe under each protocol that the model has too.
+def _skill(ranked: Mapping[str, Any], balanced: Mapping[str, Any], num_classes: int) -> bool:
+    """Whether the lower limit lies above chance: of the ROC AUC, else of balanced accuracy."""
+    if ranked.get("low") is not None:
+        return bool(ranked["low"] > HALF)
+    return balanced.get("low") is not None and bool(balanced["low"] > 1 / num_classes)
 
-    The image that a probe sees has the same classes, so its chance is that of the model.
+
+def judge_sources(metrics: Mapping[str, Any], judged: Sequence[Score]) -> list[Source]:
+    """The status of each source under the judged protocols.
+
+    Args:
+        metrics: With ``shortcuts``: ``sources`` and ``inapplicable``.
+        judged: Scores of the judged protocols, the strictest first.
     """
-    best: dict[tuple[str, str], Score] = {}
-    for entry in metrics.get("probes", ()):
-        model = scores.get(entry["protocol"])
-        if model is None or entry["probe"] not in PROBES:
-            continue
-        probe = _score(entry, model.chance, model.num_classes)
-        key = (entry["protocol"], entry["probe"])
-        if probe is not None and (key not in best or probe.low > best[key].low):
-            best[key] = probe
+    shortcuts = metrics.get("shortcuts", {})
+    rows = list(shortcuts.get("sources", ()))
+    reasons = {row["probe"]: row["reason"] for row in shortcuts.get("inapplicable", ())}
+    return [_source(name, rows, reasons, [s.protocol for s in judged]) for name in SOURCES]
+
+
+def _source(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    reasons: Mapping[str, str],
+    protocols: Sequence[str],
+) -> Source:
+    """One source: shown by any of its probes, refuted only by all that apply."""
+    own = tuple(row for row in rows if source_of(row["probe"]) == name)
+    wanted = [probe for probe in SOURCES[name] if probe not in reasons]
+    if not wanted:
+        why = "; ".join(dict.fromkeys(reasons[probe] for probe in SOURCES[name]))
+        return Source(name, "inapplicable", why, rows=own)
+    found = [row for p in protocols for row in own if row["protocol"] == p]
+    main = SOURCES[name][0]
+    lacking = [probe for probe in wanted if probe not in {row["probe"] for row in found}]
+    # A scale bar is looked for only where it was asked for; the main probe must have been run.
+    if not found or (main in lacking and main in wanted):
+        return Source(name, "open", f"the probe {main} was not run on held-out groups", rows=own)
+    shown = [row for row in found if status_of(row) == "shown"]
+    unclear = [row for row in found if status_of(row) == "open"]
+    decisive = max(shown or unclear or found, key=_upper)
+    status: Status = "shown" if shown else "open" if unclear else "refuted"
+    return Source(
+        name,
+        status,
+        probe=decisive["probe"],
+        protocol=decisive["protocol"],
+        share=decisive["share"],
+        needed=groups_needed(decisive) if status == "open" else None,
+        rows=own,
+    )
+
+
+def status_of(row: Mapping[str, Any]) -> Status:
+    """What one share says: ``shown``, ``refuted`` or ``open``.
+
+    >>> share = {"value": 0.8, "low": 0.6, "high": 1.0, "reliable": True}
+    >>> status_of({"share": share, "n_groups": 30}), status_of({"share": share, "n_groups": 9})
+    ('shown', 'open')
+    """
+    low, high = row["share"]["low"], row["share"]["high"]
+    if low is None or high is None:
+        return "open"
+    if low > HALF:
+        return "shown" if row["n_groups"] >= FEWEST_TO_SHOW else "open"
+    return "refuted" if high < HALF and row["share"]["reliable"] else "open"
+
+
+def _upper(row: Mapping[str, Any]) -> float:
+    high = row["share"]["high"]
+    return float("inf") if high is None else float(high)
+
+
+def groups_needed(row: Mapping[str, Any]) -> int | None:
+    """How many groups would close an open share, if its value stays what it is.
+
+    The distance of the value from its limits shrinks with the square root of the number of
+    groups. None where the value lies within 0.02 of one half, or is not known.
+
+    >>> groups_needed({"share": {"value": 0.3, "low": 0.0, "high": 0.7}, "n_groups": 25})
+    100
+    """
+    value, low, high = (row["share"][key] for key in ("value", "low", "high"))
+    if value is None or low is None or high is None or abs(value - HALF) < 0.02:
+        return None
+    reach = high - value if value < HALF else value - low
+    needed = float(row["n_groups"] * (reach / abs(value - HALF)) ** 2)
+    return max(MIN_GROUPS, math.ceil(round(needed, 6)))
+
+
+def _against(
+    metrics: Mapping[str, Any],
+    scores: Mapping[str, Score],
+    judged: Sequence[Score],
+    sources: Sequence[Source],
+) -> list[str]:
+    """Why the score is unsafe; empty where nothing speaks against it."""
+    control = metrics.get("control") or {}
+    if control.get("passed") is False:
+        return [
+            "the negative control failed: with labels dealt at random the same pipeline still "
+            f"reaches an ROC AUC of {control['value']:.2f}, where chance is 0.50. Something leaks "
+            "from training to test, and no figure of this study can be believed"
+        ]
+    useless = next((score for score in judged if not score.skill), None)
+    if not judged and "split" in metrics:
+        useless = next((score for score in scores.values() if not score.skill), None)
+    if useless is not None:
+        return [
+            f"{SETTINGS[useless.protocol]} the model is not shown to be better than chance"
+            if "split" not in metrics
+            else "it is not shown to be better than chance. Check the order of classes, the size, "
+            "mean and deviation of its input"
+        ]
+    shown = [source for source in sources if source.status == "shown"]
+    if not shown:
+        return []
+    said = join([f"{SOURCE_WORDS[s.source]} {share_text(s.share)}" for s in shown])
     return [
-        (name, best[protocol, name])
-        for protocol in scores
-        for name in PROBES
-        if (protocol, name) in best
+        f"by itself {said} of what the model is better than chance: its score may come from how "
+        "the images were made, not from the cells"
     ]
 
 
-def edited_scores(
-    metrics: Mapping[str, Any], recipe: str | None, scores: Mapping[str, Score]
-) -> list[Score]:
-    """What the model itself reaches on its test images without leukocytes."""
-    found = []
-    for entry in metrics.get("model_on", ()):
-        model = scores.get(entry["protocol"])
-        if model and (entry["recipe"], entry["input"]) == (recipe, "background-only"):
-            found.append(_score(entry, model.chance, model.num_classes))
-    return [score for score in found if score is not None]
+Missing = tuple[str, str]
 
 
-def judged_scores(scores: Mapping[str, Score]) -> dict[str, Score]:
-    """Patients where there are enough of them, else every protocol with enough groups."""
-    enough = {name: score for name, score in scores.items() if score.enough}
-    return {"grouped": enough["grouped"]} if "grouped" in enough else enough
+def _missing(
+    metrics: Mapping[str, Any],
+    judged: Sequence[Score],
+    sources: Sequence[Source],
+    recipe: str | None,
+) -> list[Missing]:
+    """What stands between the study and ``plausible``: each as a reason and what would close it."""
+    found: list[Missing] = []
+    if not judged:
+        found.append(
+            (
+                "neither patients nor acquisition clusters could be held out",
+                "name the patients (folder, file name or manifest column patient_id)",
+            )
+        )
+    else:
+        found += _too_few(judged[0])
+    open_ = [source for source in sources if source.status == "open"]
+    if judged and open_:
+        said = join([SOURCE_WORDS[s.source] for s in open_])
+        found.append((f"it is not ruled out that the model reads {said}", _closing(open_, judged)))
+    if judged and all(source.status == "inapplicable" for source in sources):
+        found.append(("no probe had anything to look at", "use the original images"))
+    found += _control_missing(metrics.get("control"))
+    found += _survival_missing(metrics, judged, recipe)
+    errors = metrics.get("data_errors") or ()
+    if errors:
+        found.append(
+            (f"the audit found errors in the data ({errors[0].rstrip('.')})", "mend the data")
+        )
+    if "split" in metrics:
+        found += _split_missing(metrics["split"])
+    return found
 
 
-def _inflation(
+def _too_few(score: Score) -> list[Missing]:
+    if score.enough:
+        return []
+    unit = score.unit
+    return [
+        (
+            f"{score.n_groups} {unit}s were held out, and the rule asks for {MIN_GROUPS} with "
+            f"{MIN_CLASS_GROUPS} of each class",
+            f"{unit}s: at least {MIN_GROUPS}, and {MIN_CLASS_GROUPS} of each class",
+        )
+    ]
+
+
+def _closing(open_: Sequence[Source], judged: Sequence[Score]) -> str:
+    """How many groups would close the open sources."""
+    unit = judged[0].unit
+    needs = []
+    for source in open_:
+        if source.needed is not None:
+            needs.append(f"about {source.needed:,} {unit}s for {source.source}")
+        elif source.share is None:
+            needs.append(f"for {source.source} a run of its probe ({SOURCES[source.source][0]})")
+        else:
+            needs.append(f"for {source.source} other images: its share lies near one half")
+    return "; ".join(needs)
+
+
+def _control_missing(control: Mapping[str, Any] | None) -> list[Missing]:
+    if control and control.get("passed"):
+        return []
+    if control and "draws" in control:
+        why = f"the negative control is too uncertain to pass (up to {control['high']:.2f})"
+        return [(why, "more groups")]
+    why = (control or {}).get("reason", "no negative control was run")
+    return [(str(why), "run the study with control_draws of 5 or more")]
+
+
+def survival_rows(
+    metrics: Mapping[str, Any], judged: Sequence[Score], recipe: str | None
+) -> list[Mapping[str, Any]]:
+    """What mild degradation leaves of the model's advantage, under the strictest protocol."""
+    wanted = judged[0].protocol if judged else None
+    return [
+        row
+        for row in metrics.get("survival", ())
+        if row["recipe"] == recipe and row["protocol"] == wanted
+    ]
+
+
+def _survival_missing(
+    metrics: Mapping[str, Any], judged: Sequence[Score], recipe: str | None
+) -> list[Missing]:
+    if not judged:
+        return []
+    rows = survival_rows(metrics, judged, recipe)
+    if not rows:
+        why = "the model was not tried on mildly degraded images"
+        return [(why, "run the study with its checkpoints, or hand in a model, not a table")]
+    weak = [row for row in rows if row["share"]["low"] is None or row["share"]["low"] < HALF]
+    if not weak:
+        return []
+    worst = min(weak, key=lambda row: row["share"]["value"] or 0.0)
+    lost = worst["share"]["high"] is not None and worst["share"]["high"] < HALF
+    kept = share_text(worst["share"], verb="")
+    why = (
+        f"after {DEGRADED_WORDS.get(worst['input'], worst['input'])} the model keeps "
+        f"{'only ' if lost else ''}{kept} of its advantage"
+    )
+    need = "a model that does not rest on the finest detail" if lost else "more test images"
+    return [(why, need)]
+
+
+def _split_missing(split: Mapping[str, Any] | None) -> list[Missing]:
+    if split is None:
+        why = "on which images it was trained is not known, so its score may be memory"
+        return [(why, "name its training and test images")]
+    if not split["leaks"]:
+        return []
+    images = max(leak["images"] for leak in split["leaks"])
+    why = (
+        f"{images} of its {split['test']} test images are copies or overlaps of training images "
+        "or share a patient with them"
+    )
+    return [(why, "test it on images that share nothing with its training")]
+
+
+def _conclusion(level: Level, reasons: Sequence[str], judged: Sequence[Score]) -> str:
+    if level == "plausible":
+        return (
+            "ground, grain, frame, file format and stain were each shown to give less than half of "
+            "what it is better than chance: no shortcut was found, which does not prove that there "
+            "is none."
+        )
+    if level == "plausible-by-clusters":
+        return (
+            "no shortcut was found with acquisition clusters held out, a proxy: whether it holds "
+            "for new patients is not known."
+        )
+    return "; ".join(reasons) + "."
+
+
+def _findings(
     metrics: Mapping[str, Any],
     recipe: str | None,
     scores: Mapping[str, Score],
-    judged: Mapping[str, Score],
-) -> tuple[Score, Score, float, float | None] | None:
-    """Random against the separating protocol that falls deepest below it.
-
-    Returns:
-        Both scores, the difference and its lower limit (None without a usable comparison and
-        where the two intervals overlap); None where there is nothing to compare.
-    """
-    strict = [judged[name] for name in SEPARATING if name in judged]
-    if "random" not in scores or not strict:
-        return None
-    other = min(strict, key=lambda score: score.value)
-    random = scores["random"]
-    for entry in metrics.get("comparisons", ()):
-        sides = [(entry[s]["recipe"], entry[s]["protocol"], entry[s]["input"]) for s in "ab"]
-        wanted = [(recipe, "random", "image"), (recipe, other.protocol, "image")]
-        difference = entry["difference"]
-        if entry["metric"] != "accuracy" or None in (difference["low"], difference["high"]):
-            continue
-        if sides == wanted:
-            return random, other, difference["value"], difference["low"]
-        if sides == wanted[::-1]:
-            return random, other, -difference["value"], -difference["high"]
-    apart = random.low - other.high
-    return random, other, random.value - other.value, apart if apart > 0 else None
+    sources: Sequence[Source],
+) -> list[str]:
+    judged = [scores[name] for name in judged_protocols(scores)]
+    found = [describe_score(score) for score in scores.values()]
+    found += [text for source in sources if (text := describe_source(asdict(source)))]
+    rows = survival_rows(metrics, judged, recipe)
+    found += describe_survival(rows)
+    found += describe_control(metrics.get("control"))
+    found += describe_inflation(metrics, recipe)
+    found += describe_curve(metrics, recipe)
+    found += [f"Error in the data: {text}" for text in metrics.get("data_errors") or ()]
+    if "split" in metrics:
+        found += leak_sentences(metrics["split"])
+    return found
 
 
-def _decide(
-    scores: Mapping[str, Score],
-    judged: Mapping[str, Score],
-    probes: Sequence[tuple[str, Score]],
-    edited: Sequence[Score],
-    inflation: tuple[Score, Score, float, float | None] | None,
-) -> tuple[Level, str]:
-    """The level, and the end of the headline that says why."""
-    everywhere = probes
-    probes = [(name, probe) for name, probe in probes if probe.protocol in judged]
-    strict = [judged[name] for name in SEPARATING if name in judged]
-    if unsafe := _unsafe(scores, judged, everywhere, strict):
-        return "unsafe", f"; {unsafe}"
-    if shortcut := shortcut_is_there(scores, probes):
-        return "caution", f"; {shortcut}"
-    if reads := background_is_read(scores, judged, edited):
-        return "caution", f"; {reads}"
-    if inflation and (inflation[3] or 0) > 0 and inflation[2] > MIN_INFLATION:
-        return "caution", f"; the random split overstates the accuracy by {points(inflation[2])}."
-    if not strict:
-        return "inconclusive", f"; {_why_inconclusive(scores)}"
-    tested = [(name, probe) for name, probe in probes if probe.protocol in SEPARATING]
-    if not tested:
-        return "inconclusive", (
-            "; no probe was run on held-out groups: whether the background or the colour alone "
-            "would suffice is not known."
-        )
-    name, probe = _most_telling(tested)
-    compared = (
-        "less than half of the model's advantage"
-        if probe.low > probe.chance
-        else f"not above the {percent(probe.chance)} of always naming the most frequent class"
-    )
-    return "plausible", (
-        f"; {PROBES[name]} {verb(name, 'reaches', 'reach')} only {percent(probe.value)}"
-        f"{where(probe, scores)}, {compared}: no shortcut was found, which does not prove that "
-        f"there is none."
-    )
-
-
-def _unsafe(
-    scores: Mapping[str, Score],
-    judged: Mapping[str, Score],
-    probes: Sequence[tuple[str, Score]],
-    strict: Sequence[Score],
-) -> str | None:
-    """Why the accuracy proves nothing: a probe suffices, or there is none on held-out groups."""
-    if text := shortcut_suffices(scores, judged, probes):
-        return text
-    useless = [score for score in strict if not score.beats_chance]
-    if useless:
-        return (
-            f"{SETTINGS[useless[0].protocol]} the model is not shown to be better than always "
-            f"naming the most frequent class ({percent(useless[0].chance)})."
-        )
-    return None
-
-
-def shortcut_suffices(
-    scores: Mapping[str, Score],
-    judged: Mapping[str, Score],
-    probes: Sequence[tuple[str, Score]],
-) -> str | None:
-    """Whether a probe holds more than half of the model's advantage over chance, in words.
-
-    Args:
-        scores: The model's, under every protocol.
-        judged: Those that count.
-        probes: Under every protocol.
-    """
-    # What slides and sessions tell helps most where test and training share them. Colour
-    # statistics that come near the model on held-out clusters only have told cells, or luck.
-    weak = {
-        name
-        for name, probe in probes
-        if probe.protocol == "random" and probe.advantage <= scores["random"].advantage / 2
-    }
-    suffice = [
-        (name, probe)
-        for name, probe in probes
-        if name not in weak
-        and probe.protocol in judged
-        and probe.low - probe.chance > max(0.0, judged[probe.protocol].advantage / 2)
-    ]
-    if not suffice:
-        return None
-    name, probe = _most_telling(suffice)
-    return (
-        f"{PROBES[name]} {verb(name, 'suffices', 'suffice')} for {percent(probe.value)}"
-        f"{where(probe, scores)}: {_UNSHOWN[name]}."
-    )
-
-
-def shortcut_is_there(
-    scores: Mapping[str, Score], probes: Sequence[tuple[str, Score]]
-) -> str | None:
-    """Whether the background or the scale bar is better than chance."""
-    # Colour statistics of the whole image hold the size and stain of the leukocytes too: that
-    # they beat chance is no sign of a shortcut, only that they come near the model would be.
-    above = [
-        (name, probe)
-        for name, probe in probes
-        if name != "colour-only" and probe.low > probe.chance
-    ]
-    if not above:
-        return None
-    name, probe = _most_telling(above)
-    return (
-        f"{PROBES[name]} {verb(name, 'reaches', 'reach')} {percent(probe.value)}"
-        f"{where(probe, scores)}, more than the {percent(probe.chance)} of always naming the most "
-        f"frequent class: part of the accuracy may not be morphology."
-    )
-
-
-def background_is_read(
-    scores: Mapping[str, Score], judged: Mapping[str, Score], edited: Sequence[Score]
-) -> str | None:
-    """Whether the trained model is better than chance on images without leukocytes, in words."""
-    above = [
-        ("background-only", score)
-        for score in edited
-        if score.protocol in judged and score.low > score.chance
-    ]
-    if not above:
-        return None
-    _, score = _most_telling(above)
-    return (
-        f"the trained model itself, shown its test images without leukocytes, is right in "
-        f"{percent(score.value)}{where(score, scores)}, more than the {percent(score.chance)} of "
-        f"always naming the most frequent class: it makes use of the background."
-    )
-
-
-def _most_telling(probes: Sequence[tuple[str, Score]]) -> tuple[str, Score]:
-    """A probe of the background before the others, a strict protocol before a lenient one."""
-    order = (*SEPARATING[:1], "acquisition", "acquisition-merged", "given", "deduplicated")
-    ranks = {name: rank for rank, name in enumerate((*order, "random"))}
-    first = list(PROBES)
-    return min(probes, key=lambda item: (first.index(item[0]), ranks[item[1].protocol]))
-
-
-def _why_inconclusive(scores: Mapping[str, Score]) -> str:
-    few = [scores[name] for name in SEPARATING if name in scores]
-    if few:
-        numbers = " and ".join(f"{score.n_groups} {plural_unit(score)}" for score in few)
-        return (
-            f"only {numbers} could be held out, fewer than {MIN_GROUPS}: too few to say how the "
-            f"model does on others."
-        )
-    return (
-        "neither patients nor acquisition clusters could be held out: how the model does on "
-        "unseen ones is not known."
-    )
-
-
-def answer(
+def _answer(
     headline: str,
     level: Level,
     findings: list[str],
     metrics: Mapping[str, Any],
-    rule: str = RULE,
+    judged: Sequence[Score] = (),
+    sources: Sequence[Source] = (),
+    needs: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A verdict as ``metrics.json`` keeps it; what could not be run is added to the findings."""
     findings += [
         f"The protocol {entry['protocol']} could not be run: {entry['reason'].rstrip('.')}."
         for entry in metrics.get("inapplicable", ())
     ]
-    return {"headline": headline, "level": level, "findings": findings, "rule": rule}
+    return {
+        "headline": headline[:1].upper() + headline[1:],
+        "level": level,
+        "findings": findings,
+        "rule": RULE,
+        "protocol": judged[0].protocol if judged else None,
+        "unit": judged[0].unit if judged else None,
+        "sources": [
+            {key: value for key, value in asdict(source).items() if key != "rows"}
+            for source in sources
+        ],
+        "needs": list(needs),
+    }
+
+
+def level_words(level: str) -> str:
+    """A level as it is printed.
+
+    >>> level_words("plausible-by-clusters"), level_words("unsafe")
+    ('plausible (by clusters)', 'unsafe')
+    """
+    return level.replace("-by-clusters", " (by clusters)")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-MIN_GROUPS: Final = 10
 SETTINGS: Final[Mapping[str, str]] = {
     "random": "on random splits",
     "deduplicated": "when overlapping images are kept together",
@@ -15,6 +14,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "acquisition-merged": "when acquisition clusters that share overlapping fields are held out "
     "together",
     "grouped": "when whole patients are held out",
+    "cohort": "when a whole cohort is held out",
 }
 _SHORT: Final[Mapping[str, str]] = {
     "random": "random splits",
@@ -23,19 +23,33 @@ _SHORT: Final[Mapping[str, str]] = {
     "acquisition": "clusters held out",
     "acquisition-merged": "merged clusters held out",
     "grouped": "patients held out",
+    "cohort": "cohorts held out",
 }
-SEPARATING: Final = ("grouped", "acquisition-merged", "acquisition")
-PROBES: Final[Mapping[str, str]] = {
-    "background-only": "with all leukocytes removed the background alone",
-    "colour-only": "a few colour statistics of the whole image alone",
-    "scale-bar-only": "the burned-in scale bar alone",
+SEPARATING: Final = ("cohort", "grouped", "acquisition-merged", "acquisition")
+SOURCE_WORDS: Final[Mapping[str, str]] = {
+    "ground": "the ground between the leukocytes",
+    "grain": "the finest grain of the image (sharpness, noise, compression)",
+    "frame": "the edge, shading or scale bar of the image",
+    "file": "the format and size of the file",
+    "stain": "the hue of the stain",
 }
-"""The probes that a verdict rests on; the first is the most telling."""
+"""Each source of shortcut, as a clinician would call it."""
+
+DEGRADED_WORDS: Final[Mapping[str, str]] = {
+    "blur-0.5": "a blur of 0.5 px",
+    "blur-1": "a blur of 1 px",
+    "jpeg-95": "JPEG compression of quality 95",
+    "jpeg-85": "JPEG compression of quality 85",
+    "size-90": "scaling to 90 %",
+    "size-110": "scaling to 110 %",
+    "resampled": "resampling twice",
+}
+"""Mild degradations of a test image."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy of a model or probe under one protocol.
+    """Accuracy of a model under one protocol.
 
     Attributes:
         protocol: Name of the protocol.
@@ -46,8 +60,9 @@ class Score:
         low: Lower limit of its interval.
         high: Upper limit.
         chance: Accuracy of always naming the most frequent class.
-        balanced_low: Lower limit of the balanced accuracy, None where unknown.
-        num_classes: Number of classes.
+        enough: Whether there are enough groups, and groups of each class, for a plausible verdict.
+        skill: Whether the model is shown to be better than chance, by the ROC AUC.
+        next_unit: Prediction interval of the next group, as ``metrics.json`` keeps it.
     """
 
     protocol: str
@@ -58,33 +73,30 @@ class Score:
     low: float
     high: float
     chance: float
-    balanced_low: float | None
-    num_classes: int
-
-    @property
-    def enough(self) -> bool:
-        """Whether there are enough groups for an interval that can be relied on."""
-        return self.n_groups >= MIN_GROUPS
-
-    @property
-    def advantage(self) -> float:
-        """Accuracy above chance."""
-        return self.value - self.chance
-
-    @property
-    def beats_chance(self) -> bool:
-        """By accuracy, or by balanced accuracy where a frequent class leaves accuracy no room."""
-        balanced = self.balanced_low is not None and self.balanced_low > 1 / self.num_classes
-        return self.low > self.chance or balanced
+    enough: bool
+    skill: bool
+    next_unit: Mapping[str, Any] | None = None
 
 
-def summary(scores: Mapping[str, Score]) -> str:
-    """The beginning of the headline: accuracy under the protocols that matter most."""
+def summary(
+    scores: Mapping[str, Score], split: Mapping[str, Any] | None = None, named: str | None = None
+) -> str:
+    """The beginning of the headline: accuracy under the protocols that matter most.
+
+    Args:
+        scores: By protocol.
+        split: Of a model that was not trained here, where it is known.
+        named: Its name; None for a model of the study.
+    """
+    if named is not None:
+        score = next(iter(scores.values()))
+        where = "on the test part of its own split" if split else "on all images"
+        return f"{named}: accuracy {_range(score)} {where}, {_count(score.n)} images"
     shown = [name for name in ("random", *reversed(SEPARATING)) if name in scores]
     if not set(shown) & set(SEPARATING):
         shown = list(scores)
-    if "grouped" in shown and scores["grouped"].enough:
-        shown = [name for name in shown if name in {"random", "grouped"}]
+    if "grouped" in shown:
+        shown = [name for name in shown if name in {"random", "grouped", "cohort"}]
     numbers = {scores[name].n for name in shown}
     same = len(numbers) == 1
     items = [
@@ -95,41 +107,72 @@ def summary(scores: Mapping[str, Score]) -> str:
     return (f"{_count(numbers.pop())} images: " if same else "") + ", ".join(items)
 
 
-def where(probe: Score, scores: Mapping[str, Score]) -> str:
-    """In brackets the protocol of a probe, where there is more than one."""
-    return "" if len(scores) == 1 else f" ({_SHORT[probe.protocol]})"
-
-
 def describe_score(score: Score) -> str:
-    """One finding: accuracy with interval and sample sizes."""
-    few = "" if score.enough else "; too few groups for a reliable interval"
+    """One finding: accuracy with both intervals and sample sizes."""
+    few = "" if score.enough else "; few groups"
+    following = score.next_unit or {}
+    next_one = ""
+    if following.get("low") is not None:
+        limits = f"{100 * following['low']:.0f} to {100 * following['high']:.0f} %"
+        next_one = f" For the next {score.unit} expect {limits}."
     return (
         f"{_capital(SETTINGS[score.protocol])}: accuracy {_range(score)}, "
         f"{_count(score.n)} images in {_count(score.n_groups)} {plural_unit(score)}, "
-        f"chance {percent(score.chance)}{few}."
+        f"chance {percent(score.chance)}{few}.{next_one}"
     )
 
 
-def describe_probe(name: str, probe: Score, scores: Mapping[str, Score]) -> str:
-    """One finding: a probe's accuracy beside the model's."""
-    model = scores[probe.protocol]
-    share = ""
-    if model.advantage > 0:
-        part = max(0.0, probe.advantage) / model.advantage
-        share = f", {part:.0%} of the model's advantage over chance".replace("%", " %")
+def describe_source(source: Mapping[str, Any]) -> str:
+    """One finding: what a source of shortcut gives by itself."""
+    words = _capital(SOURCE_WORDS[source["source"]])
+    if source["status"] == "inapplicable":
+        return f"{words}: does not apply ({source['reason'].rstrip('.')})."
+    if source["share"] is None:
+        return f"{words}: open ({source['reason'].rstrip('.')})."
+    share = share_text(source["share"])
     return (
-        f"Probe {name}, {SETTINGS[probe.protocol]}: accuracy {_range(probe)}, "
-        f"{_count(probe.n)} images{share}."
+        f"{words} {share} of the advantage over chance ({source['probe']}, "
+        f"{_SHORT[source['protocol']]}): {source['status']}."
     )
 
 
-def describe_edited(edited: Score, scores: Mapping[str, Score]) -> str:
-    """One finding: what the trained model reaches on its test images without leukocytes."""
-    return (
-        f"The trained model, shown its test images without leukocytes, "
-        f"{SETTINGS[edited.protocol]}: accuracy {_range(edited)}, {_count(edited.n)} images; on "
-        f"whole images {percent(scores[edited.protocol].value)}."
+def share_text(share: Mapping[str, Any] | None, verb: str = "gives ") -> str:
+    """A share with its interval, after a verb.
+
+    >>> share_text({"value": 0.7, "low": 0.55, "high": 0.85})
+    'gives 70 % (55 to 85 %)'
+    """
+    if share is None or share["value"] is None:
+        return f"{verb}an unknown share"
+    value = f"{verb}{100 * share['value']:.0f} %"
+    if share["low"] is None or share["high"] is None:
+        return value
+    limits = f"{100 * share['low']:.0f} to {100 * share['high']:.0f} %".replace("-", "−")
+    return f"{value} ({limits})".replace("-", "−")
+
+
+def describe_survival(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """At most one finding: what mild degradation of the test images leaves of the advantage."""
+    known = [row for row in rows if row["share"]["value"] is not None]
+    if not known:
+        return []
+    said = "; ".join(
+        f"{DEGRADED_WORDS.get(row['input'], row['input'])} {share_text(row['share'], '')}"
+        for row in known
     )
+    return [f"What the model keeps of its advantage ({_count(known[0]['n'])} images): {said}."]
+
+
+def describe_control(control: Mapping[str, Any] | None) -> list[str]:
+    """At most one finding: the negative control."""
+    if not control or "draws" not in control:
+        return []
+    verdict = {True: "at chance", False: "ABOVE CHANCE", None: "too uncertain to tell"}
+    return [
+        f"Negative control ({len(control['draws'])} times labels dealt at random to whole groups): "
+        f"ROC AUC {control['value']:.2f} ({control['low']:.2f} to {control['high']:.2f}), chance "
+        f"0.50: {verdict[control['passed']]}."
+    ]
 
 
 def describe_share(entry: Mapping[str, Any]) -> str:
@@ -149,14 +192,23 @@ def describe_share(entry: Mapping[str, Any]) -> str:
     ).replace("%", " %")
 
 
-def describe_inflation(random: Score, other: Score, difference: float, low: float | None) -> str:
-    """One finding: how far the random split lies above a stricter protocol."""
-    certain = "significantly" if low is not None and low > 0 else "not significantly"
-    direction = "above" if difference >= 0 else "below"
-    return (
-        f"The accuracy on random splits lies {points(abs(difference))} {direction} that "
-        f"{SETTINGS[other.protocol]}" + (f" ({certain})." if difference >= 0 else ".")
-    )
+def describe_inflation(metrics: Mapping[str, Any], recipe: str | None) -> list[str]:
+    """How far random splits lie above each stricter protocol, where the paired test says so."""
+    found = []
+    for entry in metrics.get("comparisons", ()):
+        sides = [(entry[side]["recipe"], entry[side]["input"]) for side in "ab"]
+        if sides != [(recipe, "image")] * 2 or entry["metric"] != "accuracy":
+            continue
+        protocol, difference = entry["b"]["protocol"], entry["difference"]["value"]
+        if entry["a"]["protocol"] != "random" or protocol not in SEPARATING or difference is None:
+            continue
+        certain = entry.get("verdict") != "not distinguishable"
+        direction = "above" if difference >= 0 else "below"
+        found.append(
+            f"The accuracy on random splits lies {points(abs(difference))} {direction} that "
+            f"{SETTINGS[protocol]} ({'a difference' if certain else 'not distinguishable'})."
+        )
+    return found
 
 
 def describe_curve(metrics: Mapping[str, Any], recipe: str | None) -> list[str]:
@@ -198,10 +250,37 @@ def plural_unit(score: Score) -> str:
     return score.unit if score.n_groups == 1 else f"{score.unit}s"
 
 
-def verb(name: str, singular: str, plural: str) -> str:
-    """The form of a verb that goes with a probe's words."""
-    return plural if name == "colour-only" else singular
-
-
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+_LEAKS: Final[Mapping[str, str]] = {
+    "copies": "a copy of a training image",
+    "overlaps": "linked with a training image (overlapping field, near copy or twin)",
+    "patients": "of a patient who stands in training too",
+}
+
+
+def leak_sentences(split: Mapping[str, Any] | None) -> list[str]:
+    """What the audit found of the split of a model that was not trained here."""
+    if split is None:
+        text = "On which images the model was trained is not known: its accuracy may be memory."
+        return [text]
+    return [_leak(split, leak) for leak in split["leaks"]]
+
+
+def _leak(split: Mapping[str, Any], leak: Mapping[str, Any]) -> str:
+    pairs = "; ".join(f"{test} and {train}" for test, train in leak["examples"])
+    count = f"{leak['images']} of its {split['test']} test images, each"
+    return f"Leak: {count} {_LEAKS[leak['kind']]}, e.g. {pairs}."
+
+
+def join(items: Sequence[str]) -> str:
+    """A list in words.
+
+    >>> join(["a", "b", "c"])
+    'a, b and c'
+    """
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"

@@ -24,6 +24,7 @@ from leukoscope.reporting.content import Column, Table, present
 from leukoscope.reporting.facts import Answer
 from leukoscope.reporting.formats import count, interval, number, plural
 from leukoscope.reporting.markup import render
+from leukoscope.reporting.promises import promise_words
 from leukoscope.reporting.scope import cannot_show
 from leukoscope.reporting.source import Study, class_title, load_study
 from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title, protocol_title
@@ -72,6 +73,9 @@ def card_text(study: Study) -> str:
         details=present(result_tables.per_class(study, recipe.name), by_patient(study)),
         shortcuts=_shortcuts(study),
         decisions=decision_tables.sets(study),
+        promise=promise_words(study),
+        promised_unit=(study.metrics.get("promise") or {}).get("unit", "image"),
+        promised=decision_tables.promise(study),
         limits=cannot_show(study),
         findings=[str(e.get("text", "")) for e in study.passport.get("findings", ())],
         environment=data_tables.environment(study),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.reporting import comparison_tables as tables
 from leukoscope.reporting.comparison_source import Comparison, Entry, value_of
 from leukoscope.reporting.content import (
@@ -29,13 +30,12 @@ from leukoscope.reporting.wording import protocol_title
 BAR_METRICS = ("accuracy", "macro_f1", "roc_auc")
 RADAR_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "pr_auc", "ece")
 MOST_RADAR = 6
-SMALL_GROUPS = 10
 
 
 def glance(comparison: Comparison, gallery: Gallery) -> Section:
     """The main table and its bars."""
-    blocks: list[Block] = [tables.overview(comparison)]
-    few = [head for head in comparison.protocols if head["n_groups"] < SMALL_GROUPS]
+    blocks: list[Block] = [tables.overview(comparison), *present(tables.verdicts(comparison))]
+    few = [head for head in comparison.protocols if head["n_groups"] < MIN_GROUPS]
     if few:
         text = ", ".join(f"{protocol_title(h['name'])} ({tables.sample(h)})" for h in few)
         blocks.append(

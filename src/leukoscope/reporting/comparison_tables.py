@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from leukoscope.evaluation.source_shares import SOURCES
+from leukoscope.evaluation.verdict import level_words
+from leukoscope.evaluation.verdict_text import share_text
 from leukoscope.reporting.comparison_source import (
     Comparison,
     Entry,
@@ -35,6 +39,7 @@ from leukoscope.reporting.tables import (
     PROTOCOL,
     Cell,
     Field,
+    code,
     each,
     scores,
     table_if_any,
@@ -42,6 +47,7 @@ from leukoscope.reporting.tables import (
     text,
     value,
 )
+from leukoscope.reporting.verdict_sections import SIGNS
 from leukoscope.reporting.wording import protocol_title
 
 MAIN_PLAIN = ("macro_f1", "roc_auc", "ece")
@@ -289,3 +295,27 @@ def external(comparison: Comparison) -> Table | None:
         *scores(("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "ece")),
         text("What to know", lambda e: "; ".join(e["warnings"]) or DASH),
     )  # fmt: skip
+
+
+def verdicts(comparison: Comparison) -> Table | None:
+    """What each run's own evidence allows one to say, by source of shortcut."""
+    runs = [run for run in comparison.values["runs"] if run.get("verdict")]
+    return table_if_any(
+        "The verdict of each run, on its first recipe: what each source of shortcut gives of its "
+        "advantage over chance",
+        runs,
+        code("Run", "name"),
+        text("Verdict", lambda run: level_words(str(run["verdict"]["level"]))),
+        *(text(name, partial(_of_source, name=name)) for name in SOURCES),
+        note="A better score of a run that is unsafe is no better model.",
+    )
+
+
+def _of_source(run: Mapping[str, Any], name: str) -> str:
+    """What one run's verdict says of one source."""
+    found = {row["source"]: row for row in run["verdict"].get("sources") or ()}
+    if name not in found:
+        return DASH
+    row = found[name]
+    share = f" {share_text(row['share'], '')}" if row["share"] else ""
+    return f"{SIGNS[row['status']]}{share}"

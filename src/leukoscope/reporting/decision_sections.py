@@ -24,14 +24,17 @@ from leukoscope.reporting.content import (
 )
 from leukoscope.reporting.figures.calibration import ReliabilityPanel, reliability_diagrams
 from leukoscope.reporting.figures.decisions import (
+    BenefitPanel,
     CoverageMark,
     CoveragePanel,
     RiskLine,
     coverage_chart,
+    net_benefit_chart,
     risk_coverage_chart,
 )
 from leukoscope.reporting.formats import difference, finite, number, plural, sizes
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.promises import promise_words
 from leukoscope.reporting.result_tables import protocol_cell
 from leukoscope.reporting.source import Study
 from leukoscope.reporting.wording import protocol_title
@@ -64,6 +67,7 @@ def decisions(study: Study, gallery: Gallery) -> Section:
     blocks: list[Block] = present(tables.sets(study))
     if not blocks:
         return Section("decisions", "Are the promises kept?")
+    blocks += _bundle_promise(study)
     alike = tuple(_exchangeability(study))
     if alike:
         blocks += [Heading("Does the promise apply?"), Bullets(alike)]
@@ -73,6 +77,7 @@ def decisions(study: Study, gallery: Gallery) -> Section:
         if table is not None:
             blocks.append(Folded(table.caption, (table,)))
     blocks += _selective(study, gallery)
+    blocks += _net_benefit(study, gallery)
     blocks += _operating_point(study)
     return Section("decisions", "Are the promises kept?", blocks)
 
@@ -161,6 +166,14 @@ def _alike(entry: Mapping[str, Any], promises: Sequence[Mapping[str, Any]]) -> s
     return ""
 
 
+def _bundle_promise(study: Study) -> list[Block]:
+    """For which new images a bundle of this study is calibrated, and whether that is kept."""
+    table, words = tables.promise(study), promise_words(study)
+    if not words:
+        return []
+    return [Heading("What does the bundle promise?"), Paragraph(words), *present(table)]
+
+
 def _share(value: float) -> str:
     return {0.0: "none", 1.0: "all"}.get(value) or number(value, "share")
 
@@ -243,6 +256,42 @@ def _risk_chart(study: Study, gallery: Gallery) -> Picture | None:
         ),
         alt="Risk–coverage curves; the numbers stand in the table.",
     )
+
+
+def _net_benefit(study: Study, gallery: Gallery) -> list[Block]:
+    """What acting on the probability is worth, beside acting on all and on none."""
+    table = tables.net_benefit(study)
+    if table is None:
+        return []
+    panels = [
+        BenefitPanel(
+            title=protocol_title(protocol),
+            thresholds=found["thresholds"],
+            model=found["model"],
+            treat_all=found["treat_all"],
+        )
+        for protocol, found in tables.by_protocol(study, "net_benefit")
+        if "thresholds" in found
+    ]
+    picture = gallery.draw(
+        "net-benefit",
+        lambda: net_benefit_chart(panels),
+        caption=(
+            f"Net benefit over the probability from which one acts, recipe {study.recipes[0]}; "
+            "the band holds the model’s with the intervals’ confidence. A model is of use where "
+            "its line lies above both others."
+        ),
+        alt="Decision curves of the model, of acting on all and on none; see the table.",
+    )
+    return [
+        Heading("What is it worth to act on P(malignant)?"),
+        Paragraph(
+            "Whoever acts from 10 % on takes nine false alarms for one missed case. At each such "
+            "threshold the curve counts what is found, less the false alarms at that rate."
+        ),
+        picture,
+        Folded(table.caption, (table,)),
+    ]
 
 
 def _operating_point(study: Study) -> list[Block]:

@@ -56,7 +56,7 @@ def _ordered(study: Study, found: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def calibration(study: Study) -> Table | None:
-    """Log loss and ECE before and after, and which scaling serves."""
+    """Proper scores, slope and intercept, the ECE beside its band, and which scaling serves."""
 
     def steps(title: str, metric: str) -> list[Field]:
         return [
@@ -73,9 +73,35 @@ def calibration(study: Study) -> Table | None:
     return table_if_any(
         f"Probabilities before and after calibration ({study.level} intervals)",
         study.metrics.get("calibration") or (),
-        protocol_field(study), *steps("Log loss", "log_loss"), *steps("ECE", "ece"),
+        protocol_field(study), *steps("Log loss", "log_loss"),
+        value("Brier after", lambda e: interval((e.get("after") or {}).get("brier"), "brier")),
+        value("Slope", lambda e: interval(e.get("slope"), "slope")),
+        value("Intercept", lambda e: signed_interval(e.get("intercept"))),
+        value("ECE after", lambda e: _value(e, "after", "ece")),
+        value("Calibrated model", lambda e: _chance(e, "low", "high")),
+        value("ECE beyond chance", lambda e: _chance(e, "debiased")),
         text("Served in folds; calibrated on", served),
+        note="Judge by log loss and Brier score. Slope (Cox 1958): 1 is right, below 1 the "
+        "probabilities are too extreme. Intercept, for two classes: 0 is right, above 0 the last "
+        "class is more frequent than predicted. The ECE of a perfectly calibrated model is not 0: "
+        f"“calibrated model” is where it lies with {study.level} probability for as many images in "
+        "as many groups; an ECE inside says nothing against the model. Beyond chance: "
+        "√(ECE² − expected²).",
     )  # fmt: skip
+
+
+def signed_interval(entry: Mapping[str, Any] | None) -> str:
+    """A number that may be negative, with its interval.
+
+    >>> signed_interval({"value": -0.2, "low": -0.5, "high": 0.1, "reliable": True})
+    '−0.200 (−0.500 to +0.100)'
+    """
+    return DASH if entry is None else difference(entry, "intercept")
+
+
+def _chance(entry: Mapping[str, Any], *keys: str) -> str:
+    found = entry.get("chance")
+    return DASH if not found else "–".join(number(found[key], "ece") for key in keys)
 
 
 def _value(entry: Mapping[str, Any], when: str, metric: str) -> str:
@@ -130,6 +156,39 @@ def sets(study: Study) -> Table | None:
         "Where no class is probable enough the set holds the most probable one, which can only "
         "raise the coverage, and the image is not among the sets of one.",
     )
+
+
+def promise(study: Study) -> Table | None:
+    """What the bundle's sets cover on units that had no part in fitting them."""
+    entry = study.metrics.get("promise") or {}
+    if "coverage" not in entry:
+        return None
+    unit = str(entry["unit"])
+    made = {str(name) for name in entry["guarantees"]}
+
+    def steps(metric: str) -> str:
+        return " → ".join(_value(entry, when, metric) for when in ("before", "after"))
+
+    return table_of(
+        f"What the bundle promises of a new {unit}, recipe {entry['recipe']}",
+        [entry],
+        PROTOCOL,
+        text("Promise", lambda e: f"{number(e['nominal'], 'coverage')}, " + ", ".join(
+            GUARANTEES[name].format(unit=unit) for name in sorted(made))),
+        value("Coverage measured", lambda e: interval(e["coverage"], "coverage")),
+        value("Classes per set", lambda e: interval(e["mean_set_size"], "set_size")),
+        plain("Sets of one", "single", "share"),
+        value("Log loss", lambda e: steps("log_loss")),
+        value("ECE", lambda e: steps("ece")),
+        text("Temperature", lambda e: _range(e["temperature"])),
+        text("Held out", lambda e: plural(e["n_groups"], unit)),
+        N_IMAGES,
+        note=f"The bundle is calibrated on the test images of all folds together. Here each of "
+        f"{entry['folds']} folds is left out in turn: calibration and sets come from the test "
+        f"images of the others, so that no {unit} is judged by sets that it took part in. "
+        + ("" if unit == "image" else f"Coverage and size: each {unit} counts the same. ")
+        + "Log loss and ECE: before → after.",
+    )  # fmt: skip
 
 
 def promises(study: Study) -> Table | None:
@@ -227,6 +286,41 @@ def selective(study: Study) -> Table | None:
             lambda e, share: number(e["risk_at"][share], "share"),
         ),
     )  # fmt: skip
+
+
+BENEFIT_AT = (0.06, 0.1, 0.2, 0.3, 0.5)
+
+
+def net_benefit(study: Study) -> Table | None:
+    """What acting on P(malignant) is worth at some thresholds."""
+    rows = [
+        {"protocol": protocol, "at": at, "prevalence": found["prevalence"],
+         "model": _at(found["model"], i), "gain": _at(found["gain"], i),
+         "treat_all": found["treat_all"][i], "reliable": found["reliable"]}
+        for protocol, found in by_protocol(study, "net_benefit")
+        if "thresholds" in found
+        for i, at in enumerate(found["thresholds"])
+        if at in BENEFIT_AT
+    ]  # fmt: skip
+    return table_if_any(
+        f"Net benefit of acting on P(malignant), recipe {_name(study)} ({study.level} intervals)",
+        rows,
+        PROTOCOL,
+        value("Act from", lambda e: number(e["at"], "share")),
+        value("Model", lambda e: difference({**e["model"], "reliable": e["reliable"]}, "benefit")),
+        value("Act on all", lambda e: difference(e["treat_all"], "benefit")),
+        value("Model over the better of all and none",
+              lambda e: difference({**e["gain"], "reliable": e["reliable"]}, "benefit")),
+        value("Malignant images", lambda e: number(e["prevalence"], "share")),
+        note="True positives an image, false ones taken off at the odds of the threshold (Vickers "
+        "& Elkin 2006); acting on none is worth 0. It holds for the share of malignant images in "
+        "these data, which is not that of a clinic.",
+        grouped=True,
+    )  # fmt: skip
+
+
+def _at(lists: Mapping[str, Sequence[Any]], i: int) -> dict[str, Any]:
+    return {key: values[i] for key, values in lists.items()}
 
 
 def operating_point(study: Study) -> Table | None:

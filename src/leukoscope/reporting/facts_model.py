@@ -198,8 +198,8 @@ def poor_input(study: Study) -> Answer | None:
             "prediction."
             if record.get("quality")
             else "",
-            f"An image stranger than {100 * ood['accept']:g} % of the validation images is "
-            "rejected."
+            f"An image stranger than {100 * ood['accept']:g} % of the "
+            f"{'unseen test' if ood.get('n_unseen') else 'validation'} images is rejected."
             if ood
             else "",
         ],

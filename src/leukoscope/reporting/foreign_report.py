@@ -15,10 +15,10 @@ from leukoscope.reporting.content import Block, Paragraph, Section, present
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.report import closing, head
-from leukoscope.reporting.result_sections import why
 from leukoscope.reporting.result_tables import headline, inapplicable
 from leukoscope.reporting.shortcut_sections import shortcuts
 from leukoscope.reporting.source import Study
+from leukoscope.reporting.verdict_sections import why
 
 _FIXED = (
     "The model was not trained here: its predictions are the same under every protocol. A protocol "

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
+
 DASH = "—"
 UNRELIABLE = "†"
 UNRELIABLE_NOTE = (
-    "† Too few groups, or a class that rests on a single group: the interval is too narrow to be "
-    "relied on."
+    f"† Few groups: fewer than {MIN_GROUPS}, or a class in fewer than {MIN_CLASS_GROUPS} of them. "
+    "The interval may be too narrow to be relied on."
 )
 _PERCENT = (
     "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "weighted_precision", "recall",

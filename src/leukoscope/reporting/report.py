@@ -21,6 +21,7 @@ from leukoscope.reporting.card import card_text
 from leukoscope.reporting.checklists import write_checklists
 from leukoscope.reporting.content import References, Section, Terms
 from leukoscope.reporting.dashboard import dashboard
+from leukoscope.reporting.external_sections import external
 from leukoscope.reporting.fold_sections import folds
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
@@ -50,6 +51,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
     gallery = Gallery(run)
     steps: list[Callable[[], list[Section]]] = [
         lambda: result_sections.overview(study),
+        lambda: [external(study, gallery)],
         lambda: [shortcuts(study, gallery)],
         lambda: [data_sections.passport(study, gallery)],
         lambda: [result_sections.protocols(study, gallery)],
@@ -97,7 +99,7 @@ def head(study: Study) -> dict[str, Any]:
         "summary": f"{plural(len(usable), 'image')}, {', '.join(study.recipes)}",
         "facts": facts,
         "headline": str(verdict.get("headline", "")),
-        "level": level if level in {"unsafe", "caution", "plausible"} else "inconclusive",
+        "level": level.removesuffix("-by-clusters"),
         "level_word": word,
         "level_sign": sign,
     }

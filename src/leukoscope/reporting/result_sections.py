@@ -21,6 +21,7 @@ from leukoscope.reporting.formats import count, finite
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.scope import can_show, cannot_show
 from leukoscope.reporting.source import Study
+from leukoscope.reporting.verdict_sections import why
 from leukoscope.reporting.wording import PROTOCOL_SHORT
 
 
@@ -37,19 +38,6 @@ def overview(study: Study) -> list[Section]:
         Section("results", "Results at a glance", [tables.headline(study)]),
         Section("why", "Why this verdict", why(study)),
     ]
-
-
-def why(study: Study) -> list[Block]:
-    """What the verdict rests on."""
-    verdict = study.metrics["verdict"]
-    blocks: list[Block] = []
-    if verdict.get("findings"):
-        blocks.append(Bullets(tuple(map(str, verdict["findings"]))))
-    if study.metrics.get("warnings"):
-        blocks += [Heading("Warnings"), Bullets(tuple(map(str, study.metrics["warnings"])))]
-    if verdict.get("rule"):
-        blocks.append(Folded("The rule behind the verdict", text=str(verdict["rule"])))
-    return blocks
 
 
 def protocols(study: Study, gallery: Gallery) -> Section:

@@ -60,8 +60,29 @@ def protocol_field(study: Study) -> Field:
 
 
 def headline(study: Study) -> Table:
-    """Protocol by metric, the table that a reader sees first."""
-    return _by_metric(study, HEADLINE_METRICS, "Results on test images")
+    """Protocol by metric, the table that a reader sees first, with what the next unit may get."""
+    if not any("low" in (entry.get("next_unit") or {}) for entry in study.results):
+        return _by_metric(study, HEADLINE_METRICS, "Results on test images")
+    return _by_metric(
+        study, HEADLINE_METRICS, "Results on test images",
+        value("Accuracy expected on the next", next_unit),
+        note=f"In brackets: where the mean lies, with {study.level} confidence. Expected on the "
+        "next patient or cluster: where the accuracy on one new one lies with that probability, as "
+        "far as new ones are like those tested (beta-binomial). It is wider, and does not shrink "
+        "with more of them.",
+    )  # fmt: skip
+
+
+def next_unit(entry: Mapping[str, Any]) -> str:
+    """The accuracy to expect on the next patient or cluster, e.g. ``patient: 91.0 % (40.0–100.0)``.
+
+    >>> next_unit({"next_unit": {"unit": "patient", "value": 0.91, "low": 0.4, "high": 1.0}})
+    'patient: 91.0 % (40.0–100.0)'
+    >>> next_unit({"next_unit": {"reason": "none held out"}})
+    '—'
+    """
+    found = entry.get("next_unit") or {}
+    return f"{found['unit']}: {interval(found, 'accuracy')}" if "low" in found else DASH
 
 
 def further(study: Study) -> Table:
@@ -76,10 +97,13 @@ def malignant(study: Study) -> Table | None:
     return _by_metric(study, MALIGNANT_METRICS, "Malignant or not")
 
 
-def _by_metric(study: Study, metrics: Sequence[str], what: str) -> Table:
+def _by_metric(
+    study: Study, metrics: Sequence[str], what: str, *further: Field, note: str = ""
+) -> Table:
     return table_of(
         f"{what} ({study.level} intervals)", study.results,
-        protocol_field(study), *scores(metrics), N_IMAGES, text("n groups", _groups),
+        protocol_field(study), *scores(metrics), *further, N_IMAGES, text("n groups", _groups),
+        note=note,
     )  # fmt: skip
 
 
@@ -157,8 +181,9 @@ def comparisons(study: Study) -> Table | None:
         N_IMAGES,
         note="The interval resamples whole groups; p is that of a two-sided exchange test: whole "
         "groups swap the predictions of A and B (Noreen 1989). Holm’s correction for all "
-        "comparisons that this study makes under one protocol. A is better or worse where the "
-        f"interval leaves 0 out and the corrected p is below {1 - study.confidence:.2g}. Right "
+        "comparisons of one question: recipes under one protocol, probes under one protocol, the "
+        "random split against every other. A is better or worse where the interval is reliable and "
+        f"leaves 0 out and the corrected p is below {1 - study.confidence:.2g}. Right "
         "alone: images that only A, only B has right; g is A’s share of them minus ½ (from .05 "
         "small, .15 medium, .25 large; Cohen 1988). The exact tests take images for independent "
         "and are made only where no two images share a group; DeLong’s only for two classes.",

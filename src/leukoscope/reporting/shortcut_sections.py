@@ -19,7 +19,7 @@ from leukoscope.reporting.content import (
 )
 from leukoscope.reporting.figures.overview import Mark, MarkGroup
 from leukoscope.reporting.figures.shortcuts import Panel, Row, shortcut_chart
-from leukoscope.reporting.formats import DASH, count, difference, finite, interval
+from leukoscope.reporting.formats import DASH, count, difference, finite, interval, p_value
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.source import Study
@@ -204,6 +204,7 @@ def _inflation_and_share(study: Study) -> Table | None:
         text("Protocol", protocol_title),
         value("Inflation: random minus this",
               lambda p: difference(inflation.get(p, {}).get("difference"), "accuracy")),
+        value("p, Holm", lambda p: p_value(inflation.get(p, {}).get("p_holm"))),
         value("Model minus colour-only",
               lambda p: difference(shares.get(p, {}).get("advantage"), "accuracy")),
         value("Share of that without stain", survives),

@@ -77,9 +77,8 @@ def _results(study: Study, entries: Sequence[Record]) -> Table:
     return table_of(
         f"Results by patient ({study.level} intervals)", entries,
         RECIPE, *scores(names), value("n patients", "n"),
-        note="Intervals count patients: exact (Clopper–Pearson) for proportions, a bootstrap over "
-        "patients for the others, none where the ranking is perfect. Below ten patients of a "
-        "class they are marked unreliable.",
+        note="Intervals count patients: exact (Clopper–Pearson) for proportions, the jackknife "
+        "over patients with Student’s t for the others.",
     )  # fmt: skip
 
 

@@ -42,6 +42,10 @@ PROTOCOL_INFO: Mapping[str, ProtocolInfo] = {
         "Whole patients held out",
         "Does it work on patients it has never seen, from the same laboratory?",
     ),
+    "cohort": ProtocolInfo(
+        "Whole cohorts held out",
+        "Does it work on patients of a hospital, or of years, that it has never seen?",
+    ),
     "acquisition": ProtocolInfo(
         "Whole acquisition clusters held out",
         "Does it work on images whose background looks unlike the training images’?",
@@ -58,6 +62,7 @@ PROTOCOL_SHORT: Mapping[str, str] = {
     "deduplicated": "overlaps joined",
     "given": "own split",
     "grouped": "patients apart",
+    "cohort": "cohorts apart",
     "acquisition": "clusters apart",
     "acquisition-merged": "clusters merged",
     "external": "as handed in",
@@ -97,8 +102,8 @@ PROBE_MEANING: Mapping[str, str] = {
 
 LEVELS: Mapping[str, tuple[str, str]] = {
     "unsafe": ("Unsafe", "✖"),
-    "caution": ("Caution", "▲"),
     "plausible": ("Plausible", "✔"),
+    "plausible-by-clusters": ("Plausible (by clusters)", "✔"),
     "inconclusive": ("Inconclusive", "?"),
 }
 

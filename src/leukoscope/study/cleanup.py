@@ -21,7 +21,7 @@ REPORT = (
 )  # fmt: skip
 _OTHERS = (
     "manifest", "passport", "splits", "predictions", "figures", "explanations", "ensemble",
-    "robustness", "robustness_table", "bundle", "cache",
+    "robustness", "robustness_table", "bundle", "external", "cache",
 )  # fmt: skip
 REPORT_NAMES = frozenset(getattr(RunFolder(Path()), name).name for name in REPORT)
 OUR_NAMES = REPORT_NAMES | {getattr(RunFolder(Path()), name).name for name in _OTHERS} | {"models"}

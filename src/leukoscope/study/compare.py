@@ -144,9 +144,18 @@ def _run_facts(source: Source) -> dict[str, Any]:
         "parts": parts,
         "seed": source.config.seed,
         "finished": source.finished,
+        "verdict": _verdict_of(source),
         "cpu": environment.get("cpu", ""),
         "cores": environment.get("cores"),
     }
+
+
+def _verdict_of(source: Source) -> dict[str, Any] | None:
+    """The verdict of a run's first recipe, as far as a comparison shows it."""
+    verdict = read_json(source.run.metrics).get("verdict") if source.run.metrics.is_file() else None
+    if not verdict:
+        return None
+    return {key: verdict.get(key) for key in ("level", "headline", "sources")}
 
 
 def _without_folders(command: str) -> str:

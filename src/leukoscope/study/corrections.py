@@ -22,7 +22,8 @@ from leukoscope.study.relabel import FOLDER, QUEUE_JSON
 DECISIONS = ("accept", "keep", "other", "unsure")
 REQUIRED = ("image_id", "given", "decision", "label", "by", "at", "queue_sha256")
 MANIFEST_COLUMNS = (
-    "path", "label", "patient_id", "group_id", "split", "image_id", "sha256", "given_label"
+    "path", "label", "patient_id", "group_id", "split", "cohort", "image_id", "sha256",
+    "given_label",
 )  # fmt: skip
 SHOWN = 10
 CAUTION = (
@@ -199,6 +200,7 @@ def _rows(
                 # A group of one says nothing, and the next audit names it itself.
                 "group_id": record.group_id if size[record.group_id] > 1 else "",
                 "split": record.given_part,
+                "cohort": record.cohort,
                 "image_id": record.image_id,
                 "sha256": record.sha256,
                 "given_label": record.label,

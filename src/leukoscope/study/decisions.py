@@ -21,11 +21,12 @@ from leukoscope.evaluation.conformal import (
     hits,
     prediction_sets,
 )
+from leukoscope.evaluation.decision_curve import net_benefit
 from leukoscope.evaluation.intervals import Interval, bootstrap_mean
+from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.selective import aurc, risk_coverage
 from leukoscope.study.fold_results import FoldResults, units_of
-from leukoscope.study.protocols import unit_of
 
 ANSWERED = (0.5, 0.8, 0.9, 0.95, 1.0)  # shares of the images at which the risk is written down
 # What images can be told apart by, whatever the protocol: a partition and its protocol.
@@ -55,6 +56,7 @@ def decision_entries(
         "promises": {t.protocol: _promises(t) for t in tests},
         "candidates": {t.protocol: _candidates(t) for t in tests},
         "selective": {t.protocol: _selective(t) for t in tests},
+        "net_benefit": {t.protocol: _net_benefit(t) for t in tests},
     }
 
 
@@ -80,7 +82,7 @@ def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> d
     return {
         "n": len(y),
         "n_cal": [len(t) for t in tested.cal],
-        "group_unit": unit_of(tested.protocol),
+        "group_unit": tested.unit,
         "coverage": coverage,
         "gap": {**gap, "reliable": coverage["reliable"]},
         "expected": whole["expected"],
@@ -97,7 +99,7 @@ def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> d
             unit: _by_unit(tested, mapping, held, size) for unit, mapping in partitions.items()
         },
         "seen": {
-            unit_of(tested.protocol): _seen(tested, None),
+            tested.unit: _seen(tested, None),
             **{unit: _seen(tested, mapping) for unit, mapping in partitions.items()},
         },
     }
@@ -255,3 +257,13 @@ def _selective(tested: FoldResults) -> dict[str, Any]:
         "excess_aurc": excess.to_json(),
         "risk_at": dict(zip(map(str, ANSWERED), risk[at].tolist(), strict=True)),
     }
+
+
+def _net_benefit(tested: FoldResults) -> dict[str, Any]:
+    """What acting on P(malignant) is worth, where there are malignant and other images."""
+    mask = malignant_classes(tested.test[0].class_names)
+    ill = None if mask is None else mask[tested.y]
+    if mask is None or ill is None or ill.all() or not ill.any():
+        return {"reason": "the test images are not of malignant and of other classes"}
+    found = net_benefit(ill, tested.probs[:, mask].sum(axis=1), **tested.options)
+    return found.to_json()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.study import StudyConfig
@@ -26,16 +28,14 @@ class DemoResult:
     """Where the demo's results are.
 
     Attributes:
-        headline: The verdict in words.
-        level: Its level.
+        verdict: Of the study, as ``metrics.json`` keeps it.
         report: The report.
         bundle: The model.
         predictions: Its predictions on new phantoms.
         example: An image to try it on.
     """
 
-    headline: str
-    level: str
+    verdict: Mapping[str, Any]
     report: Path
     bundle: Path
     predictions: Path
@@ -63,10 +63,8 @@ def run_demo(out: Path, *, images: int, listener: Listener) -> DemoResult:
     with PredictionWriter(out / "predictions.csv", predictor.class_names) as writer:
         for answer in predictor.predict_stream(paths):
             writer.write(answer)
-    verdict = metrics["verdict"]
     return DemoResult(
-        headline=verdict["headline"],
-        level=verdict["level"],
+        verdict=metrics["verdict"],
         report=run.report_html,
         bundle=run.bundle,
         predictions=out / "predictions.csv",

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import DataError
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
 from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
+from leukoscope.evaluation.next_unit import next_unit_interval
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.study.protocols import groups_of, unit_of
+from leukoscope.study.protocols import FINAL, groups_of, unit_of
 
 CURVE_METRICS = ("accuracy", "balanced_accuracy")
 PROBE_METRICS = (
@@ -42,15 +44,18 @@ class Statistics:
     Attributes:
         groups: Protocol → image id → unit that is resampled.
         config: Replicates, confidence, seed.
+        unit: Protocol → what that unit is, in words.
     """
 
     groups: Mapping[str, Mapping[str, str]]
     config: StudyConfig
+    unit: Mapping[str, str]
 
     @classmethod
     def of(cls, folds: Sequence[Fold], config: StudyConfig) -> Statistics:
         """With the units that the folds hold out."""
-        return cls(groups_of(folds), config)
+        names = dict.fromkeys(fold.protocol for fold in folds if fold.protocol != FINAL)
+        return cls(groups_of(folds), config, {name: unit_of(name, folds) for name in names})
 
     @property
     def how(self) -> Sampling:
@@ -93,7 +98,7 @@ def head_of(statistics: Statistics, rows: PredictionTable, protocol: str) -> dic
         "protocol": protocol,
         "n": len(rows),
         "n_groups": len(set(statistics.units(rows, protocol))),
-        "group_unit": unit_of(protocol),
+        "group_unit": statistics.unit[protocol],
         "folds": len(set(rows.fold.tolist())),
     }
 
@@ -113,7 +118,27 @@ def result_entry(
         "metrics": statistics.metrics(rows, protocol, names),
         "confusion": confusion.tolist(),
         "calibrated": True,
+        "next_unit": next_unit(statistics, rows, protocol),
     }
+
+
+def next_unit(statistics: Statistics, rows: PredictionTable, protocol: str) -> dict[str, Any]:
+    """The accuracy to expect on the next patient or cluster, where the protocol holds them out."""
+    unit = statistics.unit[protocol]
+    whole = protocol.startswith(("grouped", "acquisition")) or (
+        protocol == "cohort" and unit == "patient"
+    )
+    if not whole:
+        return {"reason": "this protocol holds out no whole patients or clusters"}
+    right = rows.probs.argmax(axis=1) == rows.y_true
+    config = statistics.config
+    try:
+        found = next_unit_interval(
+            right, statistics.units(rows, protocol), confidence=config.confidence, seed=config.seed
+        )
+    except DataError as error:
+        return {"reason": error.message}
+    return {"unit": unit, "metric": "accuracy", **found.to_json()}
 
 
 def curve_entry(

@@ -115,10 +115,11 @@ def open_run(
     records = [r for r in fitted.manifest.usable if r.image_id in shared]
     if not records:
         raise DataError(f"{fitted.run.path}: {', '.join(names)} share no test image")
-    groups = groups_of(load_folds(fitted.run.splits)).get(protocol, {})
+    folds = load_folds(fitted.run.splits)
+    groups = groups_of(folds).get(protocol, {})
     class_names = fitted.test_table(names[0], protocol).class_names
     return Examination(
-        models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol), protocol,
+        models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol, folds), protocol,
         class_names, fitted.config.bootstrap, fitted.config.confidence,
     )  # fmt: skip
 

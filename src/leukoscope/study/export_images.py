@@ -18,8 +18,8 @@ from leukoscope.study.inputs import INPUTS, load_input, stream
 
 # A manifest that `study` and `data inspect` read, and what each file was made of.
 COLUMNS = (
-    "path", "label", "patient_id", "group_id", "acquisition_id", "split", "sha256", "source",
-    "source_sha256",
+    "path", "label", "patient_id", "group_id", "acquisition_id", "split", "cohort", "sha256",
+    "source", "source_sha256",
 )  # fmt: skip
 SPEC_FILE = "preprocess.toml"
 SOURCE_KEY = "source_sha256"
@@ -161,6 +161,7 @@ def _write(
         "group_id": record.group_id,
         "acquisition_id": record.acquisition_id,
         "split": record.given_part,
+        "cohort": record.cohort,
         "sha256": sha256_file(file),
         "source": record.path,
         "source_sha256": record.sha256,

@@ -22,8 +22,9 @@ from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.study.events import Progress, Tell
 from leukoscope.study.fitting import RecipeFits
+from leukoscope.study.inapplicable import inapplicable_probes
 from leukoscope.study.jobs import Labelled
-from leukoscope.study.probes import ProbeFits, inapplicable_probes
+from leukoscope.study.probes import ProbeFits, prepare_study
 from leukoscope.study.protocols import ProtocolPlan
 from leukoscope.study.store import InputStore
 
@@ -62,7 +63,7 @@ def all_fits(
     store: InputStore, plan: ProtocolPlan, config: StudyConfig, passport: Mapping[str, Any]
 ) -> list[RecipeFits | ProbeFits]:
     """The fits of every recipe and probe of a study."""
-    left_out = {row["probe"] for row in inapplicable_probes(config, passport)}
+    left_out = {row["probe"] for row in inapplicable_probes(config, passport, store)}
     return [
         *(RecipeFits.of(store, recipe, plan.folds, config.seed) for recipe in config.recipes),
         *(ProbeFits.of(store, p, plan, config) for p in config.probes if p not in left_out),
@@ -78,6 +79,7 @@ def fit_elsewhere(
 ) -> None:
     """Have an executor do every fit of a study that is not finished."""
     store = replace(store, shared=True)
+    prepare_study(store, config)
     keys = []
     try:
         for fits in all_fits(store, plan, config, passport):

@@ -13,11 +13,13 @@ from leukoscope.config.bundle import Calibration, Conformal, SetGuarantee, SetSc
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
-from leukoscope.evaluation.calibration_error import calibration_measures
+from leukoscope.evaluation.calibration_error import calibration_measures, ece_by_chance
 from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.recalibration import recalibration
 from leukoscope.evaluation.softmax import softmax
 from leukoscope.study.entries import sampling
+from leukoscope.study.protocols import unit_of
 
 
 def units_of(fold: Fold, table: PredictionTable) -> list[str]:
@@ -74,6 +76,11 @@ class FoldResults:
         return [u for f, t in zip(self.folds, self.test, strict=True) for u in units_of(f, t)]
 
     @property
+    def unit(self) -> str:
+        """What that is, in words."""
+        return unit_of(self.protocol, self.folds)
+
+    @property
     def options(self) -> dict[str, Any]:
         """Of every bootstrap."""
         return {"groups": self.units, **sampling(self.config)}
@@ -96,6 +103,7 @@ def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
     logits = np.concatenate([t.logits for t in tested.test])
     options = tested.options
     found = calibration_measures(tested.y, tested.probs, softmax(logits), **options)
+    refit = recalibration(tested.y, tested.probs, **options)
     return {
         "recipe": recipe,
         "protocol": tested.protocol,
@@ -105,6 +113,8 @@ def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
         "methods": [record.method for record in records],
         "temperature": [round(record.temperature, 4) for record in records],
         **{k: {name: v.to_json() for name, v in values.items()} for k, values in found.items()},
+        **{name: interval.to_json() for name, interval in refit.items()},
+        "chance": ece_by_chance(tested.y, tested.probs, **options),
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.study import EDITED, StudyConfig
+from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.labels import resolve_class
@@ -21,13 +21,16 @@ from leukoscope.core.records import ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.study.edited import edited_rows
 from leukoscope.study.events import Listener, Progress
+from leukoscope.study.evidence import gather_evidence
 from leukoscope.study.foreign_csv import ForeignTable, read_foreign_csv
 from leukoscope.study.foreign_onnx import ForeignModel
 from leukoscope.study.foreign_summary import summarise_foreign
+from leukoscope.study.inapplicable import inapplicable_probes
 from leukoscope.study.inputs import load_input, stream
 from leukoscope.study.jobs import Labelled
-from leukoscope.study.probes import inapplicable_probes, run_probe
+from leukoscope.study.probes import prepare_study, run_probe
 from leukoscope.study.protocols import ProtocolPlan, plan_protocols
 from leukoscope.study.run import StudyResult, read_data
 from leukoscope.study.shortcut_summary import MODEL_ON
@@ -84,9 +87,11 @@ def audit_foreign(
     store = InputStore(run, found.manifest, data, progress)
     # The data's own parts say nothing of what this model was trained on; only its makers can.
     split = _split(data.records) if table is not None and table.parts else None
-    left_out = inapplicable_probes(config, found.passport)
-    rows = _rows_of(source, table, store, split, progress)
+    prepare_study(store, config, models=False)
+    left_out = inapplicable_probes(config, found.passport, store)
+    rows = _rows_of(source, table, store, split, config.seed, progress)
     probes = _probes(store, rows, plan, config, left_out, progress)
+    evidence = gather_evidence(store, plan, config, found.passport, progress)
     with progress.step("statistics"):
         whole = concatenate([*_under_each(rows, plan), *probes])
         whole.save(run.predictions)
@@ -96,7 +101,7 @@ def audit_foreign(
             config,
             _name(source),
             inapplicable=plan.inapplicable,
-            inapplicable_probes=left_out,
+            evidence=evidence,
             split=split,
             probabilities=table is None or table.has_probabilities,
             warnings=[
@@ -216,6 +221,7 @@ def _rows_of(
     table: ForeignTable | None,
     store: InputStore,
     split: Mapping[str, Any] | None,
+    seed: int,
     progress: Progress,
 ) -> list[PredictionTable]:
     """The model's predictions of its test images: whole, and edited where it can be asked."""
@@ -231,20 +237,28 @@ def _rows_of(
         probs = np.stack([of_image[r.image_id] for r in records])
         return [_table(store.data, records, probs, _name(source), "image")]
     assert isinstance(source, ForeignModel)
-    rows = []
-    for name in ("image", *EDITED):
-        probs = _predict(source, store, name, progress)
+    found = []
+    for name in ("image", *EDITED, *DEGRADED):
+        rows = edited_rows(store.data, name, seed)
+        rows = np.arange(len(store.data.records)) if rows is None else rows
+        probs = _predict(source, store, name, rows, progress)
         shown = name if name == "image" else MODEL_ON + name
-        rows.append(_table(store.data, store.data.records, probs, _name(source), shown))
-    return rows
+        records = [store.data.records[row] for row in rows]
+        found.append(_table(store.data, records, probs, _name(source), shown))
+    return found
 
 
 def _predict(
-    model: ForeignModel, store: InputStore, name: str, progress: Progress
+    model: ForeignModel,
+    store: InputStore,
+    name: str,
+    rows: NDArray[np.int64],
+    progress: Progress,
 ) -> NDArray[np.float64]:
-    """(n, K) probabilities in the order of the data's classes."""
+    """(m, K) probabilities of some images in the order of the data's classes."""
     spec = PreprocessSpec(size_px=model.size_px)
-    paths = store.paths()
+    every = store.paths()
+    paths = [every[row] for row in rows]
     parts = []
     with progress.step(f"{model.path.name} on {name}") as tell:
         images = stream(lambda path: load_input(path, name, spec), paths)

@@ -8,10 +8,9 @@ from typing import Any
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.verdict_foreign import judge_foreign
 from leukoscope.study.entries import Statistics, probe_entry, result_entry
 from leukoscope.study.protocols import UNITS
-from leukoscope.study.shortcut_summary import add_verdict, model_on_entries
+from leukoscope.study.shortcut_summary import Evidence, add_verdict, model_on_entries
 
 
 def summarise_foreign(
@@ -21,7 +20,7 @@ def summarise_foreign(
     name: str,
     *,
     inapplicable: Sequence[Mapping[str, str]],
-    inapplicable_probes: Sequence[Mapping[str, str]],
+    evidence: Evidence,
     split: Mapping[str, Any] | None,
     probabilities: bool,
     warnings: Sequence[str],
@@ -57,7 +56,8 @@ def summarise_foreign(
         "split": split,
         "warnings": list(warnings),
     }
-    add_verdict(metrics, statistics, test, name, inapplicable_probes, judge_foreign)
+    metric = "roc_auc" if probabilities else "balanced_accuracy"
+    add_verdict(metrics, statistics, test, name, evidence, metric)
     return metrics
 
 

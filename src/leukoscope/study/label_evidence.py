@@ -23,6 +23,7 @@ PROTOCOLS: Mapping[str, str] = {
     "deduplicated": "each image is judged by a model that saw neither it nor a copy or an "
     "overlapping field of it",
     "grouped": "each image is judged by a model that saw nothing of its patient",
+    "cohort": "each image is judged by a model that saw nothing of its cohort",
     "acquisition": "each image is judged by a model that saw nothing of its acquisition cluster",
     "acquisition-merged": "each image is judged by a model that saw nothing of its merged "
     "acquisition cluster",

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
-from leukoscope.config.study import StudyConfig
+from leukoscope.config.study import DEGRADED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.measurements import audit_image
 from leukoscope.evaluation.conformal import fewest_for
-from leukoscope.study.edited import edited_inputs
+from leukoscope.evaluation.intervals import MIN_GROUPS
+from leukoscope.study.edited import DEGRADED_IMAGES, edited_inputs
 from leukoscope.study.events import Listener
-from leukoscope.study.inputs import INPUTS, load_input
-from leukoscope.study.probes import probe_recipe
+from leukoscope.study.inputs import load_input, observe
+from leukoscope.study.picture_scale import PictureScale
+from leukoscope.study.probe_numbers import NumberTable
+from leukoscope.study.probes import NUMERIC, probe_recipe, table_of
+from leukoscope.study.transplants import GROUND
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +36,8 @@ if TYPE_CHECKING:
 SAMPLE = 16
 THREADS = 2
 HEAD_S = 1.0e-4  # seconds per training image and penalty, from runs on two cores
+FOREST_S = 0.3  # seconds of one fit on numbers
 CLASSIFIER_S = 5e-3  # seconds per training image, all settings of a classifier on features
-FEW_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -112,24 +116,33 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
             disk_mb += n * 0.006
             model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
         disk_mb += jobs * model_mb
-        if not recipe.frozen_features and edited_inputs(config):
-            shown = n * len(protocols) * len(edited_inputs(config))
-            step = f"{recipe.name} on edited images"
-            steps.append(PlannedStep(step, f"{shown} images", shown * times.forward))
+        edited = [name for name in edited_inputs(config) if name not in DEGRADED]
+        shown = len(DEGRADED) * min(n, DEGRADED_IMAGES)  # a frozen backbone has seen the others
+        shown += 0 if recipe.frozen_features else n * len(protocols) * len(edited)
+        step = f"{recipe.name} on edited images"
+        steps.append(PlannedStep(step, f"{shown} images", shown * times.forward))
     for probe in config.probes:
-        seconds = fits * 1.0
-        if probe in INPUTS:
+        seconds = fits * FOREST_S
+        if probe not in NUMERIC:
             recipe = probe_recipe(config)
             times = timed.get(recipe.name) or _time_recipe(recipe, paths)
+            variant = "background-only" if probe == GROUND else probe  # as dear, but for a partner
             prepare = _seconds_each(
-                paths, partial(load_input, variant=probe, spec=recipe.preprocess)
+                paths, partial(load_input, variant=variant, spec=recipe.preprocess)
             )
             seconds = n * prepare / THREADS + times.total(n, fits)
             disk_mb += n * 0.006
+        elif (table := table_of(probe, PictureScale(None, "unknown"))) is not None:
+            measure = partial(_measure, table)
+            seconds += n * _seconds_each(paths, measure) / THREADS
         steps.append(PlannedStep(f"probe {probe}", f"{fits} fits", seconds))
     steps.append(PlannedStep("statistics, bundle, report", "", 20 + n * 0.008))
     limits = tuple(_limits(manifest, config, cut_out))
     return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits)
+
+
+def _measure(table: NumberTable, path: Path) -> object:
+    return table.numbers(observe(path))
 
 
 @dataclass(frozen=True)
@@ -232,6 +245,8 @@ def _likely_protocols(manifest: Manifest, config: StudyConfig, cut_out: bool) ->
         ruled_out.add("grouped")
     if not any(record.given_part for record in records):
         ruled_out.add("given")
+    if not all(record.cohort for record in records):
+        ruled_out.add("cohort")
     return [name for name in config.protocols if name not in ruled_out]
 
 
@@ -250,10 +265,10 @@ def _limits(manifest: Manifest, config: StudyConfig, cut_out: bool) -> Iterator[
             "Cells cut out on black: no background is left to find acquisition clusters in, so "
             "unseen slides and sessions cannot be imitated."
         )
-    if patients and len(patients) < FEW_GROUPS:
+    if patients and len(patients) < MIN_GROUPS:
         yield (
-            f"Only {len(patients)} patients: intervals over patients will be marked unreliable "
-            f"(fewer than {FEW_GROUPS})."
+            f"Only {len(patients)} patients: intervals over patients will be marked “few groups” "
+            f"(fewer than {MIN_GROUPS})."
         )
     for name in manifest.class_names:
         own = {record.patient_id for record in records if record.label == name} - {""}

@@ -15,9 +15,10 @@ from leukoscope.core.records import load_folds
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.edited import edited_inputs
 from leukoscope.study.events import Listener, Progress
+from leukoscope.study.evidence import gather_evidence
 from leukoscope.study.fitted import FittedRun
 from leukoscope.study.jobs import Labelled
-from leukoscope.study.probes import inapplicable_probes, shortcut_tables
+from leukoscope.study.probes import shortcut_tables
 from leukoscope.study.protocols import ProtocolPlan
 from leukoscope.study.store import InputStore
 from leukoscope.study.summary import summarise
@@ -41,7 +42,7 @@ def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
     wanted = _config(fitted, names)
     metrics = read_json(fitted.run.metrics)
     there = {row["probe"] for row in metrics["probes"]}
-    there |= {row["probe"] for row in inapplicable_probes(wanted, _passport(fitted))}
+    there |= {row["probe"] for row in metrics.get("shortcuts", {}).get("inapplicable", ())}
     shown = {row["input"] for row in metrics.get("model_on", ())}
     bare = [name for name in edited_inputs(wanted) if name not in shown and fitted.has_models]
     return [name for name in wanted.probes if name not in there or name in bare]
@@ -66,6 +67,7 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> di
     store = InputStore(folder, fitted.manifest, data, progress)
     passport = _passport(fitted)
     new = shortcut_tables(store, passport, plan, config, progress)
+    evidence = gather_evidence(store, plan, config, passport, progress)
     table = PredictionTable.load(folder.predictions)
     kept = set(table.input.tolist()) - {name for one in new for name in one.input.tolist()}
     with progress.step("statistics"):
@@ -76,7 +78,7 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> di
             folds,
             config,
             inapplicable=plan.inapplicable,
-            inapplicable_probes=inapplicable_probes(config, passport),
+            evidence=evidence,
             warnings=old.get("warnings", ()),
         )
         # What other steps added stays.

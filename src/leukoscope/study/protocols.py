@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from leukoscope.config.study import SplitConfig, StudyConfig
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import SplitError
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.datasets.passport import Audit
 from leukoscope.datasets.split_checks import split_notes
-from leukoscope.datasets.splits import make_splits
+from leukoscope.datasets.splits import make_splits, split_train_val
 
 FINAL = "final"
 UNITS: Mapping[str, str] = {
@@ -20,16 +20,35 @@ UNITS: Mapping[str, str] = {
     "acquisition": "acquisition cluster",
     "acquisition-merged": "merged acquisition cluster",
     "given": "component",
+    "cohort": "component",
 }
+"""Every protocol, and what its intervals resample unless a fold says otherwise."""
 
 
-def unit_of(protocol: str) -> str:
-    """What an interval of this protocol resamples, in words.
+STRICTNESS = ("grouped", "acquisition-merged", "acquisition", "deduplicated", "random")
+"""Protocols by how much they keep from training, the strictest first."""
 
-    >>> unit_of("acquisition-k48")
-    'acquisition cluster'
+
+def strictest(protocols: Iterable[str]) -> str | None:
+    """Which of the protocols holds out the largest real unit; None where there is none.
+
+    Patients come before acquisition clusters, which are a proxy, and these before images.
+
+    >>> strictest(["random", "acquisition", "grouped"]), strictest([])
+    ('grouped', None)
     """
-    return UNITS[protocol.partition("-k")[0]]
+    known = set(protocols)
+    return next((name for name in STRICTNESS if name in known), None)
+
+
+def unit_of(protocol: str, folds: Iterable[Fold]) -> str:
+    """What an interval of this protocol resamples in this data, in words.
+
+    >>> unit_of("acquisition-k48", []), unit_of("random", [Fold("random", 0, {}, unit="patient")])
+    ('acquisition cluster', 'patient')
+    """
+    own = (fold.unit for fold in folds if fold.protocol == protocol and fold.unit)
+    return next(own, UNITS[protocol.partition("-k")[0]])
 
 
 def groups_of(folds: Iterable[Fold]) -> dict[str, dict[str, str]]:
@@ -90,20 +109,53 @@ def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> Pro
             [fold for fold in folds if fold.protocol == protocol], manifest, config.splits
         )
     ]
+    notes += stain_target_notes(config)
     return ProtocolPlan(tuple(folds), tuple(inapplicable), tuple(notes))
 
 
-def final_fold(manifest: Manifest, config: StudyConfig) -> Fold:
-    """The division behind the bundled model: no test part, connected images kept together.
+def stain_target_notes(config: StudyConfig) -> list[str]:
+    """What no split keeps apart: the target of a stain normalisation, measured without labels."""
+    return [
+        f"Recipe {recipe.name} brings every image to the stain of one target ({step.kind}). The "
+        "default target is measured, without labels, on images of the 4-class ALL set, and one of "
+        "your own perhaps on this data: then test images have a part in it."
+        for recipe in config.recipes
+        for step in recipe.preprocess.steps
+        if step.kind in ("reinhard", "macenko")
+    ]
 
-    One fold in which all that the cross-validation would test on is trained on too; the scores
-    of a report come from the other protocols, never from this model.
+
+def final_fold(manifest: Manifest, config: StudyConfig, folds: Sequence[Fold]) -> Fold:
+    """The division behind the bundled model: train, and a ``val`` cut as in the strictest folds.
+
+    All that the cross-validation tests and calibrates on is trained on too; the scores of a
+    report, and what calibrates the model, come from the other folds, never from this one.
     """
-    share = config.splits.val + config.splits.cal
-    hold_out = SplitConfig(folds=1, val=config.splits.val, cal=config.splits.cal, test=share / 2)
-    fold = make_splits(manifest, "deduplicated", hold_out, seed=config.seed)[0]
-    parts = {key: "train" if part == "test" else part for key, part in fold.parts.items()}
-    return replace(fold, protocol=FINAL, parts=parts)
+    protocol = promised_protocol(fold.protocol for fold in folds)
+    like = next(fold for fold in folds if fold.protocol == protocol)
+    return split_train_val(manifest, like, config.splits, seed=config.seed, name=FINAL)
+
+
+def promised_protocol(protocols: Iterable[str]) -> str | None:
+    """Whose test images calibrate a bundle: those of the strictest protocol that was run.
+
+    >>> promised_protocol(["random", "given"]), promised_protocol(["given"])
+    ('random', 'given')
+    """
+    known = set(protocols)
+    return strictest(known) or next((name for name in ("cohort", "given") if name in known), None)
+
+
+def promised_unit(protocol: str) -> str:
+    """For what kind of new image such a bundle is calibrated, by what it is an image of.
+
+    The other protocols hold single images out, of patients and slides that are trained on.
+
+    >>> promised_unit("grouped"), promised_unit("deduplicated")
+    ('patient', 'image')
+    """
+    whole = ("grouped", "acquisition-merged", "acquisition")
+    return UNITS[protocol] if protocol in whole else "image"
 
 
 def _folds_of(

@@ -33,12 +33,14 @@ from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.environment import describe_environment
 from leukoscope.study.events import Listener, Progress
+from leukoscope.study.external_options import external_values
 from leukoscope.study.jobs import Labelled
 from leukoscope.study.protocols import ProtocolPlan, final_fold, plan_protocols
 
 if TYPE_CHECKING:
     from leukoscope.study.fits import Executor
     from leukoscope.study.gradient_job import Announce
+    from leukoscope.study.shortcut_summary import Evidence
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def study_config(
     class_map: dict[str, str] | None = None,
     backbone: str | None = None,
     weights: str | None = None,
+    external: Sequence[Path | str] = (),
+    external_layouts: Sequence[str] = (),
 ) -> StudyConfig:
     """Resolve options to a complete configuration.
 
@@ -86,6 +90,8 @@ def study_config(
         class_map: Folder name → class.
         backbone: Put it in place of each recipe's own, see :func:`replace_backbone`.
         weights: ``imagenet``, ``none``, a file or a folder, in place of each recipe's own.
+        external: Other data to measure the bundle on; ``class_map`` holds for it too.
+        external_layouts: Layout of each; one for all, or none for ``auto``.
 
     Raises:
         ConfigError: A value is invalid; names the key.
@@ -95,7 +101,7 @@ def study_config(
 
     own = (
         "splits", "bootstrap", "confidence", "coverage", "set_score", "set_guarantee",
-        "operating_point", "explanations", "bundle",
+        "operating_point", "explanations", "bundle", "control_draws", "um_per_px",
     )  # fmt: skip
     for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in own]
     for_recipes = [text for text in overrides if text not in for_study]
@@ -119,6 +125,7 @@ def study_config(
         "probes": list(chosen_probes(probes)),
         "splits": {"folds": folds},
         "seed": seed,
+        "external": external_values(external, external_layouts, class_map),
     }
     return validate(StudyConfig, apply_overrides(values, for_study), "study")
 
@@ -194,24 +201,35 @@ def run_study(
     with progress.step("audit"):
         found = audited_in(run, config, progress)
     images = labelled(found)
+    if config.external:
+        from leukoscope.study.external_data import check_external
+
+        check_external(config, images.class_names)
     with progress.step("splits"):
         plan = _write_splits(run, found, config)
         if announce is not None:
             from leukoscope.study.taking_part import team_notes
 
             plan = replace(plan, notes=(*plan.notes, *team_notes(config)))
-    tables = _fit_everything(run, config, found, images, plan, progress, executor, announce)
+    tables, evidence = _fit_everything(
+        run, config, found, images, plan, progress, executor, announce
+    )
     with progress.step("statistics"):
-        metrics = _write_statistics(run, config, found, images, plan, tables)
+        metrics = _write_statistics(run, config, found, plan, tables, evidence)
     if report:
         _explain_and_report(run, config, found, images, plan, progress)
+    unreadable = found.manifest.unreadable
+    if report and config.external:
+        from leukoscope.study.external_data import evaluate_external
+
+        unreadable += evaluate_external(run, config, metrics, plan.folds, progress)
     write_json(run.environment, describe_environment(run, config.seed, progress.seconds))
     if report:
         with progress.step("report"):
             from leukoscope.reporting.report import write_report
 
             write_report(run)
-    return StudyResult(run, metrics, found.manifest.unreadable)
+    return StudyResult(run, metrics, unreadable)
 
 
 def read_data(config: StudyConfig, listener: Listener | None = None) -> Manifest:
@@ -298,7 +316,8 @@ def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> Protocol
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
         raise DataError(f"no protocol applies to this data ({reasons})")
     if config.bundle and not config.recipes[0].no_bundle_reason:
-        plan = replace(plan, folds=(*plan.folds, final_fold(found.manifest, config)))
+        final = final_fold(found.manifest, config, plan.folds)
+        plan = replace(plan, folds=(*plan.folds, final))
     save_folds(run.splits, plan.folds, found.manifest)
     return plan
 
@@ -312,13 +331,15 @@ def _fit_everything(
     progress: Progress,
     executor: Executor | None,
     announce: Announce | None,
-) -> list[PredictionTable]:
+) -> tuple[list[PredictionTable], Evidence]:
+    from leukoscope.study.evidence import gather_evidence
     from leukoscope.study.fits import fit_elsewhere
     from leukoscope.study.fitting import fit_recipe
-    from leukoscope.study.probes import shortcut_tables
+    from leukoscope.study.probes import prepare_study, shortcut_tables
     from leukoscope.study.store import InputStore
 
     store = InputStore(run, found.manifest, images, progress)
+    prepare_study(store, config)
     if executor is not None:
         fit_elsewhere(store, plan, config, found.passport, executor)
     own = store if announce is None else replace(store, shared=True, announce=announce)
@@ -327,19 +348,19 @@ def _fit_everything(
         tables += fit_recipe(run, own, recipe, plan.folds, config.seed, progress)
     if announce is not None:
         shutil.rmtree(store.shared_folder, ignore_errors=True)
-    return tables + shortcut_tables(store, found.passport, plan, config, progress)
+    tables += shortcut_tables(store, found.passport, plan, config, progress)
+    return tables, gather_evidence(store, plan, config, found.passport, progress)
 
 
 def _write_statistics(
     run: RunFolder,
     config: StudyConfig,
     found: Audit,
-    images: Labelled,
     plan: ProtocolPlan,
     tables: list[PredictionTable],
+    evidence: Evidence,
 ) -> dict[str, Any]:
     from leukoscope.study.bundling import no_bundle_note
-    from leukoscope.study.probes import inapplicable_probes
     from leukoscope.study.rejection import rejection_metrics
     from leukoscope.study.summary import summarise
 
@@ -350,7 +371,7 @@ def _write_statistics(
         plan.folds,
         config,
         inapplicable=plan.inapplicable,
-        inapplicable_probes=inapplicable_probes(config, found.passport),
+        evidence=evidence,
         warnings=[
             *plan.notes,
             *no_bundle_note(config),

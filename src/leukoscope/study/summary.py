@@ -9,18 +9,17 @@ import numpy as np
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.comparison import common_images, compare_predictions
-from leukoscope.evaluation.leaderboard import add_p_values, exchange_test
+from leukoscope.evaluation.comparison import Pair, compare
 from leukoscope.evaluation.paired_tests import paired_tests
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.verdict import judge
 from leukoscope.study.decisions import PARTITIONS, decision_entries
 from leukoscope.study.entries import Statistics, curve_entry, probe_entry, result_entry
 from leukoscope.study.fold_results import FoldResults, calibration_entry
 from leukoscope.study.operating import operating_entry
 from leukoscope.study.patient_level import PROTOCOL, by_patient
+from leukoscope.study.promise import promise_entry
 from leukoscope.study.protocols import FINAL, UNITS
-from leukoscope.study.shortcut_summary import add_verdict, model_on_entries
+from leukoscope.study.shortcut_summary import Evidence, add_verdict, model_on_entries
 
 
 def summarise(
@@ -29,7 +28,7 @@ def summarise(
     config: StudyConfig,
     *,
     inapplicable: Sequence[Mapping[str, str]],
-    inapplicable_probes: Sequence[Mapping[str, str]] = (),
+    evidence: Evidence | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All statistics of a study.
@@ -39,7 +38,7 @@ def summarise(
         folds: Parts, and the unit that each protocol's intervals resample.
         config: Replicates, confidence, coverage, seed.
         inapplicable: Protocols that the data cannot support, with reasons.
-        inapplicable_probes: Likewise probes.
+        evidence: What the verdict needs beside the tables; without it nothing is plausible.
         warnings: What a reader must know of the data and the splits.
 
     Returns:
@@ -63,7 +62,7 @@ def summarise(
         "warnings": list(warnings),
         **_promises(statistics, table, folds, recipes, protocols),
     }
-    add_verdict(metrics, statistics, test, recipes[0], inapplicable_probes, judge)
+    add_verdict(metrics, statistics, test, recipes[0], evidence or Evidence())
     return metrics
 
 
@@ -106,10 +105,11 @@ def _comparisons(
 ) -> list[dict[str, Any]]:
     """On the same images: the first recipe against others and probes, and between protocols.
 
-    Those listed under one protocol are a family: their p-values are corrected together, and only
-    a difference that stands after it is called one.
+    What answers one question is a family, whose p-values are corrected together: the recipes of
+    one protocol, its probes, and the random split against every stricter protocol.
     """
-    comparisons = []
+    rows: dict[str, list[dict[str, Any]]] = {}
+    stricter = []
     of_random = test.select(recipe=recipes[0], protocol="random", input="image")
     for protocol in protocols:
         if protocol not in UNITS:
@@ -117,35 +117,38 @@ def _comparisons(
         under = test.select(protocol=protocol)
         first = under.select(recipe=recipes[0], input="image")
         others = [under.select(recipe=name, input="image") for name in recipes[1:]]
-        others += [under.select(input=probe) for probe in statistics.config.probes]
-        pairs = [(first, other) for other in others]
+        probes = [under.select(input=probe) for probe in statistics.config.probes]
+        rows[protocol] = [
+            *_family(statistics, [(first, other, protocol) for other in others]),
+            *_family(statistics, [(first, probe, protocol) for probe in probes]),
+        ]
         if protocol != "random":
-            pairs.append((of_random, first))  # what a random split adds to the score
-        # The hold-outs of two protocols may have no image in common.
-        pairs = [(a, b) for a, b in pairs if np.isin(a.image_id, b.image_id).any()]
-        family = [_compare(statistics, a, b, protocol) for a, b in pairs]
-        add_p_values([row for row, _ in family], [p for _, p in family])
-        comparisons += [row for row, _ in family]
-    for row in comparisons:
-        if row["p_holm"] >= 1 - statistics.config.confidence:
-            row["verdict"] = "not distinguishable"
-    return comparisons
+            stricter.append((of_random, first, protocol))  # what a random split adds to the score
+    for row in _family(statistics, stricter):
+        rows[row["b"]["protocol"]].append(row)
+    return [row for found in rows.values() for row in found]
 
 
-def _compare(
-    statistics: Statistics, a: PredictionTable, b: PredictionTable, protocol: str
-) -> tuple[dict[str, Any], float]:
-    """One comparison of the accuracy, and its p-value before any correction."""
-    y_true, prob_a, prob_b, groups = common_images(a, b, statistics.groups[protocol])
-    pair = y_true, prob_a, prob_b, a.class_names
-    comparison = compare_predictions(*pair, groups=groups, **statistics.how)
-    p = exchange_test(*pair, groups=groups, seed=statistics.config.seed)
-    sides = {
-        key: {"recipe": str(t.recipe[0]), "protocol": str(t.protocol[0]), "input": str(t.input[0])}
-        for key, t in (("a", a), ("b", b))
-    }
-    pairs = paired_tests(a, b, statistics.groups[protocol])
-    return {**sides, **comparison.to_json(), "pairs": pairs.to_json()}, p
+def _family(
+    statistics: Statistics, tables: Sequence[tuple[PredictionTable, PredictionTable, str]]
+) -> list[dict[str, Any]]:
+    """Comparisons of the accuracy that answer one question; each with the protocol of its units."""
+    # The hold-outs of two protocols may have no image in common.
+    tables = [(a, b, name) for a, b, name in tables if np.isin(a.image_id, b.image_id).any()]
+    pairs = [Pair.of_tables(a, b, statistics.groups[name]) for a, b, name in tables]
+    found = []
+    for (a, b, name), one in zip(tables, compare(pairs, **statistics.how), strict=True):
+        sides = {
+            key: {
+                "recipe": str(t.recipe[0]),
+                "protocol": str(t.protocol[0]),
+                "input": str(t.input[0]),
+            }
+            for key, t in (("a", a), ("b", b))
+        }
+        alone = paired_tests(a, b, statistics.groups[name])
+        found.append({**sides, **one.to_json(), "pairs": alone.to_json()})
+    return found
 
 
 def _promises(
@@ -155,7 +158,7 @@ def _promises(
     recipes: Sequence[str],
     protocols: Sequence[str],
 ) -> dict[str, Any]:
-    """``calibration`` of every recipe, and ``decisions`` of the first."""
+    """``calibration`` of every recipe, ``decisions`` and ``promise`` of the first."""
     config = statistics.config
     tests = {
         recipe: [
@@ -175,4 +178,5 @@ def _promises(
     return {
         "calibration": [calibration_entry(t, r) for r, found in tests.items() for t in found],
         "decisions": decisions,
+        "promise": promise_entry(first, recipes[0]),
     }

@@ -121,8 +121,10 @@ def _inner_folds(manifest: Manifest, found: Audit, config: TuneConfig) -> Sequen
     study = config.study
     protocol = study.protocols[0]
     splits = SplitConfig.model_validate(study.splits.model_dump() | {"folds": config.folds})
-    protocols = ("deduplicated" if protocol == "given" else protocol,)
-    inner = study.model_copy(update={"protocols": protocols, "splits": splits})
+    if protocol == "given":  # the data's own parts cannot be divided further
+        named = all(record.patient_id for record in manifest.usable)
+        protocol = "grouped" if named else "deduplicated"
+    inner = study.model_copy(update={"protocols": (protocol,), "splits": splits})
     plan = plan_protocols(manifest, found, inner)
     if len(plan.folds) < 2:
         reason = plan.inapplicable[0]["reason"] if plan.inapplicable else "too few groups"
