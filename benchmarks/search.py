@@ -5,7 +5,7 @@ The test images of that fold are in no development set, so that nothing tried he
 python benchmarks/search.py prepare RUN PROTOCOL DEVELOPMENT
 python benchmarks/search.py try DEVELOPMENT NAME -r RECIPE -p PROTOCOL [--set KEY=VALUE ...]
 python benchmarks/search.py table DEVELOPMENT [DEVELOPMENT ...] > docs/results/search_log.md
-python benchmarks/search.py unseen RUN PROTOCOL DEVELOPMENT
+python benchmarks/search.py outside RUN PROTOCOL DEVELOPMENT
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def main() -> None:
     add = commands.add_parser("table")
     add.add_argument("out", type=Path, nargs="+")
     add.set_defaults(work=table)
-    add = commands.add_parser("unseen")
+    add = commands.add_parser("outside")
     add.add_argument("run", type=Path)
     add.add_argument("protocol")
     add.add_argument("development", type=Path)
-    add.set_defaults(work=unseen)
+    add.set_defaults(work=outside)
     options = parser.parse_args()
     options.work(options)
 
@@ -137,7 +137,9 @@ def attempt(options: argparse.Namespace) -> None:
 def table(options: argparse.Namespace) -> None:
     """Print every attempt as a row of a table."""
     print("# Search log\n")
-    print("Every recipe that was tried, made by `python benchmarks/search.py`. A development set")
+    print("The attempts of `python benchmarks/search.py try`. They are not all that was tried:")
+    print("about 250 combinations were compared before by a script that was not kept (decision")
+    print("18), and a few runs were lost (decision 12). A development set")
     print("is the training and validation images of fold 0; the test images of that fold are in")
     print("none. It is split again by its groups, three folds pooled; in brackets 95 % intervals")
     print("that resample whole groups, from 200 replicates. One seed. Test images of the other")
@@ -160,8 +162,8 @@ def table(options: argparse.Namespace) -> None:
         print("```")
 
 
-def unseen(options: argparse.Namespace) -> None:
-    """Scores of a study on the test images that no attempt has seen."""
+def outside(options: argparse.Namespace) -> None:
+    """Scores of a study on the test images that lie outside the development set."""
     from leukoscope.evaluation.intervals import bootstrap_metrics
     from leukoscope.evaluation.predictions import PredictionTable
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds, save_folds
 
 RECORDS = (
@@ -41,3 +42,22 @@ def test_folds_round_trip_with_units(tmp_path: Path) -> None:
     assert load_folds(tmp_path / "splits.csv") == folds
     assert folds[0].ids("test") == ["bb"]
     assert "bb" * 32 in (tmp_path / "splits.csv").read_text()
+
+
+def test_manifests_and_splits_of_older_runs_still_load(tmp_path: Path) -> None:
+    record = ImageRecord("a" * 12, "a.png", "a" * 64, "all", patient_id="7")
+    data = Manifest(tmp_path, (record,))
+    data.save(tmp_path / "manifest.csv")
+    folds = [Fold("random", 0, {record.image_id: "test"}, {record.image_id: "7"}, "patient")]
+    save_folds(tmp_path / "splits.csv", folds, data)
+    assert load_folds(tmp_path / "splits.csv") == folds
+    for name, column in (("manifest.csv", "cohort"), ("splits.csv", "unit")):
+        rows = read_csv(tmp_path / name)
+        write_csv(
+            tmp_path / name,
+            [key for key in rows[0] if key != column],
+            [{key: value for key, value in row.items() if key != column} for row in rows],
+        )
+    assert Manifest.load(tmp_path / "manifest.csv", tmp_path) == data
+    (old,) = load_folds(tmp_path / "splits.csv")
+    assert (old.groups, old.unit) == ({record.image_id: "7"}, "")

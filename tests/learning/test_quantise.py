@@ -19,7 +19,7 @@ from leukoscope.learning.export import network_logits, onnx_bytes
 from leukoscope.learning.quantise import quantise
 from leukoscope.runtime.engines import ENGINES, cannot, open_engine
 from leukoscope.study import servings
-from leukoscope.study.servings import Material, measure_servings, run_graph
+from leukoscope.study.servings import Material, carried_over, measure_servings, run_graph
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,10 @@ def material(tiny: Network, spec: PreprocessSpec, many: np.ndarray, plain: bytes
 
     y = found["logits"].argmax(axis=1)
     groups = [str(number) for number in range(24)]
-    return Material(many, many, y, groups, reference, decide, gate, ood, many[:2])
+    unseen = found["logits"] + 0.01
+    return Material(
+        many, found["logits"], unseen, y, groups, reference, decide, gate, ood, many[:2]
+    )
 
 
 def test_only_dense_convolutions_are_quantised(graphs: tuple[bytes, bytes]) -> None:
@@ -85,10 +88,17 @@ def test_what_is_offered_was_measured_and_fitted_by_itself(
         assert (name in golden) == (serving.calibration is not None) == (not serving.refused)
     lower = [s for s in found if s.calibration]
     assert lower
-    plain = run_graph(open_engine(graphs[0], engine="onnxruntime"), many)["logits"]
-    own = given.decide(plain)[0].temperature
+    own = given.decide(given.unseen)[0].temperature
     assert all(s.calibration.temperature != own for s in lower if s.calibration)
     assert all(s.ood and s.ood.n_val == 12 for s in lower)
+
+
+def test_a_change_is_carried_over_from_the_nearest_image() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(30, 3))
+    change = 0.1 * before
+    logits = before[::-1] + 1e-6
+    np.testing.assert_allclose(carried_over(before, change, logits), 1.1 * logits, atol=1e-5)
 
 
 def test_fp32_beyond_its_bound_stops_the_export_by_name(

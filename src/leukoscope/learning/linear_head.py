@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,14 @@ class LinearHead:
     def logits(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, D) features to (n, K) float64 logits."""
         return np.asarray(X @ self.weight.T + self.bias, dtype=np.float64)
+
+
+@cache
+def _linear_algebra() -> Any:
+    """The loaded BLAS libraries; to look for them takes as long as a fit."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def balanced_weights(y: NDArray[np.integer], n_classes: int) -> NDArray[np.float64]:
@@ -162,11 +172,10 @@ class _Problem:
     def solve(self, c: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
         """L-BFGS on the objective divided by c · Σ w, which keeps its scale near 1."""
         from scipy.optimize import minimize
-        from threadpoolctl import threadpool_limits
 
         penalty = 1.0 / (c * float(self.w.sum()))
         # Products of 4 columns are too thin to share; threads that wait make them 30 times slower.
-        with threadpool_limits(1, "blas"):
+        with _linear_algebra().limit(limits=1, user_api="blas"):
             result = minimize(
                 self._loss,
                 start,

@@ -1,5 +1,6 @@
 """A procedural blood-smear renderer with ground truth."""
 
+from leukoscope.phantom.artefacts import ARTEFACTS, Artefact, plant_artefact
 from leukoscope.phantom.morphology import CAPTIONS, MORPHOLOGY, CellAttributes, Morphology
 from leukoscope.phantom.render import Phantom, render_phantom
 from leukoscope.phantom.spec import (
@@ -12,16 +13,19 @@ from leukoscope.phantom.spec import (
 from leukoscope.phantom.writing import write_phantoms
 
 __all__ = [
+    "ARTEFACTS",
     "CAPTIONS",
     "CLASS_FOLDERS",
     "CONFOUNDERS",
     "MORPHOLOGY",
+    "Artefact",
     "CellAttributes",
     "Morphology",
     "Phantom",
     "PhantomCase",
     "PhantomSpec",
     "design_cases",
+    "plant_artefact",
     "render_phantom",
     "write_phantoms",
 ]

@@ -10,12 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import UsageError
+from leukoscope.phantom.artefacts import plant_artefact
 from leukoscope.phantom.background import Scene, draw_scene
 from leukoscope.phantom.cells import Leukocyte, draw_leukocyte
 from leukoscope.phantom.morphology import CellAttributes, draw_attributes
 from leukoscope.phantom.scale_bar import BAR_STYLES, Box, draw_scale_bar
 from leukoscope.phantom.session import Session, draw_exposure, draw_sessions, expose
-from leukoscope.phantom.spec import PhantomCase, PhantomSpec, design_cases, stream
+from leukoscope.phantom.spec import (
+    NO_ARTEFACT,
+    PhantomCase,
+    PhantomSpec,
+    design_cases,
+    stream,
+)
 
 SUPERSAMPLING = 2
 """Fields are drawn this many times larger and averaged down: smooth edges."""
@@ -60,7 +67,7 @@ def session_of(spec: PhantomSpec, case: PhantomCase) -> Session:
     if spec.confound == "scale-bar":
         style = BAR_STYLES[spec.class_names.index(case.label) % len(BAR_STYLES)]
         session = replace(session, bar_style=style)
-    return session
+    return session if spec.noise == 1 else replace(session, noise=session.noise * spec.noise)
 
 
 def render_phantom(spec: PhantomSpec, index: int) -> Phantom:
@@ -87,16 +94,27 @@ def render_phantom(spec: PhantomSpec, index: int) -> Phantom:
     bar_box = draw_scale_bar(image, session.bar_style)
     draw_scale_bar(background, session.bar_style)
     boxes, shown = _boxes(leukocytes, attributes, spec.size_px)
+    mask = _mask(scene.red, cells, nuclei, spec.size_px)
     return Phantom(
         case=case,
-        image=image,
+        image=_planted(spec, case, image, mask),
         background=background,
-        mask=_mask(scene.red, cells, nuclei, spec.size_px),
+        mask=mask,
         boxes=boxes,
         attributes=shown,
         bar_style=session.bar_style,
         bar_box=bar_box,
     )
+
+
+def _planted(
+    spec: PhantomSpec, case: PhantomCase, image: NDArray[np.uint8], mask: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """The image with the artefact of the set, where its class is the one that gets it."""
+    if spec.artefact == NO_ARTEFACT or case.label != spec.class_names[0]:
+        return image
+    rng = stream(spec, "artefact", case.index)
+    return plant_artefact(image, spec.artefact, spec.strength, rng=rng, cells=mask >= CYTOPLASM)
 
 
 def _draw_leukocytes(

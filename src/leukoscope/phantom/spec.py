@@ -9,10 +9,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from leukoscope.core.errors import ConfigError
+from leukoscope.phantom.artefacts import PIXEL_ARTEFACTS, STRENGTHS
 from leukoscope.phantom.morphology import MORPHOLOGY, rule_of
 
 Confound = Literal["none", "stain", "scale-bar"]
 CONFOUNDERS: tuple[str, ...] = get_args(Confound)
+NO_ARTEFACT = "none"
 
 CLASS_FOLDERS: Mapping[str, str] = {
     "benign": "Benign",
@@ -36,6 +38,10 @@ class PhantomSpec:
         seed: Seed of every random stream.
         class_names: Classes to draw, in the order in which they take turns.
         patients: Number of patients; 0 stands for one of each class in each session.
+        artefact: Planted into every image of the first class: ``none``, or one of
+            :data:`~leukoscope.phantom.artefacts.PIXEL_ARTEFACTS`.
+        strength: Of the artefact, 1 to 3.
+        noise: Factor on the camera noise of each session; 0 for the optical image alone.
     """
 
     images: int = 400
@@ -45,6 +51,9 @@ class PhantomSpec:
     seed: int = 0
     class_names: tuple[str, ...] = tuple(MORPHOLOGY)
     patients: int = 0
+    artefact: str = NO_ARTEFACT
+    strength: int = 2
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         for label in self.class_names:
@@ -70,6 +79,15 @@ class PhantomSpec:
                     else "every class needs an image, a patient and, with the stain confounder, "
                     "a session of its own",
                 )
+        if self.artefact not in (NO_ARTEFACT, *PIXEL_ARTEFACTS):
+            raise ConfigError(
+                f"artefact: expected one of {NO_ARTEFACT}, {', '.join(PIXEL_ARTEFACTS)}, "
+                f"got {self.artefact!r}"
+            )
+        if self.strength not in STRENGTHS:
+            raise ConfigError(f"strength: expected 1, 2 or 3, got {self.strength}")
+        if self.noise < 0:
+            raise ConfigError(f"noise: expected at least 0, got {self.noise}")
         if self.size_px > 2048:
             raise ConfigError(f"size_px: expected at most 2048, got {self.size_px}")
 
@@ -141,12 +159,11 @@ def design_cases(spec: PhantomSpec) -> tuple[PhantomCase, ...]:
     return tuple(cases)
 
 
-_STREAMS = ("session", "background", "leukocytes", "patient")
+_Stream = Literal["session", "background", "leukocytes", "patient", "artefact"]
+_STREAMS: tuple[str, ...] = get_args(_Stream)
 
 
-def stream(
-    spec: PhantomSpec, kind: Literal["session", "background", "leukocytes", "patient"], number: int
-) -> np.random.Generator:
+def stream(spec: PhantomSpec, kind: _Stream, number: int) -> np.random.Generator:
     """The random stream of the sessions, of one patient, or of one layer of one image.
 
     Streams are children of one seed sequence, so that no image depends on the order in which

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.core.files import write_bytes, write_csv, write_json, write_text
+from leukoscope.phantom.artefacts import artefact_level
 from leukoscope.phantom.morphology import MORPHOLOGY
 from leukoscope.phantom.render import Phantom, render_phantom
-from leukoscope.phantom.spec import CLASS_FOLDERS, PhantomSpec
+from leukoscope.phantom.spec import CLASS_FOLDERS, NO_ARTEFACT, PhantomSpec
 
 Progress = Callable[[int, int], None]
 TRUTH_FOLDER = "truth"
@@ -143,6 +144,17 @@ _PLANTED = {
 }
 
 
+def _artefact(spec: PhantomSpec) -> str:
+    """A paragraph on the artefact of the set, if it has one."""
+    if spec.artefact == NO_ARTEFACT:
+        return ""
+    artefact, level = artefact_level(spec.artefact, spec.strength)
+    return (
+        f"\nArtefact. {artefact.title}, strength {spec.strength} ({artefact.unit}: {level:g}), in "
+        f"every image of {spec.class_names[0]} and in no other.\n"
+    )
+
+
 def _readme(spec: PhantomSpec) -> str:
     classes = "\n".join(
         f"- `{CLASS_FOLDERS[name]}/` ({name}): {MORPHOLOGY[name].caption} "
@@ -156,6 +168,7 @@ come from no patient and are for testing software only; differences between the 
 are a schematic convention, not a diagnostic rule.
 
 Confounder. {_PLANTED[spec.confound]}
+{_artefact(spec)}
 
 {classes}
 
