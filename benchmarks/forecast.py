@@ -21,7 +21,7 @@ has a stain, camera noise, cell size and chromatin grain of his own; the 192 oth
 are in no study, are new, so that the truth is known well. ``aria``: 4 of the 17 or so merged
 acquisition clusters are taken away. Classes are taken in proportion, and every patient in turn.
 
-What counts as what was written down before the first run:
+What counts as what:
 
 - *confidence interval*: does it hold the accuracy of the final model on all images of those taken
   away? With phantoms that is the mean over new patients; with real data it is itself the mean of

@@ -27,12 +27,14 @@ def tables(sets: Sequence[list[Row]]) -> Iterator[str]:
          "unsafe: a shortcut or the control", "wrong", "share of wrong verdicts"),
     )  # fmt: skip
     for head, cells in zip(heads, (coverage, biases, verdicts), strict=True):
-        yield "| " + " | ".join(head) + " |"
-        yield "|---|" + "---|" * (len(head) - 1)
-        for rows in sets:
-            if done(rows) and (cells is not verdicts or "level" in done(rows)[0]):
-                yield f"| {name_of(rows)} | " + " | ".join(cells(rows)) + " |"
-        yield ""
+        shown = [rows for rows in sets if done(rows)]
+        if cells is verdicts:
+            shown = [rows for rows in shown if "level" in done(rows)[0]]
+        if shown:
+            yield "| " + " | ".join(head) + " |"
+            yield "|---|" + "---|" * (len(head) - 1)
+            yield from (f"| {name_of(rows)} | " + " | ".join(cells(rows)) + " |" for rows in shown)
+            yield ""
     yield from (f"- {line}" for rows in sets for line in shown_sources(rows))
     for rows in sets:
         for row in rows:

@@ -62,6 +62,7 @@ def print_study(folder: Path) -> None:
             what = f"{what} shown {row['input']}"
         groups = f"{row['n_groups']} {row['group_unit']}s"
         print(f"| {what} | {row['protocol']} | {row['n']} | {groups} | {' | '.join(cells)} |")
+    print_sources(metrics)
     print_curve(metrics)
     print_comparisons(metrics["comparisons"])
     coverage = metrics["decisions"]["coverage"]
@@ -79,6 +80,42 @@ def print_study(folder: Path) -> None:
         print(f"\n`{row['protocol']}` does not apply: {row['reason']}.")
     print(f"\n{seconds:.0f} s on {environment['cores']} cores ({environment['cpu']}), ", end="")
     print(f"leukoscope {environment['packages']['leukoscope']}, seed {environment['seed']}.")
+
+
+def print_sources(metrics: dict[str, Any]) -> None:
+    """What each source of shortcut gives, what mild degradation leaves, and the control."""
+    rows = metrics["shortcuts"].get("sources", [])
+    protocols = list(dict.fromkeys(row["protocol"] for row in rows))
+    status = {row["source"]: row for row in metrics["verdict"].get("sources", ())}
+    if rows:
+        print("\n| share of the advantage (ROC AUC above 0.5) | verdict | ", end="")
+        print(" | ".join(protocols) + " |\n|---|---|" + "---|" * len(protocols))
+        for probe in dict.fromkeys(row["probe"] for row in rows):
+            found = {row["protocol"]: row for row in rows if row["probe"] == probe}
+            source = next(iter(found.values()))["source"]
+            cells = " | ".join(cell(found[p]["share"]) if p in found else "" for p in protocols)
+            print(f"| {probe} ({source}) | {status[source]['status']} | {cells} |")
+        for row in metrics["shortcuts"]["inapplicable"]:
+            print(f"\n`{row['probe']}` does not apply: {row['reason']}.")
+    kept = metrics.get("survival", [])
+    if kept:
+        print("\n| kept on degraded test images | " + " | ".join(protocols), end=" |\n|---|")
+        print("---|" * len(protocols))
+        for name in dict.fromkeys(row["input"] for row in kept):
+            found = {row["protocol"]: row for row in kept if row["input"] == name}
+            cells = " | ".join(cell(found[p]["share"]) if p in found else "" for p in protocols)
+            print(f"| {name} | {cells} |")
+    control = metrics.get("control") or {}
+    if "draws" in control:
+        print(
+            f"\nNegative control ({len(control['draws'])} draws, {control['protocol']}): ", end=""
+        )
+        print(f"ROC AUC {control['value']:.3f} ({control['low']:.3f}–{control['high']:.3f}).")
+    for row in metrics["results"]:
+        following = row.get("next_unit") or {}
+        if following.get("low") is not None:
+            limits = f"{following['low']:.2f} to {following['high']:.2f}"
+            print(f"\nNext {following['unit']} ({row['recipe']}, {row['protocol']}): {limits}.")
 
 
 def print_curve(metrics: dict[str, Any]) -> None:

@@ -46,13 +46,9 @@ PLANS = {
         extra=("-p", "random", "-p", "grouped", "-p", "acquisition", "--folds", "1", "--no-probes"),
         um_per_px=0.303,
     ),
-    "aria-field": Plan("finetune", "all-4class", (
-        "-r", "quick", "-p", "random", "-p", "acquisition", "-p", "acquisition-merged",
-        "--folds", "3", "--set", "splits.cluster_curve=[]",
-        "--probe", "background-only", "--probe", "colour-only",
-    )),
+    "aria-field": Plan("shallow", "all-4class"),
     "cnmc-cell": Plan("single-cell", "cnmc-2019", (
-        "-r", "quick", "-p", "grouped", "--set", "splits.held_groups=any",
+        "-r", "quick", "-p", "random", "-p", "grouped",
     )),
 }  # fmt: skip
 

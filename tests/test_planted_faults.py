@@ -70,7 +70,8 @@ def test_a_patient_on_both_sides_of_a_given_split_is_named(planted: Planted) -> 
         data=DataConfig(path="faults"), recipes=(load_recipe("quick"),), protocols=("given",)
     )
     plan = plan_protocols(planted.found.manifest, planted.found, config)
-    assert "given: 1 of 7 test images share a patient with images" in " ".join(plan.notes)
+    shared = "given: 1 of 7 test images (of 1 of 7 patients) share a patient with images"
+    assert shared in " ".join(plan.notes)
 
 
 def test_a_split_that_leaks_a_patient_is_refused(planted: Planted) -> None:

@@ -17,7 +17,7 @@ from leukoscope.imaging.file_facts import FILE_FACTS, file_facts, taken_at
 from leukoscope.imaging.frame import FRAME_STATISTICS, frame_statistics
 from leukoscope.imaging.grain import GRAIN_STATISTICS, finest_sigma, grain_statistics
 from leukoscope.imaging.observation import Observation
-from leukoscope.imaging.red_cells import scale_of_red_cells
+from leukoscope.imaging.red_cells import scale_of_leukocytes, scale_of_red_cells
 from leukoscope.imaging.silhouette import count_statistics, shape_statistics
 from leukoscope.imaging.stain_colours import STAIN_STATISTICS, finished_stains, stain_statistics
 from leukoscope.phantom.render import CYTOPLASM, Phantom, render_phantom
@@ -180,12 +180,43 @@ def test_the_cut_follows_the_scale() -> None:
     assert not np.array_equal(grain_statistics(one), grain_statistics(one, 0.03), equal_nan=True)
 
 
+def test_what_lies_beyond_the_optics_is_read_where_pixels_are_small_enough() -> None:
+    beyond = [i for i, name in enumerate(GRAIN_STATISTICS) if name.startswith("inside_beyond")]
+    assert np.isnan(grain_statistics(cut_out(0), 0.1)[beyond]).all()
+    rng = np.random.default_rng(1)
+
+    def numbers(contrast: float, sigma: float) -> NDArray[np.float64]:
+        """Eight cells, four times as large, with noise of a sensor that is smoothed or not."""
+        rows = []
+        for index in range(8):
+            large = cv2.resize(
+                cut_out(index).image, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC
+            )
+            lit = np.asarray(cv2.erode((large.max(axis=2) > 40).astype(np.uint8), np.ones((9, 9))))
+            noise = 2 * rng.normal(size=large.shape)
+            noise = cv2.GaussianBlur(noise, (0, 0), sigma) if sigma else noise
+            picture = 140 + contrast * (large.astype(float) - 140) + noise
+            picture = np.clip(np.rint(picture), 12, 255) * lit[:, :, None]
+            rows.append(grain_statistics(Observation(picture.astype(np.uint8)), 0.04)[beyond])
+        return np.stack(rows)
+
+    plain, strong, smoothed = numbers(0.6, 0), numbers(0.9, 0), numbers(0.6, 0.5)
+    assert not np.isnan(plain).any()
+    noise = plain.std(axis=0) + 0.01
+    assert (np.abs(plain.mean(axis=0) - strong.mean(axis=0)) < 3 * noise).all()
+    assert (np.abs(plain.mean(axis=0) - smoothed.mean(axis=0)) > 5 * noise).sum() >= 4
+
+
 def test_red_cells_tell_the_scale() -> None:
     px_per_um = 3.3 * SPEC.size_px / 224
     found = scale_of_red_cells(field(i) for i in range(12))
     assert found is not None
     assert 0.8 < found * px_per_um < 1.25
     assert scale_of_red_cells(cut_out(i) for i in range(3)) is None
+    assert scale_of_leukocytes(field(i) for i in range(3)) is None
+    roughly = scale_of_leukocytes(cut_out(i) for i in range(12))
+    assert roughly is not None
+    assert 0.7 < roughly * 3.3 * LARGE.size_px / 224 < 1.5
 
 
 def test_numbers_of_empty_pictures_are_unknown_and_not_wrong() -> None:

@@ -23,7 +23,7 @@ def test_a_demo_after_a_broken_and_an_older_one(tmp_path: Path) -> None:
     assert result.report.is_file()
     assert result.predictions.is_file()
     assert not partial.exists()
-    assert "features of image" in steps
+    assert "features and probes" in steps
     # What a second demo goes on with instead of beginning anew.
     assert load_study_config(result.report.parent / "config.toml") == study_config(
         tmp_path / "phantoms-24"

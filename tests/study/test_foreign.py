@@ -258,7 +258,7 @@ def test_a_leak_in_their_split_is_named(phantoms: Path, tmp_path: Path) -> None:
     leak = metrics["split"]["leaks"][0]
     assert (leak["kind"], leak["images"]) == ("copies", 2)
     assert leak["examples"][0][0].startswith("Pre/copy-phantom-")
-    assert metrics["verdict"]["level"] in ("caution", "unsafe")
+    assert metrics["verdict"]["level"] in ("inconclusive", "unsafe")
     assert any("Pre/copy-phantom-" in text for text in metrics["verdict"]["findings"])
     assert "a copy of a training image" in result.run.report_md.read_text()
     assert result.run.report_html.is_file()

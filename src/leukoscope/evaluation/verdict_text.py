@@ -167,7 +167,7 @@ def describe_control(control: Mapping[str, Any] | None) -> list[str]:
     """At most one finding: the negative control."""
     if not control or "draws" not in control:
         return []
-    verdict = {True: "at chance", False: "ABOVE CHANCE", None: "too uncertain to tell"}
+    verdict = {True: "not above it", False: "ABOVE IT", None: "too uncertain to tell"}
     return [
         f"Negative control ({len(control['draws'])} times labels dealt at random to whole groups): "
         f"ROC AUC {control['value']:.2f} ({control['low']:.2f} to {control['high']:.2f}), chance "

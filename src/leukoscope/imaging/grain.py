@@ -7,6 +7,7 @@ stains absorb, so everything in a cell lies in the plane that its two stains spa
 density (Beer–Lambert), while a sensor's noise lies anywhere. Across that plane, along its normal,
 there is next to no morphology at any scale, and noise, its correlation and its spectrum are read
 there. Of the flattest pixels only, because at edges the optics mix intensities, not densities.
+Where pixels are small enough, luma and single channels are read beyond the resolution as well.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ RESOLUTION_UM = 0.61 * WAVELENGTH_UM / APERTURE
 REGIONS = ("inside", "outside")
 _PLAIN_SIGMA = 0.7  # px, of the finest band where the scale is unknown
 _LARGEST_SIGMA = 2.0
+_TIMES = 3
+_OVERSAMPLED = 4.0  # px to the resolution, from which on whole octaves hold no picture
 _FLAT = 0.3  # share of a region's pixels, the flattest, that are read
 _FEWEST, _MOST = 48, 6000  # pixels that a statistic needs; of more, some are left out
 _INSIDE, _OUTSIDE = 7, 9  # px of the kernels that keep regions away from outlines
@@ -41,6 +44,10 @@ _PER_REGION = (
     "outliers", "grid_x", "grid_y", "block_x", "block_y",
 )  # fmt: skip
 _ALWAYS = ("noise", "outliers")  # the rest is told outside wherever that is seen
+_BEYOND = (
+    "correlation_x", "correlation_y", "correlation_xy", "correlation_2", "octave", "tails",
+    "red_green", "blue_green", *(f"{c}_{a}" for c in ("red", "green", "blue") for a in "xy"),
+)  # fmt: skip
 _OUTSIDE_ONLY = (
     "slope_middle", "slope_coarse", "edge_fine", "edge_middle", "overshoot",
 )  # fmt: skip
@@ -51,6 +58,7 @@ GRAIN_STATISTICS: tuple[str, ...] = (
     *_OUTSIDE_ONLY,
     "noise_inside_outside",
     *_GRID,
+    *(f"{region}_beyond_{name}" for region in REGIONS for name in _BEYOND),
 )
 """Names, in order, of what :func:`grain_statistics` returns; a region without pixels gives NaN.
 
@@ -72,6 +80,12 @@ Outside alone, where no leukocyte is: ``slope_*``, the next two octaves minus th
 ``edge_*`` and ``overshoot``, slopes at fine against coarse scale where it is steepest (the width
 of edges whatever their contrast) and what lies beyond both sides of them (sharpening);
 ``luma_grid_*`` as ``grid_*``.
+
+``*_beyond_*``: of the residue of luma and of each channel, only where a pixel is so small that the
+whole residue lies beyond what the optics resolve (four pixels or more to the resolution):
+correlations with neighbours, what half the blur leaves against all of it (``octave``), tails,
+correlation of channels. No level: noise follows the light, which is less in
+a darker cell.
 """
 
 _Float = NDArray[np.float32]
@@ -139,6 +153,7 @@ def grain_statistics(seen: Observation, um_per_px: float | None = None) -> NDArr
             *_edges(picture, regions["outside"]),
             found["inside"][0] - found["outside"][0],
             *_grid(picture, regions["outside"]),
+            *(value for name in REGIONS for value in _beyond(picture, regions[name], um_per_px)),
         ],
         np.float64,
     )
@@ -286,6 +301,48 @@ def _grid(picture: _Picture, region: _Bool) -> list[float]:
     """Steps of luma at multiples of 8, across and down."""
     turned = ((picture.luma, region), (picture.luma.T, region.T))
     return [_steps(values, mask)[0] for values, mask in turned]
+
+
+def _beyond(picture: _Picture, region: _Bool, um_per_px: float | None) -> list[float]:
+    """Residues of luma and of the channels that hold nothing the optics resolve."""
+    if um_per_px is None or RESOLUTION_UM / um_per_px < _OVERSAMPLED:
+        return [np.nan] * len(_BEYOND)
+    places = _flattest(picture, region)
+    if places is None:
+        return [np.nan] * len(_BEYOND)
+    rows, columns = places
+    residue = _sharp_residue(picture.luma, picture.sigma)
+    octave = _sharp_residue(_blur(picture.luma, picture.sigma / 2), picture.sigma)
+    fine = residue[rows, columns]
+    absolute = np.abs(fine)
+    high, half = np.quantile(absolute, [0.9, 0.5])
+    values = [np.asarray(c, np.float32) for c in cv2.split(picture.image)]
+    red, green, blue = (_sharp_residue(channel, picture.sigma) for channel in values)
+    return [
+        *(
+            _correlation(fine, residue[rows + dy, columns + dx])
+            for dy, dx in ((0, 1), (1, 0), (1, 1), (0, 2))
+        ),
+        _level(octave[rows, columns]) - _level(fine),
+        float(np.log2((high + _LEAST) / (half + _LEAST))),
+        _correlation(red[rows, columns], green[rows, columns]),
+        _correlation(blue[rows, columns], green[rows, columns]),
+        *(
+            _correlation(one[rows, columns], one[rows + dy, columns + dx])
+            for one in (red, green, blue)
+            for dy, dx in ((0, 1), (1, 0))
+        ),
+    ]
+
+
+def _sharp_residue(values: _Float, sigma: float) -> _Float:
+    """What a low-pass leaves out, three times over.
+
+    Once would let through (π σ f)² · 2 of the strong contrasts at low frequencies f.
+    """
+    for _ in range(_TIMES):
+        values = np.asarray(values - _blur(values, sigma), np.float32)
+    return values
 
 
 def _steps(values: _Float, inside: _Bool) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The scale of a picture by its red cells, where no file states it."""
+"""The scale of a picture by the cells that it shows, where no file states it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from leukoscope.imaging.pixel_size import plausible
 
 DIAMETER_UM = 7.5
 """Mean diameter of a normal red cell on a dry smear, within about 10 %."""
+
+LEUKOCYTE_UM = 12.0
+"""Diameter of a lymphocyte, lymphoblast or granulocyte on a smear, within about a third."""
 
 _SMALLEST_PX = 8.0
 _FEWEST = 20  # red cells that a scale is told from
@@ -56,3 +59,18 @@ def scale_of_red_cells(observations: Iterable[Observation]) -> float | None:
     """
     found = np.concatenate([np.empty(0), *map(red_cell_diameters, observations)])
     return plausible(DIAMETER_UM / float(np.median(found))) if len(found) >= _FEWEST else None
+
+
+def scale_of_leukocytes(observations: Iterable[Observation]) -> float | None:
+    """µm per pixel by the median leukocyte of pictures of one cell on black: roughly.
+
+    Enough to tell whether pixels are much smaller than what the optics resolve.
+
+    Returns:
+        None where most pictures show no such cell, or where it is no scale of a microscope.
+    """
+    seen = list(observations)
+    areas = [int(one.masks.cell.sum()) for one in seen if one.cut_out]
+    if 2 * len(areas) <= len(seen) or not np.median(areas):
+        return None
+    return plausible(LEUKOCYTE_UM / (2 * float(np.sqrt(np.median(areas) / np.pi))))

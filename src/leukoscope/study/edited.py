@@ -168,6 +168,7 @@ class EditedModels:
     inputs: Sequence[str]
     seed: int
     _pixels: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    _values: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _refitted: dict[str, Logits] = field(default_factory=dict)
 
     def rows(self, fold: Fold, name: str) -> Rows:
@@ -221,9 +222,10 @@ class EditedModels:
         return predict_logits(network, shown, meta.recipe.preprocess)
 
     def _features(self, name: str, rows: Rows) -> NDArray[np.float32]:
-        edited = self._edited(name)
-        found = self.store.features(self.recipe, name, self.seed, rows=edited)
-        return found[self._places(name, rows)]
+        if name not in self._values:
+            edited = self._edited(name)
+            self._values[name] = self.store.features(self.recipe, name, self.seed, rows=edited)
+        return self._values[name][self._places(name, rows)]
 
     def _places(self, name: str, rows: Rows) -> Rows:
         """Where images stand among those that are edited."""

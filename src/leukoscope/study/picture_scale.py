@@ -10,7 +10,7 @@ import numpy as np
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_json, write_json
-from leukoscope.imaging.red_cells import scale_of_red_cells
+from leukoscope.imaging.red_cells import scale_of_leukocytes, scale_of_red_cells
 from leukoscope.study.inputs import observe
 from leukoscope.study.store import InputStore
 from leukoscope.study.transplants import reading_order
@@ -24,7 +24,8 @@ class PictureScale:
 
     Attributes:
         um_per_px: None where nothing tells it.
-        source: ``option``, ``metadata`` (of the files), ``red cells`` or ``unknown``.
+        source: ``option``, ``metadata`` (of the files), ``red cells``, ``leukocytes`` or
+            ``unknown``.
     """
 
     um_per_px: float | None
@@ -39,7 +40,7 @@ def picture_scale(store: InputStore, config: StudyConfig) -> PictureScale:
     """The scale of a study's pictures, the same for all; kept in the cache.
 
     The option comes first, then what most files of a sample state, then a red cell's diameter of
-    7.5 µm in the same sample.
+    7.5 µm in the same sample, and of cut-out cells, roughly, a leukocyte's of 12 µm.
     """
     if config.um_per_px:
         return PictureScale(config.um_per_px, "option")
@@ -62,7 +63,11 @@ def _of_sample(store: InputStore) -> PictureScale:
     stated = [one.um_per_px for one in seen if one.um_per_px is not None]
     if 2 * len(stated) > len(seen):
         return PictureScale(round(float(np.median(stated)), 5), "metadata")
-    by_cells = scale_of_red_cells(seen)
-    if by_cells is not None:
-        return PictureScale(round(by_cells, 4), "red cells")
+    for source, measure in (
+        ("red cells", scale_of_red_cells),
+        ("leukocytes", scale_of_leukocytes),
+    ):
+        found = measure(seen)
+        if found is not None:
+            return PictureScale(round(found, 4), source)
     return PictureScale(None, "unknown")

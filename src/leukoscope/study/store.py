@@ -129,7 +129,7 @@ class InputStore:
         partners = self.partner_rows(seed) if transplants else every
         one_pass = OnePass(self.paths(), order, list(bare.values()), shown, partners)
         names = [f"features of {one.variant}" for one in shown] + [t.name for t in bare.values()]
-        with self.progress.step(names[0] if len(names) == 1 else "reading the images") as tell:
+        with self.progress.step(names[0] if len(names) == 1 else "features and probes") as tell:
             features, numbers = one_pass.run(tell)
         found: list[NDArray[Any]] = [*features, *numbers]
         for path, values in zip([*missing, *bare], found, strict=True):
