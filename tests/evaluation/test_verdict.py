@@ -121,8 +121,8 @@ def test_a_study_that_earned_it_is_plausible() -> None:
     assert found["level"] == "plausible"
     assert found["headline"] == (
         "200 images: 92.0 % on random splits, 90.0 % when whole patients are held out; ground, "
-        "grain, frame, file format and stain were each shown to give less than half of what it is "
-        "better than chance: no shortcut was found, which does not prove that there is none."
+        "grain, frame, file and stain were each shown to give less than half of what it is better "
+        "than chance: no shortcut was found, which does not prove that there is none."
     )
     assert [row["status"] for row in found["sources"]] == ["refuted"] * 5
     assert (found["protocol"], found["unit"], found["needs"]) == ("grouped", "patient", [])
@@ -164,6 +164,7 @@ def test_a_probe_with_nothing_to_see_is_inapplicable_with_its_reason() -> None:
     assert found["level"] == "plausible"
     ground = found["sources"][0]
     assert (ground["status"], ground["reason"]) == ("inapplicable", black["reason"])
+    assert "; grain, frame, file and stain were each shown" in found["headline"]
     assert any("does not apply (in 98 %" in text for text in found["findings"])
 
 

@@ -202,7 +202,7 @@ def test_members_that_do_not_fit_are_refused(
     lines = copy.predictions.read_text().splitlines(keepends=True)
     cut = [line for line in lines if ",features-fuzzy,random,1," in line and ",image," in line]
     copy.predictions.write_text("".join(line for line in lines if line not in cut[-30:]))
-    with pytest.raises(DataError, match=r"features-fuzzy has 3\d predictions under random, fold 1"):
+    with pytest.raises(DataError, match=r"features-fuzzy has 22 predictions under random, fold 1"):
         run_ensemble(load_members([copy.path]), tmp_path / "out")
     copy.predictions.unlink()
     with pytest.raises(DataError, match="the run is not finished"):

@@ -122,7 +122,7 @@ def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str,
         level = "plausible-by-clusters"
     reasons = against or [text for text, _ in missing]
     needs = [] if against else [need for _, need in missing if need]
-    said = _conclusion(level, reasons, judged)
+    said = _conclusion(level, reasons, sources)
     named = str(recipe) if "split" in metrics else None
     head = f"{summary(scores, metrics.get('split'), named)}; {said}"
     findings = _findings(metrics, recipe, scores, sources)
@@ -415,12 +415,13 @@ def _split_missing(split: Mapping[str, Any] | None) -> list[Missing]:
     return [(why, "test it on images that share nothing with its training")]
 
 
-def _conclusion(level: Level, reasons: Sequence[str], judged: Sequence[Score]) -> str:
+def _conclusion(level: Level, reasons: Sequence[str], sources: Sequence[Source]) -> str:
     if level == "plausible":
+        refuted = [source.source for source in sources if source.status == "refuted"]
         return (
-            "ground, grain, frame, file format and stain were each shown to give less than half of "
-            "what it is better than chance: no shortcut was found, which does not prove that there "
-            "is none."
+            f"{join(refuted)} {'were each' if len(refuted) > 1 else 'was'} shown to give less than "
+            "half of what it is better than chance: no shortcut was found, which does not prove "
+            "that there is none."
         )
     if level == "plausible-by-clusters":
         return (
