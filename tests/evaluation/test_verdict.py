@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from leukoscope.evaluation.source_shares import SOURCES
-from leukoscope.evaluation.verdict import RULE, groups_needed, judge, level_words
+from leukoscope.evaluation.source_status import groups_needed
+from leukoscope.evaluation.verdict import RULE, judge, level_words
 
 UNITS = {
     "random": "component",

@@ -9,7 +9,7 @@ and under the same folds; whole groups are resampled jointly for both.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Unpack
@@ -143,8 +143,3 @@ def source_of(probe: str) -> str | None:
     ('frame', None)
     """
     return next((source for source, probes in SOURCES.items() if probe in probes), None)
-
-
-def speaking_probes(probes: Sequence[str]) -> list[str]:
-    """Those of the named probes that speak for a source."""
-    return [probe for probe in probes if source_of(probe) is not None]

@@ -65,7 +65,7 @@ def headline(study: Study) -> Table:
         return _by_metric(study, HEADLINE_METRICS, "Results on test images")
     return _by_metric(
         study, HEADLINE_METRICS, "Results on test images",
-        value("Accuracy expected on the next", next_unit),
+        value("Next patient or cluster", next_unit),
         note=f"In brackets: where the mean lies, with {study.level} confidence. Expected on the "
         "next patient or cluster: where the accuracy on one new one lies with that probability, as "
         "far as new ones are like those tested (beta-binomial). It is wider, and does not shrink "
@@ -74,15 +74,15 @@ def headline(study: Study) -> Table:
 
 
 def next_unit(entry: Mapping[str, Any]) -> str:
-    """The accuracy to expect on the next patient or cluster, e.g. ``patient: 91.0 % (40.0–100.0)``.
+    """The accuracy to expect on the next patient or cluster, e.g. ``91.0 % (40.0–100.0)``.
 
     >>> next_unit({"next_unit": {"unit": "patient", "value": 0.91, "low": 0.4, "high": 1.0}})
-    'patient: 91.0 % (40.0–100.0)'
+    '91.0 % (40.0–100.0)'
     >>> next_unit({"next_unit": {"reason": "none held out"}})
     '—'
     """
     found = entry.get("next_unit") or {}
-    return f"{found['unit']}: {interval(found, 'accuracy')}" if "low" in found else DASH
+    return interval(found, "accuracy") if "low" in found else DASH
 
 
 def further(study: Study) -> Table:

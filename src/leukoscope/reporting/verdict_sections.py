@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from leukoscope.evaluation.verdict import status_of
+from leukoscope.evaluation.source_status import status_of
 from leukoscope.evaluation.verdict_text import DEGRADED_WORDS, SOURCE_WORDS, share_text
 from leukoscope.reporting.content import Block, Bullets, Folded, Heading, Table, present
 from leukoscope.reporting.formats import DASH, count

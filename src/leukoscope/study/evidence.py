@@ -22,15 +22,12 @@ def gather_evidence(
     config: StudyConfig,
     passport: Mapping[str, Any],
     progress: Progress,
-    *,
-    control: bool = True,
 ) -> Evidence:
-    """The evidence of a study; ``control`` says whether its own pipeline trained the model."""
-    found = negative_control(store, plan, config, progress) if control else None
+    """What was measured of the data and of the pipeline; fits the negative control."""
     return Evidence(
         inapplicable=inapplicable_probes(config, passport, store),
         partners=partner_classes(store, config.seed),
-        control=found,
+        control=negative_control(store, plan, config, progress),
         data_errors=data_errors(passport),
         scale=picture_scale(store, config).to_json() if "grain-only" in config.probes else None,
     )
