@@ -73,9 +73,10 @@ from leukoscope.study import edited
 from leukoscope.study.events import Progress
 from leukoscope.study.evidence import gather_evidence
 from leukoscope.study.fitting import job_of_features, job_seed
+from leukoscope.study.fold_calibration import calibrate_jobs
 from leukoscope.study.jobs import Labelled, run_job
 from leukoscope.study.probes import shortcut_tables
-from leukoscope.study.protocols import FINAL, ProtocolPlan, final_fold, plan_protocols
+from leukoscope.study.protocols import FINAL, UNITS, ProtocolPlan, final_fold, plan_protocols
 from leukoscope.study.store import InputStore
 from leukoscope.study.summary import summarise
 from leukoscope.study.unseen import UnseenImages
@@ -143,7 +144,11 @@ def fit_all(
         seed = job_seed(config.seed, recipe.name, fold.protocol, fold.fold)
         job = make(folder, seed, lambda done, total: None)
         tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
-    return tables
+
+    def folder_of(fold: Fold) -> Path:
+        return store.run.model(recipe.name, fold.protocol, fold.fold)
+
+    return calibrate_jobs(folds, tables, folder_of, UNITS)
 
 
 def study(
@@ -161,7 +166,8 @@ def study(
         )
     progress = Progress()
     probes = shortcut_tables(store, audit.passport, plan, config, progress)
-    evidence = gather_evidence(store, plan, config, audit.passport, progress, control=False)
+    undrawn = config.model_copy(update={"control_draws": 0})  # that of the whole set stands for it
+    evidence = gather_evidence(store, plan, undrawn, audit.passport, progress)
     return summarise(
         concatenate([*tables, *probes]),
         plan.folds,

@@ -1,6 +1,6 @@
 """Tables of docs/results/intervals.md: how often the intervals of a study hold the truth.
 
-python benchmarks/intervals.py [--repetitions 240]
+python benchmarks/intervals.py [--repetitions 240] [--part trainings]
 
 Groups of 20–90 images (the 17 unequal ones of 5–600) whose accuracies or scores vary from group to
 group are simulated. "before" is the percentile bootstrap over groups; "now" is what a study prints.
@@ -44,13 +44,20 @@ def main() -> None:
     """Print every table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=240, help="a cell (default 240)")
-    number = parser.parse_args().repetitions
+    parts = {
+        "proportions": (proportions, 2.0),
+        "trainings": (trainings, 2.0),
+        "ranked": (ranked, 1.0),
+        "next-units": (next_units, 1.0),
+        "ranked-cohorts": (ranked_cohorts, 1.0),
+        "calibration": (calibration, 0.5),
+    }
+    parser.add_argument("--part", choices=parts, action="append", help="some tables only")
+    options = parser.parse_args()
     start = time.process_time()
-    proportions(2 * number)
-    ranked(number)
-    next_units(number)
-    ranked_cohorts(number)
-    calibration(number // 2)
+    for part in options.part or parts:
+        make, share = parts[part]
+        make(int(share * options.repetitions))
     print(f"\n{time.process_time() - start:.0f} s of one core in all.")
 
 
@@ -99,6 +106,43 @@ def _proportion(setting: str, accuracy: float, icc: float, repetitions: int) -> 
         held.append([low <= accuracy <= high for low, high in (old, new)])
     before, now = np.mean(held, axis=0)
     return float(before), float(now)
+
+
+def trainings(repetitions: int) -> None:
+    """Accuracy where each of five models, by the luck of its training, is better or worse."""
+    rows = []
+    for spread in (0.0, 0.3, 0.6):
+        found = [_training(groups, spread, repetitions) for groups in (10, 20, 25, 50)]
+        rows.append([f"{spread:.1f}", *(f"{a:.3f} · {b:.3f} ({w:.2f})" for a, b, w in found)])
+    table(
+        "Accuracy .9 by five models whose log odds of being right vary: coverage by groups alone · "
+        "with the training (and how much wider)",
+        repetitions, ("standard deviation", "10 groups", "20 groups", "25 groups", "50 groups"),
+        rows,
+    )  # fmt: skip
+
+
+def _training(groups: int, spread: float, repetitions: int) -> tuple[float, float, float]:
+    rng, held, widths = np.random.default_rng(17), [], []
+    spreads = (spread, 0.7)  # of models, and of groups
+    many = 2.2 + rng.normal(0, np.hypot(*spreads), 1_000_000)
+    truth = float((1 / (1 + np.exp(-many))).mean())
+    for _ in range(repetitions):
+        n, model = sizes_of(str(groups), rng), np.arange(groups) % 5
+        odds = 2.2 + rng.normal(0, spread, 5)[model] + rng.normal(0, spreads[1], groups)
+        k = rng.binomial(n, 1 / (1 + np.exp(-odds)))
+        own = model == np.arange(5)[:, None]
+        without = (k.sum() - own @ k) / (n.sum() - own @ n)
+        hits, trials, strata = k.astype(float), n.astype(float), [np.arange(groups)]
+        limits = [
+            proportion_limits(hits, trials, strata, confidence=0.95, without_fit=fits)
+            for fits in (None, without)
+        ]
+        held.append([low <= truth <= high for low, high in limits])
+        widths.append([high - low for low, high in limits])
+    plain, both = np.mean(held, axis=0)
+    width = np.mean(widths, axis=0)
+    return float(plain), float(both), float(width[1] / width[0])
 
 
 def scores(

@@ -92,7 +92,10 @@ def test_study_config_round_trip(tmp_path: Path) -> None:
 
 def test_parts_that_leave_nothing_to_train_on_are_refused() -> None:
     with pytest.raises(ValueError, match="leave too little to train on"):
-        SplitConfig(folds=2, val=0.3, cal=0.3)
+        SplitConfig(folds=1, val=0.4, cal=0.4)
+    with pytest.raises(ValueError, match=r"val 0.45 \+ test 0.50 leave"):
+        SplitConfig(folds=2, val=0.45)
+    assert SplitConfig(folds=2, val=0.3, cal=0.3).cal == 0.3  # no part is cut for it
 
 
 def test_the_first_phase_changes_what_it_names_and_nothing_else() -> None:

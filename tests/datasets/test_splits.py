@@ -75,7 +75,8 @@ def test_parts_partition_the_images_and_every_image_is_tested_once(
         assert fold.parts.keys() == labels.keys()
         assert set(fold.parts.values()) <= {"train", "val", "cal", "test", "purged"}
         assert {labels[i] for i in fold.ids("train")} == set(CLASSES)
-        assert all(fold.ids(part) for part in ("val", "cal", "test"))
+        assert all(fold.ids(part) for part in ("val", "test"))
+        assert bool(fold.ids("cal")) == (folds == 1)  # else the other folds calibrate it
     if folds > 1:
         tested = Counter(i for fold in made for i in fold.ids("test"))
         assert tested == Counter(labels.keys())
@@ -94,7 +95,8 @@ def test_no_patient_and_no_overlap_crosses_a_grouped_split(
     check_folds(made, column(data, "patient_id"))
     check_folds(made, column(data, "group_id"))
     for fold in made:
-        assert set(fold.parts.values()) == {"train", "val", "cal", "test"}
+        own = {"cal"} if folds == 1 else set()
+        assert set(fold.parts.values()) == {"train", "val", "test"} | own
 
 
 @settings(max_examples=15, deadline=None)
@@ -148,12 +150,13 @@ def test_shares_and_strata_of_a_random_split_are_exact_to_an_image_or_two(folds:
     data = manifest(1000)
     made = make_splits(data, "random", SplitConfig(folds=folds, test=0.25), seed=0)
     test = 0.25 if folds == 1 else 1 / folds
-    for part, wanted in (("test", test), ("val", 0.1), ("cal", 0.1)):
+    parts = (("test", test), ("val", 0.1), ("cal", 0.1 if folds == 1 else 0))
+    for part, wanted in parts:
         assert shares(made, part) == pytest.approx([wanted] * folds, abs=0.004)
     labels = column(data, "label")
     total = Counter(labels.values())
     for fold in made:
-        for part, wanted in (("test", test), ("val", 0.1), ("cal", 0.1)):
+        for part, wanted in parts:
             found = Counter(labels[i] for i in fold.ids(part))
             for name in CLASSES:
                 assert found[name] == pytest.approx(wanted * total[name], abs=2)
@@ -166,7 +169,7 @@ def test_shares_of_grouped_splits_are_near_what_was_asked() -> None:
         made = make_splits(used, protocol, FIVE, seed=0)
         assert shares(made, "test") == pytest.approx([0.2] * 5, abs=tolerance)
         assert shares(made, "val") == pytest.approx([0.1] * 5, abs=tolerance)
-        assert shares(made, "cal") == pytest.approx([0.1] * 5, abs=tolerance)
+        assert shares(made, "cal") == [0] * 5
 
 
 def test_val_and_cal_have_their_own_patients_where_there_are_enough() -> None:
@@ -181,13 +184,12 @@ def test_val_and_cal_have_their_own_patients_where_there_are_enough() -> None:
 
 def test_with_few_patients_val_and_cal_are_cut_by_component_and_it_is_said() -> None:
     data = changed(manifest(400), patient_id=lambda i, r: f"{r.label}{i % 3}", group_id="")
-    made = make_splits(data, "grouped", FIVE, seed=0)
+    one = SplitConfig(folds=1)
+    made = make_splits(data, "grouped", one, seed=0)
     check_folds(made, column(data, "patient_id"))
     assert all(fold.ids("val") and fold.ids("cal") for fold in made)
-    notes = split_notes(made, data, FIVE)
-    assert notes == [
-        "grouped: 3 folds instead of 5, because a class stands in too few groups for more.",
-        "grouped: in 3 of 3 folds val and cal share patients with train, because a class has "
+    assert split_notes(made, data, one) == [
+        "grouped: in 1 of 1 folds val or cal shares patients with train, because a class has "
         "fewer than three patients left; test is disjoint.",
     ]
 
@@ -264,7 +266,8 @@ def test_given_folds_are_tested_in_turn() -> None:
         assert set(fold.ids("test")) == {
             r.image_id for i, r in enumerate(data.images) if i % 3 == k
         }
-        assert all(fold.ids(part) for part in ("train", "val", "cal"))
+        assert all(fold.ids(part) for part in ("train", "val"))
+        assert not fold.ids("cal")
 
 
 @pytest.mark.parametrize(
@@ -292,13 +295,27 @@ def test_given_train_without_a_class_is_refused() -> None:
         make_splits(data, "given", FIVE, seed=0)
 
 
-def test_folds_are_reduced_to_what_a_class_allows() -> None:
+def test_a_class_of_few_patients_is_missing_from_tests_but_never_from_training() -> None:
     data = changed(
         manifest(300, patients=9),
-        patient_id=lambda i, r: f"b{i % 4}" if r.label == "benign" else r.patient_id,
+        patient_id=lambda i, r: f"b{i % 2}" if r.label == "benign" else r.patient_id,
         group_id="",
     )
-    assert len(make_splits(data, "grouped", FIVE, seed=0)) == 4
+    made = make_splits(data, "grouped", FIVE, seed=0)
+    assert len(made) == 5
+    labels = column(data, "label")
+    tested = [{labels[i] for i in fold.ids("test")} for fold in made]
+    assert sum("benign" in found for found in tested) == 2
+    assert all({labels[i] for i in fold.ids("train")} == set(CLASSES) for fold in made)
+
+
+def test_with_fewer_groups_than_folds_each_group_is_a_fold() -> None:
+    data = changed(manifest(300), patient_id=lambda i, r: f"{r.label[0]}{i % 2}", group_id="")
+    people = set(column(data, "patient_id").values())
+    ten = SplitConfig(folds=10)
+    made = make_splits(data, "grouped", ten, seed=0)
+    assert len(made) == len(people) < 10
+    assert f"grouped: {len(people)} folds instead of 10" in split_notes(made, data, ten)[0]
 
 
 @pytest.mark.parametrize("folds", [1, 5])
@@ -357,7 +374,7 @@ def test_too_few_images_for_val_and_cal() -> None:
     data = changed(manifest(8), label=lambda i, r: CLASSES[i % 2], group_id="", patient_id="")
     few = data.with_images(data.images[:4])
     with pytest.raises(SplitError, match=r"2 images in 2 groups .* too few for train, val"):
-        make_splits(few, "random", SplitConfig(folds=2), seed=0)
+        make_splits(few, "random", SplitConfig(folds=1), seed=0)
 
 
 def test_quarantined_images_stand_in_no_fold() -> None:
@@ -456,10 +473,9 @@ def test_each_cohort_is_tested_once_by_models_of_the_others() -> None:
         assert len(fold.ids("test")) == sum(
             name == cohort[fold.ids("test")[0]] for name in cohort.values()
         )
-        own = {part: {patient[i] for i in fold.ids(part)} for part in ("train", "val", "cal")}
+        own = {part: {patient[i] for i in fold.ids(part)} for part in ("train", "val")}
         assert all(own.values())
         assert not own["train"] & own["val"]
-        assert not own["train"] & own["cal"]
     note = split_notes(folds, data, FIVE)[-1]
     assert "fold 0 tests early" in note
     assert "24 patients" in note

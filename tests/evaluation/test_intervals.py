@@ -231,3 +231,25 @@ def test_impossible_proportions_and_groups_are_refused() -> None:
         bootstrap_metrics([0, 1], np.eye(2), TWO, groups=["a"])
     with pytest.raises(DataError, match="≥ 1 images"):
         bootstrap_mean([])
+
+
+def test_the_luck_of_a_training_widens_what_groups_alone_would_say() -> None:
+    """Five models, one of which is much worse: its groups are not the only ones it would spoil."""
+    rng = np.random.default_rng(2)
+    member = np.repeat(np.arange(50), 20)
+    fit = member % 5
+    p = np.where(rng.random(1000) < np.where(fit == 0, 0.6, 0.95), 0.9, 0.1)
+    prob = np.column_stack([1 - p, p])
+    y, names = np.ones(1000, np.int64), ("healthy", "all")
+    y[member < 25] = 0
+    prob[y == 0] = prob[y == 0][:, ::-1]
+    how = {"groups": member, "names": ["accuracy", "roc_auc", "log_loss", "ece"]}
+    alone = bootstrap_metrics(y, prob, names, **how)
+    whole = bootstrap_metrics(y, prob, names, fits=fit, **how)
+    for name in ("accuracy", "roc_auc", "log_loss"):
+        assert whole[name].value == alone[name].value
+        width, before = (i.high - i.low for i in (whole[name], alone[name]))
+        assert width > 1.5 * before
+    assert whole["ece"] == alone["ece"]
+    one = bootstrap_metrics(y, prob, names, fits=np.zeros(1000), **how)
+    assert one == alone  # a single hold-out cannot tell

@@ -12,6 +12,7 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.softmax import softmax
 from leukoscope.study.decisions import decision_entries
 from leukoscope.study.entries import Statistics, result_entry
+from leukoscope.study.fold_calibration import calibrated
 from leukoscope.study.fold_results import FoldResults, calibration_entry
 from leukoscope.study.operating import operating_entry
 
@@ -39,7 +40,7 @@ def drawn(protocol: str, harder: float) -> tuple[PredictionTable, list[Fold]]:
             NAMES, ids[kept], softmax(logits[kept]), recipe="quick", protocol=protocol, fold=k,
             part=part[kept], y_true=y[kept], logits=logits[kept],
         ))  # fmt: skip
-    return concatenate(tables), folds
+    return concatenate(calibrated(folds, tables)), folds
 
 
 def config(**changes: Any) -> StudyConfig:
@@ -104,8 +105,9 @@ def test_calibration_is_measured_before_and_after() -> None:
     entry = calibration_entry(results("random"), "quick")
     assert entry["methods"] == ["temperature"] * 2
     assert entry["n_cal"] == [180, 180]
-    assert entry["before"]["ece"]["value"] == entry["after"]["ece"]["value"]  # stored as raw
-    assert entry["change"]["log_loss"] == {"value": 0, "low": 0, "high": 0, "reliable": True}
+    assert entry["before"]["log_loss"]["value"] > entry["after"]["log_loss"]["value"]
+    change = entry["change"]["log_loss"]
+    assert change["low"] < change["value"] < change["high"] < 0
     assert entry["slope"]["low"] < entry["slope"]["value"] < entry["slope"]["high"]
     assert "intercept" not in entry  # three classes
     chance = entry["chance"]
@@ -171,6 +173,24 @@ def test_an_operating_point_needs_both_branches() -> None:
     table = test.test[0]
     one = PredictionTable.build(("pre_b", "pro_b"), table.image_id[:2], [[0.5, 0.5]] * 2,
                                 recipe="quick", protocol="random", fold=0, part="test")  # fmt: skip
-    only = FoldResults("random", test.folds[:1], (one,), (one,), (one,), test.config)
+    only = FoldResults("random", test.folds[:1], (one,), (one,), (one,), (), test.config)
     assert "do not divide" in operating_entry([only], "", None)["inapplicable"]
     assert operating_entry([test], "", None)["n"]["random"] > 100
+
+
+def test_intervals_allow_for_the_training_only_where_it_is_random() -> None:
+    table, folds = drawn("grouped", harder=2.5)
+    test = table.select(part="test")
+    deal = load_recipe("cnn-baseline").model_copy(update={"name": "quick"})
+    assert (deal.random_training, load_recipe("quick").random_training) == (True, False)
+    assert load_recipe("features-boosting").random_training
+    assert not load_recipe("features-knn").random_training
+    plain, random = (
+        Statistics.of(folds, config(recipes=(recipe,))) for recipe in (load_recipe("quick"), deal)
+    )
+    assert plain.random == frozenset()
+    worse = np.where((test.fold == 1)[:, None], test.probs[:, ::-1], test.probs)
+    uneven = PredictionTable(**{**vars(test), "probs": worse})
+    narrow, wide = (s.metrics(uneven, "grouped", ["accuracy"])["accuracy"] for s in (plain, random))
+    assert narrow["value"] == wide["value"]
+    assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])

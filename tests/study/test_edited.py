@@ -13,7 +13,7 @@ from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.study.edited import _one_fold
+from leukoscope.study.edited import _calibrations, _one_fold
 from leukoscope.study.examined import seen_in_training
 from leukoscope.study.jobs import Labelled
 
@@ -42,7 +42,9 @@ def test_edited_images_get_the_calibration_that_whole_images_get(tmp_path: Path)
         store=SimpleNamespace(run=run, data=data), recipe=recipe,
         rows=lambda fold, name: data.rows(fold, "test"), logits=lambda fold, name: answers,
     )  # fmt: skip
-    table = _one_fold(models, fold, "background-only")
+    record_of = _calibrations(models.store, recipe, [fold])["random", 0]
+    assert record_of == served
+    table = _one_fold(models, fold, "background-only", record_of)
     np.testing.assert_allclose(table.probs, apply_calibration(answers, served))
     assert set(table.input.tolist()) == {"model-on-background-only"}
 

@@ -122,16 +122,19 @@ def test_an_ensemble_is_a_run_with_members_and_plain_averaging_beside_it(
     assert "IF features-knn IS high AND features-svm IS high THEN support IS very high" in report
 
 
-def test_the_mean_is_the_mean_calibrated_on_cal(ensemble: StudyResult) -> None:
-    table = PredictionTable.load(ensemble.run.predictions).select(fold=0)
-    parts = [table.select(recipe=name) for name in (*CLASSIFIERS, "ensemble-mean")]
-    order = [part.take(np.argsort(part.image_id)) for part in parts]
-    logits = log_probs(np.mean([part.probs for part in order[:-1]], axis=0))
-    cal = order[-1].part == "cal"
-    fold = load_folds(ensemble.run.splits)[0]
-    units = np.array(fold.units(order[-1].image_id.tolist()))
-    record = fit_calibration(logits[cal], order[-1].y_true[cal], units[cal])
-    np.testing.assert_allclose(order[-1].probs, apply_calibration(logits, record), atol=1e-6)
+def test_the_mean_is_the_mean_calibrated_on_the_other_fold(ensemble: StudyResult) -> None:
+    table = PredictionTable.load(ensemble.run.predictions)
+    logits, own = [], []
+    for number in (0, 1):
+        of_fold = table.select(fold=number)
+        parts = [of_fold.select(recipe=name) for name in (*CLASSIFIERS, "ensemble-mean")]
+        order = [part.take(np.argsort(part.image_id)) for part in parts]
+        own.append(order[-1])
+        logits.append(log_probs(np.mean([part.probs for part in order[:-1]], axis=0)))
+    fold, test = load_folds(ensemble.run.splits)[0], own[1].part == "test"
+    units = np.array(fold.units(own[1].image_id[test].tolist()))
+    record = fit_calibration(logits[1][test], own[1].y_true[test], units)
+    np.testing.assert_allclose(own[0].probs, apply_calibration(logits[0], record), atol=1e-6)
 
 
 def test_the_record_names_members_weights_and_tests(ensemble: StudyResult) -> None:
@@ -202,7 +205,7 @@ def test_members_that_do_not_fit_are_refused(
     lines = copy.predictions.read_text().splitlines(keepends=True)
     cut = [line for line in lines if ",features-fuzzy,random,1," in line and ",image," in line]
     copy.predictions.write_text("".join(line for line in lines if line not in cut[-30:]))
-    with pytest.raises(DataError, match=r"features-fuzzy has 22 predictions under random, fold 1"):
+    with pytest.raises(DataError, match=r"features-fuzzy has 14 predictions under random, fold 1"):
         run_ensemble(load_members([copy.path]), tmp_path / "out")
     copy.predictions.unlink()
     with pytest.raises(DataError, match="the run is not finished"):

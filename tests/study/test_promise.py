@@ -255,7 +255,7 @@ def test_a_fold_has_no_part_in_the_sets_that_judge_it() -> None:
 
 def test_one_hold_out_says_why_nothing_was_measured() -> None:
     whole = random_effects(30, 1)
-    one = FoldResults("grouped", whole.folds[:1], (), (), whole.test[:1], whole.config)
+    one = FoldResults("grouped", whole.folds[:1], (), (), whole.test[:1], (), whole.config)
     entry = promise_entry([one], "quick")
     assert "single hold-out" in entry["reason"]
     assert "coverage" not in entry

@@ -188,7 +188,7 @@ def test_no_patient_stands_on_two_sides(result: StudyResult) -> None:
 
 def test_predictions_hold_no_training_image(result: StudyResult) -> None:
     table = PredictionTable.load(result.run.predictions)
-    assert set(table.part.tolist()) == {"val", "cal", "test"}
+    assert set(table.part.tolist()) == {"val", "test"}
 
 
 def test_the_gate_of_each_fold_is_measured(result: StudyResult) -> None:

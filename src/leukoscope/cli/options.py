@@ -94,6 +94,13 @@ NodesOption = Annotated[
     int, typer.Option("--nodes", min=1, help="Machines of --devices each; torchrun or SLURM.")
 ]
 FoldsOption = Annotated[int, typer.Option("--folds", help="Number of folds; 1 is a hold-out.")]
+UsualFoldsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--folds",
+        help="Number of folds; 1 is a hold-out. Default: 10, or 5 where networks are trained.",
+    ),
+]
 
 
 def class_map(texts: list[str] | None) -> dict[str, str]:

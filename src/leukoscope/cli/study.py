@@ -60,10 +60,10 @@ def study(
     protocol: opt.ProtocolOption = None,
     probe: Annotated[
         list[str] | None,
-        typer.Option(help="Probe, or all; may be repeated. Default: five of the eight."),
+        typer.Option(help="Probe, or all; may be repeated. Default: all that a verdict needs."),
     ] = None,
     no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")] = False,
-    folds: opt.FoldsOption = 5,
+    folds: opt.UsualFoldsOption = None,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,

@@ -248,6 +248,14 @@ class Recipe(Strict):
         return isinstance(self.training, (LinearHeadTraining, FeatureClassifierTraining))
 
     @property
+    def random_training(self) -> bool:
+        """Whether another seed trains another model from the same images."""
+        training = self.training
+        if isinstance(training, FeatureClassifierTraining):
+            return training.classifier.kind == "gradient-boosting"
+        return isinstance(training, GradientTraining)
+
+    @property
     def draws_curve(self) -> bool:
         """Whether a fit is quick enough for the curve over the number of acquisition clusters."""
         training = self.training

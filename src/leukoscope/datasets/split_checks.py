@@ -46,8 +46,8 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
     notes = []
     if name not in ("given", "cohort") and config.folds > len(folds):
         notes.append(
-            f"{name}: {len(folds)} folds instead of {config.folds}, because a class stands in "
-            f"too few groups for more."
+            f"{name}: {len(folds)} folds instead of {config.folds}: there are too few groups, or "
+            f"more folds would leave no image of a class to train on."
         )
     purged = [len(fold.ids("purged")) for fold in folds]
     if any(purged):
@@ -68,7 +68,7 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
     held = sum(count_shared(fold, patients, ("val", "cal"), ("train",)) > 0 for fold in folds)
     if name.startswith(("grouped", "cohort")) and held:
         notes.append(
-            f"{name}: in {held} of {len(folds)} folds val and cal share patients with train, "
+            f"{name}: in {held} of {len(folds)} folds val or cal shares patients with train, "
             f"because a class has fewer than three patients left; test is disjoint."
         )
     if name == "given" and held:

@@ -98,11 +98,13 @@ def make_splits(
     purge_groups: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> list[Fold]:
-    """Divide the usable images into folds with train, val, cal and test parts.
+    """Divide the usable images into folds with train, val and test parts, and cal in a hold-out.
 
-    Every image is tested once where ``config.folds`` is 2 or more. Classes are spread as evenly
-    as whole groups allow. Where a class stands in fewer groups than folds are asked for, there
-    are as many folds as it has groups (``split_notes`` tells).
+    Every image is tested once where ``config.folds`` is 2 or more; the test images of the other
+    folds then calibrate a fold's model, and only a single hold-out has a cal part. Classes are
+    spread as evenly as whole groups allow. Where there are fewer groups than folds asked for,
+    each group is a fold (``split_notes`` tells); a class in few groups is missing from some tests,
+    never from a train part.
 
     Args:
         manifest: The data set after the audit.
@@ -148,7 +150,7 @@ def make_splits(
     for number, side in enumerate(sides):
         parts = np.where((side != "test") & _touched(purge, side == "test"), "purged", side)
         rng = np.random.default_rng([*streams, number])
-        _cut_rest(images, parts, units, config, rng)
+        _cut_rest(images, parts, units, config, rng, ("val",) if len(sides) > 1 else ("val", "cal"))
         folds.append(Fold(name, number, images.mapping(parts.tolist()), dict(resampled), unit))
     _check_classes(images, folds)
     apart = [str(unit) for unit in held_out]
@@ -185,7 +187,7 @@ def split_train_val(
         units, _ = _units(images, like.protocol, None)
     parts = np.full(len(images.records), "", dtype="<U8")
     rng = np.random.default_rng([seed, crc32(name.encode())])
-    _cut_rest(images, parts, units, config, rng, {"val": config.val})
+    _cut_rest(images, parts, units, config, rng, ("val",), beside_test=False)
     fold = Fold(name, 0, images.mapping(parts.tolist()), dict(like.groups), like.unit)
     _check_classes(images, [fold])
     return fold
@@ -272,7 +274,7 @@ def _test_sides(
             hint="Groups that share overlapping images count as one. Hold out something smaller, "
             "or add data.",
         )
-    most = min(config.folds, int(holders.min()))
+    most = min(config.folds, len(counts))
     for folds in [1] if config.folds == 1 else range(most, 1, -1):
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([*streams, folds, attempt, 1])
@@ -299,15 +301,17 @@ def _cut_rest(
     units: IntArray,
     config: SplitConfig,
     rng: np.random.Generator,
-    shares: Mapping[str, float] | None = None,
+    wanted_parts: Sequence[str],
+    *,
+    beside_test: bool = True,
 ) -> None:
-    """Fill ``parts`` where it is empty (or ``train``): train, and val and cal if missing.
+    """Fill ``parts`` where it is empty (or ``train``): train, and the wanted parts if missing.
 
-    ``shares``: of the pool, where they are not those of ``config`` beside a test part.
+    ``beside_test``: whether the shares of ``config`` are of more than the pool.
     """
     pool = np.flatnonzero((parts == "") | (parts == "train"))
-    rest = 1 - (config.test if config.folds == 1 else 1 / config.folds)
-    shares = shares or {"val": config.val / rest, "cal": config.cal / rest}
+    rest = 1 - (config.test if config.folds == 1 else 1 / config.folds) if beside_test else 1.0
+    shares = {part: getattr(config, part) / rest for part in wanted_parts}
     missing = [part for part in shares if part not in parts]
     labels, k = images.labels[pool], len(images.class_names)
     own = _renumber(units[pool])

@@ -34,6 +34,7 @@ from leukoscope.evaluation.jackknife import (
     proportion_limits,
     spread,
     transformed_limits,
+    with_training,
 )
 from leukoscope.evaluation.metrics import (
     check_predictions,
@@ -108,6 +109,7 @@ def bootstrap_metrics(
     *,
     groups: Sequence[str] | NDArray[Any] | None = None,
     names: Collection[str] | None = None,
+    fits: ArrayLike | None = None,
     **how: Unpack[Sampling],
 ) -> dict[str, Interval]:
     """Every metric with its interval over groups.
@@ -123,6 +125,9 @@ def bootstrap_metrics(
         class_names: K names.
         groups: (n,) label of the group of each image; None means every image for itself.
         names: The metrics that are wanted; None means all.
+        fits: (n,) which trained model answered each image, where another training would give
+            another model: limits then allow for that too
+            (:func:`~leukoscope.evaluation.jackknife.with_training`), but for ``ece``.
         **how: See :class:`Sampling`.
 
     Raises:
@@ -136,16 +141,24 @@ def bootstrap_metrics(
     shares = {name: hits_and_trials(name, truth, prob, class_names) for name in whole}
     others = [name for name, share in shares.items() if share is None and name != "ece"]
     left_out = _left_out(resampling, truth, prob, class_names, others)
+    without: dict[str, FloatArray] = {}
+    if fits is not None:
+        member = np.unique(np.asarray(fits), return_inverse=True)[1]
+        kept = (member != np.arange(member.max() + 1)[:, None]).astype(np.float64)
+        if len(kept) > 1:  # a single model cannot tell
+            without = weighted_metrics(truth, prob, class_names, kept, names)
     result = {}
     for name, value in values.items():
         share = shares[name]
         if share is not None:
-            result[name] = resampling.proportion(*share)
+            result[name] = resampling.proportion(*share, without.get(name))
         elif name == "ece":
             result[name] = resampling.binned(ece_gaps(truth, prob))
         else:
             scale: Scale = "log" if name in _UNBOUNDED else "logit"
-            result[name] = resampling.limits(value, left_out[name], scale)
+            result[name] = resampling.limits(
+                value, left_out[name], scale, without_fit=without.get(name)
+            )
     return {name: replace(interval, value=values[name]) for name, interval in result.items()}
 
 
@@ -305,11 +318,17 @@ class Resampling:
                 yield np.where(of_image == rows[:, None], 0.0, inside)
 
     def limits(
-        self, value: float, left_out: FloatArray, scale: Scale, times: float = 1.0
+        self,
+        value: float,
+        left_out: FloatArray,
+        scale: Scale,
+        times: float = 1.0,
+        without_fit: FloatArray | None = None,
     ) -> Interval:
         """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
 
-        ``times`` multiplies the variance: for m new groups of G seen, 1 + G / m.
+        ``times`` multiplies the variance: for m new groups of G seen, 1 + G / m; ``without_fit``:
+        see :func:`~leukoscope.evaluation.jackknife.with_training`.
         """
         block, places = self.blocks()
         used = np.isfinite(left_out)
@@ -322,20 +341,27 @@ class Resampling:
         elif value > 0:
             sizes = np.bincount(block[self.member]).astype(np.float64)
             variance, df = spread(left_out, places, sizes)
+            if without_fit is not None:
+                variance, df = with_training(without_fit, variance, df)
             low, high = transformed_limits(
                 value, times * variance, df, confidence=self.confidence, scale=scale
             )
         return Interval(value, low, high, self.n_groups, int(used.sum()), reliable)
 
-    def proportion(self, hits: FloatArray, trials: FloatArray) -> Interval:
+    def proportion(
+        self, hits: FloatArray, trials: FloatArray, without_fit: FloatArray | None = None
+    ) -> Interval:
         """The share Σ hits / Σ trials with the limits of a proportion of grouped images.
 
         Args:
             hits: (n,) 1 for each image that counts, else 0.
             trials: (n,) 1 for each image that could count, else 0.
+            without_fit: See :func:`~leukoscope.evaluation.jackknife.with_training`.
         """
         k, n = self.sums(hits), self.sums(trials)
-        low, high = proportion_limits(k, n, self.strata, confidence=self.confidence)
+        low, high = proportion_limits(
+            k, n, self.strata, confidence=self.confidence, without_fit=without_fit
+        )
         value = float(hits.sum() / trials.sum()) if trials.any() else math.nan
         concerned = int((n > 0).sum())
         reliable = self.reliable and concerned >= MIN_CLASS_GROUPS

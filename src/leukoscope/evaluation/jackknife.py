@@ -72,6 +72,35 @@ def spread(
     return variance, float(np.clip(found, 1.0, most))
 
 
+def with_training(left_out: FloatArray, variance: float, df: float) -> tuple[float, float]:
+    """Variance and degrees of freedom with what another training would change.
+
+    Images that one model answered share the luck of its training (weights drawn, order of batches),
+    which the spread between groups does not see. The jackknife over models sees groups and
+    training together; what it has more than the groups is the training's part, with as many degrees
+    of freedom as there are models less one (combined as in Satterthwaite 1946).
+
+    Args:
+        left_out: (F,) the value without the images of each model; NaN where it is undefined.
+        variance: Between groups, see :func:`spread`.
+        df: Likewise.
+
+    >>> with_training(np.array([0.5, 0.5, 0.5]), 0.01, 19.0)
+    (0.01, 19.0)
+    >>> variance, df = with_training(np.array([0.4, 0.5, 0.6]), 0.01, 19.0)
+    >>> round(variance, 4), round(df, 1)
+    (0.0133, 16.4)
+    """
+    values = left_out[np.isfinite(left_out)]
+    if len(values) < 2:
+        return variance, df
+    both = (len(values) - 1) / len(values) * float(((values - values.mean()) ** 2).sum())
+    more = both - variance
+    if more <= 0:
+        return variance, df
+    return both, both**2 / (variance**2 / df + more**2 / (len(values) - 1))
+
+
 def transformed_limits(
     value: float, variance: float, df: float, *, confidence: float, scale: Scale
 ) -> tuple[float, float]:
@@ -99,7 +128,12 @@ def transformed_limits(
 
 
 def proportion_limits(
-    hits: FloatArray, trials: FloatArray, strata: Sequence[IntArray], *, confidence: float
+    hits: FloatArray,
+    trials: FloatArray,
+    strata: Sequence[IntArray],
+    *,
+    confidence: float,
+    without_fit: FloatArray | None = None,
 ) -> tuple[float, float]:
     """Score limits of a proportion of images that stand in groups.
 
@@ -115,6 +149,8 @@ def proportion_limits(
         trials: (G,) number of images in each group; groups without any are left out.
         strata: Indices of the groups that are drawn among each other.
         confidence: Level, 0–1.
+        without_fit: (F,) the proportion without the images of each trained model, for
+            :func:`with_training`.
 
     Returns:
         Lower and upper limit; NaN where there is no image.
@@ -136,9 +172,11 @@ def proportion_limits(
     variance, df = spread(left_out, own, trials[trials > 0])
     mean_size = float((trials**2).sum()) / total
     prior = p * (1 - p) * (1 + (mean_size - 1) * PRIOR_ICC) / total
-    moderated = (df * variance + PRIOR_DF * prior) / (df + PRIOR_DF)
+    moderated, df = (df * variance + PRIOR_DF * prior) / (df + PRIOR_DF), df + PRIOR_DF
+    if without_fit is not None:
+        moderated, df = with_training(without_fit, moderated, df)
     effective = min(total, p * (1 - p) / moderated)
-    quantile = float(t.ppf((1 + confidence) / 2, df + PRIOR_DF))
+    quantile = float(t.ppf((1 + confidence) / 2, df))
     shift = quantile**2 / effective
     middle = (p + shift / 2) / (1 + shift)
     half = quantile / (1 + shift) * (p * (1 - p) / effective + shift / 4 / effective) ** 0.5

@@ -273,7 +273,8 @@ def splits(comparison: Comparison) -> Table:
         value("Folds", lambda e: count(len(e["parts"]))),
         *part_sizes(lambda e: e["parts"]),
         value("Seed", lambda e: str(e["seed"])),
-        note="val selects and stops, cal calibrates, test is used once; purged: kept out of "
+        note="val selects and stops, cal calibrates a single hold-out (several folds calibrate "
+        "each other), test is used once; purged: kept out of "
         "training because the image overlaps a test image.",
         grouped=True,
     )  # fmt: skip

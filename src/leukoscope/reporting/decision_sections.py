@@ -45,9 +45,10 @@ def calibration(study: Study, gallery: Gallery) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "A probability is worth something only if it keeps its promise: of the images that "
-            "get 80 %, eight in ten should be right. The scaling was fitted on images used for "
-            "nothing else (part `cal`): one temperature, or one weight and bias a class where a "
-            "cross-validation within `cal` shows that to be better."
+            "get 80 %, eight in ten should be right. The scaling of each fold was fitted on images "
+            "that its model was not trained on and that do not test it: those that the other folds "
+            "tested, or the part `cal` of a single hold-out. It is one temperature, or one weight "
+            "and bias a class where a cross-validation among those images shows that to be better."
         )
     ]
     blocks += present(tables.calibration(study))
@@ -307,7 +308,7 @@ def _operating_point(study: Study) -> list[Block]:
         text = (
             "The threshold of each fold is the largest P(malignant) whose one-sided "
             "Clopper–Pearson bound on the calibration images keeps the promise. It takes images "
-            "(or patients) as independent, so it holds for images drawn like those of `cal`; the "
+            "(or patients) as independent, so it holds for images drawn like those; the "
             "table says what became of it."
         )
         return [heading, Paragraph(text), table]

@@ -216,7 +216,8 @@ def promises(study: Study) -> Table | None:
         _SIZE,
         note="A promise needs ⌈(n + 1) · coverage⌉ ≤ n. By group: hierarchical conformal "
         "prediction (Lee et al. 2023); there every group counts the same. By class and group is "
-        "counted only. Every promise holds only for images, or groups, drawn like those of `cal`.",
+        "counted only. Every promise holds only for images, or groups, drawn like those that "
+        "calibrate.",
         grouped=True,
     )  # fmt: skip
 
@@ -266,7 +267,7 @@ def candidates(study: Study) -> Table | None:
         plain("Sets of one", "single", "share"),
         plain("None probable enough", "empty", "share"),
         N_IMAGES,
-        note="Thresholds from `cal`, measured on `val`: what a choice among them may rest on.",
+        note="Thresholds from calibration images, measured on `val`: what a choice may rest on.",
         grouped=True,
     )  # fmt: skip
 

@@ -144,7 +144,7 @@ def output(study: Study) -> Answer | None:
         [
             "A recalibrated probability for each class; the most probable class is the prediction.",
             f"Prediction sets aim at a coverage of {100 * study.config.coverage:g} %, their "
-            "threshold fitted on the `cal` part.",
+            "threshold fitted on the images that the other folds tested (in a hold-out on `cal`).",
         ],
         "predictions.csv",
         "metrics.json",

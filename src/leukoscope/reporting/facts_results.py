@@ -161,7 +161,7 @@ def failures(study: Study) -> Answer | None:
 
 
 def calibration(study: Study) -> Answer | None:
-    """Calibration errors and prediction sets, both fitted on the ``cal`` part."""
+    """Calibration errors and prediction sets, both fitted on calibration images."""
     tables = (decision_tables.calibration(study), decision_tables.sets(study))
     return shown(tables, "metrics.json", "report.html")
 

@@ -1,7 +1,8 @@
 """How far probabilities, prediction sets and thresholds keep their promise, for ``metrics.json``.
 
-Everything is fitted on the ``cal`` part of each fold and measured on its ``test`` part; what is
-chosen among is compared on ``val``.
+Everything is fitted on the images that calibrate a fold, see
+:mod:`leukoscope.study.fold_calibration`, and measured on its ``test`` part; what is chosen among
+is compared on ``val``.
 """
 
 from __future__ import annotations
@@ -161,13 +162,17 @@ def _by_unit(
 
 
 def _seen(tested: FoldResults, mapping: Mapping[str, str] | None) -> dict[str, float]:
-    """Share of the cal and of the test images whose patient, cluster … was trained on, too."""
+    """Share of the calibration and of the test images whose patient, cluster … was trained on.
+
+    Images that other folds tested count by the models that answered them.
+    """
     known: dict[str, list[bool]] = {"cal": [], "test": []}
     for fold in tested.folds:
         own = fold.groups if mapping is None else mapping
         trained = {own.get(i, i) for i in fold.ids("train")}
         for part, found in known.items():
             found += [own.get(i, i) in trained for i in fold.ids(part)]
+    known["cal"] = known["cal"] or known["test"]
     return {part: float(np.mean(found)) for part, found in known.items()}
 
 

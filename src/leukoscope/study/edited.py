@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.bundle import Calibration
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
 from leukoscope.core.errors import DataError
@@ -28,7 +29,7 @@ from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
 from leukoscope.learning.trainer import predict_logits
 from leukoscope.study.events import Progress
 from leukoscope.study.fitting import job_of_features, job_seed
-from leukoscope.study.fold_results import served_calibration
+from leukoscope.study.fold_calibration import fold_calibrations
 from leukoscope.study.inner_folds import fit_inner_folds
 from leukoscope.study.jobs import Labelled, Logits
 from leukoscope.study.protocols import ProtocolPlan, strictest
@@ -111,11 +112,16 @@ def run_edited(
     if not folds:
         return tables
     models = EditedModels(store, recipe, edited_inputs(config), config.seed)
+    calibrations = _calibrations(store, recipe, folds)
     with progress.step(f"{recipe.name} on edited images") as tell:
         for done, fold in enumerate(folds, start=1):
             quick = recipe.frozen_features or fold.protocol == hardest
             names = [name for name in models.inputs if quick or name not in DEGRADED]
-            tables += [one for name in names if len(one := _one_fold(models, fold, name))]
+            found = (
+                _one_fold(models, fold, name, calibrations[fold.protocol, fold.fold])
+                for name in names
+            )
+            tables += [table for table in found if len(table)]
             models.forget()
             tell(done, len(folds))
     return tables
@@ -125,7 +131,22 @@ def _table_path(store: InputStore, recipe: Recipe, fold: Fold) -> Path:
     return store.run.model(recipe.name, fold.protocol, fold.fold) / "predictions.csv"
 
 
-def _one_fold(models: EditedModels, fold: Fold, name: str) -> PredictionTable:
+def _calibrations(
+    store: InputStore, recipe: Recipe, folds: Sequence[Fold]
+) -> dict[tuple[str, int], Calibration | None]:
+    """Protocol and number of each fold → the calibration of its model."""
+    found: dict[tuple[str, int], Calibration | None] = {}
+    for protocol in dict.fromkeys(fold.protocol for fold in folds):
+        own = [fold for fold in folds if fold.protocol == protocol]
+        tables = [PredictionTable.load(_table_path(store, recipe, fold)) for fold in own]
+        records = fold_calibrations(own, tables)
+        found |= {(protocol, fold.fold): one for fold, one in zip(own, records, strict=True)}
+    return found
+
+
+def _one_fold(
+    models: EditedModels, fold: Fold, name: str, calibration: Calibration | None
+) -> PredictionTable:
     store, recipe = models.store, models.recipe
     target = store.run.cache / "edited" / recipe.name / fold.protocol / f"{name}-{fold.fold}.csv"
     if target.is_file():
@@ -133,13 +154,12 @@ def _one_fold(models: EditedModels, fold: Fold, name: str) -> PredictionTable:
             return PredictionTable.load(target)
         except DataError:
             target.unlink()  # of another version or damaged
-    own = PredictionTable.load(_table_path(store, recipe, fold)).select(part="cal")
     rows = models.rows(fold, name)
     logits = models.logits(fold, name)
     table = PredictionTable.build(
         store.data.class_names,
         [store.data.records[i].image_id for i in rows],
-        apply_calibration(logits, served_calibration(fold, own)),
+        softmax(logits) if calibration is None else apply_calibration(logits, calibration),
         recipe=recipe.name,
         protocol=fold.protocol,
         fold=fold.fold,

@@ -23,7 +23,6 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_json, sha256_file, write_json, write_text
 from leukoscope.core.records import Fold, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import (
     accuracy_weights,
     fit_weights,
@@ -42,10 +41,12 @@ from leukoscope.evaluation.fuzzy import (
 )
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.evaluation.softmax import softmax
 from leukoscope.study.cleanup import is_ours
 from leukoscope.study.entries import sampling
 from leukoscope.study.environment import describe_environment
 from leukoscope.study.events import Listener, Progress, Tell
+from leukoscope.study.fold_calibration import calibrated
 from leukoscope.study.members import Member, Stacked, common_folds, stack
 from leukoscope.study.protocols import UNITS, groups_of
 from leukoscope.study.run import StudyResult
@@ -66,7 +67,7 @@ TITLES: Mapping[str, str] = {
 def combine(
     method: Method, stacked: Stacked, names: Sequence[str], system: FuzzySystem
 ) -> tuple[PredictionTable, list[float] | None]:
-    """One ensemble on one fold, calibrated on ``cal``.
+    """One ensemble on one fold, not yet calibrated.
 
     Returns:
         Its predictions, and the weight of each member where it has weights.
@@ -83,13 +84,10 @@ def combine(
     else:
         combined = weighted_mean(stacked.probs, weights)
     logits = log_probs(combined)
-    cal = stacked.part == "cal"
-    units = np.array(stacked.fold.units(stacked.ids))
-    record = fit_calibration(logits[cal], stacked.y[cal], units[cal])
     table = PredictionTable.build(
         names,
         stacked.ids,
-        apply_calibration(logits, record),
+        softmax(logits),
         recipe=f"ensemble-{method}",
         protocol=stacked.fold.protocol,
         fold=stacked.fold.fold,
@@ -164,16 +162,22 @@ def _combined(
     tell: Tell,
 ) -> tuple[list[PredictionTable], dict[str, dict[str, list[list[float]]]]]:
     """Every ensemble on every fold, and weights by method and protocol, one list a fold."""
-    tables, names = [], members[0].table.class_names
+    names = members[0].table.class_names
+    made: dict[tuple[str, str], list[tuple[Fold, PredictionTable]]] = {}
     weights: dict[str, dict[str, list[list[float]]]] = {}
     for done, fold in enumerate(folds, start=1):
         stacked = stack(members, fold)
         for method in methods:
             table, found = combine(method, stacked, names, system)
-            tables.append(table)
+            made.setdefault((method, fold.protocol), []).append((fold, table))
             if found is not None:
                 weights.setdefault(method, {}).setdefault(fold.protocol, []).append(found)
         tell(done, len(folds))
+    tables = [
+        table
+        for (_, protocol), pairs in made.items()
+        for table in calibrated(*zip(*pairs, strict=True), vector=protocol in UNITS)
+    ]
     return tables, weights
 
 

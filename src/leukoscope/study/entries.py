@@ -45,17 +45,21 @@ class Statistics:
         groups: Protocol → image id → unit that is resampled.
         config: Replicates, confidence, seed.
         unit: Protocol → what that unit is, in words.
+        random: Recipes whose training another seed would change.
     """
 
     groups: Mapping[str, Mapping[str, str]]
     config: StudyConfig
     unit: Mapping[str, str]
+    random: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, folds: Sequence[Fold], config: StudyConfig) -> Statistics:
         """With the units that the folds hold out."""
         names = dict.fromkeys(fold.protocol for fold in folds if fold.protocol != FINAL)
-        return cls(groups_of(folds), config, {name: unit_of(name, folds) for name in names})
+        random = frozenset(recipe.name for recipe in config.recipes if recipe.random_training)
+        units = {name: unit_of(name, folds) for name in names}
+        return cls(groups_of(folds), config, units, random)
 
     @property
     def how(self) -> Sampling:
@@ -77,6 +81,7 @@ class Statistics:
             table.class_names,
             groups=self.units(table, protocol),
             names=names,
+            fits=table.fold if str(table.recipe[0]) in self.random else None,
             **self.how,
         )
         return {name: interval.to_json() for name, interval in intervals.items()}

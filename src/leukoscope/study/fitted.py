@@ -30,7 +30,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.fold_results import served_calibration, units_of
+from leukoscope.study.fold_calibration import calibration_tables, fold_calibrations
+from leukoscope.study.fold_results import units_of
 from leukoscope.study.protocols import FINAL, UNITS
 from leukoscope.study.unseen import UnseenImages
 
@@ -52,7 +53,7 @@ class FittedModel:
         network: In evaluation mode.
         spec: Its preprocessing.
         class_names: Order of the logits.
-        calibration: Fitted on the ``cal`` part of its fold; for the fit on all images see
+        calibration: See :mod:`leukoscope.study.fold_calibration`; for the fit on all images
             :mod:`leukoscope.study.unseen`.
         conformal: Prediction sets, fitted on the same images.
     """
@@ -221,21 +222,30 @@ class FittedRun:
         return self._models[key]
 
     def _decisions(self, recipe: str, protocol: str, fold: int) -> tuple[Calibration, Conformal]:
-        """From the ``cal`` part of the fold; for the fit on all images from the other folds."""
-        cal = self.table(recipe, protocol, fold).select(part="cal")
-        if len(cal) == 0:
+        """From the ``cal`` part or the other folds; for the fit on all images from all folds."""
+        if protocol == FINAL:
             unseen = UnseenImages.of_run(self.run, recipe)
             return unseen.decide(unseen.logits)[:2]
-        fit_fold, guarantee = self._fold(protocol, fold), self.config.set_guarantee
+        numbers = self.folds(recipe, protocol)
+        own, folds = numbers.index(fold), [self._fold(protocol, k) for k in numbers]
+        tables = [self.table(recipe, protocol, k) for k in numbers]
+        calibration = fold_calibrations(folds, tables)[own]
+        if calibration is None:
+            raise DataError(
+                f"{self.run.path}: of {recipe} under {protocol} only fold {fold} is finished, and "
+                "the images that the other folds test calibrate its model",
+                hint=f"let it finish: leukoscope study --out {self.run.path} --resume",
+            )
+        cal, guarantee = calibration_tables(tables)[own], self.config.set_guarantee
         sets = fit_sets(
-            cal.probs,
+            apply_calibration(cal.logits, calibration),
             cal.y_true,
             self.config.coverage,
             score=self.config.set_score,
             guarantee=guarantee,
-            groups=units_of(fit_fold, cal) if guarantee == "group" else None,
+            groups=units_of(folds[own], cal) if guarantee == "group" else None,
         )
-        return served_calibration(fit_fold, cal), sets
+        return calibration, sets
 
     def model_for(self, recipe: str, protocol: str, image_id: str) -> tuple[FittedModel, str]:
         """The model that may speak about an image, and what the image was to it.

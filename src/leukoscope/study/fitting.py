@@ -25,6 +25,7 @@ from leukoscope.learning.feature_heads import FeatureHead
 from leukoscope.learning.feature_models import Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.study.events import Progress, Tell, TellWithin
+from leukoscope.study.fold_calibration import calibrate_jobs
 from leukoscope.study.gradient_job import Announce, GradientJob, Order, Rows
 from leukoscope.study.inner_folds import MakeJob, fit_inner_folds, member_recipe
 from leukoscope.study.jobs import FitAndPredict, Labelled, Logits, run_job
@@ -59,7 +60,7 @@ def fit_recipe(
         for done, fold in enumerate(fits.folds):
             tables.append(fits.fit(fold, tell, done))
             tell(1000 * (done + 1), 1000 * len(fits.folds))
-    return tables
+        return calibrate_jobs(fits.folds, tables, fits.folder, UNITS)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.recalibration import recalibration
 from leukoscope.evaluation.softmax import softmax
 from leukoscope.study.entries import sampling
+from leukoscope.study.fold_calibration import calibration_tables
 from leukoscope.study.protocols import unit_of
 
 
@@ -34,7 +35,10 @@ class FoldResults:
     Attributes:
         protocol: Its name.
         folds: Parts and units of each fold.
-        val, cal, test: Predictions of these parts of each fold.
+        val, test: Predictions of these parts of each fold.
+        cal: What calibrates each fold, with probabilities calibrated as the fold's own are, see
+            :func:`~leukoscope.study.fold_calibration.calibration_tables`.
+        calibrations: Fitted on them.
         config: Replicates, confidence, coverage, seed.
     """
 
@@ -43,6 +47,7 @@ class FoldResults:
     val: tuple[PredictionTable, ...]
     cal: tuple[PredictionTable, ...]
     test: tuple[PredictionTable, ...]
+    calibrations: tuple[Calibration, ...]
     config: StudyConfig
 
     @classmethod
@@ -54,11 +59,20 @@ class FoldResults:
         rows = table.select(recipe=recipe, protocol=protocol, input="image")
         numbers = set(rows.select(part="test").fold.tolist())
         own = [f for f in folds if f.protocol == protocol and f.fold in numbers]
-        parts = {
-            part: tuple(rows.select(fold=fold.fold, part=part) for fold in own)
-            for part in ("val", "cal", "test")
-        }
-        return cls(protocol, tuple(own), **parts, config=config)
+        tables = [rows.select(fold=fold.fold) for fold in own]
+        cal, records = calibration_tables(tables), []
+        for k, fold in enumerate(own):
+            records.append(fit_calibration(cal[k].logits, cal[k].y_true, units_of(fold, cal[k])))
+            cal[k] = replace(cal[k], probs=apply_calibration(cal[k].logits, records[k]))
+        return cls(
+            protocol,
+            tuple(own),
+            val=tuple(t.select(part="val") for t in tables),
+            cal=tuple(cal),
+            test=tuple(t.select(part="test") for t in tables),
+            calibrations=tuple(records),
+            config=config,
+        )
 
     @property
     def y(self) -> NDArray[np.int64]:
@@ -98,8 +112,7 @@ class FoldResults:
 
 def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
     """Which scaling serves in each fold, and every calibration measure before and after."""
-    pairs = zip(tested.folds, tested.cal, strict=True)
-    records = [served_calibration(fold, cal) for fold, cal in pairs]
+    records = tested.calibrations
     logits = np.concatenate([t.logits for t in tested.test])
     options = tested.options
     found = calibration_measures(tested.y, tested.probs, softmax(logits), **options)
@@ -116,11 +129,3 @@ def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
         **{name: interval.to_json() for name, interval in refit.items()},
         "chance": ece_by_chance(tested.y, tested.probs, **options),
     }
-
-
-def served_calibration(fold: Fold, cal: PredictionTable) -> Calibration:
-    """The calibration behind stored probabilities; that of older runs is always a temperature."""
-    record = fit_calibration(cal.logits, cal.y_true, units_of(fold, cal))
-    if np.allclose(apply_calibration(cal.logits, record), cal.probs, rtol=0, atol=1e-6):
-        return record
-    return Calibration(temperature=record.temperature, n_cal=record.n_cal)

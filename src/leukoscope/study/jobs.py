@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Fold, ImageRecord
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.softmax import softmax
 
@@ -56,7 +55,7 @@ def run_job(
     folder: Path,
     fit_and_predict: FitAndPredict,
 ) -> PredictionTable:
-    """Fit on one fold, calibrate on its ``cal`` part, and write ``predictions.csv``.
+    """Fit on one fold and write ``predictions.csv``; calibration follows when all folds are done.
 
     Args:
         data: The images and labels.
@@ -67,14 +66,15 @@ def run_job(
         fit_and_predict: From row numbers by part to logits (n_part, K) of the held-out parts.
 
     Returns:
-        Logits and calibrated probabilities of the val, cal and test images.
+        Logits and probabilities of the val, cal and test images; calibrated where an earlier run
+        did it (:func:`~leukoscope.study.fold_calibration.calibrate_jobs`).
     """
     target = folder / "predictions.csv"
     if target.is_file():
         try:
             found = PredictionTable.load(target)
             if _parts(found) == _held_out(data, fold):
-                return _calibrated(found, fold, target)
+                return found
         except DataError:
             pass
         target.unlink()  # of another version or division, or damaged: do the job again
@@ -95,7 +95,9 @@ def run_job(
         y_true=y[index],
         logits=stacked,
     )
-    return _calibrated(table, fold, target)
+    table.save(target)
+    # Read back what was written, so that a resumed study computes from the very same digits.
+    return PredictionTable.load(target)
 
 
 def _held_out(data: Labelled, fold: Fold) -> dict[str, str]:
@@ -107,21 +109,3 @@ def _held_out(data: Labelled, fold: Fold) -> dict[str, str]:
 def _parts(table: PredictionTable) -> dict[str, str]:
     """Image id → part, of the images of a table."""
     return dict(zip(table.image_id.tolist(), table.part.tolist(), strict=True))
-
-
-def _calibrated(table: PredictionTable, fold: Fold, target: Path) -> PredictionTable:
-    """The table with calibrated probabilities, as its file holds it.
-
-    A file of an earlier version, whose probabilities were made in another way, is brought up to
-    date without training again. The fit on all images has no ``cal`` part: what calibrates it are
-    the test images of the other folds (:mod:`leukoscope.study.unseen`), once they are all there.
-    """
-    cal = table.select(part="cal")
-    probs = softmax(table.logits)
-    if len(cal):
-        record = fit_calibration(cal.logits, cal.y_true, fold.units(cal.image_id.tolist()))
-        probs = apply_calibration(table.logits, record)
-    if not (target.is_file() and np.allclose(probs, table.probs, rtol=0, atol=1e-9)):
-        replace(table, probs=probs).save(target)
-    # Read back what was written, so that a resumed study computes from the very same digits.
-    return PredictionTable.load(target)

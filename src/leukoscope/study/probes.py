@@ -27,6 +27,7 @@ from leukoscope.learning.linear_head import fit_linear_head
 from leukoscope.study.edited import edited_wanted, run_edited
 from leukoscope.study.events import Progress, Tell
 from leukoscope.study.fitting import linear_logits
+from leukoscope.study.fold_calibration import calibrate_jobs
 from leukoscope.study.inapplicable import inapplicable_probes, measured_tables
 from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Labelled, Logits, run_job
 from leukoscope.study.listing import listing_numbers
@@ -110,7 +111,7 @@ def run_probe(
         for done, fold in enumerate(fits.folds, start=1):
             tables.append(fits.fit(fold, tell))
             tell(done, len(fits.folds))
-    return tables
+        return calibrate_jobs(fits.folds, tables, fits.folder)
 
 
 @dataclass(frozen=True)

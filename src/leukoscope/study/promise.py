@@ -47,15 +47,12 @@ class Nested:
     @classmethod
     def of(cls, tested: FoldResults) -> Nested:
         """Leave each fold out in turn; needs two folds."""
-        pairs = zip(tested.folds, tested.test, strict=True)
-        units = [np.array(units_of(fold, table)) for fold, table in pairs]
         config, probs, sets, fitted = tested.config, [], [], []
-        for own, table in enumerate(tested.test):
-            others = [k for k in range(len(tested.test)) if k != own]
+        for fold, table, others in zip(tested.folds, tested.test, tested.cal, strict=True):
             calibration, conformal = fit_promise(
-                np.concatenate([tested.test[k].logits for k in others]),
-                np.concatenate([tested.test[k].y_true for k in others]),
-                np.concatenate([units[k] for k in others]),
+                others.logits,
+                others.y_true,
+                np.array(units_of(fold, others)),
                 config.coverage, score=config.set_score, guarantee=config.set_guarantee,
                 new_groups=promised_unit(tested.protocol) != "image",
             )  # fmt: skip
@@ -66,7 +63,7 @@ class Nested:
             tested.y,
             np.concatenate(probs),
             np.concatenate(sets),
-            np.concatenate(units),
+            np.array(tested.units),
             tuple(fitted),
         )
 

@@ -21,7 +21,7 @@ from leukoscope.config.loading import (
     save_study_config,
 )
 from leukoscope.config.recipe import EnsembleTraining, Recipe
-from leukoscope.config.study import PROTOCOLS, StudyConfig, chosen_probes
+from leukoscope.config.study import PROTOCOLS, StudyConfig, chosen_probes, usual_folds
 from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
@@ -65,7 +65,7 @@ def study_config(
     protocols: Sequence[str] | None = None,
     probes: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
-    folds: int = 5,
+    folds: int | None = None,
     seed: int = 42,
     layout: str = "auto",
     class_map: dict[str, str] | None = None,
@@ -84,7 +84,8 @@ def study_config(
             every one.
         overrides: ``key=value`` texts. Keys that begin with ``splits.``, or name a field of the
             study (``bootstrap``, ``coverage``, …), change the study, all others every recipe.
-        folds: Number of folds; 1 is a hold-out.
+        folds: Number of folds; 1 is a hold-out, None stands for
+            :func:`~leukoscope.config.study.usual_folds`.
         seed: Seed of everything that is random.
         layout: Name of a layout, or ``auto``.
         class_map: Folder name → class.
@@ -123,7 +124,7 @@ def study_config(
         "recipes": [recipe.model_dump() for recipe in chosen],
         "protocols": list(protocols or PROTOCOLS),
         "probes": list(chosen_probes(probes)),
-        "splits": {"folds": folds},
+        "splits": {"folds": usual_folds(chosen) if folds is None else folds},
         "seed": seed,
         "external": external_values(external, external_layouts, class_map),
     }
