@@ -28,6 +28,7 @@ from dataclasses import asdict
 from functools import cache, partial
 from hashlib import blake2b
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,7 +53,7 @@ from leukoscope.evaluation.verdict import judge
 from leukoscope.phantom.artefacts import ARTEFACTS, STRENGTHS
 
 SCORES: Final = ("accuracy", "balanced_accuracy", "roc_auc")
-MOST_REMEMBERED: Final = 3000
+MOST_REMEMBERED: Final = 1200
 """Files whose masks and numbers a process keeps."""
 PROBES: Final = (
     "ground-only", "grain-only", "frame-only", "file-only", "stain-only", "scale-bar-only",
@@ -79,6 +80,7 @@ def _remember() -> None:
     features: dict[bytes, NDArray[np.float32]] = {}
     look = vars(one_pass)["observe"]
     files: dict[bytes, Any] = {}
+    lock = Lock()
     measure_of = measurements.audit_image
     measures: dict[bytes, Any] = {}
 
@@ -98,10 +100,13 @@ def _remember() -> None:
 
     def observe(path: Path) -> Any:
         key = blake2b(path.read_bytes(), digest_size=16).digest()
-        found = files.pop(key, None) or look(path)
-        if len(files) >= MOST_REMEMBERED:
-            files.pop(next(iter(files)))  # the one that was used longest ago
-        files[key] = found
+        with lock:
+            found = files.pop(key, None)
+        found = found or look(path)
+        with lock:  # several threads read
+            if len(files) >= MOST_REMEMBERED:
+                files.pop(next(iter(files)))  # the one that was used longest ago
+            files[key] = found
         return found
 
     def measure(path: Path) -> Any:
