@@ -27,10 +27,10 @@ from leukoscope.core.errors import (
 )
 from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration
+from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.fold_calibration import calibration_tables, fold_calibrations
+from leukoscope.study.fold_calibration import calibration_tables
 from leukoscope.study.fold_results import units_of
 from leukoscope.study.protocols import FINAL, UNITS
 from leukoscope.study.unseen import UnseenImages
@@ -222,21 +222,20 @@ class FittedRun:
         return self._models[key]
 
     def _decisions(self, recipe: str, protocol: str, fold: int) -> tuple[Calibration, Conformal]:
-        """From the ``cal`` part or the other folds; for the fit on all images from all folds."""
+        """From the ``cal`` part or the other folds; for the fit on all images from all folds.
+
+        While no other fold is finished, from the ``val`` part.
+        """
         if protocol == FINAL:
             unseen = UnseenImages.of_run(self.run, recipe)
             return unseen.decide(unseen.logits)[:2]
         numbers = self.folds(recipe, protocol)
         own, folds = numbers.index(fold), [self._fold(protocol, k) for k in numbers]
         tables = [self.table(recipe, protocol, k) for k in numbers]
-        calibration = fold_calibrations(folds, tables)[own]
-        if calibration is None:
-            raise DataError(
-                f"{self.run.path}: of {recipe} under {protocol} only fold {fold} is finished, and "
-                "the images that the other folds test calibrate its model",
-                hint=f"let it finish: leukoscope study --out {self.run.path} --resume",
-            )
         cal, guarantee = calibration_tables(tables)[own], self.config.set_guarantee
+        if not len(cal):  # no other fold is finished yet: what selected the model has to do
+            cal = tables[own].select(part="val")
+        calibration = fit_calibration(cal.logits, cal.y_true, units_of(folds[own], cal))
         sets = fit_sets(
             apply_calibration(cal.logits, calibration),
             cal.y_true,
