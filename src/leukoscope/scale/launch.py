@@ -22,7 +22,7 @@ from leukoscope.runtime.engines import available_cores
 from leukoscope.scale.processes import how_it_ended
 
 if TYPE_CHECKING:
-    from leukoscope.study.gradient_job import Announce, Order
+    from leukoscope.study.jobs import Announce, SharedTraining
 
 ANSWER = timedelta(minutes=15)  # longer than any process of one training waits for another
 IDLE = timedelta(days=14)  # while the first one audits, measures, reports
@@ -145,7 +145,7 @@ def _connect(environment: Any) -> Team:
     # process works, between the trainings, inference may use all cores.
     os.environ.pop("OMP_NUM_THREADS", None)
 
-    def announce(order: Order | None) -> None:
+    def announce(order: SharedTraining | None) -> None:
         broadcast(order, told)
 
     return Team(announce)
@@ -162,7 +162,7 @@ def _take_part(told: Any) -> int:
     try:
         while True:
             try:
-                order: Order | None = broadcast(None, told)
+                order: SharedTraining | None = broadcast(None, told)
             except RuntimeError:  # the first process is gone, and has said why
                 return 1
             if order is None:

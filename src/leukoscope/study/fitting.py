@@ -26,9 +26,17 @@ from leukoscope.learning.feature_models import Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.study.events import Progress, Tell, TellWithin
 from leukoscope.study.fold_calibration import calibrate_jobs
-from leukoscope.study.gradient_job import Announce, GradientJob, Order, Rows
+from leukoscope.study.gradient_job import GradientJob
 from leukoscope.study.inner_folds import MakeJob, fit_inner_folds, member_recipe
-from leukoscope.study.jobs import FitAndPredict, Labelled, Logits, run_job
+from leukoscope.study.jobs import (
+    Announce,
+    FitAndPredict,
+    Labelled,
+    Logits,
+    PartRows,
+    SharedTraining,
+    run_job,
+)
 from leukoscope.study.protocols import FINAL, UNITS
 from leukoscope.study.rejection import GateKeeper
 from leukoscope.study.store import InputStore
@@ -164,9 +172,9 @@ def _jobs_of(store: InputStore, recipe: Recipe, seed: int, keeper: GateKeeper | 
 
 
 def _announce(
-    announce: Announce, run: str, recipe: str, folder: str, seed: int, rows: Rows, cached: bool
+    announce: Announce, run: str, recipe: str, folder: str, seed: int, rows: PartRows, cached: bool
 ) -> None:
-    announce(Order(run, recipe, folder, seed, rows, cached))
+    announce(SharedTraining(run, recipe, folder, seed, rows, cached))
 
 
 def job_of_features(

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,36 +20,25 @@ from leukoscope.learning.checkpoint import RESUME, save_checkpoint
 from leukoscope.learning.frozen import HeadOnly
 from leukoscope.learning.trainer import predict_logits, predict_outputs, train_gradient
 from leukoscope.study.events import Tell
-from leukoscope.study.jobs import HELD_OUT, Labelled, Logits
-
-if TYPE_CHECKING:
-    from leukoscope.study.rejection import GateKeeper
-
-Rows = Mapping[str, NDArray[np.int64]]
+from leukoscope.study.jobs import HELD_OUT, Labelled, Logits, PartRows
 
 
-class Order(NamedTuple):
-    """A training that other processes take part in, from the files of the run.
+class GateFitter(Protocol):
+    """What fits and measures the gate of a fold beside its model."""
 
-    Attributes:
-        run: The run's folder.
-        recipe: Name of one of its recipes.
-        folder: The model's folder.
-        seed: Of everything random.
-        rows: Row numbers of each part.
-        cached: Whether there is a cache of views.
-    """
+    def parts(self, rows: PartRows) -> PartRows:
+        """The rows whose features are needed, by part."""
 
-    run: str
-    recipe: str
-    folder: str
-    seed: int
-    rows: Rows
-    cached: bool
+    def shown(self, images: NDArray[np.uint8], rows: PartRows, part: str) -> NDArray[np.uint8]:
+        """(m, S, S, 3) uint8 pixels of one of these parts."""
 
-
-Announce = Callable[[Order | None], None]
-"""Tells other processes of a training; None dismisses them."""
+    def keep(
+        self,
+        folder: Path,
+        rows: PartRows,
+        seen: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+    ) -> None:
+        """Fit the gate from features and logits of each part, and write it."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +64,10 @@ class GradientJob:
     folder: Path
     seed: int
     tell: Tell
-    keeper: GateKeeper | None = None
-    announce: Callable[[str, int, Rows, bool], None] | None = None
+    keeper: GateFitter | None = None
+    announce: Callable[[str, int, PartRows, bool], None] | None = None
 
-    def __call__(self, rows: Rows) -> dict[str, Logits]:
+    def __call__(self, rows: PartRows) -> dict[str, Logits]:
         """Train, save the checkpoint, and apply it to the held-out images."""
         if self.announce is not None:
             self.announce(str(self.folder), self.seed, rows, self.views is not None)
@@ -88,7 +77,7 @@ class GradientJob:
         shutil.rmtree(frozen_folder(self.folder) / RESUME, ignore_errors=True)
         return self._predict(network, rows)
 
-    def train(self, rows: Rows) -> Network:
+    def train(self, rows: PartRows) -> Network:
         """The trained network: by the recipe's training, then its refinement."""
         recipe = self.recipe
         network = build_network(
@@ -104,7 +93,7 @@ class GradientJob:
             self._train(network, refined, self._sets(self.pixels, rows), self.folder)
         return network
 
-    def _predict(self, network: Network, rows: Rows) -> dict[str, Logits]:
+    def _predict(self, network: Network, rows: PartRows) -> dict[str, Logits]:
         spec, keeper = self.recipe.preprocess, self.keeper
         seen = {}
         if keeper is not None:
@@ -120,7 +109,7 @@ class GradientJob:
             for part in HELD_OUT
         }
 
-    def _train_first(self, network: Network, rows: Rows, folder: Path) -> None:
+    def _train_first(self, network: Network, rows: PartRows, folder: Path) -> None:
         if self.views is None:
             self._train(network, self.recipe, self._sets(self.pixels, rows), folder)
             return
@@ -155,7 +144,7 @@ class GradientJob:
         )
 
     def _sets(
-        self, values: NDArray[np.uint8] | CachedRows, rows: Rows
+        self, values: NDArray[np.uint8] | CachedRows, rows: PartRows
     ) -> tuple[ImageSet, ImageSet]:
         train, val = (
             ImageSet(

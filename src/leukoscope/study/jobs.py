@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,32 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.softmax import softmax
 
 HELD_OUT = ("val", "cal", "test")
+PartRows = Mapping[str, NDArray[np.int64]]
+"""Row numbers of the images of each part."""
+
+
+class SharedTraining(NamedTuple):
+    """A training that other processes take part in, from the files of the run.
+
+    Attributes:
+        run: The run's folder.
+        recipe: Name of one of its recipes.
+        folder: The model's folder.
+        seed: Of everything random.
+        rows: Row numbers of each part.
+        cached: Whether there is a cache of views.
+    """
+
+    run: str
+    recipe: str
+    folder: str
+    seed: int
+    rows: PartRows
+    cached: bool
+
+
+Announce = Callable[[SharedTraining | None], None]
+"""Tells other processes of a training; None dismisses them."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.study.entries import sampling
 from leukoscope.study.gradient_job import GradientJob
 from leukoscope.study.inputs import load_input
-from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Logits
+from leukoscope.study.jobs import HELD_OUT, FitAndPredict, Logits, PartRows
 from leukoscope.study.probe_numbers import NumberTable
 from leukoscope.study.protocols import UNITS, groups_of, unit_of
 from leukoscope.study.store import InputStore
@@ -50,7 +50,6 @@ OUTLIER_IMAGES = 32  # in eight ways each; about as many passes as a twelfth of 
 FIT_IMAGES = 500  # the decomposition of more would take longer than a linear head
 OUTLIERS = "outliers"
 
-Rows = Mapping[str, NDArray[np.int64]]
 Floats = NDArray[np.floating[Any]]
 
 
@@ -87,7 +86,7 @@ class GateKeeper:
         ids = tuple(record.image_id for record in store.data.records)
         return cls(ids, np.concatenate([appearance, described]), pixels, rows[source], kinds)
 
-    def parts(self, rows: Rows) -> Rows:
+    def parts(self, rows: PartRows) -> PartRows:
         """The rows whose features are needed: ``train`` thinned, ``val``, ``test``, ``outliers``.
 
         Outliers, numbered from n, are those of images of the fold.
@@ -111,7 +110,7 @@ class GateKeeper:
             return replace(job, keeper=self)
         return partial(self._watch, job, folder)
 
-    def _watch(self, job: FitAndPredict, folder: Path, rows: Rows) -> dict[str, Logits]:
+    def _watch(self, job: FitAndPredict, folder: Path, rows: PartRows) -> dict[str, Logits]:
         assert self.features is not None
         parts = self.parts(rows)
         logits = job({**rows, OUTLIERS: parts[OUTLIERS]})
@@ -120,13 +119,13 @@ class GateKeeper:
         self.keep(folder, parts, {part: (features[part], logits[part]) for part in parts})
         return logits
 
-    def shown(self, images: NDArray[np.uint8], rows: Rows, part: str) -> NDArray[np.uint8]:
+    def shown(self, images: NDArray[np.uint8], rows: PartRows, part: str) -> NDArray[np.uint8]:
         """Pixels of one part of :meth:`parts`, where ``images`` (n, S, S, 3) are the data's."""
         if part == OUTLIERS:
             return self.pixels[rows[part] - len(images)]
         return images[rows[part]]
 
-    def keep(self, folder: Path, rows: Rows, seen: Mapping[str, tuple[Floats, Floats]]) -> None:
+    def keep(self, folder: Path, rows: PartRows, seen: Mapping[str, tuple[Floats, Floats]]) -> None:
         """Fit the gate of a fold and write ``ood.csv`` and ``ood.json`` into the model's folder.
 
         Args:

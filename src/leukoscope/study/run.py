@@ -34,12 +34,11 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.study.environment import describe_environment
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.external_options import external_values
-from leukoscope.study.jobs import Labelled
+from leukoscope.study.jobs import Announce, Labelled
 from leukoscope.study.protocols import ProtocolPlan, final_fold, plan_protocols
 
 if TYPE_CHECKING:
     from leukoscope.study.fits import Executor
-    from leukoscope.study.gradient_job import Announce
     from leukoscope.study.shortcut_summary import Evidence
 
 

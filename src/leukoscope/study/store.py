@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,13 +26,10 @@ from leukoscope.learning.features import FeatureEngine, extract_features
 from leukoscope.learning.frozen import pooled_views
 from leukoscope.study.events import Progress
 from leukoscope.study.inputs import load_input, stream
-from leukoscope.study.jobs import Labelled
+from leukoscope.study.jobs import Announce, Labelled
 from leukoscope.study.one_pass import OnePass, Shown
 from leukoscope.study.probe_numbers import NumberTable
 from leukoscope.study.transplants import GROUND, Rows, partner_rows, reading_order
-
-if TYPE_CHECKING:
-    from leukoscope.study.gradient_job import Announce
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from leukoscope.learning.backbones import build_network
 from leukoscope.learning.distributed import measures_shares
 from leukoscope.study.fits import open_fits
 from leukoscope.study.fitting import RecipeFits
-from leukoscope.study.gradient_job import Order
+from leukoscope.study.jobs import SharedTraining
 
 
-def take_part(order: Order) -> None:
+def take_part(order: SharedTraining) -> None:
     """Do this process's share of one training; it writes nothing.
 
     Raises:
