@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from leukoscope.core.program import __version__ as __version__
+
 if TYPE_CHECKING:
     from leukoscope.config.loading import list_recipes
     from leukoscope.datasets.layouts import load_dataset
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from leukoscope.learning.catalogue import list_models
     from leukoscope.runtime.predictor import load_bundle
     from leukoscope.study.run import run_study
-
-__version__ = "0.1.0"
 
 __all__ = [
     "audit",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from leukoscope.core.disclaimer import DISCLAIMER as DISCLAIMER  # every command shows it
 from leukoscope.core.errors import LeukoscopeError, UsageError
+from leukoscope.core.program import DISCLAIMER as DISCLAIMER  # every command shows it
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from leukoscope import __version__
 from leukoscope.cli import (
     arms,
     audit_log,
@@ -30,6 +29,7 @@ from leukoscope.cli import (
     tune,
 )
 from leukoscope.cli.console import DISCLAIMER, SETTINGS
+from leukoscope.core.program import __version__
 
 # Plain help: Rich markup would double the time that --help takes.
 app = typer.Typer(

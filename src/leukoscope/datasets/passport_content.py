@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-import leukoscope
 from leukoscope.core.labels import CLASSES, order_classes
+from leukoscope.core.program import __version__
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.acquisition import contingency, cramers_v, merge_clusters
 from leukoscope.datasets.clusters import Clustering
@@ -63,7 +63,7 @@ def describe(evidence: Evidence) -> dict[str, Any]:
     n = len(evidence.records)
     passport: dict[str, Any] = {
         "schema": SCHEMA,
-        "leukoscope": leukoscope.__version__,
+        "leukoscope": __version__,
         "root_name": manifest.root.resolve().name,
         "n_files": len(manifest.images),
         "n_usable": len(usable),

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-import leukoscope
 from leukoscope.core.labels import CLASSES
+from leukoscope.core.program import __version__
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import (
     data_tables,
@@ -79,9 +79,7 @@ def card_text(study: Study) -> str:
         limits=cannot_show(study),
         findings=[str(e.get("text", "")) for e in study.passport.get("findings", ())],
         environment=data_tables.environment(study),
-        version=str(
-            (study.environment.get("packages") or {}).get("leukoscope", leukoscope.__version__)
-        ),
+        version=str((study.environment.get("packages") or {}).get("leukoscope", __version__)),
         passport_sha256=str(study.passport.get("sha256", "")),
         seed=study.config.seed,
     )

@@ -15,11 +15,11 @@ from typing import Final
 
 import numpy as np
 
-import leukoscope
 from leukoscope.config.bundle import BUNDLE_SCHEMA, BundleRecord, OutOfDistribution
 from leukoscope.config.validation import validate
 from leukoscope.core.errors import BundleError, ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
+from leukoscope.core.program import __version__
 from leukoscope.evaluation.gate import Gate
 from leukoscope.imaging.conditions import BEYOND
 from leukoscope.imaging.quality import QUALITY_MEASURES
@@ -172,7 +172,7 @@ def read_bundle(folder: Path) -> Bundle:
         made = values.get("versions") or {}
         by = made.get("leukoscope", "?") if isinstance(made, dict) else "?"
         raise BundleError(
-            f"{error.message} (written by leukoscope {by}, this is {leukoscope.__version__})",
+            f"{error.message} (written by leukoscope {by}, this is {__version__})",
             hint="install the version that wrote it, or export the bundle again",
         ) from None
     _check_record(record, folder)

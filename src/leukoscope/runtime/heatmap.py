@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.core.disclaimer import DISCLAIMER
+from leukoscope.core.program import DISCLAIMER
 
 # The same everywhere: on a bright smear, yellow alone would hardly be seen, yellow beside blue is.
 OPACITY = 0.5

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.core.disclaimer import DISCLAIMER
+from leukoscope.core.program import DISCLAIMER
 
 _LONGEST_PX = 1600
 _ROW_PX = 22

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from leukoscope import __version__
 from leukoscope.core.errors import MissingExtraError, UnknownNameError, UsageError
 from leukoscope.core.files import atomic_path, write_json
+from leukoscope.core.program import __version__
 from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.choice import open_for
 from leukoscope.runtime.choosing import choose_bundle

@@ -12,8 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
-from leukoscope import __version__
-from leukoscope.core.disclaimer import DISCLAIMER
+from leukoscope.core.program import DISCLAIMER, __version__
 from leukoscope.service import asking, page, problems
 from leukoscope.service.guard import Guard
 from leukoscope.service.models import Models

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from leukoscope import __version__
+from leukoscope.core.program import __version__
 from leukoscope.runtime.outputs import csv_cells, output_columns
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service import asking, views

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import leukoscope
 from leukoscope.config.bundle import (
     BundleRecord,
     ModelField,
@@ -22,6 +21,7 @@ from leukoscope.config.parity import Stored
 from leukoscope.config.promise import Measured, Promise
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_json
+from leukoscope.core.program import __version__
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.gate import Gate
@@ -172,7 +172,7 @@ def keep_bundle(run: RunFolder, recipe: str) -> None:
     weights = [folder / "checkpoint.safetensors" for folder in final_folders(run, recipe)]
     behind = [run.config, run.manifest, run.metrics, run.robustness, *weights]
     hashes = [sha256_file(path) if path.is_file() else "" for path in behind]
-    key = sha256_json([leukoscope.__version__, *hashes])
+    key = sha256_json([__version__, *hashes])
     record = run.cache / "bundle.json"
     packed = (run.bundle / "bundle.json").is_file() and record.is_file()
     if not packed or read_json(record) != {"key": key}:

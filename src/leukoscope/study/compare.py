@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from leukoscope import __version__
 from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_json, write_csv, write_json
+from leukoscope.core.program import __version__
 from leukoscope.core.records import PARTS
 from leukoscope.study.compare_contests import Candidate, Contest, candidates_of, make_contests
 from leukoscope.study.compare_models import measure_recipes

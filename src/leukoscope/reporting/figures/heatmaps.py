@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.core.disclaimer import DISCLAIMER
+from leukoscope.core.program import DISCLAIMER
 from leukoscope.reporting.figures.style import QUIET, new_figure
 from leukoscope.runtime.heatmap import overlay
 
