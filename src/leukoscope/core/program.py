@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
 from typing import Final
+
+__version__ = "0.1.0"
 
 DISCLAIMER: Final = "Research software, not a medical device."
