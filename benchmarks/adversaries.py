@@ -70,10 +70,9 @@ def _remember() -> None:
     """
     from leukoscope.datasets import links, measurements
     from leukoscope.learning.features import FeatureEngine
-    from leukoscope.study import one_pass
-    from leukoscope.study.one_pass import OnePass
-    from leukoscope.study.probe_numbers import NumberTable
-    from leukoscope.study.store import InputStore
+    from leukoscope.pipeline import one_pass
+    from leukoscope.pipeline.one_pass import NumberTable, OnePass
+    from leukoscope.pipeline.store import InputStore
 
     networks: dict[str, Any] = {}
     network_of, compute, plan = InputStore.network, FeatureEngine.__call__, OnePass.__init__

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting import decision_tables as tables
-from leukoscope.reporting.source import load_study
+from leukoscope.reporting.study import decision_tables as tables
+from leukoscope.reporting.study_files import load_study
 
 TABLES = (
     "calibration", "further_calibration", "sets", "promises", "parts", "candidates", "selective",

@@ -69,17 +69,16 @@ from leukoscope.evaluation.intervals import bootstrap_metrics
 from leukoscope.evaluation.metrics import weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.learning.checkpoint import load_head
-from leukoscope.study import edited
-from leukoscope.study.events import Progress
-from leukoscope.study.evidence import gather_evidence
-from leukoscope.study.fitting import job_of_features, job_seed
-from leukoscope.study.fold_calibration import calibrate_jobs
-from leukoscope.study.jobs import Labelled, run_job
-from leukoscope.study.probes import shortcut_tables
-from leukoscope.study.protocols import FINAL, UNITS, ProtocolPlan, final_fold, plan_protocols
-from leukoscope.study.store import InputStore
-from leukoscope.study.summary import summarise
-from leukoscope.study.unseen import UnseenImages
+from leukoscope.pipeline import perturbed
+from leukoscope.pipeline.evidence import gather_evidence
+from leukoscope.pipeline.fitting import job_of_features, job_seed
+from leukoscope.pipeline.folds import FINAL, UNITS, ProtocolPlan, final_fold, plan_protocols
+from leukoscope.pipeline.jobs import Labelled, calibrate_jobs, run_job
+from leukoscope.pipeline.out_of_fold import UnseenImages
+from leukoscope.pipeline.probes import shortcut_tables
+from leukoscope.pipeline.progress import Progress
+from leukoscope.pipeline.store import InputStore
+from leukoscope.pipeline.summary import summarise
 
 METRICS: Final = ("accuracy", "roc_auc", "log_loss", "brier", "ece")
 
@@ -117,7 +116,7 @@ def repeat(whole: Whole, number: int, folder: Path, judged: bool = True) -> dict
     )
     # Those degraded images that are left, instead of others in each repetition.
     kept = np.flatnonzero(np.isin(store.mine, whole.degraded))
-    setattr(edited, "degraded_rows", lambda data, seed: kept)  # noqa: B010
+    setattr(perturbed, "degraded_rows", lambda data, seed: kept)  # noqa: B010
     tables = fit_all(store, plan.folds, config)
     metrics = study(store, plan, tables, config, audit, whole.control if judged else None)
     tested = concatenate([t.select(part="test") for t in tables if t.protocol[0] != FINAL])

@@ -19,20 +19,19 @@ from leukoscope.core.files import write_bytes, write_csv
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import Audit
-from leukoscope.evaluation.source_shares import SOURCES
+from leukoscope.evaluation.shortcuts import SOURCES
 from leukoscope.learning.backbones import Network
 from leukoscope.phantom import PhantomSpec, morphology, render_phantom
-from leukoscope.study.control import negative_control
-from leukoscope.study.edited import degraded_rows
-from leukoscope.study.events import Progress
-from leukoscope.study.inapplicable import measured_tables
-from leukoscope.study.jobs import Labelled
-from leukoscope.study.picture_scale import picture_scale
-from leukoscope.study.probes import table_of
-from leukoscope.study.protocols import plan_protocols
+from leukoscope.pipeline.evidence import negative_control
+from leukoscope.pipeline.folds import plan_protocols
+from leukoscope.pipeline.inapplicable import measured_tables, picture_scale
+from leukoscope.pipeline.inputs import GROUND, Rows
+from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.perturbed import degraded_rows
+from leukoscope.pipeline.probes import table_of
+from leukoscope.pipeline.progress import Progress
+from leukoscope.pipeline.store import InputStore, Wanted
 from leukoscope.study.run import audited_in, labelled, study_config
-from leukoscope.study.store import InputStore, Wanted
-from leukoscope.study.transplants import GROUND, Rows
 
 SEED: Final = 42
 POOL, NEW, IN_STUDY, PER_PATIENT, COHORT = 240, 400, 48, 8, 12

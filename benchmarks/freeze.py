@@ -17,7 +17,7 @@ from pathlib import Path
 import leukoscope
 from leukoscope.datasets.frozen_passports import freeze
 from leukoscope.datasets.passport import load_audit
-from leukoscope.study.protocols import plan_protocols
+from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.study.run import audited, study_config
 
 FOLDER = Path(leukoscope.__file__).parent / "datasets" / "frozen"

@@ -97,7 +97,7 @@ def bare(bundle: Path, paths: list[str], serving: str, options: Any) -> dict[str
     from leukoscope.imaging.decode import decode_image
     from leukoscope.imaging.preprocess import apply_preprocess
     from leukoscope.runtime.bundle import read_bundle
-    from leukoscope.runtime.choice import open_for
+    from leukoscope.runtime.engine_choice import open_for
     from leukoscope.runtime.predictor import BATCH
 
     engine, precision = serving.split()
@@ -232,7 +232,7 @@ def _cold(options: Any, path: str) -> tuple[float, float]:
 
 def report(options: Any, paths: list[str]) -> None:
     from leukoscope.runtime.bundle import read_bundle
-    from leukoscope.runtime.choice import offered, open_for
+    from leukoscope.runtime.engine_choice import offered, open_for
 
     bundle = read_bundle(options.bundle)
     chosen = open_for(bundle)

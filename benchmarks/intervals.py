@@ -16,12 +16,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.evaluation.binned_error import ece_gaps
 from leukoscope.evaluation.calibration_error import ece_by_chance
+from leukoscope.evaluation.forecast import cohort_interval, cohort_metric_interval
 from leukoscope.evaluation.intervals import Resampling, bootstrap_metrics
-from leukoscope.evaluation.jackknife import proportion_limits
+from leukoscope.evaluation.limits import ece_gaps, proportion_limits
 from leukoscope.evaluation.metrics import weighted_metrics
-from leukoscope.evaluation.next_unit import cohort_interval, cohort_metric_interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -29,13 +29,13 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.outliers import CHALLENGES
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.pipeline.folds import FINAL
+from leukoscope.pipeline.progress import Listener
+from leukoscope.pipeline.rejection import roc_auc
 from leukoscope.runtime.bundle import read_bundle
-from leukoscope.runtime.inputs import expand_inputs
+from leukoscope.runtime.input_files import expand_inputs
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, Source, load_bundle
-from leukoscope.study.events import Listener
-from leukoscope.study.protocols import FINAL
-from leukoscope.study.rejection import roc_auc
 
 MOST_IMAGES = 200
 MADE_IMAGES = 50

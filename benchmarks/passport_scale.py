@@ -30,7 +30,7 @@ import numpy as np
 from leukoscope import load_dataset
 from leukoscope.core.records import ImageRecord
 from leukoscope.datasets import measurements, neighbour_search
-from leukoscope.datasets.clusters import cluster_images
+from leukoscope.datasets.acquisition import cluster_images
 from leukoscope.datasets.duplicates import near_duplicates, twins_by_content
 from leukoscope.datasets.links import Links
 from leukoscope.datasets.measurements import Measures, dihedral, measure_images

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leukoscope.config.classifiers import FeatureClassifierTraining
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.recipe import ModelConfig, Recipe
-from leukoscope.config.training import GradientTraining, LinearHeadTraining
+from leukoscope.config.training import (
+    FeatureClassifierTraining,
+    GradientTraining,
+    LinearHeadTraining,
+)
 
 HEADINGS = (
     "recipe", "study", "backbone", "px", "head", "loss", "optimiser", "schedule", "epochs",

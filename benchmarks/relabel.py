@@ -16,21 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
+from leukoscope.analyses.relabel import Evidence, label_conflicts, make_queue, rank_images
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.study import SplitConfig
 from leukoscope.core.files import read_csv, read_json, write_csv
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.splits import make_splits
-from leukoscope.evaluation.aggregation import aggregate
 from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.combining import aggregate
 from leukoscope.evaluation.intervals import proportion_interval
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.study.fitting import linear_logits
-from leukoscope.study.jobs import Labelled
-from leukoscope.study.label_evidence import Evidence, label_conflicts
-from leukoscope.study.relabel import make_queue, rank_images
+from leukoscope.pipeline.fitting import linear_logits
+from leukoscope.pipeline.jobs import Labelled
 from leukoscope.study.run import run_study
 
 SWAPPED, HEAD = 0.03, 0.06

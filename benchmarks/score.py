@@ -30,10 +30,10 @@ import numpy as np
 
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.runtime.shelf import installed_bundles
+from leukoscope.runtime.bundle import installed_bundles
 from leukoscope.scale.journal import ShardResult, file_of
-from leukoscope.scale.plan import Plan, ScoreFolder, read_inputs
 from leukoscope.scale.score import Workers, plan_scoring, run_scoring
+from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 from leukoscope.scale.shard import Task
 from leukoscope.scale.workers import Tell
 

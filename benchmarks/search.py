@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from leukoscope.analyses.arms import Arm, check_arm
 from leukoscope.core.files import read_csv, read_json, write_csv, write_json
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.study.arms import Arm, check_arm
 from leukoscope.study.run import run_study, study_config
 
 MANIFEST, AUDITED = "development.csv", "audited"

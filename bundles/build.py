@@ -152,7 +152,7 @@ def add_cases(name: str, run: RunFolder, out: Path) -> int:
         BundleError: As in :func:`pack`.
     """
     from leukoscope.runtime.bundle import read_bundle, save_bundle
-    from leukoscope.study.similar_cases import add_similar
+    from leukoscope.study.final_model import add_similar
 
     old = read_bundle(out)
     with tempfile.TemporaryDirectory() as scratch:

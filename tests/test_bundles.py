@@ -16,9 +16,8 @@ from leukoscope.core.errors import BundleError
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.runtime.bundle import read_bundle, save_bundle
+from leukoscope.runtime.bundle import PACKAGE, read_bundle, save_bundle
 from leukoscope.runtime.golden import verify_bundle
-from leukoscope.runtime.shelf import PACKAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "bundles" / "src"

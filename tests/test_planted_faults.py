@@ -19,14 +19,14 @@ from leukoscope.core.records import Fold
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import Audit, audit
 from leukoscope.datasets.split_checks import check_folds
-from leukoscope.imaging.channel_order import blue_range, nuclear_blue
 from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.stain import blue_range, nuclear_blue
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.golden import verify_bundle
 from leukoscope.runtime.predictor import load_bundle
-from leukoscope.study.protocols import plan_protocols
 
 
 @dataclass(frozen=True)

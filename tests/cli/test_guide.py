@@ -19,9 +19,16 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from typer.testing import CliRunner
 
-from leukoscope.cli.guide import Guide, command_line, commands_of, run_command
+from leukoscope.cli.guide import (
+    LEFT_OUT,
+    Entry,
+    Guide,
+    all_entries,
+    command_line,
+    commands_of,
+    run_command,
+)
 from leukoscope.cli.guide_questions import CHOICES, NOT_GIVEN, OTHER, ask, parameters_of
-from leukoscope.cli.guide_table import LEFT_OUT, Entry, all_entries
 from leukoscope.cli.main import app
 from leukoscope.config import DEFAULT_RECIPE
 

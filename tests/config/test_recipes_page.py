@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from leukoscope.config.base import validate
 from leukoscope.config.loading import list_recipes
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from leukoscope.config.loading import list_recipes, load_recipe
-from leukoscope.config.search import Choice, Range, load_space, parse_search
-from leukoscope.config.tuning import (
+from leukoscope.config.tuning_space import (
     SPACES,
     STRENGTH,
+    Choice,
+    Range,
     baselines,
     check_space,
     default_space,
+    load_space,
+    parse_search,
     resolve,
     scaled,
 )

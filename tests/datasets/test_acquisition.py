@@ -17,8 +17,8 @@ from leukoscope.datasets.acquisition import (
     whiten,
     why_not_applicable,
 )
-from leukoscope.datasets.linking import equal_values
-from leukoscope.datasets.passport_content import adjusted_rand, class_balance
+from leukoscope.datasets.groups import equal_values
+from leukoscope.datasets.passport import adjusted_rand, class_balance
 
 
 def sessions(n: int = 200, groups: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

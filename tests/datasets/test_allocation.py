@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from leukoscope.datasets.allocation import allocate, allocate_at_random, count_classes, join_groups
+from leukoscope.datasets.groups import allocate, allocate_at_random, count_classes, join_groups
 
 
 @settings(max_examples=80, deadline=None)

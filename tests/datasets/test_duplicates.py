@@ -17,7 +17,7 @@ from leukoscope.datasets.duplicates import (
     twins_by_content,
     twins_by_name,
 )
-from leukoscope.datasets.linking import components, join_pairs
+from leukoscope.datasets.groups import components, join_pairs
 from leukoscope.datasets.measurements import dihedral, measure_images, perceptual_hashes
 
 Image = NDArray[np.uint8]

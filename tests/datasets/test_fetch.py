@@ -20,10 +20,8 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameError, UsageError
-from leukoscope.datasets.fetch import fetch, record_path
-from leukoscope.datasets.fetch_convert import BLOOD_CELLS
+from leukoscope.datasets.fetch import BLOCK_BYTES, BLOOD_CELLS, fetch, record_path
 from leukoscope.datasets.fetch_registry import PUBLIC_SETS, PublicSet, public_set
-from leukoscope.datasets.fetch_sources import BLOCK_BYTES
 from leukoscope.datasets.layouts import inspect_dataset, load_dataset
 
 SMALL = 16  # cells of each part

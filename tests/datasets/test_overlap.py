@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leukoscope.datasets.colour_neighbours import nearest_in_colour
 from leukoscope.datasets.measurements import measure_images
-from leukoscope.datasets.overlap import find_overlaps
+from leukoscope.datasets.overlap import find_overlaps, nearest_in_colour
 
 Image = NDArray[np.uint8]
 Draw = Callable[..., Image]

@@ -7,7 +7,7 @@ import pytest
 from leukoscope.core.errors import DataError, SplitError
 from leukoscope.core.files import sha256_bytes
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
-from leukoscope.datasets.saved_splits import apply_saved_splits, load_saved_splits
+from leukoscope.datasets.frozen_passports import apply_saved_splits, load_saved_splits
 
 
 def record(content: str, copy: int = 1, **changes: str) -> ImageRecord:

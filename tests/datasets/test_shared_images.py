@@ -11,7 +11,7 @@ import pytest
 
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
-from leukoscope.datasets.shared_images import shared_images, without_shared
+from leukoscope.datasets.links import shared_images, without_shared
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 

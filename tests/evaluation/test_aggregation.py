@@ -7,7 +7,7 @@ import pytest
 from scipy import special, stats
 
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.evaluation.aggregation import (
+from leukoscope.evaluation.combining import (
     METHODS,
     aggregate,
     choose_method,

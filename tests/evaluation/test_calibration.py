@@ -14,8 +14,9 @@ from leukoscope.evaluation.calibration import (
     fit_calibration,
     fit_temperature,
     fit_vector,
+    log_softmax,
+    softmax,
 )
-from leukoscope.evaluation.softmax import log_softmax, softmax
 
 
 def drawn(temperature: float, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:

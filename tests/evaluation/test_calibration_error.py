@@ -5,11 +5,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from leukoscope.evaluation.calibration_error import (
-    calibration_measures,
-    ece_by_chance,
-    mass_bin,
-)
+from leukoscope.evaluation.calibration_error import calibration_measures, ece_by_chance, mass_bin
 
 
 @pytest.fixture

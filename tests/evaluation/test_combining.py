@@ -11,6 +11,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
 from leukoscope.core.errors import DataError
+from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.combining import (
     accuracy_weights,
     fit_weights,
@@ -18,7 +19,6 @@ from leukoscope.evaluation.combining import (
     vote,
     weighted_mean,
 )
-from leukoscope.evaluation.softmax import softmax
 
 K = 3
 

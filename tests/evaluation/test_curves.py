@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leukoscope.evaluation.curves import reliability, roc_curves
 from leukoscope.evaluation.metrics import compute_metrics
+from leukoscope.evaluation.thresholds import reliability, roc_curves
 
 FOUR = ("benign", "early_pre_b", "pre_b", "pro_b")
 

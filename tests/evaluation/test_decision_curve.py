@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.decision_curve import net_benefit
+from leukoscope.evaluation.thresholds import net_benefit
 
 
 def test_net_benefit_by_hand() -> None:

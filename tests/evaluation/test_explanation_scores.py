@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import auc
 
 from leukoscope.evaluation import explanation_scores as scores
-from leukoscope.evaluation.explanation_verdict import BASELINES, LEVELS, judge, summarise
+from leukoscope.evaluation.explanation_scores import BASELINES, LEVELS, judge, summarise
 
 RNG = np.random.default_rng(0)
 

@@ -7,7 +7,7 @@ import pytest
 import skfuzzy
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.fuzzy import (
+from leukoscope.evaluation.fuzzy_inference import (
     GRID,
     FuzzySystem,
     Rule,

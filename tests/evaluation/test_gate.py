@@ -21,7 +21,7 @@ from leukoscope.evaluation.gate import (
     separation,
     set_threshold,
 )
-from leukoscope.evaluation.neighbours import (
+from leukoscope.evaluation.ood import (
     MOST_DIMENSIONS,
     choose_cases,
     nearest_cases,

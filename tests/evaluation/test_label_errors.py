@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.label_errors import (
+from leukoscope.evaluation.examples import (
     closeness,
     confident_learning,
     joint_distribution,

@@ -15,8 +15,8 @@ from leukoscope.evaluation.metrics import (
     confusion_matrix,
     metric_names,
     weighted_metrics,
+    weighted_ranking,
 )
-from leukoscope.evaluation.ranking import weighted_ranking
 
 FOUR = ("benign", "early_pre_b", "pre_b", "pro_b")
 TWO = ("healthy", "all")

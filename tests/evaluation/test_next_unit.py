@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.next_unit import (
+from leukoscope.evaluation.forecast import (
     cohort_interval,
     cohort_metric_interval,
     next_unit_interval,

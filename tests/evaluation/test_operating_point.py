@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leukoscope.config.operating import parse_operating_point
+from leukoscope.config.guarantees import parse_operating_point
 from leukoscope.core.errors import ConfigError
-from leukoscope.evaluation.operating_point import choose_threshold, images_needed, miss_bound
+from leukoscope.evaluation.thresholds import choose_threshold, images_needed, miss_bound
 
 ONE = parse_operating_point("miss at most 1 % of malignant fields, with 95 % confidence")
 

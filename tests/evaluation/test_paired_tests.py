@@ -8,7 +8,7 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.paired_tests import delong, paired_tests
+from leukoscope.evaluation.comparison import delong, paired_tests
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 
 

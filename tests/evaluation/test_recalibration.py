@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from leukoscope.evaluation.recalibration import recalibration
+from leukoscope.evaluation.calibration_error import recalibration
 
 
 def drawn(n: int, sure: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.selection import Criterion, corrected_best
+from leukoscope.evaluation.leaderboard import Criterion, corrected_best
 
 NAMES = ("healthy", "all")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.selective import aurc, risk_coverage
+from leukoscope.evaluation.thresholds import aurc, risk_coverage
 
 
 def test_the_area_is_the_mean_of_the_risks() -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.shortcuts import transplant_hits
-from leukoscope.evaluation.source_shares import advantage_share
+from leukoscope.evaluation.shortcuts import advantage_share, transplant_hits
 
 NAMES = ("healthy", "all")
 HOW = {"replicates": 200, "seed": 3}

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from leukoscope.evaluation.source_shares import SOURCES
-from leukoscope.evaluation.source_status import groups_needed
+from leukoscope.evaluation.shortcuts import SOURCES, groups_needed
 from leukoscope.evaluation.verdict import RULE, judge, level_words
 
 UNITS = {

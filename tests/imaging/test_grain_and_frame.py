@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leukoscope.imaging.degrade import DEGRADATIONS, blurred, compressed
+from leukoscope.imaging.cell_shapes import (
+    count_statistics,
+    scale_of_leukocytes,
+    scale_of_red_cells,
+    shape_statistics,
+)
+from leukoscope.imaging.corruption import DEGRADATIONS, blurred, compressed
 from leukoscope.imaging.file_facts import FILE_FACTS, file_facts, taken_at
 from leukoscope.imaging.frame import FRAME_STATISTICS, frame_statistics
 from leukoscope.imaging.grain import GRAIN_STATISTICS, finest_sigma, grain_statistics
 from leukoscope.imaging.observation import Observation
-from leukoscope.imaging.red_cells import scale_of_leukocytes, scale_of_red_cells
-from leukoscope.imaging.silhouette import count_statistics, shape_statistics
 from leukoscope.imaging.stain_colours import STAIN_STATISTICS, finished_stains, stain_statistics
 from leukoscope.phantom.render import CYTOPLASM, Phantom, render_phantom
 from leukoscope.phantom.spec import PhantomSpec

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import Macenko
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.imaging.conditions import BEYOND, measure_conditions
 from leukoscope.imaging.corruption import CORRUPTIONS, HAEMATOLOGY, STUDY_S1, corrupt
-from leukoscope.imaging.quality import measure_quality
+from leukoscope.imaging.quality import BEYOND, measure_conditions, measure_quality
 from leukoscope.imaging.stain import estimate_stains, optical_density
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec

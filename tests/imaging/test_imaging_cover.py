@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from leukoscope.imaging.cover import cover_region
-from leukoscope.imaging.ground import paint_ground
+from leukoscope.imaging.inpaint import cover_region, paint_ground
 from leukoscope.imaging.segment import remove_leukocytes, segment_leukocytes
 
 PLACES = ((50, 60), (120, 40), (170, 110), (60, 150), (130, 170))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leukoscope.imaging.appearance import describe_appearance
+from leukoscope.imaging.background import describe_appearance
 from leukoscope.imaging.outliers import CHALLENGES, SYNTHETIC, synthetic_outliers
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leukoscope.config.preprocess import CenterCrop, Clahe, MaskScaleBar, PreprocessSpec
-from leukoscope.imaging.enhance import clahe
-from leukoscope.imaging.preprocess import apply_preprocess, centre_square, normalise, resize
+from leukoscope.imaging.preprocess import apply_preprocess, centre_square, clahe, normalise, resize
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leukoscope.imaging.decode import decode_image
-from leukoscope.imaging.ground import NO_GROUND, paint_ground
+from leukoscope.imaging.inpaint import NO_GROUND, paint_ground
 from leukoscope.imaging.scale_bar import erase_scale_bar, find_scale_bar
 from leukoscope.imaging.segment import (
     NEUTRAL_GREY,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.config.preprocess import CellMosaic
-from leukoscope.imaging.mosaic import cell_mosaic, nucleus_centres
+from leukoscope.imaging.preprocess import cell_mosaic, nucleus_centres
 from leukoscope.imaging.segment import NEUTRAL_GREY, segment_leukocytes
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec

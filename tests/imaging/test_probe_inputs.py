@@ -8,12 +8,12 @@ import pytest
 
 from leukoscope.config.study import EDITED, PROBES
 from leukoscope.imaging.background import bar_statistics
-from leukoscope.imaging.probe_inputs import PROBE_INPUTS, SILHOUETTE
+from leukoscope.imaging.observation import PROBE_INPUTS, SILHOUETTE
 from leukoscope.imaging.scale_bar import find_scale_bar
 from leukoscope.imaging.segment import NEUTRAL_GREY, segment_leukocytes
 from leukoscope.imaging.stain import grey_density
 from leukoscope.phantom.render import NUCLEUS, Phantom, render_phantom
-from leukoscope.phantom.scale_bar import draw_scale_bar
+from leukoscope.phantom.session import draw_scale_bar
 from leukoscope.phantom.spec import PhantomSpec
 
 SPEC = PhantomSpec(images=8, sessions=4, seed=21)

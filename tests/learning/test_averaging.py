@@ -10,9 +10,9 @@ import torch
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, ModelConfig, Recipe
-from leukoscope.learning.averaging import average_of
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import ImageSet
+from leukoscope.learning.loop import average_of
 from leukoscope.learning.trainer import TrainingResult, predict_logits, train_gradient
 
 Sets = tuple[ImageSet, ImageSet]

@@ -10,9 +10,9 @@ import torch
 
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.training import GradientTraining
+from leukoscope.learning.augment import CutMix, Mixup, build_blend
 from leukoscope.learning.backbones import build_network
 from leukoscope.learning.batches import ImageSet
-from leukoscope.learning.blending import CutMix, Mixup, build_blend
 from leukoscope.learning.trainer import train_gradient
 
 Sets = tuple[ImageSet, ImageSet]

@@ -8,8 +8,13 @@ import torch
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.learning.backbones import Network, build_network
-from leukoscope.learning.complexity import count_macs, time_session, untrained_network
-from leukoscope.learning.diagrams import LayerBlock, describe_layers
+from leukoscope.learning.complexity import (
+    LayerBlock,
+    count_macs,
+    describe_layers,
+    time_session,
+    untrained_network,
+)
 from leukoscope.learning.export import open_session
 
 

@@ -7,7 +7,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from leukoscope.learning.depthwise import FrozenDepthwise, fast_depthwise, is_depthwise
+from leukoscope.learning.optimisers import FrozenDepthwise, fast_depthwise, is_depthwise
 
 
 @pytest.mark.parametrize("same", [False, True])

@@ -14,28 +14,23 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from leukoscope.config.classifiers import (
+from leukoscope.config.loading import load_recipe
+from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.config.recipe import ModelConfig
+from leukoscope.config.training import (
     BoostingClassifier,
     FeatureClassifierTraining,
     FuzzyClassifier,
     KnnClassifier,
     SvmClassifier,
 )
-from leukoscope.config.loading import load_recipe
-from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import load_checkpoint, save_checkpoint
 from leukoscope.learning.export import check_parity, onnx_bytes
-from leukoscope.learning.feature_classifiers import (
-    SelectedModel,
-    fit_feature_classifier,
-    log_loss,
-)
-from leukoscope.learning.feature_heads import FeatureHead
-from leukoscope.learning.feature_models import Components, Link, Sample
+from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier, log_loss
+from leukoscope.learning.feature_models import Components, FeatureHead, Link, Sample
 
 K = 3
 CLASSES = ("benign", "pre_b", "pro_b")

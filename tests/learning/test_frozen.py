@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from leukoscope.config.base import validate
 from leukoscope.config.recipe import Augmentation, GradientTraining, ModelConfig, Recipe, Refinement
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError
+from leukoscope.learning.activations import HeadOnly, OneView, pooled_views
 from leukoscope.learning.backbones import ToInput, build_network
 from leukoscope.learning.batches import ImageSet
-from leukoscope.learning.frozen import HeadOnly, OneView, pooled_views
 from leukoscope.learning.trainer import train_gradient
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from leukoscope.config.base import validate
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig, Recipe
 from leukoscope.config.training import (
@@ -20,7 +21,6 @@ from leukoscope.config.training import (
     OneCycle,
     StepSchedule,
 )
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning import backbones
 from leukoscope.learning.activations import backbone_blocks

@@ -13,13 +13,13 @@ from leukoscope.config.bundle import Calibration, Conformal
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.gate import Seen, fit_gate
-from leukoscope.imaging.appearance import describe_appearance
+from leukoscope.imaging.background import describe_appearance
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.export import network_logits, onnx_bytes
-from leukoscope.learning.quantise import quantise
+from leukoscope.learning.export_variants import quantise
 from leukoscope.runtime.engines import ENGINES, cannot, open_engine
-from leukoscope.study import servings
-from leukoscope.study.servings import Material, carried_over, measure_servings, run_graph
+from leukoscope.study import engine_variants
+from leukoscope.study.engine_variants import Material, carried_over, measure_servings, run_graph
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def test_a_precision_beyond_its_bound_is_refused_and_recorded(
     tiny: Network, spec: PreprocessSpec, many: np.ndarray, graphs: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(servings, "cannot", lambda engine, precision: "for this test")
-    monkeypatch.setattr(servings, "ENGINES", {"onnxruntime": None})
+    monkeypatch.setattr(engine_variants, "cannot", lambda engine, precision: "for this test")
+    monkeypatch.setattr(engine_variants, "ENGINES", {"onnxruntime": None})
     given = material(tiny, spec, many, graphs[0])
     flat = onnx.load_from_string(graphs[1])
     head = next(i for i in flat.graph.initializer if i.name.endswith("head.weight"))

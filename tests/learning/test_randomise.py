@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from leukoscope.config.recipe import ModelConfig
+from leukoscope.learning.attribution import cascade, randomised
 from leukoscope.learning.backbones import build_network
-from leukoscope.learning.randomise import cascade, randomised
 
 BATCH = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

@@ -18,12 +18,7 @@ from leukoscope.config.training import (
 )
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import ImageSet
-from leukoscope.learning.optimisers import (
-    backbone_stages,
-    build_optimizer,
-    build_schedule,
-    freeze,
-)
+from leukoscope.learning.optimisers import backbone_stages, build_optimizer, build_schedule, freeze
 from leukoscope.learning.trainer import train_gradient
 
 Sets = tuple[ImageSet, ImageSet]

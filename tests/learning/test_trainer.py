@@ -14,7 +14,7 @@ import torch
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, ModelConfig, Recipe
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.backbones import Network, build_network
-from leukoscope.learning.precision import precision_of
+from leukoscope.learning.optimisers import precision_of
 from leukoscope.learning.trainer import ImageSet, TrainingResult, predict_logits, train_gradient
 
 Sets = tuple[ImageSet, ImageSet]

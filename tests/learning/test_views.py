@@ -9,9 +9,9 @@ import onnx
 import pytest
 import torch
 
+from leukoscope.config.base import validate
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, ModelConfig, Recipe
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network, views

@@ -18,7 +18,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.phantom import MORPHOLOGY, PhantomSpec, design_cases, render_phantom
 from leukoscope.phantom.morphology import LARGEST_DIAMETER_UM
 from leukoscope.phantom.render import session_of
-from leukoscope.phantom.scale_bar import BAR_STYLES, draw_scale_bar
+from leukoscope.phantom.session import BAR_STYLES, draw_scale_bar
 
 SPEC = PhantomSpec(images=32, sessions=4, seed=5)
 

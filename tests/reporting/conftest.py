@@ -16,11 +16,10 @@ from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.files import sha256_bytes, write_csv, write_json
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import fit_temperature
+from leukoscope.evaluation.calibration import fit_temperature, softmax
 from leukoscope.evaluation.metrics import compute_metrics, confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.shortcuts import inflations, surviving_share
-from leukoscope.evaluation.softmax import softmax
 from leukoscope.evaluation.verdict import judge
 
 ACCURACY = {  # of the made-up model and probes

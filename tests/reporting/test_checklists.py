@@ -10,8 +10,8 @@ import pytest
 
 from leukoscope.config.recipe import EnsembleTraining
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting.card import by_patient
-from leukoscope.reporting.checklists import (
+from leukoscope.reporting.study.card import by_patient
+from leukoscope.reporting.study.checklists import (
     CHECKLISTS,
     FACTS,
     Filled,
@@ -19,7 +19,7 @@ from leukoscope.reporting.checklists import (
     load_checklist,
     write_checklists,
 )
-from leukoscope.reporting.source import Study, load_study
+from leukoscope.reporting.study_files import Study, load_study
 
 LATER = {"report.html", "model_card.md"}  # written by the report, which these tests do not draw
 

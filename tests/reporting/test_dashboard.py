@@ -10,11 +10,11 @@ import pytest
 
 from leukoscope.config.loading import load_recipe
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting import data_tables
 from leukoscope.reporting.content import Picture
-from leukoscope.reporting.dashboard import dashboard
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.source import load_study
+from leukoscope.reporting.study import data
+from leukoscope.reporting.study.dashboard import dashboard
+from leukoscope.reporting.study_files import load_study
 from leukoscope.reporting.wording import protocol_title
 
 MakeStudy = Callable[..., RunFolder]
@@ -55,7 +55,7 @@ def test_every_setting_of_every_recipe_stands_under_its_key(run: RunFolder) -> N
     study = load_study(run)
     recipes = (load_recipe("quick"), load_recipe("densenet121-clahe"))
     study = replace(study, config=study.config.model_copy(update={"recipes": recipes}))
-    rows = {key: values for key, *values in data_tables.settings(study).rows}
+    rows = {key: values for key, *values in data.settings(study).rows}
     assert rows["preprocess.steps"] == ["none", "clahe (clip_limit 2, tiles 8)"]
     assert rows["training.c_grid"] == ["0.0003, 0.003, 0.03, 0.3", "—"]
     assert rows["training.schedule.factor"] == ["—", "0.1"]

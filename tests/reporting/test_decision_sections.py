@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.pipeline.decisions import decision_entries, operating_entry
+from leukoscope.pipeline.fold_results import calibration_entry
 from leukoscope.reporting.content import Bullets, Folded, Paragraph, Picture, Section, Table
-from leukoscope.reporting.decision_sections import calibration, decisions
 from leukoscope.reporting.figures.decisions import coverage_chart
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.source import Study, load_study
-from leukoscope.study.decisions import decision_entries
-from leukoscope.study.fold_results import calibration_entry
-from leukoscope.study.operating import operating_entry
+from leukoscope.reporting.study.decisions import calibration, decisions
+from leukoscope.reporting.study_files import Study, load_study
 
 WORDS = "miss at most 10 % of malignant fields, with 90 % confidence"
 

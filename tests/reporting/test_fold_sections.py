@@ -11,8 +11,8 @@ import pytest
 from leukoscope.core.files import read_csv
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import Folded
-from leukoscope.reporting.fold_sections import folds
-from leukoscope.reporting.source import load_study
+from leukoscope.reporting.study.results import folds
+from leukoscope.reporting.study_files import load_study
 
 MakeStudy = Callable[..., RunFolder]
 

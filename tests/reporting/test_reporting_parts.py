@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.curves import reliability
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.reporting import data_tables, result_tables
-from leukoscope.reporting.card import render_model_card
-from leukoscope.reporting.figures.calibration import calibration_error
+from leukoscope.evaluation.thresholds import reliability
+from leukoscope.reporting import result_tables
+from leukoscope.reporting.figures.classification import calibration_error
 from leukoscope.reporting.figures.style import (
     CLASS_COLOURS,
     CLASS_DASHES,
@@ -30,7 +29,9 @@ from leukoscope.reporting.figures.style import (
 )
 from leukoscope.reporting.formats import finite, interval, number
 from leukoscope.reporting.markup import cell, inline, markdown, markdown_code, stylesheet
-from leukoscope.reporting.source import load_study
+from leukoscope.reporting.study import data
+from leukoscope.reporting.study.card import render_model_card
+from leukoscope.reporting.study_files import load_study
 
 MakeStudy = Callable[..., RunFolder]
 
@@ -190,7 +191,7 @@ def test_a_model_that_predicts_over_views_says_so(
         tmp_path, images=20, protocols=("random",), recipes=("stable-efficientnet-b3-se",)
     )
     assert "mean over 4 views of the image (flips)" in render_model_card(other)
-    table = data_tables.recipes(load_study(other))
+    table = data.recipes(load_study(other))
     assert "each prediction over 4 views (flips)" in str(table)
 
 

@@ -17,8 +17,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.figures.data import class_balance
 from leukoscope.reporting.figures.style import figure_png, house_style
-from leukoscope.reporting.report import write_report
-from leukoscope.reporting.source import load_study
+from leukoscope.reporting.study.report import write_report
+from leukoscope.reporting.study_files import load_study
 from leukoscope.reporting.wording import DISCLAIMER, protocol_title
 
 MakeStudy = Callable[..., RunFolder]

@@ -9,7 +9,7 @@ import pytest
 
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.subject_sections import subjects
+from leukoscope.reporting.study.patient_results import subjects
 
 ROWS = [
     {"true": "healthy", "fold": 0, "patient": "H1", "predicted": "healthy", "p_healthy": 0.8,

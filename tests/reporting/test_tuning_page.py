@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from leukoscope.reporting.tuning_page import optimism, write_tuning_page
+from leukoscope.reporting.pages.tuning import optimism, write_tuning_page
 
 SPACE = {
     "training.learning_rate": {"kind": "log", "low": 1e-5, "high": 1e-2, "steps": 3},

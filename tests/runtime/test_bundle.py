@@ -13,7 +13,7 @@ from leukoscope.config.bundle import OutOfDistribution, QualityLimits
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError, UnknownNameError
 from leukoscope.core.files import sha256_file
-from leukoscope.runtime import bundle_files
+from leukoscope.runtime import bundle
 from leukoscope.runtime.bundle import check_graph, read_bundle, save_bundle
 from leukoscope.runtime.engines import open_engine
 from leukoscope.runtime.golden import golden_files, verify_bundle
@@ -337,4 +337,4 @@ def test_the_record_may_name_its_own_tensor_file(tiny: SimpleNamespace, tmp_path
     limits = QualityLimits(low={"snr": 1.0}, high={"snr": 2.0})
     save_bundle(tmp_path / "b", tiny.record(ood=ood, quality=limits), files)
     assert read_bundle(tmp_path / "b").load_gate() is not None
-    assert bundle_files.check_name("far/away.safetensors", tmp_path, "bundle.json") is None
+    assert bundle.check_name("far/away.safetensors", tmp_path, "bundle.json") is None

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv
-from leukoscope.evaluation.aggregation import aggregate
+from leukoscope.evaluation.combining import aggregate
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.by_patient import patients_of_folders, patients_of_table
 from leukoscope.runtime.predictor import load_bundle

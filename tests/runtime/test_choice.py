@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from leukoscope.config.bundle import Calibration, Conformal, Serving
-from leukoscope.config.parity import BOUNDS, Parity
+from leukoscope.config.guarantees import BOUNDS, Parity
 from leukoscope.core.errors import BundleError, UnknownNameError, UsageError
+from leukoscope.evaluation.comparison import measure_parity
 from leukoscope.evaluation.intervals import proportion_interval
-from leukoscope.evaluation.parity import measure_parity
-from leukoscope.runtime import choice, engines
+from leukoscope.runtime import engine_choice, engines
 from leukoscope.runtime.bundle import MODEL_INT8, read_bundle, save_bundle
-from leukoscope.runtime.choice import open_for
+from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.golden import GOLDEN, verify_bundle
 from leukoscope.runtime.predictor import load_bundle
 
@@ -58,16 +58,18 @@ def test_an_older_bundle_serves_in_fp32_and_says_why(tiny_bundle: Path) -> None:
 def test_auto_takes_the_fastest_that_is_offered(
     tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "cannot", lambda engine, precision: "")
+    monkeypatch.setattr(engine_choice, "cannot", lambda engine, precision: "")
     servings = [serving("openvino", "bf16", "logits differ"), serving("openvino", "int8")]
     opened = open_for(read_bundle(saved(tiny, tmp_path / "b", *servings)))
     assert (opened.name, opened.precision) == ("openvino", "int8")
     assert "within its bounds on 50 validation images" in opened.reason
     assert "not bf16: logits differ" in opened.reason
     # What the processor cannot do is not taken, whatever the record says.
-    monkeypatch.setattr(choice, "cannot", engines.cannot)
+    monkeypatch.setattr(engine_choice, "cannot", engines.cannot)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    assert choice.refusal(tiny.record(servings=[serving("openvino", "bf16")]), "openvino", "bf16")
+    assert engine_choice.refusal(
+        tiny.record(servings=[serving("openvino", "bf16")]), "openvino", "bf16"
+    )
 
 
 def test_the_precision_that_serves_brings_its_own_decisions(

@@ -20,7 +20,7 @@ from leukoscope.imaging.segment import is_cut_out
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.runtime.bundle import save_bundle
-from leukoscope.runtime.cutting import Cutter, find_leukocytes
+from leukoscope.runtime.tiling import Cutter, find_leukocytes
 
 FIELD = ModelField(width_px=96, height_px=96, largest_px=96, shows="field", um_per_px=0.7)
 CELL = FIELD.model_copy(update={"shows": "cell", "width_px": 80, "height_px": 80})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.runtime.inputs import Inputs, expand_inputs
+from leukoscope.runtime.input_files import Inputs, expand_inputs
 from leukoscope.runtime.prediction import Failure
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
 from leukoscope.core.errors import BundleError
-from leukoscope.runtime.shelf import find_bundles
+from leukoscope.runtime.bundle import find_bundles
 
 runner = CliRunner()
 

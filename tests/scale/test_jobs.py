@@ -14,9 +14,9 @@ import pytest
 from leukoscope.core.errors import TrainingError, UnknownNameError, UsageError
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.scale import jobs
-from leukoscope.scale.jobs import executor_of, run_here
-from leukoscope.study.fits import FitKey
+from leukoscope.pipeline.remote_fits import FitKey
+from leukoscope.scale import fit_pool
+from leukoscope.scale.fit_pool import executor_of, run_here
 from leukoscope.study.run import StudyResult, run_study, study_config
 
 KEYS = [FitKey("recipe", "quick", "random", fold) for fold in range(3)]
@@ -83,7 +83,7 @@ def test_two_processes_write_the_bytes_of_one(
 def test_a_process_that_is_killed_is_named_with_its_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = jobs._start
+    start = fit_pool._start
 
     def killed(number: int) -> Any:
         connection, process = start(number)
@@ -91,7 +91,7 @@ def test_a_process_that_is_killed_is_named_with_its_fit(
             process.kill()
         return connection, process
 
-    monkeypatch.setattr(jobs, "_start", killed)
+    monkeypatch.setattr(fit_pool, "_start", killed)
     with pytest.raises(TrainingError, match=r"quick, random, fold 0 .*\(SIGKILL, often") as caught:
         run_here(tmp_path, KEYS, quiet, 2)
     assert "--resume" in caught.value.hint
@@ -103,10 +103,10 @@ def test_the_error_of_a_fit_comes_back_with_its_name(
 ) -> None:
     def start(number: int) -> Any:  # a thread stands in for the process
         here, there = multiprocessing.Pipe()
-        Thread(target=lambda: there.send(jobs._try(*there.recv())), daemon=True).start()
+        Thread(target=lambda: there.send(fit_pool._try(*there.recv())), daemon=True).start()
         return here, Mock()
 
-    monkeypatch.setattr(jobs, "_start", start)
+    monkeypatch.setattr(fit_pool, "_start", start)
     with pytest.raises(TrainingError, match=r"quick, random, fold 0: .*splits.csv") as caught:
         run_here(tmp_path, KEYS[:1], quiet, 1)
     assert "same paths" in caught.value.hint
@@ -116,20 +116,20 @@ def test_ctrl_c_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "wait", interrupted)
+    monkeypatch.setattr(fit_pool, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_here(tmp_path, KEYS, quiet, 2)
     assert not multiprocessing.active_children()
 
 
 def test_processes_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "available_cores", lambda: 8)
-    assert [row["OMP_NUM_THREADS"] for row in jobs.shares(3)] == ["2", "2", "2"]
-    assert all("CUDA_VISIBLE_DEVICES" not in row for row in jobs.shares(3))
+    monkeypatch.setattr(fit_pool, "available_cores", lambda: 8)
+    assert [row["OMP_NUM_THREADS"] for row in fit_pool.shares(3)] == ["2", "2", "2"]
+    assert all("CUDA_VISIBLE_DEVICES" not in row for row in fit_pool.shares(3))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [row["CUDA_VISIBLE_DEVICES"] for row in jobs.shares(3)] == ["0", "1", "0"]
+    assert [row["CUDA_VISIBLE_DEVICES"] for row in fit_pool.shares(3)] == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [row["CUDA_VISIBLE_DEVICES"] for row in jobs.shares(3)] == ["5", "7", "5"]
+    assert [row["CUDA_VISIBLE_DEVICES"] for row in fit_pool.shares(3)] == ["5", "7", "5"]
 
 
 def test_executors_by_name() -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.runtime.shelf import installed_bundles
+from leukoscope.runtime.bundle import installed_bundles
 
 PROGRAM = [sys.executable, "-m", "leukoscope", "score"]
 

@@ -12,7 +12,7 @@ import pytest
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.runtime.prediction import Failure
 from leukoscope.scale.journal import Journal, ShardResult, file_of, only_process
-from leukoscope.scale.plan import ScoreFolder, read_inputs, write_inputs
+from leukoscope.scale.score_plan import ScoreFolder, read_inputs, write_inputs
 from leukoscope.scale.sources import image_names, local_files
 
 
@@ -123,7 +123,7 @@ def test_every_worker_gets_shards(
 PEAK = """
 import sys, tracemalloc
 from pathlib import Path
-from leukoscope.scale.plan import ScoreFolder, write_inputs
+from leukoscope.scale.score_plan import ScoreFolder, write_inputs
 from leukoscope.scale.sources import image_names
 def peak(images):
     manifest = Path(sys.argv[1], "many.csv")

@@ -15,7 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from leukoscope.config.bundle import StudyVerdict
-from leukoscope.config.promise import Measured, Promise
+from leukoscope.config.guarantees import Measured, Promise
 from leukoscope.imaging.decode import decode_image
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.predictor import load_bundle

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from leukoscope.analyses.ablation import parts_of, plan_ablation, recipe_without, run_ablation
+from leukoscope.analyses.arms import judge_arms
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
 from leukoscope.evaluation.leaderboard import holm_adjusted
-from leukoscope.study.ablation import parts_of, plan_ablation, recipe_without, run_ablation
-from leukoscope.study.arms import judge_arms
 
 SMALL = ("training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0",
          'training.precision="fp32"')  # fmt: skip

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leukoscope.analyses import preview
+from leukoscope.analyses.preview import BLENDS, EXAMPLES, draw_augmentations
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import Augmentation
-from leukoscope.study import augmentation_sheet
-from leukoscope.study.augmentation_sheet import BLENDS, EXAMPLES, draw_augmentations
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
         )
         return path
 
-    monkeypatch.setattr(augmentation_sheet, "draw_sheet", keep)
+    monkeypatch.setattr(preview, "draw_sheet", keep)
     return rows
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from leukoscope.analyses.cleanup import OUR_NAMES, clean, find_runs, plan_cleaning
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_recipe, save_study_config
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.core.files import write_json, write_text
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.study.cleanup import OUR_NAMES, clean, find_runs, plan_cleaning
 
 runner = CliRunner()
 

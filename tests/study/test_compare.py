@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from leukoscope.analyses.compare.comparison import compare_runs
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_csv, write_csv, write_json
 from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.reporting.comparison import TABLES
-from leukoscope.study.compare import compare_runs
+from leukoscope.reporting.compare.page import TABLES
 from leukoscope.study.external import summarise_external
 from leukoscope.study.run import run_study
 
@@ -51,9 +51,9 @@ def compared(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """The numbers only: drawing takes most of the time."""
-    from leukoscope.reporting import comparison
+    from leukoscope.reporting.compare import page
 
-    monkeypatch.setattr(comparison, "write_comparison", lambda out, progress: None)
+    monkeypatch.setattr(page, "write_comparison", lambda out, progress: None)
 
 
 def _entry(result: dict[str, Any], label: str) -> dict[str, Any]:

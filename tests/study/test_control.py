@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from leukoscope.core.records import Fold, ImageRecord
-from leukoscope.study.control import control_summary, dealt_labels
-from leukoscope.study.jobs import Labelled
+from leukoscope.pipeline.evidence import control_summary, dealt_labels
+from leukoscope.pipeline.jobs import Labelled
 
 NAMES = ("healthy", "all")
 

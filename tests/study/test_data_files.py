@@ -13,6 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from leukoscope.analyses.export_images import (
+    copy_samples,
+    draw_samples,
+    export_images,
+    pick_samples,
+)
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.preprocess import PreprocessSpec
@@ -23,9 +29,7 @@ from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.study.export_images import export_images
-from leukoscope.study.inputs import INPUTS
-from leukoscope.study.samples import copy_samples, draw_samples, pick_samples
+from leukoscope.pipeline.inputs import INPUTS
 
 runner = CliRunner()
 

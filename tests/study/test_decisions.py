@@ -8,13 +8,12 @@ import pytest
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.records import Fold
+from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.evaluation.softmax import softmax
-from leukoscope.study.decisions import decision_entries
-from leukoscope.study.entries import Statistics, result_entry
-from leukoscope.study.fold_calibration import calibrated
-from leukoscope.study.fold_results import FoldResults, calibration_entry
-from leukoscope.study.operating import operating_entry
+from leukoscope.pipeline.decisions import decision_entries, operating_entry
+from leukoscope.pipeline.entries import Statistics, result_entry
+from leukoscope.pipeline.fold_results import FoldResults, calibration_entry
+from leukoscope.pipeline.jobs import calibrated
 
 NAMES = ("benign", "pre_b", "pro_b")
 N, PATIENTS = 720, 36  # twenty images of each patient, whose class is that of the patient

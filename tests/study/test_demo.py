@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from leukoscope.analyses.demo import run_demo
 from leukoscope.config.loading import load_study_config
-from leukoscope.study.demo import run_demo
 from leukoscope.study.run import study_config
 
 

@@ -13,9 +13,9 @@ from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.study.edited import _calibrations, _one_fold
-from leukoscope.study.examined import seen_in_training
-from leukoscope.study.jobs import Labelled
+from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.measured import seen_in_training
+from leukoscope.pipeline.perturbed import _calibrations, _one_fold
 
 NAMES = ("benign", "pre_b")
 

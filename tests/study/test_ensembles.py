@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from leukoscope.analyses.ensemble_members import common_folds, load_members
+from leukoscope.analyses.ensembles import run_ensemble
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_study_config
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
@@ -24,8 +26,6 @@ from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.bundling import export_bundle
-from leukoscope.study.ensembles import run_ensemble
-from leukoscope.study.members import common_folds, load_members
 from leukoscope.study.run import StudyResult, run_study, study_config
 
 OPTIONS: dict[str, Any] = {

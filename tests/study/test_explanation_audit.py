@@ -14,22 +14,22 @@ import torch
 from typer.testing import CliRunner
 
 from leukoscope import load_dataset
+from leukoscope.analyses import explanation_audit
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_recipe, save_study_config
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.files import write_json
 from leukoscope.core.records import Fold, ImageRecord, save_folds
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.softmax import softmax
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.reporting.explanation_audit_sections import audit_blocks
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.source import load_study
-from leukoscope.study import explanation_audit
+from leukoscope.reporting.study.examples import audit_blocks
+from leukoscope.reporting.study_files import load_study
 
 runner = CliRunner()
 VIOLET = ((1.0, -2.0, 1.0), -0.3)  # what leukocytes have more of than red cells: weights, bias
@@ -151,7 +151,7 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     assert scores["insertion"][-1] == whole
     assert scores["deletion"][0] == whole
     written: list[RunFolder] = []
-    monkeypatch.setattr("leukoscope.reporting.report.write_report",
+    monkeypatch.setattr("leukoscope.reporting.study.report.write_report",
                         lambda folder, progress: written.append(folder))  # fmt: skip
     (run / "report.html").write_text("")
     leukoscope("explain", run, "--audit", "-m", "grad-cam", "--images", 1)

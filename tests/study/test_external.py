@@ -19,9 +19,9 @@ from leukoscope.evaluation.forecast import INSIDE, OUTSIDE, forecasts
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.reporting.external_sections import in_words
-from leukoscope.study import external_data
-from leukoscope.study.external_data import check_external, names_of
+from leukoscope.reporting.study.external import in_words
+from leukoscope.study import external
+from leukoscope.study.external import check_external, names_of
 from leukoscope.study.run import run_study, study_config
 
 runner = CliRunner()
@@ -106,7 +106,7 @@ def test_resuming_measures_nothing_again(run: Path, monkeypatch: pytest.MonkeyPa
 
     before = (run / "metrics.json").read_bytes()
     bundle = (run / "bundle" / "bundle.json").read_bytes()
-    monkeypatch.setattr(external_data, "evaluate_bundle", refuse)
+    monkeypatch.setattr(external, "evaluate_bundle", refuse)
     result = run_study(load_study_config(run / "config.toml"), run, resume=True)
     assert (run / "metrics.json").read_bytes() == before
     assert (run / "bundle" / "bundle.json").read_bytes() == bundle

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.calibration import fit_temperature
+from leukoscope.evaluation.calibration import fit_temperature, softmax
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.softmax import softmax
-from leukoscope.study.fold_calibration import (
+from leukoscope.pipeline.jobs import (
     calibrate_jobs,
     calibrated,
     calibration_tables,

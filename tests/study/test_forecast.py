@@ -16,7 +16,7 @@ from leukoscope.core.records import Fold
 from leukoscope.evaluation.forecast import INSIDE, forecasts
 from leukoscope.evaluation.metrics import weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.study.entries import Statistics, result_entry
+from leukoscope.pipeline.entries import Statistics, result_entry
 from leukoscope.study.run import study_config
 
 CLASSES, NAMES = ("healthy", "all"), ("accuracy", "roc_auc")

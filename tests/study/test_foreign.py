@@ -12,14 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from leukoscope.analyses.foreign import audit_foreign, class_order
+from leukoscope.analyses.foreign_inputs import open_foreign_model, read_foreign_csv
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.study.foreign import audit_foreign, class_order
-from leukoscope.study.foreign_csv import read_foreign_csv
-from leukoscope.study.foreign_onnx import open_foreign_model
 from leukoscope.study.run import study_config
 
 NAMES = ("benign", "early_pre_b", "pre_b", "pro_b")

@@ -11,9 +11,9 @@ import pytest
 from leukoscope.config.loading import load_recipe
 from leukoscope.core.records import ImageRecord
 from leukoscope.learning import trainer
-from leukoscope.study import gradient_job
-from leukoscope.study.gradient_job import GradientJob
-from leukoscope.study.jobs import Labelled
+from leukoscope.pipeline import gradient_job
+from leukoscope.pipeline.gradient_job import GradientJob
+from leukoscope.pipeline.jobs import Labelled
 
 
 def test_images_go_with_their_files_and_patients(

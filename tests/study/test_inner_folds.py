@@ -11,24 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from leukoscope.config.base import validate
 from leukoscope.config.loading import load_recipe, load_study_config
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, SplitError
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.softmax import softmax
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.learning.checkpoint import load_checkpoint
 from leukoscope.learning.trainer import predict_logits
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.pipeline.gradient_job import fit_inner_folds, inner_parts, member_recipe
+from leukoscope.pipeline.jobs import Labelled
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.bundling import export_bundle
-from leukoscope.study.inner_folds import fit_inner_folds, inner_parts, member_recipe
-from leukoscope.study.jobs import Labelled
 from leukoscope.study.run import run_study
 
 

@@ -9,9 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import DataConfig, StudyConfig
-from leukoscope.evaluation.aggregation import METHODS, aggregate
+from leukoscope.evaluation.combining import METHODS, aggregate
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.patient_level import by_patient
+from leukoscope.pipeline.summary import by_patient
 
 CONFIG = StudyConfig(data=DataConfig(path="x"), recipes=(load_recipe("quick"),), bootstrap=200)
 NAMES = ("healthy", "all")

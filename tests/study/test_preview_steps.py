@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from leukoscope.analyses.preview import draw_steps, stages, step_titles
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_recipe
 from leukoscope.datasets.layouts import load_dataset
@@ -16,7 +17,6 @@ from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.study.preview_steps import draw_steps, stages, step_titles
 
 STEPS = 'preprocess.steps=[{kind="center_crop", size_px=72}, {kind="clahe"}, {kind="leukocytes"}]'
 

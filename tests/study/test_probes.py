@@ -22,20 +22,24 @@ from leukoscope.evaluation.shortcuts import transplant_hits
 from leukoscope.imaging import observation
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.file_facts import FILE_FACTS
-from leukoscope.imaging.observation import Observation
+from leukoscope.imaging.observation import Observation, transplanted
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.imaging.probe_inputs import transplanted
 from leukoscope.imaging.segment import LeukocyteMasks, segment_leukocytes
 from leukoscope.learning.features import extract_features
-from leukoscope.study import one_pass
-from leukoscope.study.edited import degraded_rows, edited_inputs
-from leukoscope.study.events import Progress
-from leukoscope.study.inapplicable import inapplicable_probes
-from leukoscope.study.inputs import load_input, observe
-from leukoscope.study.jobs import Labelled
-from leukoscope.study.listing import bare_name, listing_numbers
-from leukoscope.study.probe_numbers import NUMBERS, without_cell_sizes
-from leukoscope.study.probes import (
+from leukoscope.pipeline import one_pass
+from leukoscope.pipeline.inapplicable import bare_name, inapplicable_probes, listing_numbers
+from leukoscope.pipeline.inputs import (
+    load_input,
+    observe,
+    pack_mask,
+    partner_rows,
+    reading_order,
+    unpack_mask,
+)
+from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.one_pass import NUMBERS, without_cell_sizes
+from leukoscope.pipeline.perturbed import degraded_rows, edited_inputs
+from leukoscope.pipeline.probes import (
     NUMERIC,
     forest_logits,
     normal_scores,
@@ -44,8 +48,8 @@ from leukoscope.study.probes import (
     probe_numbers,
     rank_logits,
 )
-from leukoscope.study.store import InputStore, Wanted
-from leukoscope.study.transplants import pack_mask, partner_rows, reading_order, unpack_mask
+from leukoscope.pipeline.progress import Progress
+from leukoscope.pipeline.store import InputStore, Wanted
 
 PASSPORT = {"scale_bars": {"images": 0}}
 

@@ -20,13 +20,13 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.reporting.card import render_model_card
+from leukoscope.pipeline.fold_results import FoldResults
+from leukoscope.pipeline.folds import final_fold
+from leukoscope.pipeline.out_of_fold import Nested, promise_entry
+from leukoscope.reporting.study.card import render_model_card
 from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.study.bundling import export_bundle
-from leukoscope.study.fold_results import FoldResults
-from leukoscope.study.promise import Nested, promise_entry
-from leukoscope.study.protocols import final_fold
 from leukoscope.study.run import StudyResult, run_study, study_config
 
 PATIENTS, IMAGES = 16, 7
@@ -102,7 +102,7 @@ def test_a_model_that_knows_its_patients_is_not_taken_for_sure_of_new_ones(
 
 
 def test_everything_that_decides_comes_from_the_held_out_answers(result: StudyResult) -> None:
-    from leukoscope.evaluation.promise import fit_promise
+    from leukoscope.evaluation.conformal import fit_promise
 
     run, record = result.run, read_bundle(result.run.bundle).record
     folds = [f for f in load_folds(run.splits) if f.protocol == "grouped"]
@@ -265,7 +265,7 @@ def test_one_hold_out_says_why_nothing_was_measured() -> None:
 def test_the_model_that_a_foreign_image_is_shown_to_is_calibrated_like_the_bundle(
     result: StudyResult,
 ) -> None:
-    from leukoscope.study.fitted import FittedRun
+    from leukoscope.pipeline.fitted import FittedRun
 
     fitted = FittedRun.open(result.run.path)
     model, part = fitted.model_for("quick", "grouped", "")

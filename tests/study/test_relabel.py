@@ -18,6 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
+from leukoscope.analyses.corrections import REQUIRED, apply_corrections
+from leukoscope.analyses.relabel import Evidence, make_queue, rank_images, write_queue
 from leukoscope.cli.main import app
 from leukoscope.config.loading import save_study_config
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
@@ -29,9 +31,6 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.phantom.morphology import draw_attributes
 from leukoscope.phantom.spec import PhantomSpec, design_cases, stream
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.study.corrections import REQUIRED, apply_corrections
-from leukoscope.study.label_evidence import Evidence
-from leukoscope.study.relabel import make_queue, rank_images, write_queue
 from leukoscope.study.run import study_config
 
 NAMES = ("benign", "early_pre_b", "pre_b", "pro_b")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from leukoscope.analyses.robustness import Request, _update_bundle, choose_corruptions, measure
 from leukoscope.cli.main import app
 from leukoscope.core.errors import UnknownNameError
 from leukoscope.core.files import read_csv, read_json
@@ -17,14 +18,12 @@ from leukoscope.imaging.corruption import HAEMATOLOGY, corrupt
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.pipeline.fitted import FittedRun
+from leukoscope.pipeline.measured import FoldModels, open_run, stored_envelope
 from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.golden import verify_bundle
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.bundling import export_bundle
-from leukoscope.study.examined import FoldModels, open_run
-from leukoscope.study.fitted import FittedRun
-from leukoscope.study.robustness import Request, _update_bundle, choose_corruptions, measure
-from leukoscope.study.robustness_files import stored_envelope
 from leukoscope.study.run import run_study
 
 runner = CliRunner()

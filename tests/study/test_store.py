@@ -19,9 +19,9 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.learning import activations, features, trainer
 from leukoscope.learning.backbones import build_network
 from leukoscope.learning.trainer import predict_logits
-from leukoscope.study.events import Progress
-from leukoscope.study.jobs import Labelled
-from leukoscope.study.store import InputStore
+from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.progress import Progress
+from leukoscope.pipeline.store import InputStore
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
 

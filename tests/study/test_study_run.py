@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from leukoscope.analyses.probe_run import add_probes, missing_probes
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.study import DEFAULT_PROBES, DEGRADED, StudyConfig
 from leukoscope.core.errors import (
@@ -24,22 +25,21 @@ from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.source_shares import SOURCES
+from leukoscope.evaluation.shortcuts import SOURCES
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.pipeline.fitted import FittedRun
+from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.perturbed import EditedModels
+from leukoscope.pipeline.progress import Progress
+from leukoscope.pipeline.store import InputStore
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.predictor import load_bundle
-from leukoscope.study import bundling, similar_cases
+from leukoscope.study import bundling, final_model
 from leukoscope.study.bundling import export_bundle
-from leukoscope.study.edited import EditedModels
-from leukoscope.study.events import Progress
-from leukoscope.study.fitted import FittedRun
-from leukoscope.study.jobs import Labelled
-from leukoscope.study.probe_run import add_probes, missing_probes
+from leukoscope.study.final_model import add_similar, all_drawn
 from leukoscope.study.run import StudyResult, run_study, study_config
-from leukoscope.study.similar_cases import add_similar, all_drawn
-from leukoscope.study.store import InputStore
 
 OPTIONS = {
     "protocols": ["random", "grouped", "acquisition", "given"],
@@ -152,7 +152,7 @@ def test_a_finished_study_gets_more_probes_and_keeps_its_results(
 ) -> None:
     run = RunFolder(shutil.copytree(result.run.path, tmp_path / "run"))
     written: list[RunFolder] = []
-    monkeypatch.setattr("leukoscope.reporting.report.write_report", written.append)
+    monkeypatch.setattr("leukoscope.reporting.study.report.write_report", written.append)
     assert missing_probes(run.path, None) == []
     assert missing_probes(run.path, ["silhouette-only"]) == ["silhouette-only"]
     old = json.loads(run.metrics.read_text()) | {"of_another_step": 1}
@@ -270,7 +270,7 @@ def test_cases_are_added_to_an_older_bundle_without_a_new_fit(
     save_bundle(tmp_path / "b", old, {name: new.folder / name for name in names})
     assert add_similar(tmp_path / "b", result.run).files == new.record.files
     assert read_bundle(tmp_path / "b").record == new.record
-    monkeypatch.setattr(similar_cases, "all_drawn", lambda _: False)
+    monkeypatch.setattr(final_model, "all_drawn", lambda _: False)
     record = add_similar(tmp_path / "b", result.run)
     assert "similar.jpg" not in record.files
     save_bundle(

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leukoscope.analyses.compare.results import Settings, contest_tests
+from leukoscope.analyses.compare.sources import Candidate, Contest
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.leaderboard import holm_adjusted
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.compare_contests import Candidate, Contest
-from leukoscope.study.compare_results import Settings, contest_tests
-from leukoscope.study.summary import summarise
+from leukoscope.pipeline.summary import summarise
 
 NAMES = ("benign", "pre_b", "pro_b")
 N = 360  # three parts of 120 images; each image its own component

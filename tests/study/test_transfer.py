@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from leukoscope.analyses.transfer import TransferPlan, plan_transfer, run_transfer
 from leukoscope.core.errors import ConfigError, DataError, UsageError
 from leukoscope.core.files import read_json, sha256_file
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.study.transfer import TransferPlan, plan_transfer, run_transfer
 
 RECIPE = "double-transfer-resnet50"
 NAME = f"{RECIPE}-on-test_resnet"

@@ -16,10 +16,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from leukoscope.analyses.tuning import results, search
+from leukoscope.analyses.tuning.data import PrunedTrial, hold_out, tuning_data
+from leukoscope.analyses.tuning.search import (
+    CONFIG,
+    TuneResult,
+    measure_best,
+    run_tune,
+    tune_config,
+)
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_recipe
-from leukoscope.config.search import parse_search
-from leukoscope.config.tuning import TuneConfig, load_tune_config
+from leukoscope.config.tuning_space import TuneConfig, load_tune_config, parse_search
 from leukoscope.core.errors import (
     ConfigError,
     DataError,
@@ -31,17 +39,8 @@ from leukoscope.datasets.passport import Audit
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.reporting.tuning_page import write_tuning_page
-from leukoscope.study import tuning, tuning_results, tuning_session
+from leukoscope.reporting.pages.tuning import write_tuning_page
 from leukoscope.study.run import audited, study_config
-from leukoscope.study.tuning import (
-    CONFIG,
-    TuneResult,
-    measure_best,
-    run_tune,
-    tune_config,
-)
-from leukoscope.study.tuning_data import PrunedTrial, hold_out, tuning_data
 
 SEARCH = ["training.learning_rate=log:1e-4..1e-2", "training.batch_size=choice:16,32"]
 TINY = ["preprocess.size_px=32", "training.epochs=2", "training.precision=fp32"]
@@ -67,8 +66,8 @@ def found(phantoms: Path) -> Audit:
 @pytest.fixture
 def no_audit(found: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit of the module in place of one for each test, and no figures."""
-    monkeypatch.setattr(tuning, "audited_in", lambda *_: found)
-    monkeypatch.setattr(tuning_results, "write_tuning_page", lambda *_: None)
+    monkeypatch.setattr(search, "audited_in", lambda *_: found)
+    monkeypatch.setattr(results, "write_tuning_page", lambda *_: None)
 
 
 def gradient(data: Path, *more: str, search: list[str] = SEARCH, **options: Any) -> TuneConfig:
@@ -155,10 +154,10 @@ def test_labels_and_pixels_of_cal_and_test_change_nothing(
     shutil.copytree(phantoms, copy)
     config = make(phantoms, folds=folds)
     fold = hold_out(found, config.study)
-    monkeypatch.setattr(tuning, "hold_out", lambda *_: fold)
+    monkeypatch.setattr(search, "hold_out", lambda *_: fold)
 
     def values(seen: Audit, out: Path) -> list[Any]:
-        monkeypatch.setattr(tuning, "audited_in", lambda *_: seen)
+        monkeypatch.setattr(search, "audited_in", lambda *_: seen)
         run_tune(config, out, trials=2)
         with (out / "trials.csv").open() as file:
             return [{**row, "seconds": ""} for row in csv.DictReader(file)]
@@ -206,7 +205,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: list[float | BaseException
         classes = len(self.tuning.data.class_names)
         return event, np.full((len(self.tuning.val_rows), classes), 1 / classes)
 
-    monkeypatch.setattr(tuning_session.Scorer, "score", score)
+    monkeypatch.setattr(search.Scorer, "score", score)
 
 
 def test_failed_trials_are_recorded_and_do_not_end_it(
@@ -278,7 +277,7 @@ def test_no_trial_starts_after_the_time(
 ) -> None:
     scripted(monkeypatch, [0.5] * 9)
     clock = iter(range(0, 900, 50))
-    monkeypatch.setattr(tuning_session, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     result = run_tune(gradient(phantoms), tmp_path / "out", trials=9, minutes=2)
     assert result.summary["trials"] == {"complete": 2}
 
@@ -310,7 +309,7 @@ def test_folders_and_options_that_do_not_fit_are_refused(
         run_tune(there, tmp_path / "new", trials=1)
     with pytest.raises(ConfigError, match="sampler"):
         gradient(phantoms, sampler="gird")
-    monkeypatch.setattr(tuning, "find_spec", lambda name: None if name == "optuna" else name)
+    monkeypatch.setattr(search, "find_spec", lambda name: None if name == "optuna" else name)
     with pytest.raises(MissingExtraError, match=r"\[tune\]"):
         run_tune(gradient(phantoms), tmp_path / "new", trials=1)
 

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from leukoscope.analyses.tuning.trials import (
+    JOURNAL,
+    TrialRow,
+    Trials,
+    grid,
+    open_storage,
+    shown_storage,
+)
 from leukoscope.config.loading import load_recipe
-from leukoscope.config.search import parse_search
 from leukoscope.config.study import DataConfig, SplitConfig, StudyConfig
-from leukoscope.config.tuning import TuneConfig
+from leukoscope.config.tuning_space import TuneConfig, parse_search
 from leukoscope.core.errors import DataError, UsageError
-from leukoscope.study.tuning_storage import open_storage, shown_storage
-from leukoscope.study.tuning_trials import JOURNAL, TrialRow, Trials, grid
 
 SEARCH = ["training.learning_rate=log:1e-5..1e-2", "training.batch_size=choice:8,16,32"]
 

@@ -91,7 +91,7 @@ def transfer(
     Images that both data sets show are left out of phase 1. The arms in OUT/direct and OUT/double
     have the same splits, seeds and epochs and are ordinary study folders.
     """
-    from leukoscope.study.transfer import plan_transfer, run_transfer
+    from leukoscope.analyses.transfer import plan_transfer, run_transfer
 
     plan = plan_transfer(
         source,
@@ -146,7 +146,7 @@ def ablate(
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train a recipe with and without each part, on the same splits: what does the part do?"""
-    from leukoscope.study.ablation import plan_ablation, run_ablation
+    from leukoscope.analyses.ablation import plan_ablation, run_ablation
 
     plan = plan_ablation(
         data,

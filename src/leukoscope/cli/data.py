@@ -20,12 +20,12 @@ from leukoscope.cli.console import (
     print_table,
     progress_bars,
 )
-from leukoscope.cli.reading import read_manifest
+from leukoscope.cli.data_files import read_manifest
 from leukoscope.config import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from leukoscope.core.records import Manifest
-    from leukoscope.datasets.saved_splits import SavedSplits
+    from leukoscope.datasets.frozen_passports import SavedSplits
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -129,9 +129,9 @@ def split(
     """Audit, then write leak-free splits that others can rebuild by SHA-256."""
     from leukoscope.core.errors import UsageError
     from leukoscope.core.records import save_folds
-    from leukoscope.datasets.saved_splits import load_saved_splits
+    from leukoscope.datasets.frozen_passports import load_saved_splits
     from leukoscope.datasets.split_checks import split_notes
-    from leukoscope.study.protocols import plan_protocols
+    from leukoscope.pipeline.folds import plan_protocols
     from leukoscope.study.run import audited, study_config
 
     if frozen is not None:
@@ -262,7 +262,7 @@ def preview(
     classes: opt.ClassOption = None,
 ) -> int:
     """Draw originals, preprocessed images, what probes see, statistics."""
-    from leukoscope.study.preview import draw_preview
+    from leukoscope.analyses.preview import draw_preview
 
     with progress_bars() as show:
         manifest = read_manifest(data, layout, classes, show)
@@ -277,8 +277,8 @@ def preview(
     ):
         typer.echo(str(path))
     if steps:
+        from leukoscope.analyses.preview import draw_steps
         from leukoscope.config.loading import load_recipe
-        from leukoscope.study.preview_steps import draw_steps
 
         for path in draw_steps(manifest, load_recipe(recipe, override or ()), out, seed=seed):
             typer.echo(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,11 +18,33 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
 )
-from leukoscope.cli.reading import read_manifest
+from leukoscope.cli.options import class_map
 from leukoscope.config import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
+    from leukoscope.core.records import Manifest
     from leukoscope.datasets.fetch_registry import PublicSet
+
+
+def read_manifest(
+    data: Path, layout: str, classes: list[str] | None, show: Callable[[str, int, int], None]
+) -> Manifest:
+    """The images of a folder or table, from the options of a command.
+
+    Args:
+        data: Folder or CSV manifest.
+        layout: Of ``--layout``.
+        classes: Of ``--class``.
+        show: Draws the progress.
+    """
+    from leukoscope.datasets.layouts import load_dataset
+
+    return load_dataset(
+        data,
+        layout=layout,
+        class_map=class_map(classes),
+        progress=partial(show, "reading the images"),
+    )
 
 
 def register(data_app: typer.Typer) -> None:
@@ -93,8 +116,8 @@ def export_data(
     """Write preprocessed images as PNG files in class folders, with hashes; can be stopped."""
     from dataclasses import asdict
 
+    from leukoscope.analyses.export_images import export_images
     from leukoscope.config.loading import load_recipe
-    from leukoscope.study.export_images import export_images
 
     chosen = load_recipe(recipe, overrides or ())
     with progress_bars() as show:
@@ -132,7 +155,7 @@ def find_samples(
     """Find samples of each class and lay them out on a labelled sheet; the same for a seed."""
     from dataclasses import asdict
 
-    from leukoscope.study.samples import copy_samples, draw_samples, pick_samples
+    from leukoscope.analyses.export_images import copy_samples, draw_samples, pick_samples
 
     with progress_bars() as show:
         manifest = read_manifest(data, layout, classes, show)

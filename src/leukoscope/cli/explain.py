@@ -22,8 +22,7 @@ from leukoscope.cli.options import JsonOption, RunArgument, RunRecipeOption, See
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.study.explanations import Explanation
-    from leukoscope.study.subjects import Source
+    from leukoscope.study.explanations import Explanation, Source
 
 ProtocolOption = Annotated[
     str | None, typer.Option("--protocol", "-p", help="Default: the run's first.")
@@ -104,11 +103,17 @@ def explain(
         return _audit(run, recipe, protocol, method, audited, masks, out, as_json)
     if audited is not None or masks is not None:
         raise UsageError("--images and --masks belong to --audit", hint="say --audit too")
-    from leukoscope.runtime.inputs import expand_inputs
+    from leukoscope.runtime.input_files import expand_inputs
     from leukoscope.runtime.prediction import Failure
-    from leukoscope.study.explanations import Look, default_folder, draw_grids
+    from leukoscope.study.explanations import (
+        Look,
+        choose_subjects,
+        default_folder,
+        draw_grids,
+        name_subjects,
+        open_sources,
+    )
     from leukoscope.study.explanations import explain as explain_images
-    from leukoscope.study.subjects import choose_subjects, name_subjects, open_sources
 
     look = Look(tuple(dict.fromkeys(method or ("grad-cam",))), layer, target)
     sources = open_sources(run, beside, recipe or (), protocol)
@@ -159,14 +164,14 @@ def _audit(
     run: Path, recipe: list[str] | None, protocol: str | None, method: list[str] | None,
     images: int | None, masks: Path | None, out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    from leukoscope.reporting.explanation_audit_sections import audit_table
-    from leukoscope.study.explanation_audit import (
+    from leukoscope.analyses.explanation_audit import (
         IMAGES,
         AuditPlan,
         audit_explanations,
         put_into_report,
     )
-    from leukoscope.study.subjects import open_sources
+    from leukoscope.reporting.study.examples import audit_table
+    from leukoscope.study.explanations import open_sources
 
     (source,) = open_sources(run, None, recipe or (), protocol)
     folder = out or source.fitted.run.explanations
@@ -212,8 +217,8 @@ def features(
     as_json: JsonOption = False,
 ) -> None:
     """Map the last layer's features of a fold's test images; say what they are arranged by."""
+    from leukoscope.study.explanations import open_sources
     from leukoscope.study.feature_maps import draw_maps, read_features, write_map
-    from leukoscope.study.subjects import open_sources
 
     (source,) = open_sources(run, None, (recipe,) if recipe else (), protocol)
     name = f"features-{source.recipe}-{source.protocol}-fold{fold}"

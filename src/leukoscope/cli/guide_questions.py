@@ -112,7 +112,7 @@ def _probes() -> list[str]:
 
 
 def _variants() -> list[str]:
-    from leukoscope.imaging.probe_inputs import PROBE_INPUTS
+    from leukoscope.imaging.observation import PROBE_INPUTS
 
     return list(PROBE_INPUTS)
 
@@ -148,7 +148,7 @@ def _confounders() -> list[str]:
 
 
 def _runs() -> list[str]:
-    from leukoscope.study.cleanup import find_runs
+    from leukoscope.analyses.cleanup import find_runs
 
     folder = Path("runs")
     return [*(run.name for run in find_runs(folder)), OTHER] if folder.is_dir() else []

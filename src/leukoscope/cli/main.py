@@ -12,16 +12,13 @@ from leukoscope.cli import (
     bundle,
     compare,
     data,
-    ensemble,
     explain,
     guide,
     lists,
-    model,
     predict,
     probe,
     relabel,
     robustness,
-    runs,
     score,
     serve,
     setup,
@@ -65,11 +62,11 @@ setup.register(app)
 data.register(app)
 study.register(app)
 arms.register(app)
-model.register(app)
+bundle.register_model(app)
 explain.register(app)
 robustness.register(app)
 compare.register(app)
-ensemble.register(app)
+compare.register_ensemble(app)
 predict.register(app)
 score.register(app)
 audit_log.register(app)
@@ -79,7 +76,7 @@ tune.register(app)
 bundle.register(app)
 lists.register(app)
 serve.register(app)
-runs.register(app)
+lists.register_runs(app)
 guide.register(app)
 
 

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from leukoscope.runtime.by_patient import PatientCollector
-    from leukoscope.runtime.cutting import Cutter
-    from leukoscope.runtime.inputs import Inputs
-    from leukoscope.runtime.large import Answered, OnParts
+    from leukoscope.runtime.input_files import Inputs
+    from leukoscope.runtime.large_images import Answered, OnParts
     from leukoscope.runtime.prediction import Failure, Prediction
     from leukoscope.runtime.predictor import Predictor
+    from leukoscope.runtime.tiling import Cutter
 
 
 _NAMED = 20  # files that cannot be read and are named on the screen; the output names all
@@ -90,10 +90,10 @@ def predict(
     from functools import partial
 
     from leukoscope.runtime.audit_log import AuditLog
-    from leukoscope.runtime.choosing import SAMPLES
+    from leukoscope.runtime.bundle_matching import SAMPLES
     from leukoscope.runtime.engines import one_thread_each
-    from leukoscope.runtime.inputs import Inputs
-    from leukoscope.runtime.large import predict_any
+    from leukoscope.runtime.input_files import Inputs
+    from leukoscope.runtime.large_images import predict_any
     from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.prediction import Failure
     from leukoscope.runtime.predictor import load_bundle
@@ -191,8 +191,8 @@ def _predictor(
     """The bundle that was named, or the installed one that the images resemble."""
     if bundle is not None:
         return load(bundle)
-    from leukoscope.runtime.choosing import choose_bundle
-    from leukoscope.runtime.shelf import installed_bundles
+    from leukoscope.runtime.bundle import installed_bundles
+    from leukoscope.runtime.bundle_matching import choose_bundle
 
     chosen = choose_bundle(installed_bundles(), samples, load, um_per_px=um_per_px, bar_um=bar_um)
     typer.echo(f"bundle {chosen.why}", err=True)
@@ -204,7 +204,7 @@ def _predictor(
 def _cutter(predictor: Predictor, um_per_px: float | None, bar_um: float | None) -> Cutter | None:
     if predictor.record.field is None:
         return None
-    from leukoscope.runtime.cutting import Cutter
+    from leukoscope.runtime.tiling import Cutter
 
     return Cutter(predictor.record.field, um_per_px, bar_um)
 

@@ -23,8 +23,8 @@ from leukoscope.cli.console import (
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from leukoscope.analyses.foreign_inputs import ForeignModel
     from leukoscope.config.preprocess import Triple
-    from leukoscope.study.foreign_onnx import ForeignModel
 
 EPILOG = (
     "Example: leukoscope probe runs/study --probe all · "
@@ -102,7 +102,7 @@ def probe(
         layout=layout,
         class_map=opt.class_map(folder_classes),
     )
-    from leukoscope.study.foreign import audit_foreign
+    from leukoscope.analyses.foreign import audit_foreign
 
     with progress_bars() as show:
         result = audit_foreign(source, config, out, show)
@@ -120,8 +120,8 @@ def _open(
     tensor: str,
     output: str | None,
 ) -> ForeignModel:
-    from leukoscope.study.foreign import class_order
-    from leukoscope.study.foreign_onnx import open_foreign_model
+    from leukoscope.analyses.foreign import class_order
+    from leukoscope.analyses.foreign_inputs import open_foreign_model
 
     if classes is None:
         raise UsageError(
@@ -152,9 +152,9 @@ def _three(option: str, text: str) -> Triple:
 
 
 def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
+    from leukoscope.analyses.probe_run import add_probes, missing_probes
     from leukoscope.core.files import read_json
     from leukoscope.core.run_folder import RunFolder
-    from leukoscope.study.probe_run import add_probes, missing_probes
 
     if run.suffix == ".onnx":
         raise UsageError(f"{run}: on which data? leukoscope probe {run} DATA --classes a,b,c")

@@ -53,12 +53,12 @@ def relabel(
     if (apply_file is None) != (out is None):
         raise UsageError("--apply and --out belong together", hint="see --help for an example")
     if apply_file is not None and out is not None:
-        from leukoscope.study.corrections import apply_corrections
+        from leukoscope.analyses.corrections import apply_corrections
 
         provenance = apply_corrections(RunFolder(run), apply_file, out)
         print_json(provenance) if as_json else _tell_changes(provenance, out)
         return 0
-    from leukoscope.study.relabel import make_queue, write_queue
+    from leukoscope.analyses.relabel import make_queue, write_queue
 
     queue = make_queue(RunFolder(run), recipe=recipe, protocol=protocol, count=count)
     with progress_bars() as show:

@@ -18,7 +18,7 @@ from leukoscope.cli.console import (
 from leukoscope.cli.options import JsonOption, SeedOption
 
 if TYPE_CHECKING:
-    from leukoscope.study.examined import Examination
+    from leukoscope.pipeline.measured import Examination
 
 WIDTH = 120  # of the tables, wherever they are printed
 
@@ -66,14 +66,14 @@ def robustness(
     as_json: JsonOption = False,
 ) -> None:
     """Measure what damage to the images costs: accuracy, calibration, decisions."""
-    from leukoscope.core.run_folder import RunFolder
-    from leukoscope.study.robustness import (
+    from leukoscope.analyses.robustness import (
         Request,
         choose_corruptions,
         draw_sheet,
         measure,
         show_result,
     )
+    from leukoscope.core.run_folder import RunFolder
 
     request = Request(
         corruptions=choose_corruptions(corruption or ["haematology"]),
@@ -108,10 +108,10 @@ def _open(
     seed: int,
     out: Path | None,
 ) -> Examination:
+    from leukoscope.analyses.robustness import MOST_IMAGES
     from leukoscope.core.errors import UsageError
-    from leukoscope.study.examined import open_bundle, open_run
-    from leukoscope.study.fitted import FittedRun
-    from leukoscope.study.robustness import MOST_IMAGES
+    from leukoscope.pipeline.fitted import FittedRun
+    from leukoscope.pipeline.measured import open_bundle, open_run
 
     is_bundle = (run / "bundle.json").is_file()
     if is_bundle and (data is None or out is None):

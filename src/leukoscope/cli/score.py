@@ -25,8 +25,8 @@ from leukoscope.cli.options import (
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.scale.plan import Plan, ScoreFolder
     from leukoscope.scale.score import ScoreResult
+    from leukoscope.scale.score_plan import Plan, ScoreFolder
 
 
 def register(app: typer.Typer) -> None:
@@ -88,8 +88,8 @@ def score(
     as_json: JsonOption = False,
 ) -> int:
     """Score an archive: sharded Parquet, each image once, whatever is killed when."""
-    from leukoscope.scale.plan import ScoreFolder
     from leukoscope.scale.score import Workers, plan_scoring, resume_plan, run_scoring
+    from leukoscope.scale.score_plan import ScoreFolder
 
     folder, who = ScoreFolder(out), Workers(engine, workers, threads, ray_address, stall)
     if verify:
@@ -165,7 +165,7 @@ def _tell_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
 
 
 def _verify(folder: ScoreFolder, as_json: bool) -> int:
-    from leukoscope.scale.verify import verify_scoring
+    from leukoscope.scale.score import verify_scoring
 
     found = verify_scoring(folder)
     if as_json:

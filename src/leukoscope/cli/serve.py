@@ -60,7 +60,7 @@ def serve(
 ) -> None:  # fmt: skip
     """Answer over HTTP, with a web page: the same calibrated, explained answers as predict."""
     from leukoscope.core.errors import UsageError
-    from leukoscope.runtime.shelf import installed_bundles
+    from leukoscope.runtime.bundle import installed_bundles
     from leukoscope.service.server import check_binding, is_loopback, read_key
     from leukoscope.service.server import serve as run
     from leukoscope.service.settings import ServiceSettings

@@ -29,7 +29,7 @@ def doctor(as_json: JsonOption = False) -> int:
     """Check the installation: PASS or FAIL, and the fix."""
     from dataclasses import asdict
 
-    from leukoscope.study.doctor import run_checks
+    from leukoscope.analyses.doctor import run_checks
 
     checks = run_checks()
     if as_json:
@@ -51,7 +51,7 @@ def demo(
     images: Annotated[int, typer.Option(help="Number of phantom fields.")] = 400,
 ) -> None:
     """Run the main job on phantom smears: draw, audit, train, report, bundle, predict."""
-    from leukoscope.study.demo import run_demo
+    from leukoscope.analyses.demo import run_demo
 
     with progress_bars() as show:
         result = run_demo(out, images=images, listener=show)

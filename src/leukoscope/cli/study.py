@@ -96,7 +96,7 @@ def study(
     as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
-    from leukoscope.scale.jobs import executor_of
+    from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_team
     from leukoscope.study.run import run_study, study_config
 
@@ -167,7 +167,7 @@ def train(
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
-    from leukoscope.scale.jobs import executor_of
+    from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_team
     from leukoscope.study.run import run_study, study_config
 
@@ -270,7 +270,7 @@ def _print_result(result: StudyResult) -> None:
     print_sources(result.metrics["verdict"])
     print_verdict(result.metrics["verdict"])
     if result.metrics.get("external"):
-        from leukoscope.reporting.external_sections import in_words
+        from leukoscope.reporting.study.external import in_words
 
         for entry in result.metrics["external"]:
             console().print(in_words(entry), markup=False)

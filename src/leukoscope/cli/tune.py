@@ -22,8 +22,8 @@ from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.config.tuning import TuneConfig
-    from leukoscope.study.tuning import TuneResult
+    from leukoscope.analyses.tuning.search import TuneResult
+    from leukoscope.config.tuning_space import TuneConfig
 
 # With --resume these may be given alone: everything else is read from the tuning's folder.
 RESUME_NEEDS = {"out", "resume", "trials", "timeout", "storage", "final", "as_json"}
@@ -95,9 +95,9 @@ def tune(
 
     Trials see the train and val parts of one hold-out; cal and test are not read by any.
     """
-    from leukoscope.config.tuning import load_tune_config
+    from leukoscope.analyses.tuning.search import CONFIG, measure_best, run_tune, tune_config
+    from leukoscope.config.tuning_space import load_tune_config
     from leukoscope.study.run import study_config
-    from leukoscope.study.tuning import CONFIG, measure_best, run_tune, tune_config
 
     if resume and not given_options(context) - RESUME_NEEDS:
         config = load_tune_config(out / CONFIG)
@@ -143,7 +143,7 @@ def tune(
 
 
 def _space(path: Path | None, search: list[str]) -> dict[str, Any]:
-    from leukoscope.config.search import load_space, parse_search
+    from leukoscope.config.tuning_space import load_space, parse_search
 
     return (load_space(path) if path else {}) | parse_search(search)
 
@@ -151,9 +151,9 @@ def _space(path: Path | None, search: list[str]) -> dict[str, Any]:
 def _print_result(
     config: TuneConfig, result: TuneResult, measured: dict[str, dict[str, float]] | None
 ) -> None:
-    from leukoscope.config.tuning import own_label
+    from leukoscope.config.tuning_space import own_label
     from leukoscope.reporting.figures.tuning import short
-    from leukoscope.reporting.tuning_page import optimism
+    from leukoscope.reporting.pages.tuning import optimism
 
     summary, out = result.summary, console()
     best = summary["best"]

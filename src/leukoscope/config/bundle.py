@@ -7,9 +7,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
-from leukoscope.config.parity import Parity, Precision
+from leukoscope.config.guarantees import NO_PROMISE, Parity, Precision, Promise
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.promise import NO_PROMISE, Promise
 
 BUNDLE_SCHEMA: Final = 1
 

@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from leukoscope.config.base import validate
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, UnknownNameError
 from leukoscope.core.files import write_text
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from leukoscope.config.base import Strict
-from leukoscope.config.classifiers import EnsembleTraining, FeatureClassifierTraining
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.training import (
     ConstantRate,
+    EnsembleTraining,
+    FeatureClassifierTraining,
     Fraction,
     GradientTraining,
     LinearHeadTraining,

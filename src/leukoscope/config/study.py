@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from leukoscope.config.base import Strict
 from leukoscope.config.bundle import SetGuarantee, SetScore
-from leukoscope.config.operating import parse_operating_point
+from leukoscope.config.guarantees import parse_operating_point
 from leukoscope.config.recipe import Recipe
 
 ProtocolName = Literal[

@@ -15,8 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
+from leukoscope.datasets.groups import Pair, chain, correlation, equal_values
 from leukoscope.datasets.layout_rules import read_steps, twin_key
-from leukoscope.datasets.linking import Pair, chain, correlation, equal_values
 from leukoscope.datasets.measurements import Measures, dihedral
 from leukoscope.datasets.neighbour_search import (
     NeighbourIndex,

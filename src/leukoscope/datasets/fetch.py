@@ -1,25 +1,266 @@
-"""Get a public data set, or check the one that is there.
-
-Beside the data set's folder ``NAME`` lies ``NAME.fetched.json``: where it came from, and the
-SHA-256 of every file. What is on its way lies in ``NAME.part``, so that a download that was killed
-goes on, and ``NAME`` is either complete or absent.
-"""
+"""Get a public data set over HTTP or from Kaggle, or check the one that is there."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from leukoscope.core.errors import DataError, UsageError
-from leukoscope.core.files import read_json, sha256_file, write_json
-from leukoscope.datasets.fetch_convert import bloodmnist_folder
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import DataError, MissingExtraError, UsageError
+from leukoscope.core.files import read_json, sha256_file, write_csv, write_json
 from leukoscope.datasets.fetch_registry import PublicSet
-from leukoscope.datasets.fetch_sources import Progress, fetch_file, fetch_kaggle, file_name
-from leukoscope.datasets.layout_rules import is_image_name
-from leukoscope.datasets.walking import list_files
+from leukoscope.datasets.layout_rules import is_image_name, list_files
+
+# Order of the published labels, 0 to 7.
+BLOOD_CELLS = (
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "immature_granulocyte",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+)
+NOT_LEUKOCYTES = frozenset({"erythroblast", "platelet"})
+PARTS = ("train", "val", "test")
+
+
+def bloodmnist_folder(
+    archive: Path, out: Path, progress: Callable[[str, int, int], None]
+) -> None:  # fmt: skip
+    """Write BloodMNIST as PNG files with a ``manifest.csv``.
+
+    All its cells come from subjects without leukemia, so the six kinds of leukocytes are labelled
+    ``healthy``. Erythroblasts and platelets are no leukocytes: they keep their own name, which is
+    no class here, and so are left out by whatever reads the folder.
+
+    Args:
+        archive: ``bloodmnist.npz`` with ``<part>_images`` (N, H, W, 3) uint8 RGB and
+            ``<part>_labels`` (N, 1).
+        out: Folder to write, ``<part>/<cell>/<part>_<number>.png``.
+        progress: Told ``(step, images written, images in all)``.
+
+    Raises:
+        DataError: The archive is damaged or holds other arrays.
+    """
+    arrays = _read(archive)
+    total = sum(len(images) for images, _ in arrays.values())
+    rows: list[dict[str, str]] = []
+    for part, (images, labels) in arrays.items():
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            cell = BLOOD_CELLS[label]
+            path = f"{part}/{cell}/{part}_{number:05d}.png"
+            file = out / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            done, encoded = cv2.imencode(".png", image[:, :, ::-1])
+            if not done:
+                raise DataError(f"{file}: the image cannot be written as PNG")
+            file.write_bytes(encoded.tobytes())
+            name = cell if cell in NOT_LEUKOCYTES else "healthy"
+            rows.append({"path": path, "label": name, "split": part, "cell": cell})
+            progress("writing images", len(rows), total)
+    write_csv(out / "manifest.csv", ("path", "label", "split", "cell"), rows)
+
+
+def _read(archive: Path) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
+    found = {}
+    try:
+        with np.load(archive, allow_pickle=False) as arrays:
+            for part in PARTS:
+                images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].reshape(-1)
+                found[part] = (images, [int(label) for label in labels])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{archive}: expected <part>_images and <part>_labels for {', '.join(PARTS)}, "
+            f"but {error}",
+            hint="delete it and fetch it again",
+        ) from None
+    for part, (images, labels) in found.items():
+        fits = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
+        known = all(0 <= label < len(BLOOD_CELLS) for label in labels)
+        if not (fits and known and len(images) == len(labels)):
+            raise DataError(
+                f"{archive}: {part} holds {images.shape} {images.dtype} and {len(labels)} labels; "
+                "expected (N, H, W, 3) uint8 and N labels of 0 to 7"
+            )
+    return found
+
+
+Progress = Callable[[str, int, int], None]
+ATTEMPTS = 3
+BLOCK_BYTES = 1 << 14  # what a broken connection can lose
+TIMEOUT_S = 30
+
+
+@dataclass
+class ResumingDownload:
+    """A downloader for pooch that goes on where a broken download stopped.
+
+    pooch checks the hash and puts the file in its place; what came so far is kept in ``partial``.
+
+    Attributes:
+        partial: File for what has come.
+        progress: Told ``(step, bytes here, bytes in all)``.
+    """
+
+    partial: Path
+    progress: Progress
+
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+        """Fetch ``url`` into ``output_file``; a broken connection is taken up again at once."""
+        from requests.exceptions import ChunkedEncodingError, ConnectionError, Timeout
+
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._go_on(url)
+                break
+            except (ChunkedEncodingError, ConnectionError, Timeout):
+                if attempt == ATTEMPTS:
+                    raise
+        self.partial.replace(output_file)
+
+    def _go_on(self, url: str) -> None:
+        import requests
+
+        here = self.partial.stat().st_size if self.partial.exists() else 0
+        # A compressed transfer would count other bytes than the file has.
+        headers = {"Accept-Encoding": "identity"}
+        if here:
+            headers["Range"] = f"bytes={here}-"
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
+            if here and answer.status_code == 416:  # there is nothing after what is here
+                if answer.headers.get("Content-Range") != f"bytes */{here}":
+                    self.partial.unlink()
+                    self._go_on(url)
+                return
+            answer.raise_for_status()
+            if answer.status_code != 206:
+                here = 0  # the server sends everything again
+            total = here + int(answer.headers.get("Content-Length", 0))
+            with self.partial.open("ab" if here else "wb") as file:
+                for block in answer.iter_content(BLOCK_BYTES):
+                    file.write(block)
+                    here += len(block)
+                    self.progress("downloading", here, total)
+
+
+def fetch_file(item: PublicSet, part: Path, by_hand: str, progress: Progress) -> Path:
+    """Download the one file of a set, or check the one that is there.
+
+    What a broken download left in ``part`` is used; ``by_hand`` says what a person without a
+    network can do.
+
+    Raises:
+        DataError: The server cannot be reached, has no such file, or sends another one.
+        MissingExtraError: pooch is not installed.
+    """
+    try:
+        import pooch
+        from requests.exceptions import HTTPError, RequestException
+    except ImportError:
+        raise MissingExtraError("fetching data", "fetch") from None
+    pooch.get_logger().setLevel("WARNING")
+    name = file_name(item)
+    part.mkdir(parents=True, exist_ok=True)
+    download = ResumingDownload(part / f"{name}.partial", progress)
+    try:
+        return Path(pooch.retrieve(item.url, item.checksum or None, name, part, None, download))
+    except HTTPError as error:
+        answer = str(error).partition(" for url")[0]
+        raise DataError(f"{item.url}: expected the file, got {answer}", hint=by_hand) from None
+    except RequestException as error:
+        kept = f"; what came is kept in {part}" if download.partial.exists() else ""
+        raise DataError(
+            f"{item.url}: the connection failed ({type(error).__name__}){kept}", hint=by_hand
+        ) from None
+    except ValueError as error:  # pooch has deleted the file
+        raise DataError(
+            f"{item.url}: the file that came has another checksum than the published "
+            f"{item.checksum}; it was deleted ({str(error).split('. Deleted')[0]})",
+            hint=f"run the command again; if it happens again, ask at {item.page}",
+        ) from None
+
+
+def file_name(item: PublicSet) -> str:
+    """The name of a set's one file.
+
+    >>> from leukoscope.datasets.fetch_registry import public_set
+    >>> file_name(public_set("bloodmnist"))
+    'bloodmnist.npz'
+    """
+    return item.url.partition("?")[0].rpartition("/")[2]
+
+
+def fetch_kaggle(item: PublicSet, part: Path, by_hand: str) -> Path:
+    """Download and unpack a set with Kaggle's client and the user's own credentials.
+
+    The client checks Kaggle's checksum of the transfer, goes on where it stopped, and draws its
+    own progress bar.
+
+    What a broken download left in ``part`` is used; ``by_hand`` says what a person without a
+    network can do.
+
+    Returns:
+        The unpacked folder, below ``part``.
+
+    Raises:
+        DataError: Kaggle cannot be reached, or refuses.
+        MissingExtraError: kagglehub is not installed.
+    """
+    try:
+        import kagglehub
+    except ImportError:
+        raise MissingExtraError("fetching from Kaggle", "fetch") from None
+    part.mkdir(parents=True, exist_ok=True)
+    try:
+        with _setting("KAGGLEHUB_CACHE", str(part.resolve())):
+            return Path(kagglehub.dataset_download(item.kaggle))
+    except Exception as error:  # the client, its transport and its files each have their own kinds
+        raise _kaggle_error(item, error, by_hand) from None
+
+
+CREDENTIALS = (
+    "make a token on https://www.kaggle.com/settings and put it in ~/.kaggle/kaggle.json, or in "
+    "KAGGLE_USERNAME and KAGGLE_KEY"
+)
+
+
+def _kaggle_error(item: PublicSet, error: Exception, by_hand: str) -> DataError:
+    kind = type(error).__name__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403) or "Unauthenticated" in kind or "Credential" in kind:
+        why = f"Kaggle refuses ({status or kind})"
+        return DataError(f"{item.source}: {why}", hint=f"{CREDENTIALS}; or {by_hand}")
+    if status is None and kind.endswith(("ConnectionError", "Timeout")):
+        return DataError(f"{item.source}: Kaggle cannot be reached ({kind})", hint=by_hand)
+    lines = str(error).strip().splitlines()
+    detail = f"{kind}: {lines[0]}" if lines else kind
+    return DataError(f"{item.source}: the download failed ({detail})", hint=by_hand)
+
+
+@contextmanager
+def _setting(name: str, value: str) -> Iterator[None]:
+    """An environment variable for the length of a block: the client has no argument for it."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
 
 MB = 1_000_000
 CONVERTERS: dict[str, Callable[[Path, Path, Progress], None]] = {"bloodmnist": bloodmnist_folder}

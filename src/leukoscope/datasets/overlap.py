@@ -1,14 +1,4 @@
-"""Find fields that show the same place of a smear, shifted.
-
-Three steps, each far smaller than the one before. Only neighbours in colour are compared, because
-one slide has one stain. Phase correlation (Kuglin & Hines 1975) of small pictures finds the shift.
-Where its peak stands out, the overlap is verified at full resolution: by the correlation over the
-whole overlap, in most of its tiles, and with every cell brought to equal contrast. The weakest of
-the three counts, so that a few dark cells that happen to match are no overlap.
-
-Where an index is used (:mod:`leukoscope.datasets.neighbour_search`), patches that agree on a shift
-take the place of the first two steps; the third is the same.
-"""
+"""Find fields that show the same place of a smear, shifted."""
 
 from __future__ import annotations
 
@@ -23,8 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.datasets.colour_neighbours import nearest_in_colour, partners_of
-from leukoscope.datasets.linking import correlation
+from leukoscope.datasets.groups import correlation
 from leukoscope.datasets.measurements import LOW_PX, Measures
 from leukoscope.datasets.neighbour_search import (
     blocks,
@@ -36,15 +25,69 @@ from leukoscope.datasets.neighbour_search import (
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
 
+_MOST_DISTANCES = 2**25  # held at a time
+
+
+def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[np.int32]:
+    """For each image the most similar ones, after robust scaling of each statistic.
+
+    Args:
+        colour: (n, d) float32.
+        neighbours: Number wanted.
+
+    Returns:
+        (n, min(neighbours, n − 1) + 1) int32 indices, the image itself among them.
+    """
+    middle = np.median(colour, axis=0)
+    low, high = np.percentile(colour, [25, 75], axis=0)
+    scaled = np.clip((colour - middle) / (high - low + 1e-6), -3, 3).astype(np.float32)
+    squares = (scaled**2).sum(axis=1)
+    count = min(neighbours + 1, len(colour))
+    nearest = room((len(colour), count), np.int32)
+    size = min(1024, max(1, _MOST_DISTANCES // len(colour)))
+    for rows in blocks(np.arange(len(colour)), size):
+        distance = squares[None, :] - 2 * scaled[rows] @ scaled.T
+        nearest[rows] = np.argpartition(distance, count - 1, axis=1)[:, :count]
+    return nearest
+
+
+def partners_of(nearest: NDArray[np.int32], side: NDArray[np.bool_] | None) -> Iterator[list[int]]:
+    """For each image those after it that are among its neighbours, or have it among theirs.
+
+    Args:
+        nearest: (n, k) of :func:`nearest_in_colour`.
+        side: (n,) where given, only pairs across it.
+
+    Yields:
+        n sorted lists of indices.
+    """
+    for rows in blocks(np.arange(len(nearest))):
+        first, last = int(rows[0]), int(rows[-1])
+        found = []
+        for part in blocks(np.arange(len(nearest))):
+            near = nearest[part]
+            low, high = np.minimum(part[:, None], near), np.maximum(part[:, None], near)
+            keep = (low >= first) & (low <= last) & (low != high)
+            if side is not None:
+                keep &= side[low] != side[high]
+            found.append((low[keep] - first) * len(nearest) + high[keep])
+        pairs = np.unique(np.concatenate(found))
+        ends = np.searchsorted(pairs, np.arange(1, len(rows)) * len(nearest))
+        yield from (part.tolist() for part in np.split(pairs % len(nearest), ends))
+
+
 NEIGHBOURS = 600
 """Each field is compared with this many fields of the most similar colours."""
+
 
 LEAST_OVERLAP = 0.2
 """Smallest shared part of a field; less cannot be told from chance."""
 
+
 LEAST_EVIDENCE = 0.42
 """Of :func:`evidence`. Chance matches of smears stay below 0.37, true overlaps in or out of focus
 lie above 0.45."""
+
 
 _PEAK = 5.0  # standard deviations by which the phase correlation's peak stands out
 _COARSE = 0.3  # correlation of the small pictures

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from leukoscope.config.study import ProtocolName, SplitConfig
 from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
 from leukoscope.core.records import Fold, ImageRecord, Manifest
-from leukoscope.datasets.allocation import allocate, allocate_at_random, count_classes, join_groups
+from leukoscope.datasets.groups import allocate, allocate_at_random, count_classes, join_groups
 from leukoscope.datasets.split_checks import check_folds
 
 IntArray = NDArray[np.int64]

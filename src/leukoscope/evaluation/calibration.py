@@ -1,8 +1,4 @@
-"""Temperature and vector scaling (Guo et al. 2017, section 4.2): what makes probabilities honest.
-
-Both are fitted with a prior on the ``cal`` part alone. Which of them serves is decided by the log
-loss of a cross-validation within that part.
-"""
+"""Softmax, and temperature and vector scaling (Guo et al. 2017, section 4.2)."""
 
 from __future__ import annotations
 
@@ -14,10 +10,41 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.bundle import Calibration
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.softmax import log_softmax, softmax
+
+
+def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    """Logarithms of the softmax along the last axis, without overflow.
+
+    Args:
+        logits: (…, K) real numbers.
+
+    Returns:
+        (…, K) float64 ≤ 0.
+
+    >>> log_softmax([0.0, 0.0]).round(4).tolist()
+    [-0.6931, -0.6931]
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    shifted = values - values.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    """Probabilities exp(zᵢ) / Σ exp(zⱼ) along the last axis, without overflow.
+
+    Args:
+        logits: (…, K) real numbers.
+
+    Returns:
+        (…, K) float64 in [0, 1], summing to 1 along the last axis.
+
+    >>> softmax([1000.0, 1000.0]).tolist()
+    [0.5, 0.5]
+    """
+    return np.exp(log_softmax(logits))
+
 
 FloatArray = NDArray[np.float64]
-
 BOUNDS: Final = (0.02, 50.0)
 PRIOR_SD: Final = 0.5  # of log T
 WEIGHT_SD: Final = 0.25  # of log(weight · T): how far a class may leave the common temperature

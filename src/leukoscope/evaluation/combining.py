@@ -1,13 +1,163 @@
-"""How the probabilities of several models become one: averages, weights, votes."""
+"""Several probabilities become one: of a patient's images, or of several models."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukoscope.core.errors import DataError
+from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.evaluation.calibration import softmax
 
+Method = Literal["mean-logit", "median-probability", "vote"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+DEFAULT: Final[Method] = "mean-logit"
+REPLICATES = 1000
+_TINY = 1e-12
 FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PatientResult:
+    """What the images of one patient say together.
+
+    Attributes:
+        patient: Its id.
+        n_images: Number of images that were aggregated.
+        probs: (K,) aggregated probabilities.
+        predicted: Index of the most probable class.
+        low: Lower limit of the probability of ``predicted``; None with a single image.
+        high: Upper limit, likewise.
+        stability: Share of the replicates with the same predicted class; None likewise.
+        agreement: Share of the images that predict this class on their own.
+    """
+
+    patient: str
+    n_images: int
+    probs: FloatArray
+    predicted: int
+    low: float | None
+    high: float | None
+    stability: float | None
+    agreement: float
+
+    def to_json(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """For files: names instead of indices, rounded to what the interval can carry."""
+        numbers = {"low": self.low, "high": self.high, "stability": self.stability}
+        return {
+            "patient": self.patient,
+            "predicted": class_names[self.predicted],
+            **{
+                f"p_{name}": round(float(p), 6)
+                for name, p in zip(class_names, self.probs, strict=True)
+            },
+            **{name: None if x is None else round(x, 4) for name, x in numbers.items()},
+            "agreement": round(self.agreement, 4),
+            "n_images": self.n_images,
+        }
+
+
+def aggregate(probs: ArrayLike, method: str = DEFAULT) -> FloatArray:
+    """One distribution from those of n images.
+
+    Args:
+        probs: (…, n, K) calibrated probabilities of the images of one patient.
+        method: One of :data:`METHODS`.
+
+    Returns:
+        (…, K) float64, summing to 1 along the last axis.
+
+    Raises:
+        UnknownNameError: No such method.
+
+    >>> images = [[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]
+    >>> [aggregate(images, method).round(3).tolist() for method in METHODS]
+    [[0.675, 0.325], [0.9, 0.1], [0.625, 0.375]]
+    """
+    p = np.asarray(probs, dtype=np.float64)
+    if method == "mean-logit":
+        return softmax(np.log(np.maximum(p, _TINY)).mean(axis=-2))
+    if method == "median-probability":
+        median = np.maximum(np.median(p, axis=-2), _TINY)
+        return np.asarray(median / median.sum(axis=-1, keepdims=True))
+    if method == "vote":
+        n, k = p.shape[-2:]
+        votes = (p.argmax(axis=-1)[..., None] == np.arange(k)).sum(axis=-2)
+        return np.asarray((votes + 1 / k) / (n + 1))
+    raise UnknownNameError("way to aggregate", method, METHODS)
+
+
+def patient_result(
+    patient: str,
+    probs: ArrayLike,
+    method: str = DEFAULT,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> PatientResult:
+    """Aggregate one patient's images, with a bootstrap over these images.
+
+    The interval says how much the answer hangs on which images were taken. It knows nothing of
+    another patient, another slide, or another model. Where all images vote alike, its lower limit
+    is that of n successes in n trials (Clopper & Pearson 1934).
+
+    Args:
+        patient: Its id.
+        probs: (n, K) calibrated probabilities, n ≥ 1.
+        method: One of :data:`METHODS`.
+        confidence: Level of the percentile interval.
+        seed: Of the resampling; the same seed gives the same limits.
+
+    >>> result = patient_result("P1", [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    >>> result.predicted, result.stability, round(result.low, 2), round(result.high, 2)
+    (0, 1.0, 0.7, 0.9)
+    """
+    p = np.asarray(probs, dtype=np.float64)
+    n = len(p)
+    whole = aggregate(p, method)
+    predicted = int(whole.argmax())
+    low = high = stability = None
+    if n > 1:
+        drawn = np.random.default_rng(seed).integers(0, n, (REPLICATES, n))
+        # By blocks, so that a patient of ten thousand images needs no gigabytes.
+        step = max(1, (1 << 20) // n)
+        blocks = [
+            aggregate(p[drawn[start : start + step]], method)
+            for start in range(0, REPLICATES, step)
+        ]
+        replicates = np.concatenate(blocks)
+        tail = (1 - confidence) / 2
+        low, high = (float(x) for x in np.quantile(replicates[:, predicted], [tail, 1 - tail]))
+        stability = float((replicates.argmax(axis=1) == predicted).mean())
+        if low == high and method == "vote":  # all agree: no replicate shows the spread
+            low, high = tail ** (1 / n), 1.0
+    agreement = float((p.argmax(axis=1) == predicted).mean())
+    return PatientResult(patient, n, whole, predicted, low, high, stability, agreement)
+
+
+def log_losses(patients: Sequence[tuple[ArrayLike, int]]) -> dict[str, float]:
+    """Mean log loss by patient of each method; empty without patients.
+
+    Args:
+        patients: (n, K) probabilities of the images and the true class index, one a patient.
+    """
+    return {
+        method: float(np.mean([-np.log(max(aggregate(p, method)[y], _TINY)) for p, y in patients]))
+        for method in (METHODS if patients else ())
+    }
+
+
+def choose_method(losses: Mapping[str, float]) -> str:
+    """The method with the lowest log loss; the default where nothing was measured.
+
+    >>> choose_method({"mean-logit": 0.4, "vote": 0.3}), choose_method({})
+    ('vote', 'mean-logit')
+    """
+    return min(losses, key=lambda name: losses[name]) if losses else DEFAULT
+
 
 _ROUNDS = 2000
 _SMALLEST = 1e-12

@@ -1,10 +1,4 @@
-"""Split-conformal prediction sets: three scores, and guarantees over images, classes or groups.
-
-The sets hold the true class with at least the nominal probability for images exchangeable with
-the calibration images (or, by group, for an image of a group exchangeable with the calibration
-groups). Images of an unseen slide are not: measure the coverage there. No score is randomised,
-so that the same image always gets the same set; APS and RAPS then cover more than they must.
-"""
+"""Split-conformal prediction sets: three scores, guarantees over images, classes or groups."""
 
 from __future__ import annotations
 
@@ -15,12 +9,43 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
+from leukoscope.config.bundle import Calibration, Conformal, SetGuarantee, SetScore
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.quantiles import unseen_quantile
+from leukoscope.evaluation.calibration import apply_calibration, evidence_weights, fit_calibration
+
+
+def unseen_quantile(scores: ArrayLike, share: float, weights: ArrayLike | None = None) -> float:
+    """The smallest score that a new one does not exceed with probability ``share``.
+
+    The new image counts 1 and stands at infinity, the others count as their weights say. With
+    weights of 1 it is the ⌈(n + 1) · share⌉-th smallest score (Angelopoulos & Bates 2023,
+    section 1). With 1 / size of its group for each image it is the quantile of hierarchical
+    conformal prediction (Lee, Barber & Willett 2023), in which every group weighs the same.
+
+    Args:
+        scores: (n,) of images that were used for nothing else.
+        share: In (0, 1).
+        weights: (n,) > 0; None counts every image fully.
+
+    Returns:
+        A score, or infinity where the images are too few for the share.
+
+    >>> unseen_quantile(range(1, 100), 0.95), unseen_quantile([1.0, 2.0], 0.95)
+    (95.0, inf)
+    >>> unseen_quantile([1, 2, 3, 9], 0.5, [0.5, 0.5, 1, 1])
+    3.0
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if len(values) == 0:
+        return math.inf
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    reached: NDArray[np.float64] = np.cumsum(counts[order])
+    enough = reached >= (counts.sum() + 1) * share - 1e-9  # 20 · 0.95 must be 19
+    return float(values[order][np.argmax(enough)]) if enough.any() else math.inf
+
 
 FloatArray = NDArray[np.float64]
-
 PENALTY: Final = 0.1  # λ of RAPS, set beforehand: a tenth for each class after the first
 FREE: Final = 1  # k_reg of RAPS
 _TIE: Final = 1e-12  # sums of probabilities differ in the last bits from one machine to another
@@ -257,3 +282,69 @@ def _group_weights(groups: NDArray[Any]) -> FloatArray:
     """(n,) one over the number of images of each image's group."""
     member = np.unique(groups, return_inverse=True)[1]
     return np.asarray(1 / np.bincount(member)[member])
+
+
+def fit_promise(
+    logits: ArrayLike,
+    y: ArrayLike,
+    groups: Sequence[str] | NDArray[Any],
+    coverage: float,
+    *,
+    score: SetScore = "lac",
+    guarantee: SetGuarantee = "marginal",
+    new_groups: bool = True,
+) -> tuple[Calibration, Conformal]:
+    """Calibration and prediction sets for an image of a new group.
+
+    A ``marginal`` promise becomes that by ``group`` where whole groups were held out and there
+    are enough of them. Where there are not, and in the promise by ``class``, images of one group
+    count as
+    :func:`~leukoscope.evaluation.calibration.evidence_weights` says.
+
+    Args:
+        logits: (n, K) of models that were not trained on the image's group.
+        y: (n,) class indices.
+        groups: (n,) whose images resemble each other; held out as a whole if ``new_groups``.
+        coverage: Wanted probability that the true class is in the set, in (0, 1).
+        score: See :func:`~leukoscope.evaluation.conformal.set_scores`.
+        guarantee: What was asked for.
+        new_groups: False where the models have seen other images of these groups.
+
+    Raises:
+        DataError: Shapes do not fit, a value is not finite, or there is no image.
+
+    >>> groups = [f"patient {i // 4}" for i in range(160)]
+    >>> calibration, sets = fit_promise([[3.0, 0.0]] * 160, [0] * 120 + [1] * 40, groups, 0.95)
+    >>> calibration.temperature > 1.5, sets.guarantee, sets.n_groups
+    (True, 'group', 40)
+    """
+    labels = np.asarray(groups)
+    calibration = fit_calibration(logits, y, labels)
+    probs = apply_calibration(logits, calibration)
+    served = guarantee
+    if new_groups:
+        served = served_guarantee(guarantee, len(np.unique(labels)), coverage)
+    by_group = served == "group"
+    sets = fit_sets(
+        probs,
+        y,
+        coverage,
+        score=score,
+        guarantee=served,
+        groups=labels if by_group else None,
+        weights=None if by_group else evidence_weights(labels),
+    )
+    return calibration, sets
+
+
+def served_guarantee(guarantee: SetGuarantee, n_groups: int, coverage: float) -> SetGuarantee:
+    """By group in place of marginal, where so many groups can bear it.
+
+    The new group stands at infinity with the weight of one. With 19 groups that is all that 95 %
+    leave to be missed, and nearly every set holds every class; it may take half of it.
+
+    >>> served_guarantee("marginal", 39, 0.95), served_guarantee("marginal", 38, 0.95)
+    ('group', 'marginal')
+    """
+    enough = guarantee == "marginal" and n_groups >= fewest_for((1 + coverage) / 2)
+    return "group" if enough else guarantee

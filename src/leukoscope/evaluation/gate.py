@@ -20,13 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.bundle import OutOfDistribution, ScoreScale
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.neighbours import (
+from leukoscope.evaluation.calibration import log_softmax
+from leukoscope.evaluation.ood import (
+    OodModel,
     choose_references,
+    fit_ood,
+    fit_threshold,
     neighbour_distance,
     reduce_references,
 )
-from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
-from leukoscope.evaluation.softmax import log_softmax
 
 SCORES: Mapping[str, str] = MappingProxyType(
     {

@@ -26,21 +26,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.binned_error import ece_gaps, gap_limits
-from leukoscope.evaluation.jackknife import (
+from leukoscope.evaluation.limits import (
     Scale,
+    ece_gaps,
     exact_limits,
+    gap_limits,
     kish_number,
     proportion_limits,
     spread,
     transformed_limits,
     with_training,
 )
-from leukoscope.evaluation.metrics import (
-    check_predictions,
-    hits_and_trials,
-    weighted_metrics,
-)
+from leukoscope.evaluation.metrics import check_predictions, hits_and_trials, weighted_metrics
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -115,7 +112,7 @@ def bootstrap_metrics(
     """Every metric with its interval over groups.
 
     Limits by the kind of metric, see the head of this module; those of ``ece`` are
-    :func:`~leukoscope.evaluation.binned_error.gap_limits`. A metric within 0–1 that is exactly 0
+    :func:`~leukoscope.evaluation.limits.gap_limits`. A metric within 0–1 that is exactly 0
     or 1 gets the limits of Clopper & Pearson (1934), with the number of groups (for a proportion:
     of groups concerned) as trials.
 
@@ -127,7 +124,7 @@ def bootstrap_metrics(
         names: The metrics that are wanted; None means all.
         fits: (n,) which trained model answered each image, where another training would give
             another model: limits then allow for that too
-            (:func:`~leukoscope.evaluation.jackknife.with_training`), but for ``ece``.
+            (:func:`~leukoscope.evaluation.limits.with_training`), but for ``ece``.
         **how: See :class:`Sampling`.
 
     Raises:
@@ -328,7 +325,7 @@ class Resampling:
         """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
 
         ``times`` multiplies the variance: for m new groups of G seen, 1 + G / m; ``without_fit``:
-        see :func:`~leukoscope.evaluation.jackknife.with_training`.
+        see :func:`~leukoscope.evaluation.limits.with_training`.
         """
         block, places = self.blocks()
         used = np.isfinite(left_out)
@@ -356,7 +353,7 @@ class Resampling:
         Args:
             hits: (n,) 1 for each image that counts, else 0.
             trials: (n,) 1 for each image that could count, else 0.
-            without_fit: See :func:`~leukoscope.evaluation.jackknife.with_training`.
+            without_fit: See :func:`~leukoscope.evaluation.limits.with_training`.
         """
         k, n = self.sums(hits), self.sums(trials)
         low, high = proportion_limits(

@@ -1,19 +1,21 @@
-"""Two figures of a shortcut audit: inflation, and the share that survives without stain."""
+"""How much of a model's skill a shortcut gives, and the status of each source of shortcut."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack
+from types import MappingProxyType
+from typing import Any, Final, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.intervals import Interval, Resampling, Sampling
+from leukoscope.evaluation.intervals import MIN_GROUPS, Interval, Resampling, Sampling
+from leukoscope.evaluation.metrics import weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.verdict_text import SEPARATING
+from leukoscope.evaluation.verdict_text import SEPARATING, Score
 
 _LEAST_PROBABILITY = 1e-12
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
@@ -210,3 +212,240 @@ def transplant_hits(
                 below = [np.searchsorted(against, margin[mine], side) for side in _SIDES]
                 found[mine] = 0.5 * (below[0] + below[1]) / len(against)
     return found
+
+
+FloatArray = NDArray[np.float64]
+SOURCES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "ground": ("ground-only",),
+        "grain": ("grain-only",),
+        "frame": ("frame-only", "scale-bar-only"),
+        "file": ("file-only",),
+        "stain": ("stain-only",),
+    }
+)
+"""Each source of shortcut, and the probes that see nothing else."""
+
+
+PAIRED: Final = "ground-only"
+"""The probe whose rows are judged by pairs of classes: its holes belong to both."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The advantage of a probe, or of a model on other images, as a share of the model's own.
+
+    Attributes:
+        metric: ``roc_auc``, or ``balanced_accuracy`` where there are no probabilities.
+        value: Metric of the probe.
+        model: Metric of the model on the same images.
+        chance: What both have without any information.
+        share: (value − chance) / (model − chance) with its interval; NaN where the model has no
+            advantage.
+        n: Number of images.
+    """
+
+    metric: str
+    value: float
+    model: float
+    chance: float
+    share: Interval
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``metrics.json``."""
+        return {
+            "metric": self.metric,
+            "value": round(self.value, 6),
+            "model": round(self.model, 6),
+            "chance": self.chance,
+            "share": self.share.to_json(),
+            "n": self.n,
+            "n_groups": self.share.n_groups,
+        }
+
+
+def advantage_share(
+    model: PredictionTable,
+    other: PredictionTable,
+    groups: Mapping[str, str],
+    *,
+    hits: ArrayLike | None = None,
+    metric: str = "roc_auc",
+    **how: Unpack[Sampling],
+) -> Share:
+    """The share of a model's advantage that another table has, on the images of both.
+
+    Args:
+        model: Test rows of the model, one an image.
+        other: Test rows of a probe, or of the model on edited images.
+        groups: Image id → group; images that it lacks stand for themselves.
+        hits: (n,) for each row of ``other`` 1 where it puts the true class above the other
+            class of its pair, 0.5 on ties, 0 else; their mean is then the value (the
+            two-alternative form of the area under the curve, Hanley & McNeil 1982). None means
+            ``metric``.
+        metric: ``roc_auc`` or ``balanced_accuracy``.
+        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
+
+    Raises:
+        DataError: The tables have no image in common.
+
+    >>> y, names = [0, 1] * 30, ("healthy", "all")
+    >>> ids = [f"i{k}" for k in range(60)]
+    >>> one = {"recipe": "r", "protocol": "grouped", "fold": 0, "part": "test", "y_true": y}
+    >>> right = PredictionTable.build(names, ids, np.eye(2)[y], **one)
+    >>> half = PredictionTable.build(names, ids, [[0.5, 0.5]] * 60, **one)
+    >>> found = advantage_share(right, half, {})
+    >>> found.value, found.model, found.share.value
+    (0.5, 1.0, 0.0)
+    """
+    ids, rows, rows_other = np.intersect1d(
+        model.image_id, other.image_id, assume_unique=True, return_indices=True
+    )
+    if len(ids) == 0:
+        raise DataError("the model and its probe have no test image in common")
+    y, class_names = model.y_true[rows], model.class_names
+    units = [groups.get(name, name) for name in ids.tolist()]
+    resampling = Resampling.of(units, y, **how)
+    chance = 0.5 if metric == "roc_auc" else 1 / len(class_names)
+    of_image = None if hits is None else np.asarray(hits, np.float64)[rows_other]
+
+    def measured(weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        whole = weighted_metrics(y, model.probs[rows], class_names, weights, [metric])[metric]
+        if of_image is not None:
+            return whole, weights @ of_image / weights.sum(axis=1)
+        part = weighted_metrics(y, other.probs[rows_other], class_names, weights, [metric])[metric]
+        return whole, part
+
+    whole, part = measured(np.ones((1, len(y))))
+    blocks = [measured(weights) for weights in resampling.weights()]
+    drawn_whole, drawn_part = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
+    value = float((part[0] - chance) / (whole[0] - chance)) if whole[0] > chance else math.nan
+    drawn = np.full(len(drawn_whole), np.nan)
+    above = drawn_whole > chance
+    drawn[above] = (drawn_part[above] - chance) / (drawn_whole[above] - chance)
+    share = resampling.interval(value, drawn)
+    return Share(metric, float(part[0]), float(whole[0]), chance, share, len(y))
+
+
+def source_of(probe: str) -> str | None:
+    """The source that a probe speaks for, None where it is for information only.
+
+    >>> source_of("scale-bar-only"), source_of("colour-only")
+    ('frame', None)
+    """
+    return next((source for source, probes in SOURCES.items() if probe in probes), None)
+
+
+Status = Literal["shown", "refuted", "open", "inapplicable"]
+HALF: Final = 0.5
+FEWEST_TO_SHOW: Final = 10
+"""Groups below which no source is called shown, whatever its interval says."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of one source of shortcut.
+
+    Attributes:
+        source: ``ground``, ``grain``, ``frame``, ``file`` or ``stain``.
+        status: ``shown``, ``refuted``, ``open`` or ``inapplicable``.
+        reason: Why, in words, where no share decides.
+        probe: The probe that decided, empty where none did.
+        protocol: The protocol that decided, likewise.
+        share: Its interval, None where there is none.
+        needed: How many groups would probably close it, None where it is closed or nobody knows.
+        rows: Every share of its probes under every protocol, for the table.
+    """
+
+    source: str
+    status: Status
+    reason: str = ""
+    probe: str = ""
+    protocol: str = ""
+    share: Mapping[str, Any] | None = None
+    needed: int | None = None
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+
+def judge_sources(metrics: Mapping[str, Any], judged: Sequence[Score]) -> list[Source]:
+    """The status of each source under the judged protocols.
+
+    Args:
+        metrics: With ``shortcuts``: ``sources`` and ``inapplicable``.
+        judged: Scores of the judged protocols, the strictest first.
+    """
+    shortcuts = metrics.get("shortcuts", {})
+    rows = list(shortcuts.get("sources", ()))
+    reasons = {row["probe"]: row["reason"] for row in shortcuts.get("inapplicable", ())}
+    return [_source(name, rows, reasons, [s.protocol for s in judged]) for name in SOURCES]
+
+
+def _source(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    reasons: Mapping[str, str],
+    protocols: Sequence[str],
+) -> Source:
+    """One source: shown by any of its probes, refuted only by all that apply."""
+    own = tuple(row for row in rows if source_of(row["probe"]) == name)
+    wanted = [probe for probe in SOURCES[name] if probe not in reasons]
+    if not wanted:
+        why = "; ".join(dict.fromkeys(reasons[probe] for probe in SOURCES[name]))
+        return Source(name, "inapplicable", why, rows=own)
+    found = [row for p in protocols for row in own if row["protocol"] == p]
+    main = SOURCES[name][0]
+    lacking = [probe for probe in wanted if probe not in {row["probe"] for row in found}]
+    # A scale bar is looked for only where it was asked for; the main probe must have been run.
+    if not found or (main in lacking and main in wanted):
+        return Source(name, "open", f"the probe {main} was not run on held-out groups", rows=own)
+    shown = [row for row in found if status_of(row) == "shown"]
+    unclear = [row for row in found if status_of(row) == "open"]
+    decisive = max(shown or unclear or found, key=_upper)
+    status: Status = "shown" if shown else "open" if unclear else "refuted"
+    return Source(
+        name,
+        status,
+        probe=decisive["probe"],
+        protocol=decisive["protocol"],
+        share=decisive["share"],
+        needed=groups_needed(decisive) if status == "open" else None,
+        rows=own,
+    )
+
+
+def status_of(row: Mapping[str, Any]) -> Status:
+    """What one share says: ``shown``, ``refuted`` or ``open``.
+
+    >>> share = {"value": 0.8, "low": 0.6, "high": 1.0, "reliable": True}
+    >>> status_of({"share": share, "n_groups": 30}), status_of({"share": share, "n_groups": 9})
+    ('shown', 'open')
+    """
+    low, high = row["share"]["low"], row["share"]["high"]
+    if low is None or high is None:
+        return "open"
+    if low > HALF:
+        return "shown" if row["n_groups"] >= FEWEST_TO_SHOW else "open"
+    return "refuted" if high < HALF and row["share"]["reliable"] else "open"
+
+
+def _upper(row: Mapping[str, Any]) -> float:
+    high = row["share"]["high"]
+    return float("inf") if high is None else float(high)
+
+
+def groups_needed(row: Mapping[str, Any]) -> int | None:
+    """How many groups would close an open share, if its value stays what it is.
+
+    The distance of the value from its limits shrinks with the square root of the number of
+    groups. None where the value lies within 0.02 of one half, or is not known.
+
+    >>> groups_needed({"share": {"value": 0.3, "low": 0.0, "high": 0.7}, "n_groups": 25})
+    100
+    """
+    value, low, high = (row["share"][key] for key in ("value", "low", "high"))
+    if value is None or low is None or high is None or abs(value - HALF) < 0.02:
+        return None
+    reach = high - value if value < HALF else value - low
+    needed = float(row["n_groups"] * (reach / abs(value - HALF)) ** 2)
+    return max(MIN_GROUPS, math.ceil(round(needed, 6)))

@@ -14,8 +14,7 @@ from dataclasses import asdict
 from typing import Any, Final, Literal
 
 from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
-from leukoscope.evaluation.source_shares import SOURCES
-from leukoscope.evaluation.source_status import FEWEST_TO_SHOW, HALF, Source, judge_sources
+from leukoscope.evaluation.shortcuts import FEWEST_TO_SHOW, HALF, SOURCES, Source, judge_sources
 from leukoscope.evaluation.verdict_text import (
     DEGRADED_WORDS,
     SETTINGS,

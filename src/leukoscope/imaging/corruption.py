@@ -1,17 +1,11 @@
-"""What happens to pictures of smears between the slide and the file, in five severities.
-
-The idea is that of Hendrycks & Dietterich (2019, arXiv 1903.12261), the kinds are those of a
-haematology laboratory. Lengths are in px of a picture whose short side has 224 px, and grow with
-the picture. What is random (a direction, a place, a sign) depends on the seed, the corruption and
-the image alone, not on the severity: a bubble grows in its place, noise keeps its pattern. Black
-surroundings of a cell that was cut out stay black where the damage happened before the cutting.
-"""
+"""Damage to pictures of smears between the slide and the file, in five severities or mild."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,7 +19,6 @@ from leukoscope.imaging.stain import BLACK, estimate_stains, optical_density
 
 Image = NDArray[np.uint8]
 _Float = NDArray[np.float64]
-
 SIDE_PX = 224  # the picture in whose pixels lengths are given
 _STAIN = Macenko()
 _GRANULE = (62, 34, 82)  # RGB of precipitated Romanowsky dye
@@ -42,7 +35,7 @@ class Corruption:
         unit: What the levels count, in words.
         levels: One a severity, 1 first.
         apply: (image, level, random numbers) → image of the same shape.
-        statistic: The measure of :mod:`leukoscope.imaging.conditions` that shows it in a single
+        statistic: The measure of :mod:`leukoscope.imaging.quality` that shows it in a single
             picture; empty where none does.
         side: To which side it moves: ``low``, ``high``, or ``both`` by image.
     """
@@ -262,9 +255,55 @@ _S1_KINDS = (
 )  # fmt: skip
 HAEMATOLOGY: tuple[str, ...] = tuple(kind.name for kind in _KINDS)
 """The corruptions that a model is measured with unless others are named."""
+
+
 STUDY_S1: tuple[str, ...] = tuple(kind.name for kind in _S1_KINDS)
 """Study S1's own grid; it names the ends of both ranges, the levels between are evenly spaced."""
+
+
 CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
     {kind.name: kind for kind in (*_KINDS, *_S1_KINDS)}
 )
 """By name."""
+
+
+def blurred(image: Image, sigma_px: float) -> Image:
+    """Gaussian blur with a standard deviation in pixels of the file."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px), np.uint8)
+
+
+def compressed(image: Image, quality: int) -> Image:
+    """Written as JPEG (4:2:0) of a quality and read again."""
+    done, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    again = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert done
+    assert again is not None
+    return np.ascontiguousarray(np.asarray(again, np.uint8)[:, :, ::-1])
+
+
+def scaled(image: Image, share: float) -> Image:
+    """Resized by a factor: averaged when smaller, linear when larger."""
+    height, width = (max(1, round(side * share)) for side in image.shape[:2])
+    how = cv2.INTER_AREA if share < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
+
+
+def resampled(image: Image, share: float = 0.8) -> Image:
+    """Resized by a factor and back."""
+    height, width = image.shape[:2]
+    small = scaled(image, share)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+DEGRADATIONS: Mapping[str, Callable[[Image], Image]] = MappingProxyType(
+    {
+        "blur-0.5": partial(blurred, sigma_px=0.5),
+        "blur-1": partial(blurred, sigma_px=1.0),
+        "jpeg-95": partial(compressed, quality=95),
+        "jpeg-85": partial(compressed, quality=85),
+        "size-90": partial(scaled, share=0.9),
+        "size-110": partial(scaled, share=1.1),
+        "resampled": resampled,
+    }
+)
+"""Name of each kind of :data:`leukoscope.config.study.DEGRADED` → what does it."""

@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError
-from leukoscope.imaging.containers import BrokenImage, Header, read_header, sniff
-from leukoscope.imaging.pixel_size import tiff_scale
+from leukoscope.imaging.containers import BrokenImage, Header, read_header, sniff, tiff_scale
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,8 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.containers import BrokenImage
-from leukoscope.imaging.pixel_size import plausible
+from leukoscope.imaging.containers import BrokenImage, plausible
 
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 _GREYS = ("MONOCHROME1", "MONOCHROME2")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from leukoscope.imaging.background import ground_surface
 from leukoscope.imaging.observation import Observation
-from leukoscope.imaging.stain_plane import stain_plane
+from leukoscope.imaging.stain_colours import stain_plane
 
 _DEPTHS = ((0.0, 2.3), (2.6, 4.5))  # px inside the edge of a cut-out
 _AWAY = 3.0  # px from the nucleus, next to which the optics mix its light with that of cytoplasm
@@ -30,7 +30,7 @@ FRAME_STATISTICS: tuple[str, ...] = (*_RIM, *_SURROUND, *_BORDERS, *_LIGHT, *_PL
 
 * ``rim`` of a cut-out cell: density of the outermost 2 px minus that of the next 2, where the
   nucleus is not near, across the plane of the cell's stains
-  (:mod:`leukoscope.imaging.stain_plane`): a cell's margin is more or less stained than what lies
+  (:mod:`leukoscope.imaging.stain_colours`): a cell's margin is more or less stained than what lies
   inside, and stays in that plane; a rim that was darkened, tinted or feathered leaves it.
 * ``surround_*``: colour outside a cut-out cell, its spread, and what is not black next to the cell.
 * ``top_*`` …: first row or column against the next ones: its level and its step, in units of the

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.observation import Observation
-from leukoscope.imaging.stain_plane import stain_plane
+from leukoscope.imaging.stain_colours import stain_plane
 
 WAVELENGTH_UM, APERTURE = 0.55, 1.3
 RESOLUTION_UM = 0.61 * WAVELENGTH_UM / APERTURE

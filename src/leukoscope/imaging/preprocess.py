@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +25,113 @@ from leukoscope.config.preprocess import (
     SegmentStep,
     Step,
 )
-from leukoscope.imaging.enhance import adaptive_clahe, clahe
-from leukoscope.imaging.filters import bilateral_filter, gaussian_blur, morphology
-from leukoscope.imaging.mosaic import cell_mosaic
-from leukoscope.imaging.scale_bar import erase_scale_bar
-from leukoscope.imaging.segment_variants import keep_segment
+from leukoscope.imaging.scale_bar import erase_scale_bar, find_scale_bar
+from leukoscope.imaging.segment import NEUTRAL_GREY, segment_leukocytes
+from leukoscope.imaging.segment_variants import (
+    bilateral_filter,
+    gaussian_blur,
+    keep_segment,
+    morphology,
+)
 from leukoscope.imaging.stain import grey_density, luma, macenko, reinhard
+
+
+def clahe(image: NDArray[np.uint8], clip_limit: float, tiles: int) -> NDArray[np.uint8]:
+    """Contrast-limited adaptive histogram equalisation of L in CIELAB (Zuiderveld 1994).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        clip_limit: Largest height of a histogram bin relative to the mean, above 0.
+        tiles: Number of tiles along each side, at least 1.
+
+    Returns:
+        (H, W, 3) uint8 RGB; a and b are those of the input.
+    """
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    # A fresh object each time: OpenCV's keeps state and must not be shared between threads.
+    equaliser = cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles))
+    lab[:, :, 0] = equaliser.apply(np.ascontiguousarray(lab[:, :, 0]))
+    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.uint8)
+
+
+def adaptive_clahe(
+    image: NDArray[np.uint8], clip_limits: Sequence[float], tiles: Sequence[int]
+) -> NDArray[np.uint8]:
+    """The CLAHE, of all pairs of settings, with the largest standard deviation of grey levels.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        clip_limits: To choose from, not empty.
+        tiles: To choose from, not empty.
+
+    Returns:
+        (H, W, 3) uint8 RGB; of equal results the first, limits before tiles.
+    """
+    candidates = (clahe(image, limit, number) for limit, number in product(clip_limits, tiles))
+    return max(candidates, key=_grey_deviation)
+
+
+def _grey_deviation(image: NDArray[np.uint8]) -> float:
+    _, deviation = cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    return float(deviation[0, 0])
+
+
+_LEAST_SHARE = 0.25  # of the median nucleus; what is smaller is a fragment
+
+
+def cell_mosaic(image: NDArray[np.uint8], step: CellMosaic) -> NDArray[np.uint8]:
+    """Cut the leukocytes out and lay them out in tiles, as :class:`CellMosaic` says.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        step: Number and size of the tiles.
+
+    Returns:
+        (tiles × tile_px, tiles × tile_px, 3) uint8 RGB.
+    """
+    masks = segment_leukocytes(image)
+    keep, nuclei = masks.cell, masks.nucleus
+    bar = find_scale_bar(image)
+    if bar is not None:
+        keep, nuclei = keep & ~bar.mask, nuclei & ~bar.mask
+    fill = (0, 0, 0) if step.outside == "black" else NEUTRAL_GREY
+    shown = image
+    if step.outside != "keep":
+        shown = np.where(keep[:, :, None], image, np.array(fill, np.uint8))
+    places = nucleus_centres(nuclei, step.tiles**2)
+    side = step.tiles * step.tile_px
+    out = np.empty((side, side, 3), np.uint8)
+    out[:] = fill
+    if not places:
+        return out
+    half = step.crop_px // 2
+    framed = np.empty((*(length + 2 * half + 2 for length in image.shape[:2]), 3), np.uint8)
+    framed[:] = fill
+    framed[half + 1 : -half - 1, half + 1 : -half - 1] = shown
+    method = cv2.INTER_AREA if step.tile_px < step.crop_px else cv2.INTER_LINEAR
+    for number in range(step.tiles**2):
+        x, y = places[number % len(places)]
+        cut = framed[y + 1 : y + 1 + step.crop_px, x + 1 : x + 1 + step.crop_px]
+        tile = cv2.resize(cut, (step.tile_px, step.tile_px), interpolation=method)
+        top, left = (step.tile_px * place for place in divmod(number, step.tiles))
+        out[top : top + step.tile_px, left : left + step.tile_px] = tile
+    return out
+
+
+def nucleus_centres(nuclei: NDArray[np.bool_], most: int) -> list[tuple[int, int]]:
+    """Centres (x, y) of the largest nuclei, in reading order.
+
+    Args:
+        nuclei: (H, W) bool; touching nuclei count as one.
+        most: How many at the most.
+    """
+    _, _, stats, centres = cv2.connectedComponentsWithStats(nuclei.astype(np.uint8))
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if not len(areas):
+        return []
+    large = np.flatnonzero(areas >= _LEAST_SHARE * np.median(areas))
+    chosen = np.sort(large[np.argsort(-areas[large], kind="stable")[:most]]) + 1
+    return [(int(x), int(y)) for x, y in centres[chosen]]
 
 
 def apply_preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.ground import paint_ground
+from leukoscope.imaging.inpaint import paint_ground
 
 # Fractions of the longer side of the image.
 _STRIP = 0.25  # height of the strip at the lower edge that is searched

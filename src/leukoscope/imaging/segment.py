@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.cover import cover_region
-from leukoscope.imaging.ground import (
+from leukoscope.imaging.inpaint import (
     LOG_INTENSITY,
+    cover_region,
     fit_ground,
     grid_step,
     log_intensity,
@@ -102,8 +102,8 @@ def remove_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArra
     """The image with leukocytes and scale bar replaced by plain ground.
 
     What is replaced does not follow the cells: discs of constant size, some of them where no
-    leukocyte is (:func:`~leukoscope.imaging.cover.cover_region`), are painted over with ground
-    that is estimated outside (:func:`~leukoscope.imaging.ground.paint_ground`). Patches copied
+    leukocyte is (:func:`~leukoscope.imaging.inpaint.cover_region`), are painted over with ground
+    that is estimated outside (:func:`~leukoscope.imaging.inpaint.paint_ground`). Patches copied
     into holes of the cells' own size would tell that size to a classifier. Equal images and masks
     give equal results.
 

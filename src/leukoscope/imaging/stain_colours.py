@@ -1,6 +1,8 @@
-"""The hue of stain and lamp, without how much of the stain a cell took up."""
+"""The plane of the stains in optical density, and the hue of stain and lamp."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -10,12 +12,61 @@ from leukoscope.imaging.background import on_grid
 from leukoscope.imaging.observation import Observation
 from leukoscope.imaging.stain import optical_density
 
+_FEWEST_IN_PLANE = 64  # pixels that a plane is told from
+_MOST = 4000  # more are thinned; a plane needs no more
+_BINS = 9
+_RAREST = 1 / 50  # share of the pixels below which a bin gets no more weight
+
+
+@dataclass(frozen=True)
+class StainPlane:
+    """A plane in optical density.
+
+    Attributes:
+        normal: (3,) float64 unit vector across it, its blue component positive.
+        offset: Where along the normal the plane lies; hangs on the light.
+    """
+
+    normal: NDArray[np.float64]
+    offset: float
+
+
+def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> StainPlane | None:
+    """The plane of least variance through the densities of a region.
+
+    Pixels are weighted so that all strengths of stain count alike, however large the nucleus is.
+
+    Args:
+        smooth: (H, W, 3) intensities 0–255 without grain.
+        region: (H, W) bool.
+
+    Returns:
+        None where the region is too small.
+    """
+    pixels = smooth[region]
+    if len(pixels) < _FEWEST_IN_PLANE:
+        return None
+    pixels = pixels[:: max(1, len(pixels) // _MOST)]
+    density = -np.log((pixels.astype(np.float64) + 1) / 256)
+    strength = density.sum(axis=1)
+    low, high = (float(edge) for edge in np.quantile(strength, [0.02, 0.98]))
+    edges = np.linspace(low, high, _BINS)
+    place = np.clip(np.digitize(strength, edges), 0, _BINS - 1)
+    counts = np.bincount(place, minlength=_BINS)
+    weights = 1 / np.maximum(counts[place], len(density) * _RAREST)
+    mean = weights @ density / weights.sum()
+    away = density - mean
+    _, directions = np.linalg.eigh((away * weights[:, None]).T @ away)
+    normal = np.asarray(directions[:, 0], np.float64)
+    normal = normal if normal[2] >= 0 else -normal
+    return StainPlane(normal, float(normal @ mean))
+
+
 _FEWEST = 30  # points of the grid that a colour needs
 _FEWEST_NUCLEAR = 60  # pixels of nuclei that their hue needs
 _GROUND = 0.05  # share of a picture in which the ground must show to tell its colour
 _APART = 2  # px between the pixels that are correlated; next ones share noise
 _SHORTEST = 1e-3
-
 STAIN_STATISTICS: tuple[str, ...] = (
     *(f"ground_{c}" for c in "lab"),
     *(f"red_cells_{c}" for c in "lab"),
@@ -34,8 +85,9 @@ STAIN_STATISTICS: tuple[str, ...] = (
 
 The colour of cytoplasm is left out: how basophilic it is, is morphology.
 """
-_RAW = len(STAIN_STATISTICS) - 1 + 3 + 9  # mean and covariance of density in place of ``across``
 
+
+_RAW = len(STAIN_STATISTICS) - 1 + 3 + 9  # mean and covariance of density in place of ``across``
 _Float = NDArray[np.float64]
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leukoscope.config.base import validate
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import WeightsError
 from leukoscope.core.files import read_json, sha256_bytes, write_bytes, write_json
 from leukoscope.learning.backbones import Network, build_network
-from leukoscope.learning.feature_heads import head_from
+from leukoscope.learning.feature_models import head_from
 from leukoscope.learning.linear_head import LinearHead
 from leukoscope.learning.weights import WeightsRecord
 

@@ -1,4 +1,4 @@
-"""The training loop, on Lightning: what happens in a step, an epoch, and when resumed."""
+"""The training loop, on Lightning: a step, an epoch, weight averaging, and resuming."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining
@@ -24,11 +25,35 @@ from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
 from leukoscope.evaluation.metrics import weighted_f1
 from leukoscope.learning.activations import Trainable
-from leukoscope.learning.averaging import average_of
+from leukoscope.learning.augment import build_blend
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
-from leukoscope.learning.blending import build_blend
 from leukoscope.learning.distributed import gathered, is_first, processes
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
+
+
+def average_of(network: Trainable, decay: float) -> AveragedModel:
+    """A copy that follows a network in training (as in Szegedy et al. 2016, section 8).
+
+    After step n each weight, and each statistic of batch norm, moves towards the network's by
+    ``1 − min(decay, (1 + n) / (10 + n))``, the warm-up of TensorFlow's ExponentialMovingAverage:
+    a plain decay of 0.999 would still show the first weights after some hundred steps.
+
+    Args:
+        network: What it follows, by ``update_parameters(network)`` after each step.
+        decay: The largest share of the old value.
+
+    Returns:
+        The average; its state dict restores it. ``module`` is the averaged network.
+    """
+
+    def follow(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+        steps = int(count)
+        return old + (new - old) * (1 - min(decay, (1 + steps) / (10 + steps)))
+
+    average = AveragedModel(network, avg_fn=follow, use_buffers=True)
+    average.requires_grad_(False)
+    return average
+
 
 Progress = Callable[[int, int], None]
 EpochEnd = Callable[[int, dict[str, float]], bool]

@@ -27,7 +27,6 @@ from leukoscope.learning.augment import build_augmentation
 from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.batches import Batches, ImageSet
 from leukoscope.learning.checkpoint import RESUME
-from leukoscope.learning.depthwise import fast_depthwise
 from leukoscope.learning.distributed import (
     is_first,
     lost_process_named,
@@ -53,7 +52,7 @@ from leukoscope.learning.loop import (
     read_state,
 )
 from leukoscope.learning.losses import build_loss
-from leukoscope.learning.precision import precision_of
+from leukoscope.learning.optimisers import fast_depthwise, precision_of
 from leukoscope.learning.weights import tensors_sha256
 
 __all__ = ["ImageSet", "TrainingResult", "predict_logits", "predict_outputs", "train_gradient"]

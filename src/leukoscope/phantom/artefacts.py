@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ConfigError, UnknownNameError
-from leukoscope.imaging.degrade import blurred, compressed
-from leukoscope.phantom.scale_bar import draw_scale_bar
+from leukoscope.imaging.corruption import blurred, compressed
+from leukoscope.phantom.session import draw_scale_bar
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import UsageError
 from leukoscope.phantom.artefacts import plant_artefact
-from leukoscope.phantom.background import Scene, draw_scene
 from leukoscope.phantom.cells import Leukocyte, draw_leukocyte
+from leukoscope.phantom.field import Scene, draw_scene
 from leukoscope.phantom.morphology import CellAttributes, draw_attributes
-from leukoscope.phantom.scale_bar import BAR_STYLES, Box, draw_scale_bar
-from leukoscope.phantom.session import Session, draw_exposure, draw_sessions, expose
-from leukoscope.phantom.spec import (
-    NO_ARTEFACT,
-    PhantomCase,
-    PhantomSpec,
-    design_cases,
-    stream,
+from leukoscope.phantom.session import (
+    BAR_STYLES,
+    Box,
+    Session,
+    draw_exposure,
+    draw_scale_bar,
+    draw_sessions,
+    expose,
 )
+from leukoscope.phantom.spec import NO_ARTEFACT, PhantomCase, PhantomSpec, design_cases, stream
 
 SUPERSAMPLING = 2
 """Fields are drawn this many times larger and averaged down: smooth edges."""

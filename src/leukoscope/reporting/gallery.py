@@ -15,6 +15,7 @@ from leukoscope.core.files import write_bytes
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.imaging.decode import decode_image
 from leukoscope.reporting.content import Picture
+from leukoscope.reporting.figures.data import square_thumb
 from leukoscope.reporting.figures.style import (
     CSS_PX_PER_IN,
     figure_png,
@@ -22,7 +23,6 @@ from leukoscope.reporting.figures.style import (
     photo_uri,
     png_uri,
 )
-from leukoscope.reporting.figures.thumbnails import square_thumb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from leukoscope.reporting.content import Table
+from leukoscope.reporting.content import (
+    N_IMAGES,
+    PROTOCOL,
+    RECIPE,
+    Field,
+    Table,
+    code,
+    each,
+    scores,
+    table_if_any,
+    table_of,
+    text,
+    value,
+)
 from leukoscope.reporting.formats import (
     DASH,
     count,
@@ -17,20 +30,7 @@ from leukoscope.reporting.formats import (
     p_value,
     plural,
 )
-from leukoscope.reporting.source import Study, class_title
-from leukoscope.reporting.tables import (
-    N_IMAGES,
-    PROTOCOL,
-    RECIPE,
-    Field,
-    code,
-    each,
-    scores,
-    table_if_any,
-    table_of,
-    text,
-    value,
-)
+from leukoscope.reporting.study_files import Study, class_title
 from leukoscope.reporting.wording import PROTOCOL_INFO, protocol_title
 
 HEADLINE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leukoscope.config.parity import BOUNDS
+from leukoscope.config.guarantees import BOUNDS
 from leukoscope.core.errors import BundleError, LeukoscopeError
 from leukoscope.core.files import sha256_file
 from leukoscope.runtime.audit_log import read_log

@@ -1,31 +1,116 @@
-"""Bundles on disk: saved as a whole, and believed only when every hash fits.
-
-A bundle holds data only (ONNX, safetensors, JSON, PNG, text); nothing in it is ever unpickled.
-"""
+"""Bundles on disk: found, saved as a whole, and believed only when every hash fits."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
 
+from leukoscope.config.base import validate
 from leukoscope.config.bundle import BUNDLE_SCHEMA, BundleRecord, OutOfDistribution
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import BundleError, ConfigError, DataError
-from leukoscope.core.files import read_json, sha256_file, write_json
+from leukoscope.core.files import read_json, sha256_bytes, sha256_file, write_json
 from leukoscope.core.program import __version__
 from leukoscope.evaluation.gate import Gate
-from leukoscope.imaging.conditions import BEYOND
-from leukoscope.imaging.quality import QUALITY_MEASURES
-from leukoscope.runtime.bundle_files import check_files, check_name, swap_in, write_file
+from leukoscope.imaging.quality import BEYOND, QUALITY_MEASURES
 from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, CaseLibrary, load_cases
+
+# Data only: no format whose reading runs code.
+_SUFFIXES = (".onnx", ".json", ".safetensors", ".png", ".jpg", ".md", ".txt")
+_NAMES = ("LICENSE", "NOTICE")
+_LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file managers, never read
+
+
+def check_name(name: str, folder: Path, record: str) -> None:
+    """Check the name of a file.
+
+    Args:
+        name: With forward slashes, relative to the bundle.
+        folder: The bundle, for the message.
+        record: Name of the file that lists the others.
+
+    Raises:
+        BundleError: The name leads out of the bundle, or is of a kind that it may not hold.
+    """
+    path = PurePosixPath(name)
+    inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    if not inside or path.as_posix() != name or name in (record, "."):
+        raise BundleError(f"{folder}: {name!r} is no name for a file of a bundle")
+    if path.suffix.lower() not in _SUFFIXES and path.name not in _NAMES:
+        raise BundleError(
+            f"{folder}: a bundle may not hold {name!r}; allowed are {', '.join(_SUFFIXES)}"
+        )
+
+
+def check_files(folder: Path, files: Mapping[str, str], record: str) -> None:
+    """Check that the files of a bundle are those that its record lists.
+
+    Args:
+        folder: The bundle.
+        files: SHA-256 by name.
+        record: Name of the file that lists the others.
+
+    Raises:
+        BundleError: A file is missing, changed, or not listed.
+    """
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{path}: this file of the bundle is missing")
+        try:
+            found = sha256_file(path)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from None
+        if found != expected:
+            raise BundleError(
+                f"{path}: changed or cut off since the bundle was written "
+                f"(expected SHA-256 {expected[:12]}…, found {found[:12]}…)",
+                hint="copy the bundle again, or export it again",
+            )
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if (path.is_dir() and not path.is_symlink()) or path.name in _LITTER:
+            continue
+        if name != record and name not in files:
+            raise BundleError(f"{path}: this file does not belong to the bundle", hint="remove it")
+
+
+def write_file(path: Path, content: bytes | Path) -> str:
+    """Write bytes, or copy a file; the answer is the SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return sha256_bytes(content)
+    shutil.copyfile(content, path)
+    return sha256_file(path)
+
+
+def swap_in(new: Path, folder: Path, old: Path) -> None:
+    """Put ``new`` in the place of ``folder``; what stood there goes to ``old``.
+
+    Raises:
+        BundleError: The file system refuses; what stood there is put back.
+    """
+    replaced = folder.exists()
+    try:
+        if replaced:
+            folder.rename(old)
+        new.rename(folder)
+    except OSError as error:
+        if replaced and not folder.exists():
+            old.rename(folder)
+        raise BundleError(
+            f"{folder}: the bundle cannot be put here: {error.strerror or error}"
+        ) from None
+
 
 RECORD: Final = "bundle.json"
 MODEL: Final = "model.onnx"
@@ -255,3 +340,68 @@ def _check_record(record: BundleRecord, folder: Path) -> None:
                     f"{side} side, which this version cannot check",
                     hint="install the version of Leukoscope that wrote it",
                 )
+
+
+PACKAGE = "leukoscope_bundles"  # each folder in it is a bundle
+
+
+@dataclass(frozen=True)
+class FoundBundle:
+    """One bundle.
+
+    Attributes:
+        folder: Where it lies.
+        name: As in the ``model`` column of its predictions; empty where it cannot be read.
+        recipe: Recipe name; likewise.
+        class_names: Order of the logits; likewise.
+        created: ISO 8601 time in UTC; likewise.
+        problem: Why it cannot be used; empty where it can.
+    """
+
+    folder: Path
+    name: str = ""
+    recipe: str = ""
+    class_names: tuple[str, ...] = ()
+    created: str = ""
+    problem: str = ""
+
+
+def find_bundles(root: Path) -> list[FoundBundle]:
+    """The bundles below a folder, by path; all hashes are checked, nothing is predicted.
+
+    Args:
+        root: Looked through with all its subfolders; hidden folders are left out.
+
+    Raises:
+        BundleError: There is no such folder.
+    """
+    if not root.is_dir():
+        raise BundleError(f"{root}: expected a folder to look for bundles in, found none")
+    folders = (record.parent for record in sorted(root.rglob(RECORD)))
+    return describe_bundles(
+        folder
+        for folder in folders
+        if not any(part.startswith(".") for part in folder.relative_to(root).parts)
+    )
+
+
+def installed_bundles() -> list[Path]:
+    """Folders of the bundles that came with the distribution ``leukoscope-bundles``."""
+    spec = find_spec(PACKAGE)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return sorted(record.parent for place in places for record in Path(place).glob(f"*/{RECORD}"))
+
+
+def describe_bundles(folders: Iterable[Path]) -> list[FoundBundle]:
+    """What each folder holds; a damaged bundle is described with what is wrong."""
+    found = []
+    for folder in folders:
+        try:
+            bundle = read_bundle(folder)
+        except BundleError as error:
+            found.append(FoundBundle(folder, problem=error.message))
+            continue
+        known = bundle.record
+        name = f"{known.name}@{bundle.sha256[:12]}"
+        found.append(FoundBundle(folder, name, known.recipe, known.class_names, known.created))
+    return found

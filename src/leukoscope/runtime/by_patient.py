@@ -14,7 +14,7 @@ import numpy as np
 from leukoscope.config.bundle import BundleRecord
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv, write_csv
-from leukoscope.evaluation.aggregation import DEFAULT, patient_result
+from leukoscope.evaluation.combining import DEFAULT, patient_result
 from leukoscope.runtime.prediction import Failure, Prediction, malignant_probability
 
 PatientOf = Callable[[str], str]

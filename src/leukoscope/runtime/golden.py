@@ -16,7 +16,7 @@ from leukoscope.core.files import read_json
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.runtime.bundle import Bundle, read_bundle
-from leukoscope.runtime.choice import offered, open_for
+from leukoscope.runtime.engine_choice import offered, open_for
 from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.heatmap import encode_png
 
@@ -87,8 +87,8 @@ def verify_bundle(folder: Path, engine: str = "auto", precision: str = "auto") -
 
     Args:
         folder: The bundle.
-        engine: As in :func:`leukoscope.runtime.choice.open_for`; ``auto`` checks every engine
-            that is installed.
+        engine: As in :func:`leukoscope.runtime.engine_choice.open_for`; ``auto`` checks every
+            engine that is installed.
         precision: Likewise; ``auto`` checks every precision that the engine offers here.
 
     Returns:

@@ -177,7 +177,7 @@ def decide(
         quality: Of the image.
         probabilities: Of each class, for the operating point; None leaves it out.
         strangeness: The scores whose largest is ``ood_score``, so that the reason names them.
-        beyond: Sentences of :func:`leukoscope.runtime.envelope.envelope_notes`.
+        beyond: Sentences of :func:`leukoscope.runtime.predictor.envelope_notes`.
         unsure: Whether no class is probable enough, so that the set holds the most probable one.
 
     Returns:

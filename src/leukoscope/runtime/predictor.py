@@ -15,20 +15,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_bytes, write_bytes
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import Seen
-from leukoscope.imaging.appearance import describe_appearance
-from leukoscope.imaging.channel_order import looks_exchanged, nuclear_blue
+from leukoscope.imaging.background import describe_appearance
 from leukoscope.imaging.decode import MAX_PIXELS, decode_image, read_image_file
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.imaging.quality import measure_quality
-from leukoscope.runtime.bundle import Bundle, read_bundle
-from leukoscope.runtime.choice import open_for
+from leukoscope.imaging.quality import BEYOND, measure_conditions, measure_quality
+from leukoscope.imaging.stain import looks_exchanged, nuclear_blue
+from leukoscope.runtime.bundle import Bundle, read_bundle, save_bundle
+from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import Engine
-from leukoscope.runtime.envelope import envelope_notes
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
 from leukoscope.runtime.prediction import (
     EXCHANGED,
@@ -41,6 +41,63 @@ from leukoscope.runtime.prediction import (
 from leukoscope.runtime.similar import CaseLibrary
 
 __all__ = ["Decision", "Failure", "Prediction", "Predictor", "Prepared", "Source", "load_bundle"]
+
+
+def envelope_notes(
+    image: NDArray[np.uint8], quality: Mapping[str, float], envelope: Envelope | None
+) -> tuple[str, ...]:
+    """One sentence for each limit that an image is beyond.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, before preprocessing.
+        quality: Of the same image, from :func:`leukoscope.imaging.quality.measure_quality`.
+        envelope: Of the bundle; None means that nothing is checked.
+    """
+    if envelope is None:
+        return ()
+    found = measure_conditions(image, quality)
+    notes = []
+    for (statistic, side), limit in checked_limits(envelope).items():
+        value = found[statistic]
+        if value < limit if side == "low" else value > limit:
+            notes.append(
+                f"The image is {BEYOND[statistic, side]} than the limit at which this model still "
+                f"keeps within {100 * envelope.bound:g} points of its accuracy "
+                f"({statistic.replace('_', ' ')} {value:.3g}, limit {limit:.3g})."
+            )
+    return tuple(notes)
+
+
+def checked_limits(envelope: Envelope) -> dict[tuple[str, str], float]:
+    """The strictest limit of each statistic and side that is checked.
+
+    Two kinds of damage may move one measure (defocus and motion), and the measure cannot tell
+    which it was: the stricter limit holds.
+    """
+    strictest: dict[tuple[str, str], float] = {}
+    for statistic, side, limit in _sides(envelope):
+        choose = max if side == "low" else min
+        strictest[statistic, side] = choose(limit, strictest.get((statistic, side), limit))
+    return strictest
+
+
+def _sides(envelope: Envelope) -> Iterator[tuple[str, str, float]]:
+    for limit in envelope.limits:
+        for side, value in (("low", limit.low), ("high", limit.high)):
+            if limit.statistic and value is not None:
+                yield limit.statistic, side, value
+
+
+def store_envelope(folder: Path, envelope: Envelope) -> None:
+    """Give a bundle an envelope, in place of the one it had; swapped in as a whole.
+
+    Raises:
+        BundleError: The bundle is damaged, or cannot be replaced.
+    """
+    bundle = read_bundle(folder)
+    record = bundle.record.model_copy(update={"envelope": envelope})
+    save_bundle(folder, record, {name: bundle.folder / name for name in record.files})
+
 
 BATCH = 8  # larger ones leave the caches of a core, and are slower
 # A failure that was found earlier (`runtime.inputs`) passes through in its place.
@@ -56,7 +113,7 @@ class Prepared:
         sha256: Of the file's bytes; of the pixels for an array.
         pixels: (size_px, size_px, 3) uint8 RGB, what the model sees.
         quality: The measures of ``imaging.quality`` of the whole image.
-        beyond: Sentences of :func:`leukoscope.runtime.envelope.envelope_notes`.
+        beyond: Sentences of :func:`leukoscope.runtime.predictor.envelope_notes`.
         nuclear_blue: Of ``imaging.channel_order``.
         appearance: (A,) of ``imaging.appearance``; empty where the gate does not ask for it.
     """
@@ -85,7 +142,7 @@ def load_bundle(
         path: The bundle's folder.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; see
-            :func:`leukoscope.runtime.choice.open_for`.
+            :func:`leukoscope.runtime.engine_choice.open_for`.
         threads: Of the network and of decoding; None takes every core of this process.
         bulk: For many images: each thread takes batches of its own, from file to answer.
         similar: How many of the training cases that resemble an image each answer names.

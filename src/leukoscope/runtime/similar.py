@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from leukoscope.config.bundle import BundleRecord
 from leukoscope.core.errors import BundleError, DataError
 from leukoscope.core.files import read_json
-from leukoscope.evaluation.neighbours import nearest_cases
+from leukoscope.evaluation.ood import nearest_cases
 from leukoscope.imaging.decode import decode_image
 
 TENSORS: Final = "similar.safetensors"

@@ -19,7 +19,7 @@ from typing import Any
 
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
 from leukoscope.core.files import sha256_file
-from leukoscope.scale.plan import ScoreFolder
+from leukoscope.scale.score_plan import ScoreFolder
 
 
 @dataclass(frozen=True)

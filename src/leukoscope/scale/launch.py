@@ -22,7 +22,7 @@ from leukoscope.runtime.engines import available_cores
 from leukoscope.scale.processes import how_it_ended
 
 if TYPE_CHECKING:
-    from leukoscope.study.jobs import Announce, SharedTraining
+    from leukoscope.pipeline.jobs import Announce, SharedTraining
 
 ANSWER = timedelta(minutes=15)  # longer than any process of one training waits for another
 IDLE = timedelta(days=14)  # while the first one audits, measures, reports
@@ -156,7 +156,7 @@ def _take_part(told: Any) -> int:
     from torch import distributed
 
     from leukoscope.learning.distributed import broadcast
-    from leukoscope.study.taking_part import take_part
+    from leukoscope.pipeline.remote_fits import take_part
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends, and dismisses this one
     try:

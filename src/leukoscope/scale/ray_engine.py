@@ -16,8 +16,8 @@ from typing import Any
 
 from leukoscope.core.errors import DataError, LeukoscopeError
 from leukoscope.scale.journal import ShardResult, result_from
-from leukoscope.scale.plan import Plan
-from leukoscope.scale.ray_cluster import connected
+from leukoscope.scale.processes import connected
+from leukoscope.scale.score_plan import Plan
 from leukoscope.scale.shard import Scorer, Task
 
 _ATTEMPTS = 2  # actors that may die over a shard

@@ -1,4 +1,4 @@
-"""Scoring of any number of images: planned, divided into shards, committed once each, verified."""
+"""Scoring of any number of images: planned, divided into shards, committed once, verified."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.errors import MissingExtraError, UnknownNameError, UsageError
-from leukoscope.core.files import atomic_path, write_json
+from leukoscope.core.files import atomic_path, sha256_file, write_json
 from leukoscope.core.program import __version__
-from leukoscope.runtime.bundle import read_bundle
-from leukoscope.runtime.choice import open_for
-from leukoscope.runtime.choosing import choose_bundle
+from leukoscope.runtime.bundle import installed_bundles, read_bundle
+from leukoscope.runtime.bundle_matching import choose_bundle
+from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
-from leukoscope.runtime.shelf import installed_bundles
 from leukoscope.scale.journal import Journal, ShardResult, only_process, read_journal
-from leukoscope.scale.plan import (
+from leukoscope.scale.ray_engine import score_on_ray
+from leukoscope.scale.score_plan import (
     Plan,
     ScoreFolder,
     differences,
     load_plan,
+    read_inputs,
     sample_inputs,
     write_inputs,
 )
-from leukoscope.scale.ray_engine import score_on_ray
 from leukoscope.scale.shard import Scorer, Task
 from leukoscope.scale.sources import image_names, local_files
 from leukoscope.scale.workers import STALL_S, Open, score_in_processes
 
 ENGINES = ("local", "ray")
-
 Show = Callable[[int, int], None]
 
 
@@ -110,12 +109,12 @@ def plan_scoring(
         sources: See :func:`leukoscope.scale.sources.image_names`.
         bundle: Its folder; None takes the installed one that the images resemble.
         root: What relative names are relative to.
-        engine: See :func:`leukoscope.runtime.choice.open_for`.
+        engine: See :func:`leukoscope.runtime.engine_choice.open_for`.
         precision: Likewise.
         um_per_px: Pixel scale of the images.
         scale_bar_um: Length of their scale bar.
         whole: Large images are not cut.
-        shard_images: Images in a shard; see :func:`leukoscope.scale.plan.write_inputs`.
+        shard_images: Images in a shard; see :func:`leukoscope.scale.score_plan.write_inputs`.
         workers: How many there will be; the number may change later.
 
     Raises:
@@ -310,3 +309,87 @@ def write_manifest(folder: ScoreFolder, plan: Plan, result: ScoreResult) -> None
             "files": files,
         },
     )
+
+
+_NAMED = 20  # problems that are worded; all are counted
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        images: Number of images of the plan.
+        found: Of these with a row in a committed shard.
+        problems: In words, at most twenty.
+        count: Number of problems.
+    """
+
+    images: int
+    found: int
+    problems: tuple[str, ...]
+    count: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has exactly one row in files that are as they were committed."""
+        return self.count == 0 and self.found == self.images
+
+
+def verify_scoring(folder: ScoreFolder) -> Verification:
+    """Read every file of a run again and compare it with its plan and its journal.
+
+    Raises:
+        UsageError: The folder holds no run.
+        DataError: Plan or journal cannot be read.
+    """
+    plan, done = load_plan(folder), committed(folder)
+    problems: list[str] = []
+    if not folder.inputs.is_file() or sha256_file(folder.inputs) != plan.inputs_sha256:
+        problems.append(f"{folder.inputs.name}: not the list of images that the run began with")
+        return Verification(plan.images, 0, tuple(problems), 1)
+    found = 0
+    for shard in range(plan.shards):
+        if shard not in done:
+            problems.append(f"{folder.shard(shard).name}: not scored; run again with --resume")
+            continue
+        wrong = _wrong(folder, plan, done[shard])
+        problems += wrong
+        if not wrong:
+            found += len(plan.rows(shard))
+    named = {folder.path / file.name for result in done.values() for file in result.files}
+    for place in (folder.predictions, folder.parts):
+        extra = sorted(set(place.glob("*.parquet")) - named)
+        problems += [f"{path.name}: not of this run; move it away" for path in extra]
+    return Verification(plan.images, found, tuple(problems[:_NAMED]), len(problems))
+
+
+def _wrong(folder: ScoreFolder, plan: Plan, result: ShardResult) -> list[str]:
+    for file in result.files:
+        path = folder.path / file.name
+        if not path.is_file():
+            return [f"{file.name}: missing; run again with --resume"]
+        if sha256_file(path) != file.sha256:
+            return [f"{file.name}: changed after it was committed; delete it, then --resume"]
+    return _wrong_rows(folder, plan, result.shard)
+
+
+def _wrong_rows(folder: ScoreFolder, plan: Plan, shard: int) -> list[str]:
+    import pyarrow.parquet as pq
+
+    path: Path = folder.shard(shard)
+    columns: dict[str, list[Any]] = pq.read_table(
+        path, columns=["row", "image", "model", "error", "predicted"]
+    ).to_pydict()
+    if columns["row"] != list(plan.rows(shard)):
+        return [f"{path.name}: expected the rows {plan.rows(shard)}, each once and in order"]
+    names = [n.encode("utf-8", "backslashreplace").decode() for n in read_inputs(folder, shard)]
+    if columns["image"] != names:
+        return [f"{path.name}: its images are not those of the plan"]
+    hashes = {model.rpartition("@")[2] for model in columns["model"] if model}
+    if hashes - {plan.bundle_sha256[:12]}:
+        return [f"{path.name}: rows of another bundle ({', '.join(sorted(hashes))})"]
+    pairs = zip(columns["predicted"], columns["error"], strict=True)
+    if any(bool(predicted) == bool(error) for predicted, error in pairs):
+        return [f"{path.name}: a row with neither a prediction nor an error, or with both"]
+    return []

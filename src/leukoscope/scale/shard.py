@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leukoscope.core.errors import BundleError
-from leukoscope.runtime.cutting import Cutter
 from leukoscope.runtime.engines import one_thread_each
-from leukoscope.runtime.large import Answered, predict_any
+from leukoscope.runtime.large_images import Answered, predict_any
 from leukoscope.runtime.outputs import PredictionWriter
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import load_bundle
+from leukoscope.runtime.tiling import Cutter
 from leukoscope.scale.journal import ShardFile, ShardResult, file_of
-from leukoscope.scale.plan import Plan, ScoreFolder, read_inputs
+from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 from leukoscope.scale.sources import local_files
 
 ROW = "row"  # number of the image in the run, from 0

@@ -20,7 +20,7 @@ from typing import Any
 
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
 from leukoscope.imaging.decode import MAX_BYTES
-from leukoscope.runtime.inputs import expand_inputs
+from leukoscope.runtime.input_files import expand_inputs
 from leukoscope.runtime.prediction import Failure
 
 TABLES = (".csv", ".tsv", ".parquet")

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from leukoscope.core.errors import DataError, LeukoscopeError
 from leukoscope.scale.journal import ShardResult
-from leukoscope.scale.plan import Plan
 from leukoscope.scale.processes import follow_parent, how_it_ended
+from leukoscope.scale.score_plan import Plan
 from leukoscope.scale.shard import Scorer, Task, Tell
 
 STALL_S = 600.0

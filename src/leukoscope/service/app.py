@@ -13,14 +13,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from leukoscope.core.program import DISCLAIMER, __version__
-from leukoscope.service import asking, page, problems
+from leukoscope.service import page, schemas, uploads
 from leukoscope.service.guard import Guard
 from leukoscope.service.models import Models
-from leukoscope.service.problems import ProblemError
 from leukoscope.service.schemas import (
     FORM,
     ModelOut,
     PredictOut,
+    ProblemError,
     ProblemOut,
     State,
     promise_of,
@@ -81,7 +81,7 @@ def build_app(
         responses=may_fail(401, 403, 429, 500),
     )
     memory = UploadMemory(settings)
-    problems.install(app)
+    schemas.install(app)
     _add_health(app, models, metrics, memory, draining)
     _add_api(app, models, settings, memory)
     page.add(app, models, settings, memory)
@@ -160,7 +160,7 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
             Query(ge=0, le=20, description="So many similar training cases with each answer."),
         ] = 0,
         by_patient: Annotated[
-            asking.ByPatient | None,
+            uploads.ByPatient | None,
             Query(
                 description="Also one row a patient: all images are of `one`; the first `folder` "
                 "of the file's name; or the form `field` patient, one for each file."
@@ -173,10 +173,10 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
         """
         async with memory.read(request) as upload:
             served = models.get(model)
-            answers = await asking.ask(
+            answers = await uploads.ask(
                 request, served, upload, settings, heat=explain, similar=similar
             )
-            predictions, errors = asking.rows(served, answers)
+            predictions, errors = uploads.rows(served, answers)
             if not predictions:
                 raise ProblemError(422, "none of the images could be read", errors=errors)
             if explain:
@@ -184,7 +184,7 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
                 for row in predictions:
                     data, answer = upload.files[row["index"]][1], answers[row["index"]]
                     row["heatmap"] = await loop.run_in_executor(
-                        models.pool, asking.heat_uri, served, data, answer
+                        models.pool, uploads.heat_uri, served, data, answer
                     )
             content = {
                 "predictions": predictions,
@@ -197,7 +197,7 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
                 "request_id": request.state.request_id,
             }
             if by_patient is not None:
-                content["patients"] = asking.by_patient(served, upload, answers, by_patient)
+                content["patients"] = uploads.by_patient(served, upload, answers, by_patient)
             return JSONResponse(content)
 
     original = app.openapi

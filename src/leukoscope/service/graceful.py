@@ -1,4 +1,4 @@
-"""uvicorn that stops in three steps: not ready, no new connections, everything answered."""
+"""A uvicorn server that ends slow connections, and stops only when everything is answered."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 _LINGER_S = 0.25
-
 Job = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -102,3 +102,41 @@ class GracefulServer(uvicorn.Server):
 
     def _on_hangup(self, sig: int, frame: FrameType | None) -> None:
         self._reload_wanted = True
+
+
+def bounded_protocol(seconds: float) -> type[asyncio.Protocol]:
+    """The HTTP protocol of uvicorn, which by itself waits for the head of a request without end.
+
+    Args:
+        seconds: Longest time from the first byte of a request (or from the connection) to the end
+            of its head, and that bytes are still taken after an answer that did not wait for them.
+            Between requests uvicorn's own time holds.
+    """
+
+    class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        _end: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self._end is not None:
+                self._end.cancel()
+
+        def _watch(self) -> None:
+            """Start the clock while no request is under way; more bytes do not set it back."""
+            cycle: Any = self.cycle
+            waits = cycle is None or cycle.response_complete
+            if waits and self._end is None:
+                self._end = self.loop.call_later(seconds, self.transport.close)
+            elif not waits and self._end is not None:
+                self._end.cancel()
+                self._end = None
+
+    return Bounded

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leukoscope.core.program import __version__
-from leukoscope.service.problems import ProblemError
+from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics, log
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
-from leukoscope.runtime.choice import open_for
+from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.service.batching import Answer, Batcher
-from leukoscope.service.problems import ProblemError
+from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics, log
 

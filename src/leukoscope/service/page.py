@@ -17,13 +17,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from leukoscope.core.program import __version__
 from leukoscope.runtime.outputs import csv_cells, output_columns
 from leukoscope.runtime.prediction import Failure
-from leukoscope.service import asking, views
+from leukoscope.service import uploads, views
 from leukoscope.service.batching import Answer
 from leukoscope.service.models import Models, ServedModel
-from leukoscope.service.pictures import Pictures, draw_pictures
-from leukoscope.service.problems import ProblemError
+from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.uploads import Upload, UploadMemory
+from leukoscope.service.views import Pictures, draw_pictures
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -47,7 +47,7 @@ def add(app: FastAPI, models: Models, settings: ServiceSettings, memory: UploadM
         async with memory.read(request) as upload:
             model = models.get(upload.model or None)
             heat = model.predictor.has_maps
-            found = await asking.ask(request, model, upload, settings, heat=heat, similar=_SIMILAR)
+            found = await uploads.ask(request, model, upload, settings, heat=heat, similar=_SIMILAR)
             values = await _result_values(models, model, upload, found)
         if fragment:
             return _html("results.html.j2", **values)
@@ -116,7 +116,7 @@ async def _result_values(
         )
         cards.append(views.card(model, index, answer, pictures))
         counts[answer.decision] += 1
-    together = asking.by_patient(model, upload, answers, "one") if upload.one_patient else []
+    together = uploads.by_patient(model, upload, answers, "one") if upload.one_patient else []
     names = model.predictor.class_names
     return {
         "cards": cards,

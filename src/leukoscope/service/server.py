@@ -107,8 +107,7 @@ def serve(
         import uvicorn
 
         from leukoscope.service.app import build_app
-        from leukoscope.service.connections import bounded_protocol
-        from leukoscope.service.graceful import GracefulServer
+        from leukoscope.service.graceful import GracefulServer, bounded_protocol
         from leukoscope.service.models import Models
         from leukoscope.service.telemetry import Metrics, start_logging
     except ImportError:

@@ -17,30 +17,34 @@ from leukoscope.config.bundle import (
     Serving,
     StudyVerdict,
 )
-from leukoscope.config.parity import Stored
-from leukoscope.config.promise import Measured, Promise
+from leukoscope.config.guarantees import Measured, Promise, Stored
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_json
 from leukoscope.core.program import __version__
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.gate import Gate
-from leukoscope.imaging.channel_order import blue_range
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import is_cut_out
+from leukoscope.imaging.stain import blue_range
+from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.measured import stored_envelope
+from leukoscope.pipeline.out_of_fold import UnseenImages
+from leukoscope.pipeline.progress import package_versions
+from leukoscope.pipeline.rejection import fit_bundle_gate
+from leukoscope.pipeline.summary import method_for_bundle
 from leukoscope.runtime.bundle import MODEL, MODEL_INT8, save_bundle
 from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.runtime.golden import golden_files
-from leukoscope.study.environment import package_versions
-from leukoscope.study.final_model import FinalModel, final_folders, load_final_model, write_graphs
-from leukoscope.study.jobs import Labelled
-from leukoscope.study.patient_level import method_for_bundle
-from leukoscope.study.rejection import fit_bundle_gate
-from leukoscope.study.robustness_files import stored_envelope
-from leukoscope.study.servings import Material, measure_servings, run_graph, worst
-from leukoscope.study.similar_cases import similar_files
-from leukoscope.study.unseen import UnseenImages
+from leukoscope.study.engine_variants import Material, measure_servings, run_graph, worst
+from leukoscope.study.final_model import (
+    FinalModel,
+    final_folders,
+    load_final_model,
+    similar_files,
+    write_graphs,
+)
 
 PARITY_IMAGES = 64
 LICENCE = (
@@ -63,9 +67,9 @@ def export_bundle(
 
     Calibration, prediction sets, operating point and rejection threshold are fitted on the test
     images of all folds of the strictest protocol, as the models answer that held them out
-    (:mod:`leukoscope.study.unseen`): no patient or cluster behind them was trained on by the model
-    that answers. The ``val`` part scales the scores of the gate; on it is measured in which
-    engine and precision the graph may serve.
+    (:mod:`leukoscope.pipeline.out_of_fold`): no patient or cluster behind them was trained
+    on by the model that answers. The ``val`` part scales the scores of the gate; on it is measured
+    in which engine and precision the graph may serve.
 
     A bundle that lies in ``out`` is replaced as a whole.
 
@@ -75,7 +79,7 @@ def export_bundle(
         out: The bundle's folder.
         int8: Also quantise the graph.
         um_per_px: Pixel scale of the training images in µm, where it is known.
-        compact: Store the weights in half the bytes (:mod:`leukoscope.learning.compact`).
+        compact: Store the weights in half the bytes (:mod:`leukoscope.learning.export_variants`).
 
     Raises:
         DataError: The images are gone, or a fold whose test images calibrate is not finished.
@@ -83,7 +87,7 @@ def export_bundle(
         LeukoscopeError: An engine in fp32 and the torch model disagree.
     """
     from leukoscope.phantom.render import golden_phantoms
-    from leukoscope.reporting.card import render_model_card
+    from leukoscope.reporting.study.card import render_model_card
 
     final = load_final_model(run, recipe)
     unseen = UnseenImages.of_run(run, recipe)
@@ -145,7 +149,7 @@ def _material(
     stored: Stored,
 ) -> Material:
     """What the engines and precisions are measured on."""
-    from leukoscope.learning.merging import mean_logits
+    from leukoscope.learning.export_variants import mean_logits
 
     val, rows = final.pixels["val"], final.rows["val"]
     return Material(

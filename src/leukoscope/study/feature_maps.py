@@ -28,14 +28,14 @@ from leukoscope.evaluation.feature_space import (
     tsne_map,
     why_no_map,
 )
+from leukoscope.pipeline.fitted import FittedModel, FittedRun
+from leukoscope.pipeline.inputs import load_input, stream
+from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.progress import Progress, Tell
+from leukoscope.pipeline.store import InputStore
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
-from leukoscope.study.events import Progress, Tell
-from leukoscope.study.fitted import FittedModel, FittedRun
-from leukoscope.study.inputs import load_input, stream
-from leukoscope.study.jobs import Labelled
-from leukoscope.study.store import InputStore
-from leukoscope.study.subjects import Source
+from leukoscope.study.explanations import Source
 
 CSV, JSON = "features.csv", "features.json"
 MOST_IMAGES = 2000

@@ -20,13 +20,12 @@ from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.measurements import audit_image
 from leukoscope.evaluation.conformal import fewest_for
 from leukoscope.evaluation.intervals import MIN_GROUPS
-from leukoscope.study.edited import DEGRADED_IMAGES, edited_inputs
-from leukoscope.study.events import Listener
-from leukoscope.study.inputs import load_input, observe
-from leukoscope.study.picture_scale import PictureScale
-from leukoscope.study.probe_numbers import NumberTable
-from leukoscope.study.probes import NUMERIC, probe_recipe, table_of
-from leukoscope.study.transplants import GROUND
+from leukoscope.pipeline.inapplicable import PictureScale
+from leukoscope.pipeline.inputs import GROUND, load_input, observe
+from leukoscope.pipeline.one_pass import NumberTable
+from leukoscope.pipeline.perturbed import DEGRADED_IMAGES, edited_inputs
+from leukoscope.pipeline.probes import NUMERIC, probe_recipe, table_of
+from leukoscope.pipeline.progress import Listener
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,9 +202,7 @@ def _time_upper(
     import torch
 
     from leukoscope.learning.activations import LowerPart, upper_part
-    from leukoscope.learning.depthwise import fast_depthwise
-    from leukoscope.learning.optimisers import freeze
-    from leukoscope.learning.precision import has_fast_bfloat16
+    from leukoscope.learning.optimisers import fast_depthwise, freeze, has_fast_bfloat16
 
     if not training.cached_views or training.freeze == "all" or torch.cuda.is_available():
         return None, 0.0

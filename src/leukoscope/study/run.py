@@ -1,28 +1,19 @@
-"""The pipeline: each step reads the files of the step before and writes its own.
-
-A run that was killed is resumed by running it again: what a finished step wrote is read, not
-computed again, and every random choice hangs on the seed and the name of the job alone, so the
-resumed run ends with the same ``metrics.json``.
-"""
+"""A study from data to bundle: each step reads the files of the step before and writes its own."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leukoscope.config import DEFAULT_RECIPE
-from leukoscope.config.loading import (
-    load_recipe,
-    load_study_config,
-    save_study_config,
-)
+from leukoscope.config.base import validate
+from leukoscope.config.loading import load_recipe, load_study_config, save_study_config
 from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import PROTOCOLS, StudyConfig, chosen_probes, usual_folds
-from leukoscope.config.validation import validate
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.records import Manifest, save_folds
@@ -31,15 +22,43 @@ from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.environment import describe_environment
-from leukoscope.study.events import Listener, Progress
-from leukoscope.study.external_options import external_values
-from leukoscope.study.jobs import Announce, Labelled
-from leukoscope.study.protocols import ProtocolPlan, final_fold, plan_protocols
+from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols
+from leukoscope.pipeline.jobs import Announce, Labelled
+from leukoscope.pipeline.progress import Listener, Progress, describe_environment
 
 if TYPE_CHECKING:
-    from leukoscope.study.fits import Executor
-    from leukoscope.study.shortcut_summary import Evidence
+    from leukoscope.pipeline.remote_fits import Executor
+    from leukoscope.pipeline.shortcut_summary import Evidence
+
+
+def external_values(
+    paths: Sequence[Path | str], layouts: Sequence[str], class_map: Mapping[str, str] | None
+) -> list[dict[str, Any]]:
+    """Values of the key ``external`` of a study.
+
+    Args:
+        paths: Folder or CSV manifest of each data set.
+        layouts: Layout of each; one holds for all, and none means ``auto``.
+        class_map: Folder name → class, of every data set.
+
+    Raises:
+        ConfigError: Neither one layout nor one for each.
+    """
+    given = list(layouts) or ["auto"]
+    given = given * len(paths) if len(given) == 1 else given
+    if len(given) != len(paths):
+        raise ConfigError(
+            f"{len(paths)} external data sets and {len(layouts)} layouts for them: expected one "
+            "layout for all, or one each in the same order"
+        )
+    return [
+        {
+            "path": str(Path(path).expanduser().resolve()),
+            "layout": layout,
+            "class_map": dict(class_map or {}),
+        }
+        for path, layout in zip(paths, given, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -202,13 +221,13 @@ def run_study(
         found = audited_in(run, config, progress)
     images = labelled(found)
     if config.external:
-        from leukoscope.study.external_data import check_external
+        from leukoscope.study.external import check_external
 
         check_external(config, images.class_names)
     with progress.step("splits"):
         plan = _write_splits(run, found, config)
         if announce is not None:
-            from leukoscope.study.taking_part import team_notes
+            from leukoscope.pipeline.remote_fits import team_notes
 
             plan = replace(plan, notes=(*plan.notes, *team_notes(config)))
     tables, evidence = _fit_everything(
@@ -220,13 +239,13 @@ def run_study(
         _explain_and_report(run, config, found, images, plan, progress)
     unreadable = found.manifest.unreadable
     if report and config.external:
-        from leukoscope.study.external_data import evaluate_external
+        from leukoscope.study.external import evaluate_external
 
         unreadable += evaluate_external(run, config, metrics, plan.folds, progress)
     write_json(run.environment, describe_environment(run, config.seed, progress.seconds))
     if report:
         with progress.step("report"):
-            from leukoscope.reporting.report import write_report
+            from leukoscope.reporting.study.report import write_report
 
             write_report(run)
     return StudyResult(run, metrics, unreadable)
@@ -332,11 +351,11 @@ def _fit_everything(
     executor: Executor | None,
     announce: Announce | None,
 ) -> tuple[list[PredictionTable], Evidence]:
-    from leukoscope.study.evidence import gather_evidence
-    from leukoscope.study.fits import fit_elsewhere
-    from leukoscope.study.fitting import fit_recipe
-    from leukoscope.study.probes import prepare_study, shortcut_tables
-    from leukoscope.study.store import InputStore
+    from leukoscope.pipeline.evidence import gather_evidence
+    from leukoscope.pipeline.fitting import fit_recipe
+    from leukoscope.pipeline.probes import prepare_study, shortcut_tables
+    from leukoscope.pipeline.remote_fits import fit_elsewhere
+    from leukoscope.pipeline.store import InputStore
 
     store = InputStore(run, found.manifest, images, progress)
     prepare_study(store, config)
@@ -360,9 +379,9 @@ def _write_statistics(
     tables: list[PredictionTable],
     evidence: Evidence,
 ) -> dict[str, Any]:
+    from leukoscope.pipeline.rejection import rejection_metrics
+    from leukoscope.pipeline.summary import summarise
     from leukoscope.study.bundling import no_bundle_note
-    from leukoscope.study.rejection import rejection_metrics
-    from leukoscope.study.summary import summarise
 
     table = concatenate(tables)
     table.save(run.predictions)

@@ -1,4 +1,4 @@
-"""Recipes against each other: bars, radar, heat map, boxes, places, ROC overlays, curves."""
+"""Recipes or arms against each other: bars, ranks, ROC and learning curves, differences."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.reporting.figures.style import (
+    GRID,
     QUIET,
     SERIES,
+    WIDTH_IN,
     class_ticks,
     ink_on,
     new_figure,
+    panel_grid,
     shades,
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -218,3 +222,208 @@ def place_chart(panels: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]]) ->
         ax.set_title(title)
         ax.grid(axis="x")
     return figure
+
+
+MOST_LINES = 6  # told apart by colour
+
+
+def roc_overlay(
+    panels: Sequence[
+        tuple[str, Mapping[str, tuple[Sequence[float], Sequence[float], float | None]]]
+    ],
+) -> Figure:
+    """One-vs-rest ROC curves of all recipes, a panel a class; the first six in colour.
+
+    Args:
+        panels: ``(class title, recipe → (false positive rates, true positive rates, area))``.
+    """
+    figure, axes = panel_grid(len(panels), 2.75, extra_in=0.5)
+    columns = min(2, len(panels))
+    for ax, (title, lines) in zip(axes, panels, strict=False):
+        ax.plot([0, 1], [0, 1], color=GRID, linewidth=0.9, linestyle=(0, (2, 2)))
+        for number, (name, (x, y, area)) in reversed(list(enumerate(lines.items()))):
+            plain = number >= MOST_LINES
+            label = f"{name}  {area:.3f}" if area is not None else name
+            ax.plot(x, y, color="#b9c2cc" if plain else SERIES[number],
+                    linewidth=0.8 if plain else 1.4, label=None if plain else label)  # fmt: skip
+        ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        ax.set_title(title)
+        ax.grid()
+        handles, labels = ax.get_legend_handles_labels()
+        ax.legend(handles[::-1], labels[::-1], loc="lower right", fontsize=7, handlelength=1.3,
+                  labelspacing=0.25, title="area", title_fontsize=7, alignment="right")  # fmt: skip
+    for ax in axes[-columns:]:
+        ax.set_xlabel("false positive rate")
+    for ax in axes[::columns]:
+        ax.set_ylabel("true positive rate")
+    return figure
+
+
+Curve = Mapping[str, Sequence[float | None]]
+
+
+def training_curves(
+    panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[Curve]]]]], what: str
+) -> Figure:
+    """Loss or accuracy by epoch side by side, a panel a recipe; dashed train, solid validation.
+
+    Args:
+        panels: ``(recipe, [(protocol title, curves of its folds)])``.
+        what: ``loss`` or ``accuracy``.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    shared = what == "accuracy"
+    figure, axes = panel_grid(len(panels), 1.5, columns=3, extra_in=0.5, sharey=shared)
+    protocols = list(dict.fromkeys(name for _, lines in panels for name, _ in lines))
+    for ax, (title, lines) in zip(axes, panels, strict=False):
+        _draw_curves(ax, lines, protocols, what)
+        ax.set_title(title, fontsize=8)
+        ax.grid()
+        ax.locator_params(axis="x", integer=True)
+        ax.tick_params(labelsize=7.5)
+    for ax in axes[::columns]:
+        ax.set_ylabel(what if what == "loss" else f"{what}, %")
+    for ax in axes[columns * (rows - 1) : len(panels)]:
+        ax.set_xlabel("epoch")
+    _curve_legend(figure, protocols)
+    return figure
+
+
+def _draw_curves(
+    ax: Axes,
+    lines: Sequence[tuple[str, Sequence[Curve]]],
+    protocols: Sequence[str],
+    what: str,
+) -> None:
+    scale = 1.0 if what == "loss" else 100.0
+    for name, curves in lines:
+        colour = PROTOCOL_COLOURS[protocols.index(name) % len(PROTOCOL_COLOURS)]
+        for curve in curves:
+            epochs = np.array(curve["epoch"], dtype=np.float64)
+            for part, style in (("train", "--"), ("val", "-")):
+                values = scale * np.array(curve[f"{part}_{what}"], dtype=np.float64)
+                marker = "o" if len(epochs) < 4 else None
+                ax.plot(epochs, values, style, color=colour, linewidth=1.1, marker=marker,
+                        markersize=2.5)  # fmt: skip
+
+
+def _curve_legend(figure: Figure, protocols: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    colours = [PROTOCOL_COLOURS[i % len(PROTOCOL_COLOURS)] for i in range(len(protocols))]
+    handles = [Line2D([], [], color=c, label=p) for c, p in zip(colours, protocols, strict=True)]
+    handles += [
+        Line2D([], [], color=QUIET, linestyle="--", label="train"),
+        Line2D([], [], color=QUIET, linestyle="-", label="validation"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def time_bars(
+    recipes: Sequence[str], series: Sequence[tuple[str, Mapping[str, float]]], *, xlabel: str
+) -> Figure:
+    """Plain bars of a duration, one a protocol.
+
+    Args:
+        recipes: From top to bottom.
+        series: ``(protocol title, recipe → value)``.
+        xlabel: With the unit.
+    """
+    height = 0.8 / len(series)
+    figure = new_figure(0.85 + len(recipes) * max(LINE_IN, 0.13 * len(series) + 0.08),
+                        width_in=0.8 * WIDTH_IN)  # fmt: skip
+    ax = figure.add_subplot()
+    for number, (name, values) in enumerate(series):
+        shift = (number - (len(series) - 1) / 2) * height
+        found = [(i + shift, values[r]) for i, r in enumerate(recipes) if r in values]
+        bars = ax.barh([y for y, _ in found], [v for _, v in found], height=0.92 * height,
+                       color=PROTOCOL_COLOURS[number % len(PROTOCOL_COLOURS)], label=name,
+                       alpha=0.85)  # fmt: skip
+        ax.bar_label(bars, [f" {v:.1f}" for _, v in found], fontsize=7)
+    ax.set_yticks(range(len(recipes)), list(recipes))
+    ax.set_ylim(len(recipes) - 0.5, -0.5)
+    ax.margins(x=0.1)
+    ax.set_xlabel(xlabel)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    figure.legend(loc="outside lower center", ncols=len(series))
+    return figure
+
+
+Columns = Mapping[str, NDArray[np.float64]]
+ARM_COLOURS = (SERIES[1], SERIES[2], *SERIES[3:])
+
+
+def arm_curves(panels: Sequence[tuple[str, Mapping[str, Sequence[Columns]]]]) -> Figure:
+    """Validation (solid) and training (dashed) loss and accuracy by epoch, one colour an arm.
+
+    Args:
+        panels: ``(protocol title, arm title → histories of its folds)``.
+    """
+    figure = new_figure(0.7 + 1.9 * len(panels))
+    axes = figure.subplots(len(panels), 2, squeeze=False)
+    for row, (title, arms) in zip(axes, panels, strict=True):
+        for ax, what, scale in ((row[0], "loss", 1.0), (row[1], "accuracy", 100.0)):
+            for colour, (arm, folds) in zip(_colours(len(arms)), arms.items(), strict=True):
+                _draw_arm(ax, folds, what, scale, colour, arm)
+            ax.set_ylabel(what if scale == 1 else f"{what}, %")
+            ax.grid()
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        row[0].set_title(title)
+    for ax in axes[-1]:
+        ax.set_xlabel("epoch")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    return figure
+
+
+def _draw_arm(
+    ax: Axes, folds: Sequence[Columns], what: str, scale: float, colour: str, arm: str
+) -> None:
+    for number, columns in enumerate(folds):
+        for part, style, width in (("train", "--", 1.0), ("val", "-", 1.6)):
+            values = columns.get(f"{part}_{what}")
+            if values is None or not np.isfinite(values).any():
+                continue
+            # A run of one epoch has one point, which a line alone would not show.
+            marker = "o" if len(values) < 4 else None
+            label = f"{arm}" if number == 0 and part == "val" else None
+            ax.plot(
+                columns["epoch"], scale * values, style, color=colour, linewidth=width,
+                marker=marker, markersize=3.5, label=label,
+            )  # fmt: skip
+
+
+def difference_chart(
+    rows: Sequence[tuple[str, str, float, float | None, float | None]], *, xlabel: str
+) -> Figure:
+    """Differences in accuracy with their intervals; right of zero the first arm is better.
+
+    Args:
+        rows: ``(what, difference as text, value, low, high)``, in percentage points.
+        xlabel: Label of the axis.
+    """
+    figure = new_figure(0.9 + 0.42 * len(rows))
+    ax = figure.add_subplot()
+    ax.axvline(0, color=QUIET, linewidth=1)
+    for y, (_, text, value, low, high) in enumerate(rows):
+        if low is not None and high is not None:
+            ax.plot([low, high], [y, y], color=SERIES[2], linewidth=2)
+        ax.plot(value, y, "o", color=SERIES[2])
+        right = value if high is None else high
+        ax.annotate(text, (right, y), (6, 0), textcoords="offset points", va="center", fontsize=8.5)
+    ends = [0.0, *(x for row in rows for x in row[2:] if x is not None)]
+    span = max(max(ends) - min(ends), 1.0)
+    ax.set_xlim(min(ends) - 0.08 * span, max(ends) + 0.75 * span)  # room for the text
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_yticks(range(len(rows)), [row[0] for row in rows])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.grid(axis="x")
+    ax.set_xlabel(xlabel)
+    return figure
+
+
+def _colours(count: int) -> list[str]:
+    return [ARM_COLOURS[k % len(ARM_COLOURS)] for k in range(count)]

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.reporting.figures.calibration import ReliabilityPanel, draw_reliability
-from leukoscope.reporting.figures.classification import draw_roc
-from leukoscope.reporting.figures.overview import Mark
+from leukoscope.reporting.figures.classification import ReliabilityPanel, draw_reliability, draw_roc
+from leukoscope.reporting.figures.shortcuts import Mark
 from leukoscope.reporting.figures.style import (
     BAND,
     INPUT_STYLES,

@@ -1,19 +1,21 @@
-"""Heat maps beside the original, with the scale of their colours."""
+"""Heat maps beside the original, and the audit of heat maps in one figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.program import DISCLAIMER
-from leukoscope.reporting.figures.style import QUIET, new_figure
+from leukoscope.evaluation.explanation_scores import BASELINES, SAME, STEPS
+from leukoscope.reporting.figures.style import GRID, INK, QUIET, SERIES, new_figure
 from leukoscope.runtime.heatmap import overlay
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 METHOD_TITLES: Mapping[str, str] = {
@@ -91,3 +93,86 @@ def _note(figure: Figure, note: str, width: float, height: float) -> None:
         y = (BOTTOM_IN - 0.07 - 0.16 * line) / height
         size = min(7.5, 7.5 * width / (0.058 * max(1, len(text))))
         figure.text(0, y, text, va="top", fontsize=size, color=QUIET)
+
+
+_METHOD_COLOURS = SERIES[1:]
+_BASELINE_DASHES: Sequence[Any] = ((0, (1, 1.2)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)))
+
+
+def audit_figure(audit: Mapping[str, Any]) -> Figure:
+    """Insertion and deletion curves, heat in leukocytes, similarity of randomised maps.
+
+    Args:
+        audit: What ``audit.json`` holds.
+    """
+    figure = new_figure(5.9)
+    (insertion, deletion), (place, forgets) = figure.subplots(2, 2)
+    names = list(audit["summary"])
+    for ax, key, title in (
+        (insertion, "insertion", "Insertion, hottest first"),
+        (deletion, "deletion", "Deletion, hottest first"),
+    ):
+        for number, name in enumerate(names):
+            curves = np.array([image["maps"][name][key] for image in audit["images"]])
+            ax.plot(
+                STEPS,
+                curves.mean(axis=0),
+                label=METHOD_TITLES.get(name, name),
+                **_style(name, number),
+            )
+        ax.set(title=title, xlabel="share of the image", ylim=(-0.02, 1.02), xlim=(0, 1))
+        ax.set_ylabel("probability of the class")
+        ax.grid(axis="y")
+    _bars(place, audit["summary"], names)
+    _stages(forgets, audit, [name for name in names if name not in BASELINES])
+    handles, labels = insertion.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=2.4)
+    return figure
+
+
+def _style(name: str, number: int) -> dict[str, Any]:
+    if name in BASELINES:
+        return {"color": QUIET, "linestyle": _BASELINE_DASHES[BASELINES.index(name)], "lw": 1.2}
+    return {"color": _METHOD_COLOURS[number % len(_METHOD_COLOURS)]}
+
+
+def _bars(ax: Axes, summary: Mapping[str, Any], names: Sequence[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    known = [(n, name) for n, name in enumerate(names) if summary[name]["share"]]
+    for row, (number, name) in enumerate(known):
+        share = summary[name]["share"]
+        colour = _style(name, number)["color"]
+        ax.barh(row, share["value"], color=colour, height=0.62)
+        ax.plot([share["low"], share["high"]], [row, row], color=INK, lw=1.2)
+    if known:
+        area = summary[known[0][1]]["area"]["value"]
+        ax.axvline(area, color=INK, lw=1, linestyle=(0, (4, 2)))
+        ax.text(area, -0.75, " area", fontsize=8, va="center", color=INK)
+    ax.set_yticks(range(len(known)), [METHOD_TITLES.get(name, name) for _, name in known])
+    ax.set(title="Heat in leukocytes", xlabel="share of the heat", ylim=(len(known) - 0.4, -1.1))
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.set_xlim(left=0)
+    ax.grid(axis="x")
+
+
+def _stages(ax: Axes, audit: Mapping[str, Any], methods: Sequence[str]) -> None:
+    places = np.arange(len(audit["stages"]) + 1)
+    names = list(audit["summary"])
+    for number, method in enumerate(methods):
+        entries = audit["summary"][method]["randomised"]
+        known = [0, *(place for place, entry in enumerate(entries, start=1) if entry)]
+        shift = np.array(known) + 0.05 * (number - (len(methods) - 1) / 2)
+        style = _style(method, names.index(method))
+        values = [1.0, *(entry["value"] for entry in entries if entry)]
+        ax.plot(shift, values, marker="o", **style)
+        for x, place in zip(shift[1:], known[1:], strict=True):
+            entry = entries[place - 1]
+            ax.plot([x, x], [entry["low"], entry["high"]], color=style["color"], lw=1)
+    ax.axhline(SAME, color=INK, lw=1, linestyle=(0, (4, 2)))
+    ax.text(places[-1] + 0.15, SAME - 0.02, "the same above", fontsize=8, ha="right", va="top")
+    ax.axhline(0, color=GRID, lw=1, zorder=0)
+    labels = ["trained", *audit["stages"]]
+    ax.set_xticks(places, labels, rotation=20, ha="right", rotation_mode="anchor")
+    ax.set(title="Randomised from the head on", ylabel="rank correlation", ylim=(-0.6, 1.05))

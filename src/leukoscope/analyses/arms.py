@@ -1,0 +1,329 @@
+"""Arms: studies of one data set that differ in one thing, and their paired comparison.
+
+Every arm is an ordinary study folder with the same data, splits and seeds, so that whatever
+differs in the predictions of two arms comes from what differs in their recipes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leukoscope.config.loading import load_study_config, save_study_config
+from leukoscope.config.recipe import Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.files import read_json, sha256_file, write_json
+from leukoscope.core.records import Manifest, load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.datasets.passport import save_audit
+from leukoscope.evaluation.comparison import (
+    Comparison,
+    Pair,
+    compare,
+    paired_difference,
+    paired_tests,
+)
+from leukoscope.evaluation.intervals import Sampling
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.pipeline.entries import sampling
+from leukoscope.pipeline.folds import UNITS, groups_of, plan_protocols, unit_of
+from leukoscope.pipeline.progress import Listener, Progress
+from leukoscope.study.run import audited, run_study
+
+METRICS = ("accuracy", "macro_f1", "log_loss")
+"""What is compared; the verdict rests on the first alone."""
+
+
+DEFAULTS: dict[str, Any] = {"protocols": ("deduplicated",), "folds": 1}
+"""Options of the studies of a comparison where the user names none."""
+
+
+AUDITED = "complete.json"
+OVERLAP = "overlap.json"
+ONE_TRAINING = (
+    "Each arm was trained once per fold. The intervals cover the choice of the test images, not "
+    "the chance of a training: use --folds 5, or repeat with another --seed, before you rely on a "
+    "small difference."
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One study of a comparison.
+
+    Attributes:
+        name: Its folder.
+        title: What it is, for readers.
+        config: The study.
+    """
+
+    name: str
+    title: str
+    config: StudyConfig
+
+
+def measure_only(config: StudyConfig, recipe: Recipe) -> StudyConfig:
+    """A study of one recipe that measures and packs nothing: no probes, curve or bundle."""
+    splits = config.splits.model_copy(update={"cluster_curve": ()})
+    changes = {"recipes": (recipe,), "probes": (), "bundle": False, "splits": splits}
+    return config.model_copy(update=changes)
+
+
+def open_arms(out: Path, content: str, *, resume: bool) -> None:
+    """Refuse a folder that holds something else, or a comparison that nobody asked to resume.
+
+    Raises:
+        UsageError: The folder is not empty and must not be gone on with.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    ours = any((out / name).is_file() for name in (content, OVERLAP)) or any(
+        (path / "config.toml").is_file() for path in out.iterdir()
+    )
+    if not resume and ours:
+        raise UsageError(
+            f"{out} already holds a comparison",
+            hint="add --resume to go on with it, or name a new folder with --out",
+        )
+    if not resume:
+        raise UsageError(f"{out} is not empty", hint="name a new folder with --out")
+
+
+def run_arm(
+    arm: Arm, out: Path, listener: Listener | None, *, audit_of: RunFolder | None = None
+) -> RunFolder:
+    """Run one arm, or go on with it, or leave it where it is finished.
+
+    The arm goes to ``out/<name>``; ``audit_of`` is another study of the same data, whose audit is
+    taken over.
+
+    Raises:
+        ConfigError: The folder holds an arm with other settings.
+    """
+    run = RunFolder(out / arm.name)
+    tell = _named(arm, listener)
+    # The model card is the last file of a study.
+    if run.model_card.is_file() and load_study_config(run.config) == arm.config:
+        return run
+    if not run.config.is_file():
+        save_study_config(run.config, arm.config)  # first: marks the folder as a study of ours
+    if audit_of is not None:
+        _share_audit(audit_of, run)
+    run_study(arm.config, run.path, resume=True, listener=tell)
+    return run
+
+
+def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
+    """Audit and split the data of an arm, so that what cannot be used stops it before training.
+
+    Raises:
+        DataError: No image can be used, or none of the protocols applies.
+    """
+    run = RunFolder(out / arm.name)
+    folder = run.cache / "audit"
+    if (folder / AUDITED).is_file():
+        return
+    found = audited(arm.config, _named(arm, listener) or Progress().listener)
+    plan = plan_protocols(found.manifest, found, arm.config)
+    if not plan.folds:
+        reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
+        raise DataError(f"{arm.config.data.path}: no protocol applies to this data ({reasons})")
+    save_study_config(run.config, arm.config)
+    save_audit(found, folder)
+    write_json(folder / AUDITED, {"passport": found.passport["sha256"]})
+
+
+def _named(arm: Arm, listener: Listener | None) -> Listener | None:
+    """A listener that hears the arm's name before each step."""
+    if listener is None:
+        return None
+    outer = listener
+    return lambda step, done, total: outer(f"{arm.name}: {step}", done, total)
+
+
+def _share_audit(source: RunFolder, run: RunFolder) -> None:
+    """An audit hangs on the data alone; the second arm need not measure every image again."""
+    done = source.cache / "audit" / AUDITED
+    target = run.cache / "audit"
+    if done.is_file() and not (target / done.name).is_file():
+        ignored = shutil.ignore_patterns(done.name)
+        shutil.copytree(done.parent, target, ignore=ignored, dirs_exist_ok=True)
+        shutil.copy2(done, target / done.name)
+
+
+def compare_arms(
+    pairs: Sequence[tuple[RunFolder, RunFolder]], config: StudyConfig
+) -> list[list[dict[str, Any]]]:
+    """Differences first minus second of each pair of arms under each protocol.
+
+    All pairs under all protocols are one family: the p-values of their accuracies are corrected
+    together.
+
+    Args:
+        pairs: A finished arm, and the arm that it is measured against.
+        config: Replicates, confidence, seed.
+
+    Returns:
+        For each pair one row a protocol: sizes, both values and the difference of each of
+        :data:`METRICS`, ``p`` and ``p_holm`` of the accuracy, disagreements with exact tests
+        where they hold, and the verdict on accuracy.
+
+    Raises:
+        DataError: The two of a pair were not split alike.
+    """
+    how, loaded = sampling(config), [_Two.of(first, second) for first, second in pairs]
+    keys = [(two, protocol) for two in loaded for protocol in two.protocols]
+    tested = compare([two.pair(protocol) for two, protocol in keys], **how)
+    rows: list[list[dict[str, Any]]] = [[] for _ in loaded]
+    for (two, protocol), found in zip(keys, tested, strict=True):
+        rows[loaded.index(two)].append(_row(two, protocol, found, how))
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Two:
+    """The test rows of two arms with equal splits."""
+
+    tables: tuple[PredictionTable, PredictionTable]
+    values: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]
+    groups: Mapping[str, Mapping[str, str]]
+    units: Mapping[str, str]
+
+    @classmethod
+    def of(cls, first: RunFolder, second: RunFolder) -> _Two:
+        if sha256_file(first.splits) != sha256_file(second.splits):
+            raise DataError(
+                f"{first.splits} and {second.splits} differ: only equal splits can be compared "
+                "in pairs"
+            )
+        folds = load_folds(first.splits)
+        a, b = (
+            PredictionTable.load(run.predictions).select(part="test", input="image")
+            for run in (first, second)
+        )
+        values = (_values(first), _values(second))
+        units = {name: unit_of(name, folds) for name in values[0]}
+        return cls((a, b), values, groups_of(folds), units)
+
+    def under(self, protocol: str) -> tuple[PredictionTable, PredictionTable]:
+        """The rows of one protocol."""
+        a, b = (table.select(protocol=protocol) for table in self.tables)
+        return a, b
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those under which both have results."""
+        return [name for name in UNITS if all(len(table) for table in self.under(name))]
+
+    def pair(self, protocol: str, metric: str = METRICS[0]) -> Pair:
+        """What is compared under one protocol."""
+        return Pair.of_tables(*self.under(protocol), self.groups[protocol], metric)
+
+
+def _row(two: _Two, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:
+    others = {name: paired_difference(two.pair(protocol, name), **how) for name in METRICS[1:]}
+    differences = {METRICS[0]: accuracy.difference, **others}
+    found = accuracy.to_json()
+    first, second = (values[protocol] for values in two.values)
+    return {
+        "protocol": protocol,
+        "n": found["n"],
+        "n_groups": found["n_groups"],
+        "group_unit": two.units[protocol],
+        "confidence": round(how["confidence"], 6),
+        "first_values": {name: first.get(name) for name in METRICS},
+        "second_values": {name: second.get(name) for name in METRICS},
+        "differences": {name: one.to_json() for name, one in differences.items()},
+        **{key: found[key] for key in ("p", "p_holm", "verdict")},
+        "pairs": paired_tests(*two.under(protocol), two.groups[protocol]).to_json(),
+    }
+
+
+def _values(run: RunFolder) -> dict[str, Mapping[str, Any]]:
+    metrics = read_json(run.metrics)
+    return {row["protocol"]: row["metrics"] for row in metrics["results"]}
+
+
+def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
+    """What a comparison's file says of an arm: folder, and the weights it started from.
+
+    The weights are those that the first checkpoint names, not those that were asked for.
+    """
+    recipe = arm.config.recipes[0]
+    checkpoints = sorted((run.path / "models" / recipe.name).rglob("checkpoint.json"))
+    if not checkpoints:
+        raise DataError(f"{run.path}: no trained model of {recipe.name}", hint="run it again")
+    weights = read_json(checkpoints[0])["weights"]
+    return {
+        "name": arm.name,
+        "title": arm.title,
+        "weights": weights["source"],
+        "weights_sha256": weights["sha256"],
+    }
+
+
+def unreadable(data: Manifest) -> list[dict[str, str]]:
+    """Path and reason of each image that was quarantined."""
+    return [{"path": str(data.root / path), "reason": why} for path, why in data.unreadable]
+
+
+def judge_arms(
+    rows: Sequence[Mapping[str, Any]], first: str, second: str, gain: str, loss: str
+) -> dict[str, Any]:
+    """A plain verdict over all protocols: helps, harms, no difference shown, or it depends.
+
+    ``gain`` is the headline where the first is better wherever a difference was shown, ``loss``
+    where it is worse.
+
+    Returns:
+        ``{"level", "headline", "sentences"}``.
+    """
+    from leukoscope.reporting.wording import protocol_title
+
+    verdicts = {row["verdict"] for row in rows}
+    if verdicts >= {"better", "worse"}:
+        level = "depends on the protocol"
+        headline = f"{first} is better under some protocols and worse under others."
+    elif "better" in verdicts:
+        level, headline = "helps", gain
+    elif "worse" in verdicts:
+        level, headline = "harms", loss
+    else:
+        level = "no difference shown"
+        headline = f"No difference in accuracy was shown between {_lower(first)} and {second}."
+    if level in ("helps", "harms") and "not distinguishable" in verdicts:
+        shown = [row for row in rows if row["verdict"] != "not distinguishable"]
+        where = "; ".join(protocol_title(row["protocol"]) for row in shown)
+        headline = f"{headline} Shown under: {where}; not under the other protocols."
+    return {
+        "level": level,
+        "headline": headline,
+        "sentences": [_sentence(row, first, second) for row in rows],
+    }
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _sentence(row: Mapping[str, Any], first: str, second: str) -> str:
+    from leukoscope.reporting.formats import difference, interval, plural
+    from leukoscope.reporting.wording import protocol_title
+
+    entry = row["differences"]["accuracy"]
+    where = f"{protocol_title(row['protocol'])} (n = {plural(row['n'], 'image')})"
+    pair = ", ".join(
+        f"{_lower(title)} {interval(row[key]['accuracy'], 'accuracy')}"
+        for title, key in ((first, "first_values"), (second, "second_values"))
+    )
+    text = f"{where}: {pair}; difference {difference(entry, 'accuracy')}"
+    if entry.get("reliable") is False:
+        groups = plural(row["n_groups"], row["group_unit"])
+        return f"{text}: only {groups}, too few to tell."
+    if row["verdict"] == "not distinguishable":
+        return f"{text}: not distinguishable."
+    return f"{text}: {row['verdict']}."

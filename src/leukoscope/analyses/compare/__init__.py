@@ -1,0 +1,1 @@
+"""Recipes of one or more runs against each other, from their files."""

@@ -1,0 +1,277 @@
+"""Compare the recipes of one or more runs from their files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from leukoscope.analyses.compare.recipes import (
+    describe_candidate,
+    measure_recipes,
+    published_recipe,
+)
+from leukoscope.analyses.compare.results import (
+    BEST,
+    Settings,
+    check_settings,
+    contest_head,
+    contest_results,
+    contest_spread,
+    contest_tests,
+)
+from leukoscope.analyses.compare.sources import (
+    Candidate,
+    Contest,
+    Source,
+    candidates_of,
+    make_contests,
+    read_sources,
+)
+from leukoscope.core.errors import UsageError
+from leukoscope.core.files import read_json, write_csv, write_json
+from leukoscope.core.program import __version__
+from leukoscope.core.records import PARTS
+from leukoscope.pipeline.entries import sampling
+from leukoscope.pipeline.progress import Listener, Progress
+
+SCHEMA = 1
+RESULT = "comparison.json"
+NETWORKS = ("gradient", "linear-head")  # methods whose result is one network
+
+
+def compare_runs(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    protocols: Sequence[str] | None = None,
+    metric: str = "accuracy",
+    against: str = BEST,
+    threads: int = 1,
+    latency: bool = True,
+    models: bool = True,
+    published: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.png``.
+
+    Statistics are computed again from predictions and splits, on the test images that all
+    recipes share; parameters, operations, latency and layers from networks built anew.
+
+    Args:
+        runs: Folders of ``study`` and ``train``, finished or not, and of ``evaluate``.
+        out: Folder to write to; measurements of cost in it are used again.
+        protocols: Default: all that have results.
+        metric: Ranks the recipes and is tested.
+        against: Label of the recipe that all others are tested against, or ``best``.
+        threads: Of ONNX Runtime inside one call, for the latency.
+        latency: Also measure latency and file size, which takes an export of each network.
+        models: Also build the networks; without, files are read only.
+        published: Also count and time the published network of a recipe that ran on another
+            backbone.
+        listener: Called with (step, done, total) as the work goes on.
+
+    Returns:
+        The content of ``comparison.json``.
+
+    Raises:
+        DataError: A folder is no run, or runs cannot be compared; names them.
+        UnknownNameError: No such metric or recipe.
+        UsageError: ``out`` is one of the runs.
+    """
+    if out.resolve() in {Path(run).expanduser().resolve() for run in runs}:
+        raise UsageError(f"{out} is one of the runs", hint="name another folder with --out")
+    progress = Progress(listener) if listener else Progress()
+    with progress.step("reading the runs"):
+        sources, external = read_sources(runs)
+    candidates, copies = candidates_of(sources)
+    contests = make_contests(candidates, protocols)
+    candidates = [c for c in candidates if any(c in contest.candidates for contest in contests)]
+    settings = Settings(metric, against, sampling(sources[0].config))
+    check_settings(settings, contests)
+    comparison = _head(runs, out, sources, settings)
+    comparison["notes"] += copies
+    comparison |= _statistics(candidates, contests, settings, progress)
+    comparison["external"] = external
+    if models:
+        options: dict[str, Any] = {"threads": threads, "latency": latency}
+        options |= {"cache": out / "cache", "num_classes": len(contests[0].class_names)}
+        measure = partial(measure_recipes, **options)
+        _add_models(comparison, candidates, measure, progress, published=published)
+    write_json(out / RESULT, comparison)
+    _write_csv(out / "comparison.csv", comparison)
+    from leukoscope.reporting.compare.page import write_comparison
+
+    with progress.step("figures and pages") as tell:
+        write_comparison(out, progress=tell)
+    return comparison
+
+
+def _head(
+    runs: Sequence[Path], out: Path, sources: Sequence[Source], settings: Settings
+) -> dict[str, Any]:
+    # Folders by name: a page that is passed on must not tell where it was made.
+    named = " ".join(Path(run).resolve().name for run in runs)
+    options = "" if settings.metric == "accuracy" else f" --metric {settings.metric}"
+    options += "" if settings.against == BEST else f" --against '{settings.against}'"
+    return {
+        "schema": SCHEMA,
+        "leukoscope": __version__,
+        "command": f"leukoscope compare {named} --out {out.resolve().name}{options}",
+        "metric": settings.metric,
+        "against": settings.against,
+        **{key: settings.how[key] for key in ("confidence", "replicates", "seed")},
+        "runs": [_run_facts(source) for source in sources],
+        "notes": [note for source in sources for note in source.notes],
+    }
+
+
+def _run_facts(source: Source) -> dict[str, Any]:
+    usable = source.manifest.usable
+    environment = {}
+    if source.run.environment.is_file():
+        environment = read_json(source.run.environment)
+    parts: dict[str, Any] = {}
+    for fold in source.folds:
+        sizes = Counter(fold.parts.values())
+        row = {name: sizes[name] for name in (*PARTS, "purged")}
+        parts.setdefault(fold.protocol, []).append(row)
+    counts = Counter(record.label for record in usable)
+    return {
+        "name": source.name,
+        "command": _without_folders(environment.get("command", "")),
+        "data": source.config.data.root.name,
+        "images": len(usable),
+        "files": len(source.manifest.images),
+        "classes": {name: counts[name] for name in source.manifest.class_names},
+        "groups": len({record.group_id or record.image_id for record in usable}),
+        "patients": len({record.patient_id for record in usable} - {""}),
+        "clusters": len({record.acquisition_id for record in usable} - {""}),
+        "parts": parts,
+        "seed": source.config.seed,
+        "finished": source.finished,
+        "verdict": _verdict_of(source),
+        "cpu": environment.get("cpu", ""),
+        "cores": environment.get("cores"),
+    }
+
+
+def _verdict_of(source: Source) -> dict[str, Any] | None:
+    """The verdict of a run's first recipe, as far as a comparison shows it."""
+    verdict = read_json(source.run.metrics).get("verdict") if source.run.metrics.is_file() else None
+    if not verdict:
+        return None
+    return {key: verdict.get(key) for key in ("level", "headline", "sources")}
+
+
+def _without_folders(command: str) -> str:
+    """A command with names in place of paths, as a reader would type it."""
+    named = re.sub(r"\S*/([^/\s]+)", r"\1", command)
+    return re.sub(r"^__main__\.py", "leukoscope", named)
+
+
+def _statistics(
+    candidates: Sequence[Candidate],
+    contests: Sequence[Contest],
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    entries = {c.label: {**describe_candidate(c), "results": {}} for c in candidates}
+    heads, tests = [], []
+    with progress.step("statistics") as tell:
+        for done, contest in enumerate(contests):
+            tell(done, len(contests))
+            results = contest_results(contest, settings)
+            for label, result in results.items():
+                entries[label]["results"][contest.protocol] = result
+            heads.append(contest_head(contest) | {"spread": contest_spread(contest, settings)})
+            tests += contest_tests(contest, results, settings)
+    return {
+        "class_names": list(contests[0].class_names),
+        "protocols": heads,
+        "entries": list(entries.values()),
+        "tests": tests,
+    }
+
+
+def _add_models(
+    comparison: dict[str, Any],
+    candidates: Sequence[Candidate],
+    measure: Callable[..., tuple[dict[str, Any], list[str]]],
+    progress: Progress,
+    *,
+    published: bool,
+) -> None:
+    """Add ``complexity`` and ``layers`` to entries, and ``published`` networks that did not run."""
+    recipes = {
+        c.label: recipe
+        for c in candidates
+        if (recipe := c.source.recipe(c.name)) is not None and recipe.training.method in NETWORKS
+    }
+    left = [c.label for c in candidates if c.label not in recipes]
+    if left:
+        comparison["notes"].append(
+            "Cost not measured, since a network alone does not make the prediction: "
+            f"{', '.join(left)}."
+        )
+    own = {}
+    for recipe in recipes.values() if published else ():
+        box = published_recipe(recipe)
+        if box is not None and box.model.backbone != recipe.model.backbone:
+            own[box.name] = box
+    with progress.step("cost of the models") as tell:
+        found, notes = measure(recipes, tell=tell)
+    for entry in comparison["entries"]:
+        entry |= found.get(entry["label"], {})
+    comparison["notes"] += notes
+    with progress.step("cost of the published networks") as tell:
+        found, notes = measure(own, tell=tell) if own else ({}, [])
+    comparison["notes"] += notes
+    comparison["published"] = [
+        {"label": name, "title": own[name].title, "settings": own[name].model_dump(mode="json")}
+        | values
+        for name, values in found.items()
+    ]
+
+
+def _write_csv(path: Path, comparison: Mapping[str, Any]) -> None:
+    rows = list(_rows(comparison))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv(path, columns, rows)
+
+
+def _rows(comparison: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row per recipe, run and protocol; every metric with its limits."""
+    sizes = {head["name"]: head for head in comparison["protocols"]}
+    for entry in comparison["entries"]:
+        for protocol, result in entry["results"].items():
+            training = entry["training"].get(protocol, {})
+            row = {
+                **{name: entry[name] for name in ("label", "recipe", "run")},
+                "protocol": protocol,
+                "n": sizes[protocol]["n"],
+                "n_groups": sizes[protocol]["n_groups"],
+                "marks": "; ".join(entry["marks"]),
+                **{f"rank_{key}": value for key, value in result["place"].items()},
+                "epochs": " ".join(map(str, training.get("epochs", ()))),
+                "best_epoch": " ".join(map(str, training.get("best_epoch", ()))),
+                "published_epochs": entry["published_epochs"],
+                "training_s": " ".join(f"{s:.1f}" for s in training.get("seconds", ())),
+                **_cost(entry.get("complexity") or {}),
+            }
+            for name, value in result["metrics"].items():
+                row |= {
+                    name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]
+                }  # fmt: skip
+            yield row
+
+
+def _cost(complexity: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: complexity.get(name) for name in ("parameters", "macs", "size_mb")}
+    for timed in complexity.get("latency", ()):
+        for name in ("median_ms", "p95_ms"):
+            row[f"latency_{name}_batch{timed['batch']}"] = timed[name]
+    return row

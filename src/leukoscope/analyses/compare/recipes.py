@@ -1,0 +1,221 @@
+"""How each compared recipe was made, how far it is from its published form, what it costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from leukoscope.analyses.compare.sources import Candidate
+from leukoscope.config.loading import list_recipes, load_recipe
+from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.core.errors import DataError, LeukoscopeError
+from leukoscope.core.files import read_json, sha256_json, write_json
+from leukoscope.core.run_folder import training_history
+from leukoscope.pipeline.progress import cpu_name
+
+CURVES = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
+# What a change of backbone brings with it, and words.
+_FOLLOWS = {"name", "title", "reference", "notes", "model.backbone", "model.weights",
+            "preprocess.mean", "preprocess.std", "training.epochs"}  # fmt: skip
+
+
+def describe_candidate(candidate: Candidate) -> dict[str, Any]:
+    """Settings, origin, deviations and training of one recipe of one run."""
+    recipe = candidate.source.recipe(candidate.name)
+    entry: dict[str, Any] = {
+        "label": candidate.label,
+        "recipe": candidate.name,
+        "run": candidate.source.name,
+        "settings": None,
+        "title": candidate.name,
+        "study": "",
+        "reported": "",
+        "marks": [],
+        "published_epochs": None,
+        "training": {},
+    }
+    if recipe is None:
+        return entry
+    published = published_recipe(recipe)
+    study, _, rest = recipe.reference.partition(":")
+    return entry | {
+        "settings": _without_folders(recipe.model_dump(mode="json")),
+        "title": recipe.title,
+        "study": study if rest else "",
+        "reported": recipe.reference.partition("reported ")[2],
+        "marks": list(_marks(recipe, published)),
+        "published_epochs": _epochs(published),
+        "training": {
+            protocol: _training(candidate, recipe, protocol)
+            for protocol in dict.fromkeys(
+                candidate.source.table.select(recipe=recipe.name).protocol.tolist()
+            )
+        },
+    }
+
+
+def _without_folders(value: Any) -> Any:
+    """Names in place of paths: a page that is passed on must not tell where it was made."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+
+
+def published_recipe(recipe: Recipe) -> Recipe | None:
+    """The recipe in the box that this one is a variant of; None for one of the user's own."""
+    name = recipe.name.partition("-on-")[0]
+    return load_recipe(name) if name in list_recipes() else None
+
+
+def _epochs(recipe: Recipe | None) -> int | None:
+    if recipe is None or not isinstance(recipe.training, GradientTraining):
+        return None
+    return recipe.training.epochs + recipe.refine.epochs
+
+
+def _marks(recipe: Recipe, published: Recipe | None) -> Iterator[str]:
+    """Each way in which a recipe is not its published form."""
+    if published is None:
+        return
+    if recipe.model.backbone != published.model.backbone:
+        yield f"on {recipe.model.backbone}, not {published.model.backbone}"
+    if recipe.model.weights == "none" != published.model.weights:
+        yield "random weights, not pretrained ones"
+    elif recipe.model.weights not in ("none", published.model.weights):
+        yield "weights of an earlier training"
+    configured, own = _epochs(recipe), _epochs(published)
+    if configured != own:
+        yield f"{configured or 'no'} epochs, not {own or 'a linear head'}"
+    one, other = _flat(recipe), _flat(published)
+    differing = {key for key in {*one, *other} if one.get(key) != other.get(key)}
+    changed = sorted(differing - _FOLLOWS)
+    if changed:
+        yield f"changed: {', '.join(changed)}"
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Dotted key → value."""
+    flat, waiting = {}, list(recipe.model_dump(mode="json").items())
+    for key, value in waiting:
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{name}", inner) for name, inner in value.items()]
+        else:
+            flat[key] = value
+    return flat
+
+
+def _training(candidate: Candidate, recipe: Recipe, protocol: str) -> dict[str, Any]:
+    """Epochs run and best, seconds, curves, one item a fold."""
+    folder = candidate.source.run.path / "models" / recipe.name / protocol
+    record: dict[str, Any] = {"epochs": [], "best_epoch": [], "seconds": [], "curves": []}
+    if not isinstance(recipe.training, GradientTraining):
+        return record
+    for path in sorted(folder.glob("fold*")):
+        rows, head = training_history(path)
+        if not rows or "epoch" not in rows[-1]:
+            continue
+        columns = {
+            name: [_number(row.get(name, "")) for row in rows]
+            for name in (*CURVES, "val_f1", "seconds")
+        }
+        columns["epoch"] = [float(number + 1) for number in range(len(rows))]
+        last = {name: values[head:] for name, values in columns.items()}
+        record["epochs"].append(len(rows))
+        record["best_epoch"].append(_best_epoch(last, recipe.training.keep_best))
+        record["seconds"].append(sum(value or 0.0 for value in columns["seconds"]))
+        record["curves"].append({name: columns[name] for name in CURVES})
+    return record
+
+
+def _best_epoch(columns: Mapping[str, list[float | None]], criterion: str) -> int | None:
+    sign = -1 if criterion == "val_loss" else 1
+    scores = [(sign * value, -place) for place, value in enumerate(columns[criterion])
+              if value is not None]  # fmt: skip
+    if not scores:
+        return None
+    epoch = columns["epoch"][-max(scores)[1]]
+    return None if epoch is None else int(epoch)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if value == value and abs(value) != float("inf") else None
+
+
+SCHEMA = 1
+
+
+def measure_recipes(
+    recipes: Mapping[str, Recipe],
+    *,
+    num_classes: int,
+    cache: Path,
+    threads: int,
+    latency: bool,
+    tell: Callable[[int, int], None],
+) -> tuple[dict[str, Any], list[str]]:
+    """Complexity and layers of every recipe.
+
+    ``cache`` keeps measurements: equal networks are measured once. Without ``latency`` nothing is
+    exported and timed.
+
+    Returns:
+        Label → ``{"complexity", "layers"}``, and notes on what could not be measured.
+    """
+    if find_spec("torch") is None:
+        return {}, ["torch is not installed: parameters, latency and diagrams are left out."]
+    found, notes = {}, []
+    for done, (label, recipe) in enumerate(recipes.items()):
+        tell(done, len(recipes))
+        try:
+            found[label] = _cached(recipe, num_classes, cache, threads, latency)
+        except LeukoscopeError as error:
+            notes.append(f"{label}: cost not measured ({error.message}).")
+    return found, notes
+
+
+def _cached(
+    recipe: Recipe, num_classes: int, cache: Path, threads: int, latency: bool
+) -> dict[str, Any]:
+    model = recipe.model.model_dump(mode="json") | {"weights": ""}
+    size = recipe.preprocess.size_px
+    key = sha256_json([SCHEMA, model, size, num_classes, threads, latency, cpu_name()])
+    path = cache / f"{recipe.model.backbone}-{key[:16]}.json"
+    if path.is_file():
+        try:
+            return dict(read_json(path))
+        except (DataError, TypeError, ValueError):
+            path.unlink()  # damaged: measure again
+    value = _measure(recipe, num_classes, threads, latency)
+    write_json(path, value)
+    return value
+
+
+def _measure(recipe: Recipe, num_classes: int, threads: int, latency: bool) -> dict[str, Any]:
+    from leukoscope.learning.complexity import (
+        describe_layers,
+        measure_complexity,
+        untrained_network,
+    )
+
+    network = untrained_network(recipe, num_classes)
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    complexity = measure_complexity(network, recipe, threads=threads, latency=latency)
+    return {
+        "complexity": {
+            **complexity.to_json(),
+            "cpu": cpu_name(),
+            "load": None if busy is None else round(busy, 1),
+            "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        },
+        "layers": [block.to_json() for block in describe_layers(network)],
+    }

@@ -1,0 +1,459 @@
+"""Are a run's heat maps to be believed? Each method scored against masks and sanity checks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.preprocess import CenterCrop, PreprocessSpec
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_json, sha256_file, sha256_json, write_bytes, write_json
+from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation import explanation_scores as scores
+from leukoscope.evaluation.calibration import apply_calibration
+from leukoscope.evaluation.examples import in_turn
+from leukoscope.evaluation.explanation_scores import BASELINES, judge, summarise
+from leukoscope.evaluation.intervals import MIN_GROUPS
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.preprocess import apply_preprocess, normalise
+from leukoscope.imaging.segment import segment_leukocytes
+from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
+from leukoscope.pipeline.fitted import RECORD, FittedModel
+from leukoscope.pipeline.folds import groups_of, unit_of
+from leukoscope.pipeline.inputs import load_input
+from leukoscope.pipeline.progress import Tell
+from leukoscope.reporting.figures.heatmaps import audit_figure
+from leukoscope.reporting.figures.style import figure_png, house_style
+from leukoscope.study.explanations import Source
+
+if TYPE_CHECKING:
+    from leukoscope.learning.backbones import Network
+
+_TRUTH_CELL = 2  # in a phantom's truth: 0 background, 1 red cell, 2 cytoplasm, 3 nucleus
+
+
+@dataclass(frozen=True)
+class LeukocyteMaskSource:
+    """Masks of a data set's images.
+
+    Attributes:
+        kind: ``segmented`` (our own segmentation), ``exact`` (the truth beside phantoms), or
+            ``given`` (a folder of the user's).
+        files: Mask file of each image path; empty for ``segmented``.
+        from_value: Pixels of at least this value are leukocyte.
+    """
+
+    kind: str
+    files: dict[str, Path]
+    from_value: int = 1
+
+    @classmethod
+    def find(cls, manifest: Manifest, folder: Path | None) -> LeukocyteMaskSource:
+        """The masks of a folder, else the truth beside phantoms, else segmentation.
+
+        Args:
+            manifest: The images.
+            folder: Holds for ``Early/cell-1.jpg`` the file ``Early/cell-1.png``, ``cell-1.png`` or
+                ``cell-1_mask.png``; not 0 is leukocyte.
+
+        Raises:
+            DataError: The folder is missing, or has a mask of no image.
+        """
+        truth = manifest.root / TRUTH_FOLDER / TRUTH_FILE
+        if folder is None and truth.is_file():
+            rows = read_json(truth)["images"]
+            masks = {row["path"]: truth.parent / row["mask"] for row in rows}
+            return cls("exact", masks, _TRUTH_CELL)
+        if folder is None:
+            return cls("segmented", {})
+        if not folder.is_dir():
+            raise DataError(f"{folder}: expected a folder of masks, there is none")
+        files = {}
+        for record in manifest.usable:
+            path = Path(record.path)
+            names = (path.with_suffix(".png"), f"{path.stem}.png", f"{path.stem}_mask.png")
+            found = next((folder / name for name in names if (folder / name).is_file()), None)
+            if found is not None:
+                files[record.path] = found
+        if not files:
+            raise DataError(
+                f"{folder}: expected masks named like the images, found none of "
+                f"{len(manifest.usable)} (for {path} for example {', '.join(map(str, names))})",
+                hint="name each mask after its image, as PNG; 0 is background, all else leukocyte",
+            )
+        return cls("given", files)
+
+    @property
+    def sha256(self) -> str:
+        """Of the masks that a user gave, which may have been corrected since."""
+        given = self.files if self.kind == "given" else {}
+        return sha256_json({image: sha256_file(path) for image, path in given.items()})
+
+    def covers(self, record: ImageRecord) -> bool:
+        """Whether there is a mask of this image."""
+        return self.kind == "segmented" or record.path in self.files
+
+    def mask(
+        self, record: ImageRecord, image: NDArray[np.uint8], spec: PreprocessSpec
+    ) -> NDArray[np.bool_]:
+        """Leukocytes in the frame of the model's input.
+
+        Args:
+            record: Which image.
+            image: (H, W, 3) uint8 RGB, as decoded.
+            spec: The model's preprocessing, of which the mask undergoes what moves pixels.
+
+        Returns:
+            (S, S) bool.
+
+        Raises:
+            DataError: The mask cannot be read, or has another size than the image.
+        """
+        if self.kind == "segmented":
+            mask = segment_leukocytes(image).cell
+        else:
+            mask = self._read(self.files[record.path], image)
+        steps = tuple(step for step in spec.steps if isinstance(step, CenterCrop))
+        moved = spec.model_copy(update={"steps": steps})
+        grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+        return np.asarray(apply_preprocess(grey, moved)[..., 0] > 127)
+
+    def _read(self, path: Path, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+        if values is None:
+            raise DataError(f"{path}: expected a mask as PNG, but it cannot be read")
+        if values.ndim == 3:
+            values = values[..., :3].max(axis=2)
+        if values.shape != image.shape[:2]:
+            raise DataError(
+                f"{path}: expected a mask of {image.shape[1]} × {image.shape[0]} px like its "
+                f"image, got {values.shape[1]} × {values.shape[0]}"
+            )
+        return np.asarray(values >= self.from_value)
+
+
+JSON, FIGURE = "audit.json", "audit.png"
+SCHEMA = 1
+IMAGES = MIN_GROUPS  # fewer could not be judged
+NOISE = 0.01  # standard deviation, of white
+NOISY_COPIES = 2
+_SLOW = ("occlusion", "integrated-gradients")  # randomised at the ends only: head, all layers
+_NORM_IMAGES = 16  # on which batch norms of randomised networks are estimated
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """What is audited.
+
+    Attributes:
+        methods: Names of :data:`leukoscope.learning.attribution.METHODS`; empty for all that the
+            network allows.
+        images: Number of test images.
+        masks: Folder of masks; None for the truth beside phantoms, else segmentation.
+        seed: Of the choice of images, of noise and of randomised weights.
+    """
+
+    methods: tuple[str, ...] = ()
+    images: int = IMAGES
+    masks: Path | None = None
+    seed: int = 0
+
+
+def audit_explanations(
+    source: Source,
+    plan: AuditPlan,
+    out: Path,
+    progress: Tell,
+    warn: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Score heat maps and write ``audit.json`` and ``audit.png``.
+
+    Images that an earlier audit of the same models and settings has scored are kept.
+
+    Args:
+        source: Whose maps.
+        plan: Methods and number of images.
+        out: Folder of the files.
+        progress: Called with (images scored, images in all).
+        warn: Called before the first image is scored, where there are too few independent images
+            for a verdict.
+
+    Returns:
+        What ``audit.json`` holds: ``settings``, ``images``, ``summary`` and ``verdicts``.
+
+    Raises:
+        UnknownNameError: No such method.
+        ConfigError: A method that this network does not allow.
+        DataError: No image has a mask, or an image or mask is damaged.
+    """
+    masks = LeukocyteMaskSource.find(source.fitted.manifest, plan.masks)
+    chosen, groups = _choose(source, masks, plan)
+    settings = _settings(source, plan, masks)
+    independent = len({groups.get(r.image_id) or r.image_id for r, _ in chosen})
+    if independent < MIN_GROUPS:
+        warn(
+            f"{independent} independent images ({settings['unit']}s) will be scored, and a verdict "
+            f"needs {MIN_GROUPS}: the maps will not be judged"
+        )
+    done = _finished(out / JSON, settings)
+    found = {r.image_id: done[r.image_id] for r, _ in chosen if r.image_id in done}
+    result: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
+    waiting = [(record, fold) for record, fold in chosen if record.image_id not in found]
+    for fold in dict.fromkeys(fold for _, fold in waiting):
+        eye = _Eye(source, fold, settings["methods"], plan.seed)
+        for record in (record for record, where in waiting if where == fold):
+            place = {"image_id": record.image_id, "path": record.path, "y_true": record.label,
+                     "group": groups.get(record.image_id) or record.image_id,
+                     "fold": fold}  # fmt: skip
+            found[record.image_id] = {**place, **eye.audit(record, masks)}
+            write_json(out / JSON, {**result, "images": list(found.values())})
+            progress(len(found), len(chosen))
+    images = [found[record.image_id] for record, _ in chosen]
+    config = source.fitted.config
+    summary = summarise(images, confidence=config.confidence, replicates=config.bootstrap)
+    stages = images[0]["stages"]
+    verdicts = {name: asdict(judge(summary[name], stages)) for name in settings["methods"]}
+    result |= {"stages": stages, "verdicts": verdicts, "summary": summary, "images": images}
+    write_json(out / JSON, result)
+    with house_style():
+        write_bytes(out / FIGURE, figure_png(audit_figure(result)))
+    return result
+
+
+def put_into_report(run: RunFolder, progress: Tell) -> None:
+    """Write a study's report again, now with the audit; a run without statistics has none."""
+    if run.metrics.is_file() and run.report_html.is_file():
+        from leukoscope.reporting.study.report import write_report
+
+        write_report(run, progress=progress)
+
+
+def _choose(
+    source: Source, masks: LeukocyteMaskSource, plan: AuditPlan
+) -> tuple[list[tuple[ImageRecord, int]], dict[str, str]]:
+    """Test images with their folds, and the group of every image of the protocol."""
+    fitted = source.fitted
+    groups = groups_of(_folds(source)).get(source.protocol, {})
+    table = fitted.test_table(source.recipe, source.protocol)
+    known = {record.image_id: record for record in fitted.manifest.images}
+    by_class: dict[str, list[tuple[ImageRecord, int]]] = {}
+    for row in np.random.default_rng(plan.seed).permutation(len(table)).tolist():
+        name = str(table.image_id[row])
+        record = known.get(name) or fitted.record(name)  # which says what is wrong
+        if masks.covers(record):
+            by_class.setdefault(record.label, []).append((record, int(table.fold[row])))
+    if not by_class:
+        raise DataError(
+            f"{plan.masks or fitted.run.path}: no test image of {source.recipe} under "
+            f"{source.protocol} has a mask",
+            hint="leave --masks out to use our own segmentation",
+        )
+    order = in_turn([by_class[name] for name in sorted(by_class)], len(table))
+    # One image of each group first: a second one of the same slide tells little that is new.
+    seen: Counter[str] = Counter()
+    rank = []
+    for record, _ in order:
+        group = groups.get(record.image_id, record.image_id)
+        rank.append(seen[group])
+        seen[group] += 1
+    return [order[i] for i in np.argsort(rank, kind="stable")][: plan.images], groups
+
+
+def _folds(source: Source) -> list[Fold]:
+    splits = source.fitted.run.splits
+    return load_folds(splits) if splits.is_file() else []
+
+
+def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> dict[str, Any]:
+    """What an audit stands for: with equal settings an image has equal scores."""
+    from leukoscope.learning.attribution import METHODS, find_layer, find_method
+
+    for name in plan.methods:
+        find_method(name)
+    fitted, recipe, protocol = source.fitted, source.recipe, source.protocol
+    folds = fitted.folds(recipe, protocol)
+    network = fitted.model(recipe, protocol, folds[0]).network
+    needs_map = ("grad-cam", "grad-cam++")
+    if set(plan.methods) & set(needs_map):
+        find_layer(network, None)  # says what else to use
+    allowed = [m for m in METHODS if network.gradcam_layer is not None or m not in needs_map]
+    return {
+        "recipe": recipe,
+        "protocol": protocol,
+        "unit": unit_of(protocol, _folds(source)),
+        "methods": list(dict.fromkeys(plan.methods)) or allowed,
+        "masks": masks.kind,
+        "masks_sha256": masks.sha256,
+        "seed": plan.seed,
+        "checkpoints": {
+            str(fold): read_json(fitted.run.model(recipe, protocol, fold) / RECORD)["sha256"]
+            for fold in folds
+        },
+    }
+
+
+def _finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of an earlier audit, by image, that may be used again."""
+    try:
+        old = read_json(path)
+        same = (old["schema"], old["settings"]) == (SCHEMA, settings)
+        return {entry["image_id"]: entry for entry in old["images"]} if same else {}
+    except (DataError, KeyError, TypeError):
+        return {}
+
+
+class _Eye:
+    """One fold's model and what it becomes when it forgets, looking at images."""
+
+    def __init__(self, source: Source, fold: int, methods: Sequence[str], seed: int) -> None:
+        self._source, self._fold, self._seed = source, fold, seed
+        self._methods = methods
+        self.model: FittedModel = source.fitted.model(source.recipe, source.protocol, fold)
+        self._forgetful: list[tuple[str, Network]] = []
+
+    @property
+    def forgetful(self) -> list[tuple[str, Network]]:
+        """The stages of randomisation, made when first needed."""
+        if not self._forgetful:
+            import torch
+
+            from leukoscope.learning.attribution import randomised
+
+            fitted = self._source.fitted
+            table = fitted.table(self._source.recipe, self._source.protocol, self._fold)
+            ids = table.select(part="test", input="image").image_id.tolist()[:_NORM_IMAGES]
+            paths = [fitted.manifest.path_of(fitted.record(name)) for name in ids]
+            images = np.stack([load_input(path, "image", self.model.spec) for path in paths])
+            batch = torch.from_numpy(normalise(images, self.model.spec))
+            batch = torch.cat([batch, batch.flip(3)])  # a norm needs two images or more
+            self._forgetful = randomised(self.model.network, batch, seed=self._seed)
+        return self._forgetful
+
+    def audit(self, record: ImageRecord, masks: LeukocyteMaskSource) -> dict[str, Any]:
+        """The scores of every method and baseline on one image."""
+        image = decode_image(self._source.fitted.manifest.path_of(record)).image
+        shown = apply_preprocess(image, self.model.spec)
+        mask = masks.mask(record, image, self.model.spec)
+        seed = (self._seed << 32) + int(record.sha256[:8] or "0", 16)
+        probs = self.probs(shown[None])[0]
+        target = int(probs.argmax())
+        maps: dict[str, NDArray[Any]] = {m: self.heat(m, shown, target)[0] for m in self._methods}
+        own = {m: self._of_model(m, shown, target, heat, seed) for m, heat in maps.items()}
+        size_px = shown.shape[0]
+        known = (scores.random_map(seed), scores.centre_map(size_px), scores.edge_map(shown))
+        maps |= dict(zip(BASELINES, known, strict=True))
+        nothing = {"randomised": None, "noise": None, "sensitivity": None}
+        return {
+            "explained": self.model.class_names[target],
+            "p": round(float(probs[target]), 4),
+            "area": round(float(mask.mean()), 4),
+            "stages": [name for name, _ in self.forgetful],
+            "maps": {
+                name: {
+                    **_place(scores.enlarge(heat, size_px), mask),
+                    **self._curves(shown, heat, target, seed),
+                    **own.get(name, nothing),
+                }
+                for name, heat in maps.items()
+            },
+        }
+
+    def probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Calibrated probabilities of one view, which is what the methods explain."""
+        import torch
+
+        logits = []
+        with torch.inference_mode():
+            for start in range(0, len(images), _BATCH):
+                batch = normalise(images[start : start + _BATCH], self.model.spec)
+                logits.append(self.model.network(torch.from_numpy(batch)).numpy())
+        scaled = apply_calibration(np.concatenate(logits).astype(float), self.model.calibration)
+        return np.asarray(scaled, np.float64)
+
+    def heat(
+        self, method: str, shown: NDArray[np.uint8], target: int, *,
+        network: Network | None = None, noise: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """Maps of an image, or of its noisy copies, of this or another network."""
+        import torch
+
+        from leukoscope.learning.attribution import METHODS
+
+        batch = normalise(shown[None], self.model.spec)
+        if noise is not None:
+            batch = batch + noise / np.asarray(self.model.spec.std, np.float32)[:, None, None]
+        targets = [target] * len(batch)
+        return METHODS[method](network or self.model.network, torch.from_numpy(batch), targets)
+
+    def _of_model(
+        self, method: str, shown: NDArray[np.uint8], target: int, heat: NDArray[np.float32],
+        seed: int,
+    ) -> dict[str, Any]:  # fmt: skip
+        """What becomes of a map when the model forgets, and when the image is a little noisy."""
+        cells = scores.cells_a_side(shown.shape[0])
+
+        def similar(other: NDArray[np.float32]) -> float | None:
+            both = (scores.enlarge(heat, cells), scores.enlarge(other, cells))
+            return _known(scores.rank_similarity(*both))
+
+        shape = (NOISY_COPIES, 3, *shown.shape[:2])
+        noise = np.random.default_rng(seed).normal(0, NOISE, shape).astype(np.float32)
+        noisy = self.heat(method, shown, target, noise=noise)
+        under = [value for other in noisy if (value := similar(other)) is not None]
+        return {
+            "randomised": [
+                None
+                if method in _SLOW and 0 < stage < len(self.forgetful) - 1
+                else similar(self.heat(method, shown, target, network=network)[0])
+                for stage, (_, network) in enumerate(self.forgetful)
+            ],
+            "noise": _known(np.mean(under)) if under else None,
+            "sensitivity": _known(scores.max_sensitivity(heat, list(noisy))),
+        }
+
+    def _curves(
+        self, shown: NDArray[np.uint8], heat: NDArray[Any], target: int, seed: int
+    ) -> dict[str, list[float]]:  # fmt: skip
+        """Probability of the class as the image comes and goes by the order of the heat."""
+        cells, size_px = scores.cells_a_side(shown.shape[0]), shown.shape[0]
+        blurred, blank = scores.blurred(shown), scores.mean_colour(shown)
+
+        def masks(shares: Sequence[float], *, coldest: bool = False) -> Iterator[NDArray[np.bool_]]:
+            yield from scores.hottest(heat, shares, cells=cells, seed=seed, coldest=coldest)
+
+        def pixels(shares: Sequence[float]) -> Iterator[NDArray[np.bool_]]:
+            yield from (scores.in_pixels(mask, size_px)[..., None] for mask in masks(shares))
+
+        versions = {
+            "insertion": [np.where(mask, shown, blurred) for mask in pixels(scores.STEPS)],
+            "deletion": [np.where(mask, blank, shown) for mask in pixels(scores.STEPS)],
+            "morf": [scores.impute(shown, m, seed=seed) for m in masks(scores.ROAD_STEPS)],
+            "lerf": [
+                scores.impute(shown, m, seed=seed) for m in masks(scores.ROAD_STEPS, coldest=True)
+            ],
+        }
+        return {
+            name: self.probs(np.stack(images))[:, target].round(4).tolist()
+            for name, images in versions.items()
+        }
+
+
+def _place(heat: NDArray[np.float64], mask: NDArray[np.bool_]) -> dict[str, float | None]:
+    return {
+        "hit": _known(scores.pointing_hit(heat, mask)),
+        "share": _known(scores.heat_share(heat, mask)),
+    }
+
+
+def _known(value: Any) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None

@@ -1,0 +1,104 @@
+"""Probes for a study that is finished: what is missing is added, nothing is trained again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leukoscope.config.base import validate
+from leukoscope.config.loading import save_study_config
+from leukoscope.config.study import StudyConfig, chosen_probes
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_json, write_json
+from leukoscope.core.records import load_folds
+from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.pipeline.evidence import gather_evidence
+from leukoscope.pipeline.fitted import FittedRun
+from leukoscope.pipeline.folds import ProtocolPlan
+from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.perturbed import edited_inputs
+from leukoscope.pipeline.probes import shortcut_tables
+from leukoscope.pipeline.progress import Listener, Progress
+from leukoscope.pipeline.store import InputStore
+from leukoscope.pipeline.summary import summarise
+
+
+def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
+    """Which of the probes that were asked for a study's folder does not hold.
+
+    None as ``names`` means the default ones.
+
+    Raises:
+        DataError: No finished study.
+        UsageError: A bundle.
+    """
+    fitted = FittedRun.open(run)
+    if not fitted.run.metrics.is_file():
+        raise DataError(
+            f"{run}: the study is not finished (metrics.json is missing)",
+            hint=f"leukoscope study --out {run} --resume",
+        )
+    wanted = _config(fitted, names)
+    metrics = read_json(fitted.run.metrics)
+    there = {row["probe"] for row in metrics["probes"]}
+    there |= {row["probe"] for row in metrics.get("shortcuts", {}).get("inapplicable", ())}
+    shown = {row["input"] for row in metrics.get("model_on", ())}
+    bare = [name for name in edited_inputs(wanted) if name not in shown and fitted.has_models]
+    return [name for name in wanted.probes if name not in there or name in bare]
+
+
+def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> dict[str, Any]:
+    """Fit the missing probes on the study's own folds, and write statistics and report again.
+
+    Predictions that are there stay as they are; the models are applied to edited test images.
+
+    The images must be where they were; None as ``names`` means the default probes.
+
+    Returns:
+        The new content of ``metrics.json``.
+    """
+    fitted = FittedRun.open(run)
+    folder, config, progress = fitted.run, _config(fitted, names), Progress(listener)
+    old = read_json(folder.metrics)
+    folds = tuple(load_folds(folder.splits))
+    plan = ProtocolPlan(folds, tuple(old.get("inapplicable", ())), ())
+    data = Labelled(fitted.manifest.usable, tuple(old["class_names"]))
+    store = InputStore(folder, fitted.manifest, data, progress)
+    passport = _passport(fitted)
+    new = shortcut_tables(store, passport, plan, config, progress)
+    evidence = gather_evidence(store, plan, config, passport, progress)
+    table = PredictionTable.load(folder.predictions)
+    kept = set(table.input.tolist()) - {name for one in new for name in one.input.tolist()}
+    with progress.step("statistics"):
+        table = concatenate([table.select(input=kept), *new])
+        table.save(folder.predictions)
+        metrics = summarise(
+            PredictionTable.load(folder.predictions),
+            folds,
+            config,
+            inapplicable=plan.inapplicable,
+            evidence=evidence,
+            warnings=old.get("warnings", ()),
+        )
+        # What other steps added stays.
+        metrics = {**{k: v for k, v in old.items() if k not in metrics}, **metrics}
+        save_study_config(folder.config, config)
+        write_json(folder.metrics, metrics)
+    with progress.step("report"):
+        from leukoscope.reporting.study.report import write_report
+
+        write_report(folder)
+    return metrics
+
+
+def _config(fitted: FittedRun, names: Sequence[str] | None) -> StudyConfig:
+    """The study's configuration with the probes it has and those asked for."""
+    values = fitted.config.model_dump()
+    values["probes"] = list(dict.fromkeys([*fitted.config.probes, *chosen_probes(names)]))
+    return validate(StudyConfig, values, "study")
+
+
+def _passport(fitted: FittedRun) -> dict[str, Any]:
+    passport: dict[str, Any] = read_json(fitted.run.passport)
+    return passport

@@ -1,0 +1,347 @@
+"""Double transfer: ImageNet → source data → target data, against ImageNet → target data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leukoscope.analyses.arms import (
+    DEFAULTS,
+    ONE_TRAINING,
+    OVERLAP,
+    Arm,
+    arm_record,
+    check_arm,
+    compare_arms,
+    judge_arms,
+    measure_only,
+    open_arms,
+    run_arm,
+    unreadable,
+)
+from leukoscope.config.base import validate
+from leukoscope.config.loading import apply_overrides
+from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import ConfigError, DataError, WeightsError
+from leukoscope.core.files import read_json, sha256_json, write_csv, write_json
+from leukoscope.core.records import Manifest
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.links import SharedImage, shared_images, without_shared
+from leukoscope.learning.backbones import build_network
+from leukoscope.learning.weights import find_weights_file, read_tensors
+from leukoscope.pipeline.progress import Listener, Progress
+from leukoscope.study.run import read_data, study_config
+
+_BACKBONE = "backbone."
+
+
+def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> dict[str, Any]:
+    """Start a network from a checkpoint as training would, and compare the two.
+
+    The backbone is taken over; head, hidden layers and extra convolutions are new, because the
+    classes differ.
+
+    Args:
+        recipe: Its ``model.weights`` is the checkpoint's folder.
+        num_classes: K of the new network.
+        checkpoint: A model's folder.
+
+    Returns:
+        ``taken_over``, the number of backbone tensors, ``values``, how many numbers they hold;
+        ``new`` and ``left_behind``: name and shape of the others, in the network and in the
+        checkpoint.
+
+    Raises:
+        WeightsError: The checkpoint is not at hand, or a tensor of the backbone is not its own.
+    """
+    network = build_network(
+        recipe.model, num_classes=num_classes, size_px=recipe.preprocess.size_px
+    )
+    own, given = network.state_dict(), read_tensors(find_weights_file(checkpoint))
+    backbone = [name for name in own if name.startswith(_BACKBONE)]
+    other = [k for k in backbone if k not in given or not torch.equal(own[k], given[k])]
+    if other:
+        raise WeightsError(
+            f"{checkpoint}: {len(other)} of {len(backbone)} tensors of the backbone were not taken "
+            f"over, e.g. {other[0]}",
+            hint="train the first phase again, with a backbone that is not frozen",
+        )
+    return {
+        "taken_over": len(backbone),
+        "values": sum(own[name].numel() for name in backbone),
+        "new": _shapes(own),
+        "left_behind": _shapes(given),
+    }
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "shape": list(tensor.shape)}
+        for name, tensor in tensors.items()
+        if not name.startswith(_BACKBONE)
+    ]
+
+
+RESULT = "transfer.json"
+PHASE1, DIRECT, DOUBLE = "phase1", "direct", "double"
+MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split", "cohort")
+MOST_LISTED = 200
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """Both phases, resolved.
+
+    Attributes:
+        source: The study of phase 1; its one fold's training part makes the weights.
+        target: The study of phase 2, as it runs directly from the recipe's weights.
+    """
+
+    source: StudyConfig
+    target: StudyConfig
+
+
+def plan_transfer(
+    source: Path | str,
+    target: Path | str,
+    *,
+    recipe: str,
+    source_protocol: str | None = None,
+    source_overrides: Sequence[str] = (),
+    freeze: bool = False,
+    conv: Sequence[int] = (),
+    **options: Any,
+) -> TransferPlan:
+    """Resolve the options of a double transfer.
+
+    Args:
+        source: Data of phase 1.
+        target: Data of phase 2.
+        recipe: Name or TOML file; its ``phase1`` table holds what differs in phase 1.
+        source_protocol: How the source is held out; default ``grouped`` where every image has a
+            patient id, else ``deduplicated``.
+        source_overrides: ``key=value`` for phase 1 alone, applied last.
+        freeze: Phase 2 trains the head alone.
+        conv: Widths of further convolutions before the head of phase 2.
+        **options: Of :func:`~leukoscope.study.run.study_config`. Protocols, folds and overrides of
+            the study are those of the target alone; overrides of the recipe hold in both phases.
+
+    Raises:
+        ConfigError: An option does not fit.
+        UnknownNameError: No such recipe or backbone.
+    """
+    common = {**DEFAULTS, **options, "recipes": (recipe,), "probes": ()}
+    base = study_config(target, **common)
+    both = base.recipes[0]
+    if not isinstance(both.training, GradientTraining):
+        raise ConfigError(
+            f"recipe {both.name}: its backbone is frozen and its head linear, so phase 1 would "
+            "leave nothing to take over",
+            hint="choose a recipe with training.method = 'gradient', e.g. double-transfer-resnet50",
+        )
+    fields = set(StudyConfig.model_fields)
+    own = [text for text in source_overrides if text.partition("=")[0].split(".")[0] in fields]
+    of_recipe = [text for text in source_overrides if text not in own]
+    protocol = source_protocol or _source_protocol(source, options.get("class_map"))
+    of_source = {"protocols": (protocol,), "folds": 1, "overrides": own}
+    first = study_config(source, **{**common, **of_source})
+    changed = apply_overrides(both.first_phase().model_dump(), of_recipe)
+    phase1 = validate(Recipe, changed, f"phase 1 of {both.name}")
+    if phase1.training.method != "gradient" or phase1.training.freeze == "all":
+        raise ConfigError(
+            "phase 1 with a frozen backbone would leave nothing to take over",
+            hint="--freeze freezes the backbone in phase 2 alone",
+        )
+    values = both.model_dump() | {"phase1": {}}
+    if freeze:
+        values["training"]["freeze"] = "all"
+    if conv:
+        values["model"]["conv"] = tuple(conv)
+    phase2 = validate(Recipe, values, f"phase 2 of {both.name}")
+    return TransferPlan(measure_only(first, phase1), measure_only(base, phase2))
+
+
+def _source_protocol(source: Path | str, class_map: dict[str, str] | None) -> str:
+    usable = load_dataset(Path(source), class_map=class_map).usable
+    return "grouped" if usable and all(r.patient_id for r in usable) else "deduplicated"
+
+
+def run_transfer(
+    plan: TransferPlan, out: Path | str, *, resume: bool = False, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Run both phases and both arms, compare them, and write ``transfer.json`` and the report.
+
+    The studies go to ``phase1``, ``direct`` and ``double`` in ``out``.
+
+    Returns:
+        The content of ``transfer.json``.
+
+    Raises:
+        DataError: The data cannot be used, or nothing of the source is left.
+        UsageError: The folder holds something else.
+    """
+    from leukoscope.reporting.pages.arms import write_arms_report
+
+    out = Path(out).expanduser().resolve()
+    open_arms(out, RESULT, resume=resume)
+    progress = Progress(listener) if listener else Progress()
+    out.mkdir(parents=True, exist_ok=True)
+    source, overlap = _source_without_target(plan, out, progress)
+    first = Arm(PHASE1, "Phase 1", source)
+    direct = Arm(DIRECT, "Direct transfer", plan.target)
+    for arm in (direct, first):
+        check_arm(arm, out, listener)
+    phase1 = run_arm(first, out, listener)
+    checkpoint = phase1.model(source.recipes[0].name, source.protocols[0], 0)
+    double = Arm(DOUBLE, "Double transfer", _from_checkpoint(plan, checkpoint))
+    taken = _taken_over(double.config, checkpoint, progress)
+    run_direct = run_arm(direct, out, listener)
+    run_double = run_arm(double, out, listener, audit_of=run_direct)
+    with progress.step("comparison"):
+        rows = compare_arms([(run_double, run_direct)], plan.target)[0]
+    result = {
+        "schema": 1,
+        "kind": "transfer",
+        "recipe": plan.target.recipes[0].name,
+        "source": plan.source.data.path,
+        "target": plan.target.data.path,
+        "seed": plan.target.seed,
+        "arms": [arm_record(double, run_double), arm_record(direct, run_direct)],
+        "comparisons": [{"first": DOUBLE, "second": DIRECT, **row} for row in rows],
+        "inapplicable": read_json(run_direct.metrics)["inapplicable"],
+        "verdict": _verdict(rows, plan),
+        "limits": _limits(plan, overlap),
+        "overlap": overlap,
+        "phase1": _phase1_record(phase1, source),
+        "taken_over": taken,
+        "unreadable": overlap.pop("unreadable") + unreadable(read_data(plan.target)),
+    }
+    write_json(out / RESULT, result)
+    with progress.step("report"):
+        write_arms_report(RunFolder(out), result)
+    return result
+
+
+def _source_without_target(
+    plan: TransferPlan, out: Path, progress: Progress
+) -> tuple[StudyConfig, dict[str, Any]]:
+    """The study of phase 1 without images that the target shows too, and what was found."""
+    source, target = read_data(plan.source), read_data(plan.target)
+    key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
+    file = out / OVERLAP
+    if file.is_file() and read_json(file).get("key") == key:
+        found: dict[str, Any] = read_json(file)
+    else:
+        with progress.step("overlap of the two data sets") as tell:
+            shared = shared_images(source, target, progress=tell)
+        found = {"key": key, **_purge(source, target, shared, out)}
+        write_json(file, found)
+    if not found["purged"]:
+        return plan.source, found
+    data = plan.source.data.model_copy(update={"path": str(out / "source.csv"), "layout": "auto"})
+    return plan.source.model_copy(update={"data": data}), found
+
+
+def _purge(
+    source: Manifest, target: Manifest, shared: list[SharedImage], out: Path
+) -> dict[str, Any]:
+    kept = without_shared(source, shared)
+    purged = len(source.usable) - len(kept.usable)
+    if purged and len(kept.class_names) < 2:
+        raise DataError(
+            f"{source.root}: {purged} of {len(source.usable)} images show what {target.root} shows "
+            "too; fewer than two classes are left for phase 1",
+            hint="choose another source",
+        )
+    if purged:
+        rows = (
+            {
+                "path": source.path_of(r).resolve(), "label": r.label, "patient_id": r.patient_id,
+                "group_id": r.group_id, "split": r.given_part, "cohort": r.cohort,
+            }
+            for r in kept.usable
+        )  # fmt: skip
+        write_csv(out / "source.csv", MANIFEST_COLUMNS, rows)
+    return {
+        "source_images": len(source.usable),
+        "target_images": len(target.usable),
+        "purged": purged,
+        "by_kind": dict(Counter(pair.kind for pair in shared)),
+        "pairs": [
+            {"source": pair.first.path, "target": pair.second.path, "kind": pair.kind}
+            for pair in shared[:MOST_LISTED]
+        ],
+        "pairs_in_all": len(shared),
+        "unreadable": unreadable(source),
+    }
+
+
+def _from_checkpoint(plan: TransferPlan, checkpoint: Path) -> StudyConfig:
+    """Phase 2 from phase 1: the same recipe, name and so seeds; other weights to start from."""
+    recipe = plan.target.recipes[0]
+    model = recipe.model.model_copy(update={"weights": str(checkpoint)})
+    name = Path(plan.source.data.path).name
+    title = f"{recipe.title}; from phase 1 on {name}"
+    changed = recipe.model_copy(update={"model": model, "title": title})
+    return plan.target.model_copy(update={"recipes": (changed,)})
+
+
+def _taken_over(config: StudyConfig, checkpoint: Path, progress: Progress) -> dict[str, Any]:
+    """Which tensors of phase 1 stand in the network of phase 2, checked one by one."""
+    recipe = config.recipes[0]
+    with progress.step("taking over the backbone"):
+        classes = len(read_data(config).class_names)
+        found = compare_tensors(recipe, classes, checkpoint)
+    return {"checkpoint": str(checkpoint), **found}
+
+
+def _phase1_record(run: RunFolder, config: StudyConfig) -> dict[str, Any]:
+    metrics = read_json(run.metrics)
+    result = next(row for row in metrics["results"] if row["protocol"] == config.protocols[0])
+    return {
+        "folder": PHASE1,
+        "class_names": metrics["class_names"],
+        "protocol": config.protocols[0],
+        "n": result["n"],
+        "n_groups": result["n_groups"],
+        "group_unit": result["group_unit"],
+        "metrics": {k: result["metrics"].get(k) for k in ("accuracy", "macro_f1", "roc_auc")},
+    }
+
+
+def _verdict(rows: list[dict[str, Any]], plan: TransferPlan) -> dict[str, Any]:
+    name = Path(plan.source.data.path).name
+    return judge_arms(
+        rows,
+        "Double transfer",
+        "direct transfer",
+        gain=f"Training on {name} first helps: the classifier is more accurate than without.",
+        loss=f"Training on {name} first harms: the classifier is less accurate than without.",
+    )
+
+
+def _limits(plan: TransferPlan, overlap: dict[str, Any]) -> list[str]:
+    from leukoscope.reporting.formats import plural
+
+    training = plan.target.recipes[0].training
+    assert isinstance(training, GradientTraining)
+    texts = [
+        f"Both arms had at most {plural(training.epochs, 'epoch')} on the target, the same splits, "
+        "order of images and random head; phase 1 cost its own epochs in addition.",
+        "Phase 1 was fitted on the training part of its hold-out, not on the whole source: so "
+        "its own score above is that of the very weights that were taken over.",
+        ONE_TRAINING,
+    ]
+    if overlap["purged"]:
+        texts.append(
+            f"Left out of phase 1, because the target shows them too or they are of the same "
+            f"patients: {plural(overlap['purged'], 'source image')}."
+        )
+    return texts

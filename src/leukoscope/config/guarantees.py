@@ -1,0 +1,222 @@
+"""What a bundle is held to: operating point, parity of its engines, units it is calibrated for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from leukoscope.config.base import Strict
+
+PATTERN: Final = "miss at most X % of malignant fields, with C % confidence"
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_WORDS = re.compile(
+    rf"miss at most {_NUMBER} ?% of malignant (fields|images|cells|patients),? "
+    rf"with {_NUMBER} ?% confidence"
+)
+
+
+@dataclass(frozen=True)
+class OperatingTarget:
+    """What an operating point must keep.
+
+    Attributes:
+        words: As asked for.
+        miss: Largest share of malignant images (or patients) that may be missed, in (0, 1).
+        confidence: With which probability, in (0.5, 1).
+        unit: ``image`` or ``patient``.
+        noun: What the sentence calls them.
+    """
+
+    words: str
+    miss: float
+    confidence: float
+    unit: str
+    noun: str
+
+
+def parse_operating_point(words: str) -> OperatingTarget:
+    """Read a sentence such as ``miss at most 1 % of malignant fields, with 95 % confidence``.
+
+    Nothing but this pattern is accepted: fields, images and cells mean images; a patient is
+    missed where none of the patient's images is flagged.
+
+    Raises:
+        ValueError: Another wording, or a number out of range; says what is accepted.
+
+    >>> parse_operating_point("miss at most 2.5 % of malignant cells, with 90 % confidence").miss
+    0.025
+    """
+    found = _WORDS.fullmatch(words.strip())
+    if found is None:
+        raise ValueError(
+            f"expected the words “{PATTERN}” (or images, cells, patients), got “{words}”"
+        )
+    miss, confidence = float(found[1]) / 100, float(found[3]) / 100
+    if not (0 < miss < 0.5 and 0.5 < confidence < 1):
+        raise ValueError(
+            "expected a share of missed images between 0 and 50 % and a confidence between 50 and "
+            f"100 %, got “{words}”"
+        )
+    unit = "patient" if found[2] == "patients" else "image"
+    return OperatingTarget(words.strip(), miss, confidence, unit, found[2])
+
+
+Precision = Literal["fp32", "bf16", "int8"]
+Stored = Literal["fp32", "compact"]
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
+
+
+class Bound(Strict):
+    """What one precision may change.
+
+    Attributes:
+        logits: Largest difference of a logit, in units of the largest logit (at least of 1).
+        changed: Largest share of images whose class changes.
+    """
+
+    logits: float
+    changed: float
+
+
+BOUNDS: Final[Mapping[Precision | Stored, Bound]] = MappingProxyType(
+    {
+        "fp32": Bound(logits=1e-3, changed=0.0),
+        "compact": Bound(logits=1e-2, changed=0.0),
+        "bf16": Bound(logits=0.1, changed=0.01),
+        "int8": Bound(logits=0.3, changed=0.02),
+    }
+)
+"""bfloat16 keeps 8 bits of a number and int8 as many of a layer's range: over some fifty layers
+that is some percent of a logit, and only images between two classes may change. ``compact`` is fp32
+from weights that are stored in 16 bits."""
+
+
+ACCURACY_LOSS: Final = 0.003
+"""Largest loss of accuracy on validation images at which a lower precision is offered."""
+
+
+class Parity(Strict):
+    """What was measured on real validation images.
+
+    Attributes:
+        n: Number of images.
+        max_abs: Largest difference of any logit.
+        scale: Largest absolute logit of the reference, at least 1.
+        changed: Share of images whose class changed; two classes whose reference logits differ by
+            less than the bound of fp32 count as one.
+        accuracy_change: Accuracy minus that of the reference (fp32); None for fp32.
+        low: Lower 95 % limit of it, whole groups resampled; None where not measured.
+        high: Upper limit.
+    """
+
+    n: Annotated[int, Field(ge=1)]
+    max_abs: Annotated[float, Field(ge=0)]
+    scale: Annotated[float, Field(ge=1)]
+    changed: Annotated[float, Field(ge=0, le=1)]
+    accuracy_change: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def refusal(self, precision: Precision | Stored) -> str:
+        """Which bound is not kept, with the measured figure; empty where all are.
+
+        >>> Parity(n=10, max_abs=0.5, scale=10, changed=0).refusal("fp32")
+        'logits differ by up to 0.5, allowed 0.01 (10 validation images)'
+        """
+        bound, where = BOUNDS[precision], f"({self.n} validation images)"
+        if not self.max_abs <= bound.logits * self.scale:
+            allowed = bound.logits * self.scale
+            return f"logits differ by up to {self.max_abs:.2g}, allowed {allowed:.2g} {where}"
+        if not self.changed <= bound.changed:
+            return (
+                f"the class changes on {self.changed:.2%} of the images, "
+                f"allowed {bound.changed:.2%} {where}"
+            )
+        if self.accuracy_change is not None and self.accuracy_change < -ACCURACY_LOSS:
+            return (
+                f"accuracy falls by {-100 * self.accuracy_change:.2f} points, "
+                f"allowed {100 * ACCURACY_LOSS:g} {where}"
+            )
+        return ""
+
+
+NO_PROMISE: Final = (
+    "calibrated on images of the training patients; promises nothing for new patients"
+)
+"""Of bundles that were packed before calibration held units out."""
+
+
+class Measured(Strict):
+    """A value with its interval.
+
+    Attributes:
+        value: What was measured.
+        low: Lower limit; None where there is none.
+        high: Upper limit, likewise.
+        reliable: False where the interval rests on few groups.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    reliable: bool = True
+
+
+class Promise(Strict):
+    """For which new images the probabilities, sets and thresholds of a bundle are meant.
+
+    They are fitted on answers to images of units that the answering model was not trained on.
+
+    Attributes:
+        unit: What was held out as a whole: ``patient``, ``merged acquisition cluster``,
+            ``acquisition cluster`` or, where nothing larger was, ``image``.
+        protocol: Under which the folds held it out.
+        n_groups: Number of such units.
+        n: Number of their images.
+        coverage: Nominal coverage of the prediction sets.
+        measured: Coverage on units left out of the fit of the sets, too; None where not measured.
+        method: How the answers were come by.
+    """
+
+    unit: str
+    protocol: str
+    n_groups: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1)]
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    measured: Measured | None = None
+    method: str = "cross-validation+"
+
+    @property
+    def covers(self) -> str:
+        """What kind of new image the promise covers, to follow "for"."""
+        if self.unit == "patient":
+            return "new patients"
+        if self.unit.endswith("cluster"):
+            return f"new {self.unit}s, a stand-in for slides"
+        return "new images from the patients and slides of the training images"
+
+    @property
+    def words(self) -> str:
+        """One sentence for readers, without its full stop."""
+        text = (
+            f"{100 * self.coverage:g} % sets: calibrated for {self.covers} "
+            f"({self.n_groups} {self.unit}s held out)"
+        )
+        return text if self.unit == "patient" else f"{text}; promises nothing for new patients"
+
+    @property
+    def measured_words(self) -> str:
+        """What the sets held on units that had no part in them; empty where not measured."""
+        found = self.measured
+        if found is None:
+            return ""
+        span = ""
+        if found.low is not None and found.high is not None:
+            span = f" ({100 * found.low:.1f}–{100 * found.high:.1f} %)"
+        few = "" if found.reliable else ", few groups"
+        return f"measured coverage {100 * found.value:.1f} %{span}{few}"

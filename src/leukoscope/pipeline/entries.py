@@ -1,0 +1,172 @@
+"""The entries of ``metrics.json``: one model or probe under one protocol, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import DataError
+from leukoscope.core.records import Fold
+from leukoscope.evaluation.forecast import next_unit_interval
+from leukoscope.evaluation.hierarchy import hierarchy_metrics
+from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
+from leukoscope.evaluation.metrics import confusion_matrix
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.pipeline.folds import FINAL, groups_of, unit_of
+
+CURVE_METRICS = ("accuracy", "balanced_accuracy")
+PROBE_METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "roc_auc",
+    "log_loss",
+    "ece",
+)
+
+
+def sampling(config: StudyConfig) -> Sampling:
+    """How the intervals of a study are drawn."""
+    return {
+        "replicates": config.bootstrap,
+        "confidence": config.confidence,
+        "seed": config.seed,
+    }
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How intervals are made in this study.
+
+    Attributes:
+        groups: Protocol → image id → unit that is resampled.
+        config: Replicates, confidence, seed.
+        unit: Protocol → what that unit is, in words.
+        random: Recipes whose training another seed would change.
+    """
+
+    groups: Mapping[str, Mapping[str, str]]
+    config: StudyConfig
+    unit: Mapping[str, str]
+    random: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, folds: Sequence[Fold], config: StudyConfig) -> Statistics:
+        """With the units that the folds hold out."""
+        names = dict.fromkeys(fold.protocol for fold in folds if fold.protocol != FINAL)
+        random = frozenset(recipe.name for recipe in config.recipes if recipe.random_training)
+        units = {name: unit_of(name, folds) for name in names}
+        return cls(groups_of(folds), config, units, random)
+
+    @property
+    def how(self) -> Sampling:
+        """Of every bootstrap."""
+        return sampling(self.config)
+
+    def units(self, table: PredictionTable, protocol: str) -> list[str]:
+        """(n,) unit of each row."""
+        mapping = self.groups[protocol]
+        return [mapping.get(image_id, image_id) for image_id in table.image_id.tolist()]
+
+    def metrics(
+        self, table: PredictionTable, protocol: str, names: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Every metric with its interval."""
+        intervals = bootstrap_metrics(
+            table.y_true,
+            table.probs,
+            table.class_names,
+            groups=self.units(table, protocol),
+            names=names,
+            fits=table.fold if str(table.recipe[0]) in self.random else None,
+            **self.how,
+        )
+        return {name: interval.to_json() for name, interval in intervals.items()}
+
+    def hierarchy(self, table: PredictionTable, protocol: str) -> dict[str, Any] | None:
+        """Both levels: malignant or not, which subtype if malignant."""
+        return hierarchy_metrics(
+            table.y_true,
+            table.probs,
+            table.class_names,
+            groups=self.units(table, protocol),
+            **self.how,
+        )
+
+
+def head_of(statistics: Statistics, rows: PredictionTable, protocol: str) -> dict[str, Any]:
+    """Protocol, sample sizes and folds."""
+    return {
+        "protocol": protocol,
+        "n": len(rows),
+        "n_groups": len(set(statistics.units(rows, protocol))),
+        "group_unit": statistics.unit[protocol],
+        "folds": len(set(rows.fold.tolist())),
+    }
+
+
+def result_entry(
+    statistics: Statistics,
+    rows: PredictionTable,
+    recipe: str,
+    protocol: str,
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """A trained model on the test images: metrics (all, or those named) and confusion matrix."""
+    confusion = confusion_matrix(rows.y_true, rows.probs.argmax(axis=1), len(rows.class_names))
+    return {
+        "recipe": recipe,
+        **head_of(statistics, rows, protocol),
+        "metrics": statistics.metrics(rows, protocol, names),
+        "confusion": confusion.tolist(),
+        "calibrated": True,
+        "next_unit": next_unit(statistics, rows, protocol),
+    }
+
+
+def next_unit(statistics: Statistics, rows: PredictionTable, protocol: str) -> dict[str, Any]:
+    """The accuracy to expect on the next patient or cluster, where the protocol holds them out."""
+    unit = statistics.unit[protocol]
+    whole = protocol.startswith(("grouped", "acquisition")) or (
+        protocol == "cohort" and unit == "patient"
+    )
+    if not whole:
+        return {"reason": "this protocol holds out no whole patients or clusters"}
+    right = rows.probs.argmax(axis=1) == rows.y_true
+    config = statistics.config
+    try:
+        found = next_unit_interval(
+            right, statistics.units(rows, protocol), confidence=config.confidence, seed=config.seed
+        )
+    except DataError as error:
+        return {"reason": error.message}
+    return {"unit": unit, "metric": "accuracy", **found.to_json()}
+
+
+def curve_entry(
+    statistics: Statistics, rows: PredictionTable, recipe: str, protocol: str
+) -> dict[str, Any]:
+    """A point of the curve over the number of acquisition clusters."""
+    _, _, number = protocol.partition("-k")
+    clusters = int(number) if number else statistics.config.splits.clusters
+    return {
+        "recipe": recipe,
+        "clusters": clusters,
+        **head_of(statistics, rows, protocol),
+        **statistics.metrics(rows, protocol, CURVE_METRICS),
+    }
+
+
+def probe_entry(
+    statistics: Statistics, rows: PredictionTable, probe: str, protocol: str
+) -> dict[str, Any]:
+    """A probe on the test images."""
+    return {
+        "probe": probe,
+        "recipe": str(rows.recipe[0]),
+        **head_of(statistics, rows, protocol),
+        "metrics": statistics.metrics(rows, protocol, PROBE_METRICS),
+    }

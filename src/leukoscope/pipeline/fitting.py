@@ -1,0 +1,281 @@
+"""Fitting of a recipe on every fold, and where its checkpoints go."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.recipe import FeatureClassifierTraining, LinearHeadTraining, Recipe
+from leukoscope.core.files import write_csv, write_text
+from leukoscope.core.records import Fold
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.fuzzy_inference import rules_text
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.learning.backbones import Network
+from leukoscope.learning.checkpoint import save_checkpoint
+from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
+from leukoscope.learning.feature_models import FeatureHead, Sample
+from leukoscope.learning.linear_head import LinearHead, fit_linear_head
+from leukoscope.pipeline.folds import FINAL, UNITS
+from leukoscope.pipeline.gradient_job import GradientJob, MakeJob, fit_inner_folds, member_recipe
+from leukoscope.pipeline.jobs import (
+    Announce,
+    FitAndPredict,
+    Labelled,
+    Logits,
+    PartRows,
+    SharedTraining,
+    calibrate_jobs,
+    run_job,
+)
+from leukoscope.pipeline.progress import Progress, Tell, TellWithin
+from leukoscope.pipeline.rejection import GateKeeper
+from leukoscope.pipeline.store import InputStore
+
+RULES = "rules.txt"
+HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
+
+
+def job_seed(seed: int, *names: object) -> int:
+    """A seed that hangs on the study's seed and the job's name, not on the order of jobs."""
+    return zlib.crc32(":".join(str(name) for name in (seed, *names)).encode()) % 2**31
+
+
+def fit_recipe(
+    run: RunFolder,
+    store: InputStore,
+    recipe: Recipe,
+    folds: Sequence[Fold],
+    seed: int,
+    progress: Progress,
+) -> list[PredictionTable]:
+    """Fit one recipe on every fold, see :class:`RecipeFits`; what is finished is read.
+
+    Returns:
+        One table per fold: logits and calibrated probabilities of the val, cal and test images.
+    """
+    fits, tables = RecipeFits.of(store, recipe, folds, seed), []
+    with progress.step(f"training {recipe.name}") as tell:
+        for done, fold in enumerate(fits.folds):
+            tables.append(fits.fit(fold, tell, done))
+            tell(1000 * (done + 1), 1000 * len(fits.folds))
+        return calibrate_jobs(fits.folds, tables, fits.folder, UNITS)
+
+
+@dataclass(frozen=True)
+class RecipeFits:
+    """The fits of one recipe: one on each fold, independent of the others.
+
+    Attributes:
+        store: Pixels and features.
+        recipe: What is fitted.
+        folds: On which folds.
+        seed: The study's.
+    """
+
+    store: InputStore
+    recipe: Recipe
+    folds: tuple[Fold, ...]
+    seed: int
+
+    @classmethod
+    def of(
+        cls, store: InputStore, recipe: Recipe, folds: Iterable[Fold], seed: int
+    ) -> RecipeFits:  # fmt: skip
+        """The fits that a study makes.
+
+        The curve over the number of acquisition clusters is drawn for linear heads and for
+        training on cached activations: with other training its twenty fits would cost hours.
+        """
+        chosen = (
+            f for f in folds if recipe.draws_curve or f.protocol in UNITS or f.protocol == FINAL
+        )
+        return cls(store, recipe, tuple(chosen), seed)
+
+    def folder(self, fold: Fold) -> Path:
+        """Where the files of one fit go."""
+        return self.store.run.model(self.recipe.name, fold.protocol, fold.fold)
+
+    def prepare(self) -> None:
+        """Compute what all fits share and keep it on disk."""
+        _ = self._made
+
+    def fit(self, fold: Fold, tell: Tell, done: int = 0) -> PredictionTable:
+        """Fit on one fold, or read what an earlier run wrote; ``done`` folds came before."""
+        folder, members = self.folder(fold), max(1, self.recipe.inner_folds)
+        within = partial(_tell_within, tell, done * members, len(self.folds) * members)
+
+        def job(rows: Mapping[str, NDArray[np.int64]]) -> dict[str, Logits]:
+            return self._job(fold, folder, within)(rows)
+
+        return run_job(self.store.data, fold, self.recipe.name, "image", folder, job)
+
+    def _job(self, fold: Fold, folder: Path, within: TellWithin) -> FitAndPredict:
+        keeper, make = self._made
+        of_job = job_seed(self.seed, self.recipe.name, fold.protocol, fold.fold)
+        if self.recipe.inner_folds:
+            return partial(
+                fit_inner_folds,
+                make,
+                self.store.data,
+                fold,
+                self.recipe.inner_folds,
+                folder,
+                of_job,
+                within,
+            )
+        job = make(folder, of_job, within)
+        if keeper is not None and fold.protocol in UNITS:
+            return keeper.attach(job, folder)
+        return job
+
+    def gradient_job(self, folder: Path, seed: int) -> GradientJob:
+        """One of the trainings, for a process that takes part in it."""
+        job = self._made[1](folder, seed, lambda done, total: None)
+        assert isinstance(job, GradientJob)
+        return job
+
+    @cached_property
+    def _made(self) -> tuple[GateKeeper | None, MakeJob]:
+        """What is needed only where something is left to fit."""
+        keeper = None
+        if not self.recipe.inner_folds:  # their members are many models with features of their own
+            keeper = GateKeeper.of(self.store, self.recipe, self.seed)
+        return keeper, _jobs_of(self.store, self.recipe, self.seed, keeper)
+
+
+def _jobs_of(store: InputStore, recipe: Recipe, seed: int, keeper: GateKeeper | None) -> MakeJob:
+    """What makes the job of one model from its folder, its seed and its progress."""
+    own = member_recipe(recipe) if recipe.inner_folds else recipe
+    if not recipe.frozen_features:
+        pixels = store.pixels(recipe)
+        views = store.views(recipe, pixels, seed)
+        announce = None
+        if store.announce is not None:
+            announce = partial(_announce, store.announce, str(store.run.path), recipe.name)
+        return lambda folder, of_job, tell: GradientJob(
+            own, pixels, views, store.data, folder, of_job, tell, announce=announce
+        )
+    features = store.features(recipe, "image", seed)
+    if keeper is not None:
+        features = keeper.extended(features, store, recipe, seed)
+    return job_of_features(store, recipe, features, store.data, seed)
+
+
+def _announce(
+    announce: Announce, run: str, recipe: str, folder: str, seed: int, rows: PartRows, cached: bool
+) -> None:
+    announce(SharedTraining(run, recipe, folder, seed, rows, cached))
+
+
+def job_of_features(
+    store: InputStore, recipe: Recipe, features: NDArray[np.float32], data: Labelled, seed: int
+) -> MakeJob:
+    """What makes the job of one classifier on (n, D) features of the images of ``data``."""
+    own = member_recipe(recipe) if recipe.inner_folds else recipe
+    network = store.network(recipe, seed)
+    fit = _fit_linear if isinstance(recipe.training, LinearHeadTraining) else _fit_classifier
+    return lambda folder, of_job, tell: partial(fit, own, network, features, data, folder, of_job)
+
+
+def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, later: int = 0) -> None:
+    """Progress of one long job as thousandths of all jobs, ``later`` jobs after the first."""
+    tell(1000 * (job + later) + 1000 * done // max(1, total), 1000 * jobs)
+
+
+def linear_logits(
+    recipe: Recipe,
+    features: NDArray[np.float32],
+    data: Labelled,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    """Fit a linear head on the train rows and apply it to the held-out ones."""
+    return _apply(_linear_head(recipe, features, data, rows), features, rows)
+
+
+def _linear_head(
+    recipe: Recipe,
+    features: NDArray[np.float32],
+    data: Labelled,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> LinearHead:
+    assert isinstance(recipe.training, LinearHeadTraining)
+    train, val = rows["train"], rows["val"]
+    return fit_linear_head(
+        features[train],
+        data.y[train],
+        len(data.class_names),
+        c_grid=recipe.training.c_grid,
+        X_val=features[val],
+        y_val=data.y[val],
+        refit_with_val=recipe.training.refit_with_val,
+    )
+
+
+def _apply(
+    head: LinearHead, features: NDArray[np.float32], rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Logits]:
+    found = {part: head.logits(features[rows[part]]) for part in rows if part != "train"}
+    if head.val_logits is not None:
+        found["val"] = head.val_logits  # the refit has seen these images
+    return found
+
+
+def _fit_linear(
+    recipe: Recipe,
+    network: Network,
+    features: NDArray[np.float32],
+    data: Labelled,
+    folder: Path,
+    seed: int,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    head = _linear_head(recipe, features, data, rows)
+    network = copy.deepcopy(network)
+    network.set_linear_head(head.weight, head.bias)
+    save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})
+    write_csv(folder / "history.csv", HEAD_HISTORY, head.history)
+    return _apply(head, features, rows)
+
+
+def _fit_classifier(
+    recipe: Recipe,
+    network: Network,
+    features: NDArray[np.float32],
+    data: Labelled,
+    folder: Path,
+    seed: int,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    assert isinstance(recipe.training, FeatureClassifierTraining)
+    train, val = (Sample(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
+    chosen = fit_feature_classifier(train, val, len(data.class_names), recipe.training, seed=seed)
+    _save_classifier(recipe, network, data, folder, chosen)
+    others = [part for part in rows if part not in ("train", "val")]
+    logits = {part: chosen.model.logits(features[rows[part]]) for part in others}
+    return {"val": chosen.val_logits, **logits}
+
+
+def _save_classifier(
+    recipe: Recipe, network: Network, data: Labelled, folder: Path, chosen: SelectedModel
+) -> None:
+    """Checkpoint where the model is a graph, rules where it has some, the settings tried."""
+    head = chosen.model.head
+    if head is not None:
+        network = copy.deepcopy(network)
+        if isinstance(head, FeatureHead):
+            network.set_feature_head(head)
+        else:
+            network.set_linear_head(*head)
+        save_checkpoint(folder, network, recipe, data.class_names, extra=chosen.settings)
+    if chosen.model.rules is not None:
+        write_text(folder / RULES, rules_text(chosen.model.rules, data.class_names))
+    columns = dict.fromkeys(name for row in chosen.history for name in row)
+    write_csv(folder / "grid.csv", list(columns), chosen.history)

@@ -1,0 +1,279 @@
+"""The trained model on edited test images: when part of the image is gone, or it is a little worse.
+
+A probe says what the *data* holds beside morphology; this says what the *model* makes of it. The
+model never saw such images, so a low score proves nothing, but one above chance on images without
+a leukocyte shows that the rest of the image is read. Mild damage that no haematologist would
+notice leaves morphology as it is: what a model loses by it, it had not got from morphology.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config.bundle import Calibration
+from leukoscope.config.recipe import Recipe
+from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
+from leukoscope.core.errors import DataError
+from leukoscope.core.records import Fold
+from leukoscope.evaluation.calibration import apply_calibration, softmax
+from leukoscope.evaluation.combining import log_probs, weighted_mean
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
+from leukoscope.learning.trainer import predict_logits
+from leukoscope.pipeline.fitting import job_of_features, job_seed
+from leukoscope.pipeline.folds import ProtocolPlan, strictest
+from leukoscope.pipeline.gradient_job import fit_inner_folds
+from leukoscope.pipeline.jobs import Labelled, Logits, fold_calibrations
+from leukoscope.pipeline.progress import Progress
+from leukoscope.pipeline.shortcut_summary import MODEL_ON
+from leukoscope.pipeline.store import InputStore, Wanted
+
+Rows = NDArray[np.int64]
+DEGRADED_IMAGES = 300
+"""So many images at most are degraded, spread over classes, patients and clusters."""
+
+
+def edited_inputs(config: StudyConfig) -> list[str]:
+    """The inputs that the models of a study are applied to, besides whole images."""
+    return [*(name for name in EDITED if name in config.probes), *DEGRADED]
+
+
+def edited_wanted(store: InputStore, recipe: Recipe, config: StudyConfig) -> list[Wanted]:
+    """Features of edited images that a recipe on a frozen backbone will be applied to."""
+    if not recipe.frozen_features:
+        return []
+    return [
+        Wanted(recipe, name, edited_rows(store.data, name, config.seed))
+        for name in edited_inputs(config)
+    ]
+
+
+def edited_rows(data: Labelled, name: str, seed: int) -> Rows | None:
+    """(m,) rows in ascending order of the images that are edited in one way; None means all."""
+    return degraded_rows(data, seed) if name in DEGRADED else None
+
+
+def degraded_rows(data: Labelled, seed: int, most: int = DEGRADED_IMAGES) -> Rows:
+    """(m,) rows, at most ``most``, spread evenly over classes and, within them, over units.
+
+    Units are patients, or else acquisition clusters. Drawn by seed and image, whatever the folds.
+    """
+    if len(data.records) <= most:
+        return np.arange(len(data.records))
+    rng = np.random.default_rng([seed, 15])
+    lots = rng.random(len(data.records))
+    turns: list[tuple[int, float, int]] = []
+    for k in range(len(data.class_names)):
+        rows = np.flatnonzero(data.y == k)
+        seen: dict[str, int] = {}
+        rounds = []
+        for row in rows[np.argsort(lots[rows])]:
+            record = data.records[row]
+            unit = record.patient_id or record.acquisition_id or record.group_id
+            seen[unit] = seen.get(unit, -1) + 1
+            rounds.append((seen[unit], float(lots[row]), int(row)))
+        ordered = sorted(rounds)
+        turns += [(at, lot, row) for at, (_, lot, row) in enumerate(ordered)]
+    return np.sort(np.array([row for _, _, row in sorted(turns)[:most]], np.int64))
+
+
+def run_edited(
+    store: InputStore,
+    recipe: Recipe,
+    plan: ProtocolPlan,
+    config: StudyConfig,
+    progress: Progress,
+) -> list[PredictionTable]:
+    """Apply the models of one recipe to edited versions of their own test images.
+
+    Heads on a frozen backbone are read from their checkpoints and applied to features; what left
+    no checkpoint (trees, rules) is fitted once more, with the same seed and images; networks that
+    were trained as a whole are loaded fold by fold, and see the mildly degraded images under the
+    strictest protocol only, because that costs time.
+
+    Returns:
+        One table per fold and input: test images only, the model's own calibration, its recipe,
+        and ``model-on-background-only`` … as the input.
+    """
+    folds = [fold for name in plan.names for fold in plan.of(name)]
+    folds = [fold for fold in folds if _table_path(store, recipe, fold).is_file()]
+    hardest = strictest(plan.names)
+    tables: list[PredictionTable] = []
+    if not folds:
+        return tables
+    models = EditedModels(store, recipe, edited_inputs(config), config.seed)
+    calibrations = _calibrations(store, recipe, folds)
+    with progress.step(f"{recipe.name} on edited images") as tell:
+        for done, fold in enumerate(folds, start=1):
+            quick = recipe.frozen_features or fold.protocol == hardest
+            names = [name for name in models.inputs if quick or name not in DEGRADED]
+            found = (
+                _one_fold(models, fold, name, calibrations[fold.protocol, fold.fold])
+                for name in names
+            )
+            tables += [table for table in found if len(table)]
+            models.forget()
+            tell(done, len(folds))
+    return tables
+
+
+def _table_path(store: InputStore, recipe: Recipe, fold: Fold) -> Path:
+    return store.run.model(recipe.name, fold.protocol, fold.fold) / "predictions.csv"
+
+
+def _calibrations(
+    store: InputStore, recipe: Recipe, folds: Sequence[Fold]
+) -> dict[tuple[str, int], Calibration | None]:
+    """Protocol and number of each fold → the calibration of its model."""
+    found: dict[tuple[str, int], Calibration | None] = {}
+    for protocol in dict.fromkeys(fold.protocol for fold in folds):
+        own = [fold for fold in folds if fold.protocol == protocol]
+        tables = [PredictionTable.load(_table_path(store, recipe, fold)) for fold in own]
+        records = fold_calibrations(own, tables)
+        found |= {(protocol, fold.fold): one for fold, one in zip(own, records, strict=True)}
+    return found
+
+
+def _one_fold(
+    models: EditedModels, fold: Fold, name: str, calibration: Calibration | None
+) -> PredictionTable:
+    store, recipe = models.store, models.recipe
+    target = store.run.cache / "edited" / recipe.name / fold.protocol / f"{name}-{fold.fold}.csv"
+    if target.is_file():
+        try:
+            return PredictionTable.load(target)
+        except DataError:
+            target.unlink()  # of another version or damaged
+    rows = models.rows(fold, name)
+    logits = models.logits(fold, name)
+    table = PredictionTable.build(
+        store.data.class_names,
+        [store.data.records[i].image_id for i in rows],
+        softmax(logits) if calibration is None else apply_calibration(logits, calibration),
+        recipe=recipe.name,
+        protocol=fold.protocol,
+        fold=fold.fold,
+        part="test",
+        input=MODEL_ON + name,
+        y_true=store.data.y[rows],
+        logits=logits,
+    )
+    table.save(target)
+    return PredictionTable.load(target)
+
+
+@dataclass
+class EditedModels:
+    """The fitted models of one recipe, and edited versions of the images.
+
+    Attributes:
+        store: Features and pixels.
+        recipe: Whose models.
+        inputs: Which versions.
+        seed: The study's.
+    """
+
+    store: InputStore
+    recipe: Recipe
+    inputs: Sequence[str]
+    seed: int
+    _pixels: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    _values: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    _refitted: dict[str, Logits] = field(default_factory=dict)
+
+    def rows(self, fold: Fold, name: str) -> Rows:
+        """Test images of a fold that are edited in one way."""
+        rows, edited = self.store.data.rows(fold, "test"), self._edited(name)
+        return rows if edited is None else rows[np.isin(rows, edited)]
+
+    def logits(self, fold: Fold, name: str) -> Logits:
+        """(m, K) of :meth:`rows` by the model that was fitted in this fold."""
+        if not len(self.rows(fold, name)):
+            return np.empty((0, len(self.store.data.class_names)))
+        if not self.has_heads(fold):
+            if not self._refitted:
+                self._refitted = self._fit_again(fold)
+            return self._refitted[name]
+        found = [self._apply(member, fold, name) for member in self._members(fold)]
+        if not self.recipe.inner_folds:
+            return found[0]
+        return log_probs(weighted_mean(np.stack([softmax(logits) for logits in found])))
+
+    def has_heads(self, fold: Fold) -> bool:
+        """Whether the models of a fold left checkpoints, so that nothing is fitted again."""
+        return all((member / RECORD).is_file() for member in self._members(fold))
+
+    def forget(self) -> None:
+        """Drop what holds for one fold only."""
+        self._refitted = {}
+
+    def _members(self, fold: Fold) -> Iterator[Path]:
+        folder = self.store.run.model(self.recipe.name, fold.protocol, fold.fold)
+        if not self.recipe.inner_folds:
+            yield folder
+        for number in range(self.recipe.inner_folds):
+            yield folder / f"inner{number}"
+
+    def _edited(self, name: str) -> Rows | None:
+        return self._degraded if name in DEGRADED else None
+
+    @cached_property
+    def _degraded(self) -> Rows:
+        return degraded_rows(self.store.data, self.seed)
+
+    def _apply(self, folder: Path, fold: Fold, name: str) -> Logits:
+        rows = self.rows(fold, name)
+        if self.recipe.frozen_features:
+            return load_head(folder)(self._features(name, rows))
+        if name not in self._pixels:
+            self._pixels[name] = self.store.pixels(self.recipe, name, self._edited(name))
+        network, meta = load_checkpoint(folder)
+        shown = self._pixels[name][self._places(name, rows)]
+        return predict_logits(network, shown, meta.recipe.preprocess)
+
+    def _features(self, name: str, rows: Rows) -> NDArray[np.float32]:
+        if name not in self._values:
+            edited = self._edited(name)
+            self._values[name] = self.store.features(self.recipe, name, self.seed, rows=edited)
+        return self._values[name][self._places(name, rows)]
+
+    def _places(self, name: str, rows: Rows) -> Rows:
+        """Where images stand among those that are edited."""
+        edited = self._edited(name)
+        return rows if edited is None else np.searchsorted(edited, rows)
+
+    def _fit_again(self, fold: Fold) -> dict[str, Logits]:
+        """Fit as the study did, with all edited images appended as the test part."""
+        if not self.recipe.frozen_features:
+            raise DataError(
+                f"{self.store.run.path}: the checkpoints of {self.recipe.name} are gone",
+                hint="run the study again, or leave the probes out",
+            )
+        data = self.store.data
+        rows = {name: self.rows(fold, name) for name in self.inputs}
+        shown = np.concatenate(list(rows.values()))
+        more = Labelled((*data.records, *(data.records[row] for row in shown)), data.class_names)
+        whole = self.store.features(self.recipe, "image", self.seed)
+        features = np.concatenate([whole, *(self._features(n, r) for n, r in rows.items())])
+        parts = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
+        parts["test"] = len(data.records) + np.arange(len(shown))
+        seed = job_seed(self.seed, self.recipe.name, fold.protocol, fold.fold)
+        scratch = self.store.run.cache / "edited" / "again"
+        make = job_of_features(self.store, self.recipe, features, more, self.seed)
+        if self.recipe.inner_folds:
+            members = self.recipe.inner_folds
+            found = fit_inner_folds(make, more, fold, members, scratch, seed, _quiet, parts)["test"]
+        else:
+            found = make(scratch, seed, _quiet)(parts)["test"]
+        ends = np.cumsum([len(of) for of in rows.values()])[:-1]
+        return dict(zip(rows, np.split(found, ends), strict=True))
+
+
+def _quiet(done: int, total: int, *, later: int = 0) -> None:
+    """Nobody waits for these fits in particular."""

@@ -1,0 +1,289 @@
+"""Probes: classifiers that must fail if the data can only be told apart by morphology.
+
+Each sees an image from which something was taken away
+(:mod:`leukoscope.imaging.observation`), or a few numbers of it
+(:mod:`leukoscope.pipeline.one_pass`), and is fitted and tested on the very folds of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.config.loading import load_recipe
+from leukoscope.config.recipe import LinearHeadTraining, Recipe
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.files import sha256_json
+from leukoscope.core.records import Fold
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.learning.linear_head import fit_linear_head
+from leukoscope.pipeline.fitting import linear_logits
+from leukoscope.pipeline.folds import ProtocolPlan
+from leukoscope.pipeline.inapplicable import (
+    PictureScale,
+    inapplicable_probes,
+    listing_numbers,
+    measured_tables,
+    picture_scale,
+)
+from leukoscope.pipeline.jobs import (
+    HELD_OUT,
+    FitAndPredict,
+    Labelled,
+    Logits,
+    calibrate_jobs,
+    run_job,
+)
+from leukoscope.pipeline.one_pass import NUMBERS, NumberTable, finished, grain_table
+from leukoscope.pipeline.perturbed import edited_wanted, run_edited
+from leukoscope.pipeline.progress import Progress, Tell
+from leukoscope.pipeline.rejection import appearance_table
+from leukoscope.pipeline.store import InputStore, Wanted
+
+NUMERIC = (*NUMBERS, "grain-only", "order-only")
+"""Probes that see numbers, not images."""
+
+
+LINEAR = ("grain-only", "frame-only")
+"""Those whose numbers are put on a normal scale and given to a linear head: trees would also read
+how *exact* a statistic is, which is the area of the cells that it was taken from."""
+
+
+TREES = 100
+_PENALTIES = (0.003, 0.03, 0.3)
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+
+
+def table_of(probe: str, scale: PictureScale) -> NumberTable | None:
+    """The table that a probe is fitted on; None for ``order-only`` and those that see images."""
+    return grain_table(scale.um_per_px) if probe == "grain-only" else NUMBERS.get(probe)
+
+
+def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True) -> None:
+    """Read the files once for all that the recipes, probes and edited images of a study need.
+
+    ``models`` says whether the recipes are trained, or only stand behind probes.
+    """
+    scale = picture_scale(store, config)
+    wanted: list[Wanted] = []
+    tables = list(measured_tables(config))
+    for recipe in config.recipes if models else ():
+        if recipe.frozen_features:
+            wanted.append(Wanted(recipe, "image"))
+        if not recipe.inner_folds:
+            tables.append(appearance_table(recipe.preprocess))
+        wanted += edited_wanted(store, recipe, config)
+    for probe in config.probes:
+        table = table_of(probe, scale)
+        if table is not None:
+            tables.append(table)
+        elif probe not in NUMERIC:
+            wanted.append(Wanted(probe_recipe(config), probe))
+    store.prepare(wanted, tables, config.seed)
+
+
+def shortcut_tables(
+    store: InputStore,
+    passport: Mapping[str, Any],
+    plan: ProtocolPlan,
+    config: StudyConfig,
+    progress: Progress,
+) -> list[PredictionTable]:
+    """All probes of a study, and its models on edited images; what is finished is read."""
+    prepare_study(store, config)
+    left_out = {row["probe"] for row in inapplicable_probes(config, passport, store)}
+    tables = []
+    for probe in config.probes:
+        if probe not in left_out:
+            tables += run_probe(store, probe, plan, config, progress)
+    for recipe in config.recipes:
+        tables += run_edited(store, recipe, plan, config, progress)
+    return tables
+
+
+def run_probe(
+    store: InputStore,
+    probe: str,
+    plan: ProtocolPlan,
+    config: StudyConfig,
+    progress: Progress,
+) -> list[PredictionTable]:
+    """Fit one probe on every fold of every protocol that applies.
+
+    Returns:
+        One table per fold; its ``input`` column names the probe.
+    """
+    fits, tables = ProbeFits.of(store, probe, plan, config), []
+    with progress.step(f"probe {probe}") as tell:
+        for done, fold in enumerate(fits.folds, start=1):
+            tables.append(fits.fit(fold, tell))
+            tell(done, len(fits.folds))
+        return calibrate_jobs(fits.folds, tables, fits.folder)
+
+
+@dataclass(frozen=True)
+class ProbeFits:
+    """The fits of one probe: one on each fold, independent of the others.
+
+    Attributes:
+        store: Statistics and features.
+        probe: Its name.
+        folds: On which folds.
+        config: The study's.
+    """
+
+    store: InputStore
+    probe: str
+    folds: tuple[Fold, ...]
+    config: StudyConfig
+
+    @classmethod
+    def of(
+        cls, store: InputStore, probe: str, plan: ProtocolPlan, config: StudyConfig
+    ) -> ProbeFits:
+        """Those on every fold of every protocol that applies."""
+        folds = tuple(fold for name in plan.names for fold in plan.of(name))
+        return cls(store, probe, folds, config)
+
+    @property
+    def classifier(self) -> str:
+        """Name for the table."""
+        if self.probe in NUMERIC:
+            kind = "linear" if self.probe in LINEAR else "forest"
+            return f"{self.probe.removesuffix('-only')}-{kind}"
+        return probe_recipe(self.config).name
+
+    def folder(self, fold: Fold) -> Path:
+        """Where the files of one fit go."""
+        name = f"{self.probe}-{sha256_json(self.classifier)[:8]}"
+        return self.store.run.cache / "probes" / name / fold.protocol / f"fold{fold.fold}"
+
+    def prepare(self) -> None:
+        """Compute what all fits share and keep it on disk."""
+        _ = self._logits
+
+    def fit(self, fold: Fold, tell: Tell) -> PredictionTable:
+        """Fit on one fold, or read what an earlier run wrote."""
+        folder, data = self.folder(fold), self.store.data
+
+        def job(rows: Mapping[str, NDArray[np.int64]]) -> dict[str, Logits]:
+            return self._logits(rows)  # made only where something is left to fit
+
+        return run_job(data, fold, self.classifier, self.probe, folder, job)
+
+    @cached_property
+    def _logits(self) -> FitAndPredict:
+        store, seed = self.store, self.config.seed
+        if self.probe in NUMERIC:
+            values = probe_numbers(store, self.probe, self.config)
+            if self.probe in LINEAR:
+                return partial(rank_logits, values, store.data)
+            return partial(forest_logits, values, store.data, seed)
+        recipe = probe_recipe(self.config)
+        features = store.features(recipe, self.probe, seed)
+        return partial(linear_logits, recipe, features, store.data)
+
+
+def probe_numbers(
+    store: InputStore, probe: str, config: StudyConfig
+) -> NDArray[np.float64]:  # fmt: skip
+    """(n, d) float64 numbers that a probe of :data:`NUMERIC` is fitted on; NaN where unknown."""
+    if probe == "order-only":
+        return listing_numbers(store)
+    table = table_of(probe, picture_scale(store, config))
+    assert table is not None
+    return finished(probe, store.numbers(table))
+
+
+def probe_recipe(config: StudyConfig) -> Recipe:
+    """The plain classifier behind the image probes: the study's own linear one, or the default."""
+    for recipe in config.recipes:
+        if isinstance(recipe.training, LinearHeadTraining):
+            return recipe
+    return load_recipe(DEFAULT_RECIPE)
+
+
+def forest_logits(
+    values: NDArray[np.float64],
+    data: Labelled,
+    seed: int,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Logits]:
+    """Extremely randomised trees on numbers; log-probabilities stand in for logits.
+
+    What is unknown (NaN) becomes the median of the training images.
+    """
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    train = values[rows["train"]]
+    filled = np.where(np.isnan(values), _medians(train), values)
+    forest = ExtraTreesClassifier(TREES, min_samples_leaf=2, random_state=seed, n_jobs=2)
+    forest.fit(filled[rows["train"]], data.y[rows["train"]])
+    forest.n_jobs = 1  # threads would add the trees' votes in another order each time
+    logits = {}
+    for part in HELD_OUT:
+        if len(rows[part]) == 0:
+            logits[part] = np.empty((0, len(data.class_names)))
+            continue
+        probs = np.full((len(rows[part]), len(data.class_names)), 1e-3)
+        probs[:, forest.classes_] += forest.predict_proba(filled[rows[part]])
+        logits[part] = np.log(probs / probs.sum(axis=1, keepdims=True))
+    return logits
+
+
+def rank_logits(
+    values: NDArray[np.float64], data: Labelled, rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Logits]:
+    """A linear head on numbers that were brought to a normal scale by their ranks.
+
+    What is unknown (NaN) becomes the median of the training images; ``val`` selects the penalty.
+    """
+    train = values[rows["train"]]
+    shown = normal_scores(train, np.where(np.isnan(values), _medians(train), values))
+    head = fit_linear_head(
+        shown[rows["train"]],
+        data.y[rows["train"]],
+        len(data.class_names),
+        c_grid=_PENALTIES,
+        X_val=shown[rows["val"]],
+        y_val=data.y[rows["val"]],
+    )
+    return {part: head.logits(shown[rows[part]]) for part in HELD_OUT}
+
+
+def normal_scores(
+    train: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:  # fmt: skip
+    """(n, d) standard normal quantiles of the place of each value among those of ``train``."""
+    from scipy.stats import norm
+
+    found = np.zeros(values.shape)
+    for column in range(values.shape[1]):
+        known = np.sort(train[~np.isnan(train[:, column]), column])
+        if len(known) < 2 or known[0] == known[-1]:
+            continue
+        places = [np.searchsorted(known, values[:, column], side=side) for side in _SIDES]
+        share = (0.5 * (places[0] + places[1]) + 0.5) / (len(known) + 1)
+        found[:, column] = norm.ppf(np.clip(share, 0.5 / len(known), 1 - 0.5 / len(known)))
+    return found
+
+
+def _medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each column without its NaN; 0 where there is nothing else."""
+    known = ~np.isnan(values)
+    found = np.zeros(values.shape[1])
+    for column in np.flatnonzero(known.any(axis=0)):
+        found[column] = np.median(values[known[:, column], column])
+    return found
+
+
+def partner_classes(store: InputStore, seed: int) -> dict[str, int]:
+    """Image id → class of its partner in the transplant control, for ``transplant_hits``."""
+    return store.partner_classes(seed)

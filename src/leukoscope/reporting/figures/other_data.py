@@ -1,0 +1,136 @@
+"""Other data: forecast against external result, and OOD scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.reporting.figures.style import QUIET, WIDTH_IN, new_figure, panel_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOUR = "#0072B2"
+BAND = "#d5dde7"  # darker than the house's, for nothing else stands on it
+ROW_IN = 0.62
+
+
+@dataclass(frozen=True)
+class ForecastRow:
+    """One data set.
+
+    Attributes:
+        name: Of the data.
+        values: Metric → internal result, forecast, external result; each with ``value``, ``low``
+            and ``high``.
+    """
+
+    name: str
+    values: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]]
+
+
+def forecast_chart(
+    rows: Sequence[ForecastRow], titles: Mapping[str, str], *, narrow: bool = False
+) -> Figure:
+    """A panel a metric, a row a data set.
+
+    Args:
+        rows: From top to bottom.
+        titles: Metric → heading of its panel.
+        narrow: Whether it is made for a small screen: panels below one another.
+    """
+    names = [name for name in titles if any(name in row.values for row in rows)]
+    down, across = (len(names), 1) if narrow else (1, len(names))
+    height = down * (0.65 + ROW_IN * len(rows)) + 0.3
+    figure = new_figure(height, width_in=4.2 if narrow else WIDTH_IN)
+    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for ax, name in zip(axes, names, strict=True):
+        for y, row in enumerate(rows):
+            if name in row.values:
+                _draw_row(ax, y, *row.values[name])
+        ax.set_title(titles[name], loc="left", fontsize=9)
+        ax.set_xlim(right=1.005)
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    axes[0].set_yticks(range(len(rows)), [row.name for row in rows])
+    axes[0].plot([], [], linewidth=9, color=BAND, label="forecast")
+    axes[0].plot([], [], "o", markerfacecolor="white", markeredgecolor=QUIET, color=QUIET,
+                 label="this study")  # fmt: skip
+    axes[0].plot([], [], "o", color=COLOUR, label="other data")
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def _draw_row(
+    ax: Axes,
+    y: float,
+    internal: Mapping[str, Any],
+    forecast: Mapping[str, Any],
+    found: Mapping[str, Any],
+) -> None:
+    width = forecast["high"] - forecast["low"]
+    ax.barh(y, width, left=forecast["low"], height=0.72, color=BAND, zorder=1)
+    for entry, offset, colour, face in (
+        (internal, -0.16, QUIET, "white"), (found, 0.16, COLOUR, COLOUR)
+    ):  # fmt: skip
+        if entry.get("low") is not None:
+            ax.plot([entry["low"], entry["high"]], [y + offset] * 2, color=colour, linewidth=1.6)
+        ax.plot(entry["value"], y + offset, "o", color=colour, markerfacecolor=face, zorder=3)
+
+
+EDGES = np.arange(-2.0, 6.01, 0.25)
+STYLES = (("validation", "#0072B2", "--"), ("test", "#111111", "-"), ("outliers", "#D55E00", "-"))
+
+
+@dataclass(frozen=True)
+class StrangenessPanel:
+    """One protocol.
+
+    Attributes:
+        title: With the sample size.
+        scores: Scores of the validation images, the test images, the outliers.
+        threshold: Largest accepted score, mean of the folds.
+    """
+
+    title: str
+    scores: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+    threshold: float
+
+
+def strangeness_histograms(panels: Sequence[StrangenessPanel]) -> Figure:
+    """Share of images over the score; what lies beyond an end is counted at it."""
+    columns = min(2, len(panels))
+    figure, axes = panel_grid(
+        len(panels), 2.35, extra_in=0.35, one_in=4.2, sharex=True, sharey=True
+    )
+    for ax, panel in zip(axes, panels, strict=False):
+        _draw(ax, panel)
+    for number, ax in enumerate(axes):
+        ax.tick_params(labelbottom=number + columns >= len(panels))
+        if number + columns >= len(panels):
+            ax.set_xlabel("strangeness (0 median, 1 limit of one score)")
+        if number % columns == 0:
+            ax.set_ylabel("share of images")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=4, handlelength=1.6)
+    return figure
+
+
+def _draw(ax: Axes, panel: StrangenessPanel) -> None:
+    for (name, colour, dash), scores in zip(STYLES, panel.scores, strict=True):
+        if len(scores) == 0:
+            continue
+        counts, _ = np.histogram(np.clip(scores, EDGES[0], EDGES[-1] - 1e-9), EDGES)
+        share = counts / len(scores)
+        ax.stairs(share, EDGES, color=colour, linestyle=dash, linewidth=1.4, label=name)
+    ax.axvline(panel.threshold, color=QUIET, linestyle=":", linewidth=1.2, label="threshold")
+    ax.set_xlim(EDGES[0], EDGES[-1])
+    ax.set_xticks([0, 1, 2, 4, EDGES[-1] - 0.125], ["0", "1", "2", "4", "≥ 6"])
+    ax.set_title(panel.title)
+    ax.grid(axis="y")

@@ -1,0 +1,1 @@
+"""Reports of their own: arms, a tuning, a foreign model, a relabel queue."""

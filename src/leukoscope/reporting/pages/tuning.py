@@ -1,0 +1,249 @@
+"""The page of a tuning, from its ``tune.json`` alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.reporting.content import (
+    Code,
+    Field,
+    Folded,
+    Paragraph,
+    Picture,
+    References,
+    Section,
+    code,
+    present,
+    table_if_any,
+    table_of,
+    text,
+    value,
+)
+from leukoscope.reporting.figures import tuning as draw
+from leukoscope.reporting.formats import plural
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.markup import write_page
+
+SOURCES = (
+    ("Optuna (Akiba et al. 2019)", "https://doi.org/10.1145/3292500.3330701"),
+    (
+        "Correction for the choice (Tsamardinos et al. 2018)",
+        "https://doi.org/10.1007/s10994-018-5714-4",
+    ),
+    ("fANOVA (Hutter et al. 2014)", "https://proceedings.mlr.press/v32/hutter14.html"),
+)
+SHOWN = 10
+FEW_IMAGES = 100
+
+
+def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
+    """Write ``figures/*.png`` and ``tune.html`` of a tuning.
+
+    Args:
+        out: The tuning's folder.
+        summary: The content of ``tune.json``.
+    """
+    gallery = Gallery(RunFolder(out))
+    sections = [
+        Section("result", "Result", _result(summary)),
+        Section("course", "Course of the trials", _course(summary, gallery)),
+        Section("values", "What the values had to do with it", _values(summary, gallery)),
+        Section("next", "Measure it once", _next(summary)),
+        Section("sources", "Sources of the methods", [References(SOURCES)]),
+    ]
+    counts = summary["trials"]
+    facts = (
+        (f"{sum(n for state, n in counts.items() if state != 'stopped')}", "trials"),
+        (str(summary["protocol"]), "protocol"),
+        (f"{summary['n_val']}", "validation images"),
+        (f"{summary['sampler']}, {summary['pruner']}", "sampler, pruner"),
+    )
+    title = f"Tuning of {summary['recipe']} on {summary['data']}"
+    write_page(
+        out / "tune.html", {"title": title, "name": title, "facts": facts}, sections, kind="tune"
+    )
+
+
+def optimism(summary: Mapping[str, Any]) -> str:
+    """In words, how far the best value can be trusted."""
+    name = criterion(summary)
+    best = summary["best"]["value"]
+    n = summary["trials"].get("complete", 0)
+    sentences = [
+        f"The best of {plural(n, 'complete trial')} has a validation {name} of {best:.4f}."
+    ]
+    corrected = summary["corrected"]
+    if n > 1:
+        sentences.append("This is optimistic, because it chose the configuration;")
+        if corrected is None:
+            sentences.append("the trials at hand do not allow to say by how much.")
+        else:
+            sentences.append(
+                f"corrected for the choice it is {corrected['value']:.4f} "
+                f"({corrected['low']:.4f}–{corrected['high']:.4f}, bootstrap over "
+                f"{plural(corrected['n_groups'], 'group')})."
+            )
+    if summary["own"] is not None:
+        sentences.append(f"The recipe as it is has {summary['own']:.4f}.")
+    few = summary["n_val"]
+    if few < FEW_IMAGES:
+        sentences.append(
+            f"There are only {few} validation images, one is {100 / few:.1f} % of them: take more "
+            "with --folds 5 or --set splits.val=0.2."
+        )
+    return " ".join(sentences)
+
+
+def criterion(summary: Mapping[str, Any]) -> str:
+    """What the trials are compared by, in words.
+
+    >>> criterion({"criterion": "weighted_f1"})
+    'weighted F1'
+    """
+    return str(summary["criterion"]).replace("_", " ").replace("f1", "F1")
+
+
+def _result(summary: Mapping[str, Any]) -> list[Any]:
+    values = summary["best"]["values"]
+    counts = ", ".join(f"{n} {state}" for state, n in summary["trials"].items())
+    blocks: list[Any] = [
+        Paragraph(optimism(summary)),
+        table_of(
+            f"Values of the best trial ({summary['best']['trial']}), as in `best.toml`", values,
+            code("key", str),
+            code("value", lambda key: _text(values[key]), narrow=False),
+            code("searched", lambda key: _range(summary["space"][key]), narrow=False),
+        ),
+        Paragraph(
+            f"Trials: {counts}. They saw {summary['n_images']} images, the train and val parts of "
+            f"the protocol {summary['protocol']}; no trial read an image or a label of cal or "
+            "test. The choice of the best epoch within each trial is not corrected for, so that "
+            "even the corrected value leans to the good side.",
+            note=True,
+        ),
+    ]  # fmt: skip
+    failed = [row for row in summary["rows"] if row["state"] == "failed"]
+    reasons = table_if_any(
+        f"Failed trials ({len(failed)})", failed,
+        value("trial", lambda row: str(row["trial"])), text("reason", "reason"),
+    )  # fmt: skip
+    return [*blocks, *present(reasons)]
+
+
+def _course(summary: Mapping[str, Any], gallery: Gallery) -> list[Any]:
+    rows, name = summary["rows"], f"validation {criterion(summary)}"
+    minimise = summary["direction"] == "minimise"
+    history = partial(draw.optimisation_history, rows, minimise=minimise, criterion=name)
+    n = len([row for row in rows if row["state"] == "complete"])
+    blocks: list[Any] = [
+        gallery.draw(
+            "history",
+            history,
+            caption=f"The value of each trial and the best so far ({plural(n, 'complete trial')}).",
+            alt=f"Best {name} so far, {summary['best']['value']:.4f} at the end.",
+        )
+    ]
+    if any(row["reported"] for row in rows):
+        blocks.append(_intermediate(summary, gallery))
+    blocks.append(_best_rows(summary, minimise))
+    return blocks
+
+
+def _intermediate(summary: Mapping[str, Any], gallery: Gallery) -> Picture:
+    steps = "fold" if summary["recipe_method"] == "linear-head" else "epoch"
+    unit = steps if steps == "fold" or summary["folds"] == 1 else "epoch, one fold after the other"
+    what = {"log_loss": "loss", "weighted_f1": "weighted F1"}.get(
+        summary["criterion"], summary["criterion"]
+    )
+    return gallery.draw(
+        "intermediate",
+        partial(
+            draw.intermediate_values,
+            summary["rows"],
+            best=summary["best"]["trial"],
+            unit=unit,
+            criterion=f"best validation {what} so far",
+        ),
+        caption=f"What each trial reported after each {steps}; the pruner compares these.",
+        alt=f"One line per trial over its {steps}s.",
+    )
+
+
+def _best_rows(summary: Mapping[str, Any], minimise: bool) -> Folded:
+    done = [row for row in summary["rows"] if row["state"] == "complete"]
+    done.sort(key=lambda row: (row["value"] if minimise else -row["value"], row["trial"]))
+
+    def setting(key: str) -> Field:
+        return code(key, lambda row: draw.short(row["labels"][key]), narrow=False)
+
+    table = table_of(
+        f"The best {min(SHOWN, len(done))} of {len(done)} complete trials; all are in `trials.csv`",
+        done[:SHOWN],
+        value("trial", lambda row: str(row["trial"])),
+        value(criterion(summary), lambda row: f"{row['value']:.4f}"),
+        *map(setting, summary["space"]),
+    )
+    return Folded("The best trials as a table", (table,))
+
+
+def _values(summary: Mapping[str, Any], gallery: Gallery) -> list[Any]:
+    rows, space, name = summary["rows"], summary["space"], f"validation {criterion(summary)}"
+    minimise = summary["direction"] == "minimise"
+    blocks: list[Any] = []
+    if summary["importances"]:
+        blocks.append(
+            gallery.draw(
+                "importances",
+                partial(draw.parameter_importances, summary["importances"]),
+                caption="Share of the variance between complete trials that each key explains "
+                "(fANOVA); with few trials it is rough.",
+                alt="Bars, the most important key on top.",
+            )
+        )
+    blocks.append(
+        gallery.draw(
+            "parallel",
+            partial(draw.parallel_coordinates, rows, space, minimise=minimise, criterion=name),
+            caption="One line per complete trial through its values; darker is better.",
+            alt="Lines over one vertical axis per key; the best trial is highlighted.",
+        )
+    )
+    blocks.append(
+        gallery.draw(
+            "slices",
+            partial(draw.slices, rows, space, criterion=name),
+            caption="The value over each key on its own; later trials are darker.",
+            alt="One scatter plot per key.",
+        )
+    )
+    return blocks
+
+
+def _next(summary: Mapping[str, Any]) -> list[Any]:
+    return [
+        Paragraph(
+            "This command trains the best configuration on the same hold-out and measures it on "
+            "the test part, which no trial has seen. Once looked at, that part is used: tuning on "
+            "after it makes its score optimistic too. Folds of the whole data set, and other "
+            "protocols, test on images that chose the configuration."
+        ),
+        Code(summary["next"]),
+    ]
+
+
+def _text(found: Any) -> str:
+    """A value as it is told apart by: numbers to six digits, of a table its kind."""
+    if isinstance(found, float):
+        return f"{found:.6g}"
+    return draw.short(json.dumps(found)) if isinstance(found, (dict, list)) else str(found)
+
+
+def _range(parameter: Mapping[str, Any]) -> str:
+    if parameter["kind"] == "choice":
+        return ", ".join(map(_text, parameter["values"]))
+    return f"{parameter['kind']} {parameter['low']:g}..{parameter['high']:g}"

@@ -1,0 +1,1 @@
+"""The report of one study, its checklists and its model card."""

@@ -1,0 +1,146 @@
+"""The model card: what a model is for, what it is not for, and what is known about it.
+
+Its sections are those of Mitchell et al. 2019 (doi 10.1145/3287560.3287596).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from leukoscope.core.labels import CLASSES
+from leukoscope.core.program import __version__
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.reporting import result_tables
+from leukoscope.reporting.content import Column, Table, present
+from leukoscope.reporting.formats import count, interval, number, plural
+from leukoscope.reporting.markup import render
+from leukoscope.reporting.study import data, decision_tables, result_facts, study_facts
+from leukoscope.reporting.study.decision_tables import promise_words
+from leukoscope.reporting.study.results import cannot_show
+from leukoscope.reporting.study.study_facts import Answer
+from leukoscope.reporting.study_files import Study, class_title, load_study
+from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title, protocol_title
+
+
+def render_model_card(run: RunFolder) -> str:
+    """The model card of a study's first recipe, as Markdown.
+
+    Args:
+        run: The study's folder; ``environment.json`` and the bundle need not be there yet.
+
+    Raises:
+        DataError: A needed file is missing or damaged.
+    """
+    return card_text(load_study(run))
+
+
+def card_text(study: Study) -> str:
+    """The model card of a study that is already in memory."""
+    recipe = study.config.recipes[0]
+    verdict = study.metrics["verdict"]
+    return render(
+        "model_card.md.j2",
+        recipe=recipe,
+        disclaimer=DISCLAIMER,
+        name=study.name,
+        headline=str(verdict.get("headline", "")),
+        level=level_title(str(verdict.get("level", "inconclusive")))[0],
+        classes=[
+            (class_title(name), name, CLASSES[name].description if name in CLASSES else "")
+            for name in study.class_names
+        ],
+        benign="benign" in study.class_names,
+        tables=present(
+            result_tables.headline(study),
+            result_tables.further(study),
+            result_tables.inapplicable(study),
+        ),
+        data_table=data.classes(study),
+        evaluation=_texts(study, study_facts.disjointness),
+        parts=data.parts(study),
+        factors=_factors(study),
+        measures=_texts(
+            study, result_facts.metrics_used, result_facts.uncertainty, study_facts.output
+        ),
+        details=present(result_tables.per_class(study, recipe.name), by_patient(study)),
+        shortcuts=_shortcuts(study),
+        decisions=decision_tables.sets(study),
+        promise=promise_words(study),
+        promised_unit=(study.metrics.get("promise") or {}).get("unit", "image"),
+        promised=decision_tables.promise(study),
+        limits=cannot_show(study),
+        findings=[str(e.get("text", "")) for e in study.passport.get("findings", ())],
+        environment=data.environment(study),
+        version=str((study.environment.get("packages") or {}).get("leukoscope", __version__)),
+        passport_sha256=str(study.passport.get("sha256", "")),
+        seed=study.config.seed,
+    )
+
+
+def _texts(study: Study, *facts: Callable[[Study], Answer | None]) -> list[str]:
+    """What the files say, one paragraph a fact."""
+    return [found.text for fact in facts if (found := fact(study)) is not None]
+
+
+def _factors(study: Study) -> list[str]:
+    """What may change the result, as far as it was examined, and what the files do not hold."""
+    units = dict.fromkeys(
+        str(e["group_unit"]) for e in study.results if e.get("group_unit") not in (None, "image")
+    )
+    patients = any(record.patient_id for record in study.manifest.usable)
+    factors = [
+        "Class: results by class stand below.",
+        f"What is held out together: {', '.join(units)}." if units else "",
+        "Input with something taken away: "
+        f"{'; '.join(input_title(name) for name in study.config.probes) or 'not examined'}.",
+        "Not examined, for the files do not hold it: age, sex, origin and treatment of the "
+        f"patients{'' if patients else ', who is the patient'}, laboratory, stain, microscope and "
+        "camera.",
+    ]
+    return [factor for factor in factors if factor]
+
+
+def by_patient(study: Study) -> Table | None:
+    """How the share of right images varies between patients whom the model has never seen.
+
+    None where patients were not held out.
+    """
+    scores = study.scores(study.recipes[0], "grouped")
+    patient = {r.image_id: r.patient_id for r in study.manifest.usable}
+    if scores is None:
+        return None
+    who = np.array([patient.get(image_id, "") for image_id in scores.image_id])
+    right = scores.y_pred == scores.y_true
+    rows = []
+    for k, name in enumerate(study.class_names):
+        own = (scores.y_true == k) & (who != "")
+        shares = sorted(float(right[own & (who == p)].mean()) for p in np.unique(who[own]))
+        if shares:
+            ends = (shares[0], float(np.median(shares)), shares[-1])
+            cells = (number(share, "share") for share in ends)
+            rows.append((class_title(name), count(len(shares)), count(own.sum()), *cells))
+    titles = ("Patients", "n images", "Lowest", "Median", "Highest")
+    columns = (Column("Class"), *(Column(title, numeric=True) for title in titles))
+    patients = plural(len(set(who[who != ""].tolist())), "patient")
+    caption = f"Share of a patient's images that are right, {patients} held out in turn"
+    return Table(caption, columns, tuple(rows)) if rows else None
+
+
+def _shortcuts(study: Study) -> list[str]:
+    """One sentence per probe and protocol, beside what the model reaches."""
+    sentences = []
+    for entry in study.metrics.get("probes", ()):
+        model = study.result(study.recipes[0], entry["protocol"])
+        beside = (
+            f"; the whole image {interval(model['metrics'].get('accuracy'), 'accuracy')}"
+            if model is not None
+            else ""
+        )
+        sentences.append(
+            f"{protocol_title(entry['protocol'])}: {input_title(entry['probe'])} "
+            f"{interval(entry['metrics'].get('accuracy'), 'accuracy')}{beside} "
+            f"({result_tables.sample(entry)})."
+        )
+    return sentences

@@ -1,0 +1,455 @@
+"""Single images: where the model looks, whether its heat maps hold, what it gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.examples import KINDS, choose_examples
+from leukoscope.reporting.content import (
+    Block,
+    Bullets,
+    Column,
+    Field,
+    Folded,
+    Heading,
+    Panels,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    plain,
+    table_of,
+    text,
+    value,
+)
+from leukoscope.reporting.figures.data import COLUMNS, Thumb, class_grid
+from leukoscope.reporting.figures.feature_maps import feature_figure
+from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, audit_figure
+from leukoscope.reporting.figures.style import INK, QUIET, short_title
+from leukoscope.reporting.formats import (
+    DASH,
+    UNRELIABLE_NOTE,
+    count,
+    finite,
+    interval,
+    number,
+    plural,
+)
+from leukoscope.reporting.gallery import Gallery, load_thumb
+from leukoscope.reporting.study_files import Study, class_title, inside
+from leukoscope.reporting.wording import protocol_title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WRONG = "#b23c00"
+TITLES: Mapping[str, str] = {
+    "right": "Right predictions",
+    "wrong": "Wrong predictions",
+    "least-certain": "Least certain predictions",
+    "confident-wrong": "Most confident mistakes",
+}
+ORDERS: Mapping[str, str] = {
+    "right": "those of median confidence first",
+    "wrong": "those of median confidence first",
+    "least-certain": "highest entropy first, right and wrong",
+    "confident-wrong": "most confident first",
+}
+
+
+@dataclass(frozen=True)
+class ExampleGrid:
+    """One grid, ready to be drawn.
+
+    Attributes:
+        kind: One of :data:`leukoscope.evaluation.examples.KINDS`.
+        rows: Title and thumbnails of each true class.
+        rows_shown: Numbers of the predictions shown.
+        total: Predictions of this kind in all.
+        absent: Images that could not be read.
+    """
+
+    kind: str
+    rows: tuple[tuple[str, tuple[Thumb, ...]], ...]
+    rows_shown: frozenset[int]
+    total: int
+    absent: int
+
+    @property
+    def shown(self) -> int:
+        """Number of thumbnails."""
+        return len(self.rows_shown)
+
+
+def example_grids(
+    kinds: Sequence[str],
+    y_true: NDArray[np.int64],
+    probs: NDArray[np.float64],
+    class_names: Sequence[str],
+    path_of: Callable[[int], Path | None],
+) -> list[ExampleGrid]:
+    """Grids of predictions, one row a true class; a grid with nothing new is left out.
+
+    Args:
+        kinds: Which, of :data:`leukoscope.evaluation.examples.KINDS`.
+        y_true: (n,) class indices.
+        probs: (n, K) calibrated probabilities.
+        class_names: K names.
+        path_of: The image file of a row, or None where it is not there.
+
+    Returns:
+        One for each kind of which there is an image; ``wrong`` only where it shows mistakes that
+        ``confident-wrong`` does not.
+    """
+    grids = [_grid_of(kind, y_true, probs, class_names, path_of) for kind in kinds]
+    worst = next((grid.rows_shown for grid in grids if grid.kind == "confident-wrong"), frozenset())
+    return [
+        grid
+        for grid in grids
+        if (grid.shown or grid.absent)
+        and not (grid.kind == "wrong" and worst and grid.rows_shown <= worst)
+    ]
+
+
+def _grid_of(
+    kind: str,
+    y_true: NDArray[np.int64],
+    probs: NDArray[np.float64],
+    class_names: Sequence[str],
+    path_of: Callable[[int], Path | None],
+) -> ExampleGrid:
+    absent, used = 0, set()
+    rows = []
+    chosen = choose_examples(kind, y_true, probs)
+    for label, candidates in enumerate(chosen):
+        thumbs: list[Thumb] = []
+        for row in candidates[: 2 * COLUMNS]:
+            if len(thumbs) == COLUMNS:
+                break
+            image = load_thumb(path_of(row))
+            if image is None:
+                absent += 1
+                continue
+            thumbs.append(Thumb(image, _lines(int(y_true[row]), probs[row], class_names)))
+            used.add(row)
+        of = "" if kind == "least-certain" else f" of {len(candidates)}"
+        rows.append((f"{short_title(class_names[label])} ({len(thumbs)}{of})", tuple(thumbs)))
+    total = sum(len(candidates) for candidates in chosen)
+    return ExampleGrid(kind, tuple(rows), frozenset(used), total, absent)
+
+
+def _lines(
+    truth: int, probs: NDArray[np.float64], class_names: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
+    """What was predicted, and the class that came second."""
+    first, second = (int(k) for k in np.argsort(-probs, kind="stable")[:2])
+    colour = INK if first == truth else WRONG
+    sign = "" if first == truth else "→ "
+    return (
+        (f"{sign}{short_title(class_names[first])} {probs[first]:.2f}", colour),
+        (f"or {short_title(class_names[second])} {probs[second]:.2f}", QUIET),
+    )
+
+
+MASKS: Mapping[str, str] = {
+    "segmented": "leukocytes found by our own segmentation (Dice .967 with whole cells drawn by "
+    "hand, 300 images of single cells of Zheng et al. 2018)",
+    "exact": "exact masks of drawn phantoms",
+    "given": "masks that the user gave",
+}
+_COLUMNS = (
+    ("Pointing game", "hit", "share"),
+    ("Heat in leukocytes", "share", "share"),
+    ("Insertion", "insertion", ""),
+    ("Deletion", "deletion", ""),
+    ("ROAD", "road", ""),
+    ("Head randomised", 0, ""),
+    ("All randomised", -1, ""),
+    ("Under noise", "noise", ""),
+    ("Max-sensitivity", "sensitivity", ""),
+)
+
+
+def audit_blocks(study: Study, gallery: Gallery) -> list[Block]:
+    """The audit in the report; nothing where none was made, a note where models changed since."""
+    path = study.run.explanations / "audit.json"
+    if not path.is_file():
+        return []
+    audit = read_json(path)
+    title = Heading("May the heat maps be believed?")
+    if not isinstance(audit, dict) or "verdicts" not in audit:
+        return [
+            title,
+            Paragraph("The audit of the heat maps was stopped; run it again.", note=True),
+        ]
+    if not _current(study.run, audit["settings"]):
+        text = "The models were trained again since the heat maps were audited; run it again."
+        return [title, Paragraph(text, note=True)]
+    table, words = audit_table(audit)
+    picture = gallery.draw(
+        "explanation-audit",
+        lambda: audit_figure(audit),
+        caption=(
+            "Insertion and deletion curves, share of the heat in leukocytes with its interval "
+            "beside the share of the area, and rank correlation of the maps before and after "
+            f"layers were randomised (n = {plural(len(audit['images']), 'image')})."
+        ),
+        alt="Heat maps scored beside maps that know no model.",
+    )
+    return [title, Bullets(tuple(words)), table, picture]
+
+
+def _current(run: RunFolder, settings: Mapping[str, Any]) -> bool:
+    """Whether the models that were audited are those of the run."""
+    try:
+        return all(
+            read_json(run.model(settings["recipe"], settings["protocol"], int(fold))
+                      / "checkpoint.json")["sha256"] == sha256
+            for fold, sha256 in settings["checkpoints"].items()
+        )  # fmt: skip
+    except DataError:
+        return False
+
+
+def finished_audit(study: Study) -> Mapping[str, Any] | None:
+    """``audit.json``, where it is complete and of the models that are there."""
+    path = study.run.explanations / "audit.json"
+    audit = read_json(path) if path.is_file() else None
+    if not isinstance(audit, dict) or "verdicts" not in audit:
+        return None
+    return audit if _current(study.run, audit["settings"]) else None
+
+
+def audit_table(audit: Mapping[str, Any]) -> tuple[Table, list[str]]:
+    """One row a map, methods first, and what may be said of each method.
+
+    Args:
+        audit: What ``audit.json`` holds.
+    """
+    settings, summary = audit["settings"], audit["summary"]
+    rows = []
+    for name, scores in summary.items():
+        cells = []
+        for _, key, metric in _COLUMNS:
+            entry = scores[key] if isinstance(key, str) else scores["randomised"][key]
+            cells.append(DASH if entry is None else interval(entry, metric))
+        rows.append((_title(name), *cells))
+    area = next((s["area"] for s in summary.values() if s["area"]), None)
+    n, groups = len(audit["images"]), len({image["group"] for image in audit["images"]})
+    table = Table(
+        caption=(
+            f"Heat maps of {settings['recipe']} ({protocol_title(settings['protocol']).lower()}): "
+            f"{plural(n, 'test image')} of {plural(groups, settings['unit'])}"
+        ),
+        columns=(Column("Map"), *(Column(title, numeric=True) for title, _, _ in _COLUMNS)),
+        rows=tuple(rows),
+        note=(
+            f"Masks: {MASKS[settings['masks']]}; leukocytes cover {interval(area, 'share')} of the "
+            "image, which is what the pointing game gives by chance and heat if spread evenly. "
+            "Insertion, ROAD: more is better; deletion: less. Randomised: similarity with the map "
+            "of the trained model, less is better; under noise: more is better, of "
+            f"max-sensitivity less. Intervals resample groups ({settings['unit']}s). "
+            + UNRELIABLE_NOTE
+        ),
+    )
+    words = []
+    for name, verdict in audit["verdicts"].items():
+        words.append(f"{_title(name)}: {verdict['text']}. {_capital(verdict['place'])}.")
+    return table, words
+
+
+def _title(name: str) -> str:
+    return _capital(METHOD_TITLES.get(name, name))
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def explanations(study: Study, gallery: Gallery) -> Section:
+    """Heat maps of right and wrong predictions beside the original, and a map of the features."""
+    title = "Where the model looks"
+    blocks = [
+        *_heat_maps(study, gallery),
+        *audit_blocks(study, gallery),
+        *_feature_map(study, gallery),
+    ]
+    return Section("heatmaps", title, blocks)
+
+
+def _heat_maps(study: Study, gallery: Gallery) -> list[Block]:
+    if not study.explanations:
+        return [Paragraph("No heat maps were made in this study.", note=True)]
+    entry = study.explanations[0]
+    protocol = protocol_title(str(entry.get("protocol", ""))).lower()
+    blocks: list[Block] = [
+        Paragraph(
+            "Grad-CAM marks the regions that raise the score of the predicted class, on images "
+            f"that the model had not seen (protocol: {protocol}). It shows where, not why: heat "
+            "on a leukocyte does not prove that its morphology was read."
+        )
+    ]
+    for kind, title in (("right", "Right predictions"), ("wrong", "Wrong predictions")):
+        entries = [e for e in study.explanations if e.get("kind") == kind]
+        pictures = tuple(p for e in entries if (p := _panel(study, gallery, e)) is not None)
+        if pictures:
+            blocks.append(Panels(f"{title} (n = {len(pictures)} shown)", pictures))
+        if len(pictures) < len(entries):
+            blocks.append(
+                Paragraph(f"{plural(len(entries) - len(pictures), 'panel')} missing.", note=True)
+            )
+    return [*blocks, *_shares(study)]
+
+
+def _shares(study: Study) -> list[Block]:
+    """How much of the heat lies within leukocytes, against what even heat would give."""
+    shares = [
+        (float(e["share_in_leukocytes"]), finite(e.get("area_of_leukocytes")))
+        for e in study.explanations
+        if finite(e.get("share_in_leukocytes")) is not None
+    ]
+    if not shares:
+        return []
+    heat = number(np.mean([share for share, _ in shares]), "share")
+    areas = [area for _, area in shares if area is not None]
+    even = f"; heat spread evenly would give {number(np.mean(areas), 'share')}" if areas else ""
+    return [
+        Paragraph(
+            f"On average {heat} of the heat lies within leukocytes{even} "
+            f"(n = {plural(len(shares), 'panel')})."
+        )
+    ]
+
+
+def _panel(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture | None:
+    path = inside(study.run.path, str(entry.get("panel", "")))
+    if path is None:
+        return None
+    true, predicted = str(entry.get("y_true", "")), str(entry.get("y_pred", ""))
+    share = finite(entry.get("share_in_leukocytes"))
+    within = (
+        "no leukocyte was found"
+        if share is None
+        else f"{number(share, 'share')} of the heat within leukocytes"
+    )
+    what = (
+        f"True {class_title(true)}, predicted {class_title(predicted)} "
+        f"({number(entry.get('p'), 'share')}); {within}."
+    )
+    name = Path(str(entry.get("path", entry.get("image_id", "")))).name
+    return gallery.stored(path, caption=f"{what} `{name}`", alt=f"Original and heat map. {what}")
+
+
+def examples(study: Study, gallery: Gallery) -> Section:
+    """Images that were right, wrong, least certain and most confidently wrong, class by class."""
+    recipe = study.recipes[0]
+    protocol, scores = study.harshest(recipe)
+    title = "Right, wrong and uncertain images"
+    if scores is None:
+        return Section("examples", title, [
+            Paragraph("There are no stored test predictions to look at.", note=True)
+        ])  # fmt: skip
+    wrong, total = int((scores.y_pred != scores.y_true).sum()), len(scores.y_true)
+    where = f"recipe {recipe}, {protocol_title(protocol).lower()}"
+    mistakes = plural(wrong, "mistake") if wrong else "No mistake"
+    blocks: list[Block] = [Paragraph(f"{mistakes} among {plural(total, 'test image')} ({where}).")]
+    absent = 0
+    for grid in example_grids(
+        KINDS, scores.y_true, scores.probs, study.class_names,
+        lambda row: study.image_path(scores.image_id[row]),
+    ):  # fmt: skip
+        absent += grid.absent
+        if grid.shown:
+            blocks.append(_grid(grid, gallery, where))
+    if absent:
+        blocks.append(
+            Paragraph(
+                f"{plural(absent, 'thumbnail')} left out: the image is no longer where the "
+                "configuration says, or cannot be read.",
+                note=True,
+            )
+        )
+    return Section("examples", title, blocks)
+
+
+def _grid(grid: ExampleGrid, gallery: Gallery, where: str) -> Picture:
+    title = TITLES[grid.kind]
+    return gallery.draw(
+        f"examples-{grid.kind}",
+        lambda: class_grid(grid.rows),
+        caption=(
+            f"{title}, {ORDERS[grid.kind]}: {count(grid.shown)} of n = {count(grid.total)} "
+            f"({where}). One row a true class; below each image the predicted class with its "
+            "probability, and the class that came second."
+        ),
+        alt=f"{title}: {plural(grid.shown, 'thumbnail')} in rows by true class.",
+        photo=True,
+    )
+
+
+def _feature_map(study: Study, gallery: Gallery) -> list[Block]:
+    """What the features are arranged by, on one fold's test images."""
+    folder = study.run.explanations
+    if not (folder / "features.csv").is_file() or not (folder / "features.json").is_file():
+        return []
+    rows, found = read_csv(folder / "features.csv"), read_json(folder / "features.json")
+    try:
+        caption = (
+            f"The two principal components of the {count(found['dimensions'])} features that the "
+            f"last layer reads, recipe {found['recipe']}, "
+            f"{protocol_title(found['protocol']).lower()}, test images of fold {found['fold']} "
+            f"(n = {plural(found['n'], 'image')})."
+        )
+        table = _structures(found)
+        figure = gallery.draw(
+            "features",
+            lambda: _drawn(rows, found["explained_variance"]),
+            caption=caption,
+            alt="Scatter plots of the features, coloured by class and by origin of the images.",
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder}: features.csv and features.json are damaged or of another version ({error})",
+            hint="delete both, or run the study's explanations again",
+        ) from None
+    return [
+        Heading("What the features are arranged by"),
+        figure,
+        Paragraph(str(found["verdict"])),
+        Folded("Numbers behind this", (table,)),
+    ]
+
+
+def _drawn(rows: list[dict[str, str]], shares: Sequence[float]) -> Figure:
+    figure = feature_figure(rows, "pca", shares)
+    if figure is None:
+        raise ValueError("features.csv has no coordinates")
+    return figure
+
+
+def _structures(found: Mapping[str, Any]) -> Table:
+    def purity(title: str, key: str) -> Field:
+        return value(title, lambda row: number(row["purity"][key], "share"))
+
+    return table_of(
+        f"Share of the {found['neighbours']} nearest neighbours that agree", found["structures"],
+        text("Labelling", "labelling"),
+        text("Neighbours", lambda row: str(row["crossed"] or "any")),
+        value("Groups", "groups"),
+        value("Images", lambda row: count(row["purity"]["n"])),
+        plain("Silhouette", "silhouette", "silhouette"),
+        purity("Agreeing", "value"), purity("By chance", "chance"), purity("At best", "best"),
+        plain("From chance to best", "above_chance", "share"),
+        note="Images of the same component (duplicates, overlapping fields) are never neighbours. "
+        "Other groups: neighbours from the image's own acquisition group left out. Same class: "
+        "neighbours of other classes left out.",
+    )  # fmt: skip

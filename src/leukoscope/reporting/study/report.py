@@ -1,0 +1,104 @@
+"""The report of a study: one page that opens offline, the same as text, and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from leukoscope.core.files import write_text
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.reporting.content import References, Section, Terms
+from leukoscope.reporting.formats import count, plural
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.markup import write_page
+from leukoscope.reporting.study import data, decisions, examples, models, patient_results, results
+from leukoscope.reporting.study.card import card_text
+from leukoscope.reporting.study.checklists import write_checklists
+from leukoscope.reporting.study.damaged_images import robustness
+from leukoscope.reporting.study.dashboard import dashboard
+from leukoscope.reporting.study.external import external
+from leukoscope.reporting.study.ood import rejection
+from leukoscope.reporting.study.results import folds
+from leukoscope.reporting.study.shortcuts import shortcuts
+from leukoscope.reporting.study_files import Study, load_study
+from leukoscope.reporting.wording import GLOSSARY, REFERENCES, level_title
+
+
+def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write figures, ``report.html``, ``report.md``, ``model_card.md``, ``checklists/*.md``.
+
+    Reads the files of the study's folder and, for thumbnails, the images below the data's path;
+    images that are gone are left out with a note.
+
+    Args:
+        run: The folder, with at least ``config.toml``, ``manifest.csv`` and ``metrics.json``.
+        progress: Told (done, total) after each step.
+
+    Raises:
+        DataError: A needed file is missing or damaged.
+        ConfigError: ``config.toml`` is missing or invalid.
+    """
+    study = load_study(run)
+    gallery = Gallery(run)
+    steps: list[Callable[[], list[Section]]] = [
+        lambda: results.overview(study),
+        lambda: [external(study, gallery)],
+        lambda: [shortcuts(study, gallery)],
+        lambda: [data.passport(study, gallery)],
+        lambda: [results.protocols(study, gallery)],
+        lambda: [dashboard(study, gallery)],
+        lambda: [folds(study)],
+        lambda: [results.class_results(study, gallery)],
+        lambda: [patient_results.subjects(study, gallery)],
+        lambda: [decisions.calibration(study, gallery)],
+        lambda: [decisions.decisions(study, gallery)],
+        lambda: [rejection(study, gallery)],
+        lambda: robustness(gallery),
+        lambda: models.ensembles(study),
+        lambda: [models.training(study, gallery)],
+        lambda: [examples.explanations(study, gallery)],
+        lambda: [examples.examples(study, gallery)],
+        lambda: [data.reproduce(study)],
+        lambda: [write_checklists(run, study), *closing()],
+    ]
+    sections: list[Section] = []
+    for done, step in enumerate(steps, start=1):
+        sections += step()
+        if progress is not None:
+            progress(done, len(steps) + 1)
+    write_page(run.report_html, head(study), sections, markdown=run.report_md)
+    write_text(run.model_card, card_text(study))
+    if progress is not None:
+        progress(len(steps) + 1, len(steps) + 1)
+
+
+def head(study: Study) -> dict[str, Any]:
+    """What stands above the sections: title, facts, verdict."""
+    verdict = study.metrics["verdict"]
+    level = str(verdict.get("level", "inconclusive"))
+    word, sign = level_title(level)
+    usable = study.manifest.usable
+    facts = (
+        (f"{count(len(usable))}", "usable images"),
+        (f"{len(study.class_names)}", "classes"),
+        (f"{len(study.protocols)}", "protocol" if len(study.protocols) == 1 else "protocols"),
+        (", ".join(study.recipes), "recipe" if len(study.recipes) == 1 else "recipes"),
+    )
+    return {
+        "title": f"Leukoscope study of {study.name}",
+        "name": study.name,
+        "summary": f"{plural(len(usable), 'image')}, {', '.join(study.recipes)}",
+        "facts": facts,
+        "headline": str(verdict.get("headline", "")),
+        "level": level.removesuffix("-by-clusters"),
+        "level_word": word,
+        "level_sign": sign,
+    }
+
+
+def closing() -> list[Section]:
+    """Glossary and sources."""
+    return [
+        Section("glossary", "Glossary", [Terms(GLOSSARY)]),
+        Section("sources", "Sources of the methods", [References(REFERENCES)]),
+    ]

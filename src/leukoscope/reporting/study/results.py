@@ -1,0 +1,422 @@
+"""Results of a study: overview, scope, by protocol, by class, by fold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from leukoscope.evaluation.intervals import MIN_GROUPS
+from leukoscope.evaluation.metrics import compute_metrics
+from leukoscope.reporting import result_tables as tables
+from leukoscope.reporting.content import (
+    Block,
+    Bullets,
+    Column,
+    Folded,
+    Heading,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    present,
+)
+from leukoscope.reporting.figures.classification import confusion_matrices, roc_curves
+from leukoscope.reporting.figures.shortcuts import CurveLine, cluster_curve
+from leukoscope.reporting.formats import DASH, count, finite, metric_title, number, plural, sizes
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.result_tables import sample
+from leukoscope.reporting.study.shortcuts import why
+from leukoscope.reporting.study_files import History, Study
+from leukoscope.reporting.wording import PROTOCOL_SHORT, protocol_title
+
+
+def can_show(study: Study) -> tuple[str, ...]:
+    """Questions that the study's protocols and probes answer."""
+    first = study.recipes[0]
+    said = {
+        "random": "How well images are sorted when their neighbours may be in the training data "
+        "({}): comparable with published figures, no forecast for new slides.",
+        "deduplicated": "How much of that remains without duplicates and overlapping fields of "
+        "test images in training ({}).",
+        "given": "What the data’s own split gives ({}).",
+        "grouped": "How the model does on patients it has never seen ({}), from the same source.",
+        "cohort": "How the model does on cohorts (a hospital, years) that it has never seen ({}).",
+        "acquisition": "How the model does when images with alike background are held out "
+        "together ({}).",
+        "acquisition-merged": "How far it falls when, besides, no slide may be cut in two ({}): "
+        "the harshest stand-in for an unseen slide that this data allows.",
+        "external": "How the model does on another data set ({}).",
+    }
+    items = [
+        text.format(sample(entry))
+        for name, text in said.items()
+        if (entry := study.result(first, name)) is not None
+    ]
+    others = study.metrics.get("external") or ()
+    if others:  # without their names: this text goes into the bundle's card too
+        images = sum(entry["n"] for entry in others)
+        items.append(
+            f"Whether {plural(len(others), 'other data set')} ({count(images)} images) came out as "
+            "this study forecast."
+        )
+    probes = list(dict.fromkeys(entry["probe"] for entry in study.metrics.get("probes", ())))
+    if probes:
+        items.append(
+            f"How much of the accuracy needs no morphology, by {plural(len(probes), 'probe')}: "
+            f"{', '.join(probes)}."
+        )
+    if (study.metrics.get("decisions") or {}).get("coverage"):
+        items.append("Whether probabilities and prediction sets keep their promise on this data.")
+    return tuple(items)
+
+
+def cannot_show(study: Study) -> tuple[str, ...]:
+    """Questions that must stay open."""
+    items = []
+    reasons = {e["protocol"]: e["reason"] for e in study.metrics.get("inapplicable", ())}
+    if "grouped" not in study.protocols:
+        reason = reasons.get("grouped", "that protocol was not run").rstrip(".")
+        items.append(
+            f"How the model does on a new patient: patients could not be held out ({reason})."
+        )
+    if study.metrics.get("external"):
+        items.append(
+            "How the model does in laboratories beyond those of this study and of the other data "
+            "that it was measured on."
+        )
+    elif "external" not in study.protocols:
+        items.append(
+            "How the model does in another laboratory, with another stain, microscope or camera: "
+            "all images come from one data set."
+        )
+    share = _trained_share(study)
+    if share is not None:
+        items.append(
+            "How good the packed model itself is: the figures are those of models that were "
+            f"trained on {100 * share:.0f} % of the images, it on nearly all, so it is probably a "
+            "little better than they say."
+        )
+    if not study.metrics.get("probes"):
+        items.append("Whether a shortcut is at work: no probe was run.")
+    items.append(
+        "That the model reads morphology. Probes can expose a shortcut, they cannot exclude one; "
+        "heat maps show where a model looks, not why."
+    )
+    if "benign" in study.class_names and "healthy" not in study.class_names:
+        items.append(
+            "Anything about healthy blood: the class Benign holds hematogones (benign precursors "
+            "of B cells), and no healthy smear is among the classes."
+        )
+    shaky = [
+        entry
+        for entry in study.results
+        if any(v.get("reliable") is False for v in entry["metrics"].values() if isinstance(v, dict))
+        and (entry.get("n_groups") or 0) < MIN_GROUPS
+    ]
+    if shaky:
+        items.append(
+            f"A reliable interval where fewer than {MIN_GROUPS} groups could be held out; such "
+            "results are marked † (few groups)."
+        )
+    items.append("Any use on patients. This is research software, not a medical device.")
+    return tuple(items)
+
+
+def _trained_share(study: Study) -> float | None:
+    """Mean share of the images that the models behind the figures were trained or selected on."""
+    tested = [fold for fold in study.folds if fold.protocol in study.protocols]
+    if not tested or not any(fold.protocol == "final" for fold in study.folds):
+        return None
+    parts = [Counter(fold.parts.values()) for fold in tested]
+    return sum((n["train"] + n["val"]) / n.total() for n in parts) / len(parts)
+
+
+MOST_RECIPES = 3  # with figures of their own; tables name all
+
+
+def class_results(study: Study, gallery: Gallery) -> Section:
+    """Confusion matrices, per-class figures and ROC curves."""
+    blocks: list[Block] = []
+    for recipe in study.recipes[:MOST_RECIPES]:
+        entries = [entry for entry in study.results if entry["recipe"] == recipe]
+        if not entries:
+            continue
+        if len(study.recipes) > 1:
+            blocks.append(Heading(f"Recipe {recipe}"))
+        blocks.append(_confusion_chart(study, gallery, recipe, entries))
+        numbers = tuple(tables.confusion(study, entry) for entry in entries)
+        blocks.append(Folded("The confusion matrices as tables", numbers))
+        blocks += present(tables.per_class(study, recipe))
+        blocks += _roc_chart(study, gallery, recipe, entries)
+    if len(study.recipes) > MOST_RECIPES:
+        blocks += present(*(tables.per_class(study, r) for r in study.recipes[MOST_RECIPES:]))
+        blocks.append(
+            Paragraph(f"Figures are drawn for the first {MOST_RECIPES} recipes.", note=True)
+        )
+    return Section("classes", "Class by class", blocks)
+
+
+def panel_title(entry: Mapping[str, Any]) -> str:
+    """Title of a protocol's panel, with the sample size."""
+    short = {
+        "deduplicated": "Duplicates, overlaps together",
+        "acquisition": "Acquisition clusters held out",
+        "acquisition-merged": "Clusters joined with overlaps",
+    }
+    title = short.get(entry["protocol"]) or protocol_title(entry["protocol"])
+    return f"{title}\nn = {count(entry['n'])}"
+
+
+def _confusion_chart(
+    study: Study, gallery: Gallery, recipe: str, entries: Sequence[Mapping[str, Any]]
+) -> Picture:
+    panels = [(panel_title(e), np.asarray(e["confusion"], dtype=np.float64)) for e in entries]
+    ns = sizes(e["n"] for e in entries)
+    return gallery.draw(
+        f"confusion-{recipe}",
+        lambda: confusion_matrices(panels, study.class_names),
+        caption=(
+            f"Confusion matrices, recipe {recipe}: number of images and share of the true class "
+            f"(n = {ns} test images; all folds pooled)."
+        ),
+        alt=f"Confusion matrices of {recipe}; the same numbers stand in the tables below.",
+    )
+
+
+def _roc_chart(
+    study: Study, gallery: Gallery, recipe: str, entries: Sequence[Mapping[str, Any]]
+) -> list[Block]:
+    panels = []
+    for entry in entries:
+        scores = study.scores(recipe, entry["protocol"])
+        if scores is not None:
+            panels.append((panel_title(entry), scores.y_true, scores.probs))
+    if not panels:
+        return [Paragraph(f"No test predictions of {recipe}, so no ROC curves.", note=True)]
+    ns = sizes(len(y) for _, y, _ in panels)
+    return [
+        gallery.draw(
+            f"roc-{recipe}",
+            lambda: roc_curves(panels, study.class_names),
+            caption=(
+                f"ROC curves, each class against the rest, recipe {recipe} (n = {ns} test images; "
+                "all folds pooled)."
+            ),
+            alt=f"ROC curves of {recipe}; the areas stand in the table of classes.",
+        )
+    ]
+
+
+MOST_RECIPES_BY_FOLD = 8
+TEST = ("accuracy", "weighted_f1")
+VAL = ("val_loss", "val_accuracy", "val_f1")
+VAL_TITLES = ("Validation loss", "Validation accuracy", "Validation weighted F1")
+
+
+class _Row(NamedTuple):
+    """One fold: its number, its test images, what was chosen, and its values."""
+
+    fold: int
+    n: int
+    chosen: str
+    values: dict[str, float]
+
+
+def folds(study: Study) -> Section:
+    """Tables of all folds with mean and standard deviation; empty where there is one fold only."""
+    tables = [
+        table
+        for recipe in study.recipes[:MOST_RECIPES_BY_FOLD]
+        if (table := _recipe_table(study, recipe)) is not None
+    ]
+    if not tables:
+        return Section("folds", "Fold by fold")
+    text = (
+        "Each fold is a model of its own. The validation values are those of the epoch, or "
+        "penalty, that was chosen on these same images, and so flatter it. The spread over the "
+        "folds is no confidence interval: their training images overlap."
+    )
+    return Section("folds", "Fold by fold", [Paragraph(text), Folded("Every fold", tuple(tables))])
+
+
+def _recipe_table(study: Study, recipe: str) -> Table | None:
+    rows: list[tuple[str, ...]] = []
+    for protocol in study.protocols:
+        found = _rows(study, recipe, protocol)
+        if len(found) < 2:
+            continue
+        title = protocol_title(protocol)
+        rows += [_cells(title, row) for row in found]
+        rows.append(_summary(title, found))
+    if not rows:
+        return None
+    columns = (
+        Column("Protocol"),
+        Column("Fold"),
+        Column("n test images", numeric=True),
+        *(Column(metric_title(name), numeric=True) for name in TEST),
+        Column("Chosen"),
+        *(Column(title, numeric=True) for title in VAL_TITLES),
+    )
+    caption = f"Every fold, recipe {recipe}; last line of each protocol: mean ± standard deviation"
+    return Table(caption, columns, tuple(rows), grouped=True)
+
+
+def _rows(study: Study, recipe: str, protocol: str) -> list[_Row]:
+    scores = study.scores(recipe, protocol)
+    if scores is None:
+        return []
+    histories = {h.fold: h for h in study.histories if (h.recipe, h.protocol) == (recipe, protocol)}
+    rows = []
+    for fold in np.unique(scores.fold).tolist():
+        inside = scores.fold == fold
+        metrics = compute_metrics(scores.y_true[inside], scores.probs[inside], study.class_names)
+        chosen, values = _chosen(study, recipe, histories.get(fold))
+        values |= {name: metrics[name] for name in TEST}
+        rows.append(_Row(fold, int(inside.sum()), chosen, values))
+    return rows
+
+
+def _chosen(study: Study, recipe: str, history: History | None) -> tuple[str, dict[str, float]]:
+    """The line of the history that selection took, and its values."""
+    training = next(r.training for r in study.config.recipes if r.name == recipe)
+    criterion = getattr(training, "keep_best", "val_loss")
+    if history is None or criterion not in history.columns:
+        return DASH, {}
+    values = history.columns[criterion]
+    if not np.isfinite(values[history.head :]).any():
+        return DASH, {}
+    last = values[history.head :]  # of two trainings only the second chose what serves
+    best = np.nanargmin if criterion == "val_loss" else np.nanargmax
+    place = history.head + int(best(last))
+    found = {name: float(history.columns[name][place]) for name in VAL if name in history.columns}
+    if "epoch" in history.columns:
+        return f"epoch {place + 1} of {len(values)}", found
+    return (f"C {history.columns['c'][place]:g}" if "c" in history.columns else DASH), found
+
+
+def _cells(title: str, row: _Row) -> tuple[str, ...]:
+    return (
+        title,
+        str(row.fold),
+        count(row.n),
+        *(number(row.values.get(name), name) for name in TEST),
+        row.chosen,
+        *(number(row.values.get(name), _plain(name)) for name in VAL),
+    )
+
+
+def _plain(name: str) -> str:
+    """The metric behind a column of a history, which decides on per cent or decimals."""
+    return {"val_loss": "log_loss", "val_accuracy": "accuracy", "val_f1": "weighted_f1"}[name]
+
+
+def _summary(title: str, rows: list[_Row]) -> tuple[str, ...]:
+    def spread(name: str, metric: str) -> str:
+        values = np.array([row.values.get(name, np.nan) for row in rows])
+        if not np.isfinite(values).all():
+            return DASH
+        mean, sd = number(values.mean(), metric), number(values.std(ddof=1), metric)
+        return f"{mean.removesuffix(' %')} ± {sd}"
+
+    return (
+        title,
+        "all",
+        count(sum(row.n for row in rows)),
+        *(spread(name, name) for name in TEST),
+        "",
+        *(spread(name, _plain(name)) for name in VAL),
+    )
+
+
+def overview(study: Study) -> list[Section]:
+    """What comes right after the verdict."""
+    scope = (
+        Heading("It can show"),
+        Bullets(can_show(study)),
+        Heading("It cannot show"),
+        Bullets(cannot_show(study)),
+    )
+    return [
+        Section("scope", "What this can and cannot show", scope),
+        Section("results", "Results at a glance", [tables.headline(study)]),
+        Section("why", "Why this verdict", why(study)),
+    ]
+
+
+def protocols(study: Study, gallery: Gallery) -> Section:
+    """Results side by side, inapplicable protocols, the cluster curve, comparisons."""
+    blocks: list[Block] = [
+        Paragraph(
+            "A protocol decides which images may not stand on both sides of the split. The "
+            "accuracy of one protocol alone says little; the fall from the mildest to the "
+            "harshest says how much rests on having seen the slide before."
+        ),
+        tables.protocols(study),
+    ]
+    blocks += present(
+        tables.inapplicable(study),
+        tables.further(study),
+        tables.malignant(study),
+        tables.levels(study),
+    )
+    chart = _curve_chart(study, gallery)
+    if chart is not None:
+        blocks += [Heading("Over the number of acquisition clusters"), chart]
+    points = tables.curve(study)
+    if points is not None:
+        blocks.append(Folded("The curve as a table", (points,)))
+    blocks += present(tables.comparisons(study))
+    return Section("protocols", "Protocols", blocks)
+
+
+def _curve_chart(study: Study, gallery: Gallery) -> Picture | None:
+    points: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in study.metrics.get("curve", ()):
+        if finite((entry.get("accuracy") or {}).get("value")) is not None:
+            points.setdefault(entry["recipe"], []).append(entry)
+    lines = []
+    for recipe, found in points.items():
+        found = sorted(found, key=lambda e: e["clusters"])
+        if len(found) > 1:
+            lines.append(
+                CurveLine(
+                    label=recipe,
+                    clusters=tuple(e["clusters"] for e in found),
+                    value=tuple(float(e["accuracy"]["value"]) for e in found),
+                    low=tuple(finite(e["accuracy"].get("low")) for e in found),
+                    high=tuple(finite(e["accuracy"].get("high")) for e in found),
+                )
+            )
+    if not lines:
+        return None
+    n = max((int(e.get("n") or 0) for found in points.values() for e in found), default=0)
+    n = n or max(int(entry["n"]) for entry in study.results)
+    references = []
+    for protocol in ("random", "acquisition-merged"):
+        entry = study.result(lines[0].label, protocol)
+        known = (entry or {"metrics": {}})["metrics"].get("accuracy") or {}
+        value = finite(known.get("value"))
+        if value is not None:
+            references.append((PROTOCOL_SHORT[protocol], value))
+    title = f"Whole clusters held out, n = {count(n)} images"
+    return gallery.draw(
+        "cluster-curve",
+        lambda: cluster_curve(lines, references, title=title),
+        caption=(
+            f"Accuracy with whole acquisition clusters held out, over their number "
+            f"(n = {count(n)} images; band: {study.level} interval). The number of "
+            "clusters is a choice, so the curve is shown rather than one point of it."
+        ),
+        alt="; ".join(
+            f"{line.label}: "
+            + ", ".join(
+                f"{k} clusters {100 * v:.1f} %"
+                for k, v in zip(line.clusters, line.value, strict=True)
+            )
+            for line in lines
+        ),
+    )

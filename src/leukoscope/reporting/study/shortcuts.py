@@ -1,0 +1,304 @@
+"""Shortcuts: what the verdict rests on, inflation, probes, perturbed images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from leukoscope.evaluation.shortcuts import status_of
+from leukoscope.evaluation.verdict_text import DEGRADED_WORDS, SOURCE_WORDS, share_text
+from leukoscope.reporting.content import (
+    N_IMAGES,
+    PROTOCOL,
+    Block,
+    Bullets,
+    Folded,
+    Heading,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    code,
+    each,
+    present,
+    scores,
+    table_if_any,
+    table_of,
+    text,
+    value,
+)
+from leukoscope.reporting.figures.shortcuts import Mark, MarkGroup, Panel, Row, shortcut_chart
+from leukoscope.reporting.formats import DASH, count, difference, finite, interval, p_value
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.result_tables import sample
+from leukoscope.reporting.study_files import Study
+from leukoscope.reporting.wording import PROBE_MEANING, PROTOCOL_SHORT, input_title, protocol_title
+
+SIGNS: Final[Mapping[str, str]] = {
+    "shown": "✗ shown",
+    "refuted": "✓ refuted",
+    "open": "? open",
+    "inapplicable": "– does not apply",
+}
+"""How a status is printed."""
+
+
+def why(study: Study) -> list[Block]:
+    """What the verdict rests on, the table first."""
+    verdict = study.metrics["verdict"]
+    blocks: list[Block] = [*present(sources(study), survival(study))]
+    if verdict.get("needs"):
+        needs = Bullets(tuple(map(str, verdict["needs"])))
+        blocks += [Heading("What would close what is open"), needs]
+    if verdict.get("findings"):
+        blocks += [Heading("Findings"), Bullets(tuple(map(str, verdict["findings"])))]
+    if study.metrics.get("warnings"):
+        blocks += [Heading("Warnings"), Bullets(tuple(map(str, study.metrics["warnings"])))]
+    if verdict.get("rule"):
+        blocks.append(Folded("The rule behind the verdict", text=str(verdict["rule"])))
+    return blocks
+
+
+def sources(study: Study) -> Table | None:
+    """Sources of shortcut × protocols: each the share of the model's advantage over chance."""
+    verdict = study.metrics["verdict"]
+    rows = study.metrics.get("shortcuts", {}).get("sources", ())
+    shown = [p for p in study.protocols if any(row["protocol"] == p for row in rows)]
+    judged = verdict.get("protocol")
+
+    def cell(source: Mapping[str, Any], protocol: str) -> str:
+        own = [r for r in rows if (r["source"], r["protocol"]) == (source["source"], protocol)]
+        said = [f"{_sign(row)} {share_text(row['share'], '')}" for row in own]
+        return " / ".join(said) if said else DASH
+
+    return table_if_any(
+        "What each source of shortcut gives by itself, as a share of the model’s advantage over "
+        "chance (ROC AUC above 0.5)",
+        verdict.get("sources") or (),
+        text("Source", lambda s: SOURCE_WORDS[s["source"]]),
+        text("Verdict", lambda s: SIGNS[s["status"]], narrow=True),
+        *each(shown, protocol_title, cell, lines=True),
+        code("Probe", lambda s: s["probe"] or DASH),
+        text("Why", lambda s: s["reason"] or _judged_by(s)),
+        note="✗ shown: more than one half (lower limit); ✓ refuted: less than one half (upper "
+        f"limit); ? open. {_rests_on(judged)}",
+    )  # fmt: skip
+
+
+def _rests_on(protocol: str | None) -> str:
+    if protocol is None:
+        return "No protocol held out patients or acquisition clusters, so nothing is refuted."
+    return f"The verdict rests on: {protocol_title(protocol)}."
+
+
+def _judged_by(source: Mapping[str, Any]) -> str:
+    needed = source.get("needed")
+    return f"would need about {count(needed)} groups" if needed else DASH
+
+
+def _sign(row: Mapping[str, Any]) -> str:
+    return SIGNS[status_of(row)][0]
+
+
+def survival(study: Study) -> Table | None:
+    """What mild degradation of the test images leaves of the model's advantage."""
+    rows = study.metrics.get("survival") or ()
+    protocols = [p for p in study.protocols if any(row["protocol"] == p for row in rows)]
+    inputs = list(dict.fromkeys(row["input"] for row in rows))
+    found = {(row["input"], row["protocol"]): row for row in rows}
+    n = max((row["n"] for row in rows), default=0)
+    return table_if_any(
+        f"What the trained model keeps of its advantage on mildly degraded test images "
+        f"(up to {count(n)} images a protocol)",
+        inputs,
+        text("Test images after", lambda name: DEGRADED_WORDS.get(name, name)),
+        *each(
+            protocols,
+            protocol_title,
+            lambda name, p: share_text(found[name, p]["share"], "") if (name, p) in found else DASH,
+        ),
+        note="A model that reads cells keeps nearly all of it: such steps change nothing that a "
+        "haematologist would see.",
+    )
+
+
+METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+_TEXT = (
+    "A probe is a classifier that is denied what it should need, trained and tested on the very "
+    "folds of the model. If it does well all the same, the class can be told from something other "
+    "than the cells: so much the data holds. Whether the model makes use of it is another "
+    "question, so the trained model, too, is shown edited versions of its test images (hollow "
+    "marks). It never saw such images: a low score there proves nothing, one above chance on "
+    "images without leukocytes does. Leukemia itself changes the background."
+)
+
+
+def shortcuts(study: Study, gallery: Gallery) -> Section:
+    """One figure and one table, with the numbers behind the figure on request."""
+    if not study.metrics.get("probes"):
+        none = Paragraph("No probe was run, so no shortcut was looked for.")
+        return Section("shortcuts", "Shortcuts", [none])
+    used = list(dict.fromkeys(entry["probe"] for entry in study.metrics["probes"]))
+    left_out = _audit(study).get("inapplicable", ())
+    blocks: list[Block] = [Paragraph(_TEXT)]
+    figures = Folded("The numbers of the figure", (numbers(study),))
+    blocks += present(_chart(study, gallery), figures, _inflation_and_share(study))
+    meanings = [f"`{name}`: {PROBE_MEANING.get(name, input_title(name))}" for name in used]
+    meanings += [f"`{row['probe']}` does not apply: {row['reason']}." for row in left_out]
+    return Section("shortcuts", "Shortcuts", [*blocks, Bullets(tuple(meanings))])
+
+
+def _audit(study: Study) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = study.metrics.get("shortcuts", {})
+    return found
+
+
+def mark_groups(study: Study) -> list[MarkGroup]:
+    """Accuracy of the models and of the probes, protocol by protocol."""
+    groups = []
+    for protocol in study.protocols:
+        entries = [entry for entry in study.results if entry["protocol"] == protocol]
+        marks = [_mark(study, entry, "image") for entry in entries]
+        marks += [
+            _mark(study, entry, entry["probe"])
+            for entry in study.metrics.get("probes", ())
+            if entry["protocol"] == protocol
+        ]
+        known = tuple(mark for mark in marks if mark is not None)
+        if known:
+            groups.append(MarkGroup(protocol_title(protocol), sample(entries[0]), known))
+    return groups
+
+
+def _mark(study: Study, entry: Mapping[str, Any], seen: str) -> Mark | None:
+    record = entry["metrics"].get("accuracy")
+    record = record if isinstance(record, Mapping) else {"value": record}
+    value = finite(record.get("value"))
+    if value is None:
+        return None
+    label, short = input_title(seen), "image" if seen == "image" else seen
+    if seen == "image" and len(study.recipes) > 1:
+        label, short = f"{entry['recipe']}: {label}", str(entry["recipe"])
+    return Mark(
+        label=label,
+        short=short,
+        input=seen,
+        value=value,
+        low=finite(record.get("low")),
+        high=finite(record.get("high")),
+        text=interval(record, "accuracy"),
+    )
+
+
+def chance_level(study: Study) -> float | None:
+    """Accuracy of always naming the largest class, over the first result's test images."""
+    for entry in study.results:
+        totals = np.asarray(entry["confusion"], dtype=np.float64).sum(axis=1)
+        if totals.sum() > 0:
+            return float(totals.max() / totals.sum())
+    return None
+
+
+def _edited(study: Study, protocol: str, recipe: str) -> list[Mapping[str, Any]]:
+    return [
+        entry
+        for entry in study.metrics.get("model_on", ())
+        if entry["protocol"] == protocol and entry["recipe"] == recipe
+    ]
+
+
+def _chart(study: Study, gallery: Gallery) -> Picture | None:
+    groups, chance = mark_groups(study), chance_level(study)
+    if not groups or chance is None:
+        return None
+    inflation = {row["protocol"]: row["difference"] for row in _audit(study).get("inflation", ())}
+    panels, shown = [], {}
+    edited: dict[str, dict[str, str]] = {}
+    for group, protocol in zip(groups, study.protocols, strict=False):
+        marks = {mark.label: mark for mark in group.marks}
+        shown.update({mark.label: mark.input for mark in group.marks})
+        for recipe in study.recipes:
+            for entry in _edited(study, protocol, recipe):
+                mark = _mark(study, entry, entry["input"])
+                if mark is not None:
+                    key = f"{recipe} on {entry['input']}"
+                    marks[key] = mark
+                    edited.setdefault(recipe, {})[key] = entry["input"]
+        over = (inflation.get(protocol) or {}).get("value")
+        note = "" if over is None else f"random {100 * over:+.1f} points"
+        panels.append(Panel(PROTOCOL_SHORT.get(protocol, protocol), note, marks))
+    rows = [Row("", "trained and tested on")]
+    rows += [Row(label, label, seen) for label, seen in shown.items()]
+    for recipe, keys in edited.items():
+        rows.append(Row("", f"{recipe}, as trained, shown"))
+        rows += [Row(key, input_title(seen), seen, hollow=True) for key, seen in keys.items()]
+    n = max(int(entry["n"]) for entry in study.results)
+    return gallery.draw(
+        "shortcuts",
+        lambda: shortcut_chart(rows, panels, chance),
+        narrow=lambda: shortcut_chart(rows, panels, chance, narrow=True),
+        caption=(
+            f"The model against its probes, protocol by protocol (n = {count(n)} images; "
+            f"{study.level} intervals), and below, hollow, each model on edited "
+            "versions of its test images. Under a protocol’s name: how far the accuracy of random "
+            "splits lies above it. Where a probe comes close to the whole image, the accuracy does "
+            "not prove that the model reads the cells."
+        ),
+        alt="; ".join(
+            f"{panel.title}: " + ", ".join(f"{key} {m.text}" for key, m in panel.marks.items())
+            for panel in panels
+        ),
+    )
+
+
+def numbers(study: Study) -> Table:
+    """Probes, and the models on edited images."""
+    rows: list[Mapping[str, Any]] = []
+    for protocol in study.protocols:
+        rows += [
+            {"recipe": DASH, **entry, "sees": input_title(entry["probe"])}
+            for entry in study.metrics["probes"]
+            if entry["protocol"] == protocol
+        ]
+        rows += [
+            {**entry, "sees": f"{input_title(entry['input'])}; trained on whole images"}
+            for recipe in study.recipes
+            for entry in _edited(study, protocol, recipe)
+        ]
+    return table_of(
+        "What edited inputs reach: probes, and models that were trained on whole images "
+        f"({study.level} intervals)",
+        rows,
+        PROTOCOL, text("The classifier sees", "sees"), code("Classifier", "recipe"),
+        *scores(METRICS), N_IMAGES,
+        grouped=True,
+    )  # fmt: skip
+
+
+def _inflation_and_share(study: Study) -> Table | None:
+    audit = _audit(study)
+    inflation = {row["protocol"]: row for row in audit.get("inflation", ())}
+    shares = {row["protocol"]: row for row in audit.get("shares", ())}
+
+    def survives(protocol: str) -> str:
+        share = shares.get(protocol, {"defined": True, "share": None})
+        return interval(share["share"], "accuracy") if share["defined"] else "not defined"
+
+    return table_if_any(
+        "Inflation, and what stain contributes, recipe "
+        f"{audit.get('recipe') or study.recipes[0]}",
+        [name for name in study.protocols if name in inflation or name in shares],
+        text("Protocol", protocol_title),
+        value("Inflation: random minus this",
+              lambda p: difference(inflation.get(p, {}).get("difference"), "accuracy")),
+        value("p, Holm", lambda p: p_value(inflation.get(p, {}).get("p_holm"))),
+        value("Model minus colour-only",
+              lambda p: difference(shares.get(p, {}).get("advantage"), "accuracy")),
+        value("Share of that without stain", survives),
+        value("n images", lambda p: count((shares.get(p) or inflation[p])["n"])),
+        note="Share without stain: what the classifier on stain-neutral images keeps of the "
+        "model’s advantage over colour statistics; not defined where that advantage may be 0. It "
+        "is a plain classifier: beside a stronger model it keeps less for that reason alone.",
+    )  # fmt: skip

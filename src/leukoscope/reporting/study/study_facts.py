@@ -1,0 +1,503 @@
+"""Facts about data and models as sentences that name the file which shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from leukoscope.config.recipe import (
+    EnsembleTraining,
+    FeatureClassifierTraining,
+    GradientTraining,
+    LinearHeadTraining,
+    Recipe,
+)
+from leukoscope.core.files import read_json
+from leukoscope.core.records import PARTS, Fold
+from leukoscope.datasets.split_checks import count_shared
+from leukoscope.reporting.content import Table
+from leukoscope.reporting.formats import count, number, plural
+from leukoscope.reporting.study import data
+from leukoscope.reporting.study_files import Study, class_title
+from leukoscope.reporting.wording import protocol_title
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the files say.
+
+    Attributes:
+        text: One or more sentences, with numbers.
+        files: Where it can be checked, below the study's folder.
+        tables: What the text names, where numbers are many.
+    """
+
+    text: str
+    files: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+
+
+def answer(parts: Iterable[str], *files: str) -> Answer | None:
+    """The sentences as one answer; None where there is none.
+
+    >>> answer(["One.", "", "Two."], "a.csv").text, answer([""], "a.csv")
+    ('One. Two.', None)
+    """
+    text = " ".join(part for part in parts if part)
+    return Answer(text, files) if text else None
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names in a row, the first few of many.
+
+    >>> listed(["a", "b"]), listed(range(9), most=2)
+    ('a, b', '0, 1 and 7 more')
+    """
+    found = [str(name) for name in names]
+    rest = len(found) - most
+    return ", ".join(found[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def shown(tables: Iterable[Table | None], *files: str) -> Answer | None:
+    """Tables of the report as one answer; None where the study has nothing to show in them.
+
+    >>> shown([None], "metrics.json") is None
+    True
+    """
+    found = tuple(table for table in tables if table is not None and table.rows)
+    text = "See the table:" if len(found) == 1 else "See the tables:"
+    return Answer(text, files, found) if found else None
+
+
+_MADE_WITH = ("train", "val", "cal")
+
+
+def data_source(study: Study) -> Answer | None:
+    """Which files, and whether they are those of a data set that a frozen passport names."""
+    from leukoscope.datasets.frozen_passports import recognise
+
+    known = recognise(study.manifest)
+    name = study.passport.get("root_name") or study.config.data.root.name
+    return answer(
+        [
+            f"{plural(len(study.manifest.images), 'image file')} in the folder `{name}`, "
+            f"{_megapixels(study)}.",
+            f"{plural(known[1], 'file')} of them {'is' if known[1] == 1 else 'are'} byte for byte "
+            f"in the frozen passport `{known[0].name}`: {known[0].title} (doi {known[0].doi})."
+            if known
+            else "",
+            f"The audit's passport has SHA-256 `{study.passport['sha256']}`."
+            if study.passport.get("sha256")
+            else "",
+        ],
+        "manifest.csv",
+        "passport.json",
+    )
+
+
+def _megapixels(study: Study) -> str:
+    sizes = Counter((r.width, r.height) for r in study.manifest.usable)
+    kinds = Counter(PurePosixPath(r.path).suffix.lower() for r in study.manifest.usable)
+    shown = [f"{w} × {h} px ({count(n)})" for (w, h), n in sizes.most_common(3)]
+    return f"{listed(sorted(kinds))}; width × height {listed(shown)}" + (
+        f" and {plural(len(sizes) - 3, 'further size')}" if len(sizes) > 3 else ""
+    )
+
+
+def study_design(study: Study) -> Answer | None:
+    """Nothing was collected: the study reads files that exist."""
+    return answer(
+        ["The study collected no images and followed no one: it read image files that existed."],
+        "manifest.csv",
+    )
+
+
+def eligibility(study: Study) -> Answer | None:
+    """What was used and what was set aside, by reason."""
+    images, usable = study.manifest.images, study.manifest.usable
+    aside = Counter(
+        f"{r.status}: {(r.reason or 'no reason given').partition(':')[0]}"
+        for r in images
+        if r.status != "ok"
+    )
+    reasons = [f"{reason} ({count(n)})" for reason, n in aside.most_common()]
+    return answer(
+        [
+            f"Every file that could be read and that the data set gives a class was used: "
+            f"{count(len(usable))} of {count(len(images))}.",
+            f"Set aside: {listed(reasons)}." if reasons else "None was set aside.",
+        ],
+        "manifest.csv",
+    )
+
+
+def subsets(study: Study) -> Answer | None:
+    """Whether all usable images took part."""
+    folds = [fold for _, found in _folds(study) for fold in found]
+    if not folds:
+        return None
+    placed = {image_id for fold in folds for image_id in fold.parts}
+    purged = [n for fold in folds if (n := len(fold.ids("purged")))]
+    return answer(
+        [
+            f"{count(len(placed))} of {plural(len(study.manifest.usable), 'usable image')} take "
+            "part; the program draws no subset.",
+            f"In {len(purged)} of {plural(len(folds), 'fold')}, {count(min(purged))} to "
+            f"{count(max(purged))} images are kept out of training because they overlap a test "
+            "image."
+            if purged
+            else "",
+        ],
+        "splits.csv",
+    )
+
+
+def missing_data(study: Study) -> Answer | None:
+    """Unreadable files, absent patient ids; nothing is imputed."""
+    usable = study.manifest.usable
+    unreadable = len(study.manifest.unreadable)
+    unnamed = sum(not r.patient_id for r in usable)
+    return answer(
+        [
+            f"{plural(unreadable, 'file')} could not be read and "
+            f"{'was' if unreadable == 1 else 'were'} left out; nothing was imputed."
+            if unreadable
+            else "Every file could be read; nothing was imputed.",
+            f"{count(unnamed)} of {plural(len(usable), 'usable image')} "
+            "have no patient id in the files.",
+        ],
+        "manifest.csv",
+    )
+
+
+def labels(study: Study) -> Answer | None:
+    """The reference standard as far as the files know it."""
+    layout = study.passport.get("layout") or study.config.data.layout
+    conflicts = study.passport.get("label_conflicts")
+    mapped = study.config.data.class_map
+    return answer(
+        [
+            f"The class of each image is the one that the data set itself gives (layout "
+            f"`{layout}`); how it was made is not in the files.",
+            f"Names mapped by the user: {listed(f'{a} → {b}' for a, b in mapped.items())}."
+            if mapped
+            else "",
+            ""
+            if conflicts is None
+            else f"Among images that the audit links, {plural(len(conflicts), 'group')} "
+            f"{'carries' if len(conflicts) == 1 else 'carry'} two classes.",
+        ],
+        "manifest.csv",
+        "passport.json",
+    )
+
+
+def classes(study: Study) -> Answer | None:
+    """How many images of each class, and how many patients where they are known."""
+    found = Counter(r.label for r in study.manifest.usable)
+    return answer(
+        [
+            f"{plural(len(study.manifest.usable), 'usable image')}: "
+            + ", ".join(f"{class_title(n)} {count(found[n])}" for n in study.manifest.class_names)
+            + ".",
+            _patients(study),
+        ],
+        "manifest.csv",
+    )
+
+
+def _patients(study: Study) -> str:
+    named: dict[str, set[str]] = {}
+    for record in study.manifest.usable:
+        if record.patient_id:
+            named.setdefault(record.label, set()).add(record.patient_id)
+    if not named:
+        return "No patient is named, so patients cannot be counted."
+    each = ", ".join(f"{class_title(n)} {count(len(ids))}" for n, ids in named.items())
+    return f"Patients: {each}."
+
+
+def class_parts(study: Study) -> Answer | None:
+    """The classes of each part: mean shares over the folds of each protocol."""
+    label = {r.image_id: r.label for r in study.manifest.usable}
+    sentences = []
+    for protocol, folds in _folds(study):
+        shares = []
+        for part in PARTS:
+            found = Counter(label.get(i, "") for f in folds for i in f.ids(part))
+            total = sum(found.values())
+            if total:
+                each = " / ".join(
+                    number(found[n] / total, "share").removesuffix(" %") for n in study.class_names
+                )
+                shares.append(f"{part} {each} %")
+        sentences.append(f"{protocol_title(protocol)}: {', '.join(shares)}.")
+    order = " / ".join(class_title(name) for name in study.class_names)
+    return answer([f"Classes ({order}).", *sentences] if sentences else [], "splits.csv")
+
+
+def image_format(study: Study) -> Answer | None:
+    """What the files tell of the acquisition: formats, sizes, scale bars."""
+    bars = study.passport.get("scale_bars") or {}
+    return answer(
+        [
+            f"The files: {_megapixels(study)}.",
+            f"A scale bar is burned into {count(bars['images'])} of them."
+            if bars.get("images")
+            else "",
+        ],
+        "manifest.csv",
+        "passport.json",
+    )
+
+
+def partitions(study: Study) -> Answer | None:
+    """How images were assigned, and how many stand in each part under each protocol."""
+    found = shown([data.parts(study)], "splits.csv", "config.toml")
+    seed = study.config.seed
+    text = f"Assigned by the program from the files' contents with seed {seed}, see the table:"
+    return found and replace(found, text=text)
+
+
+def disjointness(study: Study) -> Answer | None:
+    """For each protocol: test images tied to images the model was made with, counted."""
+    patients = {r.image_id: r.patient_id for r in study.manifest.usable if r.patient_id}
+    tied = {r.image_id: r.group_id for r in study.manifest.usable if r.group_id}
+    sentences = []
+    for protocol, folds in _folds(study):
+        tested = sum(len(fold.ids("test")) for fold in folds)
+        if not tested:
+            continue
+        counts = [
+            f"{count(sum(count_shared(f, groups, ('test',), _MADE_WITH) for f in folds))} {words}"
+            for groups, words in ((patients, "share a patient"), (tied, "overlap or repeat"))
+            if groups
+        ]
+        if counts:
+            sentences.append(
+                f"{protocol_title(protocol)}: of {count(tested)} test images {' and '.join(counts)}"
+                " an image of train, val or cal."
+            )
+    if sentences and not patients:
+        sentences.append(
+            "No patient ids are in the files: that no patient stands on two sides cannot be shown."
+        )
+    return answer(sentences, "splits.csv", "manifest.csv")
+
+
+def leakage_audit(study: Study) -> Answer | None:
+    """Duplicates, overlaps and twins as the audit counted them."""
+    return shown([data.ties(study)], "passport.json")
+
+
+def sample_size(study: Study) -> Answer | None:
+    """The size that there was; none was planned."""
+    n = plural(len(study.manifest.usable), "usable image")
+    text = f"The program computed no sample size: all of the data set's {n} took part."
+    return answer([text], "manifest.csv")
+
+
+def _folds(study: Study) -> list[tuple[str, Sequence[Fold]]]:
+    """The folds of each protocol with results."""
+    return [
+        (protocol, folds)
+        for protocol in study.protocols
+        if (folds := [fold for fold in study.folds if fold.protocol == protocol])
+    ]
+
+
+_CRITERIA = {
+    "val_loss": "log loss on `val`",
+    "val_accuracy": "accuracy on `val`",
+    "val_f1": "weighted F1 on `val`",
+}
+
+
+def model_kind(study: Study) -> Answer | None:
+    """The technology in one line."""
+    return answer(
+        [
+            f"Image classification into {plural(len(study.class_names), 'class', 'classes')} ("
+            + ", ".join(class_title(name) for name in study.class_names)
+            + ").",
+            *(f"`{r.name}`: {_kind(r)}." for r in study.config.recipes),
+        ],
+        "config.toml",
+    )
+
+
+def _kind(recipe: Recipe) -> str:
+    if isinstance(recipe.training, EnsembleTraining):
+        return "several models combined"
+    network = f"the neural network `{recipe.model.backbone}`"
+    if isinstance(recipe.training, GradientTraining):
+        return f"deep learning, {network}"
+    if isinstance(recipe.training, FeatureClassifierTraining):
+        return f"{recipe.training.classifier.kind} on features of {network}"
+    return f"logistic regression on features of {network}"
+
+
+def architecture(study: Study) -> Answer | None:
+    """Backbone and head of each recipe."""
+    return _settings(study, "model.", "preprocess.size_px")
+
+
+def preprocessing(study: Study) -> Answer | None:
+    """What is done to an image before the network sees it."""
+    return _settings(study, "preprocess.")
+
+
+def augmentation(study: Study) -> Answer | None:
+    """Random changes of training images."""
+    return _settings(study, "augmentation.")
+
+
+def initialisation(study: Study) -> Answer | None:
+    """Where the weights start."""
+    found = _settings(study, "model.weights", "model.init")
+    return found and replace(found, text=f"Seed {study.config.seed}, see the table:")
+
+
+def _settings(study: Study, *keys: str) -> Answer | None:
+    """Configured values whose keys begin so; none of an ensemble, which has no network."""
+    if any(isinstance(recipe.training, EnsembleTraining) for recipe in study.config.recipes):
+        return None
+    table = data.settings(study)
+    rows = tuple(row for row in table.rows if row[0].startswith(keys))
+    caption = f"Settings of each recipe: {listed(f'`{key}`' for key in keys)}"
+    return shown([replace(table, caption=caption, rows=rows)], "config.toml")
+
+
+def training(study: Study) -> Answer | None:
+    """How each recipe is trained, with every setting."""
+    found = _settings(study, "training.", "refine.", "inner_folds")
+    first = data.recipes(study)
+    return shown([first, *(found.tables if found else ())], "config.toml")
+
+
+def selection(study: Study) -> Answer | None:
+    """What chose the epoch or the settings."""
+    sentences = []
+    for recipe in study.config.recipes:
+        t = recipe.training
+        if isinstance(t, GradientTraining):
+            text = f"the epoch with the best {_CRITERIA[t.keep_best]}"
+        elif isinstance(t, LinearHeadTraining):
+            text = "the penalty with the best log loss on `val`"
+        elif isinstance(t, FeatureClassifierTraining):
+            text = "the settings with the best log loss on `val`"
+        else:
+            continue
+        sentences.append(f"`{recipe.name}`: {text}.")
+    last = f"The first recipe, `{study.recipes[0]}`, is the one whose verdict is given."
+    return answer([*sentences, last] if sentences else [], "config.toml")
+
+
+def ensembling(study: Study) -> Answer | None:
+    """Whether several models or views are averaged."""
+    sentences = []
+    for recipe in study.config.recipes:
+        t, views = recipe.training, recipe.model.views
+        if isinstance(t, EnsembleTraining):
+            text = f"{t.rule} of {listed(t.members)}"
+        elif recipe.inner_folds:
+            text = f"mean of {recipe.inner_folds} models trained on inner folds"
+        else:
+            text = "one model a fold, no ensemble"
+        if views > 1:
+            text += f"; each prediction is the mean over {views} views ({recipe.model.test_time})"
+        sentences.append(f"`{recipe.name}`: {text}.")
+    return answer(sentences, "config.toml")
+
+
+def imbalance(study: Study) -> Answer | None:
+    """What was done about unequal classes."""
+    sentences = []
+    for recipe in study.config.recipes:
+        t = recipe.training
+        if not isinstance(t, GradientTraining):
+            sentences.append(f"`{recipe.name}`: no method against class imbalance.")
+            continue
+        used = ["class weights in the loss"] if t.class_weights else []
+        used += [f"sampling `{t.sampling}`"] if t.sampling != "shuffle" else []
+        text = " and ".join(used) or "no method against class imbalance"
+        sentences.append(f"`{recipe.name}`: {text}.")
+    return answer(sentences, "config.toml")
+
+
+def output(study: Study) -> Answer | None:
+    """What the model gives, and how a class is chosen."""
+    return answer(
+        [
+            "A recalibrated probability for each class; the most probable class is the prediction.",
+            f"Prediction sets aim at a coverage of {100 * study.config.coverage:g} %, their "
+            "threshold fitted on the images that the other folds tested (in a hold-out on `cal`).",
+        ],
+        "predictions.csv",
+        "metrics.json",
+    )
+
+
+def software(study: Study) -> Answer | None:
+    """Versions, commit and hardware, as recorded when the study ran, and the command."""
+    found = shown([data.environment(study)], "environment.json")
+    command = study.environment.get("command")
+    return (
+        replace(found, text=f"Made with `{command}`, see the table:")
+        if found and command
+        else found
+    )
+
+
+def configuration(study: Study) -> Answer | None:
+    """Everything that is needed to run it again."""
+    text = (
+        f"Every option, defaults included, and the seed ({study.config.seed}); the division of "
+        "the images with their SHA-256; every predicted probability."
+    )
+    return answer([text], "config.toml", "splits.csv", "predictions.csv")
+
+
+def weights(study: Study) -> Answer | None:
+    """The model itself, where it was packed."""
+    record = _bundle(study)
+    if not record:
+        return None
+    return answer(
+        [
+            f"The fitted model of `{record.get('recipe')}` is packed to predict with "
+            f"({record.get('trained_on')}); licence of the weights: {record.get('licence')}."
+        ],
+        "bundle/",
+    )
+
+
+def poor_input(study: Study) -> Answer | None:
+    """What the packed model does with images it should not judge."""
+    record = _bundle(study)
+    if not record:
+        return None
+    ood = record.get("ood")
+    return answer(
+        [
+            "A file that cannot be read is named and gets no prediction.",
+            "Image statistics outside the range of the training images are noted with the "
+            "prediction."
+            if record.get("quality")
+            else "",
+            f"An image stranger than {100 * ood['accept']:g} % of the "
+            f"{'unseen test' if ood.get('n_unseen') else 'validation'} images is rejected."
+            if ood
+            else "",
+        ],
+        "bundle/bundle.json",
+    )
+
+
+def _bundle(study: Study) -> Mapping[str, Any]:
+    path = study.run.bundle / "bundle.json"
+    record = read_json(path) if path.is_file() else {}
+    return record if isinstance(record, dict) else {}

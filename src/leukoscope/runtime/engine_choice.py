@@ -1,0 +1,131 @@
+"""Which engine runs a bundle here, in which precision, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+
+from leukoscope.config.bundle import BundleRecord
+from leukoscope.config.guarantees import PRECISIONS
+from leukoscope.core.errors import BundleError, UnknownNameError, UsageError
+from leukoscope.runtime.bundle import Bundle, check_graph
+from leukoscope.runtime.engines import ENGINES, Engine, cannot, open_engine
+
+# Fastest first, as measured in docs/results/inference.md. Where bf16 is to be had it is as fast as
+# int8, and nearer to fp32; ONNX Runtime gains nothing by int8, for depthwise layers stay in fp32.
+FASTEST = {"openvino": ("bf16", "int8", "fp32"), "onnxruntime": ("fp32",)}
+
+
+def open_for(
+    bundle: Bundle,
+    engine: str = "auto",
+    precision: str = "auto",
+    *,
+    threads: int | None = None,
+    bulk: bool = False,
+) -> Engine:
+    """Open a bundle's graph; ``Engine.reason`` says which engine and precision, and why.
+
+    Args:
+        bundle: Checked by :func:`leukoscope.runtime.bundle.read_bundle`.
+        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO where it is installed.
+        precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: the fastest that this processor can
+            do and that, by the bundle's record, stayed within its bounds with this engine.
+        threads: Number of threads; None takes every core that this process may use.
+        bulk: For many images, see :func:`leukoscope.runtime.engines.open_engine`.
+
+    Raises:
+        UnknownNameError: No engine or precision of that name.
+        UsageError: That precision is not offered, by the record or by this processor.
+        MissingExtraError: The engine is not installed.
+        BundleError: The graph cannot be opened, or does not fit the record.
+    """
+    if engine not in ("auto", *ENGINES):
+        raise UnknownNameError("engine", engine, ("auto", *ENGINES))
+    if precision not in ("auto", *PRECISIONS):
+        raise UnknownNameError("precision", precision, ("auto", *PRECISIONS))
+    names = [engine] if engine != "auto" else ["onnxruntime"]
+    if engine == "auto" and find_spec("openvino") is not None:
+        names.insert(0, "openvino")
+    if precision != "auto":
+        refusals = {name: refusal(bundle.record, name, precision) for name in names}
+        names = [name for name in names if not refusals[name]]
+        if not names:
+            why = "; ".join(f"{name}: {words}" for name, words in refusals.items())
+            raise UsageError(
+                f"{bundle.folder}: {precision} is not offered ({why})",
+                hint="take --precision auto, which says what it took",
+            )
+    failed = ""
+    for number, name in enumerate(names, start=1):
+        chosen, why = _chosen(bundle.record, name, precision)
+        words = "asked for by name" if engine != "auto" else _why(name, failed)
+        try:
+            opened = open_engine(
+                bundle.model_for(chosen),
+                engine=name,
+                precision=chosen,
+                threads=threads,
+                bulk=bulk,
+            )
+            check_graph(bundle, opened)
+        except (BundleError, ImportError) as error:
+            if number == len(names):
+                raise
+            failed = str(error).splitlines()[0]
+            continue
+        return replace(opened, reason=f"{words}; {why}")
+    raise AssertionError("there is always one engine")
+
+
+def offered(record: BundleRecord) -> Iterator[tuple[str, str]]:
+    """Every engine that is installed with every precision that it may serve in here."""
+    for name in ENGINES:
+        if name == "openvino" and find_spec(name) is None:
+            continue
+        for precision in PRECISIONS:
+            if not refusal(record, name, precision):
+                yield name, precision
+
+
+def refusal(record: BundleRecord, engine: str, precision: str) -> str:
+    """Why an engine may not serve in a precision here; empty where it may."""
+    if precision == "fp32":
+        return ""
+    serving = record.serving(engine, precision)
+    if serving is None:
+        return f"the bundle has no record of {precision} with it"
+    return serving.refused or cannot(engine, precision)
+
+
+def _chosen(record: BundleRecord, engine: str, precision: str) -> tuple[str, str]:
+    """The precision and why it was taken."""
+    if precision != "auto":
+        return precision, f"{precision} asked for by name"
+    refused = {}
+    for name in FASTEST[engine]:
+        words = refusal(record, engine, name)
+        if words:
+            refused[name] = words
+            continue
+        left = "; ".join(f"not {other}: {why}" for other, why in refused.items())
+        if name == "fp32":
+            return name, f"fp32 ({left})" if left else "fp32 is its fastest"
+        serving = record.serving(engine, name)
+        assert serving is not None
+        parity = serving.parity
+        kept = (
+            f"{name}: within its bounds on {parity.n} validation images (logits within "
+            f"{parity.max_abs:.2g} of {parity.scale:.3g}, class changed on {parity.changed:.1%})"
+        )
+        return name, f"{kept}{f' ({left})' if left else ''}"
+    raise AssertionError("fp32 is never refused")
+
+
+def _why(name: str, failed: str) -> str:
+    if name == "openvino":
+        return "OpenVINO is installed"
+    if failed:
+        return f"OpenVINO is installed but could not open the model ({failed})"
+    return "OpenVINO is not installed or does not offer this precision"
