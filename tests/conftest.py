@@ -9,6 +9,10 @@ from types import ModuleType
 
 import pytest
 
+from leukoscope.core.files import read_csv, write_csv
+from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.phantom.writing import write_phantoms
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -47,3 +51,31 @@ def broken_images() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def four_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 fields with patient ids."""
+    spec = PhantomSpec(images=48, sessions=8, size_px=96, seed=3)
+    return write_phantoms(spec, tmp_path_factory.mktemp("target") / "four")
+
+
+@pytest.fixture(scope="session")
+def two_classes(four_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 fields, healthy or leukemic, and two of the four-class set among them."""
+    spec = PhantomSpec(images=48, sessions=8, size_px=96, seed=4)
+    folder = write_phantoms(spec, tmp_path_factory.mktemp("source") / "two")
+    rows = [
+        {
+            "path": row["path"],
+            "label": "hem" if row["label"] == "benign" else "all",
+            "patient_id": row["patient_id"],
+        }
+        for row in read_csv(folder / "manifest.csv")
+    ]
+    rows += [
+        {"path": str(four_classes / row["path"]), "label": "all", "patient_id": "guest"}
+        for row in read_csv(four_classes / "manifest.csv")[1:3]
+    ]
+    write_csv(folder / "binary.csv", ("path", "label", "patient_id"), rows)
+    return folder / "binary.csv"

@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from leukoscope.analyses.arms import (
     DEFAULTS,
@@ -34,10 +32,12 @@ from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.links import SharedImage, shared_images, without_shared
-from leukoscope.learning.backbones import build_network
-from leukoscope.learning.weights import find_weights_file, read_tensors
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.run import read_data, study_config
+
+if TYPE_CHECKING:
+    import torch
+
 
 _BACKBONE = "backbone."
 
@@ -61,6 +61,11 @@ def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> dict[
     Raises:
         WeightsError: The checkpoint is not at hand, or a tensor of the backbone is not its own.
     """
+    import torch
+
+    from leukoscope.learning.backbones import build_network
+    from leukoscope.learning.weights import find_weights_file, read_tensors
+
     network = build_network(
         recipe.model, num_classes=num_classes, size_px=recipe.preprocess.size_px
     )

@@ -22,7 +22,7 @@ WORDS = "miss at most 10 % of malignant fields, with 90 % confidence"
 @pytest.fixture(scope="module")
 def drawn() -> Any:
     """The made-up predictions of the tests of ``study.decisions``."""
-    path = Path(__file__).parents[1] / "study" / "test_decisions.py"
+    path = Path(__file__).parents[1] / "pipeline" / "test_decisions.py"
     spec = importlib.util.spec_from_file_location("drawn_decisions", path)
     assert spec is not None
     assert spec.loader is not None
