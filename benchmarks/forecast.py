@@ -60,6 +60,7 @@ from numpy.typing import NDArray
 
 from forecast_sets import DESIGNS, POOL, SEED, PartAudit, PartStore, Whole, write_patients
 from leukoscope.config.study import StudyConfig
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.passport import Audit
@@ -72,7 +73,7 @@ from leukoscope.learning.checkpoint import load_head
 from leukoscope.pipeline import perturbed
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.fitting import job_of_features, job_seed
-from leukoscope.pipeline.folds import FINAL, UNITS, ProtocolPlan, final_fold, plan_protocols
+from leukoscope.pipeline.folds import FINAL, ProtocolPlan, final_fold, plan_protocols
 from leukoscope.pipeline.jobs import Labelled, calibrate_jobs, run_job
 from leukoscope.pipeline.out_of_fold import UnseenImages
 from leukoscope.pipeline.probes import shortcut_tables
@@ -147,7 +148,7 @@ def fit_all(
     def folder_of(fold: Fold) -> Path:
         return store.run.model(recipe.name, fold.protocol, fold.fold)
 
-    return calibrate_jobs(folds, tables, folder_of, UNITS)
+    return calibrate_jobs(folds, tables, folder_of, PROTOCOLS)
 
 
 def study(

@@ -14,7 +14,8 @@ import typer
 from leukoscope.cli.main import app
 from leukoscope.config.loading import apply_overrides, list_recipes, load_recipe
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.study import PROTOCOLS, StudyConfig
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.learning.catalogue import BACKBONES
 
 FOLDER = Path(__file__).parents[1] / "docs" / "coming-from"

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from leukoscope.config.loading import load_recipe
+from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import Picture
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study import data
 from leukoscope.reporting.study.dashboard import dashboard
 from leukoscope.reporting.study_files import load_study
-from leukoscope.reporting.wording import protocol_title
 
 MakeStudy = Callable[..., RunFolder]
 

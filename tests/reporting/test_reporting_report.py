@@ -13,13 +13,14 @@ import pytest
 
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
+from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.figures.data import class_balance
 from leukoscope.reporting.figures.style import figure_png, house_style
 from leukoscope.reporting.study.report import write_report
 from leukoscope.reporting.study_files import load_study
-from leukoscope.reporting.wording import DISCLAIMER, protocol_title
+from leukoscope.reporting.wording import DISCLAIMER
 
 MakeStudy = Callable[..., RunFolder]
 NUMBERS = re.compile(r"[+−]?[\d,.]+(?: %| points)? \([−+\d.]+(?:–| to )[−+\d.]+\)†?")

@@ -17,6 +17,7 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_json
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.passport import save_audit
@@ -30,7 +31,7 @@ from leukoscope.evaluation.comparison import (
 from leukoscope.evaluation.intervals import Sampling
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.pipeline.entries import sampling
-from leukoscope.pipeline.folds import UNITS, groups_of, plan_protocols, unit_of
+from leukoscope.pipeline.folds import groups_of, plan_protocols, unit_of
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.run import audited, run_study
 
@@ -217,7 +218,7 @@ class _Two:
     @property
     def protocols(self) -> list[str]:
         """Those under which both have results."""
-        return [name for name in UNITS if all(len(table) for table in self.under(name))]
+        return [name for name in PROTOCOLS if all(len(table) for table in self.under(name))]
 
     def pair(self, protocol: str, metric: str = METRICS[0]) -> Pair:
         """What is compared under one protocol."""
@@ -282,7 +283,7 @@ def judge_arms(
     Returns:
         ``{"level", "headline", "sentences"}``.
     """
-    from leukoscope.reporting.wording import protocol_title
+    from leukoscope.core.protocols import protocol_title
 
     verdicts = {row["verdict"] for row in rows}
     if verdicts >= {"better", "worse"}:
@@ -311,8 +312,8 @@ def _lower(text: str) -> str:
 
 
 def _sentence(row: Mapping[str, Any], first: str, second: str) -> str:
+    from leukoscope.core.protocols import protocol_title
     from leukoscope.reporting.formats import difference, interval, plural
-    from leukoscope.reporting.wording import protocol_title
 
     entry = row["differences"]["accuracy"]
     where = f"{protocol_title(row['protocol'])} (n = {plural(row['n'], 'image')})"

@@ -23,6 +23,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.config.training import EnsembleTraining
 from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_json, sha256_file, write_json, write_text
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import softmax
@@ -45,7 +46,7 @@ from leukoscope.evaluation.fuzzy_inference import (
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.entries import sampling
-from leukoscope.pipeline.folds import UNITS, groups_of
+from leukoscope.pipeline.folds import groups_of
 from leukoscope.pipeline.jobs import calibrated
 from leukoscope.pipeline.progress import Listener, Progress, Tell, describe_environment
 from leukoscope.pipeline.summary import summarise
@@ -175,7 +176,7 @@ def _combined(
     tables = [
         table
         for (_, protocol), pairs in made.items()
-        for table in calibrated(*zip(*pairs, strict=True), vector=protocol in UNITS)
+        for table in calibrated(*zip(*pairs, strict=True), vector=protocol in PROTOCOLS)
     ]
     return tables, weights
 
@@ -220,7 +221,7 @@ def _renamed(member: Member, folds: Sequence[Fold]) -> PredictionTable:
 
 def _probes(first: Member, folds: Sequence[Fold]) -> PredictionTable:
     """The probes of the first run: they were fitted on the same folds, whatever the model."""
-    protocols = {fold.protocol for fold in folds if fold.protocol in UNITS}
+    protocols = {fold.protocol for fold in folds if fold.protocol in PROTOCOLS}
     return first.source.table.select(input=first.source.config.probes, protocol=protocols)
 
 

@@ -18,13 +18,14 @@ from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.labels import resolve_class
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.entries import Statistics, probe_entry, result_entry
 from leukoscope.pipeline.evidence import gather_evidence
-from leukoscope.pipeline.folds import UNITS, ProtocolPlan, plan_protocols
+from leukoscope.pipeline.folds import ProtocolPlan, plan_protocols
 from leukoscope.pipeline.inapplicable import inapplicable_probes
 from leukoscope.pipeline.inputs import load_input, stream
 from leukoscope.pipeline.jobs import Labelled
@@ -56,7 +57,7 @@ def summarise_foreign(
     """
     statistics = Statistics.of(folds, config)
     test = table.select(part="test")
-    protocols = [p for p in UNITS if p in set(test.protocol.tolist())]
+    protocols = [p for p in PROTOCOLS if p in set(test.protocol.tolist())]
     results, probes, model_on = [], [], []
     for protocol in protocols:
         under = test.select(protocol=protocol)

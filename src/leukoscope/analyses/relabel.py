@@ -15,6 +15,7 @@ from leukoscope.config.loading import load_study_config
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_csv, write_json
 from leukoscope.core.labels import CLASSES
+from leukoscope.core.protocols import PROTOCOLS, VOUCHING
 from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.combining import aggregate
@@ -30,20 +31,6 @@ from leukoscope.evaluation.predictions import PredictionTable
 
 OOD_FIT_IMAGES = 1000
 CELLS = "cells-only"
-PROTOCOLS: Mapping[str, str] = {
-    "deduplicated": "each image is judged by a model that saw neither it nor a copy or an "
-    "overlapping field of it",
-    "grouped": "each image is judged by a model that saw nothing of its patient",
-    "cohort": "each image is judged by a model that saw nothing of its cohort",
-    "acquisition": "each image is judged by a model that saw nothing of its acquisition cluster",
-    "acquisition-merged": "each image is judged by a model that saw nothing of its merged "
-    "acquisition cluster",
-    "random": "the model may have seen a copy of the image, and a copy with the same wrong label "
-    "vouches for it",
-    "given": "the data's own parts may share copies of an image, and a copy with the same wrong "
-    "label vouches for it",
-}
-"""Protocols in the order of preference, and what their probabilities rest on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +71,7 @@ def choose_predictions(
     if name not in recipes:
         raise UnknownNameError(f"recipe of {run.path}", name, recipes)
     there = set(rows.select(recipe=name).protocol.tolist())
-    usable = [p for p in PROTOCOLS if p in there]
+    usable = [p for p in VOUCHING if p in there]
     chosen = protocol or next(iter(usable), "")
     if chosen not in usable:
         raise UnknownNameError(f"protocol of {run.path}", chosen, usable)
@@ -202,8 +189,9 @@ def make_queue(
 ) -> dict[str, Any]:
     """The queue of a run, from its ``predictions.csv``, ``manifest.csv`` and ``passport.json``.
 
-    By default the run's first recipe, and the first of :data:`PROTOCOLS` that it has; ``count``
-    limits each of the three lists.
+    By default the run's first recipe, and the first of
+    :data:`~leukoscope.core.protocols.VOUCHING` that it has; ``count`` limits each of the three
+    lists.
 
     Returns:
         The content of ``queue.json``; the same for the same files.
@@ -239,7 +227,7 @@ def make_queue(
         "run": run.path.resolve().name,
         "recipe": name,
         "protocol": under,
-        "protocol_means": PROTOCOLS[under],
+        "protocol_means": PROTOCOLS[under].basis,
         "inputs": inputs,
         "manifest_sha256": sha256_file(run.manifest),
         "predictions_sha256": sha256_file(run.predictions),

@@ -100,7 +100,7 @@ def _recipes() -> list[str]:
 
 
 def _protocols() -> list[str]:
-    from leukoscope.config.study import PROTOCOLS
+    from leukoscope.core.protocols import PROTOCOLS
 
     return list(PROTOCOLS)
 

@@ -12,10 +12,8 @@ from leukoscope.config.base import Strict
 from leukoscope.config.bundle import SetGuarantee, SetScore
 from leukoscope.config.guarantees import parse_operating_point
 from leukoscope.config.recipe import Recipe
+from leukoscope.core.protocols import ProtocolName
 
-ProtocolName = Literal[
-    "random", "grouped", "deduplicated", "acquisition", "acquisition-merged", "given", "cohort"
-]
 ProbeName = Literal[
     "colour-only",
     "background-only",
@@ -34,7 +32,6 @@ ProbeName = Literal[
     "count-only",
     "order-only",
 ]
-PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
 DEFAULT_PROBES: tuple[ProbeName, ...] = (
     "colour-only",
@@ -173,7 +170,7 @@ class StudyConfig(Strict):
 
     data: DataConfig
     recipes: Annotated[tuple[Recipe, ...], Field(min_length=1)]
-    protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)] = PROTOCOLS
+    protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)] = get_args(ProtocolName)
     splits: SplitConfig = SplitConfig()
     probes: tuple[ProbeName, ...] = DEFAULT_PROBES
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from leukoscope.config.study import SplitConfig
 from leukoscope.core.errors import SplitError
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, Manifest
 
 
@@ -44,7 +45,7 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
     patients = {r.image_id: r.patient_id for r in manifest.usable if r.patient_id}
     components = {r.image_id: r.group_id for r in manifest.usable if r.group_id}
     notes = []
-    if name not in ("given", "cohort") and config.folds > len(folds):
+    if not (name in PROTOCOLS and PROTOCOLS[name].own_parts) and config.folds > len(folds):
         notes.append(
             f"{name}: {len(folds)} folds instead of {config.folds}: there are too few groups, or "
             f"more folds would leave no image of a class to train on."

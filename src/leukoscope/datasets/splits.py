@@ -20,14 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.study import ProtocolName, SplitConfig
+from leukoscope.config.study import SplitConfig
 from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.datasets.groups import allocate, allocate_at_random, count_classes, join_groups
 from leukoscope.datasets.split_checks import check_folds
@@ -35,13 +35,6 @@ from leukoscope.datasets.split_checks import check_folds
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-_UNITS = {
-    "random": "image",
-    "grouped": "patient",
-    "deduplicated": "component of overlapping images",
-    "acquisition": "acquisition cluster",
-    "acquisition-merged": "merged acquisition cluster",
-}
 _ATTEMPTS = 8
 MOST_COHORTS = 20
 """Each cohort is a fold of its own, as many as :class:`SplitConfig` allows."""
@@ -129,19 +122,19 @@ def make_splits(
         UnknownNameError: No such protocol.
         UsageError: Groups for a protocol that uses none.
     """
-    if protocol not in get_args(ProtocolName):
-        raise UnknownNameError("protocol", protocol, get_args(ProtocolName))
-    if groups is not None and protocol in {"random", "given", "cohort"}:
+    if protocol not in tuple(PROTOCOLS):
+        raise UnknownNameError("protocol", protocol, tuple(PROTOCOLS))
+    if groups is not None and (protocol == "random" or PROTOCOLS[protocol].own_parts):
         raise UsageError(f"the protocol {protocol} uses no groups")
     images, name = _Images.of(manifest), name or protocol
     purge = _purge_labels(images, protocol, purge_groups)
     streams = [seed, crc32(name.encode())]
-    if protocol in {"given", "cohort"}:
+    if PROTOCOLS[protocol].own_parts:
         held_out, labels = images.patient_units, None
         sides = _given_sides(images) if protocol == "given" else _cohort_sides(images)
     else:
         held_out, labels = _units(images, protocol, groups)
-        tests = _test_sides(images, held_out, purge, config, streams, _UNITS[protocol])
+        tests = _test_sides(images, held_out, purge, config, streams, PROTOCOLS[protocol].held_out)
         sides = [np.where(test, "test", "") for test in tests]
     # in the acquisition protocols val and cal are cut from the rest by component
     units = images.component if protocol.startswith("acquisition") else held_out
@@ -198,8 +191,7 @@ def _purge_labels(
 ) -> IntArray | None:
     if purge_groups is not None:
         return join_groups(images.column(purge_groups, "purge group"))
-    purged = {"acquisition", "acquisition-merged", "cohort"}
-    return images.component if protocol in purged else None
+    return images.component if PROTOCOLS[protocol].purges else None
 
 
 def _touched(purge: IntArray | None, test: BoolArray) -> BoolArray:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
+from leukoscope.core.protocols import SEPARATING
 from leukoscope.evaluation.intervals import MIN_GROUPS, Interval, Resampling, Sampling
 from leukoscope.evaluation.metrics import weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.verdict_text import SEPARATING, Score
+from leukoscope.evaluation.verdict_text import Score
 
 _LEAST_PROBABILITY = 1e-12
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Literal
 
+from leukoscope.core.protocols import IN_VERDICT, JUDGED, PROTOCOLS
 from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
 from leukoscope.evaluation.shortcuts import FEWEST_TO_SHOW, HALF, SOURCES, Source, judge_sources
 from leukoscope.evaluation.verdict_text import (
     DEGRADED_WORDS,
-    SETTINGS,
     SOURCE_WORDS,
     Score,
     describe_control,
@@ -33,9 +33,6 @@ from leukoscope.evaluation.verdict_text import (
 )
 
 Level = Literal["unsafe", "inconclusive", "plausible", "plausible-by-clusters"]
-
-JUDGED: Final = (("grouped",), ("acquisition-merged", "acquisition"))
-"""Protocols that a verdict rests on: patients where they were held out, else clusters."""
 
 RULE: Final = (
     "Judged is the first recipe, under the protocol that holds out patients where patients are "
@@ -99,9 +96,9 @@ def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str,
 
 
 def protocol_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
-    """The scores under each protocol that has them, in the order of ``SETTINGS``."""
-    found = {r["protocol"]: _score(r) for r in results if r["protocol"] in SETTINGS}
-    return {n: score for n in SETTINGS if (score := found.get(n)) is not None}
+    """The scores under each protocol that has them, in the order of a verdict."""
+    found = {r["protocol"]: _score(r) for r in results if r["protocol"] in IN_VERDICT}
+    return {n: score for n in IN_VERDICT if (score := found.get(n)) is not None}
 
 
 def judged_protocols(scores: Mapping[str, Score]) -> list[str]:
@@ -162,7 +159,7 @@ def _against(
         useless = next((score for score in scores.values() if not score.skill), None)
     if useless is not None:
         return [
-            f"{SETTINGS[useless.protocol]} the model is not shown to be better than chance"
+            f"{PROTOCOLS[useless.protocol].setting} the model is not shown to be better than chance"
             if "split" not in metrics
             else "it is not shown to be better than chance. Check the order of classes, the size, "
             "mean and deviation of its input"

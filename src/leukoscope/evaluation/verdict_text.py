@@ -6,26 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-SETTINGS: Final[Mapping[str, str]] = {
-    "random": "on random splits",
-    "deduplicated": "when overlapping images are kept together",
-    "given": "on the data set's own split",
-    "acquisition": "when whole acquisition clusters are held out",
-    "acquisition-merged": "when acquisition clusters that share overlapping fields are held out "
-    "together",
-    "grouped": "when whole patients are held out",
-    "cohort": "when a whole cohort is held out",
-}
-_SHORT: Final[Mapping[str, str]] = {
-    "random": "random splits",
-    "deduplicated": "overlaps kept together",
-    "given": "own split",
-    "acquisition": "clusters held out",
-    "acquisition-merged": "merged clusters held out",
-    "grouped": "patients held out",
-    "cohort": "cohorts held out",
-}
-SEPARATING: Final = ("cohort", "grouped", "acquisition-merged", "acquisition")
+from leukoscope.core.protocols import PROTOCOLS, SEPARATING
+
 SOURCE_WORDS: Final[Mapping[str, str]] = {
     "ground": "the ground between the leukocytes",
     "grain": "the finest grain of the image (sharpness, noise, compression)",
@@ -100,7 +82,7 @@ def summary(
     numbers = {scores[name].n for name in shown}
     same = len(numbers) == 1
     items = [
-        f"{percent(scores[name].value)} {SETTINGS[name]}"
+        f"{percent(scores[name].value)} {PROTOCOLS[name].setting}"
         + ("" if same else f" ({_count(scores[name].n)} images)")
         for name in shown
     ]
@@ -116,7 +98,7 @@ def describe_score(score: Score) -> str:
         limits = f"{100 * following['low']:.0f} to {100 * following['high']:.0f} %"
         next_one = f" For the next {score.unit} expect {limits}."
     return (
-        f"{_capital(SETTINGS[score.protocol])}: accuracy {_range(score)}, "
+        f"{_capital(PROTOCOLS[score.protocol].setting)}: accuracy {_range(score)}, "
         f"{_count(score.n)} images in {_count(score.n_groups)} {plural_unit(score)}, "
         f"chance {percent(score.chance)}{few}.{next_one}"
     )
@@ -132,7 +114,7 @@ def describe_source(source: Mapping[str, Any]) -> str:
     share = share_text(source["share"])
     return (
         f"{words} {share} of the advantage over chance ({source['probe']}, "
-        f"{_SHORT[source['protocol']]}): {source['status']}."
+        f"{PROTOCOLS[source['protocol']].setting_label}): {source['status']}."
     )
 
 
@@ -177,7 +159,7 @@ def describe_control(control: Mapping[str, Any] | None) -> list[str]:
 
 def describe_share(entry: Mapping[str, Any]) -> str:
     """How much of the advantage over colour statistics is left without stain, in a sentence."""
-    where_ = _capital(SETTINGS[entry["protocol"]])
+    where_ = _capital(PROTOCOLS[entry["protocol"]].setting)
     over, share = entry["advantage"], entry["share"]
     if not entry["defined"]:
         return (
@@ -206,7 +188,8 @@ def describe_inflation(metrics: Mapping[str, Any], recipe: str | None) -> list[s
         direction = "above" if difference >= 0 else "below"
         found.append(
             f"The accuracy on random splits lies {points(abs(difference))} {direction} that "
-            f"{SETTINGS[protocol]} ({'a difference' if certain else 'not distinguishable'})."
+            f"{PROTOCOLS[protocol].setting} "
+            f"({'a difference' if certain else 'not distinguishable'})."
         )
     return found
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
 from leukoscope.config.guarantees import OperatingTarget, parse_operating_point
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.conformal import (
     expected_coverage,
     fewest_for,
@@ -141,7 +142,7 @@ def _under(
 
 ANSWERED = (0.5, 0.8, 0.9, 0.95, 1.0)  # shares of the images at which the risk is written down
 # What images can be told apart by, whatever the protocol: a partition and its protocol.
-PARTITIONS: Mapping[str, str] = {"patient": "grouped", "acquisition cluster": "acquisition"}
+PARTITIONS: Mapping[str, str] = {PROTOCOLS[n].unit: n for n in ("grouped", "acquisition")}
 
 
 def decision_entries(

@@ -8,6 +8,7 @@ from typing import Any
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
+from leukoscope.core.protocols import holds_out_units
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.forecast import next_unit_interval
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
@@ -130,10 +131,7 @@ def result_entry(
 def next_unit(statistics: Statistics, rows: PredictionTable, protocol: str) -> dict[str, Any]:
     """The accuracy to expect on the next patient or cluster, where the protocol holds them out."""
     unit = statistics.unit[protocol]
-    whole = protocol.startswith(("grouped", "acquisition")) or (
-        protocol == "cohort" and unit == "patient"
-    )
-    if not whole:
+    if not holds_out_units(protocol, unit):
         return {"reason": "this protocol holds out no whole patients or clusters"}
     right = rows.probs.argmax(axis=1) == rows.y_true
     config = statistics.config

@@ -13,11 +13,12 @@ from leukoscope.config.recipe import LinearHeadTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_json, write_json
+from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.metrics import weighted_metrics
 from leukoscope.pipeline.fitting import linear_logits
-from leukoscope.pipeline.folds import ProtocolPlan, strictest
+from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inapplicable import inapplicable_probes, picture_scale
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.probes import partner_classes, probe_recipe

@@ -20,13 +20,14 @@ from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameError, UsageError
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.fold_results import units_of
-from leukoscope.pipeline.folds import FINAL, UNITS
+from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.jobs import calibration_tables
 from leukoscope.pipeline.out_of_fold import UnseenImages
 
@@ -150,7 +151,7 @@ class FittedRun:
         name = recipe or next((n for n in self.recipes if any(self._fitted(n))), self.recipes[0])
         if name not in self.recipes:
             raise UnknownNameError(f"recipe of {self.run.path}", name, self.recipes)
-        done = [p for p in self._fitted(name) if p in UNITS]
+        done = [p for p in self._fitted(name) if p in PROTOCOLS]
         planned = {*self.config.protocols, *done}
         if protocol is not None and protocol not in planned:
             raise UnknownNameError(f"protocol of {self.run.path}", protocol, planned)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.recipe import FeatureClassifierTraining, LinearHeadTraining, Recipe
 from leukoscope.core.files import write_csv, write_text
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.fuzzy_inference import rules_text
@@ -23,7 +24,7 @@ from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
 from leukoscope.learning.feature_models import FeatureHead, Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
-from leukoscope.pipeline.folds import FINAL, UNITS
+from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.gradient_job import GradientJob, MakeJob, fit_inner_folds, member_recipe
 from leukoscope.pipeline.jobs import (
     Announce,
@@ -66,7 +67,7 @@ def fit_recipe(
         for done, fold in enumerate(fits.folds):
             tables.append(fits.fit(fold, tell, done))
             tell(1000 * (done + 1), 1000 * len(fits.folds))
-        return calibrate_jobs(fits.folds, tables, fits.folder, UNITS)
+        return calibrate_jobs(fits.folds, tables, fits.folder, PROTOCOLS)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class RecipeFits:
         training on cached activations: with other training its twenty fits would cost hours.
         """
         chosen = (
-            f for f in folds if recipe.draws_curve or f.protocol in UNITS or f.protocol == FINAL
+            f for f in folds if recipe.draws_curve or f.protocol in PROTOCOLS or f.protocol == FINAL
         )
         return cls(store, recipe, tuple(chosen), seed)
 
@@ -132,7 +133,7 @@ class RecipeFits:
                 within,
             )
         job = make(folder, of_job, within)
-        if keeper is not None and fold.protocol in UNITS:
+        if keeper is not None and fold.protocol in PROTOCOLS:
             return keeper.attach(job, folder)
         return job
 

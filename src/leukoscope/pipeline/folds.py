@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import SplitError
+from leukoscope.core.protocols import PROTOCOLS, base_name, promised_protocol
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.datasets.passport import Audit
 from leukoscope.datasets.split_checks import split_notes
 from leukoscope.datasets.splits import make_splits, split_train_val
 
 FINAL = "final"
-UNITS: Mapping[str, str] = {
-    "random": "component",
-    "grouped": "patient",
-    "deduplicated": "component",
-    "acquisition": "acquisition cluster",
-    "acquisition-merged": "merged acquisition cluster",
-    "given": "component",
-    "cohort": "component",
-}
-"""Every protocol, and what its intervals resample unless a fold says otherwise."""
-
-
-STRICTNESS = ("grouped", "acquisition-merged", "acquisition", "deduplicated", "random")
-"""Protocols by how much they keep from training, the strictest first."""
-
-
-def strictest(protocols: Iterable[str]) -> str | None:
-    """Which of the protocols holds out the largest real unit; None where there is none.
-
-    Patients come before acquisition clusters, which are a proxy, and these before images.
-
-    >>> strictest(["random", "acquisition", "grouped"]), strictest([])
-    ('grouped', None)
-    """
-    known = set(protocols)
-    return next((name for name in STRICTNESS if name in known), None)
 
 
 def unit_of(protocol: str, folds: Iterable[Fold]) -> str:
@@ -48,7 +23,7 @@ def unit_of(protocol: str, folds: Iterable[Fold]) -> str:
     ('acquisition cluster', 'patient')
     """
     own = (fold.unit for fold in folds if fold.protocol == protocol and fold.unit)
-    return next(own, UNITS[protocol.partition("-k")[0]])
+    return next(own, PROTOCOLS[base_name(protocol)].unit)
 
 
 def groups_of(folds: Iterable[Fold]) -> dict[str, dict[str, str]]:
@@ -81,7 +56,7 @@ class ProtocolPlan:
     def names(self) -> tuple[str, ...]:
         """Protocols that apply, without the curve and the final fit."""
         seen = dict.fromkeys(fold.protocol for fold in self.folds)
-        return tuple(name for name in seen if name in UNITS)
+        return tuple(name for name in seen if name in PROTOCOLS)
 
 
 def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> ProtocolPlan:
@@ -101,7 +76,7 @@ def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> Pro
                 inapplicable.append(
                     {"protocol": f"acquisition-k{clusters}", "reason": error.message}
                 )
-    applied = [p for p in UNITS if any(fold.protocol == p for fold in folds)]
+    applied = [p for p in PROTOCOLS if any(fold.protocol == p for fold in folds)]
     notes = [
         note
         for protocol in applied
@@ -134,28 +109,6 @@ def final_fold(manifest: Manifest, config: StudyConfig, folds: Sequence[Fold]) -
     protocol = promised_protocol(fold.protocol for fold in folds)
     like = next(fold for fold in folds if fold.protocol == protocol)
     return split_train_val(manifest, like, config.splits, seed=config.seed, name=FINAL)
-
-
-def promised_protocol(protocols: Iterable[str]) -> str | None:
-    """Whose test images calibrate a bundle: those of the strictest protocol that was run.
-
-    >>> promised_protocol(["random", "given"]), promised_protocol(["given"])
-    ('random', 'given')
-    """
-    known = set(protocols)
-    return strictest(known) or next((name for name in ("cohort", "given") if name in known), None)
-
-
-def promised_unit(protocol: str) -> str:
-    """For what kind of new image such a bundle is calibrated, by what it is an image of.
-
-    The other protocols hold single images out, of patients and slides that are trained on.
-
-    >>> promised_unit("grouped"), promised_unit("deduplicated")
-    ('patient', 'image')
-    """
-    whole = ("grouped", "acquisition-merged", "acquisition")
-    return UNITS[protocol] if protocol in whole else "image"
 
 
 def _folds_of(

@@ -15,6 +15,7 @@ from leukoscope.config.loading import load_study_config
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_csv
+from leukoscope.core.protocols import promised_protocol, promised_unit
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, evidence_weights, softmax
@@ -26,7 +27,6 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.decisions import fit_point
 from leukoscope.pipeline.entries import sampling
 from leukoscope.pipeline.fold_results import FoldResults, units_of
-from leukoscope.pipeline.folds import promised_protocol, promised_unit
 
 Decisions = tuple[Calibration, Conformal, OperatingPoint | None]
 

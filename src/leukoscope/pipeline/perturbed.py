@@ -20,6 +20,7 @@ from leukoscope.config.bundle import Calibration
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
 from leukoscope.core.errors import DataError
+from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import apply_calibration, softmax
 from leukoscope.evaluation.combining import log_probs, weighted_mean
@@ -27,7 +28,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
 from leukoscope.learning.trainer import predict_logits
 from leukoscope.pipeline.fitting import job_of_features, job_seed
-from leukoscope.pipeline.folds import ProtocolPlan, strictest
+from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.gradient_job import fit_inner_folds
 from leukoscope.pipeline.jobs import Labelled, Logits, fold_calibrations
 from leukoscope.pipeline.progress import Progress

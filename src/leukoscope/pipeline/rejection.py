@@ -21,6 +21,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_csv, read_json, sha256_json, write_csv, write_json
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, RunFolder
 from leukoscope.evaluation.gate import SCORES, Gate, Seen, fit_gate, separation, set_threshold
@@ -31,7 +32,7 @@ from leukoscope.imaging.observation import Observation
 from leukoscope.imaging.outliers import synthetic_outliers
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.pipeline.entries import sampling
-from leukoscope.pipeline.folds import UNITS, groups_of, unit_of
+from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.gradient_job import GradientJob
 from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.jobs import HELD_OUT, FitAndPredict, Logits, PartRows
@@ -196,7 +197,7 @@ def rejection_metrics(
     """
     found = []
     for recipe in config.recipes:
-        for protocol in UNITS:
+        for protocol in PROTOCOLS:
             of = [fold for fold in folds if fold.protocol == protocol]
             folders = [run.model(recipe.name, protocol, fold.fold) for fold in of]
             if of and all((folder / OOD_CSV).is_file() for folder in folders):

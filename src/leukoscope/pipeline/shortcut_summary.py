@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from leukoscope.config.study import DEGRADED, EDITED
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.shortcuts import (
     PAIRED,
@@ -18,7 +19,6 @@ from leukoscope.evaluation.shortcuts import (
 )
 from leukoscope.evaluation.verdict import judge
 from leukoscope.pipeline.entries import Statistics, head_of
-from leukoscope.pipeline.folds import UNITS
 
 EDITED_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 MODEL_ON = "model-on-"
@@ -86,7 +86,7 @@ def add_verdict(
     for protocol in dict.fromkeys(test.protocol.tolist()):
         under = test.select(protocol=protocol)
         model = under.select(recipe=recipe, input="image")
-        if protocol not in UNITS or not len(model):
+        if protocol not in PROTOCOLS or not len(model):
             continue
         colour, neutral = (under.select(input=name) for name in ("colour-only", "stain-neutral"))
         if len(colour) and len(neutral):

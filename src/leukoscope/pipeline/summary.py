@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
+from leukoscope.core.protocols import PROTOCOLS, base_name
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
@@ -31,7 +32,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.pipeline.decisions import PARTITIONS, decision_entries, operating_entry
 from leukoscope.pipeline.entries import Statistics, curve_entry, probe_entry, result_entry, sampling
 from leukoscope.pipeline.fold_results import FoldResults, calibration_entry
-from leukoscope.pipeline.folds import FINAL, UNITS
+from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.out_of_fold import promise_entry
 from leukoscope.pipeline.shortcut_summary import Evidence, add_verdict, model_on_entries
 
@@ -237,12 +238,12 @@ def _entries(
             rows = under.select(recipe=recipe, input="image")
             if len(rows) == 0:
                 continue
-            if protocol in UNITS:
+            if protocol in PROTOCOLS:
                 found["results"].append(result_entry(statistics, rows, recipe, protocol))
                 levels = statistics.hierarchy(rows, protocol)
                 if levels is not None:
                     found["hierarchy"].append({"recipe": recipe, "protocol": protocol, **levels})
-            if protocol.startswith("acquisition") and protocol != "acquisition-merged":
+            if base_name(protocol) == "acquisition":
                 found["curve"].append(curve_entry(statistics, rows, recipe, protocol))
         tested = [under.select(input=probe) for probe in statistics.config.probes]
         found["probes"] += [
@@ -267,7 +268,7 @@ def _comparisons(
     stricter = []
     of_random = test.select(recipe=recipes[0], protocol="random", input="image")
     for protocol in protocols:
-        if protocol not in UNITS:
+        if protocol not in PROTOCOLS:
             continue
         under = test.select(protocol=protocol)
         first = under.select(recipe=recipes[0], input="image")
@@ -319,7 +320,7 @@ def _promises(
         recipe: [
             tested
             for protocol in protocols
-            if protocol in UNITS
+            if protocol in PROTOCOLS
             and (tested := FoldResults.of(table, folds, recipe, protocol, config)).folds
         ]
         for recipe in recipes

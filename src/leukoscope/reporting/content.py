@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
+from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting.formats import (
     UNRELIABLE,
     UNRELIABLE_NOTE,
@@ -14,7 +15,6 @@ from leukoscope.reporting.formats import (
     metric_title,
     number,
 )
-from leukoscope.reporting.wording import protocol_title
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from leukoscope.core.protocols import WORDS, protocol_title
 from leukoscope.reporting.content import (
     N_IMAGES,
     PROTOCOL,
@@ -31,7 +32,6 @@ from leukoscope.reporting.formats import (
     plural,
 )
 from leukoscope.reporting.study_files import Study, class_title
-from leukoscope.reporting.wording import PROTOCOL_INFO, protocol_title
 
 HEADLINE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
 FURTHER_METRICS = ("weighted_f1", "weighted_precision", "pr_auc", "log_loss", "brier", "ece")
@@ -151,7 +151,7 @@ def protocols(study: Study) -> Table:
         "Protocols that apply, from the mildest to the harshest", study.protocols,
         text("Protocol", protocol_title),
         code("Name in files", str),
-        text("The question", lambda p: PROTOCOL_INFO[p].question if p in PROTOCOL_INFO else DASH),
+        text("The question", lambda p: WORDS[p].question if p in WORDS else DASH),
     )  # fmt: skip
 
 

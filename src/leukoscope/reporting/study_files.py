@@ -17,10 +17,10 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
 from leukoscope.core.labels import CLASSES
+from leukoscope.core.protocols import protocol_rank
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder, training_history
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.reporting.wording import protocol_rank
 
 _CURVE_POINT = re.compile(r"-k\d+$")
 

@@ -3,71 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 DISCLAIMER = (
     "Research software, not a medical device. Nothing in this report may be used to diagnose, "
     "treat or exclude a disease."
 )
 
-
-@dataclass(frozen=True)
-class ProtocolInfo:
-    """What a protocol holds out.
-
-    Attributes:
-        title: Name for readers.
-        question: What a result under it answers.
-    """
-
-    title: str
-    question: str
-
-
-# From the mildest to the harshest.
-PROTOCOL_INFO: Mapping[str, ProtocolInfo] = {
-    "random": ProtocolInfo(
-        "Random images",
-        "Can it sort images whose neighbours it has seen? Only for comparison with the literature.",
-    ),
-    "deduplicated": ProtocolInfo(
-        "Duplicates and overlaps kept together",
-        "Does it survive without copies of test images? Without patient ids still nearly random.",
-    ),
-    "given": ProtocolInfo(
-        "The data’s own split",
-        "What the publishers of the data intended, audited for leaks.",
-    ),
-    "grouped": ProtocolInfo(
-        "Whole patients held out",
-        "Does it work on patients it has never seen, from the same laboratory?",
-    ),
-    "cohort": ProtocolInfo(
-        "Whole cohorts held out",
-        "Does it work on patients of a hospital, or of years, that it has never seen?",
-    ),
-    "acquisition": ProtocolInfo(
-        "Whole acquisition clusters held out",
-        "Does it work on images whose background looks unlike the training images’?",
-    ),
-    "acquisition-merged": ProtocolInfo(
-        "Clusters joined with overlapping fields held out",
-        "The harshest proxy of an unseen slide that the data allows.",
-    ),
-    "external": ProtocolInfo("Another data set", "Does it work on data from elsewhere?"),
-}
-
-PROTOCOL_SHORT: Mapping[str, str] = {
-    "random": "random split",
-    "deduplicated": "overlaps joined",
-    "given": "own split",
-    "grouped": "patients apart",
-    "cohort": "cohorts apart",
-    "acquisition": "clusters apart",
-    "acquisition-merged": "clusters merged",
-    "external": "as handed in",
-}
-"""Names where space is scarce."""
 
 INPUT_TITLES: Mapping[str, str] = {
     "image": "the whole image",
@@ -214,29 +155,6 @@ REFERENCES: tuple[tuple[str, str], ...] = (
         "https://jfly.uni-koeln.de/color/",
     ),
 )
-
-
-def protocol_title(name: str) -> str:
-    """A protocol's name for readers; variants such as ``acquisition-k48`` name their number.
-
-    >>> protocol_title("random"), protocol_title("acquisition-k48"), protocol_title("mine")
-    ('Random images', 'Whole acquisition clusters held out (48)', 'mine')
-    """
-    if name in PROTOCOL_INFO:
-        return PROTOCOL_INFO[name].title
-    stem, _, clusters = name.rpartition("-k")
-    if stem in PROTOCOL_INFO and clusters.isdigit():
-        return f"{PROTOCOL_INFO[stem].title} ({clusters})"
-    return name
-
-
-def protocol_rank(name: str) -> int:
-    """Place of a protocol from the mildest (0) to the harshest; unknown ones come last.
-
-    >>> protocol_rank("random") < protocol_rank("acquisition-merged") < protocol_rank("mine")
-    True
-    """
-    return list(PROTOCOL_INFO).index(name) if name in PROTOCOL_INFO else len(PROTOCOL_INFO)
 
 
 def input_title(name: str) -> str:

@@ -13,6 +13,7 @@ from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.core.labels import CLASSES
+from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layout_readers import MANIFEST_NAME
@@ -24,7 +25,7 @@ from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.pipeline.entries import sampling
-from leukoscope.pipeline.folds import groups_of, strictest, unit_of
+from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.measured import seen_in_training, units_of_data
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.runtime.prediction import Prediction

@@ -13,9 +13,10 @@ from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.base import validate
 from leukoscope.config.loading import load_recipe, load_study_config, save_study_config
 from leukoscope.config.recipe import EnsembleTraining, Recipe
-from leukoscope.config.study import PROTOCOLS, StudyConfig, chosen_probes, usual_folds
+from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset

@@ -16,10 +16,11 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.pipeline.folds import UNITS, groups_of
+from leukoscope.pipeline.folds import groups_of
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _predictions(run: RunFolder, finished: bool) -> PredictionTable:
 
 def _test_rows(table: PredictionTable, folds: Sequence[Fold]) -> tuple[PredictionTable, list[str]]:
     """Labelled test rows from whole images under protocols whose folds have all ended."""
-    table = table.select(part="test", input="image", protocol=list(UNITS))
+    table = table.select(part="test", input="image", protocol=list(PROTOCOLS))
     expected: dict[str, set[int]] = {}
     for fold in folds:
         expected.setdefault(fold.protocol, set()).add(fold.fold)
@@ -274,12 +275,12 @@ def make_contests(
         DataError: No results under a wanted protocol, other classes, or no common test image.
     """
     found = {p for c in candidates for p in c.source.table.select(recipe=c.name).protocol.tolist()}
-    wanted = list(dict.fromkeys(protocols)) if protocols else [p for p in UNITS if p in found]
+    wanted = list(dict.fromkeys(protocols)) if protocols else [p for p in PROTOCOLS if p in found]
     for name in wanted:
         if name not in found:
             raise DataError(
                 f"no run has complete results under the protocol {name!r}",
-                hint=f"there are results under: {', '.join(p for p in UNITS if p in found)}",
+                hint=f"there are results under: {', '.join(p for p in PROTOCOLS if p in found)}",
             )
     contests = [_contest(name, candidates) for name in wanted]
     _check_shared(contests, candidates)

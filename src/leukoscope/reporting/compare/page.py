@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.files import write_csv
+from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.compare import recipes as recipe_tables
 from leukoscope.reporting.compare import sections as model_sections
@@ -18,7 +19,6 @@ from leukoscope.reporting.content import Section, Table
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
-from leukoscope.reporting.wording import protocol_title
 
 TABLES: Mapping[str, Callable[[Comparison], Table | None]] = {
     "overview": tables.overview,

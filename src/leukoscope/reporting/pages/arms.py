@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
     Block,
@@ -31,7 +32,6 @@ from leukoscope.reporting.formats import count, difference, interval, metric_tit
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.study_files import History, Study, load_study
-from leukoscope.reporting.wording import protocol_title
 
 
 def arm_titles(result: Record) -> dict[str, str]:

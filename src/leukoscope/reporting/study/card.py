@@ -11,6 +11,7 @@ import numpy as np
 
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.program import __version__
+from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.content import Column, Table, present
@@ -21,7 +22,7 @@ from leukoscope.reporting.study.decision_tables import promise_words
 from leukoscope.reporting.study.results import cannot_show
 from leukoscope.reporting.study.study_facts import Answer
 from leukoscope.reporting.study_files import Study, class_title, load_study
-from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title, protocol_title
+from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title
 
 
 def render_model_card(run: RunFolder) -> str:

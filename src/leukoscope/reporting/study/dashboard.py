@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from leukoscope.core.labels import order_classes
+from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting.content import Paragraph, Section
 from leukoscope.reporting.figures import dashboard as figures
 from leukoscope.reporting.figures.classification import draw_matrix
@@ -19,7 +20,6 @@ from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.decisions import reliability_panel
 from leukoscope.reporting.study.shortcuts import mark_groups
 from leukoscope.reporting.study_files import Scores, Study
-from leukoscope.reporting.wording import protocol_title
 
 COLUMNS = 3
 MOST_RECIPES = 8  # rows of the F1 panel that can still be read

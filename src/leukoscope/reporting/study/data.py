@@ -11,6 +11,7 @@ import numpy as np
 
 from leukoscope.config.recipe import EnsembleTraining, GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.core.labels import CLASSES, order_classes
+from leukoscope.core.protocols import protocol_rank, protocol_title
 from leukoscope.core.records import PARTS
 from leukoscope.reporting.content import (
     Block,
@@ -36,7 +37,6 @@ from leukoscope.reporting.figures.data import class_balance, cluster_heat_map
 from leukoscope.reporting.formats import DASH, count, finite, number, plural, seconds
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study, class_title
-from leukoscope.reporting.wording import protocol_rank, protocol_title
 
 MOST_ROWS = 40
 TIES: Mapping[str, str] = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.thresholds import reliability, risk_coverage
 from leukoscope.reporting.content import (
@@ -36,7 +37,6 @@ from leukoscope.reporting.study import decision_tables as tables
 from leukoscope.reporting.study.decision_tables import promise_words
 from leukoscope.reporting.study.results import MOST_RECIPES, panel_title
 from leukoscope.reporting.study_files import Study
-from leukoscope.reporting.wording import protocol_title
 
 
 def calibration(study: Study, gallery: Gallery) -> Section:

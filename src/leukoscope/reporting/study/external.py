@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.forecast import INSIDE
 from leukoscope.reporting.content import (
     Block,
@@ -33,7 +34,6 @@ from leukoscope.reporting.formats import (
 )
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study
-from leukoscope.reporting.wording import protocol_title
 
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "ece")
 FORECAST = ("accuracy", "roc_auc")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting.content import (
     N_IMAGES,
     PROTOCOL,
@@ -30,7 +31,6 @@ from leukoscope.reporting.formats import count, difference, metric_title, number
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study import data as tables
 from leukoscope.reporting.study_files import History, Study
-from leukoscope.reporting.wording import protocol_title
 
 MOST_RULES = 24
 _MEASURED = ("val_loss", "val_accuracy")

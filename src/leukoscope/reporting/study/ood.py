@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON
 from leukoscope.reporting.content import (
     RECIPE,
@@ -24,7 +25,6 @@ from leukoscope.reporting.figures.other_data import StrangenessPanel, strangenes
 from leukoscope.reporting.formats import count, interval, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study
-from leukoscope.reporting.wording import protocol_title
 
 _HELD_OUT = text("Held out", lambda e: protocol_title(e["protocol"]))
 

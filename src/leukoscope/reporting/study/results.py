@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from leukoscope.core.protocols import PROTOCOLS, WORDS, protocol_title
 from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.reporting import result_tables as tables
@@ -30,29 +31,14 @@ from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.study.shortcuts import why
 from leukoscope.reporting.study_files import History, Study
-from leukoscope.reporting.wording import PROTOCOL_SHORT, protocol_title
 
 
 def can_show(study: Study) -> tuple[str, ...]:
     """Questions that the study's protocols and probes answer."""
     first = study.recipes[0]
-    said = {
-        "random": "How well images are sorted when their neighbours may be in the training data "
-        "({}): comparable with published figures, no forecast for new slides.",
-        "deduplicated": "How much of that remains without duplicates and overlapping fields of "
-        "test images in training ({}).",
-        "given": "What the data’s own split gives ({}).",
-        "grouped": "How the model does on patients it has never seen ({}), from the same source.",
-        "cohort": "How the model does on cohorts (a hospital, years) that it has never seen ({}).",
-        "acquisition": "How the model does when images with alike background are held out "
-        "together ({}).",
-        "acquisition-merged": "How far it falls when, besides, no slide may be cut in two ({}): "
-        "the harshest stand-in for an unseen slide that this data allows.",
-        "external": "How the model does on another data set ({}).",
-    }
     items = [
-        text.format(sample(entry))
-        for name, text in said.items()
+        protocol.shows.format(sample(entry))
+        for name, protocol in WORDS.items()
         if (entry := study.result(first, name)) is not None
     ]
     others = study.metrics.get("external") or ()
@@ -161,12 +147,9 @@ def class_results(study: Study, gallery: Gallery) -> Section:
 
 def panel_title(entry: Mapping[str, Any]) -> str:
     """Title of a protocol's panel, with the sample size."""
-    short = {
-        "deduplicated": "Duplicates, overlaps together",
-        "acquisition": "Acquisition clusters held out",
-        "acquisition-merged": "Clusters joined with overlaps",
-    }
-    title = short.get(entry["protocol"]) or protocol_title(entry["protocol"])
+    name = entry["protocol"]
+    known = WORDS.get(name)
+    title = (known and known.panel_title) or protocol_title(name)
     return f"{title}\nn = {count(entry['n'])}"
 
 
@@ -401,7 +384,7 @@ def _curve_chart(study: Study, gallery: Gallery) -> Picture | None:
         known = (entry or {"metrics": {}})["metrics"].get("accuracy") or {}
         value = finite(known.get("value"))
         if value is not None:
-            references.append((PROTOCOL_SHORT[protocol], value))
+            references.append((PROTOCOLS[protocol].label, value))
     title = f"Whole clusters held out, n = {count(n)} images"
     return gallery.draw(
         "cluster-curve",

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from leukoscope.core.protocols import WORDS, protocol_title
 from leukoscope.evaluation.shortcuts import status_of
 from leukoscope.evaluation.verdict_text import DEGRADED_WORDS, SOURCE_WORDS, share_text
 from leukoscope.reporting.content import (
@@ -34,7 +35,7 @@ from leukoscope.reporting.formats import DASH, count, difference, finite, interv
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.study_files import Study
-from leukoscope.reporting.wording import PROBE_MEANING, PROTOCOL_SHORT, input_title, protocol_title
+from leukoscope.reporting.wording import PROBE_MEANING, input_title
 
 SIGNS: Final[Mapping[str, str]] = {
     "shown": "✗ shown",
@@ -228,7 +229,7 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
                     edited.setdefault(recipe, {})[key] = entry["input"]
         over = (inflation.get(protocol) or {}).get("value")
         note = "" if over is None else f"random {100 * over:+.1f} points"
-        panels.append(Panel(PROTOCOL_SHORT.get(protocol, protocol), note, marks))
+        panels.append(Panel(WORDS[protocol].label if protocol in WORDS else protocol, note, marks))
     rows = [Row("", "trained and tested on")]
     rows += [Row(label, label, seen) for label, seen in shown.items()]
     for recipe, keys in edited.items():
