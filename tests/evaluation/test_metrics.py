@@ -11,9 +11,11 @@ from sklearn import metrics as oracle
 
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.evaluation.metrics import (
+    METRICS,
     compute_metrics,
     confusion_matrix,
     metric_names,
+    metric_of,
     weighted_metrics,
     weighted_ranking,
 )
@@ -228,3 +230,11 @@ def test_confusion_matrix_equals_scikit_learn() -> None:
     pred = prob.argmax(axis=1)
     assert np.array_equal(confusion_matrix(y, pred, 4), oracle.confusion_matrix(y, pred))
     assert confusion_matrix([0], [0], 3).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_the_registry_answers_for_every_metric_of_a_study() -> None:
+    for name in metric_names(FOUR):
+        assert metric_of(name).name in METRICS
+    assert not metric_of("log_loss").higher_is_better
+    with pytest.raises(UnknownNameError, match="metric"):
+        metric_of("recal_pro")

@@ -21,7 +21,7 @@ from leukoscope.evaluation.intervals import (
     proportion_interval,
 )
 from leukoscope.evaluation.leaderboard import PERMUTATIONS, exchange_test, holm_adjusted
-from leukoscope.evaluation.metrics import LOWER_IS_BETTER, check_predictions, weighted_metrics
+from leukoscope.evaluation.metrics import check_predictions, metric_of, weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
 
 Verdict = Literal["better", "worse", "not distinguishable"]
@@ -221,7 +221,8 @@ def _verdict(difference: Interval, metric: str) -> Verdict:
         return UNCLEAR
     if difference.low <= 0 <= difference.high:
         return UNCLEAR
-    return "better" if (difference.low > 0) != (metric in LOWER_IS_BETTER) else "worse"
+    rises = difference.low > 0
+    return "better" if rises == metric_of(metric).higher_is_better else "worse"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,12 @@ from leukoscope.evaluation.limits import (
     transformed_limits,
     with_training,
 )
-from leukoscope.evaluation.metrics import check_predictions, hits_and_trials, weighted_metrics
+from leukoscope.evaluation.metrics import (
+    check_predictions,
+    hits_and_trials,
+    metric_of,
+    weighted_metrics,
+)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -49,7 +54,6 @@ MIN_CLASS_GROUPS = 5
 MOST_BLOCKS = 200
 """With more groups than this, several are left out together (delete-a-group jackknife)."""
 _BLOCK = 1 << 18  # weights held at once
-_UNBOUNDED = frozenset({"log_loss", "brier"})
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,11 @@ def bootstrap_metrics(
     whole = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))), names)
     values = {name: float(value[0]) for name, value in whole.items()}
     shares = {name: hits_and_trials(name, truth, prob, class_names) for name in whole}
-    others = [name for name, share in shares.items() if share is None and name != "ece"]
+    others = [
+        name
+        for name, share in shares.items()
+        if share is None and metric_of(name).interval != "binned"
+    ]
     left_out = _left_out(resampling, truth, prob, class_names, others)
     without: dict[str, FloatArray] = {}
     if fits is not None:
@@ -149,10 +157,10 @@ def bootstrap_metrics(
         share = shares[name]
         if share is not None:
             result[name] = resampling.proportion(*share, without.get(name))
-        elif name == "ece":
+        elif metric_of(name).interval == "binned":
             result[name] = resampling.binned(ece_gaps(truth, prob))
         else:
-            scale: Scale = "log" if name in _UNBOUNDED else "logit"
+            scale: Scale = "log" if metric_of(name).interval == "log" else "logit"
             result[name] = resampling.limits(
                 value, left_out[name], scale, without_fit=without.get(name)
             )

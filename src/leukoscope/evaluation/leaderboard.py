@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.intervals import Resampling, Sampling
-from leukoscope.evaluation.metrics import LOWER_IS_BETTER, check_predictions, weighted_metrics
+from leukoscope.evaluation.metrics import METRICS, check_predictions, metric_of, weighted_metrics
 
 FloatArray = NDArray[np.float64]
 _BLOCK = 1 << 17  # weights held at once
@@ -78,7 +78,9 @@ def bootstrap_places(
     def ranks(weights: FloatArray) -> FloatArray:
         columns = [weighted_metrics(truth, p, class_names, weights, [metric])[metric]
                    for p in checked]  # fmt: skip
-        return _ranks(np.stack(columns, axis=1), smaller_first=metric in LOWER_IS_BETTER)
+        return _ranks(
+            np.stack(columns, axis=1), smaller_first=not metric_of(metric).higher_is_better
+        )
 
     whole = ranks(np.ones((1, len(truth))))[0]
     drawn = np.concatenate([ranks(weights) for weights in resampling.weights()])
@@ -250,7 +252,7 @@ def corrected_best(
     if not len(y_prob):
         raise DataError("the best of no configurations was asked for")
     draws = Resampling.of(groups, y_true, replicates=replicates, seed=seed)
-    sign = -1.0 if criterion == "log_loss" else 1.0
+    sign = 1.0 if METRICS[criterion].higher_is_better else -1.0
 
     def measure(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """(configurations, B) of the criterion."""

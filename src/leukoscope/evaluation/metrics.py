@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +14,115 @@ from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.core.labels import CLASSES, malignant_mask
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+ECE_BINS = 15
 _BLOCK = 1 << 18  # elements worked on at once: about the size of a core's cache
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: how it is named, read, and given an interval.
+
+    Attributes:
+        name: As in every file; one of a class has the class behind it, as in ``recall_pro_b``.
+        title: For readers.
+        interval: How its limits are found: as a proportion of images, from bins of confidence,
+            or from the jackknife on the log scale (unbounded) or the logit scale (0 to 1).
+        overall: Whether it has a value over all classes.
+        per_class: Whether it has a value for each class, against all others.
+        malignant: Whether it tells malignant from healthy classes.
+        percent: Whether it is written as a percentage.
+        higher_is_better: Which way is better.
+        of_images: Whether it is a mean over images, so that it stands where a class is missing.
+    """
+
+    name: str
+    title: str
+    interval: Literal["proportion", "binned", "log", "logit"] = "logit"
+    overall: bool = True
+    per_class: bool = False
+    malignant: bool = False
+    percent: bool = False
+    higher_is_better: bool = True
+    of_images: bool = False
+
+
+METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            Metric("accuracy", "Accuracy", "proportion", percent=True, of_images=True),
+            Metric("balanced_accuracy", "Balanced accuracy", percent=True),
+            Metric("macro_f1", "Macro F1", percent=True),
+            Metric("weighted_f1", "Weighted F1", percent=True),
+            Metric("weighted_precision", "Weighted precision", percent=True),
+            Metric(
+                "precision", "Precision", "proportion", overall=False, per_class=True, percent=True
+            ),
+            Metric("recall", "Recall", "proportion", overall=False, per_class=True, percent=True),
+            Metric(
+                "specificity",
+                "Specificity",
+                "proportion",
+                overall=False,
+                per_class=True,
+                percent=True,
+            ),
+            Metric("f1", "F1", overall=False, per_class=True, percent=True),
+            Metric("roc_auc", "ROC AUC", per_class=True),
+            Metric("pr_auc", "PR AUC", per_class=True),
+            Metric("log_loss", "Log loss", "log", higher_is_better=False, of_images=True),
+            Metric("brier", "Brier score", "log", higher_is_better=False, of_images=True),
+            Metric("ece", "ECE", "binned", higher_is_better=False, of_images=True),
+            Metric(
+                "recall_malignant",
+                "Malignant found (recall)",
+                "proportion",
+                overall=False,
+                malignant=True,
+                percent=True,
+            ),
+            Metric(
+                "specificity_malignant",
+                "Not malignant, cleared (specificity)",
+                "proportion",
+                overall=False,
+                malignant=True,
+                percent=True,
+            ),
+            Metric("roc_auc_malignant", "ROC AUC", overall=False, malignant=True),
+        )
+    }
+)
+"""Every metric, in the order of files and tables.
+
+A new one is an entry here and its formula below, in ``_from_confusion``, ``_from_probabilities``
+or ``_from_ranks``.
+"""
+
+HISTORY_METRICS: Final[Mapping[str, Literal["accuracy", "weighted_f1", "log_loss"]]] = {
+    "val_loss": "log_loss",
+    "val_accuracy": "accuracy",
+    "val_f1": "weighted_f1",
+}
+"""The columns of a training's history, and the metric that each is on validation images."""
+
+
+def metric_of(name: str) -> Metric:
+    """The metric behind a name, with or without a class.
+
+    >>> metric_of("recall_pro_b").title, metric_of("log_loss").higher_is_better
+    ('Recall', False)
+
+    Raises:
+        UnknownNameError: There is no such metric.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    for metric in METRICS.values():
+        if metric.per_class and name.startswith(f"{metric.name}_"):
+            return metric
+    raise UnknownNameError("metric", name, METRICS)
 
 
 def weighted_ranking(
@@ -82,27 +193,17 @@ def divide_or_nan(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     return result
 
 
-IntArray = NDArray[np.int64]
-ECE_BINS = 15
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
-_PROPORTIONS = frozenset({"accuracy", "recall", "specificity", "precision"})
-_OVERALL = (
-    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "weighted_precision",
-    "roc_auc", "pr_auc", "log_loss", "brier", "ece",
-)  # fmt: skip
-_PER_CLASS = ("precision", "recall", "specificity", "f1", "roc_auc", "pr_auc")
-_MALIGNANT = ("recall_malignant", "specificity_malignant", "roc_auc_malignant")
-
-
 def metric_names(class_names: Sequence[str]) -> tuple[str, ...]:
     """Every metric that these classes have.
 
     >>> metric_names(["healthy", "all"])[-2:]
     ('specificity_malignant', 'roc_auc_malignant')
     """
-    per_class = (f"{metric}_{name}" for name in class_names for metric in _PER_CLASS)
-    binary = _MALIGNANT if malignant_classes(class_names) is not None else ()
-    return (*_OVERALL, *per_class, *binary)
+    overall = [metric.name for metric in METRICS.values() if metric.overall]
+    each = [metric.name for metric in METRICS.values() if metric.per_class]
+    per_class = [f"{metric}_{name}" for name in class_names for metric in each]
+    binary = [metric.name for metric in METRICS.values() if metric.malignant]
+    return (*overall, *per_class, *(binary if malignant_classes(class_names) is not None else ()))
 
 
 def compute_metrics(
@@ -238,7 +339,7 @@ def hits_and_trials(
     [[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
     """
     metric, _, class_name = name.partition("_")
-    if metric not in _PROPORTIONS:
+    if metric_of(name).interval != "proportion":
         return None
     predicted = y_prob.argmax(axis=1)
     if not class_name:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
+from leukoscope.evaluation.metrics import METRICS
 
 DASH = "—"
 UNRELIABLE = "†"
@@ -14,27 +15,7 @@ UNRELIABLE_NOTE = (
     f"† Few groups: fewer than {MIN_GROUPS}, or a class in fewer than {MIN_CLASS_GROUPS} of them. "
     "The interval may be too narrow to be relied on."
 )
-_PERCENT = (
-    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "weighted_precision", "recall",
-    "precision", "specificity", "f1", "coverage", "share",
-)  # fmt: skip
-METRIC_TITLES: Mapping[str, str] = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "weighted_f1": "Weighted F1",
-    "weighted_precision": "Weighted precision",
-    "roc_auc": "ROC AUC",
-    "pr_auc": "PR AUC",
-    "log_loss": "Log loss",
-    "brier": "Brier score",
-    "ece": "ECE",
-    "mcc": "MCC",
-    "kappa": "Cohen’s κ",
-    "recall_malignant": "Malignant found (recall)",
-    "specificity_malignant": "Not malignant, cleared (specificity)",
-    "roc_auc_malignant": "ROC AUC",
-}
+_PERCENT = ("coverage", "share", *(m.name for m in METRICS.values() if m.percent))
 
 
 def is_percent(metric: str) -> bool:
@@ -191,4 +172,4 @@ def metric_title(metric: str) -> str:
     >>> metric_title("ece"), metric_title("top_k")
     ('ECE', 'top k')
     """
-    return METRIC_TITLES.get(metric, metric.replace("_", " "))
+    return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")

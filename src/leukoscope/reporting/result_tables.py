@@ -246,7 +246,7 @@ def class_table(caption: str, rows: Sequence[tuple[str, str, int, Mapping[str, A
         text("Class", lambda row: class_title(row[1])),
         value("n images", lambda row: count(row[2])),
         *each(
-            CLASS_METRICS, lambda m: {"f1": "F1", "roc_auc": "ROC AUC"}.get(m) or m.capitalize(),
+            CLASS_METRICS, metric_title,
             lambda row, m: interval(row[3].get(f"{m}_{row[1]}"), m),
         ),
         grouped=True,

@@ -14,7 +14,7 @@ from leukoscope.core.errors import UnknownNameError
 from leukoscope.evaluation.comparison import Pair, compare
 from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
 from leukoscope.evaluation.leaderboard import bootstrap_places
-from leukoscope.evaluation.metrics import compute_metrics, confusion_matrix, metric_names
+from leukoscope.evaluation.metrics import compute_metrics, confusion_matrix, metric_names, metric_of
 from leukoscope.evaluation.thresholds import roc_curves
 from leukoscope.pipeline.folds import unit_of
 
@@ -106,7 +106,7 @@ def contest_spread(contest: Contest, settings: Settings) -> dict[str, Any] | Non
     members: Mapping[str, NDArray[Any]] = contest.fold
     over = "fold"
     if any(len(set(numbers.tolist())) < FEWEST_FOLDS for numbers in members.values()):
-        if settings.metric not in ("accuracy", "log_loss", "brier", "ece"):
+        if not metric_of(settings.metric).of_images:
             return None  # most groups lack a class
         over, groups = _alike(contest)
         members = dict.fromkeys(contest.probs, groups)

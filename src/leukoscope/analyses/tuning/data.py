@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,8 @@ from leukoscope.core.files import sha256_json, write_csv
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.datasets.passport import Audit
 from leukoscope.evaluation.calibration import softmax
-from leukoscope.evaluation.metrics import compute_metrics
+from leukoscope.evaluation.leaderboard import Criterion
+from leukoscope.evaluation.metrics import HISTORY_METRICS, compute_metrics
 from leukoscope.learning.linear_head import fit_linear_head
 from leukoscope.pipeline.fitting import HEAD_HISTORY, job_seed
 from leukoscope.pipeline.folds import plan_protocols
@@ -33,12 +33,6 @@ from leukoscope.pipeline.store import InputStore
 Rows = NDArray[np.int64]
 # (step, value so far) → whether to end the trial there
 Report = Callable[[int, float], bool]
-Criterion = Literal["accuracy", "weighted_f1", "log_loss"]
-CRITERIA: dict[str, Criterion] = {
-    "val_loss": "log_loss",
-    "val_accuracy": "accuracy",
-    "val_f1": "weighted_f1",
-}
 
 
 class PrunedTrial(Exception):  # noqa: N818 - not an error
@@ -304,4 +298,6 @@ class _Epochs:
 def criterion_of(recipe: Recipe) -> Criterion:
     """What the trials of a recipe are compared by; for linear heads the log loss."""
     training = recipe.training
-    return CRITERIA[training.keep_best if isinstance(training, GradientTraining) else "val_loss"]
+    return HISTORY_METRICS[
+        training.keep_best if isinstance(training, GradientTraining) else "val_loss"
+    ]

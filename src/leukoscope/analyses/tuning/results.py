@@ -17,6 +17,7 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.config.tuning_space import TuneConfig, compact, resolve
 from leukoscope.core.files import write_csv, write_json, write_text
 from leukoscope.evaluation.leaderboard import CorrectedBest, corrected_best
+from leukoscope.evaluation.metrics import METRICS
 from leukoscope.pipeline.progress import package_versions
 from leukoscope.reporting.formats import plural
 from leukoscope.reporting.pages.tuning import write_tuning_page
@@ -50,7 +51,7 @@ class Outcome:
     @property
     def minimise(self) -> bool:
         """Whether small values are good."""
-        return criterion_of(self.config.recipe) == "log_loss"
+        return not METRICS[criterion_of(self.config.recipe)].higher_is_better
 
     @property
     def best(self) -> TrialRow:

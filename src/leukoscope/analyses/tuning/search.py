@@ -57,6 +57,7 @@ from leukoscope.core.errors import ConfigError, LeukoscopeError, MissingExtraErr
 from leukoscope.core.files import atomic_path, sha256_json
 from leukoscope.core.records import save_folds
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.metrics import METRICS
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.store import InputStore
 from leukoscope.study.run import StudyResult, audited_in, labelled, run_study
@@ -302,7 +303,7 @@ def run_tune(
         key,
         storage,
         out,
-        minimise=criterion_of(config.recipe) == "log_loss",
+        minimise=not METRICS[criterion_of(config.recipe)].higher_is_better,
         steps=_steps(config, data),
     ) as pool:
         session = Session(config, out, data, pool, progress, say)

@@ -10,7 +10,7 @@ import numpy as np
 
 from leukoscope.core.protocols import PROTOCOLS, WORDS, protocol_title
 from leukoscope.evaluation.intervals import MIN_GROUPS
-from leukoscope.evaluation.metrics import compute_metrics
+from leukoscope.evaluation.metrics import HISTORY_METRICS, compute_metrics
 from leukoscope.reporting import result_tables as tables
 from leukoscope.reporting.content import (
     Block,
@@ -288,13 +288,8 @@ def _cells(title: str, row: _Row) -> tuple[str, ...]:
         count(row.n),
         *(number(row.values.get(name), name) for name in TEST),
         row.chosen,
-        *(number(row.values.get(name), _plain(name)) for name in VAL),
+        *(number(row.values.get(name), HISTORY_METRICS[name]) for name in VAL),
     )
-
-
-def _plain(name: str) -> str:
-    """The metric behind a column of a history, which decides on per cent or decimals."""
-    return {"val_loss": "log_loss", "val_accuracy": "accuracy", "val_f1": "weighted_f1"}[name]
 
 
 def _summary(title: str, rows: list[_Row]) -> tuple[str, ...]:
@@ -311,7 +306,7 @@ def _summary(title: str, rows: list[_Row]) -> tuple[str, ...]:
         count(sum(row.n for row in rows)),
         *(spread(name, name) for name in TEST),
         "",
-        *(spread(name, _plain(name)) for name in VAL),
+        *(spread(name, HISTORY_METRICS[name]) for name in VAL),
     )
 
 
