@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from leukoscope.config.study import EDITED, PROBES
+from leukoscope.config.study import PERTURBED, PROBES
 from leukoscope.imaging.background import bar_statistics
 from leukoscope.imaging.observation import PROBE_INPUTS, SILHOUETTE
 from leukoscope.imaging.scale_bar import find_scale_bar
@@ -34,7 +34,7 @@ def test_every_probe_has_an_input_of_its_own() -> None:
         "shape-only", "count-only", "order-only",
     }  # fmt: skip
     assert {*PROBE_INPUTS} == {"image", *PROBES} - numbers - {"ground-only"}  # needs a partner
-    assert set(EDITED) <= set(PROBE_INPUTS)
+    assert set(PERTURBED) <= set(PROBE_INPUTS)
 
 
 def test_the_background_holds_no_leukocyte(phantom: Phantom) -> None:

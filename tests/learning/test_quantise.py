@@ -19,7 +19,7 @@ from leukoscope.learning.export import network_logits, onnx_bytes
 from leukoscope.learning.export_variants import quantise
 from leukoscope.runtime.engines import ENGINES, cannot, open_engine
 from leukoscope.study import engine_variants
-from leukoscope.study.engine_variants import Material, carried_over, measure_servings, run_graph
+from leukoscope.study.engine_variants import Material, carried_over, measure_variants, run_graph
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +72,20 @@ def test_what_is_offered_was_measured_and_fitted_by_itself(
     tiny: Network, spec: PreprocessSpec, many: np.ndarray, graphs: tuple[bytes, bytes]
 ) -> None:
     given = material(tiny, spec, many, graphs[0])
-    found, golden = measure_servings(*graphs, given)
+    found, golden = measure_variants(*graphs, given)
     by_name = {f"{s.engine} {s.precision}": s for s in found}
     installed = [name for name in ENGINES if find_spec(name)]
     assert {f"{name} fp32" for name in installed} <= by_name.keys()
     assert {f"{name} int8" for name in installed} <= by_name.keys()
     assert ("openvino bf16" in by_name) == (not cannot("openvino", "bf16"))
-    for name, serving in by_name.items():
-        if serving.precision == "fp32":
-            assert serving.parity.max_abs < 1e-4
-            assert serving.calibration is None
+    for name, variant in by_name.items():
+        if variant.precision == "fp32":
+            assert variant.parity.max_abs < 1e-4
+            assert variant.calibration is None
             continue
-        assert serving.parity.n == 24
-        assert serving.parity.max_abs > 0
-        assert (name in golden) == (serving.calibration is not None) == (not serving.refused)
+        assert variant.parity.n == 24
+        assert variant.parity.max_abs > 0
+        assert (name in golden) == (variant.calibration is not None) == (not variant.refused)
     lower = [s for s in found if s.calibration]
     assert lower
     own = given.decide(given.unseen)[0].temperature
@@ -107,7 +107,7 @@ def test_fp32_beyond_its_bound_stops_the_export_by_name(
     given = material(tiny, spec, many, graphs[0])
     wrong = replace(given, reference=given.reference + 0.5)
     with pytest.raises(BundleError, match=r"fp32 does not .*logits differ by up to 0\.5, allowed"):
-        measure_servings(graphs[0], None, wrong)
+        measure_variants(graphs[0], None, wrong)
 
 
 def test_a_precision_beyond_its_bound_is_refused_and_recorded(
@@ -120,7 +120,7 @@ def test_a_precision_beyond_its_bound_is_refused_and_recorded(
     flat = onnx.load_from_string(graphs[1])
     head = next(i for i in flat.graph.initializer if i.name.endswith("head.weight"))
     head.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(head), head.name))
-    found, golden = measure_servings(graphs[0], flat.SerializeToString(), given)
+    found, golden = measure_variants(graphs[0], flat.SerializeToString(), given)
     assert [s.precision for s in found] == ["fp32", "int8"]
     assert "allowed" in found[1].refused
     assert found[1].calibration is None

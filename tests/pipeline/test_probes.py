@@ -38,7 +38,7 @@ from leukoscope.pipeline.inputs import (
 )
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.one_pass import NUMBERS, without_cell_sizes
-from leukoscope.pipeline.perturbed import degraded_rows, edited_inputs
+from leukoscope.pipeline.perturbed import degraded_rows, perturbed_inputs
 from leukoscope.pipeline.probes import (
     NUMERIC,
     forest_logits,
@@ -206,7 +206,7 @@ def test_degraded_images_are_spread_over_classes_and_patients() -> None:
     assert len(per_patient) == 40
     assert np.array_equal(degraded_rows(data, 7, most=5000), np.arange(1000))
     config = StudyConfig(data=DataConfig(path="x"), recipes=(load_recipe("quick"),), probes=())
-    assert edited_inputs(config) == list(DEGRADED)
+    assert perturbed_inputs(config) == list(DEGRADED)
 
 
 def cells_on_black(store: InputStore, out: Path) -> Path:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.analyses.compare.results import Settings, contest_tests
-from leukoscope.analyses.compare.sources import Candidate, Contest
+from leukoscope.analyses.compare.results import Settings, leaderboard_tests
+from leukoscope.analyses.compare.sources import Candidate, Leaderboard
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.records import Fold
@@ -93,7 +93,7 @@ def test_compare_and_study_say_the_same_of_the_same_predictions() -> None:
     ]
     tests = {name: table.select(part="test") for name, table in tables.items()}
     first = tests["quick"]
-    contest = Contest(
+    board = Leaderboard(
         "random", tuple(Candidate(name, None, name) for name in tests), NAMES,  # type: ignore[arg-type]
         first.image_id, first.y_true,
         np.array([fold.groups[name] for name in first.image_id.tolist()]),
@@ -103,7 +103,7 @@ def test_compare_and_study_say_the_same_of_the_same_predictions() -> None:
     settings = Settings(
         "accuracy", "features-svm", {"replicates": 200, "confidence": 0.95, "seed": 42}
     )
-    (compared,) = contest_tests(contest, {}, settings)
+    (compared,) = leaderboard_tests(board, {}, settings)
     assert compared["p_holm"] == study["p_holm"] < 0.05
     assert compared["difference"] == study["difference"]
     assert compared["difference"]["reliable"] is False

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.config.bundle import Calibration, Conformal, Serving
+from leukoscope.config.bundle import Calibration, Conformal, EngineVariant
 from leukoscope.config.guarantees import BOUNDS, Parity
 from leukoscope.core.errors import BundleError, UnknownNameError, UsageError
 from leukoscope.evaluation.comparison import measure_parity
@@ -29,13 +29,15 @@ needs_openvino = pytest.mark.skipif(
 )
 
 
-def serving(engine: str, precision: Any, refused: str = "") -> Serving:
+def variant(engine: str, precision: Any, refused: str = "") -> EngineVariant:
     own = {"calibration": Calibration(temperature=9.0, n_cal=50)} if not refused else {}
     sets = {"conformal": Conformal(coverage=0.9, threshold=0.7, n_cal=50)} if own else {}
-    return Serving(engine=engine, precision=precision, parity=GOOD, refused=refused, **own, **sets)
+    return EngineVariant(
+        engine=engine, precision=precision, parity=GOOD, refused=refused, **own, **sets
+    )
 
 
-def saved(tiny: SimpleNamespace, folder: Path, *servings: Serving) -> Path:
+def saved(tiny: SimpleNamespace, folder: Path, *servings: EngineVariant) -> Path:
     """The tiny bundle; its "int8" graph is the same, its golden answers too."""
     files = tiny.files()
     expected = json.loads(files[GOLDEN])
@@ -59,7 +61,7 @@ def test_auto_takes_the_fastest_that_is_offered(
     tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_choice, "cannot", lambda engine, precision: "")
-    servings = [serving("openvino", "bf16", "logits differ"), serving("openvino", "int8")]
+    servings = [variant("openvino", "bf16", "logits differ"), variant("openvino", "int8")]
     opened = open_for(read_bundle(saved(tiny, tmp_path / "b", *servings)))
     assert (opened.name, opened.precision) == ("openvino", "int8")
     assert "within its bounds on 50 validation images" in opened.reason
@@ -68,14 +70,14 @@ def test_auto_takes_the_fastest_that_is_offered(
     monkeypatch.setattr(engine_choice, "cannot", engines.cannot)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     assert engine_choice.refusal(
-        tiny.record(servings=[serving("openvino", "bf16")]), "openvino", "bf16"
+        tiny.record(servings=[variant("openvino", "bf16")]), "openvino", "bf16"
     )
 
 
 def test_the_precision_that_serves_brings_its_own_decisions(
     tiny: SimpleNamespace, tmp_path: Path
 ) -> None:
-    folder = saved(tiny, tmp_path / "b", serving(ORT, "int8"))
+    folder = saved(tiny, tmp_path / "b", variant(ORT, "int8"))
     image = tiny.colour(120, 100, 60)
     (plain,) = load_bundle(folder, engine=ORT, threads=1).predict([image])
     predictor = load_bundle(folder, engine=ORT, precision="int8", threads=1)
@@ -86,7 +88,7 @@ def test_the_precision_that_serves_brings_its_own_decisions(
 
 
 def test_every_offered_precision_is_verified(tiny: SimpleNamespace, tmp_path: Path) -> None:
-    folder = saved(tiny, tmp_path / "b", serving(ORT, "int8"))
+    folder = saved(tiny, tmp_path / "b", variant(ORT, "int8"))
     checks = verify_bundle(folder, ORT)
     assert all(check.ok for check in checks), checks
     for precision in ("fp32", "int8"):
@@ -99,7 +101,7 @@ def test_every_offered_precision_is_verified(tiny: SimpleNamespace, tmp_path: Pa
 
 
 def test_another_int8_graph_fails_its_golden_outputs(tiny: SimpleNamespace, tmp_path: Path) -> None:
-    folder = saved(tiny, tmp_path / "a", serving(ORT, "int8"))
+    folder = saved(tiny, tmp_path / "a", variant(ORT, "int8"))
     bundle = read_bundle(folder)
     files: dict[str, bytes | Path] = {name: folder / name for name in bundle.record.files}
     save_bundle(tmp_path / "b", bundle.record, files | {MODEL_INT8: tiny.graph(classes=2)})

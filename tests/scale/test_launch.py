@@ -20,7 +20,7 @@ from leukoscope.learning import trainer
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.scale import launch
-from leukoscope.scale.launch import join_team
+from leukoscope.scale.launch import join_workers
 
 RANK = Path(__file__).with_name("rank.py")
 SLURM = {
@@ -126,19 +126,19 @@ def test_a_process_under_slurm_knows_its_place(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, value)
     seen: list[Any] = []
     monkeypatch.setattr(launch, "_connect", seen.append)
-    join_team(2, 2)
+    join_workers(2, 2)
     (place,) = seen
     assert (place.global_rank(), place.world_size(), place.node_rank()) == (3, 4, 1)
     assert place.main_address == "host1"
     with pytest.raises(UsageError, match="started 4 processes, but --devices × --nodes is 1"):
-        join_team(1, 1)  # one of four copies of the same command
+        join_workers(1, 1)  # one of four copies of the same command
     with pytest.raises(UsageError, match="exclude each other"):
-        join_team(2, 2, jobs=2)
+        join_workers(2, 2, jobs=2)
     monkeypatch.setenv("SLURM_PROCID", "0")  # a batch script that starts nothing by srun
-    assert join_team(1, 1).ended is None
+    assert join_workers(1, 1).ended is None
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setattr(launch, "_start", lambda devices: devices)
-    assert join_team(2, 1).ended == 2
+    assert join_workers(2, 1).ended == 2
 
 
 def test_a_process_of_torchrun_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,22 +146,22 @@ def test_a_process_of_torchrun_knows_its_place(monkeypatch: pytest.MonkeyPatch) 
     for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(launch, "_connect", lambda environment: environment.global_rank())
-    assert join_team(1, 1) == 1  # type: ignore[comparison-overlap]
+    assert join_workers(1, 1) == 1  # type: ignore[comparison-overlap]
     with pytest.raises(UsageError, match="started 2 processes, but --devices × --nodes is 4"):
-        join_team(2, 2)
+        join_workers(2, 2)
 
 
 def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert join_team(1, 1).announce is None
+    assert join_workers(1, 1).announce is None
     with pytest.raises(UsageError, match="--nodes 2 needs a launcher") as caught:
-        join_team(2, 2)
+        join_workers(2, 2)
     assert "torchrun --nnodes 2 --nproc-per-node 2" in caught.value.hint
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match="--devices 2: this machine has 1"):
-        join_team(2, 1)
+        join_workers(2, 1)
 
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"\[train\]"):
-        join_team(2, 1)
+        join_workers(2, 1)

@@ -23,7 +23,7 @@ from leukoscope.runtime.bundle import save_bundle
 from leukoscope.service.server import check_binding, read_key, serve
 from leukoscope.service.settings import ServiceSettings
 
-Serving = Callable[..., AbstractContextManager[SimpleNamespace]]
+EngineVariant = Callable[..., AbstractContextManager[SimpleNamespace]]
 
 
 def body_of(image: bytes) -> bytes:
@@ -87,7 +87,7 @@ def under_load(address: str, image: bytes, clients: int = 6) -> list[Client]:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to wait for")
 def test_a_stop_under_load_loses_no_accepted_request(
-    serving: Serving, bundle: Path, red: bytes, tmp_path: Path
+    serving: EngineVariant, bundle: Path, red: bytes, tmp_path: Path
 ) -> None:
     record = tmp_path / "answers.jsonl"
     started = ("--bundle", str(bundle), "--drain", "0.3", "--audit-log", str(record))
@@ -118,7 +118,7 @@ def test_a_stop_under_load_loses_no_accepted_request(
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
 def test_a_bundle_is_exchanged_without_dropping_a_request(
-    serving: Serving, bundle: Path, red: bytes, tiny_parts: ModuleType, tmp_path: Path
+    serving: EngineVariant, bundle: Path, red: bytes, tiny_parts: ModuleType, tmp_path: Path
 ) -> None:
     folder = tmp_path / "b"
     save_bundle(folder, tiny_parts.build_record(), tiny_parts.bundle_files())
@@ -169,7 +169,7 @@ def talk(address: str, sent: bytes, drip: bytes, wait_s: float) -> tuple[bytes, 
 
 
 def test_a_client_that_is_slow_or_stops_is_cut_off(
-    serving: Serving, bundle: Path, red: bytes
+    serving: EngineVariant, bundle: Path, red: bytes
 ) -> None:
     body = body_of(red)
     head = (
@@ -235,7 +235,7 @@ def test_other_machines_need_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_key(tmp_path / "none")
 
 
-def test_a_used_port_and_a_broken_bundle_are_told(tmp_path: Path, serving: Serving) -> None:
+def test_a_used_port_and_a_broken_bundle_are_told(tmp_path: Path, serving: EngineVariant) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"cannot listen at 127.0.0.1, port {port}"):

@@ -31,7 +31,7 @@ from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.fitted import FittedRun
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import EditedModels
+from leukoscope.pipeline.perturbed import PerturbedModels
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.store import InputStore
 from leukoscope.runtime.bundle import read_bundle, save_bundle
@@ -124,7 +124,7 @@ def logits_again(fitted: FittedRun, protocol: str, number: int) -> np.ndarray:
     store = InputStore(fitted.run, fitted.manifest, data, Progress())
     folds = load_folds(fitted.run.splits)
     fold = next(f for f in folds if (f.protocol, f.fold) == (protocol, number))
-    models = EditedModels(store, fitted.config.recipes[0], ["image"], fitted.config.seed)
+    models = PerturbedModels(store, fitted.config.recipes[0], ["image"], fitted.config.seed)
     return models.logits(fold, "image")
 
 
@@ -139,12 +139,12 @@ def test_a_model_on_edited_images_is_the_model_that_was_tested(
     if not checkpoint:
         (run.model(DEFAULT_RECIPE, "grouped", 1) / "checkpoint.json").unlink()
     assert logits_again(fitted, "grouped", 1) == pytest.approx(own.logits, abs=1e-4)
-    edited = PredictionTable.load(run.predictions).select(
+    perturbed = PredictionTable.load(run.predictions).select(
         protocol="grouped", fold=1, input="model-on-background-only"
     )
-    assert edited.image_id.tolist() == own.image_id.tolist()
-    assert set(edited.part.tolist()) == {"test"}
-    assert abs(edited.logits - own.logits).max() > 0.1
+    assert perturbed.image_id.tolist() == own.image_id.tolist()
+    assert set(perturbed.part.tolist()) == {"test"}
+    assert abs(perturbed.logits - own.logits).max() > 0.1
 
 
 def test_a_finished_study_gets_more_probes_and_keeps_its_results(

@@ -38,6 +38,14 @@ if TYPE_CHECKING:
     from leukoscope.learning.backbones import Network
 
 _TRUTH_CELL = 2  # in a phantom's truth: 0 background, 1 red cell, 2 cytoplasm, 3 nucleus
+JSON, FIGURE = "audit.json", "audit.png"
+SCHEMA = 1
+IMAGES = MIN_GROUPS  # fewer could not be judged
+NOISE = 0.01  # standard deviation, of white
+NOISY_COPIES = 2
+_SLOW = ("occlusion", "integrated-gradients")  # randomised at the ends only: head, all layers
+_NORM_IMAGES = 16  # on which batch norms of randomised networks are estimated
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -139,16 +147,6 @@ class LeukocyteMaskSource:
                 f"image, got {values.shape[1]} × {values.shape[0]}"
             )
         return np.asarray(values >= self.from_value)
-
-
-JSON, FIGURE = "audit.json", "audit.png"
-SCHEMA = 1
-IMAGES = MIN_GROUPS  # fewer could not be judged
-NOISE = 0.01  # standard deviation, of white
-NOISY_COPIES = 2
-_SLOW = ("occlusion", "integrated-gradients")  # randomised at the ends only: head, all layers
-_NORM_IMAGES = 16  # on which batch norms of randomised networks are estimated
-_BATCH = 32
 
 
 @dataclass(frozen=True)

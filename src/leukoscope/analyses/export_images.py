@@ -35,6 +35,9 @@ COLUMNS = (
 SPEC_FILE = "preprocess.toml"
 SOURCE_KEY = "source_sha256"
 Progress = Callable[[int, int], None]
+CELL_IN = 1.25
+NAME_IN = 0.24
+SIDE_IN = 1.05
 
 
 @dataclass(frozen=True)
@@ -206,11 +209,6 @@ def _source_of(file: Path) -> str:
             return str(getattr(picture, "text", {}).get(SOURCE_KEY, ""))
     except (OSError, UnidentifiedImageError, SyntaxError):
         return ""
-
-
-CELL_IN = 1.25
-NAME_IN = 0.24
-SIDE_IN = 1.05
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from leukoscope.analyses.foreign_inputs import ForeignModel, ForeignTable, read_foreign_csv
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
+from leukoscope.config.study import DEGRADED, PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.labels import resolve_class
@@ -29,12 +29,15 @@ from leukoscope.pipeline.folds import ProtocolPlan, plan_protocols
 from leukoscope.pipeline.inapplicable import inapplicable_probes
 from leukoscope.pipeline.inputs import load_input, stream
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import edited_rows
+from leukoscope.pipeline.perturbed import perturbed_rows
 from leukoscope.pipeline.probes import prepare_study, run_probe
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.shortcut_summary import MODEL_ON, Evidence, add_verdict, model_on_entries
 from leukoscope.pipeline.store import InputStore
 from leukoscope.study.run import StudyResult, read_data
+
+EXAMPLES = 3  # pairs of images that a leak is shown by
+CHUNK = 64
 
 
 def summarise_foreign(
@@ -89,10 +92,6 @@ def _decided(class_names: Sequence[str]) -> list[str]:
     """Metrics that need a decision only, no probability."""
     each = [f"{metric}_{c}" for metric in ("precision", "recall", "f1") for c in class_names]
     return ["accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", *each]
-
-
-EXAMPLES = 3  # pairs of images that a leak is shown by
-CHUNK = 64
 
 
 def class_order(text: str, class_map: Mapping[str, str]) -> tuple[str, ...]:
@@ -279,7 +278,7 @@ def _rows_of(
     seed: int,
     progress: Progress,
 ) -> list[PredictionTable]:
-    """The model's predictions of its test images: whole, and edited where it can be asked."""
+    """The model's predictions of its test images: whole, and perturbed where it can be asked."""
     if table is not None:
         of_image = dict(zip(table.image_id, table.probs, strict=True))
         records = [
@@ -293,8 +292,8 @@ def _rows_of(
         return [_table(store.data, records, probs, _name(source), "image")]
     assert isinstance(source, ForeignModel)
     found = []
-    for name in ("image", *EDITED, *DEGRADED):
-        rows = edited_rows(store.data, name, seed)
+    for name in ("image", *PERTURBED, *DEGRADED):
+        rows = perturbed_rows(store.data, name, seed)
         rows = np.arange(len(store.data.records)) if rows is None else rows
         probs = _predict(source, store, name, rows, progress)
         shown = name if name == "image" else MODEL_ON + name

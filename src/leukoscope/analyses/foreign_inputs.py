@@ -25,6 +25,15 @@ SPLIT_COLUMNS = ("split", "part", "set", "subset")
 PREFIXES = ("p_", "prob_", "probability_", "")
 SHOWN = 5  # wrong rows that a message names
 _TOLERANCE = 0.02  # probabilities were written with two digits
+Layout = Literal["auto", "nchw", "nhwc"]
+BATCH = 16
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -239,17 +248,6 @@ def _keys(record: ImageRecord) -> set[str]:
     parts = PurePosixPath(record.path.lower()).parts
     ends = {"/".join(parts[i:]) for i in range(len(parts))}
     return {record.sha256, record.image_id, *ends, PurePosixPath(parts[-1]).stem}
-
-
-Layout = Literal["auto", "nchw", "nhwc"]
-BATCH = 16
-_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-}
-_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)

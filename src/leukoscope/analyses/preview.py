@@ -45,6 +45,14 @@ EXAMPLES: Mapping[str, float | bool] = {
 BLENDS: Mapping[str, float] = {"mixup": 0.4, "cutmix": 1.0}
 MIXES = 3
 Images = NDArray[np.uint8]
+Image = NDArray[np.uint8]
+STEP_IMAGES = 3
+STEP_MEASURED = 60
+STAGE_IN = 1.15
+TEXT_IN = 1.75
+SHOWN = ("image", "background-only", "cells-only", "stain-neutral")
+AUGMENTED = 8  # images on the sheet of augmentations
+QUALITY_IMAGES = 150  # of each class
 
 
 def draw_augmentations(
@@ -136,13 +144,6 @@ def _blended(images: Images, training: GradientTraining, seed: int, number: int)
 def _change_caption(name: str, value: float | bool, *, is_on: bool) -> str:
     shown = name if value is True else f"{name} = {value:g}"
     return shown if is_on else f"{shown}\n(off in this recipe)"
-
-
-Image = NDArray[np.uint8]
-STEP_IMAGES = 3
-STEP_MEASURED = 60
-STAGE_IN = 1.15
-TEXT_IN = 1.75
 
 
 def stages(image: Image, spec: PreprocessSpec) -> list[Image]:
@@ -315,11 +316,6 @@ def _table(path: Path, titles: Sequence[str], measured: NDArray[np.float64]) -> 
             row[f"sd_{name}"] = f"{values.std(ddof=1):.4g}" if len(values) > 1 else ""
         rows.append(row)
     write_csv(path, list(rows[0]), rows)
-
-
-SHOWN = ("image", "background-only", "cells-only", "stain-neutral")
-AUGMENTED = 8  # images on the sheet of augmentations
-QUALITY_IMAGES = 150  # of each class
 
 
 def draw_preview(

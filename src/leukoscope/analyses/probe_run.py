@@ -17,7 +17,7 @@ from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.fitted import FittedRun
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import edited_inputs
+from leukoscope.pipeline.perturbed import perturbed_inputs
 from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.store import InputStore
@@ -44,14 +44,14 @@ def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
     there = {row["probe"] for row in metrics["probes"]}
     there |= {row["probe"] for row in metrics.get("shortcuts", {}).get("inapplicable", ())}
     shown = {row["input"] for row in metrics.get("model_on", ())}
-    bare = [name for name in edited_inputs(wanted) if name not in shown and fitted.has_models]
+    bare = [name for name in perturbed_inputs(wanted) if name not in shown and fitted.has_models]
     return [name for name in wanted.probes if name not in there or name in bare]
 
 
 def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> dict[str, Any]:
     """Fit the missing probes on the study's own folds, and write statistics and report again.
 
-    Predictions that are there stay as they are; the models are applied to edited test images.
+    Predictions that are there stay as they are; the models are applied to perturbed test images.
 
     The images must be where they were; None as ``names`` means the default probes.
 

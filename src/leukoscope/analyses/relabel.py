@@ -31,6 +31,18 @@ from leukoscope.evaluation.predictions import PredictionTable
 
 OOD_FIT_IMAGES = 1000
 CELLS = "cells-only"
+FOLDER, QUEUE_JSON, QUEUE_CSV, PAGE = "relabel", "queue.json", "queue.csv", "relabel.html"
+COLUMNS = ("rank", "list", "image_id", "path", "given", "suggested", "score", "p_given",
+           "p_suggested", "reasons")  # fmt: skip
+COUNT = 200
+LEAST = "among the least certain images"
+SCORES: Mapping[str, str] = {
+    "label": "p(suggested) − p(given), −1 to 1: confident learning (Northcutt et al. 2021)",
+    "uncertain": "1 − (largest − second largest probability)",
+    "ood": "distance from the training images over the distance that accepts 95 % of the "
+    "validation images",
+}
+Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,20 +180,6 @@ def training_distances(
         limit = fit_threshold(model.score(arrays[0][parts["val"]]))
         found[parts["test"]] = model.score(arrays[0][parts["test"]]) / limit
     return found, ""
-
-
-FOLDER, QUEUE_JSON, QUEUE_CSV, PAGE = "relabel", "queue.json", "queue.csv", "relabel.html"
-COLUMNS = ("rank", "list", "image_id", "path", "given", "suggested", "score", "p_given",
-           "p_suggested", "reasons")  # fmt: skip
-COUNT = 200
-LEAST = "among the least certain images"
-SCORES: Mapping[str, str] = {
-    "label": "p(suggested) − p(given), −1 to 1: confident learning (Northcutt et al. 2021)",
-    "uncertain": "1 − (largest − second largest probability)",
-    "ood": "distance from the training images over the distance that accepts 95 % of the "
-    "validation images",
-}
-Tell = Callable[[int, int], None]
 
 
 def make_queue(

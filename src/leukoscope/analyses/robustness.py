@@ -23,9 +23,9 @@ from leukoscope.evaluation.robustness import Sample, fit_limit, is_beyond, toler
 from leukoscope.imaging.corruption import CORRUPTIONS, HAEMATOLOGY, STUDY_S1, corrupt
 from leukoscope.imaging.decode import decode_image
 from leukoscope.pipeline.measured import (
-    Examination,
     Image,
     Kept,
+    MeasuredModels,
     Model,
     load_answers,
     save_answers,
@@ -100,7 +100,7 @@ def choose_corruptions(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def measure(
-    found: Examination,
+    found: MeasuredModels,
     request: Request,
     out: RunFolder,
     listener: Listener,
@@ -145,7 +145,7 @@ def measure(
     return result
 
 
-def draw_sheet(found: Examination, request: Request, out: RunFolder) -> None:
+def draw_sheet(found: MeasuredModels, request: Request, out: RunFolder) -> None:
     """Draw every condition on one of the images."""
     record = found.records[0]
     image = decode_image(found.manifest.path_of(record)).image
@@ -185,7 +185,7 @@ def _update_bundle(run: RunFolder, result: dict[str, Any]) -> list[str]:
 
 
 def _number_of_images(
-    found: Examination, request: Request, out: RunFolder, tell: Callable[[str], None]
+    found: MeasuredModels, request: Request, out: RunFolder, tell: Callable[[str], None]
 ) -> int:
     """As asked for, or as many as take a few minutes; a repeated command takes the same."""
     available, work = len(found.records), len(request.conditions) * len(found.models)
@@ -204,7 +204,7 @@ def _number_of_images(
     return int(images)
 
 
-def _seconds_per_image(found: Examination, model: Model, seed: int) -> float:
+def _seconds_per_image(found: MeasuredModels, model: Model, seed: int) -> float:
     """Measured on blurred images, after the models are loaded."""
     picture = partial(_picture, found, "defocus", 2.0, seed)
     records = found.records[:_TRIAL]
@@ -214,13 +214,15 @@ def _seconds_per_image(found: Examination, model: Model, seed: int) -> float:
     return (time.perf_counter() - start) / len(records)
 
 
-def _picture(found: Examination, name: str, level: float, seed: int, record: ImageRecord) -> Image:
+def _picture(
+    found: MeasuredModels, name: str, level: float, seed: int, record: ImageRecord
+) -> Image:
     image = decode_image(found.manifest.path_of(record)).image
     return image if name == CLEAN else corrupt(image, name, level, key=record.image_id, seed=seed)
 
 
 def _answers(
-    found: Examination,
+    found: MeasuredModels,
     model: Model,
     request: Request,
     out: RunFolder,

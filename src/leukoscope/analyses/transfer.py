@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 
 _BACKBONE = "backbone."
+RESULT = "transfer.json"
+PHASE1, DIRECT, DOUBLE = "phase1", "direct", "double"
+MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split", "cohort")
+MOST_LISTED = 200
 
 
 def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> dict[str, Any]:
@@ -92,12 +96,6 @@ def _shapes(tensors: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
         for name, tensor in tensors.items()
         if not name.startswith(_BACKBONE)
     ]
-
-
-RESULT = "transfer.json"
-PHASE1, DIRECT, DOUBLE = "phase1", "direct", "double"
-MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split", "cohort")
-MOST_LISTED = 200
 
 
 @dataclass(frozen=True)

@@ -317,5 +317,5 @@ def export(
     name = recipe or load_study_config(folder.config).recipes[0].name
     record = export_bundle(folder, name, out, int8=int8, um_per_px=um_per_px, compact=compact)
     typer.echo(f"bundle {out}: {', '.join(record.class_names)}")
-    for serving in record.servings:
-        typer.echo(f"  {serving.engine} {serving.precision}: {serving.words}")
+    for variant in record.servings:
+        typer.echo(f"  {variant.engine} {variant.precision}: {variant.words}")

@@ -23,6 +23,8 @@ from leukoscope.cli.options import JsonOption, ProtocolOption
 if TYPE_CHECKING:
     from leukoscope.study.run import StudyResult
 
+WIDTH = 140  # of the tables, wherever they are printed
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -125,9 +127,6 @@ def _p(test: dict[str, Any] | None) -> str:
         return "reference"
     text = "<0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
     return text if test["verdict"] == "not distinguishable" else f"{text} {test['verdict']}"
-
-
-WIDTH = 140  # of the tables, wherever they are printed
 
 
 class MethodName(StrEnum):

@@ -18,6 +18,25 @@ from leukoscope.cli.console import DISCLAIMER, command
 from leukoscope.cli.guide_questions import SAME, Parameter, ask, parameters_of, said
 from leukoscope.core.errors import UsageError
 
+_RUN = (("run", "{out}"), ("bundle", "{out}/bundle"))
+_DATA = (("data", "{out}"),)
+LEFT_OUT: Mapping[str, str] = MappingProxyType({"guide": "this is it"})
+"""Public commands without an entry, and why."""
+RUN, MORE, HELP, BACK, LEAVE = (
+    "Run it",
+    "Set another option",
+    "Show its help",
+    "Back to the menu",
+    "Leave",
+)
+OUTCOMES = {
+    0: "done",
+    1: "not done, see above",
+    2: "wrong use, see above: nothing was started",
+    3: "done, but some input could not be read, see above",
+    130: "stopped",
+}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -40,8 +59,6 @@ class Entry:
     gives: tuple[tuple[str, str], ...] = ()
 
 
-_RUN = (("run", "{out}"), ("bundle", "{out}/bundle"))
-_DATA = (("data", "{out}"),)
 ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
     {
         "Start": (
@@ -113,29 +130,9 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
 """By group, in the order of the work."""
 
 
-LEFT_OUT: Mapping[str, str] = MappingProxyType({"guide": "this is it"})
-"""Public commands without an entry, and why."""
-
-
 def all_entries() -> list[Entry]:
     """Every entry, in the order of the menu."""
     return [entry for group in ENTRIES.values() for entry in group]
-
-
-RUN, MORE, HELP, BACK, LEAVE = (
-    "Run it",
-    "Set another option",
-    "Show its help",
-    "Back to the menu",
-    "Leave",
-)
-OUTCOMES = {
-    0: "done",
-    1: "not done, see above",
-    2: "wrong use, see above: nothing was started",
-    3: "done, but some input could not be read, see above",
-    130: "stopped",
-}
 
 
 def register(app: typer.Typer) -> None:

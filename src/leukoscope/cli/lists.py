@@ -21,6 +21,11 @@ recipes_app = typer.Typer(
 models_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Backbones and where their weights are."
 )
+RUNS = Path("runs")
+BUSY_S = 120  # a run that was written to so lately may still be going on
+runs_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Run folders: what is there, and clean up."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -170,13 +175,6 @@ def _shape(values: tuple[int, ...]) -> str:
 
 def _triple(values: tuple[float, float, float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
-
-
-RUNS = Path("runs")
-BUSY_S = 120  # a run that was written to so lately may still be going on
-runs_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Run folders: what is there, and clean up."
-)
 
 
 def register_runs(app: typer.Typer) -> None:

@@ -174,10 +174,10 @@ def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
         return
     from leukoscope.evaluation.verdict_text import describe_share
 
-    own, edited = ("elsewhere",) * 2 if "split" in metrics else ("the same", "whole images")
+    own, perturbed = ("elsewhere",) * 2 if "split" in metrics else ("the same", "whole images")
     rows = [("whole image", own, row) for row in metrics["results"]]
     rows += [(row["probe"], "the same", row) for row in metrics["probes"]]
-    rows += [(row["input"], edited, row) for row in metrics.get("model_on", ())]
+    rows += [(row["input"], perturbed, row) for row in metrics.get("model_on", ())]
     print_table(
         ("sees", "trained on", "held out", "images", "accuracy"),
         [

@@ -18,7 +18,7 @@ from leukoscope.cli.console import (
 from leukoscope.cli.options import JsonOption, SeedOption
 
 if TYPE_CHECKING:
-    from leukoscope.pipeline.measured import Examination
+    from leukoscope.pipeline.measured import MeasuredModels
 
 WIDTH = 120  # of the tables, wherever they are printed
 
@@ -107,7 +107,7 @@ def _open(
     images: int | None,
     seed: int,
     out: Path | None,
-) -> Examination:
+) -> MeasuredModels:
     from leukoscope.analyses.robustness import MOST_IMAGES
     from leukoscope.core.errors import UsageError
     from leukoscope.pipeline.fitted import FittedRun

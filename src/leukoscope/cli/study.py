@@ -97,13 +97,13 @@ def study(
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
     from leukoscope.scale.fit_pool import executor_of
-    from leukoscope.scale.launch import join_team
+    from leukoscope.scale.launch import join_workers
     from leukoscope.study.run import run_study, study_config
 
     elsewhere = executor_of(executor, jobs)
-    team = join_team(1 if plan else devices, 1 if plan else nodes, jobs)
-    if team.ended is not None:
-        return team.ended
+    workers = join_workers(1 if plan else devices, 1 if plan else nodes, jobs)
+    if workers.ended is not None:
+        return workers.ended
     if resume and not given_options(context) - RESUME_NEEDS:
         config = _saved(out, data)
     elif data is None:
@@ -126,14 +126,14 @@ def study(
         )
     if plan:
         return _show_plan(config, as_json, jobs)
-    with team, progress_bars() as show:
+    with workers, progress_bars() as show:
         result = run_study(
             config,
             out,
             resume=resume,
             listener=show,
             executor=elsewhere,
-            announce=team.announce,
+            announce=workers.announce,
         )
     if as_json:
         print_json(result.metrics)
@@ -168,13 +168,13 @@ def train(
 ) -> int:
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
     from leukoscope.scale.fit_pool import executor_of
-    from leukoscope.scale.launch import join_team
+    from leukoscope.scale.launch import join_workers
     from leukoscope.study.run import run_study, study_config
 
     elsewhere = executor_of(executor, jobs)
-    team = join_team(devices, nodes, jobs)
-    if team.ended is not None:
-        return team.ended
+    workers = join_workers(devices, nodes, jobs)
+    if workers.ended is not None:
+        return workers.ended
     config = study_config(
         data,
         recipes=(recipe,),
@@ -188,7 +188,7 @@ def train(
         backbone=backbone,
         weights=weights,
     )
-    with team, progress_bars() as show:
+    with workers, progress_bars() as show:
         result = run_study(
             config,
             out,
@@ -196,7 +196,7 @@ def train(
             report=False,
             listener=show,
             executor=elsewhere,
-            announce=team.announce,
+            announce=workers.announce,
         )
     if as_json:
         print_json(result.metrics)

@@ -9,14 +9,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from leukoscope.core.errors import ConfigError
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
 
 class Strict(BaseModel):
     """Frozen; unknown keys are errors; no infinities or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def validate(model: type[ModelT], values: Mapping[str, Any], source: str) -> ModelT:

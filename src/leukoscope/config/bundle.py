@@ -94,7 +94,7 @@ class OperatingPoint(Strict):
 
 
 class ScoreScale(Strict):
-    """One score of strangeness and its scale: (score − median) / (limit − median).
+    """One OOD score and its scale: (score − median) / (limit − median).
 
     Attributes:
         name: A key of ``evaluation.gate.SCORES``.
@@ -114,7 +114,7 @@ class OutOfDistribution(Strict):
         tensors: File in the bundle with the tensors of ``evaluation.gate.Gate``.
         accept: Share of in-distribution images that the threshold accepts.
         threshold: Largest accepted score.
-        n_fit: Number of training images that strangeness is measured from.
+        n_fit: Number of training images that OOD scores are measured from.
         n_val: Number of validation images that scale the scores, and behind the threshold where
             ``n_unseen`` is 0.
         n_unseen: Number of images behind the threshold, each scored by a model that was not
@@ -203,7 +203,7 @@ class Envelope(Strict):
     limits: tuple[EnvelopeLimit, ...]
 
 
-class Serving(Strict):
+class EngineVariant(Strict):
     """One engine in one precision: whether it may serve, and with which decisions.
 
     Attributes:
@@ -351,7 +351,7 @@ class BundleRecord(Strict):
     passport_sha256: str
     versions: dict[str, str]
     licence: str
-    servings: tuple[Serving, ...] = ()
+    servings: tuple[EngineVariant, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -359,18 +359,18 @@ class BundleRecord(Strict):
         """For which new images the answers are calibrated, in one sentence."""
         return NO_PROMISE if self.promise is None else self.promise.words
 
-    def serving(self, engine: str, precision: str) -> Serving | None:
+    def variant(self, engine: str, precision: str) -> EngineVariant | None:
         """What was measured of an engine in a precision; None where nothing was."""
         found = (s for s in self.servings if (s.engine, s.precision) == (engine, precision))
         return next(found, None)
 
     def served_by(self, engine: str, precision: str) -> BundleRecord:
         """The record with the decisions that were fitted on an engine in a precision."""
-        serving = self.serving(engine, precision)
-        if serving is None or serving.calibration is None:
+        variant = self.variant(engine, precision)
+        if variant is None or variant.calibration is None:
             return self
         names = ("calibration", "conformal", "operating_point", "ood")
-        return self.model_copy(update={name: getattr(serving, name) for name in names})
+        return self.model_copy(update={name: getattr(variant, name) for name in names})
 
     @model_validator(mode="after")
     def _shows_only_what_is_drawn(self) -> BundleRecord:
@@ -381,12 +381,12 @@ class BundleRecord(Strict):
     @model_validator(mode="after")
     def _fits_the_classes(self) -> BundleRecord:
         named = [("", self.calibration, self.conformal)]
-        for serving in self.servings:
-            if (serving.calibration is None) != (serving.conformal is None):
+        for variant in self.servings:
+            if (variant.calibration is None) != (variant.conformal is None):
                 raise ValueError("servings: calibration and conformal come together")
-            if serving.calibration is not None and serving.conformal is not None:
-                where = f"servings.{serving.engine}.{serving.precision}."
-                named.append((where, serving.calibration, serving.conformal))
+            if variant.calibration is not None and variant.conformal is not None:
+                where = f"servings.{variant.engine}.{variant.precision}."
+                named.append((where, variant.calibration, variant.conformal))
         for name, values in (
             pair
             for where, calibration, conformal in named

@@ -18,6 +18,15 @@ _WORDS = re.compile(
     rf"miss at most {_NUMBER} ?% of malignant (fields|images|cells|patients),? "
     rf"with {_NUMBER} ?% confidence"
 )
+Precision = Literal["fp32", "bf16", "int8"]
+Stored = Literal["fp32", "compact"]
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
+ACCURACY_LOSS: Final = 0.003
+"""Largest loss of accuracy on validation images at which a lower precision is offered."""
+NO_PROMISE: Final = (
+    "calibrated on images of the training patients; promises nothing for new patients"
+)
+"""Of bundles that were packed before calibration held units out."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,6 @@ def parse_operating_point(words: str) -> OperatingTarget:
     return OperatingTarget(words.strip(), miss, confidence, unit, found[2])
 
 
-Precision = Literal["fp32", "bf16", "int8"]
-Stored = Literal["fp32", "compact"]
-PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
-
-
 class Bound(Strict):
     """What one precision may change.
 
@@ -94,10 +98,6 @@ BOUNDS: Final[Mapping[Precision | Stored, Bound]] = MappingProxyType(
 """bfloat16 keeps 8 bits of a number and int8 as many of a layer's range: over some fifty layers
 that is some percent of a logit, and only images between two classes may change. ``compact`` is fp32
 from weights that are stored in 16 bits."""
-
-
-ACCURACY_LOSS: Final = 0.003
-"""Largest loss of accuracy on validation images at which a lower precision is offered."""
 
 
 class Parity(Strict):
@@ -143,12 +143,6 @@ class Parity(Strict):
                 f"allowed {100 * ACCURACY_LOSS:g} {where}"
             )
         return ""
-
-
-NO_PROMISE: Final = (
-    "calibrated on images of the training patients; promises nothing for new patients"
-)
-"""Of bundles that were packed before calibration held units out."""
 
 
 class Measured(Strict):

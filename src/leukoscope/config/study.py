@@ -51,7 +51,7 @@ DEFAULT_PROBES: tuple[ProbeName, ...] = (
 """One or two for each source of shortcut, what the share that survives without stain needs, and
 those that say what morphology alone gives."""
 
-EDITED: tuple[ProbeName, ...] = ("background-only", "cells-only", "stain-neutral")
+PERTURBED: tuple[ProbeName, ...] = ("background-only", "cells-only", "stain-neutral")
 """Probe inputs that the trained model is applied to as well, though it never saw such images."""
 
 DEGRADED: tuple[str, ...] = (
@@ -151,7 +151,7 @@ class StudyConfig(Strict):
         protocols: Which protocols; one that does not apply is recorded with the reason.
         splits: How the data is divided.
         probes: What is tried beside the model to find shortcuts; the model is also applied to the
-            edited images of :data:`EDITED` among them.
+            perturbed images of :data:`PERTURBED` among them.
         seed: Seed of splits, training and bootstrap.
         bootstrap: Number of bootstrap replicates of each interval.
         confidence: Level of each interval.

@@ -13,6 +13,8 @@ Below1 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Criterion = Literal["val_loss", "val_accuracy", "val_f1"]
+Grid = Field(min_length=1)
 
 
 class LinearHeadTraining(Strict):
@@ -117,7 +119,6 @@ Schedule = Annotated[
     ConstantRate | StepSchedule | ExponentialSchedule | CosineSchedule | OneCycle,
     Field(discriminator="kind"),
 ]
-Criterion = Literal["val_loss", "val_accuracy", "val_f1"]
 
 
 class GradientTraining(Strict):
@@ -209,9 +210,6 @@ class Refinement(Strict):
     epochs: Annotated[int, Field(ge=0)] = 0
     learning_rate: Positive = 1e-4
     freeze: Annotated[int, Field(ge=0)] = 0
-
-
-Grid = Field(min_length=1)
 
 
 class SvmClassifier(Strict):

@@ -23,6 +23,23 @@ _SYNTAX = (
     "KEY=log:1e-5..1e-2, KEY=uniform:0..0.5, KEY=int:1..4 (each with /STEPS for a grid) "
     "or KEY=choice:16,32,64"
 )
+STRENGTH = "augmentation.strength"
+WRAPPED = ("training.c_grid",)  # a single value stands for the list that holds it
+FIXED = ("name", "title", "reference", "notes", "training.method", "training.keep_best")
+LOSS_KEYS = ("training.loss", "training.class_weights")  # they change what val_loss means
+# Largest value of each rate of Augmentation that a strength multiplies.
+RATES: Mapping[str, float] = MappingProxyType(
+    {
+        "rotation_deg": 180.0,
+        "shift": 1.0,
+        "shear_deg": 80.0,
+        "zoom": 0.9,
+        "brightness": 1.0,
+        "contrast": 1.0,
+        "saturation": 1.0,
+        "hue": 0.5,
+    }
+)
 
 
 class Range(Strict):
@@ -199,23 +216,6 @@ def _choices(text: str) -> list[Any]:
         return [apply_overrides({}, [f"value={word}"])["value"] for word in words]
 
 
-STRENGTH = "augmentation.strength"
-WRAPPED = ("training.c_grid",)  # a single value stands for the list that holds it
-FIXED = ("name", "title", "reference", "notes", "training.method", "training.keep_best")
-LOSS_KEYS = ("training.loss", "training.class_weights")  # they change what val_loss means
-# Largest value of each rate of Augmentation that a strength multiplies.
-RATES: Mapping[str, float] = MappingProxyType(
-    {
-        "rotation_deg": 180.0,
-        "shift": 1.0,
-        "shear_deg": 80.0,
-        "zoom": 0.9,
-        "brightness": 1.0,
-        "contrast": 1.0,
-        "saturation": 1.0,
-        "hue": 0.5,
-    }
-)
 # The literal spaces; a range grows and a choice gains what the recipe itself says.
 SPACES: Mapping[str, Space] = MappingProxyType(
     {

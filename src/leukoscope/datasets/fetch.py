@@ -33,6 +33,15 @@ BLOOD_CELLS = (
 )
 NOT_LEUKOCYTES = frozenset({"erythroblast", "platelet"})
 PARTS = ("train", "val", "test")
+Progress = Callable[[str, int, int], None]
+ATTEMPTS = 3
+BLOCK_BYTES = 1 << 14  # what a broken connection can lose
+TIMEOUT_S = 30
+CREDENTIALS = (
+    "make a token on https://www.kaggle.com/settings and put it in ~/.kaggle/kaggle.json, or in "
+    "KAGGLE_USERNAME and KAGGLE_KEY"
+)
+MB = 1_000_000
 
 
 def bloodmnist_folder(
@@ -94,12 +103,6 @@ def _read(archive: Path) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
                 "expected (N, H, W, 3) uint8 and N labels of 0 to 7"
             )
     return found
-
-
-Progress = Callable[[str, int, int], None]
-ATTEMPTS = 3
-BLOCK_BYTES = 1 << 14  # what a broken connection can lose
-TIMEOUT_S = 30
 
 
 @dataclass
@@ -229,12 +232,6 @@ def fetch_kaggle(item: PublicSet, part: Path, by_hand: str) -> Path:
         raise _kaggle_error(item, error, by_hand) from None
 
 
-CREDENTIALS = (
-    "make a token on https://www.kaggle.com/settings and put it in ~/.kaggle/kaggle.json, or in "
-    "KAGGLE_USERNAME and KAGGLE_KEY"
-)
-
-
 def _kaggle_error(item: PublicSet, error: Exception, by_hand: str) -> DataError:
     kind = type(error).__name__
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -262,7 +259,6 @@ def _setting(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-MB = 1_000_000
 CONVERTERS: dict[str, Callable[[Path, Path, Progress], None]] = {"bloodmnist": bloodmnist_folder}
 
 

@@ -21,6 +21,12 @@ from leukoscope.datasets.measurements import pixel_hash
 from leukoscope.imaging.decode import decode_image
 
 _REQUIRED = ("image_id", "sha256", "protocol", "fold", "part")  # group and unit may be missing
+LETTERS: Mapping[str, str] = {"train": "t", "val": "v", "cal": "c", "test": "s", "purged": "p"}
+"""One letter a fold says where an image stands; ``-`` is nowhere."""
+PIXEL_DIGITS = 32
+_COLUMNS = ("sha256", "pixels", "label", "patient", "component", "cluster")
+_PARTS = {letter: part for part, letter in LETTERS.items()}
+_LISTS = {"groups", "pairs", "quarantined", "label_conflicts", "leaking_components"}
 
 
 @dataclass(frozen=True)
@@ -97,15 +103,6 @@ def apply_saved_splits(
         )
     unassigned = {record.image_id for record in manifest.usable} - named
     return SavedSplits(tuple(folds), tuple(sorted(missing)), tuple(sorted(unassigned)))
-
-
-LETTERS: Mapping[str, str] = {"train": "t", "val": "v", "cal": "c", "test": "s", "purged": "p"}
-"""One letter a fold says where an image stands; ``-`` is nowhere."""
-
-
-PIXEL_DIGITS = 32
-_COLUMNS = ("sha256", "pixels", "label", "patient", "component", "cluster")
-_PARTS = {letter: part for part, letter in LETTERS.items()}
 
 
 @dataclass(frozen=True)
@@ -369,9 +366,6 @@ def _without_names(value: Any) -> Any:
             if key not in {"sha256", "root_name"}
         }
     return value
-
-
-_LISTS = {"groups", "pairs", "quarantined", "label_conflicts", "leaking_components"}
 
 
 def _folder() -> Any:

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pair = tuple[int, int]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+_NEAR = 0.1  # sum of squared deviations of shares over the wanted share
 
 
 def join_pairs(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
@@ -75,11 +78,6 @@ def correlation(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     x -= x.mean()
     y -= y.mean()
     return float(x @ y / (np.sqrt((x @ x) * (y @ y)) + 1e-6))
-
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-_NEAR = 0.1  # sum of squared deviations of shares over the wanted share
 
 
 def join_groups(*labellings: Sequence[Hashable]) -> IntArray:

@@ -26,6 +26,11 @@ from leukoscope.datasets.layout_rules import (
     why_class,
 )
 
+MANIFEST_NAME = "manifest.csv"
+PRELIMINARY_COLUMNS = ("patient_id", "new_names", "labels")
+_PRELIMINARY_LABELS = {"1": "all", "0": "healthy", "all": "all", "hem": "healthy"}
+Row = tuple[int, dict[str, str]]
+
 
 def place_by_folders(
     listing: Listing,
@@ -173,12 +178,6 @@ def _several_sets(placed: list[Placed], steps: Mapping[str, Steps]) -> list[str]
         f"the same classes stand below several folders ({names}): a data set inside another, or "
         "two sets; copies are found by the audit, but check that you mean to pool them"
     ]
-
-
-MANIFEST_NAME = "manifest.csv"
-PRELIMINARY_COLUMNS = ("patient_id", "new_names", "labels")
-_PRELIMINARY_LABELS = {"1": "all", "0": "healthy", "all": "all", "hem": "healthy"}
-Row = tuple[int, dict[str, str]]
 
 
 def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:

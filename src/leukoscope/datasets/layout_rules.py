@@ -15,6 +15,22 @@ from leukoscope.core.labels import CLASSES, resolve_class
 from leukoscope.imaging.decode import IMAGE_SUFFIXES
 
 HIDDEN_FOLDERS = frozenset({"__macosx", "__pycache__", "$recycle.bin"})
+Variant = Literal["", "original", "segmented"]
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+_PART_OF = {alias: part for part, aliases in _PARTS.items() for alias in aliases}
+_FOLD = re.compile(r"^fold[ _-]?(\d+)$", re.IGNORECASE)
+_VARIANTS: Mapping[str, Variant] = {
+    "original": "original",
+    "originals": "original",
+    "segmented": "segmented",
+    "segmentation": "segmented",
+}
+# C-NMC 2019: UID_<patient>_<image>_<cell>_<class>; healthy subjects have an H before the number.
+_CNMC = re.compile(r"^UID_(H?\d+)_(\d+)_(\d+)_(all|hem)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -137,24 +153,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-Variant = Literal["", "original", "segmented"]
-_PARTS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-_PART_OF = {alias: part for part, aliases in _PARTS.items() for alias in aliases}
-_FOLD = re.compile(r"^fold[ _-]?(\d+)$", re.IGNORECASE)
-_VARIANTS: Mapping[str, Variant] = {
-    "original": "original",
-    "originals": "original",
-    "segmented": "segmented",
-    "segmentation": "segmented",
-}
-# C-NMC 2019: UID_<patient>_<image>_<cell>_<class>; healthy subjects have an H before the number.
-_CNMC = re.compile(r"^UID_(H?\d+)_(\d+)_(\d+)_(all|hem)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from leukoscope.imaging.decode import MAX_BYTES, decode_image
 
 __all__ = ["LAYOUTS", "FolderRow", "Inspection", "inspect_dataset", "load_dataset"]
 ID_DIGITS = 12
+ClassMap = Mapping[str, str]
 
 
 def read_records(
@@ -104,9 +105,6 @@ def _bytes_of(path: Path) -> bytes | None:
     except (OSError, ValueError):
         pass
     return None
-
-
-ClassMap = Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from leukoscope.datasets.groups import Pair, chain, components, equal_values
 from leukoscope.datasets.measurements import Measures, measure_images
 from leukoscope.datasets.overlap import Overlap, find_overlaps
 
+KINDS = ("equal file", "equal pixels", "near duplicate", "overlapping field", "twin")
+
 
 @dataclass(frozen=True)
 class Links:
@@ -164,9 +166,6 @@ def with_groups(
         replace(record, group_id=group, patient_id=patient)
         for record, group, patient in zip(records, groups, patients, strict=True)
     ]
-
-
-KINDS = ("equal file", "equal pixels", "near duplicate", "overlapping field", "twin")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,24 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
 
 _MOST_DISTANCES = 2**25  # held at a time
+NEIGHBOURS = 600
+"""Each field is compared with this many fields of the most similar colours."""
+LEAST_OVERLAP = 0.2
+"""Smallest shared part of a field; less cannot be told from chance."""
+LEAST_EVIDENCE = 0.42
+"""Of :func:`evidence`. Chance matches of smears stay below 0.37, true overlaps in or out of focus
+lie above 0.45."""
+_PEAK = 5.0  # standard deviations by which the phase correlation's peak stands out
+_COARSE = 0.3  # correlation of the small pictures
+_BAND = 0.22  # cycles per px of the small pictures that carry structure
+_WORKING_PX = 256  # longer side at which overlaps are verified
+_TILES = 4
+_CONTRAST_PX = 6.0  # px over which contrast is made even
+_CONTRAST = 3.0  # grey levels below which it is left as it is
+_TEXTURE = 1.5  # grey levels; a flatter tile says nothing
+_BATCH = 128
+Shift = tuple[int, int]
+Candidate = tuple[int, int, Shift]
 
 
 def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[np.int32]:
@@ -76,30 +94,6 @@ def partners_of(nearest: NDArray[np.int32], side: NDArray[np.bool_] | None) -> I
         yield from (part.tolist() for part in np.split(pairs % len(nearest), ends))
 
 
-NEIGHBOURS = 600
-"""Each field is compared with this many fields of the most similar colours."""
-
-
-LEAST_OVERLAP = 0.2
-"""Smallest shared part of a field; less cannot be told from chance."""
-
-
-LEAST_EVIDENCE = 0.42
-"""Of :func:`evidence`. Chance matches of smears stay below 0.37, true overlaps in or out of focus
-lie above 0.45."""
-
-
-_PEAK = 5.0  # standard deviations by which the phase correlation's peak stands out
-_COARSE = 0.3  # correlation of the small pictures
-_BAND = 0.22  # cycles per px of the small pictures that carry structure
-_WORKING_PX = 256  # longer side at which overlaps are verified
-_TILES = 4
-_CONTRAST_PX = 6.0  # px over which contrast is made even
-_CONTRAST = 3.0  # grey levels below which it is left as it is
-_TEXTURE = 1.5  # grey levels; a flatter tile says nothing
-_BATCH = 128
-
-
 @dataclass(frozen=True)
 class Overlap:
     """Two fields that share a part.
@@ -119,10 +113,6 @@ class Overlap:
     dy: int
     score: float
     share: float
-
-
-Shift = tuple[int, int]
-Candidate = tuple[int, int, Shift]
 
 
 def find_overlaps(

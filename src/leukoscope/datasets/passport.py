@@ -42,6 +42,8 @@ from leukoscope.datasets.measurements import Measures, has_bar, measure_images
 from leukoscope.datasets.neighbour_search import describe_search
 
 SCHEMA = 1
+CLUSTERS = 24
+_MANIFEST, _PASSPORT, _TREE = "manifest.csv", "passport.json", "tree.npz"
 
 
 @dataclass(frozen=True)
@@ -329,10 +331,6 @@ def class_balance(counts: Sequence[int]) -> dict[str, Any]:
         "entropy": round(entropy, 6),
         "ratio": round(float(values.max() / values.min()), 4),
     }
-
-
-CLUSTERS = 24
-_MANIFEST, _PASSPORT, _TREE = "manifest.csv", "passport.json", "tree.npz"
 
 
 @dataclass(frozen=True)

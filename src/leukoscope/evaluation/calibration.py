@@ -11,6 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from leukoscope.config.bundle import Calibration
 from leukoscope.core.errors import DataError
 
+FloatArray = NDArray[np.float64]
+BOUNDS: Final = (0.02, 50.0)
+PRIOR_SD: Final = 0.5  # of log T
+WEIGHT_SD: Final = 0.25  # of log(weight · T): how far a class may leave the common temperature
+BIAS_SD: Final = 1.0  # of a class's bias, in logits
+ICC: Final = 0.2  # how alike images of one patient or cluster are taken to be
+FOLDS: Final = 5
+
 
 def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
     """Logarithms of the softmax along the last axis, without overflow.
@@ -42,15 +50,6 @@ def softmax(logits: ArrayLike) -> NDArray[np.float64]:
     [0.5, 0.5]
     """
     return np.exp(log_softmax(logits))
-
-
-FloatArray = NDArray[np.float64]
-BOUNDS: Final = (0.02, 50.0)
-PRIOR_SD: Final = 0.5  # of log T
-WEIGHT_SD: Final = 0.25  # of log(weight · T): how far a class may leave the common temperature
-BIAS_SD: Final = 1.0  # of a class's bias, in logits
-ICC: Final = 0.2  # how alike images of one patient or cluster are taken to be
-FOLDS: Final = 5
 
 
 def evidence_weights(groups: Sequence[str] | NDArray[Any], icc: float = ICC) -> FloatArray:

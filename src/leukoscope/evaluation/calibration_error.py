@@ -22,6 +22,10 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 PROPER = ("log_loss", "brier")
 MAIN = (*PROPER, "ece", "ece_mass")
+_STEPS: Final = 60
+_MOST: Final = 100.0  # a slope or intercept beyond this means that the classes are separated
+_PERFECT: Final = -1e-3  # log likelihood of separated classes
+_SMALLEST: Final = 1e-12  # probability
 
 
 def calibration_measures(
@@ -218,12 +222,6 @@ def _spread(place: IntArray, values: FloatArray) -> FloatArray:
     out = np.zeros((len(values), ECE_BINS))
     out[np.arange(len(values)), place] = values
     return out
-
-
-_STEPS: Final = 60
-_MOST: Final = 100.0  # a slope or intercept beyond this means that the classes are separated
-_PERFECT: Final = -1e-3  # log likelihood of separated classes
-_SMALLEST: Final = 1e-12  # probability
 
 
 def recalibration(

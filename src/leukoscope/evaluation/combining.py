@@ -18,6 +18,8 @@ DEFAULT: Final[Method] = "mean-logit"
 REPLICATES = 1000
 _TINY = 1e-12
 FloatArray = NDArray[np.float64]
+_ROUNDS = 2000
+_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,10 +159,6 @@ def choose_method(losses: Mapping[str, float]) -> str:
     ('vote', 'mean-logit')
     """
     return min(losses, key=lambda name: losses[name]) if losses else DEFAULT
-
-
-_ROUNDS = 2000
-_SMALLEST = 1e-12
 
 
 def weighted_mean(probs: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:

@@ -13,6 +13,11 @@ from leukoscope.config.bundle import Calibration, Conformal, SetGuarantee, SetSc
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.calibration import apply_calibration, evidence_weights, fit_calibration
 
+FloatArray = NDArray[np.float64]
+PENALTY: Final = 0.1  # λ of RAPS, set beforehand: a tenth for each class after the first
+FREE: Final = 1  # k_reg of RAPS
+_TIE: Final = 1e-12  # sums of probabilities differ in the last bits from one machine to another
+
 
 def unseen_quantile(scores: ArrayLike, share: float, weights: ArrayLike | None = None) -> float:
     """The smallest score that a new one does not exceed with probability ``share``.
@@ -43,12 +48,6 @@ def unseen_quantile(scores: ArrayLike, share: float, weights: ArrayLike | None =
     reached: NDArray[np.float64] = np.cumsum(counts[order])
     enough = reached >= (counts.sum() + 1) * share - 1e-9  # 20 · 0.95 must be 19
     return float(values[order][np.argmax(enough)]) if enough.any() else math.inf
-
-
-FloatArray = NDArray[np.float64]
-PENALTY: Final = 0.1  # λ of RAPS, set beforehand: a tenth for each class after the first
-FREE: Final = 1  # k_reg of RAPS
-_TIE: Final = 1e-12  # sums of probabilities differ in the last bits from one machine to another
 
 
 def set_scores(

@@ -14,6 +14,8 @@ from leukoscope.core.errors import DataError, UnknownNameError
 
 _T = TypeVar("_T")
 KINDS = ("right", "wrong", "least-certain", "confident-wrong")
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 def choose_examples(
@@ -82,10 +84,6 @@ def in_turn(lists: Sequence[Sequence[_T]], count: int) -> list[_T]:
     """
     rounds = zip_longest(*lists)
     return [row for turn in rounds for row in turn if row is not None][:count]
-
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,17 @@ ROAD_STEPS = (0.1, 0.3, 0.5, 0.7, 0.9)
 BLUR = 1 / 14  # of the side: cells are gone, stain and illumination stay
 IMPUTATION_NOISE = 0.01  # of white, as in the authors' code
 _NEIGHBOURS = {1: 1 / 6, 2: 1 / 12}  # squared distance: weight (Rong et al. 2022, section 4)
+SAME = 0.5**0.5
+"""Rank correlation above which two maps share more than half of the variance of their ranks."""
+RANDOM, CENTRE, EDGES = "random blobs", "Gaussian in the centre", "edge detector"
+BASELINES = (RANDOM, CENTRE, EDGES)
+"""Maps that do not know the model, scored like the others."""
+LEVELS = ("not to be believed", "not decided", "nothing against it")
+Scored = Mapping[str, Any]
+"""Of one map of one image: ``hit``, ``share``, ``insertion``, ``deletion``, ``morf``, ``lerf``
+and, of a method, ``randomised`` (by stage), ``noise``, ``sensitivity``; None where undefined."""
+_Test = tuple[bool | None, str]
+_TOO_FEW = f"fewer than {MIN_GROUPS} independent images have a map to test"
 
 
 def enlarge(heat: NDArray[np.floating], size_px: int) -> Float:
@@ -241,21 +252,6 @@ def edge_map(image: Image) -> Float:
     return enlarge(strength, cells_a_side(image.shape[0]))
 
 
-SAME = 0.5**0.5
-"""Rank correlation above which two maps share more than half of the variance of their ranks."""
-
-
-RANDOM, CENTRE, EDGES = "random blobs", "Gaussian in the centre", "edge detector"
-BASELINES = (RANDOM, CENTRE, EDGES)
-"""Maps that do not know the model, scored like the others."""
-
-
-LEVELS = ("not to be believed", "not decided", "nothing against it")
-Scored = Mapping[str, Any]
-"""Of one map of one image: ``hit``, ``share``, ``insertion``, ``deletion``, ``morf``, ``lerf``
-and, of a method, ``randomised`` (by stage), ``noise``, ``sensitivity``; None where undefined."""
-
-
 @dataclass(frozen=True)
 class Belief:
     """What may be said of a method's maps.
@@ -369,10 +365,6 @@ def judge(scores: Mapping[str, Any], stages: Sequence[str]) -> Belief:
         level, lead = LEVELS[2], "nothing was found against it"
         reasons = [text for _, text in tests] + _caveats(scores)
     return Belief(level, f"{lead}: {'; '.join(dict.fromkeys(reasons))}", _place(scores))
-
-
-_Test = tuple[bool | None, str]
-_TOO_FEW = f"fewer than {MIN_GROUPS} independent images have a map to test"
 
 
 def _beats_chance(gain: Mapping[str, Any] | None, road: Mapping[str, Any] | None) -> _Test:

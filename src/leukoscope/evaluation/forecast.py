@@ -26,6 +26,7 @@ DRAWS: Final = 10_000
 _STEPS: Final = 32  # of each parameter's grid
 _LOGIT_MEAN: Final = (-5.0, 8.0)
 _LOG_SIZE: Final = (-2.0, 6.0)  # of a + b: groups from all-or-nothing to all alike
+INSIDE, OUTSIDE = "inside the forecast", "outside the forecast"
 
 
 @dataclass(frozen=True)
@@ -233,9 +234,6 @@ def _parameters(logit_mean: FloatArray, log_size: FloatArray) -> tuple[FloatArra
 
     size = np.exp(log_size)
     return expit(logit_mean) * size, expit(-logit_mean) * size
-
-
-INSIDE, OUTSIDE = "inside the forecast", "outside the forecast"
 
 
 def forecasts(

@@ -1,4 +1,4 @@
-"""The gate: several scores of strangeness, scaled alike, of which the largest decides.
+"""The gate: several OOD scores, scaled alike, of which the largest decides.
 
 A score is fitted on training images and scaled on validation images, so that 0 is their median
 and 1 the value that 95 % of them do not exceed; what decides is the largest of the chosen scores,
@@ -209,7 +209,7 @@ def fit_gate(
     choice is made: the Mahalanobis distance, kNN and appearance decide together.
 
     Args:
-        train: Images that strangeness is measured from.
+        train: Images that OOD scores are measured from.
         val: Other images of the same source; they scale the scores and set the threshold.
         outliers: Synthetic outliers, none of them made of an image that will be tested.
         kinds: (n,) kind of each outlier.

@@ -16,6 +16,7 @@ from leukoscope.evaluation.metrics import METRICS, check_predictions, metric_of,
 FloatArray = NDArray[np.float64]
 _BLOCK = 1 << 17  # weights held at once
 PERMUTATIONS = 1999  # smallest p-value .0005, small enough after correction for 20 comparisons
+Criterion = Literal["accuracy", "weighted_f1", "log_loss"]
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,6 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
     return [float(value) for value in adjusted]
-
-
-Criterion = Literal["accuracy", "weighted_f1", "log_loss"]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ PRIOR_DF: Final = 3.0
 
 NORMAL_KURTOSIS: Final = 3.0
 LEAST_DF: Final = 2.0
+_BLOCK: Final = 1 << 21  # numbers drawn at once
 
 
 def kish_number(sizes: FloatArray) -> float:
@@ -215,9 +216,6 @@ def _without_each(
         places.append(np.arange(start, start + size))
         start += size
     return np.concatenate(values), places
-
-
-_BLOCK: Final = 1 << 21  # numbers drawn at once
 
 
 def ece_gaps(y_true: IntArray, y_prob: FloatArray) -> FloatArray:

@@ -17,6 +17,12 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 ECE_BINS = 15
 _BLOCK = 1 << 18  # elements worked on at once: about the size of a core's cache
+HISTORY_METRICS: Final[Mapping[str, Literal["accuracy", "weighted_f1", "log_loss"]]] = {
+    "val_loss": "log_loss",
+    "val_accuracy": "accuracy",
+    "val_f1": "weighted_f1",
+}
+"""The columns of a training's history, and the metric that each is on validation images."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +105,6 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
 A new one is an entry here and its formula below, in ``_from_confusion``, ``_from_probabilities``
 or ``_from_ranks``.
 """
-
-HISTORY_METRICS: Final[Mapping[str, Literal["accuracy", "weighted_f1", "log_loss"]]] = {
-    "val_loss": "log_loss",
-    "val_accuracy": "accuracy",
-    "val_f1": "weighted_f1",
-}
-"""The columns of a training's history, and the metric that each is on validation images."""
 
 
 def metric_of(name: str) -> Metric:

@@ -14,6 +14,12 @@ from leukoscope.core.errors import DataError
 from leukoscope.evaluation.conformal import unseen_quantile
 
 Float32Array = NDArray[np.float32]
+NEIGHBOURS = 5
+MOST_REFERENCES = 1000
+MOST_DIMENSIONS = 256
+_MOST_BYTES = 4_000_000
+_FEW_ROWS = 64
+_CASE_DIMENSIONS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +149,6 @@ def fit_threshold(
     if values.ndim != 1 or len(values) == 0:
         raise DataError("out-of-distribution threshold: expected at least one score")
     return min(float(values.max()), unseen_quantile(values, accept, weights))
-
-
-NEIGHBOURS = 5
-MOST_REFERENCES = 1000
-MOST_DIMENSIONS = 256
-_MOST_BYTES = 4_000_000
-_FEW_ROWS = 64
-_CASE_DIMENSIONS = 64
 
 
 def neighbour_distance(

@@ -21,6 +21,23 @@ from leukoscope.evaluation.verdict_text import Score
 _LEAST_PROBABILITY = 1e-12
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 _INFLATION = ("difference", "p_holm", "verdict", "n", "n_groups")
+FloatArray = NDArray[np.float64]
+SOURCES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "ground": ("ground-only",),
+        "grain": ("grain-only",),
+        "frame": ("frame-only", "scale-bar-only"),
+        "file": ("file-only",),
+        "stain": ("stain-only",),
+    }
+)
+"""Each source of shortcut, and the probes that see nothing else."""
+PAIRED: Final = "ground-only"
+"""The probe whose rows are judged by pairs of classes: its holes belong to both."""
+Status = Literal["shown", "refuted", "open", "inapplicable"]
+HALF: Final = 0.5
+FEWEST_TO_SHOW: Final = 10
+"""Groups below which no source is called shown, whatever its interval says."""
 
 
 @dataclass(frozen=True)
@@ -215,23 +232,6 @@ def transplant_hits(
     return found
 
 
-FloatArray = NDArray[np.float64]
-SOURCES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "ground": ("ground-only",),
-        "grain": ("grain-only",),
-        "frame": ("frame-only", "scale-bar-only"),
-        "file": ("file-only",),
-        "stain": ("stain-only",),
-    }
-)
-"""Each source of shortcut, and the probes that see nothing else."""
-
-
-PAIRED: Final = "ground-only"
-"""The probe whose rows are judged by pairs of classes: its holes belong to both."""
-
-
 @dataclass(frozen=True)
 class Share:
     """The advantage of a probe, or of a model on other images, as a share of the model's own.
@@ -279,7 +279,7 @@ def advantage_share(
 
     Args:
         model: Test rows of the model, one an image.
-        other: Test rows of a probe, or of the model on edited images.
+        other: Test rows of a probe, or of the model on perturbed images.
         groups: Image id → group; images that it lacks stand for themselves.
         hits: (n,) for each row of ``other`` 1 where it puts the true class above the other
             class of its pair, 0.5 on ties, 0 else; their mean is then the value (the
@@ -336,12 +336,6 @@ def source_of(probe: str) -> str | None:
     ('frame', None)
     """
     return next((source for source, probes in SOURCES.items() if probe in probes), None)
-
-
-Status = Literal["shown", "refuted", "open", "inapplicable"]
-HALF: Final = 0.5
-FEWEST_TO_SHOW: Final = 10
-"""Groups below which no source is called shown, whatever its interval says."""
 
 
 @dataclass(frozen=True)

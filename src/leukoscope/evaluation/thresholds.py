@@ -16,6 +16,8 @@ from leukoscope.evaluation.intervals import Interval, Resampling, Sampling
 from leukoscope.evaluation.metrics import ECE_BINS, calibration_bin, check_predictions
 
 FloatArray = NDArray[np.float64]
+THRESHOLDS: Final = tuple(round(0.02 * i, 2) for i in range(1, 50))
+"""Probabilities from which one acts: .02 to .98."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +188,6 @@ def _areas(errors: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatAr
     area = mean_risk(wrong)
     best = mean_risk(np.maximum(0.0, answered - (total - wrong[:, -1:])))
     return area, area - best
-
-
-THRESHOLDS: Final = tuple(round(0.02 * i, 2) for i in range(1, 50))
-"""Probabilities from which one acts: .02 to .98."""
 
 
 @dataclass(frozen=True)

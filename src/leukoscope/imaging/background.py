@@ -62,6 +62,7 @@ _FEWEST = 30  # pixels that a statistic needs
 _Scalar = TypeVar("_Scalar", np.uint8, np.bool_)
 _GRID = 72  # colours are read on about this many rows and columns
 _STAINED = 6.0  # lightness by which a red cell is darker than the ground around it
+_LEVELS = 4
 
 
 def background_features(
@@ -280,9 +281,6 @@ def _bar_style(bar: ScaleBar | None, height: int, width: int) -> tuple[float, ..
         (y1 - y0) / height,
         bar.thickness_px / height,
     )
-
-
-_LEVELS = 4
 
 
 def describe_appearance(image: NDArray[np.uint8]) -> NDArray[np.float64]:

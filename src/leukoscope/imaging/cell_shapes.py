@@ -28,6 +28,14 @@ distance of the outline from the centre; ``nucleus_share``: area of the nucleus 
 COUNT_STATISTICS: tuple[str, ...] = ("cells", "cell_area", "nucleus_area", "painted_area")
 """Names, in order, of what :func:`count_statistics` returns: number of leukocytes, and shares of
 the picture that they, their nuclei, and the paint that removes them cover."""
+DIAMETER_UM = 7.5
+"""Mean diameter of a normal red cell on a dry smear, within about 10 %."""
+LEUKOCYTE_UM = 12.0
+"""Diameter of a lymphocyte, lymphoblast or granulocyte on a smear, within about a third."""
+_SMALLEST_PX = 8.0
+_FEWEST = 20  # red cells that a scale is told from
+_ROUND = 0.8  # 4π area / outline²
+_FILLED = 0.93  # area over that of the convex hull: one cell, not two
 
 
 def shape_statistics(seen: Observation) -> NDArray[np.float64]:
@@ -87,20 +95,6 @@ def _cell(
         float(away.std() / max(1.0, away.mean())),
         float(dark.sum()) / max(1, int(inner.sum())),
     ]
-
-
-DIAMETER_UM = 7.5
-"""Mean diameter of a normal red cell on a dry smear, within about 10 %."""
-
-
-LEUKOCYTE_UM = 12.0
-"""Diameter of a lymphocyte, lymphoblast or granulocyte on a smear, within about a third."""
-
-
-_SMALLEST_PX = 8.0
-_FEWEST = 20  # red cells that a scale is told from
-_ROUND = 0.8  # 4π area / outline²
-_FILLED = 0.93  # area over that of the convex hull: one cell, not two
 
 
 def red_cell_diameters(seen: Observation) -> NDArray[np.float64]:

@@ -15,6 +15,28 @@ _UNITS = {"m": 1.0, "um": 1.0, "ubm": 1.0, "micron": 1.0, "microns": 1.0, "nm": 
 # Scanners and cameras that know no scale write that of a screen or of paper, 72 to 600 dpi.
 _SMALLEST, _LARGEST = 0.005, 5.0
 _DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 270, 282, 283, 296  # TIFF 6.0
+_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%PDF", "PDF"),
+    (0, b"PK\x03\x04", "ZIP"),
+    (0, b"\x89HDF", "HDF5"),
+)
+# --- JPEG -----------------------------------------------------------------------------------
+
+# Inside entropy-coded data a marker is FF followed by anything but 00, RST0–7 or fill bytes.
+# One byte first: the search then runs as fast as memory; fill bytes before it are matched again.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LEGAL_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+_BMP_HEADER_SIZES = frozenset(
+    struct.pack("<I", size) for size in (12, 16, 40, 52, 56, 64, 108, 124)
+)
 
 
 def plausible(um_per_px: float | None) -> float | None:
@@ -100,19 +122,6 @@ class Header:
     bits: int = 8
     plain: bool = True
     orientation: int = 1
-
-
-_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"%PDF", "PDF"),
-    (0, b"PK\x03\x04", "ZIP"),
-    (0, b"\x89HDF", "HDF5"),
-)
 
 
 def sniff(data: bytes) -> str:
@@ -202,16 +211,6 @@ def _not_an_image(data: bytes) -> BrokenImage:
 
 def _is_text(data: bytes) -> bool:
     return not any(byte < 9 or 13 < byte < 32 for byte in data)
-
-
-# --- JPEG -----------------------------------------------------------------------------------
-
-# Inside entropy-coded data a marker is FF followed by anything but 00, RST0–7 or fill bytes.
-# One byte first: the search then runs as fast as memory; fill bytes before it are matched again.
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_LEGAL_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 
 
 def _read_jpeg(data: bytes) -> Header:
@@ -348,11 +347,6 @@ def _read_webp(data: bytes) -> Header:
     if not frames:
         raise BrokenImage("corrupt", "expected a WebP image chunk, found none")
     return Header("WEBP", width, height, frames, 8, not alpha, orientation)
-
-
-_BMP_HEADER_SIZES = frozenset(
-    struct.pack("<I", size) for size in (12, 16, 40, 52, 56, 64, 108, 124)
-)
 
 
 def _read_bmp(data: bytes) -> Header:

@@ -23,6 +23,15 @@ _STAINED = 0.93  # of the ground's green; what is darker is a cell
 _SLIVER = 0.004  # of the squared side; a red cell covers about 0.009
 _FEWEST = 12  # points of the grid that a ground is told from
 _Float = NDArray[np.float32]
+_WORKING_PX = 96  # longer side at which places are looked for
+_RADII = (0.12, 0.1, 0.075)  # share of the longer side; the largest that leaves enough
+_CLOSE_UP_RADIUS = 0.42  # for pictures of one cell
+_CLOSE_UP = 0.2  # a cell with a larger inner radius is seen in a close-up
+_HALO = 0.018  # kept free around each cell
+_SHARE = 0.3  # of the image that is covered at least
+_MOST = 0.72  # of the image that is covered, if smaller discs can help it
+_CRUMB = 0.03  # less than this share of a disc gets no disc of its own
+_Mask = NDArray[np.uint8]
 
 
 def log_intensity(image: NDArray[np.uint8]) -> _Float:
@@ -150,17 +159,6 @@ def _grain(image: NDArray[np.uint8], hole: NDArray[np.bool_]) -> _Float:
     order = np.random.default_rng(0).integers(0, 2**31, (-(-height // _BLOCK), -(-width // _BLOCK)))
     chosen = calm[order % len(calm)].transpose(0, 2, 1, 3, 4)
     return chosen.reshape(order.shape[0] * _BLOCK, -1, 3)[:height, :width]
-
-
-_WORKING_PX = 96  # longer side at which places are looked for
-_RADII = (0.12, 0.1, 0.075)  # share of the longer side; the largest that leaves enough
-_CLOSE_UP_RADIUS = 0.42  # for pictures of one cell
-_CLOSE_UP = 0.2  # a cell with a larger inner radius is seen in a close-up
-_HALO = 0.018  # kept free around each cell
-_SHARE = 0.3  # of the image that is covered at least
-_MOST = 0.72  # of the image that is covered, if smaller discs can help it
-_CRUMB = 0.03  # less than this share of a disc gets no disc of its own
-_Mask = NDArray[np.uint8]
 
 
 def cover_region(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -17,6 +17,9 @@ from leukoscope.imaging.segment import NEUTRAL_GREY, LeukocyteMasks, is_cut_out,
 from leukoscope.imaging.stain import grey_density, lit_pixels, luma
 
 _Value = TypeVar("_Value")
+Image = NDArray[np.uint8]
+SILHOUETTE = (60, 60, 60)
+"""RGB of every leukocyte of ``silhouette-only``."""
 
 
 class Observation:
@@ -82,11 +85,6 @@ class Observation:
         if name not in self._found:
             self._found[name] = find()
         return cast(_Value, self._found[name])
-
-
-Image = NDArray[np.uint8]
-SILHOUETTE = (60, 60, 60)
-"""RGB of every leukocyte of ``silhouette-only``."""
 
 
 def _whole(seen: Observation) -> Image:

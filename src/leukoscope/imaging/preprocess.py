@@ -35,6 +35,8 @@ from leukoscope.imaging.segment_variants import (
 )
 from leukoscope.imaging.stain import grey_density, luma, macenko, reinhard
 
+_LEAST_SHARE = 0.25  # of the median nucleus; what is smaller is a fragment
+
 
 def clahe(image: NDArray[np.uint8], clip_limit: float, tiles: int) -> NDArray[np.uint8]:
     """Contrast-limited adaptive histogram equalisation of L in CIELAB (Zuiderveld 1994).
@@ -74,9 +76,6 @@ def adaptive_clahe(
 def _grey_deviation(image: NDArray[np.uint8]) -> float:
     _, deviation = cv2.meanStdDev(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     return float(deviation[0, 0])
-
-
-_LEAST_SHARE = 0.25  # of the median nucleus; what is smaller is a fragment
 
 
 def cell_mosaic(image: NDArray[np.uint8], step: CellMosaic) -> NDArray[np.uint8]:

@@ -11,6 +11,23 @@ from numpy.typing import NDArray
 from leukoscope.imaging.stain import BLACK
 
 QUALITY_MEASURES: tuple[str, ...] = ("brightness", "contrast", "sharpness", "snr", "saturation")
+_CELLS = 8  # rows and columns of the grid on which light is told
+_BLOCK = 8  # side of the squares of JPEG
+FROM_QUALITY = ("sharpness", "snr")
+BEYOND: Mapping[tuple[str, str], str] = {
+    ("brightness", "low"): "darker",
+    ("brightness", "high"): "brighter",
+    ("sharpness", "low"): "blurrier",
+    ("sharpness", "high"): "grainier",
+    ("snr", "low"): "noisier",
+    ("stain_strength", "low"): "more faded",
+    ("stain_balance", "low"): "stained redder",
+    ("stain_balance", "high"): "stained bluer",
+    ("unevenness", "high"): "lit less evenly",
+    ("blockiness", "high"): "more strongly compressed",
+}
+"""How a picture beyond a limit of a measure is described; the sides that a limit may have."""
+_V, _U = (2 * np.indices((_CELLS, _CELLS)).reshape(2, -1) + 1) / _CELLS - 1  # edges at −1, 1
 
 
 def measure_quality(image: NDArray[np.uint8]) -> dict[str, float]:
@@ -67,27 +84,6 @@ def noise_level(luma: NDArray[np.uint8]) -> float:
     kernel = np.array([1, -2, 1], np.float32)
     response = cv2.sepFilter2D(luma, cv2.CV_16S, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
     return float(np.sqrt(np.pi / 2) * cv2.norm(response, cv2.NORM_L1) / response.size / 6)
-
-
-_CELLS = 8  # rows and columns of the grid on which light is told
-_BLOCK = 8  # side of the squares of JPEG
-FROM_QUALITY = ("sharpness", "snr")
-BEYOND: Mapping[tuple[str, str], str] = {
-    ("brightness", "low"): "darker",
-    ("brightness", "high"): "brighter",
-    ("sharpness", "low"): "blurrier",
-    ("sharpness", "high"): "grainier",
-    ("snr", "low"): "noisier",
-    ("stain_strength", "low"): "more faded",
-    ("stain_balance", "low"): "stained redder",
-    ("stain_balance", "high"): "stained bluer",
-    ("unevenness", "high"): "lit less evenly",
-    ("blockiness", "high"): "more strongly compressed",
-}
-"""How a picture beyond a limit of a measure is described; the sides that a limit may have."""
-
-
-_V, _U = (2 * np.indices((_CELLS, _CELLS)).reshape(2, -1) + 1) / _CELLS - 1  # edges at −1, 1
 
 
 def measure_conditions(image: NDArray[np.uint8], quality: Mapping[str, float]) -> dict[str, float]:

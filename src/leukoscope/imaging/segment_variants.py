@@ -21,6 +21,10 @@ from leukoscope.config.preprocess import (
 from leukoscope.imaging.scale_bar import find_scale_bar
 from leukoscope.imaging.segment import NEUTRAL_GREY, enlarge_mask, segment_leukocytes
 
+_WORKING_PX = 256  # longer side at which clusters are found
+_BLACK = 12  # a cut-out cell is surrounded by pixels below this
+_CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
+
 
 def gaussian_blur(image: NDArray[np.uint8], sigma_px: float) -> NDArray[np.uint8]:
     """Convolve with a Gaussian; borders are mirrored.
@@ -63,11 +67,6 @@ def morphology(
     ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     how = cv2.MORPH_OPEN if operation == "open" else cv2.MORPH_CLOSE
     return np.asarray(cv2.morphologyEx(pixels, how, ellipse), np.uint8)
-
-
-_WORKING_PX = 256  # longer side at which clusters are found
-_BLACK = 12  # a cut-out cell is surrounded by pixels below this
-_CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
 
 
 def keep_segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.uint8]:

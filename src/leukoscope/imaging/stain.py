@@ -19,6 +19,9 @@ _RANGE = (10, 99)  # percentiles of the density that stand for plain ground and 
 _LEAST_RANGE = 0.05  # density between them; a plain image has none
 _DARKEST = 1.4  # density of the darkest nuclei in the result
 _Float = NDArray[np.float64]
+_SIDE = 112
+_BLACK = 12  # brightest channel of the black ground around cut-out cells
+_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -199,11 +202,6 @@ def lit_pixels(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(H, W) bool, what is not the black surroundings of a cell that was cut out."""
     red, green, blue = cv2.split(image)
     return np.asarray(cv2.max(cv2.max(red, green), blue) >= BLACK)
-
-
-_SIDE = 112
-_BLACK = 12  # brightest channel of the black ground around cut-out cells
-_SHARE = 0.05
 
 
 def nuclear_blue(image: NDArray[np.uint8]) -> float:

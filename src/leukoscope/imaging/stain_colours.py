@@ -16,6 +16,31 @@ _FEWEST_IN_PLANE = 64  # pixels that a plane is told from
 _MOST = 4000  # more are thinned; a plane needs no more
 _BINS = 9
 _RAREST = 1 / 50  # share of the pixels below which a bin gets no more weight
+_FEWEST = 30  # points of the grid that a colour needs
+_FEWEST_NUCLEAR = 60  # pixels of nuclei that their hue needs
+_GROUND = 0.05  # share of a picture in which the ground must show to tell its colour
+_APART = 2  # px between the pixels that are correlated; next ones share noise
+_SHORTEST = 1e-3
+STAIN_STATISTICS: tuple[str, ...] = (
+    *(f"ground_{c}" for c in "lab"),
+    *(f"red_cells_{c}" for c in "lab"),
+    *(f"{part}_{c}" for part in ("red_cells", "chromatin") for c in ("red", "green", "blue")),
+    "across",
+)
+"""Names, in order, of what :func:`finished_stains` returns; NaN where there is nothing to read.
+
+* ``ground_l`` …, ``red_cells_l`` …: median CIELAB of plain ground and of red cells.
+* ``red_cells_red`` …: their optical density against the ground as a unit vector, which says the
+  hue of the stain but not its amount.
+* ``chromatin_red`` …: the direction in which the density of nuclei varies most, likewise; read
+  only where no ground shows, like the next.
+* ``across``: mean density of leukocytes along the normal of the plane that the stains of the whole
+  data set span, which amounts of stain do not move, but light and white balance do.
+
+The colour of cytoplasm is left out: how basophilic it is, is morphology.
+"""
+_RAW = len(STAIN_STATISTICS) - 1 + 3 + 9  # mean and covariance of density in place of ``across``
+_Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -60,35 +85,6 @@ def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> Stain
     normal = np.asarray(directions[:, 0], np.float64)
     normal = normal if normal[2] >= 0 else -normal
     return StainPlane(normal, float(normal @ mean))
-
-
-_FEWEST = 30  # points of the grid that a colour needs
-_FEWEST_NUCLEAR = 60  # pixels of nuclei that their hue needs
-_GROUND = 0.05  # share of a picture in which the ground must show to tell its colour
-_APART = 2  # px between the pixels that are correlated; next ones share noise
-_SHORTEST = 1e-3
-STAIN_STATISTICS: tuple[str, ...] = (
-    *(f"ground_{c}" for c in "lab"),
-    *(f"red_cells_{c}" for c in "lab"),
-    *(f"{part}_{c}" for part in ("red_cells", "chromatin") for c in ("red", "green", "blue")),
-    "across",
-)
-"""Names, in order, of what :func:`finished_stains` returns; NaN where there is nothing to read.
-
-* ``ground_l`` …, ``red_cells_l`` …: median CIELAB of plain ground and of red cells.
-* ``red_cells_red`` …: their optical density against the ground as a unit vector, which says the
-  hue of the stain but not its amount.
-* ``chromatin_red`` …: the direction in which the density of nuclei varies most, likewise; read
-  only where no ground shows, like the next.
-* ``across``: mean density of leukocytes along the normal of the plane that the stains of the whole
-  data set span, which amounts of stain do not move, but light and white balance do.
-
-The colour of cytoplasm is left out: how basophilic it is, is morphology.
-"""
-
-
-_RAW = len(STAIN_STATISTICS) - 1 + 3 + 9  # mean and covariance of density in place of ``across``
-_Float = NDArray[np.float64]
 
 
 def stain_statistics(seen: Observation) -> _Float:

@@ -22,6 +22,7 @@ from leukoscope.learning.export import open_session, part_bytes
 from leukoscope.learning.features import extract_features, stream_outputs
 
 BATCH = 32
+LARGEST = float(np.finfo(np.float16).max)
 
 
 class OneView(nn.Module):
@@ -115,9 +116,6 @@ def augmented_copies(
             drawn = batch_seed(seed, view, number)
             batch = augment_batch(torch.from_numpy(batch), transform, drawn).numpy()
         yield batch
-
-
-LARGEST = float(np.finfo(np.float16).max)
 
 
 class UpperPart(nn.Module):

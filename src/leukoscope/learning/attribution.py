@@ -26,6 +26,7 @@ IG_QUANTILE = 0.995  # one pixel must not set the scale of the rest
 _BACKBONE = "backbone."
 _LAYER = "gradcam_layer"
 Targets = Sequence[int] | Tensor
+STAGES = 4  # the head, then thirds of the backbone
 
 
 def grad_cam(
@@ -308,9 +309,6 @@ def _scaled(heat: Tensor) -> NDArray[np.float32]:
     positive = heat.float().relu()
     peak = positive.amax(dim=(1, 2), keepdim=True)
     return np.asarray((positive / peak.clamp_min(1e-12)).numpy(), dtype=np.float32)
-
-
-STAGES = 4  # the head, then thirds of the backbone
 
 
 def randomised(network: Network, images: Tensor, *, seed: int = 0) -> list[tuple[str, Network]]:

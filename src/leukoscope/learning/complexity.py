@@ -25,6 +25,9 @@ FEWEST_RUNS = 3
 MOST_RUNS = 50
 MOST_SECONDS = 4.0  # for one batch size
 BATCHES = (1, 32)
+Shape = tuple[int, ...]
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish)
+_MERGED = ("norm", "activation", "dropout")
 
 
 @dataclass(frozen=True)
@@ -149,11 +152,6 @@ def time_session(
         times.append(call())
     median, p95 = (1000 * float(value) for value in np.quantile(times, [0.5, 0.95]))
     return Latency(batch, median, p95, len(times), threads)
-
-
-Shape = tuple[int, ...]
-_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish)
-_MERGED = ("norm", "activation", "dropout")
 
 
 @dataclass(frozen=True)

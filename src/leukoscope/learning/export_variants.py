@@ -20,6 +20,9 @@ from leukoscope.learning.backbones import Network
 from leukoscope.learning.export import network_logits
 
 SMALLEST = 1e-30  # of a probability before its logarithm, which must stay finite
+CALIBRATION_IMAGES = 64
+_BATCH = 16
+_SMALLEST = 2**16  # bytes; smaller tensors are not worth two operations
 
 
 def merge_members(graphs: Sequence[bytes]) -> bytes:
@@ -137,10 +140,6 @@ def _check_alike(models: Sequence[Any]) -> None:
                 )
 
 
-CALIBRATION_IMAGES = 64
-_BATCH = 16
-
-
 def quantise(model: bytes, images: NDArray[np.uint8]) -> bytes:
     """Quantise the dense convolutions of a graph, weights by channel; the rest stays in fp32.
 
@@ -212,9 +211,6 @@ def _left_out(path: Path) -> list[str]:
     nodes = [node for node in onnx.load(str(path)).graph.node if node.op_type == "Conv"]
     grouped = [n for n in nodes if any(a.name == "group" and a.i > 1 for a in n.attribute)]
     return [node.name for node in (*nodes[:1], *grouped)]
-
-
-_SMALLEST = 2**16  # bytes; smaller tensors are not worth two operations
 
 
 def compact_weights(model: bytes) -> bytes:

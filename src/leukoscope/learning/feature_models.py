@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from leukoscope.evaluation.calibration import log_softmax
 from leukoscope.evaluation.fuzzy_inference import FuzzySystem
 
+Features = NDArray[np.floating[Any]]
+Settings = dict[str, float | int | str]
+_PRIOR_SD = (1.5, 1.0)  # of the mapping's log slope and of its offsets
+
 
 class FeatureHead(nn.Module):
     """A head on standardised features.
@@ -118,11 +122,6 @@ def head_from(tensors: Mapping[str, Tensor]) -> FeatureHead | None:
     if "memory" in values:
         return KnnHead(**values)
     return RbfHead(**values) if "support" in values else None
-
-
-Features = NDArray[np.floating[Any]]
-Settings = dict[str, float | int | str]
-_PRIOR_SD = (1.5, 1.0)  # of the mapping's log slope and of its offsets
 
 
 @dataclass(frozen=True)

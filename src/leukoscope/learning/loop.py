@@ -30,31 +30,6 @@ from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
 from leukoscope.learning.distributed import gathered, is_first, processes
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
-
-def average_of(network: Trainable, decay: float) -> AveragedModel:
-    """A copy that follows a network in training (as in Szegedy et al. 2016, section 8).
-
-    After step n each weight, and each statistic of batch norm, moves towards the network's by
-    ``1 − min(decay, (1 + n) / (10 + n))``, the warm-up of TensorFlow's ExponentialMovingAverage:
-    a plain decay of 0.999 would still show the first weights after some hundred steps.
-
-    Args:
-        network: What it follows, by ``update_parameters(network)`` after each step.
-        decay: The largest share of the old value.
-
-    Returns:
-        The average; its state dict restores it. ``module`` is the averaged network.
-    """
-
-    def follow(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-        steps = int(count)
-        return old + (new - old) * (1 - min(decay, (1 + steps) / (10 + steps)))
-
-    average = AveragedModel(network, avg_fn=follow, use_buffers=True)
-    average.requires_grad_(False)
-    return average
-
-
 Progress = Callable[[int, int], None]
 EpochEnd = Callable[[int, dict[str, float]], bool]
 HISTORY_COLUMNS = (
@@ -83,6 +58,30 @@ _HARMLESS = (
 )
 MODES = {"val_loss": "min", "val_accuracy": "max", "val_f1": "max"}
 Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def average_of(network: Trainable, decay: float) -> AveragedModel:
+    """A copy that follows a network in training (as in Szegedy et al. 2016, section 8).
+
+    After step n each weight, and each statistic of batch norm, moves towards the network's by
+    ``1 − min(decay, (1 + n) / (10 + n))``, the warm-up of TensorFlow's ExponentialMovingAverage:
+    a plain decay of 0.999 would still show the first weights after some hundred steps.
+
+    Args:
+        network: What it follows, by ``update_parameters(network)`` after each step.
+        decay: The largest share of the old value.
+
+    Returns:
+        The average; its state dict restores it. ``module`` is the averaged network.
+    """
+
+    def follow(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+        steps = int(count)
+        return old + (new - old) * (1 - min(decay, (1 + steps) / (10 + steps)))
+
+    average = AveragedModel(network, avg_fn=follow, use_buffers=True)
+    average.requires_grad_(False)
+    return average
 
 
 class Loop(pl.LightningModule):

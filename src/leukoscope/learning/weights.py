@@ -21,6 +21,9 @@ from leukoscope.core.errors import ConfigError, UnknownNameError, WeightsError
 from leukoscope.core.files import read_json, sha256_file
 from leukoscope.learning.catalogue import BACKBONES, hub_file, nearest, package_file
 
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_OWN_CHECKPOINT, _OWN_RECORD = "checkpoint.safetensors", "checkpoint.json"
+
 
 def timm_backbone(config: ModelConfig, size_px: int) -> nn.Module:
     """A backbone of timm without its classifier, weights not yet loaded.
@@ -115,10 +118,6 @@ def token_grid(raw: Tensor, prefix: int) -> tuple[int, int]:
     """(h, w) of tokens (N, P, C) without their ``prefix`` first ones."""
     side = round((raw.shape[1] - prefix) ** 0.5)
     return side, (raw.shape[1] - prefix) // side
-
-
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_OWN_CHECKPOINT, _OWN_RECORD = "checkpoint.safetensors", "checkpoint.json"
 
 
 @dataclass(frozen=True)

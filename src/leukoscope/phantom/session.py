@@ -24,6 +24,7 @@ _CYTOPLASM = np.array([[0.56, 0.46, 0.10], [0.46, 0.58, 0.12]])  # blue, violet
 _CHROMATIN = np.array([[0.48, 1.00, 0.26], [0.82, 1.00, 0.24]])  # purple, indigo
 # Transmission of the empty slide: lamp, white balance and residual stain.
 _LIGHTS = np.array([[0.98, 0.98, 0.98], [0.99, 0.98, 0.84], [0.85, 0.94, 0.99], [0.98, 0.89, 0.92]])
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,6 @@ def _illumination(session: Session, size_px: int) -> NDArray[np.float32]:
     return np.asarray(
         1 + slope[0] * x + slope[1] * y - session.vignette * (x**2 + y**2) / 2, dtype=np.float32
     )
-
-
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ from leukoscope.evaluation.thresholds import (
 )
 from leukoscope.pipeline.fold_results import FoldResults, units_of
 
+ANSWERED = (0.5, 0.8, 0.9, 0.95, 1.0)  # shares of the images at which the risk is written down
+# What images can be told apart by, whatever the protocol: a partition and its protocol.
+PARTITIONS: Mapping[str, str] = {PROTOCOLS[n].unit: n for n in ("grouped", "acquisition")}
+
 
 def fit_point(
     probs: NDArray[np.float64],
@@ -138,11 +142,6 @@ def _under(
         entry["patients_found"] = {"value": share, "low": low, "high": high, "n": n}
     kept = entry.get("patients_found", entry["sensitivity"])["value"] >= 1 - target.miss
     return {**entry, "kept": bool(kept)}
-
-
-ANSWERED = (0.5, 0.8, 0.9, 0.95, 1.0)  # shares of the images at which the risk is written down
-# What images can be told apart by, whatever the protocol: a partition and its protocol.
-PARTITIONS: Mapping[str, str] = {PROTOCOLS[n].unit: n for n in ("grouped", "acquisition")}
 
 
 def decision_entries(

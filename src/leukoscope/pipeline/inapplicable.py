@@ -23,6 +23,10 @@ from leukoscope.pipeline.store import InputStore
 
 _PARTS = re.compile(r"\d+|[a-z]+")
 _WORDS = 5  # longest name of a class in words
+SAMPLE = 24  # images that the scale is read from
+GROUND_SHARE = 0.05  # of an image; where less plain ground shows, there is none to read
+MOST = 0.95  # of the images in which there is nothing to see
+OF_GROUND = ("background-only", "background-grey", "ground-only")
 
 
 def listing_numbers(store: InputStore) -> NDArray[np.float64]:
@@ -81,9 +85,6 @@ def _ranked(taken: NDArray[np.float64]) -> NDArray[np.float64]:
     return place
 
 
-SAMPLE = 24  # images that the scale is read from
-
-
 @dataclass(frozen=True)
 class PictureScale:
     """How large a pixel is.
@@ -137,11 +138,6 @@ def _of_sample(store: InputStore) -> PictureScale:
         if found is not None:
             return PictureScale(round(found, 4), source)
     return PictureScale(None, "unknown")
-
-
-GROUND_SHARE = 0.05  # of an image; where less plain ground shows, there is none to read
-MOST = 0.95  # of the images in which there is nothing to see
-OF_GROUND = ("background-only", "background-grey", "ground-only")
 
 
 def measured_tables(config: StudyConfig) -> Iterator[NumberTable]:

@@ -22,6 +22,11 @@ from leukoscope.imaging.preprocess import apply_preprocess
 
 INPUTS = PROBE_INPUTS
 _Item = TypeVar("_Item")
+GROUND = "ground-only"
+_NEAREST = 8  # partners are drawn from so many images of a class that came before
+_PACKED_PX = 128  # longer side at which removal masks are kept
+Rows = NDArray[np.int64]
+Packed = tuple[tuple[int, int], bytes]
 
 
 def load_input(path: Path, variant: str, spec: PreprocessSpec) -> NDArray[np.uint8]:
@@ -69,13 +74,6 @@ def stream(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-GROUND = "ground-only"
-_NEAREST = 8  # partners are drawn from so many images of a class that came before
-_PACKED_PX = 128  # longer side at which removal masks are kept
-Rows = NDArray[np.int64]
-Packed = tuple[tuple[int, int], bytes]
 
 
 def reading_order(records: Sequence[ImageRecord]) -> Rows:

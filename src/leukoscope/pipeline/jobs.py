@@ -25,6 +25,8 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 HELD_OUT = ("val", "cal", "test")
 PartRows = Mapping[str, NDArray[np.int64]]
 """Row numbers of the images of each part."""
+Logits = NDArray[np.float64]
+FitAndPredict = Callable[[Mapping[str, NDArray[np.int64]]], dict[str, Logits]]
 
 
 class SharedTraining(NamedTuple):
@@ -75,10 +77,6 @@ class Labelled:
             [i for i, r in enumerate(self.records) if fold.parts.get(r.image_id) == part],
             dtype=np.int64,
         )
-
-
-Logits = NDArray[np.float64]
-FitAndPredict = Callable[[Mapping[str, NDArray[np.int64]]], dict[str, Logits]]
 
 
 def run_job(

@@ -33,6 +33,9 @@ Image = NDArray[np.uint8]
 Picture = Callable[[ImageRecord], Image]
 Measures = dict[str, list[float]]
 _FAIREST = ("grouped", "deduplicated")  # no leak, and groups enough for an interval
+COLUMNS = ("recipe", "corruption", "severity", "level", "metric", "value", "low", "high")
+METRICS = ("accuracy", "ece", "difference", "review", "reject")
+Kept = tuple[Answers, dict[str, list[float]]]
 
 
 class Model(Protocol):
@@ -51,7 +54,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Examination:
+class MeasuredModels:
     """Models, and the images that none of them was fitted on.
 
     Attributes:
@@ -88,14 +91,14 @@ class Examination:
             how={"replicates": self.replicates, "confidence": self.confidence, "seed": seed},
         )
 
-    def first(self, images: int) -> Examination:
+    def first(self, images: int) -> MeasuredModels:
         """The same with fewer images."""
         return replace(self, records=self.records[:images])
 
 
 def open_run(
     fitted: FittedRun, recipes: Sequence[str], protocol: str | None, seed: int
-) -> Examination:
+) -> MeasuredModels:
     """Recipes of a run, each image answered by the model of the fold that tested on it.
 
     Without ``recipes`` the first with finished fits; without ``protocol`` patients held out where
@@ -119,13 +122,13 @@ def open_run(
     folds = load_folds(fitted.run.splits)
     groups = groups_of(folds).get(protocol, {})
     class_names = fitted.test_table(names[0], protocol).class_names
-    return Examination(
+    return MeasuredModels(
         models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol, folds), protocol,
         class_names, fitted.config.bootstrap, fitted.config.confidence,
     )  # fmt: skip
 
 
-def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination:
+def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> MeasuredModels:
     """A bundle on labelled images; groups are patients, or components found among these images.
 
     Raises:
@@ -143,7 +146,7 @@ def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> Examination
     found = audit(manifest.with_images(_spread(known, seed)[:images])).manifest
     records = _spread(found.usable, seed)
     unit, groups = units_of_data(records)
-    return Examination(
+    return MeasuredModels(
         (BundleModel(predictor),), found, records, groups, unit, "external",
         predictor.class_names, warnings=tuple(seen_in_training(predictor, records)),
     )  # fmt: skip
@@ -284,11 +287,6 @@ def _look(image: Image) -> dict[str, float]:
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> Measures:
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-COLUMNS = ("recipe", "corruption", "severity", "level", "metric", "value", "low", "high")
-METRICS = ("accuracy", "ece", "difference", "review", "reject")
-Kept = tuple[Answers, dict[str, list[float]]]
 
 
 def load_answers(path: Path, key: str) -> Kept | None:

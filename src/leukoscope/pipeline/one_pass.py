@@ -37,6 +37,10 @@ from leukoscope.pipeline.inputs import (
 from leukoscope.pipeline.progress import Tell
 
 Numbers = Callable[[Observation], NDArray[np.float64]]
+VIEW = ("ground_share", "cut_out", "outside_share")
+"""What :data:`SEEN` holds: shares of the pixels that show plain ground, and anything lit outside
+leukocytes; and whether the picture shows a cell that was cut out on black."""
+AHEAD = 12  # images that wait, with all that was made of them
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,6 @@ def _colours(seen: Observation) -> NDArray[np.float64]:
 
 def _bar(seen: Observation) -> NDArray[np.float64]:
     return bar_statistics(seen.image, seen.bar)
-
-
-VIEW = ("ground_share", "cut_out", "outside_share")
-"""What :data:`SEEN` holds: shares of the pixels that show plain ground, and anything lit outside
-leukocytes; and whether the picture shows a cell that was cut out on black."""
 
 
 def _view(seen: Observation) -> NDArray[np.float64]:
@@ -119,9 +118,6 @@ def without_cell_sizes(facts: NDArray[np.float64]) -> NDArray[np.float64]:
         found[:, [FILE_FACTS.index(name) for name in SIZE_FACTS]] = 0
     found[:, follows] = 0
     return found
-
-
-AHEAD = 12  # images that wait, with all that was made of them
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class UnseenImages:
         units: (n,) whose images resemble each other: the patient, cluster … of each.
         patients: (n,) patient of each image; None where some image names none.
         config: Of the study.
-        strangeness: (n,) largest scaled score of each fold's gate; None where the recipe keeps no
+        ood_scores: (n,) largest scaled score of each fold's gate; None where the recipe keeps no
             gate.
     """
 
@@ -50,7 +50,7 @@ class UnseenImages:
     units: NDArray[np.str_]
     patients: NDArray[np.str_] | None
     config: StudyConfig
-    strangeness: NDArray[np.float64] | None = None
+    ood_scores: NDArray[np.float64] | None = None
 
     @classmethod
     def of_run(cls, run: RunFolder, recipe: str) -> UnseenImages:
@@ -83,7 +83,7 @@ class UnseenImages:
             units=np.array(units),
             patients=np.array(patients) if all(patients) else None,
             config=config,
-            strangeness=_strangeness(run, recipe, own, tables),
+            ood_scores=_ood_scores(run, recipe, own, tables),
         )
 
     @property
@@ -139,7 +139,7 @@ def _tested(run: RunFolder, recipe: str, fold: Fold) -> PredictionTable:
     return PredictionTable.load(path).select(part="test", input="image")
 
 
-def _strangeness(
+def _ood_scores(
     run: RunFolder, recipe: str, folds: Sequence[Fold], tables: Sequence[PredictionTable]
 ) -> NDArray[np.float64] | None:
     """What the gate of each fold says of its own test images, in the order of ``tables``."""

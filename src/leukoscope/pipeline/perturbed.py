@@ -1,4 +1,4 @@
-"""The trained model on edited test images: when part of the image is gone, or it is a little worse.
+"""The trained model on perturbed test images: part of the image is gone, or it is a little worse.
 
 A probe says what the *data* holds beside morphology; this says what the *model* makes of it. The
 model never saw such images, so a low score proves nothing, but one above chance on images without
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Calibration
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
+from leukoscope.config.study import DEGRADED, PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold
@@ -40,23 +40,23 @@ DEGRADED_IMAGES = 300
 """So many images at most are degraded, spread over classes, patients and clusters."""
 
 
-def edited_inputs(config: StudyConfig) -> list[str]:
+def perturbed_inputs(config: StudyConfig) -> list[str]:
     """The inputs that the models of a study are applied to, besides whole images."""
-    return [*(name for name in EDITED if name in config.probes), *DEGRADED]
+    return [*(name for name in PERTURBED if name in config.probes), *DEGRADED]
 
 
-def edited_wanted(store: InputStore, recipe: Recipe, config: StudyConfig) -> list[Wanted]:
-    """Features of edited images that a recipe on a frozen backbone will be applied to."""
+def perturbed_wanted(store: InputStore, recipe: Recipe, config: StudyConfig) -> list[Wanted]:
+    """Features of perturbed images that a recipe on a frozen backbone will be applied to."""
     if not recipe.frozen_features:
         return []
     return [
-        Wanted(recipe, name, edited_rows(store.data, name, config.seed))
-        for name in edited_inputs(config)
+        Wanted(recipe, name, perturbed_rows(store.data, name, config.seed))
+        for name in perturbed_inputs(config)
     ]
 
 
-def edited_rows(data: Labelled, name: str, seed: int) -> Rows | None:
-    """(m,) rows in ascending order of the images that are edited in one way; None means all."""
+def perturbed_rows(data: Labelled, name: str, seed: int) -> Rows | None:
+    """(m,) rows in ascending order of the images that are perturbed in one way; None means all."""
     return degraded_rows(data, seed) if name in DEGRADED else None
 
 
@@ -84,14 +84,14 @@ def degraded_rows(data: Labelled, seed: int, most: int = DEGRADED_IMAGES) -> Row
     return np.sort(np.array([row for _, _, row in sorted(turns)[:most]], np.int64))
 
 
-def run_edited(
+def run_perturbed(
     store: InputStore,
     recipe: Recipe,
     plan: ProtocolPlan,
     config: StudyConfig,
     progress: Progress,
 ) -> list[PredictionTable]:
-    """Apply the models of one recipe to edited versions of their own test images.
+    """Apply the models of one recipe to perturbed versions of their own test images.
 
     Heads on a frozen backbone are read from their checkpoints and applied to features; what left
     no checkpoint (trees, rules) is fitted once more, with the same seed and images; networks that
@@ -108,7 +108,7 @@ def run_edited(
     tables: list[PredictionTable] = []
     if not folds:
         return tables
-    models = EditedModels(store, recipe, edited_inputs(config), config.seed)
+    models = PerturbedModels(store, recipe, perturbed_inputs(config), config.seed)
     calibrations = _calibrations(store, recipe, folds)
     with progress.step(f"{recipe.name} on edited images") as tell:
         for done, fold in enumerate(folds, start=1):
@@ -142,7 +142,7 @@ def _calibrations(
 
 
 def _one_fold(
-    models: EditedModels, fold: Fold, name: str, calibration: Calibration | None
+    models: PerturbedModels, fold: Fold, name: str, calibration: Calibration | None
 ) -> PredictionTable:
     store, recipe = models.store, models.recipe
     target = store.run.cache / "edited" / recipe.name / fold.protocol / f"{name}-{fold.fold}.csv"
@@ -170,8 +170,8 @@ def _one_fold(
 
 
 @dataclass
-class EditedModels:
-    """The fitted models of one recipe, and edited versions of the images.
+class PerturbedModels:
+    """The fitted models of one recipe, and perturbed versions of the images.
 
     Attributes:
         store: Features and pixels.
@@ -189,9 +189,9 @@ class EditedModels:
     _refitted: dict[str, Logits] = field(default_factory=dict)
 
     def rows(self, fold: Fold, name: str) -> Rows:
-        """Test images of a fold that are edited in one way."""
-        rows, edited = self.store.data.rows(fold, "test"), self._edited(name)
-        return rows if edited is None else rows[np.isin(rows, edited)]
+        """Test images of a fold that are perturbed in one way."""
+        rows, perturbed = self.store.data.rows(fold, "test"), self._perturbed(name)
+        return rows if perturbed is None else rows[np.isin(rows, perturbed)]
 
     def logits(self, fold: Fold, name: str) -> Logits:
         """(m, K) of :meth:`rows` by the model that was fitted in this fold."""
@@ -221,7 +221,7 @@ class EditedModels:
         for number in range(self.recipe.inner_folds):
             yield folder / f"inner{number}"
 
-    def _edited(self, name: str) -> Rows | None:
+    def _perturbed(self, name: str) -> Rows | None:
         return self._degraded if name in DEGRADED else None
 
     @cached_property
@@ -233,24 +233,24 @@ class EditedModels:
         if self.recipe.frozen_features:
             return load_head(folder)(self._features(name, rows))
         if name not in self._pixels:
-            self._pixels[name] = self.store.pixels(self.recipe, name, self._edited(name))
+            self._pixels[name] = self.store.pixels(self.recipe, name, self._perturbed(name))
         network, meta = load_checkpoint(folder)
         shown = self._pixels[name][self._places(name, rows)]
         return predict_logits(network, shown, meta.recipe.preprocess)
 
     def _features(self, name: str, rows: Rows) -> NDArray[np.float32]:
         if name not in self._values:
-            edited = self._edited(name)
-            self._values[name] = self.store.features(self.recipe, name, self.seed, rows=edited)
+            perturbed = self._perturbed(name)
+            self._values[name] = self.store.features(self.recipe, name, self.seed, rows=perturbed)
         return self._values[name][self._places(name, rows)]
 
     def _places(self, name: str, rows: Rows) -> Rows:
-        """Where images stand among those that are edited."""
-        edited = self._edited(name)
-        return rows if edited is None else np.searchsorted(edited, rows)
+        """Where images stand among those that are perturbed."""
+        perturbed = self._perturbed(name)
+        return rows if perturbed is None else np.searchsorted(perturbed, rows)
 
     def _fit_again(self, fold: Fold) -> dict[str, Logits]:
-        """Fit as the study did, with all edited images appended as the test part."""
+        """Fit as the study did, with all perturbed images appended as the test part."""
         if not self.recipe.frozen_features:
             raise DataError(
                 f"{self.store.run.path}: the checkpoints of {self.recipe.name} are gone",

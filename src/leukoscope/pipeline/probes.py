@@ -42,7 +42,7 @@ from leukoscope.pipeline.jobs import (
     run_job,
 )
 from leukoscope.pipeline.one_pass import NUMBERS, NumberTable, finished, grain_table
-from leukoscope.pipeline.perturbed import edited_wanted, run_edited
+from leukoscope.pipeline.perturbed import perturbed_wanted, run_perturbed
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import appearance_table
 from leukoscope.pipeline.store import InputStore, Wanted
@@ -67,7 +67,7 @@ def table_of(probe: str, scale: PictureScale) -> NumberTable | None:
 
 
 def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True) -> None:
-    """Read the files once for all that the recipes, probes and edited images of a study need.
+    """Read the files once for all that the recipes, probes and perturbed images of a study need.
 
     ``models`` says whether the recipes are trained, or only stand behind probes.
     """
@@ -79,7 +79,7 @@ def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True
             wanted.append(Wanted(recipe, "image"))
         if not recipe.inner_folds:
             tables.append(appearance_table(recipe.preprocess))
-        wanted += edited_wanted(store, recipe, config)
+        wanted += perturbed_wanted(store, recipe, config)
     for probe in config.probes:
         table = table_of(probe, scale)
         if table is not None:
@@ -96,7 +96,7 @@ def shortcut_tables(
     config: StudyConfig,
     progress: Progress,
 ) -> list[PredictionTable]:
-    """All probes of a study, and its models on edited images; what is finished is read."""
+    """All probes of a study, and its models on perturbed images; what is finished is read."""
     prepare_study(store, config)
     left_out = {row["probe"] for row in inapplicable_probes(config, passport, store)}
     tables = []
@@ -104,7 +104,7 @@ def shortcut_tables(
         if probe not in left_out:
             tables += run_probe(store, probe, plan, config, progress)
     for recipe in config.recipes:
-        tables += run_edited(store, recipe, plan, config, progress)
+        tables += run_perturbed(store, recipe, plan, config, progress)
     return tables
 
 

@@ -19,6 +19,21 @@ from leukoscope.runtime.engines import available_cores
 
 Listener = Callable[[str, int, int], None]
 Tell = Callable[[int, int], None]
+PACKAGES = (
+    "leukoscope",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "opencv-python-headless",
+    "pillow",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "captum",
+)
 
 
 class TellWithin(Protocol):
@@ -56,23 +71,6 @@ class Progress:
         yield report
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self.listener(name, 1, 1)
-
-
-PACKAGES = (
-    "leukoscope",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "opencv-python-headless",
-    "pillow",
-    "onnxruntime",
-    "openvino",
-    "torch",
-    "torchvision",
-    "timm",
-    "pytorch-lightning",
-    "captum",
-)
 
 
 def package_versions() -> dict[str, str]:

@@ -137,7 +137,7 @@ def _which(fits: RecipeFits | ProbeFits) -> tuple[str, str]:
     return "probe", fits.probe
 
 
-def take_part(order: SharedTraining) -> None:
+def train_share(order: SharedTraining) -> None:
     """Do this process's share of one training; it writes nothing.
 
     Raises:
@@ -155,7 +155,7 @@ def take_part(order: SharedTraining) -> None:
     job.train(order.rows)
 
 
-def team_notes(config: StudyConfig) -> list[str]:
+def worker_notes(config: StudyConfig) -> list[str]:
     """What a reader must know of models that several processes trained together."""
     names = [recipe.name for recipe in config.recipes if _measures_shares(recipe)]
     if not names:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from leukoscope.config.study import DEGRADED, EDITED
+from leukoscope.config.study import DEGRADED, PERTURBED
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.shortcuts import (
@@ -20,9 +20,9 @@ from leukoscope.evaluation.shortcuts import (
 from leukoscope.evaluation.verdict import judge
 from leukoscope.pipeline.entries import Statistics, head_of
 
-EDITED_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+PERTURBED_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 MODEL_ON = "model-on-"
-"""What the ``input`` of rows begins with that a model predicted on edited images."""
+"""What the ``input`` of rows begins with that a model predicted on perturbed images."""
 
 
 SHARE_REPLICATES: Final = 500
@@ -52,18 +52,18 @@ class Evidence:
 def model_on_entries(
     statistics: Statistics, under: PredictionTable, recipes: Sequence[str], protocol: str
 ) -> list[dict[str, Any]]:
-    """The models on edited versions of their own test images."""
+    """The models on perturbed versions of their own test images."""
     found = [
         (recipe, name, under.select(recipe=recipe, input=MODEL_ON + name))
         for recipe in recipes
-        for name in EDITED
+        for name in PERTURBED
     ]
     return [
         {
             "recipe": recipe,
             "input": name,
             **head_of(statistics, rows, protocol),
-            "metrics": statistics.metrics(rows, protocol, EDITED_METRICS),
+            "metrics": statistics.metrics(rows, protocol, PERTURBED_METRICS),
         }
         for recipe, name, rows in found
         if len(rows)

@@ -228,7 +228,7 @@ def _entries(
     recipes: Sequence[str],
     protocols: Sequence[str],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Models, probes, models on edited images, both levels of classes, the curve over clusters."""
+    """Models, probes, models on perturbed images, both class levels, the curve over clusters."""
     found: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("results", "probes", "model_on", "hierarchy", "curve")
     }

@@ -16,6 +16,10 @@ from leukoscope.reporting.formats import (
     number,
 )
 
+Record = Mapping[str, Any]
+Cell = Callable[[Any], str]
+K = TypeVar("K")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -173,11 +177,6 @@ class Section:
 def present(*found: Block | None) -> list[Block]:
     """The blocks that there are."""
     return [block for block in found if block is not None]
-
-
-Record = Mapping[str, Any]
-Cell = Callable[[Any], str]
-K = TypeVar("K")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, CaseLibrary,
 _SUFFIXES = (".onnx", ".json", ".safetensors", ".png", ".jpg", ".md", ".txt")
 _NAMES = ("LICENSE", "NOTICE")
 _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file managers, never read
+RECORD: Final = "bundle.json"
+MODEL: Final = "model.onnx"
+MODEL_INT8: Final = "model.int8.onnx"
+TRAINED_ON: Final = "trained_on.txt"
+PACKAGE = "leukoscope_bundles"  # each folder in it is a bundle
 
 
 def check_name(name: str, folder: Path, record: str) -> None:
@@ -110,12 +115,6 @@ def swap_in(new: Path, folder: Path, old: Path) -> None:
         raise BundleError(
             f"{folder}: the bundle cannot be put here: {error.strerror or error}"
         ) from None
-
-
-RECORD: Final = "bundle.json"
-MODEL: Final = "model.onnx"
-MODEL_INT8: Final = "model.int8.onnx"
-TRAINED_ON: Final = "trained_on.txt"
 
 
 @dataclass(frozen=True)
@@ -340,9 +339,6 @@ def _check_record(record: BundleRecord, folder: Path) -> None:
                     f"{side} side, which this version cannot check",
                     hint="install the version of Leukoscope that wrote it",
                 )
-
-
-PACKAGE = "leukoscope_bundles"  # each folder in it is a bundle
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,10 @@ def refusal(record: BundleRecord, engine: str, precision: str) -> str:
     """Why an engine may not serve in a precision here; empty where it may."""
     if precision == "fp32":
         return ""
-    serving = record.serving(engine, precision)
-    if serving is None:
+    variant = record.variant(engine, precision)
+    if variant is None:
         return f"the bundle has no record of {precision} with it"
-    return serving.refused or cannot(engine, precision)
+    return variant.refused or cannot(engine, precision)
 
 
 def _chosen(record: BundleRecord, engine: str, precision: str) -> tuple[str, str]:
@@ -112,9 +112,9 @@ def _chosen(record: BundleRecord, engine: str, precision: str) -> tuple[str, str
         left = "; ".join(f"not {other}: {why}" for other, why in refused.items())
         if name == "fp32":
             return name, f"fp32 ({left})" if left else "fp32 is its fastest"
-        serving = record.serving(engine, name)
-        assert serving is not None
-        parity = serving.parity
+        variant = record.variant(engine, name)
+        assert variant is not None
+        parity = variant.parity
         kept = (
             f"{name}: within its bounds on {parity.n} validation images (logits within "
             f"{parity.max_abs:.2g} of {parity.scale:.3g}, class changed on {parity.changed:.1%})"

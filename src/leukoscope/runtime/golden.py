@@ -111,11 +111,11 @@ def verify_bundle(folder: Path, engine: str = "auto", precision: str = "auto") -
     ]
     # An unknown name, or one that is not offered, is told by opening it.
     for pair in chosen or [(engine, precision)]:
-        checks += _verify_serving(bundle, *pair)
+        checks += _verify_variant(bundle, *pair)
     return checks
 
 
-def _verify_serving(bundle: Bundle, engine: str, precision: str) -> Iterator[Check]:
+def _verify_variant(bundle: Bundle, engine: str, precision: str) -> Iterator[Check]:
     step = f"graph ({engine} {precision})"
     try:
         opened = open_for(bundle, engine, precision)

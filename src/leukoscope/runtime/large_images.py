@@ -32,6 +32,9 @@ _COLOURS = (
 )  # fmt: skip
 _REJECTED = (110, 110, 110)
 Said = tuple[tuple[int, int, int, int], str, str]
+Answered = list[tuple[Part, Prediction]]
+OnParts = Callable[[str, Answered], None]
+_ORDER: tuple[Decision, ...] = ("accept", "review", "reject")
 
 
 def draw_parts(
@@ -85,11 +88,6 @@ def _with_legend(
         draw.text((left + 20, top + 3), text, fill=(0, 0, 0), font=font)
     draw.text((6, y + _ROW_PX + 3), DISCLAIMER, fill=(90, 90, 90), font=font)
     return np.concatenate([shown, np.asarray(strip, np.uint8)])
-
-
-Answered = list[tuple[Part, Prediction]]
-OnParts = Callable[[str, Answered], None]
-_ORDER: tuple[Decision, ...] = ("accept", "review", "reject")
 
 
 def predict_any(

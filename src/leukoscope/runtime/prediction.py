@@ -157,7 +157,7 @@ def decide(
     quality: Mapping[str, float],
     *,
     probabilities: Mapping[str, float] | None = None,
-    strangeness: Mapping[str, float] = MappingProxyType({}),
+    ood_scores: Mapping[str, float] = MappingProxyType({}),
     beyond: Sequence[str] = (),
     unsure: bool = False,
 ) -> tuple[Decision, tuple[str, ...]]:
@@ -176,7 +176,7 @@ def decide(
         ood_score: Distance from the training images, None where unknown.
         quality: Of the image.
         probabilities: Of each class, for the operating point; None leaves it out.
-        strangeness: The scores whose largest is ``ood_score``, so that the reason names them.
+        ood_scores: The scores whose largest is ``ood_score``, so that the reason names them.
         beyond: Sentences of :func:`leukoscope.runtime.predictor.envelope_notes`.
         unsure: Whether no class is probable enough, so that the set holds the most probable one.
 
@@ -186,8 +186,8 @@ def decide(
     reject, review = quality_notes(quality, record.quality)
     if record.ood is not None and ood_score is not None and ood_score > record.ood.threshold:
         limit = record.ood.threshold
-        found = sorted(strangeness, key=lambda name: -strangeness[name])
-        why = "; ".join(f"{SCORES[name]} ({name})" for name in found if strangeness[name] > limit)
+        found = sorted(ood_scores, key=lambda name: -ood_scores[name])
+        why = "; ".join(f"{SCORES[name]} ({name})" for name in found if ood_scores[name] > limit)
         reject.insert(
             0,
             f"The image is unlike the images this model was trained on "

@@ -41,6 +41,9 @@ from leukoscope.runtime.prediction import (
 from leukoscope.runtime.similar import CaseLibrary
 
 __all__ = ["Decision", "Failure", "Prediction", "Predictor", "Prepared", "Source", "load_bundle"]
+BATCH = 8  # larger ones leave the caches of a core, and are slower
+# A failure that was found earlier (`runtime.inputs`) passes through in its place.
+Source = Path | str | bytes | NDArray[np.uint8] | Failure
 
 
 def envelope_notes(
@@ -97,11 +100,6 @@ def store_envelope(folder: Path, envelope: Envelope) -> None:
     bundle = read_bundle(folder)
     record = bundle.record.model_copy(update={"envelope": envelope})
     save_bundle(folder, record, {name: bundle.folder / name for name in record.files})
-
-
-BATCH = 8  # larger ones leave the caches of a core, and are slower
-# A failure that was found earlier (`runtime.inputs`) passes through in its place.
-Source = Path | str | bytes | NDArray[np.uint8] | Failure
 
 
 @dataclass(frozen=True)
@@ -358,7 +356,7 @@ class Predictor:
             raise BundleError(f"{self.bundle.model}: the network gives logits that are not finite")
         probs = apply_calibration(logits, self.record.calibration)
         sets = prediction_sets(probs, self.record.conformal)
-        strangeness = self._strangeness(batch, outputs)
+        ood_scores = self._ood_scores(batch, outputs)
         library = self.cases if similar else None
         cases = library.nearest(outputs["features"], similar) if library else None
         answers = []
@@ -367,7 +365,7 @@ class Predictor:
             chosen = tuple(
                 name for name, inside in zip(self.class_names, sets[row], strict=True) if inside
             )
-            strange = {name: float(values[row]) for name, values in strangeness.items()}
+            strange = {name: float(values[row]) for name, values in ood_scores.items()}
             score = max(strange.values(), default=None)
             # Probabilities can be equal to 1 for two classes; temperature keeps the logits' order.
             ranked = logits if self.record.calibration.weights is None else probs
@@ -379,7 +377,7 @@ class Predictor:
                 score,
                 item.quality,
                 probabilities=p,
-                strangeness=strange,
+                ood_scores=strange,
                 beyond=item.beyond,
                 unsure=unsure,
             )
@@ -405,7 +403,7 @@ class Predictor:
             )
         return answers
 
-    def _strangeness(
+    def _ood_scores(
         self, batch: Sequence[Prepared], outputs: Mapping[str, NDArray[np.float32]]
     ) -> dict[str, NDArray[np.float64]]:
         """Each score of the gate, (n,); none where the bundle has no gate."""

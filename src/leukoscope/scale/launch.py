@@ -29,7 +29,7 @@ IDLE = timedelta(days=14)  # while the first one audits, measures, reports
 
 
 @dataclass(frozen=True)
-class Team:
+class WorkerGroup:
     """The processes that train together, as the leading one sees them; a context.
 
     Attributes:
@@ -41,7 +41,7 @@ class Team:
     announce: Announce | None = None
     ended: int | None = None
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> WorkerGroup:
         return self
 
     def __exit__(
@@ -58,7 +58,7 @@ class Team:
             distributed.destroy_process_group()
 
 
-def join_team(devices: int, nodes: int, jobs: int = 1) -> Team:
+def join_workers(devices: int, nodes: int, jobs: int = 1) -> WorkerGroup:
     """Find out what this process is, and start the others where nobody has.
 
     Under torchrun the processes are those that it started; under SLURM ``devices`` and ``nodes``
@@ -77,7 +77,7 @@ def join_team(devices: int, nodes: int, jobs: int = 1) -> Team:
     """
     launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"))
     if devices * nodes == 1 and not launched:
-        return Team()  # torch need not be imported to know that
+        return WorkerGroup()  # torch need not be imported to know that
     if find_spec("torch") is None:
         raise MissingExtraError("training", "train")
     from leukoscope.learning.distributed import cluster
@@ -87,7 +87,7 @@ def join_team(devices: int, nodes: int, jobs: int = 1) -> Team:
     rank = environment.global_rank() if environment else 0
     slurm = "SLURM" in type(environment).__name__
     if asked == 1 and (world == 1 or (slurm and rank == 0)):
-        return Team()
+        return WorkerGroup()
     if (slurm and world > 1) or asked > 1 < world:
         _fits(asked, world)
     if jobs > 1:
@@ -103,7 +103,7 @@ def join_team(devices: int, nodes: int, jobs: int = 1) -> Team:
             "c10d --rdzv-endpoint HOST:29500 -m leukoscope train …; or srun under SLURM",
         )
     _check_devices(devices)
-    return Team(ended=_start(devices))
+    return WorkerGroup(ended=_start(devices))
 
 
 def _fits(asked: int, world: int) -> None:
@@ -122,7 +122,7 @@ def _check_devices(devices: int) -> None:
         raise UsageError(f"--devices {devices}: this machine has {found}")
 
 
-def _connect(environment: Any) -> Team:
+def _connect(environment: Any) -> WorkerGroup:
     """Meet the other processes; whoever is not the first takes part until it is dismissed."""
     import torch
     from torch import distributed
@@ -137,7 +137,7 @@ def _connect(environment: Any) -> Team:
     distributed.init_process_group(backend, rank=rank, world_size=world, timeout=ANSWER)
     told: Any = distributed.new_group(backend="gloo", timeout=IDLE)
     if rank:
-        return Team(ended=_take_part(told))
+        return WorkerGroup(ended=_train_shares(told))
 
     from leukoscope.learning.distributed import broadcast
 
@@ -148,15 +148,15 @@ def _connect(environment: Any) -> Team:
     def announce(order: SharedTraining | None) -> None:
         broadcast(order, told)
 
-    return Team(announce)
+    return WorkerGroup(announce)
 
 
-def _take_part(told: Any) -> int:
+def _train_shares(told: Any) -> int:
     """Do this process's share of every training until the first one dismisses it."""
     from torch import distributed
 
     from leukoscope.learning.distributed import broadcast
-    from leukoscope.pipeline.remote_fits import take_part
+    from leukoscope.pipeline.remote_fits import train_share
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends, and dismisses this one
     try:
@@ -168,7 +168,7 @@ def _take_part(told: Any) -> int:
             if order is None:
                 return 0
             with suppress(TrainingError):  # the first process meets the same, and tells
-                take_part(order)
+                train_share(order)
     finally:
         distributed.destroy_process_group()
 

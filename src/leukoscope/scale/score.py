@@ -36,6 +36,7 @@ from leukoscope.scale.workers import STALL_S, Open, score_in_processes
 
 ENGINES = ("local", "ray")
 Show = Callable[[int, int], None]
+_NAMED = 20  # problems that are worded; all are counted
 
 
 @dataclass(frozen=True)
@@ -309,9 +310,6 @@ def write_manifest(folder: ScoreFolder, plan: Plan, result: ScoreResult) -> None
             "files": files,
         },
     )
-
-
-_NAMED = 20  # problems that are worded; all are counted
 
 
 @dataclass(frozen=True)

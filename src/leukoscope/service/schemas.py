@@ -15,6 +15,34 @@ from starlette.responses import JSONResponse, Response
 from leukoscope.config.bundle import BundleRecord
 
 MEDIA_TYPE = "application/problem+json"
+_OPEN = ConfigDict(extra="allow")
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "JPEG, PNG, WebP, BMP, TIFF or single-frame GIF.",
+                        },
+                        "patient": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": "With by_patient=field: one for each file, in order.",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+"""The request body of ``/v1/predict``; parsed by hand, so that nothing reaches the disk."""
 
 
 class ProblemError(Exception):
@@ -80,9 +108,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ProblemError, own)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
-
-
-_OPEN = ConfigDict(extra="allow")
 
 
 class SimilarOut(BaseModel):
@@ -232,32 +257,3 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": words[status], "content": {MEDIA_TYPE: {"schema": reference}}}
         for status in statuses
     }
-
-
-FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "JPEG, PNG, WebP, BMP, TIFF or single-frame GIF.",
-                        },
-                        "patient": {
-                            "type": "array",
-                            "items": {"type": "string"},
-                            "description": "With by_patient=field: one for each file, in order.",
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
-"""The request body of ``/v1/predict``; parsed by hand, so that nothing reaches the disk."""

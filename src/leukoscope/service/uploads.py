@@ -29,6 +29,7 @@ _MAX_NAME = 200
 _MAX_FIELD = 1000
 _MAX_FIELDS = 200
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # control, direction marks, surrogates
+ByPatient = Literal["one", "folder", "field"]
 
 
 @dataclass
@@ -207,9 +208,6 @@ def clean_name(raw: bytes) -> str:
 
 def _malformed() -> ProblemError:
     return ProblemError(400, "the multipart form is malformed or incomplete")
-
-
-ByPatient = Literal["one", "folder", "field"]
 
 
 async def ask(

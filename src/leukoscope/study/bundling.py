@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import (
     BundleRecord,
+    EngineVariant,
     ModelField,
     OutOfDistribution,
     QualityLimits,
-    Serving,
     StudyVerdict,
 )
 from leukoscope.config.guarantees import Measured, Promise, Stored
@@ -37,7 +37,7 @@ from leukoscope.pipeline.summary import method_for_bundle
 from leukoscope.runtime.bundle import MODEL, MODEL_INT8, save_bundle
 from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.runtime.golden import golden_files
-from leukoscope.study.engine_variants import Material, measure_servings, run_graph, worst
+from leukoscope.study.engine_variants import Material, measure_variants, run_graph, worst
 from leukoscope.study.final_model import (
     FinalModel,
     final_folders,
@@ -100,7 +100,7 @@ def export_bundle(
     phantoms = golden_phantoms()
     golden = np.stack([apply_preprocess(image, spec) for image in phantoms])
     material = _material(final, unseen, gate, limits, golden, "compact" if compact else "fp32")
-    servings, answers = measure_servings(graph, quantised, material)
+    servings, answers = measure_variants(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
     record = BundleRecord(
         name=f"{Path(final.config.data.path).stem}-{recipe}",
@@ -167,7 +167,7 @@ def _material(
     )
 
 
-def _serves_int8(servings: tuple[Serving, ...]) -> bool:
+def _serves_int8(servings: tuple[EngineVariant, ...]) -> bool:
     return any(s.precision == "int8" and not s.refused for s in servings)
 
 
@@ -203,7 +203,7 @@ def _gate(
 ) -> tuple[Gate, OutOfDistribution]:
     """The rejection of a bundle, on validation logits that no refit has touched."""
     val = {**outputs["val"], "logits": final.val_logits.astype(np.float32)}
-    scores = unseen.strangeness
+    scores = unseen.ood_scores
     return fit_bundle_gate(
         final.pixels,
         {**outputs, "val": val},

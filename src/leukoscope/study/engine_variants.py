@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from leukoscope.config.bundle import (
     Calibration,
     Conformal,
+    EngineVariant,
     OperatingPoint,
     OutOfDistribution,
-    Serving,
 )
 from leukoscope.config.guarantees import Parity, Precision, Stored
 from leukoscope.core.errors import BundleError
@@ -66,9 +66,9 @@ class Material:
     stored: Stored = "fp32"
 
 
-def measure_servings(
+def measure_variants(
     graph: bytes, int8: bytes | None, material: Material
-) -> tuple[tuple[Serving, ...], dict[str, Answers]]:
+) -> tuple[tuple[EngineVariant, ...], dict[str, Answers]]:
     """Measure every installed engine in every precision that it can compute in here.
 
     Args:
@@ -83,7 +83,7 @@ def measure_servings(
     Raises:
         BundleError: An engine's fp32 is not within its bounds; names engine, figure and bound.
     """
-    servings: list[Serving] = []
+    servings: list[EngineVariant] = []
     golden: dict[str, Answers] = {}
     for name in ENGINES:
         if find_spec(name) is None:
@@ -96,7 +96,7 @@ def measure_servings(
                 f"{name} fp32 does not compute what the trained network does: {refused}",
                 hint="report this with the recipe; the bundle was not written",
             )
-        servings.append(Serving(engine=name, precision="fp32", parity=parity))
+        servings.append(EngineVariant(engine=name, precision="fp32", parity=parity))
         lower = list(_lower(name, int8))
         before = run_graph(plain, material.val)["logits"] if lower else None
         for precision in lower:
@@ -145,7 +145,7 @@ def run_graph(engine: Engine, images: NDArray[np.uint8]) -> Outputs:
     }
 
 
-def worst(servings: tuple[Serving, ...]) -> Parity:
+def worst(servings: tuple[EngineVariant, ...]) -> Parity:
     """The fp32 parity with the largest difference of a logit."""
     found = [s.parity for s in servings if s.precision == "fp32"]
     return max(found, key=lambda parity: parity.max_abs)
@@ -160,22 +160,22 @@ def _lower(engine: str, int8: bytes | None) -> Iterator[Precision]:
 
 def _measured(
     engine: Engine, precision: Precision, before: NDArray[np.float32], material: Material
-) -> Serving:
+) -> EngineVariant:
     val = run_graph(engine, material.val)
     parity = measure_parity(before, val["logits"], material.y, material.groups)
-    serving = Serving(
+    variant = EngineVariant(
         engine=engine.name,
         precision=precision,
         parity=parity,
         refused=parity.refusal(precision),
     )
-    if serving.refused:
-        return serving
+    if variant.refused:
+        return variant
     change = val["logits"] - before
     calibration, conformal, point = material.decide(carried_over(before, change, material.unseen))
     described = np.stack([describe_appearance(image) for image in material.val])
     seen = Seen(described, val["features"], material.val_logits + change)
-    return serving.model_copy(
+    return variant.model_copy(
         update={
             "calibration": calibration,
             "conformal": conformal,

@@ -26,6 +26,16 @@ from leukoscope.reporting.figures.style import figure_png, house_style, short_ti
 from leukoscope.reporting.study.examples import example_grids
 from leukoscope.runtime.prediction import Failure
 
+PARTS: Mapping[str, str] = {
+    "test": "held-out image",
+    "val": "image of the validation part",
+    "cal": "image of the calibration part",
+    "train": "IMAGE IT WAS TRAINED ON",
+    "purged": "image kept out of training",
+    "": "image from elsewhere",
+}
+JSON = "explanations.json"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -121,17 +131,6 @@ def name_subjects(source: Source, files: Iterable[Path]) -> list[Subject]:
         known = (record.image_id, record.label) if record else ()
         subjects.append(Subject(file, str(file), "image", sha256, *known))
     return subjects
-
-
-PARTS: Mapping[str, str] = {
-    "test": "held-out image",
-    "val": "image of the validation part",
-    "cal": "image of the calibration part",
-    "train": "IMAGE IT WAS TRAINED ON",
-    "purged": "image kept out of training",
-    "": "image from elsewhere",
-}
-JSON = "explanations.json"
 
 
 @dataclass(frozen=True)

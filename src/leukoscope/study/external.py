@@ -31,6 +31,8 @@ from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import load_bundle
 
+RECORD = "evaluated.json"
+
 
 @dataclass(frozen=True)
 class ExternalResult:
@@ -201,9 +203,6 @@ def summarise_external(
         },
         "warnings": list(warnings),
     }
-
-
-RECORD = "evaluated.json"
 
 
 def check_external(config: StudyConfig, class_names: Sequence[str]) -> None:

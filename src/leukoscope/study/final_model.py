@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from leukoscope.learning.checkpoint import CheckpointMeta
 
 OOD_IMAGES = 1000  # the mean of 1280 features needs no more, and the graph takes 8 ms an image
+PICTURE_PX = 64  # a multiple of 16: a JPEG's blocks of colour then never span two pictures
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,6 @@ def _read(
 def _thinned(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
     """Evenly chosen images, at most so many."""
     return images[:: max(1, -(-len(images) // most))]
-
-
-PICTURE_PX = 64  # a multiple of 16: a JPEG's blocks of colour then never span two pictures
 
 
 def similar_files(

@@ -228,9 +228,9 @@ def run_study(
     with progress.step("splits"):
         plan = _write_splits(run, found, config)
         if announce is not None:
-            from leukoscope.pipeline.remote_fits import team_notes
+            from leukoscope.pipeline.remote_fits import worker_notes
 
-            plan = replace(plan, notes=(*plan.notes, *team_notes(config)))
+            plan = replace(plan, notes=(*plan.notes, *worker_notes(config)))
     tables, evidence = _fit_everything(
         run, config, found, images, plan, progress, executor, announce
     )

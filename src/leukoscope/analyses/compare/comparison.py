@@ -18,17 +18,17 @@ from leukoscope.analyses.compare.results import (
     BEST,
     Settings,
     check_settings,
-    contest_head,
-    contest_results,
-    contest_spread,
-    contest_tests,
+    leaderboard_head,
+    leaderboard_results,
+    leaderboard_spread,
+    leaderboard_tests,
 )
 from leukoscope.analyses.compare.sources import (
     Candidate,
-    Contest,
+    Leaderboard,
     Source,
     candidates_of,
-    make_contests,
+    make_leaderboards,
     read_sources,
 )
 from leukoscope.core.errors import UsageError
@@ -88,17 +88,17 @@ def compare_runs(
     with progress.step("reading the runs"):
         sources, external = read_sources(runs)
     candidates, copies = candidates_of(sources)
-    contests = make_contests(candidates, protocols)
-    candidates = [c for c in candidates if any(c in contest.candidates for contest in contests)]
+    boards = make_leaderboards(candidates, protocols)
+    candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
     settings = Settings(metric, against, sampling(sources[0].config))
-    check_settings(settings, contests)
+    check_settings(settings, boards)
     comparison = _head(runs, out, sources, settings)
     comparison["notes"] += copies
-    comparison |= _statistics(candidates, contests, settings, progress)
+    comparison |= _statistics(candidates, boards, settings, progress)
     comparison["external"] = external
     if models:
         options: dict[str, Any] = {"threads": threads, "latency": latency}
-        options |= {"cache": out / "cache", "num_classes": len(contests[0].class_names)}
+        options |= {"cache": out / "cache", "num_classes": len(boards[0].class_names)}
         measure = partial(measure_recipes, **options)
         _add_models(comparison, candidates, measure, progress, published=published)
     write_json(out / RESULT, comparison)
@@ -175,22 +175,22 @@ def _without_folders(command: str) -> str:
 
 def _statistics(
     candidates: Sequence[Candidate],
-    contests: Sequence[Contest],
+    boards: Sequence[Leaderboard],
     settings: Settings,
     progress: Progress,
 ) -> dict[str, Any]:
     entries = {c.label: {**describe_candidate(c), "results": {}} for c in candidates}
     heads, tests = [], []
     with progress.step("statistics") as tell:
-        for done, contest in enumerate(contests):
-            tell(done, len(contests))
-            results = contest_results(contest, settings)
+        for done, board in enumerate(boards):
+            tell(done, len(boards))
+            results = leaderboard_results(board, settings)
             for label, result in results.items():
-                entries[label]["results"][contest.protocol] = result
-            heads.append(contest_head(contest) | {"spread": contest_spread(contest, settings)})
-            tests += contest_tests(contest, results, settings)
+                entries[label]["results"][board.protocol] = result
+            heads.append(leaderboard_head(board) | {"spread": leaderboard_spread(board, settings)})
+            tests += leaderboard_tests(board, results, settings)
     return {
-        "class_names": list(contests[0].class_names),
+        "class_names": list(boards[0].class_names),
         "protocols": heads,
         "entries": list(entries.values()),
         "tests": tests,

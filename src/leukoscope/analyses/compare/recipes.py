@@ -21,6 +21,7 @@ CURVES = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
 # What a change of backbone brings with it, and words.
 _FOLLOWS = {"name", "title", "reference", "notes", "model.backbone", "model.weights",
             "preprocess.mean", "preprocess.std", "training.epochs"}  # fmt: skip
+SCHEMA = 1
 
 
 def describe_candidate(candidate: Candidate) -> dict[str, Any]:
@@ -149,9 +150,6 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value if value == value and abs(value) != float("inf") else None
-
-
-SCHEMA = 1
 
 
 def measure_recipes(

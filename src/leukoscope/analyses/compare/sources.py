@@ -194,7 +194,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Leaderboard:
     """What is compared under one protocol: the same test images for all.
 
     Attributes:
@@ -264,9 +264,9 @@ def _same(a: Source, b: Source, recipe: str) -> bool:
     return bool(same_rows and np.array_equal(one.probs, two.probs))
 
 
-def make_contests(
+def make_leaderboards(
     candidates: Sequence[Candidate], protocols: Sequence[str] | None = None
-) -> list[Contest]:
+) -> list[Leaderboard]:
     """The protocols under which something can be compared, from the mildest to the harshest.
 
     None as ``protocols`` means all that have results.
@@ -282,23 +282,23 @@ def make_contests(
                 f"no run has complete results under the protocol {name!r}",
                 hint=f"there are results under: {', '.join(p for p in PROTOCOLS if p in found)}",
             )
-    contests = [_contest(name, candidates) for name in wanted]
-    _check_shared(contests, candidates)
-    return contests
+    boards = [_leaderboard(name, candidates) for name in wanted]
+    _check_shared(boards, candidates)
+    return boards
 
 
-def _check_shared(contests: Sequence[Contest], candidates: Sequence[Candidate]) -> None:
+def _check_shared(boards: Sequence[Leaderboard], candidates: Sequence[Candidate]) -> None:
     """Each run must meet another one under some protocol."""
     runs = list(dict.fromkeys(c.source.name for c in candidates))
     for name in runs if len(runs) > 1 else ():
         met = [
             other.source.name
-            for contest in contests
-            if any(c.source.name == name for c in contest.candidates)
-            for other in contest.candidates
+            for board in boards
+            if any(c.source.name == name for c in board.candidates)
+            for other in board.candidates
         ]
         if not set(met) - {name}:
-            has = ", ".join(c.protocol for c in contests
+            has = ", ".join(c.protocol for c in boards
                             if any(x.source.name == name for x in c.candidates))  # fmt: skip
             raise DataError(
                 f"{name} shares no protocol with {', '.join(r for r in runs if r != name)}: it has "
@@ -307,43 +307,43 @@ def _check_shared(contests: Sequence[Contest], candidates: Sequence[Candidate]) 
             )
 
 
-def _contest(protocol: str, candidates: Sequence[Candidate]) -> Contest:
+def _leaderboard(protocol: str, candidates: Sequence[Candidate]) -> Leaderboard:
     tables = {}
     for candidate in candidates:
         rows = candidate.source.table.select(recipe=candidate.name, protocol=protocol)
         if len(rows):
             _check_single(rows, candidate)
             tables[candidate.label] = rows
-    taking_part = tuple(c for c in candidates if c.label in tables)
-    first = tables[taking_part[0].label]
-    _check_classes(taking_part, tables)
+    ranked = tuple(c for c in candidates if c.label in tables)
+    first = tables[ranked[0].label]
+    _check_classes(ranked, tables)
     ids = first.image_id
-    for candidate in taking_part[1:]:
+    for candidate in ranked[1:]:
         ids = np.intersect1d(ids, tables[candidate.label].image_id)
     if len(ids) == 0:
-        raise DataError(_disjoint(protocol, taking_part, tables), hint=(
+        raise DataError(_disjoint(protocol, ranked, tables), hint=(
             "compare runs of the same data with the same --protocol, --folds and --seed"
         ))  # fmt: skip
     # In the order of the first run, so that its own metrics come out to the last digit.
     ids = first.image_id[np.isin(first.image_id, ids)]
     places = {label: _places(table.image_id, ids) for label, table in tables.items()}
-    y_true = first.y_true[places[taking_part[0].label]]
+    y_true = first.y_true[places[ranked[0].label]]
     probs, fold = {}, {}
-    for candidate in taking_part:
+    for candidate in ranked:
         table, place = tables[candidate.label], places[candidate.label]
         order = [table.class_names.index(name) for name in first.class_names]
         truth = np.argsort(order)[table.y_true[place]]
         if (truth != y_true).any():
             raise DataError(
-                f"{candidate.source.name} and {taking_part[0].source.name} give different classes "
+                f"{candidate.source.name} and {ranked[0].source.name} give different classes "
                 f"for the same image, e.g. {ids[int(np.argmax(truth != y_true))]}",
                 hint="they read the labels differently (--class, --layout); run one of them again",
             )
         probs[candidate.label] = table.probs[place][:, order]
         fold[candidate.label] = table.fold[place]
-    groups, notes = _units(protocol, taking_part, ids)
-    return Contest(protocol, taking_part, first.class_names, ids, y_true, groups, probs, fold,
-                   (*_left_out(taking_part, tables, ids), *notes))  # fmt: skip
+    groups, notes = _units(protocol, ranked, ids)
+    return Leaderboard(protocol, ranked, first.class_names, ids, y_true, groups, probs, fold,
+                   (*_left_out(ranked, tables, ids), *notes))  # fmt: skip
 
 
 def _places(image_id: NDArray[np.str_], wanted: NDArray[np.str_]) -> NDArray[np.int64]:
@@ -360,10 +360,10 @@ def _check_single(rows: PredictionTable, candidate: Candidate) -> None:
         )
 
 
-def _check_classes(taking_part: Sequence[Candidate], tables: Mapping[str, PredictionTable]) -> None:
-    first = taking_part[0]
+def _check_classes(ranked: Sequence[Candidate], tables: Mapping[str, PredictionTable]) -> None:
+    first = ranked[0]
     expected = tables[first.label].class_names
-    for candidate in taking_part:
+    for candidate in ranked:
         came = tables[candidate.label].class_names
         if set(came) != set(expected):
             raise DataError(
@@ -374,27 +374,27 @@ def _check_classes(taking_part: Sequence[Candidate], tables: Mapping[str, Predic
 
 
 def _disjoint(
-    protocol: str, taking_part: Sequence[Candidate], tables: Mapping[str, PredictionTable]
+    protocol: str, ranked: Sequence[Candidate], tables: Mapping[str, PredictionTable]
 ) -> str:
     """Which runs have no test image in common."""
-    for i, a in enumerate(taking_part):
-        for b in taking_part[i + 1 :]:
+    for i, a in enumerate(ranked):
+        for b in ranked[i + 1 :]:
             if not np.isin(tables[a.label].image_id, tables[b.label].image_id).any():
                 return (
                     f"{a.source.name} and {b.source.name} have no test image in common under the "
                     f"protocol {protocol}"
                 )
-    names = dict.fromkeys(c.source.name for c in taking_part)
+    names = dict.fromkeys(c.source.name for c in ranked)
     return f"{', '.join(names)} have no test image that all share under the protocol {protocol}"
 
 
 def _left_out(
-    taking_part: Sequence[Candidate],
+    ranked: Sequence[Candidate],
     tables: Mapping[str, PredictionTable],
     ids: NDArray[np.str_],
 ) -> list[str]:
     """What a reader must know where the runs were tested on different images."""
-    sizes = {c.source.name: len(tables[c.label]) for c in taking_part}
+    sizes = {c.source.name: len(tables[c.label]) for c in ranked}
     if max(sizes.values()) == len(ids):
         return []
     tested = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
@@ -405,11 +405,11 @@ def _left_out(
 
 
 def _units(
-    protocol: str, taking_part: Sequence[Candidate], ids: NDArray[np.str_]
+    protocol: str, ranked: Sequence[Candidate], ids: NDArray[np.str_]
 ) -> tuple[NDArray[np.str_], list[str]]:
     """(n,) unit of each image as the first run has it, and whether others see it differently."""
     labels = {}
-    for candidate in taking_part:
+    for candidate in ranked:
         units = candidate.source.groups(protocol)
         labels[candidate.source.name] = np.array([units.get(i, i) for i in ids.tolist()])
     first_name, first = next(iter(labels.items()))

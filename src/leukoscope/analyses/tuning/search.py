@@ -65,6 +65,7 @@ from leukoscope.study.run import StudyResult, audited_in, labelled, run_study
 FAILURES_AT_START = 3  # so many, and nothing else, mean that the recipe itself does not work
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 Say = Callable[[str], None]
+CONFIG = "tune.toml"
 
 
 class Session:
@@ -180,9 +181,6 @@ def _line(rows: Sequence[TrialRow], number: int, minimise: bool) -> str:
         return text
     best, first = min(done, key=lambda pair: (pair[0] if minimise else -pair[0], pair[1]))
     return f"{text}; best {best:.4f} (trial {first})"
-
-
-CONFIG = "tune.toml"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
+MOST_GRID_POINTS = 1000
+FEWEST_FOR_IMPORTANCE = 8
+JOURNAL = "tune.journal"
+QUEUED, QUEUE_S = "queued", 10.0
+
 
 def open_storage(text: str) -> BaseStorage:
     """Open ``journal:FILE`` or a database URL.
@@ -114,12 +119,6 @@ def shown_storage(text: str) -> str:
         return make_url(text).render_as_string(hide_password=True)
     except ArgumentError:
         raise UsageError(f"--storage {_short(text)}: this is no database URL") from None
-
-
-MOST_GRID_POINTS = 1000
-FEWEST_FOR_IMPORTANCE = 8
-JOURNAL = "tune.journal"
-QUEUED, QUEUE_S = "queued", 10.0
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,46 @@ from leukoscope.reporting.formats import DASH, count, number
 from leukoscope.reporting.study.data import class_meaning, part_sizes
 from leukoscope.reporting.study_files import class_title
 
+FORMULAS: tuple[tuple[str, str, str], ...] = (
+    ("Accuracy", "Σ_k TP_k / n", "share of images whose most probable class is the true one"),
+    ("Precision of class k", "TP_k / (TP_k + FP_k)", "undefined where nothing is called k"),
+    ("Recall (sensitivity) of class k", "TP_k / (TP_k + FN_k)", "undefined where no image is k"),
+    ("Specificity of class k", "TN_k / (TN_k + FP_k)", ""),
+    ("F1 of class k", "2 TP_k / (2 TP_k + FP_k + FN_k)", ""),
+    ("Balanced accuracy", "(1/K) Σ_k recall_k", "mean over the K classes"),
+    ("Macro F1", "(1/K) Σ_k F1_k", "every class counts the same"),
+    ("Weighted F1", "Σ_k (n_k / n) F1_k", "every image counts the same"),
+    (
+        "ROC AUC of class k",
+        "P(p_k of a k image > p_k of another) + ½ P(equal)",
+        "averaged over classes, one against the rest; with two classes the positive one’s",
+    ),
+    ("PR AUC of class k", "Σ_t (R_t − R_(t−1)) P_t", "average precision, averaged likewise"),
+    ("Log loss", "−(1/n) Σ_i ln p_i(true class)", ""),
+    ("Brier score", "(1/n) Σ_i Σ_k (p_ik − y_ik)²", "halved for two classes (Brier 1950)"),
+    (
+        "ECE",
+        "Σ_b (n_b / n) · |accuracy_b − confidence_b|",
+        "15 equal bins of the largest probability (Guo et al. 2017)",
+    ),
+)
+_SHOWN_TRAINING = frozenset(
+    {
+        "method", "optimizer", "learning_rate", "weight_decay", "momentum", "schedule", "loss",
+        "batch_size", "epochs", "patience", "keep_best", "class_weights", "freeze", "stop_on",
+    }
+)  # fmt: skip
+_SHOWN_MODEL = frozenset(
+    {
+        "backbone", "weights", "conv", "squeeze_excite", "pooling", "input_norm", "hidden", "norm",
+        "activation", "residual", "hidden_dropout", "dropout",
+    }
+)  # fmt: skip
+_FITTING = (
+    (text, "Fitted by"), (value, "Rate"), (text, "Schedule"), (text, "Loss"), (value, "Batch"),
+    (value, "Epochs, patience"), (text, "Best epoch by"), (text, "Augmentation"),
+)  # fmt: skip
+
 
 class Published(NamedTuple):
     """One published result.
@@ -129,41 +169,6 @@ PRIOR_WORK: tuple[Published, ...] = (
         "Nature Machine Intelligence 2025",
     ),
 )
-FORMULAS: tuple[tuple[str, str, str], ...] = (
-    ("Accuracy", "Σ_k TP_k / n", "share of images whose most probable class is the true one"),
-    ("Precision of class k", "TP_k / (TP_k + FP_k)", "undefined where nothing is called k"),
-    ("Recall (sensitivity) of class k", "TP_k / (TP_k + FN_k)", "undefined where no image is k"),
-    ("Specificity of class k", "TN_k / (TN_k + FP_k)", ""),
-    ("F1 of class k", "2 TP_k / (2 TP_k + FP_k + FN_k)", ""),
-    ("Balanced accuracy", "(1/K) Σ_k recall_k", "mean over the K classes"),
-    ("Macro F1", "(1/K) Σ_k F1_k", "every class counts the same"),
-    ("Weighted F1", "Σ_k (n_k / n) F1_k", "every image counts the same"),
-    (
-        "ROC AUC of class k",
-        "P(p_k of a k image > p_k of another) + ½ P(equal)",
-        "averaged over classes, one against the rest; with two classes the positive one’s",
-    ),
-    ("PR AUC of class k", "Σ_t (R_t − R_(t−1)) P_t", "average precision, averaged likewise"),
-    ("Log loss", "−(1/n) Σ_i ln p_i(true class)", ""),
-    ("Brier score", "(1/n) Σ_i Σ_k (p_ik − y_ik)²", "halved for two classes (Brier 1950)"),
-    (
-        "ECE",
-        "Σ_b (n_b / n) · |accuracy_b − confidence_b|",
-        "15 equal bins of the largest probability (Guo et al. 2017)",
-    ),
-)
-_SHOWN_TRAINING = frozenset(
-    {
-        "method", "optimizer", "learning_rate", "weight_decay", "momentum", "schedule", "loss",
-        "batch_size", "epochs", "patience", "keep_best", "class_weights", "freeze", "stop_on",
-    }
-)  # fmt: skip
-_SHOWN_MODEL = frozenset(
-    {
-        "backbone", "weights", "conv", "squeeze_excite", "pooling", "input_norm", "hidden", "norm",
-        "activation", "residual", "hidden_dropout", "dropout",
-    }
-)  # fmt: skip
 
 
 def _known(comparison: Comparison) -> list[Entry]:
@@ -240,12 +245,6 @@ def head_of(model: Mapping[str, Any]) -> str:
     rates = [f"{rate:g}" for rate in (model["hidden_dropout"], model["dropout"]) if rate]
     parts += [f"dropout {' / '.join(rates)}"] if rates else []
     return ", ".join([*parts, "linear"])
-
-
-_FITTING = (
-    (text, "Fitted by"), (value, "Rate"), (text, "Schedule"), (text, "Loss"), (value, "Batch"),
-    (value, "Epochs, patience"), (text, "Best epoch by"), (text, "Augmentation"),
-)  # fmt: skip
 
 
 def hyper_parameters(comparison: Comparison) -> Table:

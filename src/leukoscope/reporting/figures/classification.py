@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BEFORE, AFTER = "#D55E00", "#0072B2"
+
 
 def confusion_matrices(
     panels: Sequence[tuple[str, NDArray[np.float64]]], class_names: Sequence[str]
@@ -135,9 +137,6 @@ def _thin(
         return x, y
     keep = np.unique(np.linspace(0, len(x) - 1, most).round().astype(np.int64))
     return x[keep], y[keep]
-
-
-BEFORE, AFTER = "#D55E00", "#0072B2"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 PROTOCOL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINE_IN = 0.215  # height of one recipe's line
+MOST_LINES = 6  # told apart by colour
+Curve = Mapping[str, Sequence[float | None]]
+Columns = Mapping[str, NDArray[np.float64]]
+ARM_COLOURS = (SERIES[1], SERIES[2], *SERIES[3:])
 
 
 @dataclass(frozen=True)
@@ -224,9 +228,6 @@ def place_chart(panels: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]]) ->
     return figure
 
 
-MOST_LINES = 6  # told apart by colour
-
-
 def roc_overlay(
     panels: Sequence[
         tuple[str, Mapping[str, tuple[Sequence[float], Sequence[float], float | None]]]
@@ -257,9 +258,6 @@ def roc_overlay(
     for ax in axes[::columns]:
         ax.set_ylabel("true positive rate")
     return figure
-
-
-Curve = Mapping[str, Sequence[float | None]]
 
 
 def training_curves(
@@ -349,10 +347,6 @@ def time_bars(
     ax.grid(axis="x")
     figure.legend(loc="outside lower center", ncols=len(series))
     return figure
-
-
-Columns = Mapping[str, NDArray[np.float64]]
-ARM_COLOURS = (SERIES[1], SERIES[2], *SERIES[3:])
 
 
 def arm_curves(panels: Sequence[tuple[str, Mapping[str, Sequence[Columns]]]]) -> Figure:

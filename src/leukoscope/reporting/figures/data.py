@@ -22,6 +22,13 @@ from leukoscope.reporting.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Six thumbnails and five gaps are the 1,440 px of a figure, so that nothing is resampled.
+THUMB_PX = 225
+GAP_PX = 18
+TITLE_PX = 50
+LINE_PX = 36
+COLUMNS = 6
+
 
 def class_balance(counts: Mapping[str, int], *, title: str) -> Figure:
     """Images per class.
@@ -81,14 +88,6 @@ def cluster_heat_map(
     ax.set_title(title)
     figure.colorbar(image, ax=ax, label="% of the cluster", pad=0.01, ticks=[0, 50, 100])
     return figure
-
-
-# Six thumbnails and five gaps are the 1,440 px of a figure, so that nothing is resampled.
-THUMB_PX = 225
-GAP_PX = 18
-TITLE_PX = 50
-LINE_PX = 36
-COLUMNS = 6
 
 
 @dataclass(frozen=True)

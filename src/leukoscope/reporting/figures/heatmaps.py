@@ -29,6 +29,8 @@ TOP_IN = 0.54
 BOTTOM_IN = 0.42
 SCALE_IN = 0.62
 GAP_IN = 0.07
+_METHOD_COLOURS = SERIES[1:]
+_BASELINE_DASHES: Sequence[Any] = ((0, (1, 1.2)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,6 @@ def _note(figure: Figure, note: str, width: float, height: float) -> None:
         y = (BOTTOM_IN - 0.07 - 0.16 * line) / height
         size = min(7.5, 7.5 * width / (0.058 * max(1, len(text))))
         figure.text(0, y, text, va="top", fontsize=size, color=QUIET)
-
-
-_METHOD_COLOURS = SERIES[1:]
-_BASELINE_DASHES: Sequence[Any] = ((0, (1, 1.2)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)))
 
 
 def audit_figure(audit: Mapping[str, Any]) -> Figure:

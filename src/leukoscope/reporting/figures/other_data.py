@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COLOUR = "#0072B2"
 BAND = "#d5dde7"  # darker than the house's, for nothing else stands on it
 ROW_IN = 0.62
+EDGES = np.arange(-2.0, 6.01, 0.25)
+STYLES = (("validation", "#0072B2", "--"), ("test", "#111111", "-"), ("outliers", "#D55E00", "-"))
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,8 @@ def _draw_row(
         ax.plot(entry["value"], y + offset, "o", color=colour, markerfacecolor=face, zorder=3)
 
 
-EDGES = np.arange(-2.0, 6.01, 0.25)
-STYLES = (("validation", "#0072B2", "--"), ("test", "#111111", "-"), ("outliers", "#D55E00", "-"))
-
-
 @dataclass(frozen=True)
-class StrangenessPanel:
+class OodPanel:
     """One protocol.
 
     Attributes:
@@ -103,7 +101,7 @@ class StrangenessPanel:
     threshold: float
 
 
-def strangeness_histograms(panels: Sequence[StrangenessPanel]) -> Figure:
+def ood_histograms(panels: Sequence[OodPanel]) -> Figure:
     """Share of images over the score; what lies beyond an end is counted at it."""
     columns = min(2, len(panels))
     figure, axes = panel_grid(
@@ -122,7 +120,7 @@ def strangeness_histograms(panels: Sequence[StrangenessPanel]) -> Figure:
     return figure
 
 
-def _draw(ax: Axes, panel: StrangenessPanel) -> None:
+def _draw(ax: Axes, panel: OodPanel) -> None:
     for (name, colour, dash), scores in zip(STYLES, panel.scores, strict=True):
         if len(scores) == 0:
             continue

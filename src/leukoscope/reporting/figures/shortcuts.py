@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LINE_IN = 0.23
+LABELS_IN = 2.1  # room of the rows' names
+WIDE_PANELS = 3  # with more, a title takes two lines
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -117,11 +121,6 @@ def cluster_curve(
     if len(lines) > 1:
         ax.legend(loc="lower right")
     return figure
-
-
-LINE_IN = 0.23
-LABELS_IN = 2.1  # room of the rows' names
-WIDE_PANELS = 3  # with more, a title takes two lines
 
 
 @dataclass(frozen=True)

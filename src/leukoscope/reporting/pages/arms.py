@@ -33,6 +33,13 @@ from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.study_files import History, Study, load_study
 
+LEVELS: Mapping[str, tuple[str, str]] = {
+    "helps": ("plausible", "✓"),
+    "harms": ("caution", "!"),
+    "depends on the protocol": ("caution", "!"),
+}
+QUESTIONS = {"transfer": "Does the first phase help?", "ablation": "What does each part do?"}
+
 
 def arm_titles(result: Record) -> dict[str, str]:
     """Folder → title of each arm."""
@@ -185,14 +192,6 @@ def first_phase(result: Record, study: Study, gallery: Gallery) -> Section:
     blocks: list[Block] = [Paragraph(words)]
     chart = draw_curves("phase1", {"Phase 1": study}, result["recipe"], gallery)
     return Section("phase1", "Phase 1", [*blocks, *([chart] if chart else [])])
-
-
-LEVELS: Mapping[str, tuple[str, str]] = {
-    "helps": ("plausible", "✓"),
-    "harms": ("caution", "!"),
-    "depends on the protocol": ("caution", "!"),
-}
-QUESTIONS = {"transfer": "Does the first phase help?", "ablation": "What does each part do?"}
 
 
 def write_arms_report(folder: RunFolder, result: Record) -> None:

@@ -22,6 +22,25 @@ from leukoscope.reporting.formats import DASH, difference, interval, number, per
 from leukoscope.reporting.result_tables import protocol_field
 from leukoscope.reporting.study_files import Study, class_title
 
+GUARANTEES: Mapping[str, str] = {
+    "marginal": "over all images",
+    "class": "within each class",
+    "group": "for an image of a new {unit}",
+    "class and group": "within each class, for a new {unit}",
+}
+FURTHER: Mapping[str, str] = {
+    "ece_mass": "ECE, equal mass",
+    "ece_class": "class-wise ECE",
+    "ece_adaptive": "adaptive (ACE)",
+    "brier": "Brier",
+    "reliability": "= reliability",
+    "resolution": "− resolution",
+    "uncertainty": "+ uncertainty",
+}
+_EXPECTED = value("Expected if alike", lambda e: percent_range(e.get("expected")))
+_SIZE = plain("Classes per set", "size", "set_size")
+BENEFIT_AT = (0.06, 0.1, 0.2, 0.3, 0.5)
+
 
 def promise_words(study: Study) -> str:
     """One or two sentences; empty for studies that were run before bundles made promises."""
@@ -40,25 +59,6 @@ def promise_words(study: Study) -> str:
     )
     found = made.measured_words or f"coverage not measured: {entry.get('reason', 'unknown')}"
     return f"{made.words}. {found[0].upper()}{found[1:]}."
-
-
-GUARANTEES: Mapping[str, str] = {
-    "marginal": "over all images",
-    "class": "within each class",
-    "group": "for an image of a new {unit}",
-    "class and group": "within each class, for a new {unit}",
-}
-FURTHER: Mapping[str, str] = {
-    "ece_mass": "ECE, equal mass",
-    "ece_class": "class-wise ECE",
-    "ece_adaptive": "adaptive (ACE)",
-    "brier": "Brier",
-    "reliability": "= reliability",
-    "resolution": "− resolution",
-    "uncertainty": "+ uncertainty",
-}
-_EXPECTED = value("Expected if alike", lambda e: percent_range(e.get("expected")))
-_SIZE = plain("Classes per set", "size", "set_size")
 
 
 def decision_record(study: Study) -> Mapping[str, Any]:
@@ -308,9 +308,6 @@ def selective(study: Study) -> Table | None:
             lambda e, share: number(e["risk_at"][share], "share"),
         ),
     )  # fmt: skip
-
-
-BENEFIT_AT = (0.06, 0.1, 0.2, 0.3, 0.5)
 
 
 def net_benefit(study: Study) -> Table | None:

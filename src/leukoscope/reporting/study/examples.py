@@ -64,6 +64,23 @@ ORDERS: Mapping[str, str] = {
     "least-certain": "highest entropy first, right and wrong",
     "confident-wrong": "most confident first",
 }
+MASKS: Mapping[str, str] = {
+    "segmented": "leukocytes found by our own segmentation (Dice .967 with whole cells drawn by "
+    "hand, 300 images of single cells of Zheng et al. 2018)",
+    "exact": "exact masks of drawn phantoms",
+    "given": "masks that the user gave",
+}
+_COLUMNS = (
+    ("Pointing game", "hit", "share"),
+    ("Heat in leukocytes", "share", "share"),
+    ("Insertion", "insertion", ""),
+    ("Deletion", "deletion", ""),
+    ("ROAD", "road", ""),
+    ("Head randomised", 0, ""),
+    ("All randomised", -1, ""),
+    ("Under noise", "noise", ""),
+    ("Max-sensitivity", "sensitivity", ""),
+)
 
 
 @dataclass(frozen=True)
@@ -158,25 +175,6 @@ def _lines(
         (f"{sign}{short_title(class_names[first])} {probs[first]:.2f}", colour),
         (f"or {short_title(class_names[second])} {probs[second]:.2f}", QUIET),
     )
-
-
-MASKS: Mapping[str, str] = {
-    "segmented": "leukocytes found by our own segmentation (Dice .967 with whole cells drawn by "
-    "hand, 300 images of single cells of Zheng et al. 2018)",
-    "exact": "exact masks of drawn phantoms",
-    "given": "masks that the user gave",
-}
-_COLUMNS = (
-    ("Pointing game", "hit", "share"),
-    ("Heat in leukocytes", "share", "share"),
-    ("Insertion", "insertion", ""),
-    ("Deletion", "deletion", ""),
-    ("ROAD", "road", ""),
-    ("Head randomised", 0, ""),
-    ("All randomised", -1, ""),
-    ("Under noise", "noise", ""),
-    ("Max-sensitivity", "sensitivity", ""),
-)
 
 
 def audit_blocks(study: Study, gallery: Gallery) -> list[Block]:

@@ -34,6 +34,8 @@ from leukoscope.reporting.study_files import History, Study
 
 MOST_RULES = 24
 _MEASURED = ("val_loss", "val_accuracy")
+MOST_RECIPES = 3
+MOST_MISTAKES = 20
 
 
 def rule_base(study: Study, recipe: str) -> list[Block]:
@@ -155,10 +157,6 @@ def _tests(study: Study, record: Record) -> Table:
         f"The best member by log loss on validation images, not on test images: {best}.",
         grouped=True,
     )  # fmt: skip
-
-
-MOST_RECIPES = 3
-MOST_MISTAKES = 20
 
 
 def training(study: Study, gallery: Gallery) -> Section:

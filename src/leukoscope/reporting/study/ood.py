@@ -21,7 +21,7 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.figures.other_data import StrangenessPanel, strangeness_histograms
+from leukoscope.reporting.figures.other_data import OodPanel, ood_histograms
 from leukoscope.reporting.formats import count, interval, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study
@@ -101,7 +101,7 @@ def _figure(study: Study, gallery: Gallery, entries: list[Record]) -> Block:
     panels = [_panel(study, entry) for entry in entries]
     return gallery.draw(
         "strangeness",
-        lambda: strangeness_histograms(panels),
+        lambda: ood_histograms(panels),
         caption=(
             f"Strangeness of validation images, test images and synthetic outliers, recipe "
             f"{entries[0]['recipe']} (all folds; what lies beyond an end is counted at it; "
@@ -111,14 +111,14 @@ def _figure(study: Study, gallery: Gallery, entries: list[Record]) -> Block:
     )
 
 
-def _panel(study: Study, entry: Record) -> StrangenessPanel:
+def _panel(study: Study, entry: Record) -> OodPanel:
     parent = study.run.model(entry["recipe"], entry["protocol"], 0).parent
     folders = sorted(path.parent for path in parent.glob(f"fold*/{OOD_CSV}"))
     rows = [row for folder in folders for row in read_csv(folder / OOD_CSV, OOD_COLUMNS)]
     scores = np.array([float(row["score"]) for row in rows])
     outlier = np.array([row["outlier"] != "" for row in rows])
     test = np.array([row["part"] == "test" for row in rows])
-    return StrangenessPanel(
+    return OodPanel(
         f"{protocol_title(entry['protocol'])}\n(n = {count(entry['n'])})",
         (scores[~test & ~outlier], scores[test & ~outlier], scores[test & outlier]),
         float(np.mean([read_json(folder / OOD_JSON)["threshold"] for folder in folders])),

@@ -32,6 +32,12 @@ from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.study.shortcuts import why
 from leukoscope.reporting.study_files import History, Study
 
+MOST_RECIPES = 3  # with figures of their own; tables name all
+MOST_RECIPES_BY_FOLD = 8
+TEST = ("accuracy", "weighted_f1")
+VAL = ("val_loss", "val_accuracy", "val_f1")
+VAL_TITLES = ("Validation loss", "Validation accuracy", "Validation weighted F1")
+
 
 def can_show(study: Study) -> tuple[str, ...]:
     """Questions that the study's protocols and probes answer."""
@@ -120,9 +126,6 @@ def _trained_share(study: Study) -> float | None:
     return sum((n["train"] + n["val"]) / n.total() for n in parts) / len(parts)
 
 
-MOST_RECIPES = 3  # with figures of their own; tables name all
-
-
 def class_results(study: Study, gallery: Gallery) -> Section:
     """Confusion matrices, per-class figures and ROC curves."""
     blocks: list[Block] = []
@@ -191,12 +194,6 @@ def _roc_chart(
             alt=f"ROC curves of {recipe}; the areas stand in the table of classes.",
         )
     ]
-
-
-MOST_RECIPES_BY_FOLD = 8
-TEST = ("accuracy", "weighted_f1")
-VAL = ("val_loss", "val_accuracy", "val_f1")
-VAL_TITLES = ("Validation loss", "Validation accuracy", "Validation weighted F1")
 
 
 class _Row(NamedTuple):

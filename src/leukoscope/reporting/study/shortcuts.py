@@ -44,6 +44,15 @@ SIGNS: Final[Mapping[str, str]] = {
     "inapplicable": "– does not apply",
 }
 """How a status is printed."""
+METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+_TEXT = (
+    "A probe is a classifier that is denied what it should need, trained and tested on the very "
+    "folds of the model. If it does well all the same, the class can be told from something other "
+    "than the cells: so much the data holds. Whether the model makes use of it is another "
+    "question, so the trained model, too, is shown edited versions of its test images (hollow "
+    "marks). It never saw such images: a low score there proves nothing, one above chance on "
+    "images without leukocytes does. Leukemia itself changes the background."
+)
 
 
 def why(study: Study) -> list[Block]:
@@ -125,17 +134,6 @@ def survival(study: Study) -> Table | None:
     )
 
 
-METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
-_TEXT = (
-    "A probe is a classifier that is denied what it should need, trained and tested on the very "
-    "folds of the model. If it does well all the same, the class can be told from something other "
-    "than the cells: so much the data holds. Whether the model makes use of it is another "
-    "question, so the trained model, too, is shown edited versions of its test images (hollow "
-    "marks). It never saw such images: a low score there proves nothing, one above chance on "
-    "images without leukocytes does. Leukemia itself changes the background."
-)
-
-
 def shortcuts(study: Study, gallery: Gallery) -> Section:
     """One figure and one table, with the numbers behind the figure on request."""
     if not study.metrics.get("probes"):
@@ -202,7 +200,7 @@ def chance_level(study: Study) -> float | None:
     return None
 
 
-def _edited(study: Study, protocol: str, recipe: str) -> list[Mapping[str, Any]]:
+def _perturbed(study: Study, protocol: str, recipe: str) -> list[Mapping[str, Any]]:
     return [
         entry
         for entry in study.metrics.get("model_on", ())
@@ -216,23 +214,23 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
         return None
     inflation = {row["protocol"]: row["difference"] for row in _audit(study).get("inflation", ())}
     panels, shown = [], {}
-    edited: dict[str, dict[str, str]] = {}
+    perturbed: dict[str, dict[str, str]] = {}
     for group, protocol in zip(groups, study.protocols, strict=False):
         marks = {mark.label: mark for mark in group.marks}
         shown.update({mark.label: mark.input for mark in group.marks})
         for recipe in study.recipes:
-            for entry in _edited(study, protocol, recipe):
+            for entry in _perturbed(study, protocol, recipe):
                 mark = _mark(study, entry, entry["input"])
                 if mark is not None:
                     key = f"{recipe} on {entry['input']}"
                     marks[key] = mark
-                    edited.setdefault(recipe, {})[key] = entry["input"]
+                    perturbed.setdefault(recipe, {})[key] = entry["input"]
         over = (inflation.get(protocol) or {}).get("value")
         note = "" if over is None else f"random {100 * over:+.1f} points"
         panels.append(Panel(WORDS[protocol].label if protocol in WORDS else protocol, note, marks))
     rows = [Row("", "trained and tested on")]
     rows += [Row(label, label, seen) for label, seen in shown.items()]
-    for recipe, keys in edited.items():
+    for recipe, keys in perturbed.items():
         rows.append(Row("", f"{recipe}, as trained, shown"))
         rows += [Row(key, input_title(seen), seen, hollow=True) for key, seen in keys.items()]
     n = max(int(entry["n"]) for entry in study.results)
@@ -255,7 +253,7 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
 
 
 def numbers(study: Study) -> Table:
-    """Probes, and the models on edited images."""
+    """Probes, and the models on perturbed images."""
     rows: list[Mapping[str, Any]] = []
     for protocol in study.protocols:
         rows += [
@@ -266,7 +264,7 @@ def numbers(study: Study) -> Table:
         rows += [
             {**entry, "sees": f"{input_title(entry['input'])}; trained on whole images"}
             for recipe in study.recipes
-            for entry in _edited(study, protocol, recipe)
+            for entry in _perturbed(study, protocol, recipe)
         ]
     return table_of(
         "What edited inputs reach: probes, and models that were trained on whole images "

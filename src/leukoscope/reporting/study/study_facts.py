@@ -24,6 +24,13 @@ from leukoscope.reporting.formats import count, number, plural
 from leukoscope.reporting.study import data
 from leukoscope.reporting.study_files import Study, class_title
 
+_MADE_WITH = ("train", "val", "cal")
+_CRITERIA = {
+    "val_loss": "log loss on `val`",
+    "val_accuracy": "accuracy on `val`",
+    "val_f1": "weighted F1 on `val`",
+}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -70,9 +77,6 @@ def shown(tables: Iterable[Table | None], *files: str) -> Answer | None:
     found = tuple(table for table in tables if table is not None and table.rows)
     text = "See the table:" if len(found) == 1 else "See the tables:"
     return Answer(text, files, found) if found else None
-
-
-_MADE_WITH = ("train", "val", "cal")
 
 
 def data_source(study: Study) -> Answer | None:
@@ -307,13 +311,6 @@ def _folds(study: Study) -> list[tuple[str, Sequence[Fold]]]:
         for protocol in study.protocols
         if (folds := [fold for fold in study.folds if fold.protocol == protocol])
     ]
-
-
-_CRITERIA = {
-    "val_loss": "log loss on `val`",
-    "val_accuracy": "accuracy on `val`",
-    "val_f1": "weighted F1 on `val`",
-}
 
 
 def model_kind(study: Study) -> Answer | None:
