@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from leukoscope.config.training import CrossEntropy, Focal, GradientTraining, Hierarchical
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.augment import Mixup
-from leukoscope.learning.losses import FocalLoss, HierarchicalLoss, build_loss
+from leukoscope.learning.optimisers import FocalLoss, HierarchicalLoss, build_loss
 
 CLASSES = ("benign", "early_pre_b", "pre_b", "pro_b")
 

@@ -11,8 +11,7 @@ from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.decisions import decision_entries, operating_entry
-from leukoscope.pipeline.entries import Statistics, result_entry
-from leukoscope.pipeline.fold_results import FoldResults, calibration_entry
+from leukoscope.pipeline.entries import FoldResults, Statistics, calibration_entry, result_entry
 from leukoscope.pipeline.jobs import calibrated
 
 NAMES = ("benign", "pre_b", "pro_b")

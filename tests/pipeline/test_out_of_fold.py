@@ -20,7 +20,7 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.pipeline.fold_results import FoldResults
+from leukoscope.pipeline.entries import FoldResults
 from leukoscope.pipeline.folds import final_fold
 from leukoscope.pipeline.out_of_fold import Nested, promise_entry
 from leukoscope.reporting.study.card import render_model_card

@@ -9,7 +9,7 @@ import pytest
 
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.pipeline.decisions import decision_entries, operating_entry
-from leukoscope.pipeline.fold_results import calibration_entry
+from leukoscope.pipeline.entries import calibration_entry
 from leukoscope.reporting.content import Bullets, Folded, Paragraph, Picture, Section, Table
 from leukoscope.reporting.figures.decisions import coverage_chart
 from leukoscope.reporting.gallery import Gallery

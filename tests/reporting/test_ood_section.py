@@ -11,7 +11,7 @@ from leukoscope.core.files import write_csv, write_json
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, RunFolder
 from leukoscope.reporting.content import Folded, Picture, Table
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.study.ood import rejection
+from leukoscope.reporting.study.other_data import rejection
 from leukoscope.reporting.study_files import Study, load_study
 
 SHARE = {"value": 0.1, "low": 0.05, "high": 0.2, "reliable": True}

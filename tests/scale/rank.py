@@ -16,7 +16,7 @@ from leukoscope.config.recipe import Augmentation, GradientTraining, ModelConfig
 from leukoscope.learning import trainer
 from leukoscope.learning.backbones import build_network
 from leukoscope.learning.batches import ImageSet
-from leukoscope.learning.losses import build_loss
+from leukoscope.learning.optimisers import build_loss
 
 RECIPE = Recipe(
     name="tiny",

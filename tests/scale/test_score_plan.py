@@ -11,9 +11,9 @@ import pytest
 
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.runtime.prediction import Failure
+from leukoscope.scale.image_names import image_names, local_files
 from leukoscope.scale.journal import Journal, ShardResult, file_of, only_process
 from leukoscope.scale.score_plan import ScoreFolder, read_inputs, write_inputs
-from leukoscope.scale.sources import image_names, local_files
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ PEAK = """
 import sys, tracemalloc
 from pathlib import Path
 from leukoscope.scale.score_plan import ScoreFolder, write_inputs
-from leukoscope.scale.sources import image_names
+from leukoscope.scale.image_names import image_names
 def peak(images):
     manifest = Path(sys.argv[1], "many.csv")
     manifest.write_text("path\\n" + "".join(f"slide-{i:09d}.png\\n" for i in range(images)))

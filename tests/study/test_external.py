@@ -19,7 +19,7 @@ from leukoscope.evaluation.forecast import INSIDE, OUTSIDE, forecasts
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.reporting.study.external import in_words
+from leukoscope.reporting.study.other_data import in_words
 from leukoscope.study import external
 from leukoscope.study.external import check_external, names_of
 from leukoscope.study.run import run_study, study_config

@@ -14,7 +14,7 @@ from leukoscope.config.loading import load_recipe
 from leukoscope.config.preprocess import PreprocessSpec, Step
 from leukoscope.config.recipe import Augmentation, GradientTraining, Recipe
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import write_bytes, write_csv
+from leukoscope.core.files import atomic_path, write_bytes, write_csv
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.imaging.decode import decode_image
@@ -22,7 +22,6 @@ from leukoscope.imaging.preprocess import apply_preprocess, apply_step, resize
 from leukoscope.imaging.quality import QUALITY_MEASURES, measure_quality
 from leukoscope.pipeline.inputs import INPUTS, stream
 from leukoscope.reporting.figures.style import QUIET, figure_png, house_style, new_figure
-from leukoscope.reporting.sheet import draw_sheet
 
 # What a kind is shown with where the recipe leaves it off: strong enough to be seen.
 EXAMPLES: Mapping[str, float | bool] = {
@@ -53,6 +52,52 @@ TEXT_IN = 1.75
 SHOWN = ("image", "background-only", "cells-only", "stain-neutral")
 AUGMENTED = 8  # images on the sheet of augmentations
 QUALITY_IMAGES = 150  # of each class
+
+
+def draw_sheet(
+    path: Path,
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    captions: Sequence[str],
+    titles: Sequence[str],
+    *,
+    side_in: float = 1.5,
+) -> Path:
+    """Draw images in a grid.
+
+    Args:
+        path: PNG file to write.
+        rows: One sequence of (H, W, 3) uint8 images per row; sizes may differ.
+        captions: Text at the left of each row.
+        titles: Text above each column.
+        side_in: Side of a cell in inches.
+
+    Returns:
+        The path.
+    """
+    from matplotlib.figure import Figure
+
+    n_rows, n_columns = len(rows), len(titles)
+    figure = Figure(
+        figsize=(1.6 + n_columns * side_in, 0.5 + n_rows * side_in), layout="constrained"
+    )
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    for row, images in enumerate(rows):
+        for column in range(n_columns):
+            axis = axes[row, column]
+            axis.set_axis_on()
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            axis.imshow(images[column], interpolation="nearest")
+            if row == 0:
+                axis.set_title(titles[column], fontsize=8)
+        axes[row, 0].set_ylabel(
+            captions[row], fontsize=7, rotation=0, ha="right", va="center", labelpad=6
+        )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    return path
 
 
 def draw_augmentations(

@@ -32,7 +32,7 @@ from leukoscope.pipeline.measured import (
     save_result,
 )
 from leukoscope.pipeline.progress import Listener
-from leukoscope.reporting.figures.robustness import damage_sheet
+from leukoscope.reporting.figures.other_data import damage_sheet
 from leukoscope.reporting.figures.style import figure_png, house_style
 from leukoscope.reporting.formats import seconds as duration
 from leukoscope.reporting.gallery import Gallery

@@ -8,7 +8,6 @@ import typer
 
 from leukoscope.cli import (
     arms,
-    audit_log,
     bundle,
     compare,
     data,
@@ -69,7 +68,7 @@ compare.register(app)
 compare.register_ensemble(app)
 predict.register(app)
 score.register(app)
-audit_log.register(app)
+serve.register_audit_log(app)
 probe.register(app)
 relabel.register(app)
 tune.register(app)

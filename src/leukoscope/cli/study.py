@@ -270,7 +270,7 @@ def _print_result(result: StudyResult) -> None:
     print_sources(result.metrics["verdict"])
     print_verdict(result.metrics["verdict"])
     if result.metrics.get("external"):
-        from leukoscope.reporting.study.external import in_words
+        from leukoscope.reporting.study.other_data import in_words
 
         for entry in result.metrics["external"]:
             console().print(in_words(entry), markup=False)

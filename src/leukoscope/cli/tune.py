@@ -152,7 +152,7 @@ def _print_result(
     config: TuneConfig, result: TuneResult, measured: dict[str, dict[str, float]] | None
 ) -> None:
     from leukoscope.config.tuning_space import own_label
-    from leukoscope.reporting.figures.tuning import short
+    from leukoscope.reporting.figures.training import short
     from leukoscope.reporting.pages.tuning import optimism
 
     summary, out = result.summary, console()

@@ -51,8 +51,7 @@ from leukoscope.learning.loop import (
     quiet,
     read_state,
 )
-from leukoscope.learning.losses import build_loss
-from leukoscope.learning.optimisers import fast_depthwise, precision_of
+from leukoscope.learning.optimisers import build_loss, fast_depthwise, precision_of
 from leukoscope.learning.weights import tensors_sha256
 
 __all__ = ["ImageSet", "TrainingResult", "predict_logits", "predict_outputs", "train_gradient"]

@@ -35,7 +35,7 @@ from leukoscope.evaluation.thresholds import (
     net_benefit,
     risk_coverage,
 )
-from leukoscope.pipeline.fold_results import FoldResults, units_of
+from leukoscope.pipeline.entries import FoldResults, units_of
 
 ANSWERED = (0.5, 0.8, 0.9, 0.95, 1.0)  # shares of the images at which the risk is written down
 # What images can be told apart by, whatever the protocol: a partition and its protocol.

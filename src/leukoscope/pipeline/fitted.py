@@ -26,7 +26,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.pipeline.fold_results import units_of
+from leukoscope.pipeline.entries import units_of
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.jobs import calibration_tables
 from leukoscope.pipeline.out_of_fold import UnseenImages

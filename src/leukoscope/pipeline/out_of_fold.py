@@ -25,8 +25,7 @@ from leukoscope.evaluation.intervals import Interval, bootstrap_mean, with_exact
 from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.decisions import fit_point
-from leukoscope.pipeline.entries import sampling
-from leukoscope.pipeline.fold_results import FoldResults, units_of
+from leukoscope.pipeline.entries import FoldResults, sampling, units_of
 
 Decisions = tuple[Calibration, Conformal, OperatingPoint | None]
 

@@ -30,8 +30,15 @@ from leukoscope.evaluation.intervals import bootstrap_metrics
 from leukoscope.evaluation.metrics import metric_names
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.pipeline.decisions import PARTITIONS, decision_entries, operating_entry
-from leukoscope.pipeline.entries import Statistics, curve_entry, probe_entry, result_entry, sampling
-from leukoscope.pipeline.fold_results import FoldResults, calibration_entry
+from leukoscope.pipeline.entries import (
+    FoldResults,
+    Statistics,
+    calibration_entry,
+    curve_entry,
+    probe_entry,
+    result_entry,
+    sampling,
+)
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.out_of_fold import promise_entry
 from leukoscope.pipeline.shortcut_summary import Evidence, add_verdict, model_on_entries

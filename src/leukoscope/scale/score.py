@@ -19,8 +19,8 @@ from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
+from leukoscope.scale.image_names import image_names, local_files
 from leukoscope.scale.journal import Journal, ShardResult, only_process, read_journal
-from leukoscope.scale.ray_engine import score_on_ray
 from leukoscope.scale.score_plan import (
     Plan,
     ScoreFolder,
@@ -31,8 +31,7 @@ from leukoscope.scale.score_plan import (
     write_inputs,
 )
 from leukoscope.scale.shard import Scorer, Task
-from leukoscope.scale.sources import image_names, local_files
-from leukoscope.scale.workers import STALL_S, Open, score_in_processes
+from leukoscope.scale.workers import STALL_S, Open, score_in_processes, score_on_ray
 
 ENGINES = ("local", "ray")
 Show = Callable[[int, int], None]
@@ -107,7 +106,7 @@ def plan_scoring(
 
     Args:
         folder: Of the run; must hold none.
-        sources: See :func:`leukoscope.scale.sources.image_names`.
+        sources: See :func:`leukoscope.scale.image_names.image_names`.
         bundle: Its folder; None takes the installed one that the images resemble.
         root: What relative names are relative to.
         engine: See :func:`leukoscope.runtime.engine_choice.open_for`.

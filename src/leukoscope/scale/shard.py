@@ -18,9 +18,9 @@ from leukoscope.runtime.outputs import PredictionWriter
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.runtime.tiling import Cutter
+from leukoscope.scale.image_names import local_files
 from leukoscope.scale.journal import ShardFile, ShardResult, file_of
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
-from leukoscope.scale.sources import local_files
 
 ROW = "row"  # number of the image in the run, from 0
 _BOX = ("x", "y", "width", "height")

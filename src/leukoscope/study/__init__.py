@@ -1,1 +1,1 @@
-"""The pipeline: protocols, probes, run, resume."""
+"""One study from data to bundle: the run and its plan, the final model, explanations."""

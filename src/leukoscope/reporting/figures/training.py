@@ -1,21 +1,27 @@
-"""How training went: learning curves, and the regularisation path of linear heads."""
+"""How training and tuning went: learning curves, regularisation paths, trials and values."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.reporting.figures.style import SERIES, new_figure
+from leukoscope.reporting.figures.style import INK, QUIET, SERIES, new_figure, panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 Columns = Mapping[str, NDArray[np.float64]]
 TRAIN, VAL = "#5a6675", "#0072B2"
+Row = Mapping[str, Any]
+BEST, PRUNED = SERIES[1], "#9aa5b1"
+MOST_LINES = 200  # more would be a grey surface
 
 
 def learning_curves(panels: Sequence[tuple[str, Sequence[Columns]]]) -> Figure:
@@ -94,3 +100,233 @@ def _band(
         ax.fill_between(
             shared, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.1, linewidth=0
         )
+
+
+def optimisation_history(rows: Sequence[Row], *, minimise: bool, criterion: str) -> Figure:
+    """The value of each trial, and the best so far.
+
+    Args:
+        rows: As in ``tune.json``: ``trial``, ``state``, ``value``.
+        minimise: Whether small values are good.
+        criterion: What the values are, in words.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(3.0)
+    ax = figure.subplots()
+    complete = _in_state(rows, "complete")
+    pruned = [row for row in _in_state(rows, "pruned") if row["value"] is not None]
+    best = np.minimum if minimise else np.maximum
+    x = [row["trial"] for row in complete]
+    so_far = best.accumulate([row["value"] for row in complete])
+    ax.step(x, so_far, where="post", color=BEST, label="best so far")
+    ax.plot(x, [row["value"] for row in complete], "o", color=INK, label="complete")
+    if pruned:
+        ax.plot([row["trial"] for row in pruned], [row["value"] for row in pruned], "o",
+                color=PRUNED, fillstyle="none", label="pruned, last value")  # fmt: skip
+    failed = _in_state(rows, "failed")
+    if failed:
+        ax.plot([row["trial"] for row in failed], [0.02] * len(failed), "x", color=BEST,
+                transform=ax.get_xaxis_transform(), label="failed")  # fmt: skip
+    ax.set_xlabel("trial")
+    ax.set_ylabel(criterion)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid()
+    figure.legend(loc="outside upper left", ncols=4)
+    return figure
+
+
+def parameter_importances(importances: Mapping[str, float]) -> Figure:
+    """Share of the criterion's variance that each key explains, largest first.
+
+    Args:
+        importances: Recipe key → share, 0–1.
+    """
+    ordered = sorted(importances.items(), key=lambda item: item[1])
+    figure = new_figure(0.9 + 0.3 * len(ordered))
+    ax = figure.subplots()
+    bars = ax.barh(
+        [key for key, _ in ordered], [100 * share for _, share in ordered], color=SERIES[2]
+    )
+    ax.bar_label(bars, fmt="%.0f %%", padding=3)
+    ax.set_xlim(0, max(10.0, 115 * max(importances.values())))
+    ax.set_xlabel("share of the variance between trials, %")
+    ax.grid(axis="x")
+    return figure
+
+
+def parallel_coordinates(
+    rows: Sequence[Row], space: Mapping[str, Row], *, minimise: bool, criterion: str
+) -> Figure:
+    """One line per complete trial through the values it had; the best in front.
+
+    Args:
+        rows: As in ``tune.json``: ``labels`` and ``value``.
+        space: Recipe key → parameter, as in ``tune.json``.
+        minimise: Whether small values are good.
+        criterion: What the values are, in words.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure = new_figure(3.9)
+    ax = figure.subplots()
+    keys = list(space)
+    done = sorted(_in_state(rows, "complete"), key=lambda r: r["value"], reverse=minimise)
+    done = done[-MOST_LINES:]
+    colours = _colours().reversed() if minimise else _colours()
+    values = [row["value"] for row in done]
+    norm = Normalize(min(values), max(values) + 1e-12)
+    for row in done:
+        y = [_place(space[key], row["labels"][key]) for key in keys]
+        if len(keys) == 1:  # a line needs two places
+            ax.plot([0], y, "o", color=colours(norm(row["value"])))
+        else:
+            last = row is done[-1]
+            ax.plot(range(len(keys)), y, color=BEST if last else colours(norm(row["value"])),
+                    linewidth=2.6 if last else 1.0, alpha=1.0 if last else 0.7)  # fmt: skip
+    for x, key in enumerate(keys):
+        ax.axvline(x, color=QUIET, linewidth=0.8, zorder=0)
+        for place, text in _ticks(space[key]):
+            ax.annotate(text, (x, place), xytext=(3, 0), textcoords="offset points", fontsize=7.5,
+                        va="center", bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0,
+                                           "pad": 0.6})  # fmt: skip
+    size = 8.5 if len(keys) < 6 else 7.5
+    ax.set_xticks(
+        range(len(keys)), [_broken(key, short=len(keys) > 5) for key in keys], fontsize=size
+    )
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlim(-0.3, len(keys) - 0.5)
+    ax.set_yticks([])
+    ax.spines[["left", "bottom"]].set_visible(False)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=ax, fraction=0.04, pad=0.02)
+    bar.set_label(f"{criterion}; the best trial is orange")
+    return figure
+
+
+def slices(rows: Sequence[Row], space: Mapping[str, Row], *, criterion: str) -> Figure:
+    """The value over each key on its own; later trials are darker.
+
+    Args:
+        rows: As in ``tune.json``.
+        space: Recipe key → parameter, as in ``tune.json``.
+        criterion: What the values are, in words.
+    """
+    done = _in_state(rows, "complete")
+    figure, axes = panel_grid(len(space), 2.1, columns=3, extra_in=0.4, sharey=True)
+    for ax, (key, parameter) in zip(axes, space.items(), strict=False):
+        categories = parameter["kind"] == "choice"
+        labels = [row["labels"][key] for row in done]
+        x = [_place(parameter, label) for label in labels] if categories else labels
+        ax.scatter(x, [row["value"] for row in done], c=[row["trial"] for row in done],
+                   cmap=_colours(), s=22, linewidths=0)  # fmt: skip
+        if categories:
+            places = [place for place, _ in _ticks(parameter)]
+            texts = [text for _, text in _ticks(parameter)]
+            ax.set_xticks(places, texts, rotation=30 if max(map(len, texts)) > 5 else 0)
+            ax.set_xlim(-0.15, 1.15)
+        elif parameter["kind"] == "log":
+            ax.set_xscale("log")
+        ax.set_xlabel(key)
+        ax.grid()
+    for ax in axes[:: min(3, len(space))]:
+        ax.set_ylabel(criterion)
+    return figure
+
+
+def intermediate_values(rows: Sequence[Row], *, best: int, unit: str, criterion: str) -> Figure:
+    """What each trial reported on its way; pruned ones end early.
+
+    Args:
+        rows: As in ``tune.json``, with ``reported`` as pairs (step, value).
+        best: Number of the best trial.
+        unit: What a step is.
+        criterion: What was reported, in words.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(3.2)
+    ax = figure.subplots()
+    seen: set[str] = set()
+    shown = sorted(rows, key=lambda row: (row["trial"] == best, row["state"] == "complete"))
+    for row in shown:
+        if not row["reported"] or row["state"] not in ("complete", "pruned"):
+            continue
+        kind = "best" if row["trial"] == best else row["state"]
+        colour = {"best": BEST, "complete": SERIES[2], "pruned": PRUNED}[kind]
+        steps, values = zip(*row["reported"], strict=True)
+        ax.plot(steps, values, "-" if kind != "pruned" else "--", color=colour,
+                linewidth=2.4 if kind == "best" else 1.1, alpha=1 if kind == "best" else 0.75,
+                marker="o" if len(steps) == 1 else None, markersize=3.5,
+                label=kind if kind not in seen else None)  # fmt: skip
+        seen.add(kind)
+    ax.set_xlabel(unit)
+    ax.set_ylabel(criterion)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid()
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def short(label: Any) -> str:
+    """A label where space is scarce: of a table its kind.
+
+    >>> short('{"kind":"cosine","floor":0.0}'), short(0.0001), short(True)
+    ('cosine', '0.0001', 'yes')
+    """
+    if isinstance(label, bool):
+        return "yes" if label else "no"
+    if isinstance(label, (int, float)):
+        return f"{label:.3g}"
+    if str(label).startswith(("{", "[")):
+        value = json.loads(label)
+        if isinstance(value, dict) and "kind" in value:
+            return str(value["kind"])
+    return str(label)
+
+
+def _in_state(rows: Sequence[Row], state: str) -> list[Row]:
+    return [row for row in rows if row["state"] == state]
+
+
+def _colours() -> Colormap:
+    """Light to dark, without the lightest, which vanish on white."""
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.3, 1.0, 256)))
+
+
+def _labels(parameter: Row) -> list[Any]:
+    return [
+        json.dumps(value, separators=(",", ":")) if isinstance(value, (dict, list)) else value
+        for value in parameter["values"]
+    ]
+
+
+def _place(parameter: Row, label: Any) -> float:
+    """Where a label stands on its axis, 0–1."""
+    if parameter["kind"] == "choice":
+        labels = _labels(parameter)
+        return labels.index(label) / max(1, len(labels) - 1)
+    low, high = parameter["low"], parameter["high"]
+    if parameter["kind"] == "log":
+        low, high, label = math.log(low), math.log(high), math.log(label)
+    return float((label - low) / (high - low))
+
+
+def _ticks(parameter: Row) -> list[tuple[float, str]]:
+    if parameter["kind"] == "choice":
+        return [(_place(parameter, label), short(label)) for label in _labels(parameter)]
+    return [(0.0, short(parameter["low"])), (1.0, short(parameter["high"]))]
+
+
+def _broken(key: str, *, short: bool) -> str:
+    """A dotted key on lines of their own, on short ones where space is scarce.
+
+    >>> _broken("training.weight_decay", short=True).splitlines()
+    ['weight', 'decay', '(training)']
+    """
+    table, _, name = key.rpartition(".")
+    words = name.replace("_", "\n" if short else " ")
+    return f"{words}\n({table})" if table else words

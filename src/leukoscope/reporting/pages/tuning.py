@@ -24,7 +24,7 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.figures import tuning as draw
+from leukoscope.reporting.figures import training as draw
 from leukoscope.reporting.formats import plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page

@@ -20,7 +20,7 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.figures.robustness import damage_curves
+from leukoscope.reporting.figures.other_data import damage_curves
 from leukoscope.reporting.formats import difference, interval, number, plural
 from leukoscope.reporting.gallery import Gallery
 

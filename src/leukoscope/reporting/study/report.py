@@ -16,8 +16,7 @@ from leukoscope.reporting.study.card import card_text
 from leukoscope.reporting.study.checklists import write_checklists
 from leukoscope.reporting.study.damaged_images import robustness
 from leukoscope.reporting.study.dashboard import dashboard
-from leukoscope.reporting.study.external import external
-from leukoscope.reporting.study.ood import rejection
+from leukoscope.reporting.study.other_data import external, rejection
 from leukoscope.reporting.study.results import folds
 from leukoscope.reporting.study.shortcuts import shortcuts
 from leukoscope.reporting.study_files import Study, load_study

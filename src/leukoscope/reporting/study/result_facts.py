@@ -17,7 +17,7 @@ from leukoscope.reporting.study import (
     damaged_images,
     decision_tables,
     examples,
-    ood,
+    other_data,
     patient_results,
     shortcuts,
 )
@@ -126,7 +126,7 @@ def patients(study: Study) -> Answer | None:
 
 def rejection(study: Study) -> Answer | None:
     """Test images that the gate declines, and how well it tells synthetic outliers from them."""
-    return shown([ood.rejection_table(study)], "metrics.json", "report.html")
+    return shown([other_data.rejection_table(study)], "metrics.json", "report.html")
 
 
 def class_performance(study: Study) -> Answer | None:
