@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from leukoscope.analyses.compare.comparison import compare_runs
+from leukoscope.analyses.compare.runs import compare_runs
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_csv, write_csv, write_json
 from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder

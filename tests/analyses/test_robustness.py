@@ -18,8 +18,8 @@ from leukoscope.imaging.corruption import HAEMATOLOGY, corrupt
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.pipeline.fitted import FittedRun
 from leukoscope.pipeline.measured import FoldModels, open_run, stored_envelope
+from leukoscope.pipeline.trained_run import FittedRun
 from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.golden import verify_bundle
 from leukoscope.runtime.predictor import load_bundle

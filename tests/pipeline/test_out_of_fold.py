@@ -265,7 +265,7 @@ def test_one_hold_out_says_why_nothing_was_measured() -> None:
 def test_the_model_that_a_foreign_image_is_shown_to_is_calibrated_like_the_bundle(
     result: StudyResult,
 ) -> None:
-    from leukoscope.pipeline.fitted import FittedRun
+    from leukoscope.pipeline.trained_run import FittedRun
 
     fitted = FittedRun.open(result.run.path)
     model, part = fitted.model_for("quick", "grouped", "")

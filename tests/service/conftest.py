@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.service.app import build_app
-from leukoscope.service.models import Models
+from leukoscope.service.model_pool import Models
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics
 

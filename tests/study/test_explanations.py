@@ -17,7 +17,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.pipeline.fitted import FittedRun
+from leukoscope.pipeline.trained_run import FittedRun
 from leukoscope.study.explanations import explain_study
 from leukoscope.study.feature_maps import map_study
 from leukoscope.study.run import run_study
@@ -184,7 +184,7 @@ def test_a_study_whose_recipes_leave_no_model_has_no_maps(run: Path, tmp_path: P
 
 
 def test_without_torch_it_says_what_to_install(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leukoscope.pipeline.fitted.find_spec", lambda name: None)
+    monkeypatch.setattr("leukoscope.pipeline.trained_run.find_spec", lambda name: None)
     assert "needs the optional dependencies [train]" in leukoscope("features", run, code=1)
 
 

@@ -29,11 +29,11 @@ from leukoscope.evaluation.shortcuts import SOURCES
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.pipeline.fitted import FittedRun
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import PerturbedModels
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.store import InputStore
+from leukoscope.pipeline.trained_run import FittedRun
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study import bundling, final_model

@@ -26,10 +26,10 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
 from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
-from leukoscope.pipeline.fitted import RECORD, FittedModel
 from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.progress import Tell
+from leukoscope.pipeline.trained_run import RECORD, FittedModel
 from leukoscope.reporting.figures.heatmaps import audit_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
 from leukoscope.study.explanations import Source

@@ -14,7 +14,6 @@ from leukoscope.core.files import read_json, write_json
 from leukoscope.core.records import load_folds
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
-from leukoscope.pipeline.fitted import FittedRun
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import perturbed_inputs
@@ -22,6 +21,7 @@ from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.store import InputStore
 from leukoscope.pipeline.summary import summarise
+from leukoscope.pipeline.trained_run import FittedRun
 
 
 def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:

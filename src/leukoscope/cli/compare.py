@@ -66,7 +66,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare recipes on the same test images: tables, tests, figures, one page."""
-    from leukoscope.analyses.compare.comparison import compare_runs
+    from leukoscope.analyses.compare.runs import compare_runs
 
     with progress_bars() as show:
         result = compare_runs(

@@ -110,8 +110,8 @@ def _open(
 ) -> MeasuredModels:
     from leukoscope.analyses.robustness import MOST_IMAGES
     from leukoscope.core.errors import UsageError
-    from leukoscope.pipeline.fitted import FittedRun
     from leukoscope.pipeline.measured import open_bundle, open_run
+    from leukoscope.pipeline.trained_run import FittedRun
 
     is_bundle = (run / "bundle.json").is_file()
     if is_bundle and (data is None or out is None):

@@ -23,9 +23,9 @@ from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.robustness import Answers, Sample
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_conditions, measure_quality
-from leukoscope.pipeline.fitted import RECORD, FittedRun
 from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.inputs import stream
+from leukoscope.pipeline.trained_run import RECORD, FittedRun
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle
 

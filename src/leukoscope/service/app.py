@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from leukoscope.core.program import DISCLAIMER, __version__
 from leukoscope.service import page, schemas, uploads
 from leukoscope.service.guard import Guard
-from leukoscope.service.models import Models
+from leukoscope.service.model_pool import Models
 from leukoscope.service.schemas import (
     FORM,
     ModelOut,

@@ -19,7 +19,7 @@ from leukoscope.runtime.outputs import csv_cells, output_columns
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service import uploads, views
 from leukoscope.service.batching import Answer
-from leukoscope.service.models import Models, ServedModel
+from leukoscope.service.model_pool import Models, ServedModel
 from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.uploads import Upload, UploadMemory

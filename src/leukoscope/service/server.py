@@ -108,7 +108,7 @@ def serve(
 
         from leukoscope.service.app import build_app
         from leukoscope.service.graceful import GracefulServer, bounded_protocol
-        from leukoscope.service.models import Models
+        from leukoscope.service.model_pool import Models
         from leukoscope.service.telemetry import Metrics, start_logging
     except ImportError:
         raise MissingExtraError("leukoscope serve", "app") from None

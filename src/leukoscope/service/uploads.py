@@ -21,7 +21,7 @@ from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.heatmap import encode_png, overlay
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service.batching import Answer, QueueFullError
-from leukoscope.service.models import ServedModel
+from leukoscope.service.model_pool import ServedModel
 from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import MIB, ServiceSettings
 

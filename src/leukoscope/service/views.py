@@ -23,7 +23,7 @@ from leukoscope.imaging.segment import segment_leukocytes
 from leukoscope.runtime.heatmap import colour_map
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor
-from leukoscope.service.models import ServedModel
+from leukoscope.service.model_pool import ServedModel
 
 _SHOWN_PX = 480
 _JPEG_QUALITY = 90

@@ -18,8 +18,8 @@ from leukoscope.evaluation.examples import KINDS, choose_examples, in_turn
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
-from leukoscope.pipeline.fitted import FittedModel, FittedRun
 from leukoscope.pipeline.progress import Tell
+from leukoscope.pipeline.trained_run import FittedModel, FittedRun
 from leukoscope.reporting.figures.data import class_grid
 from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, HeatColumn, heat_panel
 from leukoscope.reporting.figures.style import figure_png, house_style, short_title

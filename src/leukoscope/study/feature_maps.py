@@ -28,11 +28,11 @@ from leukoscope.evaluation.feature_space import (
     tsne_map,
     why_no_map,
 )
-from leukoscope.pipeline.fitted import FittedModel, FittedRun
 from leukoscope.pipeline.inputs import load_input, stream
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.store import InputStore
+from leukoscope.pipeline.trained_run import FittedModel, FittedRun
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
 from leukoscope.study.explanations import Source
