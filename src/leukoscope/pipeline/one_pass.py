@@ -37,9 +37,6 @@ from leukoscope.pipeline.inputs import (
 from leukoscope.pipeline.progress import Tell
 
 Numbers = Callable[[Observation], NDArray[np.float64]]
-VIEW = ("ground_share", "cut_out", "outside_share")
-"""What :data:`SEEN` holds: shares of the pixels that show plain ground, and anything lit outside
-leukocytes; and whether the picture shows a cell that was cut out on black."""
 AHEAD = 12  # images that wait, with all that was made of them
 
 
@@ -78,6 +75,8 @@ def _time(seen: Observation) -> NDArray[np.float64]:
 
 
 SEEN = NumberTable("seen", _view)
+"""``ground_share``, ``cut_out``, ``outside_share``: the share of pixels that show plain ground,
+whether the picture shows a cell cut out on black, and the share lit outside leukocytes."""
 TIME = NumberTable("time", _time)
 NUMBERS: Mapping[str, NumberTable] = MappingProxyType(
     {

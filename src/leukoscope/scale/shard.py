@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,8 +210,3 @@ class _Files:
 def poison_failure(name: str, why: str) -> Failure:
     """What stands in the place of an image that ends every process which reads it."""
     return Failure(name, "poison", why, "look at this file with another program")
-
-
-def poisoned(places: Mapping[int, str]) -> tuple[tuple[int, str], ...]:
-    """The form that a :class:`Task` keeps them in."""
-    return tuple(sorted(places.items()))

@@ -35,7 +35,6 @@ from leukoscope.reporting.study_files import History, Study
 MOST_RULES = 24
 _MEASURED = ("val_loss", "val_accuracy")
 MOST_RECIPES = 3
-MOST_MISTAKES = 20
 
 
 def rule_base(study: Study, recipe: str) -> list[Block]:
