@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import ModelConfig, Recipe
-from leukoscope.config.study import DEGRADED, PROBES, DataConfig, StudyConfig
+from leukoscope.config.study import PROBES, DataConfig, StudyConfig
 from leukoscope.core.files import write_csv
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
@@ -28,7 +28,7 @@ from leukoscope.imaging.probe_inputs import transplanted
 from leukoscope.imaging.segment import LeukocyteMasks, segment_leukocytes
 from leukoscope.learning.features import extract_features
 from leukoscope.study import one_pass
-from leukoscope.study.edited import degraded_rows, edited_inputs
+from leukoscope.study.edited import INPUTS, edited_rows
 from leukoscope.study.events import Progress
 from leukoscope.study.inapplicable import inapplicable_probes
 from leukoscope.study.inputs import load_input, observe
@@ -105,8 +105,8 @@ def test_each_file_is_decoded_once_for_all_probes(
     prepare_study(store, config)
     for probe in NUMERIC:
         assert len(probe_numbers(store, probe, config)) == n
-    for name in DEGRADED:
-        store.features(recipe, name, config.seed, rows=degraded_rows(store.data, config.seed))
+    for name in INPUTS:
+        store.features(recipe, name, config.seed, rows=edited_rows(store.data, config.seed))
     assert not decoded
 
 
@@ -189,20 +189,18 @@ def test_a_part_of_a_store_reads_rows_of_the_whole(
     assert not any(tmp_path.iterdir())
 
 
-def test_degraded_images_are_spread_over_classes_and_patients() -> None:
+def test_edited_images_are_spread_over_classes_and_patients() -> None:
     records = tuple(
         ImageRecord(f"i{i}", f"{i}.png", str(i), ("healthy", "all")[i % 10 == 0], f"p{i % 40}")
         for i in range(1000)
     )
     data = Labelled(records, ("healthy", "all"))
-    rows = degraded_rows(data, 7, most=120)
+    rows = edited_rows(data, 7, most=120)
     assert (np.diff(rows) > 0).all()
     assert np.bincount(data.y[rows]).tolist() == [60, 60]
     per_patient = np.unique([records[i].patient_id for i in rows], return_counts=True)[1]
     assert len(per_patient) == 40
-    assert np.array_equal(degraded_rows(data, 7, most=5000), np.arange(1000))
-    config = StudyConfig(data=DataConfig(path="x"), recipes=(load_recipe("quick"),), probes=())
-    assert edited_inputs(config) == list(DEGRADED)
+    assert np.array_equal(edited_rows(data, 7, most=5000), np.arange(1000))
 
 
 def cells_on_black(store: InputStore, out: Path) -> Path:

@@ -39,31 +39,22 @@ from leukoscope.study.store import InputStore, Wanted
 Rows = NDArray[np.int64]
 
 
-DEGRADED_IMAGES = 300
-"""So many images at most are degraded, spread over classes, patients and clusters."""
+EDITED_IMAGES = 300
+"""So many images at most are edited, spread over classes, patients and clusters."""
 
-
-def edited_inputs(config: StudyConfig) -> list[str]:
-    """The inputs that the models of a study are applied to, besides whole images."""
-    return [*(name for name in EDITED if name in config.probes), *DEGRADED]
+INPUTS = (*EDITED, *DEGRADED)
+"""The inputs that the models of a study are applied to, besides whole images."""
 
 
 def edited_wanted(store: InputStore, recipe: Recipe, config: StudyConfig) -> list[Wanted]:
     """Features of edited images that a recipe on a frozen backbone will be applied to."""
     if not recipe.frozen_features:
         return []
-    return [
-        Wanted(recipe, name, edited_rows(store.data, name, config.seed))
-        for name in edited_inputs(config)
-    ]
+    rows = edited_rows(store.data, config.seed)
+    return [Wanted(recipe, name, rows) for name in INPUTS]
 
 
-def edited_rows(data: Labelled, name: str, seed: int) -> Rows | None:
-    """(m,) rows in ascending order of the images that are edited in one way; None means all."""
-    return degraded_rows(data, seed) if name in DEGRADED else None
-
-
-def degraded_rows(data: Labelled, seed: int, most: int = DEGRADED_IMAGES) -> Rows:
+def edited_rows(data: Labelled, seed: int, most: int = EDITED_IMAGES) -> Rows:
     """(m,) rows, at most ``most``, spread evenly over classes and, within them, over units.
 
     Units are patients, or else acquisition clusters. Drawn by seed and image, whatever the folds.
@@ -111,7 +102,7 @@ def run_edited(
     tables: list[PredictionTable] = []
     if not folds:
         return tables
-    models = EditedModels(store, recipe, edited_inputs(config), config.seed)
+    models = EditedModels(store, recipe, INPUTS, config.seed)
     calibrations = _calibrations(store, recipe, folds)
     with progress.step(f"{recipe.name} on edited images") as tell:
         for done, fold in enumerate(folds, start=1):
@@ -225,11 +216,11 @@ class EditedModels:
             yield folder / f"inner{number}"
 
     def _edited(self, name: str) -> Rows | None:
-        return self._degraded if name in DEGRADED else None
+        return None if name == "image" else self._chosen
 
     @cached_property
-    def _degraded(self) -> Rows:
-        return degraded_rows(self.store.data, self.seed)
+    def _chosen(self) -> Rows:
+        return edited_rows(self.store.data, self.seed)
 
     def _apply(self, folder: Path, fold: Fold, name: str) -> Logits:
         rows = self.rows(fold, name)

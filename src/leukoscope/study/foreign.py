@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.study import DEGRADED, EDITED, StudyConfig
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.labels import resolve_class
@@ -21,7 +21,7 @@ from leukoscope.core.records import ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.edited import edited_rows
+from leukoscope.study.edited import INPUTS, edited_rows
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.evidence import gather_evidence
 from leukoscope.study.foreign_csv import ForeignTable, read_foreign_csv
@@ -237,10 +237,9 @@ def _rows_of(
         probs = np.stack([of_image[r.image_id] for r in records])
         return [_table(store.data, records, probs, _name(source), "image")]
     assert isinstance(source, ForeignModel)
-    found = []
-    for name in ("image", *EDITED, *DEGRADED):
-        rows = edited_rows(store.data, name, seed)
-        rows = np.arange(len(store.data.records)) if rows is None else rows
+    found, edited = [], edited_rows(store.data, seed)
+    for name in ("image", *INPUTS):
+        rows = np.arange(len(store.data.records)) if name == "image" else edited
         probs = _predict(source, store, name, rows, progress)
         shown = name if name == "image" else MODEL_ON + name
         records = [store.data.records[row] for row in rows]

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
-from leukoscope.config.study import DEGRADED, StudyConfig
+from leukoscope.config.study import EDITED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.measurements import audit_image
 from leukoscope.evaluation.conformal import fewest_for
 from leukoscope.evaluation.intervals import MIN_GROUPS
-from leukoscope.study.edited import DEGRADED_IMAGES, edited_inputs
+from leukoscope.study.edited import EDITED_IMAGES, INPUTS
 from leukoscope.study.events import Listener
 from leukoscope.study.inputs import load_input, observe
 from leukoscope.study.picture_scale import PictureScale
@@ -116,9 +116,9 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
             disk_mb += n * 0.006
             model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
         disk_mb += jobs * model_mb
-        edited = [name for name in edited_inputs(config) if name not in DEGRADED]
-        shown = len(DEGRADED) * min(n, DEGRADED_IMAGES)  # a frozen backbone has seen the others
-        shown += 0 if recipe.frozen_features else n * len(protocols) * len(edited)
+        shown = len(INPUTS) * min(n, EDITED_IMAGES)
+        if not recipe.frozen_features:  # features serve all protocols
+            shown += len(EDITED) * min(n, EDITED_IMAGES) * (len(protocols) - 1)
         step = f"{recipe.name} on edited images"
         steps.append(PlannedStep(step, f"{shown} images", shown * times.forward))
     for probe in config.probes:

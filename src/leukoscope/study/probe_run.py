@@ -13,7 +13,6 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.core.records import load_folds
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.study.edited import edited_inputs
 from leukoscope.study.events import Listener, Progress
 from leukoscope.study.evidence import gather_evidence
 from leukoscope.study.fitted import FittedRun
@@ -43,9 +42,7 @@ def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
     metrics = read_json(fitted.run.metrics)
     there = {row["probe"] for row in metrics["probes"]}
     there |= {row["probe"] for row in metrics.get("shortcuts", {}).get("inapplicable", ())}
-    shown = {row["input"] for row in metrics.get("model_on", ())}
-    bare = [name for name in edited_inputs(wanted) if name not in shown and fitted.has_models]
-    return [name for name in wanted.probes if name not in there or name in bare]
+    return [name for name in wanted.probes if name not in there]
 
 
 def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> dict[str, Any]:
