@@ -117,7 +117,7 @@ def repeat(whole: Whole, number: int, folder: Path, judged: bool = True) -> dict
     )
     # Those degraded images that are left, instead of others in each repetition.
     kept = np.flatnonzero(np.isin(store.mine, whole.degraded))
-    setattr(perturbed, "degraded_rows", lambda data, seed: kept)  # noqa: B010
+    setattr(perturbed, "perturbed_rows", lambda data, seed: kept)  # noqa: B010
     tables = fit_all(store, plan.folds, config)
     metrics = study(store, plan, tables, config, audit, whole.control if judged else None)
     tested = concatenate([t.select(part="test") for t in tables if t.protocol[0] != FINAL])

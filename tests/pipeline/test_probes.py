@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import ModelConfig, Recipe
-from leukoscope.config.study import DEGRADED, PROBES, DataConfig, StudyConfig
+from leukoscope.config.study import PROBES, DataConfig, StudyConfig
 from leukoscope.core.files import write_csv
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
@@ -38,7 +38,7 @@ from leukoscope.pipeline.inputs import (
 )
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.one_pass import NUMBERS, without_cell_sizes
-from leukoscope.pipeline.perturbed import degraded_rows, perturbed_inputs
+from leukoscope.pipeline.perturbed import INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import (
     NUMERIC,
     forest_logits,
@@ -109,8 +109,8 @@ def test_each_file_is_decoded_once_for_all_probes(
     prepare_study(store, config)
     for probe in NUMERIC:
         assert len(probe_numbers(store, probe, config)) == n
-    for name in DEGRADED:
-        store.features(recipe, name, config.seed, rows=degraded_rows(store.data, config.seed))
+    for name in INPUTS:
+        store.features(recipe, name, config.seed, rows=perturbed_rows(store.data, config.seed))
     assert not decoded
 
 
@@ -193,20 +193,18 @@ def test_a_part_of_a_store_reads_rows_of_the_whole(
     assert not any(tmp_path.iterdir())
 
 
-def test_degraded_images_are_spread_over_classes_and_patients() -> None:
+def test_edited_images_are_spread_over_classes_and_patients() -> None:
     records = tuple(
         ImageRecord(f"i{i}", f"{i}.png", str(i), ("healthy", "all")[i % 10 == 0], f"p{i % 40}")
         for i in range(1000)
     )
     data = Labelled(records, ("healthy", "all"))
-    rows = degraded_rows(data, 7, most=120)
+    rows = perturbed_rows(data, 7, most=120)
     assert (np.diff(rows) > 0).all()
     assert np.bincount(data.y[rows]).tolist() == [60, 60]
     per_patient = np.unique([records[i].patient_id for i in rows], return_counts=True)[1]
     assert len(per_patient) == 40
-    assert np.array_equal(degraded_rows(data, 7, most=5000), np.arange(1000))
-    config = StudyConfig(data=DataConfig(path="x"), recipes=(load_recipe("quick"),), probes=())
-    assert perturbed_inputs(config) == list(DEGRADED)
+    assert np.array_equal(perturbed_rows(data, 7, most=5000), np.arange(1000))
 
 
 def cells_on_black(store: InputStore, out: Path) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from leukoscope.analyses.foreign_inputs import ForeignModel, ForeignTable, read_foreign_csv
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.study import DEGRADED, PERTURBED, StudyConfig
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.labels import resolve_class
@@ -29,7 +29,7 @@ from leukoscope.pipeline.folds import ProtocolPlan, plan_protocols
 from leukoscope.pipeline.inapplicable import inapplicable_probes
 from leukoscope.pipeline.inputs import load_input, stream
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import perturbed_rows
+from leukoscope.pipeline.perturbed import INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import prepare_study, run_probe
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.shortcut_summary import MODEL_ON, Evidence, add_verdict, model_on_entries
@@ -291,10 +291,9 @@ def _rows_of(
         probs = np.stack([of_image[r.image_id] for r in records])
         return [_table(store.data, records, probs, _name(source), "image")]
     assert isinstance(source, ForeignModel)
-    found = []
-    for name in ("image", *PERTURBED, *DEGRADED):
-        rows = perturbed_rows(store.data, name, seed)
-        rows = np.arange(len(store.data.records)) if rows is None else rows
+    found, perturbed = [], perturbed_rows(store.data, seed)
+    for name in ("image", *INPUTS):
+        rows = np.arange(len(store.data.records)) if name == "image" else perturbed
         probs = _predict(source, store, name, rows, progress)
         shown = name if name == "image" else MODEL_ON + name
         records = [store.data.records[row] for row in rows]

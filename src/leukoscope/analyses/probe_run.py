@@ -16,7 +16,6 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import perturbed_inputs
 from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.store import InputStore
@@ -43,9 +42,7 @@ def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
     metrics = read_json(fitted.run.metrics)
     there = {row["probe"] for row in metrics["probes"]}
     there |= {row["probe"] for row in metrics.get("shortcuts", {}).get("inapplicable", ())}
-    shown = {row["input"] for row in metrics.get("model_on", ())}
-    bare = [name for name in perturbed_inputs(wanted) if name not in shown and fitted.has_models]
-    return [name for name in wanted.probes if name not in there or name in bare]
+    return [name for name in wanted.probes if name not in there]
 
 
 def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> dict[str, Any]:

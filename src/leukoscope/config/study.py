@@ -35,7 +35,6 @@ ProbeName = Literal[
 PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
 DEFAULT_PROBES: tuple[ProbeName, ...] = (
     "colour-only",
-    "background-only",
     "ground-only",
     "grain-only",
     "frame-only",
@@ -44,12 +43,12 @@ DEFAULT_PROBES: tuple[ProbeName, ...] = (
     "count-only",
     "shape-only",
     "order-only",
-    "cells-only",
     "scale-bar-only",
     "stain-neutral",
 )
 """One or two for each source of shortcut, what the share that survives without stain needs, and
-those that say what morphology alone gives."""
+those that say what numbers of the leukocytes alone give. Those left out judge nothing, and each
+costs a pass of the network over all images."""
 
 PERTURBED: tuple[ProbeName, ...] = ("background-only", "cells-only", "stain-neutral")
 """Probe inputs that the trained model is applied to as well, though it never saw such images."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import TrainingError
 
-_GRADIENT_TOLERANCE = 1e-5
+_GRADIENT_TOLERANCE = 1e-4  # of the scaled problem, whose curvature is near 1
+_LEAST_CURVATURE = 1e-4
 _MAX_ITERATIONS = 500
 
 
@@ -44,6 +45,7 @@ class LinearHead:
 @cache
 def _linear_algebra() -> Any:
     """The loaded BLAS libraries; to look for them takes as long as a fit."""
+    import scipy.optimize  # noqa: F401  (brings a library of its own, which must be found too)
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
@@ -96,7 +98,7 @@ def fit_linear_head(
     _check(X, y, c_grid, has_val)
     problem = _Problem.of(X, y, n_classes, class_weight)
     fits, history = [], []
-    start = np.zeros(n_classes * (X.shape[1] + 1))
+    start = problem.start
     for c in sorted(c_grid):
         start = problem.solve(c, start)
         fits.append(problem.raw(start))
@@ -145,9 +147,21 @@ def _log_loss(logits: NDArray[np.float64], y: NDArray[np.integer]) -> float:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Standardised features (float32, for speed) and targets of one fit."""
+    """Standardised features of one fit in the basis of their principal axes, and its targets.
 
-    X: NDArray[np.float32]
+    A rotation leaves the penalty as it is, and weights outside the span of the images are zero at
+    the optimum. In this basis the curvature is nearly diagonal, so that a scale for each axis
+    makes a fit several times shorter. float32, for speed.
+
+    Attributes:
+        Z: (n, r) standardised features along the principal axes.
+        axes: (D, r) of them.
+        variance: (r,) along each.
+    """
+
+    Z: NDArray[np.float32]
+    axes: NDArray[np.float32]
+    variance: NDArray[np.float64]
     y: NDArray[np.integer]
     w: NDArray[np.float32]
     mean: NDArray[np.float64]
@@ -166,8 +180,16 @@ class _Problem:
         sd = X.std(axis=0, dtype=np.float64)
         sd[sd < 1e-12] = 1.0  # a constant feature says nothing
         standard = ((X - mean.astype(np.float32)) / sd.astype(np.float32)).astype(np.float32)
+        with _linear_algebra().limit(limits=1, user_api="blas"):
+            axes, variance = _principal_axes(standard)
+            Z = standard @ axes
         weights = np.ones(n_classes) if class_weight is None else class_weight
-        return cls(standard, y, weights[y].astype(np.float32), mean, sd, n_classes)
+        return cls(Z, axes, variance, y, weights[y].astype(np.float32), mean, sd, n_classes)
+
+    @property
+    def start(self) -> NDArray[np.float64]:
+        """Parameters of a head that says nothing."""
+        return np.zeros(self.n_classes * (self.Z.shape[1] + 1))
 
     def solve(self, c: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
         """L-BFGS on the objective divided by c · Σ w, which keeps its scale near 1."""
@@ -176,22 +198,39 @@ class _Problem:
         penalty = 1.0 / (c * float(self.w.sum()))
         # Products of 4 columns are too thin to share; threads that wait make them 30 times slower.
         with _linear_algebra().limit(limits=1, user_api="blas"):
+            scale = self._scale(start, penalty)
             result = minimize(
-                self._loss,
-                start,
-                args=(penalty,),
+                self._scaled_loss,
+                start * scale,
+                args=(scale, penalty),
                 jac=True,
                 method="L-BFGS-B",
                 options={"gtol": _GRADIENT_TOLERANCE, "ftol": 1e-12, "maxiter": _MAX_ITERATIONS},
             )
         if not np.isfinite(result.fun):
             raise TrainingError(f"the linear head diverged (c = {c}): {result.message}")
-        return np.asarray(result.x, dtype=np.float64)
+        return np.asarray(result.x / scale, dtype=np.float64)
+
+    def _scale(self, start: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
+        """Square root of about the curvature of the objective in each parameter."""
+        parameters = start.reshape(self.n_classes, -1)
+        z = self.Z @ parameters[:, :-1].T.astype(np.float32) + parameters[:, -1]
+        exp = np.exp(z - z.max(axis=1, keepdims=True))
+        p = exp / exp.sum(axis=1, keepdims=True)
+        curvature = max(_LEAST_CURVATURE, float((p * (1 - p)).mean()))
+        each = np.sqrt(np.append(curvature * self.variance + penalty, curvature))
+        return np.tile(each, self.n_classes)
+
+    def _scaled_loss(
+        self, flat: NDArray[np.float64], scale: NDArray[np.float64], penalty: float
+    ) -> tuple[float, NDArray[np.float64]]:
+        loss, gradient = self._loss(flat / scale, penalty)
+        return loss, gradient / scale
 
     def _loss(self, flat: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
         parameters = flat.reshape(self.n_classes, -1)
         weight, bias = parameters[:, :-1], parameters[:, -1]
-        z = self.X @ weight.T.astype(np.float32) + bias.astype(np.float32)
+        z = self.Z @ weight.T.astype(np.float32) + bias.astype(np.float32)
         z -= z.max(axis=1, keepdims=True)
         rows = np.arange(len(self.y))
         exp = np.exp(z)
@@ -202,7 +241,7 @@ class _Problem:
         error[rows, self.y] -= 1
         error *= self.w[:, None] / norm
         gradient = np.empty_like(parameters)
-        gradient[:, :-1] = error.T @ self.X
+        gradient[:, :-1] = error.T @ self.Z
         gradient[:, :-1] += penalty * weight
         gradient[:, -1] = error.sum(axis=0, dtype=np.float64)
         return loss + 0.5 * penalty * float(np.vdot(weight, weight)), gradient.ravel()
@@ -210,11 +249,23 @@ class _Problem:
     def raw(self, flat: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The standardisation folded into weight and bias."""
         parameters = flat.reshape(self.n_classes, -1)
-        weight = parameters[:, :-1] / self.sd
+        weight = parameters[:, :-1] @ self.axes.T / self.sd
         return weight, parameters[:, -1] - weight @ self.mean
 
     def standardised(
         self, weight: NDArray[np.float64], bias: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """The inverse of :meth:`raw`."""
-        return np.column_stack([weight * self.sd, bias + weight @ self.mean]).ravel()
+        return np.column_stack([weight * self.sd @ self.axes, bias + weight @ self.mean]).ravel()
+
+
+def _principal_axes(
+    standard: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """(D, r) orthonormal axes of (n, D) features, r = min(n, D), and the variance along each."""
+    n, d = standard.shape
+    if n >= d:
+        variance, axes = np.linalg.eigh(standard.T @ standard / n)
+        return axes, np.maximum(variance.astype(np.float64), 0.0)
+    _, singular, axes = np.linalg.svd(standard, full_matrices=False)
+    return axes.T, singular.astype(np.float64) ** 2 / n

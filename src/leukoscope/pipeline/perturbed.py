@@ -36,31 +36,24 @@ from leukoscope.pipeline.shortcut_summary import MODEL_ON
 from leukoscope.pipeline.store import InputStore, Wanted
 
 Rows = NDArray[np.int64]
-DEGRADED_IMAGES = 300
-"""So many images at most are degraded, spread over classes, patients and clusters."""
 
 
-def perturbed_inputs(config: StudyConfig) -> list[str]:
-    """The inputs that the models of a study are applied to, besides whole images."""
-    return [*(name for name in PERTURBED if name in config.probes), *DEGRADED]
+PERTURBED_IMAGES = 300
+"""So many images at most are perturbed, spread over classes, patients and clusters."""
+
+INPUTS = (*PERTURBED, *DEGRADED)
+"""The inputs that the models of a study are applied to, besides whole images."""
 
 
 def perturbed_wanted(store: InputStore, recipe: Recipe, config: StudyConfig) -> list[Wanted]:
     """Features of perturbed images that a recipe on a frozen backbone will be applied to."""
     if not recipe.frozen_features:
         return []
-    return [
-        Wanted(recipe, name, perturbed_rows(store.data, name, config.seed))
-        for name in perturbed_inputs(config)
-    ]
+    rows = perturbed_rows(store.data, config.seed)
+    return [Wanted(recipe, name, rows) for name in INPUTS]
 
 
-def perturbed_rows(data: Labelled, name: str, seed: int) -> Rows | None:
-    """(m,) rows in ascending order of the images that are perturbed in one way; None means all."""
-    return degraded_rows(data, seed) if name in DEGRADED else None
-
-
-def degraded_rows(data: Labelled, seed: int, most: int = DEGRADED_IMAGES) -> Rows:
+def perturbed_rows(data: Labelled, seed: int, most: int = PERTURBED_IMAGES) -> Rows:
     """(m,) rows, at most ``most``, spread evenly over classes and, within them, over units.
 
     Units are patients, or else acquisition clusters. Drawn by seed and image, whatever the folds.
@@ -108,7 +101,7 @@ def run_perturbed(
     tables: list[PredictionTable] = []
     if not folds:
         return tables
-    models = PerturbedModels(store, recipe, perturbed_inputs(config), config.seed)
+    models = PerturbedModels(store, recipe, INPUTS, config.seed)
     calibrations = _calibrations(store, recipe, folds)
     with progress.step(f"{recipe.name} on edited images") as tell:
         for done, fold in enumerate(folds, start=1):
@@ -222,11 +215,11 @@ class PerturbedModels:
             yield folder / f"inner{number}"
 
     def _perturbed(self, name: str) -> Rows | None:
-        return self._degraded if name in DEGRADED else None
+        return None if name == "image" else self._chosen
 
     @cached_property
-    def _degraded(self) -> Rows:
-        return degraded_rows(self.store.data, self.seed)
+    def _chosen(self) -> Rows:
+        return perturbed_rows(self.store.data, self.seed)
 
     def _apply(self, folder: Path, fold: Fold, name: str) -> Logits:
         rows = self.rows(fold, name)

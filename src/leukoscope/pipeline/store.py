@@ -106,7 +106,12 @@ class InputStore:
         if self.parent is not None:
             self.parent.prepare(wanted, tables, seed)
             return
-        paths = {self.features_path(w.recipe, w.variant, seed, w.rows): w for w in wanted}
+        wanted = [w for w in wanted if w.rows is None] + [w for w in wanted if w.rows is not None]
+        paths: dict[Path, Wanted] = {}
+        for w in wanted:
+            of_all = self.features_path(w.recipe, w.variant, seed)
+            if w.rows is None or not (of_all in paths or _is_whole(of_all)):
+                paths[self.features_path(w.recipe, w.variant, seed, w.rows)] = w
         missing = {path: w for path, w in paths.items() if not _is_whole(path)}
         bare = {self._table_path(t.name): t for t in tables}
         bare = {path: table for path, table in bare.items() if not _is_whole(path)}
@@ -161,6 +166,9 @@ class InputStore:
                 found = self.parent.features(recipe, variant, seed, rows=mine[order])
                 return found[np.argsort(order)]
             self.prepare([Wanted(recipe, variant, rows)], [], seed)
+            of_all = self.features_path(recipe, variant, seed)
+            if rows is not None and _is_whole(of_all):
+                return np.asarray(np.load(of_all, mmap_mode="r")[rows])
             return np.asarray(np.load(self.features_path(recipe, variant, seed, rows)))
         network = self.network(recipe, seed)
 

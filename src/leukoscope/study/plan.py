@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
-from leukoscope.config.study import DEGRADED, StudyConfig
+from leukoscope.config.study import PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
@@ -23,7 +23,7 @@ from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.pipeline.inapplicable import PictureScale
 from leukoscope.pipeline.inputs import GROUND, load_input, observe
 from leukoscope.pipeline.one_pass import NumberTable
-from leukoscope.pipeline.perturbed import DEGRADED_IMAGES, perturbed_inputs
+from leukoscope.pipeline.perturbed import INPUTS, PERTURBED_IMAGES
 from leukoscope.pipeline.probes import NUMERIC, probe_recipe, table_of
 from leukoscope.pipeline.progress import Listener
 
@@ -115,9 +115,9 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
             disk_mb += n * 0.006
             model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
         disk_mb += jobs * model_mb
-        perturbed = [name for name in perturbed_inputs(config) if name not in DEGRADED]
-        shown = len(DEGRADED) * min(n, DEGRADED_IMAGES)  # a frozen backbone has seen the others
-        shown += 0 if recipe.frozen_features else n * len(protocols) * len(perturbed)
+        shown = len(INPUTS) * min(n, PERTURBED_IMAGES)
+        if not recipe.frozen_features:  # features serve all protocols
+            shown += len(PERTURBED) * min(n, PERTURBED_IMAGES) * (len(protocols) - 1)
         step = f"{recipe.name} on edited images"
         steps.append(PlannedStep(step, f"{shown} images", shown * times.forward))
     for probe in config.probes:
