@@ -49,7 +49,7 @@ def config(**changes: Any) -> StudyConfig:
 
 def results(protocol: str, harder: float = 0.0, **changes: Any) -> FoldResults:
     table, folds = drawn(protocol, harder)
-    return FoldResults.of(table, folds, "quick", protocol, config(**changes))
+    return FoldResults.of(table, folds, "quick", protocol, config(**changes), {})
 
 
 def patients(test: FoldResults) -> dict[str, str]:

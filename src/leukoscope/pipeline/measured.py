@@ -15,12 +15,13 @@ from leukoscope.config.base import validate
 from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_bytes, sha256_file, write_csv, write_json
-from leukoscope.core.records import ImageRecord, Manifest, load_folds
+from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.robustness import Answers, Sample
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_conditions, measure_quality
 from leukoscope.pipeline.folds import groups_of, unit_of
@@ -110,7 +111,7 @@ def open_run(
     """
     names = list(dict.fromkeys(recipes)) or [fitted.choose(None, protocol)[0]]
     if protocol is None:
-        fair = (p for p in _FAIREST if all(fitted.folds(name, p) for name in names))
+        fair = (p for p in _FAIREST if all(fitted.finished_folds(name, p) for name in names))
         protocol = next(fair, None)
     chosen = [fitted.choose(name, protocol) for name in names]
     protocol = chosen[0][1]
@@ -119,7 +120,7 @@ def open_run(
     records = [r for r in fitted.manifest.usable if r.image_id in shared]
     if not records:
         raise DataError(f"{fitted.run.path}: {', '.join(names)} share no test image")
-    folds = load_folds(fitted.run.splits)
+    folds = fitted.splits
     groups = groups_of(folds).get(protocol, {})
     class_names = fitted.test_table(names[0], protocol).class_names
     return MeasuredModels(
@@ -204,7 +205,7 @@ class FoldModels:
     @property
     def fingerprint(self) -> str:
         """Hash of the records of all fits."""
-        folds = self.fitted.folds(self.name, self.protocol)
+        folds = self.fitted.finished_folds(self.name, self.protocol)
         paths = [self.fitted.run.model(self.name, self.protocol, fold) / RECORD for fold in folds]
         return sha256_bytes("".join(map(sha256_file, paths)).encode())
 
@@ -341,15 +342,16 @@ def _number(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry[name] for name in ("value", "low", "high")}
 
 
-def stored_envelope(run: RunFolder, recipe: str) -> Envelope | None:
+def stored_envelope(files: RunFiles, recipe: str) -> Envelope | None:
     """The envelope that ``robustness`` measured for a recipe of this run, if it did.
 
     Raises:
         DataError: ``robustness.json`` is damaged.
         ConfigError: It holds no valid envelope.
     """
-    if not run.robustness.is_file():
+    path = files.run.robustness
+    if not path.is_file():
         return None
-    models: Sequence[Mapping[str, Any]] = read_json(run.robustness).get("recipes", ())
+    models: Sequence[Mapping[str, Any]] = files.robustness.get("recipes", ())
     found = next((m.get("envelope") for m in models if m["recipe"] == recipe), None)
-    return None if found is None else validate(Envelope, found, str(run.robustness))
+    return None if found is None else validate(Envelope, found, str(path))
