@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from leukoscope.config.base import validate
 from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json, sha256_bytes, sha256_file, write_csv, write_json
+from leukoscope.core.files import sha256_bytes, sha256_file
 from leukoscope.core.records import ImageRecord, Manifest
-from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.conformal import prediction_sets
@@ -34,8 +33,6 @@ Image = NDArray[np.uint8]
 Picture = Callable[[ImageRecord], Image]
 Measures = dict[str, list[float]]
 _FAIREST = ("grouped", "deduplicated")  # no leak, and groups enough for an interval
-COLUMNS = ("recipe", "corruption", "severity", "level", "metric", "value", "low", "high")
-METRICS = ("accuracy", "ece", "difference", "review", "reject")
 Kept = tuple[Answers, dict[str, list[float]]]
 
 
@@ -288,58 +285,6 @@ def _look(image: Image) -> dict[str, float]:
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> Measures:
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def load_answers(path: Path, key: str) -> Kept | None:
-    """Answers that were kept, or None where there are none, of other images or models."""
-    if not path.is_file():
-        return None
-    try:
-        value = read_json(path)
-        if value["key"] != key:
-            return None
-        answers = Answers(
-            np.array(value["probs"], np.float64),
-            np.array(value["review"], np.bool_),
-            None if value["reject"] is None else np.array(value["reject"], np.bool_),
-        )
-        return answers, value["looks"]
-    except (DataError, KeyError, TypeError, ValueError):
-        return None  # damaged: measure it again
-
-
-def save_answers(path: Path, key: str, kept: Kept) -> None:
-    """Keep answers; a kill leaves the file whole or absent."""
-    answers, looks = kept
-    write_json(
-        path,
-        {
-            "key": key,
-            "probs": answers.probs.tolist(),
-            "review": answers.review.tolist(),
-            "reject": None if answers.reject is None else answers.reject.tolist(),
-            "looks": looks,
-        },
-    )
-
-
-def save_result(run: RunFolder, result: Mapping[str, Any]) -> None:
-    """Write ``robustness.json`` and the same as a table of one row a number."""
-    write_json(run.robustness, result)
-    rows: list[dict[str, Any]] = []
-    for model in result["recipes"]:
-        for condition in (model["clean"], *model["conditions"]):
-            head = {name: condition[name] for name in ("corruption", "severity", "level")}
-            rows += [
-                {"recipe": model["recipe"], **head, "metric": metric, **_number(condition[metric])}
-                for metric in METRICS
-                if metric in condition
-            ]
-    write_csv(run.robustness_table, COLUMNS, rows)
-
-
-def _number(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry[name] for name in ("value", "low", "high")}
 
 
 def stored_envelope(files: RunFiles, recipe: str) -> Envelope | None:
