@@ -47,7 +47,7 @@ HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
 
 
 def job_seed(seed: int, *names: object) -> int:
-    """A seed that hangs on the study's seed and the job's name, not on the order of jobs."""
+    """A seed that depends on the study's seed and the fit's name, not on the order of fits."""
     return zlib.crc32(":".join(str(name) for name in (seed, *names)).encode()) % 2**31
 
 
@@ -199,26 +199,21 @@ class HeadTrainer:
         self, rows: PartRows, folder: Path, seed: int, tell: Tell, gate: GateKeeper | None = None
     ) -> dict[str, Logits]:
         """See :class:`~leukoscope.pipeline.inner_folds.Trainer`; it takes seconds."""
-        wanted = dict(rows)
-        parts = {} if gate is None else gate.parts(rows)
-        if gate is not None:
-            wanted[OUTLIERS] = parts[OUTLIERS]
-        if isinstance(self.recipe.training, LinearHeadTraining):
-            logits = _fit_linear(
-                self.recipe, self.network, self.features, self.data, folder, wanted
-            )
-        else:
-            logits = _fit_classifier(
-                self.recipe, self.network, self.features, self.data, folder, seed, wanted
-            )
-        if gate is not None:
-            unread = np.empty((len(parts["train"]), 0))
-            seen = {
-                part: (self.features[numbers], logits.get(part, unread))
-                for part, numbers in parts.items()
-            }
-            gate.keep(folder, parts, seen)
+        if gate is None:
+            return self._fit_and_apply(rows, folder, seed)
+        parts = gate.parts(rows)
+        logits = self._fit_and_apply({**rows, OUTLIERS: parts[OUTLIERS]}, folder, seed)
+        unread = np.empty((len(parts["train"]), 0))  # the gate reads no logits of what was trained
+        seen = {p: (self.features[of], logits.get(p, unread)) for p, of in parts.items()}
+        gate.keep(folder, parts, seen)
         return logits
+
+    def _fit_and_apply(self, rows: PartRows, folder: Path, seed: int) -> dict[str, Logits]:
+        """Fit the classifier of the recipe, write it, and apply it to all parts but ``train``."""
+        recipe, network, features, data = self.recipe, self.network, self.features, self.data
+        if isinstance(recipe.training, LinearHeadTraining):
+            return _fit_linear(recipe, network, features, data, folder, rows)
+        return _fit_classifier(recipe, network, features, data, folder, seed, rows)
 
 
 def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, later: int = 0) -> None:

@@ -90,7 +90,7 @@ def compare_runs(
     candidates, copies = candidates_of(sources)
     boards = make_leaderboards(candidates, protocols)
     candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
-    settings = Settings(metric, against, sampling(sources[0].config))
+    settings = Settings(metric, against, sampling(sources[0].files.config))
     check_settings(settings, boards)
     comparison = _head(runs, out, sources, settings)
     comparison["notes"] += copies
