@@ -59,7 +59,7 @@ class UnseenImages:
             DataError: A fold of the protocol is not finished, or none was made.
         """
         protocol = promised_protocol(fold.protocol for fold in files.splits)
-        own = files.folds_under(protocol)
+        own = () if protocol is None else files.folds_under(protocol)
         if not own:
             raise DataError(
                 f"{files.run.splits}: no protocol holds images out, so nothing can calibrate a "
