@@ -129,7 +129,7 @@ def export_bundle(
         versions=package_versions(),
         licence="as the training data; see LICENSE",
     )
-    files = {
+    packed = {
         MODEL: graph,
         **({MODEL_INT8: quantised} if quantised and _serves_int8(servings) else {}),
         "ood.safetensors": gate.to_bytes(),
@@ -139,7 +139,7 @@ def export_bundle(
         **of_cases,
         **golden_files(phantoms, engine.run(golden)["logits"], servings=answers),
     }
-    return save_bundle(out, record, files)
+    return save_bundle(out, record, packed)
 
 
 def _material(
