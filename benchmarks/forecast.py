@@ -72,9 +72,9 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.learning.checkpoint import load_head
 from leukoscope.pipeline import perturbed
 from leukoscope.pipeline.evidence import gather_evidence
-from leukoscope.pipeline.fitting import job_of_features, job_seed
+from leukoscope.pipeline.fitting import HeadTrainer, job_seed
 from leukoscope.pipeline.folds import FINAL, ProtocolPlan, final_fold, plan_protocols
-from leukoscope.pipeline.jobs import Labelled, calibrate_jobs, run_job
+from leukoscope.pipeline.jobs import Labelled, calibrate_fits, part_rows, write_fit
 from leukoscope.pipeline.out_of_fold import UnseenImages
 from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Progress
@@ -137,18 +137,19 @@ def fit_all(
     """As ``fit_recipe``, without the gate for foreign images, which takes no part in this."""
     recipe = config.recipes[0]
     features = store.features(recipe, "image", config.seed)
-    make = job_of_features(store, recipe, features, store.data, config.seed)
+    trainer = HeadTrainer.of(store, recipe, features, store.data, config.seed)
     tables = []
     for fold in folds:
         folder = store.run.model(recipe.name, fold.protocol, fold.fold)
         seed = job_seed(config.seed, recipe.name, fold.protocol, fold.fold)
-        job = make(folder, seed, lambda done, total: None)
-        tables.append(run_job(store.data, fold, recipe.name, "image", folder, job))
+        rows = part_rows(store.data, fold)
+        logits = trainer.fit(rows, folder, seed, lambda done, total: None)
+        tables.append(write_fit(store.data, fold, recipe.name, "image", folder, logits))
 
     def folder_of(fold: Fold) -> Path:
         return store.run.model(recipe.name, fold.protocol, fold.fold)
 
-    return calibrate_jobs(folds, tables, folder_of, PROTOCOLS)
+    return calibrate_fits(folds, tables, folder_of, PROTOCOLS)
 
 
 def study(

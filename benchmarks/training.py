@@ -32,7 +32,7 @@ from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.learning.augment import augment_batch, build_augmentation
 from leukoscope.learning.backbones import ToInput, build_network
-from leukoscope.pipeline.gradient_job import GradientJob
+from leukoscope.pipeline.gradient_training import GradientTrainer
 from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.progress import Progress
@@ -71,8 +71,8 @@ def finetune(
     pixels = store.pixels(recipe)
     views = store.views(recipe, pixels, 42)
     cached = time.perf_counter() - start
-    job = GradientJob(recipe, pixels, views, data, folder / "model", 42, lambda *_: None)
-    logits = job(rows)
+    trainer = GradientTrainer(recipe, pixels, views, data)
+    logits = trainer.fit(rows, folder / "model", 42, lambda *_: None)
     history = np.genfromtxt(folder / "model" / "history.csv", delimiter=",", names=True)
     best = int(np.argmin(history["val_loss"]))
     y = data.y

@@ -22,6 +22,7 @@ from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import log_probs
 from leukoscope.evaluation.leaderboard import holm_adjusted
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.predictor import load_bundle
@@ -210,7 +211,7 @@ def test_members_that_do_not_fit_are_refused(
     copy.predictions.unlink()
     with pytest.raises(DataError, match="the run is not finished"):
         load_members([copy.path])
-    with pytest.raises(ConfigError, match="is missing"):
+    with pytest.raises(DataError, match="there is no such folder"):
         load_members([tmp_path / "nowhere"])
     recipe = tmp_path / "both.toml"
     recipe.write_text(
@@ -222,16 +223,17 @@ def test_members_that_do_not_fit_are_refused(
 
 def test_folds_are_a_part_of_the_check(study: StudyResult) -> None:
     first, second = load_members([study.run.path])[:2]
-    fewer = tuple(f for f in second.source.folds if (f.protocol, f.fold) != ("random", 1))
-    object.__setattr__(second, "source", _with_folds(second.source, fewer))
+    fewer = tuple(f for f in second.files.splits if (f.protocol, f.fold) != ("random", 1))
+    object.__setattr__(second, "files", _with_folds(second.files, fewer))
     with pytest.raises(DataError, match="other numbers of folds"):
         common_folds([first, second])
 
 
-def _with_folds(source: Any, folds: tuple[Fold, ...]) -> Any:
-    from dataclasses import replace
-
-    return replace(source, folds=folds)
+def _with_folds(files: RunFiles, folds: tuple[Fold, ...]) -> RunFiles:
+    """The same run with other splits."""
+    changed = RunFiles(files.run)
+    vars(changed)["splits"] = folds
+    return changed
 
 
 def test_the_command_prints_scores_weights_and_tests(study: StudyResult, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_lists_are_cut_and_what_is_absent_says_why(run: RunFolder) -> None:
     with pytest.raises(UnknownNameError, match="quick"):
         make_queue(run, recipe="other")
     run.predictions.unlink()
-    with pytest.raises(DataError, match="finished study"):
+    with pytest.raises(DataError, match="the run is not finished"):
         make_queue(run)
 
 

@@ -14,6 +14,7 @@ from leukoscope.cli.main import app
 from leukoscope.core.errors import UnknownNameError
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.corruption import HAEMATOLOGY, corrupt
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
@@ -127,10 +128,11 @@ def test_the_bundle_sends_a_blurred_image_to_review(measured: tuple, phantoms: P
 
 def test_a_bundle_that_is_made_later_has_it_too(measured: tuple) -> None:
     folder, result, _ = measured
-    found = stored_envelope(folder, "cnn-baseline")
+    files = RunFiles.open(folder.path)
+    found = stored_envelope(files, "cnn-baseline")
     assert found is not None
     assert found.model_dump(mode="json") == result["recipes"][0]["envelope"]
-    assert stored_envelope(folder, "bn-cnn") is None
+    assert stored_envelope(files, "bn-cnn") is None
 
 
 def test_a_killed_command_goes_on(

@@ -12,7 +12,7 @@ from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.decisions import decision_entries, operating_entry
 from leukoscope.pipeline.entries import FoldResults, Statistics, calibration_entry, result_entry
-from leukoscope.pipeline.jobs import calibrated
+from leukoscope.pipeline.jobs import calibration_tables, fit_fold_calibration, with_calibration
 
 NAMES = ("benign", "pre_b", "pro_b")
 N, PATIENTS = 720, 36  # twenty images of each patient, whose class is that of the patient
@@ -38,7 +38,8 @@ def drawn(protocol: str, harder: float) -> tuple[PredictionTable, list[Fold]]:
             NAMES, ids[kept], softmax(logits[kept]), recipe="quick", protocol=protocol, fold=k,
             part=part[kept], y_true=y[kept], logits=logits[kept],
         ))  # fmt: skip
-    return concatenate(calibrated(folds, tables)), folds
+    records = map(fit_fold_calibration, folds, calibration_tables(tables))
+    return concatenate(list(map(with_calibration, tables, records))), folds
 
 
 def config(**changes: Any) -> StudyConfig:
@@ -49,7 +50,7 @@ def config(**changes: Any) -> StudyConfig:
 
 def results(protocol: str, harder: float = 0.0, **changes: Any) -> FoldResults:
     table, folds = drawn(protocol, harder)
-    return FoldResults.of(table, folds, "quick", protocol, config(**changes))
+    return FoldResults.of(table, folds, "quick", protocol, config(**changes), {})
 
 
 def patients(test: FoldResults) -> dict[str, str]:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from leukoscope.core.records import Fold
+from leukoscope.config.bundle import Calibration
+from leukoscope.core.records import Fold, ImageRecord
+from leukoscope.core.run_folder import PREDICTIONS
 from leukoscope.evaluation.calibration import fit_temperature, softmax
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.pipeline import jobs
 from leukoscope.pipeline.jobs import (
-    calibrate_jobs,
-    calibrated,
+    Labelled,
+    calibrate_fits,
     calibration_tables,
-    fold_calibrations,
+    fit_fold_calibration,
+    load_calibration,
+    read_fit,
+    with_calibration,
 )
 
 N = 90
@@ -34,12 +42,20 @@ def fold(number: int, parts: tuple[str, ...] = ("val", "test")) -> tuple[Fold, P
     return Fold("random", number, dict(zip(ids, part.tolist(), strict=True))), table
 
 
+def fitted(folds: Sequence[Fold], tables: Sequence[PredictionTable]) -> list[Calibration | None]:
+    """The calibration of each fold."""
+    return [
+        fit_fold_calibration(one, rows)
+        for one, rows in zip(folds, calibration_tables(tables), strict=True)
+    ]
+
+
 def test_the_test_images_of_the_others_calibrate_a_fold() -> None:
     folds, tables = zip(*(fold(k) for k in range(3)), strict=True)
     rows = calibration_tables(tables)
     assert set(rows[0].fold.tolist()) == {1, 2}
     assert set(rows[0].part.tolist()) == {"test"}
-    records = fold_calibrations(folds, tables)
+    records = fitted(folds, tables)
     assert records[0] is not None
     known = np.concatenate([t.logits[t.part == "test"] for t in tables[1:]])
     truth = np.concatenate([t.y_true[t.part == "test"] for t in tables[1:]])
@@ -49,11 +65,11 @@ def test_the_test_images_of_the_others_calibrate_a_fold() -> None:
 
 def test_no_label_of_its_own_test_part_moves_it() -> None:
     folds, tables = map(list, zip(*(fold(k) for k in range(3)), strict=True))
-    before = fold_calibrations(folds, tables)
+    before = fitted(folds, tables)
     wrong = tables[1].y_true.copy()
     wrong[tables[1].part == "test"] = 0
     changed = PredictionTable(**{**vars(tables[1]), "y_true": wrong})
-    after = fold_calibrations(folds, [tables[0], changed, tables[2]])
+    after = fitted(folds, [tables[0], changed, tables[2]])
     assert after[1] == before[1]
     assert after[0] != before[0]
 
@@ -61,20 +77,62 @@ def test_no_label_of_its_own_test_part_moves_it() -> None:
 def test_a_hold_out_has_its_own_part_and_the_fit_on_all_has_nothing() -> None:
     one, table = fold(2, ("val", "cal", "test"))
     assert set(calibration_tables([table])[0].part.tolist()) == {"cal"}
-    assert calibrated([one], [table])[0].probs.max() < table.probs.max()
+    assert with_calibration(table, *fitted([one], [table])).probs.max() < table.probs.max()
     last, alone = fold(2, ("val",))
-    assert fold_calibrations([last], [alone]) == [None]
-    np.testing.assert_array_equal(calibrated([last], [alone])[0].probs, alone.probs)
+    assert fitted([last], [alone]) == [None]
+    assert with_calibration(alone, None) is alone
 
 
-def test_files_hold_what_is_returned_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
-    folds, tables = zip(*(fold(k) for k in range(3)), strict=True)
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[list[Fold], list[PredictionTable], Callable[[Fold], Path]]:
+    """Three finished fits, not calibrated yet."""
+    folds, tables = map(list, zip(*(fold(k) for k in range(3)), strict=True))
     for one, table in zip(folds, tables, strict=True):
-        table.save(tmp_path / str(one.fold) / "predictions.csv")
-    done = calibrate_jobs(folds, tables, lambda one: tmp_path / str(one.fold))
-    for one, table in zip(folds, done, strict=True):
-        path = tmp_path / str(one.fold) / "predictions.csv"
-        np.testing.assert_array_equal(PredictionTable.load(path).probs, table.probs)
+        table.save(tmp_path / str(one.fold) / PREDICTIONS)
+    return folds, tables, lambda one: tmp_path / str(one.fold)
+
+
+Three = tuple[list[Fold], list[PredictionTable], Callable[[Fold], Path]]
+
+
+def test_files_hold_what_is_returned_and_what_calibrates_it(three: Three) -> None:
+    folds, tables, folder_of = three
+    done = calibrate_fits(folds, tables, folder_of, ["random"])
+    for one, table, record in zip(folds, done, fitted(folds, tables), strict=True):
+        stored = PredictionTable.load(folder_of(one) / PREDICTIONS)
+        np.testing.assert_array_equal(stored.probs, table.probs)
+        assert load_calibration(folder_of(one)) == record
+        np.testing.assert_array_equal(with_calibration(tables[one.fold], record).probs, table.probs)
         assert not np.allclose(table.probs, tables[one.fold].probs)
-    again = calibrate_jobs(folds, done, lambda one: tmp_path / "nothing is written")
+
+
+def test_nothing_is_fitted_twice(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    folds, tables, folder_of = three
+    done = calibrate_fits(folds, tables, folder_of)
+    monkeypatch.delattr(jobs, "fit_fold_calibration")
+    again = calibrate_fits(folds, done, folder_of)
     assert all(a is b for a, b in zip(done, again, strict=True))
+
+
+def test_other_predictions_of_one_fold_calibrate_the_others_anew(three: Three) -> None:
+    folds, tables, folder_of = three
+    done = calibrate_fits(folds, tables, folder_of)
+    before = [load_calibration(folder_of(one)) for one in folds]
+    sharper = replace(done[0], logits=3 * done[0].logits)
+    calibrate_fits(folds, [sharper, *done[1:]], folder_of)
+    after = [load_calibration(folder_of(one)) for one in folds]
+    assert after[0] == before[0]  # its own test images do not calibrate it
+    assert before[1] != after[1]
+    assert before[2] != after[2]
+
+
+def test_a_fit_that_is_done_again_loses_its_calibration(three: Three) -> None:
+    folds, tables, folder_of = three
+    calibrate_fits(folds, tables, folder_of)
+    records = tuple(ImageRecord(i, f"{i}.png", label="benign") for i in folds[0].parts)
+    data = Labelled(records, ("benign", "pro_b"))
+    other = Fold("random", 0, dict.fromkeys(folds[0].parts, "test"))
+    assert read_fit(data, folds[0], folder_of(folds[0])) is not None
+    assert read_fit(data, other, folder_of(folds[0])) is None
+    assert load_calibration(folder_of(folds[0])) is None
+    assert not (folder_of(folds[0]) / PREDICTIONS).exists()

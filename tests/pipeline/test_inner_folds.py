@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from leukoscope.learning.checkpoint import load_checkpoint
 from leukoscope.learning.trainer import predict_logits
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.pipeline.gradient_job import fit_inner_folds, inner_parts, member_recipe
+from leukoscope.pipeline.inner_folds import fit_inner_folds, inner_parts, member_recipe
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.bundling import export_bundle
@@ -60,18 +61,20 @@ def test_members_never_see_outer_images_and_are_averaged(tmp_path: Path) -> None
             "test": np.arange(32, 40)}  # fmt: skip
     seen: list[dict[str, NDArray[np.int64]]] = []
 
-    def make(folder: Path, seed: int, tell: Callable[..., None]) -> Callable[..., object]:
-        number = int(folder.name.removeprefix("inner"))
+    class Numbered:
+        """A trainer whose logits tell row and member."""
 
-        def job(own: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
-            seen.append(dict(own))
-            return {p: np.stack([own[p] + number, -own[p]], axis=1) / 10 for p in
+        def fit(
+            self, rows: Mapping[str, NDArray[np.int64]], folder: Path, seed: int, tell: Any,
+            gate: object = None,
+        ) -> dict[str, NDArray[np.float64]]:  # fmt: skip
+            seen.append(dict(rows))
+            number = int(folder.name.removeprefix("inner"))
+            return {p: np.stack([rows[p] + number, -rows[p]], axis=1) / 10 for p in
                     ("val", "cal", "test")}  # fmt: skip
 
-        return job
-
     fold = Fold("random", 0, {}, {f"i{i}": f"g{i // 2}" for i in range(40)})
-    found = fit_inner_folds(make, data, fold, 3, tmp_path, 1, lambda *a, **k: None, rows)
+    found = fit_inner_folds(Numbered(), data, fold, 3, tmp_path, 1, lambda *a, **k: None, rows)
     assert len(seen) == 3
     for own in seen:
         assert set(own["train"]) | set(own["val"]) == set(range(28))

@@ -228,7 +228,7 @@ def random_effects(patients: int, seed: int, flip: int = -1) -> FoldResults:
     groups = {i: i.partition("-")[0] for i in ids}
     folds = [Fold("grouped", k, {}, groups, "patient") for k in range(5)]
     config = StudyConfig(data=DataConfig(path="x"), recipes=(load_recipe("quick"),), bootstrap=200)
-    return FoldResults.of(table, folds, "quick", "grouped", config)
+    return FoldResults.of(table, folds, "quick", "grouped", config, {})
 
 
 def test_sets_of_new_patients_keep_their_coverage() -> None:

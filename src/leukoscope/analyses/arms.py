@@ -18,7 +18,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.core.protocols import PROTOCOLS
-from leukoscope.core.records import Manifest, load_folds
+from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.passport import save_audit
 from leukoscope.evaluation.comparison import (
@@ -30,6 +30,7 @@ from leukoscope.evaluation.comparison import (
 )
 from leukoscope.evaluation.intervals import Sampling
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.entries import sampling
 from leukoscope.pipeline.folds import groups_of, plan_protocols, unit_of
 from leukoscope.pipeline.progress import Listener, Progress
@@ -201,12 +202,10 @@ class _Two:
                 f"{first.splits} and {second.splits} differ: only equal splits can be compared "
                 "in pairs"
             )
-        folds = load_folds(first.splits)
-        a, b = (
-            PredictionTable.load(run.predictions).select(part="test", input="image")
-            for run in (first, second)
-        )
-        values = (_values(first), _values(second))
+        files = RunFiles(first), RunFiles(second)
+        a, b = (one.predictions.select(part="test", input="image") for one in files)
+        values = _values(files[0]), _values(files[1])
+        folds = files[0].splits
         units = {name: unit_of(name, folds) for name in values[0]}
         return cls((a, b), values, groups_of(folds), units)
 
@@ -244,9 +243,9 @@ def _row(two: _Two, protocol: str, accuracy: Comparison, how: Sampling) -> dict[
     }
 
 
-def _values(run: RunFolder) -> dict[str, Mapping[str, Any]]:
-    metrics = read_json(run.metrics)
-    return {row["protocol"]: row["metrics"] for row in metrics["results"]}
+def _values(files: RunFiles) -> dict[str, Mapping[str, Any]]:
+    """Protocol → metrics of the one recipe of an arm."""
+    return {row["protocol"]: row["metrics"] for row in files.metrics["results"]}
 
 
 def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:

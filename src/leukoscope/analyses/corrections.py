@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.analyses.relabel import FOLDER, QUEUE_JSON
-from leukoscope.config.loading import load_study_config
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv, read_json, sha256_file, write_csv, write_json
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layout_readers import provenance_path
+from leukoscope.evaluation.run_files import RunFiles
 
 DECISIONS = ("accept", "keep", "other", "unsure")
 REQUIRED = ("image_id", "given", "decision", "label", "by", "at", "queue_sha256")
@@ -80,17 +80,18 @@ def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str,
             f"{run.manifest} is not the manifest that the queue was made from",
             hint=f"make the queue again: leukoscope relabel {run.path}",
         )
-    manifest = Manifest.load(run.manifest, load_study_config(run.config).data.root)
+    files = RunFiles.open(run.path)
+    manifest = files.manifest
     decided = read_corrections(corrections, queue, manifest)
     groups = [
         group
         for kind in ("exact_duplicates", "pixel_duplicates")
-        for group in read_json(run.passport)[kind]["groups"]
+        for group in files.passport[kind]["groups"]
     ]
     followed = _follow_copies(corrections, decided, groups)
     records = [record for record in manifest.images if record.status != "excluded"]
     write_csv(out, MANIFEST_COLUMNS, _rows(records, followed, manifest, out))
-    provenance = _provenance(run, queue, corrections, decided, followed, manifest, out)
+    provenance = _provenance(files, queue, corrections, decided, followed, manifest, out)
     provenance["excluded_left_out"] = len(manifest.images) - len(records)
     write_json(beside, provenance)
     return provenance
@@ -210,7 +211,7 @@ def _rows(
 
 
 def _provenance(
-    run: RunFolder,
+    files: RunFiles,
     queue: Mapping[str, Any],
     corrections: Path,
     decided: Mapping[str, Correction],
@@ -234,7 +235,7 @@ def _provenance(
         for image_id, one in sorted(followed.items())
         if one.label != records[image_id].label
     ]
-    data = Path(load_study_config(run.config).data.path)
+    data = Path(files.config.data.path)
     earlier = provenance_path(data)
     kinds = Counter(one.decision for one in decided.values())
     return {
@@ -243,7 +244,7 @@ def _provenance(
         "manifest_sha256": sha256_file(out),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "previous": {
-            "run": run.path.resolve().name,
+            "run": files.run.path.resolve().name,
             "manifest_sha256": queue["manifest_sha256"],
             "data": data.name,
             "data_sha256": sha256_file(data) if data.is_file() else None,

@@ -11,33 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.loading import load_study_config
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.study import StudyConfig
 from leukoscope.config.training import EnsembleTraining
-from leukoscope.core.errors import DataError, UnknownNameError, UsageError
-from leukoscope.core.records import Fold, load_folds
+from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.jobs import HELD_OUT
-
-
-@dataclass(frozen=True)
-class Source:
-    """One run.
-
-    Attributes:
-        run: Its folder.
-        config: Its configuration.
-        table: All its predictions.
-        folds: Its folds.
-    """
-
-    run: RunFolder
-    config: StudyConfig
-    table: PredictionTable
-    folds: tuple[Fold, ...]
 
 
 @dataclass(frozen=True)
@@ -48,18 +30,18 @@ class Member:
         name: Unique among the members; its recipe's name where that is unique.
         recipe: Its recipe there.
         table: Its val, cal and test predictions from whole images.
-        source: All of the run's predictions, configuration and folds.
+        files: Of its run.
     """
 
     name: str
     recipe: Recipe
     table: PredictionTable
-    source: Source
+    files: RunFiles
 
     @property
     def run(self) -> RunFolder:
         """Where it was trained."""
-        return self.source.run
+        return self.files.run
 
 
 def load_members(runs: Sequence[Path], chosen: Sequence[str] = ()) -> list[Member]:
@@ -80,13 +62,13 @@ def load_members(runs: Sequence[Path], chosen: Sequence[str] = ()) -> list[Membe
         if not separator or not folder or not recipe:
             raise UsageError(f"--member expects RUN:RECIPE, got {text!r}")
         wanted.append((Path(folder), recipe))
-    sources: dict[Path, Source] = {}
-    found: list[tuple[Source, Recipe]] = []
+    opened: dict[Path, RunFiles] = {}
+    found: list[tuple[RunFiles, Recipe]] = []
     for path, name in wanted:
         place = path.resolve()
-        sources[place] = sources.get(place) or _load(RunFolder(path))
-        found += [(sources[place], recipe) for recipe in _recipes_of(sources[place], name)]
-    keys = Counter((source.run.path.resolve(), recipe.name) for source, recipe in found)
+        opened[place] = opened.get(place) or RunFiles.open(path)
+        found += [(opened[place], recipe) for recipe in _recipes_of(opened[place], name)]
+    keys = Counter((files.run.path.resolve(), recipe.name) for files, recipe in found)
     for (place, recipe_name), count in keys.items():
         if count > 1:
             raise UsageError(f"{place}:{recipe_name} is named {count} times")
@@ -96,19 +78,19 @@ def load_members(runs: Sequence[Path], chosen: Sequence[str] = ()) -> list[Membe
             hint="name runs with several recipes, several runs, or --member RUN:RECIPE",
         )
     return [
-        Member(name, recipe, source.table.select(recipe=recipe.name, input="image"), source)
-        for name, (source, recipe) in zip(_names(found), found, strict=True)
+        Member(name, recipe, files.predictions.select(recipe=recipe.name, input="image"), files)
+        for name, (files, recipe) in zip(_names(found), found, strict=True)
     ]
 
 
-def _names(found: Sequence[tuple[Source, Recipe]]) -> list[str]:
+def _names(found: Sequence[tuple[RunFiles, Recipe]]) -> list[str]:
     """The recipe's name; with the run's where several members have the same recipe."""
     counts = Counter(recipe.name for _, recipe in found)
     names: list[str] = []
-    for source, recipe in found:
+    for files, recipe in found:
         name = recipe.name
         if counts[name] > 1:
-            folder = re.sub(r"[^a-z0-9_-]+", "-", source.run.path.resolve().name.lower())
+            folder = re.sub(r"[^a-z0-9_-]+", "-", files.run.path.resolve().name.lower())
             name = f"{folder.strip('-_') or 'run'}-{name}"
         while name in names:
             name += "-b"
@@ -116,24 +98,13 @@ def _names(found: Sequence[tuple[Source, Recipe]]) -> list[str]:
     return names
 
 
-def _load(run: RunFolder) -> Source:
-    config = load_study_config(run.config)
-    if not run.predictions.is_file():
-        raise DataError(
-            f"{run.predictions}: this file is missing; the run is not finished",
-            hint=f"finish it with `leukoscope study --resume --out {run.path}`",
-        )
-    table = PredictionTable.load(run.predictions)
-    return Source(run, config, table, tuple(load_folds(run.splits)))
-
-
-def _recipes_of(source: Source, name: str | None) -> list[Recipe]:
-    known = {recipe.name: recipe for recipe in source.config.recipes}
-    if name is None:  # an ensemble that lies there holds no information of its own
-        return [r for r in known.values() if not isinstance(r.training, EnsembleTraining)]
-    if name not in known:
-        raise UnknownNameError(f"recipe of {source.run.path}", name, known)
-    return [known[name]]
+def _recipes_of(files: RunFiles, name: str | None) -> list[Recipe]:
+    """The recipe of this name, or all trained ones: an ensemble adds no information of its own."""
+    recipes = files.config.recipes
+    if name is None:
+        return [r for r in recipes if not isinstance(r.training, EnsembleTraining)]
+    files.check_recipe(name)
+    return [recipe for recipe in recipes if recipe.name == name]
 
 
 def common_folds(members: Sequence[Member]) -> list[Fold]:
@@ -159,14 +130,14 @@ def common_folds(members: Sequence[Member]) -> list[Fold]:
                 f"{m.run.path}: {', '.join(sorted(set(m.table.protocol)))}" for m in members
             )
         )
-    folds = [fold for fold in first.source.folds if fold.protocol in shared]
+    folds = [fold for fold in first.files.splits if fold.protocol in shared]
     for other in members[1:]:
         _check_same(first, other, folds, shared)
     return folds
 
 
 def _check_same(first: Member, other: Member, folds: Sequence[Fold], shared: set[str]) -> None:
-    theirs = {(f.protocol, f.fold): f for f in other.source.folds if f.protocol in shared}
+    theirs = {(f.protocol, f.fold): f for f in other.files.splits if f.protocol in shared}
     hint = "train both on the same data with the same seed, folds and splits"
     if set(theirs) != {(f.protocol, f.fold) for f in folds}:
         raise DataError(

@@ -17,14 +17,15 @@ import numpy as np
 
 from leukoscope.analyses.cleanup import is_ours
 from leukoscope.analyses.ensemble_members import Member, Stacked, common_folds, stack
+from leukoscope.config.bundle import Calibration
 from leukoscope.config.loading import save_study_config
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.config.training import EnsembleTraining
 from leukoscope.core.errors import UsageError
-from leukoscope.core.files import read_json, sha256_file, write_json, write_text
+from leukoscope.core.files import sha256_file, write_json, write_text
 from leukoscope.core.protocols import PROTOCOLS
-from leukoscope.core.records import Fold, Manifest, save_folds
+from leukoscope.core.records import Fold, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.combining import (
@@ -47,7 +48,12 @@ from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.entries import sampling
 from leukoscope.pipeline.folds import groups_of
-from leukoscope.pipeline.jobs import calibrated
+from leukoscope.pipeline.jobs import (
+    calibration_tables,
+    calibrations_of_run,
+    fit_fold_calibration,
+    with_calibration,
+)
 from leukoscope.pipeline.progress import Listener, Progress, Tell, describe_environment
 from leukoscope.pipeline.summary import summarise
 from leukoscope.study.run import StudyResult
@@ -128,7 +134,7 @@ def run_ensemble(
     names = [member.name for member in members]
     system = member_system(names, shape=shape, t_norm=t_norm)
     with progress.step("combining") as tell:
-        tables, weights = _combined(members, folds, chosen, system, tell)
+        tables, weights, calibrations = _combined(members, folds, chosen, system, tell)
     probes = _probes(members[0], folds)
     config = _config(members, chosen, folds, len(probes) > 0)
     tables = [*(_renamed(member, folds) for member in members), *tables, probes]
@@ -139,7 +145,10 @@ def run_ensemble(
     with progress.step("statistics"):
         table = PredictionTable.load(run.predictions)
         inapplicable, warnings = _known(members[0])
-        metrics = summarise(table, folds, config, inapplicable=inapplicable, warnings=warnings)
+        metrics = summarise(
+            table, folds, config, inapplicable=inapplicable, warnings=warnings,
+            calibrations=calibrations | _calibrations_of(members, folds),
+        )  # fmt: skip
         write_json(run.metrics, metrics)
     with progress.step("comparing"):
         write_json(run.ensemble, {
@@ -160,8 +169,16 @@ def _combined(
     methods: Sequence[Method],
     system: FuzzySystem,
     tell: Tell,
-) -> tuple[list[PredictionTable], dict[str, dict[str, list[list[float]]]]]:
-    """Every ensemble on every fold, and weights by method and protocol, one list a fold."""
+) -> tuple[
+    list[PredictionTable],
+    dict[str, dict[str, list[list[float]]]],
+    dict[tuple[str, str, int], Calibration],
+]:
+    """Every ensemble on every fold.
+
+    Returns:
+        The tables; weights by method and protocol, one list a fold; calibration of each fold.
+    """
     names = members[0].table.class_names
     made: dict[tuple[str, str], list[tuple[Fold, PredictionTable]]] = {}
     weights: dict[str, dict[str, list[list[float]]]] = {}
@@ -173,12 +190,29 @@ def _combined(
             if found is not None:
                 weights.setdefault(method, {}).setdefault(fold.protocol, []).append(found)
         tell(done, len(folds))
-    tables = [
-        table
-        for (_, protocol), pairs in made.items()
-        for table in calibrated(*zip(*pairs, strict=True), vector=protocol in PROTOCOLS)
-    ]
-    return tables, weights
+    tables: list[PredictionTable] = []
+    calibrations: dict[tuple[str, str, int], Calibration] = {}
+    for (_, protocol), pairs in made.items():
+        rows = calibration_tables([table for _, table in pairs])
+        for (fold, table), cal in zip(pairs, rows, strict=True):
+            record = fit_fold_calibration(fold, cal, vector=protocol in PROTOCOLS)
+            tables.append(with_calibration(table, record))
+            if record is not None:
+                calibrations[str(table.recipe[0]), protocol, fold.fold] = record
+    return tables, weights, calibrations
+
+
+def _calibrations_of(
+    members: Sequence[Member], folds: Sequence[Fold]
+) -> dict[tuple[str, str, int], Calibration]:
+    """The calibrations of the members' own fits, under their names in the ensemble."""
+    return {
+        (member.name, protocol, number): record
+        for member in members
+        for (_, protocol, number), record in calibrations_of_run(
+            member.run, [member.recipe.name], folds
+        ).items()
+    }
 
 
 def _open_folder(out: Path, members: Sequence[Member]) -> RunFolder:
@@ -222,13 +256,13 @@ def _renamed(member: Member, folds: Sequence[Fold]) -> PredictionTable:
 def _probes(first: Member, folds: Sequence[Fold]) -> PredictionTable:
     """The probes of the first run: they were fitted on the same folds, whatever the model."""
     protocols = {fold.protocol for fold in folds if fold.protocol in PROTOCOLS}
-    return first.source.table.select(input=first.source.config.probes, protocol=protocols)
+    return first.files.predictions.select(input=first.files.config.probes, protocol=protocols)
 
 
 def _config(
     members: Sequence[Member], methods: Sequence[Method], folds: Sequence[Fold], probes: bool
 ) -> StudyConfig:
-    config = members[0].source.config
+    config = members[0].files.config
     described = tuple(f"{m.run.path}:{m.recipe.name}" for m in members)
     ensembles = [
         Recipe(
@@ -261,19 +295,18 @@ def _write_inputs(
     table: PredictionTable,
 ) -> None:
     """What the statistics and the report read, copied from the first member's run."""
-    source = members[0].run
+    files = members[0].files
     save_study_config(run.config, config)
-    manifest = Manifest.load(source.manifest, config.data.root)
-    manifest.save(run.manifest)
-    save_folds(run.splits, folds, manifest)
-    if source.passport.is_file():
-        write_json(run.passport, read_json(source.passport))
+    files.manifest.save(run.manifest)
+    save_folds(run.splits, folds, files.manifest)
+    if files.run.passport.is_file():
+        write_json(run.passport, files.passport)
     table.save(run.predictions)
 
 
 def _known(first: Member) -> tuple[list[dict[str, str]], list[str]]:
     """What the first run could not do and its warnings, with what holds for every ensemble."""
-    old = read_json(first.run.metrics) if first.run.metrics.is_file() else {}
+    old = first.files.metrics if first.run.metrics.is_file() else {}
     return old.get("inapplicable", []), [
         *(str(text) for text in old.get("warnings", [])),
         "Weights of an ensemble are fitted on the validation images that also selected each "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from leukoscope.config.preprocess import CenterCrop, PreprocessSpec
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_bytes, write_json
-from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
+from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation import explanation_scores as scores
 from leukoscope.evaluation.calibration import apply_calibration
@@ -268,8 +268,8 @@ def _choose(
 
 
 def _folds(source: Source) -> list[Fold]:
-    splits = source.fitted.run.splits
-    return load_folds(splits) if splits.is_file() else []
+    fitted = source.fitted
+    return list(fitted.splits) if fitted.run.splits.is_file() else []
 
 
 def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> di
     for name in plan.methods:
         find_method(name)
     fitted, recipe, protocol = source.fitted, source.recipe, source.protocol
-    folds = fitted.folds(recipe, protocol)
+    folds = fitted.finished_folds(recipe, protocol)
     network = fitted.model(recipe, protocol, folds[0]).network
     needs_map = ("grad-cam", "grad-cam++")
     if set(plan.methods) & set(needs_map):

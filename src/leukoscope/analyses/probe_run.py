@@ -10,12 +10,11 @@ from leukoscope.config.base import validate
 from leukoscope.config.loading import save_study_config
 from leukoscope.config.study import StudyConfig, chosen_probes
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json, write_json
-from leukoscope.core.records import load_folds
+from leukoscope.core.files import write_json
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.folds import ProtocolPlan
-from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.jobs import Labelled, calibrations_of_run
 from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.store import InputStore
@@ -39,7 +38,7 @@ def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
             hint=f"leukoscope study --out {run} --resume",
         )
     wanted = _config(fitted, names)
-    metrics = read_json(fitted.run.metrics)
+    metrics = fitted.metrics
     there = {row["probe"] for row in metrics["probes"]}
     there |= {row["probe"] for row in metrics.get("shortcuts", {}).get("inapplicable", ())}
     return [name for name in wanted.probes if name not in there]
@@ -57,15 +56,13 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> di
     """
     fitted = FittedRun.open(run)
     folder, config, progress = fitted.run, _config(fitted, names), Progress(listener)
-    old = read_json(folder.metrics)
-    folds = tuple(load_folds(folder.splits))
+    old, folds, passport = fitted.metrics, fitted.splits, fitted.passport
     plan = ProtocolPlan(folds, tuple(old.get("inapplicable", ())), ())
     data = Labelled(fitted.manifest.usable, tuple(old["class_names"]))
     store = InputStore(folder, fitted.manifest, data, progress)
-    passport = _passport(fitted)
     new = shortcut_tables(store, passport, plan, config, progress)
     evidence = gather_evidence(store, plan, config, passport, progress)
-    table = PredictionTable.load(folder.predictions)
+    table = fitted.predictions
     kept = set(table.input.tolist()) - {name for one in new for name in one.input.tolist()}
     with progress.step("statistics"):
         table = concatenate([table.select(input=kept), *new])
@@ -77,6 +74,7 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> di
             inapplicable=plan.inapplicable,
             evidence=evidence,
             warnings=old.get("warnings", ()),
+            calibrations=calibrations_of_run(folder, fitted.recipes, folds),
         )
         # What other steps added stays.
         metrics = {**{k: v for k, v in old.items() if k not in metrics}, **metrics}
@@ -94,8 +92,3 @@ def _config(fitted: FittedRun, names: Sequence[str] | None) -> StudyConfig:
     values = fitted.config.model_dump()
     values["probes"] = list(dict.fromkeys([*fitted.config.probes, *chosen_probes(names)]))
     return validate(StudyConfig, values, "study")
-
-
-def _passport(fitted: FittedRun) -> dict[str, Any]:
-    passport: dict[str, Any] = read_json(fitted.run.passport)
-    return passport

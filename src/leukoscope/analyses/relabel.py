@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.loading import load_study_config
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_csv, write_json
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.protocols import PROTOCOLS, VOUCHING
-from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
+from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.combining import aggregate
 from leukoscope.evaluation.examples import (
@@ -28,6 +27,7 @@ from leukoscope.evaluation.examples import (
 )
 from leukoscope.evaluation.ood import fit_ood, fit_threshold
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 
 OOD_FIT_IMAGES = 1000
 CELLS = "cells-only"
@@ -67,7 +67,7 @@ class Evidence:
 
 
 def choose_predictions(
-    run: RunFolder, table: PredictionTable, recipe: str | None, protocol: str | None
+    files: RunFiles, recipe: str | None, protocol: str | None
 ) -> tuple[str, str]:
     """Recipe and protocol, by default those of which copies of an image vouch least for it.
 
@@ -75,7 +75,7 @@ def choose_predictions(
         DataError: There is no test prediction.
         UnknownNameError: No such recipe or protocol.
     """
-    rows = table.select(input="image")
+    run, rows = files.run, files.predictions.select(part="test", input="image")
     recipes = list(dict.fromkeys(rows.recipe.tolist()))
     if not recipes:
         raise DataError(f"{run.predictions}: no test predictions from whole images")
@@ -149,7 +149,7 @@ def label_conflicts(
 
 
 def training_distances(
-    run: RunFolder, records: Sequence[ImageRecord], protocol: str
+    files: RunFiles, records: Sequence[ImageRecord], protocol: str
 ) -> tuple[NDArray[np.float64] | None, str]:
     """How far each test image lies from its fold's training images, relative to the limit.
 
@@ -159,8 +159,8 @@ def training_distances(
         (n,) distances, 1 at the limit that accepts 95 % of the validation images, NaN where the
         image was not tested; or None, and why.
     """
-    files = sorted((run.cache / "features").glob("image-*.npy"))
-    arrays = [np.load(path, mmap_mode="r", allow_pickle=False) for path in files]
+    paths = sorted((files.run.cache / "features").glob("image-*.npy"))
+    arrays = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
     arrays = [array for array in arrays if array.ndim == 2 and len(array) == len(records)]
     if len(arrays) != 1:
         many = "several sets of features" if arrays else "no features of a frozen backbone"
@@ -171,9 +171,9 @@ def training_distances(
     def rows_of(fold: Fold, part: str) -> NDArray[np.int64]:
         return np.array([row_of[i] for i in fold.ids(part) if i in row_of], dtype=np.int64)
 
-    for fold in load_folds(run.splits):
+    for fold in files.folds_under(protocol):
         parts = {part: rows_of(fold, part) for part in ("train", "val", "test")}
-        if fold.protocol != protocol or len(parts["train"]) < 4 or not len(parts["val"]):
+        if len(parts["train"]) < 4 or not len(parts["val"]):
             continue
         thinned = parts["train"][:: max(1, len(parts["train"]) // OOD_FIT_IMAGES)]
         model = fit_ood(arrays[0][thinned])
@@ -198,25 +198,16 @@ def make_queue(
         DataError: A file is missing, or no image was tested.
         UnknownNameError: The run has no such recipe or protocol.
     """
-    if not run.config.is_file() or not run.predictions.is_file():
-        raise DataError(
-            f"{run.path}: expected a finished study with config.toml and predictions.csv",
-            hint="name the folder of a study; one that was stopped goes on with `leukoscope study "
-            f"--out {run.path} --resume`",
-        )
-    config = load_study_config(run.config)
-    manifest = Manifest.load(run.manifest, config.data.root)
-    passport = read_json(run.passport)
-    table = PredictionTable.load(run.predictions).select(part="test")
-    name, under = choose_predictions(run, table, recipe, protocol)
-    records = manifest.usable
+    files = RunFiles.open(run.path)
+    name, under = choose_predictions(files, recipe, protocol)
+    table, records = files.predictions.select(part="test"), files.manifest.usable
     probs, inputs = out_of_fold(table, name, under, records)
-    ood, absent = training_distances(run, records, under)
+    ood, absent = training_distances(files, records, under)
     evidence = Evidence(
         records,
         table.class_names,
         probs,
-        label_conflicts(records, passport),
+        label_conflicts(records, files.passport),
         ood,
         absent,
     )
@@ -381,7 +372,7 @@ def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> tuple[P
             f"{folder} holds another queue, to which corrections may belong",
             hint="move or delete that folder first",
         )
-    manifest = Manifest.load(run.manifest, load_study_config(run.config).data.root)
+    manifest = RunFiles.open(run.path).manifest
     write_csv(folder / QUEUE_CSV, COLUMNS, (_csv_row(row) for row in queue["rows"]))
     missing = write_relabel_page(folder / PAGE, queue, manifest, tell)
     write_json(there, queue)  # last: its presence says "complete"

@@ -7,19 +7,20 @@ condition, so that a killed command goes on where it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leukoscope.config.bundle import Envelope, EnvelopeLimit
-from leukoscope.core.errors import UnknownNameError
-from leukoscope.core.files import read_json, sha256_json, write_bytes, write_json
+from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.core.files import read_json, sha256_json, write_bytes, write_csv, write_json
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.robustness import Sample, fit_limit, is_beyond, tolerated
+from leukoscope.evaluation.robustness import Answers, Sample, fit_limit, is_beyond, tolerated
 from leukoscope.imaging.corruption import CORRUPTIONS, HAEMATOLOGY, STUDY_S1, corrupt
 from leukoscope.imaging.decode import decode_image
 from leukoscope.pipeline.measured import (
@@ -27,9 +28,6 @@ from leukoscope.pipeline.measured import (
     Kept,
     MeasuredModels,
     Model,
-    load_answers,
-    save_answers,
-    save_result,
 )
 from leukoscope.pipeline.progress import Listener
 from leukoscope.reporting.figures.other_data import damage_sheet
@@ -46,6 +44,8 @@ CLEAN = "none"
 MOST_IMAGES, FEWEST_IMAGES = 300, 100
 BUDGET_S = 300.0  # the default number of images is chosen so that measuring takes about as long
 _TRIAL = 16
+COLUMNS = ("recipe", "corruption", "severity", "level", "metric", "value", "low", "high")
+METRICS = ("accuracy", "ece", "difference", "review", "reject")
 _VERSION = 1  # of the corruptions and of what is kept
 
 
@@ -141,7 +141,7 @@ def measure(
         "warnings": list(found.warnings),
         "recipes": models,
     }
-    save_result(out, result)
+    _save_result(out, result)
     return result
 
 
@@ -237,11 +237,11 @@ def _answers(
         listener(step, done, len(request.conditions))
         key = sha256_json([_VERSION, images, model.fingerprint, name, level, request.seed])
         path = folder / f"{name}-{severity}.json"
-        kept = load_answers(path, key)
+        kept = _load_answers(path, key)
         if kept is None:
             start = time.perf_counter()
             kept = model.answer(found.records, partial(_picture, found, name, level, request.seed))
-            save_answers(path, key, kept)
+            _save_answers(path, key, kept)
             if name != CLEAN and severity == request.severities[0]:
                 left = (time.perf_counter() - start) * (len(request.conditions) - done - 1)
                 tell(f"{model.name}: {CORRUPTIONS[name].title}, about {duration(left)} to go")
@@ -339,3 +339,55 @@ def _corruption_errors(own: Any, first: Any, sample: Sample) -> dict[str, Any]:
     if own is not first:
         found["mce"] = sample.corruption_error(own, first).to_json()
     return found
+
+
+def _load_answers(path: Path, key: str) -> Kept | None:
+    """Answers that were kept, or None where there are none, of other images or models."""
+    if not path.is_file():
+        return None
+    try:
+        value = read_json(path)
+        if value["key"] != key:
+            return None
+        answers = Answers(
+            np.array(value["probs"], np.float64),
+            np.array(value["review"], np.bool_),
+            None if value["reject"] is None else np.array(value["reject"], np.bool_),
+        )
+        return answers, value["looks"]
+    except (DataError, KeyError, TypeError, ValueError):
+        return None  # damaged: measure it again
+
+
+def _save_answers(path: Path, key: str, kept: Kept) -> None:
+    """Keep answers; a kill leaves the file whole or absent."""
+    answers, looks = kept
+    write_json(
+        path,
+        {
+            "key": key,
+            "probs": answers.probs.tolist(),
+            "review": answers.review.tolist(),
+            "reject": None if answers.reject is None else answers.reject.tolist(),
+            "looks": looks,
+        },
+    )
+
+
+def _save_result(run: RunFolder, result: Mapping[str, Any]) -> None:
+    """Write ``robustness.json`` and the same as a table of one row a number."""
+    write_json(run.robustness, result)
+    rows: list[dict[str, Any]] = []
+    for model in result["recipes"]:
+        for condition in (model["clean"], *model["conditions"]):
+            head = {name: condition[name] for name in ("corruption", "severity", "level")}
+            rows += [
+                {"recipe": model["recipe"], **head, "metric": metric, **_number(condition[metric])}
+                for metric in METRICS
+                if metric in condition
+            ]
+    write_csv(run.robustness_table, COLUMNS, rows)
+
+
+def _number(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in ("value", "low", "high")}

@@ -8,6 +8,8 @@ from pathlib import Path
 from leukoscope.core.files import read_csv
 
 HISTORY = "history.csv"
+PREDICTIONS = "predictions.csv"  # of the whole run, and of each fit in the folder of its model
+CALIBRATION = "calibration.json"  # of a fold's model, in its folder
 OOD_CSV, OOD_JSON = "ood.csv", "ood.json"  # of a fold's gate, in the folder of its model
 OOD_COLUMNS = ("image_id", "part", "outlier", "score", "decided_by", "accepted")
 
@@ -50,7 +52,7 @@ class RunFolder:
     @property
     def predictions(self) -> Path:
         """Every logit and probability that the statistics use."""
-        return self.path / "predictions.csv"
+        return self.path / PREDICTIONS
 
     @property
     def metrics(self) -> Path:
@@ -120,6 +122,10 @@ class RunFolder:
     def model(self, recipe: str, protocol: str, fold: int) -> Path:
         """The folder of one trained model: checkpoint and history."""
         return self.path / "models" / recipe / protocol / f"fold{fold}"
+
+    def fit_predictions(self, recipe: str, protocol: str, fold: int) -> Path:
+        """What one model predicts; its presence says that the fit has ended."""
+        return self.model(recipe, protocol, fold) / PREDICTIONS
 
 
 def frozen_folder(model: Path) -> Path:

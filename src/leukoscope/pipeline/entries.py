@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import holds_out_units
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration, softmax
+from leukoscope.evaluation.calibration import fit_calibration, softmax
 from leukoscope.evaluation.calibration_error import (
     calibration_measures,
     ece_by_chance,
@@ -27,7 +27,7 @@ from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.pipeline.folds import FINAL, groups_of, unit_of
-from leukoscope.pipeline.jobs import calibration_tables
+from leukoscope.pipeline.jobs import Calibrations, calibration_tables, with_calibration
 
 CURVE_METRICS = ("accuracy", "balanced_accuracy")
 PROBE_METRICS = (
@@ -197,7 +197,7 @@ class FoldResults:
         val, test: Predictions of these parts of each fold.
         cal: What calibrates each fold, with probabilities calibrated as the fold's own are, see
             :func:`~leukoscope.pipeline.jobs.calibration_tables`.
-        calibrations: Fitted on them.
+        calibrations: Fitted on them, one a fold.
         config: Replicates, confidence, coverage, seed.
     """
 
@@ -212,17 +212,23 @@ class FoldResults:
     @classmethod
     def of(
         cls, table: PredictionTable, folds: Sequence[Fold], recipe: str, protocol: str,
-        config: StudyConfig,
+        config: StudyConfig, calibrations: Calibrations,
     ) -> FoldResults:  # fmt: skip
-        """Sort out the rows of a recipe and a protocol."""
+        """Sort out the rows of a recipe and a protocol.
+
+        A fold whose calibration is not among ``calibrations`` is calibrated here.
+        """
         rows = table.select(recipe=recipe, protocol=protocol, input="image")
         numbers = set(rows.select(part="test").fold.tolist())
         own = [f for f in folds if f.protocol == protocol and f.fold in numbers]
         tables = [rows.select(fold=fold.fold) for fold in own]
         cal, records = calibration_tables(tables), []
         for k, fold in enumerate(own):
-            records.append(fit_calibration(cal[k].logits, cal[k].y_true, units_of(fold, cal[k])))
-            cal[k] = replace(cal[k], probs=apply_calibration(cal[k].logits, records[k]))
+            record = calibrations.get((recipe, protocol, fold.fold))
+            if record is None:
+                record = fit_calibration(cal[k].logits, cal[k].y_true, units_of(fold, cal[k]))
+            records.append(record)
+            cal[k] = with_calibration(cal[k], record)
         return cls(
             protocol,
             tuple(own),

@@ -25,19 +25,21 @@ from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_c
 from leukoscope.learning.feature_models import FeatureHead, Sample
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.pipeline.folds import FINAL
-from leukoscope.pipeline.gradient_job import GradientJob, MakeJob, fit_inner_folds, member_recipe
+from leukoscope.pipeline.gradient_training import GradientTrainer
+from leukoscope.pipeline.inner_folds import Trainer, fit_inner_folds, member_recipe
 from leukoscope.pipeline.jobs import (
     Announce,
-    FitAndPredict,
     Labelled,
     Logits,
     PartRows,
     SharedTraining,
-    calibrate_jobs,
-    run_job,
+    calibrate_fits,
+    part_rows,
+    read_fit,
+    write_fit,
 )
-from leukoscope.pipeline.progress import Progress, Tell, TellWithin
-from leukoscope.pipeline.rejection import GateKeeper
+from leukoscope.pipeline.progress import Progress, Tell
+from leukoscope.pipeline.rejection import OUTLIERS, GateKeeper
 from leukoscope.pipeline.store import InputStore
 
 RULES = "rules.txt"
@@ -45,7 +47,7 @@ HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
 
 
 def job_seed(seed: int, *names: object) -> int:
-    """A seed that hangs on the study's seed and the job's name, not on the order of jobs."""
+    """A seed that depends on the study's seed and the fit's name, not on the order of fits."""
     return zlib.crc32(":".join(str(name) for name in (seed, *names)).encode()) % 2**31
 
 
@@ -67,7 +69,7 @@ def fit_recipe(
         for done, fold in enumerate(fits.folds):
             tables.append(fits.fit(fold, tell, done))
             tell(1000 * (done + 1), 1000 * len(fits.folds))
-        return calibrate_jobs(fits.folds, tables, fits.folder, PROTOCOLS)
+        return calibrate_fits(fits.folds, tables, fits.folder, PROTOCOLS)
 
 
 @dataclass(frozen=True)
@@ -106,68 +108,57 @@ class RecipeFits:
 
     def prepare(self) -> None:
         """Compute what all fits share and keep it on disk."""
-        _ = self._made
+        _ = self.trainer, self.gate
 
     def fit(self, fold: Fold, tell: Tell, done: int = 0) -> PredictionTable:
         """Fit on one fold, or read what an earlier run wrote; ``done`` folds came before."""
-        folder, members = self.folder(fold), max(1, self.recipe.inner_folds)
+        data, recipe, folder = self.store.data, self.recipe, self.folder(fold)
+        earlier = read_fit(data, fold, folder)
+        if earlier is not None:
+            return earlier
+        rows, seed = part_rows(data, fold), self.seed_of(fold)
+        members = max(1, recipe.inner_folds)
         within = partial(_tell_within, tell, done * members, len(self.folds) * members)
-
-        def job(rows: Mapping[str, NDArray[np.int64]]) -> dict[str, Logits]:
-            return self._job(fold, folder, within)(rows)
-
-        return run_job(self.store.data, fold, self.recipe.name, "image", folder, job)
-
-    def _job(self, fold: Fold, folder: Path, within: TellWithin) -> FitAndPredict:
-        keeper, make = self._made
-        of_job = job_seed(self.seed, self.recipe.name, fold.protocol, fold.fold)
-        if self.recipe.inner_folds:
-            return partial(
-                fit_inner_folds,
-                make,
-                self.store.data,
-                fold,
-                self.recipe.inner_folds,
-                folder,
-                of_job,
-                within,
+        if recipe.inner_folds:
+            logits = fit_inner_folds(
+                self.trainer, data, fold, recipe.inner_folds, folder, seed, within, rows
             )
-        job = make(folder, of_job, within)
-        if keeper is not None and fold.protocol in PROTOCOLS:
-            return keeper.attach(job, folder)
-        return job
+        else:
+            gate = self.gate if fold.protocol in PROTOCOLS else None
+            logits = self.trainer.fit(rows, folder, seed, within, gate)
+        return write_fit(data, fold, recipe.name, "image", folder, logits)
 
-    def gradient_job(self, folder: Path, seed: int) -> GradientJob:
-        """One of the trainings, for a process that takes part in it."""
-        job = self._made[1](folder, seed, lambda done, total: None)
-        assert isinstance(job, GradientJob)
-        return job
+    def seed_of(self, fold: Fold) -> int:
+        """Of everything random in one fit."""
+        return job_seed(self.seed, self.recipe.name, fold.protocol, fold.fold)
 
     @cached_property
-    def _made(self) -> tuple[GateKeeper | None, MakeJob]:
-        """What is needed only where something is left to fit."""
-        keeper = None
-        if not self.recipe.inner_folds:  # their members are many models with features of their own
-            keeper = GateKeeper.of(self.store, self.recipe, self.seed)
-        return keeper, _jobs_of(self.store, self.recipe, self.seed, keeper)
+    def gate(self) -> GateKeeper | None:
+        """Fits the gate beside each model; None for recipes whose members are many models."""
+        if self.recipe.inner_folds:
+            return None
+        return GateKeeper.of(self.store, self.recipe, self.seed)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """What all fits share, made only where something is left to fit."""
+        store, recipe = self.store, self.recipe
+        if not recipe.frozen_features:
+            pixels = store.pixels(recipe)
+            views = store.views(recipe, pixels, self.seed)
+            announce = None
+            if store.announce is not None:
+                announce = partial(_announce, store.announce, str(store.run.path), recipe.name)
+            return GradientTrainer(_of_one_model(recipe), pixels, views, store.data, announce)
+        features = store.features(recipe, "image", self.seed)
+        if self.gate is not None:
+            features = self.gate.extended(features, store, recipe, self.seed)
+        return HeadTrainer.of(store, recipe, features, store.data, self.seed)
 
 
-def _jobs_of(store: InputStore, recipe: Recipe, seed: int, keeper: GateKeeper | None) -> MakeJob:
-    """What makes the job of one model from its folder, its seed and its progress."""
-    own = member_recipe(recipe) if recipe.inner_folds else recipe
-    if not recipe.frozen_features:
-        pixels = store.pixels(recipe)
-        views = store.views(recipe, pixels, seed)
-        announce = None
-        if store.announce is not None:
-            announce = partial(_announce, store.announce, str(store.run.path), recipe.name)
-        return lambda folder, of_job, tell: GradientJob(
-            own, pixels, views, store.data, folder, of_job, tell, announce=announce
-        )
-    features = store.features(recipe, "image", seed)
-    if keeper is not None:
-        features = keeper.extended(features, store, recipe, seed)
-    return job_of_features(store, recipe, features, store.data, seed)
+def _of_one_model(recipe: Recipe) -> Recipe:
+    """The recipe of one member, where it has inner folds."""
+    return member_recipe(recipe) if recipe.inner_folds else recipe
 
 
 def _announce(
@@ -176,14 +167,53 @@ def _announce(
     announce(SharedTraining(run, recipe, folder, seed, rows, cached))
 
 
-def job_of_features(
-    store: InputStore, recipe: Recipe, features: NDArray[np.float32], data: Labelled, seed: int
-) -> MakeJob:
-    """What makes the job of one classifier on (n, D) features of the images of ``data``."""
-    own = member_recipe(recipe) if recipe.inner_folds else recipe
-    network = store.network(recipe, seed)
-    fit = _fit_linear if isinstance(recipe.training, LinearHeadTraining) else _fit_classifier
-    return lambda folder, of_job, tell: partial(fit, own, network, features, data, folder, of_job)
+@dataclass(frozen=True)
+class HeadTrainer:
+    """Fits classifiers on features of a frozen backbone.
+
+    Attributes:
+        recipe: What is fitted.
+        network: The backbone; never changed.
+        features: (n, D) of the images of ``data``, and of the outliers of a gate after them.
+        data: Labels and names.
+    """
+
+    recipe: Recipe
+    network: Network
+    features: NDArray[np.float32]
+    data: Labelled
+
+    @classmethod
+    def of(
+        cls,
+        store: InputStore,
+        recipe: Recipe,
+        features: NDArray[np.float32],
+        data: Labelled,
+        seed: int,
+    ) -> HeadTrainer:
+        """For one model of a recipe, or for one member of its inner folds."""
+        return cls(_of_one_model(recipe), store.network(recipe, seed), features, data)
+
+    def fit(
+        self, rows: PartRows, folder: Path, seed: int, tell: Tell, gate: GateKeeper | None = None
+    ) -> dict[str, Logits]:
+        """See :class:`~leukoscope.pipeline.inner_folds.Trainer`; it takes seconds."""
+        if gate is None:
+            return self._fit_and_apply(rows, folder, seed)
+        parts = gate.parts(rows)
+        logits = self._fit_and_apply({**rows, OUTLIERS: parts[OUTLIERS]}, folder, seed)
+        unread = np.empty((len(parts["train"]), 0))  # the gate reads no logits of what was trained
+        seen = {p: (self.features[of], logits.get(p, unread)) for p, of in parts.items()}
+        gate.keep(folder, parts, seen)
+        return logits
+
+    def _fit_and_apply(self, rows: PartRows, folder: Path, seed: int) -> dict[str, Logits]:
+        """Fit the classifier of the recipe, write it, and apply it to all parts but ``train``."""
+        recipe, network, features, data = self.recipe, self.network, self.features, self.data
+        if isinstance(recipe.training, LinearHeadTraining):
+            return _fit_linear(recipe, network, features, data, folder, rows)
+        return _fit_classifier(recipe, network, features, data, folder, seed, rows)
 
 
 def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, later: int = 0) -> None:
@@ -235,9 +265,9 @@ def _fit_linear(
     features: NDArray[np.float32],
     data: Labelled,
     folder: Path,
-    seed: int,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
+    """Fit a linear head, write its checkpoint, and apply it to the held-out rows."""
     head = _linear_head(recipe, features, data, rows)
     network = copy.deepcopy(network)
     network.set_linear_head(head.weight, head.bias)
@@ -255,6 +285,7 @@ def _fit_classifier(
     seed: int,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
+    """Fit another classifier, write what can be written of it, and apply it likewise."""
     assert isinstance(recipe.training, FeatureClassifierTraining)
     train, val = (Sample(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
     chosen = fit_feature_classifier(train, val, len(data.class_names), recipe.training, seed=seed)

@@ -1,18 +1,21 @@
-"""One job: one recipe or probe on one fold, what it writes, and what calibrates its model."""
+"""One fit: one recipe or probe on one fold, what it writes, and what calibrates its model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.base import validate
 from leukoscope.config.bundle import Calibration
 from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_json, sha256_bytes, sha256_json, write_json
 from leukoscope.core.records import Fold, ImageRecord
+from leukoscope.core.run_folder import CALIBRATION, PREDICTIONS, RunFolder
 from leukoscope.evaluation.calibration import (
     apply_calibration,
     evidence_weights,
@@ -25,8 +28,9 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 HELD_OUT = ("val", "cal", "test")
 PartRows = Mapping[str, NDArray[np.int64]]
 """Row numbers of the images of each part."""
+Calibrations = Mapping[tuple[str, str, int], Calibration]
+"""By recipe, protocol and number of the fold."""
 Logits = NDArray[np.float64]
-FitAndPredict = Callable[[Mapping[str, NDArray[np.int64]]], dict[str, Logits]]
 
 
 class SharedTraining(NamedTuple):
@@ -79,40 +83,45 @@ class Labelled:
         )
 
 
-def run_job(
-    data: Labelled,
-    fold: Fold,
-    recipe: str,
-    shown: str,
-    folder: Path,
-    fit_and_predict: FitAndPredict,
+def read_fit(data: Labelled, fold: Fold, folder: Path) -> PredictionTable | None:
+    """What an earlier run predicted in one fold; None where the fit is still to be done.
+
+    A table of another division of the data, of another version, or a damaged one is deleted, and
+    what was calibrated with it.
+    """
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        return None
+    try:
+        found = PredictionTable.load(path)
+        if _parts(found) == _held_out(data, fold):
+            return found
+    except DataError:
+        pass
+    (folder / CALIBRATION).unlink(missing_ok=True)
+    path.unlink()
+    return None
+
+
+def write_fit(
+    data: Labelled, fold: Fold, recipe: str, shown: str, folder: Path, logits: Mapping[str, Logits]
 ) -> PredictionTable:
-    """Fit on one fold and write ``predictions.csv``; calibration follows when all folds are done.
+    """Write what one fit predicts; the file says that the fit is done.
+
+    Calibration follows when all folds are done (:func:`calibrate_fits`).
 
     Args:
         data: The images and labels.
         fold: Which image stands in which part.
         recipe: Name for the table.
         shown: What the classifier was shown (``image``, ``background-only``, …).
-        folder: The job's folder; finished when it holds ``predictions.csv``.
-        fit_and_predict: From row numbers by part to logits (n_part, K) of the held-out parts.
+        folder: Of the fit.
+        logits: (n_part, K) of each held-out part, in the order of the data.
 
     Returns:
-        Logits and probabilities of the val, cal and test images; calibrated where an earlier run
-        did it (:func:`~leukoscope.pipeline.jobs.calibrate_jobs`).
+        Logits and uncalibrated probabilities of the val, cal and test images.
     """
-    target = folder / "predictions.csv"
-    if target.is_file():
-        try:
-            found = PredictionTable.load(target)
-            if _parts(found) == _held_out(data, fold):
-                return found
-        except DataError:
-            pass
-        target.unlink()  # of another version or division, or damaged: do the job again
-    rows = {part: data.rows(fold, part) for part in ("train", *HELD_OUT)}
-    logits = fit_and_predict(rows)
-    y = data.y
+    rows, y = part_rows(data, fold), data.y
     index = np.concatenate([rows[part] for part in HELD_OUT])
     stacked = np.concatenate([logits[part] for part in HELD_OUT])
     table = PredictionTable.build(
@@ -127,9 +136,23 @@ def run_job(
         y_true=y[index],
         logits=stacked,
     )
-    table.save(target)
-    # Read back what was written, so that a resumed study computes from the very same digits.
-    return PredictionTable.load(target)
+    return _saved(table, folder)
+
+
+def part_rows(data: Labelled, fold: Fold) -> dict[str, NDArray[np.int64]]:
+    """Row numbers of the images of each part of a fold."""
+    return {part: data.rows(fold, part) for part in ("train", *HELD_OUT)}
+
+
+def _saved(table: PredictionTable, folder: Path) -> PredictionTable:
+    """The table as its file holds it, so that a resumed study computes from the same digits.
+
+    Whatever calibrated an earlier table of this folder goes first: a kill in between leaves a
+    table that is to be calibrated, never a calibration beside a table it was not applied to.
+    """
+    (folder / CALIBRATION).unlink(missing_ok=True)
+    table.save(folder / PREDICTIONS)
+    return PredictionTable.load(folder / PREDICTIONS)
 
 
 def _held_out(data: Labelled, fold: Fold) -> dict[str, str]:
@@ -162,57 +185,52 @@ def calibration_tables(tables: Sequence[PredictionTable]) -> list[PredictionTabl
     return found
 
 
-def fold_calibrations(
-    folds: Sequence[Fold], tables: Sequence[PredictionTable], *, vector: bool = True
-) -> list[Calibration | None]:
-    """The calibration of each fold of one protocol.
+def fit_fold_calibration(
+    fold: Fold, rows: PredictionTable, *, vector: bool = True
+) -> Calibration | None:
+    """The calibration of one fold's model.
 
     Args:
-        folds: The folds.
-        tables: What each of them predicts.
+        fold: The fold.
+        rows: Its entry of :func:`calibration_tables`.
         vector: Whether vector scaling is tried too.
 
     Returns:
-        One record a fold, None where nothing can calibrate it.
+        None where there are no rows.
     """
-    found: list[Calibration | None] = []
-    for fold, rows in zip(folds, calibration_tables(tables), strict=True):
-        if not len(rows):
-            found.append(None)
-            continue
-        units = fold.units(rows.image_id.tolist())
-        if vector:
-            found.append(fit_calibration(rows.logits, rows.y_true, units))
-        else:
-            weights = evidence_weights(np.asarray(units))
-            temperature = fit_temperature(rows.logits, rows.y_true, weights)
-            found.append(Calibration(temperature=temperature, n_cal=len(rows)))
-    return found
+    if not len(rows):
+        return None
+    units = fold.units(rows.image_id.tolist())
+    if vector:
+        return fit_calibration(rows.logits, rows.y_true, units)
+    weights = evidence_weights(np.asarray(units))
+    temperature = fit_temperature(rows.logits, rows.y_true, weights)
+    return Calibration(temperature=temperature, n_cal=len(rows))
 
 
-def calibrated(
-    folds: Sequence[Fold], tables: Sequence[PredictionTable], *, vector: bool = True
-) -> list[PredictionTable]:
-    """The tables of one protocol's folds with calibrated probabilities."""
-    records = fold_calibrations(folds, tables, vector=vector)
-    return [
-        table if record is None else replace(table, probs=apply_calibration(table.logits, record))
-        for table, record in zip(tables, records, strict=True)
-    ]
+def with_calibration(table: PredictionTable, calibration: Calibration | None) -> PredictionTable:
+    """The table with calibrated probabilities, or as it is where nothing calibrates it."""
+    if calibration is None:
+        return table
+    return replace(table, probs=apply_calibration(table.logits, calibration))
 
 
-def calibrate_jobs(
+def calibrate_fits(
     folds: Sequence[Fold],
     tables: Sequence[PredictionTable],
     folder_of: Callable[[Fold], Path],
     vector_in: Iterable[str] = (),
 ) -> list[PredictionTable]:
-    """Calibrate the finished jobs of one recipe or probe, and write it into their files.
+    """Calibrate the finished fits of one recipe or probe, each once.
+
+    The calibration goes to ``calibration.json`` beside the fit's ``predictions.csv``, whose
+    probabilities it gives; with it stands a hash of the predictions that it was fitted on. As
+    long as these are the same, both files stay as they are.
 
     Args:
         folds: Folds of any protocols.
-        tables: What the jobs wrote, in the order of the folds.
-        folder_of: Where the files of each job are.
+        tables: What the fits wrote, in the order of the folds.
+        folder_of: Where the files of each fit are.
         vector_in: Protocols in which vector scaling is tried too.
 
     Returns:
@@ -223,13 +241,56 @@ def calibrate_jobs(
         places.setdefault(fold.protocol, []).append(place)
     found, tried = list(tables), set(vector_in)
     for protocol, own in places.items():
-        done = calibrated(
-            [folds[k] for k in own], [tables[k] for k in own], vector=protocol in tried
-        )
-        for place, table in zip(own, done, strict=True):
-            if not np.allclose(table.probs, tables[place].probs, rtol=0, atol=1e-9):
-                path = folder_of(folds[place]) / "predictions.csv"
-                table.save(path)
-                # What was written, so that a resumed study computes from the very same digits.
-                found[place] = PredictionTable.load(path)
+        vector = protocol in tried
+        for place, rows in zip(own, calibration_tables([tables[k] for k in own]), strict=True):
+            fold, folder = folds[place], folder_of(folds[place])
+            fitted_on = _fitted_on(fold, rows, vector=vector)
+            if _stored(folder).get("fitted_on") == fitted_on:
+                continue
+            record = fit_fold_calibration(fold, rows, vector=vector)
+            if record is not None:
+                found[place] = _saved(with_calibration(tables[place], record), folder)
+                values = {"fitted_on": fitted_on, "calibration": record.model_dump(mode="json")}
+                write_json(folder / CALIBRATION, values)
+    return found
+
+
+def _fitted_on(fold: Fold, rows: PredictionTable, *, vector: bool) -> str:
+    """SHA-256 of everything that a calibration is fitted on."""
+    ids = rows.image_id.tolist()
+    texts = sha256_json([vector, ids, fold.units(ids), rows.y_true.tolist()])
+    return sha256_bytes(texts.encode() + np.ascontiguousarray(rows.logits).tobytes())
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """The content of a fit's ``calibration.json``; empty where there is none, or a damaged one."""
+    path = folder / CALIBRATION
+    try:
+        found = read_json(path) if path.is_file() else {}
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def load_calibration(folder: Path) -> Calibration | None:
+    """What calibrates the model in this folder; None while folds of its protocol are missing.
+
+    Raises:
+        ConfigError: ``calibration.json`` holds no calibration.
+    """
+    values = _stored(folder).get("calibration")
+    return None if values is None else validate(Calibration, values, str(folder / CALIBRATION))
+
+
+def calibrations_of_run(
+    run: RunFolder, recipes: Iterable[str], folds: Sequence[Fold]
+) -> dict[tuple[str, str, int], Calibration]:
+    """The calibrations that the fits of a run hold; nothing of those that are not calibrated."""
+    found = {}
+    for recipe in recipes:
+        for fold in folds:
+            key = (recipe, fold.protocol, fold.fold)
+            calibration = load_calibration(run.model(*key))
+            if calibration is not None:
+                found[key] = calibration
     return found

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from leukoscope.config.base import validate
 from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json, sha256_bytes, sha256_file, write_csv, write_json
-from leukoscope.core.records import ImageRecord, Manifest, load_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.files import sha256_bytes, sha256_file
+from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.robustness import Answers, Sample
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_conditions, measure_quality
 from leukoscope.pipeline.folds import groups_of, unit_of
@@ -33,8 +33,6 @@ Image = NDArray[np.uint8]
 Picture = Callable[[ImageRecord], Image]
 Measures = dict[str, list[float]]
 _FAIREST = ("grouped", "deduplicated")  # no leak, and groups enough for an interval
-COLUMNS = ("recipe", "corruption", "severity", "level", "metric", "value", "low", "high")
-METRICS = ("accuracy", "ece", "difference", "review", "reject")
 Kept = tuple[Answers, dict[str, list[float]]]
 
 
@@ -110,7 +108,7 @@ def open_run(
     """
     names = list(dict.fromkeys(recipes)) or [fitted.choose(None, protocol)[0]]
     if protocol is None:
-        fair = (p for p in _FAIREST if all(fitted.folds(name, p) for name in names))
+        fair = (p for p in _FAIREST if all(fitted.finished_folds(name, p) for name in names))
         protocol = next(fair, None)
     chosen = [fitted.choose(name, protocol) for name in names]
     protocol = chosen[0][1]
@@ -119,7 +117,7 @@ def open_run(
     records = [r for r in fitted.manifest.usable if r.image_id in shared]
     if not records:
         raise DataError(f"{fitted.run.path}: {', '.join(names)} share no test image")
-    folds = load_folds(fitted.run.splits)
+    folds = fitted.splits
     groups = groups_of(folds).get(protocol, {})
     class_names = fitted.test_table(names[0], protocol).class_names
     return MeasuredModels(
@@ -204,7 +202,7 @@ class FoldModels:
     @property
     def fingerprint(self) -> str:
         """Hash of the records of all fits."""
-        folds = self.fitted.folds(self.name, self.protocol)
+        folds = self.fitted.finished_folds(self.name, self.protocol)
         paths = [self.fitted.run.model(self.name, self.protocol, fold) / RECORD for fold in folds]
         return sha256_bytes("".join(map(sha256_file, paths)).encode())
 
@@ -289,67 +287,16 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> Measures:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def load_answers(path: Path, key: str) -> Kept | None:
-    """Answers that were kept, or None where there are none, of other images or models."""
-    if not path.is_file():
-        return None
-    try:
-        value = read_json(path)
-        if value["key"] != key:
-            return None
-        answers = Answers(
-            np.array(value["probs"], np.float64),
-            np.array(value["review"], np.bool_),
-            None if value["reject"] is None else np.array(value["reject"], np.bool_),
-        )
-        return answers, value["looks"]
-    except (DataError, KeyError, TypeError, ValueError):
-        return None  # damaged: measure it again
-
-
-def save_answers(path: Path, key: str, kept: Kept) -> None:
-    """Keep answers; a kill leaves the file whole or absent."""
-    answers, looks = kept
-    write_json(
-        path,
-        {
-            "key": key,
-            "probs": answers.probs.tolist(),
-            "review": answers.review.tolist(),
-            "reject": None if answers.reject is None else answers.reject.tolist(),
-            "looks": looks,
-        },
-    )
-
-
-def save_result(run: RunFolder, result: Mapping[str, Any]) -> None:
-    """Write ``robustness.json`` and the same as a table of one row a number."""
-    write_json(run.robustness, result)
-    rows: list[dict[str, Any]] = []
-    for model in result["recipes"]:
-        for condition in (model["clean"], *model["conditions"]):
-            head = {name: condition[name] for name in ("corruption", "severity", "level")}
-            rows += [
-                {"recipe": model["recipe"], **head, "metric": metric, **_number(condition[metric])}
-                for metric in METRICS
-                if metric in condition
-            ]
-    write_csv(run.robustness_table, COLUMNS, rows)
-
-
-def _number(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry[name] for name in ("value", "low", "high")}
-
-
-def stored_envelope(run: RunFolder, recipe: str) -> Envelope | None:
+def stored_envelope(files: RunFiles, recipe: str) -> Envelope | None:
     """The envelope that ``robustness`` measured for a recipe of this run, if it did.
 
     Raises:
         DataError: ``robustness.json`` is damaged.
         ConfigError: It holds no valid envelope.
     """
-    if not run.robustness.is_file():
+    path = files.run.robustness
+    if not path.is_file():
         return None
-    models: Sequence[Mapping[str, Any]] = read_json(run.robustness).get("recipes", ())
+    models: Sequence[Mapping[str, Any]] = files.robustness.get("recipes", ())
     found = next((m.get("envelope") for m in models if m["recipe"] == recipe), None)
-    return None if found is None else validate(Envelope, found, str(run.robustness))
+    return None if found is None else validate(Envelope, found, str(path))

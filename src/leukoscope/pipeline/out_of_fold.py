@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Calibration, Conformal, OperatingPoint
 from leukoscope.config.guarantees import parse_operating_point
-from leukoscope.config.loading import load_study_config
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_csv
 from leukoscope.core.protocols import promised_protocol, promised_unit
-from leukoscope.core.records import Fold, Manifest, load_folds
+from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, evidence_weights, softmax
 from leukoscope.evaluation.calibration_error import calibration_measures
@@ -24,6 +23,7 @@ from leukoscope.evaluation.conformal import fill_empty, fit_promise, hits, predi
 from leukoscope.evaluation.intervals import Interval, bootstrap_mean, with_exact_limits
 from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.decisions import fit_point
 from leukoscope.pipeline.entries import FoldResults, sampling, units_of
 
@@ -52,24 +52,23 @@ class UnseenImages:
     ood_scores: NDArray[np.float64] | None = None
 
     @classmethod
-    def of_run(cls, run: RunFolder, recipe: str) -> UnseenImages:
+    def of_run(cls, files: RunFiles, recipe: str) -> UnseenImages:
         """Read them from a study's folder.
 
         Raises:
             DataError: A fold of the protocol is not finished, or none was made.
         """
-        folds = load_folds(run.splits)
-        protocol = promised_protocol(fold.protocol for fold in folds)
-        own = [fold for fold in folds if fold.protocol == protocol]
+        protocol = promised_protocol(fold.protocol for fold in files.splits)
+        own = () if protocol is None else files.folds_under(protocol)
         if not own:
             raise DataError(
-                f"{run.splits}: no protocol holds images out, so nothing can calibrate a model",
+                f"{files.run.splits}: no protocol holds images out, so nothing can calibrate a "
+                "model",
                 hint="run the study again, into a new folder",
             )
-        tables = [_tested(run, recipe, fold) for fold in own]
-        config, table = load_study_config(run.config), concatenate(tables)
-        records = Manifest.load(run.manifest, config.data.root).usable
-        named = {record.image_id: record.patient_id for record in records}
+        tables = [_tested(files, recipe, fold) for fold in own]
+        table = concatenate(tables)
+        named = {record.image_id: record.patient_id for record in files.manifest.usable}
         patients = [named.get(image_id, "") for image_id in table.image_id.tolist()]
         units = [
             unit
@@ -81,8 +80,8 @@ class UnseenImages:
             table=table,
             units=np.array(units),
             patients=np.array(patients) if all(patients) else None,
-            config=config,
-            ood_scores=_ood_scores(run, recipe, own, tables),
+            config=files.config,
+            ood_scores=_ood_scores(files.run, recipe, own, tables),
         )
 
     @property
@@ -127,15 +126,17 @@ class UnseenImages:
         return calibration, conformal, point
 
 
-def _tested(run: RunFolder, recipe: str, fold: Fold) -> PredictionTable:
-    path = run.model(recipe, fold.protocol, fold.fold) / "predictions.csv"
+def _tested(files: RunFiles, recipe: str, fold: Fold) -> PredictionTable:
+    """What the model of a fold says of its test images."""
+    path = files.run.fit_predictions(recipe, fold.protocol, fold.fold)
     if not path.is_file():
         raise DataError(
             f"{path} is missing: the test images of all folds of `{fold.protocol}` calibrate the "
             "model that was fitted on all images",
-            hint=f"let the study finish: leukoscope study --out {run.path} --resume",
+            hint=f"let the study finish: leukoscope study --out {files.run.path} --resume",
         )
-    return PredictionTable.load(path).select(part="test", input="image")
+    table = files.fit_predictions(recipe, fold.protocol, fold.fold)
+    return table.select(part="test", input="image")
 
 
 def _ood_scores(

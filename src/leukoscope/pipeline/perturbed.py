@@ -20,17 +20,17 @@ from leukoscope.config.bundle import Calibration
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import DEGRADED, PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError
-from leukoscope.core.protocols import strictest
+from leukoscope.core.protocols import PROTOCOLS, strictest
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import apply_calibration, softmax
 from leukoscope.evaluation.combining import log_probs, weighted_mean
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
 from leukoscope.learning.trainer import predict_logits
-from leukoscope.pipeline.fitting import job_of_features, job_seed
+from leukoscope.pipeline.fitting import HeadTrainer, job_seed
 from leukoscope.pipeline.folds import ProtocolPlan
-from leukoscope.pipeline.gradient_job import fit_inner_folds
-from leukoscope.pipeline.jobs import Labelled, Logits, fold_calibrations
+from leukoscope.pipeline.inner_folds import fit_inner_folds
+from leukoscope.pipeline.jobs import Labelled, Logits, calibrate_fits, calibrations_of_run
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.shortcut_summary import MODEL_ON
 from leukoscope.pipeline.store import InputStore, Wanted
@@ -102,13 +102,17 @@ def run_perturbed(
     if not folds:
         return tables
     models = PerturbedModels(store, recipe, INPUTS, config.seed)
-    calibrations = _calibrations(store, recipe, folds)
+    tables_of_fits = [PredictionTable.load(_table_path(store, recipe, fold)) for fold in folds]
+    calibrate_fits(folds, tables_of_fits, lambda f: _table_path(store, recipe, f).parent, PROTOCOLS)
+    calibrations = calibrations_of_run(store.run, [recipe.name], folds)
     with progress.step(f"{recipe.name} on edited images") as tell:
         for done, fold in enumerate(folds, start=1):
             quick = recipe.frozen_features or fold.protocol == hardest
             names = [name for name in models.inputs if quick or name not in DEGRADED]
             found = (
-                _one_fold(models, fold, name, calibrations[fold.protocol, fold.fold])
+                _one_fold(
+                    models, fold, name, calibrations.get((recipe.name, fold.protocol, fold.fold))
+                )
                 for name in names
             )
             tables += [table for table in found if len(table)]
@@ -118,20 +122,7 @@ def run_perturbed(
 
 
 def _table_path(store: InputStore, recipe: Recipe, fold: Fold) -> Path:
-    return store.run.model(recipe.name, fold.protocol, fold.fold) / "predictions.csv"
-
-
-def _calibrations(
-    store: InputStore, recipe: Recipe, folds: Sequence[Fold]
-) -> dict[tuple[str, int], Calibration | None]:
-    """Protocol and number of each fold → the calibration of its model."""
-    found: dict[tuple[str, int], Calibration | None] = {}
-    for protocol in dict.fromkeys(fold.protocol for fold in folds):
-        own = [fold for fold in folds if fold.protocol == protocol]
-        tables = [PredictionTable.load(_table_path(store, recipe, fold)) for fold in own]
-        records = fold_calibrations(own, tables)
-        found |= {(protocol, fold.fold): one for fold, one in zip(own, records, strict=True)}
-    return found
+    return store.run.fit_predictions(recipe.name, fold.protocol, fold.fold)
 
 
 def _one_fold(
@@ -259,12 +250,14 @@ class PerturbedModels:
         parts["test"] = len(data.records) + np.arange(len(shown))
         seed = job_seed(self.seed, self.recipe.name, fold.protocol, fold.fold)
         scratch = self.store.run.cache / "edited" / "again"
-        make = job_of_features(self.store, self.recipe, features, more, self.seed)
+        trainer = HeadTrainer.of(self.store, self.recipe, features, more, self.seed)
         if self.recipe.inner_folds:
             members = self.recipe.inner_folds
-            found = fit_inner_folds(make, more, fold, members, scratch, seed, _quiet, parts)["test"]
+            found = fit_inner_folds(trainer, more, fold, members, scratch, seed, _quiet, parts)[
+                "test"
+            ]
         else:
-            found = make(scratch, seed, _quiet)(parts)["test"]
+            found = trainer.fit(parts, scratch, seed, _quiet)["test"]
         ends = np.cumsum([len(of) for of in rows.values()])[:-1]
         return dict(zip(rows, np.split(found, ends), strict=True))
 

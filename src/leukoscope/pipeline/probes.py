@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,11 +35,12 @@ from leukoscope.pipeline.inapplicable import (
 )
 from leukoscope.pipeline.jobs import (
     HELD_OUT,
-    FitAndPredict,
     Labelled,
     Logits,
-    calibrate_jobs,
-    run_job,
+    calibrate_fits,
+    part_rows,
+    read_fit,
+    write_fit,
 )
 from leukoscope.pipeline.one_pass import NUMBERS, NumberTable, finished, grain_table
 from leukoscope.pipeline.perturbed import perturbed_wanted, run_perturbed
@@ -125,7 +126,7 @@ def run_probe(
         for done, fold in enumerate(fits.folds, start=1):
             tables.append(fits.fit(fold, tell))
             tell(done, len(fits.folds))
-        return calibrate_jobs(fits.folds, tables, fits.folder)
+        return calibrate_fits(fits.folds, tables, fits.folder)
 
 
 @dataclass(frozen=True)
@@ -167,28 +168,32 @@ class ProbeFits:
 
     def prepare(self) -> None:
         """Compute what all fits share and keep it on disk."""
-        _ = self._logits
+        _ = self._values
 
     def fit(self, fold: Fold, tell: Tell) -> PredictionTable:
         """Fit on one fold, or read what an earlier run wrote."""
         folder, data = self.folder(fold), self.store.data
+        earlier = read_fit(data, fold, folder)
+        if earlier is not None:
+            return earlier
+        logits = self._logits(part_rows(data, fold))
+        return write_fit(data, fold, self.classifier, self.probe, folder, logits)
 
-        def job(rows: Mapping[str, NDArray[np.int64]]) -> dict[str, Logits]:
-            return self._logits(rows)  # made only where something is left to fit
-
-        return run_job(data, fold, self.classifier, self.probe, folder, job)
+    def _logits(self, rows: Mapping[str, NDArray[np.int64]]) -> dict[str, Logits]:
+        """Fit the probe's classifier and apply it to the held-out images."""
+        values, data = self._values, self.store.data
+        if self.probe in LINEAR:
+            return rank_logits(values, data, rows)
+        if self.probe in NUMERIC:
+            return forest_logits(values, data, self.config.seed, rows)
+        return linear_logits(probe_recipe(self.config), values, data, rows)
 
     @cached_property
-    def _logits(self) -> FitAndPredict:
-        store, seed = self.store, self.config.seed
+    def _values(self) -> NDArray[Any]:
+        """What the probe sees of every image: (n, d) numbers, or features of a picture."""
         if self.probe in NUMERIC:
-            values = probe_numbers(store, self.probe, self.config)
-            if self.probe in LINEAR:
-                return partial(rank_logits, values, store.data)
-            return partial(forest_logits, values, store.data, seed)
-        recipe = probe_recipe(self.config)
-        features = store.features(recipe, self.probe, seed)
-        return partial(linear_logits, recipe, features, store.data)
+            return probe_numbers(self.store, self.probe, self.config)
+        return self.store.features(probe_recipe(self.config), self.probe, self.config.seed)
 
 
 def probe_numbers(

@@ -8,7 +8,7 @@ test image.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,7 +23,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_csv, read_json, sha256_json, write_csv, write_json
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
-from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, RunFolder
+from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, PREDICTIONS, RunFolder
 from leukoscope.evaluation.gate import SCORES, Gate, Seen, fit_gate, separation, set_threshold
 from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
@@ -33,9 +33,8 @@ from leukoscope.imaging.outliers import synthetic_outliers
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.pipeline.entries import sampling
 from leukoscope.pipeline.folds import groups_of, unit_of
-from leukoscope.pipeline.gradient_job import GradientJob
 from leukoscope.pipeline.inputs import load_input
-from leukoscope.pipeline.jobs import HELD_OUT, FitAndPredict, Logits, PartRows
+from leukoscope.pipeline.jobs import HELD_OUT, PartRows
 from leukoscope.pipeline.one_pass import NumberTable
 from leukoscope.pipeline.store import InputStore
 
@@ -46,7 +45,7 @@ OUTLIERS = "outliers"
 Floats = NDArray[np.floating[Any]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class GateKeeper:
     """Fits and measures the gate of each fold of a recipe.
 
@@ -56,7 +55,6 @@ class GateKeeper:
         pixels: (m, S, S, 3) uint8 RGB of the outliers.
         source: (m,) row of the image that each was made of.
         kinds: (m,) in which way.
-        features: (n + m, D) of a frozen network, or None where each fold has its own.
     """
 
     image_ids: tuple[str, ...]
@@ -64,7 +62,6 @@ class GateKeeper:
     pixels: NDArray[np.uint8]
     source: NDArray[np.int64]
     kinds: NDArray[np.str_]
-    features: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, store: InputStore, recipe: Recipe, seed: int) -> GateKeeper:
@@ -94,23 +91,7 @@ class GateKeeper:
     ) -> NDArray[np.float32]:
         """Features of the images and of the outliers (n + m, D) of a frozen network."""
         made = store.features(recipe, f"{OUTLIERS}-{seed}", seed, self.pixels)
-        self.features = np.concatenate([features, made])
-        return self.features
-
-    def attach(self, job: FitAndPredict, folder: Path) -> FitAndPredict:
-        """The same job, which also fits and measures the gate of its fold."""
-        if isinstance(job, GradientJob):
-            return replace(job, keeper=self)
-        return partial(self._watch, job, folder)
-
-    def _watch(self, job: FitAndPredict, folder: Path, rows: PartRows) -> dict[str, Logits]:
-        assert self.features is not None
-        parts = self.parts(rows)
-        logits = job({**rows, OUTLIERS: parts[OUTLIERS]})
-        logits["train"] = np.empty((len(parts["train"]), 0))
-        features = {part: self.features[numbers] for part, numbers in parts.items()}
-        self.keep(folder, parts, {part: (features[part], logits[part]) for part in parts})
-        return logits
+        return np.concatenate([features, made])
 
     def shown(self, images: NDArray[np.uint8], rows: PartRows, part: str) -> NDArray[np.uint8]:
         """Pixels of one part of :meth:`parts`, where ``images`` (n, S, S, 3) are the data's."""
@@ -253,7 +234,7 @@ def _measured(
 
 def _right(folders: Sequence[Path]) -> dict[str, bool]:
     """Whether the class of each test image was predicted."""
-    tables = [PredictionTable.load(folder / "predictions.csv") for folder in folders]
+    tables = [PredictionTable.load(folder / PREDICTIONS) for folder in folders]
     test = concatenate(tables).select(part="test")
     hits = test.probs.argmax(axis=1) == test.y_true
     return dict(zip(test.image_id.tolist(), hits.tolist(), strict=True))

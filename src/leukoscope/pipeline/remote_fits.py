@@ -10,17 +10,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from leukoscope.config.loading import load_study_config
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json
-from leukoscope.core.records import Manifest, load_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import PREDICTIONS, RunFolder
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.learning.backbones import build_network
 from leukoscope.learning.distributed import measures_shares
 from leukoscope.pipeline.fitting import RecipeFits
 from leukoscope.pipeline.folds import ProtocolPlan
+from leukoscope.pipeline.gradient_training import GradientTrainer
 from leukoscope.pipeline.inapplicable import inapplicable_probes
 from leukoscope.pipeline.jobs import Labelled, SharedTraining
 from leukoscope.pipeline.probes import ProbeFits, prepare_study
@@ -82,7 +81,7 @@ def fit_elsewhere(
     keys = []
     try:
         for fits in all_fits(store, plan, config, passport):
-            missing = [f for f in fits.folds if not (fits.folder(f) / "predictions.csv").is_file()]
+            missing = [f for f in fits.folds if not (fits.folder(f) / PREDICTIONS).is_file()]
             if missing:
                 fits.prepare()
             keys += [FitKey(*_which(fits), fold.protocol, fold.fold) for fold in missing]
@@ -121,13 +120,11 @@ def open_fits(run: str, kind: str, name: str) -> RecipeFits | ProbeFits:
 
 @lru_cache(maxsize=1)  # a process mostly does one recipe's fits in a row
 def _opened(run: str, written: int, kind: str, name: str) -> RecipeFits | ProbeFits:
-    folder = RunFolder(Path(run))
-    config = load_study_config(folder.config)
-    plan = ProtocolPlan(tuple(load_folds(folder.splits)), (), ())
-    manifest = Manifest.load(folder.manifest, config.data.root)
-    data = Labelled(manifest.usable, manifest.class_names)
-    store = InputStore(folder, manifest, data, Progress(), shared=True)
-    every = all_fits(store, plan, config, read_json(folder.passport))
+    files = RunFiles.open(Path(run))
+    plan = ProtocolPlan(files.splits, (), ())
+    data = Labelled(files.manifest.usable, files.manifest.class_names)
+    store = InputStore(files.run, files.manifest, data, Progress(), shared=True)
+    every = all_fits(store, plan, files.config, files.passport)
     return next(one for one in every if _which(one) == (kind, name))
 
 
@@ -146,13 +143,14 @@ def train_share(order: SharedTraining) -> None:
     """
     fits = open_fits(order.run, "recipe", order.recipe)
     assert isinstance(fits, RecipeFits)
-    job = fits.gradient_job(Path(order.folder), order.seed)
-    if (job.views is not None) != order.cached:
+    trainer = fits.trainer
+    assert isinstance(trainer, GradientTrainer)
+    if (trainer.views is not None) != order.cached:
         raise DataError(
             f"{order.recipe}: only some machines train on cached activations",
             hint="train without training.cached_views, or on machines that are alike",
         )
-    job.train(order.rows)
+    trainer.train(order.rows, Path(order.folder), order.seed, lambda done, total: None)
 
 
 def worker_notes(config: StudyConfig) -> list[str]:

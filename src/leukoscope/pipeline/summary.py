@@ -11,11 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json
 from leukoscope.core.protocols import PROTOCOLS, base_name
 from leukoscope.core.records import Fold
-from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import (
     METHODS,
@@ -29,6 +26,7 @@ from leukoscope.evaluation.comparison import Pair, compare, paired_tests
 from leukoscope.evaluation.intervals import bootstrap_metrics
 from leukoscope.evaluation.metrics import metric_names
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.decisions import PARTITIONS, decision_entries, operating_entry
 from leukoscope.pipeline.entries import (
     FoldResults,
@@ -40,6 +38,7 @@ from leukoscope.pipeline.entries import (
     sampling,
 )
 from leukoscope.pipeline.folds import FINAL
+from leukoscope.pipeline.jobs import Calibrations
 from leukoscope.pipeline.out_of_fold import promise_entry
 from leukoscope.pipeline.shortcut_summary import Evidence, add_verdict, model_on_entries
 
@@ -175,12 +174,9 @@ def _metrics(
     return {name: intervals[name].to_json() for name in wanted}
 
 
-def method_for_bundle(run: RunFolder, recipe: str) -> Method | None:
+def method_for_bundle(files: RunFiles, recipe: str) -> Method | None:
     """How a bundle of this run aggregates patients; None where no patient was held out."""
-    try:
-        subjects = read_json(run.metrics).get("subjects", {})
-    except DataError:
-        return None
+    subjects = files.metrics.get("subjects", {}) if files.run.metrics.is_file() else {}
     found = (e["bundle_method"] for e in subjects.get("results", ()) if e["recipe"] == recipe)
     return next(found, None)
 
@@ -193,6 +189,7 @@ def summarise(
     inapplicable: Sequence[Mapping[str, str]],
     evidence: Evidence | None = None,
     warnings: Sequence[str] = (),
+    calibrations: Calibrations | None = None,
 ) -> dict[str, Any]:
     """All statistics of a study.
 
@@ -203,6 +200,7 @@ def summarise(
         inapplicable: Protocols that the data cannot support, with reasons.
         evidence: What the verdict needs beside the tables; without it nothing is plausible.
         warnings: What a reader must know of the data and the splits.
+        calibrations: Of the folds' models; one that is missing is fitted from the table.
 
     Returns:
         The content of ``metrics.json``.
@@ -223,7 +221,7 @@ def summarise(
         "curve": sorted(curve, key=lambda point: (point["recipe"], point["clusters"])),
         "subjects": by_patient(table, statistics.groups.get(PROTOCOL, {}), config, inapplicable),
         "warnings": list(warnings),
-        **_promises(statistics, table, folds, recipes, protocols),
+        **_promises(statistics, table, folds, recipes, protocols, calibrations or {}),
     }
     add_verdict(metrics, statistics, test, recipes[0], evidence or Evidence())
     return metrics
@@ -320,6 +318,7 @@ def _promises(
     folds: Sequence[Fold],
     recipes: Sequence[str],
     protocols: Sequence[str],
+    calibrations: Calibrations,
 ) -> dict[str, Any]:
     """``calibration`` of every recipe, ``decisions`` and ``promise`` of the first."""
     config = statistics.config
@@ -328,7 +327,9 @@ def _promises(
             tested
             for protocol in protocols
             if protocol in PROTOCOLS
-            and (tested := FoldResults.of(table, folds, recipe, protocol, config)).folds
+            and (
+                tested := FoldResults.of(table, folds, recipe, protocol, config, calibrations)
+            ).folds
         ]
         for recipe in recipes
     }

@@ -9,33 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Calibration, Conformal
-from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameError, UsageError
 from leukoscope.core.protocols import PROTOCOLS
-from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.records import Fold, ImageRecord
+from leukoscope.core.run_folder import PREDICTIONS
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.entries import units_of
 from leukoscope.pipeline.folds import FINAL
-from leukoscope.pipeline.jobs import calibration_tables
+from leukoscope.pipeline.jobs import calibration_tables, load_calibration
 from leukoscope.pipeline.out_of_fold import UnseenImages
 
 if TYPE_CHECKING:
     from leukoscope.learning.backbones import Network
 
 RECORD = "checkpoint.json"
-TABLE = "predictions.csv"
 
 
 @dataclass(frozen=True)
@@ -79,66 +76,22 @@ class FittedModel:
 
 
 @dataclass(frozen=True)
-class FittedRun:
-    """A study's or training run's folder, for reading.
+class FittedRun(RunFiles):
+    """A run's files, and its trained models."""
 
-    Attributes:
-        run: The folder.
-        config: Its resolved configuration.
-        manifest: Where the images lie.
-    """
-
-    run: RunFolder
-    config: StudyConfig
-    manifest: Manifest
     _models: dict[tuple[str, str, int], FittedModel] = field(default_factory=dict)
     _tables: dict[tuple[str, str, int], PredictionTable] = field(default_factory=dict)
-    _folds: dict[tuple[str, int], Fold] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, path: Path) -> FittedRun:
-        """Read the configuration and the manifest.
-
-        Raises:
-            UsageError: The folder is a bundle, not a run.
-            DataError: It is missing, no run, or stopped before its images were read.
-        """
-        run = RunFolder(path)
-        if (path / "bundle.json").is_file():
-            raise UsageError(
-                f"{path} is a bundle: it holds a graph to predict with, not the trained model",
-                hint="name the folder of the study or training run; heat maps of a bundle's "
-                "predictions: leukoscope predict IMAGE --bundle BUNDLE --explain FOLDER",
-            )
-        if not run.config.is_file():
-            there = "holds no study or training run" if path.is_dir() else "there is no such folder"
-            raise DataError(
-                f"{path}: {there} (config.toml is missing)",
-                hint="name the folder that --out of `leukoscope study` or `train` named",
-            )
-        config = load_study_config(run.config)
-        if not run.manifest.is_file():
-            raise DataError(
-                f"{path}: the run stopped before its images were read",
-                hint=f"go on with it: leukoscope study --out {path} --resume",
-            )
-        return cls(run, config, Manifest.load(run.manifest, config.data.root))
-
-    @property
-    def recipes(self) -> tuple[str, ...]:
-        """Names of the recipes, the first one first."""
-        return tuple(recipe.name for recipe in self.config.recipes)
 
     @property
     def has_models(self) -> bool:
         """Whether any recipe left a model; what combines others' predictions leaves none."""
         return any(any(self._fitted(name)) for name in self.recipes)
 
-    def folds(self, recipe: str, protocol: str) -> list[int]:
-        """Numbers of the finished fits."""
+    def finished_folds(self, recipe: str, protocol: str) -> list[int]:
+        """Numbers of the folds whose models are trained and kept."""
         parent = self.run.model(recipe, protocol, 0).parent
         found = (int(path.name.removeprefix("fold")) for path in parent.glob("fold*")
-                 if (path / RECORD).is_file() and (path / TABLE).is_file())  # fmt: skip
+                 if (path / RECORD).is_file() and (path / PREDICTIONS).is_file())  # fmt: skip
         return sorted(found)
 
     def choose(self, recipe: str | None, protocol: str | None) -> tuple[str, str]:
@@ -149,8 +102,7 @@ class FittedRun:
             DataError: Nothing of it is finished yet, or its model was not kept.
         """
         name = recipe or next((n for n in self.recipes if any(self._fitted(n))), self.recipes[0])
-        if name not in self.recipes:
-            raise UnknownNameError(f"recipe of {self.run.path}", name, self.recipes)
+        self.check_recipe(name)
         done = [p for p in self._fitted(name) if p in PROTOCOLS]
         planned = {*self.config.protocols, *done}
         if protocol is not None and protocol not in planned:
@@ -168,18 +120,18 @@ class FittedRun:
         """Protocols with finished fits, those asked for first and in their order."""
         there = sorted(path.name for path in (self.run.path / "models" / recipe).glob("*"))
         order = [*self.config.protocols, *(p for p in there if p not in self.config.protocols)]
-        return (protocol for protocol in order if self.folds(recipe, protocol))
+        return (protocol for protocol in order if self.finished_folds(recipe, protocol))
 
     def table(self, recipe: str, protocol: str, fold: int) -> PredictionTable:
         """Logits and probabilities of the held-out images of one fit."""
         key = (recipe, protocol, fold)
         if key not in self._tables:
-            self._tables[key] = PredictionTable.load(self.run.model(*key) / TABLE)
+            self._tables[key] = self.fit_predictions(*key)
         return self._tables[key]
 
     def test_table(self, recipe: str, protocol: str) -> PredictionTable:
         """Test predictions of all finished folds of a recipe under a protocol."""
-        folds = self.folds(recipe, protocol)
+        folds = self.finished_folds(recipe, protocol)
         return concatenate([self.table(recipe, protocol, fold) for fold in folds]).select(
             part="test", input="image"
         )
@@ -198,7 +150,7 @@ class FittedRun:
 
         key = (recipe, protocol, fold)
         if key not in self._models:
-            folds = self.folds(recipe, protocol)
+            folds = self.finished_folds(recipe, protocol)
             if fold not in folds:
                 known = ", ".join(map(str, folds)) or "none"
                 raise UsageError(
@@ -218,27 +170,30 @@ class FittedRun:
         return self._models[key]
 
     def _decisions(self, recipe: str, protocol: str, fold: int) -> tuple[Calibration, Conformal]:
-        """From the ``cal`` part or the other folds; for the fit on all images from all folds.
+        """Of the ``cal`` part or the other folds; for the fit on all images of all folds.
 
-        While no other fold is finished, from the ``val`` part.
+        While no other fold is finished, of the ``val`` part.
         """
         if protocol == FINAL:
-            unseen = UnseenImages.of_run(self.run, recipe)
+            unseen = UnseenImages.of_run(self, recipe)
             return unseen.decide(unseen.logits)[:2]
-        numbers = self.folds(recipe, protocol)
-        own, folds = numbers.index(fold), [self._fold(protocol, k) for k in numbers]
-        tables = [self.table(recipe, protocol, k) for k in numbers]
-        cal, guarantee = calibration_tables(tables)[own], self.config.set_guarantee
+        numbers = self.finished_folds(recipe, protocol)
+        tables = [self.table(recipe, protocol, number) for number in numbers]
+        own = numbers.index(fold)
+        cal = calibration_tables(tables)[own]
         if not len(cal):  # no other fold is finished yet: what selected the model has to do
             cal = tables[own].select(part="val")
-        calibration = fit_calibration(cal.logits, cal.y_true, units_of(folds[own], cal))
+        units = units_of(self._fold(protocol, fold), cal)
+        calibration = load_calibration(self.run.model(recipe, protocol, fold))
+        if calibration is None:  # fits of this recipe are still missing: what there is has to do
+            calibration = fit_calibration(cal.logits, cal.y_true, units)
         sets = fit_sets(
             apply_calibration(cal.logits, calibration),
             cal.y_true,
             self.config.coverage,
             score=self.config.set_score,
-            guarantee=guarantee,
-            groups=units_of(folds[own], cal) if guarantee == "group" else None,
+            guarantee=self.config.set_guarantee,
+            groups=units if self.config.set_guarantee == "group" else None,
         )
         return calibration, sets
 
@@ -256,9 +211,9 @@ class FittedRun:
             ``val``, ``cal``, ``purged``). For another image the fit on all images, if there is
             one, else the first fold's, with an empty part.
         """
-        folds = self.folds(recipe, protocol)
+        folds = self.finished_folds(recipe, protocol)
         if not image_id:
-            final = self.folds(recipe, FINAL)
+            final = self.finished_folds(recipe, FINAL)
             where = (FINAL, final[0]) if final else (protocol, folds[0])
             return self.model(recipe, *where), ""
         parts = {fold: self._part(recipe, protocol, fold, image_id) for fold in folds}
@@ -272,12 +227,10 @@ class FittedRun:
             return str(table.part[rows[0]])
         return self._fold(protocol, fold).parts.get(image_id, "")
 
-    def _fold(self, protocol: str, fold: int) -> Fold:
-        key = (protocol, fold)
-        if key not in self._folds:
-            self._folds[key] = Fold(protocol, fold, parts={})
-            self._folds.update({(f.protocol, f.fold): f for f in load_folds(self.run.splits)})
-        return self._folds[key]
+    def _fold(self, protocol: str, number: int) -> Fold:
+        """A fold, or an empty one where the splits do not name it."""
+        found = (fold for fold in self.folds_under(protocol) if fold.fold == number)
+        return next(found, Fold(protocol, number, parts={}))
 
     def record(self, image_id: str) -> ImageRecord:
         """One image of the data set.

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.loading import load_study_config
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.protocols import protocol_rank
-from leukoscope.core.records import Fold, Manifest, load_folds
+from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.run_folder import RunFolder, training_history
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 
 _CURVE_POINT = re.compile(r"-k\d+$")
 
@@ -232,39 +232,32 @@ def load_study(run: RunFolder) -> Study:
     """Read a study's folder.
 
     Raises:
-        DataError: ``manifest.csv`` or ``metrics.json`` is missing or damaged.
-        ConfigError: ``config.toml`` is missing or invalid.
+        DataError: ``config.toml``, ``manifest.csv`` or ``metrics.json`` is missing, or a file is
+            damaged.
+        ConfigError: ``config.toml`` is invalid.
     """
-    config = load_study_config(run.config)
-    metrics = read_json(run.metrics)
-    if not isinstance(metrics, dict) or "class_names" not in metrics or "verdict" not in metrics:
+    files = RunFiles.open(run.path)
+    metrics = files.metrics
+    if "class_names" not in metrics or "verdict" not in metrics:
         raise DataError(
             f"{run.metrics}: expected the keys class_names and verdict",
             hint="run the study's evaluation step again",
         )
     optional = (run.environment, run.passport, run.splits, run.predictions)
+    absent = [path for path in optional if not path.is_file()]
     return Study(
         run=run,
-        config=config,
-        environment=_optional_json(run.environment),
-        manifest=Manifest.load(run.manifest, config.data.root),
-        passport=_optional_json(run.passport),
-        folds=load_folds(run.splits) if run.splits.is_file() else (),
-        predictions=PredictionTable.load(run.predictions) if run.predictions.is_file() else None,
+        config=files.config,
+        environment={} if run.environment in absent else files.environment,
+        manifest=files.manifest,
+        passport={} if run.passport in absent else files.passport,
+        folds=() if run.splits in absent else files.splits,
+        predictions=None if run.predictions in absent else files.predictions,
         metrics=metrics,
         histories=_histories(run),
         explanations=_explanations(run),
-        absent=tuple(path.name for path in optional if not path.is_file()),
+        absent=tuple(path.name for path in absent),
     )
-
-
-def _optional_json(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _explanations(run: RunFolder) -> Sequence[Mapping[str, Any]]:

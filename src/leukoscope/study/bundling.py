@@ -24,6 +24,7 @@ from leukoscope.core.program import __version__
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.gate import Gate
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import is_cut_out
@@ -89,8 +90,9 @@ def export_bundle(
     from leukoscope.phantom.render import golden_phantoms
     from leukoscope.reporting.study.card import render_model_card
 
-    final = load_final_model(run, recipe)
-    unseen = UnseenImages.of_run(run, recipe)
+    files = RunFiles.open(run.path)
+    final = load_final_model(files, recipe)
+    unseen = UnseenImages.of_run(files, recipe)
     data, rows, pixels, spec = final.data, final.rows, final.pixels, final.meta.recipe.preprocess
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
     engine = open_engine(graph)
@@ -112,22 +114,22 @@ def export_bundle(
         calibration=calibration,
         conformal=conformal,
         operating_point=point,
-        promise=bundle_promise(run, recipe, unseen),
-        verdict=_verdict(run, recipe),
+        promise=bundle_promise(files, recipe, unseen),
+        verdict=_verdict(files, recipe),
         ood=limits,
         quality=_limits(final.quality),
-        envelope=stored_envelope(run, recipe),
-        subject_method=method_for_bundle(run, recipe),
+        envelope=stored_envelope(files, recipe),
+        subject_method=method_for_bundle(files, recipe),
         nuclear_blue=blue_range(np.array(final.blue)),
         field=_model_field(final.manifest, data, rows["train"], um_per_px),
         **known,
         parity_max_abs=worst(servings).max_abs,
         servings=servings,
-        passport_sha256=read_json(run.passport)["sha256"],
+        passport_sha256=files.passport["sha256"],
         versions=package_versions(),
         licence="as the training data; see LICENSE",
     )
-    files = {
+    packed = {
         MODEL: graph,
         **({MODEL_INT8: quantised} if quantised and _serves_int8(servings) else {}),
         "ood.safetensors": gate.to_bytes(),
@@ -137,7 +139,7 @@ def export_bundle(
         **of_cases,
         **golden_files(phantoms, engine.run(golden)["logits"], servings=answers),
     }
-    return save_bundle(out, record, files)
+    return save_bundle(out, record, packed)
 
 
 def _material(
@@ -213,10 +215,10 @@ def _gate(
     )
 
 
-def bundle_promise(run: RunFolder, recipe: str, unseen: UnseenImages) -> Promise:
+def bundle_promise(files: RunFiles, recipe: str, unseen: UnseenImages) -> Promise:
     """For which new images the bundle is calibrated, and what was measured of that."""
     whole = unseen.unit != "image"
-    found = read_json(run.metrics).get("promise") or {} if run.metrics.is_file() else {}
+    found = files.metrics.get("promise") or {} if files.run.metrics.is_file() else {}
     coverage = (found.get("coverage") or {}) if found.get("recipe") == recipe else {}
     measured = Measured(**coverage) if coverage.get("value") is not None else None
     return Promise(
@@ -262,9 +264,9 @@ def _model_field(
     )
 
 
-def _verdict(run: RunFolder, recipe: str) -> StudyVerdict | None:
+def _verdict(files: RunFiles, recipe: str) -> StudyVerdict | None:
     """That of the study, where it is about this recipe."""
-    metrics = read_json(run.metrics)
+    metrics = files.metrics
     verdict = metrics.get("verdict")
     if not verdict or metrics.get("shortcuts", {}).get("recipe") != recipe:
         return None

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord, SimilarCases
-from leukoscope.config.loading import load_study_config
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import DataError, UnknownNameError, UsageError
+from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json
-from leukoscope.core.records import Fold, Manifest, load_folds
+from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.ood import choose_cases, nearest_cases
-from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
@@ -83,7 +82,7 @@ class FinalModel(FinalImages):
     val_logits: NDArray[np.float64]
 
 
-def load_final_model(run: RunFolder, recipe: str) -> FinalModel:
+def load_final_model(files: RunFiles, recipe: str) -> FinalModel:
     """The model and its images, read from the study's folder and from the data.
 
     Raises:
@@ -93,12 +92,12 @@ def load_final_model(run: RunFolder, recipe: str) -> FinalModel:
     """
     from leukoscope.learning.checkpoint import load_checkpoint
 
-    _check_recipe(run, recipe)
-    networks, metas = zip(*map(load_checkpoint, final_folders(run, recipe)), strict=True)
+    _check_recipe(files, recipe)
+    networks, metas = zip(*map(load_checkpoint, final_folders(files.run, recipe)), strict=True)
     meta = metas[0]
-    images = read_images(run, meta.class_names, meta.recipe.preprocess)
+    images = read_images(files, meta.class_names, meta.recipe.preprocess)
     val = [images.data.records[i].image_id for i in images.rows["val"]]
-    table = PredictionTable.load(run.model(recipe, FINAL, 0) / "predictions.csv")
+    table = files.fit_predictions(recipe, FINAL, 0)
     row_of = {image_id: row for row, image_id in enumerate(table.image_id.tolist())}
     return FinalModel(
         **vars(images),
@@ -108,23 +107,22 @@ def load_final_model(run: RunFolder, recipe: str) -> FinalModel:
     )
 
 
-def read_images(run: RunFolder, class_names: tuple[str, ...], spec: PreprocessSpec) -> FinalImages:
+def read_images(files: RunFiles, class_names: tuple[str, ...], spec: PreprocessSpec) -> FinalImages:
     """The images of the final fit, as the model sees them.
 
     Args:
-        run: The study's folder.
+        files: The study's.
         class_names: Order of the logits.
         spec: Of the model.
 
     Raises:
         DataError: The images are gone, or the study made no final fit.
     """
-    config = load_study_config(run.config)
-    manifest = Manifest.load(run.manifest, config.data.root)
+    manifest = files.manifest
     data = Labelled(manifest.usable, class_names)
-    fold = _final_fold(run)
+    fold = _final_fold(files)
     rows = {part: data.rows(fold, part) for part in ("train", "val")}
-    return FinalImages(config, manifest, data, fold, rows, *_read(manifest, data, rows, spec))
+    return FinalImages(files.config, manifest, data, fold, rows, *_read(manifest, data, rows, spec))
 
 
 def thinned_rows(train: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -157,26 +155,25 @@ def write_graphs(final: FinalModel, *, int8: bool, compact: bool) -> tuple[bytes
     return graph, quantise(graph, _thinned(final.pixels["val"], CALIBRATION_IMAGES))
 
 
-def _check_recipe(run: RunFolder, recipe: str) -> None:
-    config = load_study_config(run.config)
-    if recipe not in {r.name for r in config.recipes}:
-        raise UnknownNameError(f"recipe of {run.path}", recipe, {r.name for r in config.recipes})
-    reason = next(r.no_bundle_reason for r in config.recipes if r.name == recipe)
+def _check_recipe(files: RunFiles, recipe: str) -> None:
+    """Refuse a recipe of which the study holds no fit on all images."""
+    files.check_recipe(recipe)
+    path, recipes = files.run.path, files.config.recipes
+    reason = next(r.no_bundle_reason for r in recipes if r.name == recipe)
     if reason:
-        raise UsageError(f"{recipe} of {run.path} cannot become a bundle: {reason}")
-    if not config.bundle or config.recipes[0].no_bundle_reason:
+        raise UsageError(f"{recipe} of {path} cannot become a bundle: {reason}")
+    if not files.config.bundle or recipes[0].no_bundle_reason:
         raise UsageError(
-            f"{run.path} holds no model that was fitted on all images",
+            f"{path} holds no model that was fitted on all images",
             hint="run it again without --no-bundle, with this recipe first, into a new folder",
         )
 
 
-def _final_fold(run: RunFolder) -> Fold:
+def _final_fold(files: RunFiles) -> Fold:
     """The parts of the final fit."""
-    fold = next((f for f in load_folds(run.splits) if f.protocol == FINAL), None)
-    if fold is None:
-        raise DataError(f"{run.splits}: no {FINAL!r} fold", hint="run the study again")
-    return fold
+    for fold in files.folds_under(FINAL):
+        return fold
+    raise DataError(f"{files.run.splits}: no {FINAL!r} fold", hint="run the study again")
 
 
 def _read(
@@ -273,7 +270,7 @@ def add_similar(folder: Path, run: RunFolder) -> BundleRecord:
     """
     bundle = read_bundle(folder)
     record = bundle.record
-    found = read_images(run, record.class_names, record.preprocess)
+    found = read_images(RunFiles.open(run.path), record.class_names, record.preprocess)
     hashes = {found.data.records[i].sha256 for i in found.rows["train"]}
     if hashes != bundle.load_trained_on():
         raise DataError(

@@ -380,6 +380,7 @@ def _write_statistics(
     tables: list[PredictionTable],
     evidence: Evidence,
 ) -> dict[str, Any]:
+    from leukoscope.pipeline.jobs import calibrations_of_run
     from leukoscope.pipeline.rejection import rejection_metrics
     from leukoscope.pipeline.summary import summarise
     from leukoscope.study.bundling import no_bundle_note
@@ -397,6 +398,7 @@ def _write_statistics(
             *no_bundle_note(config),
             *(row["text"] for row in found.passport["findings"] if row["level"] != "info"),
         ],
+        calibrations=calibrations_of_run(run, [r.name for r in config.recipes], plan.folds),
     )
     metrics["ood"] = rejection_metrics(run, plan.folds, config)
     write_json(run.metrics, metrics)

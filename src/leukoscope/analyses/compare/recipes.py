@@ -113,7 +113,7 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
 def _training(candidate: Candidate, recipe: Recipe, protocol: str) -> dict[str, Any]:
     """Epochs run and best, seconds, curves, one item a fold."""
-    folder = candidate.source.run.path / "models" / recipe.name / protocol
+    folder = candidate.source.files.run.path / "models" / recipe.name / protocol
     record: dict[str, Any] = {"epochs": [], "best_epoch": [], "seconds": [], "curves": []}
     if not isinstance(recipe.training, GradientTraining):
         return record

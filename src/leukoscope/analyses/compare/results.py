@@ -123,7 +123,7 @@ def leaderboard_spread(board: Leaderboard, settings: Settings) -> dict[str, Any]
 
 def _alike(board: Leaderboard) -> tuple[str, NDArray[np.str_]]:
     """What images are alike by, and (n,) its name for each, from the first run's manifest."""
-    records = board.candidates[0].source.manifest.usable
+    records = board.candidates[0].source.files.manifest.usable
     patients = all(record.patient_id for record in records)
     of_image = {r.image_id: r.patient_id if patients else r.acquisition_id for r in records}
     names = np.array([of_image.get(image_id, "") for image_id in board.image_id.tolist()])
@@ -166,7 +166,7 @@ def leaderboard_head(board: Leaderboard) -> dict[str, Any]:
         "name": board.protocol,
         "n": len(board.image_id),
         "n_groups": len(set(board.groups.tolist())),
-        "group_unit": unit_of(board.protocol, board.candidates[0].source.folds),
+        "group_unit": unit_of(board.protocol, board.candidates[0].source.files.splits),
         "per_class": dict(zip(board.class_names, counts.tolist(), strict=True)),
         "labels": [candidate.label for candidate in board.candidates],
         "notes": list(board.notes),

@@ -25,14 +25,14 @@ from leukoscope.analyses.compare.results import (
 )
 from leukoscope.analyses.compare.sources import (
     Candidate,
+    ComparedRun,
     Leaderboard,
-    Source,
     candidates_of,
     make_leaderboards,
     read_sources,
 )
 from leukoscope.core.errors import UsageError
-from leukoscope.core.files import read_json, write_csv, write_json
+from leukoscope.core.files import write_csv, write_json
 from leukoscope.core.program import __version__
 from leukoscope.core.records import PARTS
 from leukoscope.pipeline.entries import sampling
@@ -90,7 +90,7 @@ def compare_runs(
     candidates, copies = candidates_of(sources)
     boards = make_leaderboards(candidates, protocols)
     candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
-    settings = Settings(metric, against, sampling(sources[0].config))
+    settings = Settings(metric, against, sampling(sources[0].files.config))
     check_settings(settings, boards)
     comparison = _head(runs, out, sources, settings)
     comparison["notes"] += copies
@@ -111,7 +111,7 @@ def compare_runs(
 
 
 def _head(
-    runs: Sequence[Path], out: Path, sources: Sequence[Source], settings: Settings
+    runs: Sequence[Path], out: Path, sources: Sequence[ComparedRun], settings: Settings
 ) -> dict[str, Any]:
     # Folders by name: a page that is passed on must not tell where it was made.
     named = " ".join(Path(run).resolve().name for run in runs)
@@ -129,13 +129,12 @@ def _head(
     }
 
 
-def _run_facts(source: Source) -> dict[str, Any]:
-    usable = source.manifest.usable
-    environment = {}
-    if source.run.environment.is_file():
-        environment = read_json(source.run.environment)
+def _run_facts(source: ComparedRun) -> dict[str, Any]:
+    files = source.files
+    usable = files.manifest.usable
+    environment = files.environment if files.run.environment.is_file() else {}
     parts: dict[str, Any] = {}
-    for fold in source.folds:
+    for fold in files.splits:
         sizes = Counter(fold.parts.values())
         row = {name: sizes[name] for name in (*PARTS, "purged")}
         parts.setdefault(fold.protocol, []).append(row)
@@ -143,15 +142,15 @@ def _run_facts(source: Source) -> dict[str, Any]:
     return {
         "name": source.name,
         "command": _without_folders(environment.get("command", "")),
-        "data": source.config.data.root.name,
+        "data": files.config.data.root.name,
         "images": len(usable),
-        "files": len(source.manifest.images),
-        "classes": {name: counts[name] for name in source.manifest.class_names},
+        "files": len(files.manifest.images),
+        "classes": {name: counts[name] for name in files.manifest.class_names},
         "groups": len({record.group_id or record.image_id for record in usable}),
         "patients": len({record.patient_id for record in usable} - {""}),
         "clusters": len({record.acquisition_id for record in usable} - {""}),
         "parts": parts,
-        "seed": source.config.seed,
+        "seed": files.config.seed,
         "finished": source.finished,
         "verdict": _verdict_of(source),
         "cpu": environment.get("cpu", ""),
@@ -159,9 +158,10 @@ def _run_facts(source: Source) -> dict[str, Any]:
     }
 
 
-def _verdict_of(source: Source) -> dict[str, Any] | None:
+def _verdict_of(source: ComparedRun) -> dict[str, Any] | None:
     """The verdict of a run's first recipe, as far as a comparison shows it."""
-    verdict = read_json(source.run.metrics).get("verdict") if source.run.metrics.is_file() else None
+    files = source.files
+    verdict = files.metrics.get("verdict") if files.run.metrics.is_file() else None
     if not verdict:
         return None
     return {key: verdict.get(key) for key in ("level", "headline", "sources")}

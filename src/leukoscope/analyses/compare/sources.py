@@ -11,38 +11,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.loading import load_study_config
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json
 from leukoscope.core.protocols import PROTOCOLS
-from leukoscope.core.records import Fold, Manifest, load_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.records import Fold
+from leukoscope.core.run_folder import PREDICTIONS, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.folds import groups_of
 
 
 @dataclass(frozen=True)
-class Source:
-    """One run's files.
+class ComparedRun:
+    """One run of a comparison.
 
     Attributes:
-        name: Of the run, unique among those that are compared.
-        run: Its folder.
-        config: How it was made.
-        manifest: Its images.
-        folds: Its splits.
+        name: Unique among the runs that are compared.
+        files: Its files.
         table: Labelled test predictions from whole images, complete protocols only.
         finished: Whether ``predictions.csv`` was there.
         notes: What a reader must know of it.
     """
 
     name: str
-    run: RunFolder
-    config: StudyConfig
-    manifest: Manifest
-    folds: Sequence[Fold]
+    files: RunFiles
     table: PredictionTable
     finished: bool
     notes: tuple[str, ...]
@@ -50,20 +42,21 @@ class Source:
     @property
     def recipes(self) -> list[str]:
         """Names of the recipes with results, in the order of the run."""
-        order = [recipe.name for recipe in self.config.recipes]
+        order = self.files.recipes
         found = list(dict.fromkeys(self.table.recipe.tolist()))
         return sorted(found, key=lambda r: order.index(r) if r in order else len(order))
 
     def recipe(self, name: str) -> Recipe | None:
         """A recipe in full; None for what a later step (an ensemble) added."""
-        return next((recipe for recipe in self.config.recipes if recipe.name == name), None)
+        recipes = self.files.config.recipes
+        return next((recipe for recipe in recipes if recipe.name == name), None)
 
     def groups(self, protocol: str) -> dict[str, str]:
         """Image id → unit that intervals resample."""
-        return groups_of(self.folds).get(protocol, {})
+        return groups_of(self.files.splits).get(protocol, {})
 
 
-def read_sources(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, Any]]]:
+def read_sources(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[dict[str, Any]]]:
     """Read runs of ``study`` and ``train``, and outputs of ``evaluate``.
 
     Returns:
@@ -77,9 +70,9 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, An
     for path, name in zip(paths, names, strict=True):
         run = RunFolder(Path(path))
         if run.config.is_file():
-            sources.append(_read_run(run, name))
+            sources.append(_read_run(RunFiles.open(run.path), name))
         elif run.metrics.is_file() and run.predictions.is_file():
-            external.append(_read_evaluation(run, name))
+            external.append(_read_evaluation(RunFiles(run), name))
         else:
             raise DataError(
                 f"{path}: expected the folder of a study or training run (config.toml, splits.csv) "
@@ -108,31 +101,24 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _read_run(run: RunFolder, name: str) -> Source:
-    config = load_study_config(run.config)
-    for path in (run.manifest, run.splits):
-        if not path.is_file():
-            raise DataError(
-                f"{path}: this file is missing: the run has not come as far as its splits",
-                hint="wait for it, or go on with it: leukoscope study --out … --resume",
-            )
-    folds = load_folds(run.splits)
-    finished = run.predictions.is_file()
-    table, notes = _test_rows(_predictions(run, finished), folds)
+def _read_run(files: RunFiles, name: str) -> ComparedRun:
+    """A run of ``study`` or ``train``; of an unfinished one the fits that have ended."""
+    finished = files.run.predictions.is_file()
+    table, notes = _test_rows(
+        files.predictions if finished else _ended_fits(files.run), files.splits
+    )
     if not finished:
         notes.insert(0, f"{name} is not finished: only fits that had ended are compared.")
     said = tuple(f"{name}: {note}" if not note.startswith(name) else note for note in notes)
-    manifest = Manifest.load(run.manifest, config.data.root)
-    return Source(name, run, config, manifest, folds, table, finished, said)
+    return ComparedRun(name, files, table, finished, said)
 
 
-def _predictions(run: RunFolder, finished: bool) -> PredictionTable:
-    if finished:
-        return PredictionTable.load(run.predictions)
-    files = sorted((run.path / "models").glob("*/*/fold*/predictions.csv"))
+def _ended_fits(run: RunFolder) -> PredictionTable:
+    """What the fits that have ended predict, each read from its own folder."""
+    files = sorted((run.path / "models").glob(f"*/*/fold*/{PREDICTIONS}"))
     if not files:
         raise DataError(
-            f"{run.path}: no predictions.csv, and no fit below models has ended",
+            f"{run.path}: no {PREDICTIONS}, and no fit below models has ended",
             hint="wait for the first fit, or go on with it: leukoscope study --out … --resume",
         )
     return concatenate([PredictionTable.load(path) for path in files])
@@ -160,12 +146,13 @@ def _test_rows(table: PredictionTable, folds: Sequence[Fold]) -> tuple[Predictio
     return table.take(keep), notes
 
 
-def _read_evaluation(run: RunFolder, name: str) -> dict[str, Any]:
-    metrics = read_json(run.metrics)
-    results = metrics.get("results") if isinstance(metrics, dict) else None
+def _read_evaluation(files: RunFiles, name: str) -> dict[str, Any]:
+    """The one result of a folder that ``evaluate`` wrote."""
+    metrics = files.metrics
+    results = metrics.get("results")
     if not results or results[0].get("protocol") != "external":
         raise DataError(
-            f"{run.metrics}: expected one result under the protocol external",
+            f"{files.run.metrics}: expected one result under the protocol external",
             hint="name the folder that `leukoscope evaluate … --out` wrote",
         )
     entry = results[0]
@@ -189,7 +176,7 @@ class Candidate:
     """
 
     label: str
-    source: Source
+    source: ComparedRun
     name: str
 
 
@@ -220,7 +207,7 @@ class Leaderboard:
     notes: tuple[str, ...]
 
 
-def candidates_of(sources: Sequence[Source]) -> tuple[list[Candidate], list[str]]:
+def candidates_of(sources: Sequence[ComparedRun]) -> tuple[list[Candidate], list[str]]:
     """Every (run, recipe) that has results, in the order given, each model once.
 
     A run that combines others holds copies of their predictions; the run that trained the model
@@ -230,11 +217,11 @@ def candidates_of(sources: Sequence[Source]) -> tuple[list[Candidate], list[str]
         The candidates, and notes on copies that were left out.
     """
     found = [(source, name) for source in sources for name in source.recipes]
-    kept: list[tuple[Source, str]] = []
+    kept: list[tuple[ComparedRun, str]] = []
     copies: dict[tuple[str, str], list[str]] = {}
     for source, name in found:
         twins = [other for other, same in found if same == name and _same(other, source, name)]
-        first = next((s for s in twins if (s.run.path / "models" / name).is_dir()), twins[0])
+        first = next((s for s in twins if (s.files.run.path / "models" / name).is_dir()), twins[0])
         if first is source:
             kept.append((source, name))
         else:
@@ -251,7 +238,7 @@ def candidates_of(sources: Sequence[Source]) -> tuple[list[Candidate], list[str]
     return labelled, notes
 
 
-def _same(a: Source, b: Source, recipe: str) -> bool:
+def _same(a: ComparedRun, b: ComparedRun, recipe: str) -> bool:
     """Whether two runs hold equal predictions of a recipe; a run is its own equal."""
     if a is b:
         return True
@@ -355,8 +342,8 @@ def _check_single(rows: PredictionTable, candidate: Candidate) -> None:
     ids, counts = np.unique(rows.image_id, return_counts=True)
     if counts.max() > 1:
         raise DataError(
-            f"{candidate.source.run.path}: {candidate.name} has {counts.max()} test predictions "
-            f"for image {ids[int(counts.argmax())]}; expected one"
+            f"{candidate.source.files.run.path}: {candidate.name} has {counts.max()} test "
+            f"predictions for image {ids[int(counts.argmax())]}; expected one"
         )
 
 

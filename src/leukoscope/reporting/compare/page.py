@@ -9,12 +9,8 @@ from typing import Any
 from leukoscope.core.files import write_csv
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting.compare import recipes as recipe_tables
-from leukoscope.reporting.compare import sections as model_sections
-from leukoscope.reporting.compare import sections as result_sections
-from leukoscope.reporting.compare import tables
+from leukoscope.reporting.compare import recipes, sections, tables
 from leukoscope.reporting.compare.result import FEWER_EPOCHS, Comparison, load_comparison, signs_of
-from leukoscope.reporting.compare.sections import file_name
 from leukoscope.reporting.content import Section, Table
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
@@ -26,26 +22,26 @@ TABLES: Mapping[str, Callable[[Comparison], Table | None]] = {
     "paired-tests": tables.paired_tests,
     "metrics": tables.metrics,
     "cost": tables.cost,
-    "deviations": recipe_tables.deviations,
-    "preprocessing": recipe_tables.preprocessing,
-    "hyper-parameters": recipe_tables.hyper_parameters,
-    "architectures": recipe_tables.architectures,
-    "data": recipe_tables.data_sets,
-    "splits": recipe_tables.splits,
+    "deviations": recipes.deviations,
+    "preprocessing": recipes.preprocessing,
+    "hyper-parameters": recipes.hyper_parameters,
+    "architectures": recipes.architectures,
+    "data": recipes.data_sets,
+    "splits": recipes.splits,
     "external": tables.external,
-    "prior-work": recipe_tables.prior_work,
-    "formulas": recipe_tables.formulas,
+    "prior-work": recipes.prior_work,
+    "formulas": recipes.formulas,
 }
 SECTIONS: tuple[Callable[[Comparison, Gallery], Section], ...] = (
-    result_sections.glance,
-    result_sections.ranking,
-    result_sections.further,
-    result_sections.classes,
-    model_sections.cost,
-    model_sections.training,
-    model_sections.diagrams,
-    model_sections.data,
-    model_sections.context,
+    sections.glance,
+    sections.ranking,
+    sections.further,
+    sections.classes,
+    sections.cost,
+    sections.training,
+    sections.diagrams,
+    sections.data,
+    sections.context,
 )
 
 
@@ -61,14 +57,14 @@ def write_comparison(folder: Path, *, progress: Callable[[int, int], None] | Non
     """
     comparison = load_comparison(folder)
     gallery = Gallery(RunFolder(folder))
-    sections: list[Section] = []
+    made: list[Section] = []
     for done, make in enumerate(SECTIONS, start=1):
-        sections.append(make(comparison, gallery))
+        made.append(make(comparison, gallery))
         if progress is not None:
             progress(done, len(SECTIONS))
     _write_tables(folder / "tables", comparison)
     write_page(
-        folder / "comparison.html", _head(comparison), sections, kind="comparison",
+        folder / "comparison.html", _head(comparison), made, kind="comparison",
         markdown=folder / "comparison.md",
     )  # fmt: skip
 
@@ -77,7 +73,7 @@ def _write_tables(folder: Path, comparison: Comparison) -> None:
     """Each table as the page shows it, one CSV file each."""
     found = [(name, make(comparison)) for name, make in TABLES.items()]
     found += [
-        (f"per-class-{file_name(entry)}", tables.per_class(comparison, entry))
+        (f"per-class-{sections.file_name(entry)}", tables.per_class(comparison, entry))
         for entry in comparison.entries
     ]
     for name, table in found:

@@ -9,8 +9,7 @@ import numpy as np
 
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.intervals import MIN_GROUPS
-from leukoscope.reporting.compare import recipes as recipe_tables
-from leukoscope.reporting.compare import tables
+from leukoscope.reporting.compare import recipes, tables
 from leukoscope.reporting.compare.result import Comparison, Entry, big, latency_of, mean, value_of
 from leukoscope.reporting.content import (
     Block,
@@ -344,9 +343,9 @@ def training(comparison: Comparison, gallery: Gallery) -> Section:
     if panels:
         blocks += [_curves(gallery, panels, what) for what in ("loss", "accuracy")]
     made: list[Block | None] = [
-        recipe_tables.deviations(comparison),
-        recipe_tables.preprocessing(comparison),
-        recipe_tables.hyper_parameters(comparison),
+        recipes.deviations(comparison),
+        recipes.preprocessing(comparison),
+        recipes.hyper_parameters(comparison),
     ]
     return Section("training", "How the models were made", [*blocks, *present(*made)])
 
@@ -367,7 +366,7 @@ def _curves(
 
 def diagrams(comparison: Comparison, gallery: Gallery) -> Section:
     """The layers of each network."""
-    blocks: list[Block] = [recipe_tables.architectures(comparison)]
+    blocks: list[Block] = [recipes.architectures(comparison)]
     named = [(comparison.name(entry), entry) for entry in comparison.entries]
     named += [(f"{entry['label']} as published", entry) for entry in comparison.published]
     blocks += [_diagram(gallery, name, entry) for name, entry in named if entry.get("layers")]
@@ -391,8 +390,8 @@ def _diagram(gallery: Gallery, name: str, entry: Entry) -> Picture:
 def data(comparison: Comparison, gallery: Gallery) -> Section:
     """The data, the parts, and other data."""
     blocks: list[Block | None] = [
-        recipe_tables.data_sets(comparison),
-        recipe_tables.splits(comparison),
+        recipes.data_sets(comparison),
+        recipes.splits(comparison),
         tables.external(comparison),
     ]
     return Section("data", "Data", present(*blocks))
@@ -404,8 +403,8 @@ def context(comparison: Comparison, gallery: Gallery) -> Section:
         "context",
         "Published figures, formulas, how to make this again",
         [
-            recipe_tables.prior_work(comparison),
-            recipe_tables.formulas(comparison),
+            recipes.prior_work(comparison),
+            recipes.formulas(comparison),
             Heading("Made by"),
             Code(
                 "\n".join(

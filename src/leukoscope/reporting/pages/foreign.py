@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.files import read_json
-from leukoscope.core.records import Manifest, load_folds
+from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.reporting.content import Block, Paragraph, Section, present
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
@@ -61,15 +60,16 @@ def _once(study: Study) -> Study:
 def _study(run: RunFolder, config: StudyConfig, name: str) -> Study:
     # Sections ask a study for its recipes' names only.
     stand_in = config.recipes[0].model_copy(update={"name": name})
+    files = RunFiles(run)  # there is no config.toml: nothing of it can be run again
     return Study(
         run=run,
         config=config.model_copy(update={"recipes": (stand_in,)}),
         environment={},
         manifest=Manifest.load(run.manifest, config.data.root),
-        passport=read_json(run.passport),
-        folds=load_folds(run.splits),
-        predictions=PredictionTable.load(run.predictions),
-        metrics=read_json(run.metrics),
+        passport=files.passport,
+        folds=files.splits,
+        predictions=files.predictions,
+        metrics=files.metrics,
         histories=(),
         explanations=(),
     )

@@ -18,7 +18,6 @@ from leukoscope.reporting.content import Column, Table, present
 from leukoscope.reporting.formats import count, interval, number, plural
 from leukoscope.reporting.markup import render
 from leukoscope.reporting.study import data, decision_tables, result_facts, study_facts
-from leukoscope.reporting.study.decision_tables import promise_words
 from leukoscope.reporting.study.results import cannot_show
 from leukoscope.reporting.study.study_facts import Answer
 from leukoscope.reporting.study_files import Study, class_title, load_study
@@ -68,7 +67,7 @@ def card_text(study: Study) -> str:
         details=present(result_tables.per_class(study, recipe.name), by_patient(study)),
         shortcuts=_shortcuts(study),
         decisions=decision_tables.sets(study),
-        promise=promise_words(study),
+        promise=decision_tables.promise_words(study),
         promised_unit=(study.metrics.get("promise") or {}).get("unit", "image"),
         promised=decision_tables.promise(study),
         limits=cannot_show(study),

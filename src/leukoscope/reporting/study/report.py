@@ -17,7 +17,6 @@ from leukoscope.reporting.study.checklists import write_checklists
 from leukoscope.reporting.study.damaged_images import robustness
 from leukoscope.reporting.study.dashboard import dashboard
 from leukoscope.reporting.study.other_data import external, rejection
-from leukoscope.reporting.study.results import folds
 from leukoscope.reporting.study.shortcuts import shortcuts
 from leukoscope.reporting.study_files import Study, load_study
 from leukoscope.reporting.wording import GLOSSARY, REFERENCES, level_title
@@ -46,7 +45,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [data.passport(study, gallery)],
         lambda: [results.protocols(study, gallery)],
         lambda: [dashboard(study, gallery)],
-        lambda: [folds(study)],
+        lambda: [results.folds(study)],
         lambda: [results.class_results(study, gallery)],
         lambda: [patient_results.subjects(study, gallery)],
         lambda: [decisions.calibration(study, gallery)],

@@ -11,8 +11,8 @@ import pytest
 from leukoscope.config.loading import load_recipe
 from leukoscope.core.records import ImageRecord
 from leukoscope.learning import trainer
-from leukoscope.pipeline import gradient_job
-from leukoscope.pipeline.gradient_job import GradientJob
+from leukoscope.pipeline import gradient_training
+from leukoscope.pipeline.gradient_training import GradientTrainer
 from leukoscope.pipeline.jobs import Labelled
 
 
@@ -35,12 +35,12 @@ def test_images_go_with_their_files_and_patients(
         seen.extend(sets[:2])
         return train(network, recipe, *sets, **options)
 
-    monkeypatch.setattr(gradient_job, "train_gradient", watched)
+    monkeypatch.setattr(gradient_training, "train_gradient", watched)
     parts = {"train": [5, 0, 3, 8], "val": [1, 2], "cal": [4], "test": [6, 7]}
     rows = {part: np.array(numbers) for part, numbers in parts.items()}
     data = Labelled(records, ("all", "hem"))
-    job = GradientJob(recipe, pixels, None, data, tmp_path, 3, lambda done, total: None)
-    logits = job(rows)
+    network_trainer = GradientTrainer(recipe, pixels, None, data)
+    logits = network_trainer.fit(rows, tmp_path, 3, lambda done, total: None)
     assert [images.patients for images in seen] == [("P2", "P0", "P0", "P2"), ("P1", "P2")]
     assert seen[0].names == ("5.png", "0.png", "3.png", "8.png")
     assert {part: found.shape for part, found in logits.items()} == {

@@ -1,0 +1,138 @@
+"""One reader of a run's folder: each file is read when it is first asked for, and once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from leukoscope.config.loading import load_study_config
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import DataError, UnknownNameError, UsageError
+from leukoscope.core.files import read_json
+from leukoscope.core.records import Fold, Manifest, load_folds
+from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.predictions import PredictionTable
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a study or training run, for reading.
+
+    Each property reads one file, on first use, and raises a :class:`DataError` that names the
+    file where it is missing or damaged. Values stay as they were read, whatever happens to the
+    files later.
+
+    Attributes:
+        run: The folder.
+    """
+
+    run: RunFolder
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The folder of a run, even one that is still going on.
+
+        Raises:
+            UsageError: The folder is a bundle.
+            DataError: There is no such folder, or it holds no run.
+        """
+        run = RunFolder(path)
+        if (path / "bundle.json").is_file():
+            raise UsageError(
+                f"{path} is a bundle: it holds a graph to predict with, not the trained model",
+                hint="name the folder of the study or training run; heat maps of a bundle's "
+                "predictions: leukoscope predict IMAGE --bundle BUNDLE --explain FOLDER",
+            )
+        if not run.config.is_file():
+            there = "holds no study or training run" if path.is_dir() else "there is no such folder"
+            raise DataError(
+                f"{path}: {there} (config.toml is missing)",
+                hint="name the folder that --out of `leukoscope study` or `train` named",
+            )
+        return cls(run)
+
+    @cached_property
+    def config(self) -> StudyConfig:
+        """The resolved configuration.
+
+        Raises:
+            ConfigError: It is missing or invalid; names the key.
+        """
+        return load_study_config(self.run.config)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Every image file of the data."""
+        path = self._written(self.run.manifest, "the run stopped before its images were read")
+        return Manifest.load(path, self.config.data.root)
+
+    @cached_property
+    def splits(self) -> tuple[Fold, ...]:
+        """The folds of all protocols, those of the curve and of the final fit included."""
+        path = self._written(self.run.splits, "the run has not come as far as its splits")
+        return tuple(load_folds(path))
+
+    @cached_property
+    def passport(self) -> dict[str, Any]:
+        """What the data set is."""
+        return self._json(self.run.passport)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, hardware, hashes."""
+        return self._json(self.run.environment)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Statistics and verdict."""
+        return self._json(self.run.metrics)
+
+    @cached_property
+    def robustness(self) -> dict[str, Any]:
+        """What ``robustness`` measured."""
+        return self._json(self.run.robustness)
+
+    @cached_property
+    def predictions(self) -> PredictionTable:
+        """Every prediction that the statistics rest on, of probes as well."""
+        return PredictionTable.load(self._written(self.run.predictions))
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Names of the recipes, the one that becomes the bundle first."""
+        return tuple(recipe.name for recipe in self.config.recipes)
+
+    def check_recipe(self, name: str) -> None:
+        """Refuse a name that no recipe of this run has.
+
+        Raises:
+            UnknownNameError: Names those that there are.
+        """
+        if name not in self.recipes:
+            raise UnknownNameError(f"recipe of {self.run.path}", name, self.recipes)
+
+    def folds_under(self, protocol: str) -> tuple[Fold, ...]:
+        """The folds of one protocol, in their order; none where it was not run."""
+        return tuple(fold for fold in self.splits if fold.protocol == protocol)
+
+    def fit_predictions(self, recipe: str, protocol: str, fold: int) -> PredictionTable:
+        """What one fit predicts, from its own folder; there as soon as this fit has ended."""
+        return PredictionTable.load(self._written(self.run.fit_predictions(recipe, protocol, fold)))
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        """The content of a JSON file that holds an object."""
+        found = read_json(self._written(path))
+        if not isinstance(found, dict):
+            raise DataError(f"{path}: expected a JSON object, found {type(found).__name__}")
+        return found
+
+    def _written(self, path: Path, reason: str = "the run is not finished") -> Path:
+        """The path of a file that must be there; ``reason`` is why a run may not have it yet."""
+        if not path.is_file():
+            raise DataError(
+                f"{path}: this file is missing; {reason}",
+                hint=f"go on with it: leukoscope study --out {self.run.path} --resume",
+            )
+        return path
