@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     EXIT_SOME_UNREADABLE,
     command,
     print_json,
     progress_bars,
-)
-from leukoscope.cli.options import (
-    FittingBundleOption,
-    JsonOption,
-    ScaleBarOption,
-    UmPerPxOption,
-    WholeOption,
 )
 from leukoscope.core.errors import UsageError
 
@@ -40,52 +34,24 @@ def register(app: typer.Typer) -> None:
 
 @command
 def score(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Folders, manifests (CSV, TSV, Parquet, TXT), URLs such as s3://…, or -."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("scores"),
-    bundle: FittingBundleOption = None,
-    root: Annotated[
-        str | None,
-        typer.Option(help="Folder or URL that the names in a manifest are relative to."),
-    ] = None,
-    engine: Annotated[
-        str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
-    ] = "local",
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes or actors. Default: one for each core here.")
-    ] = 0,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Cores of each worker. Default: its share of this machine.")
-    ] = 0,
-    shard_images: Annotated[
-        int | None,
-        typer.Option("--shard-size", min=1, help="Images in a shard. Default: at most 2000."),
-    ] = None,
-    network_engine: Annotated[
-        str | None, typer.Option(help="auto, openvino or onnxruntime.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, fp32, bf16 or int8; the same for all workers.")
-    ] = None,
-    um_per_px: UmPerPxOption = None,
-    scale_bar_um: ScaleBarOption = None,
-    whole: WholeOption = False,
-    stall: Annotated[
-        float,
-        typer.Option(min=1, help="Replace a worker after so many seconds without sign of life."),
-    ] = 600.0,
-    ray_address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster. Default: RAY_ADDRESS, or start.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Prove that a finished run is complete; score nothing.")
-    ] = False,
-    as_json: JsonOption = False,
+    images: opt.ArchiveArgument = None,
+    out: opt.ScoreOutOption = Path("scores"),
+    bundle: opt.FittingBundleOption = None,
+    root: opt.ManifestRootOption = None,
+    engine: opt.ExecutionOption = "local",
+    workers: opt.WorkersOption = 0,
+    threads: opt.WorkerThreadsOption = 0,
+    shard_images: opt.ShardSizeOption = None,
+    network_engine: opt.ScoreEngineOption = None,
+    precision: opt.ScorePrecisionOption = None,
+    um_per_px: opt.UmPerPxOption = None,
+    scale_bar_um: opt.ScaleBarOption = None,
+    whole: opt.WholeOption = False,
+    stall: opt.StallOption = 600.0,
+    ray_address: opt.RayAddressOption = None,
+    resume: opt.ResumeScoreOption = False,
+    verify: opt.VerifyOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Score an archive: sharded Parquet, each image once, whatever is killed when."""
     from leukoscope.scale.score import Workers, plan_scoring, resume_plan, run_scoring

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -55,14 +55,11 @@ NO_TRUST = (
 def study(
     context: typer.Context,
     data: opt.OptionalData = None,
-    out: Annotated[Path, typer.Option("--out", help="The study's folder.")] = Path("runs/study"),
+    out: opt.StudyOutOption = Path("runs/study"),
     recipe: opt.RecipeOption = None,
     protocol: opt.ProtocolOption = None,
-    probe: Annotated[
-        list[str] | None,
-        typer.Option(help="Probe, or all; may be repeated. Default: all that a verdict needs."),
-    ] = None,
-    no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")] = False,
+    probe: opt.ProbeOption = None,
+    no_probes: opt.NoProbesOption = False,
     folds: opt.UsualFoldsOption = None,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
@@ -71,28 +68,14 @@ def study(
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
-    external: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--external",
-            metavar="DATA",
-            help="Other labelled data to measure the bundle on, beside the study's forecast; may "
-            "be repeated.",
-        ),
-    ] = None,
-    external_layout: Annotated[
-        list[str] | None,
-        typer.Option("--external-layout", help="Its layout: one for all, or one each in order."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
+    external: opt.ExternalOption = None,
+    external_layout: opt.ExternalLayoutOption = None,
+    resume: opt.ResumeStudyOption = False,
     jobs: opt.JobsOption = 1,
     executor: opt.ExecutorOption = "local",
     devices: opt.DevicesOption = 1,
     nodes: opt.NodesOption = 1,
-    plan: Annotated[
-        bool,
-        typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
-    ] = False,
+    plan: opt.PlanOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
@@ -148,7 +131,7 @@ def study(
 @command
 def train(
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
+    out: opt.TrainOutOption,
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
     protocol: opt.HoldOutOption = "deduplicated",
     folds: opt.FoldsOption = 1,
@@ -159,7 +142,7 @@ def train(
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    resume: opt.ResumeTrainOption = False,
     jobs: opt.JobsOption = 1,
     executor: opt.ExecutorOption = "local",
     devices: opt.DevicesOption = 1,

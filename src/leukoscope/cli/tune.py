@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -42,53 +42,25 @@ def register(app: typer.Typer) -> None:
 def tune(
     context: typer.Context,
     data: opt.OptionalData = None,
-    out: Annotated[Path, typer.Option("--out", help="The tuning's folder.")] = Path("runs/tune"),
+    out: opt.TuneOutOption = Path("runs/tune"),
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
-    trials: Annotated[
-        int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
-    ] = 20,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", metavar="MINUTES", help="Start no trial later than this."),
-    ] = None,
+    trials: opt.TrialsOption = 20,
+    timeout: opt.TuneMinutesOption = None,
     protocol: opt.HoldOutOption = "deduplicated",
-    folds: Annotated[
-        int, typer.Option("--folds", help="Folds within train and val; 1 takes val as it is.")
-    ] = 1,
-    space: Annotated[
-        Path | None, typer.Option("--space", metavar="FILE.toml", help="Search space as a file.")
-    ] = None,
-    search: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--search",
-            metavar="KEY=KIND:…",
-            help="log:1e-5..1e-2, uniform:0..0.5, int:1..4 or choice:16,32; may be repeated.",
-        ),
-    ] = None,
-    storage: Annotated[
-        str,
-        typer.Option("--storage", metavar="journal:FILE|URL", help="Default: a journal in --out."),
-    ] = "",
-    sampler: Annotated[
-        str, typer.Option("--sampler", metavar="tpe|random|grid", help="How trials are drawn.")
-    ] = "tpe",
-    pruner: Annotated[
-        str,
-        typer.Option("--pruner", metavar="median|hyperband|none", help="What ends poor trials."),
-    ] = "median",
+    folds: opt.InnerFoldsOption = 1,
+    space: opt.SearchSpaceFileOption = None,
+    search: opt.SearchOption = None,
+    storage: opt.StorageOption = "",
+    sampler: opt.SamplerOption = "tpe",
+    pruner: opt.PrunerOption = "median",
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
     overrides: opt.SetOption = None,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a stopped tuning, or join a running one.")
-    ] = False,
-    final: Annotated[
-        bool, typer.Option("--final", help="Then measure the best once on the test part.")
-    ] = False,
+    resume: opt.ResumeTuneOption = False,
+    final: opt.FinalOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Try values of a recipe on validation images only, and write the best as a recipe.
