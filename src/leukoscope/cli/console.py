@@ -17,6 +17,8 @@ from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.core.program import DISCLAIMER as DISCLAIMER  # every command shows it
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
@@ -179,6 +181,17 @@ def name_unreadable(files: Collection[tuple[str, str]]) -> int:
     for path, reason in files:
         typer.echo(f"could not be read: {path} ({reason})", err=True)
     return EXIT_SOME_UNREADABLE if files else 0
+
+
+def required_data(data: Path | None) -> Path:
+    """The data that a command was given.
+
+    Raises:
+        UsageError: It was given none.
+    """
+    if data is None:
+        raise UsageError("which data? name a folder of images or a CSV manifest")
+    return data
 
 
 def given_options(context: typer.Context) -> set[str]:

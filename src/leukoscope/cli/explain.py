@@ -22,7 +22,7 @@ from leukoscope.cli.console import (
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.study.explanations import Explanation, Source
+    from leukoscope.study.explanations import Explanation, Look, Source
 
 
 def register(app: typer.Typer) -> None:
@@ -65,21 +65,29 @@ def explain(
         return _audit(run, recipe, protocol, method, audited, masks, out, as_json)
     if audited is not None or masks is not None:
         raise UsageError("--images and --masks belong to --audit", hint="say --audit too")
+    from leukoscope.study.explanations import Look, open_sources
+
+    look = Look(tuple(dict.fromkeys(method or ("grad-cam",))), layer, target)
+    sources = open_sources(run, beside, recipe or (), protocol)
+    return _explain_images(sources, look, images or [], count, out, as_json)
+
+
+def _explain_images(
+    sources: list[Source], look: Look, images: list[str], count: int, out: Path | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Draw heat maps of the named images, or of test images chosen by rule."""
     from leukoscope.runtime.input_files import expand_inputs
     from leukoscope.runtime.prediction import Failure
     from leukoscope.study.explanations import (
-        Look,
         choose_subjects,
         default_folder,
         draw_grids,
         name_subjects,
-        open_sources,
     )
     from leukoscope.study.explanations import explain as explain_images
 
-    look = Look(tuple(dict.fromkeys(method or ("grad-cam",))), layer, target)
-    sources = open_sources(run, beside, recipe or (), protocol)
-    expanded = list(expand_inputs(images or ()))
+    expanded = list(expand_inputs(images))
     failures = [item for item in expanded if isinstance(item, Failure)]
     files = [item for item in expanded if isinstance(item, Path)]
     subjects = name_subjects(sources[0], files) if images else choose_subjects(sources[0], count)

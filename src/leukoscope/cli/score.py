@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,7 +20,7 @@ from leukoscope.cli.console import (
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.scale.score import ScoreResult
+    from leukoscope.scale.score import ScoreResult, Workers
     from leukoscope.scale.score_plan import Plan, ScoreFolder
 
 
@@ -54,25 +55,28 @@ def score(
     as_json: opt.JsonOption = False,
 ) -> int:
     """Score an archive: sharded Parquet, each image once, whatever is killed when."""
-    from leukoscope.scale.score import Workers, plan_scoring, resume_plan, run_scoring
+    from leukoscope.scale.score import Workers, plan_scoring, resume_plan
     from leukoscope.scale.score_plan import ScoreFolder
 
-    folder, who = ScoreFolder(out), Workers(engine, workers, threads, ray_address, stall)
+    folder = ScoreFolder(out)
+    pool = Workers(engine, workers, threads, ray_address, stall)
     if verify:
         return _verify(folder, as_json)
     if resume and folder.plan.is_file():
-        asked: dict[str, Any] = {
-            "sources": tuple(images) if images else None,
-            "root": root,
-            "bundle": None if bundle is None else str(bundle.resolve()),
-            "engine": None if network_engine == "auto" else network_engine,
-            "precision": None if precision == "auto" else precision,
-            "um_per_px": um_per_px,
-            "scale_bar_um": scale_bar_um,
-            "whole": whole or None,
-            "shard_images": shard_images,
-        }
-        plan = resume_plan(folder, asked)
+        plan = resume_plan(
+            folder,
+            {
+                "sources": tuple(images) if images else None,
+                "root": root,
+                "bundle": None if bundle is None else str(bundle.resolve()),
+                "engine": None if network_engine == "auto" else network_engine,
+                "precision": None if precision == "auto" else precision,
+                "um_per_px": um_per_px,
+                "scale_bar_um": scale_bar_um,
+                "whole": whole or None,
+                "shard_images": shard_images,
+            },
+        )
     elif not images:
         raise UsageError("which images? name a folder, a manifest or a URL")
     else:
@@ -87,23 +91,26 @@ def score(
             scale_bar_um=scale_bar_um,
             whole=whole,
             shard_images=shard_images,
-            workers=who.resolved()[0],
+            workers=pool.resolved()[0],
         )
-    _tell_plan(plan)
-    started = time.perf_counter()
-    with progress_bars("images") as show:
-        result = run_scoring(folder, plan, who, lambda done, total: show("scoring", done, total))
-    _tell_result(result, time.perf_counter() - started, as_json)
-    return EXIT_SOME_UNREADABLE if result.unreadable else 0
+    return _run(folder, plan, pool, as_json)
 
 
-def _tell_plan(plan: Plan) -> None:
+def _run(folder: ScoreFolder, plan: Plan, pool: Workers, as_json: bool) -> int:
+    """Say what the plan is, score its images, print the result; returns the exit code."""
+    from leukoscope.scale.score import run_scoring
+
     shards = f"{plan.shards:,} shard{'s' if plan.shards > 1 else ''}"
     typer.echo(f"{plan.images:,} images in {shards}", err=True)
     typer.echo(f"bundle {plan.reason}", err=True)
+    started = time.perf_counter()
+    with progress_bars("images") as show:
+        result = run_scoring(folder, plan, pool, partial(show, "scoring"))
+    _print_result(result, time.perf_counter() - started, as_json)
+    return EXIT_SOME_UNREADABLE if result.unreadable else 0
 
 
-def _tell_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
+def _print_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
     folder = result.folder
     if as_json:
         print_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ audit_app = typer.Typer(
     rich_markup_mode=None,
     help="The chained record that `predict --audit-log` writes.",
 )
+NO_BUNDLE = "no bundle was named and none is installed"
 LogArgument = Annotated[Path, typer.Argument(help="The file that --audit-log wrote.")]
 
 
@@ -53,10 +55,7 @@ def serve(
 
     folders = bundle or installed_bundles()
     if not folders:
-        raise UsageError(
-            "no bundle was named and none is installed",
-            hint="say --bundle RUN/bundle, or install leukoscope-bundles",
-        )
+        raise UsageError(NO_BUNDLE, hint="say --bundle RUN/bundle, or install leukoscope-bundles")
     local = is_loopback(host)
     settings = ServiceSettings(
         queue_images=queue,
@@ -72,16 +71,6 @@ def serve(
     )
     check_binding(host, settings, without_key=without_key)
 
-    def listening(address: str) -> None:
-        if as_json:
-            print_json({"address": address})
-        else:
-            typer.echo(f"{address}  (stop: Ctrl+C)\n{DISCLAIMER}", err=True)
-        if open_page:
-            import webbrowser
-
-            webbrowser.open(address)
-
     run(
         folders,
         settings,
@@ -90,8 +79,20 @@ def serve(
         engine=engine,
         precision=precision,
         audit_log=audit_log,
-        listening=listening,
+        listening=partial(_show_address, as_json=as_json, open_page=open_page),
     )
+
+
+def _show_address(address: str, *, as_json: bool, open_page: bool) -> None:
+    """Say where the server answers, and open its page if wanted."""
+    if as_json:
+        print_json({"address": address})
+    else:
+        typer.echo(f"{address}  (stop: Ctrl+C)\n{DISCLAIMER}", err=True)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(address)
 
 
 def register_audit_log(app: typer.Typer) -> None:

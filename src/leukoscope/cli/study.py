@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     print_table,
     print_verdict,
     progress_bars,
+    required_data,
     with_interval,
 )
 from leukoscope.config import DEFAULT_RECIPE
@@ -26,6 +27,8 @@ from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.config.study import StudyConfig
+    from leukoscope.pipeline.remote_fits import Executor
+    from leukoscope.scale.launch import WorkerGroup
     from leukoscope.study.run import StudyResult
 
 # With --resume these may be given alone: everything else is read from the study's folder.
@@ -81,19 +84,17 @@ def study(
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
     from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_workers
-    from leukoscope.study.run import run_study, study_config
+    from leukoscope.study.run import study_config
 
-    elsewhere = executor_of(executor, jobs)
+    fit_executor = executor_of(executor, jobs)
     workers = join_workers(1 if plan else devices, 1 if plan else nodes, jobs)
     if workers.ended is not None:
         return workers.ended
     if resume and not given_options(context) - RESUME_NEEDS:
         config = _saved(out, data)
-    elif data is None:
-        raise UsageError("which data? name a folder of images or a CSV manifest")
     else:
         config = study_config(
-            data,
+            required_data(data),
             recipes=recipe or (DEFAULT_RECIPE,),
             protocols=protocol,
             probes=() if no_probes else probe,
@@ -109,23 +110,9 @@ def study(
         )
     if plan:
         return _show_plan(config, as_json, jobs)
-    with workers, progress_bars() as show:
-        result = run_study(
-            config,
-            out,
-            resume=resume,
-            listener=show,
-            executor=elsewhere,
-            announce=workers.announce,
-        )
-    if as_json:
-        print_json(result.metrics)
-    else:
-        _print_result(result)
-    if (result.metrics["control"] or {}).get("passed") is False:
-        typer.echo(NO_TRUST, err=True)
-        return 1
-    return name_unreadable(result.unreadable)
+    result = _run(config, out, workers, fit_executor, resume=resume)
+    print_json(result.metrics) if as_json else _print_result(result)
+    return _exit_code(result)
 
 
 @command
@@ -152,9 +139,9 @@ def train(
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
     from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_workers
-    from leukoscope.study.run import run_study, study_config
+    from leukoscope.study.run import study_config
 
-    elsewhere = executor_of(executor, jobs)
+    fit_executor = executor_of(executor, jobs)
     workers = join_workers(devices, nodes, jobs)
     if workers.ended is not None:
         return workers.ended
@@ -171,16 +158,7 @@ def train(
         backbone=backbone,
         weights=weights,
     )
-    with workers, progress_bars() as show:
-        result = run_study(
-            config,
-            out,
-            resume=resume,
-            report=False,
-            listener=show,
-            executor=elsewhere,
-            announce=workers.announce,
-        )
+    result = _run(config, out, workers, fit_executor, resume=resume, report=False)
     if as_json:
         print_json(result.metrics)
     else:
@@ -189,6 +167,30 @@ def train(
         if config.bundle:
             typer.echo(f"next         leukoscope export {out} --out bundle")
     return name_unreadable(result.unreadable)
+
+
+def _run(
+    config: StudyConfig,
+    out: Path,
+    workers: WorkerGroup,
+    fit_executor: Executor | None,
+    *,
+    resume: bool,
+    report: bool = True,
+) -> StudyResult:
+    """Run a study with a progress bar, its fits where ``--jobs`` and ``--devices`` put them."""
+    from leukoscope.study.run import run_study
+
+    with workers, progress_bars() as show:
+        return run_study(
+            config,
+            out,
+            resume=resume,
+            report=report,
+            listener=show,
+            executor=fit_executor,
+            announce=workers.announce,
+        )
 
 
 def _bundle(left_out: bool) -> tuple[str, ...]:
@@ -231,6 +233,14 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _exit_code(result: StudyResult) -> int:
+    """1 where the negative control failed, 3 where images could not be read, else 0."""
+    if (result.metrics["control"] or {}).get("passed") is False:
+        typer.echo(NO_TRUST, err=True)
+        return 1
+    return name_unreadable(result.unreadable)
 
 
 def _print_scores(result: StudyResult) -> None:

@@ -17,9 +17,9 @@ from leukoscope.cli.console import (
     print_json,
     print_table,
     progress_bars,
+    required_data,
 )
 from leukoscope.config import DEFAULT_RECIPE
-from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.analyses.tuning.search import TuneResult
@@ -67,17 +67,15 @@ def tune(
 
     Trials see the train and val parts of one hold-out; cal and test are not read by any.
     """
-    from leukoscope.analyses.tuning.search import CONFIG, measure_best, run_tune, tune_config
+    from leukoscope.analyses.tuning.search import CONFIG, tune_config
     from leukoscope.config.tuning_space import load_tune_config
     from leukoscope.study.run import study_config
 
     if resume and not given_options(context) - RESUME_NEEDS:
         config = load_tune_config(out / CONFIG)
-    elif data is None:
-        raise UsageError("which data? name a folder of images or a CSV manifest")
     else:
         study = study_config(
-            data,
+            required_data(data),
             recipes=(recipe,),
             protocols=(protocol,),
             probes=(),
@@ -93,25 +91,43 @@ def tune(
         config = tune_config(
             study, parameters, folds=folds, sampler=sampler, pruner=pruner, storage=storage
         )
-    with progress_bars() as show:
-        result = run_tune(
-            config,
-            out,
-            trials=trials,
-            minutes=timeout,
-            storage=storage,
-            resume=resume,
-            listener=show,
-            say=lambda text: typer.echo(f"  {text}", err=True),
-        )
-        measured = None
-        if final and not result.interrupted:
-            measured = measure_best(config, out, show).metrics["results"][0]["metrics"]
+    result, measured = _search(
+        config, out, trials=trials, minutes=timeout, storage=storage, resume=resume, final=final
+    )
     if as_json:
         print_json(result.summary | ({"final": measured} if measured else {}))
     else:
         _print_result(config, result, measured)
     return _exit_code(result)
+
+
+def _search(
+    config: TuneConfig,
+    out: Path,
+    *,
+    trials: int,
+    minutes: float | None,
+    storage: str,
+    resume: bool,
+    final: bool,
+) -> tuple[TuneResult, dict[str, dict[str, float]] | None]:
+    """Run the trials and, with ``final``, measure the best recipe on the test part."""
+    from leukoscope.analyses.tuning.search import measure_best, run_tune
+
+    with progress_bars() as show:
+        result = run_tune(
+            config,
+            out,
+            trials=trials,
+            minutes=minutes,
+            storage=storage,
+            resume=resume,
+            listener=show,
+            say=lambda text: typer.echo(f"  {text}", err=True),
+        )
+        if not final or result.interrupted:
+            return result, None
+        return result, measure_best(config, out, show).metrics["results"][0]["metrics"]
 
 
 def _space(path: Path | None, search: list[str]) -> dict[str, Any]:

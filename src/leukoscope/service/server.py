@@ -6,7 +6,9 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -16,6 +18,10 @@ from leukoscope.runtime.engines import one_thread_each
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
 from leukoscope.service.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
 KEY_VARIABLE = "LEUKOSCOPE_API_KEY"
 _SHORTEST_KEY = 16
@@ -88,15 +94,9 @@ def serve(
 
     SIGTERM, SIGINT: stop gracefully. SIGHUP, where the system has it: open the bundles again.
 
-    Args:
-        bundles: Their folders.
-        settings: Limits.
-        host: Address to listen at.
-        port: 0 takes any free one.
-        engine: As in :func:`leukoscope.runtime.predictor.load_bundle`.
-        precision: Likewise.
-        audit_log: File to which every answer is appended; None keeps no record.
-        listening: Told the address when the server answers.
+    ``port`` 0 takes any free one; ``engine`` and ``precision`` are those of
+    :func:`leukoscope.runtime.predictor.load_bundle`; every answer is appended to ``audit_log``;
+    ``listening`` is called with the address once the server answers.
 
     Raises:
         MissingExtraError: FastAPI, uvicorn or another part of ``[app]`` is not installed.
@@ -104,10 +104,8 @@ def serve(
         LeukoscopeError: A bundle cannot be used.
     """
     try:
-        import uvicorn
-
         from leukoscope.service.app import build_app
-        from leukoscope.service.graceful import GracefulServer, bounded_protocol
+        from leukoscope.service.graceful import GracefulServer
         from leukoscope.service.model_pool import Models
         from leukoscope.service.telemetry import Metrics, start_logging
     except ImportError:
@@ -116,13 +114,8 @@ def serve(
     start_logging()
     metrics = Metrics()
     record = AuditLog(audit_log) if audit_log else None
-
-    def keep(predictor: Predictor, answers: Sequence[Prediction | Failure]) -> None:
-        if record is not None:
-            for answer in answers:
-                record.add(answer, predictor)
-
-    models = Models(bundles, engine, precision, settings, metrics, on_answers=keep)
+    on_answers = partial(_append_to, record)
+    models = Models(bundles, engine, precision, settings, metrics, on_answers=on_answers)
     failed: list[LeukoscopeError] = []
 
     async def load() -> None:
@@ -139,22 +132,9 @@ def serve(
         load=lambda: server.start_job(load),
         draining=lambda: server.draining,
     )
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        http=bounded_protocol(settings.upload_s),
-        ws="none",
-        lifespan="on",
-        limit_concurrency=_MOST_CONNECTIONS,
-        timeout_keep_alive=20,
-        timeout_graceful_shutdown=int(settings.stop_s),
-    )
     listener, address = _listen(host, port)
     server = GracefulServer(
-        config,
+        _uvicorn_config(app, settings),
         listener,
         drain_s=settings.drain_s,
         started=lambda: listening(address),
@@ -167,6 +147,36 @@ def serve(
             record.close()
     if failed:
         raise failed[0]
+
+
+def _append_to(
+    record: AuditLog | None, predictor: Predictor, answers: Sequence[Prediction | Failure]
+) -> None:
+    """Append answers to the audit log, where one is kept."""
+    if record is not None:
+        for answer in answers:
+            record.add(answer, predictor)
+
+
+def _uvicorn_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+    """How uvicorn runs the application: its own logs off, every wait bounded."""
+    import uvicorn
+
+    from leukoscope.service.graceful import bounded_protocol
+
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        http=bounded_protocol(settings.upload_s),
+        ws="none",
+        lifespan="on",
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=20,
+        timeout_graceful_shutdown=int(settings.stop_s),
+    )
 
 
 def _listen(host: str, port: int) -> tuple[socket.socket, str]:

@@ -280,9 +280,7 @@ def run_tune(
         UsageError: The folder holds something else.
         TrainingError: No trial was completed.
     """
-    for package, extra in (("torch", "train"), ("optuna", "tune"), ("filelock", "tune")):
-        if find_spec(package) is None:
-            raise MissingExtraError("tuning", extra)
+    _require_packages()
     storage = _storage(config, storage)
     if "://" in storage:
         open_storage(storage)  # before anything is written or waited for
@@ -317,6 +315,13 @@ def run_tune(
                 raise nothing_completed(outcome.rows)
             summary = write_results(outcome)
     return TuneResult(out, summary, interrupted, found.manifest.unreadable)
+
+
+def _require_packages() -> None:
+    """Refuse to start where a package that tuning needs is not installed."""
+    for package, extra in (("torch", "train"), ("optuna", "tune"), ("filelock", "tune")):
+        if find_spec(package) is None:
+            raise MissingExtraError("tuning", extra)
 
 
 def measure_best(config: TuneConfig, out: Path, listener: Listener) -> StudyResult:
