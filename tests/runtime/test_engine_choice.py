@@ -67,9 +67,9 @@ def test_auto_takes_the_fastest_that_is_offered(
     assert "within its bounds on 50 validation images" in opened.reason
     assert "not bf16: logits differ" in opened.reason
     # What the processor cannot do is not taken, whatever the record says.
-    monkeypatch.setattr(engine_choice, "cannot", engines.cannot)
+    monkeypatch.setattr(engine_choice, "unsupported_reason", engines.unsupported_reason)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    assert engine_choice.refusal(
+    assert engine_choice.refusal_reason(
         tiny.record(servings=[variant("openvino", "bf16")]), "openvino", "bf16"
     )
 

@@ -256,7 +256,7 @@ def run_ablation(
         "unreadable": unreadable(read_data(plan.whole)),
         "comparisons": comparisons,
         "inapplicable": read_json(run.metrics)["inapplicable"],
-        "verdict": _joined(verdicts),
+        "verdict": _join_verdicts(verdicts),
         "limits": [
             "All arms had the same splits, seeds and epochs; a part may need other rates or more "
             "epochs to show what it does.",
@@ -280,7 +280,7 @@ def _verdict(rows: list[dict[str, Any]], arm: Arm) -> dict[str, Any]:
     )
 
 
-def _joined(verdicts: list[tuple[Arm, dict[str, Any]]]) -> dict[str, Any]:
+def _join_verdicts(verdicts: list[tuple[Arm, dict[str, Any]]]) -> dict[str, Any]:
     """One verdict of all arms; several arms of one level share a sentence."""
     if len(verdicts) == 1:
         return verdicts[0][1]

@@ -106,7 +106,7 @@ def run_arm(
         ConfigError: The folder holds an arm with other settings.
     """
     run = RunFolder(out / arm.name)
-    tell = _named(arm, listener)
+    named_listener = _prefixed(arm, listener)
     # The model card is the last file of a study.
     if run.model_card.is_file() and load_study_config(run.config) == arm.config:
         return run
@@ -114,7 +114,7 @@ def run_arm(
         save_study_config(run.config, arm.config)  # first: marks the folder as a study of ours
     if audit_of is not None:
         _share_audit(audit_of, run)
-    run_study(arm.config, run.path, resume=True, listener=tell)
+    run_study(arm.config, run.path, resume=True, listener=named_listener)
     return run
 
 
@@ -128,7 +128,7 @@ def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
     folder = run.cache / "audit"
     if (folder / AUDITED).is_file():
         return
-    found = audited(arm.config, _named(arm, listener) or Progress().listener)
+    found = audited(arm.config, _prefixed(arm, listener) or Progress().listener)
     plan = plan_protocols(found.manifest, found, arm.config)
     if not plan.folds:
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
@@ -138,7 +138,7 @@ def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
     write_json(folder / AUDITED, {"passport": found.passport["sha256"]})
 
 
-def _named(arm: Arm, listener: Listener | None) -> Listener | None:
+def _prefixed(arm: Arm, listener: Listener | None) -> Listener | None:
     """A listener that hears the arm's name before each step."""
     if listener is None:
         return None
@@ -176,7 +176,7 @@ def compare_arms(
     Raises:
         DataError: The two of a pair were not split alike.
     """
-    how, loaded = sampling(config), [_Two.of(first, second) for first, second in pairs]
+    how, loaded = sampling(config), [_PairedRows.of(first, second) for first, second in pairs]
     keys = [(two, protocol) for two in loaded for protocol in two.protocols]
     tested = compare([two.pair(protocol) for two, protocol in keys], **how)
     rows: list[list[dict[str, Any]]] = [[] for _ in loaded]
@@ -186,7 +186,7 @@ def compare_arms(
 
 
 @dataclass(frozen=True, eq=False)
-class _Two:
+class _PairedRows:
     """The test rows of two arms with equal splits."""
 
     tables: tuple[PredictionTable, PredictionTable]
@@ -195,7 +195,7 @@ class _Two:
     units: Mapping[str, str]
 
     @classmethod
-    def of(cls, first: RunFolder, second: RunFolder) -> _Two:
+    def of(cls, first: RunFolder, second: RunFolder) -> _PairedRows:
         if sha256_file(first.splits) != sha256_file(second.splits):
             raise DataError(
                 f"{first.splits} and {second.splits} differ: only equal splits can be compared "
@@ -225,7 +225,7 @@ class _Two:
         return Pair.of_tables(*self.under(protocol), self.groups[protocol], metric)
 
 
-def _row(two: _Two, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:
+def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:
     others = {name: paired_difference(two.pair(protocol, name), **how) for name in METRICS[1:]}
     differences = {METRICS[0]: accuracy.difference, **others}
     found = accuracy.to_json()

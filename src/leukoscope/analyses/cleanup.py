@@ -209,14 +209,16 @@ def _plan(path: Path, keep_report: bool) -> CleanPlan:
     keep: list[Path] = []
     for entry in sorted(path.iterdir()):
         wanted = keep_report and entry.name in REPORT_NAMES
-        (remove if is_ours(entry.name) and not wanted else keep).append(entry)
+        (remove if is_study_file(entry.name) and not wanted else keep).append(entry)
     return CleanPlan(_info(path, path.parent), tuple(remove), tuple(keep), _size_mb(remove))
 
 
-def is_ours(name: str) -> bool:
+def is_study_file(name: str) -> bool:
     """A study's own name, or a temporary file beside it that a kill left.
 
-    >>> is_ours("metrics.json"), is_ours(".metrics.json.k3x9.json"), is_ours("notes.txt")
-    (True, True, False)
+    >>> is_study_file("metrics.json"), is_study_file(".metrics.json.k3x9.json")
+    (True, True)
+    >>> is_study_file("notes.txt")
+    False
     """
     return name in OUR_NAMES or any(name.startswith(f".{own}.") for own in OUR_NAMES)

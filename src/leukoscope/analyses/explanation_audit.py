@@ -208,12 +208,12 @@ def audit_explanations(
     result: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
     waiting = [(record, fold) for record, fold in chosen if record.image_id not in found]
     for fold in dict.fromkeys(fold for _, fold in waiting):
-        eye = _Eye(source, fold, settings["methods"], plan.seed)
+        model = _FoldModel(source, fold, settings["methods"], plan.seed)
         for record in (record for record, where in waiting if where == fold):
             place = {"image_id": record.image_id, "path": record.path, "y_true": record.label,
                      "group": groups.get(record.image_id) or record.image_id,
                      "fold": fold}  # fmt: skip
-            found[record.image_id] = {**place, **eye.audit(record, masks)}
+            found[record.image_id] = {**place, **model.audit(record, masks)}
             write_json(out / JSON, {**result, "images": list(found.values())})
             progress(len(found), len(chosen))
     images = [found[record.image_id] for record, _ in chosen]
@@ -310,7 +310,7 @@ def _finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
-class _Eye:
+class _FoldModel:
     """One fold's model and what it becomes when it forgets, looking at images."""
 
     def __init__(self, source: Source, fold: int, methods: Sequence[str], seed: int) -> None:
@@ -320,7 +320,7 @@ class _Eye:
         self._forgetful: list[tuple[str, Network]] = []
 
     @property
-    def forgetful(self) -> list[tuple[str, Network]]:
+    def randomised(self) -> list[tuple[str, Network]]:
         """The stages of randomisation, made when first needed."""
         if not self._forgetful:
             import torch
@@ -346,7 +346,7 @@ class _Eye:
         probs = self.probs(shown[None])[0]
         target = int(probs.argmax())
         maps: dict[str, NDArray[Any]] = {m: self.heat(m, shown, target)[0] for m in self._methods}
-        own = {m: self._of_model(m, shown, target, heat, seed) for m, heat in maps.items()}
+        own = {m: self._sanity_checks(m, shown, target, heat, seed) for m, heat in maps.items()}
         size_px = shown.shape[0]
         known = (scores.random_map(seed), scores.centre_map(size_px), scores.edge_map(shown))
         maps |= dict(zip(BASELINES, known, strict=True))
@@ -355,7 +355,7 @@ class _Eye:
             "explained": self.model.class_names[target],
             "p": round(float(probs[target]), 4),
             "area": round(float(mask.mean()), 4),
-            "stages": [name for name, _ in self.forgetful],
+            "stages": [name for name, _ in self.randomised],
             "maps": {
                 name: {
                     **_place(scores.enlarge(heat, size_px), mask),
@@ -393,7 +393,7 @@ class _Eye:
         targets = [target] * len(batch)
         return METHODS[method](network or self.model.network, torch.from_numpy(batch), targets)
 
-    def _of_model(
+    def _sanity_checks(
         self, method: str, shown: NDArray[np.uint8], target: int, heat: NDArray[np.float32],
         seed: int,
     ) -> dict[str, Any]:  # fmt: skip
@@ -411,9 +411,9 @@ class _Eye:
         return {
             "randomised": [
                 None
-                if method in _SLOW and 0 < stage < len(self.forgetful) - 1
+                if method in _SLOW and 0 < stage < len(self.randomised) - 1
                 else similar(self.heat(method, shown, target, network=network)[0])
-                for stage, (_, network) in enumerate(self.forgetful)
+                for stage, (_, network) in enumerate(self.randomised)
             ],
             "noise": _known(np.mean(under)) if under else None,
             "sensitivity": _known(scores.max_sensitivity(heat, list(noisy))),

@@ -41,7 +41,7 @@ SIDE_IN = 1.05
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written.
 
     Attributes:
@@ -64,7 +64,7 @@ def export_images(
     *,
     variant: str = "image",
     progress: Progress | None = None,
-) -> Exported:
+) -> ExportResult:
     """Write every usable image as a recipe's models see it, but for mean and deviation.
 
     Files are ``[part/]class/name.png``; a name that comes twice in one folder gets its image id.
@@ -101,8 +101,8 @@ def export_images(
         if progress is not None:
             progress(len(rows) + len(unreadable), len(records))
     write_csv(out / "manifest.csv", COLUMNS, rows)
-    _sweep(out, set(names))
-    return Exported(out, len(rows) - kept, kept, tuple(unreadable))
+    _remove_temporary_files(out, set(names))
+    return ExportResult(out, len(rows) - kept, kept, tuple(unreadable))
 
 
 def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
@@ -182,7 +182,7 @@ def _write(
     return row, was_there
 
 
-def _sweep(out: Path, names: set[str]) -> None:
+def _remove_temporary_files(out: Path, names: set[str]) -> None:
     """Remove the temporary files that an export left when it was killed."""
     for path in out.rglob(".*.png"):
         whole = path.with_name(path.name[1:].rsplit(".", 2)[0])
@@ -212,7 +212,7 @@ def _source_of(file: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleImage:
     """One image that was picked.
 
     Attributes:
@@ -226,7 +226,7 @@ class Sample:
     sha256: str
 
 
-def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[Sample]:
+def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[SampleImage]:
     """Images of each class, drawn at random but the same for the same files and seed.
 
     The draw depends on the files' content only, not on their number or order: an image that is
@@ -241,14 +241,14 @@ def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[Sample]:
     def order(record: ImageRecord) -> str:
         return sha256_bytes(f"{seed} {record.sha256} {record.path}".encode())
 
-    picked: list[Sample] = []
+    picked: list[SampleImage] = []
     for name in manifest.class_names:
         records = sorted((r for r in manifest.usable if r.label == name), key=order)
-        picked += [Sample(r.label, r.path, r.sha256) for r in records[:per_class]]
+        picked += [SampleImage(r.label, r.path, r.sha256) for r in records[:per_class]]
     return picked
 
 
-def draw_samples(manifest: Manifest, samples: list[Sample], out: Path, *, seed: int) -> Path:
+def draw_samples(manifest: Manifest, samples: list[SampleImage], out: Path, *, seed: int) -> Path:
     """Draw one row for each class, with the file name under each image.
 
     The ``seed`` that they were picked with is stated on the sheet.
@@ -288,7 +288,7 @@ def draw_samples(manifest: Manifest, samples: list[Sample], out: Path, *, seed: 
     return out
 
 
-def copy_samples(manifest: Manifest, samples: list[Sample], folder: Path) -> int:
+def copy_samples(manifest: Manifest, samples: list[SampleImage], folder: Path) -> int:
     """Copy the picked files, unchanged, into one folder for each class.
 
     Returns:
@@ -311,7 +311,7 @@ def copy_samples(manifest: Manifest, samples: list[Sample], folder: Path) -> int
     return len(samples)
 
 
-def _read(manifest: Manifest, sample: Sample) -> NDArray[np.uint8]:
+def _read(manifest: Manifest, sample: SampleImage) -> NDArray[np.uint8]:
     try:
         return decode_image(manifest.root / sample.path).image
     except ImageError as error:

@@ -200,7 +200,7 @@ def given_options(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-_TELL_S = 30.0
+_LINE_EVERY_S = 30.0
 
 
 @dataclass
@@ -222,16 +222,16 @@ class _Lines:
     """Prints a line when a step begins, and each half minute how far it is; for logs and pipes."""
 
     started: dict[str, tuple[float, int]] = field(default_factory=dict)
-    told_at: float = 0.0
+    printed_at: float = 0.0
 
     def __call__(self, step: str, done: int, total: int) -> None:
         now = time.perf_counter()
         if step not in self.started:
             self.started[step] = (now, done)
-            self.told_at = now
+            self.printed_at = now
             typer.echo(f"· {step}", err=True)
-        elif now - self.told_at >= _TELL_S and done < total:
-            self.told_at = now
+        elif now - self.printed_at >= _LINE_EVERY_S and done < total:
+            self.printed_at = now
             start, before = self.started[step]
             speed = (done - before) / (now - start)
             left = f", {_duration((total - done) / speed)} left" if speed > 0 else ""

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command
-from leukoscope.cli.guide_questions import SAME, Parameter, ask, parameters_of, said
+from leukoscope.cli.guide_questions import SAME, Parameter, answer_to, ask, parameters_of
 from leukoscope.core.errors import UsageError
 
 _RUN = (("run", "{out}"), ("bundle", "{out}/bundle"))
@@ -45,7 +45,7 @@ class Entry:
     Attributes:
         title: What it does for a person who does not know the command.
         command: The command, such as ``data inspect``.
-        asks: Parameters that are asked for, in this order, by their names in Python; with a
+        questions: Parameters that are asked for, in this order, by their names in Python; with a
             ``!`` the guide insists on an answer. All others can be set on request.
         fixed: Arguments that this entry always gives.
         gives: What the command leaves behind for later questions: the name of a parameter and a
@@ -54,7 +54,7 @@ class Entry:
 
     title: str
     command: str
-    asks: str = ""
+    questions: str = ""
     fixed: tuple[str, ...] = ()
     gives: tuple[tuple[str, str], ...] = ()
 
@@ -198,7 +198,7 @@ class Guide:
         typer.echo(f"Leukoscope, step by step. {DISCLAIMER}")
         typer.echo("Arrows and enter choose, typing filters, Ctrl-C goes back.\n")
         while True:
-            entry = said(
+            entry = answer_to(
                 questionary.select(
                     "What do you want to do?",
                     _menu(),
@@ -217,14 +217,14 @@ class Guide:
         parameters = parameters_of(found)
         typer.echo(f"\n{(found.help or '').strip()}")
         answers: dict[str, list[str]] = {}
-        for word in entry.asks.split():
+        for word in entry.questions.split():
             name = word.removesuffix("!")
-            said = ask(
+            values = ask(
                 parameters[name], entry.command, self.remembered, insist=word.endswith("!")
             )  # fmt: skip
-            if said is None:
+            if values is None:
                 return
-            answers[name] = said
+            answers[name] = values
         self._decide(entry, parameters, answers)
 
     def _decide(
@@ -235,14 +235,14 @@ class Guide:
         while True:
             arguments = command_line(entry, parameters, answers)
             typer.echo(f"\n  {shlex.join(['leukoscope', *arguments])}\n")
-            wish = said(questionary.select("This command:", [RUN, MORE, HELP, BACK]))
+            wish = answer_to(questionary.select("This command:", [RUN, MORE, HELP, BACK]))
             if wish is None or wish == BACK:
                 return
             if wish == RUN:
                 code = self.run(arguments)
                 typer.echo(f"\n→ {OUTCOMES.get(code, f'it ended with the code {code}')}\n")
                 self._remember(entry, parameters, answers, worked=code in (0, 3))
-                said(questionary.press_any_key_to_continue("Any key goes back to the menu."))
+                answer_to(questionary.press_any_key_to_continue("Any key goes back to the menu."))
                 return
             if wish == HELP:
                 self.run([*entry.command.split(), "--help"])
@@ -259,7 +259,7 @@ class Guide:
             for item in parameters.values()
             if item.option not in entry.fixed
         ]
-        name = said(questionary.select("Which option?", choices))
+        name = answer_to(questionary.select("Which option?", choices))
         answer = name and ask(parameters[name], entry.command, self.remembered)
         if answer is not None:
             answers[name] = answer

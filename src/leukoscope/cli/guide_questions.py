@@ -181,7 +181,7 @@ SAME = MappingProxyType({"runs": "run"})
 """Parameters that take what another one took before."""
 
 
-def said(question: Any) -> Any:
+def answer_to(question: Any) -> Any:
     """The answer to a question; None where the person pressed Ctrl-C."""
     return question.ask(kbi_msg="(back)")
 
@@ -206,7 +206,7 @@ def ask(
     text = f"{(parameter.help or parameter.name).replace('; may be repeated', '')}:"
     default = remembered.get(SAME.get(parameter.name, parameter.name), parameter.default)
     if parameter.kind == "flag":
-        answer = said(questionary.confirm(text.replace(":", "?"), default=False))
+        answer = answer_to(questionary.confirm(text.replace(":", "?"), default=False))
         return None if answer is None else ["yes"] if answer else []
     offered = CHOICES.get(f"{command}.{parameter.name}", CHOICES.get(parameter.name))
     choices = list(parameter.values) or (offered() if offered else [])
@@ -231,12 +231,12 @@ def _type(parameter: Parameter, text: str, default: str, insist: bool) -> str | 
     if parameter.kind == "path" or parameter.name == "images":
         check = _exists(insist, parameter.default) if parameter.has_to_exist else _filled(insist)
         # Completion on tab only: an open list of completions would swallow the first enter.
-        answer = said(
+        answer = answer_to(
             questionary.path(text, default=default, validate=check, complete_while_typing=False)
         )
         return answer and str(Path(answer.strip()).expanduser() if answer.strip() else "")
     check = _number(insist) if parameter.kind == "number" else _filled(insist)
-    answer = said(questionary.text(text, default=default, validate=check))
+    answer = answer_to(questionary.text(text, default=default, validate=check))
     return answer and str(answer).strip()
 
 
@@ -248,16 +248,16 @@ def _choose(
     if parameter.many:
         hint = "(space marks)" if insist else "(space marks; none: the default)"
         check = _some if insist else lambda answer: True
-        marked = said(questionary.checkbox(text, choices, instruction=hint, validate=check))
+        marked = answer_to(questionary.checkbox(text, choices, instruction=hint, validate=check))
     else:
         options = choices if insist or default in choices else [NOT_GIVEN, *choices]
         start = default if default in options else None
-        answer = said(questionary.select(text, options, default=start))
+        answer = answer_to(questionary.select(text, options, default=start))
         marked = None if answer is None else [answer]
     if marked is None:
         return None
     if OTHER in marked:
-        typed = said(questionary.text(text, validate=_filled(True)))
+        typed = answer_to(questionary.text(text, validate=_filled(True)))
         if typed is None:
             return None
         marked = [*(name for name in marked if name != OTHER), typed.strip()]

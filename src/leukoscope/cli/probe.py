@@ -169,8 +169,8 @@ def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
     verdict = metrics["verdict"]
     print_sources(verdict)
     print_verdict(verdict)
-    said = [text for text in verdict["findings"] if text.startswith(("Leak", "On which"))]
-    said += [describe_share(entry) for entry in metrics.get("shortcuts", {}).get("shares", ())]
-    for text in said:
+    findings = [text for text in verdict["findings"] if text.startswith(("Leak", "On which"))]
+    findings += [describe_share(entry) for entry in metrics.get("shortcuts", {}).get("shares", ())]
+    for text in findings:
         out.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {report}\n{DISCLAIMER}")

@@ -151,17 +151,17 @@ def replay(
 
     total = verify_log(log).entries
     counts: Counter[str] = Counter()
-    told = []
+    unequal = []
     with progress_bars() as show:
         listener = lambda done: show("predicting again", done, total)  # noqa: E731
         for row in replay_log(log, bundle=bundle, search=search, listener=listener):
             counts[row.result] += 1
             if row.result != "same":
-                told.append(row)
+                unequal.append(row)
     if as_json:
-        print_json({"counts": dict(counts), "entries": [asdict(row) for row in told]})
+        print_json({"counts": dict(counts), "entries": [asdict(row) for row in unequal]})
     else:
-        for row in told:
+        for row in unequal:
             line = f"line {row.sequence}, {row.path}: {row.result}: {row.detail}"
             console().print(line, markup=False)
         typer.echo(

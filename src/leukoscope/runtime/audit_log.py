@@ -71,7 +71,7 @@ class AuditLog:
             raise DataError(
                 f"{self.path}: the audit log cannot be written: {error.strerror or error}"
             ) from None
-        with self._turn():
+        with self._locked():
             pass  # a file that is no log is told before anything is predicted
 
     def append(self, entry: Mapping[str, Any]) -> str:
@@ -87,7 +87,7 @@ class AuditLog:
         Raises:
             DataError: The disk is full or the file was taken away.
         """
-        with self._turn() as torn:
+        with self._locked() as torn:
             if torn:
                 self._write(_recovery(torn), before=b"\n")
             return self._write(entry)
@@ -103,7 +103,7 @@ class AuditLog:
         os.close(self._handle)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[bytes]:
+    def _locked(self) -> Iterator[bytes]:
         """Hold the file alone; gives the torn last line, empty where there is none."""
         with self._lock:
             if fcntl is not None:
@@ -218,7 +218,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 @dataclass
-class Verdict:
+class LogCheck:
     """What :func:`verify_log` found.
 
     Attributes:
@@ -235,7 +235,7 @@ class Verdict:
     _seen_head: bool = field(default=False, repr=False)
 
 
-def verify_log(path: Path, *, head: str | None = None) -> Verdict:
+def verify_log(path: Path, *, head: str | None = None) -> LogCheck:
     """Follow the chain from the first line to the last, in constant memory.
 
     Args:
@@ -246,16 +246,16 @@ def verify_log(path: Path, *, head: str | None = None) -> Verdict:
     Raises:
         DataError: The file cannot be read.
     """
-    verdict = Verdict()
-    for number, entry in _walk(path, verdict):
-        verdict._seen_head |= entry["hash"] == head
-        verdict.entries, verdict.head = number, entry["hash"]
-    if head and not verdict._seen_head and not verdict.problem:
-        verdict.problem = (
+    found = LogCheck()
+    for number, entry in _walk(path, found):
+        found._seen_head |= entry["hash"] == head
+        found.entries, found.head = number, entry["hash"]
+    if head and not found._seen_head and not found.problem:
+        found.problem = (
             f"the kept hash {head[:12]}… is not in the chain: lines were removed from its end, or "
             f"it was written anew"
         )
-    return verdict
+    return found
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
@@ -264,14 +264,14 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: The chain is broken; says where.
     """
-    verdict = Verdict()
-    for _, entry in _walk(path, verdict):
+    found = LogCheck()
+    for _, entry in _walk(path, found):
         yield entry
-    if verdict.problem:
-        raise DataError(f"{path}: {verdict.problem}")
+    if found.problem:
+        raise DataError(f"{path}: {found.problem}")
 
 
-def _walk(path: Path, verdict: Verdict) -> Iterator[tuple[int, dict[str, Any]]]:
+def _walk(path: Path, found: LogCheck) -> Iterator[tuple[int, dict[str, Any]]]:
     """Whole lines with their sequence numbers, until something is wrong."""
     previous, sequence, torn, number = START, 0, b"", 0
     for number, line in _lines(path):
@@ -281,20 +281,20 @@ def _walk(path: Path, verdict: Verdict) -> Iterator[tuple[int, dict[str, Any]]]:
             entry, wrong = {}, str(error)
         if torn:
             if entry.get("torn_sha256") != sha256_bytes(torn):
-                verdict.problem = f"line {number - 1}: no JSON, and the next does not record it"
+                found.problem = f"line {number - 1}: no JSON, and the next does not record it"
                 return
-            verdict.recovered, torn = verdict.recovered + 1, b""
+            found.recovered, torn = found.recovered + 1, b""
         elif wrong == "no JSON":
             torn = line  # allowed only where the next line records it
             continue
         wrong = wrong or _link(entry, previous, sequence)
         if wrong:
-            verdict.problem = f"line {number}: {wrong}"
+            found.problem = f"line {number}: {wrong}"
             return
         previous, sequence = entry["hash"], sequence + 1
         yield sequence, entry
     if torn:
-        verdict.problem = (
+        found.problem = (
             f"line {number}: cut off after {len(torn)} bytes: a writer was killed, or the file was "
             f"truncated; the next entry will record it"
         )

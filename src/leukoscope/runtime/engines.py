@@ -123,7 +123,7 @@ def open_engine(
     return _open(name, data, "onnxruntime", reason, how)
 
 
-def cannot(engine: str, precision: str) -> str:
+def unsupported_reason(engine: str, precision: str) -> str:
     """Why an engine cannot compute in a precision on this machine; empty where it can."""
     if precision != "bf16":
         return ""
@@ -166,7 +166,7 @@ def _read(model: Path | bytes) -> tuple[str, bytes]:
 
 def _open(name: str, data: bytes, engine: str, reason: str, how: tuple[str, int, bool]) -> Engine:
     precision, threads, _ = how
-    if words := cannot(engine, precision):
+    if words := unsupported_reason(engine, precision):
         raise UsageError(f"{precision} cannot be had from {engine}: {words}")
     try:
         inputs, outputs, infer = ENGINES[engine](data, *how)

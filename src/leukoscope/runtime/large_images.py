@@ -22,7 +22,7 @@ from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.prediction import Decision, Failure, Prediction, malignant_probability
 from leukoscope.runtime.predictor import Predictor
-from leukoscope.runtime.tiling import Cutter, Part, Scale
+from leukoscope.runtime.tiling import Cutter, ImageScale, Part
 
 _LONGEST_PX = 1600
 _ROW_PX = 22
@@ -31,14 +31,14 @@ _COLOURS = (
     (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233),
 )  # fmt: skip
 _REJECTED = (110, 110, 110)
-Said = tuple[tuple[int, int, int, int], str, str]
+PartResult = tuple[tuple[int, int, int, int], str, str]
 Answered = list[tuple[Part, Prediction]]
 OnParts = Callable[[str, Answered], None]
 _ORDER: tuple[Decision, ...] = ("accept", "review", "reject")
 
 
 def draw_parts(
-    image: NDArray[np.uint8], parts: Sequence[Said], class_names: Sequence[str]
+    image: NDArray[np.uint8], parts: Sequence[PartResult], class_names: Sequence[str]
 ) -> NDArray[np.uint8]:
     """Frames in the colour of the predicted class, grey where rejected, with a legend below.
 
@@ -176,7 +176,7 @@ def _summary(
     path: Path,
     decoded: Decoded,
     cutter: Cutter,
-    scale: Scale,
+    scale: ImageScale,
     places: int,
     answered: Answered,
 ) -> Prediction:
@@ -222,13 +222,13 @@ def _decide(
     """Reject where every part is rejected; accept where every part is accepted; else review."""
     reasons = list(doubts)
     for decision in ("reject", "review"):
-        said = [answer.reasons for answer in answers if answer.decision == decision]
-        if said:
+        reasons = [answer.reasons for answer in answers if answer.decision == decision]
+        if reasons:
             # Without the numbers in brackets, which differ from part to part.
-            first, n = Counter(re.sub(r" ?\([^)]*\d[^)]*\)", "", r[0]) for r in said).most_common(
-                1
-            )[0]
-            start = f"{len(said)} of {len(answers)} {word}: {decision}"
+            first, n = Counter(
+                re.sub(r" ?\([^)]*\d[^)]*\)", "", r[0]) for r in reasons
+            ).most_common(1)[0]
+            start = f"{len(reasons)} of {len(answers)} {word}: {decision}"
             reasons.append(f"{start}, most often ({n}) because: {first}")
     found = {answer.decision for answer in answers}
     if found == {"reject"}:

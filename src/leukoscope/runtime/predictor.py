@@ -275,7 +275,7 @@ class Predictor:
         with ThreadPoolExecutor(workers, "leukoscope-predict") as pool:
             try:
                 while batch := list(islice(source, batch_size)):
-                    pending.append(pool.submit(self._whole, batch, explain))
+                    pending.append(pool.submit(self._predict_batch, batch, explain))
                     if len(pending) == 2 * workers:
                         yield from pending.popleft().result()
                 while pending:
@@ -284,7 +284,7 @@ class Predictor:
                 for future in pending:
                     future.cancel()
 
-    def _whole(
+    def _predict_batch(
         self, batch: Sequence[tuple[int, Source]], explain: Path | None
     ) -> list[Prediction | Failure]:
         """A batch from files to answers; runs in a thread."""
@@ -315,8 +315,8 @@ class Predictor:
             pixels = apply_preprocess(image, self.record.preprocess)
             quality = measure_quality(image)
             beyond = (*odd, *envelope_notes(image, quality, self.record.envelope))
-            asked = self._gate is not None and self._gate.appearance is not None
-            look = describe_appearance(pixels) if asked else np.empty(0)
+            needs_appearance = self._gate is not None and self._gate.appearance is not None
+            look = describe_appearance(pixels) if needs_appearance else np.empty(0)
             return Prepared(name, sha256, pixels, quality, beyond, nuclear_blue(image), look)
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)

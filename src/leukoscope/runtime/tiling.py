@@ -40,7 +40,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Scale:
+class ImageScale:
     """The scale of one image.
 
     Attributes:
@@ -76,7 +76,7 @@ class Cutter:
         factor = self._factor(self.um_per_px)
         return size is not None and max(size) > _LARGER * factor * self.field.largest_px
 
-    def scale_of(self, decoded: Decoded) -> Scale:
+    def scale_of(self, decoded: Decoded) -> ImageScale:
         """Scale of an image: what the user says, the file says, or the bar shows, in this order."""
         um, source, bar = self.um_per_px, "--um-per-px", None
         if um is None:
@@ -94,13 +94,13 @@ class Cutter:
             doubt = f"The scale of the image is unknown ({found}): {what} in its own pixels."
         elif self.field.um_per_px is None:
             doubt = f"The scale of the training images is unknown: {what} in the image's pixels."
-        return Scale(um, source if um is not None else "", self._factor(um), doubt)
+        return ImageScale(um, source if um is not None else "", self._factor(um), doubt)
 
     def _factor(self, um_per_px: float | None) -> float:
         known = self.field.um_per_px
         return known / um_per_px if known is not None and um_per_px is not None else 1.0
 
-    def parts(self, image: NDArray[np.uint8], scale: Scale) -> tuple[int, Iterator[Part]]:
+    def parts(self, image: NDArray[np.uint8], scale: ImageScale) -> tuple[int, Iterator[Part]]:
         """What the model is to see, in reading order.
 
         Args:
@@ -128,7 +128,7 @@ class Cutter:
             if segment_leukocytes(tile).nucleus.any():
                 yield Part((x, y, width, height), tile)
 
-    def _cells(self, image: NDArray[np.uint8], scale: Scale) -> tuple[int, Iterator[Part]]:
+    def _cells(self, image: NDArray[np.uint8], scale: ImageScale) -> tuple[int, Iterator[Part]]:
         cell, nucleus = find_leukocytes(image, scale.um_per_px)
         _, labels, stats, centres = cv2.connectedComponentsWithStats(nucleus)
         areas = stats[1:, cv2.CC_STAT_AREA]
@@ -166,7 +166,7 @@ class Cutter:
         method = cv2.INTER_AREA if part.shape[1] > size[0] else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(part, size, interpolation=method), np.uint8)
 
-    def is_one(self, decoded: Decoded, scale: Scale) -> bool:
+    def is_one(self, decoded: Decoded, scale: ImageScale) -> bool:
         """Whether an image shows no more than a training image, or is one cut-out cell."""
         longest = _LARGER * scale.factor * self.field.largest_px
         return max(decoded.image.shape[:2]) <= longest or is_cut_out(decoded.image)

@@ -16,7 +16,7 @@ from leukoscope.core.program import DISCLAIMER, __version__
 from leukoscope.service import page, schemas, uploads
 from leukoscope.service.batching import Answer
 from leukoscope.service.guard import Guard
-from leukoscope.service.model_pool import Models, ServedModel
+from leukoscope.service.model_pool import ModelPool, ServedModel
 from leukoscope.service.schemas import (
     FORM,
     ModelOut,
@@ -47,7 +47,7 @@ ByPatientQuery = Annotated[
 
 
 def build_app(
-    models: Models,
+    models: ModelPool,
     settings: ServiceSettings,
     metrics: Metrics,
     *,
@@ -104,7 +104,7 @@ def build_app(
 
 def _add_health(
     app: FastAPI,
-    models: Models,
+    models: ModelPool,
     metrics: Metrics,
     memory: UploadMemory,
     draining: Callable[[], bool],
@@ -134,7 +134,7 @@ def _add_health(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_models(app: FastAPI, models: Models) -> None:
+def _add_models(app: FastAPI, models: ModelPool) -> None:
     """Add the list of models."""
 
     @app.get("/v1/models", response_model=list[ModelOut], responses=may_fail(503), tags=["answers"])
@@ -161,7 +161,7 @@ def _describe(model: ServedModel) -> dict[str, Any]:
 
 
 def _add_predict(
-    app: FastAPI, models: Models, settings: ServiceSettings, memory: UploadMemory
+    app: FastAPI, models: ModelPool, settings: ServiceSettings, memory: UploadMemory
 ) -> None:
     """Add the prediction of uploaded images."""
 
@@ -185,10 +185,10 @@ def _add_predict(
         """
         async with memory.read(request) as upload:
             served = models.get(model)
-            answers = await uploads.ask(
+            answers = await uploads.predict_upload(
                 request, served, upload, settings, heat=explain, similar=similar
             )
-            predictions, errors = uploads.rows(served, answers)
+            predictions, errors = uploads.response_rows(served, answers)
             if not predictions:
                 raise ProblemError(422, "none of the images could be read", errors=errors)
             if explain:
@@ -206,7 +206,7 @@ def _add_predict(
 
 async def _add_heat_maps(
     rows: Sequence[dict[str, Any]],
-    models: Models,
+    models: ModelPool,
     served: ServedModel,
     upload: Upload,
     answers: Sequence[Answer],

@@ -165,7 +165,9 @@ class Batcher:
                     heat=any(job.heat for job in wanted),
                     similar=max(job.similar for job in wanted),
                 )
-                answers = [_asked(*pair) for pair in zip(wanted, answers, strict=True)]
+                answers = [
+                    _keep_requested_cases(*pair) for pair in zip(wanted, answers, strict=True)
+                ]
                 self._on_batch(answers)
         except Exception as error:  # the requests that asked learn of it
             self._finish(batch, error)
@@ -192,7 +194,7 @@ class Batcher:
             loop.call_soon_threadsafe(resolve)
 
 
-def _asked(job: _Job, answer: Answer) -> Answer:
+def _keep_requested_cases(job: _Job, answer: Answer) -> Answer:
     """Without the similar cases that another job of its batch asked for."""
     if isinstance(answer, Failure) or answer.similar is None:
         return answer

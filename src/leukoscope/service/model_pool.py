@@ -53,7 +53,7 @@ class ServedModel:
         return 0 if known is None else known.n
 
 
-class Models:
+class ModelPool:
     """All models of a server, by name; the first is the default.
 
     Args:

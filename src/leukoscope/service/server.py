@@ -106,7 +106,7 @@ def serve(
     try:
         from leukoscope.service.app import build_app
         from leukoscope.service.graceful import GracefulServer
-        from leukoscope.service.model_pool import Models
+        from leukoscope.service.model_pool import ModelPool
         from leukoscope.service.telemetry import Metrics, start_logging
     except ImportError:
         raise MissingExtraError("leukoscope serve", "app") from None
@@ -115,7 +115,7 @@ def serve(
     metrics = Metrics()
     record = AuditLog(audit_log) if audit_log else None
     on_answers = partial(_append_to, record)
-    models = Models(bundles, engine, precision, settings, metrics, on_answers=on_answers)
+    models = ModelPool(bundles, engine, precision, settings, metrics, on_answers=on_answers)
     failed: list[LeukoscopeError] = []
 
     async def load() -> None:

@@ -210,7 +210,7 @@ def _malformed() -> ProblemError:
     return ProblemError(400, "the multipart form is malformed or incomplete")
 
 
-async def ask(
+async def predict_upload(
     request: Request,
     model: ServedModel,
     upload: Upload,
@@ -244,7 +244,7 @@ async def ask(
     return answers
 
 
-def rows(model: ServedModel, answers: Sequence[Answer]) -> tuple[list[Any], list[Any]]:
+def response_rows(model: ServedModel, answers: Sequence[Answer]) -> tuple[list[Any], list[Any]]:
     """Predictions and errors as the API gives them."""
     good: list[dict[str, Any]] = []
     bad: list[dict[str, Any]] = []

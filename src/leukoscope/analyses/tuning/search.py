@@ -30,8 +30,8 @@ from leukoscope.analyses.tuning.results import (
     write_trials,
 )
 from leukoscope.analyses.tuning.trials import (
+    TrialPool,
     TrialRow,
-    Trials,
     decode,
     grid_size,
     nothing_completed,
@@ -64,11 +64,11 @@ from leukoscope.study.run import StudyResult, audited_in, labelled, run_study
 
 FAILURES_AT_START = 3  # so many, and nothing else, mean that the recipe itself does not work
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-Say = Callable[[str], None]
+LogLine = Callable[[str], None]
 CONFIG = "tune.toml"
 
 
-class Session:
+class TuningWorker:
     """This process's share of a tuning.
 
     Args:
@@ -85,16 +85,16 @@ class Session:
         config: TuneConfig,
         out: Path,
         data: TuningData,
-        pool: Trials,
+        pool: TrialPool,
         progress: Progress,
-        say: Say,
+        say: LogLine,
     ) -> None:
         self.config, self.out, self.data, self.pool = config, out, data, pool
         self.progress, self.say = progress, say
         store = InputStore(RunFolder(out), data.manifest, data.data, progress)
         self.scorer = Scorer(data, store, tuned_name(config), config.study.seed)
 
-    def work(self, limit: int, minutes: float | None) -> bool:
+    def run(self, limit: int, minutes: float | None) -> bool:
         """Draw and fit until the limit or the time is reached; whether Ctrl-C ended it."""
         end = None if minutes is None else time.monotonic() + 60 * minutes
         trial = None
@@ -105,9 +105,11 @@ class Session:
                     if drawn is None:
                         break
                     trial, labels = drawn
-                    self._one(trial, labels, partial(self._tell, tell, trial.number, limit))
+                    self._run_trial(
+                        trial, labels, partial(self._report_progress, tell, trial.number, limit)
+                    )
                     number, trial = trial.number, None
-                    if self._written(number, limit, tell):
+                    if self._save_progress(number, limit, tell):
                         break
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
@@ -120,9 +122,9 @@ class Session:
                 return True
         return False
 
-    def _written(self, number: int, limit: int, tell: Callable[[int, int], None]) -> bool:
+    def _save_progress(self, number: int, limit: int, tell: Callable[[int, int], None]) -> bool:
         """Write the table so far; whether there is no point in going on."""
-        with self.pool.turn:
+        with self.pool.lock:
             rows = self.pool.rows()
             write_trials(Outcome(self.config, self.out, self.data, rows, {}))
         self.say(_line(rows, number, self.pool.minimise))
@@ -130,12 +132,14 @@ class Session:
         tell(1000 * len(done), 1000 * limit)
         return len(done) == FAILURES_AT_START and all(row.state == "failed" for row in done)
 
-    def _tell(
+    def _report_progress(
         self, tell: Callable[[int, int], None], number: int, limit: int, done: int, total: int
     ) -> None:
         tell(1000 * min(number, limit - 1) + 1000 * done // max(1, total), 1000 * limit)
 
-    def _one(self, trial: Any, labels: dict[str, Any], tell: Callable[[int, int], None]) -> None:
+    def _run_trial(
+        self, trial: Any, labels: dict[str, Any], tell: Callable[[int, int], None]
+    ) -> None:
         """Fit one configuration; what goes wrong in it ends it alone."""
         folder = self.out / "trials" / f"{trial.number:04d}"
 
@@ -265,7 +269,7 @@ def run_tune(
     storage: str = "",
     resume: bool = False,
     listener: Listener | None = None,
-    say: Say = lambda text: None,
+    say: LogLine = lambda text: None,
 ) -> TuneResult:
     """Try configurations until there are ``trials`` of them, and write what was found.
 
@@ -294,7 +298,7 @@ def run_tune(
     data = tuning_data(found, config, fold)
     limit = min(trials, grid_size(config.space)) if config.sampler == "grid" else trials
     key = sha256_json([config.model_dump(mode="json", exclude={"storage"}), data.sha256])
-    with Trials(
+    with TrialPool(
         config,
         key,
         storage,
@@ -302,12 +306,12 @@ def run_tune(
         minimise=not METRICS[criterion_of(config.recipe)].higher_is_better,
         steps=_steps(config, data),
     ) as pool:
-        session = Session(config, out, data, pool, progress, say)
-        interrupted = session.work(limit, minutes)
+        worker = TuningWorker(config, out, data, pool, progress, say)
+        interrupted = worker.run(limit, minutes)
         # Who writes last has the last rows: in turn.
-        with pool.turn, progress.step("figures"):
+        with pool.lock, progress.step("figures"):
             outcome = Outcome(config, out, data, pool.rows(), pool.importances())
-            _tidy(outcome)
+            _remove_stopped(outcome)
             if not outcome.complete:
                 write_trials(outcome)
                 if interrupted:
@@ -383,7 +387,7 @@ def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
         save_tune_config(path, config)
 
 
-def _tidy(outcome: Outcome) -> None:
+def _remove_stopped(outcome: Outcome) -> None:
     """Remove what killed trials left; they were drawn again under another number."""
     for row in outcome.rows:
         if row.state == "stopped":

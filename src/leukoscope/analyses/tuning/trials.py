@@ -43,7 +43,7 @@ def open_storage(text: str) -> BaseStorage:
     if text.startswith("journal:"):
         path = Path(text.removeprefix("journal:")).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
-        _mend(path)
+        _cut_partial_line(path)
         with readable(text):
             return JournalStorage(JournalFileBackend(str(path)))
     from sqlalchemy.exc import SQLAlchemyError
@@ -63,7 +63,7 @@ def _short(url: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-def _mend(path: Path) -> None:
+def _cut_partial_line(path: Path) -> None:
     """Cut off a last line that a kill left unfinished, which would spoil the next one."""
     from optuna.storages.journal import JournalFileSymlinkLock
 
@@ -147,7 +147,7 @@ class TrialRow:
     own: bool
 
 
-class Trials:
+class TrialPool:
     """The trials of one tuning; a context, inside which this process is one of its workers.
 
     Args:
@@ -170,17 +170,17 @@ class Trials:
         self.workers = _lock_folder(storage, out)
         self.workers.mkdir(parents=True, exist_ok=True)
         # Drawing is one at a time among those who share the locks; so is writing results.
-        self.turn = FileLock(self.workers / "turn.lock")
+        self.lock = FileLock(self.workers / "turn.lock")
         self._alive = FileLock(self._file(self.worker))
         self._storage_text = storage or f"journal:{out / JOURNAL}"
 
-    def __enter__(self) -> Trials:
+    def __enter__(self) -> TrialPool:
         import optuna
 
         self._alive.acquire()
         self._verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with self.turn:
+        with self.lock:
             self.storage = open_storage(self._storage_text)
             with readable(self._storage_text):
                 self._open_study()
@@ -226,8 +226,8 @@ class Trials:
     def ask(self, limit: int) -> tuple[Trial, dict[str, Any]] | None:
         """Draw the next trial and its values, or None where ``limit`` are drawn."""
         while True:
-            with self.turn:
-                self._take_over()
+            with self.lock:
+                self._requeue_dead()
                 if self._counted() >= limit:
                     return None
                 trial = self.study.ask()
@@ -262,7 +262,7 @@ class Trials:
 
     def stop(self, trial: Trial, reason: str) -> None:
         """End a trial that was interrupted; it will be drawn again."""
-        with self.turn:
+        with self.lock:
             self._end(trial.number, reason, stopped=True)
 
     def rows(self) -> list[TrialRow]:
@@ -292,7 +292,7 @@ class Trials:
         for labels in rows:
             self.study.enqueue_trial(labels, user_attrs={"own": labels in own})
 
-    def _take_over(self) -> None:
+    def _requeue_dead(self) -> None:
         """Put the running trials of workers that are dead into the queue again."""
         dead: set[str] = set()
         for trial in self.study.get_trials(deepcopy=False):

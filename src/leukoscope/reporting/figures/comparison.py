@@ -202,7 +202,7 @@ def boxes(
     return figure
 
 
-def place_chart(panels: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]]) -> Figure:
+def rank_chart(panels: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]]) -> Figure:
     """Place of each recipe with its interval; a panel a protocol, the best on top.
 
     Args:

@@ -91,7 +91,7 @@ def cluster_heat_map(
 
 
 @dataclass(frozen=True)
-class Thumb:
+class Thumbnail:
     """One image of a grid.
 
     Attributes:
@@ -124,7 +124,7 @@ def square_thumb(image: NDArray[np.uint8], size_px: int = THUMB_PX) -> NDArray[n
     return square
 
 
-def class_grid(rows: Sequence[tuple[str, Sequence[Thumb]]]) -> Figure:
+def class_grid(rows: Sequence[tuple[str, Sequence[Thumbnail]]]) -> Figure:
     """One row of thumbnails a class, its title above and lines of text below each.
 
     Args:

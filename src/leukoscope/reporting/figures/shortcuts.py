@@ -124,7 +124,7 @@ def cluster_curve(
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """One line of the figure, the same in every panel.
 
     Attributes:
@@ -141,7 +141,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Panel:
+class ProtocolPanel:
     """One protocol.
 
     Attributes:
@@ -156,7 +156,11 @@ class Panel:
 
 
 def shortcut_chart(
-    rows: Sequence[Row], panels: Sequence[Panel], chance: float, *, narrow: bool = False
+    rows: Sequence[ChartRow],
+    panels: Sequence[ProtocolPanel],
+    chance: float,
+    *,
+    narrow: bool = False,
 ) -> Figure:
     """Accuracy with intervals, one panel a protocol.
 
@@ -187,7 +191,7 @@ def shortcut_chart(
 
 
 def _draw_panel(
-    ax: Axes, rows: Sequence[Row], panel: Panel, chance: float, *, broken: bool
+    ax: Axes, rows: Sequence[ChartRow], panel: ProtocolPanel, chance: float, *, broken: bool
 ) -> None:
     title, note = (t.replace(" ", "\n", 1) if broken else t for t in (panel.title, panel.note))
     room = "\n" * (2 if broken else 1)
@@ -206,7 +210,7 @@ def _draw_panel(
     ax.grid(axis="x")
 
 
-def _draw_mark(ax: Axes, row: Row, mark: Mark, y: float) -> None:
+def _draw_mark(ax: Axes, row: ChartRow, mark: Mark, y: float) -> None:
     colour, marker = INPUT_STYLES.get(row.input, OTHER_INPUT)
     if mark.low is not None and mark.high is not None:
         ax.plot([100 * mark.low, 100 * mark.high], [y, y], color=colour, linewidth=2.2,
