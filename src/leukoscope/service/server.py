@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,32 +91,28 @@ def serve(
     audit_log: Path | None,
     listening: Callable[[str], None],
 ) -> None:
-    """Answer until a signal says to stop.
+    """Answer until SIGTERM or SIGINT; SIGHUP, where the system has it, reopens the bundles.
 
-    SIGTERM, SIGINT: stop gracefully. SIGHUP, where the system has it: open the bundles again.
-
-    ``port`` 0 takes any free one; ``engine`` and ``precision`` are those of
-    :func:`leukoscope.runtime.predictor.load_bundle`; every answer is appended to ``audit_log``;
-    ``listening`` is called with the address once the server answers.
+    ``port`` 0 takes any free one; ``listening`` is called with the address once the server
+    answers; every answer is appended to ``audit_log``.
 
     Raises:
         MissingExtraError: FastAPI, uvicorn or another part of ``[app]`` is not installed.
         UsageError: The address cannot be used.
         LeukoscopeError: A bundle cannot be used.
     """
-    try:
-        from leukoscope.service.app import build_app
-        from leukoscope.service.graceful import GracefulServer
-        from leukoscope.service.model_pool import ModelPool
-        from leukoscope.service.telemetry import Metrics, start_logging
-    except ImportError:
-        raise MissingExtraError("leukoscope serve", "app") from None
+    _require_packages()
+    from leukoscope.service.app import build_app
+    from leukoscope.service.graceful import GracefulServer
+    from leukoscope.service.model_pool import ModelPool
+    from leukoscope.service.telemetry import Metrics, start_logging
+
     one_thread_each()
     start_logging()
     metrics = Metrics()
     record = AuditLog(audit_log) if audit_log else None
-    on_answers = partial(_append_to, record)
-    models = ModelPool(bundles, engine, precision, settings, metrics, on_answers=on_answers)
+    append = partial(_append_to, record)
+    models = ModelPool(bundles, engine, precision, settings, metrics, on_answers=append)
     failed: list[LeukoscopeError] = []
 
     async def load() -> None:
@@ -140,13 +137,18 @@ def serve(
         started=lambda: listening(address),
         reload=models.reload,
     )
-    try:
+    with closing(record) if record else nullcontext():
         server.answer()
-    finally:
-        if record is not None:
-            record.close()
     if failed:
         raise failed[0]
+
+
+def _require_packages() -> None:
+    """Refuse to start where a package of the extra ``app`` is not installed."""
+    try:
+        from leukoscope.service import app, graceful, model_pool, telemetry  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("leukoscope serve", "app") from None
 
 
 def _append_to(
