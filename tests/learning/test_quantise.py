@@ -114,7 +114,9 @@ def test_a_precision_beyond_its_bound_is_refused_and_recorded(
     tiny: Network, spec: PreprocessSpec, many: np.ndarray, graphs: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(engine_variants, "cannot", lambda engine, precision: "for this test")
+    monkeypatch.setattr(
+        engine_variants, "unsupported_reason", lambda engine, precision: "for this test"
+    )
     monkeypatch.setattr(engine_variants, "ENGINES", {"onnxruntime": None})
     given = material(tiny, spec, many, graphs[0])
     flat = onnx.load_from_string(graphs[1])

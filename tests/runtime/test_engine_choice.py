@@ -60,7 +60,7 @@ def test_an_older_bundle_serves_in_fp32_and_says_why(tiny_bundle: Path) -> None:
 def test_auto_takes_the_fastest_that_is_offered(
     tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_choice, "cannot", lambda engine, precision: "")
+    monkeypatch.setattr(engine_choice, "unsupported_reason", lambda engine, precision: "")
     servings = [variant("openvino", "bf16", "logits differ"), variant("openvino", "int8")]
     opened = open_for(read_bundle(saved(tiny, tmp_path / "b", *servings)))
     assert (opened.name, opened.precision) == ("openvino", "int8")

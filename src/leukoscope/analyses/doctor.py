@@ -16,13 +16,13 @@ from leukoscope.core.errors import LeukoscopeError
 
 @dataclass(frozen=True)
 class InstallationCheck:
-    """One finding.
+    """One check of the installation.
 
     Attributes:
-        name: What was looked at.
+        name: What was checked.
         status: ``PASS``, ``FAIL`` (something will not work) or ``NOTE`` (optional).
         detail: What was found.
-        fix: What to do; empty where nothing is needed.
+        fix: What to do; empty if nothing is needed.
     """
 
     name: str
@@ -101,7 +101,7 @@ def _weights() -> InstallationCheck:
 
 
 def _graph() -> InstallationCheck:
-    """Whether the inference engine opens a graph and computes the right number."""
+    """Check that the inference engine computes a small graph correctly."""
     from leukoscope.runtime.engines import engine_self_test
 
     try:

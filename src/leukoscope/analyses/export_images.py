@@ -42,12 +42,12 @@ SIDE_IN = 1.05
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        folder: Where.
-        written: Images written now.
-        kept: Images that an earlier, stopped export had written.
+        folder: The export's folder.
+        written: Number of images written now.
+        kept: Number of images that an earlier, stopped export had written.
         unreadable: Path and reason of each image that could not be read.
     """
 
@@ -65,17 +65,17 @@ def export_images(
     variant: str = "image",
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Write every usable image as a recipe's models see it, but for mean and deviation.
+    """Write every usable image as a recipe's models see it, except for mean and deviation.
 
-    Files are ``[part/]class/name.png``; a name that comes twice in one folder gets its image id.
-    ``manifest.csv`` holds both hashes, ``preprocess.toml`` the specification. An export that was
-    stopped goes on: an image that is there for the same source and specification is kept.
+    Files are ``[part/]class/name.png``; a name that occurs twice in a folder gets its image id.
+    ``manifest.csv`` holds both hashes, ``preprocess.toml`` the specification. A stopped export can
+    be continued: an image written from the same source with the same specification is kept.
 
     ``variant`` is a key of :data:`~leukoscope.imaging.observation.PROBE_INPUTS`.
 
     Raises:
         UnknownNameError: No such variant.
-        UsageError: ``out`` lies in the data set or around it.
+        UsageError: ``out`` lies in the data set or contains it.
         DataError: ``out`` holds something else.
     """
     records = manifest.usable
@@ -106,7 +106,7 @@ def export_images(
 
 
 def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
-    """Refuse what must not be, then write the specification."""
+    """Refuse a folder that cannot be used, then write the specification."""
     import tomli_w
 
     if variant not in INPUTS:
@@ -141,7 +141,7 @@ def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
 
 
 def _names(records: Sequence[ImageRecord]) -> list[str]:
-    """A path for each image; the same whatever was written before."""
+    """A path for each image, whatever was written before."""
     plain = [_plain_name(record) for record in records]
     counts = Counter(name.lower() for name in plain)  # some file systems ignore case
     return [
@@ -158,7 +158,7 @@ def _plain_name(record: ImageRecord) -> str:
 def _write(
     path: Path, record: ImageRecord, name: str, recipe: Recipe, variant: str, out: Path
 ) -> tuple[dict[str, str], bool] | ImageError:
-    """The row of one image and whether its file was there, or why it cannot be read."""
+    """Write one image; returns its row and whether it was there, or why it cannot be read."""
     file = out / name
     was_there = _source_of(file) == record.sha256
     if not was_there:
@@ -183,7 +183,7 @@ def _write(
 
 
 def _remove_temporary_files(out: Path, names: set[str]) -> None:
-    """Remove the temporary files that an export left when it was killed."""
+    """Remove the temporary files of an export that was killed."""
     for path in out.rglob(".*.png"):
         whole = path.with_name(path.name[1:].rsplit(".", 2)[0])
         if whole.relative_to(out).as_posix() in names:
@@ -201,7 +201,7 @@ def _save_png(file: Path, image: NDArray[np.uint8], source_sha256: str) -> None:
 
 
 def _source_of(file: Path) -> str:
-    """Hash of the image that an exported file was made of; empty where it is none of ours."""
+    """Hash of the source of an exported file; empty if the file is not from an export."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -217,8 +217,8 @@ class SampleImage:
 
     Attributes:
         label: Its class.
-        path: Below the data set's folder.
-        sha256: Of the file.
+        path: Relative to the data set's folder.
+        sha256: Hash of the file.
     """
 
     label: str
@@ -227,10 +227,10 @@ class SampleImage:
 
 
 def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[SampleImage]:
-    """Images of each class, drawn at random but the same for the same files and seed.
+    """Images of each class, drawn at random; the same for the same files and seed.
 
-    The draw depends on the files' content only, not on their number or order: an image that is
-    added changes at most its own place.
+    The draw depends only on the content of each file, not on the number or order of files: an added
+    image changes at most one choice per class.
 
     Raises:
         DataError: No image is usable.
@@ -249,12 +249,10 @@ def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[SampleIm
 
 
 def draw_samples(manifest: Manifest, samples: list[SampleImage], out: Path, *, seed: int) -> Path:
-    """Draw one row for each class, with the file name under each image.
-
-    The ``seed`` that they were picked with is stated on the sheet.
+    """Draw one row per class, with the file name under each image and the ``seed`` on the sheet.
 
     Raises:
-        UsageError: ``out`` is no PNG file.
+        UsageError: ``out`` is not a PNG file.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"{out}: expected the name of a PNG file", hint="e.g. --out samples.png")
@@ -289,14 +287,11 @@ def draw_samples(manifest: Manifest, samples: list[SampleImage], out: Path, *, s
 
 
 def copy_samples(manifest: Manifest, samples: list[SampleImage], folder: Path) -> int:
-    """Copy the picked files, unchanged, into one folder for each class.
-
-    Returns:
-        How many were copied.
+    """Copy the picked files, unchanged, into one folder per class; returns their number.
 
     Raises:
         UsageError: The folder lies in the data set.
-        DataError: Another file has the name already.
+        DataError: Another file has that name already.
     """
     data, there = manifest.root.resolve(), folder.resolve()
     if there == data or data in there.parents:
@@ -319,7 +314,7 @@ def _read(manifest: Manifest, sample: SampleImage) -> NDArray[np.uint8]:
 
 
 def _short(path: str, limit: int = 30) -> str:
-    """The end of a file name, which tells files of one series apart.
+    """The end of a file name, which differs between the files of a series.
 
     >>> _short("Pro/WBC-Malignant-Pro-001.jpg"), _short("x/" + "a" * 30 + "_12.png")
     ('WBC-Malignant-Pro-001.jpg', '…aaaaaaaaaaaaaaaaaaaaaa_12.png')

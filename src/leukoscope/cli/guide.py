@@ -43,13 +43,13 @@ class Entry:
     """One line of the menu.
 
     Attributes:
-        title: What it does for a person who does not know the command.
+        title: What it does, for a person who does not know the command.
         command: The command, such as ``data inspect``.
-        questions: Parameters that are asked for, in this order, by their names in Python; with a
-            ``!`` the guide insists on an answer. All others can be set on request.
-        fixed: Arguments that this entry always gives.
-        gives: What the command leaves behind for later questions: the name of a parameter and a
-            path, in which ``{out}`` stands for the answer to that question.
+        questions: Python names of the parameters to ask for, in this order; ``!`` requires an
+            answer. All others can be set on request.
+        fixed: Arguments that this entry always passes.
+        gives: Parameter name → path that the command leaves behind for later questions; ``{out}``
+            stands for the answer to that question.
     """
 
     title: str
@@ -181,10 +181,9 @@ class Guide:
     """One session of the guide.
 
     Attributes:
-        commands: The program's commands by name.
-        run: Runs arguments and gives the exit code.
-        remembered: Files and folders that were named or made, by the parameter that asks for
-            them.
+        commands: Name → command of the program.
+        run: Runs arguments and returns the exit code.
+        remembered: Parameter name → file or folder that was named or made in this session.
     """
 
     commands: Mapping[str, Any]
@@ -212,7 +211,7 @@ class Guide:
             self.do(entry)
 
     def do(self, entry: Entry) -> None:
-        """Ask for what an entry needs, show the command line, run it if wanted."""
+        """Ask for what an entry needs, show the command line, run it on request."""
         found = self.commands[entry.command]
         parameters = parameters_of(found)
         typer.echo(f"\n{(found.help or '').strip()}")
@@ -272,7 +271,7 @@ class Guide:
         *,
         worked: bool,
     ) -> None:
-        """Offer again what exists: folders that were named, and what the command has written."""
+        """Remember existing folders that were named, and what the command has written."""
         for name, given in answers.items():
             if given and parameters[name].has_to_exist:
                 self.remembered[SAME.get(name, name)] = given[0]
@@ -289,7 +288,7 @@ class Guide:
 
 
 def _menu() -> list[Any]:
-    """Each line with its group in front: the filter finds both, and needs no separators."""
+    """The lines of the menu, each with its group in front so that the filter finds both."""
     import questionary
 
     width = max(map(len, ENTRIES))
@@ -304,9 +303,9 @@ def _menu() -> list[Any]:
 def command_line(
     entry: Entry, parameters: Mapping[str, Parameter], answers: Mapping[str, list[str]]
 ) -> list[str]:
-    """The arguments for answers: command, what is given by position, options.
+    """The arguments that answers stand for: command, positional arguments, options.
 
-    An answer that is the default is not repeated.
+    An answer that equals the default is left out.
     """
     placed: list[str] = []
     options: list[str] = []

@@ -19,14 +19,14 @@ class Parameter:
     """One parameter of a command.
 
     Attributes:
-        name: In Python.
-        option: Its long option; empty where it is given by position.
-        help: One line.
-        default: What holds where it is not given, as it would be typed; may be empty.
-        required: The command insists on it.
-        many: It can be given several times.
+        name: Its name in Python.
+        option: Its long option; empty for a positional argument.
+        help: One line of help.
+        default: The default as it would be typed; may be empty.
+        required: Whether the command requires it.
+        many: Whether it may be repeated.
         kind: ``flag``, ``path``, ``number`` or ``text``.
-        values: The only values it takes; empty where any will do.
+        values: The allowed values; empty if any is allowed.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Parameter:
 
     @property
     def has_to_exist(self) -> bool:
-        """It names a file or folder that is read."""
+        """Whether it names a file or folder that is read."""
         return self.kind == "path" and (not self.option or self.name in READ_OPTIONS)
 
 
 def parameters_of(found: Any) -> dict[str, Parameter]:
-    """The parameters of a Typer command by name, without those that only programs need."""
+    """The parameters of a Typer command by name, without those that only programs use."""
     types = get_type_hints(inspect.unwrap(found.callback))
     return {
         item.name: _parameter(item, types[item.name])
@@ -84,7 +84,7 @@ def _parameter(item: Any, annotation: Any) -> Parameter:
 
 
 def _plain_type(annotation: Any) -> Any:
-    """What one value is: ``Path`` of ``list[Path] | None``."""
+    """The type of a single value: ``Path`` for ``list[Path] | None``."""
     if get_origin(annotation) in (Union, UnionType):
         inner = [part for part in get_args(annotation) if part is not NoneType]
         return _plain_type(inner[0])
@@ -182,23 +182,23 @@ SAME = MappingProxyType({"runs": "run"})
 
 
 def answer_to(question: Any) -> Any:
-    """The answer to a question; None where the person pressed Ctrl-C."""
+    """The answer to a question; None if the person pressed Ctrl-C."""
     return question.ask(kbi_msg="(back)")
 
 
 def ask(
     parameter: Parameter, command: str, remembered: Mapping[str, str], *, insist: bool = False
 ) -> list[str] | None:
-    """Ask for the value of a parameter.
+    """Ask for the value of a parameter of a command.
 
     Args:
-        parameter: Which.
-        command: Of which command.
-        remembered: Answers of this session by the name of the parameter.
-        insist: Whether an empty answer is no answer.
+        parameter: The parameter.
+        command: Name of the command.
+        remembered: Parameter name → answer given earlier in this session.
+        insist: Whether an answer is required.
 
     Returns:
-        The values; empty where it is left to the command. None where the person went back.
+        The values, empty to leave it to the command; None if the person went back.
     """
     import questionary
 
@@ -225,7 +225,7 @@ def ask(
 
 
 def _type(parameter: Parameter, text: str, default: str, insist: bool) -> str | None:
-    """One typed value; empty where nothing was typed, None where the person went back."""
+    """Ask for one typed value; empty if nothing was typed, None if the person went back."""
     import questionary
 
     if parameter.kind == "path" or parameter.name == "images":

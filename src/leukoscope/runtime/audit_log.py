@@ -47,16 +47,14 @@ _PACKAGES = ("leukoscope", "numpy", "opencv-python-headless", "pillow", "onnxrun
 
 
 class AuditLog:
-    """A log that is open for appending; may be used from several threads.
+    """An audit log that is open for appending; safe to use from several threads.
 
-    A last line that was cut off by a kill stays where it is: the next :meth:`append` ends it and
-    writes a line of the kind ``recovered`` after it, with its length, SHA-256 and text.
-
-    Args:
-        path: The file; made, with its folder, where it is missing.
+    A last line cut off by a kill stays in place: the next :meth:`append` ends it and records its
+    length, SHA-256 and text in a line of the kind ``recovered``. A missing file is created, with
+    its folder.
 
     Raises:
-        DataError: It cannot be written, or its last line is none of such a log.
+        DataError: The file cannot be written, or its last line is not one of an audit log.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -75,14 +73,10 @@ class AuditLog:
             pass  # a file that is no log is told before anything is predicted
 
     def append(self, entry: Mapping[str, Any]) -> str:
-        """Write one line.
+        """Write one line and return its hash, the new head of the chain.
 
-        Args:
-            entry: What happened, JSON values; see :func:`entry_of`. ``schema``, ``sequence``,
-                ``time``, ``previous`` and ``hash`` are added.
-
-        Returns:
-            The line's hash, the new head of the chain.
+        ``schema``, ``sequence``, ``time``, ``previous`` and ``hash`` are added to ``entry``, which
+        holds JSON values.
 
         Raises:
             DataError: The disk is full or the file was taken away.
@@ -95,7 +89,7 @@ class AuditLog:
     def add(
         self, answer: Prediction | Failure, predictor: Predictor, *, sha256: str | None = None
     ) -> str:
-        """Write the line of one answer; arguments as in :func:`entry_of`."""
+        """Append the entry of one answer; the arguments are those of :func:`entry_of`."""
         return self.append(entry_of(answer, predictor, sha256=sha256))
 
     def close(self) -> None:
@@ -104,7 +98,7 @@ class AuditLog:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[bytes]:
-        """Hold the file alone; gives the torn last line, empty where there is none."""
+        """Lock the file; yields a torn last line, or nothing where the last line is complete."""
         with self._lock:
             if fcntl is not None:
                 fcntl.flock(self._handle, fcntl.LOCK_EX)
@@ -117,7 +111,7 @@ class AuditLog:
                     fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def _read_end(self, size: int) -> bytes:
-        """Take sequence and hash from the last whole line; gives what stands after it."""
+        """Read sequence number and hash of the last complete line; returns the bytes after it."""
         tail, start = b"", size
         while start and tail.count(b"\n") < 2:
             step = min(_BLOCK, start)
@@ -169,12 +163,9 @@ class AuditLog:
 def entry_of(
     answer: Prediction | Failure, predictor: Predictor, *, sha256: str | None = None
 ) -> dict[str, Any]:
-    """What the log says of one answer.
+    """The log entry of one answer: image, result, bundle, engine and precision.
 
-    Args:
-        answer: Of the predictor.
-        predictor: Its bundle, engine and precision are named.
-        sha256: Of an input that gave a failure and was no file; a file is hashed here.
+    ``sha256`` is needed for a failure whose input was not a file; a file is hashed here.
     """
     failed = isinstance(answer, Failure)
     path = Path(answer.path if isinstance(answer, Failure) else answer.image)
@@ -198,10 +189,10 @@ def entry_of(
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """A line of a log, its hash checked.
+    """Parse one line of a log and check its hash.
 
     Raises:
-        ValueError: It is none, or its content is not that of its hash; says which.
+        ValueError: It is not a log line, or its content does not match its hash; says which.
     """
     try:
         entry = json.loads(line)
@@ -219,13 +210,13 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 @dataclass
 class LogCheck:
-    """What :func:`verify_log` found.
+    """The result of :func:`verify_log`.
 
     Attributes:
-        entries: Number of whole lines.
-        recovered: Number of torn lines that were recorded as such.
-        head: Hash of the last line.
-        problem: The first thing that is wrong, with the number of the line; empty for none.
+        entries: Number of complete lines.
+        recovered: Number of torn lines that a later line records.
+        head: Hash of the last complete line.
+        problem: The first fault with its line number; empty if the chain holds.
     """
 
     entries: int = 0
@@ -238,10 +229,8 @@ class LogCheck:
 def verify_log(path: Path, *, head: str | None = None) -> LogCheck:
     """Follow the chain from the first line to the last, in constant memory.
 
-    Args:
-        path: The log.
-        head: A hash that was kept elsewhere. It must be in the chain: otherwise lines were taken
-            off the end, or the chain was written anew, which nothing else shows.
+    ``head`` is a hash that was kept elsewhere and must occur in the chain. Only this reveals lines
+    removed from the end, or a chain that was rewritten as a whole.
 
     Raises:
         DataError: The file cannot be read.
@@ -259,7 +248,7 @@ def verify_log(path: Path, *, head: str | None = None) -> LogCheck:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a log whose chain holds, one by one.
+    """Yield the entries of a log whose chain holds.
 
     Raises:
         DataError: The chain is broken; says where.
@@ -272,7 +261,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _walk(path: Path, found: LogCheck) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Whole lines with their sequence numbers, until something is wrong."""
+    """Yield complete lines with their sequence numbers until one of them is wrong."""
     previous, sequence, torn, number = START, 0, b"", 0
     for number, line in _lines(path):
         try:
@@ -310,7 +299,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _link(entry: Mapping[str, Any], previous: str, sequence: int) -> str:
-    """Why a whole line does not follow the one before; empty where it does."""
+    """Why a complete line does not follow the one before it; empty if it does."""
     if entry.get("sequence") != sequence + 1:
         return (
             f"its number is {entry.get('sequence')}, expected {sequence + 1}: lines were removed, "

@@ -27,12 +27,12 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class BundleChoice:
-    """The bundle for a run.
+    """The bundle chosen for a run.
 
     Attributes:
-        predictor: At work.
-        why: One sentence.
-        elsewhere: Images that were looked at and fit another bundle better, with its name.
+        predictor: The opened bundle.
+        why: The reason, in one sentence.
+        elsewhere: Sampled images that fit another bundle better, with that bundle's name.
     """
 
     predictor: Predictor
@@ -48,18 +48,18 @@ def choose_bundle(
     um_per_px: float | None = None,
     bar_um: float | None = None,
 ) -> BundleChoice:
-    """The bundle that most of the images resemble.
+    """Choose the bundle whose training images most of the samples resemble.
 
-    First by colour, grain and quality, which no network is needed for; where that leaves several
-    bundles, or none, by the whole gate of each: its share of accepted images, then the median of
-    their distances in units of the bundle's own limit.
+    Colour, grain and image quality are compared first, since they need no network. If that leaves
+    several bundles or none, the gate of each decides: by the share of accepted images, then by the
+    median distance relative to the bundle's threshold.
 
     Args:
-        folders: Of the bundles; a damaged one is left out where another is whole.
+        folders: Bundle folders; a damaged one is skipped if another can be read.
         samples: Up to :data:`SAMPLES` of the images.
         load: Opens a bundle.
         um_per_px: Scale of large images, as in :class:`~leukoscope.runtime.tiling.Cutter`.
-        bar_um: Likewise.
+        bar_um: Length of their scale bar, likewise.
 
     Raises:
         BundleError: No bundle can be read.
@@ -101,7 +101,7 @@ def _choice(
     predictor: Predictor,
     decoded: Sequence[tuple[str, Decoded]],
 ) -> BundleChoice:
-    """Say what speaks for it, and which images speak for another."""
+    """Give the reason for a bundle, and the images that fit another one."""
     n, like = len(decoded), (distances <= 1).sum(axis=1)
     name = bundles[best].record.name
     if not n:
@@ -128,7 +128,7 @@ def _choice(
 
 
 def _views(found: Decoded, cutter: Cutter | None) -> list[Image]:
-    """What a model would see of an image: the image, or some parts of it."""
+    """The views of an image that a model would get: the image, or some of its parts."""
     if cutter is None:
         return [found.image]
     scale = cutter.scale_of(found)
@@ -139,7 +139,7 @@ def _views(found: Decoded, cutter: Cutter | None) -> list[Image]:
 
 
 def _mismatch_by_appearance(bundle: Bundle, views: Sequence[Sequence[Image]]) -> list[float]:
-    """For each image 0 where nothing speaks against it before a network is asked, else infinity."""
+    """For each image 0 if it looks like the training images, else infinity; needs no network."""
     record, gate = bundle.record, bundle.load_gate()
 
     def is_like(image: Image) -> bool:
@@ -154,7 +154,7 @@ def _mismatch_by_appearance(bundle: Bundle, views: Sequence[Sequence[Image]]) ->
 
 
 def _distance_by_gate(predictor: Predictor, views: Sequence[Sequence[Image]]) -> list[float]:
-    """For each image the median distance of its parts in units of the limit; above 1 is unlike."""
+    """For each image the median OOD score of its parts in units of the threshold."""
     limit = predictor.record.ood.threshold if predictor.record.ood else 0.0
     distances = []
     for images in views:

@@ -25,19 +25,19 @@ def open_for(
     threads: int | None = None,
     bulk: bool = False,
 ) -> Engine:
-    """Open a bundle's graph; ``Engine.reason`` says which engine and precision, and why.
+    """Open a bundle's graph; ``Engine.reason`` explains the choice of engine and precision.
 
     Args:
-        bundle: Checked by :func:`leukoscope.runtime.bundle.read_bundle`.
-        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO where it is installed.
-        precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: the fastest that this processor can
-            do and that, by the bundle's record, stayed within its bounds with this engine.
-        threads: Number of threads; None takes every core that this process may use.
+        bundle: From :func:`leukoscope.runtime.bundle.read_bundle`.
+        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO if it is installed.
+        precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: the fastest that this processor
+            supports and that stayed within its error bounds when the bundle was made.
+        threads: Number of threads. Default: every core available to this process.
         bulk: For many images, see :func:`leukoscope.runtime.engines.open_engine`.
 
     Raises:
         UnknownNameError: No engine or precision of that name.
-        UsageError: That precision is not offered, by the record or by this processor.
+        UsageError: The precision is not offered by the bundle or by this processor.
         MissingExtraError: The engine is not installed.
         BundleError: The graph cannot be opened, or does not fit the record.
     """
@@ -80,7 +80,7 @@ def open_for(
 
 
 def offered_variants(record: BundleRecord) -> Iterator[tuple[str, str]]:
-    """Every engine that is installed with every precision that it may serve in here."""
+    """Yield each pair of installed engine and precision that the bundle may run with here."""
     for name in ENGINES:
         if name == "openvino" and find_spec(name) is None:
             continue
@@ -90,7 +90,7 @@ def offered_variants(record: BundleRecord) -> Iterator[tuple[str, str]]:
 
 
 def refusal_reason(record: BundleRecord, engine: str, precision: str) -> str:
-    """Why an engine may not serve in a precision here; empty where it may."""
+    """Why an engine may not run the bundle in a precision here; empty if it may."""
     if precision == "fp32":
         return ""
     variant = record.variant(engine, precision)
@@ -100,7 +100,7 @@ def refusal_reason(record: BundleRecord, engine: str, precision: str) -> str:
 
 
 def _chosen(record: BundleRecord, engine: str, precision: str) -> tuple[str, str]:
-    """The precision and why it was taken."""
+    """Choose the precision; returns it with the reason."""
     if precision != "auto":
         return precision, f"{precision} asked for by name"
     refused = {}

@@ -26,11 +26,11 @@ GOLDEN_ATOL: Final = 1e-3  # float32 graphs differ by about 1e-5 between engines
 
 @dataclass(frozen=True)
 class BundleCheck:
-    """One thing that :func:`verify_bundle` looked at.
+    """One check of :func:`verify_bundle`.
 
     Attributes:
         name: What was checked.
-        ok: Whether it holds.
+        ok: Whether it passed.
         detail: What was found.
     """
 
@@ -41,19 +41,19 @@ class BundleCheck:
 
 @dataclass(frozen=True)
 class GoldenLogits:
-    """Logits of the golden images by one engine in one precision.
+    """Logits of the golden images from one engine in one precision.
 
     Attributes:
         logits: (n, K).
-        atol: Largest difference that :func:`verify_bundle` accepts; for a lower precision what it
-            differed from fp32 on the validation images.
+        atol: Largest difference that :func:`verify_bundle` accepts; for a lower precision the
+            difference from fp32 on the validation images.
     """
 
     logits: NDArray[Any]
     atol: float = GOLDEN_ATOL
 
     def as_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """For ``golden/expected.json``."""
+        """The entry in ``golden/expected.json``."""
         rows = np.asarray(self.logits, np.float64).tolist()
         return {"atol": self.atol, "logits": dict(zip(names, rows, strict=True))}
 
@@ -64,12 +64,12 @@ def golden_files(
     *,
     variants: Mapping[str, GoldenLogits] | None = None,
 ) -> dict[str, bytes]:
-    """Files by which a bundle proves on any machine that it still computes the same.
+    """The files by which a bundle shows on any machine that it still computes the same.
 
     Args:
         images: (H, W, 3) uint8 RGB each, before preprocessing.
         logits: (n, K) of the bundle's own graph and preprocessing in fp32.
-        variants: Likewise by engine and other precision (``openvino bf16``).
+        variants: Engine and precision (``openvino bf16``) → logits of other engine variants.
 
     Returns:
         PNG images and ``golden/expected.json``, for :func:`leukoscope.runtime.bundle.save_bundle`.
@@ -83,16 +83,15 @@ def golden_files(
 
 
 def verify_bundle(folder: Path, engine: str = "auto", precision: str = "auto") -> list[BundleCheck]:
-    """Check files, fit of the graph, and the golden outputs; never raises for a bad bundle.
+    """Check files, graph and golden outputs; a bad bundle is a failed check, not an error.
+
+    Checks that an earlier failure makes impossible are left out.
 
     Args:
-        folder: The bundle.
+        folder: The bundle's folder.
         engine: As in :func:`leukoscope.runtime.engine_choice.open_for`; ``auto`` checks every
-            engine that is installed.
+            installed engine.
         precision: Likewise; ``auto`` checks every precision that the engine offers here.
-
-    Returns:
-        One check each; later ones are left out where an earlier one makes them impossible.
 
     Raises:
         UnknownNameError: No engine or precision of that name.
@@ -162,7 +161,7 @@ def _what_differs(
     logits: Sequence[float],
     atol: float,
 ) -> str:
-    """Whether exchanged channels explain it, the most frequent fault."""
+    """Say whether exchanged colour channels, the most frequent fault, explain a difference."""
     swapped = apply_preprocess(np.ascontiguousarray(image[..., ::-1]), bundle.record.preprocess)
     found = engine.run(swapped[None])["logits"][0]
     if np.abs(found - logits).max() <= atol:

@@ -54,14 +54,10 @@ def build_app(
     load: Callable[[], Any] | None = None,
     draining: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
-    """The ASGI application.
+    """The ASGI application, which opens the models when it starts.
 
-    Args:
-        models: Answer; opened here when the server starts.
-        settings: Limits.
-        metrics: Shown at ``/metrics``.
-        load: Starts to open the models; ``models.load`` and waiting for it by default.
-        draining: Whether the server is about to stop.
+    ``load`` replaces ``models.load`` as what opens them; ``draining`` says whether the server is
+    about to stop.
     """
 
     @asynccontextmanager
@@ -109,6 +105,8 @@ def _add_health(
     memory: UploadMemory,
     draining: Callable[[], bool],
 ) -> None:
+    """Add the routes of health and of the Prometheus metrics."""
+
     @app.get("/healthz", response_model=State, tags=["health"])
     async def healthz() -> Response:
         """The process lives."""

@@ -107,7 +107,7 @@ def _page_values(models: ModelPool, settings: ServiceSettings) -> dict[str, Any]
 async def _result_values(
     models: ModelPool, model: ServedModel, upload: Upload, answers: list[Answer]
 ) -> dict[str, Any]:
-    """All that the results show."""
+    """The values that the template of the results shows."""
     cards, failures, counts = [], [], dict.fromkeys(("accept", "review", "reject"), 0)
     for index, answer in enumerate(answers):
         if isinstance(answer, Failure):

@@ -30,10 +30,10 @@ _MOST_CONNECTIONS = 1000
 
 
 def read_key(path: Path | None) -> SecretStr | None:
-    """The API key: first line of a file, else the environment variable; None where neither is.
+    """The API key from the first line of a file, else from the environment variable, else None.
 
     Raises:
-        UsageError: The file cannot be read, or the key is short.
+        UsageError: The file cannot be read, or the key is too short.
     """
     if path is not None:
         try:
@@ -70,7 +70,7 @@ def check_binding(host: str, settings: ServiceSettings, *, without_key: bool) ->
     """Refuse to be reachable from other machines without a key.
 
     Raises:
-        UsageError: There is no key, and nobody said that none is wanted.
+        UsageError: There is no key, and ``without_key`` was not given.
     """
     if not is_loopback(host) and settings.api_key is None and not without_key:
         raise UsageError(
@@ -93,8 +93,7 @@ def serve(
 ) -> None:
     """Answer until SIGTERM or SIGINT; SIGHUP, where the system has it, reopens the bundles.
 
-    ``port`` 0 takes any free one; ``listening`` is called with the address once the server
-    answers; every answer is appended to ``audit_log``.
+    ``port`` 0 takes a free one; ``listening`` gets the address once the server answers.
 
     Raises:
         MissingExtraError: FastAPI, uvicorn or another part of ``[app]`` is not installed.
@@ -161,7 +160,7 @@ def _append_to(
 
 
 def _uvicorn_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
-    """How uvicorn runs the application: its own logs off, every wait bounded."""
+    """Configure uvicorn: its own logs off, every wait bounded."""
     import uvicorn
 
     from leukoscope.service.graceful import bounded_protocol
@@ -182,7 +181,7 @@ def _uvicorn_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
 
 
 def _listen(host: str, port: int) -> tuple[socket.socket, str]:
-    """An open socket and its address as a link."""
+    """Open a socket; returns it with its address as a URL."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=1024)

@@ -69,15 +69,15 @@ CONFIG = "tune.toml"
 
 
 class TuningWorker:
-    """This process's share of a tuning.
+    """The part of a tuning that this process does.
 
     Args:
-        config: What is tuned.
-        out: The tuning's folder.
-        data: What the trials see.
+        config: The tuning's configuration.
+        out: Its folder.
+        data: The images that the trials use.
         pool: The trials of all processes.
-        progress: Told how far it is.
-        say: Told one line after each trial.
+        progress: Shows the progress.
+        say: Called with one line after each trial.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class TuningWorker:
         self.scorer = Scorer(data, store, tuned_name(config), config.study.seed)
 
     def run(self, limit: int, minutes: float | None) -> bool:
-        """Draw and fit until the limit or the time is reached; whether Ctrl-C ended it."""
+        """Run trials up to the limit or the time; returns whether Ctrl-C ended it."""
         end = None if minutes is None else time.monotonic() + 60 * minutes
         trial = None
         with self.progress.step(f"tuning {self.config.recipe.name}") as tell:
@@ -123,7 +123,7 @@ class TuningWorker:
         return False
 
     def _save_progress(self, number: int, limit: int, tell: Callable[[int, int], None]) -> bool:
-        """Write the table so far; whether there is no point in going on."""
+        """Write the table so far; returns whether to give up, as every trial has failed."""
         with self.pool.lock:
             rows = self.pool.rows()
             write_trials(Outcome(self.config, self.out, self.data, rows, {}))
@@ -140,7 +140,7 @@ class TuningWorker:
     def _run_trial(
         self, trial: Any, labels: dict[str, Any], tell: Callable[[int, int], None]
     ) -> None:
-        """Fit one configuration; what goes wrong in it ends it alone."""
+        """Fit one configuration; an error ends only this trial."""
         folder = self.out / "trials" / f"{trial.number:04d}"
 
         def report(step: int, value: float) -> bool:
@@ -167,6 +167,7 @@ class TuningWorker:
 
 
 def _runtime_reason(error: Exception) -> str:
+    """Describe an error of torch or of memory in one line."""
     text = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         return f"out of memory: {text}" if text else "out of memory"
@@ -174,6 +175,7 @@ def _runtime_reason(error: Exception) -> str:
 
 
 def _line(rows: Sequence[TrialRow], number: int, minimise: bool) -> str:
+    """The line that is printed after a trial: its value, its time and the best so far."""
     row = next(row for row in rows if row.number == number)
     took = "" if row.seconds is None else f", {row.seconds:.0f} s"
     if row.state == "failed":
@@ -189,13 +191,13 @@ def _line(rows: Sequence[TrialRow], number: int, minimise: bool) -> str:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """How a tuning ended.
+    """The result of a tuning.
 
     Attributes:
-        out: Its folder.
+        out: The tuning's folder.
         summary: The content of ``tune.json``.
-        interrupted: Whether it was stopped by Ctrl-C; everything is written all the same.
-        unreadable: Path and reason of each image that was quarantined.
+        interrupted: Whether Ctrl-C stopped it; everything is written all the same.
+        unreadable: Path and reason of each image that could not be read.
     """
 
     out: Path
@@ -216,16 +218,16 @@ def tune_config(
     """Resolve and check a tuning's options.
 
     Args:
-        study: From ``study_config`` with one recipe and one protocol.
-        space: What may change; empty takes the space of the recipe's training method.
-        folds: Folds within the train and val parts; 1 takes these parts as they are.
+        study: From ``study_config``, with one recipe and one protocol.
+        space: The search space. Default: that of the recipe's training method.
+        folds: Folds within the train and val parts; 1 uses these parts as they are.
         sampler: ``tpe``, ``random`` or ``grid``.
         pruner: ``median``, ``hyperband`` or ``none``.
-        storage: ``journal:FILE`` or a database URL; empty is a journal in the tuning's folder.
+        storage: ``journal:FILE`` or a database URL. Default: a journal in the tuning's folder.
 
     Raises:
         ConfigError: A value is invalid.
-        UnknownNameError: A key that the recipe does not have.
+        UnknownNameError: The recipe has no such key.
     """
     recipe = study.recipes[0]
     if recipe.training.method not in SPACES:
@@ -271,13 +273,13 @@ def run_tune(
     listener: Listener | None = None,
     say: LogLine = lambda text: None,
 ) -> TuneResult:
-    """Try configurations until there are ``trials`` of them, and write what was found.
+    """Try configurations until there are ``trials`` of them, and write the results.
 
-    Several processes may work on one folder at once (each but the first with ``resume``).
+    Several processes may work on one folder at once, all but the first with ``resume``.
 
-    ``trials`` counts those of earlier sessions and other processes; none is started after
-    ``minutes``. ``storage`` is that of ``config`` with its password; ``resume`` goes on with, or
-    joins, the tuning in ``out``; ``say`` is told one line after each trial.
+    ``trials`` counts those of earlier sessions and of other processes; none starts after
+    ``minutes``. ``storage`` is that of ``config``, with its password. ``say`` is called with one
+    line after each trial.
 
     Raises:
         MissingExtraError: torch or Optuna is not installed.
@@ -329,7 +331,7 @@ def _require_packages() -> None:
 
 
 def measure_best(config: TuneConfig, out: Path, listener: Listener) -> StudyResult:
-    """Train ``best.toml`` on the same hold-out and measure it on the test part, once.
+    """Train ``best.toml`` on the same hold-out and measure it once on the test part.
 
     Raises:
         UsageError: Another configuration of this tuning was measured before.
@@ -366,6 +368,7 @@ def _storage(config: TuneConfig, given: str) -> str:
 
 
 def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
+    """Start the folder of a tuning, or check that it can be resumed."""
     path = out / CONFIG
     occupied = out.is_dir() and any(out.iterdir())
     if occupied and not path.is_file():
@@ -388,13 +391,14 @@ def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
 
 
 def _remove_stopped(outcome: Outcome) -> None:
-    """Remove what killed trials left; they were drawn again under another number."""
+    """Remove the folders of killed trials, which run again under another number."""
     for row in outcome.rows:
         if row.state == "stopped":
             shutil.rmtree(outcome.out / "trials" / f"{row.number:04d}", ignore_errors=True)
 
 
 def _steps(config: TuneConfig, data: TuningData) -> int:
+    """The largest number of steps that a trial can report."""
     training = config.recipe.training
     epochs = training.epochs if isinstance(training, GradientTraining) else 1
     return epochs * len(data.folds)
