@@ -56,7 +56,7 @@ from leukoscope.config.tuning_space import (
 from leukoscope.core.errors import ConfigError, LeukoscopeError, MissingExtraError, UsageError
 from leukoscope.core.files import atomic_path, sha256_json
 from leukoscope.core.records import save_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import RunFolder, resumes
 from leukoscope.evaluation.metrics import METRICS
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.store import InputStore
@@ -370,23 +370,15 @@ def _storage(config: TuneConfig, given: str) -> str:
 def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
     """Start the folder of a tuning, or check that it can be resumed."""
     path = out / CONFIG
-    occupied = out.is_dir() and any(out.iterdir())
-    if occupied and not path.is_file():
-        raise UsageError(
-            f"{out} is not empty and holds no tuning", hint="name a new folder with --out"
-        )
-    if occupied and not resume:
-        raise UsageError(
-            f"{out} already holds a tuning",
-            hint="add --resume to go on with it or to join it, or name a new folder with --out",
-        )
-    if occupied and load_tune_config(path) != config:
+    how = "add --resume to go on with it or to join it"
+    resumed = resumes(path, "tuning", resume=resume, hint=how)
+    if resumed and load_tune_config(path) != config:
         raise ConfigError(
             f"{path} differs from the options given",
             hint="resume with --out (and --trials, --timeout, --storage) alone, or name a new "
             "folder with --out",
         )
-    if not occupied:
+    if not resumed:
         save_tune_config(path, config)
 
 

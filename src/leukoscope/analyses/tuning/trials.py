@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from leukoscope.config.tuning_space import Choice, Range, Space, TuneConfig, baselines
@@ -186,12 +185,7 @@ class TrialPool:
                 self._open_study()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         import optuna
 
         optuna.logging.set_verbosity(self._verbosity)
