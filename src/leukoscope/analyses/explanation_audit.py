@@ -205,7 +205,7 @@ def audit_explanations(
     result: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
     waiting = [(record, fold) for record, fold in chosen if record.image_id not in found]
     for fold in dict.fromkeys(fold for _, fold in waiting):
-        model = _FoldModel(source, fold, settings["methods"], plan.seed)
+        model = _HeatMapScorer(source, fold, settings["methods"], plan.seed)
         for record in (record for record, where in waiting if where == fold):
             place = {"image_id": record.image_id, "path": record.path, "y_true": record.label,
                      "group": groups.get(record.image_id) or record.image_id,
@@ -307,7 +307,7 @@ def _finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
-class _FoldModel:
+class _HeatMapScorer:
     """One fold's model and its randomised copies, which score heat maps of images."""
 
     def __init__(self, source: Source, fold: int, methods: Sequence[str], seed: int) -> None:

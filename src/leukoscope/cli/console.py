@@ -33,13 +33,13 @@ P = ParamSpec("P")
 
 
 @dataclass
-class Settings:
+class GlobalOptions:
     """Global options: ``debug`` shows tracebacks."""
 
     debug: bool = False
 
 
-SETTINGS = Settings()
+GLOBAL_OPTIONS = GlobalOptions()
 
 
 def console(stderr: bool = False) -> Console:
@@ -57,7 +57,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = function(*args, **kwargs)
         except LeukoscopeError as error:
-            if SETTINGS.debug:
+            if GLOBAL_OPTIONS.debug:
                 raise
             _print_error(error)
             raise typer.Exit(error.exit_code) from None
@@ -67,7 +67,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except BrokenPipeError:
             raise typer.Exit(0) from None
         except Exception as error:
-            if SETTINGS.debug:
+            if GLOBAL_OPTIONS.debug:
                 raise
             typer.echo(
                 f"error: {type(error).__name__}: {error}\n"

@@ -19,7 +19,7 @@ _COMPARED = ("predicted", "decision", "prediction_set")
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayedEntry:
     """The result of predicting one log entry again.
 
     Attributes:
@@ -46,7 +46,7 @@ def replay_log(
     bundle: Path | None = None,
     search: Path | None = None,
     listener: Callable[[int], None] = lambda done: None,
-) -> Iterator[Replayed]:
+) -> Iterator[ReplayedEntry]:
     """Predict every entry again with the bundle, engine and precision that it names.
 
     Class, decision and prediction set must be equal, and the logits must agree within the tolerance
@@ -68,16 +68,16 @@ def replay_log(
             try:
                 predictor = _predictor(entry, opened, bundle, search)
                 differs = _compare(entry, predictor)
-                yield _replayed(entry, "differs" if differs else "same", differs)
+                yield _entry_result(entry, "differs" if differs else "same", differs)
             except _GoneError as gone:
-                yield _replayed(entry, "not replayed", str(gone))
+                yield _entry_result(entry, "not replayed", str(gone))
         listener(done)
 
 
-def _replayed(
+def _entry_result(
     entry: Mapping[str, Any], result: Literal["same", "differs", "not replayed"], detail: str
-) -> Replayed:
-    return Replayed(entry["sequence"], entry["path"], result, detail)
+) -> ReplayedEntry:
+    return ReplayedEntry(entry["sequence"], entry["path"], result, detail)
 
 
 def _predictor(

@@ -136,7 +136,7 @@ def _as_two(data: Labelled, fold: Fold) -> tuple[Rows, Rows]:
 
 
 @dataclass
-class Scorer:
+class ConfigurationScorer:
     """Fits configurations and measures them on the validation images.
 
     Attributes:

@@ -119,7 +119,7 @@ def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> dict[str, An
             "value": best.value,
             "values": decode(config.space, best.labels),
         },
-        "own": _own_value(outcome),
+        "own": _unchanged_value(outcome),
         "corrected": None
         if corrected is None
         else {
@@ -159,7 +159,7 @@ def next_command(outcome: Outcome) -> str:
     return shlex.join(words)
 
 
-def _own_value(outcome: Outcome) -> float | None:
+def _unchanged_value(outcome: Outcome) -> float | None:
     """The value of the unchanged recipe; each penalty of a linear head has a trial of its own."""
     values = [row.value for row in outcome.complete if row.own and row.value is not None]
     if not values:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from leukoscope.analyses.tuning.data import (
+    ConfigurationScorer,
     PrunedTrial,
-    Scorer,
     TuningData,
     criterion_of,
     hold_out,
@@ -92,7 +92,7 @@ class TuningWorker:
         self.config, self.out, self.data, self.pool = config, out, data, pool
         self.progress, self.say = progress, say
         store = InputStore(RunFolder(out), data.manifest, data.data, progress)
-        self.scorer = Scorer(data, store, tuned_name(config), config.study.seed)
+        self.scorer = ConfigurationScorer(data, store, tuned_name(config), config.study.seed)
 
     def run(self, limit: int, minutes: float | None) -> bool:
         """Run trials up to the limit or the time; returns whether Ctrl-C ended it."""
