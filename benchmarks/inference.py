@@ -232,11 +232,11 @@ def _cold(options: Any, path: str) -> tuple[float, float]:
 
 def report(options: Any, paths: list[str]) -> None:
     from leukoscope.runtime.bundle import read_bundle
-    from leukoscope.runtime.engine_choice import offered, open_for
+    from leukoscope.runtime.engine_choice import offered_variants, open_for
 
     bundle = read_bundle(options.bundle)
     chosen = open_for(bundle)
-    servings = [" ".join(pair) for pair in offered(bundle.record)]
+    servings = [" ".join(pair) for pair in offered_variants(bundle.record)]
     measured: dict[str, list[dict[str, float]]] = {}
     cold = []
     for _ in range(options.turns):

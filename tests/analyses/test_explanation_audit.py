@@ -122,7 +122,7 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    once = explanation_audit._Eye.audit
+    once = explanation_audit._HeatMapScorer.audit
 
     def watched(self: object, record: ImageRecord, masks: object) -> dict[str, Any]:
         if len(seen) == 2:
@@ -130,13 +130,13 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
         seen.append(record.image_id)
         return once(self, record, masks)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(explanation_audit._Eye, "audit", watched)
+    monkeypatch.setattr(explanation_audit._HeatMapScorer, "audit", watched)
     command = ("explain", run, "--audit", "-m", "grad-cam", "--images", 3, "--out", tmp_path)
     leukoscope(*command, code=130)
     stopped = json.loads((tmp_path / "audit.json").read_text())
     assert [entry["image_id"] for entry in stopped["images"]] == seen
     assert "verdicts" not in stopped
-    monkeypatch.setattr(explanation_audit._Eye, "audit", once)
+    monkeypatch.setattr(explanation_audit._HeatMapScorer, "audit", once)
     output = leukoscope(*command)
     found = json.loads((tmp_path / "audit.json").read_text())
     assert all(entry in found["images"] for entry in stopped["images"])

@@ -12,8 +12,8 @@ import pytest
 
 from leukoscope.analyses.tuning.trials import (
     JOURNAL,
+    TrialPool,
     TrialRow,
-    Trials,
     grid,
     open_storage,
     shown_storage,
@@ -36,11 +36,11 @@ def config(**options: str) -> TuneConfig:
     return TuneConfig(study=study, space=parse_search(SEARCH), **options)
 
 
-def trials(out: Path, storage: str = "", steps: int = 5, **options: str) -> Trials:
-    return Trials(config(**options), "0" * 64, storage, out, minimise=True, steps=steps)
+def trials(out: Path, storage: str = "", steps: int = 5, **options: str) -> TrialPool:
+    return TrialPool(config(**options), "0" * 64, storage, out, minimise=True, steps=steps)
 
 
-def run(pool: Trials, limit: int, sessions_end: int | None = None) -> None:
+def run(pool: TrialPool, limit: int, sessions_end: int | None = None) -> None:
     """Fit a made-up criterion; stop the trial with this number as Ctrl-C would."""
     while drawn := pool.ask(limit):
         trial, labels = drawn
@@ -191,7 +191,7 @@ def test_other_keys_stay_apart_in_one_storage(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'tune.db'}"
     with trials(tmp_path / "a", storage) as pool:
         run(pool, 2)
-    with Trials(config(), "1" * 64, storage, tmp_path / "b", minimise=True, steps=5) as pool:
+    with TrialPool(config(), "1" * 64, storage, tmp_path / "b", minimise=True, steps=5) as pool:
         assert pool.rows() == []
     with trials(tmp_path / "a", storage) as pool:
         assert len(pool.rows()) == 2

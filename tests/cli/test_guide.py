@@ -45,7 +45,7 @@ def test_every_command_has_an_entry_or_is_left_out() -> None:
 @pytest.mark.parametrize("entry", all_entries(), ids=lambda entry: entry.title)
 def test_an_entry_asks_for_what_its_command_has(entry: Entry) -> None:
     parameters = parameters_of(COMMANDS[entry.command])
-    asked = [word.removesuffix("!") for word in entry.asks.split()]
+    asked = [word.removesuffix("!") for word in entry.questions.split()]
     assert set(asked) <= set(parameters)
     options = {item.option for item in parameters.values() if item.option}
     assert set(entry.fixed) <= options

@@ -17,7 +17,7 @@ from leukoscope.imaging.background import describe_appearance
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.export import network_logits, onnx_bytes
 from leukoscope.learning.export_variants import quantise
-from leukoscope.runtime.engines import ENGINES, cannot, open_engine
+from leukoscope.runtime.engines import ENGINES, open_engine, unsupported_reason
 from leukoscope.study import engine_variants
 from leukoscope.study.engine_variants import Material, carried_over, measure_variants, run_graph
 
@@ -77,7 +77,7 @@ def test_what_is_offered_was_measured_and_fitted_by_itself(
     installed = [name for name in ENGINES if find_spec(name)]
     assert {f"{name} fp32" for name in installed} <= by_name.keys()
     assert {f"{name} int8" for name in installed} <= by_name.keys()
-    assert ("openvino bf16" in by_name) == (not cannot("openvino", "bf16"))
+    assert ("openvino bf16" in by_name) == (not unsupported_reason("openvino", "bf16"))
     for name, variant in by_name.items():
         if variant.precision == "fp32":
             assert variant.parity.max_abs < 1e-4
@@ -114,7 +114,9 @@ def test_a_precision_beyond_its_bound_is_refused_and_recorded(
     tiny: Network, spec: PreprocessSpec, many: np.ndarray, graphs: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(engine_variants, "cannot", lambda engine, precision: "for this test")
+    monkeypatch.setattr(
+        engine_variants, "unsupported_reason", lambda engine, precision: "for this test"
+    )
     monkeypatch.setattr(engine_variants, "ENGINES", {"onnxruntime": None})
     given = material(tiny, spec, many, graphs[0])
     flat = onnx.load_from_string(graphs[1])

@@ -60,16 +60,16 @@ def test_an_older_bundle_serves_in_fp32_and_says_why(tiny_bundle: Path) -> None:
 def test_auto_takes_the_fastest_that_is_offered(
     tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_choice, "cannot", lambda engine, precision: "")
+    monkeypatch.setattr(engine_choice, "unsupported_reason", lambda engine, precision: "")
     servings = [variant("openvino", "bf16", "logits differ"), variant("openvino", "int8")]
     opened = open_for(read_bundle(saved(tiny, tmp_path / "b", *servings)))
     assert (opened.name, opened.precision) == ("openvino", "int8")
     assert "within its bounds on 50 validation images" in opened.reason
     assert "not bf16: logits differ" in opened.reason
     # What the processor cannot do is not taken, whatever the record says.
-    monkeypatch.setattr(engine_choice, "cannot", engines.cannot)
+    monkeypatch.setattr(engine_choice, "unsupported_reason", engines.unsupported_reason)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    assert engine_choice.refusal(
+    assert engine_choice.refusal_reason(
         tiny.record(servings=[variant("openvino", "bf16")]), "openvino", "bf16"
     )
 

@@ -170,7 +170,7 @@ def test_threads_must_be_positive(tiny: SimpleNamespace) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="no OpenVINO")
 def test_bf16_is_near_where_the_processor_has_it(tiny: SimpleNamespace) -> None:
-    if engines.cannot("openvino", "bf16"):
+    if engines.unsupported_reason("openvino", "bf16"):
         with pytest.raises(UsageError, match="bf16 cannot be had from openvino"):
             open_engine(tiny.graph(), engine="openvino", precision="bf16")
         return

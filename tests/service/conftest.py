@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.service.app import build_app
-from leukoscope.service.model_pool import Models
+from leukoscope.service.model_pool import ModelPool
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics
 
@@ -79,7 +79,7 @@ def app_with(bundle: Path) -> Callable[..., AbstractContextManager[TestClient]]:
     def start(*folders: Path, on_answers: Any = None, **values: Any) -> Iterator[TestClient]:
         settings, metrics = ServiceSettings(**values), Metrics()
         more = {} if on_answers is None else {"on_answers": on_answers}
-        models = Models(folders or (bundle,), "onnxruntime", "fp32", settings, metrics, **more)
+        models = ModelPool(folders or (bundle,), "onnxruntime", "fp32", settings, metrics, **more)
         app = build_app(models, settings, metrics)
         app.state.models = models
         with TestClient(app, raise_server_exceptions=False) as client:
@@ -92,7 +92,7 @@ def app_with(bundle: Path) -> Callable[..., AbstractContextManager[TestClient]]:
 def client(bundle: Path) -> Iterator[TestClient]:
     """A client of a server with the default settings."""
     settings, metrics = ServiceSettings(), Metrics()
-    models = Models((bundle,), "onnxruntime", "fp32", settings, metrics)
+    models = ModelPool((bundle,), "onnxruntime", "fp32", settings, metrics)
     with TestClient(build_app(models, settings, metrics), raise_server_exceptions=False) as found:
         yield found
 

@@ -50,8 +50,8 @@ class AblationPlan:
     """A recipe and its variants.
 
     Attributes:
-        whole: The study of the recipe as it is.
-        variants: One arm for each change.
+        whole: The study of the complete recipe.
+        variants: One arm per change.
         changes: For each variant the values that differ: key → (before, after).
     """
 
@@ -79,7 +79,7 @@ def plan_ablation(
         **options: Of :func:`~leukoscope.study.run.study_config`, the same for all arms.
 
     Raises:
-        UsageError: Nothing to leave out, the same arm twice, or a change that changes nothing.
+        UsageError: Nothing to leave out, an arm given twice, or a change without effect.
         UnknownNameError: The recipe has no such part.
     """
     if not without and not settings:
@@ -104,17 +104,15 @@ def plan_ablation(
 
 
 def recipe_without(recipe: Recipe, part: str) -> Recipe:
-    """A recipe without one part.
+    """A recipe without one part; it keeps its name, and so its seeds.
 
-    Args:
-        recipe: The recipe; the result keeps its name, and so its seeds.
-        part: A whole section (``augmentation``), one augmentation by its name, the kind of a
-            preprocessing step (``clahe``), ``pretraining`` (random weights to start from), or a
-            value of ``training`` or ``model`` that can be absent (``class_weights``, ``mixup``, …).
+    ``part`` is a whole section (``augmentation``), one augmentation by name, the kind of a
+    preprocessing step (``clahe``), ``pretraining`` (random initial weights), or an optional value
+    of ``training`` or ``model`` (``class_weights``, ``mixup``, …).
 
     Raises:
         UnknownNameError: The recipe has no such part.
-        ConfigError: It does not work without.
+        ConfigError: The recipe is not valid without it.
     """
     values = recipe.model_dump()
     steps = [step for step in values["preprocess"]["steps"] if step["kind"] == part]
@@ -169,7 +167,7 @@ def _sections(recipe: Recipe) -> dict[str, BaseModel]:
 
 
 def _optional(model: BaseModel) -> list[str]:
-    """Fields whose default means that they are not there."""
+    """The fields whose default means that they are absent."""
     everything = isinstance(model, Augmentation)
     kept = {"weights"} if isinstance(model, ModelConfig) else set()
     return [
@@ -218,7 +216,7 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Run every arm, compare each with the whole recipe, write ``ablation.json`` and the report.
 
-    The studies go to ``whole`` and ``without-…`` in ``out``.
+    The studies are written to ``whole`` and ``without-…`` in ``out``.
 
     Returns:
         The content of ``ablation.json``.
@@ -256,7 +254,7 @@ def run_ablation(
         "unreadable": unreadable(read_data(plan.whole)),
         "comparisons": comparisons,
         "inapplicable": read_json(run.metrics)["inapplicable"],
-        "verdict": _joined(verdicts),
+        "verdict": _join_verdicts(verdicts),
         "limits": [
             "All arms had the same splits, seeds and epochs; a part may need other rates or more "
             "epochs to show what it does.",
@@ -280,8 +278,8 @@ def _verdict(rows: list[dict[str, Any]], arm: Arm) -> dict[str, Any]:
     )
 
 
-def _joined(verdicts: list[tuple[Arm, dict[str, Any]]]) -> dict[str, Any]:
-    """One verdict of all arms; several arms of one level share a sentence."""
+def _join_verdicts(verdicts: list[tuple[Arm, dict[str, Any]]]) -> dict[str, Any]:
+    """Join the verdicts of all arms; arms of one level share a sentence."""
     if len(verdicts) == 1:
         return verdicts[0][1]
     by_level: dict[str, list[str]] = {}

@@ -58,9 +58,9 @@ class Arm:
     """One study of a comparison.
 
     Attributes:
-        name: Its folder.
-        title: What it is, for readers.
-        config: The study.
+        name: Name of its folder.
+        title: Its name for readers.
+        config: Its configuration.
     """
 
     name: str
@@ -69,17 +69,17 @@ class Arm:
 
 
 def measure_only(config: StudyConfig, recipe: Recipe) -> StudyConfig:
-    """A study of one recipe that measures and packs nothing: no probes, curve or bundle."""
+    """The configuration of a study of one recipe without probes, cluster curve and bundle."""
     splits = config.splits.model_copy(update={"cluster_curve": ()})
     changes = {"recipes": (recipe,), "probes": (), "bundle": False, "splits": splits}
     return config.model_copy(update=changes)
 
 
 def open_arms(out: Path, content: str, *, resume: bool) -> None:
-    """Refuse a folder that holds something else, or a comparison that nobody asked to resume.
+    """Refuse a folder that holds something else, or a comparison that is not to be resumed.
 
     Raises:
-        UsageError: The folder is not empty and must not be gone on with.
+        UsageError: The folder cannot be used.
     """
     if not out.is_dir() or not any(out.iterdir()):
         return
@@ -98,16 +98,15 @@ def open_arms(out: Path, content: str, *, resume: bool) -> None:
 def run_arm(
     arm: Arm, out: Path, listener: Listener | None, *, audit_of: RunFolder | None = None
 ) -> RunFolder:
-    """Run one arm, or go on with it, or leave it where it is finished.
+    """Run or resume one arm in ``out/<name>``; a finished arm is left as it is.
 
-    The arm goes to ``out/<name>``; ``audit_of`` is another study of the same data, whose audit is
-    taken over.
+    ``audit_of`` is another study of the same data whose audit is copied.
 
     Raises:
         ConfigError: The folder holds an arm with other settings.
     """
     run = RunFolder(out / arm.name)
-    tell = _named(arm, listener)
+    named_listener = _prefixed(arm, listener)
     # The model card is the last file of a study.
     if run.model_card.is_file() and load_study_config(run.config) == arm.config:
         return run
@@ -115,12 +114,12 @@ def run_arm(
         save_study_config(run.config, arm.config)  # first: marks the folder as a study of ours
     if audit_of is not None:
         _share_audit(audit_of, run)
-    run_study(arm.config, run.path, resume=True, listener=tell)
+    run_study(arm.config, run.path, resume=True, listener=named_listener)
     return run
 
 
 def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
-    """Audit and split the data of an arm, so that what cannot be used stops it before training.
+    """Audit and split the data of an arm, so that unusable data are found before any training.
 
     Raises:
         DataError: No image can be used, or none of the protocols applies.
@@ -129,7 +128,7 @@ def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
     folder = run.cache / "audit"
     if (folder / AUDITED).is_file():
         return
-    found = audited(arm.config, _named(arm, listener) or Progress().listener)
+    found = audited(arm.config, _prefixed(arm, listener) or Progress().listener)
     plan = plan_protocols(found.manifest, found, arm.config)
     if not plan.folds:
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
@@ -139,8 +138,8 @@ def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
     write_json(folder / AUDITED, {"passport": found.passport["sha256"]})
 
 
-def _named(arm: Arm, listener: Listener | None) -> Listener | None:
-    """A listener that hears the arm's name before each step."""
+def _prefixed(arm: Arm, listener: Listener | None) -> Listener | None:
+    """A listener that puts the arm's name before each step."""
     if listener is None:
         return None
     outer = listener
@@ -148,7 +147,7 @@ def _named(arm: Arm, listener: Listener | None) -> Listener | None:
 
 
 def _share_audit(source: RunFolder, run: RunFolder) -> None:
-    """An audit hangs on the data alone; the second arm need not measure every image again."""
+    """Copy the audit of another arm: it depends on the data alone and takes long."""
     done = source.cache / "audit" / AUDITED
     target = run.cache / "audit"
     if done.is_file() and not (target / done.name).is_file():
@@ -160,24 +159,23 @@ def _share_audit(source: RunFolder, run: RunFolder) -> None:
 def compare_arms(
     pairs: Sequence[tuple[RunFolder, RunFolder]], config: StudyConfig
 ) -> list[list[dict[str, Any]]]:
-    """Differences first minus second of each pair of arms under each protocol.
+    """Differences, first minus second, of each pair of arms under each protocol.
 
-    All pairs under all protocols are one family: the p-values of their accuracies are corrected
-    together.
+    The p-values of all pairs under all protocols are one family and are corrected together.
 
     Args:
-        pairs: A finished arm, and the arm that it is measured against.
+        pairs: An arm, and the arm that it is compared with; both finished.
         config: Replicates, confidence, seed.
 
     Returns:
-        For each pair one row a protocol: sizes, both values and the difference of each of
-        :data:`METRICS`, ``p`` and ``p_holm`` of the accuracy, disagreements with exact tests
-        where they hold, and the verdict on accuracy.
+        For each pair one row per protocol: sizes, both values and the difference of each of
+        :data:`METRICS`, ``p`` and ``p_holm`` of the accuracy, disagreements with exact tests where
+        they are valid, and the verdict on accuracy.
 
     Raises:
-        DataError: The two of a pair were not split alike.
+        DataError: The arms of a pair have different splits.
     """
-    how, loaded = sampling(config), [_Two.of(first, second) for first, second in pairs]
+    how, loaded = sampling(config), [_PairedRows.of(first, second) for first, second in pairs]
     keys = [(two, protocol) for two in loaded for protocol in two.protocols]
     tested = compare([two.pair(protocol) for two, protocol in keys], **how)
     rows: list[list[dict[str, Any]]] = [[] for _ in loaded]
@@ -187,8 +185,8 @@ def compare_arms(
 
 
 @dataclass(frozen=True, eq=False)
-class _Two:
-    """The test rows of two arms with equal splits."""
+class _PairedRows:
+    """The test predictions of two arms with equal splits."""
 
     tables: tuple[PredictionTable, PredictionTable]
     values: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]
@@ -196,7 +194,7 @@ class _Two:
     units: Mapping[str, str]
 
     @classmethod
-    def of(cls, first: RunFolder, second: RunFolder) -> _Two:
+    def of(cls, first: RunFolder, second: RunFolder) -> _PairedRows:
         if sha256_file(first.splits) != sha256_file(second.splits):
             raise DataError(
                 f"{first.splits} and {second.splits} differ: only equal splits can be compared "
@@ -210,21 +208,21 @@ class _Two:
         return cls((a, b), values, groups_of(folds), units)
 
     def under(self, protocol: str) -> tuple[PredictionTable, PredictionTable]:
-        """The rows of one protocol."""
+        """The predictions under one protocol."""
         a, b = (table.select(protocol=protocol) for table in self.tables)
         return a, b
 
     @property
     def protocols(self) -> list[str]:
-        """Those under which both have results."""
+        """The protocols under which both arms have results."""
         return [name for name in PROTOCOLS if all(len(table) for table in self.under(name))]
 
     def pair(self, protocol: str, metric: str = METRICS[0]) -> Pair:
-        """What is compared under one protocol."""
+        """The paired samples to compare under one protocol."""
         return Pair.of_tables(*self.under(protocol), self.groups[protocol], metric)
 
 
-def _row(two: _Two, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:
+def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:
     others = {name: paired_difference(two.pair(protocol, name), **how) for name in METRICS[1:]}
     differences = {METRICS[0]: accuracy.difference, **others}
     found = accuracy.to_json()
@@ -249,9 +247,9 @@ def _values(files: RunFiles) -> dict[str, Mapping[str, Any]]:
 
 
 def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
-    """What a comparison's file says of an arm: folder, and the weights it started from.
+    """The entry of an arm in a comparison's file: folder and initial weights.
 
-    The weights are those that the first checkpoint names, not those that were asked for.
+    The weights are those named by the first checkpoint, which may differ from those requested.
     """
     recipe = arm.config.recipes[0]
     checkpoints = sorted((run.path / "models" / recipe.name).rglob("checkpoint.json"))
@@ -267,17 +265,17 @@ def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
 
 
 def unreadable(data: Manifest) -> list[dict[str, str]]:
-    """Path and reason of each image that was quarantined."""
+    """Path and reason of each image that could not be read."""
     return [{"path": str(data.root / path), "reason": why} for path, why in data.unreadable]
 
 
 def judge_arms(
     rows: Sequence[Mapping[str, Any]], first: str, second: str, gain: str, loss: str
 ) -> dict[str, Any]:
-    """A plain verdict over all protocols: helps, harms, no difference shown, or it depends.
+    """The verdict over all protocols: helps, harms, no difference shown, or it depends.
 
-    ``gain`` is the headline where the first is better wherever a difference was shown, ``loss``
-    where it is worse.
+    ``gain`` is the headline if the first arm is better wherever a difference was shown, ``loss`` if
+    it is worse.
 
     Returns:
         ``{"level", "headline", "sentences"}``.

@@ -36,15 +36,15 @@ class RunInfo:
     """One run folder.
 
     Attributes:
-        name: Path below the folder that was searched.
+        name: Path relative to the folder that was searched.
         path: The folder.
-        size_mb: Of all its files; links are not followed.
-        changed: When a file was last written, ISO 8601, local time.
-        idle_s: For how long none was, s.
-        recipes: Names.
-        protocols: Names.
+        size_mb: Size of all its files; links are not followed.
+        changed: Time of the last change of a file, ISO 8601, local time.
+        idle_s: Seconds since then.
+        recipes: Names of the recipes.
+        protocols: Names of the protocols.
         state: ``finished``, ``report only`` (the rest was removed) or ``unfinished``.
-        verdict: Level of its verdict; empty where there is none.
+        verdict: Level of its verdict; empty if there is none.
     """
 
     name: str
@@ -65,8 +65,8 @@ class CleanPlan:
     Attributes:
         run: The run.
         remove: Files and folders that a study wrote; of a link only the link.
-        keep: What stays: the report where it is wanted, and whatever is not a study's.
-        size_mb: Of ``remove``.
+        keep: What stays: the report on request, and everything that no study wrote.
+        size_mb: Size of ``remove``.
     """
 
     run: RunInfo
@@ -76,7 +76,7 @@ class CleanPlan:
 
 
 def find_runs(root: Path) -> list[RunInfo]:
-    """All run folders at or below a folder, by name; hidden folders and links are left out.
+    """All run folders at or below ``root``, by name; hidden folders and links are skipped.
 
     Raises:
         DataError: There is no such folder.
@@ -90,7 +90,7 @@ def find_runs(root: Path) -> list[RunInfo]:
 
 
 def plan_cleaning(names: Sequence[str], root: Path, *, keep_report: bool) -> list[CleanPlan]:
-    """Say what would be removed.
+    """Plan what would be removed; nothing is removed yet.
 
     Names are paths, or those of run folders below ``root``; ``keep_report`` keeps the report, the
     statistics and the configuration.
@@ -103,7 +103,7 @@ def plan_cleaning(names: Sequence[str], root: Path, *, keep_report: bool) -> lis
 
 
 def clean(plan: CleanPlan) -> None:
-    """Remove what a plan names, and the run's folder where it is empty then."""
+    """Remove what a plan names, and the run's folder if it is empty afterwards."""
     config = RunFolder(plan.run.path).config
     for path in sorted(plan.remove, key=lambda path: path == config):
         # The configuration goes last: until then a cleaning that was killed can be repeated.
@@ -131,7 +131,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _config(folder: Path) -> dict[str, object] | None:
-    """The study's configuration, of any version; None where the folder is no run."""
+    """The study's configuration, of any version; None if the folder is not a run."""
     try:
         values = tomllib.loads(RunFolder(folder).config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
@@ -168,7 +168,7 @@ def _info(path: Path, root: Path) -> RunInfo:
 
 
 def _files(path: Path) -> Iterator[os.stat_result]:
-    """Status of every file at or below a path; of links that of the link."""
+    """Status of every file at or below a path, without following links."""
     if path.is_symlink() or not path.is_dir():
         yield path.lstat()
         return
@@ -209,14 +209,16 @@ def _plan(path: Path, keep_report: bool) -> CleanPlan:
     keep: list[Path] = []
     for entry in sorted(path.iterdir()):
         wanted = keep_report and entry.name in REPORT_NAMES
-        (remove if is_ours(entry.name) and not wanted else keep).append(entry)
+        (remove if is_study_file(entry.name) and not wanted else keep).append(entry)
     return CleanPlan(_info(path, path.parent), tuple(remove), tuple(keep), _size_mb(remove))
 
 
-def is_ours(name: str) -> bool:
-    """A study's own name, or a temporary file beside it that a kill left.
+def is_study_file(name: str) -> bool:
+    """Whether a study writes this name, or a temporary file left by a kill has it.
 
-    >>> is_ours("metrics.json"), is_ours(".metrics.json.k3x9.json"), is_ours("notes.txt")
-    (True, True, False)
+    >>> is_study_file("metrics.json"), is_study_file(".metrics.json.k3x9.json")
+    (True, True)
+    >>> is_study_file("notes.txt")
+    False
     """
     return name in OUR_NAMES or any(name.startswith(f".{own}.") for own in OUR_NAMES)

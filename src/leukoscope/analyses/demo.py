@@ -25,14 +25,14 @@ NEW_SEED = 1  # the images that are predicted come from sessions the model has n
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Where the demo's results are.
+    """Where the results of the demo are.
 
     Attributes:
-        verdict: Of the study, as ``metrics.json`` keeps it.
-        report: The report.
-        bundle: The model.
-        predictions: Its predictions on new phantoms.
-        example: An image to try it on.
+        verdict: Verdict of the study, as in ``metrics.json``.
+        report: The study's report.
+        bundle: The bundle's folder.
+        predictions: Predictions on new phantoms.
+        example: An image to predict.
     """
 
     verdict: Mapping[str, Any]
@@ -45,8 +45,8 @@ class DemoResult:
 def run_demo(out: Path, *, images: int, listener: Listener) -> DemoResult:
     """Draw phantoms, run a study on them, and predict new ones.
 
-    May be repeated after a success or a failure: what is finished is kept, what another version
-    or another number of images made is made again.
+    It may be repeated: finished parts are kept, and those made by another version or for another
+    number of images are made again.
     """
     data = out / f"phantoms-{images}"
     _draw(PhantomSpec(images=images), data, listener)
@@ -73,7 +73,7 @@ def run_demo(out: Path, *, images: int, listener: Listener) -> DemoResult:
 
 
 def _draw(spec: PhantomSpec, folder: Path, listener: Listener) -> None:
-    """Draw phantoms beside their place and move them there when they are complete."""
+    """Draw phantoms in a temporary folder and move them into place when complete."""
     if (folder / TRUTH_FOLDER / TRUTH_FILE).is_file():
         return
     partial = folder.with_name(f".{folder.name}.partial")

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from leukoscope.analyses.cleanup import is_ours
+from leukoscope.analyses.cleanup import is_study_file
 from leukoscope.analyses.ensemble_members import Member, Stacked, common_folds, stack
 from leukoscope.config.bundle import Calibration
 from leukoscope.config.loading import save_study_config
@@ -223,7 +223,7 @@ def _open_folder(out: Path, members: Sequence[Member]) -> RunFolder:
             raise UsageError(
                 f"{out} is not empty and holds no ensemble", hint="name a new folder with --out"
             )
-        foreign = sorted(path.name for path in out.iterdir() if not is_ours(path.name))
+        foreign = sorted(path.name for path in out.iterdir() if not is_study_file(path.name))
         if foreign:
             raise UsageError(
                 f"{out} holds {foreign[0]}, which no ensemble wrote: it is not replaced",

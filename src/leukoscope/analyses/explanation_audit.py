@@ -50,13 +50,13 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class LeukocyteMaskSource:
-    """Masks of a data set's images.
+    """The leukocyte masks of a data set's images.
 
     Attributes:
-        kind: ``segmented`` (our own segmentation), ``exact`` (the truth beside phantoms), or
+        kind: ``segmented`` (our own segmentation), ``exact`` (ground truth of phantoms), or
             ``given`` (a folder of the user's).
-        files: Mask file of each image path; empty for ``segmented``.
-        from_value: Pixels of at least this value are leukocyte.
+        files: Image path → mask file; empty for ``segmented``.
+        from_value: Smallest pixel value that counts as leukocyte.
     """
 
     kind: str
@@ -65,15 +65,13 @@ class LeukocyteMaskSource:
 
     @classmethod
     def find(cls, manifest: Manifest, folder: Path | None) -> LeukocyteMaskSource:
-        """The masks of a folder, else the truth beside phantoms, else segmentation.
+        """The masks of a folder, else the ground truth of phantoms, else our own segmentation.
 
-        Args:
-            manifest: The images.
-            folder: Holds for ``Early/cell-1.jpg`` the file ``Early/cell-1.png``, ``cell-1.png`` or
-                ``cell-1_mask.png``; not 0 is leukocyte.
+        For ``Early/cell-1.jpg`` the folder holds ``Early/cell-1.png``, ``cell-1.png`` or
+        ``cell-1_mask.png``; a pixel that is not 0 is leukocyte.
 
         Raises:
-            DataError: The folder is missing, or has a mask of no image.
+            DataError: The folder is missing, or holds a mask of no image.
         """
         truth = manifest.root / TRUTH_FOLDER / TRUTH_FILE
         if folder is None and truth.is_file():
@@ -101,23 +99,23 @@ class LeukocyteMaskSource:
 
     @property
     def sha256(self) -> str:
-        """Of the masks that a user gave, which may have been corrected since."""
+        """Hash of the masks that a user gave, which may have been corrected since."""
         given = self.files if self.kind == "given" else {}
         return sha256_json({image: sha256_file(path) for image, path in given.items()})
 
     def covers(self, record: ImageRecord) -> bool:
-        """Whether there is a mask of this image."""
+        """Whether this image has a mask."""
         return self.kind == "segmented" or record.path in self.files
 
     def mask(
         self, record: ImageRecord, image: NDArray[np.uint8], spec: PreprocessSpec
     ) -> NDArray[np.bool_]:
-        """Leukocytes in the frame of the model's input.
+        """The leukocytes in the model's input.
 
         Args:
-            record: Which image.
+            record: The image's record.
             image: (H, W, 3) uint8 RGB, as decoded.
-            spec: The model's preprocessing, of which the mask undergoes what moves pixels.
+            spec: The model's preprocessing, whose geometric steps are applied to the mask.
 
         Returns:
             (S, S) bool.
@@ -151,14 +149,14 @@ class LeukocyteMaskSource:
 
 @dataclass(frozen=True)
 class AuditPlan:
-    """What is audited.
+    """What to audit.
 
     Attributes:
         methods: Names of :data:`leukoscope.learning.attribution.METHODS`; empty for all that the
             network allows.
         images: Number of test images.
-        masks: Folder of masks; None for the truth beside phantoms, else segmentation.
-        seed: Of the choice of images, of noise and of randomised weights.
+        masks: Folder of masks; None for the ground truth of phantoms, else our segmentation.
+        seed: Seed of the choice of images, of noise and of randomised weights.
     """
 
     methods: tuple[str, ...] = ()
@@ -176,18 +174,17 @@ def audit_explanations(
 ) -> dict[str, Any]:
     """Score heat maps and write ``audit.json`` and ``audit.png``.
 
-    Images that an earlier audit of the same models and settings has scored are kept.
+    Scores of an earlier audit with the same models and settings are reused.
 
     Args:
-        source: Whose maps.
+        source: The model whose heat maps are scored.
         plan: Methods and number of images.
         out: Folder of the files.
         progress: Called with (images scored, images in all).
-        warn: Called before the first image is scored, where there are too few independent images
-            for a verdict.
+        warn: Called before the first image if there are too few independent images for a verdict.
 
     Returns:
-        What ``audit.json`` holds: ``settings``, ``images``, ``summary`` and ``verdicts``.
+        The content of ``audit.json``: ``settings``, ``images``, ``summary`` and ``verdicts``.
 
     Raises:
         UnknownNameError: No such method.
@@ -208,12 +205,12 @@ def audit_explanations(
     result: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
     waiting = [(record, fold) for record, fold in chosen if record.image_id not in found]
     for fold in dict.fromkeys(fold for _, fold in waiting):
-        eye = _Eye(source, fold, settings["methods"], plan.seed)
+        model = _HeatMapScorer(source, fold, settings["methods"], plan.seed)
         for record in (record for record, where in waiting if where == fold):
             place = {"image_id": record.image_id, "path": record.path, "y_true": record.label,
                      "group": groups.get(record.image_id) or record.image_id,
                      "fold": fold}  # fmt: skip
-            found[record.image_id] = {**place, **eye.audit(record, masks)}
+            found[record.image_id] = {**place, **model.audit(record, masks)}
             write_json(out / JSON, {**result, "images": list(found.values())})
             progress(len(found), len(chosen))
     images = [found[record.image_id] for record, _ in chosen]
@@ -229,7 +226,7 @@ def audit_explanations(
 
 
 def put_into_report(run: RunFolder, progress: Tell) -> None:
-    """Write a study's report again, now with the audit; a run without statistics has none."""
+    """Write a study's report again with the audit; a run without statistics has no report."""
     if run.metrics.is_file() and run.report_html.is_file():
         from leukoscope.reporting.study.report import write_report
 
@@ -239,7 +236,7 @@ def put_into_report(run: RunFolder, progress: Tell) -> None:
 def _choose(
     source: Source, masks: LeukocyteMaskSource, plan: AuditPlan
 ) -> tuple[list[tuple[ImageRecord, int]], dict[str, str]]:
-    """Test images with their folds, and the group of every image of the protocol."""
+    """Choose test images with their folds; also gives the group of every image."""
     fitted = source.fitted
     groups = groups_of(_folds(source)).get(source.protocol, {})
     table = fitted.test_table(source.recipe, source.protocol)
@@ -273,7 +270,7 @@ def _folds(source: Source) -> list[Fold]:
 
 
 def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> dict[str, Any]:
-    """What an audit stands for: with equal settings an image has equal scores."""
+    """What determines an audit: with equal settings an image has equal scores."""
     from leukoscope.learning.attribution import METHODS, find_layer, find_method
 
     for name in plan.methods:
@@ -301,7 +298,7 @@ def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> di
 
 
 def _finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of an earlier audit, by image, that may be used again."""
+    """Entries of an earlier audit that can be reused, by image."""
     try:
         old = read_json(path)
         same = (old["schema"], old["settings"]) == (SCHEMA, settings)
@@ -310,8 +307,8 @@ def _finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
-class _Eye:
-    """One fold's model and what it becomes when it forgets, looking at images."""
+class _HeatMapScorer:
+    """One fold's model and its randomised copies, which score heat maps of images."""
 
     def __init__(self, source: Source, fold: int, methods: Sequence[str], seed: int) -> None:
         self._source, self._fold, self._seed = source, fold, seed
@@ -320,8 +317,8 @@ class _Eye:
         self._forgetful: list[tuple[str, Network]] = []
 
     @property
-    def forgetful(self) -> list[tuple[str, Network]]:
-        """The stages of randomisation, made when first needed."""
+    def randomised(self) -> list[tuple[str, Network]]:
+        """The stages of randomisation, created when first needed."""
         if not self._forgetful:
             import torch
 
@@ -346,7 +343,7 @@ class _Eye:
         probs = self.probs(shown[None])[0]
         target = int(probs.argmax())
         maps: dict[str, NDArray[Any]] = {m: self.heat(m, shown, target)[0] for m in self._methods}
-        own = {m: self._of_model(m, shown, target, heat, seed) for m, heat in maps.items()}
+        own = {m: self._sanity_checks(m, shown, target, heat, seed) for m, heat in maps.items()}
         size_px = shown.shape[0]
         known = (scores.random_map(seed), scores.centre_map(size_px), scores.edge_map(shown))
         maps |= dict(zip(BASELINES, known, strict=True))
@@ -355,7 +352,7 @@ class _Eye:
             "explained": self.model.class_names[target],
             "p": round(float(probs[target]), 4),
             "area": round(float(mask.mean()), 4),
-            "stages": [name for name, _ in self.forgetful],
+            "stages": [name for name, _ in self.randomised],
             "maps": {
                 name: {
                     **_place(scores.enlarge(heat, size_px), mask),
@@ -367,7 +364,7 @@ class _Eye:
         }
 
     def probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Calibrated probabilities of one view, which is what the methods explain."""
+        """Calibrated probabilities of one view, which the methods explain."""
         import torch
 
         logits = []
@@ -382,7 +379,7 @@ class _Eye:
         self, method: str, shown: NDArray[np.uint8], target: int, *,
         network: Network | None = None, noise: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:  # fmt: skip
-        """Maps of an image, or of its noisy copies, of this or another network."""
+        """Heat maps of an image, or of its noisy copies, from this or a randomised network."""
         import torch
 
         from leukoscope.learning.attribution import METHODS
@@ -393,11 +390,11 @@ class _Eye:
         targets = [target] * len(batch)
         return METHODS[method](network or self.model.network, torch.from_numpy(batch), targets)
 
-    def _of_model(
+    def _sanity_checks(
         self, method: str, shown: NDArray[np.uint8], target: int, heat: NDArray[np.float32],
         seed: int,
     ) -> dict[str, Any]:  # fmt: skip
-        """What becomes of a map when the model forgets, and when the image is a little noisy."""
+        """Compare a heat map with those of randomised weights and of slightly noisy images."""
         cells = scores.cells_a_side(shown.shape[0])
 
         def similar(other: NDArray[np.float32]) -> float | None:
@@ -411,9 +408,9 @@ class _Eye:
         return {
             "randomised": [
                 None
-                if method in _SLOW and 0 < stage < len(self.forgetful) - 1
+                if method in _SLOW and 0 < stage < len(self.randomised) - 1
                 else similar(self.heat(method, shown, target, network=network)[0])
-                for stage, (_, network) in enumerate(self.forgetful)
+                for stage, (_, network) in enumerate(self.randomised)
             ],
             "noise": _known(np.mean(under)) if under else None,
             "sensitivity": _known(scores.max_sensitivity(heat, list(noisy))),
@@ -422,7 +419,7 @@ class _Eye:
     def _curves(
         self, shown: NDArray[np.uint8], heat: NDArray[Any], target: int, seed: int
     ) -> dict[str, list[float]]:  # fmt: skip
-        """Probability of the class as the image comes and goes by the order of the heat."""
+        """Insertion and deletion curves: class probability as pixels come or go by heat."""
         cells, size_px = scores.cells_a_side(shown.shape[0]), shown.shape[0]
         blurred, blank = scores.blurred(shown), scores.mean_colour(shown)
 

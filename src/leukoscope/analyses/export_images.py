@@ -41,13 +41,13 @@ SIDE_IN = 1.05
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was written.
+class ExportResult:
+    """The result of an export.
 
     Attributes:
-        folder: Where.
-        written: Images written now.
-        kept: Images that an earlier, stopped export had written.
+        folder: The export's folder.
+        written: Number of images written now.
+        kept: Number of images that an earlier, stopped export had written.
         unreadable: Path and reason of each image that could not be read.
     """
 
@@ -64,18 +64,18 @@ def export_images(
     *,
     variant: str = "image",
     progress: Progress | None = None,
-) -> Exported:
-    """Write every usable image as a recipe's models see it, but for mean and deviation.
+) -> ExportResult:
+    """Write every usable image as a recipe's models see it, except for mean and deviation.
 
-    Files are ``[part/]class/name.png``; a name that comes twice in one folder gets its image id.
-    ``manifest.csv`` holds both hashes, ``preprocess.toml`` the specification. An export that was
-    stopped goes on: an image that is there for the same source and specification is kept.
+    Files are ``[part/]class/name.png``; a name that occurs twice in a folder gets its image id.
+    ``manifest.csv`` holds both hashes, ``preprocess.toml`` the specification. A stopped export can
+    be continued: an image written from the same source with the same specification is kept.
 
     ``variant`` is a key of :data:`~leukoscope.imaging.observation.PROBE_INPUTS`.
 
     Raises:
         UnknownNameError: No such variant.
-        UsageError: ``out`` lies in the data set or around it.
+        UsageError: ``out`` lies in the data set or contains it.
         DataError: ``out`` holds something else.
     """
     records = manifest.usable
@@ -101,12 +101,12 @@ def export_images(
         if progress is not None:
             progress(len(rows) + len(unreadable), len(records))
     write_csv(out / "manifest.csv", COLUMNS, rows)
-    _sweep(out, set(names))
-    return Exported(out, len(rows) - kept, kept, tuple(unreadable))
+    _remove_temporary_files(out, set(names))
+    return ExportResult(out, len(rows) - kept, kept, tuple(unreadable))
 
 
 def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
-    """Refuse what must not be, then write the specification."""
+    """Refuse a folder that cannot be used, then write the specification."""
     import tomli_w
 
     if variant not in INPUTS:
@@ -141,7 +141,7 @@ def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
 
 
 def _names(records: Sequence[ImageRecord]) -> list[str]:
-    """A path for each image; the same whatever was written before."""
+    """A path for each image, whatever was written before."""
     plain = [_plain_name(record) for record in records]
     counts = Counter(name.lower() for name in plain)  # some file systems ignore case
     return [
@@ -158,7 +158,7 @@ def _plain_name(record: ImageRecord) -> str:
 def _write(
     path: Path, record: ImageRecord, name: str, recipe: Recipe, variant: str, out: Path
 ) -> tuple[dict[str, str], bool] | ImageError:
-    """The row of one image and whether its file was there, or why it cannot be read."""
+    """Write one image; returns its row and whether it was there, or why it cannot be read."""
     file = out / name
     was_there = _source_of(file) == record.sha256
     if not was_there:
@@ -182,8 +182,8 @@ def _write(
     return row, was_there
 
 
-def _sweep(out: Path, names: set[str]) -> None:
-    """Remove the temporary files that an export left when it was killed."""
+def _remove_temporary_files(out: Path, names: set[str]) -> None:
+    """Remove the temporary files of an export that was killed."""
     for path in out.rglob(".*.png"):
         whole = path.with_name(path.name[1:].rsplit(".", 2)[0])
         if whole.relative_to(out).as_posix() in names:
@@ -201,7 +201,7 @@ def _save_png(file: Path, image: NDArray[np.uint8], source_sha256: str) -> None:
 
 
 def _source_of(file: Path) -> str:
-    """Hash of the image that an exported file was made of; empty where it is none of ours."""
+    """Hash of the source of an exported file; empty if the file is not from an export."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -212,13 +212,13 @@ def _source_of(file: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleImage:
     """One image that was picked.
 
     Attributes:
         label: Its class.
-        path: Below the data set's folder.
-        sha256: Of the file.
+        path: Relative to the data set's folder.
+        sha256: Hash of the file.
     """
 
     label: str
@@ -226,11 +226,11 @@ class Sample:
     sha256: str
 
 
-def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[Sample]:
-    """Images of each class, drawn at random but the same for the same files and seed.
+def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[SampleImage]:
+    """Images of each class, drawn at random; the same for the same files and seed.
 
-    The draw depends on the files' content only, not on their number or order: an image that is
-    added changes at most its own place.
+    The draw depends only on the content of each file, not on the number or order of files: an added
+    image changes at most one choice per class.
 
     Raises:
         DataError: No image is usable.
@@ -241,20 +241,18 @@ def pick_samples(manifest: Manifest, per_class: int, seed: int) -> list[Sample]:
     def order(record: ImageRecord) -> str:
         return sha256_bytes(f"{seed} {record.sha256} {record.path}".encode())
 
-    picked: list[Sample] = []
+    picked: list[SampleImage] = []
     for name in manifest.class_names:
         records = sorted((r for r in manifest.usable if r.label == name), key=order)
-        picked += [Sample(r.label, r.path, r.sha256) for r in records[:per_class]]
+        picked += [SampleImage(r.label, r.path, r.sha256) for r in records[:per_class]]
     return picked
 
 
-def draw_samples(manifest: Manifest, samples: list[Sample], out: Path, *, seed: int) -> Path:
-    """Draw one row for each class, with the file name under each image.
-
-    The ``seed`` that they were picked with is stated on the sheet.
+def draw_samples(manifest: Manifest, samples: list[SampleImage], out: Path, *, seed: int) -> Path:
+    """Draw one row per class, with the file name under each image and the ``seed`` on the sheet.
 
     Raises:
-        UsageError: ``out`` is no PNG file.
+        UsageError: ``out`` is not a PNG file.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"{out}: expected the name of a PNG file", hint="e.g. --out samples.png")
@@ -288,15 +286,12 @@ def draw_samples(manifest: Manifest, samples: list[Sample], out: Path, *, seed: 
     return out
 
 
-def copy_samples(manifest: Manifest, samples: list[Sample], folder: Path) -> int:
-    """Copy the picked files, unchanged, into one folder for each class.
-
-    Returns:
-        How many were copied.
+def copy_samples(manifest: Manifest, samples: list[SampleImage], folder: Path) -> int:
+    """Copy the picked files, unchanged, into one folder per class; returns their number.
 
     Raises:
         UsageError: The folder lies in the data set.
-        DataError: Another file has the name already.
+        DataError: Another file has that name already.
     """
     data, there = manifest.root.resolve(), folder.resolve()
     if there == data or data in there.parents:
@@ -311,7 +306,7 @@ def copy_samples(manifest: Manifest, samples: list[Sample], folder: Path) -> int
     return len(samples)
 
 
-def _read(manifest: Manifest, sample: Sample) -> NDArray[np.uint8]:
+def _read(manifest: Manifest, sample: SampleImage) -> NDArray[np.uint8]:
     try:
         return decode_image(manifest.root / sample.path).image
     except ImageError as error:
@@ -319,7 +314,7 @@ def _read(manifest: Manifest, sample: Sample) -> NDArray[np.uint8]:
 
 
 def _short(path: str, limit: int = 30) -> str:
-    """The end of a file name, which tells files of one series apart.
+    """The end of a file name, which differs between the files of a series.
 
     >>> _short("Pro/WBC-Malignant-Pro-001.jpg"), _short("x/" + "a" * 30 + "_12.png")
     ('WBC-Malignant-Pro-001.jpg', '…aaaaaaaaaaaaaaaaaaaaaa_12.png')

@@ -62,17 +62,14 @@ def draw_sheet(
     *,
     side_in: float = 1.5,
 ) -> Path:
-    """Draw images in a grid.
+    """Draw images in a grid and return the path of the PNG.
 
     Args:
         path: PNG file to write.
-        rows: One sequence of (H, W, 3) uint8 images per row; sizes may differ.
+        rows: (H, W, 3) uint8 images of each row; sizes may differ.
         captions: Text at the left of each row.
         titles: Text above each column.
         side_in: Side of a cell in inches.
-
-    Returns:
-        The path.
     """
     from matplotlib.figure import Figure
 
@@ -103,17 +100,14 @@ def draw_sheet(
 def draw_augmentations(
     path: Path, images: Images, titles: Sequence[str], recipe: Recipe, seed: int
 ) -> Path:
-    """Draw what each kind of change does to some images, and batches of a recipe.
+    """Draw the effect of each augmentation on some images, and batches of a recipe.
 
     Args:
-        path: PNG file to write.
+        path: PNG file to write; it is returned.
         images: (N, S, S, 3) uint8 RGB, preprocessed; one column each.
-        titles: Above the columns.
-        recipe: Its values are shown; a kind that it leaves off is shown with an example's.
+        titles: Text above each column.
+        recipe: Its values are shown; an augmentation that it leaves off has example values.
         seed: Decides every change, as the seed of a training does.
-
-    Returns:
-        The path.
     """
     rows = [list(images)]
     captions = ["as read"]
@@ -125,7 +119,7 @@ def draw_augmentations(
 
 
 def _kinds(images: Images, recipe: Recipe, seed: int) -> Iterator[tuple[str, Images]]:
-    """Each kind of change alone."""
+    """Each augmentation alone."""
     off, used = Augmentation(), _used(recipe)
     for number, (name, example) in enumerate(EXAMPLES.items()):
         own = getattr(used, name)
@@ -158,7 +152,7 @@ def _mixes(images: Images, recipe: Recipe, seed: int) -> Iterator[tuple[str, Ima
 
 
 def _used(recipe: Recipe) -> Augmentation:
-    """What has an effect: a linear head is fitted on features of unchanged images."""
+    """The augmentations that have an effect: linear heads are fitted on unchanged images."""
     return recipe.augmentation if isinstance(recipe.training, GradientTraining) else Augmentation()
 
 
@@ -192,14 +186,14 @@ def _change_caption(name: str, value: float | bool, *, is_on: bool) -> str:
 
 
 def stages(image: Image, spec: PreprocessSpec) -> list[Image]:
-    """The image as it is, after each step, and after the resize.
+    """The image as it is, after each preprocessing step, and after the resize.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        spec: What is done.
+        spec: The preprocessing.
 
     Returns:
-        ``len(spec.steps) + 2`` images; the last is what the model gets.
+        ``len(spec.steps) + 2`` images; the last is the model's input.
     """
     found = [image]
     for step in spec.steps:
@@ -209,7 +203,7 @@ def stages(image: Image, spec: PreprocessSpec) -> list[Image]:
 
 
 def step_titles(spec: PreprocessSpec) -> list[str]:
-    """A name with its values for each step, the resize last.
+    """The name of each step with its values, the resize last.
 
     >>> step_titles(PreprocessSpec(size_px=64))
     ['resize: 64 px, stretch']
@@ -218,13 +212,10 @@ def step_titles(spec: PreprocessSpec) -> list[str]:
 
 
 def draw_steps(manifest: Manifest, recipe: Recipe, out: Path, *, seed: int) -> list[Path]:
-    """Draw ``steps.png``, one row a step, and write ``steps.csv``.
+    """Draw ``steps.png``, one row per step, and write ``steps.csv``; returns both paths.
 
     The pictures are of one image of each of the first classes; the statistics are means over up
-    to 60 images, as many of each class as there are.
-
-    Returns:
-        The files written.
+    to 60 images, balanced over the classes.
 
     Raises:
         DataError: No image is usable.
@@ -258,7 +249,7 @@ def _value(value: object) -> str:
 
 
 def _choose(manifest: Manifest, seed: int) -> list[ImageRecord]:
-    """One image of each class in turn."""
+    """Choose images, one of each class in turn."""
     if not manifest.usable:
         raise DataError(f"{manifest.root}: expected images of known classes, found none")
     rng = np.random.default_rng(seed)
@@ -278,7 +269,7 @@ def _choose(manifest: Manifest, seed: int) -> list[ImageRecord]:
 def _measure(
     manifest: Manifest, records: Sequence[ImageRecord], spec: PreprocessSpec
 ) -> NDArray[np.float64]:
-    """(images, stages, measures) float64."""
+    """Measures of each image after each stage: (images, stages, measures) float64."""
     paths = [manifest.path_of(record) for record in records]
     return np.array(list(stream(partial(_measure_one, spec=spec), paths)))
 
@@ -342,7 +333,7 @@ def _change(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three figures, without powers of ten.
+    """A number with three figures, without powers of ten.
 
     >>> _number(10480.0), _number(31.85), _number(0.1469)
     ('10,480', '31.9', '0.147')

@@ -47,10 +47,10 @@ MOST_LISTED = 200
 
 
 def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> dict[str, Any]:
-    """Start a network from a checkpoint as training would, and compare the two.
+    """Initialise a network from a checkpoint as training would, and compare the two.
 
-    The backbone is taken over; head, hidden layers and extra convolutions are new, because the
-    classes differ.
+    The backbone is taken over; head, hidden layers and additional convolutions are new, because
+    the classes differ.
 
     Args:
         recipe: Its ``model.weights`` is the checkpoint's folder.
@@ -58,12 +58,12 @@ def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> dict[
         checkpoint: A model's folder.
 
     Returns:
-        ``taken_over``, the number of backbone tensors, ``values``, how many numbers they hold;
-        ``new`` and ``left_behind``: name and shape of the others, in the network and in the
+        ``taken_over``, the number of backbone tensors, and ``values``, the numbers in them;
+        ``new`` and ``left_behind``: name and shape of the other tensors, in the network and in the
         checkpoint.
 
     Raises:
-        WeightsError: The checkpoint is not at hand, or a tensor of the backbone is not its own.
+        WeightsError: The checkpoint is missing, or a tensor of the backbone differs from it.
     """
     import torch
 
@@ -103,8 +103,8 @@ class TransferPlan:
     """Both phases, resolved.
 
     Attributes:
-        source: The study of phase 1; its one fold's training part makes the weights.
-        target: The study of phase 2, as it runs directly from the recipe's weights.
+        source: The study of phase 1; the training part of its one fold gives the weights.
+        target: The study of phase 2 that starts directly from the recipe's weights.
     """
 
     source: StudyConfig
@@ -128,13 +128,13 @@ def plan_transfer(
         source: Data of phase 1.
         target: Data of phase 2.
         recipe: Name or TOML file; its ``phase1`` table holds what differs in phase 1.
-        source_protocol: How the source is held out; default ``grouped`` where every image has a
+        source_protocol: How the source is held out. Default: ``grouped`` if every image has a
             patient id, else ``deduplicated``.
         source_overrides: ``key=value`` for phase 1 alone, applied last.
-        freeze: Phase 2 trains the head alone.
-        conv: Widths of further convolutions before the head of phase 2.
+        freeze: Whether phase 2 trains the head alone.
+        conv: Widths of additional convolutions before the head of phase 2.
         **options: Of :func:`~leukoscope.study.run.study_config`. Protocols, folds and overrides of
-            the study are those of the target alone; overrides of the recipe hold in both phases.
+            the study apply to the target alone; overrides of the recipe to both phases.
 
     Raises:
         ConfigError: An option does not fit.
@@ -181,13 +181,13 @@ def run_transfer(
 ) -> dict[str, Any]:
     """Run both phases and both arms, compare them, and write ``transfer.json`` and the report.
 
-    The studies go to ``phase1``, ``direct`` and ``double`` in ``out``.
+    The studies are written to ``phase1``, ``direct`` and ``double`` in ``out``.
 
     Returns:
         The content of ``transfer.json``.
 
     Raises:
-        DataError: The data cannot be used, or nothing of the source is left.
+        DataError: The data cannot be used, or no source image is left.
         UsageError: The folder holds something else.
     """
     from leukoscope.reporting.pages.arms import write_arms_report
@@ -235,7 +235,7 @@ def run_transfer(
 def _source_without_target(
     plan: TransferPlan, out: Path, progress: Progress
 ) -> tuple[StudyConfig, dict[str, Any]]:
-    """The study of phase 1 without images that the target shows too, and what was found."""
+    """The study of phase 1 without images that the target has too, and the overlap found."""
     source, target = read_data(plan.source), read_data(plan.target)
     key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
     file = out / OVERLAP
@@ -287,7 +287,7 @@ def _purge(
 
 
 def _from_checkpoint(plan: TransferPlan, checkpoint: Path) -> StudyConfig:
-    """Phase 2 from phase 1: the same recipe, name and so seeds; other weights to start from."""
+    """Phase 2 from the weights of phase 1: same recipe name, and so same seeds."""
     recipe = plan.target.recipes[0]
     model = recipe.model.model_copy(update={"weights": str(checkpoint)})
     name = Path(plan.source.data.path).name
@@ -297,7 +297,7 @@ def _from_checkpoint(plan: TransferPlan, checkpoint: Path) -> StudyConfig:
 
 
 def _taken_over(config: StudyConfig, checkpoint: Path, progress: Progress) -> dict[str, Any]:
-    """Which tensors of phase 1 stand in the network of phase 2, checked one by one."""
+    """Check tensor by tensor what the network of phase 2 has taken over from phase 1."""
     recipe = config.recipes[0]
     with progress.step("taking over the backbone"):
         classes = len(read_data(config).class_names)

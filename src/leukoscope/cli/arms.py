@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -19,14 +19,6 @@ from leukoscope.cli.console import (
 )
 from leukoscope.config import DEFAULT_RECIPE
 
-OutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
-ProtocolOption = Annotated[
-    list[str] | None,
-    typer.Option("--protocol", "-p", help="Protocol; may be repeated. Default: deduplicated."),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with a stopped run: the same options again.")
-]
 DEFAULT_PROTOCOLS = ("deduplicated",)
 
 
@@ -46,44 +38,22 @@ def register(app: typer.Typer) -> None:
 
 @command
 def transfer(
-    source: Annotated[Path, typer.Argument(help="Data of phase 1: folder or CSV manifest.")],
-    target: Annotated[Path, typer.Argument(help="Data of phase 2: folder or CSV manifest.")],
-    out: OutOption,
-    recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="Recipe name or file; [phase1] tells the phases.")
-    ] = "double-transfer-resnet50",
-    protocol: ProtocolOption = None,
-    source_protocol: Annotated[
-        str | None,
-        typer.Option(help="How the source is held out. Default: by patient where ids are known."),
-    ] = None,
+    source: opt.SourceArgument,
+    target: opt.TargetArgument,
+    out: opt.ArmsOutOption,
+    recipe: opt.TransferRecipeOption = "double-transfer-resnet50",
+    protocol: opt.ArmsProtocolOption = None,
+    source_protocol: opt.SourceProtocolOption = None,
     folds: opt.FoldsOption = 1,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
-    freeze: Annotated[
-        bool, typer.Option("--freeze", help="Phase 2 trains the head alone, in both arms.")
-    ] = False,
-    conv: Annotated[
-        list[int] | None,
-        typer.Option(help="Width of a further convolution in phase 2; may be repeated."),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a value of the recipe in both phases, or of the study of TARGET.",
-        ),
-    ] = None,
-    source_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--source-set", metavar="KEY=VALUE", help="Likewise, for phase 1 and its study alone."
-        ),
-    ] = None,
+    freeze: opt.FreezeOption = False,
+    conv: opt.ConvOption = None,
+    overrides: opt.TransferSetOption = None,
+    source_set: opt.SourceSetOption = None,
     classes: opt.ClassOption = None,
-    resume: ResumeOption = False,
+    resume: opt.ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train on SOURCE, then on TARGET from there and directly: does the detour help?
@@ -122,27 +92,18 @@ def transfer(
 @command
 def ablate(
     data: opt.DataArgument,
-    out: OutOption,
+    out: opt.ArmsOutOption,
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Part to leave out, one arm each: augmentation, one augmentation, a preprocessing "
-            "step, class_weights, …; a+b leaves out both. May be repeated."
-        ),
-    ] = None,
-    set_arm: Annotated[
-        list[str] | None,
-        typer.Option("--set-arm", metavar="KEY=VALUE", help="One more arm with another value."),
-    ] = None,
-    protocol: ProtocolOption = None,
+    without: opt.WithoutOption = None,
+    set_arm: opt.SetArmOption = None,
+    protocol: opt.ArmsProtocolOption = None,
     folds: opt.FoldsOption = 1,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
     overrides: opt.SetOption = None,
     classes: opt.ClassOption = None,
-    resume: ResumeOption = False,
+    resume: opt.ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train a recipe with and without each part, on the same splits: what does the part do?"""

@@ -170,7 +170,7 @@ def _cases(record: BundleRecord) -> str:
 
 
 def _verdict(record: BundleRecord) -> list[tuple[str, str]]:
-    """What the study behind it allows one to say."""
+    """The verdict of the study behind the bundle."""
     if record.verdict is None:
         return []
     from leukoscope.evaluation.verdict import level_words
@@ -179,7 +179,7 @@ def _verdict(record: BundleRecord) -> list[tuple[str, str]]:
 
 
 def _promise(record: BundleRecord) -> str:
-    """For which new images the answers are calibrated, and what was measured of it."""
+    """For which new images the answers are calibrated, and how well that was measured."""
     measured = "" if record.promise is None else record.promise.measured_words
     return f"{record.promise_words}; {measured}" if measured else record.promise_words
 
@@ -226,7 +226,7 @@ def _point(record: BundleRecord) -> str:
 
 
 def _envelope(record: BundleRecord) -> list[tuple[str, str]]:
-    """What the model stands, one line a corruption."""
+    """The severities that the model tolerates, one line per corruption."""
     found = record.envelope
     if found is None:
         return [("envelope", "not measured; `leukoscope robustness RUN` does")]

@@ -17,6 +17,8 @@ from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.core.program import DISCLAIMER as DISCLAIMER  # every command shows it
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
@@ -31,17 +33,13 @@ P = ParamSpec("P")
 
 
 @dataclass
-class Settings:
-    """Options that stand before the command.
-
-    Attributes:
-        debug: Show tracebacks.
-    """
+class GlobalOptions:
+    """Global options: ``debug`` shows tracebacks."""
 
     debug: bool = False
 
 
-SETTINGS = Settings()
+GLOBAL_OPTIONS = GlobalOptions()
 
 
 def console(stderr: bool = False) -> Console:
@@ -59,7 +57,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = function(*args, **kwargs)
         except LeukoscopeError as error:
-            if SETTINGS.debug:
+            if GLOBAL_OPTIONS.debug:
                 raise
             _print_error(error)
             raise typer.Exit(error.exit_code) from None
@@ -69,7 +67,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except BrokenPipeError:
             raise typer.Exit(0) from None
         except Exception as error:
-            if SETTINGS.debug:
+            if GLOBAL_OPTIONS.debug:
                 raise
             typer.echo(
                 f"error: {type(error).__name__}: {error}\n"
@@ -98,13 +96,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 0) -> None:
-    """Rows in columns without lines.
-
-    Args:
-        titles: Headings of the columns.
-        rows: Cells.
-        width: Least width of the screen; a cut number is worse than a wrapped line.
-    """
+    """Print rows in columns without lines, at least ``width`` characters wide if given."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -118,7 +110,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: 
 
 
 def print_verdict(verdict: Mapping[str, Any]) -> None:
-    """The level and the sentence of a verdict, and what would close what is open."""
+    """Print the level and sentence of a verdict, and what would settle open points."""
     from leukoscope.evaluation.verdict import level_words
 
     out = console()
@@ -130,7 +122,7 @@ def print_verdict(verdict: Mapping[str, Any]) -> None:
 
 
 def print_sources(verdict: Mapping[str, Any]) -> None:
-    """The table of sources of shortcut: status and share of the model's advantage."""
+    """Print the sources of shortcuts: status and share of the model's advantage."""
     from leukoscope.evaluation.verdict_text import share_text
 
     rows = [
@@ -142,13 +134,13 @@ def print_sources(verdict: Mapping[str, Any]) -> None:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """What to be careful with."""
+    """Print warnings."""
     for note in notes:
         console().print(f"[yellow]![/] {note}")
 
 
 def with_interval(value: Mapping[str, Any]) -> str:
-    """A number between 0 and 1 with its interval; a dagger where that is not to be relied on.
+    """A number between 0 and 1 with its interval; a dagger marks an unreliable one.
 
     >>> with_interval({"value": 0.5, "low": 0.4, "high": 0.6, "reliable": False})
     '0.500 (0.400–0.600) †'
@@ -164,7 +156,7 @@ def with_interval(value: Mapping[str, Any]) -> str:
 
 
 def agreed(question: str) -> bool:
-    """Ask before something that is not undone by running it again.
+    """Ask for confirmation.
 
     Raises:
         UsageError: There is no terminal to ask on.
@@ -175,24 +167,35 @@ def agreed(question: str) -> bool:
 
 
 def name_unreadable(files: Collection[tuple[str, str]]) -> int:
-    """Name each file that could not be read, with the reason; the exit code that follows."""
+    """Print each unreadable file with its reason; returns the exit code."""
     for path, reason in files:
         typer.echo(f"could not be read: {path} ({reason})", err=True)
     return EXIT_SOME_UNREADABLE if files else 0
 
 
+def required_data(data: Path | None) -> Path:
+    """The data argument of a command that needs one.
+
+    Raises:
+        UsageError: It is missing.
+    """
+    if data is None:
+        raise UsageError("which data? name a folder of images or a CSV manifest")
+    return data
+
+
 def given_options(context: typer.Context) -> set[str]:
-    """The parameters that were typed, not left at their defaults."""
+    """The names of the parameters that were given on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-_TELL_S = 30.0
+_LINE_EVERY_S = 30.0
 
 
 @dataclass
 class _Bars:
-    """Shows each step of a run as one bar, in the order in which they come."""
+    """Draws one progress bar per step, in the order in which the steps start."""
 
     bars: RichProgress
     tasks: dict[str, Any] = field(default_factory=dict)
@@ -206,19 +209,19 @@ class _Bars:
 
 @dataclass
 class _Lines:
-    """Prints a line when a step begins, and each half minute how far it is; for logs and pipes."""
+    """Prints a line when a step starts and one every half minute, for logs and pipes."""
 
     started: dict[str, tuple[float, int]] = field(default_factory=dict)
-    told_at: float = 0.0
+    printed_at: float = 0.0
 
     def __call__(self, step: str, done: int, total: int) -> None:
         now = time.perf_counter()
         if step not in self.started:
             self.started[step] = (now, done)
-            self.told_at = now
+            self.printed_at = now
             typer.echo(f"· {step}", err=True)
-        elif now - self.told_at >= _TELL_S and done < total:
-            self.told_at = now
+        elif now - self.printed_at >= _LINE_EVERY_S and done < total:
+            self.printed_at = now
             start, before = self.started[step]
             speed = (done - before) / (now - start)
             left = f", {_duration((total - done) / speed)} left" if speed > 0 else ""
@@ -226,7 +229,7 @@ class _Lines:
 
 
 def _duration(seconds: float) -> str:
-    """About how long.
+    """A duration in words, roughly.
 
     >>> _duration(42), _duration(600), _duration(90_000)
     ('42 s', '10 min', '25.0 h')
@@ -238,10 +241,9 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """A listener that draws bars on a terminal and prints lines elsewhere (standard error).
+    """A progress listener: bars on a terminal, lines elsewhere (standard error).
 
-    Args:
-        unit: What is counted, to show how many of them a second; empty shows no speed.
+    ``unit`` is the name of what is counted, to show a speed; empty shows none.
     """
     if not sys.stderr.isatty():
         yield _Lines()

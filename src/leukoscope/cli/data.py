@@ -195,7 +195,7 @@ def _split_frozen(
 
 
 def _save_applied(out: Path, applied: SavedSplits, manifest: Manifest) -> None:
-    """Write splits that were made elsewhere; name what either side lacks."""
+    """Write splits that were made elsewhere; name the images that either side lacks."""
     from leukoscope.core.records import save_folds
 
     path = {record.image_id: record.path for record in manifest.images}

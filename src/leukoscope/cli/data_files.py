@@ -29,14 +29,7 @@ if TYPE_CHECKING:
 def read_manifest(
     data: Path, layout: str, classes: list[str] | None, show: Callable[[str, int, int], None]
 ) -> Manifest:
-    """The images of a folder or table, from the options of a command.
-
-    Args:
-        data: Folder or CSV manifest.
-        layout: Of ``--layout``.
-        classes: Of ``--class``.
-        show: Draws the progress.
-    """
+    """Read the images of a folder or table with the options of a command."""
     from leukoscope.datasets.layouts import load_dataset
 
     return load_dataset(
@@ -175,7 +168,7 @@ def find_samples(
 
 
 def _describe(item: PublicSet, folder: Path) -> None:
-    """Size, terms and what to cite, before anything is fetched (standard error)."""
+    """Print size, terms and citation of a data set before it is fetched (standard error)."""
     out = console(stderr=True)
     out.print(item.title, style="bold", markup=False)
     for key, value in (*_facts(item), ("to", str(folder))):

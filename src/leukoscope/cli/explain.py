@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     EXIT_SOME_UNREADABLE,
@@ -18,15 +19,10 @@ from leukoscope.cli.console import (
     print_table,
     progress_bars,
 )
-from leukoscope.cli.options import JsonOption, RunArgument, RunRecipeOption, SeedOption
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.study.explanations import Explanation, Source
-
-ProtocolOption = Annotated[
-    str | None, typer.Option("--protocol", "-p", help="Default: the run's first.")
-]
+    from leukoscope.study.explanations import Explanation, Look, Source
 
 
 def register(app: typer.Typer) -> None:
@@ -42,55 +38,21 @@ def register(app: typer.Typer) -> None:
 @command
 def explain(
     context: typer.Context,
-    run: RunArgument,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(help="Image files, folders or globs. Default: test images, chosen by rule."),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method", "-m",
-            help="grad-cam, grad-cam++, occlusion or integrated-gradients; may be repeated. "
-            "Default: grad-cam; for --audit all.",
-        ),
-    ] = None,
-    count: Annotated[
-        int, typer.Option(min=1, help="Panels of right and of wrong test predictions.")
-    ] = 6,
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option("--recipe", "-r", help="Repeat it to see two side by side. Default: first."),
-    ] = None,
-    beside: Annotated[
-        Path | None, typer.Option("--beside", help="Another run, shown to the right.")
-    ] = None,
-    protocol: ProtocolOption = None,
-    target: Annotated[
-        str, typer.Option("--target", metavar="predicted|true|CLASS", help="The class explained.")
-    ] = "predicted",
-    layer: Annotated[
-        str | None,
-        typer.Option("--layer", help="Look at this layer. Default: the last map before pooling."),
-    ] = None,
-    audit: Annotated[
-        bool, typer.Option("--audit", help="Measure whether heat maps may be believed.")
-    ] = False,
-    audited: Annotated[
-        int | None, typer.Option("--images", min=1, help="Test images of the audit. Default: 20.")
-    ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            "--masks", help="Leukocyte masks for the audit, PNG named like the images. Default: "
-            "a phantom's truth, else our segmentation.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Default: a folder in RUN/explanations.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> int:  # fmt: skip
+    run: opt.RunArgument,
+    images: opt.ExplainedImages = None,
+    method: opt.MethodOption = None,
+    count: opt.PanelCountOption = 6,
+    recipe: opt.ExplainedRecipesOption = None,
+    beside: opt.BesideOption = None,
+    protocol: opt.RunProtocolOption = None,
+    target: opt.TargetClassOption = "predicted",
+    layer: opt.LayerOption = None,
+    audit: opt.AuditOption = False,
+    audited: opt.AuditImagesOption = None,
+    masks: opt.MasksOption = None,
+    out: opt.ExplanationsOutOption = None,
+    as_json: opt.JsonOption = False,
+) -> int:
     """Draw heat maps of test images or of those that you name; measure if they may be believed."""
     if audit:
         given = given_options(context) & {"images", "count", "beside", "target", "layer"}
@@ -103,21 +65,29 @@ def explain(
         return _audit(run, recipe, protocol, method, audited, masks, out, as_json)
     if audited is not None or masks is not None:
         raise UsageError("--images and --masks belong to --audit", hint="say --audit too")
+    from leukoscope.study.explanations import Look, open_sources
+
+    look = Look(tuple(dict.fromkeys(method or ("grad-cam",))), layer, target)
+    sources = open_sources(run, beside, recipe or (), protocol)
+    return _explain_images(sources, look, images or [], count, out, as_json)
+
+
+def _explain_images(
+    sources: list[Source], look: Look, images: list[str], count: int, out: Path | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Draw heat maps of the named images, or of test images chosen by rule."""
     from leukoscope.runtime.input_files import expand_inputs
     from leukoscope.runtime.prediction import Failure
     from leukoscope.study.explanations import (
-        Look,
         choose_subjects,
         default_folder,
         draw_grids,
         name_subjects,
-        open_sources,
     )
     from leukoscope.study.explanations import explain as explain_images
 
-    look = Look(tuple(dict.fromkeys(method or ("grad-cam",))), layer, target)
-    sources = open_sources(run, beside, recipe or (), protocol)
-    expanded = list(expand_inputs(images or ()))
+    expanded = list(expand_inputs(images))
     failures = [item for item in expanded if isinstance(item, Failure)]
     files = [item for item in expanded if isinstance(item, Path)]
     subjects = name_subjects(sources[0], files) if images else choose_subjects(sources[0], count)
@@ -161,9 +131,15 @@ def _print_explanations(found: list[Explanation], sources: list[Source], folder:
 
 
 def _audit(
-    run: Path, recipe: list[str] | None, protocol: str | None, method: list[str] | None,
-    images: int | None, masks: Path | None, out: Path | None, as_json: bool,
-) -> int:  # fmt: skip
+    run: Path,
+    recipe: list[str] | None,
+    protocol: str | None,
+    method: list[str] | None,
+    images: int | None,
+    masks: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> int:
     from leukoscope.analyses.explanation_audit import (
         IMAGES,
         AuditPlan,
@@ -206,15 +182,13 @@ def _audit(
 
 @command
 def features(
-    run: RunArgument,
-    recipe: RunRecipeOption = None,
-    protocol: ProtocolOption = None,
-    fold: Annotated[int, typer.Option("--fold", help="Whose model and test images.")] = 0,
-    seed: SeedOption = 42,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Default: a folder in RUN/explanations.")
-    ] = None,
-    as_json: JsonOption = False,
+    run: opt.RunArgument,
+    recipe: opt.RunRecipeOption = None,
+    protocol: opt.RunProtocolOption = None,
+    fold: opt.FoldOption = 0,
+    seed: opt.SeedOption = 42,
+    out: opt.ExplanationsOutOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Map the last layer's features of a fold's test images; say what they are arranged by."""
     from leukoscope.study.explanations import open_sources

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command
-from leukoscope.cli.guide_questions import SAME, Parameter, ask, parameters_of, said
+from leukoscope.cli.guide_questions import SAME, Parameter, answer_to, ask, parameters_of
 from leukoscope.core.errors import UsageError
 
 _RUN = (("run", "{out}"), ("bundle", "{out}/bundle"))
@@ -43,18 +43,18 @@ class Entry:
     """One line of the menu.
 
     Attributes:
-        title: What it does for a person who does not know the command.
+        title: What it does, for a person who does not know the command.
         command: The command, such as ``data inspect``.
-        asks: Parameters that are asked for, in this order, by their names in Python; with a
-            ``!`` the guide insists on an answer. All others can be set on request.
-        fixed: Arguments that this entry always gives.
-        gives: What the command leaves behind for later questions: the name of a parameter and a
-            path, in which ``{out}`` stands for the answer to that question.
+        questions: Python names of the parameters to ask for, in this order; ``!`` requires an
+            answer. All others can be set on request.
+        fixed: Arguments that this entry always passes.
+        gives: Parameter name → path that the command leaves behind for later questions; ``{out}``
+            stands for the answer to that question.
     """
 
     title: str
     command: str
-    asks: str = ""
+    questions: str = ""
     fixed: tuple[str, ...] = ()
     gives: tuple[tuple[str, str], ...] = ()
 
@@ -181,10 +181,9 @@ class Guide:
     """One session of the guide.
 
     Attributes:
-        commands: The program's commands by name.
-        run: Runs arguments and gives the exit code.
-        remembered: Files and folders that were named or made, by the parameter that asks for
-            them.
+        commands: Name → command of the program.
+        run: Runs arguments and returns the exit code.
+        remembered: Parameter name → file or folder that was named or made in this session.
     """
 
     commands: Mapping[str, Any]
@@ -198,7 +197,7 @@ class Guide:
         typer.echo(f"Leukoscope, step by step. {DISCLAIMER}")
         typer.echo("Arrows and enter choose, typing filters, Ctrl-C goes back.\n")
         while True:
-            entry = said(
+            entry = answer_to(
                 questionary.select(
                     "What do you want to do?",
                     _menu(),
@@ -212,19 +211,19 @@ class Guide:
             self.do(entry)
 
     def do(self, entry: Entry) -> None:
-        """Ask for what an entry needs, show the command line, run it if wanted."""
+        """Ask for what an entry needs, show the command line, run it on request."""
         found = self.commands[entry.command]
         parameters = parameters_of(found)
         typer.echo(f"\n{(found.help or '').strip()}")
         answers: dict[str, list[str]] = {}
-        for word in entry.asks.split():
+        for word in entry.questions.split():
             name = word.removesuffix("!")
-            said = ask(
+            values = ask(
                 parameters[name], entry.command, self.remembered, insist=word.endswith("!")
             )  # fmt: skip
-            if said is None:
+            if values is None:
                 return
-            answers[name] = said
+            answers[name] = values
         self._decide(entry, parameters, answers)
 
     def _decide(
@@ -235,14 +234,14 @@ class Guide:
         while True:
             arguments = command_line(entry, parameters, answers)
             typer.echo(f"\n  {shlex.join(['leukoscope', *arguments])}\n")
-            wish = said(questionary.select("This command:", [RUN, MORE, HELP, BACK]))
+            wish = answer_to(questionary.select("This command:", [RUN, MORE, HELP, BACK]))
             if wish is None or wish == BACK:
                 return
             if wish == RUN:
                 code = self.run(arguments)
                 typer.echo(f"\n→ {OUTCOMES.get(code, f'it ended with the code {code}')}\n")
                 self._remember(entry, parameters, answers, worked=code in (0, 3))
-                said(questionary.press_any_key_to_continue("Any key goes back to the menu."))
+                answer_to(questionary.press_any_key_to_continue("Any key goes back to the menu."))
                 return
             if wish == HELP:
                 self.run([*entry.command.split(), "--help"])
@@ -259,7 +258,7 @@ class Guide:
             for item in parameters.values()
             if item.option not in entry.fixed
         ]
-        name = said(questionary.select("Which option?", choices))
+        name = answer_to(questionary.select("Which option?", choices))
         answer = name and ask(parameters[name], entry.command, self.remembered)
         if answer is not None:
             answers[name] = answer
@@ -272,7 +271,7 @@ class Guide:
         *,
         worked: bool,
     ) -> None:
-        """Offer again what exists: folders that were named, and what the command has written."""
+        """Remember existing folders that were named, and what the command has written."""
         for name, given in answers.items():
             if given and parameters[name].has_to_exist:
                 self.remembered[SAME.get(name, name)] = given[0]
@@ -289,7 +288,7 @@ class Guide:
 
 
 def _menu() -> list[Any]:
-    """Each line with its group in front: the filter finds both, and needs no separators."""
+    """The lines of the menu, each with its group in front so that the filter finds both."""
     import questionary
 
     width = max(map(len, ENTRIES))
@@ -304,9 +303,9 @@ def _menu() -> list[Any]:
 def command_line(
     entry: Entry, parameters: Mapping[str, Parameter], answers: Mapping[str, list[str]]
 ) -> list[str]:
-    """The arguments for answers: command, what is given by position, options.
+    """The arguments that answers stand for: command, positional arguments, options.
 
-    An answer that is the default is not repeated.
+    An answer that equals the default is left out.
     """
     placed: list[str] = []
     options: list[str] = []

@@ -19,14 +19,14 @@ class Parameter:
     """One parameter of a command.
 
     Attributes:
-        name: In Python.
-        option: Its long option; empty where it is given by position.
-        help: One line.
-        default: What holds where it is not given, as it would be typed; may be empty.
-        required: The command insists on it.
-        many: It can be given several times.
+        name: Its name in Python.
+        option: Its long option; empty for a positional argument.
+        help: One line of help.
+        default: The default as it would be typed; may be empty.
+        required: Whether the command requires it.
+        many: Whether it may be repeated.
         kind: ``flag``, ``path``, ``number`` or ``text``.
-        values: The only values it takes; empty where any will do.
+        values: The allowed values; empty if any is allowed.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Parameter:
 
     @property
     def has_to_exist(self) -> bool:
-        """It names a file or folder that is read."""
+        """Whether it names a file or folder that is read."""
         return self.kind == "path" and (not self.option or self.name in READ_OPTIONS)
 
 
 def parameters_of(found: Any) -> dict[str, Parameter]:
-    """The parameters of a Typer command by name, without those that only programs need."""
+    """The parameters of a Typer command by name, without those that only programs use."""
     types = get_type_hints(inspect.unwrap(found.callback))
     return {
         item.name: _parameter(item, types[item.name])
@@ -84,7 +84,7 @@ def _parameter(item: Any, annotation: Any) -> Parameter:
 
 
 def _plain_type(annotation: Any) -> Any:
-    """What one value is: ``Path`` of ``list[Path] | None``."""
+    """The type of a single value: ``Path`` for ``list[Path] | None``."""
     if get_origin(annotation) in (Union, UnionType):
         inner = [part for part in get_args(annotation) if part is not NoneType]
         return _plain_type(inner[0])
@@ -181,24 +181,24 @@ SAME = MappingProxyType({"runs": "run"})
 """Parameters that take what another one took before."""
 
 
-def said(question: Any) -> Any:
-    """The answer to a question; None where the person pressed Ctrl-C."""
+def answer_to(question: Any) -> Any:
+    """The answer to a question; None if the person pressed Ctrl-C."""
     return question.ask(kbi_msg="(back)")
 
 
 def ask(
     parameter: Parameter, command: str, remembered: Mapping[str, str], *, insist: bool = False
 ) -> list[str] | None:
-    """Ask for the value of a parameter.
+    """Ask for the value of a parameter of a command.
 
     Args:
-        parameter: Which.
-        command: Of which command.
-        remembered: Answers of this session by the name of the parameter.
-        insist: Whether an empty answer is no answer.
+        parameter: The parameter.
+        command: Name of the command.
+        remembered: Parameter name → answer given earlier in this session.
+        insist: Whether an answer is required.
 
     Returns:
-        The values; empty where it is left to the command. None where the person went back.
+        The values, empty to leave it to the command; None if the person went back.
     """
     import questionary
 
@@ -206,7 +206,7 @@ def ask(
     text = f"{(parameter.help or parameter.name).replace('; may be repeated', '')}:"
     default = remembered.get(SAME.get(parameter.name, parameter.name), parameter.default)
     if parameter.kind == "flag":
-        answer = said(questionary.confirm(text.replace(":", "?"), default=False))
+        answer = answer_to(questionary.confirm(text.replace(":", "?"), default=False))
         return None if answer is None else ["yes"] if answer else []
     offered = CHOICES.get(f"{command}.{parameter.name}", CHOICES.get(parameter.name))
     choices = list(parameter.values) or (offered() if offered else [])
@@ -225,18 +225,18 @@ def ask(
 
 
 def _type(parameter: Parameter, text: str, default: str, insist: bool) -> str | None:
-    """One typed value; empty where nothing was typed, None where the person went back."""
+    """Ask for one typed value; empty if nothing was typed, None if the person went back."""
     import questionary
 
     if parameter.kind == "path" or parameter.name == "images":
         check = _exists(insist, parameter.default) if parameter.has_to_exist else _filled(insist)
         # Completion on tab only: an open list of completions would swallow the first enter.
-        answer = said(
+        answer = answer_to(
             questionary.path(text, default=default, validate=check, complete_while_typing=False)
         )
         return answer and str(Path(answer.strip()).expanduser() if answer.strip() else "")
     check = _number(insist) if parameter.kind == "number" else _filled(insist)
-    answer = said(questionary.text(text, default=default, validate=check))
+    answer = answer_to(questionary.text(text, default=default, validate=check))
     return answer and str(answer).strip()
 
 
@@ -248,16 +248,16 @@ def _choose(
     if parameter.many:
         hint = "(space marks)" if insist else "(space marks; none: the default)"
         check = _some if insist else lambda answer: True
-        marked = said(questionary.checkbox(text, choices, instruction=hint, validate=check))
+        marked = answer_to(questionary.checkbox(text, choices, instruction=hint, validate=check))
     else:
         options = choices if insist or default in choices else [NOT_GIVEN, *choices]
         start = default if default in options else None
-        answer = said(questionary.select(text, options, default=start))
+        answer = answer_to(questionary.select(text, options, default=start))
         marked = None if answer is None else [answer]
     if marked is None:
         return None
     if OTHER in marked:
-        typed = said(questionary.text(text, validate=_filled(True)))
+        typed = answer_to(questionary.text(text, validate=_filled(True)))
         if typed is None:
             return None
         marked = [*(name for name in marked if name != OTHER), typed.strip()]

@@ -24,7 +24,7 @@ from leukoscope.cli import (
     study,
     tune,
 )
-from leukoscope.cli.console import DISCLAIMER, SETTINGS
+from leukoscope.cli.console import DISCLAIMER, GLOBAL_OPTIONS
 from leukoscope.core.program import __version__
 
 # Plain help: Rich markup would double the time that --help takes.
@@ -54,7 +54,7 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    SETTINGS.debug = debug
+    GLOBAL_OPTIONS.debug = debug
 
 
 setup.register(app)

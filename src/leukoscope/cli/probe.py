@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -40,39 +40,17 @@ def register(app: typer.Typer) -> None:
 
 @command
 def probe(
-    what: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|MODEL.onnx|DATA",
-            help="A study's folder, an ONNX model, or with --predictions the data.",
-        ),
-    ],
-    data: Annotated[Path | None, typer.Argument(help="The data for MODEL.onnx.")] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            "--predictions",
-            help="CSV of another model: file name, path or sha256; predicted class or p_<class>; "
-            "optional split.",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the audit.")] = Path("runs/probe"),
-    probes: Annotated[
-        list[str] | None,
-        typer.Option("--probe", help="Probe, or all; may be repeated. Default: five of the eight."),
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--classes", help="Order of the model's outputs: a,b,c.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option("--size", min=8, help="Input size, where the graph has none.")
-    ] = None,
-    mean: Annotated[str, typer.Option("--mean", help="Of pixels 0–1: one or three.")] = "0",
-    std: Annotated[str, typer.Option("--std", help="Of pixels 0–1: one or three.")] = "1",
-    tensor: Annotated[
-        str, typer.Option("--tensor", help="nchw, nhwc, or auto: as the graph says.")
-    ] = "auto",
-    output: Annotated[str | None, typer.Option("--output", help="Which output to read.")] = None,
+    what: opt.ProbedArgument,
+    data: opt.ProbedDataArgument = None,
+    predictions: opt.PredictionsOption = None,
+    out: opt.AuditOutOption = Path("runs/probe"),
+    probes: opt.AuditProbeOption = None,
+    classes: opt.OutputClassesOption = None,
+    size: opt.InputSizeOption = None,
+    mean: opt.PixelMeanOption = "0",
+    std: opt.PixelStdOption = "1",
+    tensor: opt.TensorLayoutOption = "auto",
+    output: opt.OutputNameOption = None,
     protocol: opt.ProtocolOption = None,
     folds: opt.FoldsOption = 5,
     seed: opt.SeedOption = 42,
@@ -191,8 +169,8 @@ def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
     verdict = metrics["verdict"]
     print_sources(verdict)
     print_verdict(verdict)
-    said = [text for text in verdict["findings"] if text.startswith(("Leak", "On which"))]
-    said += [describe_share(entry) for entry in metrics.get("shortcuts", {}).get("shares", ())]
-    for text in said:
+    findings = [text for text in verdict["findings"] if text.startswith(("Leak", "On which"))]
+    findings += [describe_share(entry) for entry in metrics.get("shortcuts", {}).get("shares", ())]
+    for text in findings:
         out.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {report}\n{DISCLAIMER}")

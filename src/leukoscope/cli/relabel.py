@@ -56,18 +56,18 @@ def relabel(
         from leukoscope.analyses.corrections import apply_corrections
 
         provenance = apply_corrections(RunFolder(run), apply_file, out)
-        print_json(provenance) if as_json else _tell_changes(provenance, out)
+        print_json(provenance) if as_json else _print_changes(provenance, out)
         return 0
     from leukoscope.analyses.relabel import make_queue, write_queue
 
     queue = make_queue(RunFolder(run), recipe=recipe, protocol=protocol, count=count)
     with progress_bars() as show:
         page, missing = write_queue(RunFolder(run), queue, partial(show, "images of the page"))
-    print_json(queue) if as_json else _tell_queue(queue, page)
+    print_json(queue) if as_json else _print_queue(queue, page)
     return name_unreadable([(path, "no picture in the page") for path in missing])
 
 
-def _tell_queue(queue: dict[str, Any], page: Path) -> None:
+def _print_queue(queue: dict[str, Any], page: Path) -> None:
     out = console()
     found = queue["label_errors"]
     out.print(
@@ -83,13 +83,15 @@ def _tell_queue(queue: dict[str, Any], page: Path) -> None:
         markup=False,
     )
     for name, title in (("uncertain", "least certain"), ("ood", "unlike the others")):
-        told = queue["lists"][name]
-        said = f"none: {told['absent']}" if "absent" in told else f"{told['shown']} more in queue"
-        out.print(f"{title:20s} {said}", markup=False)
+        entry = queue["lists"][name]
+        text = (
+            f"none: {entry['absent']}" if "absent" in entry else f"{entry['shown']} more in queue"
+        )
+        out.print(f"{title:20s} {text}", markup=False)
     typer.echo(f"\nqueue {len(queue['rows'])} images\npage  {page}\n{DISCLAIMER}")
 
 
-def _tell_changes(provenance: dict[str, Any], out: Path) -> None:
+def _print_changes(provenance: dict[str, Any], out: Path) -> None:
     made = provenance["decisions"]
     decided = ", ".join(f"{n} {name}" for name, n in made.items() if n)
     changes = provenance["changes"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -15,7 +16,6 @@ from leukoscope.cli.console import (
     print_table,
     progress_bars,
 )
-from leukoscope.cli.options import JsonOption, SeedOption
 
 if TYPE_CHECKING:
     from leukoscope.pipeline.measured import MeasuredModels
@@ -34,36 +34,17 @@ def register(app: typer.Typer) -> None:
 
 @command
 def robustness(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, or a bundle (then with DATA).")],
-    data: Annotated[
-        Path | None, typer.Argument(help="Labelled images for a bundle: a folder or CSV manifest.")
-    ] = None,
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option("--recipe", "-r", help="Repeat it to compare; the first is the reference."),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option("--protocol", "-p", help="Default: grouped, deduplicated, or the first."),
-    ] = None,
-    corruption: Annotated[
-        list[str] | None,
-        typer.Option("--corruption", "-c", help="A name, or s1; may be repeated. Default: all 13."),
-    ] = None,
-    severity: Annotated[
-        list[int] | None, typer.Option("--severity", "-s", min=1, max=5, help="May be repeated.")
-    ] = None,
-    images: Annotated[
-        int | None, typer.Option("--images", min=20, help="Default: as takes about 5 minutes.")
-    ] = None,
-    bound: Annotated[
-        float, typer.Option("--bound", min=0.1, max=50, help="Accepted loss of accuracy, points.")
-    ] = 5.0,
-    seed: SeedOption = 42,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Default: RUN, its report and its bundle.")
-    ] = None,
-    as_json: JsonOption = False,
+    run: opt.RunOrBundleArgument,
+    data: opt.BundleDataArgument = None,
+    recipe: opt.ComparedRecipesOption = None,
+    protocol: opt.RobustnessProtocolOption = None,
+    corruption: opt.CorruptionOption = None,
+    severity: opt.SeverityOption = None,
+    images: opt.RobustnessImagesOption = None,
+    bound: opt.BoundOption = 5.0,
+    seed: opt.SeedOption = 42,
+    out: opt.RobustnessOutOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Measure what damage to the images costs: accuracy, calibration, decisions."""
     from leukoscope.analyses.robustness import (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import (
     DISCLAIMER,
     EXIT_SOME_UNREADABLE,
@@ -15,17 +17,10 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
 )
-from leukoscope.cli.options import (
-    FittingBundleOption,
-    JsonOption,
-    ScaleBarOption,
-    UmPerPxOption,
-    WholeOption,
-)
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.scale.score import ScoreResult
+    from leukoscope.scale.score import ScoreResult, Workers
     from leukoscope.scale.score_plan import Plan, ScoreFolder
 
 
@@ -40,73 +35,48 @@ def register(app: typer.Typer) -> None:
 
 @command
 def score(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Folders, manifests (CSV, TSV, Parquet, TXT), URLs such as s3://…, or -."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("scores"),
-    bundle: FittingBundleOption = None,
-    root: Annotated[
-        str | None,
-        typer.Option(help="Folder or URL that the names in a manifest are relative to."),
-    ] = None,
-    engine: Annotated[
-        str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
-    ] = "local",
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes or actors. Default: one for each core here.")
-    ] = 0,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Cores of each worker. Default: its share of this machine.")
-    ] = 0,
-    shard_images: Annotated[
-        int | None,
-        typer.Option("--shard-size", min=1, help="Images in a shard. Default: at most 2000."),
-    ] = None,
-    network_engine: Annotated[
-        str | None, typer.Option(help="auto, openvino or onnxruntime.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, fp32, bf16 or int8; the same for all workers.")
-    ] = None,
-    um_per_px: UmPerPxOption = None,
-    scale_bar_um: ScaleBarOption = None,
-    whole: WholeOption = False,
-    stall: Annotated[
-        float,
-        typer.Option(min=1, help="Replace a worker after so many seconds without sign of life."),
-    ] = 600.0,
-    ray_address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster. Default: RAY_ADDRESS, or start.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Prove that a finished run is complete; score nothing.")
-    ] = False,
-    as_json: JsonOption = False,
+    images: opt.ArchiveArgument = None,
+    out: opt.ScoreOutOption = Path("scores"),
+    bundle: opt.FittingBundleOption = None,
+    root: opt.ManifestRootOption = None,
+    engine: opt.ExecutionOption = "local",
+    workers: opt.WorkersOption = 0,
+    threads: opt.WorkerThreadsOption = 0,
+    shard_images: opt.ShardSizeOption = None,
+    network_engine: opt.ScoreEngineOption = None,
+    precision: opt.ScorePrecisionOption = None,
+    um_per_px: opt.UmPerPxOption = None,
+    scale_bar_um: opt.ScaleBarOption = None,
+    whole: opt.WholeOption = False,
+    stall: opt.StallOption = 600.0,
+    ray_address: opt.RayAddressOption = None,
+    resume: opt.ResumeScoreOption = False,
+    verify: opt.VerifyOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Score an archive: sharded Parquet, each image once, whatever is killed when."""
-    from leukoscope.scale.score import Workers, plan_scoring, resume_plan, run_scoring
+    from leukoscope.scale.score import Workers, plan_scoring, resume_plan
     from leukoscope.scale.score_plan import ScoreFolder
 
-    folder, who = ScoreFolder(out), Workers(engine, workers, threads, ray_address, stall)
+    folder = ScoreFolder(out)
+    pool = Workers(engine, workers, threads, ray_address, stall)
     if verify:
         return _verify(folder, as_json)
     if resume and folder.plan.is_file():
-        asked: dict[str, Any] = {
-            "sources": tuple(images) if images else None,
-            "root": root,
-            "bundle": None if bundle is None else str(bundle.resolve()),
-            "engine": None if network_engine == "auto" else network_engine,
-            "precision": None if precision == "auto" else precision,
-            "um_per_px": um_per_px,
-            "scale_bar_um": scale_bar_um,
-            "whole": whole or None,
-            "shard_images": shard_images,
-        }
-        plan = resume_plan(folder, asked)
+        plan = resume_plan(
+            folder,
+            {
+                "sources": tuple(images) if images else None,
+                "root": root,
+                "bundle": None if bundle is None else str(bundle.resolve()),
+                "engine": None if network_engine == "auto" else network_engine,
+                "precision": None if precision == "auto" else precision,
+                "um_per_px": um_per_px,
+                "scale_bar_um": scale_bar_um,
+                "whole": whole or None,
+                "shard_images": shard_images,
+            },
+        )
     elif not images:
         raise UsageError("which images? name a folder, a manifest or a URL")
     else:
@@ -121,23 +91,26 @@ def score(
             scale_bar_um=scale_bar_um,
             whole=whole,
             shard_images=shard_images,
-            workers=who.resolved()[0],
+            workers=pool.resolved()[0],
         )
-    _tell_plan(plan)
-    started = time.perf_counter()
-    with progress_bars("images") as show:
-        result = run_scoring(folder, plan, who, lambda done, total: show("scoring", done, total))
-    _tell_result(result, time.perf_counter() - started, as_json)
-    return EXIT_SOME_UNREADABLE if result.unreadable else 0
+    return _run(folder, plan, pool, as_json)
 
 
-def _tell_plan(plan: Plan) -> None:
+def _run(folder: ScoreFolder, plan: Plan, pool: Workers, as_json: bool) -> int:
+    """Say what the plan is, score its images, print the result; returns the exit code."""
+    from leukoscope.scale.score import run_scoring
+
     shards = f"{plan.shards:,} shard{'s' if plan.shards > 1 else ''}"
     typer.echo(f"{plan.images:,} images in {shards}", err=True)
     typer.echo(f"bundle {plan.reason}", err=True)
+    started = time.perf_counter()
+    with progress_bars("images") as show:
+        result = run_scoring(folder, plan, pool, partial(show, "scoring"))
+    _print_result(result, time.perf_counter() - started, as_json)
+    return EXIT_SOME_UNREADABLE if result.unreadable else 0
 
 
-def _tell_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
+def _print_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
     folder = result.folder
     if as_json:
         print_json(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from leukoscope.cli import options as opt
 from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
-from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 
 audit_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="The chained record that `predict --audit-log` writes.",
 )
+NO_BUNDLE = "no bundle was named and none is installed"
 LogArgument = Annotated[Path, typer.Argument(help="The file that --audit-log wrote.")]
 
 
@@ -25,46 +27,25 @@ def register(app: typer.Typer) -> None:
 
 @command
 def serve(
-    bundle: Annotated[
-        list[Path] | None,
-        typer.Option("--bundle", "-b", help="A model's folder; may be repeated: first = default. "
-                     "Default: the installed ones."),
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for all, needs a key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
-    audit_log: Annotated[
-        Path | None, typer.Option("--audit-log", help="Append every answer to this chained log.")
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the API key; else the variable LEUKOSCOPE_API_KEY."),
-    ] = None,
-    without_key: Annotated[
-        bool, typer.Option("--without-key", help="No key though other machines reach it.")
-    ] = False,
-    rate: Annotated[
-        int | None,
-        typer.Option(help="Requests a client may make in a minute; 0: any number. "
-                     "Default: 0 on this machine alone, else 600."),
-    ] = None,
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Web origin whose scripts may ask; may be repeated.")
-    ] = None,
-    queue: Annotated[int, typer.Option(help="Images that may wait for each model.")] = 512,
-    batch: Annotated[int, typer.Option(help="Most images the network sees at once.")] = 8,
-    threads: Annotated[int | None, typer.Option(help="Default: every core.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds until a request is given up.")] = 30.0,
-    upload_timeout: Annotated[
-        float, typer.Option(help="Seconds that the upload of a request may take.")
-    ] = 30.0,
-    drain: Annotated[
-        float, typer.Option(help="Seconds between a stop signal and closing the port.")
-    ] = 1.0,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
+    bundle: opt.ServedBundlesOption = None,
+    host: opt.HostOption = "127.0.0.1",
+    port: opt.PortOption = 8000,
+    engine: opt.EngineOption = "auto",
+    precision: opt.PrecisionOption = "auto",
+    audit_log: opt.AuditLogOption = None,
+    api_key_file: opt.ApiKeyFileOption = None,
+    without_key: opt.WithoutKeyOption = False,
+    rate: opt.RateLimitOption = None,
+    cors_origin: opt.CorsOriginOption = None,
+    queue: opt.QueueOption = 512,
+    batch: opt.BatchOption = 8,
+    threads: opt.ThreadsOption = None,
+    timeout: opt.RequestTimeoutOption = 30.0,
+    upload_timeout: opt.UploadTimeoutOption = 30.0,
+    drain: opt.DrainOption = 1.0,
+    open_page: opt.OpenPageOption = False,
+    as_json: opt.JsonOption = False,
+) -> None:
     """Answer over HTTP, with a web page: the same calibrated, explained answers as predict."""
     from leukoscope.core.errors import UsageError
     from leukoscope.runtime.bundle import installed_bundles
@@ -74,10 +55,7 @@ def serve(
 
     folders = bundle or installed_bundles()
     if not folders:
-        raise UsageError(
-            "no bundle was named and none is installed",
-            hint="say --bundle RUN/bundle, or install leukoscope-bundles",
-        )
+        raise UsageError(NO_BUNDLE, hint="say --bundle RUN/bundle, or install leukoscope-bundles")
     local = is_loopback(host)
     settings = ServiceSettings(
         queue_images=queue,
@@ -93,16 +71,6 @@ def serve(
     )
     check_binding(host, settings, without_key=without_key)
 
-    def listening(address: str) -> None:
-        if as_json:
-            print_json({"address": address})
-        else:
-            typer.echo(f"{address}  (stop: Ctrl+C)\n{DISCLAIMER}", err=True)
-        if open_page:
-            import webbrowser
-
-            webbrowser.open(address)
-
     run(
         folders,
         settings,
@@ -111,8 +79,20 @@ def serve(
         engine=engine,
         precision=precision,
         audit_log=audit_log,
-        listening=listening,
+        listening=partial(_show_address, as_json=as_json, open_page=open_page),
     )
+
+
+def _show_address(address: str, *, as_json: bool, open_page: bool) -> None:
+    """Say where the server answers, and open its page if wanted."""
+    if as_json:
+        print_json({"address": address})
+    else:
+        typer.echo(f"{address}  (stop: Ctrl+C)\n{DISCLAIMER}", err=True)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(address)
 
 
 def register_audit_log(app: typer.Typer) -> None:
@@ -128,7 +108,7 @@ def verify(
         str | None,
         typer.Option("--head", metavar="HASH", help="A hash kept elsewhere; must be in the chain."),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Find changed, removed or exchanged lines; exit code 1 where there are any."""
     from leukoscope.runtime.audit_log import verify_log
@@ -160,7 +140,7 @@ def replay(
     search: Annotated[
         Path | None, typer.Option("--search", help="Folder to look for a bundle of that hash.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> int:
     """Predict every entry again and compare; exit code 1 for a difference, 3 if some are gone."""
     from collections import Counter
@@ -171,17 +151,17 @@ def replay(
 
     total = verify_log(log).entries
     counts: Counter[str] = Counter()
-    told = []
+    unequal = []
     with progress_bars() as show:
         listener = lambda done: show("predicting again", done, total)  # noqa: E731
         for row in replay_log(log, bundle=bundle, search=search, listener=listener):
             counts[row.result] += 1
             if row.result != "same":
-                told.append(row)
+                unequal.append(row)
     if as_json:
-        print_json({"counts": dict(counts), "entries": [asdict(row) for row in told]})
+        print_json({"counts": dict(counts), "entries": [asdict(row) for row in unequal]})
     else:
-        for row in told:
+        for row in unequal:
             line = f"line {row.sequence}, {row.path}: {row.result}: {row.detail}"
             console().print(line, markup=False)
         typer.echo(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     print_table,
     print_verdict,
     progress_bars,
+    required_data,
     with_interval,
 )
 from leukoscope.config import DEFAULT_RECIPE
@@ -26,6 +27,8 @@ from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.config.study import StudyConfig
+    from leukoscope.pipeline.remote_fits import Executor
+    from leukoscope.scale.launch import WorkerGroup
     from leukoscope.study.run import StudyResult
 
 # With --resume these may be given alone: everything else is read from the study's folder.
@@ -55,14 +58,11 @@ NO_TRUST = (
 def study(
     context: typer.Context,
     data: opt.OptionalData = None,
-    out: Annotated[Path, typer.Option("--out", help="The study's folder.")] = Path("runs/study"),
+    out: opt.StudyOutOption = Path("runs/study"),
     recipe: opt.RecipeOption = None,
     protocol: opt.ProtocolOption = None,
-    probe: Annotated[
-        list[str] | None,
-        typer.Option(help="Probe, or all; may be repeated. Default: all that a verdict needs."),
-    ] = None,
-    no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")] = False,
+    probe: opt.ProbeOption = None,
+    no_probes: opt.NoProbesOption = False,
     folds: opt.UsualFoldsOption = None,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
@@ -71,46 +71,30 @@ def study(
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
-    external: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--external",
-            metavar="DATA",
-            help="Other labelled data to measure the bundle on, beside the study's forecast; may "
-            "be repeated.",
-        ),
-    ] = None,
-    external_layout: Annotated[
-        list[str] | None,
-        typer.Option("--external-layout", help="Its layout: one for all, or one each in order."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")] = False,
+    external: opt.ExternalOption = None,
+    external_layout: opt.ExternalLayoutOption = None,
+    resume: opt.ResumeStudyOption = False,
     jobs: opt.JobsOption = 1,
     executor: opt.ExecutorOption = "local",
     devices: opt.DevicesOption = 1,
     nodes: opt.NodesOption = 1,
-    plan: Annotated[
-        bool,
-        typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
-    ] = False,
+    plan: opt.PlanOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
     from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_workers
-    from leukoscope.study.run import run_study, study_config
+    from leukoscope.study.run import study_config
 
-    elsewhere = executor_of(executor, jobs)
+    fit_executor = executor_of(executor, jobs)
     workers = join_workers(1 if plan else devices, 1 if plan else nodes, jobs)
     if workers.ended is not None:
         return workers.ended
     if resume and not given_options(context) - RESUME_NEEDS:
         config = _saved(out, data)
-    elif data is None:
-        raise UsageError("which data? name a folder of images or a CSV manifest")
     else:
         config = study_config(
-            data,
+            required_data(data),
             recipes=recipe or (DEFAULT_RECIPE,),
             protocols=protocol,
             probes=() if no_probes else probe,
@@ -126,29 +110,15 @@ def study(
         )
     if plan:
         return _show_plan(config, as_json, jobs)
-    with workers, progress_bars() as show:
-        result = run_study(
-            config,
-            out,
-            resume=resume,
-            listener=show,
-            executor=elsewhere,
-            announce=workers.announce,
-        )
-    if as_json:
-        print_json(result.metrics)
-    else:
-        _print_result(result)
-    if (result.metrics["control"] or {}).get("passed") is False:
-        typer.echo(NO_TRUST, err=True)
-        return 1
-    return name_unreadable(result.unreadable)
+    result = _run(config, out, workers, fit_executor, resume=resume)
+    print_json(result.metrics) if as_json else _print_result(result)
+    return _exit_code(result)
 
 
 @command
 def train(
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
+    out: opt.TrainOutOption,
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
     protocol: opt.HoldOutOption = "deduplicated",
     folds: opt.FoldsOption = 1,
@@ -159,7 +129,7 @@ def train(
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     no_bundle: opt.NoBundleOption = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    resume: opt.ResumeTrainOption = False,
     jobs: opt.JobsOption = 1,
     executor: opt.ExecutorOption = "local",
     devices: opt.DevicesOption = 1,
@@ -169,9 +139,9 @@ def train(
     """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
     from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_workers
-    from leukoscope.study.run import run_study, study_config
+    from leukoscope.study.run import study_config
 
-    elsewhere = executor_of(executor, jobs)
+    fit_executor = executor_of(executor, jobs)
     workers = join_workers(devices, nodes, jobs)
     if workers.ended is not None:
         return workers.ended
@@ -188,16 +158,7 @@ def train(
         backbone=backbone,
         weights=weights,
     )
-    with workers, progress_bars() as show:
-        result = run_study(
-            config,
-            out,
-            resume=resume,
-            report=False,
-            listener=show,
-            executor=elsewhere,
-            announce=workers.announce,
-        )
+    result = _run(config, out, workers, fit_executor, resume=resume, report=False)
     if as_json:
         print_json(result.metrics)
     else:
@@ -206,6 +167,30 @@ def train(
         if config.bundle:
             typer.echo(f"next         leukoscope export {out} --out bundle")
     return name_unreadable(result.unreadable)
+
+
+def _run(
+    config: StudyConfig,
+    out: Path,
+    workers: WorkerGroup,
+    fit_executor: Executor | None,
+    *,
+    resume: bool,
+    report: bool = True,
+) -> StudyResult:
+    """Run a study with a progress bar, its fits where ``--jobs`` and ``--devices`` put them."""
+    from leukoscope.study.run import run_study
+
+    with workers, progress_bars() as show:
+        return run_study(
+            config,
+            out,
+            resume=resume,
+            report=report,
+            listener=show,
+            executor=fit_executor,
+            announce=workers.announce,
+        )
 
 
 def _bundle(left_out: bool) -> tuple[str, ...]:
@@ -248,6 +233,14 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _exit_code(result: StudyResult) -> int:
+    """1 where the negative control failed, 3 where images could not be read, else 0."""
+    if (result.metrics["control"] or {}).get("passed") is False:
+        typer.echo(NO_TRUST, err=True)
+        return 1
+    return name_unreadable(result.unreadable)
 
 
 def _print_scores(result: StudyResult) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,9 +17,9 @@ from leukoscope.cli.console import (
     print_json,
     print_table,
     progress_bars,
+    required_data,
 )
 from leukoscope.config import DEFAULT_RECIPE
-from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.analyses.tuning.search import TuneResult
@@ -42,70 +42,40 @@ def register(app: typer.Typer) -> None:
 def tune(
     context: typer.Context,
     data: opt.OptionalData = None,
-    out: Annotated[Path, typer.Option("--out", help="The tuning's folder.")] = Path("runs/tune"),
+    out: opt.TuneOutOption = Path("runs/tune"),
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
-    trials: Annotated[
-        int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
-    ] = 20,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", metavar="MINUTES", help="Start no trial later than this."),
-    ] = None,
+    trials: opt.TrialsOption = 20,
+    timeout: opt.TuneMinutesOption = None,
     protocol: opt.HoldOutOption = "deduplicated",
-    folds: Annotated[
-        int, typer.Option("--folds", help="Folds within train and val; 1 takes val as it is.")
-    ] = 1,
-    space: Annotated[
-        Path | None, typer.Option("--space", metavar="FILE.toml", help="Search space as a file.")
-    ] = None,
-    search: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--search",
-            metavar="KEY=KIND:…",
-            help="log:1e-5..1e-2, uniform:0..0.5, int:1..4 or choice:16,32; may be repeated.",
-        ),
-    ] = None,
-    storage: Annotated[
-        str,
-        typer.Option("--storage", metavar="journal:FILE|URL", help="Default: a journal in --out."),
-    ] = "",
-    sampler: Annotated[
-        str, typer.Option("--sampler", metavar="tpe|random|grid", help="How trials are drawn.")
-    ] = "tpe",
-    pruner: Annotated[
-        str,
-        typer.Option("--pruner", metavar="median|hyperband|none", help="What ends poor trials."),
-    ] = "median",
+    folds: opt.InnerFoldsOption = 1,
+    space: opt.SearchSpaceFileOption = None,
+    search: opt.SearchOption = None,
+    storage: opt.StorageOption = "",
+    sampler: opt.SamplerOption = "tpe",
+    pruner: opt.PrunerOption = "median",
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
     overrides: opt.SetOption = None,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a stopped tuning, or join a running one.")
-    ] = False,
-    final: Annotated[
-        bool, typer.Option("--final", help="Then measure the best once on the test part.")
-    ] = False,
+    resume: opt.ResumeTuneOption = False,
+    final: opt.FinalOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Try values of a recipe on validation images only, and write the best as a recipe.
 
     Trials see the train and val parts of one hold-out; cal and test are not read by any.
     """
-    from leukoscope.analyses.tuning.search import CONFIG, measure_best, run_tune, tune_config
+    from leukoscope.analyses.tuning.search import CONFIG, tune_config
     from leukoscope.config.tuning_space import load_tune_config
     from leukoscope.study.run import study_config
 
     if resume and not given_options(context) - RESUME_NEEDS:
         config = load_tune_config(out / CONFIG)
-    elif data is None:
-        raise UsageError("which data? name a folder of images or a CSV manifest")
     else:
         study = study_config(
-            data,
+            required_data(data),
             recipes=(recipe,),
             protocols=(protocol,),
             probes=(),
@@ -121,25 +91,43 @@ def tune(
         config = tune_config(
             study, parameters, folds=folds, sampler=sampler, pruner=pruner, storage=storage
         )
-    with progress_bars() as show:
-        result = run_tune(
-            config,
-            out,
-            trials=trials,
-            minutes=timeout,
-            storage=storage,
-            resume=resume,
-            listener=show,
-            say=lambda text: typer.echo(f"  {text}", err=True),
-        )
-        measured = None
-        if final and not result.interrupted:
-            measured = measure_best(config, out, show).metrics["results"][0]["metrics"]
+    result, measured = _search(
+        config, out, trials=trials, minutes=timeout, storage=storage, resume=resume, final=final
+    )
     if as_json:
         print_json(result.summary | ({"final": measured} if measured else {}))
     else:
         _print_result(config, result, measured)
     return _exit_code(result)
+
+
+def _search(
+    config: TuneConfig,
+    out: Path,
+    *,
+    trials: int,
+    minutes: float | None,
+    storage: str,
+    resume: bool,
+    final: bool,
+) -> tuple[TuneResult, dict[str, dict[str, float]] | None]:
+    """Run the trials and, with ``final``, measure the best recipe on the test part."""
+    from leukoscope.analyses.tuning.search import measure_best, run_tune
+
+    with progress_bars() as show:
+        result = run_tune(
+            config,
+            out,
+            trials=trials,
+            minutes=minutes,
+            storage=storage,
+            resume=resume,
+            listener=show,
+            say=lambda text: typer.echo(f"  {text}", err=True),
+        )
+        if not final or result.interrupted:
+            return result, None
+        return result, measure_best(config, out, show).metrics["results"][0]["metrics"]
 
 
 def _space(path: Path | None, search: list[str]) -> dict[str, Any]:

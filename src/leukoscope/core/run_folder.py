@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_csv
 
 HISTORY = "history.csv"
@@ -126,6 +127,28 @@ class RunFolder:
     def fit_predictions(self, recipe: str, protocol: str, fold: int) -> Path:
         """What one model predicts; its presence says that the fit has ended."""
         return self.model(recipe, protocol, fold) / PREDICTIONS
+
+
+def resumes(config: Path, what: str, *, resume: bool, hint: str) -> bool:
+    """Whether the folder of ``config`` holds something to resume; False for a new folder.
+
+    ``what`` names it in messages (``study``); ``hint`` says how to resume it.
+
+    Raises:
+        UsageError: The folder holds something else, or is not to be resumed.
+    """
+    out = config.parent
+    if not out.is_dir() or not any(out.iterdir()):
+        return False
+    if not config.is_file():
+        raise UsageError(
+            f"{out} is not empty and holds no {what}", hint="name a new folder with --out"
+        )
+    if not resume:
+        raise UsageError(
+            f"{out} already holds a {what}", hint=f"{hint}, or name a new folder with --out"
+        )
+    return True
 
 
 def frozen_folder(model: Path) -> Path:

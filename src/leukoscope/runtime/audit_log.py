@@ -47,16 +47,14 @@ _PACKAGES = ("leukoscope", "numpy", "opencv-python-headless", "pillow", "onnxrun
 
 
 class AuditLog:
-    """A log that is open for appending; may be used from several threads.
+    """An audit log that is open for appending; safe to use from several threads.
 
-    A last line that was cut off by a kill stays where it is: the next :meth:`append` ends it and
-    writes a line of the kind ``recovered`` after it, with its length, SHA-256 and text.
-
-    Args:
-        path: The file; made, with its folder, where it is missing.
+    A last line cut off by a kill stays in place: the next :meth:`append` ends it and records its
+    length, SHA-256 and text in a line of the kind ``recovered``. A missing file is created, with
+    its folder.
 
     Raises:
-        DataError: It cannot be written, or its last line is none of such a log.
+        DataError: The file cannot be written, or its last line is not one of an audit log.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -71,23 +69,19 @@ class AuditLog:
             raise DataError(
                 f"{self.path}: the audit log cannot be written: {error.strerror or error}"
             ) from None
-        with self._turn():
+        with self._locked():
             pass  # a file that is no log is told before anything is predicted
 
     def append(self, entry: Mapping[str, Any]) -> str:
-        """Write one line.
+        """Write one line and return its hash, the new head of the chain.
 
-        Args:
-            entry: What happened, JSON values; see :func:`entry_of`. ``schema``, ``sequence``,
-                ``time``, ``previous`` and ``hash`` are added.
-
-        Returns:
-            The line's hash, the new head of the chain.
+        ``schema``, ``sequence``, ``time``, ``previous`` and ``hash`` are added to ``entry``, which
+        holds JSON values.
 
         Raises:
             DataError: The disk is full or the file was taken away.
         """
-        with self._turn() as torn:
+        with self._locked() as torn:
             if torn:
                 self._write(_recovery(torn), before=b"\n")
             return self._write(entry)
@@ -95,7 +89,7 @@ class AuditLog:
     def add(
         self, answer: Prediction | Failure, predictor: Predictor, *, sha256: str | None = None
     ) -> str:
-        """Write the line of one answer; arguments as in :func:`entry_of`."""
+        """Append the entry of one answer; the arguments are those of :func:`entry_of`."""
         return self.append(entry_of(answer, predictor, sha256=sha256))
 
     def close(self) -> None:
@@ -103,8 +97,8 @@ class AuditLog:
         os.close(self._handle)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[bytes]:
-        """Hold the file alone; gives the torn last line, empty where there is none."""
+    def _locked(self) -> Iterator[bytes]:
+        """Lock the file; yields a torn last line, or nothing where the last line is complete."""
         with self._lock:
             if fcntl is not None:
                 fcntl.flock(self._handle, fcntl.LOCK_EX)
@@ -117,7 +111,7 @@ class AuditLog:
                     fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def _read_end(self, size: int) -> bytes:
-        """Take sequence and hash from the last whole line; gives what stands after it."""
+        """Read sequence number and hash of the last complete line; returns the bytes after it."""
         tail, start = b"", size
         while start and tail.count(b"\n") < 2:
             step = min(_BLOCK, start)
@@ -169,12 +163,9 @@ class AuditLog:
 def entry_of(
     answer: Prediction | Failure, predictor: Predictor, *, sha256: str | None = None
 ) -> dict[str, Any]:
-    """What the log says of one answer.
+    """The log entry of one answer: image, result, bundle, engine and precision.
 
-    Args:
-        answer: Of the predictor.
-        predictor: Its bundle, engine and precision are named.
-        sha256: Of an input that gave a failure and was no file; a file is hashed here.
+    ``sha256`` is needed for a failure whose input was not a file; a file is hashed here.
     """
     failed = isinstance(answer, Failure)
     path = Path(answer.path if isinstance(answer, Failure) else answer.image)
@@ -198,10 +189,10 @@ def entry_of(
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """A line of a log, its hash checked.
+    """Parse one line of a log and check its hash.
 
     Raises:
-        ValueError: It is none, or its content is not that of its hash; says which.
+        ValueError: It is not a log line, or its content does not match its hash; says which.
     """
     try:
         entry = json.loads(line)
@@ -218,14 +209,14 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 @dataclass
-class Verdict:
-    """What :func:`verify_log` found.
+class LogCheck:
+    """The result of :func:`verify_log`.
 
     Attributes:
-        entries: Number of whole lines.
-        recovered: Number of torn lines that were recorded as such.
-        head: Hash of the last line.
-        problem: The first thing that is wrong, with the number of the line; empty for none.
+        entries: Number of complete lines.
+        recovered: Number of torn lines that a later line records.
+        head: Hash of the last complete line.
+        problem: The first fault with its line number; empty if the chain holds.
     """
 
     entries: int = 0
@@ -235,44 +226,42 @@ class Verdict:
     _seen_head: bool = field(default=False, repr=False)
 
 
-def verify_log(path: Path, *, head: str | None = None) -> Verdict:
+def verify_log(path: Path, *, head: str | None = None) -> LogCheck:
     """Follow the chain from the first line to the last, in constant memory.
 
-    Args:
-        path: The log.
-        head: A hash that was kept elsewhere. It must be in the chain: otherwise lines were taken
-            off the end, or the chain was written anew, which nothing else shows.
+    ``head`` is a hash that was kept elsewhere and must occur in the chain. Only this reveals lines
+    removed from the end, or a chain that was rewritten as a whole.
 
     Raises:
         DataError: The file cannot be read.
     """
-    verdict = Verdict()
-    for number, entry in _walk(path, verdict):
-        verdict._seen_head |= entry["hash"] == head
-        verdict.entries, verdict.head = number, entry["hash"]
-    if head and not verdict._seen_head and not verdict.problem:
-        verdict.problem = (
+    found = LogCheck()
+    for number, entry in _walk(path, found):
+        found._seen_head |= entry["hash"] == head
+        found.entries, found.head = number, entry["hash"]
+    if head and not found._seen_head and not found.problem:
+        found.problem = (
             f"the kept hash {head[:12]}… is not in the chain: lines were removed from its end, or "
             f"it was written anew"
         )
-    return verdict
+    return found
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a log whose chain holds, one by one.
+    """Yield the entries of a log whose chain holds.
 
     Raises:
         DataError: The chain is broken; says where.
     """
-    verdict = Verdict()
-    for _, entry in _walk(path, verdict):
+    found = LogCheck()
+    for _, entry in _walk(path, found):
         yield entry
-    if verdict.problem:
-        raise DataError(f"{path}: {verdict.problem}")
+    if found.problem:
+        raise DataError(f"{path}: {found.problem}")
 
 
-def _walk(path: Path, verdict: Verdict) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Whole lines with their sequence numbers, until something is wrong."""
+def _walk(path: Path, found: LogCheck) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield complete lines with their sequence numbers until one of them is wrong."""
     previous, sequence, torn, number = START, 0, b"", 0
     for number, line in _lines(path):
         try:
@@ -281,20 +270,20 @@ def _walk(path: Path, verdict: Verdict) -> Iterator[tuple[int, dict[str, Any]]]:
             entry, wrong = {}, str(error)
         if torn:
             if entry.get("torn_sha256") != sha256_bytes(torn):
-                verdict.problem = f"line {number - 1}: no JSON, and the next does not record it"
+                found.problem = f"line {number - 1}: no JSON, and the next does not record it"
                 return
-            verdict.recovered, torn = verdict.recovered + 1, b""
+            found.recovered, torn = found.recovered + 1, b""
         elif wrong == "no JSON":
             torn = line  # allowed only where the next line records it
             continue
         wrong = wrong or _link(entry, previous, sequence)
         if wrong:
-            verdict.problem = f"line {number}: {wrong}"
+            found.problem = f"line {number}: {wrong}"
             return
         previous, sequence = entry["hash"], sequence + 1
         yield sequence, entry
     if torn:
-        verdict.problem = (
+        found.problem = (
             f"line {number}: cut off after {len(torn)} bytes: a writer was killed, or the file was "
             f"truncated; the next entry will record it"
         )
@@ -310,7 +299,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _link(entry: Mapping[str, Any], previous: str, sequence: int) -> str:
-    """Why a whole line does not follow the one before; empty where it does."""
+    """Why a complete line does not follow the one before it; empty if it does."""
     if entry.get("sequence") != sequence + 1:
         return (
             f"its number is {entry.get('sequence')}, expected {sequence + 1}: lines were removed, "

@@ -19,15 +19,15 @@ _COMPARED = ("predicted", "decision", "prediction_set")
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """One entry, predicted again.
+class ReplayedEntry:
+    """The result of predicting one log entry again.
 
     Attributes:
-        sequence: Its number in the log.
-        path: The image.
-        result: ``same``, ``differs``, or ``not replayed`` where image, bundle or engine is gone
-            or another one.
-        detail: What differs, or why it was not replayed.
+        sequence: Sequence number of the entry.
+        path: Path of the image.
+        result: ``same``, ``differs``, or ``not replayed`` if the image, bundle or engine is missing
+            or has changed.
+        detail: What differs, or why the entry was not replayed.
     """
 
     sequence: int
@@ -37,7 +37,7 @@ class Replayed:
 
 
 class _GoneError(Exception):
-    """Why an entry cannot be replayed."""
+    """Raised with the reason why an entry cannot be replayed."""
 
 
 def replay_log(
@@ -46,17 +46,17 @@ def replay_log(
     bundle: Path | None = None,
     search: Path | None = None,
     listener: Callable[[int], None] = lambda done: None,
-) -> Iterator[Replayed]:
+) -> Iterator[ReplayedEntry]:
     """Predict every entry again with the bundle, engine and precision that it names.
 
-    The class, the decision and the prediction set must be the same, and the logits within the
-    bound of the precision: another processor may round in another way.
+    Class, decision and prediction set must be equal, and the logits must agree within the tolerance
+    of the precision, because processors round differently.
 
     Args:
-        path: The log; its chain must hold.
-        bundle: The bundle's folder; by default where the entry says it was, or below ``search``.
-        search: Folder in which to look for a bundle of the recorded hash.
-        listener: Told the number of entries done.
+        path: A log whose chain holds.
+        bundle: The bundle's folder. Default: the recorded folder, else one below ``search``.
+        search: Folder in which to look for a bundle with the recorded hash.
+        listener: Called with the number of entries done.
 
     Raises:
         DataError: The log cannot be read, or its chain is broken.
@@ -68,16 +68,16 @@ def replay_log(
             try:
                 predictor = _predictor(entry, opened, bundle, search)
                 differs = _compare(entry, predictor)
-                yield _replayed(entry, "differs" if differs else "same", differs)
+                yield _entry_result(entry, "differs" if differs else "same", differs)
             except _GoneError as gone:
-                yield _replayed(entry, "not replayed", str(gone))
+                yield _entry_result(entry, "not replayed", str(gone))
         listener(done)
 
 
-def _replayed(
+def _entry_result(
     entry: Mapping[str, Any], result: Literal["same", "differs", "not replayed"], detail: str
-) -> Replayed:
-    return Replayed(entry["sequence"], entry["path"], result, detail)
+) -> ReplayedEntry:
+    return ReplayedEntry(entry["sequence"], entry["path"], result, detail)
 
 
 def _predictor(
@@ -117,7 +117,7 @@ def _find_bundle(entry: Mapping[str, Any], bundle: Path | None, search: Path | N
 
 
 def _compare(entry: Mapping[str, Any], predictor: Predictor) -> str:
-    """What differs; empty where nothing does."""
+    """Describe how two answers differ; empty if they agree."""
     path, output = Path(entry["path"]), entry["output"]
     if entry["sha256"] is None and entry["kind"] == "prediction":
         raise _GoneError("the log holds no hash of this image")

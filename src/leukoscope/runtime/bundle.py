@@ -35,12 +35,7 @@ PACKAGE = "leukoscope_bundles"  # each folder in it is a bundle
 
 
 def check_name(name: str, folder: Path, record: str) -> None:
-    """Check the name of a file.
-
-    Args:
-        name: With forward slashes, relative to the bundle.
-        folder: The bundle, for the message.
-        record: Name of the file that lists the others.
+    """Check a file name (relative to the bundle, with forward slashes) that ``record`` lists.
 
     Raises:
         BundleError: The name leads out of the bundle, or is of a kind that it may not hold.
@@ -56,12 +51,7 @@ def check_name(name: str, folder: Path, record: str) -> None:
 
 
 def check_files(folder: Path, files: Mapping[str, str], record: str) -> None:
-    """Check that the files of a bundle are those that its record lists.
-
-    Args:
-        folder: The bundle.
-        files: SHA-256 by name.
-        record: Name of the file that lists the others.
+    """Check that a bundle holds exactly the files that ``record`` lists, given as name → SHA-256.
 
     Raises:
         BundleError: A file is missing, changed, or not listed.
@@ -89,7 +79,7 @@ def check_files(folder: Path, files: Mapping[str, str], record: str) -> None:
 
 
 def write_file(path: Path, content: bytes | Path) -> str:
-    """Write bytes, or copy a file; the answer is the SHA-256."""
+    """Write bytes, or copy a file; returns the SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -99,10 +89,10 @@ def write_file(path: Path, content: bytes | Path) -> str:
 
 
 def swap_in(new: Path, folder: Path, old: Path) -> None:
-    """Put ``new`` in the place of ``folder``; what stood there goes to ``old``.
+    """Move ``new`` to ``folder``, and what was there to ``old``.
 
     Raises:
-        BundleError: The file system refuses; what stood there is put back.
+        BundleError: The file system refuses; the former content is put back.
     """
     replaced = folder.exists()
     try:
@@ -119,12 +109,12 @@ def swap_in(new: Path, folder: Path, old: Path) -> None:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose record is valid and whose files are all there and unchanged.
+    """A bundle whose record is valid and whose files are complete and unchanged.
 
     Attributes:
-        folder: Where it lies.
-        record: ``bundle.json``.
-        sha256: Of ``bundle.json``, and so, through the hashes in it, of the whole bundle.
+        folder: The bundle's folder.
+        record: The content of ``bundle.json``.
+        sha256: Hash of ``bundle.json`` and, through the hashes in it, of the whole bundle.
     """
 
     folder: Path
@@ -137,15 +127,13 @@ class Bundle:
         return self.folder / MODEL
 
     def model_for(self, precision: str) -> Path:
-        """The graph that serves in a precision."""
+        """Path of the ONNX graph that is used in a precision."""
         return self.folder / (MODEL_INT8 if precision == "int8" else MODEL)
 
     def load_gate(self, ood: OutOfDistribution | None = None) -> Gate | None:
-        """What measures the distance from the training images; None where there is nothing.
+        """The out-of-distribution gate, or None if the bundle has none.
 
-        Args:
-            ood: Scales and threshold of the engine and precision that serve; the record's own
-                where it is None.
+        ``ood`` holds scales and threshold of the engine and precision in use, else the record's.
 
         Raises:
             BundleError: The tensors are damaged.
@@ -165,7 +153,7 @@ class Bundle:
             ) from None
 
     def load_similar(self) -> CaseLibrary | None:
-        """The training cases that an answer is set beside; None where there are none.
+        """The training cases that can be shown beside an answer, or None if the bundle has none.
 
         Raises:
             BundleError: Their files do not fit together.
@@ -173,7 +161,7 @@ class Bundle:
         return load_cases(self.folder, self.record)
 
     def load_trained_on(self) -> frozenset[str]:
-        """SHA-256 of the training images' files; empty where the bundle does not list them."""
+        """SHA-256 of each training image; empty if the bundle does not list them."""
         path = self.folder / TRAINED_ON
         return frozenset(path.read_text().split()) if path.is_file() else frozenset()
 
@@ -181,23 +169,23 @@ class Bundle:
 def save_bundle(
     folder: Path, record: BundleRecord, files: Mapping[str, bytes | Path]
 ) -> BundleRecord:
-    """Write a bundle; a bundle that stood there before is replaced as a whole.
+    """Write a bundle, replacing one that was there before as a whole.
 
-    Everything is written into a folder beside it first, ``bundle.json`` last, and then swapped
-    in, so that nobody reads half a bundle; should a kill hit the moment between the two renames,
-    both lie whole in a hidden folder beside it.
+    Everything is written to a folder beside it first, ``bundle.json`` last, and then swapped in, so
+    no reader sees half a bundle. After a kill between the two renames both bundles are complete, in
+    hidden folders beside it.
 
     Args:
         folder: The bundle's folder.
         record: Its ``files`` are filled in here.
-        files: Content by name (with forward slashes), or the file to copy it from.
+        files: Name (with forward slashes) → content, or the file to copy it from.
 
     Returns:
         The record with the hash of each file.
 
     Raises:
-        BundleError: A file that the record needs is missing, a name leaves the folder or is of
-            a kind that a bundle may not hold, or ``folder`` holds something else.
+        BundleError: A file that the record needs is missing, a name is not allowed in a bundle, or
+            ``folder`` holds something else.
     """
     folder = Path(folder).absolute()
     for name in files:
@@ -229,8 +217,8 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and check all of its hashes.
 
     Raises:
-        BundleError: The folder is no bundle, its schema version is another one, a key is wrong,
-            or a file is missing, changed, or not listed; names the file.
+        BundleError: The folder is not a bundle, its schema version is not supported, a key is
+            wrong, or a file is missing, changed, or not listed; names the file.
     """
     folder = Path(folder)
     path = folder / RECORD
@@ -265,7 +253,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def check_graph(bundle: Bundle, engine: Engine) -> None:
-    """Check that the graph fits the record.
+    """Check that the ONNX graph fits the record.
 
     Raises:
         BundleError: Classes and logits, preprocessing and input size, or OOD statistics and
@@ -307,14 +295,14 @@ def _needed(record: BundleRecord) -> tuple[str, ...]:
 
 
 def _replaceable(folder: Path) -> bool:
-    """Nothing is there, or an empty folder, or a bundle."""
+    """Whether a path may be replaced: it is missing, an empty folder, or a bundle."""
     if (folder / RECORD).is_file() or not os.path.lexists(folder):
         return True
     return folder.is_dir() and not any(folder.iterdir())
 
 
 def _check_record(record: BundleRecord, folder: Path) -> None:
-    """What the schema alone cannot say."""
+    """Check what the schema of the record cannot express."""
     names = record.class_names
     if len(set(names)) != len(names):
         raise BundleError(f"{folder}: a class is named twice: {', '.join(names)}")
@@ -343,15 +331,15 @@ def _check_record(record: BundleRecord, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class FoundBundle:
-    """One bundle.
+    """A bundle found on disk; if it cannot be read, only ``folder`` and ``problem`` are filled.
 
     Attributes:
-        folder: Where it lies.
-        name: As in the ``model`` column of its predictions; empty where it cannot be read.
-        recipe: Recipe name; likewise.
-        class_names: Order of the logits; likewise.
-        created: ISO 8601 time in UTC; likewise.
-        problem: Why it cannot be used; empty where it can.
+        folder: The bundle's folder.
+        name: As in the ``model`` column of its predictions.
+        recipe: Name of the recipe.
+        class_names: In the order of the logits.
+        created: ISO 8601 time in UTC.
+        problem: Why it cannot be used; empty if it can.
     """
 
     folder: Path
@@ -363,10 +351,9 @@ class FoundBundle:
 
 
 def find_bundles(root: Path) -> list[FoundBundle]:
-    """The bundles below a folder, by path; all hashes are checked, nothing is predicted.
+    """All bundles below ``root``, sorted by path; hidden folders are skipped.
 
-    Args:
-        root: Looked through with all its subfolders; hidden folders are left out.
+    All hashes are checked; nothing is predicted.
 
     Raises:
         BundleError: There is no such folder.
@@ -389,7 +376,7 @@ def installed_bundles() -> list[Path]:
 
 
 def describe_bundles(folders: Iterable[Path]) -> list[FoundBundle]:
-    """What each folder holds; a damaged bundle is described with what is wrong."""
+    """Describe the bundle in each folder; a damaged one with its fault."""
     found = []
     for folder in folders:
         try:

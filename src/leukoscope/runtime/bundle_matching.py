@@ -26,13 +26,13 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The bundle for a run.
+class BundleChoice:
+    """The bundle chosen for a run.
 
     Attributes:
-        predictor: At work.
-        why: One sentence.
-        elsewhere: Images that were looked at and fit another bundle better, with its name.
+        predictor: The opened bundle.
+        why: The reason, in one sentence.
+        elsewhere: Sampled images that fit another bundle better, with that bundle's name.
     """
 
     predictor: Predictor
@@ -47,27 +47,27 @@ def choose_bundle(
     *,
     um_per_px: float | None = None,
     bar_um: float | None = None,
-) -> Choice:
-    """The bundle that most of the images resemble.
+) -> BundleChoice:
+    """Choose the bundle whose training images most of the samples resemble.
 
-    First by colour, grain and quality, which no network is needed for; where that leaves several
-    bundles, or none, by the whole gate of each: its share of accepted images, then the median of
-    their distances in units of the bundle's own limit.
+    Colour, grain and image quality are compared first, since they need no network. If that leaves
+    several bundles or none, the gate of each decides: by the share of accepted images, then by the
+    median distance relative to the bundle's threshold.
 
     Args:
-        folders: Of the bundles; a damaged one is left out where another is whole.
+        folders: Bundle folders; a damaged one is skipped if another can be read.
         samples: Up to :data:`SAMPLES` of the images.
         load: Opens a bundle.
         um_per_px: Scale of large images, as in :class:`~leukoscope.runtime.tiling.Cutter`.
-        bar_um: Likewise.
+        bar_um: Length of their scale bar, likewise.
 
     Raises:
         BundleError: No bundle can be read.
     """
-    bundles = _whole(folders)
+    bundles = _readable_bundles(folders)
     if len(bundles) == 1:
         (only,) = bundles
-        return Choice(load(only.folder), f"{only.record.name}, the only bundle installed")
+        return BundleChoice(load(only.folder), f"{only.record.name}, the only bundle installed")
     decoded = []
     for path in samples:
         try:
@@ -79,7 +79,9 @@ def choose_bundle(
         field = bundle.record.field
         cutter = Cutter(field, um_per_px, bar_um) if field else None
         views.append([_views(found, cutter) for _, found in decoded])
-    look = np.array([_by_look(bundle, seen) for bundle, seen in zip(bundles, views, strict=True)])
+    look = np.array(
+        [_mismatch_by_appearance(bundle, seen) for bundle, seen in zip(bundles, views, strict=True)]
+    )
     near = [k for k in range(len(bundles)) if (look[k] <= 1).any()]
     if len(near) == 1 or not decoded:
         best = near[0] if near else 0
@@ -87,7 +89,7 @@ def choose_bundle(
     opened = {k: load(bundles[k].folder) for k in near or range(len(bundles))}
     distances = np.full_like(look, np.inf)
     for k, predictor in opened.items():
-        distances[k] = _by_gate(predictor, views[k])
+        distances[k] = _distance_by_gate(predictor, views[k])
     best = min(opened, key=lambda k: (-(distances[k] <= 1).sum(), float(np.median(distances[k]))))
     return _choice(bundles, distances, best, opened[best], decoded)
 
@@ -98,17 +100,17 @@ def _choice(
     best: int,
     predictor: Predictor,
     decoded: Sequence[tuple[str, Decoded]],
-) -> Choice:
-    """Say what speaks for it, and which images speak for another."""
+) -> BundleChoice:
+    """Give the reason for a bundle, and the images that fit another one."""
     n, like = len(decoded), (distances <= 1).sum(axis=1)
     name = bundles[best].record.name
     if not n:
-        return Choice(predictor, f"{name}; none of the images could be looked at")
+        return BundleChoice(predictor, f"{name}; none of the images could be looked at")
     looked = "the image" if n == 1 else f"the {n} images that were looked at"
     if not like[best]:
         are = "the image is" if n == 1 else f"all {n} images that were looked at are"
         every = "the training images of every installed bundle"
-        return Choice(predictor, f"{name}, though {are} unlike {every}")
+        return BundleChoice(predictor, f"{name}, though {are} unlike {every}")
     others = ", ".join(
         f"{bundle.record.name} {k}"
         for bundle, k in zip(bundles, like, strict=True)
@@ -122,11 +124,11 @@ def _choice(
         for i, k in enumerate(nearest)
         if distances[k, i] <= 1 < distances[best, i]
     )
-    return Choice(predictor, why, elsewhere)
+    return BundleChoice(predictor, why, elsewhere)
 
 
 def _views(found: Decoded, cutter: Cutter | None) -> list[Image]:
-    """What a model would see of an image: the image, or some parts of it."""
+    """The views of an image that a model would get: the image, or some of its parts."""
     if cutter is None:
         return [found.image]
     scale = cutter.scale_of(found)
@@ -136,8 +138,8 @@ def _views(found: Decoded, cutter: Cutter | None) -> list[Image]:
     return [part.pixels for part in islice(parts, _PARTS)] or [found.image]
 
 
-def _by_look(bundle: Bundle, views: Sequence[Sequence[Image]]) -> list[float]:
-    """For each image 0 where nothing speaks against it before a network is asked, else infinity."""
+def _mismatch_by_appearance(bundle: Bundle, views: Sequence[Sequence[Image]]) -> list[float]:
+    """For each image 0 if it looks like the training images, else infinity; needs no network."""
     record, gate = bundle.record, bundle.load_gate()
 
     def is_like(image: Image) -> bool:
@@ -151,8 +153,8 @@ def _by_look(bundle: Bundle, views: Sequence[Sequence[Image]]) -> list[float]:
     return [0.0 if any(map(is_like, images)) else np.inf for images in views]
 
 
-def _by_gate(predictor: Predictor, views: Sequence[Sequence[Image]]) -> list[float]:
-    """For each image the median distance of its parts in units of the limit; above 1 is unlike."""
+def _distance_by_gate(predictor: Predictor, views: Sequence[Sequence[Image]]) -> list[float]:
+    """For each image the median OOD score of its parts in units of the threshold."""
     limit = predictor.record.ood.threshold if predictor.record.ood else 0.0
     distances = []
     for images in views:
@@ -164,7 +166,7 @@ def _by_gate(predictor: Predictor, views: Sequence[Sequence[Image]]) -> list[flo
     return distances
 
 
-def _whole(folders: Sequence[Path]) -> list[Bundle]:
+def _readable_bundles(folders: Sequence[Path]) -> list[Bundle]:
     bundles, problems = [], []
     for folder in folders:
         try:

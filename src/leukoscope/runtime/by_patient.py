@@ -22,13 +22,13 @@ NUMBERS = ("low", "high", "stability", "agreement", "n_images", "n_rejected", "n
 
 
 def patients_of_table(path: Path) -> PatientOf:
-    """Who an image belongs to, by a CSV with the columns ``image`` (or ``path``), ``patient_id``.
+    """Read patient ids from a CSV with the columns ``image`` (or ``path``) and ``patient_id``.
 
-    Images are found by their path (relative to the CSV's folder, or to the working folder), else
-    by their file name where only one row has it.
+    An image is found by its path (relative to the CSV's folder or to the working folder), else by
+    its file name if only one row has that name.
 
     Raises:
-        DataError: A column is missing, or a row has no image or no patient, or two rows disagree.
+        DataError: A column is missing, a row has no image or no patient, or two rows disagree.
     """
     rows = read_csv(path, required=("patient_id",))
     column = next((name for name in ("image", "path") if rows and name in rows[0]), None)
@@ -54,7 +54,7 @@ def patients_of_table(path: Path) -> PatientOf:
 
 
 def patients_of_folders(root: Path) -> PatientOf:
-    """The folder directly below ``root`` in which an image lies names its patient.
+    """Take the folder directly below ``root`` in which an image lies as its patient.
 
     Raises:
         UsageError: There is no such folder.
@@ -74,7 +74,7 @@ def patients_of_folders(root: Path) -> PatientOf:
 
 
 def check_patients(images: Iterable[Path | Failure], patient_of: PatientOf) -> None:
-    """Refuse, before the first prediction, images that belong to nobody.
+    """Refuse images without a patient before the first prediction.
 
     Raises:
         DataError: Names some of them.
@@ -91,14 +91,14 @@ def check_patients(images: Iterable[Path | Failure], patient_of: PatientOf) -> N
 
 @dataclass
 class PatientCollector:
-    """Gathers predictions; an image's probabilities are all that is kept of it.
+    """Collects predictions by patient; only the probabilities of an image are kept.
 
-    Rejected images are counted but not aggregated: the model does not know what they show.
+    Rejected images are counted but not aggregated, because the model does not know what they show.
 
     Attributes:
-        record: Of the bundle; gives the classes and the way to aggregate.
-        model: Name of the bundle, for the rows.
-        patient_of: Whose an image is.
+        record: The bundle's record: classes and way to aggregate.
+        model: Name of the bundle, repeated in each row.
+        patient_of: Maps an image to its patient.
     """
 
     record: BundleRecord
@@ -109,12 +109,12 @@ class PatientCollector:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the rows, in order."""
+        """Names of the columns of :meth:`rows`, in order."""
         of_classes = (f"p_{name}" for name in self.record.class_names)
         return ("patient", "predicted", *of_classes, "p_malignant", *NUMBERS, "method", "model")
 
     def add(self, answer: Prediction | Failure) -> None:
-        """One image's answer; a failure behind which there is no file counts for nobody."""
+        """Add one answer; a failure that has no file belongs to no patient."""
         name = answer.path if isinstance(answer, Failure) else answer.image
         patient = self.patient_of(name)
         if not patient:
@@ -128,7 +128,7 @@ class PatientCollector:
             probs.append(tuple(answer.probabilities.values()))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a patient, by name; without a class where no image could be used."""
+        """One row per patient, sorted by name; without a class if no image could be used."""
         method = self.record.subject_method or DEFAULT
         rows = []
         for patient, probs in sorted(self._probs.items()):

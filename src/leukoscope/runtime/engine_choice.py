@@ -10,7 +10,7 @@ from leukoscope.config.bundle import BundleRecord
 from leukoscope.config.guarantees import PRECISIONS
 from leukoscope.core.errors import BundleError, UnknownNameError, UsageError
 from leukoscope.runtime.bundle import Bundle, check_graph
-from leukoscope.runtime.engines import ENGINES, Engine, cannot, open_engine
+from leukoscope.runtime.engines import ENGINES, Engine, open_engine, unsupported_reason
 
 # Fastest first, as measured in docs/results/inference.md. Where bf16 is to be had it is as fast as
 # int8, and nearer to fp32; ONNX Runtime gains nothing by int8, for depthwise layers stay in fp32.
@@ -25,19 +25,19 @@ def open_for(
     threads: int | None = None,
     bulk: bool = False,
 ) -> Engine:
-    """Open a bundle's graph; ``Engine.reason`` says which engine and precision, and why.
+    """Open a bundle's graph; ``Engine.reason`` explains the choice of engine and precision.
 
     Args:
-        bundle: Checked by :func:`leukoscope.runtime.bundle.read_bundle`.
-        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO where it is installed.
-        precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: the fastest that this processor can
-            do and that, by the bundle's record, stayed within its bounds with this engine.
-        threads: Number of threads; None takes every core that this process may use.
+        bundle: From :func:`leukoscope.runtime.bundle.read_bundle`.
+        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO if it is installed.
+        precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: the fastest that this processor
+            supports and that stayed within its error bounds when the bundle was made.
+        threads: Number of threads. Default: every core available to this process.
         bulk: For many images, see :func:`leukoscope.runtime.engines.open_engine`.
 
     Raises:
         UnknownNameError: No engine or precision of that name.
-        UsageError: That precision is not offered, by the record or by this processor.
+        UsageError: The precision is not offered by the bundle or by this processor.
         MissingExtraError: The engine is not installed.
         BundleError: The graph cannot be opened, or does not fit the record.
     """
@@ -49,7 +49,7 @@ def open_for(
     if engine == "auto" and find_spec("openvino") is not None:
         names.insert(0, "openvino")
     if precision != "auto":
-        refusals = {name: refusal(bundle.record, name, precision) for name in names}
+        refusals = {name: refusal_reason(bundle.record, name, precision) for name in names}
         names = [name for name in names if not refusals[name]]
         if not names:
             why = "; ".join(f"{name}: {words}" for name, words in refusals.items())
@@ -79,33 +79,33 @@ def open_for(
     raise AssertionError("there is always one engine")
 
 
-def offered(record: BundleRecord) -> Iterator[tuple[str, str]]:
-    """Every engine that is installed with every precision that it may serve in here."""
+def offered_variants(record: BundleRecord) -> Iterator[tuple[str, str]]:
+    """Yield each pair of installed engine and precision that the bundle may run with here."""
     for name in ENGINES:
         if name == "openvino" and find_spec(name) is None:
             continue
         for precision in PRECISIONS:
-            if not refusal(record, name, precision):
+            if not refusal_reason(record, name, precision):
                 yield name, precision
 
 
-def refusal(record: BundleRecord, engine: str, precision: str) -> str:
-    """Why an engine may not serve in a precision here; empty where it may."""
+def refusal_reason(record: BundleRecord, engine: str, precision: str) -> str:
+    """Why an engine may not run the bundle in a precision here; empty if it may."""
     if precision == "fp32":
         return ""
     variant = record.variant(engine, precision)
     if variant is None:
         return f"the bundle has no record of {precision} with it"
-    return variant.refused or cannot(engine, precision)
+    return variant.refused or unsupported_reason(engine, precision)
 
 
 def _chosen(record: BundleRecord, engine: str, precision: str) -> tuple[str, str]:
-    """The precision and why it was taken."""
+    """Choose the precision; returns it with the reason."""
     if precision != "auto":
         return precision, f"{precision} asked for by name"
     refused = {}
     for name in FASTEST[engine]:
-        words = refusal(record, engine, name)
+        words = refusal_reason(record, engine, name)
         if words:
             refused[name] = words
             continue

@@ -33,10 +33,10 @@ class Engine:
     Attributes:
         name: ``openvino`` or ``onnxruntime``.
         precision: ``fp32``, ``bf16`` or ``int8``.
-        reason: Why this engine and this precision were taken, in words.
+        reason: Why this engine and precision were chosen.
         size_px: Height and width of the input.
-        outputs: Shape of each output; None stands for a dimension that the graph leaves open.
-        threads: Number of threads that it may use.
+        outputs: Name → shape of each output; None for a dimension that the graph leaves open.
+        threads: Number of threads it may use.
     """
 
     name: str
@@ -123,8 +123,8 @@ def open_engine(
     return _open(name, data, "onnxruntime", reason, how)
 
 
-def cannot(engine: str, precision: str) -> str:
-    """Why an engine cannot compute in a precision on this machine; empty where it can."""
+def unsupported_reason(engine: str, precision: str) -> str:
+    """Why an engine cannot compute in a precision on this machine; empty if it can."""
     if precision != "bf16":
         return ""
     if engine != "openvino":
@@ -143,10 +143,9 @@ def available_cores() -> int:
 
 
 def one_thread_each() -> None:
-    """For a process that works on several images at once: OpenCV and NumPy take one thread each.
+    """Limit OpenCV and NumPy to one thread, for a process that works on several images at once.
 
-    Threads for the inside of one image would only compete, and those of a matrix product wait for
-    their next one by spinning.
+    More threads per image would only compete, and those of a matrix product spin while they wait.
     """
     import cv2
     from threadpoolctl import threadpool_limits
@@ -166,7 +165,7 @@ def _read(model: Path | bytes) -> tuple[str, bytes]:
 
 def _open(name: str, data: bytes, engine: str, reason: str, how: tuple[str, int, bool]) -> Engine:
     precision, threads, _ = how
-    if words := cannot(engine, precision):
+    if words := unsupported_reason(engine, precision):
         raise UsageError(f"{precision} cannot be had from {engine}: {words}")
     try:
         inputs, outputs, infer = ENGINES[engine](data, *how)
@@ -200,7 +199,7 @@ def _describe(tensors: Mapping[str, Shape]) -> str:
 
 
 def _openvino() -> Any:
-    """OpenVINO without its converter of models, which takes half of the time and is optional."""
+    """Import OpenVINO without its optional model converter, which takes half of the import time."""
     converter = "openvino.tools.ovc"
     hidden = "openvino" not in sys.modules and converter not in sys.modules
     if hidden:
@@ -301,13 +300,7 @@ _SELF_TEST_GRAPH = (
 
 
 def engine_self_test(engine: str = "auto") -> str:
-    """Open a graph of two operations and check what it computes.
-
-    Args:
-        engine: As in :func:`open_engine`.
-
-    Returns:
-        Name of the engine and why it was taken.
+    """Run a graph of two operations and check its result; returns the engine's name and reason.
 
     Raises:
         BundleError: The engine gives a wrong result.

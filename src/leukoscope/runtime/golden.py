@@ -16,7 +16,7 @@ from leukoscope.core.files import read_json
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.runtime.bundle import Bundle, read_bundle
-from leukoscope.runtime.engine_choice import offered, open_for
+from leukoscope.runtime.engine_choice import offered_variants, open_for
 from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.heatmap import encode_png
 
@@ -25,12 +25,12 @@ GOLDEN_ATOL: Final = 1e-3  # float32 graphs differ by about 1e-5 between engines
 
 
 @dataclass(frozen=True)
-class Check:
-    """One thing that :func:`verify_bundle` looked at.
+class BundleCheck:
+    """One check of :func:`verify_bundle`.
 
     Attributes:
         name: What was checked.
-        ok: Whether it holds.
+        ok: Whether it passed.
         detail: What was found.
     """
 
@@ -40,20 +40,20 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Logits of the golden images by one engine in one precision.
+class GoldenLogits:
+    """Logits of the golden images from one engine in one precision.
 
     Attributes:
         logits: (n, K).
-        atol: Largest difference that :func:`verify_bundle` accepts; for a lower precision what it
-            differed from fp32 on the validation images.
+        atol: Largest difference that :func:`verify_bundle` accepts; for a lower precision the
+            difference from fp32 on the validation images.
     """
 
     logits: NDArray[Any]
     atol: float = GOLDEN_ATOL
 
     def as_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """For ``golden/expected.json``."""
+        """The entry in ``golden/expected.json``."""
         rows = np.asarray(self.logits, np.float64).tolist()
         return {"atol": self.atol, "logits": dict(zip(names, rows, strict=True))}
 
@@ -62,51 +62,50 @@ def golden_files(
     images: Sequence[NDArray[np.uint8]],
     logits: NDArray[Any],
     *,
-    servings: Mapping[str, Answers] | None = None,
+    variants: Mapping[str, GoldenLogits] | None = None,
 ) -> dict[str, bytes]:
-    """Files by which a bundle proves on any machine that it still computes the same.
+    """The files by which a bundle shows on any machine that it still computes the same.
 
     Args:
         images: (H, W, 3) uint8 RGB each, before preprocessing.
         logits: (n, K) of the bundle's own graph and preprocessing in fp32.
-        servings: Likewise by engine and other precision (``openvino bf16``).
+        variants: Engine and precision (``openvino bf16``) → logits of other engine variants.
 
     Returns:
         PNG images and ``golden/expected.json``, for :func:`leukoscope.runtime.bundle.save_bundle`.
     """
     names = [f"{index:02d}.png" for index in range(len(images))]
-    expected = Answers(logits).as_json(names)
-    if servings:
-        expected["servings"] = {key: found.as_json(names) for key, found in servings.items()}
+    expected = GoldenLogits(logits).as_json(names)
+    if variants:
+        expected["servings"] = {key: found.as_json(names) for key, found in variants.items()}
     files = {f"golden/{name}": encode_png(image) for name, image in zip(names, images, strict=True)}
     return files | {GOLDEN: json.dumps(expected, indent=1).encode()}
 
 
-def verify_bundle(folder: Path, engine: str = "auto", precision: str = "auto") -> list[Check]:
-    """Check files, fit of the graph, and the golden outputs; never raises for a bad bundle.
+def verify_bundle(folder: Path, engine: str = "auto", precision: str = "auto") -> list[BundleCheck]:
+    """Check files, graph and golden outputs; a bad bundle is a failed check, not an error.
+
+    Checks that an earlier failure makes impossible are left out.
 
     Args:
-        folder: The bundle.
+        folder: The bundle's folder.
         engine: As in :func:`leukoscope.runtime.engine_choice.open_for`; ``auto`` checks every
-            engine that is installed.
+            installed engine.
         precision: Likewise; ``auto`` checks every precision that the engine offers here.
-
-    Returns:
-        One check each; later ones are left out where an earlier one makes them impossible.
 
     Raises:
         UnknownNameError: No engine or precision of that name.
         UsageError: They are not offered.
     """
-    checks: list[Check] = []
+    checks: list[BundleCheck] = []
     try:
         bundle = read_bundle(folder)
-        checks.append(Check("files", True, f"{len(bundle.record.files)} files, hashes fit"))
+        checks.append(BundleCheck("files", True, f"{len(bundle.record.files)} files, hashes fit"))
     except (BundleError, DataError) as error:
-        return [Check("files", False, error.message)]
+        return [BundleCheck("files", False, error.message)]
     chosen = [
         pair
-        for pair in offered(bundle.record)
+        for pair in offered_variants(bundle.record)
         if engine in ("auto", pair[0]) and precision in ("auto", pair[1])
     ]
     # An unknown name, or one that is not offered, is told by opening it.
@@ -115,29 +114,29 @@ def verify_bundle(folder: Path, engine: str = "auto", precision: str = "auto") -
     return checks
 
 
-def _verify_variant(bundle: Bundle, engine: str, precision: str) -> Iterator[Check]:
+def _verify_variant(bundle: Bundle, engine: str, precision: str) -> Iterator[BundleCheck]:
     step = f"graph ({engine} {precision})"
     try:
         opened = open_for(bundle, engine, precision)
-        yield Check(step, True, "fits the record")
+        yield BundleCheck(step, True, "fits the record")
         step = f"golden outputs ({engine} {precision})"
         yield from _compare_golden(bundle, opened)
     except (UnknownNameError, UsageError):
         raise
     except (BundleError, DataError) as error:
-        yield Check(step, False, error.message)
+        yield BundleCheck(step, False, error.message)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         detail = f"{bundle.folder / GOLDEN}: not what a bundle writes ({error!r})"
-        yield Check(step, False, detail)
+        yield BundleCheck(step, False, detail)
 
 
-def _compare_golden(bundle: Bundle, engine: Engine) -> Iterator[Check]:
+def _compare_golden(bundle: Bundle, engine: Engine) -> Iterator[BundleCheck]:
     of = f"({engine.name} {engine.precision})"
     expected = read_json(bundle.folder / GOLDEN) if GOLDEN in bundle.record.files else {}
     if engine.precision != "fp32":
         expected = expected.get("servings", {}).get(f"{engine.name} {engine.precision}", {})
     if not expected:
-        yield Check(f"golden outputs {of}", False, "the bundle has none, nothing to compare")
+        yield BundleCheck(f"golden outputs {of}", False, "the bundle has none, nothing to compare")
         return
     for name, logits in expected["logits"].items():
         image = decode_image(bundle.folder / "golden" / name).image
@@ -145,14 +144,14 @@ def _compare_golden(bundle: Bundle, engine: Engine) -> Iterator[Check]:
         found = engine.run(pixels[None])["logits"][0]
         if len(logits) != len(found):
             detail = f"expected {len(logits)} logits, found {len(found)}"
-            yield Check(f"golden/{name} {of}", False, detail)
+            yield BundleCheck(f"golden/{name} {of}", False, detail)
             continue
         difference = float(np.abs(found - logits).max())
         detail = f"largest difference of a logit {difference:.1e}, allowed {expected['atol']:.0e}"
         same = difference <= expected["atol"]  # written so that NaN fails
         if not same:
             detail += f": {_what_differs(bundle, engine, image, logits, expected['atol'])}"
-        yield Check(f"golden/{name} {of}", same, detail)
+        yield BundleCheck(f"golden/{name} {of}", same, detail)
 
 
 def _what_differs(
@@ -162,7 +161,7 @@ def _what_differs(
     logits: Sequence[float],
     atol: float,
 ) -> str:
-    """Whether exchanged channels explain it, the most frequent fault."""
+    """Say whether exchanged colour channels, the most frequent fault, explain a difference."""
     swapped = apply_preprocess(np.ascontiguousarray(image[..., ::-1]), bundle.record.preprocess)
     found = engine.run(swapped[None])["logits"][0]
     if np.abs(found - logits).max() <= atol:

@@ -16,15 +16,15 @@ _MIN_PANEL_PX = 224
 
 
 def class_activation(maps: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
-    """The heat map of one class (Zhou et al. 2016; for linear heads the same as Grad-CAM).
+    """The class activation map of one class (Zhou et al. 2016; Grad-CAM for a linear head).
 
     Args:
-        maps: (K, h, w) evidence for each class at each place; negative is evidence against.
-        class_index: Which class.
+        maps: (K, h, w) evidence for each class at each position; negative is against it.
+        class_index: Index of the class.
 
     Returns:
-        (h, w) float32 in [0, 1]: negative evidence set to 0, the rest divided by its largest
-        value. All 0 where nothing speaks for the class.
+        (h, w) float32 in [0, 1]: negative evidence set to 0, the rest divided by its maximum; all
+        0 if nothing speaks for the class.
 
     >>> class_activation(np.array([[[-1.0, 2.0, 4.0]]], np.float32), 0).tolist()
     [[0.0, 0.5, 1.0]]
@@ -37,7 +37,7 @@ def class_activation(maps: NDArray[np.float32], class_index: int) -> NDArray[np.
 
 
 def colour_map(heat: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The heat in colours: Cividis, blue to yellow, perceptually uniform for colour-blind eyes.
+    """Colour a heat map with Cividis: blue to yellow, uniform, safe for colour-blind eyes.
 
     Args:
         heat: (h, w) in [0, 1].
@@ -52,7 +52,7 @@ def colour_map(heat: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.
 
 
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Blend the heat map into an image: cold places turn blue, hot ones yellow.
+    """Blend a heat map into an image: low values turn blue, high ones yellow.
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -25,11 +25,10 @@ _LITTER = ("Thumbs.db", "desktop.ini")
 
 
 class Inputs:
-    """What a user named; may be walked several times, and each time gives the same files.
+    """The inputs that a user named; each iteration gives the same files.
 
-    Args:
-        items: As in :func:`expand_inputs`.
-        stdin: Where ``-`` reads; standard input by default. It is copied to a temporary file.
+    ``items`` is as in :func:`expand_inputs`. What ``-`` reads from ``stdin`` is copied to a
+    temporary file.
     """
 
     def __init__(self, items: Sequence[str], stdin: TextIO | None = None) -> None:
@@ -46,12 +45,9 @@ class Inputs:
         return expand_inputs(self.items, self._stdin)
 
     def survey(self, most: int) -> tuple[int, list[Path]]:
-        """How many inputs there are, and some files spread evenly at random over them.
+        """The number of inputs, and at most ``most`` files drawn evenly from them, in input order.
 
-        The files are the same each time (reservoir sampling, algorithm R of Vitter 1985).
-
-        Args:
-            most: How many files at the most, in the order of the inputs.
+        The draw is the same each time (reservoir sampling, algorithm R of Vitter 1985).
         """
         rng = random.Random(0)
         chosen: list[tuple[int, Path]] = []
@@ -123,7 +119,7 @@ def _existing(name: str) -> Path | Failure:
 
 
 def _walk(top: Path, entered: set[str]) -> Iterator[Path | Failure]:
-    """Files below a folder, depth first; an explicit stack, since folders may nest deeply."""
+    """Yield the files below a folder, depth first, without recursion: folders may nest deeply."""
     stack = [top]
     while stack:
         folder = stack.pop()

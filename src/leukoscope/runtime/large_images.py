@@ -22,7 +22,7 @@ from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.prediction import Decision, Failure, Prediction, malignant_probability
 from leukoscope.runtime.predictor import Predictor
-from leukoscope.runtime.tiling import Cutter, Part, Scale
+from leukoscope.runtime.tiling import Cutter, ImageScale, Part
 
 _LONGEST_PX = 1600
 _ROW_PX = 22
@@ -31,20 +31,20 @@ _COLOURS = (
     (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233),
 )  # fmt: skip
 _REJECTED = (110, 110, 110)
-Said = tuple[tuple[int, int, int, int], str, str]
+PartResult = tuple[tuple[int, int, int, int], str, str]
 Answered = list[tuple[Part, Prediction]]
 OnParts = Callable[[str, Answered], None]
 _ORDER: tuple[Decision, ...] = ("accept", "review", "reject")
 
 
 def draw_parts(
-    image: NDArray[np.uint8], parts: Sequence[Said], class_names: Sequence[str]
+    image: NDArray[np.uint8], parts: Sequence[PartResult], class_names: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """Frames in the colour of the predicted class, grey where rejected, with a legend below.
+    """Frame each part in the colour of its class (grey if rejected), with a legend below.
 
     Args:
-        image: (H, W, 3) uint8 RGB; a large one is drawn smaller.
-        parts: Box (x, y, width, height), predicted class and decision of each.
+        image: (H, W, 3) uint8 RGB; a large one is reduced.
+        parts: Box (x, y, width, height), predicted class and decision of each part.
         class_names: In the order of the colours.
 
     Returns:
@@ -101,14 +101,14 @@ def predict_any(
     """Predict images of any size, in their order, in constant memory.
 
     Args:
-        predictor: A bundle at work.
-        sources: Files, or failures that pass in their places.
-        cutter: Cuts what is larger than a training image; None predicts every image as it is.
+        predictor: The opened bundle.
+        sources: Files, or failures that are passed on.
+        cutter: Cuts images larger than a training image; None predicts every image as it is.
         explain: Folder for heat maps, and for overlays of the images that were cut.
-        on_parts: Called with the name of each image that was cut and what was said of its parts.
+        on_parts: Called with the name of each image that was cut and the results of its parts.
 
     Raises:
-        UsageError: Heat maps are asked of a bundle that has none.
+        UsageError: Heat maps are requested from a bundle that has none.
     """
 
     def is_large(source: Path | Failure) -> bool:
@@ -155,7 +155,7 @@ def _predict_large(
 
 
 def _answered(predictor: Predictor, parts: Iterator[Part]) -> Answered:
-    """Each part with its prediction; the pixels are let go as soon as the network has seen them."""
+    """Yield each part with its prediction; its pixels are released after the network has run."""
     boxes: list[Part] = []
 
     def pixels() -> Iterator[Any]:
@@ -176,11 +176,11 @@ def _summary(
     path: Path,
     decoded: Decoded,
     cutter: Cutter,
-    scale: Scale,
+    scale: ImageScale,
     places: int,
     answered: Answered,
 ) -> Prediction:
-    """One answer for the image: the mean over the parts that are not rejected, or over all."""
+    """One answer for the image: the mean over its accepted and review parts, or over all parts."""
     answers = [answer for _, answer in answered]
     used = [answer for answer in answers if answer.decision != "reject"] or answers
     names = predictor.class_names
@@ -219,16 +219,16 @@ def _summary(
 def _decide(
     answers: Sequence[Prediction], word: str, doubts: Sequence[str]
 ) -> tuple[Decision, tuple[str, ...]]:
-    """Reject where every part is rejected; accept where every part is accepted; else review."""
+    """Reject if every part is rejected, accept if every part is accepted, else review."""
     reasons = list(doubts)
     for decision in ("reject", "review"):
-        said = [answer.reasons for answer in answers if answer.decision == decision]
-        if said:
+        stated = [answer.reasons for answer in answers if answer.decision == decision]
+        if stated:
             # Without the numbers in brackets, which differ from part to part.
-            first, n = Counter(re.sub(r" ?\([^)]*\d[^)]*\)", "", r[0]) for r in said).most_common(
+            first, n = Counter(re.sub(r" ?\([^)]*\d[^)]*\)", "", r[0]) for r in stated).most_common(
                 1
             )[0]
-            start = f"{len(said)} of {len(answers)} {word}: {decision}"
+            start = f"{len(stated)} of {len(answers)} {word}: {decision}"
             reasons.append(f"{start}, most often ({n}) because: {first}")
     found = {answer.decision for answer in answers}
     if found == {"reject"}:

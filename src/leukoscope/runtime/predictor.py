@@ -49,12 +49,12 @@ Source = Path | str | bytes | NDArray[np.uint8] | Failure
 def envelope_notes(
     image: NDArray[np.uint8], quality: Mapping[str, float], envelope: Envelope | None
 ) -> tuple[str, ...]:
-    """One sentence for each limit that an image is beyond.
+    """One sentence for each limit of the envelope that an image exceeds.
 
     Args:
         image: (H, W, 3) uint8 RGB, before preprocessing.
         quality: Of the same image, from :func:`leukoscope.imaging.quality.measure_quality`.
-        envelope: Of the bundle; None means that nothing is checked.
+        envelope: The bundle's envelope; None checks nothing.
     """
     if envelope is None:
         return ()
@@ -72,10 +72,10 @@ def envelope_notes(
 
 
 def checked_limits(envelope: Envelope) -> dict[tuple[str, str], float]:
-    """The strictest limit of each statistic and side that is checked.
+    """The strictest limit for each statistic and side.
 
-    Two kinds of damage may move one measure (defocus and motion), and the measure cannot tell
-    which it was: the stricter limit holds.
+    Two kinds of damage (defocus and motion) may change one measure, and the measure does not show
+    which it was, so the stricter limit applies.
     """
     strictest: dict[tuple[str, str], float] = {}
     for statistic, side, limit in _sides(envelope):
@@ -92,7 +92,7 @@ def _sides(envelope: Envelope) -> Iterator[tuple[str, str, float]]:
 
 
 def store_envelope(folder: Path, envelope: Envelope) -> None:
-    """Give a bundle an envelope, in place of the one it had; swapped in as a whole.
+    """Give a bundle a new envelope in place of its own; the bundle is replaced as a whole.
 
     Raises:
         BundleError: The bundle is damaged, or cannot be replaced.
@@ -104,16 +104,16 @@ def store_envelope(folder: Path, envelope: Envelope) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image that is ready for the network; the full-size pixels are already let go.
+    """An image that is ready for the network; its full-size pixels are already released.
 
     Attributes:
-        name: What the answer calls it.
-        sha256: Of the file's bytes; of the pixels for an array.
-        pixels: (size_px, size_px, 3) uint8 RGB, what the model sees.
-        quality: The measures of ``imaging.quality`` of the whole image.
-        beyond: Sentences of :func:`leukoscope.runtime.predictor.envelope_notes`.
-        nuclear_blue: Of ``imaging.channel_order``.
-        appearance: (A,) of ``imaging.appearance``; empty where the gate does not ask for it.
+        name: Name of the image in the answer.
+        sha256: Of the file's bytes, or of the pixels of an array.
+        pixels: (size_px, size_px, 3) uint8 RGB, the network's input.
+        quality: Measures of :mod:`leukoscope.imaging.quality` of the whole image.
+        beyond: Sentences of :func:`envelope_notes`.
+        nuclear_blue: Measure of :mod:`leukoscope.imaging.channel_order`.
+        appearance: (A,) of :mod:`leukoscope.imaging.appearance`; empty if the gate does not use it.
     """
 
     name: str
@@ -141,9 +141,9 @@ def load_bundle(
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; see
             :func:`leukoscope.runtime.engine_choice.open_for`.
-        threads: Of the network and of decoding; None takes every core of this process.
-        bulk: For many images: each thread takes batches of its own, from file to answer.
-        similar: How many of the training cases that resemble an image each answer names.
+        threads: For network and decoding. Default: every core available to this process.
+        bulk: For many images: each thread takes whole batches, from file to answer.
+        similar: Number of similar training cases that each answer names.
 
     Raises:
         BundleError: The bundle is damaged, does not fit together, or has another version.
@@ -162,12 +162,9 @@ def load_bundle(
 
 
 class Predictor:
-    """A bundle at work; may be used from several threads.
+    """An opened bundle that predicts; safe to use from several threads.
 
-    Args:
-        bundle: Checked by :func:`leukoscope.runtime.bundle.read_bundle`.
-        engine: Its graph, opened and checked by ``check_graph``.
-        similar: How many similar training cases an answer names, unless told otherwise.
+    ``similar`` is the default number of similar training cases that an answer names.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, *, similar: int = 0) -> None:
@@ -181,17 +178,17 @@ class Predictor:
 
     @cached_property
     def cases(self) -> CaseLibrary | None:
-        """The training cases that the bundle carries; None where it carries none."""
+        """The training cases that the bundle carries, or None."""
         return self.bundle.load_similar()
 
     @cached_property
     def trained_on_sha256(self) -> frozenset[str]:
-        """SHA-256 of the training images' files; empty where the bundle does not list them."""
+        """SHA-256 of each training image; empty if the bundle does not list them."""
         return self.bundle.load_trained_on()
 
     @property
     def has_maps(self) -> bool:
-        """Whether the model gives class activation maps, and so heat maps."""
+        """Whether the model gives class activation maps, which heat maps need."""
         return "maps" in self.engine.outputs
 
     @overload
@@ -226,14 +223,14 @@ class Predictor:
 
         Args:
             images: Paths, encoded bytes, or (H, W, 3) uint8 RGB arrays.
-            batch_size: Images that the network sees at once.
+            batch_size: Number of images per run of the network.
             explain: Folder for heat maps.
-            on_error: ``raise`` stops at the first image that cannot be read; ``keep`` puts a
-                :class:`Failure` in its place.
+            on_error: ``raise`` stops at an unreadable image; ``keep`` puts a :class:`Failure`
+                in its place.
 
         Raises:
             ImageError: An image cannot be read.
-            UsageError: Heat maps are asked of a bundle that has none.
+            UsageError: Heat maps are requested from a bundle that has none.
         """
         if isinstance(images, (str, bytes, Path, np.ndarray)):
             raise UsageError("expected a list of images, got one", hint="write predict([image])")
@@ -247,16 +244,13 @@ class Predictor:
     def predict_stream(
         self, images: Iterable[Source], *, batch_size: int = BATCH, explain: Path | None = None
     ) -> Iterator[Prediction | Failure]:
-        """Predict one image after the other, in their order, in constant memory.
+        """Yield one prediction or failure per image, in order and in constant memory.
 
-        Each thread takes a batch from file to answer, so that some decode while the network
-        runs; at most two batches a thread are in flight. Arguments are as in :meth:`predict`.
-
-        Yields:
-            One answer per image: a prediction, or why there is none.
+        Each thread takes a batch from file to answer, so that some decode as the network runs; at
+        most two batches per thread are in flight. The arguments are those of :meth:`predict`.
 
         Raises:
-            UsageError: Heat maps are asked of a bundle that has none, or the batch is empty.
+            UsageError: Heat maps are requested from a bundle that has none, or the batch size is 0.
         """
         if batch_size < 1:
             raise UsageError(f"expected a batch of at least one image, got {batch_size}")
@@ -275,7 +269,7 @@ class Predictor:
         with ThreadPoolExecutor(workers, "leukoscope-predict") as pool:
             try:
                 while batch := list(islice(source, batch_size)):
-                    pending.append(pool.submit(self._whole, batch, explain))
+                    pending.append(pool.submit(self._answer_files, batch, explain))
                     if len(pending) == 2 * workers:
                         yield from pending.popleft().result()
                 while pending:
@@ -284,10 +278,10 @@ class Predictor:
                 for future in pending:
                     future.cancel()
 
-    def _whole(
+    def _answer_files(
         self, batch: Sequence[tuple[int, Source]], explain: Path | None
     ) -> list[Prediction | Failure]:
-        """A batch from files to answers; runs in a thread."""
+        """Take one batch from files to answers, within one thread."""
         items = [self._read(*item) for item in batch]
         answers = self.answer(items, heat=explain is not None)
         if explain is None:
@@ -303,10 +297,10 @@ class Predictor:
     def prepare(
         self, name: str, source: Path | bytes | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
     ) -> Prepared | Failure:
-        """Decode, measure and preprocess one image; meant to be called in several threads.
+        """Decode, measure and preprocess one image; meant to be called from several threads.
 
         Args:
-            name: What the answer calls the image.
+            name: Name of the image in the answer.
             source: A file, its bytes, or (H, W, 3) uint8 RGB.
             max_pixels: Largest width × height of an encoded image.
         """
@@ -315,8 +309,8 @@ class Predictor:
             pixels = apply_preprocess(image, self.record.preprocess)
             quality = measure_quality(image)
             beyond = (*odd, *envelope_notes(image, quality, self.record.envelope))
-            asked = self._gate is not None and self._gate.appearance is not None
-            look = describe_appearance(pixels) if asked else np.empty(0)
+            needs_appearance = self._gate is not None and self._gate.appearance is not None
+            look = describe_appearance(pixels) if needs_appearance else np.empty(0)
             return Prepared(name, sha256, pixels, quality, beyond, nuclear_blue(image), look)
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)
@@ -331,13 +325,12 @@ class Predictor:
         heat: bool = False,
         similar: int | None = None,
     ) -> list[Prediction | Failure]:
-        """Run the network once on prepared images, and decide; failures pass in their places.
+        """Run the network once on prepared images and decide; failures are passed on.
 
         Args:
             items: From :meth:`prepare`.
             heat: Also fill :attr:`Prediction.heat`; needs :attr:`has_maps`.
-            similar: How many cases fill :attr:`Prediction.similar`; None as this predictor does
-                by default.
+            similar: Number of cases in :attr:`Prediction.similar`. Default: that of this predictor.
 
         Raises:
             BundleError: The network gives numbers that are not finite.
@@ -406,7 +399,7 @@ class Predictor:
     def _ood_scores(
         self, batch: Sequence[Prepared], outputs: Mapping[str, NDArray[np.float32]]
     ) -> dict[str, NDArray[np.float64]]:
-        """Each score of the gate, (n,); none where the bundle has no gate."""
+        """(n,) values of each OOD score; empty if the bundle has no gate."""
         if self._gate is None:
             return {}
         appearance = np.stack([item.appearance for item in batch])
@@ -417,7 +410,7 @@ class Predictor:
 def _load(
     source: Path | bytes | NDArray[np.uint8], name: str, max_pixels: int
 ) -> tuple[NDArray[np.uint8], str, tuple[str, ...]]:
-    """The pixels, the hash of what they came from, and what a person has to know of the file."""
+    """Read an image: its pixels, the SHA-256 of its source, and notes about the file."""
     if isinstance(source, (bytes, Path)):
         data = source if isinstance(source, bytes) else read_image_file(source)
         found = decode_image(data, name=name, max_pixels=max_pixels)
@@ -438,7 +431,7 @@ def _load(
 def _with_heatmap(
     folder: Path, item: Prepared | Failure, answer: Prediction | Failure
 ) -> Prediction | Failure:
-    """Write the heat map into the folder and name it in the answer."""
+    """Write the heat map into the folder and name its file in the answer."""
     if isinstance(item, Failure) or isinstance(answer, Failure) or answer.heat is None:
         return answer
     title = f"{answer.predicted}, p {answer.probabilities[answer.predicted]:.2f}, {answer.decision}"

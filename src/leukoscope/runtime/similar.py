@@ -27,15 +27,15 @@ COLUMNS: Final = 20
 
 @dataclass(frozen=True)
 class SimilarCase:
-    """One training case beside an image.
+    """One training case shown beside an image.
 
     Attributes:
         label: Its class in the training data.
         image_id: First digits of its file's SHA-256, as in the study's ``manifest.csv``.
-        acquisition: Number of its acquisition cluster within the bundle; None where unknown.
-        distance: From the image in the network's features: 0 the same, 1 the distance to their
-            nearest case that 95 % of the validation images do not exceed.
-        number: Its place in the bundle.
+        acquisition: Number of its acquisition cluster in the bundle; None if unknown.
+        distance: Distance in the network's features, ≥ 0. 1 is the 95th percentile of the distance
+            from a validation image to its nearest case.
+        number: Its index in the bundle.
     """
 
     label: str
@@ -45,7 +45,7 @@ class SimilarCase:
     number: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As the output has it."""
+        """The case as it is written to the output."""
         return {
             "label": self.label,
             "image_id": self.image_id,
@@ -56,15 +56,15 @@ class SimilarCase:
 
 @dataclass(frozen=True, eq=False)
 class CaseLibrary:
-    """The cases of a bundle.
+    """The training cases that a bundle carries.
 
     Attributes:
-        captions: Label, image id and acquisition of each of R cases.
-        cases: (R, P) float32 of ``evaluation.neighbours``.
+        captions: Label, image id and acquisition cluster of each of the R cases.
+        cases: (R, P) float32 of :mod:`leukoscope.evaluation.neighbours`.
         basis: (D, P) float32, likewise.
-        limit: The unit of distance.
-        sheet: ``similar.jpg``, or None where the pictures may not be shown.
-        picture_px: Side of a picture in it.
+        limit: The distance that counts as 1.
+        sheet: ``similar.jpg``, or None if the pictures may not be shown.
+        picture_px: Side of a picture in the sheet.
     """
 
     captions: Sequence[tuple[str, str, int | None]]
@@ -87,7 +87,7 @@ class CaseLibrary:
         return SimilarCase(label, image_id, acquisition, distance / self.limit, number)
 
     def picture(self, number: int) -> NDArray[np.uint8] | None:
-        """(picture_px, picture_px, 3) uint8 RGB of a case, or None where there are none."""
+        """(picture_px, picture_px, 3) uint8 RGB of a case, or None without a sheet."""
         if self._pixels is None:
             return None
         row, column = (self.picture_px * place for place in divmod(number, COLUMNS))
@@ -100,7 +100,7 @@ class CaseLibrary:
 
 
 def load_cases(folder: Path, record: BundleRecord) -> CaseLibrary | None:
-    """The cases of a bundle that was read; None where it carries none.
+    """The training cases of a bundle, or None if it carries none.
 
     Raises:
         BundleError: The files do not fit together.
@@ -128,7 +128,7 @@ def load_cases(folder: Path, record: BundleRecord) -> CaseLibrary | None:
 
 
 def contact_sheet(pictures: Iterable[NDArray[np.uint8]], side_px: int) -> bytes:
-    """``similar.jpg`` of pictures (H, W, 3) uint8 RGB: the middle square of each, made smaller."""
+    """Encode ``similar.jpg``: the reduced central square of each (H, W, 3) uint8 RGB picture."""
     small = [_middle(picture, side_px) for picture in pictures]
     sheet = np.zeros((-(-len(small) // COLUMNS) * side_px, COLUMNS * side_px, 3), np.uint8)
     for number, picture in enumerate(small):

@@ -31,7 +31,7 @@ class Part:
     """A part of an image.
 
     Attributes:
-        box: x, y, width, height in pixels of the image; a cell's may reach beyond the edge.
+        box: x, y, width, height in pixels of the image; a cell's box may exceed the image.
         pixels: (h, w, 3) uint8 RGB at the size of a training image.
     """
 
@@ -40,14 +40,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Scale:
+class ImageScale:
     """The scale of one image.
 
     Attributes:
-        um_per_px: None where it is not known.
-        source: Where it comes from, in words; empty where it is not known.
+        um_per_px: Pixel size in µm, or None if unknown.
+        source: Where the scale comes from; empty if it is unknown.
         factor: Pixels of this image for each pixel of a training image.
-        doubt: Why the factor may be wrong, one sentence; empty where both scales are known.
+        doubt: Why the factor may be wrong, in one sentence; empty if both scales are known.
     """
 
     um_per_px: float | None
@@ -62,8 +62,8 @@ class Cutter:
 
     Attributes:
         field: What the model was trained on.
-        um_per_px: Pixel scale of all images in µm, as the user says.
-        bar_um: Length of their scale bars in µm, as the user says.
+        um_per_px: Pixel size of all images in µm, if the user gave it.
+        bar_um: Length of their scale bars in µm, if the user gave it.
     """
 
     field: ModelField
@@ -71,13 +71,13 @@ class Cutter:
     bar_um: float | None = None
 
     def may_cut(self, path: Path) -> bool:
-        """Whether a file is so large that it is worth reading for its scale."""
+        """Whether a file is large enough to be worth reading for its scale."""
         size = peek_size(path)
         factor = self._factor(self.um_per_px)
         return size is not None and max(size) > _LARGER * factor * self.field.largest_px
 
-    def scale_of(self, decoded: Decoded) -> Scale:
-        """Scale of an image: what the user says, the file says, or the bar shows, in this order."""
+    def scale_of(self, decoded: Decoded) -> ImageScale:
+        """The scale that the user gave, else that in the file, else that of the scale bar."""
         um, source, bar = self.um_per_px, "--um-per-px", None
         if um is None:
             um, source = decoded.um_per_px, "the file"
@@ -94,22 +94,22 @@ class Cutter:
             doubt = f"The scale of the image is unknown ({found}): {what} in its own pixels."
         elif self.field.um_per_px is None:
             doubt = f"The scale of the training images is unknown: {what} in the image's pixels."
-        return Scale(um, source if um is not None else "", self._factor(um), doubt)
+        return ImageScale(um, source if um is not None else "", self._factor(um), doubt)
 
     def _factor(self, um_per_px: float | None) -> float:
         known = self.field.um_per_px
         return known / um_per_px if known is not None and um_per_px is not None else 1.0
 
-    def parts(self, image: NDArray[np.uint8], scale: Scale) -> tuple[int, Iterator[Part]]:
-        """What the model is to see, in reading order.
+    def parts(self, image: NDArray[np.uint8], scale: ImageScale) -> tuple[int, Iterator[Part]]:
+        """The parts of an image that the model is applied to, in reading order.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            scale: Of :meth:`scale_of`.
+            scale: From :meth:`scale_of`.
 
         Returns:
-            How many places there are, and the parts, made one by one; tiles without a leukocyte
-            and leukocytes that touch the edge are left out.
+            The number of places, and an iterator over the parts. Tiles without a leukocyte and
+            leukocytes at the edge are left out.
         """
         if self.field.shows == "cell":
             return self._cells(image, scale)
@@ -128,7 +128,7 @@ class Cutter:
             if segment_leukocytes(tile).nucleus.any():
                 yield Part((x, y, width, height), tile)
 
-    def _cells(self, image: NDArray[np.uint8], scale: Scale) -> tuple[int, Iterator[Part]]:
+    def _cells(self, image: NDArray[np.uint8], scale: ImageScale) -> tuple[int, Iterator[Part]]:
         cell, nucleus = find_leukocytes(image, scale.um_per_px)
         _, labels, stats, centres = cv2.connectedComponentsWithStats(nucleus)
         areas = stats[1:, cv2.CC_STAT_AREA]
@@ -166,8 +166,8 @@ class Cutter:
         method = cv2.INTER_AREA if part.shape[1] > size[0] else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(part, size, interpolation=method), np.uint8)
 
-    def is_one(self, decoded: Decoded, scale: Scale) -> bool:
-        """Whether an image shows no more than a training image, or is one cut-out cell."""
+    def is_one(self, decoded: Decoded, scale: ImageScale) -> bool:
+        """Whether an image shows no more than a training image, or a single cut-out cell."""
         longest = _LARGER * scale.factor * self.field.largest_px
         return max(decoded.image.shape[:2]) <= longest or is_cut_out(decoded.image)
 
@@ -175,17 +175,17 @@ class Cutter:
 def find_leukocytes(
     image: NDArray[np.uint8], um_per_px: float | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Masks of leukocytes and of their nuclei in an image of any size, found window by window.
+    """Segment leukocytes and their nuclei in an image of any size, window by window.
 
-    The segmentation looks at 256 px at a time, in which leukocytes have to be as large as in a
-    field: windows are 75 µm wide, or 1024 px where the scale is not known.
+    The segmentation works on 256 px at a time and expects leukocytes as large as in a field:
+    windows are 75 µm wide, or 1024 px if the scale is unknown.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        um_per_px: Its scale, None where unknown.
+        um_per_px: Pixel size in µm, or None if unknown.
 
     Returns:
-        Two (H, W) uint8 masks of 0 and 1.
+        Two (H, W) uint8 masks of 0 and 1: leukocytes, nuclei.
     """
     height, width = image.shape[:2]
     side = _WINDOW_PX if um_per_px is None else max(64, round(_WINDOW_UM / um_per_px))
@@ -207,7 +207,7 @@ def find_leukocytes(
 
 
 def _starts(length: int, size: float, step: float | None = None) -> list[int]:
-    """Where equal parts begin that cover a length, spread evenly; they overlap where they must.
+    """Starts of equal parts that cover a length evenly, overlapping where they must.
 
     >>> _starts(1000, 300), _starts(100, 300)
     ([0, 233, 467, 700], [0])
@@ -229,7 +229,7 @@ def _window(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> tuple[sli
 def _touches_edge(
     mask: NDArray[np.bool_], window: tuple[slice, slice], shape: tuple[int, ...]
 ) -> bool:
-    """Whether a cell is cut by the edge of the image."""
+    """Whether the edge of the image cuts a cell."""
     rows, columns = window
     return bool(
         (rows.start == 0 and mask[0].any())

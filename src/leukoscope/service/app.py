@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -14,8 +14,9 @@ from starlette.responses import JSONResponse, Response
 
 from leukoscope.core.program import DISCLAIMER, __version__
 from leukoscope.service import page, schemas, uploads
+from leukoscope.service.batching import Answer
 from leukoscope.service.guard import Guard
-from leukoscope.service.model_pool import Models
+from leukoscope.service.model_pool import ModelPool, ServedModel
 from leukoscope.service.schemas import (
     FORM,
     ModelOut,
@@ -29,27 +30,34 @@ from leukoscope.service.schemas import (
 from leukoscope.service.schemas import problems as may_fail
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics
-from leukoscope.service.uploads import UploadMemory
+from leukoscope.service.uploads import Upload, UploadMemory
 
 ModelQuery = Annotated[str | None, Query(description="Name of a model; the first by default.")]
+ExplainQuery = Annotated[bool, Query(description="Also the heat map, as a PNG data URI.")]
+SimilarQuery = Annotated[
+    int, Query(ge=0, le=20, description="So many similar training cases with each answer.")
+]
+ByPatientQuery = Annotated[
+    uploads.ByPatient | None,
+    Query(
+        description="Also one row a patient: all images are of `one`; the first `folder` "
+        "of the file's name; or the form `field` patient, one for each file."
+    ),
+]
 
 
 def build_app(
-    models: Models,
+    models: ModelPool,
     settings: ServiceSettings,
     metrics: Metrics,
     *,
     load: Callable[[], Any] | None = None,
     draining: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
-    """The ASGI application.
+    """The ASGI application, which opens the models when it starts.
 
-    Args:
-        models: Answer; opened here when the server starts.
-        settings: Limits.
-        metrics: Shown at ``/metrics``.
-        load: Starts to open the models; ``models.load`` and waiting for it by default.
-        draining: Whether the server is about to stop.
+    ``load`` replaces ``models.load`` as what opens them; ``draining`` says whether the server is
+    about to stop.
     """
 
     @asynccontextmanager
@@ -83,18 +91,22 @@ def build_app(
     memory = UploadMemory(settings)
     schemas.install(app)
     _add_health(app, models, metrics, memory, draining)
-    _add_api(app, models, settings, memory)
+    _add_models(app, models)
+    _add_predict(app, models, settings, memory)
+    _add_openapi(app)
     page.add(app, models, settings, memory)
     return app
 
 
 def _add_health(
     app: FastAPI,
-    models: Models,
+    models: ModelPool,
     metrics: Metrics,
     memory: UploadMemory,
     draining: Callable[[], bool],
 ) -> None:
+    """Add the routes of health and of the Prometheus metrics."""
+
     @app.get("/healthz", response_model=State, tags=["health"])
     async def healthz() -> Response:
         """The process lives."""
@@ -120,27 +132,36 @@ def _add_health(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: UploadMemory) -> None:
+def _add_models(app: FastAPI, models: ModelPool) -> None:
+    """Add the list of models."""
+
     @app.get("/v1/models", response_model=list[ModelOut], responses=may_fail(503), tags=["answers"])
     async def list_models() -> Response:
         """The models that can be asked; the first is the default."""
-        return JSONResponse(
-            [
-                {
-                    "name": model.name,
-                    "model": model.predictor.model,
-                    "sha256": model.predictor.bundle.sha256,
-                    "class_names": list(model.predictor.class_names),
-                    "trained_on": model.predictor.record.trained_on,
-                    "licence": model.predictor.record.licence,
-                    "promise": promise_of(model.predictor.record),
-                    "verdict": verdict_of(model.predictor.record),
-                    "explains": model.predictor.has_maps,
-                    "similar_cases": model.similar_cases,
-                }
-                for model in models.all()
-            ]
-        )
+        return JSONResponse([_describe(model) for model in models.all()])
+
+
+def _describe(model: ServedModel) -> dict[str, Any]:
+    """What the API says about one model."""
+    predictor = model.predictor
+    return {
+        "name": model.name,
+        "model": predictor.model,
+        "sha256": predictor.bundle.sha256,
+        "class_names": list(predictor.class_names),
+        "trained_on": predictor.record.trained_on,
+        "licence": predictor.record.licence,
+        "promise": promise_of(predictor.record),
+        "verdict": verdict_of(predictor.record),
+        "explains": predictor.has_maps,
+        "similar_cases": model.similar_cases,
+    }
+
+
+def _add_predict(
+    app: FastAPI, models: ModelPool, settings: ServiceSettings, memory: UploadMemory
+) -> None:
+    """Add the prediction of uploaded images."""
 
     @app.post(
         "/v1/predict",
@@ -152,20 +173,9 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
     async def predict(
         request: Request,
         model: ModelQuery = None,
-        explain: Annotated[
-            bool, Query(description="Also the heat map, as a PNG data URI.")
-        ] = False,
-        similar: Annotated[
-            int,
-            Query(ge=0, le=20, description="So many similar training cases with each answer."),
-        ] = 0,
-        by_patient: Annotated[
-            uploads.ByPatient | None,
-            Query(
-                description="Also one row a patient: all images are of `one`; the first `folder` "
-                "of the file's name; or the form `field` patient, one for each file."
-            ),
-        ] = None,
+        explain: ExplainQuery = False,
+        similar: SimilarQuery = 0,
+        by_patient: ByPatientQuery = None,
     ) -> Response:
         """Class, calibrated probabilities, prediction set, decision and reasons for each image.
 
@@ -173,33 +183,55 @@ def _add_api(app: FastAPI, models: Models, settings: ServiceSettings, memory: Up
         """
         async with memory.read(request) as upload:
             served = models.get(model)
-            answers = await uploads.ask(
+            answers = await uploads.predict_upload(
                 request, served, upload, settings, heat=explain, similar=similar
             )
-            predictions, errors = uploads.rows(served, answers)
+            predictions, errors = uploads.response_rows(served, answers)
             if not predictions:
                 raise ProblemError(422, "none of the images could be read", errors=errors)
             if explain:
-                loop = asyncio.get_running_loop()
-                for row in predictions:
-                    data, answer = upload.files[row["index"]][1], answers[row["index"]]
-                    row["heatmap"] = await loop.run_in_executor(
-                        models.pool, uploads.heat_uri, served, data, answer
-                    )
+                await _add_heat_maps(predictions, models, served, upload, answers)
             content = {
                 "predictions": predictions,
                 "errors": errors,
-                "model": served.predictor.model,
-                "model_sha256": served.predictor.bundle.sha256,
-                "promise": served.predictor.record.promise_words,
-                "version": __version__,
-                "disclaimer": DISCLAIMER,
+                **_provenance(served),
                 "request_id": request.state.request_id,
             }
             if by_patient is not None:
                 content["patients"] = uploads.by_patient(served, upload, answers, by_patient)
             return JSONResponse(content)
 
+
+async def _add_heat_maps(
+    rows: Sequence[dict[str, Any]],
+    models: ModelPool,
+    served: ServedModel,
+    upload: Upload,
+    answers: Sequence[Answer],
+) -> None:
+    """Draw the heat map of each row beside the event loop, and put it into the row."""
+    loop = asyncio.get_running_loop()
+    for row in rows:
+        data, answer = upload.files[row["index"]][1], answers[row["index"]]
+        row["heatmap"] = await loop.run_in_executor(
+            models.pool, uploads.heat_uri, served, data, answer
+        )
+
+
+def _provenance(served: ServedModel) -> dict[str, Any]:
+    """Which model and program gave the answers, and what is promised of them."""
+    predictor = served.predictor
+    return {
+        "model": predictor.model,
+        "model_sha256": predictor.bundle.sha256,
+        "promise": predictor.record.promise_words,
+        "version": __version__,
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def _add_openapi(app: FastAPI) -> None:
+    """Replace the OpenAPI document by one without validation schemas that no answer uses."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -24,11 +24,7 @@ Answer = Prediction | Failure
 
 
 class QueueFullError(Exception):
-    """No room for these images.
-
-    Args:
-        retry_after_s: About when there will be.
-    """
+    """There is no room for these images for about ``retry_after_s`` seconds."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(retry_after_s)
@@ -37,7 +33,7 @@ class QueueFullError(Exception):
 
 @dataclass(eq=False)
 class _Job:
-    """One image on its way; ``dead`` once nobody waits for it any more."""
+    """One image in the queue; ``dead`` once no request waits for it."""
 
     name: str
     data: bytes
@@ -48,16 +44,16 @@ class _Job:
 
 
 class Batcher:
-    """The queue before one model. :meth:`submit` belongs to one event loop; all else is threads.
+    """The queue in front of one model. :meth:`submit` runs in one event loop, the rest in threads.
 
     Args:
         solo: The model with all cores, for an image that comes alone.
-        streams: The same model, each with a share of the cores.
+        streams: The same model several times, each with a share of the cores.
         queue_images: Most images that wait or are being worked on.
         batch_images: Most images in one run.
-        max_pixels: Of an image.
-        on_batch: Told all answers of each batch, in a network's thread; every
-            answer that leaves this process passes here.
+        max_pixels: Largest width × height of an image.
+        on_batch: Called in a network's thread with all answers of each batch; every answer that
+            leaves this process passes through it.
     """
 
     def __init__(
@@ -93,17 +89,17 @@ class Batcher:
         timeout_s: float,
         similar: int = 0,
     ) -> list[Answer]:
-        """Answers to images, in their order.
+        """The answers to images, in their order.
 
         Args:
             images: Name and encoded bytes of each.
-            heat: Whether :attr:`Prediction.heat` is wanted.
-            timeout_s: How long to wait for all of them.
-            similar: How many similar training cases :attr:`Prediction.similar` names.
+            heat: Whether to fill :attr:`Prediction.heat`.
+            timeout_s: Longest time to wait for all of them.
+            similar: Number of similar training cases in :attr:`Prediction.similar`.
 
         Raises:
             QueueFullError: Nothing was accepted.
-            TimeoutError: What was not done is dropped.
+            TimeoutError: Unfinished images are dropped.
             BundleError: The network gives numbers that are not finite.
         """
         if self.waiting + len(images) > self._limit:
@@ -126,7 +122,7 @@ class Batcher:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:
-        """End the networks' threads; call it when idle."""
+        """End the networks' threads; only to be called when idle."""
         self._jobs.put(None)
         for thread in self._threads:
             thread.join()
@@ -139,7 +135,7 @@ class Batcher:
         self._jobs.put(None)  # for the other threads
 
     def _take(self, most: int) -> Iterator[_Job]:
-        """What waits, up to a number."""
+        """Yield waiting jobs, at most a given number."""
         for _ in range(most):
             try:
                 job = self._jobs.get_nowait()
@@ -165,7 +161,9 @@ class Batcher:
                     heat=any(job.heat for job in wanted),
                     similar=max(job.similar for job in wanted),
                 )
-                answers = [_asked(*pair) for pair in zip(wanted, answers, strict=True)]
+                answers = [
+                    _keep_requested_cases(*pair) for pair in zip(wanted, answers, strict=True)
+                ]
                 self._on_batch(answers)
         except Exception as error:  # the requests that asked learn of it
             self._finish(batch, error)
@@ -175,7 +173,7 @@ class Batcher:
         self._finish(batch, dict(zip(wanted, answers, strict=True)))
 
     def _finish(self, jobs: Sequence[_Job], result: dict[_Job, Answer] | Exception) -> None:
-        """Hand the answers to the event loop, all in one step."""
+        """Pass the answers to the event loop, all in one step."""
 
         def resolve() -> None:
             self.waiting -= len(jobs)
@@ -192,8 +190,8 @@ class Batcher:
             loop.call_soon_threadsafe(resolve)
 
 
-def _asked(job: _Job, answer: Answer) -> Answer:
-    """Without the similar cases that another job of its batch asked for."""
+def _keep_requested_cases(job: _Job, answer: Answer) -> Answer:
+    """Remove similar cases that another job of the batch requested."""
     if isinstance(answer, Failure) or answer.similar is None:
         return answer
     return replace(answer, similar=answer.similar[: job.similar] if job.similar else None)

@@ -19,14 +19,14 @@ Job = Callable[[], Coroutine[Any, Any, None]]
 
 
 class GracefulServer(uvicorn.Server):
-    """One server on one open socket.
+    """A uvicorn server on one open socket.
 
-    SIGTERM and SIGINT stop it gracefully, a second one at once after what was accepted, a third
-    without that. SIGHUP, where the system has it, runs ``reload``.
+    SIGTERM or SIGINT stops it gracefully; a second signal skips the waiting before the port closes;
+    a third ends it at once. SIGHUP, where the system has it, starts ``reload``.
 
     Args:
-        config: Of uvicorn.
-        listener: Where connections come in.
+        config: The uvicorn configuration.
+        listener: The open socket.
         drain_s: Time between the signal and closing the port.
         started: Called once, when connections are accepted.
         reload: What SIGHUP starts.
@@ -54,11 +54,11 @@ class GracefulServer(uvicorn.Server):
 
     @property
     def draining(self) -> bool:
-        """Whether a stop was asked for."""
+        """Whether a stop was requested."""
         return self._stop_at is not None
 
     def start_job(self, job: Job) -> None:
-        """Run something beside the requests."""
+        """Run a coroutine beside the requests."""
         task = asyncio.ensure_future(job())
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
@@ -68,7 +68,7 @@ class GracefulServer(uvicorn.Server):
         self.run(sockets=[self._listener])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal to stop; not counted by uvicorn, which would end by the signal again."""
+        """Handle a stop signal here: uvicorn would raise it again after shutdown."""
         if self.should_exit:
             self.force_exit = True
         elif self.draining:
@@ -77,7 +77,7 @@ class GracefulServer(uvicorn.Server):
             self._stop_at = time.monotonic() + self._drain_s
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Check, ten times a second, whether to announce, reload or stop."""
         if self._announce is not None:
             self._announce()
             self._announce = None
@@ -105,12 +105,10 @@ class GracefulServer(uvicorn.Server):
 
 
 def bounded_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """The HTTP protocol of uvicorn, which by itself waits for the head of a request without end.
+    """The HTTP protocol of uvicorn with the time limit on a request's head that it lacks.
 
-    Args:
-        seconds: Longest time from the first byte of a request (or from the connection) to the end
-            of its head, and that bytes are still taken after an answer that did not wait for them.
-            Between requests uvicorn's own time holds.
+    ``seconds`` limits the time from the first byte (or from the connection) to the end of the head,
+    and how long bytes are taken after an early answer. Between requests uvicorn's limit applies.
     """
 
     class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -130,7 +128,7 @@ def bounded_protocol(seconds: float) -> type[asyncio.Protocol]:
                 self._end.cancel()
 
         def _watch(self) -> None:
-            """Start the clock while no request is under way; more bytes do not set it back."""
+            """Start the timer while no request is under way; further bytes do not reset it."""
             cycle: Any = self.cycle
             waits = cycle is None or cycle.response_complete
             if waits and self._end is None:

@@ -45,18 +45,14 @@ HEADERS = {
 
 
 class RateLimit:
-    """A bucket of tokens for each client, refilled over a minute.
-
-    Args:
-        per_minute: Size of the bucket; 0 lets everybody through.
-    """
+    """A token bucket of ``per_minute`` requests for each client; 0 sets no limit."""
 
     def __init__(self, per_minute: int) -> None:
         self._most = per_minute
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait_s(self, client: str, now: float) -> float:
-        """Seconds to wait; 0 where the request may pass.
+        """Seconds that a client has to wait; 0 if the request may pass.
 
         >>> limit = RateLimit(60)
         >>> [limit.wait_s("a", 0.0) for _ in range(61)][-2:], limit.wait_s("a", 1.0)
@@ -74,13 +70,9 @@ class RateLimit:
 
 
 class Guard:
-    """The middleware.
+    """The middleware in front of every route.
 
-    Args:
-        app: What it stands before.
-        settings: Key, hosts, origins, rate.
-        metrics: Told of each request.
-        draining: Whether the server is about to stop: connections are then not kept open.
+    ``draining`` says whether the server is about to stop: connections are then not kept open.
     """
 
     def __init__(

@@ -27,13 +27,13 @@ OnAnswers = Callable[[Predictor, Sequence[Answer]], None]
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """One bundle at work.
+    """One opened bundle.
 
     Attributes:
         predictor: The model.
-        batcher: The queue before it.
+        batcher: The queue in front of it.
         card: Its model card, in Markdown.
-        examples: PNG bytes of the phantoms that lie in the bundle, by name.
+        examples: Name → PNG bytes of the phantom images in the bundle.
     """
 
     predictor: Predictor
@@ -43,17 +43,17 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """By which a request chooses it."""
+        """The name by which a request chooses the model."""
         return self.predictor.record.name
 
     @property
     def similar_cases(self) -> int:
-        """How many training cases an answer can be set beside."""
+        """Number of training cases that can be shown beside an answer."""
         known = self.predictor.record.similar
         return 0 if known is None else known.n
 
 
-class Models:
+class ModelPool:
     """All models of a server, by name; the first is the default.
 
     Args:
@@ -61,9 +61,9 @@ class Models:
         engine: As in :func:`leukoscope.runtime.predictor.load_bundle`.
         precision: Likewise.
         settings: Limits.
-        metrics: Told of every batch.
-        on_answers: Told of all answers of every batch too, in the network's thread: what keeps a
-            record of answers hooks in here and nowhere else.
+        metrics: Counts every batch.
+        on_answers: Called in the network's thread with all answers of every batch; the only hook
+            for what records answers.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Models:
         return tuple(self._served.values())
 
     def get(self, name: str | None) -> ServedModel:
-        """The model of a name, or the default; ask again for each request.
+        """The model of that name, or the default; to be looked up anew for each request.
 
         Raises:
             ProblemError: There is none of this name.
@@ -122,7 +122,7 @@ class Models:
     async def load(self) -> None:
         """Open and warm all bundles, then exchange them for the present ones in one step.
 
-        Requests that were taken before are answered by the models that took them.
+        Requests that were accepted before are answered by the former models.
 
         Raises:
             LeukoscopeError: A bundle cannot be used; the present models stay.
@@ -135,7 +135,7 @@ class Models:
         await _retire(old.values())
 
     async def reload(self) -> None:
-        """:meth:`load` again; where that fails the present models stay and the log says why."""
+        """Run :meth:`load` again; if it fails, the present models stay and the log says why."""
         try:
             await self.load()
         except LeukoscopeError as error:
@@ -202,7 +202,7 @@ class Models:
 
 
 def _warm(predictor: Predictor, example: bytes | None, batch_images: int) -> None:
-    """Answer one image and one full batch, so that no user pays for what is set up on first use."""
+    """Answer one image and one full batch, so that no user waits for the set-up on first use."""
     if example is None:
         example = encode_png(np.full((64, 64, 3), 200, np.uint8))
     prepared = predictor.prepare("warm-up", example)

@@ -19,7 +19,7 @@ from leukoscope.runtime.outputs import csv_cells, output_columns
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service import uploads, views
 from leukoscope.service.batching import Answer
-from leukoscope.service.model_pool import Models, ServedModel
+from leukoscope.service.model_pool import ModelPool, ServedModel
 from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.uploads import Upload, UploadMemory
@@ -32,7 +32,7 @@ _SIMILAR = 5
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
-def add(app: FastAPI, models: Models, settings: ServiceSettings, memory: UploadMemory) -> None:
+def add(app: FastAPI, models: ModelPool, settings: ServiceSettings, memory: UploadMemory) -> None:
     """Add the page, its pictures and its documents to an application."""
     _add_documents(app, models)
 
@@ -47,14 +47,16 @@ def add(app: FastAPI, models: Models, settings: ServiceSettings, memory: UploadM
         async with memory.read(request) as upload:
             model = models.get(upload.model or None)
             heat = model.predictor.has_maps
-            found = await uploads.ask(request, model, upload, settings, heat=heat, similar=_SIMILAR)
+            found = await uploads.predict_upload(
+                request, model, upload, settings, heat=heat, similar=_SIMILAR
+            )
             values = await _result_values(models, model, upload, found)
         if fragment:
             return _html("results.html.j2", **values)
         return _html("answers.html.j2", **values)
 
 
-def _add_documents(app: FastAPI, models: Models) -> None:
+def _add_documents(app: FastAPI, models: ModelPool) -> None:
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
         return RedirectResponse("/static/icon.svg")
@@ -90,7 +92,7 @@ def _add_documents(app: FastAPI, models: Models) -> None:
         return _html("docs.html.j2", api=app.openapi())
 
 
-def _page_values(models: Models, settings: ServiceSettings) -> dict[str, Any]:
+def _page_values(models: ModelPool, settings: ServiceSettings) -> dict[str, Any]:
     served = models.all()
     drawn = next((model for model in served if model.predictor.record.phantoms), None)
     return {
@@ -103,9 +105,9 @@ def _page_values(models: Models, settings: ServiceSettings) -> dict[str, Any]:
 
 
 async def _result_values(
-    models: Models, model: ServedModel, upload: Upload, answers: list[Answer]
+    models: ModelPool, model: ServedModel, upload: Upload, answers: list[Answer]
 ) -> dict[str, Any]:
-    """All that the results show."""
+    """The values that the template of the results shows."""
     cards, failures, counts = [], [], dict.fromkeys(("accept", "review", "reject"), 0)
     for index, answer in enumerate(answers):
         if isinstance(answer, Failure):

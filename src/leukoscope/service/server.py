@@ -6,7 +6,10 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -17,16 +20,20 @@ from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
 from leukoscope.service.settings import ServiceSettings
 
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
 KEY_VARIABLE = "LEUKOSCOPE_API_KEY"
 _SHORTEST_KEY = 16
 _MOST_CONNECTIONS = 1000
 
 
 def read_key(path: Path | None) -> SecretStr | None:
-    """The API key: first line of a file, else the environment variable; None where neither is.
+    """The API key from the first line of a file, else from the environment variable, else None.
 
     Raises:
-        UsageError: The file cannot be read, or the key is short.
+        UsageError: The file cannot be read, or the key is too short.
     """
     if path is not None:
         try:
@@ -63,7 +70,7 @@ def check_binding(host: str, settings: ServiceSettings, *, without_key: bool) ->
     """Refuse to be reachable from other machines without a key.
 
     Raises:
-        UsageError: There is no key, and nobody said that none is wanted.
+        UsageError: There is no key, and ``without_key`` was not given.
     """
     if not is_loopback(host) and settings.api_key is None and not without_key:
         raise UsageError(
@@ -84,45 +91,27 @@ def serve(
     audit_log: Path | None,
     listening: Callable[[str], None],
 ) -> None:
-    """Answer until a signal says to stop.
+    """Answer until SIGTERM or SIGINT; SIGHUP, where the system has it, reopens the bundles.
 
-    SIGTERM, SIGINT: stop gracefully. SIGHUP, where the system has it: open the bundles again.
-
-    Args:
-        bundles: Their folders.
-        settings: Limits.
-        host: Address to listen at.
-        port: 0 takes any free one.
-        engine: As in :func:`leukoscope.runtime.predictor.load_bundle`.
-        precision: Likewise.
-        audit_log: File to which every answer is appended; None keeps no record.
-        listening: Told the address when the server answers.
+    ``port`` 0 takes a free one; ``listening`` gets the address once the server answers.
 
     Raises:
         MissingExtraError: FastAPI, uvicorn or another part of ``[app]`` is not installed.
         UsageError: The address cannot be used.
         LeukoscopeError: A bundle cannot be used.
     """
-    try:
-        import uvicorn
+    _require_packages()
+    from leukoscope.service.app import build_app
+    from leukoscope.service.graceful import GracefulServer
+    from leukoscope.service.model_pool import ModelPool
+    from leukoscope.service.telemetry import Metrics, start_logging
 
-        from leukoscope.service.app import build_app
-        from leukoscope.service.graceful import GracefulServer, bounded_protocol
-        from leukoscope.service.model_pool import Models
-        from leukoscope.service.telemetry import Metrics, start_logging
-    except ImportError:
-        raise MissingExtraError("leukoscope serve", "app") from None
     one_thread_each()
     start_logging()
     metrics = Metrics()
     record = AuditLog(audit_log) if audit_log else None
-
-    def keep(predictor: Predictor, answers: Sequence[Prediction | Failure]) -> None:
-        if record is not None:
-            for answer in answers:
-                record.add(answer, predictor)
-
-    models = Models(bundles, engine, precision, settings, metrics, on_answers=keep)
+    append = partial(_append_to, record)
+    models = ModelPool(bundles, engine, precision, settings, metrics, on_answers=append)
     failed: list[LeukoscopeError] = []
 
     async def load() -> None:
@@ -139,7 +128,44 @@ def serve(
         load=lambda: server.start_job(load),
         draining=lambda: server.draining,
     )
-    config = uvicorn.Config(
+    listener, address = _listen(host, port)
+    server = GracefulServer(
+        _uvicorn_config(app, settings),
+        listener,
+        drain_s=settings.drain_s,
+        started=lambda: listening(address),
+        reload=models.reload,
+    )
+    with closing(record) if record else nullcontext():
+        server.answer()
+    if failed:
+        raise failed[0]
+
+
+def _require_packages() -> None:
+    """Refuse to start where a package of the extra ``app`` is not installed."""
+    try:
+        from leukoscope.service import app, graceful, model_pool, telemetry  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("leukoscope serve", "app") from None
+
+
+def _append_to(
+    record: AuditLog | None, predictor: Predictor, answers: Sequence[Prediction | Failure]
+) -> None:
+    """Append answers to the audit log, where one is kept."""
+    if record is not None:
+        for answer in answers:
+            record.add(answer, predictor)
+
+
+def _uvicorn_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+    """Configure uvicorn: its own logs off, every wait bounded."""
+    import uvicorn
+
+    from leukoscope.service.graceful import bounded_protocol
+
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
@@ -152,25 +178,10 @@ def serve(
         timeout_keep_alive=20,
         timeout_graceful_shutdown=int(settings.stop_s),
     )
-    listener, address = _listen(host, port)
-    server = GracefulServer(
-        config,
-        listener,
-        drain_s=settings.drain_s,
-        started=lambda: listening(address),
-        reload=models.reload,
-    )
-    try:
-        server.answer()
-    finally:
-        if record is not None:
-            record.close()
-    if failed:
-        raise failed[0]
 
 
 def _listen(host: str, port: int) -> tuple[socket.socket, str]:
-    """An open socket and its address as a link."""
+    """Open a socket; returns it with its address as a URL."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=1024)

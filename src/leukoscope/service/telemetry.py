@@ -25,7 +25,7 @@ _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
 class Metrics:
-    """Counters of one server; a registry of its own, so that tests can run several."""
+    """The counters of one server, with a registry of its own so that tests can run several."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -64,7 +64,7 @@ class Metrics:
         )
 
     def count(self, model: str, answers: Sequence[Prediction | Failure]) -> None:
-        """One batch of answers."""
+        """Count one batch of answers."""
         self.batches.labels(model).observe(len(answers))
         for answer in answers:
             if isinstance(answer, Failure):
@@ -73,12 +73,12 @@ class Metrics:
                 self.decisions.labels(model, answer.predicted, answer.decision).inc()
 
     def text(self) -> bytes:
-        """Everything in the format that Prometheus reads."""
+        """All metrics in the Prometheus text format."""
         return generate_latest(self._registry)
 
 
 class _JsonLines(logging.Formatter):
-    """One object a line; a traceback is one field of it."""
+    """Formats each record as one JSON object per line, a traceback as one field."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -93,12 +93,12 @@ class _JsonLines(logging.Formatter):
 
 
 def log(event: str, *, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
-    """Write one line; no image name, no key, no address goes in here."""
+    """Write one line; image names, keys and addresses must not be passed."""
     LOG.log(level, event, exc_info=exc_info, extra={"fields": fields})
 
 
 def start_logging() -> None:
-    """JSON lines on standard error, for this package and for uvicorn."""
+    """Log JSON lines of this package and of uvicorn to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     for name in (LOG.name, "uvicorn.error"):

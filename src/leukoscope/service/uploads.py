@@ -39,8 +39,8 @@ class Upload:
     Attributes:
         files: Name and bytes of each file of the field ``files``, in order.
         patients: Values of the field ``patient``, in order.
-        model: Value of the field ``model``; the page sends it.
-        one_patient: Whether the field ``one_patient`` came.
+        model: Value of the field ``model``, which the page sends.
+        one_patient: Whether the field ``one_patient`` was sent.
     """
 
     files: list[tuple[str, bytes]] = field(default_factory=list)
@@ -50,11 +50,7 @@ class Upload:
 
 
 class UploadMemory:
-    """Bytes of all uploads in the process; bounded.
-
-    Args:
-        settings: Limits.
-    """
+    """Counts and bounds the bytes of all uploads in the process."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.used = 0
@@ -65,8 +61,8 @@ class UploadMemory:
         """Read and parse a request's form; its bytes count until the block is left.
 
         Raises:
-            ProblemError: It is too large (413), too slow (408), no multipart form (415), malformed
-                (400), without a file (422), or there is no room now (429).
+            ProblemError: The upload is too large (413) or too slow (408), is not a multipart form
+                (415), malformed (400) or without a file (422), or there is no room for it (429).
         """
         taken = 0
         most = self._settings.max_body_mb
@@ -144,7 +140,7 @@ class _Form:
             raise _malformed() from None
 
     def finish(self) -> Upload:
-        """The form."""
+        """The parsed form, once it is complete."""
         if not self._complete:
             raise _malformed()
         if not self._upload.files:
@@ -197,7 +193,7 @@ class _Form:
 
 
 def clean_name(raw: bytes) -> str:
-    r"""A text of a stranger, to be shown and never opened: one line of bounded length.
+    r"""A client's text made safe to show: one line of bounded length; never used as a path.
 
     >>> clean_name(b"../a\x00b\n.png")
     '../ab.png'
@@ -210,7 +206,7 @@ def _malformed() -> ProblemError:
     return ProblemError(400, "the multipart form is malformed or incomplete")
 
 
-async def ask(
+async def predict_upload(
     request: Request,
     model: ServedModel,
     upload: Upload,
@@ -222,8 +218,7 @@ async def ask(
     """Put the images into the model's queue and wait for the answers.
 
     Raises:
-        ProblemError: Heat maps are asked of a model that has none, the queue is full, or the
-            answers do not come in time.
+        ProblemError: The model has no heat maps, the queue is full, or the answers take too long.
     """
     if heat and not model.predictor.has_maps:
         raise ProblemError(422, f"explain: the model {model.name} gives no heat maps; ask without")
@@ -244,8 +239,8 @@ async def ask(
     return answers
 
 
-def rows(model: ServedModel, answers: Sequence[Answer]) -> tuple[list[Any], list[Any]]:
-    """Predictions and errors as the API gives them."""
+def response_rows(model: ServedModel, answers: Sequence[Answer]) -> tuple[list[Any], list[Any]]:
+    """Predictions and errors as rows of the API's answer."""
     good: list[dict[str, Any]] = []
     bad: list[dict[str, Any]] = []
     for index, answer in enumerate(answers):
@@ -261,10 +256,10 @@ def rows(model: ServedModel, answers: Sequence[Answer]) -> tuple[list[Any], list
 def by_patient(
     model: ServedModel, upload: Upload, answers: Sequence[Answer], how: ByPatient
 ) -> list[dict[str, Any]]:
-    """One row a patient.
+    """One row per patient.
 
     Raises:
-        ProblemError: It cannot be told which patient an image belongs to.
+        ProblemError: The patient of an image is unknown.
     """
     names = [name for name, _ in upload.files]
     if how == "one":

@@ -137,7 +137,7 @@ def export_bundle(
         "MODEL_CARD.md": render_model_card(run).encode(),
         "trained_on.txt": _hashes(data, rows["train"]),
         **of_cases,
-        **golden_files(phantoms, engine.run(golden)["logits"], servings=answers),
+        **golden_files(phantoms, engine.run(golden)["logits"], variants=answers),
     }
     return save_bundle(out, record, packed)
 

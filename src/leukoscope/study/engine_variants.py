@@ -27,8 +27,8 @@ from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.comparison import measure_parity
 from leukoscope.evaluation.gate import Gate, Seen, rescale
 from leukoscope.imaging.background import describe_appearance
-from leukoscope.runtime.engines import ENGINES, Engine, cannot, open_engine
-from leukoscope.runtime.golden import GOLDEN_ATOL, Answers
+from leukoscope.runtime.engines import ENGINES, Engine, open_engine, unsupported_reason
+from leukoscope.runtime.golden import GOLDEN_ATOL, GoldenLogits
 
 Outputs = dict[str, NDArray[np.float32]]
 Decide = Callable[[NDArray[np.floating[Any]]], tuple[Calibration, Conformal, OperatingPoint | None]]
@@ -68,7 +68,7 @@ class Material:
 
 def measure_variants(
     graph: bytes, int8: bytes | None, material: Material
-) -> tuple[tuple[EngineVariant, ...], dict[str, Answers]]:
+) -> tuple[tuple[EngineVariant, ...], dict[str, GoldenLogits]]:
     """Measure every installed engine in every precision that it can compute in here.
 
     Args:
@@ -84,7 +84,7 @@ def measure_variants(
         BundleError: An engine's fp32 is not within its bounds; names engine, figure and bound.
     """
     servings: list[EngineVariant] = []
-    golden: dict[str, Answers] = {}
+    golden: dict[str, GoldenLogits] = {}
     for name in ENGINES:
         if find_spec(name) is None:
             continue
@@ -109,7 +109,7 @@ def measure_variants(
                 logits = engine.run(material.golden)["logits"]
                 # Two machines may round as differently as this one's two precisions do.
                 atol = max(GOLDEN_ATOL, found.parity.max_abs)
-                golden[f"{name} {precision}"] = Answers(logits, atol)
+                golden[f"{name} {precision}"] = GoldenLogits(logits, atol)
     return tuple(servings), golden
 
 
@@ -152,7 +152,7 @@ def worst(servings: tuple[EngineVariant, ...]) -> Parity:
 
 
 def _lower(engine: str, int8: bytes | None) -> Iterator[Precision]:
-    if not cannot(engine, "bf16"):
+    if not unsupported_reason(engine, "bf16"):
         yield "bf16"
     if int8 is not None:
         yield "int8"

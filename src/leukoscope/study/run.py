@@ -18,7 +18,7 @@ from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, Us
 from leukoscope.core.files import write_json
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import RunFolder, resumes
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
@@ -281,17 +281,8 @@ def audited(config: StudyConfig, listener: Listener) -> Audit:
 
 
 def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
-    occupied = run.path.is_dir() and any(run.path.iterdir())
-    if occupied and not run.config.is_file():
-        raise UsageError(
-            f"{run.path} is not empty and holds no study", hint="name a new folder with --out"
-        )
-    if occupied and not resume:
-        raise UsageError(
-            f"{run.path} already holds a study",
-            hint="add --resume to go on with it, or name a new folder with --out",
-        )
-    if occupied and load_study_config(run.config) != config:
+    resumed = resumes(run.config, "study", resume=resume, hint="add --resume to go on with it")
+    if resumed and load_study_config(run.config) != config:
         raise ConfigError(
             f"{run.config} differs from the options given",
             hint="resume with the data and --out alone, or name a new folder with --out",

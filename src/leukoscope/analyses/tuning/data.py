@@ -36,7 +36,7 @@ Report = Callable[[int, float], bool]
 
 
 class PrunedTrial(Exception):  # noqa: N818 - not an error
-    """A trial that was ended because others were better at the same point."""
+    """Ends a trial because others were better at the same step."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class TuningData:
     """The train and val images of a hold-out, and nothing else.
 
     Attributes:
-        manifest: Their records and where they lie.
-        data: The same records, in the order of every array.
+        manifest: Their records and folder.
+        data: The same records; every array follows their order.
         folds: ``(train rows, val rows)`` of each fold.
         protocol: How the images were held out.
-        groups: For each image what belongs together.
+        groups: For each image the group that must not be split.
     """
 
     manifest: Manifest
@@ -64,17 +64,17 @@ class TuningData:
 
     @property
     def sha256(self) -> str:
-        """Hash of the images' contents, their labels and places."""
+        """Hash of the images' contents, labels and folds."""
         images = [(record.sha256, record.label) for record in self.data.records]
         places = [[part.tolist() for part in fold] for fold in self.folds]
         return sha256_json([images, places, self.data.class_names])
 
 
 def hold_out(found: Audit, study: StudyConfig) -> Fold:
-    """The one fold that sets ``cal`` and ``test`` aside.
+    """The single fold that sets ``cal`` and ``test`` aside.
 
     Raises:
-        DataError: The protocol does not apply, or tests every image.
+        DataError: The protocol does not apply, or its test parts cover every image.
     """
     plan = plan_protocols(found.manifest, found, study)
     if not plan.folds:
@@ -90,10 +90,10 @@ def hold_out(found: Audit, study: StudyConfig) -> Fold:
 
 
 def tuning_data(found: Audit, config: TuneConfig, fold: Fold) -> TuningData:
-    """Take the train and val images of ``fold``, divided as ``config.folds`` says.
+    """Take the train and val images of ``fold``, split again as ``config.folds`` says.
 
     Raises:
-        SplitError: They cannot be divided into so many folds.
+        SplitError: They cannot be split into so many folds.
     """
     manifest = found.manifest.with_images(
         record
@@ -130,21 +130,21 @@ def _inner_folds(manifest: Manifest, found: Audit, config: TuneConfig) -> Sequen
 
 
 def _as_two(data: Labelled, fold: Fold) -> tuple[Rows, Rows]:
-    """Train and val of an inner fold: its test part validates, the others fit."""
+    """Train and val rows of an inner fold: its test part validates, the rest trains."""
     parts = [data.rows(fold, part) for part in ("train", "val", "cal")]
     return np.sort(np.concatenate(parts)), data.rows(fold, "test")
 
 
 @dataclass
-class Scorer:
+class ConfigurationScorer:
     """Fits configurations and measures them on the validation images.
 
     Attributes:
         tuning: The images.
         store: Keeps features between trials, and between processes.
-        name: Of the tuned recipe; with the seed it gives each fold's seed, the same in all
-            trials and in a later study of that recipe.
-        seed: The study's.
+        name: Name of the tuned recipe; with the seed it decides the seed of each fold, which is the
+            same in all trials and in a later study of that recipe.
+        seed: The study's seed.
     """
 
     tuning: TuningData
@@ -158,16 +158,16 @@ class Scorer:
     ) -> tuple[float, NDArray[np.float64]]:
         """Fit ``recipe`` on every fold.
 
-        ``report`` is told (step, value so far) and ends the trial with True; ``folder`` takes the
-        history of each fold.
+        ``report`` gets (step, value so far) and ends the trial by returning True; the history of
+        each fold is written to ``folder``.
 
         Returns:
-            The mean of the criterion over the folds, and (n_val, K) probabilities of
+            The mean of the criterion over the folds, and the (n_val, K) probabilities of
             ``tuning.val_rows``.
 
         Raises:
-            PrunedTrial: ``report`` said so.
-            TrainingError: The optimisation broke down.
+            PrunedTrial: ``report`` returned True.
+            TrainingError: The optimisation failed.
         """
         data, linear = self.tuning.data, isinstance(recipe.training, LinearHeadTraining)
         values: list[float] = []
@@ -264,7 +264,7 @@ class Scorer:
         return lambda done, total: tell(number * total + done, folds * total)
 
     def _all_pixels(self, recipe: Recipe) -> NDArray[np.uint8]:
-        """Pixels of the last preprocessing that was asked for stay in memory."""
+        """The pixels of all images; those of the latest preprocessing stay in memory."""
         key = sha256_json(recipe.preprocess.model_dump(mode="json"))
         if self._pixels is None or self._pixels[0] != key:
             self._pixels = None  # before the next are read: both might not fit
@@ -274,7 +274,7 @@ class Scorer:
 
 @dataclass
 class _Epochs:
-    """Reports the best value so far after each epoch, averaged with the folds before."""
+    """Reports after each epoch the best value so far, averaged with those of earlier folds."""
 
     training: GradientTraining
     fold: int
@@ -296,7 +296,7 @@ class _Epochs:
 
 
 def criterion_of(recipe: Recipe) -> Criterion:
-    """What the trials of a recipe are compared by; for linear heads the log loss."""
+    """The metric that compares the trials of a recipe; for linear heads the log loss."""
     training = recipe.training
     return HISTORY_METRICS[
         training.keep_best if isinstance(training, GradientTraining) else "val_loss"

@@ -27,14 +27,14 @@ OWN_COLUMNS = ("trial", "state", "value", "seconds", "own", "reason")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A tuning so far.
+    """The state of a tuning.
 
     Attributes:
-        config: What was tuned.
-        out: The tuning's folder.
-        data: What the trials saw.
-        rows: All trials that were drawn.
-        importances: Recipe key → share of the variance.
+        config: The tuning's configuration.
+        out: Its folder.
+        data: The images that the trials use.
+        rows: All trials so far.
+        importances: Recipe key → share of the variance, 0–1.
     """
 
     config: TuneConfig
@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def best(self) -> TrialRow:
-        """The best complete trial; of equal ones the first."""
+        """The best complete trial; the first of equal ones."""
         sign = 1 if self.minimise else -1
         return min(self.complete, key=lambda row: (sign * (row.value or 0.0), row.number))
 
@@ -119,7 +119,7 @@ def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> dict[str, An
             "value": best.value,
             "values": decode(config.space, best.labels),
         },
-        "own": _own_value(outcome),
+        "own": _unchanged_value(outcome),
         "corrected": None
         if corrected is None
         else {
@@ -159,8 +159,8 @@ def next_command(outcome: Outcome) -> str:
     return shlex.join(words)
 
 
-def _own_value(outcome: Outcome) -> float | None:
-    """The value of the recipe as it is; a linear head's list of penalties has one trial each."""
+def _unchanged_value(outcome: Outcome) -> float | None:
+    """The value of the unchanged recipe; each penalty of a linear head has a trial of its own."""
     values = [row.value for row in outcome.complete if row.own and row.value is not None]
     if not values:
         return None
@@ -168,9 +168,9 @@ def _own_value(outcome: Outcome) -> float | None:
 
 
 def _corrected(outcome: Outcome) -> CorrectedBest | None:
-    """The best value without the advantage of having been chosen; None below two trials.
+    """The best value, corrected for the choice of the best; None with fewer than two trials.
 
-    Trials whose probabilities another machine keeps are left out.
+    Trials whose probabilities are stored on another machine are left out.
     """
     tables = []
     rows = outcome.data.val_rows

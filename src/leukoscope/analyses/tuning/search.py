@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from leukoscope.analyses.tuning.data import (
+    ConfigurationScorer,
     PrunedTrial,
-    Scorer,
     TuningData,
     criterion_of,
     hold_out,
@@ -30,8 +30,8 @@ from leukoscope.analyses.tuning.results import (
     write_trials,
 )
 from leukoscope.analyses.tuning.trials import (
+    TrialPool,
     TrialRow,
-    Trials,
     decode,
     grid_size,
     nothing_completed,
@@ -56,7 +56,7 @@ from leukoscope.config.tuning_space import (
 from leukoscope.core.errors import ConfigError, LeukoscopeError, MissingExtraError, UsageError
 from leukoscope.core.files import atomic_path, sha256_json
 from leukoscope.core.records import save_folds
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import RunFolder, resumes
 from leukoscope.evaluation.metrics import METRICS
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.store import InputStore
@@ -64,20 +64,20 @@ from leukoscope.study.run import StudyResult, audited_in, labelled, run_study
 
 FAILURES_AT_START = 3  # so many, and nothing else, mean that the recipe itself does not work
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-Say = Callable[[str], None]
+LogLine = Callable[[str], None]
 CONFIG = "tune.toml"
 
 
-class Session:
-    """This process's share of a tuning.
+class TuningWorker:
+    """The part of a tuning that this process does.
 
     Args:
-        config: What is tuned.
-        out: The tuning's folder.
-        data: What the trials see.
+        config: The tuning's configuration.
+        out: Its folder.
+        data: The images that the trials use.
         pool: The trials of all processes.
-        progress: Told how far it is.
-        say: Told one line after each trial.
+        progress: Shows the progress.
+        say: Called with one line after each trial.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Session:
         config: TuneConfig,
         out: Path,
         data: TuningData,
-        pool: Trials,
+        pool: TrialPool,
         progress: Progress,
-        say: Say,
+        say: LogLine,
     ) -> None:
         self.config, self.out, self.data, self.pool = config, out, data, pool
         self.progress, self.say = progress, say
         store = InputStore(RunFolder(out), data.manifest, data.data, progress)
-        self.scorer = Scorer(data, store, tuned_name(config), config.study.seed)
+        self.scorer = ConfigurationScorer(data, store, tuned_name(config), config.study.seed)
 
-    def work(self, limit: int, minutes: float | None) -> bool:
-        """Draw and fit until the limit or the time is reached; whether Ctrl-C ended it."""
+    def run(self, limit: int, minutes: float | None) -> bool:
+        """Run trials up to the limit or the time; returns whether Ctrl-C ended it."""
         end = None if minutes is None else time.monotonic() + 60 * minutes
         trial = None
         with self.progress.step(f"tuning {self.config.recipe.name}") as tell:
@@ -105,9 +105,11 @@ class Session:
                     if drawn is None:
                         break
                     trial, labels = drawn
-                    self._one(trial, labels, partial(self._tell, tell, trial.number, limit))
+                    self._run_trial(
+                        trial, labels, partial(self._report_progress, tell, trial.number, limit)
+                    )
                     number, trial = trial.number, None
-                    if self._written(number, limit, tell):
+                    if self._save_progress(number, limit, tell):
                         break
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
@@ -120,9 +122,9 @@ class Session:
                 return True
         return False
 
-    def _written(self, number: int, limit: int, tell: Callable[[int, int], None]) -> bool:
-        """Write the table so far; whether there is no point in going on."""
-        with self.pool.turn:
+    def _save_progress(self, number: int, limit: int, tell: Callable[[int, int], None]) -> bool:
+        """Write the table so far; returns whether to give up, as every trial has failed."""
+        with self.pool.lock:
             rows = self.pool.rows()
             write_trials(Outcome(self.config, self.out, self.data, rows, {}))
         self.say(_line(rows, number, self.pool.minimise))
@@ -130,13 +132,15 @@ class Session:
         tell(1000 * len(done), 1000 * limit)
         return len(done) == FAILURES_AT_START and all(row.state == "failed" for row in done)
 
-    def _tell(
+    def _report_progress(
         self, tell: Callable[[int, int], None], number: int, limit: int, done: int, total: int
     ) -> None:
         tell(1000 * min(number, limit - 1) + 1000 * done // max(1, total), 1000 * limit)
 
-    def _one(self, trial: Any, labels: dict[str, Any], tell: Callable[[int, int], None]) -> None:
-        """Fit one configuration; what goes wrong in it ends it alone."""
+    def _run_trial(
+        self, trial: Any, labels: dict[str, Any], tell: Callable[[int, int], None]
+    ) -> None:
+        """Fit one configuration; an error ends only this trial."""
         folder = self.out / "trials" / f"{trial.number:04d}"
 
         def report(step: int, value: float) -> bool:
@@ -163,6 +167,7 @@ class Session:
 
 
 def _runtime_reason(error: Exception) -> str:
+    """Describe an error of torch or of memory in one line."""
     text = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         return f"out of memory: {text}" if text else "out of memory"
@@ -170,6 +175,7 @@ def _runtime_reason(error: Exception) -> str:
 
 
 def _line(rows: Sequence[TrialRow], number: int, minimise: bool) -> str:
+    """The line that is printed after a trial: its value, its time and the best so far."""
     row = next(row for row in rows if row.number == number)
     took = "" if row.seconds is None else f", {row.seconds:.0f} s"
     if row.state == "failed":
@@ -185,13 +191,13 @@ def _line(rows: Sequence[TrialRow], number: int, minimise: bool) -> str:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """How a tuning ended.
+    """The result of a tuning.
 
     Attributes:
-        out: Its folder.
+        out: The tuning's folder.
         summary: The content of ``tune.json``.
-        interrupted: Whether it was stopped by Ctrl-C; everything is written all the same.
-        unreadable: Path and reason of each image that was quarantined.
+        interrupted: Whether Ctrl-C stopped it; everything is written all the same.
+        unreadable: Path and reason of each image that could not be read.
     """
 
     out: Path
@@ -212,16 +218,16 @@ def tune_config(
     """Resolve and check a tuning's options.
 
     Args:
-        study: From ``study_config`` with one recipe and one protocol.
-        space: What may change; empty takes the space of the recipe's training method.
-        folds: Folds within the train and val parts; 1 takes these parts as they are.
+        study: From ``study_config``, with one recipe and one protocol.
+        space: The search space. Default: that of the recipe's training method.
+        folds: Folds within the train and val parts; 1 uses these parts as they are.
         sampler: ``tpe``, ``random`` or ``grid``.
         pruner: ``median``, ``hyperband`` or ``none``.
-        storage: ``journal:FILE`` or a database URL; empty is a journal in the tuning's folder.
+        storage: ``journal:FILE`` or a database URL. Default: a journal in the tuning's folder.
 
     Raises:
         ConfigError: A value is invalid.
-        UnknownNameError: A key that the recipe does not have.
+        UnknownNameError: The recipe has no such key.
     """
     recipe = study.recipes[0]
     if recipe.training.method not in SPACES:
@@ -265,24 +271,22 @@ def run_tune(
     storage: str = "",
     resume: bool = False,
     listener: Listener | None = None,
-    say: Say = lambda text: None,
+    say: LogLine = lambda text: None,
 ) -> TuneResult:
-    """Try configurations until there are ``trials`` of them, and write what was found.
+    """Try configurations until there are ``trials`` of them, and write the results.
 
-    Several processes may work on one folder at once (each but the first with ``resume``).
+    Several processes may work on one folder at once, all but the first with ``resume``.
 
-    ``trials`` counts those of earlier sessions and other processes; none is started after
-    ``minutes``. ``storage`` is that of ``config`` with its password; ``resume`` goes on with, or
-    joins, the tuning in ``out``; ``say`` is told one line after each trial.
+    ``trials`` counts those of earlier sessions and of other processes; none starts after
+    ``minutes``. ``storage`` is that of ``config``, with its password. ``say`` is called with one
+    line after each trial.
 
     Raises:
         MissingExtraError: torch or Optuna is not installed.
         UsageError: The folder holds something else.
         TrainingError: No trial was completed.
     """
-    for package, extra in (("torch", "train"), ("optuna", "tune"), ("filelock", "tune")):
-        if find_spec(package) is None:
-            raise MissingExtraError("tuning", extra)
+    _require_packages()
     storage = _storage(config, storage)
     if "://" in storage:
         open_storage(storage)  # before anything is written or waited for
@@ -296,7 +300,7 @@ def run_tune(
     data = tuning_data(found, config, fold)
     limit = min(trials, grid_size(config.space)) if config.sampler == "grid" else trials
     key = sha256_json([config.model_dump(mode="json", exclude={"storage"}), data.sha256])
-    with Trials(
+    with TrialPool(
         config,
         key,
         storage,
@@ -304,12 +308,12 @@ def run_tune(
         minimise=not METRICS[criterion_of(config.recipe)].higher_is_better,
         steps=_steps(config, data),
     ) as pool:
-        session = Session(config, out, data, pool, progress, say)
-        interrupted = session.work(limit, minutes)
+        worker = TuningWorker(config, out, data, pool, progress, say)
+        interrupted = worker.run(limit, minutes)
         # Who writes last has the last rows: in turn.
-        with pool.turn, progress.step("figures"):
+        with pool.lock, progress.step("figures"):
             outcome = Outcome(config, out, data, pool.rows(), pool.importances())
-            _tidy(outcome)
+            _remove_stopped(outcome)
             if not outcome.complete:
                 write_trials(outcome)
                 if interrupted:
@@ -319,8 +323,15 @@ def run_tune(
     return TuneResult(out, summary, interrupted, found.manifest.unreadable)
 
 
+def _require_packages() -> None:
+    """Refuse to start where a package that tuning needs is not installed."""
+    for package, extra in (("torch", "train"), ("optuna", "tune"), ("filelock", "tune")):
+        if find_spec(package) is None:
+            raise MissingExtraError("tuning", extra)
+
+
 def measure_best(config: TuneConfig, out: Path, listener: Listener) -> StudyResult:
-    """Train ``best.toml`` on the same hold-out and measure it on the test part, once.
+    """Train ``best.toml`` on the same hold-out and measure it once on the test part.
 
     Raises:
         UsageError: Another configuration of this tuning was measured before.
@@ -357,35 +368,29 @@ def _storage(config: TuneConfig, given: str) -> str:
 
 
 def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
+    """Start the folder of a tuning, or check that it can be resumed."""
     path = out / CONFIG
-    occupied = out.is_dir() and any(out.iterdir())
-    if occupied and not path.is_file():
-        raise UsageError(
-            f"{out} is not empty and holds no tuning", hint="name a new folder with --out"
-        )
-    if occupied and not resume:
-        raise UsageError(
-            f"{out} already holds a tuning",
-            hint="add --resume to go on with it or to join it, or name a new folder with --out",
-        )
-    if occupied and load_tune_config(path) != config:
+    how = "add --resume to go on with it or to join it"
+    resumed = resumes(path, "tuning", resume=resume, hint=how)
+    if resumed and load_tune_config(path) != config:
         raise ConfigError(
             f"{path} differs from the options given",
             hint="resume with --out (and --trials, --timeout, --storage) alone, or name a new "
             "folder with --out",
         )
-    if not occupied:
+    if not resumed:
         save_tune_config(path, config)
 
 
-def _tidy(outcome: Outcome) -> None:
-    """Remove what killed trials left; they were drawn again under another number."""
+def _remove_stopped(outcome: Outcome) -> None:
+    """Remove the folders of killed trials, which run again under another number."""
     for row in outcome.rows:
         if row.state == "stopped":
             shutil.rmtree(outcome.out / "trials" / f"{row.number:04d}", ignore_errors=True)
 
 
 def _steps(config: TuneConfig, data: TuningData) -> int:
+    """The largest number of steps that a trial can report."""
     training = config.recipe.training
     epochs = training.epochs if isinstance(training, GradientTraining) else 1
     return epochs * len(data.folds)

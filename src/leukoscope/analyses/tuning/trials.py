@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from leukoscope.config.tuning_space import Choice, Range, Space, TuneConfig, baselines
@@ -35,7 +34,7 @@ def open_storage(text: str) -> BaseStorage:
 
     Raises:
         UsageError: The database cannot be opened.
-        DataError: The file is no journal.
+        DataError: The file is not a journal.
     """
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
@@ -43,7 +42,7 @@ def open_storage(text: str) -> BaseStorage:
     if text.startswith("journal:"):
         path = Path(text.removeprefix("journal:")).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
-        _mend(path)
+        _cut_partial_line(path)
         with readable(text):
             return JournalStorage(JournalFileBackend(str(path)))
     from sqlalchemy.exc import SQLAlchemyError
@@ -58,13 +57,13 @@ def open_storage(text: str) -> BaseStorage:
 
 
 def _short(url: str) -> str:
-    """A URL that may not even be one, without what stands before its host."""
+    """A URL, perhaps a malformed one, without the user and password before its host."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-def _mend(path: Path) -> None:
-    """Cut off a last line that a kill left unfinished, which would spoil the next one."""
+def _cut_partial_line(path: Path) -> None:
+    """Cut off a last line that a kill left unfinished, which would corrupt the next one."""
     from optuna.storages.journal import JournalFileSymlinkLock
 
     if not path.is_file() or not path.stat().st_size:
@@ -82,7 +81,7 @@ def _mend(path: Path) -> None:
 
 @contextmanager
 def readable(text: str) -> Iterator[None]:
-    """A journal that is none becomes an error that names it."""
+    """Turn the errors of a file that is not a journal into one that names it."""
     try:
         yield
     except (ValueError, KeyError, TypeError) as error:
@@ -95,7 +94,7 @@ def readable(text: str) -> Iterator[None]:
 
 
 def shown_storage(text: str) -> str:
-    """A storage as it may be written down: without a password, and with a whole path.
+    """A storage as it may be written down: without password, and with an absolute path.
 
     >>> shown_storage("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'
@@ -126,15 +125,15 @@ class TrialRow:
     """One trial, for tables and figures.
 
     Attributes:
-        number: From 0, in the order in which they were drawn.
-        state: ``complete``, ``pruned``, ``failed``, ``stopped`` (killed or interrupted; drawn
+        number: From 0, in the order of drawing.
+        state: ``complete``, ``pruned``, ``failed``, ``stopped`` (killed or interrupted; queued
             again with the same values) or ``running``.
-        value: Of the criterion; of a pruned trial the last value that it reported.
+        value: Value of the criterion; for a pruned trial the last one reported.
         labels: Recipe key → label of its value.
         reason: Why it failed or was stopped.
-        seconds: From its start to its end.
+        seconds: Duration.
         reported: Step → value.
-        own: Whether it is the recipe as it is.
+        own: Whether its values are those of the unchanged recipe.
     """
 
     number: int
@@ -147,16 +146,16 @@ class TrialRow:
     own: bool
 
 
-class Trials:
-    """The trials of one tuning; a context, inside which this process is one of its workers.
+class TrialPool:
+    """The trials of one tuning; inside the context this process is one of its workers.
 
     Args:
-        config: What is tuned.
-        key: Hash of what the trials have in common; trials of another key stay apart.
-        storage: ``journal:FILE``, a URL of a database, or empty for a journal in ``out``.
+        config: The tuning's configuration.
+        key: Hash of what the trials have in common; trials with another key are kept apart.
+        storage: ``journal:FILE``, a database URL, or empty for a journal in ``out``.
         out: The tuning's folder.
         minimise: Whether small values are good.
-        steps: Most steps that a trial can report.
+        steps: Largest number of steps that a trial can report.
     """
 
     def __init__(
@@ -170,28 +169,23 @@ class Trials:
         self.workers = _lock_folder(storage, out)
         self.workers.mkdir(parents=True, exist_ok=True)
         # Drawing is one at a time among those who share the locks; so is writing results.
-        self.turn = FileLock(self.workers / "turn.lock")
+        self.lock = FileLock(self.workers / "turn.lock")
         self._alive = FileLock(self._file(self.worker))
         self._storage_text = storage or f"journal:{out / JOURNAL}"
 
-    def __enter__(self) -> Trials:
+    def __enter__(self) -> TrialPool:
         import optuna
 
         self._alive.acquire()
         self._verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with self.turn:
+        with self.lock:
             self.storage = open_storage(self._storage_text)
             with readable(self._storage_text):
                 self._open_study()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         import optuna
 
         optuna.logging.set_verbosity(self._verbosity)
@@ -199,7 +193,7 @@ class Trials:
         self._file(self.worker).unlink(missing_ok=True)
 
     def _open_study(self) -> None:
-        """Create the study, or load it once its creator has filled the queue."""
+        """Create the study, or load it once the process that created it has filled the queue."""
         from optuna import create_study
         from optuna.exceptions import DuplicatedStudyError
 
@@ -224,10 +218,10 @@ class Trials:
             self.study.set_user_attr(QUEUED, True)
 
     def ask(self, limit: int) -> tuple[Trial, dict[str, Any]] | None:
-        """Draw the next trial and its values, or None where ``limit`` are drawn."""
+        """Draw the next trial and its values; None once ``limit`` trials are drawn."""
         while True:
-            with self.turn:
-                self._take_over()
+            with self.lock:
+                self._requeue_dead()
                 if self._counted() >= limit:
                     return None
                 trial = self.study.ask()
@@ -251,18 +245,18 @@ class Trials:
         self.study.tell(trial, value)
 
     def prune(self, trial: Trial) -> None:
-        """End a trial that was not worth finishing."""
+        """End a trial that is worse than others at the same step."""
         from optuna.trial import TrialState
 
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def fail(self, trial: Trial, reason: str) -> None:
-        """End a trial that broke down."""
+        """End a trial that raised an error."""
         self._end(trial.number, reason, stopped=False)
 
     def stop(self, trial: Trial, reason: str) -> None:
-        """End a trial that was interrupted; it will be drawn again."""
-        with self.turn:
+        """End an interrupted trial and queue its values again."""
+        with self.lock:
             self._end(trial.number, reason, stopped=True)
 
     def rows(self) -> list[TrialRow]:
@@ -271,9 +265,9 @@ class Trials:
         return [_row(trial) for trial in trials if trial.state.name != "WAITING"]
 
     def importances(self) -> dict[str, float]:
-        """Share of the criterion's variance that each key explains (fANOVA, Hutter et al. 2014).
+        """Share of the variance that each key explains, 0–1 (fANOVA, Hutter et al. 2014).
 
-        Empty where fewer than eight trials were completed, or all are equal.
+        Empty if fewer than eight trials are complete, or all have the same value.
         """
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
@@ -284,7 +278,7 @@ class Trials:
         return dict(get_param_importances(self.study, evaluator=evaluator))
 
     def _enqueue_first(self) -> None:
-        """The whole grid in a random order, or else the recipe as it is."""
+        """Queue the whole grid in random order, or else the unchanged recipe."""
         own = baselines(self.config.recipe, self.config.space)
         rows = own
         if self.config.sampler == "grid":
@@ -292,8 +286,8 @@ class Trials:
         for labels in rows:
             self.study.enqueue_trial(labels, user_attrs={"own": labels in own})
 
-    def _take_over(self) -> None:
-        """Put the running trials of workers that are dead into the queue again."""
+    def _requeue_dead(self) -> None:
+        """Queue the running trials of killed workers again."""
         dead: set[str] = set()
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.name != "RUNNING":
@@ -306,6 +300,7 @@ class Trials:
             self._file(worker).unlink(missing_ok=True)
 
     def _is_dead(self, worker: str) -> bool:
+        """Whether a worker was killed: its lock file exists and nobody holds it."""
         from filelock import FileLock, Timeout
 
         if not worker:  # killed while it drew: drawing happens under the lock that we hold
@@ -321,6 +316,7 @@ class Trials:
         return True
 
     def _end(self, number: int, reason: str, *, stopped: bool) -> None:
+        """End a trial as failed with a reason; a stopped one is queued again."""
         from optuna.trial import TrialState
 
         study_id = self.storage.get_study_id_from_name(self.name)
@@ -338,7 +334,7 @@ class Trials:
 
 
 def _lock_folder(storage: str, out: Path) -> Path:
-    """Beside the file that all share, where it is one: SQLite itself gives a trial to two."""
+    """The folder of locks, beside a shared file: SQLite alone gives one trial to two workers."""
     for scheme in ("journal:", "sqlite:///"):
         if storage.startswith(scheme):
             file = Path(storage.removeprefix(scheme)).expanduser()
@@ -347,7 +343,7 @@ def _lock_folder(storage: str, out: Path) -> Path:
 
 
 def grid(space: Space, seed: int) -> list[dict[str, Any]]:
-    """Every combination of a space's grid points as labels, in a random order.
+    """Every combination of a space's grid points as labels, in random order.
 
     Raises:
         UsageError: There are too many.
@@ -366,12 +362,12 @@ def grid(space: Space, seed: int) -> list[dict[str, Any]]:
 
 
 def grid_size(space: Space) -> int:
-    """Number of points of a space's grid."""
+    """The number of combinations of a space's grid points."""
     return math.prod(len(parameter.grid()) for parameter in space.values())
 
 
 def decode(space: Space, labels: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's values that labels stand for."""
+    """The recipe's values for the labels of a trial."""
     return {
         key: parameter.value_of(label) if isinstance(parameter := space[key], Choice) else label
         for key, label in labels.items()

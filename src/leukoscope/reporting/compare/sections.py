@@ -107,7 +107,7 @@ def ranking(comparison: Comparison, gallery: Gallery) -> Section:
         blocks.append(
             gallery.draw(
                 "places",
-                lambda: charts.place_chart(panels),
+                lambda: charts.rank_chart(panels),
                 caption=f"Places by {metric_title(comparison.metric)} with {comparison.level} "
                 f"intervals from the same resampled groups for all ({sizes(comparison)}).",
                 alt="Place of each recipe with its interval.",

@@ -35,9 +35,8 @@ def confusion_matrices(
 ) -> Figure:
     """Counts and, below each, the share of its row; the colour shows the share.
 
-    Args:
-        panels: ``(title with sample size, (K, K) counts)``, rows true, columns predicted.
-        class_names: Names in the matrices' order.
+    ``panels`` are ``(title with sample size, (K, K) counts)``, rows true, columns predicted, in the
+    order of ``class_names``.
     """
     figure, axes = panel_grid(len(panels), 0.97 + 0.44 * len(class_names), one_in=4.4)
     for ax, (title, matrix) in zip(axes, panels, strict=False):
@@ -47,13 +46,7 @@ def confusion_matrices(
 
 
 def draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str]) -> None:
-    """One confusion matrix: counts and, below each, the share of its row.
-
-    Args:
-        ax: Where to draw.
-        matrix: (K, K) counts, rows true, columns predicted.
-        class_names: Names in the matrix's order.
-    """
+    """Draw a (K, K) confusion matrix, rows true: counts and the share of each row."""
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
     colours = shades()
@@ -76,11 +69,9 @@ def roc_curves(
     panels: Sequence[tuple[str, NDArray[np.int64], NDArray[np.float64]]],
     class_names: Sequence[str],
 ) -> Figure:
-    """One-vs-rest ROC curves; the area of each stands in the legend.
+    """One-vs-rest ROC curves, each with its area in the legend.
 
-    Args:
-        panels: ``(title with sample size, y_true (n,), probs (n, K))``.
-        class_names: Names in the columns' order.
+    ``panels`` are ``(title with sample size, y_true (n,), probs (n, K))``.
     """
     figure, axes = panel_grid(len(panels), 2.75, one_in=4.2)
     for ax, (title, y_true, probs) in zip(axes, panels, strict=False):
@@ -95,14 +86,7 @@ def draw_roc(
     probs: NDArray[np.float64],
     class_names: Sequence[str],
 ) -> None:
-    """ROC curve of each class against the rest, with its area.
-
-    Args:
-        ax: Where to draw.
-        y_true: (n,) class index.
-        probs: (n, K).
-        class_names: Names in the columns' order.
-    """
+    """Draw the one-vs-rest ROC curve of each class from ``y_true`` (n,) and ``probs`` (n, K)."""
     curves = roc_points(y_true, probs, class_names)
     # Of two classes the curves mirror each other; the second class is the positive one.
     shown = class_names[1:] if len(class_names) == 2 else class_names
@@ -132,7 +116,7 @@ def draw_roc(
 def _thin(
     x: NDArray[np.float64], y: NDArray[np.float64], most: int = 400
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """At most about ``most`` points of a curve, both ends kept: more cannot be seen."""
+    """At most about ``most`` points of a curve with both ends, as more cannot be seen."""
     if len(x) <= most:
         return x, y
     keep = np.unique(np.linspace(0, len(x) - 1, most).round().astype(np.int64))
@@ -141,12 +125,12 @@ def _thin(
 
 @dataclass(frozen=True)
 class ReliabilityPanel:
-    """One protocol.
+    """The reliability diagram of one protocol.
 
     Attributes:
         title: With the sample size.
-        after: Of the probabilities as delivered.
-        before: Of the softmax of the logits, or None where the model gives no logits.
+        after: Bins of the calibrated probabilities.
+        before: Bins of the softmax of the logits, or None if the model gives no logits.
     """
 
     title: str
@@ -155,7 +139,7 @@ class ReliabilityPanel:
 
 
 def reliability_diagrams(panels: Sequence[ReliabilityPanel]) -> Figure:
-    """Confidence against accuracy before and after calibration, with the images per bin."""
+    """Accuracy over confidence before and after calibration, with the images per bin."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(3.35 * rows, width_in=7.2 if columns == 2 else 4.2)

@@ -36,13 +36,7 @@ ARM_COLOURS = (SERIES[1], SERIES[2], *SERIES[3:])
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval, on the scale on which it is drawn.
-
-    Attributes:
-        value: The value.
-        low: Lower limit, or None.
-        high: Upper limit, or None.
-    """
+    """A value with its interval, on the scale of the axis; the limits may be None."""
 
     value: float
     low: float | None = None
@@ -55,11 +49,10 @@ Estimates = Mapping[str, Estimate]  # recipe → estimate
 def metric_bars(
     recipes: Sequence[str], panels: Sequence[tuple[str, Sequence[tuple[str, Estimates]]]]
 ) -> Figure:
-    """Horizontal bars with intervals: a panel a metric, a bar a protocol.
+    """Horizontal bars with intervals: one panel per metric, one bar per protocol.
 
-    Args:
-        recipes: From top to bottom.
-        panels: ``(metric title, [(protocol title, recipe → estimate)])``.
+    ``recipes`` are listed from top to bottom; ``panels`` are
+    ``(metric title, [(protocol title, recipe → estimate)])``.
     """
     series = len(panels[0][1])
     figure = new_figure(0.95 + len(recipes) * max(LINE_IN, 0.13 * series + 0.08))
@@ -93,11 +86,10 @@ def radar(
     axes_titles: Sequence[str],
     panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
 ) -> Figure:
-    """Several metrics of several recipes as closed lines; a panel a protocol.
+    """Several metrics of several recipes as closed lines, one panel per protocol.
 
-    Args:
-        axes_titles: M names, larger is better on each.
-        panels: ``(title, recipe → M values in [0, 1])``.
+    ``axes_titles`` are M names, larger is better on each; ``panels`` are
+    ``(title, recipe → M values in [0, 1])``.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -134,12 +126,10 @@ def class_heat_map(
     class_names: Sequence[str],
     panels: Sequence[tuple[str, NDArray[np.float64]]],
 ) -> Figure:
-    """A number for each recipe and class, 0–1, darker is higher; a panel a protocol.
+    """A value in [0, 1] per recipe and class, one panel per protocol; darker is higher.
 
-    Args:
-        recipes: R names, from top to bottom.
-        class_names: K names.
-        panels: ``(title, (R, K) values, NaN where there is none)``.
+    ``panels`` are ``(title, (R, K) values)``, NaN if missing, in the order of ``recipes`` and
+    ``class_names``.
     """
     figure = new_figure(0.75 + LINE_IN * 1.25 * len(recipes))
     axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
@@ -169,10 +159,7 @@ def boxes(
 ) -> Figure:
     """Spread over folds or groups: box (quartiles, median), whiskers to the ends, every point.
 
-    Args:
-        recipes: From top to bottom.
-        panels: ``(title, recipe → values)``.
-        xlabel: Of the axes.
+    ``panels`` are ``(title, recipe → values)``; ``recipes`` are listed from top to bottom.
     """
     figure = new_figure(0.85 + 1.15 * LINE_IN * len(recipes))
     axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
@@ -202,11 +189,10 @@ def boxes(
     return figure
 
 
-def place_chart(panels: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]]) -> Figure:
-    """Place of each recipe with its interval; a panel a protocol, the best on top.
+def rank_chart(panels: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]]) -> Figure:
+    """Rank of each recipe with its interval, one panel per protocol, the best on top.
 
-    Args:
-        panels: ``(title, [(recipe, place)])``, each in its own order.
+    ``panels`` are ``(title, [(recipe, rank)])``, each in its own order.
     """
     most = max(len(lines) for _, lines in panels)
     figure = new_figure(0.85 + LINE_IN * most)
@@ -233,10 +219,9 @@ def roc_overlay(
         tuple[str, Mapping[str, tuple[Sequence[float], Sequence[float], float | None]]]
     ],
 ) -> Figure:
-    """One-vs-rest ROC curves of all recipes, a panel a class; the first six in colour.
+    """One-vs-rest ROC curves of all recipes, one panel per class; the first six in colour.
 
-    Args:
-        panels: ``(class title, recipe → (false positive rates, true positive rates, area))``.
+    ``panels`` are ``(class title, recipe → (false positive rates, true positive rates, area))``.
     """
     figure, axes = panel_grid(len(panels), 2.75, extra_in=0.5)
     columns = min(2, len(panels))
@@ -263,11 +248,10 @@ def roc_overlay(
 def training_curves(
     panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[Curve]]]]], what: str
 ) -> Figure:
-    """Loss or accuracy by epoch side by side, a panel a recipe; dashed train, solid validation.
+    """Loss or accuracy by epoch, one panel per recipe; training dashed, validation solid.
 
-    Args:
-        panels: ``(recipe, [(protocol title, curves of its folds)])``.
-        what: ``loss`` or ``accuracy``.
+    ``panels`` are ``(recipe, [(protocol title, curves of its folds)])``; ``what`` is ``loss`` or
+    ``accuracy``.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -321,12 +305,10 @@ def _curve_legend(figure: Figure, protocols: Sequence[str]) -> None:
 def time_bars(
     recipes: Sequence[str], series: Sequence[tuple[str, Mapping[str, float]]], *, xlabel: str
 ) -> Figure:
-    """Plain bars of a duration, one a protocol.
+    """Bars of a duration, one per recipe and protocol.
 
-    Args:
-        recipes: From top to bottom.
-        series: ``(protocol title, recipe → value)``.
-        xlabel: With the unit.
+    ``series`` are ``(protocol title, recipe → value)``; ``xlabel`` names the unit; ``recipes`` are
+    listed from top to bottom.
     """
     height = 0.8 / len(series)
     figure = new_figure(0.85 + len(recipes) * max(LINE_IN, 0.13 * len(series) + 0.08),
@@ -350,10 +332,9 @@ def time_bars(
 
 
 def arm_curves(panels: Sequence[tuple[str, Mapping[str, Sequence[Columns]]]]) -> Figure:
-    """Validation (solid) and training (dashed) loss and accuracy by epoch, one colour an arm.
+    """Validation (solid) and training (dashed) loss and accuracy by epoch, one colour per arm.
 
-    Args:
-        panels: ``(protocol title, arm title → histories of its folds)``.
+    ``panels`` are ``(protocol title, arm title → histories of its folds)``.
     """
     figure = new_figure(0.7 + 1.9 * len(panels))
     axes = figure.subplots(len(panels), 2, squeeze=False)
@@ -392,11 +373,9 @@ def _draw_arm(
 def difference_chart(
     rows: Sequence[tuple[str, str, float, float | None, float | None]], *, xlabel: str
 ) -> Figure:
-    """Differences in accuracy with their intervals; right of zero the first arm is better.
+    """Differences in accuracy with their intervals; to the right of zero the first arm is better.
 
-    Args:
-        rows: ``(what, difference as text, value, low, high)``, in percentage points.
-        xlabel: Label of the axis.
+    ``rows`` are ``(what, difference as text, value, low, high)``, in percentage points.
     """
     figure = new_figure(0.9 + 0.42 * len(rows))
     ax = figure.add_subplot()

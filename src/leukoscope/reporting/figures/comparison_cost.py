@@ -35,14 +35,14 @@ def cost_scatter(
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """A score over a cost, on a logarithmic scale; recipes are numbered as in the legend.
+    """A score over a cost on a logarithmic scale; numbers stand for the recipes of the legend.
 
     Args:
         numbered: Recipes in the order of their numbers, from 1.
         cost: Recipe → cost > 0.
         panels: ``(protocol title, recipe → score with interval)``.
-        xlabel: Of the cost, with its unit.
-        ylabel: Of the score.
+        xlabel: Name of the cost, with its unit.
+        ylabel: Name of the score.
     """
     legend_in = 0.2 * len(numbered) + 0.4
     figure = new_figure(max(2.5 * len(panels) + 0.3, legend_in))
@@ -76,7 +76,7 @@ def cost_scatter(
 
 
 def _number_points(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write a number beside each point, where it covers the least of the others."""
+    """Write a number beside each point where it covers the fewest others."""
     figure = ax.figure
     figure.canvas.draw()  # places in pixels are known only after the layout
     scale = figure.dpi / 72
@@ -100,7 +100,7 @@ def _number_points(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None
 
 
 def _plain_log_axis(ax: Axes) -> None:
-    """Ticks such as 1, 2, 5, 10 instead of powers."""
+    """Use ticks such as 1, 2, 5, 10 instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.set_xscale("log")
@@ -114,12 +114,12 @@ def architecture(
 ) -> Figure:
     """The layers of a network from top to bottom, each with its output shape and parameters.
 
-    The width of a block stands for its channels, on a logarithmic scale.
+    The width of a block shows its channels on a logarithmic scale.
 
     Args:
         title: Name of the recipe.
         input_shape: (channels, height, width).
-        layers: ``{"kind", "label", "shape", "parameters"}`` in order.
+        layers: ``{"kind", "label", "shape", "parameters"}`` of each layer.
     """
     from matplotlib.patches import FancyBboxPatch
 
@@ -155,7 +155,7 @@ def architecture(
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """A shape in field order: height × width × channels, or a width.
+    """A shape as height × width × channels, or as a single width.
 
     >>> shape_text([32, 112, 112]), shape_text([1280])
     ('112 × 112 × 32', '1280')

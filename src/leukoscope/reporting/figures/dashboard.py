@@ -35,11 +35,11 @@ RIGHT, WRONG = "#0072B2", "#D55E00"
 
 @dataclass(frozen=True)
 class Panel:
-    """One small picture.
+    """One panel of the dashboard.
 
     Attributes:
-        title: With the sample size, where it is not that of the whole page.
-        draw: Draws into axes.
+        title: With the sample size if it differs from that of the page.
+        draw: Draws the panel into axes.
     """
 
     title: str
@@ -47,13 +47,7 @@ class Panel:
 
 
 def dashboard(panels: Sequence[Panel], *, columns: int, title: str = "") -> Figure:
-    """All panels in rows.
-
-    Args:
-        panels: In reading order.
-        columns: Panels in a row; 1 for small screens.
-        title: Above all; may be empty.
-    """
+    """All panels in reading order, ``columns`` in a row (1 for small screens)."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(PANEL_HEIGHT_IN * rows + 0.3, width_in=PANEL_WIDTH_IN * columns)
@@ -70,12 +64,7 @@ def dashboard(panels: Sequence[Panel], *, columns: int, title: str = "") -> Figu
 
 
 def draw_class_ring(ax: Axes, counts: Mapping[str, int]) -> None:
-    """Share of each class as a ring, with the numbers of images.
-
-    Args:
-        ax: Where to draw.
-        counts: Class name to number of images.
-    """
+    """Draw the share of each class as a ring, with the numbers of images."""
     total = max(1, sum(counts.values()))
     ax.pie(
         list(counts.values()),
@@ -93,12 +82,10 @@ def draw_class_ring(ax: Axes, counts: Mapping[str, int]) -> None:
 
 
 def draw_accuracies(ax: Axes, groups: Sequence[tuple[str, Sequence[Mark]]]) -> None:
-    """Accuracy of the model and of its probes under each protocol, with intervals.
+    """Draw the accuracy of the model and of its probes under each protocol, with intervals.
 
-    Args:
-        ax: Where to draw.
-        groups: ``(protocol, marks)`` from the mildest protocol on; marks of one kind of input
-            share colour and marker.
+    ``groups`` are ``(protocol, marks)`` from the mildest protocol on; marks of one kind of input
+    share colour and marker.
     """
     kinds = list(dict.fromkeys(mark.input for _, marks in groups for mark in marks))
     step = 0.7 / max(1, len(kinds) - 1) if len(kinds) > 1 else 0.0
@@ -126,14 +113,7 @@ def draw_accuracies(ax: Axes, groups: Sequence[tuple[str, Sequence[Mark]]]) -> N
 def draw_f1_heat_map(
     ax: Axes, values: NDArray[np.float64], rows: Sequence[str], class_names: Sequence[str]
 ) -> None:
-    """F1 of each class for each recipe.
-
-    Args:
-        ax: Where to draw.
-        values: (R, K), 0–1; NaN where undefined.
-        rows: Recipe names.
-        class_names: Names of the columns.
-    """
+    """Draw the F1 score of each class and recipe: (R, K) in [0, 1], NaN if undefined."""
     colours = shades()
     ax.imshow(np.nan_to_num(values), cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
@@ -146,12 +126,7 @@ def draw_f1_heat_map(
 
 
 def draw_recalls(ax: Axes, values: Sequence[tuple[str, float, float | None, float | None]]) -> None:
-    """Share of each class that was found, with intervals.
-
-    Args:
-        ax: Where to draw.
-        values: ``(class, recall, low, high)``, 0–1.
-    """
+    """Draw the recall of each class: ``(class, recall, low, high)``, 0–1."""
     for y, (name, value, low, high) in enumerate(values):
         ax.barh(y, 100 * value, color=class_colour(name), height=0.62)
         if low is not None and high is not None:
@@ -167,11 +142,10 @@ def draw_recalls(ax: Axes, values: Sequence[tuple[str, float, float | None, floa
 
 
 def draw_training(ax: Axes, folds: Sequence[Mapping[str, NDArray[np.float64]]]) -> None:
-    """Loss of each fold, by epoch or over the inverse penalty.
+    """Draw the loss of each fold by epoch, or over the inverse penalty.
 
-    Args:
-        ax: Where to draw.
-        folds: Columns of each ``history.csv``: ``epoch`` or ``c``, ``train_loss``, ``val_loss``.
+    ``folds`` are the columns of each ``history.csv``: ``epoch`` or ``c``, ``train_loss``,
+    ``val_loss``.
     """
     axis = "epoch" if "epoch" in folds[0] else "c"
     for number, columns in enumerate(folds):
@@ -191,12 +165,9 @@ def draw_training(ax: Axes, folds: Sequence[Mapping[str, NDArray[np.float64]]]) 
 
 
 def draw_confidences(ax: Axes, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
-    """How sure the model was of its right and of its wrong answers.
+    """Draw the confidence, (n,) highest probability, of right and of wrong predictions.
 
-    Args:
-        ax: Where to draw.
-        confidence: (n,) highest probability.
-        right: (n,) whether the prediction was right.
+    ``right`` (n,) says whether each prediction was right.
     """
     bins = np.linspace(0, 1, 21).tolist()
     for chosen, colour, name in ((right, RIGHT, "right"), (~right, WRONG, "wrong")):

@@ -31,12 +31,7 @@ COLUMNS = 6
 
 
 def class_balance(counts: Mapping[str, int], *, title: str) -> Figure:
-    """Images per class.
-
-    Args:
-        counts: Class name to number of usable images.
-        title: With the sample size.
-    """
+    """Number of usable images of each class."""
     figure = new_figure(0.75 + 0.3 * len(counts))
     ax = figure.add_subplot()
     names = list(counts)
@@ -62,14 +57,7 @@ def class_balance(counts: Mapping[str, int], *, title: str) -> Figure:
 def cluster_heat_map(
     counts: NDArray[np.int64], class_names: Sequence[str], clusters: Sequence[str], *, title: str
 ) -> Figure:
-    """How each acquisition cluster divides over the classes.
-
-    Args:
-        counts: (K, C) images of class k in cluster c.
-        class_names: Names of the rows.
-        clusters: Names of the columns.
-        title: With the sample size.
-    """
+    """The classes in each acquisition cluster, from (K, C) counts of images."""
     share = counts / np.maximum(1, counts.sum(axis=0, keepdims=True))
     figure = new_figure(1.35 + 0.4 * len(class_names))
     ax = figure.add_subplot()
@@ -91,12 +79,12 @@ def cluster_heat_map(
 
 
 @dataclass(frozen=True)
-class Thumb:
+class Thumbnail:
     """One image of a grid.
 
     Attributes:
         image: (THUMB_PX, THUMB_PX, 3) uint8 RGB.
-        lines: Text below, short lines, each with its colour.
+        lines: Short lines of text below it, each with its colour.
     """
 
     image: NDArray[np.uint8]
@@ -104,11 +92,7 @@ class Thumb:
 
 
 def square_thumb(image: NDArray[np.uint8], size_px: int = THUMB_PX) -> NDArray[np.uint8]:
-    """The whole image inside a white square.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        size_px: Side of the square.
+    """The whole (H, W, 3) uint8 RGB image inside a white square of ``size_px``.
 
     >>> square_thumb(np.zeros((10, 20, 3), np.uint8), 8)[:, 0, 0].tolist()
     [255, 255, 0, 0, 0, 0, 255, 255]
@@ -124,11 +108,10 @@ def square_thumb(image: NDArray[np.uint8], size_px: int = THUMB_PX) -> NDArray[n
     return square
 
 
-def class_grid(rows: Sequence[tuple[str, Sequence[Thumb]]]) -> Figure:
-    """One row of thumbnails a class, its title above and lines of text below each.
+def class_grid(rows: Sequence[tuple[str, Sequence[Thumbnail]]]) -> Figure:
+    """One row of thumbnails per class, its title above and lines of text below each.
 
-    Args:
-        rows: Title and at most :data:`COLUMNS` thumbnails; a row without any is left out.
+    ``rows`` hold a title and at most :data:`COLUMNS` thumbnails; an empty row is left out.
     """
     shown = [(title, thumbs) for title, thumbs in rows if thumbs]
     n_lines = max((len(t.lines) for _, thumbs in shown for t in thumbs), default=0)

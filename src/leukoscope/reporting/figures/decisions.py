@@ -29,12 +29,12 @@ _BAND = "#c9d3de"
 
 @dataclass(frozen=True)
 class RiskLine:
-    """One protocol.
+    """The risk–coverage curve of one protocol.
 
     Attributes:
         label: Name and area.
         coverage: (n,) share of the images answered.
-        risk: (n,) share of wrong ones among them.
+        risk: (n,) share of wrong answers among them.
     """
 
     label: str
@@ -43,7 +43,7 @@ class RiskLine:
 
 
 def risk_coverage_chart(lines: Sequence[RiskLine]) -> Figure:
-    """Error rate among the images that are answered, the surest first."""
+    """Error rate among the answered images, the most confident first."""
     figure = new_figure(3.3)
     ax = figure.add_subplot()
     for number, line in enumerate(lines):
@@ -63,13 +63,14 @@ def risk_coverage_chart(lines: Sequence[RiskLine]) -> Figure:
 
 @dataclass(frozen=True)
 class CoverageMark:
-    """A class, patient or cluster.
+    """Coverage of the prediction sets for one class, patient or cluster.
 
     Attributes:
-        coverage: Measured, 0–1.
-        low: Where it would lie if its images were like the calibration images; None if unknown.
+        coverage: Measured coverage, 0–1.
+        low: Lower end of the range expected if the images were like the calibration images; None if
+            unknown.
         high: Upper end.
-        class_name: For a class, else empty.
+        class_name: The class; empty for a patient or cluster.
     """
 
     coverage: float
@@ -80,13 +81,13 @@ class CoverageMark:
 
 @dataclass(frozen=True)
 class CoveragePanel:
-    """One protocol.
+    """Coverage under one protocol.
 
     Attributes:
         title: With the sample size.
-        nominal: What the sets aim at.
-        classes: One mark a class.
-        groups: One a patient or cluster, the worst covered first.
+        nominal: The coverage that the sets aim at.
+        classes: One mark per class.
+        groups: One mark per patient or cluster, the worst covered first.
         unit: What the groups are, in the plural; empty without groups.
     """
 
@@ -98,7 +99,7 @@ class CoveragePanel:
 
 
 def coverage_chart(panels: Sequence[CoveragePanel]) -> Figure:
-    """Coverage of each class and of each group against the promise, protocol by protocol."""
+    """Coverage of each class and group against the nominal coverage, by protocol."""
     figure, axes = panel_grid(len(panels), 2.75, one_in=4.6, sharey=True)
     for ax, panel in zip(axes, panels, strict=False):
         _draw(ax, panel)
@@ -112,8 +113,8 @@ class BenefitPanel:
     """Decision curves of one protocol.
 
     Attributes:
-        title: Of the panel.
-        thresholds: (T,) probability from which one acts.
+        title: Title of the panel.
+        thresholds: (T,) probabilities from which one acts.
         model: ``value``, ``low``, ``high``, each (T,).
         treat_all: (T,) net benefit of acting on every image.
     """

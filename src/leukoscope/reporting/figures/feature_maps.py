@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Colouring:
-    """What the colours of one panel stand for.
+    """What the colours of one panel show.
 
     Attributes:
         kind: ``class``, ``patient`` or ``acquisition``.
-        labels: (n,) names; empty ones are drawn grey.
+        labels: (n,) names; points with an empty one are grey.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Colouring:
 
     @property
     def title(self) -> str:
-        """Above the panel."""
+        """Title of the panel."""
         groups = len({name for name in self.labels if name})
         return {
             "class": "coloured by class",
@@ -48,15 +48,12 @@ class Colouring:
 def feature_figure(
     rows: Sequence[Mapping[str, str]], kind: str, shares: Sequence[float]
 ) -> Figure | None:
-    """The map of a table of features, coloured by each labelling that it has.
+    """The map of a table of features, coloured by each labelling in it; None if it has no such map.
 
     Args:
         rows: Lines of ``features.csv``.
         kind: ``pca`` or ``tsne``.
-        shares: Share of the variance that each principal component holds.
-
-    Returns:
-        None where the table has no such map.
+        shares: Share of the variance of each principal component.
     """
     if not rows or not all(row[f"{kind}_1"] and row[f"{kind}_2"] for row in rows):
         return None
@@ -76,12 +73,12 @@ def feature_figure(
 def feature_map(
     points: NDArray[np.float64], colourings: Sequence[Colouring], *, axes: tuple[str, str]
 ) -> Figure:
-    """The same points once for each colouring.
+    """The same points once per colouring.
 
     Args:
         points: (n, 2) coordinates.
-        colourings: From left to right; the legend is that of ``class``, other groups are too many.
-        axes: What the horizontal and the vertical axis are.
+        colourings: From left to right; only ``class`` has a legend, other groups are too many.
+        axes: Labels of the horizontal and the vertical axis.
     """
     side = WIDTH_IN / max(2, len(colourings))
     figure = new_figure(side + 0.75, width_in=side * len(colourings))
@@ -116,7 +113,7 @@ def _by_class(
 def _by_group(
     ax: Axes, points: NDArray[np.float64], labels: NDArray[np.str_], size: float
 ) -> None:  # fmt: skip
-    """Forty colours in turn; what matters is which points lie together, not which group it is."""
+    """Give groups forty colours in turn: neighbourhood matters, not which group it is."""
     import matplotlib
 
     names = sorted(set(labels.tolist()) - {""})

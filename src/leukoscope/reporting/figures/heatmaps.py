@@ -40,7 +40,7 @@ class HeatColumn:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         title: One or two short lines above it.
-        heat: (h, w) in 0–1 of any size to lay over it, or None for the picture alone.
+        heat: (h, w) in [0, 1] of any size to overlay, or None for the picture alone.
     """
 
     image: NDArray[np.uint8]
@@ -49,12 +49,9 @@ class HeatColumn:
 
 
 def heat_panel(columns: Sequence[HeatColumn], *, title: str, note: str) -> Figure:
-    """Pictures side by side; those with a heat map in its colours, which a scale explains.
+    """Pictures from left to right; heat maps are overlaid in colours that a scale explains.
 
-    Args:
-        columns: From left to right.
-        title: One line above all.
-        note: One line below all, before the disclaimer.
+    ``title`` is the line above all, ``note`` the one below, before the disclaimer.
     """
     width = len(columns) * (SIDE_IN + GAP_IN) + SCALE_IN
     height = TOP_IN + SIDE_IN + BOTTOM_IN
@@ -100,8 +97,7 @@ def _note(figure: Figure, note: str, width: float, height: float) -> None:
 def audit_figure(audit: Mapping[str, Any]) -> Figure:
     """Insertion and deletion curves, heat in leukocytes, similarity of randomised maps.
 
-    Args:
-        audit: What ``audit.json`` holds.
+    ``audit`` is the content of ``audit.json``.
     """
     figure = new_figure(5.9)
     (insertion, deletion), (place, forgets) = figure.subplots(2, 2)

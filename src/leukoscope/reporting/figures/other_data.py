@@ -30,10 +30,10 @@ _THUMB_PX = 150
 
 @dataclass(frozen=True)
 class ForecastRow:
-    """One data set.
+    """The results on one data set.
 
     Attributes:
-        name: Of the data.
+        name: Name of the data set.
         values: Metric → internal result, forecast, external result; each with ``value``, ``low``
             and ``high``.
     """
@@ -45,12 +45,10 @@ class ForecastRow:
 def forecast_chart(
     rows: Sequence[ForecastRow], titles: Mapping[str, str], *, narrow: bool = False
 ) -> Figure:
-    """A panel a metric, a row a data set.
+    """Forecast and result: one panel per metric, one row per data set.
 
-    Args:
-        rows: From top to bottom.
-        titles: Metric → heading of its panel.
-        narrow: Whether it is made for a small screen: panels below one another.
+    ``titles`` maps a metric to the heading of its panel; ``narrow`` stacks the panels for a small
+    screen.
     """
     names = [name for name in titles if any(name in row.values for row in rows)]
     down, across = (len(names), 1) if narrow else (1, len(names))
@@ -94,12 +92,12 @@ def _draw_row(
 
 @dataclass(frozen=True)
 class OodPanel:
-    """One protocol.
+    """OOD scores under one protocol.
 
     Attributes:
         title: With the sample size.
-        scores: Scores of the validation images, the test images, the outliers.
-        threshold: Largest accepted score, mean of the folds.
+        scores: Scores of the validation images, the test images and the outliers.
+        threshold: Largest accepted score, mean over the folds.
     """
 
     title: str
@@ -108,7 +106,7 @@ class OodPanel:
 
 
 def ood_histograms(panels: Sequence[OodPanel]) -> Figure:
-    """Share of images over the score; what lies beyond an end is counted at it."""
+    """Share of images by OOD score; values beyond an end of the axis are counted there."""
     columns = min(2, len(panels))
     figure, axes = panel_grid(
         len(panels), 2.35, extra_in=0.35, one_in=4.2, sharex=True, sharey=True
@@ -141,12 +139,10 @@ def _draw(ax: Axes, panel: OodPanel) -> None:
 
 
 def damage_curves(result: Mapping[str, Any], metric: str, label: str) -> Figure:
-    """One panel a corruption: a metric over severities, one line a recipe.
+    """A metric by severity: one panel per corruption, one line per recipe.
 
-    Args:
-        result: As in ``robustness.json``.
-        metric: ``accuracy``, ``ece``, ``review`` or ``reject``; all are shown in %.
-        label: Of the vertical axis.
+    ``result`` is the content of ``robustness.json``; ``metric`` is ``accuracy``, ``ece``,
+    ``review`` or ``reject``, shown in %; ``label`` is that of the vertical axis.
     """
     names = list(result["corruptions"])
     figure, axes = panel_grid(len(names), 1.55, columns=_COLUMNS, extra_in=0.75, sharey=True)
@@ -197,14 +193,9 @@ def damage_sheet(
     key: str,
     seed: int,
 ) -> Figure:
-    """One image under each corruption (rows) at each severity (columns).
+    """One (H, W, 3) uint8 RGB image by corruption (rows) and severity (columns, 1 to 5).
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        names: Corruptions.
-        severities: 1 to 5.
-        key: Of the image, as in the measurement.
-        seed: Likewise.
+    ``key`` of the image and ``seed`` are those of the measurement.
     """
     columns = len(severities) + 1
     figure = new_figure(1.05 * len(names) + 0.4, width_in=0.95 * columns + 1.0)

@@ -27,16 +27,16 @@ WIDE_PANELS = 3  # with more, a title takes two lines
 
 @dataclass(frozen=True)
 class Mark:
-    """One line of the chart.
+    """One mark of the chart.
 
     Attributes:
-        label: What the classifier sees (and which recipe, where there are several).
-        short: The same where space is scarce.
-        input: Decides colour and marker.
+        label: The classifier's input, and the recipe if there are several.
+        short: The label where space is scarce.
+        input: Kind of input; decides colour and marker.
         value: Accuracy, 0–1.
-        low: Lower end of the interval, or None.
-        high: Upper end, or None.
-        text: Value and interval as written in the tables.
+        low: Lower limit of the interval, or None.
+        high: Upper limit, or None.
+        text: Value and interval as in the tables.
     """
 
     label: str
@@ -50,12 +50,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class MarkGroup:
-    """The lines of one protocol.
+    """The marks of one protocol.
 
     Attributes:
-        title: Protocol.
-        sample: Its sample size.
-        marks: Model first, then probes.
+        title: Name of the protocol.
+        sample: Sample size.
+        marks: The model first, then the probes.
     """
 
     title: str
@@ -65,14 +65,14 @@ class MarkGroup:
 
 @dataclass(frozen=True)
 class CurveLine:
-    """Accuracy of one recipe over the number of clusters.
+    """Accuracy of one recipe by the number of clusters.
 
     Attributes:
-        label: Recipe name.
+        label: Name of the recipe.
         clusters: Numbers of clusters, ascending.
         value: Accuracy at each, 0–1.
-        low: Lower ends; None where unknown.
-        high: Upper ends.
+        low: Lower limits; None if unknown.
+        high: Upper limits.
     """
 
     label: str
@@ -85,12 +85,10 @@ class CurveLine:
 def cluster_curve(
     lines: Sequence[CurveLine], references: Sequence[tuple[str, float]], *, title: str
 ) -> Figure:
-    """Accuracy with whole acquisition clusters held out, over their number.
+    """Accuracy with whole acquisition clusters held out, by their number.
 
-    Args:
-        lines: One per recipe.
-        references: Results of other protocols as ``(label, accuracy)``, drawn as level lines.
-        title: With the sample size.
+    ``lines`` has one entry per recipe; ``references`` are results of other protocols, ``(label,
+    accuracy)``, drawn as horizontal lines.
     """
     figure = new_figure(3.1)
     ax = figure.add_subplot()
@@ -124,14 +122,14 @@ def cluster_curve(
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the figure, the same in every panel.
+class ChartRow:
+    """One row of the chart, the same in every panel.
 
     Attributes:
-        key: Under which a panel holds its mark.
-        label: What the classifier sees; with neither mark nor input it is a heading.
-        input: Decides colour and marker; empty for a heading.
-        hollow: Whether the model is applied to what it was not trained on.
+        key: Key of the row's mark in each panel.
+        label: The classifier's input; without mark and input it is a heading.
+        input: Kind of input; decides colour and marker; empty for a heading.
+        hollow: Whether the model is applied to inputs that it was not trained on.
     """
 
     key: str
@@ -141,13 +139,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One protocol.
+class ProtocolPanel:
+    """The panel of one protocol.
 
     Attributes:
-        title: Its short name.
-        note: How far a random split lies above it, or its sample.
-        marks: By the key of the row.
+        title: Short name of the protocol.
+        note: How far a random split is above it, or its sample size.
+        marks: Row key → mark.
     """
 
     title: str
@@ -156,15 +154,19 @@ class Panel:
 
 
 def shortcut_chart(
-    rows: Sequence[Row], panels: Sequence[Panel], chance: float, *, narrow: bool = False
+    rows: Sequence[ChartRow],
+    panels: Sequence[ProtocolPanel],
+    chance: float,
+    *,
+    narrow: bool = False,
 ) -> Figure:
-    """Accuracy with intervals, one panel a protocol.
+    """Accuracy with intervals, one panel per protocol.
 
     Args:
         rows: From top to bottom.
         panels: From the mildest protocol to the harshest.
-        chance: Accuracy of always naming the largest class, a dashed line.
-        narrow: Whether it is made for a small screen: panels below one another.
+        chance: Accuracy of always predicting the largest class, drawn as a dashed line.
+        narrow: Stack the panels for a small screen.
     """
     own = LINE_IN * (len(rows) + 1)
     down, across = (len(panels), 1) if narrow else (1, len(panels))
@@ -187,7 +189,7 @@ def shortcut_chart(
 
 
 def _draw_panel(
-    ax: Axes, rows: Sequence[Row], panel: Panel, chance: float, *, broken: bool
+    ax: Axes, rows: Sequence[ChartRow], panel: ProtocolPanel, chance: float, *, broken: bool
 ) -> None:
     title, note = (t.replace(" ", "\n", 1) if broken else t for t in (panel.title, panel.note))
     room = "\n" * (2 if broken else 1)
@@ -206,7 +208,7 @@ def _draw_panel(
     ax.grid(axis="x")
 
 
-def _draw_mark(ax: Axes, row: Row, mark: Mark, y: float) -> None:
+def _draw_mark(ax: Axes, row: ChartRow, mark: Mark, y: float) -> None:
     colour, marker = INPUT_STYLES.get(row.input, OTHER_INPUT)
     if mark.low is not None and mark.high is not None:
         ax.plot([100 * mark.low, 100 * mark.high], [y, y], color=colour, linewidth=2.2,

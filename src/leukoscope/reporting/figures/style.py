@@ -111,7 +111,7 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Figures made and saved inside the block look alike, whatever the caller's settings."""
+    """Give figures made and saved inside the block one look, whatever the caller's settings."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -121,7 +121,7 @@ def house_style() -> Iterator[None]:
 
 
 def new_figure(height_in: float, *, width_in: float = WIDTH_IN) -> Figure:
-    """An empty figure, apart from pyplot's global state."""
+    """An empty figure that is independent of pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -139,18 +139,18 @@ def panel_grid(
     one_in: float = WIDTH_IN,
     **subplots: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels in rows, those that are not needed hidden.
+    """A figure of equal panels in rows.
 
     Args:
-        panels: How many are needed.
-        height_in: Of one row.
-        columns: Panels in a row, at most.
-        extra_in: Height of what stands beside the rows.
-        one_in: Width where there is one column only.
+        panels: Number of panels.
+        height_in: Height of a row.
+        columns: Most panels in a row.
+        extra_in: Additional height.
+        one_in: Width of a figure with a single column.
         **subplots: For ``Figure.subplots``.
 
     Returns:
-        The figure and its axes in reading order, the hidden ones last.
+        The figure and its axes in reading order, unused ones hidden and last.
     """
     columns = min(columns, panels)
     rows = -(-panels // columns)
@@ -163,7 +163,7 @@ def panel_grid(
 
 
 def class_ticks(ax: Axes, class_names: Sequence[str]) -> None:
-    """Names of classes below the columns of a table of shades, which has no lines of its own."""
+    """Put class names below the columns of a heat map, which has no grid."""
     names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
     ax.set_xticks(range(len(names)), names)
     ax.tick_params(length=0)
@@ -171,16 +171,14 @@ def class_ticks(ax: Axes, class_names: Sequence[str]) -> None:
 
 
 def ink_on(colours: Colormap, share: float) -> str:
-    """Black or white, whichever can be read on a colour of the map."""
+    """Black or white, whichever is readable on a colour of the map."""
     return "white" if luminance(np.asarray(colours(float(share))[:3])) < 0.4 else "black"
 
 
 def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
-    """The figure as PNG bytes, equal for equal input (no time, no version inside).
+    """A figure as PNG bytes, equal for equal input (no time, no version inside).
 
-    Args:
-        figure: Made by :func:`new_figure`.
-        photo: Whether it needs more than 256 colours; a chart does not, and is then half as large.
+    ``photo`` keeps all colours; a chart needs at most 256 and is half as large with them.
     """
     from PIL import Image
 
@@ -223,7 +221,7 @@ def photo_uri(data: bytes, *, max_width_px: int = 1440) -> str:
 
 
 def shades() -> Colormap:
-    """A light-to-dark colour map for shares; its dark end still carries white type well."""
+    """A light-to-dark colour map for shares; white type is readable on its dark end."""
     import matplotlib
     from matplotlib.colors import ListedColormap
 
@@ -241,10 +239,7 @@ def short_title(name: str) -> str:
 
 
 def luminance(rgb: NDArray[np.float64]) -> float:
-    """Relative luminance of an sRGB colour (WCAG 2.2), to choose black or white type on it.
-
-    Args:
-        rgb: (3,) float, 0–1.
+    """Relative luminance in [0, 1] of an sRGB colour, (3,) float in [0, 1] (WCAG 2.2).
 
     >>> luminance(np.array([1.0, 1.0, 1.0]))
     1.0

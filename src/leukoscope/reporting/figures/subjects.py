@@ -22,15 +22,15 @@ MOST_NAMED = 60
 
 @dataclass(frozen=True)
 class PatientLine:
-    """One patient.
+    """The result of one patient.
 
     Attributes:
-        name: Its id.
-        true: Its class.
-        value: Probability.
+        name: Patient id.
+        true: True class.
+        value: Aggregated probability, 0–1.
         low: Lower limit, or None.
         high: Upper limit, or None.
-        right: Whether the predicted class is the true one.
+        right: Whether the predicted class is right.
         n_images: Number of images.
     """
 
@@ -44,12 +44,9 @@ class PatientLine:
 
 
 def patient_chart(lines: Sequence[PatientLine], *, xlabel: str, threshold: float | None) -> Figure:
-    """Patients below one another, by true class and probability; a cross marks a wrong one.
+    """Patients by true class and probability, from top to bottom; a cross marks a wrong prediction.
 
-    Args:
-        lines: The patients, in the order from top to bottom.
-        xlabel: What the probability is of.
-        threshold: Where the decision falls, or None.
+    ``xlabel`` names the probability; ``threshold`` is that of the decision, or None.
     """
     named = len(lines) <= MOST_NAMED
     figure = new_figure(1.0 + (0.17 * len(lines) if named else 8.0))

@@ -25,11 +25,10 @@ MOST_LINES = 200  # more would be a grey surface
 
 
 def learning_curves(panels: Sequence[tuple[str, Sequence[Columns]]]) -> Figure:
-    """Loss and accuracy by epoch, one thin line a fold.
+    """Loss and accuracy by epoch, one thin line per fold.
 
-    Args:
-        panels: ``(protocol title, histories of its folds)`` with the columns ``epoch``,
-            ``train_loss``, ``val_loss``, ``train_accuracy``, ``val_accuracy``.
+    ``panels`` are ``(protocol title, histories of its folds)`` with the columns ``epoch``,
+    ``train_loss``, ``val_loss``, ``train_accuracy``, ``val_accuracy``.
     """
     figure = new_figure(0.3 + 1.75 * len(panels))
     axes = figure.subplots(len(panels), 2, squeeze=False)
@@ -60,10 +59,8 @@ def learning_curves(panels: Sequence[tuple[str, Sequence[Columns]]]) -> Figure:
 def regularisation_path(panels: Sequence[tuple[str, Sequence[Columns]]], *, title: str) -> Figure:
     """Validation loss and accuracy over the inverse penalty C; mean and range of the folds.
 
-    Args:
-        panels: ``(protocol title, histories of its folds)`` with the columns ``c``,
-            ``val_loss``, ``val_accuracy``.
-        title: With the sample size.
+    ``panels`` are ``(protocol title, histories of its folds)`` with the columns ``c``,
+    ``val_loss``, ``val_accuracy``.
     """
     figure = new_figure(3.2)
     left, right = figure.subplots(1, 2)
@@ -105,10 +102,8 @@ def _band(
 def optimisation_history(rows: Sequence[Row], *, minimise: bool, criterion: str) -> Figure:
     """The value of each trial, and the best so far.
 
-    Args:
-        rows: As in ``tune.json``: ``trial``, ``state``, ``value``.
-        minimise: Whether small values are good.
-        criterion: What the values are, in words.
+    ``rows`` are those of ``tune.json`` (``trial``, ``state``, ``value``); ``criterion`` names the
+    values.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -137,11 +132,7 @@ def optimisation_history(rows: Sequence[Row], *, minimise: bool, criterion: str)
 
 
 def parameter_importances(importances: Mapping[str, float]) -> Figure:
-    """Share of the criterion's variance that each key explains, largest first.
-
-    Args:
-        importances: Recipe key → share, 0–1.
-    """
+    """Share of the criterion's variance that each recipe key explains (0–1), largest first."""
     ordered = sorted(importances.items(), key=lambda item: item[1])
     figure = new_figure(0.9 + 0.3 * len(ordered))
     ax = figure.subplots()
@@ -158,13 +149,10 @@ def parameter_importances(importances: Mapping[str, float]) -> Figure:
 def parallel_coordinates(
     rows: Sequence[Row], space: Mapping[str, Row], *, minimise: bool, criterion: str
 ) -> Figure:
-    """One line per complete trial through the values it had; the best in front.
+    """One line per complete trial through its values, the best in front.
 
-    Args:
-        rows: As in ``tune.json``: ``labels`` and ``value``.
-        space: Recipe key → parameter, as in ``tune.json``.
-        minimise: Whether small values are good.
-        criterion: What the values are, in words.
+    ``rows`` (``labels``, ``value``) and ``space`` (recipe key → parameter) are those of
+    ``tune.json``; ``criterion`` names the values.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -205,12 +193,10 @@ def parallel_coordinates(
 
 
 def slices(rows: Sequence[Row], space: Mapping[str, Row], *, criterion: str) -> Figure:
-    """The value over each key on its own; later trials are darker.
+    """The value by each key alone; later trials are darker.
 
-    Args:
-        rows: As in ``tune.json``.
-        space: Recipe key → parameter, as in ``tune.json``.
-        criterion: What the values are, in words.
+    ``rows`` and ``space`` (recipe key → parameter) are those of ``tune.json``; ``criterion`` names
+    the values.
     """
     done = _in_state(rows, "complete")
     figure, axes = panel_grid(len(space), 2.1, columns=3, extra_in=0.4, sharey=True)
@@ -235,13 +221,10 @@ def slices(rows: Sequence[Row], space: Mapping[str, Row], *, criterion: str) -> 
 
 
 def intermediate_values(rows: Sequence[Row], *, best: int, unit: str, criterion: str) -> Figure:
-    """What each trial reported on its way; pruned ones end early.
+    """The values that each trial reported, by step; pruned trials end early.
 
-    Args:
-        rows: As in ``tune.json``, with ``reported`` as pairs (step, value).
-        best: Number of the best trial.
-        unit: What a step is.
-        criterion: What was reported, in words.
+    ``rows`` are those of ``tune.json``, with ``reported`` as pairs (step, value); ``best`` is the
+    number of the best trial, ``unit`` that of a step; ``criterion`` names the values.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -269,7 +252,7 @@ def intermediate_values(rows: Sequence[Row], *, best: int, unit: str, criterion:
 
 
 def short(label: Any) -> str:
-    """A label where space is scarce: of a table its kind.
+    """A label where space is scarce; for a table its kind.
 
     >>> short('{"kind":"cosine","floor":0.0}'), short(0.0001), short(True)
     ('cosine', '0.0001', 'yes')
@@ -290,7 +273,7 @@ def _in_state(rows: Sequence[Row], state: str) -> list[Row]:
 
 
 def _colours() -> Colormap:
-    """Light to dark, without the lightest, which vanish on white."""
+    """A light-to-dark colour map without the lightest colours, which are invisible on white."""
     import matplotlib
     from matplotlib.colors import ListedColormap
 
@@ -305,7 +288,7 @@ def _labels(parameter: Row) -> list[Any]:
 
 
 def _place(parameter: Row, label: Any) -> float:
-    """Where a label stands on its axis, 0–1."""
+    """Position of a label on its axis, 0–1."""
     if parameter["kind"] == "choice":
         labels = _labels(parameter)
         return labels.index(label) / max(1, len(labels) - 1)
@@ -322,7 +305,7 @@ def _ticks(parameter: Row) -> list[tuple[float, str]]:
 
 
 def _broken(key: str, *, short: bool) -> str:
-    """A dotted key on lines of their own, on short ones where space is scarce.
+    """A dotted key broken into lines, short ones where space is scarce.
 
     >>> _broken("training.weight_decay", short=True).splitlines()
     ['weight', 'decay', '(training)']

@@ -32,7 +32,7 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.figures.data import COLUMNS, Thumb, class_grid
+from leukoscope.reporting.figures.data import COLUMNS, Thumbnail, class_grid
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, audit_figure
 from leukoscope.reporting.figures.style import INK, QUIET, short_title
@@ -96,7 +96,7 @@ class ExampleGrid:
     """
 
     kind: str
-    rows: tuple[tuple[str, tuple[Thumb, ...]], ...]
+    rows: tuple[tuple[str, tuple[Thumbnail, ...]], ...]
     rows_shown: frozenset[int]
     total: int
     absent: int
@@ -148,7 +148,7 @@ def _grid_of(
     rows = []
     chosen = choose_examples(kind, y_true, probs)
     for label, candidates in enumerate(chosen):
-        thumbs: list[Thumb] = []
+        thumbs: list[Thumbnail] = []
         for row in candidates[: 2 * COLUMNS]:
             if len(thumbs) == COLUMNS:
                 break
@@ -156,7 +156,7 @@ def _grid_of(
             if image is None:
                 absent += 1
                 continue
-            thumbs.append(Thumb(image, _lines(int(y_true[row]), probs[row], class_names)))
+            thumbs.append(Thumbnail(image, _lines(int(y_true[row]), probs[row], class_names)))
             used.add(row)
         of = "" if kind == "least-certain" else f" of {len(candidates)}"
         rows.append((f"{short_title(class_names[label])} ({len(thumbs)}{of})", tuple(thumbs)))

@@ -30,7 +30,13 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.figures.shortcuts import Mark, MarkGroup, Panel, Row, shortcut_chart
+from leukoscope.reporting.figures.shortcuts import (
+    ChartRow,
+    Mark,
+    MarkGroup,
+    ProtocolPanel,
+    shortcut_chart,
+)
 from leukoscope.reporting.formats import DASH, count, difference, finite, interval, p_value
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import sample
@@ -227,12 +233,14 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
                     perturbed.setdefault(recipe, {})[key] = entry["input"]
         over = (inflation.get(protocol) or {}).get("value")
         note = "" if over is None else f"random {100 * over:+.1f} points"
-        panels.append(Panel(WORDS[protocol].label if protocol in WORDS else protocol, note, marks))
-    rows = [Row("", "trained and tested on")]
-    rows += [Row(label, label, seen) for label, seen in shown.items()]
+        panels.append(
+            ProtocolPanel(WORDS[protocol].label if protocol in WORDS else protocol, note, marks)
+        )
+    rows = [ChartRow("", "trained and tested on")]
+    rows += [ChartRow(label, label, seen) for label, seen in shown.items()]
     for recipe, keys in perturbed.items():
-        rows.append(Row("", f"{recipe}, as trained, shown"))
-        rows += [Row(key, input_title(seen), seen, hollow=True) for key, seen in keys.items()]
+        rows.append(ChartRow("", f"{recipe}, as trained, shown"))
+        rows += [ChartRow(key, input_title(seen), seen, hollow=True) for key, seen in keys.items()]
     n = max(int(entry["n"]) for entry in study.results)
     return gallery.draw(
         "shortcuts",
