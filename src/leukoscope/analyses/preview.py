@@ -17,10 +17,11 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import atomic_path, write_bytes, write_csv
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, apply_step, resize
 from leukoscope.imaging.quality import QUALITY_MEASURES, measure_quality
-from leukoscope.pipeline.inputs import INPUTS, stream
+from leukoscope.pipeline.inputs import INPUTS
 from leukoscope.reporting.figures.style import QUIET, figure_png, house_style, new_figure
 
 # What a kind is shown with where the recipe leaves it off: strong enough to be seen.
@@ -280,7 +281,7 @@ def _measure(
 ) -> NDArray[np.float64]:
     """(images, stages, measures) float64."""
     paths = [manifest.path_of(record) for record in records]
-    return np.array(list(stream(partial(_measure_one, spec=spec), paths)))
+    return np.array(list(ordered_map(partial(_measure_one, spec=spec), paths)))
 
 
 def _measure_one(path: Path, spec: PreprocessSpec) -> list[list[float]]:
@@ -433,7 +434,7 @@ def _quality_table(
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, records in chosen.items():
         paths = [manifest.path_of(record) for record in records[:QUALITY_IMAGES]]
-        rows = list(stream(lambda file: measure_quality(decode_image(file).image), paths))
+        rows = list(ordered_map(lambda file: measure_quality(decode_image(file).image), paths))
         values[name] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     rows_out = []
     for key in next(iter(values.values())):
