@@ -21,7 +21,7 @@ from leukoscope.core.files import (
     write_csv,
     write_text,
 )
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import class_title
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import decode_image
@@ -276,7 +276,7 @@ def draw_samples(manifest: Manifest, samples: list[Sample], out: Path, *, seed: 
                 for spine in axis.spines.values():
                     spine.set_visible(False)
                 if column == 0:
-                    title = CLASSES[name].title.replace(" (", "\n(")
+                    title = class_title(name).replace(" (", "\n(")
                     axis.set_ylabel(
                         f"{title}\n{len(row)} of {totals[name]}",
                         rotation=0, ha="right", va="center", fontsize=7.5,

@@ -15,7 +15,7 @@ from leukoscope.config.preprocess import PreprocessSpec, Step
 from leukoscope.config.recipe import Augmentation, GradientTraining, Recipe
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import atomic_path, write_bytes, write_csv
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import class_title
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import decode_image
@@ -332,7 +332,7 @@ def _sheet(
 def _file_caption(record: ImageRecord) -> str:
     name = Path(record.path).name
     shown = name if len(name) <= 28 else f"…{name[-27:]}"
-    return f"{CLASSES[record.label].title.partition(' (')[0]}\n{shown}"
+    return f"{class_title(record.label).partition(' (')[0]}\n{shown}"
 
 
 def _change(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
@@ -417,12 +417,12 @@ def _sheet_of_augmentations(
         apply_preprocess(decode_image(manifest.path_of(record)).image, recipe.preprocess)
         for record in shown
     ]
-    titles = [CLASSES[record.label].title for record in shown]
+    titles = [class_title(record.label) for record in shown]
     return draw_augmentations(path, np.stack(images), titles, recipe, seed)
 
 
 def _caption(record: ImageRecord) -> str:
-    return f"{CLASSES[record.label].title}\n{Path(record.path).name}"
+    return f"{class_title(record.label)}\n{Path(record.path).name}"
 
 
 def _quality_table(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import CLASSES, class_title
 from leukoscope.evaluation.gate import SCORES
 from leukoscope.runtime.similar import SimilarCase
 
@@ -195,7 +195,7 @@ def decide(
         )
     percent = f"{record.conformal.coverage:.0%}"
     if len(prediction_set) > 1:
-        titles = " and ".join(_title(name) for name in prediction_set)
+        titles = " and ".join(class_title(name) for name in prediction_set)
         review.insert(0, f"The model cannot decide, at {percent} confidence, between {titles}.")
     elif unsure:
         review.insert(0, f"No class is probable enough for {percent} confidence.")
@@ -246,7 +246,3 @@ def quality_notes(
             f"({name} {value:.3g}, theirs {low:.3g} to {high:.3g})."
         )
     return far, near
-
-
-def _title(name: str) -> str:
-    return CLASSES[name].title if name in CLASSES else name

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -182,15 +183,20 @@ def local_files(names: Iterable[str | Failure], folder: Path) -> Iterator[Fetche
         The file, or why there is none, and the copy to delete after use, if it is one.
     """
 
-    def local(numbered: tuple[int, str | Failure]) -> Fetched:
-        number, name = numbered
-        if isinstance(name, Failure):
-            return name, None
-        return _fetch(name, folder / str(number)) if is_url(name) else (Path(name), None)
+    def far(numbered: tuple[int, str | Failure]) -> bool:
+        return isinstance(numbered[1], str) and is_url(numbered[1])
 
-    yield from ordered_map(
-        local, enumerate(names), threads=AHEAD, ahead=AHEAD, name="leukoscope-fetch"
-    )
+    def fetch(numbered: tuple[int, str | Failure]) -> Fetched:
+        number, url = numbered
+        return _fetch(str(url), folder / str(number))
+
+    for behind_url, group in groupby(enumerate(names), far):
+        if behind_url:
+            name = "leukoscope-fetch"
+            yield from ordered_map(fetch, group, threads=AHEAD, ahead=AHEAD, name=name)
+        else:
+            for _, item in group:
+                yield (item if isinstance(item, Failure) else Path(item)), None
 
 
 def _fetch(url: str, stem: Path) -> Fetched:
