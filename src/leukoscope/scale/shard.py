@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.scale.image_names import local_files
 from leukoscope.scale.journal import ShardFile, ShardResult, file_of
+from leukoscope.scale.pool import Tell
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 
 _TELL_S = 0.5  # between two signs of life
-
-Tell = Callable[[int], None]
 
 
 @dataclass(frozen=True)
