@@ -32,10 +32,10 @@ from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.runtime.bundle import installed_bundles
 from leukoscope.scale.journal import ShardResult, file_of
+from leukoscope.scale.pool import Tell
 from leukoscope.scale.score import Workers, plan_scoring, run_scoring
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 from leukoscope.scale.shard import Task
-from leukoscope.scale.workers import Tell
 
 PROGRAM = [sys.executable, "-m", "leukoscope", "score"]
 FIELDS = 200  # phantom fields that thumbnails are cut from

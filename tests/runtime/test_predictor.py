@@ -175,7 +175,7 @@ def test_only_a_bounded_number_is_in_flight(
             break
     stream.close()  # type: ignore[attr-defined]
     assert 4 < max(ahead) <= 2 * 2 * 4
-    alive = [t.name for t in threading.enumerate() if t.name.startswith("leukoscope-decode")]
+    alive = [t.name for t in threading.enumerate() if t.name.startswith("leukoscope-predict")]
     assert not alive
 
 

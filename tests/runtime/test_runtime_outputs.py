@@ -114,6 +114,34 @@ def test_names_that_are_no_utf8_can_be_written(suffix: str, tmp_path: Path) -> N
     assert "caf\\udce9.png" in path.read_text(encoding="utf-8")
 
 
+def test_the_schema_of_parquet(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "out.parquet"
+    with PredictionWriter(path, CLASSES, ("similar", "row", "x", "note")) as writer:
+        writer.write(GOOD, row=7, x=3, note="by hand")
+    types = {field.name: str(field.type) for field in pq.read_schema(path)}
+    numbers = dict.fromkeys(("p_benign", "p_pre_b", "p_malignant", "ood_score"), "double")
+    lists = dict.fromkeys(("prediction_set", "reasons"), "list<element: string>")
+    whole = dict.fromkeys(("row", "x"), "int64")
+    names = [*COLUMNS, "similar", "row", "x", "note"]
+    assert list(types) == names
+    assert types == dict.fromkeys(names, "string") | numbers | lists | whole
+
+
+def test_the_text_of_a_table_is_that_of_its_file(tmp_path: Path) -> None:
+    write(tmp_path / "out.csv")
+    text = (tmp_path / "out.csv").read_text(encoding="utf-8")
+    assert outputs.csv_text([GOOD, BAD], CLASSES) == text
+
+
+def test_the_page_on_inputs_names_every_column() -> None:
+    page = Path(__file__).parents[2] / "docs" / "inputs.md"
+    text = page.read_text(encoding="utf-8")
+    columns = ["p_<class>" if name.startswith("p_") else name for name in COLUMNS]
+    assert all(f"`{name}`" in text for name in {*columns, "p_malignant"})
+
+
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"\.xlsx.*\n.*\.csv, \.jsonl"):
         PredictionWriter(tmp_path / "out.xlsx", CLASSES)

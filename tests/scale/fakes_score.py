@@ -8,9 +8,9 @@ from pathlib import Path
 
 from leukoscope.core.errors import BundleError
 from leukoscope.scale.journal import ShardResult, file_of
+from leukoscope.scale.pool import Tell
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 from leukoscope.scale.shard import Task
-from leukoscope.scale.workers import Tell
 
 
 class Fake:

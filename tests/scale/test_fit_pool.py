@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
@@ -15,7 +14,7 @@ from leukoscope.core.errors import TrainingError, UnknownNameError, UsageError
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.remote_fits import FitKey
-from leukoscope.scale import fit_pool
+from leukoscope.scale import fit_pool, pool
 from leukoscope.scale.fit_pool import executor_of, run_here
 from leukoscope.study.run import StudyResult, run_study, study_config
 
@@ -80,43 +79,61 @@ def test_two_processes_write_the_bytes_of_one(
     study(phantoms, tmp_path / "run", resume=True, executor=lambda *_: pytest.fail("started"))
 
 
-def test_a_process_that_is_killed_is_named_with_its_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = fit_pool._start
+@pytest.fixture
+def fits_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # the processes get this path
+    import fakes_fit
 
-    def killed(number: int) -> Any:
-        connection, process = start(number)
-        if number == 0:
-            process.kill()
-        return connection, process
+    yield fakes_fit.fits_of
+    del sys.modules["fakes_fit"]
 
-    monkeypatch.setattr(fit_pool, "_start", killed)
-    with pytest.raises(TrainingError, match=r"quick, random, fold 0 .*\(SIGKILL, often") as caught:
-        run_here(tmp_path, KEYS, quiet, 2)
-    assert "--resume" in caught.value.hint
+
+def keys_of(*names: str) -> list[FitKey]:
+    return [FitKey("recipe", name, "random", fold) for fold, name in enumerate(names)]
+
+
+def attempts(run: Path) -> list[str]:
+    return sorted((run / "attempts").read_text().splitlines())
+
+
+def test_a_fit_whose_process_is_killed_is_done_once_more(tmp_path: Path, fits_of: Any) -> None:
+    told: list[tuple[int, int]] = []
+    keys = keys_of("quick", "once", "quick")
+    run_here(tmp_path, keys, lambda *counts: told.append(counts), 2, fits_of)
+    assert attempts(tmp_path) == ["once 1", "once 1", "quick 0", "quick 2"]
+    assert told == [(1, 3), (2, 3), (3, 3)]
     assert not multiprocessing.active_children()
 
 
-def test_the_error_of_a_fit_comes_back_with_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def start(number: int) -> Any:  # a thread stands in for the process
-        here, there = multiprocessing.Pipe()
-        Thread(target=lambda: there.send(fit_pool._try(*there.recv())), daemon=True).start()
-        return here, Mock()
+def test_a_fit_that_kills_every_process_is_named(tmp_path: Path, fits_of: Any) -> None:
+    with pytest.raises(TrainingError, match=r"dies, random, fold 0 .*\(SIGKILL, often") as caught:
+        run_here(tmp_path, keys_of("dies", "quick"), quiet, 1, fits_of)
+    assert "--resume" in caught.value.hint
+    assert attempts(tmp_path).count("dies 0") == 2
+    assert not multiprocessing.active_children()
 
-    monkeypatch.setattr(fit_pool, "_start", start)
-    with pytest.raises(TrainingError, match=r"quick, random, fold 0: .*splits.csv") as caught:
-        run_here(tmp_path, KEYS[:1], quiet, 1)
-    assert "same paths" in caught.value.hint
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("fails", r"fails, random, fold 0: splits.csv is missing", "use the same paths"),
+        ("breaks", r"breaks, random, fold 0: .*fakes_fit.py, line \d+: ValueError", "--resume"),
+    ],
+)
+def test_the_error_of_a_fit_comes_back_with_its_name(
+    tmp_path: Path, fits_of: Any, name: str, message: str, hint: str
+) -> None:
+    with pytest.raises(TrainingError, match=message) as caught:
+        run_here(tmp_path, keys_of(name), quiet, 1, fits_of)
+    assert hint in caught.value.hint
+    assert not multiprocessing.active_children()
 
 
 def test_ctrl_c_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit_pool, "wait", interrupted)
+    monkeypatch.setattr(pool, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_here(tmp_path, KEYS, quiet, 2)
     assert not multiprocessing.active_children()

@@ -21,10 +21,11 @@ from leukoscope.core.files import (
     write_csv,
     write_text,
 )
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import class_title
 from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import decode_image
-from leukoscope.pipeline.inputs import INPUTS, load_input, stream
+from leukoscope.pipeline.inputs import INPUTS, load_input
 from leukoscope.reporting.figures.style import figure_png, house_style, new_figure
 
 # A manifest that `study` and `data inspect` read, and what each file was made of.
@@ -91,7 +92,7 @@ def export_images(
     unreadable: list[tuple[str, str]] = []
     kept = 0
     items = list(zip(records, names, strict=True))
-    for record, found in zip(records, stream(write, items), strict=True):
+    for record, found in zip(records, ordered_map(write, items), strict=True):
         if isinstance(found, ImageError):
             unreadable.append((record.path, f"{found.reason}: {found.detail}"))
         else:
@@ -273,7 +274,7 @@ def draw_samples(manifest: Manifest, samples: list[SampleImage], out: Path, *, s
                 for spine in axis.spines.values():
                     spine.set_visible(False)
                 if column == 0:
-                    title = CLASSES[name].title.replace(" (", "\n(")
+                    title = class_title(name).replace(" (", "\n(")
                     axis.set_ylabel(
                         f"{title}\n{len(row)} of {totals[name]}",
                         rotation=0, ha="right", va="center", fontsize=7.5,

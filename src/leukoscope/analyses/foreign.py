@@ -21,13 +21,14 @@ from leukoscope.core.labels import resolve_class
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.threads import ordered_map
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.entries import Statistics, probe_entry, result_entry
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.folds import ProtocolPlan, plan_protocols
 from leukoscope.pipeline.inapplicable import inapplicable_probes
-from leukoscope.pipeline.inputs import load_input, stream
+from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import prepare_study, run_probe
@@ -314,7 +315,7 @@ def _predict(
     paths = [every[row] for row in rows]
     parts = []
     with progress.step(f"{model.path.name} on {name}") as tell:
-        images = stream(lambda path: load_input(path, name, spec), paths)
+        images = ordered_map(lambda path: load_input(path, name, spec), paths)
         while chunk := list(islice(images, CHUNK)):
             parts.append(model.probabilities(np.stack(chunk)))
             tell(sum(map(len, parts)), len(paths))

@@ -15,12 +15,13 @@ from leukoscope.config.preprocess import PreprocessSpec, Step
 from leukoscope.config.recipe import Augmentation, GradientTraining, Recipe
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import atomic_path, write_bytes, write_csv
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import class_title
 from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, apply_step, resize
 from leukoscope.imaging.quality import QUALITY_MEASURES, measure_quality
-from leukoscope.pipeline.inputs import INPUTS, stream
+from leukoscope.pipeline.inputs import INPUTS
 from leukoscope.reporting.figures.style import QUIET, figure_png, house_style, new_figure
 
 # What a kind is shown with where the recipe leaves it off: strong enough to be seen.
@@ -271,7 +272,7 @@ def _measure(
 ) -> NDArray[np.float64]:
     """Measures of each image after each stage: (images, stages, measures) float64."""
     paths = [manifest.path_of(record) for record in records]
-    return np.array(list(stream(partial(_measure_one, spec=spec), paths)))
+    return np.array(list(ordered_map(partial(_measure_one, spec=spec), paths)))
 
 
 def _measure_one(path: Path, spec: PreprocessSpec) -> list[list[float]]:
@@ -322,7 +323,7 @@ def _sheet(
 def _file_caption(record: ImageRecord) -> str:
     name = Path(record.path).name
     shown = name if len(name) <= 28 else f"…{name[-27:]}"
-    return f"{CLASSES[record.label].title.partition(' (')[0]}\n{shown}"
+    return f"{class_title(record.label).partition(' (')[0]}\n{shown}"
 
 
 def _change(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
@@ -407,12 +408,12 @@ def _sheet_of_augmentations(
         apply_preprocess(decode_image(manifest.path_of(record)).image, recipe.preprocess)
         for record in shown
     ]
-    titles = [CLASSES[record.label].title for record in shown]
+    titles = [class_title(record.label) for record in shown]
     return draw_augmentations(path, np.stack(images), titles, recipe, seed)
 
 
 def _caption(record: ImageRecord) -> str:
-    return f"{CLASSES[record.label].title}\n{Path(record.path).name}"
+    return f"{class_title(record.label)}\n{Path(record.path).name}"
 
 
 def _quality_table(
@@ -424,7 +425,7 @@ def _quality_table(
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, records in chosen.items():
         paths = [manifest.path_of(record) for record in records[:QUALITY_IMAGES]]
-        rows = list(stream(lambda file: measure_quality(decode_image(file).image), paths))
+        rows = list(ordered_map(lambda file: measure_quality(decode_image(file).image), paths))
         values[name] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     rows_out = []
     for key in next(iter(values.values())):

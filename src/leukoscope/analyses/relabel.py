@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_csv, write_json
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import PROTOCOLS, VOUCHING
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import RunFolder
@@ -338,20 +338,17 @@ class _RowWriter:
     def _reasons(self, row: int, given: str, best: str, p: Mapping[str, float]) -> Iterator[str]:
         if p and best != given:
             tail = "" if row in self.likely else "; less than usual for that class"
-            yield f"{_title(best)} has p {p[best]:.2f}, the given label {p[given]:.2f}{tail}"
+            yield f"{class_title(best)} has p {p[best]:.2f}, the given label {p[given]:.2f}{tail}"
         for j, what in self.partners.get(row, ()):
             other = self.evidence.records[j]
-            yield f"{what} labelled {_title(other.label)}: {other.path}"
+            yield f"{what} labelled {class_title(other.label)}: {other.path}"
         first, second = sorted(p, key=lambda name: -p[name])[:2] or ("", "")
         if p and p[first] - p[second] < 0.5:
-            yield f"undecided: {_title(first)} {p[first]:.2f}, {_title(second)} {p[second]:.2f}"
+            both = ", ".join(f"{class_title(name)} {p[name]:.2f}" for name in (first, second))
+            yield f"undecided: {both}"
         ood = self.evidence.ood
         if ood is not None and np.nan_to_num(ood[row]) > 1:
             yield f"unlike the training images: {ood[row]:.2f} times the accepted distance"
-
-
-def _title(name: str) -> str:
-    return CLASSES[name].title
 
 
 def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> tuple[Path, list[str]]:

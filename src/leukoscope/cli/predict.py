@@ -27,15 +27,11 @@ from leukoscope.cli.options import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import ExitStack
 
     from leukoscope.runtime.by_patient import PatientCollector
     from leukoscope.runtime.input_files import Inputs
-    from leukoscope.runtime.large_images import Answered, OnParts
     from leukoscope.runtime.prediction import Failure, Prediction
     from leukoscope.runtime.predictor import Predictor
-    from leukoscope.runtime.tiling import Cutter
-
 
 _NAMED = 20  # files that cannot be read and are named on the screen; the output names all
 
@@ -89,12 +85,11 @@ def predict(
     from contextlib import ExitStack, closing
     from functools import partial
 
+    from leukoscope.runtime import bulk
     from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.bundle_matching import SAMPLES
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.input_files import Inputs
-    from leukoscope.runtime.large_images import predict_any
-    from leukoscope.runtime.outputs import PredictionWriter
     from leukoscope.runtime.prediction import Failure
     from leukoscope.runtime.predictor import load_bundle
 
@@ -103,31 +98,28 @@ def predict(
     total, samples = sources.survey(SAMPLES)
     load = partial(load_bundle, engine=engine, precision=precision, bulk=True, similar=similar)
     predictor = _predictor(bundle, samples, load, um_per_px, scale_bar_um)
-    cutter = None if whole else _cutter(predictor, um_per_px, scale_bar_um)
+    cutter = bulk.cutter_for(predictor, whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um)
     patients = _patients(predictor, sources, by_patient)
     answers: list[Prediction | Failure] = []
     unreadable, start = 0, time.perf_counter()
     with ExitStack() as opened:
-        file = on_parts = None
+        files = None
         if out is not None:
             more = ("similar",) if similar else ()
-            file = opened.enter_context(PredictionWriter(out, predictor.class_names, more))
-            on_parts = _part_writer(out, predictor, opened)
+            files = opened.enter_context(bulk.beside(out, predictor.class_names, more))
         audit = opened.enter_context(closing(AuditLog(audit_log))) if audit_log else None
         show = opened.enter_context(progress_bars("images"))
-        stream = predict_any(predictor, sources, cutter, explain=explain, on_parts=on_parts)
+        stream = bulk.predict_files(predictor, sources, cutter, files, explain=explain)
         for done, answer in enumerate(stream, start=1):
             if isinstance(answer, Failure):
                 unreadable += 1
-                if file is not None and unreadable <= _NAMED:
+                if files is not None and unreadable <= _NAMED:
                     typer.echo(f"could not be read: {answer}", err=True)
             if patients is not None:
                 patients.add(answer)
             if audit is not None:
                 audit.add(answer, predictor)
-            if file is not None:
-                file.write(answer)
-            else:
+            if files is None:
                 answers.append(answer)
             if total > 1:
                 show("predicting", done, total)
@@ -164,23 +156,6 @@ def _tell_counts(out: Path, total: int, unreadable: int, seconds: float) -> None
     typer.echo(f"{counts}, {total / max(1e-9, seconds):.3g} images/s: {out}")
 
 
-def _part_writer(out: Path, predictor: Predictor, opened: ExitStack) -> OnParts:
-    """Writes what was said of the parts of large images to NAME.parts.csv, if there are any."""
-    from leukoscope.runtime.outputs import PredictionWriter
-
-    box = ("x", "y", "width", "height")
-    files: list[PredictionWriter] = []
-
-    def write(image: str, parts: Answered) -> None:
-        if not files:
-            path = out.with_name(f"{out.stem}.parts.csv")
-            files.append(opened.enter_context(PredictionWriter(path, predictor.class_names, box)))
-        for part, answer in parts:
-            files[0].write(answer, image=image, **dict(zip(box, part.box, strict=True)))
-
-    return write
-
-
 def _predictor(
     bundle: Path | None,
     samples: list[Path],
@@ -199,14 +174,6 @@ def _predictor(
     for name, better in chosen.elsewhere:
         typer.echo(f"  {name} fits {better} better: predict it with that bundle", err=True)
     return chosen.predictor
-
-
-def _cutter(predictor: Predictor, um_per_px: float | None, bar_um: float | None) -> Cutter | None:
-    if predictor.record.field is None:
-        return None
-    from leukoscope.runtime.tiling import Cutter
-
-    return Cutter(predictor.record.field, um_per_px, bar_um)
 
 
 def _print(answer: Prediction | Failure) -> None:

@@ -130,6 +130,15 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in CLASSES if name in wanted)
 
 
+def class_title(name: str) -> str:
+    """A class's name for readers; the name itself where it is not in :data:`CLASSES`.
+
+    >>> class_title("pro_b"), class_title("platelet")
+    ('Pro-B ALL', 'platelet')
+    """
+    return CLASSES[name].title if name in CLASSES else name
+
+
 def malignant_mask(class_names: Iterable[str]) -> list[bool]:
     """For each class whether it belongs to the malignant branch.
 

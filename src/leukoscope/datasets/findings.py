@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import class_title
 from leukoscope.datasets.neighbour_search import SLOW
 
 Level = Literal["error", "warning", "info"]
@@ -75,7 +75,7 @@ def _classes(passport: Mapping[str, Any]) -> Iterator[Finding]:
         )
         return
     balance = passport["class_balance"]
-    sizes = ", ".join(f"{CLASSES[name].title} {count:,}" for name, count in classes.items())
+    sizes = ", ".join(f"{class_title(name)} {count:,}" for name, count in classes.items())
     p = "p < 0.001" if balance["p"] < 0.001 else f"p = {balance['p']:.3f}"
     yield _entry(
         "info",
@@ -88,8 +88,8 @@ def _classes(passport: Mapping[str, Any]) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "class-imbalance",
-            f"{CLASSES[most].title} has {ratio:.1f} times as many images as "
-            f"{CLASSES[least].title}: accuracy hides errors on the rare class; read balanced "
+            f"{class_title(most)} has {ratio:.1f} times as many images as "
+            f"{class_title(least)}: accuracy hides errors on the rare class; read balanced "
             "accuracy.",
         )
     if "benign" in classes:
@@ -102,7 +102,7 @@ def _classes(passport: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _copies(passport: Mapping[str, Any]) -> Iterator[Finding]:
     for conflict in passport["label_conflicts"]:
-        names = " and ".join(CLASSES[name].title for name in conflict["labels"])
+        names = " and ".join(class_title(name) for name in conflict["labels"])
         yield _entry(
             "error",
             "label-conflict",
@@ -215,7 +215,7 @@ def _patients(passport: Mapping[str, Any]) -> Iterator[Finding]:
             "different patient ids: check the ids.",
         )
     few = [
-        f"{CLASSES[name].title} {count}"
+        f"{class_title(name)} {count}"
         for name, count in patients["by_class"].items()
         if count < FEW_PATIENTS
     ]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.files import read_json, sha256_file
-from leukoscope.core.labels import CLASSES, resolve_class
+from leukoscope.core.labels import class_title, resolve_class
 from leukoscope.datasets.layout_rules import (
     Listing,
     Placed,
@@ -159,7 +159,7 @@ def _empty_classes(
         label = resolve_class(PurePosixPath(folder).name, class_map)
         below = any(name == folder or name.startswith(f"{folder}/") for name in filled)
         if label is not None and not below:
-            warnings.append(f"the folder {folder} ({CLASSES[label].title}) holds no image")
+            warnings.append(f"the folder {folder} ({class_title(label)}) holds no image")
     return warnings
 
 

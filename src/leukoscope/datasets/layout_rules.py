@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from leukoscope.core.errors import LayoutError
-from leukoscope.core.labels import CLASSES, resolve_class
+from leukoscope.core.labels import CLASSES, class_title, resolve_class
 from leukoscope.imaging.decode import IMAGE_SUFFIXES
 
 HIDDEN_FOLDERS = frozenset({"__macosx", "__pycache__", "$recycle.bin"})
@@ -301,5 +301,5 @@ def why_class(found: str, label: str, class_map: Mapping[str, str] | None) -> st
             f"(class_map), CLASS one of {', '.join(CLASSES)}"
         )
     if resolve_class(found) == label:
-        return f"a known name of {CLASSES[label].title}"
+        return f"a known name of {class_title(label)}"
     return "mapped by you (class_map)" if class_map else "said by the file names"

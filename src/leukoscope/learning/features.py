@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import DataError
+from leukoscope.core.threads import ordered_map
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.export import onnx_bytes, open_session
 
@@ -156,14 +155,13 @@ def stream_outputs(
         DataError: An image has another shape than ``spec`` says.
     """
     workers = threads or _own_share()
-    running: deque[Future[list[NDArray[np.float32]]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for batch in _batches(images, batch_size, spec.size_px):
-            running.append(pool.submit(session.run, list(names), {"image": batch}))
-            if len(running) > workers:  # bounds what is held in memory
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+
+    def run(batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        found: list[NDArray[np.float32]] = session.run(list(names), {"image": batch})
+        return found
+
+    batches = _batches(images, batch_size, spec.size_px)
+    yield from ordered_map(run, batches, threads=workers, ahead=workers)
 
 
 def _own_share() -> int:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -21,7 +18,6 @@ from leukoscope.imaging.observation import OBSERVED_INPUTS, PROBE_INPUTS, Observ
 from leukoscope.imaging.preprocess import apply_preprocess
 
 INPUTS = PROBE_INPUTS
-_Item = TypeVar("_Item")
 GROUND = "ground-only"
 _NEAREST = 8  # partners are drawn from so many images of a class that came before
 _PACKED_PX = 128  # longer side at which removal masks are kept
@@ -60,20 +56,6 @@ def observe(path: Path) -> Observation:
     data = read_image_file(path)
     decoded = decode_image(data, name=str(path))
     return Observation(decoded.image, um_per_px=decoded.um_per_px, data=data)
-
-
-def stream(
-    function: Callable[[_Item], Any], items: Sequence[_Item], *, threads: int = 2, ahead: int = 64
-) -> Iterator[Any]:
-    """``map`` in threads, in order, with at most ``ahead`` results waiting."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Any]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def reading_order(records: Sequence[ImageRecord]) -> Rows:

@@ -16,6 +16,7 @@ from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_bytes, sha256_file
 from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.threads import ordered_map
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.conformal import prediction_sets
@@ -24,7 +25,6 @@ from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_conditions, measure_quality
 from leukoscope.pipeline.folds import groups_of, unit_of
-from leukoscope.pipeline.inputs import stream
 from leukoscope.pipeline.trained_run import RECORD, FittedRun
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle
@@ -231,7 +231,7 @@ class FoldModels:
             image = picture(record)
             return apply_preprocess(image, model.spec), _look(image)
 
-        pixels, looks = zip(*stream(prepare, records), strict=True)
+        pixels, looks = zip(*ordered_map(prepare, records), strict=True)
         probs = model.probabilities(np.stack(pixels))
         return probs, prediction_sets(probs, model.conformal).sum(axis=1) != 1, list(looks)
 
@@ -265,7 +265,7 @@ class BundleModel:
             return image, _look(image)
 
         def images() -> Iterator[Image]:
-            for image, look in stream(prepare, records, ahead=8):
+            for image, look in ordered_map(prepare, records, ahead=8):
                 looks.append(look)
                 yield image
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.background import bar_statistics, colour_statistics
 from leukoscope.imaging.cell_shapes import count_statistics, shape_statistics
 from leukoscope.imaging.file_facts import FILE_FACTS, SIZE_FACTS, file_facts, taken_at
@@ -31,7 +31,6 @@ from leukoscope.pipeline.inputs import (
     make_input,
     observe,
     pack_mask,
-    stream,
     unpack_mask,
 )
 from leukoscope.pipeline.progress import Tell
@@ -188,19 +187,30 @@ class OnePass:
         """
         rows: list[dict[int, NDArray[np.float64]]] = [{} for _ in self.tables]
         gathered = [_Gathered(shown) for shown in self.shown]
-        batches = _Batches(gathered)
-        seen = stream(self._look, self.order, ahead=AHEAD)
-        late = stream(self._look_again, self._late, ahead=AHEAD)
-        with ThreadPoolExecutor(batches.threads) as pool:
-            for done, looked in enumerate(chain(seen, late), start=1):
-                for table, values in zip(rows, looked.numbers, strict=False):
-                    table[looked.row] = values
-                for at, image in looked.images.items():
-                    batches.add(pool, at, looked.row, image)
-                tell(min(done, len(self.order)), len(self.order))
-            batches.finish(pool)
+        threads = max([1, *(one.shown.engine.threads for one in gathered)])
+        batches = self._batches(rows, gathered, tell)
+        for batch, found in ordered_map(_run, batches, threads=threads, ahead=threads + 1):
+            batch.source.take(batch.rows, found)
         numbers = [np.stack([table[row] for row in sorted(self.order)]) for table in rows]
         return [one.values() for one in gathered], numbers
+
+    def _batches(
+        self,
+        rows: Sequence[dict[int, NDArray[np.float64]]],
+        gathered: Sequence[_Gathered],
+        tell: Tell,
+    ) -> Iterator[_Batch]:
+        """Read the files, fill the rows of the tables, and give each batch when it is full."""
+        seen = ordered_map(self._look, self.order, ahead=AHEAD)
+        late = ordered_map(self._look_again, self._late, ahead=AHEAD)
+        for done, looked in enumerate(chain(seen, late), start=1):
+            for table, values in zip(rows, looked.numbers, strict=False):
+                table[looked.row] = values
+            for at, image in looked.images.items():
+                yield from gathered[at].add(looked.row, image)
+            tell(min(done, len(self.order)), len(self.order))
+        for one in gathered:
+            yield from one.rest()
 
     def _look(self, row: int) -> _Looked:
         hole = self._holes.get(row)
@@ -239,55 +249,51 @@ class OnePass:
         return apply_preprocess(transplanted(seen, holes), one.spec)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Images of one version on their way through a network."""
+
+    source: _Gathered
+    rows: list[int]
+    images: NDArray[np.uint8]
+
+
+def _run(batch: _Batch) -> tuple[_Batch, NDArray[np.float32]]:
+    """A batch and its features; runs in a thread."""
+    return batch, batch.source.shown.engine(batch.images)
+
+
 class _Gathered:
     """Images of one version until they fill a batch, and its features as they come."""
 
     def __init__(self, shown: Shown) -> None:
         self.shown = shown
-        self.rows: list[int] = []
-        self.images: list[NDArray[np.uint8]] = []
+        self._rows: list[int] = []
+        self._images: list[NDArray[np.uint8]] = []
         self._place = {row: at for at, row in enumerate(shown.rows.tolist())}
         self._values: NDArray[np.float32] | None = None
 
+    def add(self, row: int, image: NDArray[np.uint8]) -> Iterator[_Batch]:
+        """One more image, and the batch that it makes full, if it does."""
+        self._rows.append(row)
+        self._images.append(image)
+        if len(self._rows) == self.shown.engine.batch_size:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[_Batch]:
+        """What is not in a batch yet, as a last one."""
+        if self._rows:
+            batch = _Batch(self, self._rows, np.stack(self._images))
+            self._rows, self._images = [], []
+            yield batch
+
     def take(self, rows: Sequence[int], found: NDArray[np.float32]) -> None:
+        """Features of some rows."""
         if self._values is None:
             self._values = np.zeros((len(self._place), found.shape[1]), np.float32)
         self._values[[self._place[row] for row in rows]] = found
 
     def values(self) -> NDArray[np.float32]:
+        """(m, D) features of all rows."""
         assert self._values is not None
         return self._values
-
-
-class _Batches:
-    """Full batches on their way through the networks; bounds how many wait."""
-
-    def __init__(self, gathered: Sequence[_Gathered]) -> None:
-        self._gathered = gathered
-        self._running: deque[tuple[_Gathered, list[int], Future[NDArray[np.float32]]]] = deque()
-        self.threads = max([1, *(one.shown.engine.threads for one in gathered)])
-
-    def add(self, pool: ThreadPoolExecutor, at: int, row: int, image: NDArray[np.uint8]) -> None:
-        one = self._gathered[at]
-        one.rows.append(row)
-        one.images.append(image)
-        if len(one.rows) == one.shown.engine.batch_size:
-            self._send(pool, one)
-
-    def finish(self, pool: ThreadPoolExecutor) -> None:
-        for one in self._gathered:
-            if one.rows:
-                self._send(pool, one)
-        while self._running:
-            self._receive()
-
-    def _send(self, pool: ThreadPoolExecutor, one: _Gathered) -> None:
-        future = pool.submit(one.shown.engine, np.stack(one.images))
-        self._running.append((one, one.rows, future))
-        one.rows, one.images = [], []
-        while len(self._running) > self.threads + 1:
-            self._receive()
-
-    def _receive(self) -> None:
-        one, rows, future = self._running.popleft()
-        one.take(rows, future.result())

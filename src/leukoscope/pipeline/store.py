@@ -19,6 +19,7 @@ from leukoscope.core.errors import BundleError
 from leukoscope.core.files import atomic_path, sha256_file, sha256_json, write_text
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.threads import ordered_map
 from leukoscope.learning.activations import (
     activation_shape,
     pooled_views,
@@ -28,7 +29,7 @@ from leukoscope.learning.activations import (
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import CachedRows
 from leukoscope.learning.features import FeatureEngine, extract_features
-from leukoscope.pipeline.inputs import GROUND, Rows, load_input, partner_rows, reading_order, stream
+from leukoscope.pipeline.inputs import GROUND, Rows, load_input, partner_rows, reading_order
 from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.one_pass import NumberTable, OnePass, Shown
 from leukoscope.pipeline.progress import Progress
@@ -342,7 +343,7 @@ class InputStore:
 
         def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
             rows = []
-            for row in stream(function, self.paths()):
+            for row in ordered_map(function, self.paths()):
                 rows.append(row)
                 tell(len(rows), len(self.data.records))
             return np.stack(rows)
@@ -365,7 +366,7 @@ class InputStore:
     ) -> Iterator[NDArray[np.uint8]]:
         paths = self.paths()
         chosen = paths if rows is None else [paths[row] for row in rows]
-        return stream(partial(load_input, variant=variant, spec=recipe.preprocess), chosen)
+        return ordered_map(partial(load_input, variant=variant, spec=recipe.preprocess), chosen)
 
     def _cached(
         self,

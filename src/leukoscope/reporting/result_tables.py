@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import WORDS, protocol_title
 from leukoscope.reporting.content import (
     N_IMAGES,
@@ -31,7 +32,7 @@ from leukoscope.reporting.formats import (
     p_value,
     plural,
 )
-from leukoscope.reporting.study_files import Study, class_title
+from leukoscope.reporting.study_files import Study
 
 HEADLINE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
 FURTHER_METRICS = ("weighted_f1", "weighted_precision", "pr_auc", "log_loss", "brier", "ece")

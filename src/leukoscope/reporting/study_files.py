@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
-from leukoscope.core.labels import CLASSES
 from leukoscope.core.protocols import protocol_rank
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.run_folder import RunFolder, training_history
@@ -209,11 +208,6 @@ class Study:
     @cached_property
     def _by_id(self) -> dict[str, Any]:
         return {record.image_id: record for record in self.manifest.images}
-
-
-def class_title(name: str) -> str:
-    """A class's name for readers."""
-    return CLASSES[name].title if name in CLASSES else name
 
 
 def inside(root: Path, relative: str) -> Path | None:

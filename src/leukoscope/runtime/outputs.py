@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from leukoscope.core.errors import MissingExtraError, UnknownNameError
-from leukoscope.runtime.prediction import Failure, Prediction
+from leukoscope.runtime.output_fields import OF_CLASS, OutputField, column_names
+from leukoscope.runtime.prediction import (
+    FAILURE_FIELDS,
+    PREDICTION_FIELDS,
+    Failure,
+    Prediction,
+)
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 ROW_GROUP = 1024  # rows of a Parquet file that are held until they are written together
-WHOLE_NUMBERS = ("row", "x", "y", "width", "height")  # of the further columns
 SEPARATOR = "|"  # between the members of a list in one CSV cell
+
+
+ROW = OutputField[Any]("row", int, lambda _: None)
+"""Number of an image in a run, from 0."""
+BOX = tuple(OutputField[Any](name, int, lambda _: None) for name in ("x", "y", "width", "height"))
+"""Place of a part in its image, in pixels."""
+_ALL: tuple[OutputField[Any], ...] = (*FAILURE_FIELDS, *PREDICTION_FIELDS, ROW, *BOX)
+_FIELDS = {field.name: field for field in _ALL}
 
 
 def output_columns(class_names: Sequence[str]) -> tuple[str, ...]:
     """The columns of the output, in order."""
-    return (
-        "image",
-        "sha256",
-        "predicted",
-        *(f"p_{name}" for name in class_names),
-        "p_malignant",
-        "prediction_set",
-        "decision",
-        "reasons",
-        "ood_score",
-        "quality",
-        "model",
-        "heatmap",
-        "tiles",
-        "error",
-    )
+    return column_names((*PREDICTION_FIELDS, *FAILURE_FIELDS), class_names)
 
 
 class PredictionWriter:
@@ -53,7 +52,8 @@ class PredictionWriter:
     Args:
         path: Ends in ``.csv``, ``.jsonl`` or ``.parquet``.
         class_names: Of the bundle.
-        further: Columns beside those of :func:`output_columns`.
+        further: Columns beside those of :func:`output_columns`: of :data:`ROW`, :data:`BOX`, the
+            fields that are no columns by default, or texts.
         partial: Where rows go until then, in place of ``<name>.partial``.
 
     Raises:
@@ -74,6 +74,7 @@ class PredictionWriter:
         if suffix not in FORMATS:
             raise UnknownNameError("output format", suffix, FORMATS)
         self.columns = (*output_columns(class_names), *further)
+        self.rows = 0
         self.partial = partial or self.path.with_name(f"{self.path.name}.partial")
         if suffix == ".parquet" and find_spec("pyarrow") is None:
             raise MissingExtraError("writing Parquet", "parquet")
@@ -85,6 +86,7 @@ class PredictionWriter:
         """Add one row; ``further`` fills the further columns, or others in place of the answer."""
         values = answer.as_dict() | further
         self._write({name: values.get(name) for name in self.columns})
+        self.rows += 1
 
     def close(self) -> None:
         """Finish: the file gets its name."""
@@ -121,9 +123,23 @@ def _text_file(path: Path) -> Any:
 
 def _open_csv(path: Path, columns: Sequence[str]) -> _Opened:
     file = _text_file(path)
+    return _csv_rows(file, columns), file.close
+
+
+def _csv_rows(file: TextIO, columns: Sequence[str]) -> Callable[[_Row], object]:
+    """Write the header; gives what writes a row."""
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    return lambda row: writer.writerow(csv_cells(row)), file.close
+    return lambda row: writer.writerow(csv_cells({name: row.get(name) for name in columns}))
+
+
+def csv_text(answers: Iterable[Prediction | Failure], class_names: Sequence[str]) -> str:
+    """The CSV of :class:`PredictionWriter` as text."""
+    file = io.StringIO()
+    write = _csv_rows(file, output_columns(class_names))
+    for answer in answers:
+        write(answer.as_dict())
+    return file.getvalue()
 
 
 def _open_lines(path: Path, _: Sequence[str]) -> _Opened:
@@ -138,12 +154,16 @@ def _open_parquet(path: Path, columns: Sequence[str]) -> _Opened:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    types: dict[object, Any] = {
+        list[str]: pa.list_(pa.string()),
+        int: pa.int64(),
+        float: pa.float64(),
+        float | None: pa.float64(),
+    }
+
     def kind(name: str) -> Any:
-        if name in ("prediction_set", "reasons"):
-            return pa.list_(pa.string())
-        if name in WHOLE_NUMBERS:
-            return pa.int64()
-        return pa.float64() if name.startswith("p_") or name == "ood_score" else pa.string()
+        field = _FIELDS.get(name) or (_FIELDS[OF_CLASS] if name.startswith("p_") else None)
+        return types.get(field and field.kind, pa.string())
 
     schema = pa.schema([(name, kind(name)) for name in columns])
     writer = pq.ParquetWriter(path, schema)

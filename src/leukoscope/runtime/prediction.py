@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import CLASSES, class_title
 from leukoscope.evaluation.gate import SCORES
+from leukoscope.runtime.output_fields import OF_CLASS, OutputField, json_values
 from leukoscope.runtime.similar import SimilarCase
 
 Decision = Literal["accept", "review", "reject"]
@@ -83,25 +84,8 @@ class Prediction:
     heat: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The columns of the output, ready for JSON."""
-        return {
-            "image": self.image,
-            "sha256": self.sha256,
-            "predicted": self.predicted,
-            **{f"p_{name}": round(p, 6) for name, p in self.probabilities.items()},
-            "p_malignant": None if self.p_malignant is None else round(self.p_malignant, 6),
-            "prediction_set": list(self.prediction_set),
-            "decision": self.decision,
-            "reasons": list(self.reasons),
-            "ood_score": None if self.ood_score is None else round(self.ood_score, 4),
-            "quality": {name: round(value, 4) for name, value in self.quality.items()},
-            "model": self.model,
-            "heatmap": self.heatmap,
-            **({"tiles": dict(self.tiles)} if self.tiles is not None else {}),
-            **(
-                {"similar": [c.as_dict() for c in self.similar]} if self.similar is not None else {}
-            ),
-        }
+        """The fields of the output, ready for JSON."""
+        return json_values(PREDICTION_FIELDS, self)
 
 
 @dataclass(frozen=True)
@@ -125,12 +109,86 @@ class Failure:
         return f"{text}\n  → {self.hint}" if self.hint else text
 
     def as_dict(self) -> dict[str, Any]:
-        """The columns of the output, ready for JSON."""
-        return {"image": self.path, "error": f"{self.reason}: {self.message}", "hint": self.hint}
+        """The fields of the output, ready for JSON."""
+        return json_values(FAILURE_FIELDS, self)
 
     def as_error(self) -> ImageError:
         """The same as an exception."""
         return ImageError(self.path, self.reason, self.message, hint=self.hint)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+PREDICTION_FIELDS: tuple[OutputField[Prediction], ...] = (
+    OutputField(
+        "image",
+        str,
+        lambda p: p.image,
+        "The file's name as sent, without control characters.",
+    ),
+    OutputField("sha256", str, lambda p: p.sha256),
+    OutputField(
+        "predicted",
+        str,
+        lambda p: p.predicted,
+        "The most probable class, whatever the decision is.",
+    ),
+    OutputField(
+        OF_CLASS,
+        float,
+        lambda p: {name: round(share, 6) for name, share in p.probabilities.items()},
+        api=False,
+    ),
+    OutputField("p_malignant", float | None, lambda p: _rounded(p.p_malignant, 6)),
+    OutputField(
+        "prediction_set",
+        list[str],
+        lambda p: list(p.prediction_set),
+        "Conformal set; the most probable class where none is probable enough.",
+    ),
+    OutputField("decision", Decision, lambda p: p.decision),
+    OutputField("reasons", list[str], lambda p: list(p.reasons)),
+    OutputField(
+        "ood_score",
+        float | None,
+        lambda p: _rounded(p.ood_score, 4),
+        "Distance from the training images.",
+    ),
+    OutputField(
+        "quality",
+        dict[str, float],
+        lambda p: {name: round(value, 4) for name, value in p.quality.items()},
+    ),
+    OutputField("model", str, lambda p: p.model, "Name and first digits of the bundle's hash."),
+    OutputField(
+        "heatmap", str | None, lambda p: p.heatmap, "With explain=true: a PNG as data URI."
+    ),
+    OutputField(
+        "tiles",
+        dict[str, object] | None,
+        lambda p: None if p.tiles is None else dict(p.tiles),
+        api=False,
+        optional=True,
+    ),
+    OutputField(
+        "similar",
+        list[SimilarCase] | None,
+        lambda p: None if p.similar is None else [case.as_dict() for case in p.similar],
+        "With similar=k, nearest first; empty if the model has no cases.",
+        column=False,
+        optional=True,
+    ),
+)
+"""What files, JSON, the API and the page say of an image, in order; each derives from this."""
+
+FAILURE_FIELDS: tuple[OutputField[Failure], ...] = (
+    OutputField("image", str, lambda f: f.path, column=False),
+    OutputField("error", str, lambda f: f"{f.reason}: {f.message}"),
+    OutputField("hint", str, lambda f: f.hint, column=False),
+)
+"""The same of an image that gave no prediction; ``image`` is a column already."""
 
 
 def malignant_probability(probabilities: Mapping[str, float]) -> float | None:
@@ -195,7 +253,7 @@ def decide(
         )
     percent = f"{record.conformal.coverage:.0%}"
     if len(prediction_set) > 1:
-        titles = " and ".join(_title(name) for name in prediction_set)
+        titles = " and ".join(class_title(name) for name in prediction_set)
         review.insert(0, f"The model cannot decide, at {percent} confidence, between {titles}.")
     elif unsure:
         review.insert(0, f"No class is probable enough for {percent} confidence.")
@@ -246,7 +304,3 @@ def quality_notes(
             f"({name} {value:.3g}, theirs {low:.3g} to {high:.3g})."
         )
     return far, near
-
-
-def _title(name: str) -> str:
-    return CLASSES[name].title if name in CLASSES else name

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal, overload
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_bytes, write_bytes
+from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import Seen
@@ -264,19 +264,18 @@ class Predictor:
     def _stream(
         self, source: Iterator[tuple[int, Source]], batch_size: int, explain: Path | None
     ) -> Iterator[Prediction | Failure]:
-        pending: deque[Future[list[Prediction | Failure]]] = deque()
         workers = max(2, self.engine.threads)
-        with ThreadPoolExecutor(workers, "leukoscope-predict") as pool:
-            try:
-                while batch := list(islice(source, batch_size)):
-                    pending.append(pool.submit(self._answer_files, batch, explain))
-                    if len(pending) == 2 * workers:
-                        yield from pending.popleft().result()
-                while pending:
-                    yield from pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
+        batches = iter(lambda: list(islice(source, batch_size)), [])
+        answered = ordered_map(
+            partial(self._answer_files, explain=explain),
+            batches,
+            threads=workers,
+            ahead=2 * workers - 1,
+            name="leukoscope-predict",
+        )
+        with closing(answered):
+            for answers in answered:
+                yield from answers
 
     def _answer_files(
         self, batch: Sequence[tuple[int, Source]], explain: Path | None

@@ -17,6 +17,7 @@ from leukoscope.core.errors import BundleError, DataError
 from leukoscope.core.files import read_json
 from leukoscope.evaluation.ood import nearest_cases
 from leukoscope.imaging.decode import decode_image
+from leukoscope.runtime.output_fields import OutputField, json_values
 
 TENSORS: Final = "similar.safetensors"
 CAPTIONS: Final = "similar.json"
@@ -46,12 +47,32 @@ class SimilarCase:
 
     def as_dict(self) -> dict[str, Any]:
         """The case as it is written to the output."""
-        return {
-            "label": self.label,
-            "image_id": self.image_id,
-            "acquisition": self.acquisition,
-            "distance": round(self.distance, 4),
-        }
+        return json_values(CASE_FIELDS, self)
+
+
+CASE_FIELDS: tuple[OutputField[SimilarCase], ...] = (
+    OutputField("label", str, lambda case: case.label),
+    OutputField(
+        "image_id",
+        str,
+        lambda case: case.image_id,
+        "First digits of the SHA-256 of the training file.",
+    ),
+    OutputField(
+        "acquisition",
+        int | None,
+        lambda case: case.acquisition,
+        "Number of its acquisition cluster.",
+    ),
+    OutputField(
+        "distance",
+        float,
+        lambda case: round(case.distance, 4),
+        "0 the same features; 1 as far from their nearest case as 95 % of the "
+        "validation images at most are.",
+    ),
+)
+"""What the output says of a similar case."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +16,8 @@ from leukoscope.core.errors import (
     UsageError,
 )
 from leukoscope.runtime.engines import available_cores
-from leukoscope.scale.processes import connected, follow_parent, how_it_ended
+from leukoscope.scale.pool import ProcessPool, Work
+from leukoscope.scale.processes import connected
 
 if TYPE_CHECKING:
     from leukoscope.pipeline.progress import Tell
@@ -28,7 +26,8 @@ if TYPE_CHECKING:
 EXECUTORS = ("local", "ray")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-GRACE_S = 5.0
+_KEPT = "what was finished is kept: go on with --resume"
+_MEMORY = f"{_KEPT}, with fewer --jobs where memory ran out"
 
 
 def executor_of(name: str, jobs: int) -> Executor | None:
@@ -57,47 +56,72 @@ def executor_of(name: str, jobs: int) -> Executor | None:
     return lambda run, keys, tell: run_here(run, keys, tell, jobs)
 
 
-def run_here(run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None:
+def run_here(
+    run: Path,
+    keys: Sequence[FitKey],
+    tell: Tell,
+    jobs: int,
+    open_fits: Callable[[str], Callable[[FitKey], None]] | None = None,
+) -> None:
     """Do fits in ``jobs`` new processes of this machine, which share its cores.
 
+    A fit whose process died is done once more.
+
+    Args:
+        run: Folder of the study.
+        keys: Which fits.
+        tell: Told of fits done and in all.
+        jobs: Fits at once.
+        open_fits: Called in each process with the run's folder, gives what does one fit; another
+            only in tests.
+
     Raises:
-        TrainingError: A fit failed or its process died; the others are ended, and what was
+        TrainingError: A fit failed or its process died twice; the others are ended, and what was
             finished is kept.
     """
-    queue, done, jobs = list(reversed(keys)), 0, min(jobs, len(keys))
-    processes: dict[Connection, BaseProcess] = {}
-    running: dict[Any, FitKey] = {}
-    try:
-        for number, share in enumerate(shares(jobs)):
-            with _environment(share):
-                connection, process = _start(number)
-            processes[connection] = process
-            running[connection] = _send(connection, run, queue.pop())
-        while running:
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
-                key = running.pop(ready)
-                _check(ready, processes[ready], key)
-                done += 1
-                tell(done, len(keys))
-                if queue:
-                    running[ready] = _send(ready, run, queue.pop())
-    finally:
-        for process in processes.values():
-            process.kill()  # their files are whole or not there; Lightning is slow to be asked
-        for process in processes.values():
-            process.join()
+    jobs = min(jobs, len(keys))
+    pool = _FitPool(partial(_open, open_fits or _fits_of, str(run)), shares(jobs))
+    for done, _ in enumerate(pool.run(keys, jobs), start=1):
+        tell(done, len(keys))
 
 
-def _check(connection: Connection, process: BaseProcess, key: FitKey) -> None:
-    """Read how a fit ended; anything but well is an error."""
-    try:
-        error = connection.recv()
-    except (EOFError, ConnectionResetError):
-        process.join(GRACE_S)
-        _died(key, process.exitcode)
-    if error is not None:
-        _failed(key, *error)
+class _FitPool(ProcessPool["FitKey", None]):
+    """Does a fit once more where its process died: that may be anybody's kill."""
+
+    def __init__(
+        self,
+        open_worker: Callable[[], Work[FitKey, None]],
+        environments: Sequence[Mapping[str, str]],
+    ) -> None:
+        super().__init__(open_worker, environments=environments, hint=_MEMORY)
+        self._deaths: set[FitKey] = set()
+
+    def tasks_after_death(self, task: FitKey, place: int, why: str) -> list[FitKey]:
+        """The same fit, once."""
+        if task in self._deaths:
+            raise TrainingError(
+                f"the process of {task} ended twice before its fit did ({why})", hint=_MEMORY
+            )
+        self._deaths.add(task)
+        return [task]
+
+    def error_of(self, task: FitKey | None, message: str, hint: str) -> TrainingError:
+        """The words of the worker, with the name of its fit."""
+        return TrainingError(f"{task}: {message}" if task else message, hint=hint or _KEPT)
+
+
+def _open(
+    open_fits: Callable[[str], Callable[[FitKey], None]], run: str
+) -> Callable[[FitKey, Callable[[int], None]], None]:
+    """What does fits in this process."""
+    fit = open_fits(run)
+    return lambda key, _: fit(key)
+
+
+def _fits_of(run: str) -> Callable[[FitKey], None]:
+    from leukoscope.pipeline.remote_fits import fit_one
+
+    return partial(fit_one, run)
 
 
 def shares(jobs: int) -> list[dict[str, str]]:
@@ -113,32 +137,6 @@ def shares(jobs: int) -> list[dict[str, str]]:
     return [own | {VISIBLE: gpus[number % len(gpus)]} for number in range(jobs)]
 
 
-def _start(number: int) -> tuple[Connection, BaseProcess]:
-    context = get_context("spawn")  # threads of torch do not survive a fork
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there,), daemon=True, name=f"fits-{number}")
-    process.start()
-    there.close()  # so that the end of the process closes the pipe
-    return here, process
-
-
-def _send(connection: Connection, run: Path, key: FitKey) -> FitKey:
-    with suppress(OSError):  # it has died already, which reading will tell
-        connection.send((str(run), key))
-    return key
-
-
-def _work(connection: Connection) -> None:
-    """A worker: do fits until the pipe is closed; Ctrl-C is for the process of the study."""
-    follow_parent()
-    while True:
-        try:
-            run, key = connection.recv()
-        except EOFError:
-            return
-        connection.send(_try(run, key))
-
-
 def _try(run: str, key: FitKey) -> tuple[str, str] | None:
     """Message and hint of what went wrong, or None."""
     from leukoscope.pipeline.remote_fits import fit_one
@@ -152,33 +150,10 @@ def _try(run: str, key: FitKey) -> tuple[str, str] | None:
     return None
 
 
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """A process that starts inside has these variables before any library reads them."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _failed(key: FitKey, message: str, hint: str) -> NoReturn:
     raise TrainingError(
         f"{key}: {message}",
-        hint=hint or "what was finished is kept: go on with --resume",
-    )
-
-
-def _died(key: FitKey, code: int | None) -> NoReturn:
-    raise TrainingError(
-        f"the process of {key} ended before its fit did ({how_it_ended(code)})",
-        hint="what was finished is kept: go on with --resume, with fewer --jobs where memory ran "
-        "out",
+        hint=hint or _KEPT,
     )
 
 

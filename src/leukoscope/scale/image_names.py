@@ -10,15 +10,15 @@ import os
 import re
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
+from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import MAX_BYTES
 from leukoscope.runtime.input_files import expand_inputs
 from leukoscope.runtime.prediction import Failure
@@ -182,19 +182,21 @@ def local_files(names: Iterable[str | Failure], folder: Path) -> Iterator[Fetche
     Yields:
         The file, or why there is none, and the copy to delete after use, if it is one.
     """
-    waiting: deque[Future[Fetched]] = deque()
-    with ThreadPoolExecutor(AHEAD, "leukoscope-fetch") as pool:
-        for number, name in enumerate(names):
-            if isinstance(name, str) and is_url(name):
-                waiting.append(pool.submit(_fetch, name, Path(folder, str(number))))
-            else:
-                there: Future[Fetched] = Future()
-                there.set_result((name if isinstance(name, Failure) else Path(name), None))
-                waiting.append(there)
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+
+    def far(numbered: tuple[int, str | Failure]) -> bool:
+        return isinstance(numbered[1], str) and is_url(numbered[1])
+
+    def fetch(numbered: tuple[int, str | Failure]) -> Fetched:
+        number, url = numbered
+        return _fetch(str(url), folder / str(number))
+
+    for behind_url, group in groupby(enumerate(names), far):
+        if behind_url:
+            name = "leukoscope-fetch"
+            yield from ordered_map(fetch, group, threads=AHEAD, ahead=AHEAD, name=name)
+        else:
+            for _, item in group:
+                yield (item if isinstance(item, Failure) else Path(item)), None
 
 
 def _fetch(url: str, stem: Path) -> Fetched:

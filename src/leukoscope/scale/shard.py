@@ -6,27 +6,23 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from leukoscope.core.errors import BundleError
+from leukoscope.runtime.bulk import BOX_NAMES, AnswerFiles, cutter_for, predict_files
 from leukoscope.runtime.engines import one_thread_each
-from leukoscope.runtime.large_images import Answered, predict_any
-from leukoscope.runtime.outputs import PredictionWriter
+from leukoscope.runtime.outputs import ROW, PredictionWriter
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import load_bundle
-from leukoscope.runtime.tiling import Cutter
 from leukoscope.scale.image_names import local_files
 from leukoscope.scale.journal import ShardFile, ShardResult, file_of
+from leukoscope.scale.pool import Tell
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 
-ROW = "row"  # number of the image in the run, from 0
-_BOX = ("x", "y", "width", "height")
 _TELL_S = 0.5  # between two signs of life
-
-Tell = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,12 @@ class Scorer:
                 f"began with, found {self.predictor.bundle.sha256[:12]}",
                 hint="put it back, or score into a new folder",
             )
-        field = None if plan.whole else self.predictor.record.field
-        self.cutter = Cutter(field, plan.um_per_px, plan.scale_bar_um) if field else None
+        self.cutter = cutter_for(
+            self.predictor,
+            whole=plan.whole,
+            um_per_px=plan.um_per_px,
+            scale_bar_um=plan.scale_bar_um,
+        )
 
     def score(self, task: Task, tell: Tell = lambda _: None) -> ShardResult:
         """Score one shard; its files wait under other names until they are committed.
@@ -90,18 +90,17 @@ class Scorer:
         """
         started = told = time.perf_counter()
         rows, names = self.plan.rows(task.shard), list(read_inputs(self.folder, task.shard))
-        files = _Files(self.folder, task.shard, self.predictor.class_names)
+        files = self._open_files(task.shard)
         decisions, predicted = Counter[str](), Counter[str]()
         try:
-            for place, answer in enumerate(self._answers(names, task, files, tell)):
-                files.write(answer, names[place], rows[place])
+            for place, answer in enumerate(self._answers(names, rows, task, files, tell)):
                 if isinstance(answer, Prediction):
                     decisions[answer.decision] += 1
                     predicted[answer.predicted] += 1
                 if not task.careful and time.perf_counter() - told >= _TELL_S:
                     told = time.perf_counter()
                     tell(place)
-            written = files.complete()
+            written = tuple(self._complete(writer) for writer in files.writers)
         except BaseException:
             files.discard()
             raise
@@ -122,89 +121,56 @@ class Scorer:
         target = self.folder.shard(shard)
         return sum(1 for _ in target.parent.glob(f".{target.name}.*.partial"))
 
-    def _answers(
-        self, names: Sequence[str], task: Task, files: _Files, tell: Tell
-    ) -> Iterator[Prediction | Failure]:
-        """One answer per name, in their order."""
-        poison = dict(task.poison)
-        if not task.careful:
-            yield from self._stream(
-                [poison_failure(n, poison[i]) if i in poison else n for i, n in enumerate(names)],
-                files,
-            )
-            return
-        for place, name in enumerate(names):
-            tell(place)
-            yield from self._stream(
-                [poison_failure(name, poison[place]) if place in poison else name], files
-            )
-
-    def _stream(
-        self, items: Sequence[str | Failure], files: _Files
-    ) -> Iterator[Prediction | Failure]:
-        copies: list[Path | None] = []
-        names: dict[str, str] = {}
-
-        def sources(folder: str) -> Iterator[Path | Failure]:
-            for item, (found, copy) in zip(items, local_files(items, Path(folder)), strict=True):
-                if isinstance(found, Path):
-                    names[str(found)] = str(item)
-                copies.append(copy)
-                yield found
-
-        def on_parts(image: str, parts: Answered) -> None:
-            files.write_parts(names[image], parts)
-
-        with tempfile.TemporaryDirectory(prefix="leukoscope-") as folder:
-            found = sources(folder)
-            answers = predict_any(self.predictor, found, self.cutter, on_parts=on_parts)
-            for place, answer in enumerate(answers):
-                yield answer
-                if (copy := copies[place]) is not None:
-                    copy.unlink(missing_ok=True)
-
-
-class _Files:
-    """The files of a shard while they are written: answers, and parts of large images if any."""
-
-    def __init__(self, folder: ScoreFolder, shard: int, class_names: Sequence[str]) -> None:
-        self.folder, self.class_names = folder, class_names
-        self.target = folder.shard(shard)
-        self.answers = self._open(self.target, (ROW,))
-        self.parts: PredictionWriter | None = None
-        self.rows = self.part_rows = 0
+    def _open_files(self, shard: int) -> AnswerFiles:
+        """The files of a shard, which wait under names of their own until they are committed."""
+        target = self.folder.shard(shard)
+        parts = self.folder.parts / target.name
+        return AnswerFiles(self._open(target, (ROW.name,)), lambda: self._open(parts, BOX_NAMES))
 
     def _open(self, target: Path, further: Sequence[str]) -> PredictionWriter:
         # Another worker may do the same shard where the first one is believed dead.
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
-        return PredictionWriter(target, self.class_names, further, partial=partial)
+        return PredictionWriter(target, self.predictor.class_names, further, partial=partial)
 
-    def write(self, answer: Prediction | Failure, name: str, row: int) -> None:
-        self.answers.write(answer, image=name, **{ROW: row})
-        self.rows += 1
+    def _complete(self, writer: PredictionWriter) -> ShardFile:
+        writer.finish()
+        return file_of(self.folder, writer.partial, writer.path, writer.rows)
 
-    def write_parts(self, name: str, parts: Answered) -> None:
-        if self.parts is None:
-            self.parts = self._open(self.folder.parts / self.target.name, _BOX)
-        for part, answer in parts:
-            box = dict(zip(_BOX, part.box, strict=True))
-            self.parts.write(answer, image=name, **box)
-            self.part_rows += 1
+    def _answers(
+        self, names: Sequence[str], rows: Sequence[int], task: Task, files: AnswerFiles, tell: Tell
+    ) -> Iterator[Prediction | Failure]:
+        """One answer per name, in their order, each written."""
+        poison = dict(task.poison)
+        items = [poison_failure(n, poison[i]) if i in poison else n for i, n in enumerate(names)]
+        further = [{"image": n, ROW.name: row} for n, row in zip(names, rows, strict=True)]
+        if not task.careful:
+            yield from self._predict(items, further, files)
+            return
+        for place, item in enumerate(items):
+            tell(place)
+            yield from self._predict([item], [further[place]], files)
 
-    def complete(self) -> tuple[ShardFile, ...]:
-        self.answers.finish()
-        found = [file_of(self.folder, self.answers.partial, self.answers.path, self.rows)]
-        if self.parts is not None:
-            self.parts.finish()
-            found.append(file_of(self.folder, self.parts.partial, self.parts.path, self.part_rows))
-        return tuple(found)
+    def _predict(
+        self,
+        items: Sequence[str | Failure],
+        further: Sequence[Mapping[str, Any]],
+        files: AnswerFiles,
+    ) -> Iterator[Prediction | Failure]:
+        """Answers; the copy of a file from elsewhere goes as soon as its answer is there."""
+        copies: list[Path | None] = []
 
-    def discard(self) -> None:
-        for writer in filter(None, (self.answers, self.parts)):
-            with suppress(Exception):  # whatever broke, the file goes
-                writer.finish()
-            with suppress(OSError):
-                writer.partial.unlink()
+        def sources(folder: str) -> Iterator[Path | Failure]:
+            for found, copy in local_files(items, Path(folder)):
+                copies.append(copy)
+                yield found
+
+        with tempfile.TemporaryDirectory(prefix="leukoscope-") as folder:
+            found = sources(folder)
+            answers = predict_files(self.predictor, found, self.cutter, files, further=further)
+            for place, answer in enumerate(answers):
+                yield answer
+                if (copy := copies[place]) is not None:
+                    copy.unlink(missing_ok=True)
 
 
 def poison_failure(name: str, why: str) -> Failure:

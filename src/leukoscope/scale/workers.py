@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
-from multiprocessing.connection import Connection, wait
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from leukoscope.core.errors import DataError, LeukoscopeError
 from leukoscope.scale.journal import ShardResult, result_from
-from leukoscope.scale.processes import connected, follow_parent, how_it_ended
+from leukoscope.scale.pool import ProcessPool, Tell, Work
+from leukoscope.scale.processes import connected
 from leukoscope.scale.score_plan import Plan
-from leukoscope.scale.shard import Scorer, Task, Tell
+from leukoscope.scale.shard import Scorer, Task
 
 STALL_S = 600.0
-_DEATHS_AT_START = 3  # one after the other, before their first shard: no image is to blame
 _MOST_POISON = 100  # in one shard: so many say that something else is wrong
-_CONTEXT = multiprocessing.get_context("spawn")
 _ATTEMPTS = 2  # actors that may die over a shard
 
 
@@ -37,18 +31,6 @@ class Scores(Protocol):
 
 
 Open = Callable[[Path, Plan, int], Scores]
-
-
-@dataclass
-class _Worker:
-    """A process and what it is at."""
-
-    process: Any
-    pipe: Connection
-    ready: bool = False
-    task: Task | None = None
-    place: int = 0
-    alive_at: float = field(default_factory=time.monotonic)
 
 
 def score_in_processes(
@@ -80,101 +62,31 @@ def score_in_processes(
     Raises:
         LeukoscopeError: A worker says why it cannot go on, or dies before it can begin.
     """
-    pool = _Pool(folder, plan, threads, open_scorer)
-    waiting, source = deque[Task](), iter(tasks)
-    try:
-        waiting.extend(islice(source, workers))
-        for _ in range(len(waiting)):
-            pool.start()
-        while waiting or any(worker.task for worker in pool.workers):
-            for worker in pool.workers:
-                if worker.ready and worker.task is None and waiting:
-                    pool.give(worker, waiting.popleft())
-                    waiting.extend(islice(source, 1))
-            results, again = pool.listen(stall_s)
-            waiting.extend(again)
-            tell(sum(w.place for w in pool.workers if w.task and not w.task.careful))
-            yield from results
-    finally:
-        pool.close()
+    pool = _ScoringPool(partial(_open, open_scorer, folder, plan, threads), stall_s)
+
+    def tell_places() -> None:
+        tell(sum(w.place for w in pool.workers if w.task and not w.task.careful))
+
+    yield from pool.run(tasks, workers, tell_places)
 
 
-class _Pool:
-    """The processes, and the messages that pass."""
+class _ScoringPool(ProcessPool[Task, ShardResult]):
+    """Finds the image that ends every process that reads it, and scores the shard without it."""
 
-    def __init__(self, folder: Path, plan: Plan, threads: int, open_scorer: Open) -> None:
-        self.how = (folder, plan, threads, open_scorer)
-        self.workers: list[_Worker] = []
-        self.deaths: dict[int, int] = {}  # by shard
-        self.suspects: dict[int, int] = {}  # by shard, the place of an image
-        self.dead_at_start = 0
+    def __init__(self, open_worker: Callable[[], Work[Task, ShardResult]], stall_s: float) -> None:
+        hint = "is there enough memory for so many workers? try --workers 1"
+        super().__init__(open_worker, stall_s=stall_s, hint=hint)
+        self._deaths: dict[int, int] = {}  # by shard
+        self._suspects: dict[int, int] = {}  # by shard, the place of an image
 
-    def start(self) -> None:
-        ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_work, args=(theirs, *self.how), daemon=True)
-        process.start()
-        theirs.close()
-        self.workers.append(_Worker(process, ours))
-
-    def give(self, worker: _Worker, task: Task) -> None:
-        worker.task, worker.place, worker.alive_at = task, 0, time.monotonic()
-        with suppress(OSError):  # it is dead: its pipe says so when it is next listened to
-            worker.pipe.send(task)
-
-    def listen(self, stall_s: float) -> tuple[list[ShardResult], list[Task]]:
-        """Wait for messages and deaths: what is done, and what has to be done again."""
-        results: list[ShardResult] = []
-        again: list[Task] = []
-        by_pipe = {worker.pipe: worker for worker in self.workers}
-        for pipe in wait(list(by_pipe), timeout=1.0):
-            worker = by_pipe[pipe]  # type: ignore[index]
-            try:
-                kind, value = worker.pipe.recv()
-            except (EOFError, OSError):
-                worker.process.join()
-                again += self._replace(worker, how_it_ended(worker.process.exitcode))
-                continue
-            worker.alive_at = time.monotonic()
-            if kind == "ready":
-                worker.ready = True
-                self.dead_at_start = 0
-            elif kind == "at":
-                worker.place = value
-            elif kind == "done":
-                worker.task = None
-                results.append(value)
-            else:
-                raise value
-        for worker in list(self.workers):
-            # Opening a bundle from a slow disk is no stall.
-            if worker.task and time.monotonic() - worker.alive_at > stall_s:
-                worker.process.kill()
-                worker.process.join()
-                words = f"the process gave no sign of life for {stall_s:.0f} s"
-                again += self._replace(worker, words)
-        return results, again
-
-    def _replace(self, worker: _Worker, why: str) -> list[Task]:
-        """A new worker for a dead one, and how its shard is done again."""
-        self.workers.remove(worker)
-        worker.pipe.close()
-        if not worker.ready:
-            self.dead_at_start += 1
-            if self.dead_at_start >= _DEATHS_AT_START:
-                raise DataError(
-                    f"{self.dead_at_start} worker processes died before they began: {why}",
-                    hint="is there enough memory for so many workers? try --workers 1",
-                )
-        self.start()
-        task = worker.task
-        if task is None:
-            return []
+    def tasks_after_death(self, task: Task, place: int, why: str) -> list[Task]:
+        """The same shard, one image at a time after the second death, without a deadly image."""
         if not task.careful:
-            self.deaths[task.shard] = self.deaths.get(task.shard, 0) + 1
-            return [replace(task, careful=self.deaths[task.shard] >= 2)]
+            self._deaths[task.shard] = self._deaths.get(task.shard, 0) + 1
+            return [replace(task, careful=self._deaths[task.shard] >= 2)]
         # Once may be anybody's kill; twice at one place is the image.
-        if self.suspects.get(task.shard) != worker.place:
-            self.suspects[task.shard] = worker.place
+        if self._suspects.get(task.shard) != place:
+            self._suspects[task.shard] = place
             return [task]
         if len(task.poison) >= _MOST_POISON:
             raise DataError(
@@ -182,40 +94,35 @@ class _Pool:
                 hint="is there enough memory? run again with --workers 1 --resume",
             )
         words = f"the process that read this image ended: {why}"
-        return [replace(task, poison=(*task.poison, (worker.place, words)))]
+        return [replace(task, poison=(*task.poison, (place, words)))]
 
-    def close(self) -> None:
-        """End all processes, also those in the middle of a shard."""
-        for worker in self.workers:
-            worker.pipe.close()
-            worker.process.kill()
-        for worker in self.workers:
-            worker.process.join()
+    def error_of(self, task: Task | None, message: str, hint: str) -> DataError:
+        """The words of the worker."""
+        return DataError(message, hint=hint)
 
 
-def _work(pipe: Connection, folder: Path, plan: Plan, threads: int, open_scorer: Open) -> None:
-    """The life of a worker: it ends with its pipe, or with its parent."""
-    follow_parent()
+def _open(
+    open_scorer: Open, folder: Path, plan: Plan, threads: int
+) -> Callable[[Task, Tell], ShardResult]:
+    """What scores shards in this process."""
     try:
         scorer = open_scorer(folder, plan, threads)
-        pipe.send(("ready", None))
-        while True:
-            task = pipe.recv()
-            result = scorer.score(task, lambda place: pipe.send(("at", place)))
-            pipe.send(("done", result))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except LeukoscopeError as error:
-        pipe.send(("error", DataError(error.message, hint=error.hint)))
     except OSError as error:
-        pipe.send(("error", DataError(f"{folder}: the disk failed: {error}")))
-    except Exception as error:
-        import traceback
+        raise _disk_failed(folder, error) from None
 
-        words = "".join(traceback.format_exception_only(error)).strip()
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(last.filename).name}, line {last.lineno}"
-        pipe.send(("error", DataError(f"a worker failed in {place}: {words}")))
+    def score(task: Task, tell: Tell) -> ShardResult:
+        try:
+            return scorer.score(task, tell)
+        except ConnectionError:
+            raise  # the run has ended
+        except OSError as error:
+            raise _disk_failed(folder, error) from None
+
+    return score
+
+
+def _disk_failed(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder}: the disk failed: {error}")
 
 
 class ShardActor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import csv
-import io
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -15,7 +13,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from leukoscope.core.program import __version__
-from leukoscope.runtime.outputs import csv_cells, output_columns
+from leukoscope.runtime.outputs import csv_text
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service import uploads, views
 from leukoscope.service.batching import Answer
@@ -126,7 +124,7 @@ async def _result_values(
         "counts": counts,
         "patient": views.patient(together[0], names) if together else None,
         "about": views.about(model),
-        "csv": base64.b64encode(_table(answers, names).encode()).decode(),
+        "csv": base64.b64encode(csv_text(answers, names).encode()).decode(),
         "made": views.texts()["results"]["made"].format(
             when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
@@ -134,17 +132,6 @@ async def _result_values(
             sha256=model.predictor.bundle.sha256,
         ),
     }
-
-
-def _table(answers: list[Answer], class_names: tuple[str, ...]) -> str:
-    """The CSV that ``leukoscope predict --out`` writes."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, output_columns(class_names), restval="", lineterminator="\n")
-    writer.writeheader()
-    for answer in answers:
-        row = answer.as_dict()
-        writer.writerow(csv_cells({name: row.get(name) for name in writer.fieldnames}))
-    return out.getvalue()
 
 
 @cache

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from leukoscope.config.bundle import BundleRecord
+from leukoscope.runtime.output_fields import OutputField
+from leukoscope.runtime.prediction import FAILURE_FIELDS, PREDICTION_FIELDS
+from leukoscope.runtime.similar import CASE_FIELDS
 
 MEDIA_TYPE = "application/problem+json"
 _OPEN = ConfigDict(extra="allow")
@@ -110,49 +114,59 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
 
 
-class SimilarOut(BaseModel):
-    """A training case that resembles the image in the model's features, not in diagnosis."""
+_Definitions = Mapping[str, tuple[object, Any]]  # name → type and FieldInfo
 
-    label: str
-    image_id: str = Field(description="First digits of the SHA-256 of the training file.")
-    acquisition: int | None = Field(description="Number of its acquisition cluster.")
-    distance: float = Field(
-        description="0 the same features; 1 as far from their nearest case as 95 % of the "
-        "validation images at most are."
+
+def _model(name: str, doc: str, fields: _Definitions, *, more: bool = False) -> type[BaseModel]:
+    """A model of the API; ``more`` says that answers may hold further members."""
+    config = _OPEN if more else None
+    # The stubs of pydantic do not know a mapping of definitions.
+    made: type[BaseModel] = create_model(  # type: ignore[call-overload]
+        name, __doc__=doc, __config__=config, **fields
     )
+    return made
 
 
-class PredictionOut(BaseModel):
-    """What the model says about one image; ``p_<class>`` for each class stands beside these."""
-
-    model_config = _OPEN
-    index: int = Field(description="Place of the image in the request, from 0.")
-    image: str = Field(description="The file's name as sent, without control characters.")
-    sha256: str
-    predicted: str = Field(description="The most probable class, whatever the decision is.")
-    p_malignant: float | None
-    prediction_set: list[str] = Field(
-        description="Conformal set; the most probable class where none is probable enough."
-    )
-    decision: Literal["accept", "review", "reject"]
-    reasons: list[str]
-    ood_score: float | None = Field(description="Distance from the training images.")
-    quality: dict[str, float]
-    model: str = Field(description="Name and first digits of the bundle's hash.")
-    heatmap: str | None = Field(description="With explain=true: a PNG as data URI.")
-    seen_in_training: bool = Field(description="This very file was among the training images.")
-    similar: list[SimilarOut] | None = Field(
-        default=None, description="With similar=k, nearest first; empty if the model has no cases."
-    )
+def _definitions(fields: Iterable[OutputField[Any]], *, optional: bool = False) -> _Definitions:
+    """Types and descriptions of the fields that the API's document lists."""
+    default = None if optional else ...
+    return {
+        field.name: (
+            _SIMILAR if field.name == "similar" else field.kind,
+            Field(default, description=field.description or None),
+        )
+        for field in fields
+        if field.api and field.optional == optional
+    }
 
 
-class ErrorOut(BaseModel):
-    """An image that could not be read."""
+SimilarOut = _model(
+    "SimilarOut",
+    "A training case that resembles the image in the model's features, not in diagnosis.",
+    _definitions(CASE_FIELDS),
+)
+_SIMILAR = list[SimilarOut] | None  # type: ignore[valid-type]
 
-    index: int
-    image: str
-    error: str
-    hint: str
+PredictionOut = _model(
+    "PredictionOut",
+    "What the model says about one image; ``p_<class>`` for each class stands beside these.",
+    {
+        "index": (int, Field(description="Place of the image in the request, from 0.")),
+        **_definitions(PREDICTION_FIELDS),
+        "seen_in_training": (
+            bool,
+            Field(description="This very file was among the training images."),
+        ),
+        **_definitions(PREDICTION_FIELDS, optional=True),
+    },
+    more=True,
+)
+
+ErrorOut = _model(
+    "ErrorOut",
+    "An image that could not be read.",
+    {"index": (int, Field()), **_definitions(FAILURE_FIELDS)},
+)
 
 
 class PromiseOut(BaseModel):
@@ -197,8 +211,8 @@ def verdict_of(record: BundleRecord) -> dict[str, Any] | None:
 class PredictOut(BaseModel):
     """The answer to a request."""
 
-    predictions: list[PredictionOut]
-    errors: list[ErrorOut]
+    predictions: list[PredictionOut]  # type: ignore[valid-type]
+    errors: list[ErrorOut]  # type: ignore[valid-type]
     patients: list[dict[str, Any]] | None = Field(
         default=None, description="With by_patient: one row a patient."
     )

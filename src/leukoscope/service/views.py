@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import CLASSES, class_title
 from leukoscope.evaluation.hierarchy import split_levels
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -100,15 +100,6 @@ def texts() -> dict[str, dict[str, Any]]:
     return tomllib.loads(files(__package__).joinpath("texts.toml").read_text(encoding="utf-8"))
 
 
-def title(name: str) -> str:
-    """A class for readers.
-
-    >>> title("pro_b"), title("platelet")
-    ('Pro-B ALL', 'platelet')
-    """
-    return CLASSES[name].title if name in CLASSES else name
-
-
 def percent(share: float) -> str:
     """A probability; never 0 or 100 % where it is not.
 
@@ -136,12 +127,12 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
         "decision": answer.decision,
         "sentence": t["decision"]["unlike" if too_strange else answer.decision],
         "reasons": answer.reasons,
-        "predicted": title(answer.predicted),
+        "predicted": class_title(answer.predicted),
         "probability": percent(answer.probabilities[answer.predicted]),
         "bars": [
             _bar(name, p, name in answer.prediction_set) for name, p in answer.probabilities.items()
         ],
-        "set": [title(name) for name in answer.prediction_set],
+        "set": [class_title(name) for name in answer.prediction_set],
         "coverage": f"{record.conformal.coverage:.0%}",
         "promise": promise(record),
         "malignant": None if answer.p_malignant is None else percent(answer.p_malignant),
@@ -182,7 +173,12 @@ def promise(record: BundleRecord) -> str:
 
 
 def _bar(name: str, p: float, inside: bool) -> dict[str, Any]:
-    return {"title": title(name), "text": percent(p), "width": f"{100 * p:.2f}%", "inside": inside}
+    return {
+        "title": class_title(name),
+        "text": percent(p),
+        "width": f"{100 * p:.2f}%",
+        "inside": inside,
+    }
 
 
 def _similar(model: ServedModel, answer: Prediction) -> dict[str, Any] | None:
@@ -193,7 +189,7 @@ def _similar(model: ServedModel, answer: Prediction) -> dict[str, Any] | None:
     found = answer.similar or ()
     cases = [
         {
-            "title": title(case.label),
+            "title": class_title(case.label),
             "distance": t["distance"].format(score=f"{case.distance:.2g}"),
             "caption": t["caption"].format(id=case.image_id),
             "source": t["source"].format(n=case.acquisition) if case.acquisition else "",
@@ -247,7 +243,7 @@ def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any
         interval = t["interval"].format(low=percent(row["low"]), high=percent(row["high"]))
     return {
         "sentence": uses,
-        "predicted": title(row["predicted"]),
+        "predicted": class_title(row["predicted"]),
         "interval": interval,
         "agreement": ""
         if row["agreement"] is None
@@ -265,7 +261,7 @@ def about(model: ServedModel) -> dict[str, Any]:
         known = CLASSES.get(name)
         branch = "" if known is None else t["malignant" if known.malignant else "other"]
         meaning = t["unknown"] if known is None else known.description
-        classes.append({"title": title(name), "meaning": meaning, "branch": branch})
+        classes.append({"title": class_title(name), "meaning": meaning, "branch": branch})
     return {
         "name": model.name,
         "model": model.predictor.model,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UnknownNameError, UsageError
 from leukoscope.core.files import sha256_file, write_bytes, write_json
-from leukoscope.core.labels import CLASSES, resolve_class
+from leukoscope.core.labels import class_title, resolve_class
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.examples import KINDS, choose_examples, in_turn
 from leukoscope.imaging.decode import decode_image
@@ -346,7 +346,7 @@ def _target(explained: str, subject: Subject, model: FittedModel, best: int) -> 
 
 def _title(subject: Subject, columns: int) -> str:
     """The true class and the file's name, whose beginning gives way where there is no room."""
-    truth = f"True: {CLASSES[subject.y_true].title}" if subject.y_true else "True class unknown"
+    truth = f"True: {class_title(subject.y_true)}" if subject.y_true else "True class unknown"
     name, room = Path(subject.name).name, 26 * columns + 4 - len(truth)
     return f"{truth} · {name if len(name) <= room else f'…{name[1 - room :]}'}"
 

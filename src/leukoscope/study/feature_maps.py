@@ -18,6 +18,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_csv, read_json, write_bytes, write_csv, write_json
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.feature_space import (
     NEIGHBOURS,
     Purity,
@@ -28,7 +29,7 @@ from leukoscope.evaluation.feature_space import (
     tsne_map,
     why_no_map,
 )
-from leukoscope.pipeline.inputs import load_input, stream
+from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.store import InputStore
@@ -204,7 +205,7 @@ def _features(
     if stored is not None:
         return stored
     paths = [source.fitted.manifest.path_of(record) for record in records]
-    images = stream(lambda path: load_input(path, "image", model.spec), paths)
+    images = ordered_map(lambda path: load_input(path, "image", model.spec), paths)
     to_input, parts, group = ToInput(model.spec), [], []
     with torch.inference_mode():
         for done, image in enumerate(images, start=1):

@@ -18,6 +18,7 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.ood import choose_cases, nearest_cases
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.decode import decode_image
@@ -26,7 +27,6 @@ from leukoscope.imaging.quality import measure_quality
 from leukoscope.imaging.stain import nuclear_blue
 from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
 from leukoscope.pipeline.folds import FINAL
-from leukoscope.pipeline.inputs import stream
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.engines import open_engine
@@ -191,7 +191,7 @@ def _read(
     for part, numbers in rows.items():
         used = thinned_rows(numbers) if part == "train" else numbers
         paths = [manifest.path_of(data.records[i]) for i in used]
-        found = list(stream(read, paths))
+        found = list(ordered_map(read, paths))
         pixels[part] = np.stack([image for image, _, _ in found])
         quality += [values for _, values, _ in found]
         blue += [value for _, _, value in found]
@@ -239,7 +239,7 @@ def similar_files(
     drawn = all_drawn(images.manifest)
     if drawn:
         paths = [images.manifest.path_of(record) for record in chosen]
-        pictures = stream(lambda path: decode_image(path).image, paths)
+        pictures = ordered_map(lambda path: decode_image(path).image, paths)
         files[PICTURES] = contact_sheet(pictures, PICTURE_PX)
     limit = max(float(np.quantile(distances, 0.95)), 1e-6)
     similar = SimilarCases(n=len(cases), limit=limit, picture_px=PICTURE_PX if drawn else None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from leukoscope.config.recipe import GradientTraining, ModelConfig
+from leukoscope.core.labels import class_title
 from leukoscope.reporting.compare.result import Comparison, Entry, big
 from leukoscope.reporting.compare.tables import recipe_field
 from leukoscope.reporting.content import (
@@ -22,7 +23,6 @@ from leukoscope.reporting.content import (
 )
 from leukoscope.reporting.formats import DASH, count, number
 from leukoscope.reporting.study.data import class_meaning, part_sizes
-from leukoscope.reporting.study_files import class_title
 
 FORMULAS: tuple[tuple[str, str, str], ...] = (
     ("Accuracy", "Σ_k TP_k / n", "share of images whose most probable class is the true one"),

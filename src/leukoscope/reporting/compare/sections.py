@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.reporting.compare import recipes, tables
@@ -27,7 +28,6 @@ from leukoscope.reporting.figures.comparison import MOST_LINES, roc_overlay
 from leukoscope.reporting.figures.comparison_cost import architecture, cost_scatter
 from leukoscope.reporting.formats import finite, is_percent, metric_title
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.study_files import class_title
 
 BAR_METRICS = ("accuracy", "macro_f1", "roc_auc")
 RADAR_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "pr_auc", "ece")

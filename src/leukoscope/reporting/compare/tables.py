@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.shortcuts import SOURCES
 from leukoscope.evaluation.verdict import level_words
@@ -48,7 +49,6 @@ from leukoscope.reporting.formats import (
 )
 from leukoscope.reporting.result_tables import class_table
 from leukoscope.reporting.study.shortcuts import SIGNS
-from leukoscope.reporting.study_files import class_title
 
 MAIN_PLAIN = ("macro_f1", "roc_auc", "ece")
 ALL_METRICS = (

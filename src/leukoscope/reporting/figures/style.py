@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import class_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -235,7 +235,7 @@ def class_colour(name: str) -> str:
 
 def short_title(name: str) -> str:
     """A class's name where space is scarce."""
-    return SHORT_TITLES.get(name) or (CLASSES[name].title if name in CLASSES else name)
+    return SHORT_TITLES.get(name) or class_title(name)
 
 
 def luminance(rgb: NDArray[np.float64]) -> float:

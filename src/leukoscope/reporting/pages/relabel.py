@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from leukoscope.core.errors import ImageError
 from leukoscope.core.files import write_text
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import class_title
 from leukoscope.core.records import Manifest
 from leukoscope.imaging.decode import decode_image
 from leukoscope.reporting.markup import render, stylesheet, templates
@@ -49,7 +49,7 @@ def write_relabel_page(
     for row in queue["rows"]:
         rows.append({**row, "picture": picture_uri(places.get(row["image_id"]))})
         tell(len(rows), len(queue["rows"]))
-    classes = [{"name": name, "title": CLASSES[name].title} for name in queue["class_names"]]
+    classes = [{"name": name, "title": class_title(name)} for name in queue["class_names"]]
     data = {"sha256": queue["sha256"], "classes": classes, "rows": rows}
     script = _script()
     absent = queue["lists"]["ood"].get("absent", "")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import CLASSES, class_title
 from leukoscope.core.program import __version__
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
@@ -20,7 +20,7 @@ from leukoscope.reporting.markup import render
 from leukoscope.reporting.study import data, decision_tables, result_facts, study_facts
 from leukoscope.reporting.study.results import cannot_show
 from leukoscope.reporting.study.study_facts import Answer
-from leukoscope.reporting.study_files import Study, class_title, load_study
+from leukoscope.reporting.study_files import Study, load_study
 from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from leukoscope.config.recipe import EnsembleTraining, GradientTraining, LinearHeadTraining, Recipe
-from leukoscope.core.labels import CLASSES, order_classes
+from leukoscope.core.labels import CLASSES, class_title, order_classes
 from leukoscope.core.protocols import protocol_rank, protocol_title
 from leukoscope.core.records import PARTS
 from leukoscope.reporting.content import (
@@ -36,7 +36,7 @@ from leukoscope.reporting.content import (
 from leukoscope.reporting.figures.data import class_balance, cluster_heat_map
 from leukoscope.reporting.formats import DASH, count, finite, number, plural, seconds
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.study_files import Study, class_title
+from leukoscope.reporting.study_files import Study
 
 MOST_ROWS = 40
 TIES: Mapping[str, str] = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from leukoscope.config.guarantees import Measured, Promise
+from leukoscope.core.labels import class_title
 from leukoscope.reporting.content import (
     N_IMAGES,
     PROTOCOL,
@@ -20,7 +21,7 @@ from leukoscope.reporting.content import (
 )
 from leukoscope.reporting.formats import DASH, difference, interval, number, percent_range, plural
 from leukoscope.reporting.result_tables import protocol_field
-from leukoscope.reporting.study_files import Study, class_title
+from leukoscope.reporting.study_files import Study
 
 GUARANTEES: Mapping[str, str] = {
     "marginal": "over all images",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.examples import KINDS, choose_examples
@@ -46,7 +47,7 @@ from leukoscope.reporting.formats import (
     plural,
 )
 from leukoscope.reporting.gallery import Gallery, load_thumb
-from leukoscope.reporting.study_files import Study, class_title, inside
+from leukoscope.reporting.study_files import Study, inside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

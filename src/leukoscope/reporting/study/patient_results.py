@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from leukoscope.core.labels import class_title
 from leukoscope.reporting.content import (
     RECIPE,
     Block,
@@ -24,7 +25,7 @@ from leukoscope.reporting.content import (
 from leukoscope.reporting.figures.subjects import PatientLine, patient_chart
 from leukoscope.reporting.formats import interval, plural, sizes
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.study_files import Study, class_title
+from leukoscope.reporting.study_files import Study
 
 METHOD_TITLES: Mapping[str, str] = {
     "mean-logit": "mean logit",

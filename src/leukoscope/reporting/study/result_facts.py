@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from leukoscope.core.files import read_json
+from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.formats import count, metric_title, plural
@@ -23,7 +24,7 @@ from leukoscope.reporting.study import (
 )
 from leukoscope.reporting.study.results import can_show, cannot_show
 from leukoscope.reporting.study.study_facts import Answer, answer, listed, shown
-from leukoscope.reporting.study_files import Study, class_title
+from leukoscope.reporting.study_files import Study
 
 EXTERNAL = "external"
 

@@ -16,13 +16,14 @@ from leukoscope.config.recipe import (
     Recipe,
 )
 from leukoscope.core.files import read_json
+from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.records import PARTS, Fold
 from leukoscope.datasets.split_checks import count_shared
 from leukoscope.reporting.content import Table
 from leukoscope.reporting.formats import count, number, plural
 from leukoscope.reporting.study import data
-from leukoscope.reporting.study_files import Study, class_title
+from leukoscope.reporting.study_files import Study
 
 _MADE_WITH = ("train", "val", "cal")
 _CRITERIA = {
