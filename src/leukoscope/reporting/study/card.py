@@ -22,7 +22,7 @@ from leukoscope.reporting.study.decision_tables import promise_words
 from leukoscope.reporting.study.results import cannot_show
 from leukoscope.reporting.study.study_facts import Answer
 from leukoscope.reporting.study_files import Study, class_title, load_study
-from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title
+from leukoscope.reporting.wording import REPORT_DISCLAIMER, input_title, level_title
 
 
 def render_model_card(run: RunFolder) -> str:
@@ -44,7 +44,7 @@ def card_text(study: Study) -> str:
     return render(
         "model_card.md.j2",
         recipe=recipe,
-        disclaimer=DISCLAIMER,
+        disclaimer=REPORT_DISCLAIMER,
         name=study.name,
         headline=str(verdict.get("headline", "")),
         level=level_title(str(verdict.get("level", "inconclusive")))[0],
