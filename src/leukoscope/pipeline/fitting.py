@@ -22,7 +22,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
-from leukoscope.learning.feature_models import FeatureHead, Sample
+from leukoscope.learning.feature_models import FeatureHead, FeatureSet
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.gradient_job import GradientJob, MakeJob, fit_inner_folds, member_recipe
@@ -256,7 +256,7 @@ def _fit_classifier(
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Logits]:
     assert isinstance(recipe.training, FeatureClassifierTraining)
-    train, val = (Sample(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
+    train, val = (FeatureSet(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
     chosen = fit_feature_classifier(train, val, len(data.class_names), recipe.training, seed=seed)
     _save_classifier(recipe, network, data, folder, chosen)
     others = [part for part in rows if part not in ("train", "val")]
