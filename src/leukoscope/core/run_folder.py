@@ -17,11 +17,7 @@ OOD_COLUMNS = ("image_id", "part", "outlier", "score", "decided_by", "accepted")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A study's folder; each step reads the files of the step before and writes its own.
-
-    Attributes:
-        path: The folder.
-    """
+    """A study's folder; each step reads the files of the step before and writes its own."""
 
     path: Path
 
@@ -158,9 +154,6 @@ def frozen_folder(model: Path) -> Path:
 
 def training_history(model: Path) -> tuple[list[dict[str, str]], int]:
     """What was written after each epoch of one model.
-
-    Args:
-        model: Of :meth:`RunFolder.model`.
 
     Returns:
         The rows, those of the head's own training first; and how many these are. No rows where

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
-from leukoscope.datasets.groups import Pair, join_pairs
+from leukoscope.datasets.groups import Pair, component_labels
 from leukoscope.datasets.links import Links
 from leukoscope.datasets.measurements import Measures, black_share
 from leukoscope.imaging.background import BACKGROUND_FEATURES
@@ -38,30 +38,24 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClusterTree:
-    """Nested clusters of n images.
+    """Nested clusters of n images."""
 
-    Attributes:
-        linkage: (m − 1, 4) float64, SciPy's linkage of m images.
-        place: (n,) int64, for each image its own place among the m, or its nearest one's.
-        whitened: Whether overlapping fields set the scale of the features.
-    """
-
-    linkage: FloatArray
-    place: IntArray
-    whitened: bool
+    linkage: FloatArray  # (m − 1, 4) float64, SciPy's linkage of m images
+    place: IntArray  # (n,) int64, for each image its own place among the m, or its nearest one's
+    whitened: bool  # whether overlapping fields set the scale of the features
 
     def cut(self, clusters: int) -> IntArray:
         """(n,) numbers from 0, by size; at most ``clusters`` of them."""
         from scipy.cluster.hierarchy import fcluster
 
         flat = fcluster(self.linkage, clusters, "maxclust").astype(np.int64)[self.place]
-        return by_size(flat)
+        return number_by_size(flat)
 
 
-def by_size(labels: Sequence[int] | IntArray) -> IntArray:
+def number_by_size(labels: Sequence[int] | IntArray) -> IntArray:
     """Number labels from 0, the most frequent first; equals in the order in which they come.
 
-    >>> by_size([7, 3, 3]).tolist()
+    >>> number_by_size([7, 3, 3]).tolist()
     [1, 0, 0]
     """
     values = np.asarray(labels).tolist()
@@ -76,7 +70,6 @@ def why_not_applicable(background: FloatArray, black_share: FloatArray) -> str:
     """Why acquisition clusters cannot be found, or an empty string.
 
     Args:
-        background: (n, d) background features.
         black_share: (n,) share of black outside the leukocytes.
     """
     if len(background) < FEWEST_IMAGES:
@@ -134,7 +127,6 @@ def whiten(scaled: FloatArray, pairs: Sequence[Pair]) -> FloatArray:
 
     Args:
         scaled: (n, d) features.
-        pairs: Indices of images of one slide.
     """
     index = np.array(pairs)[:, :2]
     difference = scaled[index[:, 0]] - scaled[index[:, 1]]
@@ -156,10 +148,6 @@ def merge_clusters(labels: IntArray, groups: Sequence[Sequence[int]]) -> IntArra
     those of the cluster with fewer, have images in both: a single stray image does not fuse two
     slides. Then each component goes as a whole to where most of it lies, so none is cut.
 
-    Args:
-        labels: (n,) cluster numbers.
-        groups: Components of overlapping or duplicate images.
-
     Returns:
         (n,) numbers from 0, by size.
     """
@@ -174,13 +162,13 @@ def merge_clusters(labels: IntArray, groups: Sequence[Sequence[int]]) -> IntArra
         for (a, b), count in spanned.items()
         if count >= max(_FEWEST_LINKS, _LINK_SHARE * min(touched[a], touched[b]))
     ]
-    joined = np.array(join_pairs(int(labels.max()) + 1, links), np.int64)
+    joined = np.array(component_labels(int(labels.max()) + 1, links), np.int64)
     merged = joined[labels]
     for group in groups:
         members = list(group)
         counts = Counter(merged[members].tolist())
         merged[members] = min(counts, key=lambda value: (-counts[value], value))
-    return by_size(merged)
+    return number_by_size(merged)
 
 
 def contingency(rows: Sequence[int] | IntArray, columns: Sequence[int] | IntArray) -> FloatArray:
@@ -239,19 +227,12 @@ BACKGROUND_WEIGHTS = np.array([_steadiness(name) for name in BACKGROUND_FEATURES
 
 @dataclass(frozen=True)
 class Clustering:
-    """Acquisition clusters of the usable images, or why there are none.
+    """Acquisition clusters of the usable images, or why there are none."""
 
-    Attributes:
-        tree: None where clusters do not apply.
-        reason: Why not.
-        ids: Usable image ids, in the order of content.
-        tied: (n,) int64 component numbers.
-    """
-
-    tree: ClusterTree | None
+    tree: ClusterTree | None  # None where clusters do not apply
     reason: str
-    ids: tuple[str, ...]
-    tied: NDArray[np.int64]
+    ids: tuple[str, ...]  # usable image ids, in the order of content
+    tied: NDArray[np.int64]  # (n,) int64 component numbers
 
 
 def cluster_images(records: Sequence[ImageRecord], measures: Measures, links: Links) -> Clustering:
@@ -261,7 +242,7 @@ def cluster_images(records: Sequence[ImageRecord], measures: Measures, links: Li
     background = measures.background[usable]
     names = [records[i].group_id for i in usable]
     number = {name: k for k, name in enumerate(dict.fromkeys(names))}
-    tied = by_size([number[name] for name in names])
+    tied = number_by_size([number[name] for name in names])
     reason = why_not_applicable(background, black_share(measures)[usable])
     tree = None
     if not reason:

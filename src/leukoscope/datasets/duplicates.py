@@ -15,19 +15,20 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
-from leukoscope.datasets.groups import Pair, chain, correlation, equal_values
-from leukoscope.datasets.layout_rules import read_steps, twin_key
+from leukoscope.datasets.groups import Pair, correlation, group_equal, pairs_of_groups
+from leukoscope.datasets.layout_rules import read_path, twin_key
 from leukoscope.datasets.measurements import Measures, dihedral
 from leukoscope.datasets.neighbour_search import (
     NeighbourIndex,
-    blocks,
+    evenly_chosen,
+    row_blocks,
     sample_size,
     similar_pictures,
-    thinned,
     uses_index,
 )
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
+from leukoscope.imaging.stain import BLACK, lit_pixels
 
 HASH_BITS = 10
 """Perceptual hashes of near duplicates differ in at most this many of 64 bits."""
@@ -40,7 +41,6 @@ SURE_LIKENESS = 0.9
 
 _COARSE = 0.85
 _WORKING_PX = 256
-_BLACK = 12
 _TWIN_ERROR = 14.0  # grey levels, root mean square over the cut-out cells
 _TWIN_LIKENESS = 0.9
 _BLOCK = 512
@@ -54,25 +54,18 @@ _RIM = np.ones((3, 3), np.uint8)
 
 def pixel_duplicates(records: Sequence[ImageRecord], measures: Measures) -> list[list[int]]:
     """Groups of equal pixels that are not all equal files."""
-    groups = equal_values([row.tobytes() for row in measures.pixels])
+    groups = group_equal([row.tobytes() for row in measures.pixels])
     return [group for group in groups if len({records[i].sha256 for i in group}) > 1]
 
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two pictures of one thing.
+    """Two pictures of one thing."""
 
-    Attributes:
-        first: Index of the first image.
-        second: Index of the second image.
-        variant: How the second is turned or flipped against the first (0: not at all).
-        score: Correlation of fine structure, −1 to 1.
-    """
-
-    first: int
-    second: int
-    variant: int
-    score: float
+    first: int  # index of the first image
+    second: int  # index of the second image
+    variant: int  # how the second is turned or flipped against the first (0: not at all)
+    score: float  # correlation of fine structure, −1 to 1
 
 
 def near_duplicates(
@@ -131,7 +124,7 @@ def _by_index(measures: Measures, between: int, threads: int) -> Iterator[tuple[
     ):
         near = np.bitwise_count(hashes[i, 0] ^ hashes[j, variant]) <= HASH_BITS
         found.append((i[near] * n + j[near]) * 8 + variant)
-    for keys in blocks(np.unique(np.concatenate(found))):
+    for keys in row_blocks(np.unique(np.concatenate(found))):
         pair = keys // 8
         yield from zip((pair // n).tolist(), (pair % n).tolist(), (keys % 8).tolist(), strict=True)
 
@@ -142,7 +135,7 @@ def _fine_structure(paths: Sequence[Path], i: int) -> tuple[NDArray[np.float32],
     bar = find_scale_bar(image)
     valid = np.ones(image.shape[:2], np.uint8) if bar is None else (~bar.mask).astype(np.uint8)
     valid &= np.asarray(
-        cv2.erode((image.max(axis=2) >= _BLACK).astype(np.uint8), np.ones((5, 5), np.uint8)),
+        cv2.erode(lit_pixels(image).astype(np.uint8), np.ones((5, 5), np.uint8)),
         np.uint8,
     )
     size = (_WORKING_PX, _WORKING_PX)
@@ -173,7 +166,7 @@ def twins_by_name(records: Iterable[ImageRecord]) -> list[list[int]]:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     variants: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for i, record in enumerate(records):
-        steps = read_steps(record.path)
+        steps = read_path(record.path)
         if steps.variant:
             key = twin_key(record.path, steps)
             groups[key].append(i)
@@ -207,7 +200,7 @@ def _best_fields(luma: NDArray[np.uint8], cut: IntArray, whole: IntArray) -> lis
     """For each cut-out picture the field that is most like its cells, if any is."""
     least = np.full(len(cut), np.inf, np.float32)
     field = np.zeros(len(cut), np.int64)
-    for part in blocks(whole, _FIELDS):
+    for part in row_blocks(whole, _FIELDS):
         fields = luma[part].reshape(len(part), -1).astype(np.float32)
         squares = (fields**2).T
         for start in range(0, len(cut), _BLOCK):
@@ -229,7 +222,7 @@ def _best_fields(luma: NDArray[np.uint8], cut: IntArray, whole: IntArray) -> lis
 
 def _inner(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Where cells are: small pictures mix their rims with black, so the rims are left out."""
-    return np.stack([cv2.erode((one > 2 * _BLACK).astype(np.uint8), _RIM) for one in luma])
+    return np.stack([cv2.erode((one >= 2 * BLACK).astype(np.uint8), _RIM) for one in luma])
 
 
 def _lit_windows(luma: NDArray[np.uint8], cut: IntArray) -> dict[Pair, IntArray]:
@@ -259,13 +252,13 @@ def _in_windows(
         part = luma[rows, y : y + _WINDOW, x : x + _WINDOW]
         return part.reshape(len(rows), -1).astype(np.float32)
 
-    some = thinned(whole, sample_size(len(whole)) // len(windows) + 1)
+    some = evenly_chosen(whole, sample_size(len(whole)) // len(windows) + 1)
     sample = np.concatenate([seen(some, place) for place in windows])
     index = NeighbourIndex(sample, len(whole), threads)
     proposed: list[Pair] = []
     for place, rows in windows.items():
         index.clear()
-        for part in blocks(whole):
+        for part in row_blocks(whole):
             index.add(seen(part, place))
         for row, near in zip(rows, index.search(seen(rows, place), _SIMILAR), strict=True):
             proposed += _best_fields(luma, np.array([row]), whole[near[near >= 0]])
@@ -276,7 +269,7 @@ def _is_twin(cut: Path, whole: Path) -> bool:
     a, b = decode_image(cut).image, decode_image(whole).image
     if a.shape != b.shape:
         b = np.asarray(cv2.resize(b, (a.shape[1], a.shape[0]), interpolation=cv2.INTER_AREA))
-    lit = cv2.erode((a.max(axis=2) >= 2 * _BLACK).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    lit = cv2.erode((a.max(axis=2) >= 2 * BLACK).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     if lit.sum() < 64:
         return False
     x, y = a[lit].astype(np.float32), b[lit].astype(np.float32)
@@ -286,4 +279,4 @@ def _is_twin(cut: Path, whole: Path) -> bool:
 
 def twin_links(by_name: Iterable[Sequence[int]], by_content: Iterable[Pair]) -> list[Pair]:
     """Both kinds of twins as links, each once."""
-    return sorted({*chain(by_name), *by_content})
+    return sorted({*pairs_of_groups(by_name), *by_content})

@@ -14,31 +14,26 @@ IntArray = NDArray[np.int64]
 _NEAR = 0.1  # sum of squared deviations of shares over the wanted share
 
 
-def join_pairs(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
-    """Connected components by union–find.
+def component_labels(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
+    """Connected components of the links.
 
     Args:
-        n: Number of images.
         pairs: Links; the first two entries of each are indices below n.
 
     Returns:
         For each image the smallest index of its component.
 
-    >>> join_pairs(5, [(3, 1), (1, 4)])
+    >>> component_labels(5, [(3, 1), (1, 4)])
     [0, 1, 2, 1, 1]
     """
-    parent = list(range(n))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for pair in pairs:
-        a, b = root(pair[0]), root(pair[1])
-        parent[max(a, b)] = min(a, b)
-    return [root(i) for i in range(n)]
+    ends = np.array([(pair[0], pair[1]) for pair in pairs], dtype=np.int64).reshape(-1, 2)
+    links = coo_array((np.ones(len(ends), np.bool_), (ends[:, 0], ends[:, 1])), shape=(n, n))
+    _, component = connected_components(links, directed=False)
+    _, first, number = np.unique(component, return_index=True, return_inverse=True)
+    return [int(index) for index in first[number]]
 
 
 def components(n: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]:
@@ -47,22 +42,22 @@ def components(n: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]:
     >>> components(5, [(3, 1), (1, 4)])
     [[1, 3, 4]]
     """
-    return equal_values(join_pairs(n, pairs))
+    return group_equal(component_labels(n, pairs))
 
 
-def chain(groups: Iterable[Sequence[int]]) -> list[Pair]:
+def pairs_of_groups(groups: Iterable[Sequence[int]]) -> list[Pair]:
     """Links that join each group: its first image with each other one.
 
-    >>> chain([[1, 3, 4]])
+    >>> pairs_of_groups([[1, 3, 4]])
     [(1, 3), (1, 4)]
     """
     return [(group[0], other) for group in groups for other in group[1:]]
 
 
-def equal_values(values: Sequence[Hashable]) -> list[list[int]]:
+def group_equal(values: Sequence[Hashable]) -> list[list[int]]:
     """Groups of indices that share a value; empty strings share nothing.
 
-    >>> equal_values(["a", "b", "a", ""])
+    >>> group_equal(["a", "b", "a", ""])
     [[0, 2]]
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
@@ -96,7 +91,7 @@ def join_groups(*labellings: Sequence[Hashable]) -> IntArray:
     for labels in labellings:
         first: dict[Hashable, int] = {}
         pairs += [(first.setdefault(label, i), i) for i, label in enumerate(labels) if label != ""]
-    roots = join_pairs(len(labellings[0]), pairs)
+    roots = component_labels(len(labellings[0]), pairs)
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 
@@ -129,7 +124,6 @@ def allocate(
         counts: (G, K) images of each class in each unit, in an order that does not depend on
             the order of files.
         shares: Wanted share of each part; they are scaled to a sum of 1.
-        rng: Source of the tie-breaks.
         jitter: Spread of a random factor on the sizes by which units are ordered, for a further
             attempt after one that did not fit.
         present_in: Parts that shall get every class, if a unit can be moved there from the

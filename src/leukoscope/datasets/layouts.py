@@ -25,13 +25,13 @@ from leukoscope.datasets.layout_readers import (
 )
 from leukoscope.datasets.layout_rules import (
     Listing,
+    PathMeaning,
     Placed,
     Placement,
-    Steps,
     cnmc_name,
     is_image_name,
     list_files,
-    read_steps,
+    read_path,
     why_class,
 )
 from leukoscope.imaging.decode import MAX_BYTES, decode_image
@@ -132,7 +132,7 @@ def _has_manifest(listing: Listing, class_map: ClassMap) -> str:
 
 
 def _is_preliminary(listing: Listing, class_map: ClassMap) -> str:
-    if any(read_steps(name).label for name in listing.files):
+    if any(read_path(name).label for name in listing.files):
         return ""
     table = find_preliminary(listing)
     return f"{table} has the columns Patient_ID, new_names, labels" if table else ""
@@ -170,8 +170,8 @@ def _has_classes(listing: Listing, class_map: ClassMap) -> str:
     return "the folders " + ", ".join(sorted(names)) + " name classes" if names else ""
 
 
-def _steps(listing: Listing, class_map: ClassMap) -> list[Steps]:
-    return [read_steps(name, class_map) for name in listing.files if is_image_name(name)]
+def _steps(listing: Listing, class_map: ClassMap) -> list[PathMeaning]:
+    return [read_path(name, class_map) for name in listing.files if is_image_name(name)]
 
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
@@ -209,44 +209,26 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 @dataclass(frozen=True)
 class FolderRow:
-    """What one folder name or column value stands for.
-
-    Attributes:
-        found: The name.
-        label: Canonical class, or empty where its images are excluded.
-        why: Which rule says so, or how to map it.
-        images: Number of image files (by suffix).
-    """
+    """What one folder name or column value stands for."""
 
     found: str
-    label: str
-    why: str
-    images: int
+    label: str  # canonical class, or empty where its images are excluded
+    why: str  # which rule says so, or how to map it
+    images: int  # number of image files (by suffix)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """How a folder would be read, before any image is opened.
+    """How a folder would be read, before any image is opened."""
 
-    Attributes:
-        layout: A key of :data:`LAYOUTS`.
-        why: What it was recognised by.
-        folders: What each folder name or column value stands for.
-        parts: The data's own parts or folds → images.
-        patients: Number of distinct patient ids.
-        images: Images that would be used.
-        excluded: Reason → images.
-        warnings: What is odd, in sentences.
-    """
-
-    layout: str
-    why: str
-    folders: tuple[FolderRow, ...]
-    parts: dict[str, int]
-    patients: int
-    images: int
+    layout: str  # A key of LAYOUTS
+    why: str  # what it was recognised by
+    folders: tuple[FolderRow, ...]  # what each folder name or column value stands for
+    parts: dict[str, int]  # the data's own parts or folds → images
+    patients: int  # number of distinct patient ids
+    images: int  # images that would be used
     excluded: dict[str, int]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # what is odd, in sentences
 
 
 def load_dataset(
@@ -262,13 +244,6 @@ def load_dataset(
     A broken file becomes ``quarantined`` with the reason ``code: detail``; an image without a
     known class, or a segmented twin, becomes ``excluded``. Both stay in the manifest.
 
-    Args:
-        path: Folder, or CSV manifest.
-        layout: A key of :data:`LAYOUTS`, or ``auto``.
-        class_map: Folder name or column value → canonical class, where no alias fits.
-        progress: Called with (files read, files in all).
-        threads: Number of files read at a time.
-
     Raises:
         LayoutError: The folder has no known layout; says what was found and what to do.
         UnknownNameError: ``layout`` or a class of ``class_map`` is unknown.
@@ -281,17 +256,7 @@ def load_dataset(
 def inspect_dataset(
     path: Path | str, *, layout: str = "auto", class_map: ClassMap | None = None
 ) -> Inspection:
-    """Say how a folder would be read, and why, without opening an image.
-
-    Args:
-        path: Folder, or CSV manifest.
-        layout: A key of :data:`LAYOUTS`, or ``auto``.
-        class_map: Folder name or column value → canonical class, where no alias fits.
-
-    Raises:
-        LayoutError: As :func:`load_dataset`.
-        UnknownNameError: As :func:`load_dataset`.
-    """
+    """Say how a folder would be read, and why, without opening an image."""
     _, name, why, placement = _place(Path(path), layout, class_map)
     images = [item for item in placement.placed if is_image_name(item.path)]
     used = [item for item in images if not item.excluded]

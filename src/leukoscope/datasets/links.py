@@ -19,7 +19,7 @@ from leukoscope.datasets.duplicates import (
     twins_by_content,
     twins_by_name,
 )
-from leukoscope.datasets.groups import Pair, chain, components, equal_values
+from leukoscope.datasets.groups import Pair, components, group_equal, pairs_of_groups
 from leukoscope.datasets.measurements import Measures, measure_images
 from leukoscope.datasets.overlap import Overlap, find_overlaps
 
@@ -28,23 +28,14 @@ KINDS = ("equal file", "equal pixels", "near duplicate", "overlapping field", "t
 
 @dataclass(frozen=True)
 class Links:
-    """Which of n images show the same thing; every entry holds indices.
+    """Which of n images show the same thing; every entry holds indices."""
 
-    Attributes:
-        exact: Groups of equal files.
-        pixels: Groups of equal pixels in files that differ.
-        near: Nearly equal pictures, also flipped or turned.
-        overlaps: Fields that share a part.
-        twins: A field and its cut-out cells.
-        given: Groups that the manifest itself names.
-    """
-
-    exact: list[list[int]]
-    pixels: list[list[int]]
-    near: list[NearDuplicate]
-    overlaps: list[Overlap]
-    twins: list[Pair]
-    given: list[list[int]]
+    exact: list[list[int]]  # groups of equal files
+    pixels: list[list[int]]  # groups of equal pixels in files that differ
+    near: list[NearDuplicate]  # nearly equal pictures, also flipped or turned
+    overlaps: list[Overlap]  # fields that share a part
+    twins: list[Pair]  # A field and its cut-out cells
+    given: list[list[int]]  # groups that the manifest itself names
 
     @property
     def near_pairs(self) -> list[Pair]:
@@ -60,18 +51,18 @@ class Links:
     def same_thing(self) -> list[Pair]:
         """Links that prove one patient: equal files or pixels, and surely equal pictures."""
         sure = [(pair.first, pair.second) for pair in self.near if pair.score >= SURE_LIKENESS]
-        return [*chain(self.exact), *chain(self.pixels), *sure]
+        return [*pairs_of_groups(self.exact), *pairs_of_groups(self.pixels), *sure]
 
     @property
     def all_pairs(self) -> list[Pair]:
         """Every link."""
         return [
-            *chain(self.exact),
-            *chain(self.pixels),
+            *pairs_of_groups(self.exact),
+            *pairs_of_groups(self.pixels),
             *self.near_pairs,
             *self.overlap_pairs,
             *self.twins,
-            *chain(self.given),
+            *pairs_of_groups(self.given),
         ]
 
 
@@ -87,14 +78,14 @@ def find_links(
     paths = [manifest.path_of(record) for record in records]
     sizes = [(record.width, record.height) for record in records]
     return Links(
-        exact=equal_values([record.sha256 for record in records]),
+        exact=group_equal([record.sha256 for record in records]),
         pixels=pixel_duplicates(records, measures),
         near=near_duplicates(paths, measures, threads=threads),
         overlaps=find_overlaps(paths, sizes, measures, threads=threads, progress=progress),
         twins=twin_links(
             twins_by_name(records), twins_by_content(paths, measures, threads=threads)
         ),
-        given=equal_values([record.group_id for record in records]),
+        given=group_equal([record.group_id for record in records]),
     )
 
 
@@ -170,17 +161,11 @@ def with_groups(
 
 @dataclass(frozen=True)
 class SharedImage:
-    """One image of the first data set that shows what an image of the second shows.
+    """One image of the first data set that shows what an image of the second shows."""
 
-    Attributes:
-        first: Image of the first data set.
-        second: Image of the second.
-        kind: One of :data:`KINDS`.
-    """
-
-    first: ImageRecord
-    second: ImageRecord
-    kind: str
+    first: ImageRecord  # image of the first data set
+    second: ImageRecord  # image of the second
+    kind: str  # one of KINDS
 
 
 def shared_images(

@@ -12,17 +12,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.datasets.neighbour_search import blocks, room
+from leukoscope.datasets.neighbour_search import allocate_array, row_blocks
 from leukoscope.imaging.background import BACKGROUND_FEATURES, background_features
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
 from leukoscope.imaging.segment import segment_leukocytes
+from leukoscope.imaging.stain import lit_pixels
 
 LOW_PX = 64
 """Side of the small pictures on which candidates are compared."""
 
 _HASH_PX = 32
-_BLACK = 12
 _CUT_OUT = 0.3  # share of black pixels from which a picture is cells cut out on black
 _HIGH_PASS = 5.0  # px of the small picture
 _LEVELS = 40.0  # int8 steps per standard deviation
@@ -87,7 +87,7 @@ def measure_image(image: NDArray[np.uint8]) -> Measures:
         background=background_features(image, segment_leukocytes(image), bar)[None],
         bar=np.array([_NO_BOX if bar is None else bar.box], np.int32),
         bar_red=np.array([bar is not None and bar.colour == "red"]),
-        cut_out=np.array([(small.max(axis=2) < _BLACK).mean() > _CUT_OUT]),
+        cut_out=np.array([(~lit_pixels(small)).mean() > _CUT_OUT]),
     )
 
 
@@ -105,10 +105,12 @@ def measure_images(
     names = [field.name for field in fields(Measures)]
     empty = measure_image(np.zeros((LOW_PX, LOW_PX, 3), np.uint8))
     shapes = {name: getattr(empty, name) for name in names}
-    found = {n: room((len(paths), *one.shape[1:]), one.dtype) for n, one in shapes.items()}
+    found = {
+        n: allocate_array((len(paths), *one.shape[1:]), one.dtype) for n, one in shapes.items()
+    }
     with ThreadPoolExecutor(max(1, threads)) as pool:
         # A part at a time: what is measured ahead of the copying would fill the memory.
-        for rows in blocks(np.arange(len(paths))):
+        for rows in row_blocks(np.arange(len(paths))):
             part = pool.map(audit_image, [paths[i] for i in rows])
             for i, measures in zip(rows.tolist(), part, strict=True):
                 for name in names:

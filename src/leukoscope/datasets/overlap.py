@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from leukoscope.datasets.groups import correlation
 from leukoscope.datasets.measurements import LOW_PX, Measures
 from leukoscope.datasets.neighbour_search import (
-    blocks,
-    gathered,
-    room,
+    allocate_array,
+    row_blocks,
     shifted_pictures,
+    take_rows,
     uses_index,
 )
 from leukoscope.imaging.decode import decode_image
@@ -29,10 +29,10 @@ _MOST_DISTANCES = 2**25  # held at a time
 NEIGHBOURS = 600
 """Each field is compared with this many fields of the most similar colours."""
 LEAST_OVERLAP = 0.2
-"""Smallest shared part of a field; less cannot be told from chance."""
+"""Smallest shared part of a field; a smaller one could be chance."""
 LEAST_EVIDENCE = 0.42
-"""Of :func:`evidence`. Chance matches of smears stay below 0.37, true overlaps in or out of focus
-lie above 0.45."""
+"""Least :func:`overlap_evidence`. Chance matches of smears stay below 0.37, true overlaps in or
+out of focus lie above 0.45."""
 _PEAK = 5.0  # standard deviations by which the phase correlation's peak stands out
 _COARSE = 0.3  # correlation of the small pictures
 _BAND = 0.22  # cycles per px of the small pictures that carry structure
@@ -51,7 +51,6 @@ def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[n
 
     Args:
         colour: (n, d) float32.
-        neighbours: Number wanted.
 
     Returns:
         (n, min(neighbours, n − 1) + 1) int32 indices, the image itself among them.
@@ -61,9 +60,9 @@ def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[n
     scaled = np.clip((colour - middle) / (high - low + 1e-6), -3, 3).astype(np.float32)
     squares = (scaled**2).sum(axis=1)
     count = min(neighbours + 1, len(colour))
-    nearest = room((len(colour), count), np.int32)
+    nearest = allocate_array((len(colour), count), np.int32)
     size = min(1024, max(1, _MOST_DISTANCES // len(colour)))
-    for rows in blocks(np.arange(len(colour)), size):
+    for rows in row_blocks(np.arange(len(colour)), size):
         distance = squares[None, :] - 2 * scaled[rows] @ scaled.T
         nearest[rows] = np.argpartition(distance, count - 1, axis=1)[:, :count]
     return nearest
@@ -79,10 +78,10 @@ def partners_of(nearest: NDArray[np.int32], side: NDArray[np.bool_] | None) -> I
     Yields:
         n sorted lists of indices.
     """
-    for rows in blocks(np.arange(len(nearest))):
+    for rows in row_blocks(np.arange(len(nearest))):
         first, last = int(rows[0]), int(rows[-1])
         found = []
-        for part in blocks(np.arange(len(nearest))):
+        for part in row_blocks(np.arange(len(nearest))):
             near = nearest[part]
             low, high = np.minimum(part[:, None], near), np.maximum(part[:, None], near)
             keep = (low >= first) & (low <= last) & (low != high)
@@ -96,23 +95,14 @@ def partners_of(nearest: NDArray[np.int32], side: NDArray[np.bool_] | None) -> I
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two fields that share a part.
+    """Two fields that share a part."""
 
-    Attributes:
-        first: Index of the first image.
-        second: Index of the second image.
-        dx: Pixel (x, y) of the first is pixel (x + dx, y + dy) of the second.
-        dy: Likewise.
-        score: Correlation of the shared part, −1 to 1.
-        share: Shared part of the field, 0 to 1.
-    """
-
-    first: int
-    second: int
-    dx: int
+    first: int  # index of the first image
+    second: int  # index of the second image
+    dx: int  # pixel (x, y) of the first is pixel (x + dx, y + dy) of the second
     dy: int
-    score: float
-    share: float
+    score: float  # correlation of the shared part, −1 to 1
+    share: float  # shared part of the field, 0 to 1
 
 
 def find_overlaps(
@@ -128,14 +118,11 @@ def find_overlaps(
     """All overlapping pairs, sorted.
 
     Args:
-        paths: The n images.
         sizes: Their widths and heights; only fields of one size are compared.
         measures: Their measures. Cut-out cells are left out, because they have no surroundings,
             and so are equal pixels, which are duplicates.
         neighbours: Number of neighbours in colour that each field is compared with.
-        threads: Number of threads.
         between: Compare only the first so many images with the others; 0 compares all.
-        progress: Called with (fields compared, fields in all).
     """
     candidates: list[Candidate] = []
     fields = np.flatnonzero(~measures.cut_out)
@@ -146,7 +133,7 @@ def find_overlaps(
     for members in by_size.values():
         index = np.array(members)
         side = index < between if between else None
-        relief = gathered(measures.relief, index)
+        relief = take_rows(measures.relief, index)
         if uses_index(len(index)):
             compared = _compare_voted(relief, threads, side)
         else:
@@ -184,7 +171,7 @@ def _compare(
         return list(_candidates(i, partners, spectra, planes))
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        for rows in blocks(np.arange(len(relief))):
+        for rows in row_blocks(np.arange(len(relief))):
             yield from pool.map(work, rows.tolist(), islice(others, len(rows)))
 
 
@@ -210,7 +197,7 @@ def _spectra(relief: NDArray[np.int8]) -> NDArray[np.complex64]:
     fy = np.fft.fftfreq(LOW_PX)[:, None]
     fx = np.fft.rfftfreq(LOW_PX)[None, :]
     band = np.exp(-(fx**2 + fy**2) / (4 * _BAND**2)).astype(np.float32)
-    spectra = room((len(relief), LOW_PX, LOW_PX // 2 + 1), np.complex64)
+    spectra = allocate_array((len(relief), LOW_PX, LOW_PX // 2 + 1), np.complex64)
     for start in range(0, len(relief), _BATCH):
         part = scipy.fft.rfft2(relief[start : start + _BATCH].astype(np.float32) * window)
         spectra[start : start + _BATCH] = part / (np.abs(part) + np.float32(0.05)) * band
@@ -267,19 +254,12 @@ def _shared(
 
 @dataclass(frozen=True)
 class _Plane:
-    """A field ready to be verified.
+    """A field ready to be verified."""
 
-    Attributes:
-        relief: (h, w) float32 green channel without its slow changes.
-        even: (h, w) float32 the same, divided by its local contrast.
-        valid: (h, w) bool, false under the scale bar.
-        scale: Pixels of the image per pixel of the plane.
-    """
-
-    relief: NDArray[np.float32]
-    even: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    scale: float
+    relief: NDArray[np.float32]  # (h, w) float32 green channel without its slow changes
+    even: NDArray[np.float32]  # (h, w) float32 the same, divided by its local contrast
+    valid: NDArray[np.bool_]  # (h, w) bool, false under the scale bar
+    scale: float  # pixels of the image per pixel of the plane
 
 
 def _load_plane(paths: Sequence[Path], i: int) -> _Plane:
@@ -322,12 +302,12 @@ def _verify(candidate: Candidate, load: Callable[[int], _Plane]) -> Overlap | No
     even = _shared(a.even, b.even, dx, dy)
     score = correlation(x[valid], y[valid])
     least = min(score, tile_agreement(x, y, valid), correlation(even[0][valid], even[1][valid]))
-    if evidence(least, share) < LEAST_EVIDENCE:
+    if overlap_evidence(least, share) < LEAST_EVIDENCE:
         return None
     return Overlap(i, j, round(dx * a.scale), round(dy * a.scale), round(score, 3), round(share, 3))
 
 
-def evidence(correlation: float, share: float) -> float:
+def overlap_evidence(correlation: float, share: float) -> float:
     """How surely two fields overlap: Fisher's z of the correlation, times the root of the share.
 
     Fisher's z of chance correlations spreads as one over the root of the area that is compared.
@@ -336,7 +316,7 @@ def evidence(correlation: float, share: float) -> float:
         correlation: The weakest of the three, −1 to 1.
         share: Shared part of the field, 0 to 1.
 
-    >>> round(evidence(0.9, 0.25), 3)
+    >>> round(overlap_evidence(0.9, 0.25), 3)
     0.736
     """
     return float(np.arctanh(np.clip(correlation, -0.999, 0.999)) * np.sqrt(share))

@@ -23,9 +23,6 @@ FOLDS: Final = 5
 def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
     """Logarithms of the softmax along the last axis, without overflow.
 
-    Args:
-        logits: (…, K) real numbers.
-
     Returns:
         (…, K) float64 ≤ 0.
 
@@ -39,9 +36,6 @@ def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
 
 def softmax(logits: ArrayLike) -> NDArray[np.float64]:
     """Probabilities exp(zᵢ) / Σ exp(zⱼ) along the last axis, without overflow.
-
-    Args:
-        logits: (…, K) real numbers.
 
     Returns:
         (…, K) float64 in [0, 1], summing to 1 along the last axis.
@@ -84,7 +78,6 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike, weights: FloatArray | None 
 
     Args:
         logits: (n, K) logits of images that neither trained nor selected the model.
-        y: (n,) class indices.
         weights: (n,) of :func:`evidence_weights`; None counts every image fully.
 
     Returns:
@@ -122,14 +115,10 @@ def fit_vector(
 
     Args:
         logits: (n, K), as in :func:`fit_temperature`.
-        y: (n,) class indices.
         weights: (n,) as in :func:`fit_temperature`.
 
     Returns:
         (K,) weights > 0 and (K,) biases.
-
-    Raises:
-        DataError: As in :func:`fit_temperature`.
 
     >>> w, b = fit_vector([[1.0, 0.0]] * 50 + [[0.0, 1.0]] * 50, [0] * 50 + [0] * 30 + [1] * 20)
     >>> bool(b[0] > 0.3 > -0.3 > b[1])
@@ -175,11 +164,7 @@ def fit_calibration(
 
     Args:
         logits: (n, K) logits of the ``cal`` part.
-        y: (n,) class indices.
         groups: (n,) what is kept together; None means every image for itself.
-
-    Raises:
-        DataError: As in :func:`fit_temperature`.
 
     >>> logits = [[2.0, 0.0]] * 60 + [[0.0, 2.0]] * 60
     >>> fit_calibration(logits, [0] * 50 + [1] * 10 + [1] * 50 + [0] * 10).method
@@ -214,11 +199,7 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> FloatArray:
     """Calibrated probabilities softmax(logits / T).
 
     Args:
-        logits: (…, K) logits.
         temperature: T > 0.
-
-    Returns:
-        (…, K) float64, summing to 1 along the last axis.
 
     >>> apply_temperature([[2.0, 0.0]], 2.0).round(3).tolist()
     [[0.731, 0.269]]
@@ -228,13 +209,6 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> FloatArray:
 
 def apply_calibration(logits: ArrayLike, record: Calibration) -> FloatArray:
     """Calibrated probabilities by the method of the record; NumPy alone.
-
-    Args:
-        logits: (…, K) logits.
-        record: Of :func:`fit_calibration`.
-
-    Returns:
-        (…, K) float64, summing to 1 along the last axis.
 
     >>> record = Calibration(temperature=1.0, weights=(1.0, 1.0), bias=(0.0, 2.0), n_cal=9)
     >>> apply_calibration([[2.0, 0.0]], record).tolist()

@@ -10,7 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.intervals import Interval, Resampling, Sampling, bootstrap_metrics
-from leukoscope.evaluation.limits import LEAST_DF, calibrated_errors, spread, without_chance
+from leukoscope.evaluation.limits import (
+    LEAST_DF,
+    calibrated_errors,
+    debiased_error,
+    jackknife_variance,
+)
 from leukoscope.evaluation.metrics import (
     ECE_BINS,
     calibration_bin,
@@ -42,18 +47,11 @@ def calibration_measures(
     grow under resampling by more than they vary, so that differences of them mislead.
 
     Args:
-        y_true: (n,) class indices.
-        after: (n, K) calibrated probabilities.
         before: (n, K) softmax of the raw logits; None where there are none.
-        groups: (n,) unit that is resampled; None means images.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         ``after`` and, where there are raw logits, ``before`` and ``change`` (after − before, the
         main measures), each by name of the measure.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> y_prob = [[0.8, 0.2]] * 10 + [[0.3, 0.7]] * 10
     >>> found = calibration_measures([0] * 7 + [1] * 10 + [0] * 3, y_prob, replicates=50)["after"]
@@ -124,17 +122,11 @@ def ece_by_chance(
     """The band in which the ECE of a calibrated model of this size lies, and the ECE beyond it.
 
     Args:
-        y_true: (n,) class indices.
-        y_prob: (n, K) probabilities.
         groups: (n,) what resembles each other; None means every image for itself.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         ``ece``; ``expected``, ``low``, ``high`` of a calibrated model; ``debiased``; and
         ``explained``, whether chance alone could give so high an error.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> y_prob = [[0.8, 0.2]] * 100
     >>> found = ece_by_chance([0] * 50 + [1] * 50, y_prob)
@@ -157,7 +149,7 @@ def ece_by_chance(
         "expected": float(expected),
         "low": float(low),
         "high": float(high),
-        "debiased": without_chance(error, float(expected)),
+        "debiased": debiased_error(error, float(expected)),
         "explained": bool(error <= high),
     }
 
@@ -236,17 +228,11 @@ def recalibration(
     The groups are left out by one Newton step from the whole fit (Pregibon 1981).
 
     Args:
-        y_true: (n,) class indices.
-        y_prob: (n, K) probabilities.
         groups: (n,) unit that is left out; None means images.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`; only the confidence counts.
 
     Returns:
         ``slope`` and, for two classes, ``intercept``; NaN where the classes are separated without
         an error, or only one occurs.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> y_prob = [[0.8, 0.2]] * 100 + [[0.2, 0.8]] * 100
     >>> found = recalibration([0] * 80 + [1] * 20 + [0] * 20 + [1] * 80, y_prob)
@@ -327,7 +313,7 @@ def _interval(value: float, without: FloatArray, draws: Resampling) -> Interval:
     from scipy.stats import t
 
     groups = np.arange(draws.n_groups)
-    variance, df = spread(without, [groups], draws.sums(np.ones(len(draws.member))))
+    variance, df = jackknife_variance(without, [groups], draws.sums(np.ones(len(draws.member))))
     quantile = t.ppf((1 + draws.confidence) / 2, max(df, LEAST_DF))
     half = float(quantile) * variance**0.5
     return Interval(value, value - half, value + half, len(groups), len(groups), draws.reliable)

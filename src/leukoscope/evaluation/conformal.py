@@ -56,7 +56,6 @@ def set_scores(
     """How little each class fits each image; small for probable classes.
 
     Args:
-        probs: (n, K) calibrated probabilities.
         score: ``lac``: 1 − p (Sadinle et al. 2019, section 2). ``aps``: sum of the probabilities
             of all classes at least as probable (Romano et al. 2020, equation 5 with u = 1).
             ``raps``: that plus ``penalty`` · max(0, rank − ``free``) (Angelopoulos et al. 2021,
@@ -104,16 +103,11 @@ def fit_sets(
 
     Args:
         probs: (n, K) calibrated probabilities of images used for nothing else.
-        y: (n,) class indices.
-        coverage: Wanted probability that the true class is in the set, in (0, 1).
-        score: See :func:`set_scores`.
-        guarantee: For what the coverage is promised.
         groups: (n,) patient, cluster … of each image; needed by ``group``.
-        weights: (n,) what each image counts for in the other two, e.g.
-            :func:`leukoscope.evaluation.calibration.evidence_weights`; None counts all fully.
+        weights: (n,) what each image counts for in the other two; None counts all fully.
 
     Raises:
-        DataError: Shapes do not fit, a class is unknown, or the coverage is out of range.
+        DataError: The coverage is out of range, or groups do not fit the guarantee.
 
     >>> probs = [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]
     >>> round(fit_sets(probs, [0, 0, 0], 0.5).threshold, 3)
@@ -123,6 +117,50 @@ def fit_sets(
     >>> fit_sets(probs, [0, 0, 0], 0.5, guarantee="group", groups=["a", "a", "b"]).threshold
     0.4
     """
+    values, truth = _checked(probs, y, coverage)
+    n, k = values.shape
+    labels = None if groups is None else np.asarray(groups)
+    counts = _image_counts(n, guarantee, labels, weights)
+    raps = score == "raps"
+    every = 1.0 + (PENALTY * max(0, k - FREE) if raps else 0.0)  # the score of the last class
+    own = set_scores(values, score)[np.arange(n), truth]
+    by_class, threshold = None, every
+    if guarantee == "class":
+        rows = [truth == c for c in range(k)]
+        by_class = tuple(min(every, unseen_quantile(own[r], coverage, counts[r])) for r in rows)
+    else:
+        threshold = float(np.clip(unseen_quantile(own, coverage, counts), 0, every))
+    return Conformal(
+        coverage=coverage,
+        score=score,
+        guarantee=guarantee,
+        threshold=threshold,
+        thresholds=by_class,
+        penalty=PENALTY if raps else 0.0,
+        free=FREE if raps else 0,
+        n_cal=n,
+        n_groups=None if labels is None else len(np.unique(labels)),
+    )
+
+
+def _image_counts(
+    n: int, guarantee: SetGuarantee, groups: NDArray[Any] | None, weights: ArrayLike | None
+) -> FloatArray:
+    """(n,) what each image counts for under a guarantee."""
+    wanted = guarantee == "group"
+    if wanted != (groups is not None) or (groups is not None and groups.shape != (n,)):
+        raise DataError("prediction sets: expected one group an image for, and only for, `group`")
+    if weights is not None and (groups is not None or np.shape(weights) != (n,)):
+        raise DataError("prediction sets: expected one weight an image, and none for `group`")
+    if weights is not None:
+        return np.asarray(weights, dtype=np.float64)
+    return np.ones(n) if groups is None else _group_weights(groups)
+
+
+def _checked(
+    probs: ArrayLike, y: ArrayLike, coverage: float
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Probabilities and classes as arrays, if sets can be fitted from them."""
     values, truth = np.asarray(probs, dtype=np.float64), np.asarray(y, dtype=np.int64)
     n = len(truth)
     if values.ndim != 2 or truth.shape != values.shape[:1] or not 0 < coverage < 1 or n == 0:
@@ -132,36 +170,7 @@ def fit_sets(
         )
     if truth.min() < 0 or truth.max() >= values.shape[1]:
         raise DataError("prediction sets: a true class is unknown")
-    labels = np.arange(n) if groups is None else np.asarray(groups)
-    if labels.shape != (n,) or (guarantee == "group") != (groups is not None):
-        raise DataError("prediction sets: expected one group an image for, and only for, `group`")
-    if weights is not None and (guarantee == "group" or np.shape(weights) != (n,)):
-        raise DataError("prediction sets: expected one weight an image, and none for `group`")
-    counts = _group_weights(labels) if guarantee == "group" else np.ones(n)
-    counts = counts if weights is None else np.asarray(weights, dtype=np.float64)
-    k = values.shape[1]
-    raps = score == "raps"
-    every = 1.0 + (PENALTY * max(0, k - FREE) if raps else 0.0)  # the score of the last class
-    own = set_scores(values, score)[np.arange(n), truth]
-    by_class = None
-    if guarantee == "class":
-        by_class = tuple(
-            min(every, unseen_quantile(own[truth == c], coverage, counts[truth == c]))
-            for c in range(k)
-        )
-    return Conformal(
-        coverage=coverage,
-        score=score,
-        guarantee=guarantee,
-        threshold=every
-        if by_class
-        else float(np.clip(unseen_quantile(own, coverage, counts), 0, every)),
-        thresholds=by_class,
-        penalty=PENALTY if raps else 0.0,
-        free=FREE if raps else 0,
-        n_cal=n,
-        n_groups=len(np.unique(labels)) if guarantee == "group" else None,
-    )
+    return values, truth
 
 
 def prediction_sets(probs: ArrayLike, record: Conformal) -> NDArray[np.bool_]:
@@ -169,13 +178,6 @@ def prediction_sets(probs: ArrayLike, record: Conformal) -> NDArray[np.bool_]:
 
     A set can be empty: no class is probable enough, a sign of an image unlike the calibration
     images. :func:`fill_empty` gives it its most probable class.
-
-    Args:
-        probs: (n, K) calibrated probabilities.
-        record: Of :func:`fit_sets`.
-
-    Returns:
-        (n, K) bool.
 
     >>> prediction_sets([[0.7, 0.25, 0.05]], Conformal(coverage=0.9, threshold=0.8, n_cal=9))
     array([[ True,  True, False]])
@@ -189,10 +191,6 @@ def fill_empty(sets: NDArray[np.bool_], probs: ArrayLike) -> NDArray[np.bool_]:
     """The same sets, with the most probable class in those that are empty.
 
     Sets only grow, so that what was promised of their coverage still holds.
-
-    Args:
-        sets: (n, K) bool, of :func:`prediction_sets`.
-        probs: (n, K) calibrated probabilities.
 
     >>> fill_empty(np.array([[False, False], [True, True]]), [[0.6, 0.4], [0.5, 0.5]]).tolist()
     [[True, False], [True, True]]
@@ -220,7 +218,6 @@ def coverage_distribution(cal_and_test: Sequence[tuple[int, int]], coverage: flo
 
     Args:
         cal_and_test: Number of calibration images n and of test images m of each fold.
-        coverage: Nominal coverage.
 
     Returns:
         (M + 1,) probability of 0 … M covered images, M the test images of all folds.
@@ -248,11 +245,6 @@ def expected_coverage(
 ) -> tuple[float, float]:
     """Limits in which the measured coverage should lie under exchangeability.
 
-    Args:
-        cal_and_test: As in :func:`coverage_distribution`.
-        coverage: Nominal coverage.
-        confidence: Probability of the interval.
-
     >>> [round(limit, 3) for limit in expected_coverage([(300, 600)], 0.95)]
     [0.917, 0.977]
     """
@@ -263,10 +255,10 @@ def expected_coverage(
     return low, min(1.0, high)
 
 
-def hits(sets: NDArray[np.bool_], y: ArrayLike) -> NDArray[np.bool_]:
+def covered(sets: NDArray[np.bool_], y: ArrayLike) -> NDArray[np.bool_]:
     """(n,) whether the set of each image holds its true class.
 
-    >>> hits(np.array([[True, False], [True, False]]), [0, 1]).tolist()
+    >>> covered(np.array([[True, False], [True, False]]), [0, 1]).tolist()
     [True, False]
     """
     truth = np.asarray(y, dtype=np.int64)
@@ -302,11 +294,7 @@ def fit_promise(
 
     Args:
         logits: (n, K) of models that were not trained on the image's group.
-        y: (n,) class indices.
         groups: (n,) whose images resemble each other; held out as a whole if ``new_groups``.
-        coverage: Wanted probability that the true class is in the set, in (0, 1).
-        score: See :func:`~leukoscope.evaluation.conformal.set_scores`.
-        guarantee: What was asked for.
         new_groups: False where the models have seen other images of these groups.
 
     Raises:

@@ -27,16 +27,8 @@ def choose_examples(
     what is usual; ``least-certain`` with the largest entropy of the probabilities (Shannon 1948),
     right or wrong; ``confident-wrong`` with the largest probability of the wrong class.
 
-    Args:
-        kind: One of :data:`KINDS`.
-        y_true: (n,) class indices.
-        probs: (n, K) probabilities.
-
     Returns:
         For each of the K true classes its rows in order; some lists may be empty.
-
-    Raises:
-        UnknownNameError: No such kind.
 
     >>> probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
     >>> choose_examples("least-certain", np.array([0, 0, 0]), probs)
@@ -66,9 +58,6 @@ def choose_examples(
 def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shannon entropy of each row in nats; 0 for a certain one.
 
-    Args:
-        probs: (n, K) probabilities.
-
     >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).round(3).tolist()
     [0.0, 0.693]
     """
@@ -76,10 +65,10 @@ def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.abs(-(probs * logs).sum(axis=1)))
 
 
-def in_turn(lists: Sequence[Sequence[_T]], count: int) -> list[_T]:
+def interleave(lists: Sequence[Sequence[_T]], count: int) -> list[_T]:
     """The first of each list, then the second of each, until there are ``count``.
 
-    >>> in_turn([[1, 2, 3], [], [7]], 3)
+    >>> interleave([[1, 2, 3], [], [7]], 3)
     [1, 7, 2]
     """
     rounds = zip_longest(*lists)
@@ -172,13 +161,13 @@ def joint_distribution(counts: ArrayLike, carried: ArrayLike) -> FloatArray:
     return np.asarray(shares * n[:, None] / n.sum())
 
 
-def closeness(probs: ArrayLike) -> FloatArray:
+def margin_uncertainty(probs: ArrayLike) -> FloatArray:
     """1 − (largest − second largest probability): 1 where two classes tie (Scheffer et al. 2001).
 
     Args:
         probs: (n, K) probabilities, K ≥ 2.
 
-    >>> closeness([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]).tolist()
+    >>> margin_uncertainty([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]).tolist()
     [1.0, 0.0]
     """
     ordered = np.sort(np.asarray(probs, dtype=np.float64), axis=1)
@@ -189,7 +178,6 @@ def review_order(errors: LabelErrors, conflict: ArrayLike) -> IntArray:
     """Images whose labels need a look first, the most suspicious one first.
 
     Args:
-        errors: Of n labels.
         conflict: (n,) bool, whether the same picture, or an overlapping one, has another label.
 
     Returns:

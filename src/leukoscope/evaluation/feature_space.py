@@ -22,23 +22,16 @@ PERPLEXITY = 30.0
 
 @dataclass(frozen=True)
 class Purity:
-    """How often neighbours share a label.
+    """How often neighbours share a label."""
 
-    Attributes:
-        n: Images that had enough candidates.
-        value: Mean share of the k nearest that share the image's label.
-        chance: The same if neighbours were drawn from the candidates at random.
-        best: The same if all images of the label came first; below 1 where groups are small.
-    """
-
-    n: int
-    value: float
-    chance: float
-    best: float
+    n: int  # images that had enough candidates
+    value: float  # mean share of the k nearest that share the image's label
+    chance: float  # the same if neighbours were drawn from the candidates at random
+    best: float  # the same if all images of the label came first; below 1 where groups are small
 
     @property
     def above_chance(self) -> float | None:
-        """0 is as by chance, 1 as pure as it can be; None where nothing can be told.
+        """Purity scaled to 0 by chance and 1 at best; None where both are equal.
 
         >>> Purity(n=5, value=0.7, chance=0.4, best=1.0).above_chance
         0.5
@@ -60,7 +53,6 @@ def neighbour_purity(
     Args:
         distances: (n, n) between images.
         labels: (n,) names; an empty one takes the image out.
-        k: Number of neighbours.
         apart: Labellings whose equals may not be neighbours, such as the component of overlapping
             images; an empty name is equal to none.
         within: Labelling whose equals alone may be neighbours.
@@ -127,9 +119,6 @@ def pca_map(
 ) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """The two principal components, and the share of variance that each holds.
 
-    Args:
-        features: (n, D).
-
     Returns:
         (n, 2) coordinates; the sign of an axis is fixed by its largest loading.
 
@@ -148,14 +137,7 @@ def pca_map(
 def tsne_map(features: NDArray[np.floating], *, seed: int) -> NDArray[np.float64]:
     """t-SNE (van der Maaten & Hinton 2008), begun from the principal components.
 
-    Distances between islands, and their sizes, mean nothing; who stands beside whom does.
-
-    Args:
-        features: (n, D).
-        seed: Of the descent.
-
-    Returns:
-        (n, 2) coordinates.
+    Distances between islands, and their sizes, mean nothing; only neighbourhood does.
 
     Raises:
         DataError: Fewer than three images, fewer than two dimensions, or equal features.

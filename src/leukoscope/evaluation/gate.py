@@ -48,22 +48,16 @@ Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What the gate reads of n images.
+class GateInputs:
+    """What the gate needs of n images."""
 
-    Attributes:
-        appearance: (n, A) of ``imaging.appearance``.
-        features: (n, D) of the model's graph.
-        logits: (n, K) of the model's graph.
-    """
+    appearance: NDArray[Any]  # (n, A) of ``imaging.appearance``
+    features: NDArray[Any]  # (n, D) of the model's graph
+    logits: NDArray[Any]  # (n, K) of the model's graph
 
-    appearance: NDArray[Any]
-    features: NDArray[Any]
-    logits: NDArray[Any]
-
-    def take(self, rows: NDArray[Any]) -> Seen:
+    def take(self, rows: NDArray[Any]) -> GateInputs:
         """Some of the images, by number or mask."""
-        return Seen(self.appearance[rows], self.features[rows], self.logits[rows])
+        return GateInputs(self.appearance[rows], self.features[rows], self.logits[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +67,8 @@ class Gate:
     Attributes:
         scales: The scores that decide.
         threshold: Largest accepted value of the largest scaled score.
-        features: For ``mahalanobis``.
-        appearance: For ``appearance``.
+        features: Model of the features, for ``mahalanobis``.
+        appearance: Model of the appearance, for ``appearance``.
         references: For ``knn``: (R, P) float16 features of training images, each of length 1
             before it was projected.
         basis: (D, P) float16, orthonormal columns onto which ``knn`` projects; None where P is D.
@@ -96,7 +90,7 @@ class Gate:
             return len(self.basis)
         return None if self.references is None else self.references.shape[1]
 
-    def scores(self, seen: Seen) -> dict[str, Float64Array]:
+    def scores(self, seen: GateInputs) -> dict[str, Float64Array]:
         """Each deciding score, scaled, (n,); the largest of an image is its ``ood_score``."""
         return {
             scale.name: (self._raw(scale.name, seen) - scale.median) / (scale.limit - scale.median)
@@ -114,7 +108,7 @@ class Gate:
             raise DataError("out-of-distribution score appearance: not among the deciding ones")
         return (self.appearance.score(appearance) - scale.median) / (scale.limit - scale.median)
 
-    def _raw(self, name: str, seen: Seen) -> Float64Array:
+    def _raw(self, name: str, seen: GateInputs) -> Float64Array:
         if name == "energy":
             return energy(seen.logits)
         if name == "softmax":
@@ -165,7 +159,11 @@ class Gate:
             raise DataError("out-of-distribution tensors: expected references (R, P) for knn")
         if references is not None and basis is not None and basis.shape[1:] != references.shape[1:]:
             raise DataError("out-of-distribution tensors: references and basis do not fit")
-        of_appearance = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix in k}
+        of_appearance = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
         return cls(
             record.scores,
             record.threshold,
@@ -201,7 +199,12 @@ def separation(inside: ArrayLike, outside: ArrayLike) -> float:
 
 
 def fit_gate(
-    train: Seen, val: Seen, outliers: Seen, kinds: Sequence[str], *, accept: float = 0.95
+    train: GateInputs,
+    val: GateInputs,
+    outliers: GateInputs,
+    kinds: Sequence[str],
+    *,
+    accept: float = 0.95,
 ) -> tuple[Gate, OutOfDistribution]:
     """Fit, scale and choose the scores, and set the threshold.
 
@@ -212,7 +215,6 @@ def fit_gate(
         train: Images that OOD scores are measured from.
         val: Other images of the same source; they scale the scores and set the threshold.
         outliers: Synthetic outliers, none of them made of an image that will be tested.
-        kinds: (n,) kind of each outlier.
         accept: Share of the validation images to accept.
 
     Raises:
@@ -254,19 +256,15 @@ def set_threshold(
     record: OutOfDistribution,
     unseen: ArrayLike,
     weights: ArrayLike,
-    outliers: Seen,
+    outliers: GateInputs,
     kinds: Sequence[str],
 ) -> tuple[Gate, OutOfDistribution]:
     """The same gate with a threshold that accepts its share of unseen images.
 
     Args:
-        gate: Of :func:`fit_gate`.
-        record: Its record.
         unseen: (n,) largest scaled scores of images by gates of the same kind, each of a model
             that was not trained on the image's patient, cluster …
         weights: (n,) what each image counts for.
-        outliers: Synthetic outliers.
-        kinds: Kind of each outlier.
     """
     limit = max(0.0, fit_threshold(unseen, accept=record.accept, weights=weights))
     far = gate.scores(outliers)
@@ -278,13 +276,12 @@ def set_threshold(
     return replace(gate, threshold=limit), record.model_copy(update=update)
 
 
-def rescale(gate: Gate, record: OutOfDistribution, val: Seen) -> OutOfDistribution:
+def rescale(gate: Gate, record: OutOfDistribution, val: GateInputs) -> OutOfDistribution:
     """The same scores with scales and threshold of the same images seen in another precision.
 
     A threshold that rests on unseen images stays: it is counted in units of the scale.
 
     Args:
-        gate: Whose tensors serve.
         record: Its record; what was measured on outliers is left out of the answer.
         val: The validation images as that precision sees them.
     """
@@ -306,7 +303,7 @@ def choose_scores(
     A set is judged by the area under the ROC curve of its largest score, mean over the kinds of
     outliers. Of the sets within .002 of the best one the smallest is taken, among those the best.
     (Shares below the threshold would judge by a few validation images at its edge.) A score whose
-    own area is below .7 takes no part: known images far out in it would pass for strange.
+    own area is below .7 is left out: known images far out in it would pass for unknown ones.
 
     Args:
         inside: Scaled scores of validation images by name, (n,) each.

@@ -28,14 +28,14 @@ from numpy.typing import ArrayLike, NDArray
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.limits import (
     Scale,
+    add_training_variance,
     ece_gaps,
+    effective_groups,
     exact_limits,
     gap_limits,
-    kish_number,
+    jackknife_variance,
     proportion_limits,
-    spread,
     transformed_limits,
-    with_training,
 )
 from leukoscope.evaluation.metrics import (
     check_predictions,
@@ -63,7 +63,6 @@ class Interval:
     Attributes:
         value: On all images; NaN where undefined.
         low: Lower limit, NaN where no replicate was defined.
-        high: Upper limit, likewise.
         n_groups: Number of groups that were drawn or left out.
         replicates: Number of resamples, or of groups left out, in which the value was defined.
         reliable: False ("few groups") below ``MIN_GROUPS`` groups, where a class is in fewer than
@@ -90,17 +89,11 @@ class Interval:
 
 
 class Sampling(TypedDict, total=False):
-    """How a bootstrap draws; every statistic with an interval takes these and passes them on.
+    """How a bootstrap draws; every statistic with an interval takes these and passes them on."""
 
-    Attributes:
-        replicates: Number of replicates, 1000 unless given.
-        confidence: Level of the intervals, 0.95 unless given.
-        seed: Of the draws, 0 unless given; the same seed and groups give the same resamples.
-    """
-
-    replicates: int
-    confidence: float
-    seed: int
+    replicates: int  # number of replicates, 1000 unless given
+    confidence: float  # level of the intervals, 0.95 unless given
+    seed: int  # random seed, 0 unless given; equal seeds and groups give equal resamples
 
 
 def bootstrap_metrics(
@@ -121,19 +114,9 @@ def bootstrap_metrics(
     of groups concerned) as trials.
 
     Args:
-        y_true: (n,) class indices.
-        y_prob: (n, K) probabilities.
-        class_names: K names.
-        groups: (n,) label of the group of each image; None means every image for itself.
-        names: The metrics that are wanted; None means all.
         fits: (n,) which trained model answered each image, where another training would give
             another model: limits then allow for that too
-            (:func:`~leukoscope.evaluation.limits.with_training`), but for ``ece``.
-        **how: See :class:`Sampling`.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-        UnknownNameError: A wanted metric does not exist for these classes.
+            (:func:`~leukoscope.evaluation.limits.add_training_variance`), but for ``ece``.
     """
     truth, prob = check_predictions(y_true, y_prob, class_names)
     resampling = Resampling.of(groups, truth, **how)
@@ -178,12 +161,7 @@ def bootstrap_mean(
 
     Args:
         values: (n,) one number per image; booleans are a proportion and get its limits.
-        groups: (n,) label of the group of each image; None means every image for itself.
         y_true: (n,) class indices by which groups are stratified; None means not at all.
-        **how: See :class:`Sampling`.
-
-    Raises:
-        DataError: There is no image, or shapes do not fit.
 
     >>> interval = bootstrap_mean([0.0, 1.0] * 50, seed=1)
     >>> interval.value, 0.35 < interval.low < 0.45 and 0.55 < interval.high < 0.65
@@ -202,14 +180,12 @@ def bootstrap_mean(
 
 @dataclass(frozen=True)
 class Resampling:
-    """How groups are drawn or left out, the same way each time it is asked.
+    """How groups are drawn or left out; every call gives the same draws.
 
     Attributes:
         member: (n,) index of each image's group, 0 … G − 1.
         strata: The groups that are drawn among each other, as arrays of group indices.
         fewest: In how many groups the rarest class is.
-        replicates: Number of replicates.
-        confidence: Level of intervals.
         seed: Of the random numbers.
     """
 
@@ -265,7 +241,7 @@ class Resampling:
     @property
     def df(self) -> float:
         """Degrees of freedom of a mean over these groups, fewer where their sizes differ."""
-        return max(1.0, kish_number(self.sums(np.ones(len(self.member)))) - len(self.strata))
+        return max(1.0, effective_groups(self.sums(np.ones(len(self.member)))) - len(self.strata))
 
     def sums(self, values: FloatArray) -> FloatArray:
         """(G, …) sum of each group of values (n, …) per image."""
@@ -333,7 +309,7 @@ class Resampling:
         """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
 
         ``times`` multiplies the variance: for m new groups of G seen, 1 + G / m; ``without_fit``:
-        see :func:`~leukoscope.evaluation.limits.with_training`.
+        see :func:`~leukoscope.evaluation.limits.add_training_variance`.
         """
         block, places = self.blocks()
         used = np.isfinite(left_out)
@@ -345,9 +321,9 @@ class Resampling:
             low, high = exact_limits(value * self.n_groups, self.n_groups, self.confidence)
         elif value > 0:
             sizes = np.bincount(block[self.member]).astype(np.float64)
-            variance, df = spread(left_out, places, sizes)
+            variance, df = jackknife_variance(left_out, places, sizes)
             if without_fit is not None:
-                variance, df = with_training(without_fit, variance, df)
+                variance, df = add_training_variance(without_fit, variance, df)
             low, high = transformed_limits(
                 value, times * variance, df, confidence=self.confidence, scale=scale
             )
@@ -361,7 +337,7 @@ class Resampling:
         Args:
             hits: (n,) 1 for each image that counts, else 0.
             trials: (n,) 1 for each image that could count, else 0.
-            without_fit: See :func:`~leukoscope.evaluation.limits.with_training`.
+            without_fit: See :func:`~leukoscope.evaluation.limits.add_training_variance`.
         """
         k, n = self.sums(hits), self.sums(trials)
         low, high = proportion_limits(

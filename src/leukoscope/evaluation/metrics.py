@@ -27,11 +27,10 @@ HISTORY_METRICS: Final[Mapping[str, Literal["accuracy", "weighted_f1", "log_loss
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: how it is named, read, and given an interval.
+    """One metric: its name, its title, and the kind of its interval.
 
     Attributes:
         name: As in every file; one of a class has the class behind it, as in ``recall_pro_b``.
-        title: For readers.
         interval: How its limits are found: as a proportion of images, from bins of confidence,
             or from the jackknife on the log scale (unbounded) or the logit scale (0 to 1).
         overall: Whether it has a value over all classes.
@@ -211,15 +210,10 @@ def compute_metrics(
     """All metrics of one set of predictions.
 
     Args:
-        y_true: (n,) class indices.
         y_prob: (n, K) probabilities, rows sum to 1.
-        class_names: K names.
 
     Returns:
         Name → value; NaN where undefined.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> y_prob = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
     >>> metrics = compute_metrics([0, 1, 1], y_prob, ["healthy", "all"])
@@ -265,16 +259,10 @@ def weighted_metrics(
 
     Args:
         y_true: (n,) class indices 0 … K − 1.
-        y_prob: (n, K) probabilities.
-        class_names: K names.
         weights: (B, n) multiplicities ≥ 0, such as those of bootstrap replicates.
-        names: The metrics that are wanted; None means all.
 
     Returns:
         Name → (B,) float64, NaN where undefined; in the order of :func:`metric_names`.
-
-    Raises:
-        UnknownNameError: A wanted metric does not exist for these classes.
     """
     available = metric_names(class_names)
     wanted = set(available if names is None else names)
@@ -291,11 +279,7 @@ def weighted_metrics(
 def check_predictions(
     y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str]
 ) -> tuple[IntArray, FloatArray]:
-    """The arrays with their types, if metrics can be computed from them.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-    """
+    """The arrays with their types, if metrics can be computed from them."""
     truth, prob = np.asarray(y_true, dtype=np.int64), np.asarray(y_prob, dtype=np.float64)
     n, k = len(truth), len(class_names)
     if truth.ndim != 1 or prob.shape != (n, k):
@@ -327,7 +311,7 @@ def calibration_bin(confidence: FloatArray, bins: int = ECE_BINS) -> IntArray:
 def hits_and_trials(
     name: str, y_true: IntArray, y_prob: FloatArray, class_names: Sequence[str]
 ) -> tuple[FloatArray, FloatArray] | None:
-    """For a metric that is a proportion of images, which could be hits and which are.
+    """Hits and trials of a metric that is a proportion of images, such as recall.
 
     Returns:
         (n,) hits and (n,) trials, 0 or 1 each; None for a metric that is no proportion.
@@ -343,8 +327,14 @@ def hits_and_trials(
     predicted = y_prob.argmax(axis=1)
     if not class_name:
         return (predicted == y_true).astype(np.float64), np.ones(len(y_true))
-    of_class = [class_name == other for other in class_names]
-    mask = np.array(of_class if any(of_class) else malignant_mask(class_names), dtype=bool)
+    if class_name in class_names:
+        mask = np.array([class_name == other for other in class_names], dtype=bool)
+    elif class_name == "malignant":
+        mask = np.array(malignant_mask(class_names), dtype=bool)
+    else:
+        raise DataError(
+            f"metric {name}: expected one of the classes {', '.join(class_names)}, got {class_name}"
+        )
     real, called = mask[y_true], mask[predicted]
     if metric == "specificity":
         real, called = ~real, ~called

@@ -48,7 +48,6 @@ class SurvivingShare:
         share: (stain-neutral − colour-only) / (model − colour-only) with its interval; NaN where
             it is not defined.
         advantage: The model's accuracy minus that of the colour-only probe.
-        n: Number of images.
     """
 
     share: Interval
@@ -92,12 +91,7 @@ def surviving_share(
         model: (n,) bool, whether the model is right.
         colour: (n,) bool, likewise the ``colour-only`` probe.
         neutral: (n,) bool, likewise the ``stain-neutral`` probe.
-        groups: (n,) label of the group of each image; None means every image for itself.
         y_true: (n,) classes by which groups are stratified; None means not at all.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
-
-    Raises:
-        DataError: There is no image, or shapes do not fit.
 
     >>> model, colour, neutral = [1] * 9 + [0], [1] * 5 + [0] * 5, [1] * 7 + [0] * 3
     >>> found = surviving_share(model * 9, colour * 9, neutral * 9)
@@ -130,11 +124,8 @@ def share_of_tables(
     """:func:`surviving_share` on the images that three tables of one protocol have in common.
 
     Args:
-        model: Test rows of the model.
         colour: Likewise of the ``colour-only`` probe.
         neutral: Likewise of the ``stain-neutral`` probe.
-        groups: Image id → group; images that it lacks stand for themselves.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: They have no image in common.
@@ -161,7 +152,6 @@ def inflations(metrics: Mapping[str, Any], recipe: str | None) -> list[dict[str,
     Args:
         metrics: The contents of ``metrics.json`` with its ``comparisons``: paired differences on
             the same images, resampled by the groups of the stricter protocol.
-        recipe: Whose.
 
     Returns:
         One entry per protocol: ``protocol``, ``difference``, ``p_holm`` of the exchange test,
@@ -233,7 +223,7 @@ def transplant_hits(
 
 
 @dataclass(frozen=True)
-class Share:
+class AdvantageShare:
     """The advantage of a probe, or of a model on other images, as a share of the model's own.
 
     Attributes:
@@ -243,7 +233,6 @@ class Share:
         chance: What both have without any information.
         share: (value − chance) / (model − chance) with its interval; NaN where the model has no
             advantage.
-        n: Number of images.
     """
 
     metric: str
@@ -274,19 +263,17 @@ def advantage_share(
     hits: ArrayLike | None = None,
     metric: str = "roc_auc",
     **how: Unpack[Sampling],
-) -> Share:
+) -> AdvantageShare:
     """The share of a model's advantage that another table has, on the images of both.
 
     Args:
         model: Test rows of the model, one an image.
         other: Test rows of a probe, or of the model on perturbed images.
-        groups: Image id → group; images that it lacks stand for themselves.
         hits: (n,) for each row of ``other`` 1 where it puts the true class above the other
             class of its pair, 0.5 on ties, 0 else; their mean is then the value (the
             two-alternative form of the area under the curve, Hanley & McNeil 1982). None means
             ``metric``.
         metric: ``roc_auc`` or ``balanced_accuracy``.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: The tables have no image in common.
@@ -326,7 +313,7 @@ def advantage_share(
     above = drawn_whole > chance
     drawn[above] = (drawn_part[above] - chance) / (drawn_whole[above] - chance)
     share = resampling.interval(value, drawn)
-    return Share(metric, float(part[0]), float(whole[0]), chance, share, len(y))
+    return AdvantageShare(metric, float(part[0]), float(whole[0]), chance, share, len(y))
 
 
 def source_of(probe: str) -> str | None:
@@ -349,7 +336,7 @@ class Source:
         probe: The probe that decided, empty where none did.
         protocol: The protocol that decided, likewise.
         share: Its interval, None where there is none.
-        needed: How many groups would probably close it, None where it is closed or nobody knows.
+        needed: How many groups would probably close it, None where it is closed or unknown.
         rows: Every share of its probes under every protocol, for the table.
     """
 

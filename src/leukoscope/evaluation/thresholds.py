@@ -22,41 +22,26 @@ THRESHOLDS: Final = tuple(round(0.02 * i, 2) for i in range(1, 50))
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One curve of one class against the rest.
+    """One curve of one class against the rest."""
 
-    Attributes:
-        x: (t,) false-positive rate, in [0, 1].
-        y: (t,) true-positive rate, in [0, 1].
-    """
-
-    x: FloatArray
-    y: FloatArray
+    x: FloatArray  # (t,) false-positive rate, in [0, 1]
+    y: FloatArray  # (t,) true-positive rate, in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Confidence against accuracy in equal-width bins of the top probability.
+    """Confidence against accuracy in equal-width bins of the top probability."""
 
-    Attributes:
-        edges: (bins + 1,) borders.
-        n: (bins,) number of images.
-        confidence: (bins,) mean top probability, NaN in an empty bin.
-        accuracy: (bins,) share of right predictions, NaN in an empty bin.
-    """
-
-    edges: FloatArray
-    n: NDArray[np.int64]
-    confidence: FloatArray
-    accuracy: FloatArray
+    edges: FloatArray  # (bins + 1,) borders
+    n: NDArray[np.int64]  # (bins,) number of images
+    confidence: FloatArray  # (bins,) mean top probability, NaN in an empty bin
+    accuracy: FloatArray  # (bins,) share of right predictions, NaN in an empty bin
 
 
 def roc_curves(
     y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str]
 ) -> dict[str, Curve]:
     """One-versus-rest ROC curve of each class that has both positive and negative images.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> curve = roc_curves([0, 1], [[0.8, 0.2], [0.3, 0.7]], ["healthy", "all"])["all"]
     >>> curve.x.tolist(), curve.y.tolist()
@@ -76,9 +61,6 @@ def roc_curves(
 
 def reliability(y_true: ArrayLike, y_prob: ArrayLike, *, bins: int = ECE_BINS) -> Reliability:
     """Reliability diagram (DeGroot & Fienberg 1983) of the top label; the bins of ``ece``.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> diagram = reliability([0, 1], [[0.9, 0.1], [0.6, 0.4]], bins=2)
     >>> diagram.n.tolist(), diagram.accuracy.tolist()
@@ -102,7 +84,7 @@ def reliability(y_true: ArrayLike, y_prob: ArrayLike, *, bins: int = ECE_BINS) -
 def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Error rate among the most confident images, as more and more of them are answered.
 
-    Images of equal confidence share their errors, so that the curve hangs on no order of them.
+    Images of equal confidence share their errors, so that the curve does not depend on their order.
 
     Args:
         confidence: (n,) the surer the larger.
@@ -110,9 +92,6 @@ def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[FloatArray, 
 
     Returns:
         (n,) coverage 1/n … 1 and (n,) risk in [0, 1] (El-Yaniv & Wiener 2010).
-
-    Raises:
-        DataError: There is no image, or shapes do not fit.
 
     >>> coverage, risk = risk_coverage([0.9, 0.8, 0.7, 0.6], [0, 0, 1, 1])
     >>> coverage.tolist(), risk.round(3).tolist()
@@ -139,14 +118,6 @@ def aurc(
     Args:
         sure: (n,) confidence, the surer the larger.
         wrong: (n,) whether the prediction is wrong.
-        groups: (n,) unit that is resampled; None means images.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
-
-    Returns:
-        AURC and E-AURC with their intervals.
-
-    Raises:
-        DataError: There is no image, or shapes do not fit.
 
     >>> area, excess = aurc([0.9, 0.8, 0.7, 0.6], [0, 1, 0, 0], replicates=50)
     >>> round(area.value, 4), round(excess.value, 4)
@@ -236,8 +207,6 @@ def net_benefit(
         positive: (n,) whether each image truly is positive.
         probability: (n,) predicted probability of that, 0–1.
         thresholds: Each inside (0, 1).
-        groups: (n,) unit that is resampled; None means images.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: There is no image, shapes do not fit, or a threshold is outside (0, 1).
@@ -283,7 +252,7 @@ def _lists(intervals: Sequence[Interval]) -> dict[str, list[float | None]]:
 
 
 @dataclass(frozen=True)
-class ChosenPoint:
+class ChosenThreshold:
     """A threshold, or why there is none.
 
     Attributes:
@@ -328,7 +297,7 @@ def choose_threshold(
     target: OperatingTarget,
     patients: Sequence[str] | NDArray[Any] | None = None,
     weights: ArrayLike | None = None,
-) -> ChosenPoint:
+) -> ChosenThreshold:
     """The largest threshold whose promise the malignant calibration images support.
 
     With k misses allowed, the threshold is the (k + 1)-th smallest P(malignant), and k the
@@ -339,7 +308,6 @@ def choose_threshold(
 
     Args:
         p_malignant: (n,) of the truly malignant calibration images.
-        target: What must be kept.
         patients: (n,) of each image, where the target is about patients: a patient counts with
             the largest P(malignant) of the images, and is missed where none is flagged.
         weights: (n,) what each image counts for where the target is about images, so that the
@@ -348,7 +316,7 @@ def choose_threshold(
     >>> from leukoscope.config.guarantees import parse_operating_point as parse
     >>> target = parse("miss at most 5 % of malignant fields, with 95 % confidence")
     >>> choose_threshold(np.linspace(0.2, 1, 93), target)  # doctest: +ELLIPSIS
-    ChosenPoint(threshold=0.208..., n=93, misses=1, bound=0.0499..., needed=59)
+    ChosenThreshold(threshold=0.208..., n=93, misses=1, bound=0.0499..., needed=59)
     """
     values = np.asarray(p_malignant, dtype=np.float64)
     counts = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -368,6 +336,6 @@ def choose_threshold(
         misses += 1
     needed = images_needed(target.miss, target.confidence)
     if misses < 0:
-        return ChosenPoint(None, n, 0, miss_bound(0, total, target.confidence), needed)
+        return ChosenThreshold(None, n, 0, miss_bound(0, total, target.confidence), needed)
     bound = miss_bound(missed[misses], total, target.confidence)
-    return ChosenPoint(float(values[order][misses]), n, misses, bound, needed)
+    return ChosenThreshold(float(values[order][misses]), n, misses, bound, needed)

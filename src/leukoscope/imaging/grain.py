@@ -43,7 +43,7 @@ _PER_REGION = (
     "noise", "correlation_x", "correlation_y", "correlation_xy", "correlation_2", "tails",
     "outliers", "grid_x", "grid_y", "block_x", "block_y",
 )  # fmt: skip
-_ALWAYS = ("noise", "outliers")  # the rest is told outside wherever that is seen
+_ALWAYS = ("noise", "outliers")  # the rest is measured outside wherever that is visible
 _BEYOND = (
     "correlation_x", "correlation_y", "correlation_xy", "correlation_2", "octave", "tails",
     "red_green", "blue_green", *(f"{c}_{a}" for c in ("red", "green", "blue") for a in "xy"),
@@ -94,21 +94,13 @@ _Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Picture:
-    """An image in the forms that are read.
+    """An image in the forms that are read."""
 
-    Attributes:
-        image: (H, W, 3) uint8.
-        luma: (H, W).
-        smooth: (H, W, 3) intensities without grain.
-        slope: (H, W) steepness of smoothed luma.
-        sigma: px, of the finest band.
-    """
-
-    image: NDArray[np.uint8]
-    luma: _Float
-    smooth: _Float
-    slope: _Float
-    sigma: float
+    image: NDArray[np.uint8]  # (H, W, 3) uint8
+    luma: _Float  # (H, W)
+    smooth: _Float  # (H, W, 3) intensities without grain
+    slope: _Float  # (H, W) steepness of smoothed luma
+    sigma: float  # px, low-pass of the finest band
 
 
 def finest_sigma(um_per_px: float | None) -> float:
@@ -128,10 +120,6 @@ def finest_sigma(um_per_px: float | None) -> float:
 
 def grain_statistics(seen: Observation, um_per_px: float | None = None) -> NDArray[np.float64]:
     """Numbers of the finest detail inside and outside leukocytes.
-
-    Args:
-        seen: The image with its masks.
-        um_per_px: Its scale, where known.
 
     Returns:
         (len(GRAIN_STATISTICS),) float64; NaN where a region is too small.
@@ -202,7 +190,7 @@ def _shrunk(mask: _Bool, side: int) -> _Bool:
 def _across(picture: _Picture, region: _Bool) -> list[_Float] | None:
     """Three octaves of the density across a region's plane of stains, in grey levels.
 
-    Divided by what noise of one grey level in each channel gives, so that they do not hang on how
+    Divided by what noise of one grey level in each channel gives, so that they do not depend on how
     dark a pixel is.
     """
     plane = stain_plane(picture.smooth, region)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from leukoscope.imaging.stain import BLACK
 
 QUALITY_MEASURES: tuple[str, ...] = ("brightness", "contrast", "sharpness", "snr", "saturation")
-_CELLS = 8  # rows and columns of the grid on which light is told
+_CELLS = 8  # rows and columns of the grid on which light is measured
 _BLOCK = 8  # side of the squares of JPEG
 FROM_QUALITY = ("sharpness", "snr")
 BEYOND: Mapping[tuple[str, str], str] = {
@@ -43,9 +43,6 @@ def measure_quality(image: NDArray[np.uint8]) -> dict[str, float]:
       estimator of Immerkær (1996, doi 10.1006/cviu.1996.0060); the noise is taken to be at
       least that of quantisation, 1/√12, so a constant image has a finite ratio.
     * ``saturation``: mean of (max − min) / max over the channels, 0–1; 0 for black pixels.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
 
     >>> measure_quality(np.full((8, 8, 3), 100, np.uint8))["sharpness"]
     0.0
@@ -101,7 +98,6 @@ def measure_conditions(image: NDArray[np.uint8], quality: Mapping[str, float]) -
       1 where nothing was compressed, or nothing is left of it after a resize.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         quality: Of the same image, from :func:`leukoscope.imaging.quality.measure_quality`.
 
     >>> from leukoscope.imaging.quality import measure_quality

@@ -18,11 +18,17 @@ from leukoscope.config.preprocess import (
     MultiscaleKmeans,
     Segmentation,
 )
+from leukoscope.imaging.inpaint import disc
 from leukoscope.imaging.scale_bar import find_scale_bar
-from leukoscope.imaging.segment import NEUTRAL_GREY, enlarge_mask, segment_leukocytes
+from leukoscope.imaging.segment import (
+    NEUTRAL_GREY,
+    enlarge_mask,
+    otsu_level,
+    segment_leukocytes,
+)
+from leukoscope.imaging.stain import lit_pixels
 
 _WORKING_PX = 256  # longer side at which clusters are found
-_BLACK = 12  # a cut-out cell is surrounded by pixels below this
 _CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
 
 
@@ -30,7 +36,6 @@ def gaussian_blur(image: NDArray[np.uint8], sigma_px: float) -> NDArray[np.uint8
     """Convolve with a Gaussian; borders are mirrored.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         sigma_px: Standard deviation, above 0.
     """
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px), np.uint8)
@@ -42,8 +47,6 @@ def bilateral_filter(
     """Mean of near pixels of like colour (Tomasi & Manduchi 1998, doi 10.1109/ICCV.1998.710815).
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        diameter_px: Of the neighbourhood.
         sigma_colour: Standard deviation of the weight over differences of levels.
         sigma_px: Standard deviation of the weight over distances.
     """
@@ -63,17 +66,14 @@ def morphology(
     """
     if radius_px == 0:
         return pixels
-    side = 2 * radius_px + 1
-    ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     how = cv2.MORPH_OPEN if operation == "open" else cv2.MORPH_CLOSE
-    return np.asarray(cv2.morphologyEx(pixels, how, ellipse), np.uint8)
+    return np.asarray(cv2.morphologyEx(pixels, how, disc(radius_px)), np.uint8)
 
 
 def keep_segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.uint8]:
     """The image with everything outside the step's mask filled.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         step: Which segmentation, and with what to fill.
     """
     fill = (0, 0, 0) if step.outside == "black" else NEUTRAL_GREY
@@ -81,12 +81,7 @@ def keep_segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.uin
 
 
 def segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.bool_]:
-    """(H, W) bool mask of a segmentation step, opened and closed as it says.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        step: Which segmentation.
-    """
+    """(H, W) bool mask of a segmentation step, opened and closed as it says."""
     mask = _segment(image, step).astype(np.uint8)
     mask = morphology(mask, "open", step.open_px)
     return morphology(mask, "close", step.close_px).astype(np.bool_)
@@ -117,12 +112,7 @@ def lab_ranges_mask(
     Otsu's method (1979, doi 10.1109/TSMC.1979.4310076) splits L of the pixels in the ranges.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         ranges: In OpenCV's 8-bit LAB.
-        otsu: Whether to split.
-
-    Returns:
-        (H, W) bool.
     """
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     inside = np.zeros(image.shape[:2], np.bool_)
@@ -130,7 +120,7 @@ def lab_ranges_mask(
         inside |= cv2.inRange(lab, np.array(box.low), np.array(box.high)) > 0
     if otsu and inside.any():
         lightness = np.asarray(lab[:, :, 0], np.uint8)
-        inside &= lightness <= _otsu(lightness[inside])
+        inside &= lightness <= otsu_level(lightness[inside])
     return inside
 
 
@@ -140,22 +130,20 @@ def hsv_mask(
     """Pixels of the hues, more saturated than Otsu's threshold over all lit pixels.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         hue_low: In half degrees; the range runs upwards from here, through red if need be.
-        hue_high: Likewise.
         saturation_min: Least threshold, 0–255.
 
     Returns:
         (H, W) bool; black pixels never belong to it.
     """
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    hue, saturation, value = (np.asarray(plane, np.uint8) for plane in cv2.split(hsv))
-    lit = np.asarray(value >= _BLACK)
+    hue, saturation, _ = (np.asarray(plane, np.uint8) for plane in cv2.split(hsv))
+    lit = lit_pixels(image)
     if not lit.any():
         return lit
     above, below = hue >= hue_low, hue <= hue_high
     hues = above & below if hue_low <= hue_high else above | below
-    return np.asarray(lit & hues & (saturation > max(saturation_min, _otsu(saturation[lit]))))
+    return np.asarray(lit & hues & (saturation > max(saturation_min, otsu_level(saturation[lit]))))
 
 
 def kmeans_mask(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_]:
@@ -164,10 +152,6 @@ def kmeans_mask(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_]:
     Clusters start from equal shares of the pixels in order of L, so equal images give equal
     masks. The most violet has the largest a − b − L. Images above 256 px are clustered smaller;
     black pixels are left out.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        clusters: Number of clusters.
 
     Returns:
         (H, W) bool; empty where an image has fewer colours than clusters.
@@ -183,12 +167,7 @@ def multiscale_kmeans_mask(
     """Pixels that more than half of the scales give to :func:`kmeans_mask`.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        clusters: Number of clusters.
         scales: Above 0 to 1, relative to the size at which :func:`kmeans_mask` works.
-
-    Returns:
-        (H, W) bool.
     """
     height, width = image.shape[:2]
     base = min(1.0, _WORKING_PX / max(height, width))
@@ -208,12 +187,12 @@ def _kmeans_at(image: NDArray[np.uint8], clusters: int, scale: float) -> NDArray
     if scale < 1:
         # An interpolated outline may reach into black surroundings.
         large = enlarge_mask(mask.astype(np.uint8), width, height) > 0
-        mask = np.asarray(large & (image.max(axis=2) >= _BLACK))
+        mask = np.asarray(large & lit_pixels(image))
     return mask
 
 
 def _violet_cluster(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_]:
-    mask = np.asarray(image.max(axis=2) >= _BLACK)
+    mask = lit_pixels(image)
     colours = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[mask].astype(np.float32)
     packed = colours @ np.array([65536, 256, 1], np.float32)  # exact: below 2²⁴
     if len(np.unique(packed)) < clusters:
@@ -227,9 +206,3 @@ def _violet_cluster(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_
     violet = centres[:, 1] - centres[:, 2] - centres[:, 0]
     mask[mask] = labels.ravel() == int(np.argmax(violet))
     return mask
-
-
-def _otsu(levels: NDArray[np.uint8]) -> float:
-    column = np.ascontiguousarray(levels).reshape(-1, 1)
-    threshold, _ = cv2.threshold(column, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return float(threshold)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import Macenko
 
-BLACK = 12  # a cut-out cell is surrounded by pixels below this
+BLACK = 12
+"""A pixel whose brightest channel is below this is black, as around a cell that was cut out."""
+
 _MAX_GAIN = 4.0  # a plain image has no contrast to stretch but noise
 _LEAST_ANGLE = np.radians(2.0)  # between two stains; below, there is only one
 _LEAST_PIXELS = 50  # for percentiles to mean anything
@@ -20,7 +22,6 @@ _LEAST_RANGE = 0.05  # density between them; a plain image has none
 _DARKEST = 1.4  # density of the darkest nuclei in the result
 _Float = NDArray[np.float64]
 _SIDE = 112
-_BLACK = 12  # brightest channel of the black ground around cut-out cells
 _SHARE = 0.05
 
 
@@ -40,9 +41,6 @@ class Stains:
 
 def lab_statistics(image: NDArray[np.uint8]) -> tuple[_Float, _Float] | None:
     """Mean and standard deviation of L (0–100), a and b over all pixels that are not black.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
 
     Returns:
         Two (3,) arrays; None where every pixel is black.
@@ -64,12 +62,7 @@ def reinhard(
     stretched at most fourfold.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        mean: Of the target, L (0–100), a, b.
-        std: Likewise.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+        mean: Mean of the target in L (0–100), a, b; ``std`` likewise.
     """
     statistics = lab_statistics(image)
     if statistics is None:
@@ -85,10 +78,6 @@ def reinhard(
 
 def macenko(image: NDArray[np.uint8], step: Macenko) -> NDArray[np.uint8]:
     """Replace the image's two stains and their amounts by the target's (Macenko et al. 2009).
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        step: Parameters and target.
 
     Returns:
         (H, W, 3) uint8 RGB; the input itself where :func:`estimate_stains` finds no two stains.
@@ -109,12 +98,8 @@ def estimate_stains(image: NDArray[np.uint8], step: Macenko) -> Stains | None:
 
     Optical densities of stained pixels are projected on the plane of their two largest
     principal directions; the stains are the robust extremes of the angle in that plane. A pixel
-    is stained by its mean density: asking each channel, as is usual for tissue, would drop the
+    is stained by its mean density: a test of each channel, as is usual for tissue, would drop the
     violet nuclei of smears, which absorb hardly any blue.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        step: Parameters; its target is not used.
 
     Returns:
         None where fewer than ``tissue_min`` of the pixels (or 50) are stained, or where the
@@ -199,7 +184,7 @@ def _to_lab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def lit_pixels(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(H, W) bool, what is not the black surroundings of a cell that was cut out."""
+    """(H, W) bool, the pixels whose brightest channel is at least :data:`BLACK`."""
     red, green, blue = cv2.split(image)
     return np.asarray(cv2.max(cv2.max(red, green), blue) >= BLACK)
 
@@ -216,7 +201,7 @@ def nuclear_blue(image: NDArray[np.uint8]) -> float:
     """
     small = cv2.resize(np.ascontiguousarray(image), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     red, green, blue = cv2.split(small)
-    lit = cv2.inRange(cv2.max(cv2.max(red, green), blue), _BLACK + 1, 255)
+    lit = cv2.inRange(cv2.max(cv2.max(red, green), blue), BLACK, 255)
     total = cv2.countNonZero(lit)
     if not total:
         return 0.0
@@ -243,7 +228,7 @@ def blue_range(values: NDArray[np.float64]) -> tuple[float, float] | None:
         values: (n,) of :func:`nuclear_blue`.
 
     Returns:
-        None where the range holds zero: an exchange could not be told.
+        None where the range holds zero: an exchange could not be recognised.
     """
     low, high = (float(q) for q in np.quantile(values, (0.01, 0.99)))
     return (low, high) if low > 0 else None

@@ -12,7 +12,7 @@ from leukoscope.imaging.background import on_grid
 from leukoscope.imaging.observation import Observation
 from leukoscope.imaging.stain import optical_density
 
-_FEWEST_IN_PLANE = 64  # pixels that a plane is told from
+_FEWEST_IN_PLANE = 64  # pixels that a plane is fitted to
 _MOST = 4000  # more are thinned; a plane needs no more
 _BINS = 9
 _RAREST = 1 / 50  # share of the pixels below which a bin gets no more weight
@@ -45,15 +45,10 @@ _Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StainPlane:
-    """A plane in optical density.
+    """A plane in optical density."""
 
-    Attributes:
-        normal: (3,) float64 unit vector across it, its blue component positive.
-        offset: Where along the normal the plane lies; hangs on the light.
-    """
-
-    normal: NDArray[np.float64]
-    offset: float
+    normal: NDArray[np.float64]  # (3,) float64 unit vector across it, its blue component positive
+    offset: float  # where along the normal the plane lies; depends on the light
 
 
 def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> StainPlane | None:
@@ -63,7 +58,6 @@ def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> Stain
 
     Args:
         smooth: (H, W, 3) intensities 0–255 without grain.
-        region: (H, W) bool.
 
     Returns:
         None where the region is too small.
@@ -89,9 +83,6 @@ def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> Stain
 
 def stain_statistics(seen: Observation) -> _Float:
     """Colours of the ground and of red cells, or the hue of chromatin where there are none.
-
-    Args:
-        seen: The image with its masks.
 
     Returns:
         (24,) float64, what :func:`finished_stains` makes :data:`STAIN_STATISTICS` of; NaN where

@@ -37,10 +37,10 @@ class OneView(nn.Module):
 
 
 class HeadOnly(nn.Module):
-    """What of a network is trained when its backbone is frozen: the same layers, not copies.
+    """The trainable layers of a network with a frozen backbone, shared and not copied.
 
     Attributes:
-        config: That of the network.
+        config: The configuration of the network.
         backbone: Empty: there is nothing left to freeze.
     """
 
@@ -71,14 +71,10 @@ def pooled_views(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float16]:
-    """What the head of a recipe reads, of each image and of augmented copies of it.
+    """Pooled features of each image and of augmented copies of it.
 
     Args:
-        recipe: Gives backbone, weights, pooling, augmentation.
-        images: (n, S, S, 3) uint8 RGB, preprocessed.
         views: V, copies of each image; the first is the image itself.
-        seed: Of the augmentation.
-        progress: Called with (done, total) images.
 
     Returns:
         (n, V, D) float16; half the memory, and finer than what augmentation changes.
@@ -122,9 +118,9 @@ class UpperPart(nn.Module):
     """A network that starts at its first trainable block: the same layers, not copies.
 
     Attributes:
-        network: All of it; the blocks below the cut are frozen and never run.
-        below: What the cache holds the output of, one after the other.
-        above: The rest of the backbone up to its feature map.
+        network: The whole network; the blocks below the cut are frozen and never run.
+        below: Blocks whose output is cached, in order.
+        above: The blocks from the cut to the feature map, in order.
     """
 
     def __init__(self, network: Network, below: list[nn.Module], above: list[nn.Module]) -> None:
@@ -134,12 +130,12 @@ class UpperPart(nn.Module):
 
     @property
     def config(self) -> ModelConfig:
-        """That of the network."""
+        """The configuration of the network."""
         return self.network.config
 
     @property
     def backbone(self) -> nn.Module:
-        """All of it, so that freezing counts the same blocks."""
+        """The whole backbone, so that freezing counts the same blocks."""
         return self.network.backbone
 
     @property
@@ -164,11 +160,7 @@ class UpperPart(nn.Module):
 
 
 class LowerPart(nn.Module):
-    """The frozen blocks of a network, as a module of their own.
-
-    Args:
-        upper: Where the network was cut.
-    """
+    """The frozen blocks of a network, as a module of their own."""
 
     def __init__(self, upper: UpperPart) -> None:
         super().__init__()
@@ -189,7 +181,6 @@ def upper_part(network: Network, frozen_blocks: int) -> UpperPart | None:
     """Cut a network above its frozen blocks.
 
     Args:
-        network: In evaluation mode.
         frozen_blocks: As in ``training.freeze``: blocks with weights, from the input on.
 
     Returns:
@@ -276,11 +267,6 @@ def save_activations(
     Args:
         path: A new ``.npy`` file: (n, V, h, w, C) float16, V = ``training.cached_views``; the
             first copy is the image itself.
-        upper: Of the recipe's network.
-        recipe: Gives augmentation, copies, normalisation.
-        images: (n, S, S, 3) uint8 RGB, preprocessed.
-        seed: Of the augmentation.
-        progress: Called with (done, total) images.
 
     Raises:
         BundleError: The engine cannot run these blocks.

@@ -35,7 +35,6 @@ def grad_cam(
     """Gradient-weighted class activation maps (Selvaraju et al. 2017, eq. 1 and 2).
 
     Args:
-        network: A network with a feature map.
         batch: (N, 3, S, S) float32, normalised.
         targets: (N,) class indices, one per image.
         layer: Name of another layer that gives a map, see :func:`find_layer`; by default the
@@ -82,16 +81,13 @@ def grad_cam_plus_plus(
 def occlusion(
     network: Network, batch: Tensor, targets: Targets, *, layer: str | None = None
 ) -> NDArray[np.float32]:
-    """What covering a place takes from the logit (Zeiler & Fergus 2014, section 4.2).
+    """How much the logit falls where a place is covered (Zeiler & Fergus 2014, section 4.2).
 
     A square of an eighth of the side moves over the image by half its width; what it covers gets
     the image's own mean colour, so that no edge of an unknown colour is added.
 
     Args:
-        network: Any network.
-        batch: (N, 3, S, S) float32, normalised.
-        targets: (N,) class indices, one per image.
-        layer: Must be None: the method asks the input, not a layer.
+        layer: Must be None: the method explains the input, not a layer.
 
     Returns:
         (N, S, S) float32 in 0–1: the mean loss of logit over the squares that cover each pixel,
@@ -125,10 +121,7 @@ def integrated_gradients(
     are mostly noise.
 
     Args:
-        network: Any network.
-        batch: (N, 3, S, S) float32, normalised.
-        targets: (N,) class indices, one per image.
-        layer: Must be None: the method asks the input, not a layer.
+        layer: Must be None: the method explains the input, not a layer.
 
     Returns:
         (N, s, s) float32 in 0–1 with s at most about 56, what speaks against the class set to
@@ -149,11 +142,6 @@ def integrated_gradients(
 def integrate(network: Network, batch: Tensor, targets: Targets) -> Tensor:
     """Integrated gradients as they are: they sum to the gain of logit over the baseline.
 
-    Args:
-        network: Any network.
-        batch: (N, 3, S, S) float32, normalised.
-        targets: (N,) class indices, one per image.
-
     Returns:
         (N, 3, S, S) float32, signed.
     """
@@ -170,8 +158,8 @@ def integrate(network: Network, batch: Tensor, targets: Targets) -> Tensor:
     return values.detach().float()
 
 
-class Method(Protocol):
-    """What all four methods look like."""
+class HeatMapMethod(Protocol):
+    """Signature of all four methods."""
 
     def __call__(
         self, network: Network, batch: Tensor, targets: Targets, *, layer: str | None = None
@@ -180,7 +168,7 @@ class Method(Protocol):
         ...
 
 
-METHODS: Mapping[str, Method] = {
+METHODS: Mapping[str, HeatMapMethod] = {
     "grad-cam": grad_cam,
     "grad-cam++": grad_cam_plus_plus,
     "occlusion": occlusion,
@@ -189,12 +177,8 @@ METHODS: Mapping[str, Method] = {
 """By the name that ``explain --method`` takes."""
 
 
-def find_method(name: str) -> Method:
-    """One of :data:`METHODS`.
-
-    Raises:
-        UnknownNameError: No such method.
-    """
+def find_method(name: str) -> HeatMapMethod:
+    """One of :data:`METHODS`."""
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
     return METHODS[name]
@@ -204,7 +188,6 @@ def find_layer(network: Network, name: str | None) -> nn.Module:
     """The layer that class activation maps look at.
 
     Args:
-        network: The network.
         name: A module's name, with or without ``backbone.`` before it; None means the last
             feature map before pooling.
 
@@ -319,9 +302,7 @@ def randomised(network: Network, images: Tensor, *, seed: int = 0) -> list[tuple
     statistics signals die out or overflow, and a map of such a network is no fair comparison.
 
     Args:
-        network: Stays as it is.
         images: (n, 3, S, S) float32, normalised, n ≥ 2.
-        seed: Of the shuffling.
 
     Returns:
         For each stage its name (``head``, ``to blocks.4``, … ``all layers``) and the network with

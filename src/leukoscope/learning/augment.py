@@ -16,12 +16,12 @@ from torchvision.transforms.v2 import functional
 
 from leukoscope.config.recipe import Augmentation
 from leukoscope.config.training import GradientTraining
+from leukoscope.imaging.stain import BLACK
 
 # Unit optical densities (RGB) of methylene blue and eosin, the dyes of Giemsa's and of the other
 # Romanowsky stains of blood: G. Landini's measurement, the entry "Giemsa" of ImageJ's colour
 # deconvolution. Haematoxylin, which the method was published for, does not occur in smears.
 _BLUE, _EOSIN = (0.834750, 0.513556, 0.196330), (0.092789, 0.954111, 0.283111)
-_BLACK = 12  # surroundings of a cell that was cut out, as in imaging.stain
 
 
 class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
@@ -88,7 +88,7 @@ class StainJitter(v2.Transform):  # type: ignore[misc]
         amounts = density @ self.amounts_of * params["alpha"] + params["beta"]
         levels = 256 * torch.exp(-(amounts @ self.stains)) - 1
         changed = levels.round().clamp(0, 255).byte().permute(2, 0, 1)
-        return torch.where(inpt.amax(0) >= _BLACK, changed, inpt)
+        return torch.where(inpt.amax(0) >= BLACK, changed, inpt)
 
 
 def _reach(height: int, width: int, params: dict[str, Any]) -> int:
@@ -104,9 +104,6 @@ def _reach(height: int, width: int, params: dict[str, Any]) -> int:
 
 def build_augmentation(config: Augmentation) -> v2.Transform:
     """The random changes that a recipe asks for.
-
-    Args:
-        config: Rates; all zero gives the identity.
 
     Returns:
         A transform of one image, (3, H, W) uint8 to the same. It draws from torch's global
@@ -151,7 +148,6 @@ def augment_batch(images: Tensor, transform: v2.Transform, seed: int) -> Tensor:
 
     Args:
         images: (N, H, W, 3) uint8.
-        transform: What :func:`build_augmentation` returned.
         seed: The global random state is put back afterwards.
 
     Returns:
@@ -183,8 +179,7 @@ class Blend(ABC):
     where the loss is linear in them, as cross entropy is, and is defined for every loss.
 
     Args:
-        alpha: Of the symmetric Beta distribution that the share is drawn from.
-        rng: Decides share and partners.
+        alpha: Parameter of the symmetric Beta distribution of the share.
     """
 
     def __init__(self, alpha: float, rng: np.random.Generator) -> None:
@@ -237,12 +232,7 @@ class CutMix(Blend):
 
 
 def build_blend(config: GradientTraining, entropy: tuple[int, ...]) -> Blend | None:
-    """What a recipe blends a batch with; where it names both, either one at even chances.
-
-    Args:
-        config: The recipe's training.
-        entropy: Decides everything random.
-    """
+    """What a recipe blends a batch with; where it names both, either one at even chances."""
     rng = np.random.default_rng(entropy)
     cut = config.cutmix > 0
     if cut and config.mixup:

@@ -31,7 +31,7 @@ from leukoscope.learning.weights import (
     keep_stages,
     layout_of,
     load_weights,
-    probe,
+    probe_backbone,
     timm_backbone,
     token_grid,
 )
@@ -146,18 +146,18 @@ class Network(nn.Module):
     ``features @ head.weight.T + head.bias`` (unless ``clamp_logits`` cuts them).
 
     Attributes:
-        config: What it was built from.
+        config: The configuration that it was built from.
         size_px: Side of its input.
-        seed: Where random weights came from.
+        seed: Seed of the random weights.
         weights_record: Where the backbone's weights came from.
         num_features: D, the width of ``features``.
         gradcam_layer: The layer whose output is the feature map; None where the network has no
             map that its output depends on (transformers without a grid).
-        has_class_maps: The head is linear on the mean of the map, weighted by attention or not,
-            batch norm between them allowed, so that class activation maps are exact (Zhou et
-            al. 2016).
-        has_gradient_maps: Otherwise, the gradient through the head can be written out, so that
-            a graph gives Grad-CAM (see ``head_gradient``).
+        has_class_maps: Whether the head is linear on the mean of the map, weighted by attention
+            or not, batch norm between them allowed, so that class activation maps are exact
+            (Zhou et al. 2016).
+        has_gradient_maps: Whether, otherwise, the gradient through the head can be written out,
+            so that a graph gives Grad-CAM (see ``head_gradient``).
         exported: The last ONNX graph made of it and a hash of what went in; see ``export``.
     """
 
@@ -175,7 +175,7 @@ class Network(nn.Module):
         self.config, self.size_px, self.seed = config, size_px, seed
         self.weights_record = weights_record
         self.backbone = backbone
-        raw, pooled, averages = probe(backbone, config.backbone, size_px)
+        raw, pooled, averages = probe_backbone(backbone, config.backbone, size_px)
         self._layout = layout_of(backbone, raw)
         self._prefix = int(getattr(backbone, "num_prefix_tokens", 0))
         self._grid = token_grid(raw, self._prefix) if self._layout == "tokens" else (0, 0)
@@ -249,10 +249,6 @@ class Network(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) float32 to (N, D) float32, the input of the last layer."""
         return self.map_and_features(x)[1]
-
-    def feature_map(self, x: Tensor) -> Tensor:
-        """(N, 3, S, S) float32 to the last feature map (N, C, h, w) float32."""
-        return self.map_and_features(x)[0]
 
     def map_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, h, w) and features (N, D) of one pass."""
@@ -347,17 +343,13 @@ class Network(nn.Module):
             self.head.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
 
     def set_feature_head(self, head: FeatureHead) -> None:
-        """Put a fitted classifier that is no linear layer in place of the head.
-
-        Args:
-            head: Fitted on this network's features.
-        """
+        """Put a fitted classifier that is no linear layer in place of the head."""
         self.head = cast(Any, head)
         self.has_class_maps = self.has_gradient_maps = False
 
 
 def views(x: Tensor, kind: str) -> list[Tensor]:
-    """What a recipe looks at to judge an image; first the image as it is.
+    """The views of an image that a prediction averages; first the image as it is.
 
     Args:
         x: (N, C, S, S).
@@ -375,9 +367,6 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
     """Build a network with the weights that a recipe names, in evaluation mode.
 
     Args:
-        config: Backbone, weights, head.
-        num_classes: K.
-        size_px: Side of the input.
         seed: For all that is random: the head, hidden layers, and the backbone where
             ``weights`` is ``none``. The global random state stays as it is.
 

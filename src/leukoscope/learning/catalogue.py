@@ -24,18 +24,16 @@ class ModelInfo:
 
     Attributes:
         name: The name in a recipe; for most of them a name of timm.
-        family: Kind of network.
         parameters: Number of parameters without the classification head.
         input_size: Side of the images that its weights were trained on, px.
         weights_source: Where ``weights = "imagenet"`` comes from.
         licence: Licence of those weights; empty where there are none.
-        weights_at_hand: They are on this machine, so that no network is needed.
-        weights_file: Where on this machine; empty where they are not.
-        gradcam_layer: Where Grad-CAM looks.
+        weights_at_hand: Whether they are on this machine, so that no network is needed.
+        weights_file: Their path on this machine; empty where they are not here.
         package: Python module that carries the weights, or empty.
         hub_id: Repository of the weights on the hub that timm reads, or empty.
-        mean: What its weights expect to be subtracted, of RGB in 0 to 1.
-        std: And then to be divided by.
+        mean: Mean of each channel (RGB, 0–1) that its weights expect.
+        std: Standard deviation of each channel, likewise.
     """
 
     name: str
@@ -54,7 +52,7 @@ class ModelInfo:
 
     @property
     def from_scratch(self) -> bool:
-        """There are no published weights of this network."""
+        """Whether no weights of this network are published."""
         return self.weights_source.startswith("none")
 
     @property
@@ -155,18 +153,14 @@ def list_models() -> tuple[ModelInfo, ...]:
 
 
 def backbone_info(name: str) -> ModelInfo:
-    """One backbone by name, of the list or of timm.
-
-    Raises:
-        UnknownNameError: Neither knows it.
-    """
+    """One backbone by name, of the list or of timm."""
     if name in BACKBONES:
         return _found(BACKBONES[name])
     import timm  # slow, and needs torch
 
     published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if published is None:
-        raise UnknownNameError("backbone", name, nearest(name, timm.list_models()))
+        raise UnknownNameError("backbone", name, nearest_backbones(name, timm.list_models()))
     size = max(published.input_size[1:])
     hub_id = published.hf_hub_id or ""
     source = "timm hub" if hub_id else "none: trained from scratch"
@@ -176,7 +170,7 @@ def backbone_info(name: str) -> ModelInfo:
     return _found(replace(info, mean=mean, std=std))
 
 
-def nearest(name: str, others: Iterable[str]) -> list[str]:
+def nearest_backbones(name: str, others: Iterable[str]) -> list[str]:
     """Our own names and the nearest of timm's: 1,300 names are no help."""
     close = difflib.get_close_matches(name, sorted({*others} - {*BACKBONES}), n=3)
     return [*BACKBONES, *close]

@@ -63,7 +63,6 @@ class KnnHead(FeatureHead):
         scale: (D,) one over their standard deviations.
         memory: (n, D) standardised training features of length 1.
         votes: (n, K) their classes, one-hot.
-        neighbours: How many vote.
         temperature: τ.
     """
 
@@ -125,36 +124,26 @@ def head_from(tensors: Mapping[str, Tensor]) -> FeatureHead | None:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Images as features.
+class FeatureSet:
+    """Images as features."""
 
-    Attributes:
-        X: (n, D) features.
-        y: (n,) class indices.
-    """
-
-    X: Features
+    X: Features  # (n, D) features
     y: NDArray[np.int64]
 
-    def with_more(self, other: Sample) -> Sample:
+    def with_more(self, other: FeatureSet) -> FeatureSet:
         """Both together."""
-        return Sample(np.concatenate([self.X, other.X]), np.concatenate([self.y, other.y]))
+        return FeatureSet(np.concatenate([self.X, other.X]), np.concatenate([self.y, other.y]))
 
 
 @dataclass(frozen=True)
-class Standard:
-    """Mean and deviation of training features.
+class Standardiser:
+    """Mean and deviation of training features."""
 
-    Attributes:
-        mean: (D,) float64.
-        scale: (D,) one over the standard deviation, 1 for a constant feature.
-    """
-
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    mean: NDArray[np.float64]  # (D,) float64
+    scale: NDArray[np.float64]  # (D,) one over the standard deviation, 1 for a constant feature
 
     @classmethod
-    def of(cls, X: Features) -> Standard:
+    def of(cls, X: Features) -> Standardiser:
         """From training features (n, D)."""
         sd = X.std(axis=0, dtype=np.float64)
         sd[sd < 1e-12] = 1.0
@@ -166,23 +155,18 @@ class Standard:
 
 
 @dataclass(frozen=True)
-class Components:
-    """Principal components of standardised features, each of variance 1 on the training images.
+class PrincipalComponents:
+    """Principal components of standardised features, each of variance 1 on the training images."""
 
-    Attributes:
-        standard: Mean and deviation.
-        directions: (D, P), those of most variance first.
-    """
-
-    standard: Standard
-    directions: NDArray[np.float64]
+    standard: Standardiser
+    directions: NDArray[np.float64]  # (D, P), those of most variance first
 
     @classmethod
-    def of(cls, X: Features, number: int) -> Components:
+    def of(cls, X: Features, number: int) -> PrincipalComponents:
         """The first components of training features (n, D); fewer where there are fewer."""
         from scipy.linalg import eigh
 
-        standard = Standard.of(X)
+        standard = Standardiser.of(X)
         z = standard.apply(X)
         kept = min(number, *z.shape)
         width = z.shape[1]
@@ -197,21 +181,17 @@ class Components:
 
 
 @dataclass(frozen=True)
-class Link:
+class ProbabilityMapping:
     """The mapping of scores to log-probabilities, log softmax(slope · score + offset).
 
     Platt's idea (1999) for several classes: one slope for all and one offset a class.
-
-    Attributes:
-        slope: > 0.
-        offset: (K,).
     """
 
-    slope: float
-    offset: NDArray[np.float64]
+    slope: float  # above 0
+    offset: NDArray[np.float64]  # (K,)
 
     @classmethod
-    def fit(cls, scores: NDArray[np.float64], y: NDArray[np.int64]) -> Link:
+    def fit(cls, scores: NDArray[np.float64], y: NDArray[np.int64]) -> ProbabilityMapping:
         """Smallest log loss on held-out scores (n, K), with a weak prior on both."""
         from scipy.optimize import minimize
 
@@ -243,7 +223,6 @@ class Link:
         Args:
             logits: (n, K) scores, or log-probabilities by one mapping of them; it makes no
                 difference, since a mapping of a mapping is one, too.
-            y: (n,) class indices.
             folds: Number of parts, classes balanced; fewer where there are fewer images.
         """
         if len(y) < 2:
@@ -263,13 +242,13 @@ class FeatureModel:
 
     Attributes:
         logits: (n, D) features to (n, K) float64 log-probabilities.
-        head: To stand in a network; a (K, D) weight with its (K,) bias for a linear one; None
-            where it is no graph.
+        head: The same as a module of a network, or (K, D) weight and (K,) bias of a linear one;
+            None where it cannot be written as a graph.
         link: Its probability mapping, where it has one.
         rules: Its rule base, where it has one.
     """
 
     logits: Callable[[Features], NDArray[np.float64]]
     head: FeatureHead | tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-    link: Link | None = None
+    link: ProbabilityMapping | None = None
     rules: FuzzySystem | None = None

@@ -32,12 +32,9 @@ def extract_features(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """What the last layer of a network reads, for each image, in order.
+    """Input of the last layer of a network for each image, in order.
 
     See :func:`run_network`.
-
-    Returns:
-        (n, D) float32.
     """
     return run_network(
         network,
@@ -70,11 +67,8 @@ def run_network(
     Args:
         network: The network; its first export takes about five seconds.
         images: (S, S, 3) uint8 RGB each, preprocessed. An iterator is read once, in order.
-        spec: Preprocessing of the images.
         total: How many there are, for ``progress``; known for arrays and lists.
-        batch_size: Images in one pass, all views counted.
         threads: Passes at once; by default ``OMP_NUM_THREADS``, or else all cores.
-        progress: Called with (done, total) as batches are done.
 
     Returns:
         ``logits`` (n, K) and ``features`` (n, D), float32.
@@ -105,17 +99,10 @@ class FeatureEngine:
 
     Attributes:
         batch_size: Images in one pass that suit the network.
-        threads: Passes at once.
     """
 
     def __init__(self, network: Network, spec: PreprocessSpec, *, batch_size: int = 16) -> None:
-        """Export the network, unless that was done before.
-
-        Args:
-            network: The network.
-            spec: Preprocessing of the images.
-            batch_size: Images in one pass, all views counted.
-        """
+        """Export the network, unless that was done before."""
         self._session = open_session(onnx_bytes(network, spec))
         self._size_px = spec.size_px
         self.batch_size = max(1, batch_size // network.config.views)
@@ -144,11 +131,7 @@ def stream_outputs(
     """Outputs of a graph batch after batch, in order; one batch runs per thread.
 
     Args:
-        session: The graph; its input is ``image``.
-        names: Of the outputs.
         images: (S, S, 3) uint8 RGB each; read in this thread while the graph runs in others.
-        spec: Preprocessing of the images.
-        batch_size: Images in one pass.
         threads: Passes at once; by default ``OMP_NUM_THREADS``, or else all cores.
 
     Raises:
@@ -165,7 +148,7 @@ def stream_outputs(
 
 
 def _own_share() -> int:
-    """Cores of this process; one of several is told its share as every library's threads are."""
+    """Cores of this process; one of several gets its share from ``OMP_NUM_THREADS``."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(given) if given.isdecimal() and int(given) else os.cpu_count() or 1
 

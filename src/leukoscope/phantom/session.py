@@ -67,7 +67,7 @@ class Session:
 
 
 def draw_sessions(rng: np.random.Generator, sessions: int) -> tuple[Session, ...]:
-    """Draw the sessions of a set; nothing here knows a class.
+    """Draw the sessions of a set; nothing here depends on a class.
 
     The main numbers form a Latin hypercube: each is spread evenly over the sessions, so that
     two of them rarely look alike, even in a small set.
@@ -144,11 +144,7 @@ def expose(amounts: NDArray[np.float32], session: Session, exposure: Exposure) -
     Args:
         amounts: (S, S, 3) float32, ≥ 0, amount of each of :data:`STAINS`; S is a multiple of
             the size of the picture.
-        session: Stain vectors, light, optics and camera.
         exposure: The field's own deviations; its noise gives the size of the picture.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     size_px = exposure.noise.shape[0]
     density = (session.stains * exposure.strength[:, None]).astype(np.float32)
@@ -196,10 +192,6 @@ BAR_STYLES = tuple(_STYLES)
 
 def draw_scale_bar(image: NDArray[np.uint8], style: str) -> Box | None:
     """Burn a scale bar into an image, in place.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        style: One of :data:`BAR_STYLES`.
 
     Returns:
         ``(x0, y0, x1, y1)`` of the bar with its text, upper limits excluded; None without a bar.
