@@ -66,6 +66,19 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: expected JSON, but {error}") from None
 
 
+def file_part(text: str) -> str:
+    """A text of the data, such as a class, as the name of one file or folder.
+
+    Separators of paths and leading dots become ``_``, so that no name leads to another folder.
+
+    >>> file_part("N/A"), file_part("../x"), file_part(".."), file_part("Pro")
+    ('N_A', '___x', '__', 'Pro')
+    """
+    plain = "".join("_" if sign in "/\\" or ord(sign) < 32 else sign for sign in text)
+    shown = plain.lstrip(".")
+    return "_" * (len(plain) - len(shown)) + shown
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as CSV with the named columns, atomically; a missing value is empty."""
     buffer = io.StringIO()
