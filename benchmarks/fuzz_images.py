@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import io
 import json
-import os
 import random
 import resource
 import struct
@@ -143,8 +142,12 @@ def files(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
 
 
 def _status_mb(name: str) -> float:
-    with open("/proc/self/status", encoding="ascii") as lines:
+    with Path("/proc/self/status").open(encoding="ascii") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def decode_all(source: Iterator[tuple[str, bytes]], max_pixels: int) -> Iterator[dict[str, object]]:
@@ -153,9 +156,8 @@ def decode_all(source: Iterator[tuple[str, bytes]], max_pixels: int) -> Iterator
     from leukoscope.imaging.decode import decode_image
 
     for number, (kind, data) in enumerate(source):
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as peak:
-            peak.write("5")  # the peak counts from here
-        before, opened = _status_mb("VmRSS"), len(os.listdir("/proc/self/fd"))
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        before, opened = _status_mb("VmRSS"), _open_files()
         started = time.perf_counter()
         try:
             decode_image(data, max_pixels=max_pixels)
@@ -170,7 +172,7 @@ def decode_all(source: Iterator[tuple[str, bytes]], max_pixels: int) -> Iterator
             "outcome": outcome,
             "s": round(time.perf_counter() - started, 3),
             "mb": round(_status_mb("VmHWM") - before, 1),
-            "fds": len(os.listdir("/proc/self/fd")) - opened,
+            "fds": _open_files() - opened,
         }
 
 

@@ -75,9 +75,7 @@ def test_the_other_worker_goes_on(slow: SlowPredictor) -> None:
     batcher = batcher_of(slow, 2)
 
     async def ask() -> list[Any]:
-        hanging = asyncio.ensure_future(
-            batcher.submit([("slow", b"")], heat=False, timeout_s=20)
-        )
+        hanging = asyncio.ensure_future(batcher.submit([("slow", b"")], heat=False, timeout_s=20))
         await asyncio.sleep(0.05)
         found = await batcher.submit([("fine", b"")], heat=False, timeout_s=10)
         assert batcher.hanging(0.01) == 1

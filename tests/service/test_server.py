@@ -305,6 +305,20 @@ def test_large_chunked_uploads_are_taken(serving: EngineVariant, bundle: Path, r
         connection.close()
 
 
+def test_a_card_that_is_no_text_is_shown_and_a_wrong_list_of_hashes_refused(
+    serving: EngineVariant, tiny_parts: ModuleType, tmp_path: Path
+) -> None:
+    parts = tiny_parts.bundle_files()
+    card, hashes = tmp_path / "card", tmp_path / "hashes"
+    save_bundle(card, tiny_parts.build_record(), parts | {"MODEL_CARD.md": b"caf\xe9"})
+    save_bundle(hashes, tiny_parts.build_record(), parts | {"trained_on.txt": b"caf\xe9"})
+    with serving("--bundle", str(card)) as server:
+        wait_ready(server.address)
+    with serving("--bundle", str(hashes)) as server:
+        assert server.process.wait(30) == 1
+        assert "trained_on.txt: expected a SHA-256 in each line" in server.log()
+
+
 def test_other_machines_need_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEUKOSCOPE_API_KEY", raising=False)
     assert read_key(None) is None

@@ -199,7 +199,8 @@ class ModelPool:
             for _ in range(count)
         ]
         for each in (predictor, *streams):
-            _ = each.cases  # a bundle whose cases do not fit is refused now, not at a request
+            # What does not fit is refused now, not at a request.
+            _ = each.cases, each.trained_on_sha256
             _warm(each, next(iter(examples.values()), None), self._settings.batch_images)
         card = folder / "MODEL_CARD.md"
 
@@ -215,7 +216,11 @@ class ModelPool:
             max_pixels=self._settings.max_pixels,
             on_batch=on_batch,
         )
-        text = card.read_text(encoding="utf-8") if card.name in predictor.record.files else ""
+        text = (
+            card.read_text(encoding="utf-8", errors="replace")
+            if card.name in predictor.record.files
+            else ""
+        )
         return ServedModel(predictor, batcher, text, examples)
 
 
