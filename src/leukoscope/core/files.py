@@ -43,9 +43,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` as UTF-8, atomically.
+    r"""Write ``text`` to ``path`` as UTF-8, atomically.
 
-    What is no UTF-8, such as a byte of a file's name, is spelled out (``\\udce4``): in JSON it is
+    What is no UTF-8, such as a byte of a file's name, is spelled out (``\udce4``): in JSON it is
     read back as it was.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
