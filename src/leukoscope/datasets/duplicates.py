@@ -115,7 +115,7 @@ def _near_hashes(measures: Measures, between: int, threads: int) -> Iterator[tup
 
 
 def _is_flat(measures: Measures) -> NDArray[np.bool_]:
-    """(n,) whether a picture has no structure: it correlates with none, and all hashes are equal."""
+    """(n,) whether a picture has no structure: it correlates with none and its hash is 0."""
     planes = measures.relief.reshape(len(measures.relief), -1)
     return np.asarray(planes.max(axis=1) == planes.min(axis=1))
 
