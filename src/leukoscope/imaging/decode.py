@@ -216,8 +216,9 @@ def _decode_pillow(
         with _open_pillow(BytesIO(data), header.format) as picture:
             _check_pixels(picture.width, picture.height, max_pixels)
             if header.format == "TIFF":
-                tile = (_tiff_tag(picture, tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH))
-                _check_pixels(*tile, max_pixels)  # a tile may be larger than its image
+                across = _tiff_tag(picture, _TILE_WIDTH, 1)
+                down = _tiff_tag(picture, _TILE_LENGTH, 1)
+                _check_pixels(across, down, max_pixels)  # a tile may be larger than its image
                 scale = tiff_scale(getattr(picture, "tag_v2", {}))
             picture.load()
             image, more = _to_rgb(picture, header)
