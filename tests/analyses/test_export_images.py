@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from leukoscope.analyses.export_images import (
-    Sample,
+    SampleImage,
     copy_samples,
     draw_samples,
     export_images,
@@ -237,7 +237,7 @@ def test_classes_of_a_table_lead_to_no_other_folder(tmp_path: Path) -> None:
     cv2.imwrite(str(data / "a.png"), smear(1))
     record = replace(record, sha256=sha256_file(data / "a.png"))
     manifest = Manifest(data, (record,))
-    sample = Sample(record.label, "a.png", record.sha256)
+    sample = SampleImage(record.label, "a.png", record.sha256)
     assert copy_samples(manifest, [sample], tmp_path / "deep/copies") == 1
     out = tmp_path / "deep/export"
     export_images(manifest, load_recipe("quick"), out)
