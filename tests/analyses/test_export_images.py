@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from leukoscope.analyses.export_images import (
+    SampleImage,
     copy_samples,
     draw_samples,
     export_images,
@@ -25,7 +27,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import sha256_file
-from leukoscope.core.records import Manifest
+from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -226,3 +228,22 @@ def test_fetch_lists_the_sets_and_asks_first(tmp_path: Path) -> None:
     done = runner.invoke(app, ["data", "fetch", "cnmc-2019", "--out", str(tmp_path / "file"), "-y"])
     assert done.exit_code == 1
     assert "expected a folder" in done.output
+
+
+def test_classes_of_a_table_lead_to_no_other_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    record = ImageRecord("a" * 12, "a.png", "", "../../outside", width=48, height=48)
+    cv2.imwrite(str(data / "a.png"), smear(1))
+    record = replace(record, sha256=sha256_file(data / "a.png"))
+    manifest = Manifest(data, (record,))
+    sample = SampleImage(record.label, "a.png", record.sha256)
+    assert copy_samples(manifest, [sample], tmp_path / "deep/copies") == 1
+    out = tmp_path / "deep/export"
+    export_images(manifest, load_recipe("quick"), out)
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    assert written == {
+        "data/a.png",
+        "deep/copies/___.._outside/a.png",
+        "deep/export/___.._outside/a.png",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,6 +124,20 @@ def test_the_trial_of_a_killed_process_is_taken_up_again(tmp_path: Path) -> None
         run(pool, 4)
         assert [row.state for row in pool.rows()].count("complete") == 4
     assert not list((tmp_path / "cache" / "workers").glob("?" * 12 + ".lock"))
+
+
+def test_a_received_storage_names_no_file_elsewhere(tmp_path: Path) -> None:
+    """The name of a trial's worker is that of its lock file, which is deleted after its death."""
+    other = tmp_path / "home" / "backup.lock"
+    other.parent.mkdir()
+    other.touch()
+    with trials(tmp_path / "out") as pool:
+        trial, _ = pool.ask(4) or pytest.fail("nothing was drawn")
+        outside = os.path.relpath(other.with_suffix(""), tmp_path / "out" / "cache" / "workers")
+        trial.set_user_attr("worker", outside)
+    with trials(tmp_path / "out") as pool:
+        assert pool.ask(4) is not None
+    assert other.is_file()
 
 
 @pytest.mark.parametrize("storage", ["", "journal:{}/all.journal", "sqlite:///{}/all.db"])

@@ -61,3 +61,14 @@ def test_manifests_and_splits_of_older_runs_still_load(tmp_path: Path) -> None:
     assert Manifest.load(tmp_path / "manifest.csv", tmp_path) == data
     (old,) = load_folds(tmp_path / "splits.csv")
     assert (old.groups, old.unit) == ({record.image_id: "7"}, "")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fold"), [("../../home", "0"), ("/tmp", "0"), ("", "0"), ("random", "-1/..")]
+)
+def test_splits_name_no_folder_elsewhere(tmp_path: Path, protocol: str, fold: str) -> None:
+    """Protocol and fold become the folders of models, also in a run that somebody sent."""
+    row = {"image_id": "a", "sha256": "", "protocol": protocol, "fold": fold, "part": "test"}
+    write_csv(tmp_path / "splits.csv", (*row, "group", "unit"), [row])
+    with pytest.raises(DataError, match=r"splits\.csv: expected a protocol"):
+        load_folds(tmp_path / "splits.csv")

@@ -11,13 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
+from leukoscope.datasets import duplicates
 from leukoscope.datasets.duplicates import (
     near_duplicates,
     pixel_duplicates,
     twins_by_content,
     twins_by_name,
 )
-from leukoscope.datasets.groups import component_labels, components
+from leukoscope.datasets.groups import components, correlation
 from leukoscope.datasets.measurements import dihedral, measure_images, perceptual_hashes
 
 Image = NDArray[np.uint8]
@@ -129,3 +130,19 @@ def test_components_are_those_of_scipy() -> None:
     assert len({*zip(own, labels.tolist(), strict=True)}) == count
     sizes = sorted(len(group) for group in components(200, pairs.tolist()))
     assert sizes == sorted(n for n in np.bincount(labels).tolist() if n > 1)
+
+
+def test_pictures_without_structure_are_not_compared_pair_by_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All hashes of flat pictures are equal: n² pairs, of which none can be a near duplicate."""
+    paths = []
+    for number in range(60):
+        paths.append(tmp_path / f"{number}.png")
+        cv2.imwrite(str(paths[-1]), np.full((8, 8, 3), number, np.uint8))
+    compared = []
+    monkeypatch.setattr(
+        duplicates, "correlation", lambda a, b: compared.append(1) or correlation(a, b)
+    )
+    assert near_duplicates(paths, measure_images(paths)) == []
+    assert not compared

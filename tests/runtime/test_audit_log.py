@@ -105,6 +105,22 @@ def test_a_file_that_is_no_log_is_not_appended_to(tmp_path: Path) -> None:
         AuditLog(tmp_path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not remove a file that is open")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_log_that_was_moved_away_is_told(replaced: bool, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with closing(AuditLog(path)) as log:
+        log.append({"kind": "note"})
+        path.rename(tmp_path / "log.jsonl.1")
+        if replaced:
+            path.touch()
+        with pytest.raises(DataError, match="it was moved or removed"):
+            log.append({"kind": "note"})
+        (tmp_path / "log.jsonl.1").replace(path)
+        log.append({"kind": "note"})
+    assert verify_log(path).entries == 2
+
+
 def test_threads_share_a_log(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with closing(AuditLog(path)) as log:

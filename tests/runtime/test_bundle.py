@@ -162,6 +162,7 @@ def test_a_record_that_is_no_json_object_is_refused(text: str, tiny_bundle: Path
     [
         ({"unknown_key": 1}, "unknown_key"),
         ({"calibration": {"temperature": -1, "n_cal": 5}}, "calibration.temperature"),
+        ({"calibration": {"temperature": 1e-320, "n_cal": 5}}, "calibration.temperature"),
         ({"class_names": ["benign", "benign", "pre_b"]}, "named twice"),
         ({"files": {}}, "model.onnx is not among the files"),
         ({"files": {"model.onnx": "", "../x.txt": ""}}, "is no name"),

@@ -232,6 +232,24 @@ def test_a_key_is_asked_for_and_never_logged(
     assert key not in repr([record.__dict__ for record in caplog.records])
 
 
+def test_keys_cannot_be_tried_without_end(app_with: AppWith) -> None:
+    key = "a-key-of-twenty-chars"
+    with app_with(api_key=key, rate_per_minute=3) as client:
+        wrong = [
+            client.get("/v1/models", headers={"x-api-key": f"wrong-{n}"}).status_code
+            for n in range(5)
+        ]
+        assert wrong == [401, 401, 401, 429, 429]
+        assert client.get("/v1/models", headers={"x-api-key": key}).status_code == 200
+
+
+def test_a_host_that_is_none_is_a_wrong_request(app_with: AppWith) -> None:
+    with app_with() as client:
+        answer = client.get("/v1/models", headers={"host": "["})
+        assert answer.status_code == 400
+        assert "header Host" in answer.json()["detail"]
+
+
 def test_the_rate_is_limited(app_with: AppWith) -> None:
     with app_with(rate_per_minute=3) as client:
         statuses = [client.get("/v1/models").status_code for _ in range(5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
@@ -214,6 +215,108 @@ def test_a_client_that_is_slow_or_stops_is_cut_off(
         asked, True
     )
     assert "leukoscope_upload_bytes 0.0" in metrics
+
+
+def memory_mb(process: int) -> float:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def push(address: str, sent: bytes, more: bytes, most: int) -> tuple[bytes, int]:
+    """Send, then the same piece again and again: what the server said, and how much it took."""
+    host, port = address.removeprefix("http://").split(":")
+    said, taken = b"", 0
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        try:
+            client.sendall(sent)
+            while taken < most:
+                client.sendall(more)
+                taken += len(more)
+            client.settimeout(2)
+        except OSError:
+            pass
+        with contextlib.suppress(OSError):
+            while piece := client.recv(65536):
+                said += piece
+    return said, taken
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_head_of_any_size_is_refused_before_the_key_is_asked_for(
+    serving: EngineVariant, bundle: Path, red: bytes, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("sixteen-or-more-characters\n")
+    chunked = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    block = b"x" * 2**16
+    attacks = {
+        "one header": (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nA: ", block),
+        "many headers": (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"a:b\r\n" * 13_107),
+        "the address": (b"GET /", block),
+        "the method": (b"", b"G" * 2**16),
+        "trailers": (chunked + b"1\r\nx\r\n0\r\n", b"a:b\r\n" * 13_107),
+        "a chunk's extension": (chunked + b"1;", block),
+        "a second request behind one": (
+            b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET / HTTP/1.1\r\nA: ",
+            block,
+        ),
+    }
+    most = 24 * 2**20
+    with serving("--bundle", str(bundle), "--api-key-file", str(key)) as server:
+        wait_ready(server.address)
+        before = memory_mb(server.process.pid)
+        for name, (sent, more) in attacks.items():
+            said, taken = push(server.address, sent, more, most)
+            assert taken < most, f"{name}: the server took all of it"
+            assert b" 200 " not in said.partition(b"\r\n")[0] or "second" in name
+        assert memory_mb(server.process.pid) - before < 40
+        body = body_of(red)
+        usual = urllib.request.Request(
+            f"{server.address}/v1/predict",
+            body,
+            {
+                "Content-Type": "multipart/form-data; boundary=edge",
+                "X-API-Key": key.read_text().strip(),
+                "Cookie": "a" * 30_000,
+            },
+        )
+        assert urllib.request.urlopen(usual, timeout=20).status == 200
+
+
+def test_a_head_that_is_too_long_is_answered(serving: EngineVariant, bundle: Path) -> None:
+    with serving("--bundle", str(bundle)) as server:
+        wait_ready(server.address)
+        host, port = server.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nA: " + b"x" * 65_536)
+            assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+
+
+def test_large_chunked_uploads_are_taken(serving: EngineVariant, bundle: Path, red: bytes) -> None:
+    """What is counted is the head, not the length of the body nor of its chunks."""
+    body = body_of(red + bytes(300_000))
+    with serving("--bundle", str(bundle)) as server:
+        wait_ready(server.address)
+        connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=20)
+        pieces = [body[at : at + 1000] for at in range(0, len(body), 1000)]
+        headers = {"Content-Type": "multipart/form-data; boundary=edge"}
+        connection.request("POST", "/v1/predict", iter(pieces), headers, encode_chunked=True)
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def test_a_card_that_is_no_text_is_shown_and_a_wrong_list_of_hashes_refused(
+    serving: EngineVariant, tiny_parts: ModuleType, tmp_path: Path
+) -> None:
+    parts = tiny_parts.bundle_files()
+    card, hashes = tmp_path / "card", tmp_path / "hashes"
+    save_bundle(card, tiny_parts.build_record(), parts | {"MODEL_CARD.md": b"caf\xe9"})
+    save_bundle(hashes, tiny_parts.build_record(), parts | {"trained_on.txt": b"caf\xe9"})
+    with serving("--bundle", str(card)) as server:
+        wait_ready(server.address)
+    with serving("--bundle", str(hashes)) as server:
+        assert server.process.wait(30) == 1
+        assert "trained_on.txt: expected a SHA-256 in each line" in server.log()
 
 
 def test_other_machines_need_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

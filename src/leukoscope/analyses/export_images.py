@@ -15,6 +15,7 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import DataError, ImageError, UnknownNameError, UsageError
 from leukoscope.core.files import (
     atomic_path,
+    file_part,
     sha256_bytes,
     sha256_file,
     write_bytes,
@@ -153,7 +154,7 @@ def _names(records: Sequence[ImageRecord]) -> list[str]:
 
 def _plain_name(record: ImageRecord) -> str:
     parts = (record.given_part, record.label, PurePosixPath(record.path).stem)
-    return "/".join(part for part in parts if part)
+    return "/".join(file_part(part) for part in parts if part)
 
 
 def _write(
@@ -299,7 +300,7 @@ def copy_samples(manifest: Manifest, samples: list[SampleImage], folder: Path) -
         raise UsageError(f"{folder} lies in the data set: the data stay as they are")
     for sample in samples:
         name = PurePosixPath(sample.path).name
-        target = folder / sample.label / name
+        target = folder / file_part(sample.label) / name
         if target.exists() and sha256_bytes(target.read_bytes()) != sample.sha256:
             target = target.with_name(f"{target.stem}-{sample.sha256[:12]}{target.suffix}")
         with atomic_path(target) as temporary:

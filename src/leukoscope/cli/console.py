@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import sys
@@ -40,13 +41,29 @@ class GlobalOptions:
 
 
 GLOBAL_OPTIONS = GlobalOptions()
+# An escape sequence in a name could move the cursor, rewrite lines or the clipboard.
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if code not in (9, 10)
+}
+_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def console(stderr: bool = False) -> Console:
     """A Rich console; imported late, since ``--help`` needs none."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    class Plain(Console):
+        """Shows control characters in names of files, classes and patients instead of obeying."""
+
+        def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+            shown = (
+                part if part.control else Segment(part.text.translate(_CONTROLS), part.style)
+                for part in buffer
+            )
+            return super()._render_buffer(shown)
+
+    return Plain(stderr=stderr, highlight=False, soft_wrap=True)
 
 
 def command(function: Callable[P, int | None]) -> Callable[P, None]:
@@ -69,6 +86,15 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except Exception as error:
             if GLOBAL_OPTIONS.debug:
                 raise
+            if isinstance(error, OSError) and error.errno in _FULL_OR_READ_ONLY:
+                _print_error(
+                    LeukoscopeError(
+                        f"{error.filename or 'a file'}: cannot be written, {error.strerror}",
+                        hint="make room or name a folder that can be written to; what was finished "
+                        "is kept: run it again with --resume",
+                    )
+                )
+                raise typer.Exit(1) from None
             typer.echo(
                 f"error: {type(error).__name__}: {error}\n"
                 "  → this looks like a fault of Leukoscope; run again as "

@@ -23,7 +23,7 @@ class Calibration(Strict):
         n_cal: Number of images it was fitted on.
     """
 
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)]  # beyond, quotients overflow
     weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     bias: tuple[float, ...] | None = None
     n_cal: Annotated[int, Field(ge=1)]

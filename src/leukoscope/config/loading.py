@@ -93,10 +93,14 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML, {error}") from None
+    except RecursionError:
+        raise ConfigError(
+            f"{source}: expected a configuration, found TOML nested too deeply"
+        ) from None
 
 
 def _parse_value(raw: str) -> Any:
     try:
         return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return raw  # a bare word is a string

@@ -160,7 +160,7 @@ def load_space(path: Path) -> dict[str, Range | Choice]:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: expected a search space in TOML, but {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML, {error}") from None
@@ -211,7 +211,7 @@ def _choices(text: str) -> list[Any]:
         return list(
             tomllib.loads(f"values = {text if text.startswith('[') else f'[{text}]'}")["values"]
         )
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         words = (word.strip() for word in text.split(","))
         return [apply_overrides({}, [f"value={word}"])["value"] for word in words]
 
@@ -286,7 +286,7 @@ def load_tune_config(path: Path) -> TuneConfig:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected the configuration of a tuning, but {error}") from None
     return validate(TuneConfig, values, str(path))
 

@@ -43,8 +43,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    r"""Write ``text`` to ``path`` as UTF-8, atomically.
+
+    What is no UTF-8, such as a byte of a file's name, is spelled out (``\udce4``): in JSON it is
+    read back as it was.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -62,8 +66,21 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: this file is missing") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path}: expected JSON, but {error}") from None
+
+
+def file_part(text: str) -> str:
+    """A text of the data, such as a class, as the name of one file or folder.
+
+    Separators of paths and leading dots become ``_``, so that no name leads to another folder.
+
+    >>> file_part("N/A"), file_part("../x"), file_part(".."), file_part("Pro")
+    ('N_A', '___x', '__', 'Pro')
+    """
+    plain = "".join("_" if sign in "/\\" or ord(sign) < 32 else sign for sign in text)
+    shown = plain.lstrip(".")
+    return "_" * (len(plain) - len(shown)) + shown
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

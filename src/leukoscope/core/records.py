@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -149,6 +150,7 @@ class Fold:
         return [self.groups.get(image_id, image_id) for image_id in image_ids]
 
 
+_PROTOCOL, _FOLD = re.compile(r"[a-z0-9][a-z0-9-]*"), re.compile(r"\d{1,6}", re.ASCII)
 SPLIT_COLUMNS = ("image_id", "sha256", "protocol", "fold", "part", "group", "unit")
 
 
@@ -175,9 +177,20 @@ def save_folds(path: Path, folds: Sequence[Fold], manifest: Manifest) -> None:
 
 
 def load_folds(path: Path) -> list[Fold]:
-    """Read ``splits.csv``, in the order of its first rows."""
+    """Read ``splits.csv``, in the order of its first rows.
+
+    Raises:
+        DataError: The file is missing or damaged; a protocol or a fold, which become the names of
+            folders, is none.
+    """
     folds: dict[tuple[str, int], Fold] = {}
     for row in read_csv(path, required=SPLIT_COLUMNS[:-1]):  # splits of older runs lack the unit
+        if not (_PROTOCOL.fullmatch(row["protocol"]) and _FOLD.fullmatch(row["fold"])):
+            raise DataError(
+                f"{path}: expected a protocol such as grouped and the number of a fold, found "
+                f"{row['protocol']!r} and {row['fold']!r}",
+                hint="delete the file and run the study again with --resume",
+            )
         key = (row["protocol"], int(row["fold"]))
         fold = folds.setdefault(key, Fold(*key, parts={}, unit=row.get("unit", "")))
         fold.parts[row["image_id"]] = row["part"]

@@ -98,21 +98,29 @@ def near_duplicates(
 def _near_hashes(measures: Measures, between: int, threads: int) -> Iterator[tuple[int, int, int]]:
     """(i, j, variant) for j turned by variant like i, after the check of the small pictures."""
     proposed = _by_index if uses_index(len(measures.hashes)) else _by_hash
+    flat = _is_flat(measures)
     for i, j, variant in proposed(measures, between, threads):
-        if (measures.pixels[i] == measures.pixels[j]).all():
+        if flat[i] or flat[j] or (measures.pixels[i] == measures.pixels[j]).all():
             continue
         turned = np.asarray(dihedral(measures.relief[j], variant))
         if correlation(measures.relief[i], turned) >= _COARSE:
             yield i, j, variant
 
 
+def _is_flat(measures: Measures) -> NDArray[np.bool_]:
+    """(n,) whether a picture has no structure: it correlates with none and its hash is 0."""
+    planes = measures.relief.reshape(len(measures.relief), -1)
+    return np.asarray(planes.max(axis=1) == planes.min(axis=1))
+
+
 def _by_hash(measures: Measures, between: int, threads: int) -> Iterator[tuple[int, int, int]]:
-    hashes = measures.hashes
-    for i in range(between or len(hashes) - 1):
+    hashes, flat = measures.hashes, _is_flat(measures)
+    for i in np.flatnonzero(~flat[: between or len(hashes) - 1]).tolist():
         first = between or i + 1
         # The eight hashes of j belong to its eight versions, so i's own hash finds the variant.
         distance = np.bitwise_count(hashes[first:] ^ hashes[i, 0])
-        for offset, variant in np.argwhere(distance <= HASH_BITS).tolist():
+        near = (distance <= HASH_BITS) & ~flat[first:, None]
+        for offset, variant in np.argwhere(near).tolist():
             yield i, first + offset, variant
 
 

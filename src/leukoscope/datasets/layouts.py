@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ from leukoscope.imaging.decode import MAX_BYTES, decode_image
 
 __all__ = ["LAYOUTS", "FolderRow", "Inspection", "inspect_dataset", "load_dataset"]
 ID_DIGITS = 12
+_SURROGATES = re.compile("[\ud800-\udfff]")  # how Python holds bytes that are no UTF-8
 ClassMap = Mapping[str, str]
 
 
@@ -67,6 +69,8 @@ def read_records(
 def _read(root: Path, item: Placed) -> ImageRecord:
     path = root / item.path
     sha256, reason, size = "", "", (0, 0)
+    if not _is_text(item):
+        return _unnameable(item)
     try:
         data = _bytes_of(path)
         source = path if data is None else data
@@ -93,6 +97,31 @@ def _read(root: Path, item: Placed) -> ImageRecord:
         reason=reason or item.excluded,
         given_part=item.given_part,
         cohort=item.cohort,
+    )
+
+
+def _is_text(item: Placed) -> bool:
+    """Whether a file's name, and what was read of it, can be written to the files of a study."""
+    texts = (value for value in vars(item).values() if isinstance(value, str))
+    return all(text.isascii() or not _SURROGATES.search(text) for text in texts)
+
+
+def _unnameable(item: Placed) -> ImageRecord:
+    """A file that no table could name so that it is found again; its name is spelled out."""
+    spelled = {
+        name: value.encode("utf-8", "backslashreplace").decode()
+        for name, value in vars(item).items()
+        if isinstance(value, str)
+    }
+    digest = sha256_bytes(item.path.encode("utf-8", "surrogateescape"))
+    reason = "file-name: expected a name in UTF-8, found other bytes; rename the file or its folder"
+    return ImageRecord(
+        image_id=digest[:ID_DIGITS],
+        path=spelled["path"],
+        sha256="",
+        label=spelled["label"],
+        status="quarantined",
+        reason=reason,
     )
 
 

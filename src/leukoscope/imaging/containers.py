@@ -34,6 +34,11 @@ _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LEGAL_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+# All of these but the end of the image have a length. TEM (01) and RST0-7 have none: a reader that
+# takes the bytes after them for a length walks past segments which the decoder obeys.
+_LEGAL_BETWEEN_SEGMENTS = _LEGAL_AFTER_SCAN | _SOF
+MAX_SCANS = 100
+"""Most scans of a JPEG; each costs one pass over all pixels, and an encoder makes about ten."""
 _BMP_HEADER_SIZES = frozenset(
     struct.pack("<I", size) for size in (12, 16, 40, 52, 56, 64, 108, 124)
 )
@@ -196,7 +201,7 @@ def _is_text(data: bytes) -> bool:
 
 def _read_jpeg(data: bytes) -> Header:
     frame: tuple[int, int, int, int] | None = None
-    orientation, at = 1, 2
+    orientation, scans, at = 1, 0, 2
     while True:
         found = _MARKER.match(data, at)
         if found is None:
@@ -205,6 +210,9 @@ def _read_jpeg(data: bytes) -> Header:
         marker, at = found[1][0], found.end()
         if marker == 0xD9:
             break
+        if marker not in _LEGAL_BETWEEN_SEGMENTS:
+            detail = f"found the illegal JPEG marker FF{marker:02X} before byte {at}"
+            raise BrokenImage("corrupt", detail)
         length = _jpeg_length(data, at)
         body = data[at + 2 : at + length]
         if marker == 0xE1 and body[:6] == b"Exif\0\0":
@@ -215,6 +223,10 @@ def _read_jpeg(data: bytes) -> Header:
             frame = struct.unpack_from(">BHHB", body)
         at += length
         if marker == 0xDA:
+            scans += 1
+            if scans > MAX_SCANS:
+                detail = f"expected a JPEG of at most {MAX_SCANS} scans, found more"
+                raise BrokenImage("too-large", detail, "save it again as a JPEG or PNG")
             at = _skip_scan(data, at)
     if frame is None:
         raise BrokenImage("corrupt", "expected a JPEG frame header, found none")
@@ -302,24 +314,25 @@ def _read_webp(data: bytes) -> Header:
     end = _little(data[4:8]) + 8
     if end > len(data):
         raise BrokenImage("truncated", f"expected {end} bytes of WebP, the file has {len(data)}")
-    width = height = frames = 0
-    alpha, orientation, at = False, 1, 12
+    frames, alpha, orientation, at = 0, False, 1, 12
+    sizes: list[tuple[int, int]] = []  # the decoder believes one of them: all have to be allowed
     while at + 8 <= end:
         kind, length = data[at : at + 4], _little(data[at + 4 : at + 8])
         body = data[at + 8 : at + 8 + length]
+        if at == 12 and kind not in (b"VP8X", b"VP8 ", b"VP8L"):
+            raise BrokenImage("corrupt", "expected a WebP image or VP8X as the first chunk")
         if kind == b"VP8X":
             alpha = bool(body[0] & 0x10)
-            width, height = _little(body[4:7]) + 1, _little(body[7:10]) + 1
+            sizes.append((_little(body[4:7]) + 1, _little(body[7:10]) + 1))
         elif kind == b"VP8 ":
             frames += 1
-            if not width:
-                width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", body, 6))
+            across, down = struct.unpack_from("<HH", body, 6)
+            sizes.append((across & 0x3FFF, down & 0x3FFF))
         elif kind == b"VP8L":
             frames += 1
             packed = struct.unpack_from("<I", body, 1)[0]
             alpha = alpha or bool(packed >> 28 & 1)
-            if not width:
-                width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+            sizes.append(((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1))
         elif kind == b"ANMF":
             frames += 1
         elif kind == b"EXIF":
@@ -327,6 +340,10 @@ def _read_webp(data: bytes) -> Header:
         at += 8 + length + length % 2
     if not frames:
         raise BrokenImage("corrupt", "expected a WebP image chunk, found none")
+    if frames == 1 and len(set(sizes)) > 1:
+        shown = ", ".join(f"{across}×{down}" for across, down in sizes[:3])
+        raise BrokenImage("corrupt", f"expected one size in this WebP, found {shown}")
+    width, height = sizes[0] if sizes else (0, 0)
     return Header("WEBP", width, height, frames, 8, not alpha, orientation)
 
 
@@ -363,6 +380,53 @@ def _read_gif(data: bytes) -> Header:
     if not frames:
         raise BrokenImage("corrupt", "expected a GIF image block, found none")
     return Header("GIF", width, height, frames, plain=False)
+
+
+# --- TIFF -------------------------------------------------------------------------------------
+
+MAX_PAGES = 1_000
+MAX_STRIPS = 100_000
+_STRIP_LISTS = (273, 279, 324, 325)  # offsets and lengths of the strips or tiles
+
+
+def count_tiff_pages(data: bytes) -> int:
+    """Number of pages by the chain of directories, read once and no pixel of it.
+
+    Raises:
+        BrokenImage: ``too-large`` above :data:`MAX_PAGES` pages or :data:`MAX_STRIPS` strips or
+            tiles of the first page; ``truncated`` where the chain leaves the file.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    big = 43 in data[2:4]
+    address, number = (order + "Q", order + "Q") if big else (order + "I", order + "H")
+    entry_bytes = 20 if big else 12
+    seen: set[int] = set()
+    try:
+        at = struct.unpack_from(address, data, 8 if big else 4)[0]
+        while at and at not in seen:
+            if len(seen) == MAX_PAGES:
+                detail = f"expected a TIFF of at most {MAX_PAGES:,} pages, found more"
+                raise BrokenImage("too-large", detail, "save the page you mean as PNG")
+            entries = struct.unpack_from(number, data, at)[0]
+            first = at + struct.calcsize(number)
+            if not seen:
+                _check_strips(data[first : first + entries * entry_bytes], order, entry_bytes)
+            seen.add(at)
+            at = struct.unpack_from(address, data, first + entries * entry_bytes)[0]
+    except struct.error:
+        detail = f"page {len(seen) + 1} of this TIFF begins behind the end of the file"
+        raise BrokenImage("truncated", detail) from None
+    return max(1, len(seen))
+
+
+def _check_strips(entries: bytes, order: str, entry_bytes: int) -> None:
+    """Refuse a page of more strips or tiles than any program writes."""
+    count_as = order + ("HHQ" if entry_bytes == 20 else "HHI")
+    for at in range(0, len(entries) - entry_bytes + 1, entry_bytes):
+        tag, _, count = struct.unpack_from(count_as, entries, at)
+        if tag in _STRIP_LISTS and count > MAX_STRIPS:
+            detail = f"expected at most {MAX_STRIPS:,} strips or tiles, found {count:,}"
+            raise BrokenImage("too-large", detail, "save it as PNG")
 
 
 _READERS: Mapping[str, Callable[[bytes], Header]] = {

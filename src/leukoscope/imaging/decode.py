@@ -8,11 +8,9 @@ checked first (:mod:`leukoscope.imaging.containers`); ICC profiles are ignored.
 from __future__ import annotations
 
 import errno
+import re
 import stat
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from io import BytesIO
@@ -24,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError
-from leukoscope.imaging.containers import BrokenImage, Header, read_header, sniff, tiff_scale
+from leukoscope.imaging.containers import (
+    BrokenImage,
+    Header,
+    count_tiff_pages,
+    read_header,
+    sniff,
+    tiff_scale,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,8 +52,10 @@ _SUFFIXES = {
 }
 IMAGE_SUFFIXES: tuple[str, ...] = tuple(_SUFFIXES)
 
-# Pillow and pydicom report oddities of tags as warnings, and Python's warning filters are global.
-_WARNINGS_LOCK = threading.Lock()
+# Pillow and pydicom report oddities of tags as warnings. Python's filters belong to the process:
+# one that stays needs no lock, with which one slow file would hold up all others.
+_READERS_WARNINGS = re.compile(r"(PIL|pydicom)\.")
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 
 
 @dataclass(frozen=True)
@@ -170,10 +177,12 @@ def _decode(data: bytes, header: Header, max_pixels: int) -> Decoded:
     elif header.format == "DICOM":
         from leukoscope.imaging.dicom import decode_dicom
 
-        with _quiet(header.format):
-            image, notes, scale = decode_dicom(
-                data, lambda width, height: _check_pixels(width, height, max_pixels)
-            )
+        _ignore_warnings()
+        image, notes, scale = decode_dicom(
+            data,
+            lambda width, height: _check_pixels(width, height, max_pixels),
+            max_inflated=min(MAX_BYTES, 8 * max_pixels + 2**20),
+        )
     else:
         image, notes, scale, pages = _decode_pillow(data, header, max_pixels)
     if header.orientation != 1:
@@ -200,13 +209,15 @@ def _decode_pillow(
     from PIL import UnidentifiedImageError
 
     try:
-        with _quiet(header.format), _open_pillow(BytesIO(data), header.format) as picture:
+        pages = count_tiff_pages(data) if header.format == "TIFF" else 1
+        notes = [f"first of {pages} pages"] if pages > 1 else []
+        scale = None
+        with _open_pillow(BytesIO(data), header.format) as picture:
             _check_pixels(picture.width, picture.height, max_pixels)
-            notes, pages, scale = [], 1, None
             if header.format == "TIFF":
-                if (pages := getattr(picture, "n_frames", 1)) > 1:
-                    notes.append(f"first of {pages} pages")
-                    picture.seek(0)
+                across = _tiff_tag(picture, _TILE_WIDTH, 1)
+                down = _tiff_tag(picture, _TILE_LENGTH, 1)
+                _check_pixels(across, down, max_pixels)  # a tile may be larger than its image
                 scale = tiff_scale(getattr(picture, "tag_v2", {}))
             picture.load()
             image, more = _to_rgb(picture, header)
@@ -226,14 +237,11 @@ def _decode_pillow(
         raise BrokenImage("corrupt", detail) from None
 
 
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    if name not in ("TIFF", "DICOM"):
-        yield
-        return
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _ignore_warnings() -> None:
+    """Silence what Pillow and pydicom say of a file's tags, for the rest of the process."""
+    known = ("ignore", None, Warning, _READERS_WARNINGS, 0)
+    if known not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_READERS_WARNINGS.pattern)
 
 
 _PLUGINS = {
@@ -247,6 +255,7 @@ _PLUGINS = {
 
 
 def _open_pillow(file: BinaryIO, name: str) -> Image.Image:
+    _ignore_warnings()
     plugin = import_module(f"PIL.{_PLUGINS[name]}ImagePlugin")
     return cast("Image.Image", getattr(plugin, f"{_PLUGINS[name]}ImageFile")(file))
 
@@ -259,8 +268,7 @@ def open_header(data: bytes) -> Image.Image | None:
     """
     try:
         name = sniff(data[:512])
-        with _quiet(name):
-            return _open_pillow(BytesIO(data), name)
+        return _open_pillow(BytesIO(data), name)
     except Exception:  # a damaged file may raise anything
         return None
 
@@ -278,9 +286,9 @@ def peek_size(path: Path) -> tuple[int, int] | None:
             if name == "DICOM":
                 from leukoscope.imaging.dicom import dicom_size
 
+                _ignore_warnings()
                 return dicom_size(file)
-            with _quiet(name):
-                return _open_pillow(file, name).size
+            return _open_pillow(file, name).size
     except Exception:  # a damaged file may raise anything
         return None
 

@@ -125,8 +125,8 @@ def picture_scale(store: InputStore, config: StudyConfig) -> PictureScale:
 
 
 def _of_sample(store: InputStore) -> PictureScale:
-    paths = store.paths()
-    seen = [observe(paths[row]) for row in reading_order(store.data.records)[:SAMPLE]]
+    paths, records = store.paths(), store.data.records
+    seen = [observe(paths[row], records[row].sha256) for row in reading_order(records)[:SAMPLE]]
     stated = [one.um_per_px for one in seen if one.um_per_px is not None]
     if 2 * len(stated) > len(seen):
         return PictureScale(round(float(np.median(stated)), 5), "metadata")

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.core.records import ImageRecord
+from leukoscope.core.errors import DataError, ImageError
+from leukoscope.core.files import sha256_bytes
+from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.corruption import DEGRADATIONS
 from leukoscope.imaging.decode import decode_image, read_image_file
 from leukoscope.imaging.observation import OBSERVED_INPUTS, PROBE_INPUTS, Observation
@@ -21,11 +24,64 @@ INPUTS = PROBE_INPUTS
 GROUND = "ground-only"
 _NEAREST = 8  # partners are drawn from so many images of a class that came before
 _PACKED_PX = 128  # longer side at which removal masks are kept
+_CHANGED_HINT = (
+    "put the files back as they were, or start a new study with another --out: audit, splits and "
+    "models of this one are not of the new files"
+)
 Rows = NDArray[np.int64]
 Packed = tuple[tuple[int, int], bytes]
 
 
-def load_input(path: Path, variant: str, spec: PreprocessSpec) -> NDArray[np.uint8]:
+def read_unchanged(path: Path, sha256: str) -> bytes:
+    """The bytes of an image file, which must be those that were audited.
+
+    Args:
+        path: The file.
+        sha256: Of its bytes in the manifest; empty where none is known.
+
+    Raises:
+        DataError: The file is another one by now.
+        ImageError: It cannot be read.
+    """
+    data = read_image_file(path)
+    if sha256 and (found := sha256_bytes(data)) != sha256:
+        raise DataError(
+            f"{path}: expected the image that was audited (SHA-256 {sha256[:12]}…), found another "
+            f"({found[:12]}…)",
+            hint=_CHANGED_HINT,
+        )
+    return data
+
+
+def check_unchanged(manifest: Manifest) -> None:
+    """Compare every usable image with its hash in the manifest.
+
+    Raises:
+        DataError: Images were changed or removed since the audit; names the first of them.
+    """
+    records = manifest.usable
+
+    def as_audited(record: ImageRecord) -> bool:
+        try:
+            read_unchanged(manifest.path_of(record), record.sha256)
+        except (DataError, ImageError):
+            return False
+        return True
+
+    found = zip(records, ordered_map(as_audited, records), strict=True)
+    changed = [record.path for record, same in found if not same]
+    if changed:
+        named = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
+        raise DataError(
+            f"{manifest.root}: expected the images that were audited, but {len(changed)} of "
+            f"{len(records)} were changed or removed since: {named}",
+            hint=_CHANGED_HINT,
+        )
+
+
+def load_input(
+    path: Path, variant: str, spec: PreprocessSpec, *, sha256: str = ""
+) -> NDArray[np.uint8]:
     """One image as the model sees it.
 
     Args:
@@ -33,11 +89,13 @@ def load_input(path: Path, variant: str, spec: PreprocessSpec) -> NDArray[np.uin
         variant: A key of :data:`INPUTS`, or of
             :data:`~leukoscope.imaging.corruption.DEGRADATIONS`.
         spec: Preprocessing, applied after the variant was made at full size.
+        sha256: See :func:`read_unchanged`.
 
     Returns:
         (S, S, 3) uint8 RGB.
     """
-    return apply_preprocess(make_input(Observation(decode_image(path).image), variant), spec)
+    image = decode_image(read_unchanged(path, sha256), name=str(path)).image
+    return apply_preprocess(make_input(Observation(image), variant), spec)
 
 
 def make_input(seen: Observation, variant: str) -> NDArray[np.uint8]:
@@ -47,13 +105,14 @@ def make_input(seen: Observation, variant: str) -> NDArray[np.uint8]:
     return OBSERVED_INPUTS[variant](seen)
 
 
-def observe(path: Path) -> Observation:
-    """A file's pixels, bytes and scale.
+def observe(path: Path, sha256: str = "") -> Observation:
+    """A file's pixels, bytes and scale; ``sha256`` as in :func:`read_unchanged`.
 
     Raises:
+        DataError: The file is another one than that of the hash.
         ImageError: The file cannot be read.
     """
-    data = read_image_file(path)
+    data = read_unchanged(path, sha256)
     decoded = decode_image(data, name=str(path))
     return Observation(decoded.image, um_per_px=decoded.um_per_px, data=data)
 

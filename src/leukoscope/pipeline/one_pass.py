@@ -150,6 +150,7 @@ class OnePass:
     def __init__(
         self,
         paths: Sequence[Path],
+        hashes: Sequence[str],
         order: Rows,
         tables: Sequence[NumberTable],
         shown: Sequence[Shown],
@@ -159,12 +160,14 @@ class OnePass:
 
         Args:
             paths: (n) files.
+            hashes: (n) SHA-256 of each when it was audited.
             order: In which order they are read; every row that is needed, once.
             tables: Numbers of all of them.
             shown: Versions of the images for networks.
             partners: (n,) whose removed leukocytes are removed too, for ``ground-only``.
         """
         self.paths, self.order, self.tables, self.shown = paths, order.tolist(), tables, shown
+        self._hashes = hashes
         self._partners = partners.tolist()
         self._wanted = [frozenset(one.rows.tolist()) for one in shown]
         self._holes: dict[int, Future[Packed]] = {}
@@ -183,6 +186,7 @@ class OnePass:
             each of ``order`` sorted.
 
         Raises:
+            DataError: A file was changed since it was audited.
             ImageError: A file cannot be read.
         """
         rows: list[dict[int, NDArray[np.float64]]] = [{} for _ in self.tables]
@@ -215,7 +219,7 @@ class OnePass:
     def _look(self, row: int) -> _Looked:
         hole = self._holes.get(row)
         try:
-            seen = observe(self.paths[row])
+            seen = observe(self.paths[row], self._hashes[row])
             if hole is not None:
                 hole.set_result(pack_mask(seen.removal))
         except BaseException as error:
@@ -226,7 +230,7 @@ class OnePass:
         return _Looked(row, numbers, dict(self._images(seen, row)))
 
     def _look_again(self, row: int) -> _Looked:
-        seen = observe(self.paths[row])
+        seen = observe(self.paths[row], self._hashes[row])
         images = {
             at: self._transplanted(seen, row, one)
             for at, one in enumerate(self.shown)

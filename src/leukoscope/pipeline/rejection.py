@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -66,12 +65,15 @@ class GateKeeper:
     @classmethod
     def of(cls, store: InputStore, recipe: Recipe, seed: int) -> GateKeeper:
         """Measure the appearance of all images, and make outliers of some."""
-        spec, paths = recipe.preprocess, store.paths()
-        load = partial(load_input, variant="image", spec=spec)
+        spec, paths, records = recipe.preprocess, store.paths(), store.data.records
+
+        def load(row: int) -> NDArray[np.uint8]:
+            return load_input(paths[row], "image", spec, sha256=records[row].sha256)
+
         appearance = store.numbers(appearance_table(spec))
         rng = np.random.default_rng(seed)
         rows = np.sort(rng.permutation(len(paths))[: min(OUTLIER_IMAGES, -(-len(paths) // 2))])
-        source, kinds, pixels = make_outliers(np.stack([load(paths[row]) for row in rows]), seed)
+        source, kinds, pixels = make_outliers(np.stack([load(row) for row in rows]), seed)
         described = np.stack([describe_appearance(image) for image in pixels])
         ids = tuple(record.image_id for record in store.data.records)
         return cls(ids, np.concatenate([appearance, described]), pixels, rows[source], kinds)

@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.core.errors import BundleError
 from leukoscope.core.files import atomic_path, sha256_file, sha256_json, write_text
-from leukoscope.core.records import Manifest
+from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.threads import ordered_map
 from leukoscope.learning.activations import (
@@ -132,7 +131,8 @@ class InputStore:
             order = order[np.isin(order, np.concatenate([one.rows for one in shown]))]
         transplants = any(one.variant == GROUND for one in shown)
         partners = self.partner_rows(seed) if transplants else every
-        one_pass = OnePass(self.paths(), order, list(bare.values()), shown, partners)
+        hashes = [record.sha256 for record in self.data.records]
+        one_pass = OnePass(self.paths(), hashes, order, list(bare.values()), shown, partners)
         names = [f"features of {one.variant}" for one in shown] + [t.name for t in bare.values()]
         with self.progress.step(names[0] if len(names) == 1 else "features and probes") as tell:
             features, numbers = one_pass.run(tell)
@@ -364,9 +364,14 @@ class InputStore:
     def _stream(
         self, recipe: Recipe, variant: str, rows: Rows | None
     ) -> Iterator[NDArray[np.uint8]]:
-        paths = self.paths()
-        chosen = paths if rows is None else [paths[row] for row in rows]
-        return ordered_map(partial(load_input, variant=variant, spec=recipe.preprocess), chosen)
+        records = self.data.records
+        chosen = records if rows is None else [records[row] for row in rows]
+
+        def load(record: ImageRecord) -> NDArray[np.uint8]:
+            path = self.manifest.path_of(record)
+            return load_input(path, variant, recipe.preprocess, sha256=record.sha256)
+
+        return ordered_map(load, chosen)
 
     def _cached(
         self,

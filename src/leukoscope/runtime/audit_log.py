@@ -103,12 +103,28 @@ class AuditLog:
             if fcntl is not None:
                 fcntl.flock(self._handle, fcntl.LOCK_EX)
             try:
+                self._check_place()
                 size = os.fstat(self._handle).st_size
                 # Only where another process wrote since is anything read.
                 yield self._read_end(size) if size != self._size else b""
             finally:
                 if fcntl is not None:
                     fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def _check_place(self) -> None:
+        """Refuse to write on to a file that nobody will find: moved away, deleted or replaced."""
+        ours = os.fstat(self._handle)
+        try:
+            there: os.stat_result | None = self.path.stat()
+        except OSError:
+            there = None
+        if there is None or not os.path.samestat(ours, there):
+            raise DataError(
+                f"{self.path}: expected the audit log that was opened, found "
+                f"{'no file' if there is None else 'another file'}: it was moved or removed",
+                hint="a chain is not to be rotated: put the file back, or start again with another "
+                "--audit-log",
+            )
 
     def _read_end(self, size: int) -> bytes:
         """Read sequence number and hash of the last complete line; returns the bytes after it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,7 @@ _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file managers, ne
 RECORD: Final = "bundle.json"
 MODEL: Final = "model.onnx"
 MODEL_INT8: Final = "model.int8.onnx"
+_DIGITS = re.compile(rb"[0-9a-f]+")
 TRAINED_ON: Final = "trained_on.txt"
 PACKAGE = "leukoscope_bundles"  # each folder in it is a bundle
 
@@ -161,9 +163,21 @@ class Bundle:
         return load_cases(self.folder, self.record)
 
     def load_trained_on(self) -> frozenset[str]:
-        """SHA-256 of each training image; empty if the bundle does not list them."""
+        """SHA-256 of each training image; empty if the bundle does not list them.
+
+        Raises:
+            BundleError: The file holds anything else.
+        """
         path = self.folder / TRAINED_ON
-        return frozenset(path.read_text().split()) if path.is_file() else frozenset()
+        if not path.is_file():
+            return frozenset()
+        found = path.read_bytes().split()
+        if wrong := [line for line in found if not _DIGITS.fullmatch(line)]:
+            raise BundleError(
+                f"{path}: expected a SHA-256 in each line, found {wrong[0][:70]!r}",
+                hint="export the bundle again",
+            )
+        return frozenset(line.decode() for line in found)
 
 
 def save_bundle(

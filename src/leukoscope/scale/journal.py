@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,9 @@ from typing import Any
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
 from leukoscope.core.files import sha256_file
 from leukoscope.scale.score_plan import ScoreFolder
+
+_SHARD_FILE = re.compile(r"(predictions|parts)/part-(\d{6,})\.parquet")
+_PARTIAL = re.compile(r"(predictions|parts)/\.part-(\d{6,})\.parquet\.[0-9a-f]+\.partial")
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,12 @@ class Journal:
         folder: The run's.
 
     Raises:
-        DataError: A line of the journal cannot be read.
+        DataError: A line of the journal cannot be read or names a file that is none of the run, or
+            the journal or a folder of the run is a link that leads out of it.
     """
 
     def __init__(self, folder: ScoreFolder) -> None:
+        _refuse_links(folder)
         self.folder = folder
         self.done: set[int] = set()
         self.images = self.unreadable = 0
@@ -161,7 +167,9 @@ def read_journal(folder: ScoreFolder) -> Iterator[ShardResult]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield result_from(json.loads(line))
+                result = result_from(json.loads(line))
+                _check_names(result)
+                yield result
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(
                     f"{folder.journal}, line {number}: expected a committed shard, but {error}",
@@ -172,6 +180,32 @@ def read_journal(folder: ScoreFolder) -> Iterator[ShardResult]:
 def result_from(values: dict[str, Any]) -> ShardResult:
     """A result from its JSON."""
     return ShardResult(**{**values, "files": tuple(ShardFile(**f) for f in values["files"])})
+
+
+def _check_names(result: ShardResult) -> None:
+    """Accept the names that a worker gives to the files of this shard, and no others.
+
+    Raises:
+        ValueError: A line of a received folder could otherwise have any file overwritten.
+    """
+    if not result.files:
+        raise ValueError("it names no file")
+    for file in result.files:
+        for name, pattern in ((file.name, _SHARD_FILE), (file.partial, _PARTIAL)):
+            found = pattern.fullmatch(name)
+            if found is None or int(found[2]) != result.shard:
+                raise ValueError(f"{name!r} is no file of shard {result.shard}")
+
+
+def _refuse_links(folder: ScoreFolder) -> None:
+    """A link in a received folder must not lead what is written to another place."""
+    home = folder.path.resolve()
+    for path in (folder.journal, folder.predictions, folder.parts):
+        if path.resolve() != home / path.name:
+            raise DataError(
+                f"{path}: expected a file or folder of the run, found a link to {path.resolve()}",
+                hint="link the whole folder of the run instead of a part of it",
+            )
 
 
 def file_of(folder: ScoreFolder, partial: Path, target: Path, rows: int) -> ShardFile:

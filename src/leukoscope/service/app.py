@@ -118,6 +118,8 @@ def _add_health(
         if not models.ready or draining():
             what = "The server is stopping." if draining() else "The models are being opened."
             raise ProblemError(503, what, retry_after_s=2)
+        if models.stuck:
+            raise ProblemError(503, "No worker has answered for too long.", retry_after_s=10)
         return JSONResponse({"status": "ready"})
 
     text: dict[int | str, dict[str, Any]] = {
@@ -128,6 +130,7 @@ def _add_health(
     async def prometheus() -> Response:
         """Requests, latency, batch sizes, queue, decisions by class, for Prometheus."""
         metrics.queue.set(models.waiting)
+        metrics.hanging.set(models.hanging)
         metrics.uploads.set(memory.used)
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

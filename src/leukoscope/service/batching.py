@@ -74,9 +74,10 @@ class Batcher:
         self._on_batch = on_batch
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._rate = 0.0  # images a second, smoothed
+        self._since: list[float | None] = [None] * len(streams)  # each thread's batch began
         self._threads = [
-            threading.Thread(target=self._run, args=(stream,), name="network", daemon=True)
-            for stream in streams
+            threading.Thread(target=self._run, args=(number, stream), name="network", daemon=True)
+            for number, stream in enumerate(streams)
         ]
         for thread in self._threads:
             thread.start()
@@ -116,22 +117,42 @@ class Batcher:
             for job in jobs:
                 job.dead = True
 
-    async def idle(self) -> None:
-        """Wait until everything accepted is answered."""
-        while self.waiting:
+    @property
+    def workers(self) -> int:
+        """Number of threads that answer."""
+        return len(self._threads)
+
+    def hanging(self, seconds: float) -> int:
+        """How many threads have been at one batch for longer than so many seconds."""
+        now = time.monotonic()
+        return sum(since is not None and now - since > seconds for since in tuple(self._since))
+
+    async def idle(self, most_s: float) -> bool:
+        """Wait until everything accepted is answered; False where that took too long."""
+        deadline = time.monotonic() + most_s
+        while self.waiting and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
+        return not self.waiting
 
-    def close(self) -> None:
-        """End the networks' threads; only to be called when idle."""
+    def close(self, most_s: float = 5.0) -> bool:
+        """End the networks' threads, best when idle.
+
+        A thread inside a decoder cannot be ended: after the given time it is left behind, and ends
+        with the process. False where one was.
+        """
         self._jobs.put(None)
+        deadline = time.monotonic() + most_s
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
-    def _run(self, stream: Predictor) -> None:
+    def _run(self, number: int, stream: Predictor) -> None:
         while (job := self._jobs.get()) is not None:
             alone = self.waiting == 1
             most = min(self._most, -(-self.waiting // len(self._threads)))
+            self._since[number] = time.monotonic()
             self._answer([job, *self._take(most - 1)], self._solo if alone else stream)
+            self._since[number] = None
         self._jobs.put(None)  # for the other threads
 
     def _take(self, most: int) -> Iterator[_Job]:
@@ -147,15 +168,18 @@ class Batcher:
             yield job
 
     def _answer(self, batch: list[_Job], predictor: Predictor) -> None:
-        wanted = [job for job in batch if not job.dead]
+        wanted: list[_Job] = []
         started = time.perf_counter()
         answers: list[Answer] = []
         try:
+            prepared = []
+            for job in batch:
+                if not job.dead:  # it may die while those before it are decoded
+                    wanted.append(job)
+                    prepared.append(
+                        predictor.prepare(job.name, job.data, max_pixels=self._max_pixels)
+                    )
             if wanted:
-                prepared = [
-                    predictor.prepare(job.name, job.data, max_pixels=self._max_pixels)
-                    for job in wanted
-                ]
                 answers = predictor.answer(
                     prepared,
                     heat=any(job.heat for job in wanted),

@@ -15,6 +15,14 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 _LINGER_S = 0.25
+MAX_HEAD_BYTES = 64 * 1024
+"""Most bytes of a request that are no body: its line, its headers, what follows its body."""
+_SLICE = 8 * 1024
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+_PARSER_TELLS_BODIES = hasattr(AutoHTTPProtocol, "on_body")
 Job = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -109,18 +117,48 @@ def bounded_protocol(seconds: float) -> type[asyncio.Protocol]:
 
     ``seconds`` limits the time from the first byte (or from the connection) to the end of the head,
     and how long bytes are taken after an early answer. Between requests uvicorn's limit applies.
+
+    uvicorn also takes a head, and trailers, of any size. This protocol closes a connection that
+    sends more than :data:`MAX_HEAD_BYTES` without a byte of a body between them.
     """
 
     class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         _end: asyncio.TimerHandle | None = None
+        _head_bytes = 0
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
             self._watch()
 
         def data_received(self, data: bytes) -> None:
-            super().data_received(data)
+            if not _PARSER_TELLS_BODIES:  # h11 has such a limit itself
+                super().data_received(data)
+                self._watch()
+                return
+            for start in range(0, len(data), _SLICE):
+                piece = data[start : start + _SLICE]
+                self._head_bytes += len(piece)  # a body, or the end of a request, sets it back
+                super().data_received(piece)
+                if self.transport.is_closing():
+                    return
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self._refuse_head()
+                    return
             self._watch()
+
+        def on_body(self, body: bytes) -> None:
+            self._head_bytes = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._head_bytes = 0
+            super().on_message_complete()
+
+        def _refuse_head(self) -> None:
+            """Close, and say why unless an answer is on its way."""
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)

@@ -121,7 +121,10 @@ class Guard:
             self._note(scope, status, time.perf_counter() - started, request_id)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}").hostname
+        except ValueError:  # such as an address whose bracket never closes
+            raise ProblemError(400, "expected a host name in the header Host") from None
         if self._settings.hosts and host not in self._settings.hosts:
             raise ProblemError(421, "this server does not answer to that host name")
         origin = headers.get("origin")
@@ -129,13 +132,20 @@ class Guard:
         if scope["method"] == "POST" and foreign and origin not in self._settings.cors_origins:
             raise ProblemError(403, "requests from other web sites are not answered")
         preflight = scope["method"] == "OPTIONS"  # a browser sends it without a key
-        known = not preflight and self._check_key(scope["path"], headers)
-        client = "key" if known else (scope.get("client") or ("?",))[0]
+        address = (scope.get("client") or ("?",))[0]
+        denied: ProblemError | None = None
+        try:
+            known = not preflight and self._check_key(scope["path"], headers)
+        except ProblemError as error:  # counted first: keys must not be tried without end
+            known, denied = False, error
+        client = "key" if known else address
         if scope["path"] not in ("/healthz", "/readyz"):
             wait_s = self._rate.wait_s(client, time.monotonic())
             if wait_s:
                 most = self._settings.rate_per_minute
                 raise ProblemError(429, f"more than {most} requests a minute", retry_after_s=wait_s)
+        if denied is not None:
+            raise denied
 
     def _check_key(self, path: str, headers: Headers) -> bool:
         if self._key is None:

@@ -22,6 +22,7 @@ from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics, log
 
 _MOST_STREAMS = 4  # each copy of the network has its own weights and buffers in memory
+_GRACE_S = 5.0
 OnAnswers = Callable[[Predictor, Sequence[Answer]], None]
 
 
@@ -95,6 +96,19 @@ class ModelPool:
         """Images that are accepted and not yet answered."""
         return sum(model.batcher.waiting for model in self._served.values())
 
+    @property
+    def hanging(self) -> int:
+        """Threads that have been at one batch for longer than anybody waits for an answer."""
+        limit_s = self._settings.timeout_s
+        return sum(model.batcher.hanging(limit_s) for model in self._served.values())
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a model has no thread left that answers."""
+        limit_s = self._settings.timeout_s
+        batchers = [model.batcher for model in self._served.values()]
+        return any(batcher.hanging(limit_s) == batcher.workers for batcher in batchers)
+
     def all(self) -> tuple[ServedModel, ...]:
         """Every model, the default first.
 
@@ -132,7 +146,7 @@ class ModelPool:
             opened = await loop.run_in_executor(None, self._open_all)
             old, self._served = self._served, opened
         log("models loaded", models=[model.predictor.model for model in opened.values()])
-        await _retire(old.values())
+        await _retire(old.values(), self._settings.timeout_s + _GRACE_S)
 
     async def reload(self) -> None:
         """Run :meth:`load` again; if it fails, the present models stay and the log says why."""
@@ -142,9 +156,13 @@ class ModelPool:
             log("reload failed, the old models stay", level=logging.ERROR, error=str(error))
 
     async def close(self) -> None:
-        """Answer what was accepted, then end all threads."""
-        await _retire(self._served.values())
-        self.pool.shutdown()
+        """End all threads, after what is on its way.
+
+        The requests were waited for before, for :attr:`ServiceSettings.stop_s` at most: what is
+        still being worked on has nobody who waits for it, and must not keep the process alive.
+        """
+        await _retire(self._served.values(), _GRACE_S)
+        self.pool.shutdown(wait=not self.hanging, cancel_futures=True)
 
     def _open_all(self) -> dict[str, ServedModel]:
         opened: dict[str, ServedModel] = {}
@@ -181,7 +199,8 @@ class ModelPool:
             for _ in range(count)
         ]
         for each in (predictor, *streams):
-            _ = each.cases  # a bundle whose cases do not fit is refused now, not at a request
+            # What does not fit is refused now, not at a request.
+            _ = each.cases, each.trained_on_sha256
             _warm(each, next(iter(examples.values()), None), self._settings.batch_images)
         card = folder / "MODEL_CARD.md"
 
@@ -197,7 +216,11 @@ class ModelPool:
             max_pixels=self._settings.max_pixels,
             on_batch=on_batch,
         )
-        text = card.read_text(encoding="utf-8") if card.name in predictor.record.files else ""
+        text = (
+            card.read_text(encoding="utf-8", errors="replace")
+            if card.name in predictor.record.files
+            else ""
+        )
         return ServedModel(predictor, batcher, text, examples)
 
 
@@ -210,7 +233,10 @@ def _warm(predictor: Predictor, example: bytes | None, batch_images: int) -> Non
         predictor.answer([prepared] * size, heat=predictor.has_maps)
 
 
-async def _retire(models: Iterable[ServedModel]) -> None:
+async def _retire(models: Iterable[ServedModel], most_s: float) -> None:
+    """End each model's threads once they are idle, or after so many seconds."""
     for model in models:
-        await model.batcher.idle()
-        await asyncio.to_thread(model.batcher.close)
+        idle = await model.batcher.idle(most_s)
+        ended = await asyncio.to_thread(model.batcher.close, _GRACE_S if idle else 0.0)
+        if not ended:
+            log("a worker hangs and is left behind", level=logging.ERROR, model=model.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ def serve(
     from leukoscope.service.app import build_app
     from leukoscope.service.graceful import GracefulServer
     from leukoscope.service.model_pool import ModelPool
-    from leukoscope.service.telemetry import Metrics, start_logging
+    from leukoscope.service.telemetry import Metrics, log, start_logging
 
     one_thread_each()
     start_logging()
@@ -119,6 +120,10 @@ def serve(
             await models.load()
         except LeukoscopeError as error:
             failed.append(error)
+            server.should_exit = True
+        except Exception:  # a server that will never be ready must not seem to be on its way
+            log("failed", level=logging.ERROR, exc_info=True)
+            failed.append(LeukoscopeError("the bundles cannot be opened; the log says why"))
             server.should_exit = True
 
     app = build_app(

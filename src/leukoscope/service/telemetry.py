@@ -52,6 +52,9 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32),
         )
         self.queue = Gauge("leukoscope_queue_images", "Accepted, not yet answered.", registry=own)
+        self.hanging = Gauge(
+            "leukoscope_hanging_workers", "At one batch for longer than --timeout.", registry=own
+        )
         self.uploads = Gauge("leukoscope_upload_bytes", "Of uploads in memory.", registry=own)
         self.decisions = Counter(
             "leukoscope_decisions",

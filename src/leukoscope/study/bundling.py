@@ -29,6 +29,7 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import is_cut_out
 from leukoscope.imaging.stain import blue_range
+from leukoscope.pipeline.inputs import check_unchanged
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.measured import stored_envelope
 from leukoscope.pipeline.out_of_fold import UnseenImages
@@ -83,7 +84,8 @@ def export_bundle(
         compact: Store the weights in half the bytes (:mod:`leukoscope.learning.export_variants`).
 
     Raises:
-        DataError: The images are gone, or a fold whose test images calibrate is not finished.
+        DataError: The images are gone or changed, or a fold whose test images calibrate is not
+            finished.
         UsageError: The study made no final fit.
         LeukoscopeError: An engine in fp32 and the torch model disagree.
     """
@@ -92,6 +94,7 @@ def export_bundle(
 
     files = RunFiles.open(run.path)
     final = load_final_model(files, recipe)
+    check_unchanged(final.manifest)  # trained_on.txt is to name the files that it was trained on
     unseen = UnseenImages.of_run(files, recipe)
     data, rows, pixels, spec = final.data, final.rows, final.pixels, final.meta.recipe.preprocess
     graph, quantised = write_graphs(final, int8=int8, compact=compact)

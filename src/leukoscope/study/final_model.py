@@ -16,7 +16,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json
-from leukoscope.core.records import Fold, Manifest
+from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.ood import choose_cases, nearest_cases
@@ -27,6 +27,7 @@ from leukoscope.imaging.quality import measure_quality
 from leukoscope.imaging.stain import nuclear_blue
 from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
 from leukoscope.pipeline.folds import FINAL
+from leukoscope.pipeline.inputs import read_unchanged
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.engines import open_engine
@@ -181,8 +182,9 @@ def _read(
 ) -> tuple[dict[str, NDArray[np.uint8]], list[dict[str, float]], list[float]]:
     """Model inputs of each part (training images thinned); quality and nuclear blue of them."""
 
-    def read(path: Path) -> tuple[NDArray[np.uint8], dict[str, float], float]:
-        image = decode_image(path).image
+    def read(record: ImageRecord) -> tuple[NDArray[np.uint8], dict[str, float], float]:
+        path = manifest.path_of(record)
+        image = decode_image(read_unchanged(path, record.sha256), name=str(path)).image
         return apply_preprocess(image, spec), measure_quality(image), nuclear_blue(image)
 
     pixels: dict[str, NDArray[np.uint8]] = {}
@@ -190,8 +192,7 @@ def _read(
     blue: list[float] = []
     for part, numbers in rows.items():
         used = thinned_rows(numbers) if part == "train" else numbers
-        paths = [manifest.path_of(data.records[i]) for i in used]
-        found = list(ordered_map(read, paths))
+        found = list(ordered_map(read, [data.records[i] for i in used]))
         pixels[part] = np.stack([image for image, _, _ in found])
         quality += [values for _, values, _ in found]
         blue += [value for _, _, value in found]
@@ -238,8 +239,12 @@ def similar_files(
     }
     drawn = all_drawn(images.manifest)
     if drawn:
-        paths = [images.manifest.path_of(record) for record in chosen]
-        pictures = ordered_map(lambda path: decode_image(path).image, paths)
+
+        def picture(record: ImageRecord) -> NDArray[np.uint8]:
+            data = read_unchanged(images.manifest.path_of(record), record.sha256)
+            return decode_image(data, name=record.path).image
+
+        pictures = ordered_map(picture, chosen)
         files[PICTURES] = contact_sheet(pictures, PICTURE_PX)
     limit = max(float(np.quantile(distances, 0.95)), 1e-6)
     similar = SimilarCases(n=len(cases), limit=limit, picture_px=PICTURE_PX if drawn else None)

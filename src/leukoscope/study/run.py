@@ -24,6 +24,7 @@ from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols
+from leukoscope.pipeline.inputs import check_unchanged
 from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.progress import Listener, Progress, describe_environment
 
@@ -292,10 +293,15 @@ def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
 
 
 def audited_in(run: RunFolder, config: StudyConfig, progress: Progress) -> Audit:
-    """The audit of a configuration's data, from the folder's cache or made; writes its files."""
+    """The audit of a configuration's data, from the folder's cache or made; writes its files.
+
+    Raises:
+        DataError: No image can be used, or images were changed since the audit in the cache.
+    """
     folder = run.cache / "audit"
     if (folder / "complete.json").is_file():
         found = load_audit(folder, config.data.root)
+        check_unchanged(found.manifest)
     else:
         found = audited(config, progress.listener)
         save_audit(found, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ MOST_GRID_POINTS = 1000
 FEWEST_FOR_IMPORTANCE = 8
 JOURNAL = "tune.journal"
 QUEUED, QUEUE_S = "queued", 10.0
+_WORKER = re.compile(r"[0-9a-f]{12}")
 
 
 def open_storage(text: str) -> BaseStorage:
@@ -305,6 +307,8 @@ class TrialPool:
 
         if not worker:  # killed while it drew: drawing happens under the lock that we hold
             return self._storage_text.startswith("journal:")
+        if not _WORKER.fullmatch(worker):
+            return False  # no name of ours: in a received storage it could lead to another folder
         if worker == self.worker or not self._file(worker).is_file():
             return False  # a worker without a file here has another folder, or another machine
         lock = FileLock(self._file(worker))

@@ -93,6 +93,7 @@ _RC: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "text.color": INK,
+    "text.parse_math": False,  # a $ in the name of a file or class is no formula
     "xtick.labelsize": 9.0,
     "ytick.labelsize": 9.0,
     "xtick.color": INK,
@@ -180,12 +181,15 @@ def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
 
     ``photo`` keeps all colours; a chart needs at most 256 and is half as large with them.
     """
+    import matplotlib
     from PIL import Image
 
     # `savefig` would draw it once more for its layout, and encode it to be decoded again.
     figure.set_dpi(DPI)
+    _typeset_powers(figure)
     canvas: Any = figure.canvas  # its Agg methods are untyped
-    canvas.draw()
+    with matplotlib.rc_context({"text.parse_math": True}):  # of ticks that drawing adds
+        canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())
     picture = Image.fromarray(pixels[..., :3])
     if not photo:
@@ -194,6 +198,22 @@ def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
     # The highest level takes photographs six times as long and makes them a tenth smaller.
     picture.save(out, format="PNG", compress_level=3 if photo else 6)
     return out.getvalue()
+
+
+def _typeset_powers(figure: Figure) -> None:
+    """Let the powers of ten beside a logarithmic axis, which are formulas, be set as such."""
+    from matplotlib.ticker import LogFormatter
+
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            ticks = []
+            if isinstance(axis.get_major_formatter(), LogFormatter):
+                ticks += axis.get_major_ticks()
+            if isinstance(axis.get_minor_formatter(), LogFormatter):
+                ticks += axis.get_minor_ticks()
+            for tick in ticks:
+                tick.label1.set_parse_math(True)
+                tick.label2.set_parse_math(True)
 
 
 def png_uri(data: bytes) -> str:

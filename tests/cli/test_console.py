@@ -1,0 +1,54 @@
+"""What a terminal is sent: letters of names, never their control sequences."""
+
+from __future__ import annotations
+
+import errno
+import io
+
+import pytest
+import typer
+from rich.table import Table
+
+from leukoscope.cli.console import command, console
+
+CLIPBOARD = "\x1b]52;c;Y3VybA==\x07"
+
+
+def test_control_sequences_in_names_are_shown_not_obeyed() -> None:
+    out = console()
+    out.file = io.StringIO()
+    table = Table("class")
+    table.add_row(f"Pro{CLIPBOARD}")
+    out.print(f"{CLIPBOARD}\x1b[2J\x9b31m.png\tä\n", markup=False)
+    out.print(table)
+    text = out.file.getvalue()
+    assert not {"\x1b", "\x07", "\x9b"} & set(text)
+    assert "\\x1b]52;c;" in text
+    assert "ä" in text
+
+
+def test_the_programs_own_colours_stay() -> None:
+    out = console()
+    out.file = io.StringIO()
+    out._color_system = None
+    out.print("[bold red]error:[/] fine")
+    assert "error: fine" in out.file.getvalue()
+    coloured = type(out)(file=io.StringIO(), force_terminal=True, color_system="standard")
+    coloured.print("[bold red]error:[/]")
+    assert "\x1b[1;31m" in coloured.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_is_no_fault_of_ours(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @command
+    def writes() -> None:
+        raise OSError(number, "No space left on device", "out/metrics.json")
+
+    with pytest.raises(typer.Exit):
+        writes()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "out/metrics.json: cannot be written, No space left on device" in said
+    assert "--resume" in said
+    assert "fault of Leukoscope" not in said
