@@ -18,7 +18,7 @@ from leukoscope.datasets.duplicates import (
     twins_by_content,
     twins_by_name,
 )
-from leukoscope.datasets.groups import components, correlation
+from leukoscope.datasets.groups import component_labels, components, correlation
 from leukoscope.datasets.measurements import dihedral, measure_images, perceptual_hashes
 
 Image = NDArray[np.uint8]
