@@ -14,6 +14,7 @@ from leukoscope.evaluation.metrics import (
     METRICS,
     compute_metrics,
     confusion_matrix,
+    hits_and_trials,
     metric_names,
     metric_of,
     weighted_metrics,
@@ -238,3 +239,11 @@ def test_the_registry_answers_for_every_metric_of_a_study() -> None:
     assert not metric_of("log_loss").higher_is_better
     with pytest.raises(UnknownNameError, match="metric"):
         metric_of("recal_pro")
+
+
+def test_a_proportion_of_an_unknown_class_is_refused() -> None:
+    y, prob = np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])
+    names = ["benign", "pro_b"]
+    assert hits_and_trials("recall_malignant", y, prob, names) is not None
+    with pytest.raises(DataError, match=r"recall_prob: expected .* benign, pro_b, got prob"):
+        hits_and_trials("recall_prob", y, prob, names)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from leukoscope.imaging.inpaint import cover_region, paint_ground
-from leukoscope.imaging.segment import remove_leukocytes, segment_leukocytes
+from leukoscope.imaging.observation import Observation
 
 PLACES = ((50, 60), (120, 40), (170, 110), (60, 150), (130, 170))
 
@@ -35,9 +35,9 @@ def test_removal_does_not_tell_the_size_of_the_cells() -> None:
     removed = []
     for radius in (10, 15, 20):
         image = field(radius)
-        masks = segment_leukocytes(image)
-        assert masks.cell[discs(radius)].mean() > 0.98
-        removed.append(remove_leukocytes(image, masks).astype(float))
+        seen = Observation(image)
+        assert seen.masks.cell[discs(radius)].mean() > 0.98
+        removed.append(seen.background.astype(float))
     noise = 2 * np.sqrt(2)  # two independent grains differ by this
     for other in removed[1:]:
         assert np.sqrt(np.square(other - removed[0]).mean()) < noise

@@ -10,12 +10,10 @@ import pytest
 
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.inpaint import NO_GROUND, paint_ground
+from leukoscope.imaging.observation import PROBE_INPUTS, Observation
 from leukoscope.imaging.scale_bar import erase_scale_bar, find_scale_bar
 from leukoscope.imaging.segment import (
     NEUTRAL_GREY,
-    LeukocyteMasks,
-    keep_leukocytes,
-    remove_leukocytes,
     segment_leukocytes,
 )
 
@@ -102,7 +100,7 @@ def test_empty_pictures(shape: tuple[int, int], level: int) -> None:
     assert masks.cell.shape == shape
     assert not masks.nucleus.any()
     assert find_scale_bar(image) is None
-    assert remove_leukocytes(image, masks).shape == image.shape
+    assert Observation(image).background.shape == image.shape
 
 
 def test_cell_cut_out_on_black() -> None:
@@ -111,13 +109,13 @@ def test_cell_cut_out_on_black() -> None:
     truth = image.any(axis=2)
     masks = segment_leukocytes(image)
     assert dice(masks.cell, truth) > 0.97
-    assert remove_leukocytes(image, masks).max() < 20
+    assert Observation(image).background.max() < 20
 
 
 @pytest.mark.parametrize("stain", STAINS)
 def test_removal_leaves_no_violet_and_no_halo(stain: str) -> None:
     image, truth = field(stain)
-    removed = remove_leukocytes(image, segment_leukocytes(image))
+    removed = Observation(image).background
     assert segment_leukocytes(removed).cell.mean() < 0.1 * truth.mean()
     # What is painted looks like ground: its colour, and a grain of its strength.
     ground = np.array(STAINS[stain][0], float)
@@ -130,8 +128,8 @@ def test_removal_leaves_no_violet_and_no_halo(stain: str) -> None:
 def test_removal_is_deterministic_and_leaves_the_input_alone() -> None:
     image, _ = field("blue")
     before = image.copy()
-    masks = segment_leukocytes(image)
-    np.testing.assert_array_equal(remove_leukocytes(image, masks), remove_leukocytes(image, masks))
+    first, second = Observation(image).background, Observation(image).background
+    np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(image, before)
 
 
@@ -154,11 +152,12 @@ def test_nothing_to_copy_from() -> None:
 
 
 def test_kept_cells_stand_on_one_grey() -> None:
-    image, truth = field("pink")
-    masks = LeukocyteMasks(truth, truth)
-    kept = keep_leukocytes(with_bar(image, "red"), masks)
-    np.testing.assert_array_equal(kept[truth], image[truth])
-    assert (kept[~truth] == NEUTRAL_GREY).all()
+    image = with_bar(field("pink")[0], "red")
+    kept, bar = PROBE_INPUTS["cells-only"](image), find_scale_bar(image)
+    assert bar is not None
+    cell = segment_leukocytes(image).cell & ~bar.mask
+    np.testing.assert_array_equal(kept[cell], image[cell])
+    assert (kept[~cell] == NEUTRAL_GREY).all()
 
 
 @pytest.mark.parametrize("style", ["red", "black"])

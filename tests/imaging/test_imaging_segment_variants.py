@@ -20,8 +20,9 @@ from leukoscope.config.preprocess import (
     Segmentation,
 )
 from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.observation import PROBE_INPUTS
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.imaging.segment import NEUTRAL_GREY, keep_leukocytes, segment_leukocytes
+from leukoscope.imaging.segment import NEUTRAL_GREY
 from leukoscope.imaging.segment_variants import (
     hsv_mask,
     keep_segment,
@@ -153,7 +154,7 @@ def test_the_mask_is_opened_then_closed() -> None:
 
 def test_leukocytes_are_those_of_the_probes() -> None:
     image, _ = field()
-    expected = keep_leukocytes(image, segment_leukocytes(image))
+    expected = PROBE_INPUTS["cells-only"](image)
     np.testing.assert_array_equal(keep_segment(image, Leukocytes(outside="neutral")), expected)
 
 

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from leukoscope.config.preprocess import Macenko
-from leukoscope.imaging.stain import estimate_stains, lab_statistics, macenko, reinhard
+from leukoscope.imaging.stain import (
+    BLACK,
+    estimate_stains,
+    lab_statistics,
+    lit_pixels,
+    macenko,
+    nuclear_blue,
+    reinhard,
+)
 
 NUCLEAR = np.array([0.65, 0.70, 0.29])
 OTHER = np.array([0.10, 0.80, 0.59])
@@ -98,3 +106,13 @@ def test_black_surroundings_are_neither_counted_nor_changed() -> None:
         assert not result[frame].any()
         np.testing.assert_array_equal(result[50:150, 50:150], change(inside))
         assert (result[50:150, 50:150] != inside).any()
+
+
+def test_every_measure_draws_the_line_of_black_at_the_same_level() -> None:
+    """A pixel is black below the level; at the level it counts."""
+    image = np.zeros((112, 112, 3), np.uint8)
+    image[..., 2] = BLACK
+    assert lit_pixels(image).all()
+    assert nuclear_blue(image) == BLACK
+    assert not lit_pixels(image - np.array([0, 0, 1], np.uint8)).any()
+    assert nuclear_blue(image - np.array([0, 0, 1], np.uint8)) == 0

@@ -31,7 +31,8 @@ def test_contract(name: str, weights: str, size: int, channels: int, side: int, 
     network = build_network(config, num_classes=3, size_px=size, seed=2)
     x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        grid, features, logits = network.feature_map(x), network.features(x), network(x)
+        grid, _ = network.map_and_features(x)
+        features, logits = network.features(x), network(x)
         by_hand = network.head(features)
     assert not network.training
     assert grid.shape == (2, channels, side, side)

@@ -91,7 +91,7 @@ def test_recipe(name: str, tmp_path: Path) -> None:
     batch = ToInput(spec)(torch.from_numpy(val.images))
     for method in (grad_cam, grad_cam_plus_plus):
         heat = method(network, batch, ours.argmax(1))
-        assert heat.shape == (8, *network.feature_map(batch).shape[2:])
+        assert heat.shape == (8, *network.map_and_features(batch)[0].shape[2:])
         assert np.isfinite(heat).all()
         assert heat.max() <= 1
 

@@ -20,7 +20,7 @@ from leukoscope.reporting.figures.data import class_balance
 from leukoscope.reporting.figures.style import figure_png, house_style
 from leukoscope.reporting.study.report import write_report
 from leukoscope.reporting.study_files import load_study
-from leukoscope.reporting.wording import DISCLAIMER
+from leukoscope.reporting.wording import REPORT_DISCLAIMER
 
 MakeStudy = Callable[..., RunFolder]
 NUMBERS = re.compile(r"[+−]?[\d,.]+(?: %| points)? \([−+\d.]+(?:–| to )[−+\d.]+\)†?")
@@ -90,9 +90,9 @@ def test_report_shows_every_protocol_and_why_others_do_not_apply(page: Page) -> 
 def test_disclaimer_stands_at_both_ends_of_both_texts(run: RunFolder, page: Page) -> None:
     text = run.report_md.read_text(encoding="utf-8")
     for words in (page.words, text):
-        assert words.count(DISCLAIMER) == 2
-        assert words.rindex(DISCLAIMER) > 0.9 * (len(words) - len(DISCLAIMER))
-    assert DISCLAIMER in run.model_card.read_text(encoding="utf-8")
+        assert words.count(REPORT_DISCLAIMER) == 2
+        assert words.rindex(REPORT_DISCLAIMER) > 0.9 * (len(words) - len(REPORT_DISCLAIMER))
+    assert REPORT_DISCLAIMER in run.model_card.read_text(encoding="utf-8")
 
 
 def test_quarantined_files_are_listed_and_escaped(run: RunFolder) -> None:

@@ -143,4 +143,6 @@ def test_bounds_name_figure_and_limit() -> None:
     same = measure_parity(old, old, truth)
     assert same.low == pytest.approx(-proportion_interval(0, 4)[1])
     assert same.high == pytest.approx(0.6024, abs=1e-4)  # 1 − .025^(1/4)
+    wider = measure_parity(old, old, truth, confidence=0.99)
+    assert wider.high == pytest.approx(1 - 0.005**0.25)
     assert [BOUNDS[name].changed for name in ("fp32", "bf16", "int8")] == [0, 0.01, 0.02]

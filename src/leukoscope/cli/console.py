@@ -224,14 +224,14 @@ class _Lines:
             self.printed_at = now
             start, before = self.started[step]
             speed = (done - before) / (now - start)
-            left = f", {_duration((total - done) / speed)} left" if speed > 0 else ""
+            left = f", {duration((total - done) / speed)} left" if speed > 0 else ""
             typer.echo(f"· {step}: {done:,} of {total:,}{left}", err=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration in words, roughly.
 
-    >>> _duration(42), _duration(600), _duration(90_000)
+    >>> duration(42), duration(600), duration(90_000)
     ('42 s', '10 min', '25.0 h')
     """
     if seconds < 90:

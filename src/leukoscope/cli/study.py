@@ -12,6 +12,7 @@ from leukoscope.cli.console import (
     DISCLAIMER,
     command,
     console,
+    duration,
     given_options,
     name_unreadable,
     print_json,
@@ -219,8 +220,8 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
         return 0
     out = console()
     out.print(f"{plan.n_images} usable images of {plan.n_files} files; nothing was started")
-    rows = [(step.name, step.work, _duration(step.seconds)) for step in plan.steps]
-    total = ("in all", "", _duration(sum(step.seconds for step in plan.steps)))
+    rows = [(step.name, step.work, duration(step.seconds)) for step in plan.steps]
+    total = ("in all", "", duration(sum(step.seconds for step in plan.steps)))
     print_table(("step", "work", "about"), [*rows, total])
     if jobs > 1:
         out.print(f"The times are those of one process; with --jobs {jobs} fits overlap.")
@@ -229,10 +230,6 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
     for text in plan.limits or ("nothing was found that would limit the report",):
         out.print(f"· {text}", markup=False)
     return 0
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
 def _exit_code(result: StudyResult) -> int:

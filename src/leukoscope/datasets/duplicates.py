@@ -28,6 +28,7 @@ from leukoscope.datasets.neighbour_search import (
 )
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import find_scale_bar
+from leukoscope.imaging.stain import BLACK, lit_pixels
 
 HASH_BITS = 10
 """Perceptual hashes of near duplicates differ in at most this many of 64 bits."""
@@ -40,7 +41,6 @@ SURE_LIKENESS = 0.9
 
 _COARSE = 0.85
 _WORKING_PX = 256
-_BLACK = 12
 _TWIN_ERROR = 14.0  # grey levels, root mean square over the cut-out cells
 _TWIN_LIKENESS = 0.9
 _BLOCK = 512
@@ -142,7 +142,7 @@ def _fine_structure(paths: Sequence[Path], i: int) -> tuple[NDArray[np.float32],
     bar = find_scale_bar(image)
     valid = np.ones(image.shape[:2], np.uint8) if bar is None else (~bar.mask).astype(np.uint8)
     valid &= np.asarray(
-        cv2.erode((image.max(axis=2) >= _BLACK).astype(np.uint8), np.ones((5, 5), np.uint8)),
+        cv2.erode(lit_pixels(image).astype(np.uint8), np.ones((5, 5), np.uint8)),
         np.uint8,
     )
     size = (_WORKING_PX, _WORKING_PX)
@@ -229,7 +229,7 @@ def _best_fields(luma: NDArray[np.uint8], cut: IntArray, whole: IntArray) -> lis
 
 def _inner(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Where cells are: small pictures mix their rims with black, so the rims are left out."""
-    return np.stack([cv2.erode((one > 2 * _BLACK).astype(np.uint8), _RIM) for one in luma])
+    return np.stack([cv2.erode((one >= 2 * BLACK).astype(np.uint8), _RIM) for one in luma])
 
 
 def _lit_windows(luma: NDArray[np.uint8], cut: IntArray) -> dict[Pair, IntArray]:
@@ -276,7 +276,7 @@ def _is_twin(cut: Path, whole: Path) -> bool:
     a, b = decode_image(cut).image, decode_image(whole).image
     if a.shape != b.shape:
         b = np.asarray(cv2.resize(b, (a.shape[1], a.shape[0]), interpolation=cv2.INTER_AREA))
-    lit = cv2.erode((a.max(axis=2) >= 2 * _BLACK).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    lit = cv2.erode((a.max(axis=2) >= 2 * BLACK).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     if lit.sum() < 64:
         return False
     x, y = a[lit].astype(np.float32), b[lit].astype(np.float32)

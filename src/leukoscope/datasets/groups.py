@@ -15,7 +15,7 @@ _NEAR = 0.1  # sum of squared deviations of shares over the wanted share
 
 
 def join_pairs(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
-    """Connected components by union–find.
+    """Connected components of the links.
 
     Args:
         n: Number of images.
@@ -27,18 +27,14 @@ def join_pairs(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
     >>> join_pairs(5, [(3, 1), (1, 4)])
     [0, 1, 2, 1, 1]
     """
-    parent = list(range(n))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for pair in pairs:
-        a, b = root(pair[0]), root(pair[1])
-        parent[max(a, b)] = min(a, b)
-    return [root(i) for i in range(n)]
+    ends = np.array([(pair[0], pair[1]) for pair in pairs], dtype=np.int64).reshape(-1, 2)
+    links = coo_array((np.ones(len(ends), np.bool_), (ends[:, 0], ends[:, 1])), shape=(n, n))
+    _, component = connected_components(links, directed=False)
+    _, first, number = np.unique(component, return_index=True, return_inverse=True)
+    return [int(index) for index in first[number]]
 
 
 def components(n: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]:

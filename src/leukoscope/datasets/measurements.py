@@ -17,12 +17,12 @@ from leukoscope.imaging.background import BACKGROUND_FEATURES, background_featur
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
 from leukoscope.imaging.segment import segment_leukocytes
+from leukoscope.imaging.stain import lit_pixels
 
 LOW_PX = 64
 """Side of the small pictures on which candidates are compared."""
 
 _HASH_PX = 32
-_BLACK = 12
 _CUT_OUT = 0.3  # share of black pixels from which a picture is cells cut out on black
 _HIGH_PASS = 5.0  # px of the small picture
 _LEVELS = 40.0  # int8 steps per standard deviation
@@ -87,7 +87,7 @@ def measure_image(image: NDArray[np.uint8]) -> Measures:
         background=background_features(image, segment_leukocytes(image), bar)[None],
         bar=np.array([_NO_BOX if bar is None else bar.box], np.int32),
         bar_red=np.array([bar is not None and bar.colour == "red"]),
-        cut_out=np.array([(small.max(axis=2) < _BLACK).mean() > _CUT_OUT]),
+        cut_out=np.array([(~lit_pixels(small)).mean() > _CUT_OUT]),
     )
 
 

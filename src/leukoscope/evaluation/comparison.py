@@ -405,7 +405,8 @@ def measure_parity(
     interval = bootstrap_mean(gain, groups=groups, **how)
     low, high = interval.low, interval.high
     if not gain.any():  # no spread to resample: as many groups could still have missed a change
-        high = proportion_interval(0, interval.n_groups)[1]
+        confidence = how.get("confidence", 0.95)
+        high = proportion_interval(0, interval.n_groups, confidence=confidence)[1]
         low = -high
     limits = {"accuracy_change": interval.value, "low": low, "high": high}
     return parity.model_copy(update=limits)

@@ -165,7 +165,11 @@ class Gate:
             raise DataError("out-of-distribution tensors: expected references (R, P) for knn")
         if references is not None and basis is not None and basis.shape[1:] != references.shape[1:]:
             raise DataError("out-of-distribution tensors: references and basis do not fit")
-        of_appearance = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix in k}
+        of_appearance = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
         return cls(
             record.scores,
             record.threshold,

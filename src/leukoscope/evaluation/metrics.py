@@ -343,8 +343,14 @@ def hits_and_trials(
     predicted = y_prob.argmax(axis=1)
     if not class_name:
         return (predicted == y_true).astype(np.float64), np.ones(len(y_true))
-    of_class = [class_name == other for other in class_names]
-    mask = np.array(of_class if any(of_class) else malignant_mask(class_names), dtype=bool)
+    if class_name in class_names:
+        mask = np.array([class_name == other for other in class_names], dtype=bool)
+    elif class_name == "malignant":
+        mask = np.array(malignant_mask(class_names), dtype=bool)
+    else:
+        raise DataError(
+            f"metric {name}: expected one of the classes {', '.join(class_names)}, got {class_name}"
+        )
     real, called = mask[y_true], mask[predicted]
     if metric == "specificity":
         real, called = ~real, ~called

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leukoscope.imaging.quality import noise_level
 from leukoscope.imaging.scale_bar import ScaleBar
 from leukoscope.imaging.segment import LeukocyteMasks
-from leukoscope.imaging.stain import lit_pixels
+from leukoscope.imaging.stain import BLACK, lit_pixels
 
 _GROUND = ("ground_l", "ground_a", "ground_b")
 _SPREAD = ("ground_l_spread", "ground_a_spread", "ground_b_spread")
@@ -95,7 +95,7 @@ def background_features(
     coarse = outside[::step, ::step]
     coarse = coarse if coarse.any() else np.ones_like(coarse)
     highest = image[::step, ::step].max(axis=2)[coarse]
-    shares = (ground.sum() / coarse.sum(), (highest < 12).mean(), (highest == 255).mean())
+    shares = (ground.sum() / coarse.sum(), (highest < BLACK).mean(), (highest == 255).mean())
     return np.array(
         [
             *colour,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import Macenko
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.imaging.stain import BLACK, estimate_stains, optical_density
+from leukoscope.imaging.stain import estimate_stains, lit_pixels, optical_density
 
 Image = NDArray[np.uint8]
 _Float = NDArray[np.float64]
@@ -132,7 +132,7 @@ def _uneven_light(image: Image, level: float, rng: np.random.Generator) -> Image
     y, x = _grid(image)
     ramp = x / x.max() * np.cos(angle) + y / y.max() * np.sin(angle)
     ramp = (ramp - ramp.min()) / np.ptp(ramp)
-    return _to_uint8(image * (1 - level * ramp)[:, :, None])
+    return to_uint8(image * (1 - level * ramp)[:, :, None])
 
 
 def _bubble(image: Image, level: float, rng: np.random.Generator) -> Image:
@@ -174,11 +174,11 @@ def _sensor_noise(image: Image, level: float, rng: np.random.Generator) -> Image
 
 
 def _gaussian_noise(image: Image, level: float, rng: np.random.Generator) -> Image:
-    return _to_uint8(image + 255 * level * rng.standard_normal(image.shape, np.float32))
+    return to_uint8(image + 255 * level * rng.standard_normal(image.shape, np.float32))
 
 
 def _brightness(image: Image, level: float, rng: np.random.Generator) -> Image:
-    return _to_uint8(image * level)
+    return to_uint8(image * level)
 
 
 def _rescale(image: Image, level: float, rng: np.random.Generator) -> Image:
@@ -211,11 +211,12 @@ def _grid(image: Image) -> tuple[_Float, _Float]:
 
 def _outside_black(image: Image, changed: NDArray[np.floating]) -> Image:
     """The changed values as an image, but for what was black."""
-    black = image.max(axis=2, keepdims=True) < BLACK
-    return np.asarray(np.where(black, image, _to_uint8(changed)), np.uint8)
+    lit = lit_pixels(image)[:, :, None]
+    return np.asarray(np.where(lit, to_uint8(changed), image), np.uint8)
 
 
-def _to_uint8(values: NDArray[np.floating]) -> Image:
+def to_uint8(values: NDArray[np.floating]) -> Image:
+    """Values rounded to whole levels from 0 to 255."""
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 

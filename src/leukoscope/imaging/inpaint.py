@@ -185,7 +185,7 @@ def cover_region(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     side = max(cells.shape)
     mask = cells.astype(np.uint8)
     inner = float(cv2.distanceTransform(mask, cv2.DIST_L2, 3).max()) if mask.any() else 0.0
-    own = np.asarray(cv2.dilate(mask, _disc(max(2, round(_HALO * side)))), np.uint8)
+    own = np.asarray(cv2.dilate(mask, disc(max(2, round(_HALO * side)))), np.uint8)
     if inner > _CLOSE_UP * side and not cells.all():
         return _with_discs(own, mask, _CLOSE_UP_RADIUS * side) > 0
     for share in _RADII:
@@ -239,6 +239,7 @@ def _halton(count: int, base: int) -> list[float]:
 _PLACES = tuple(zip(_halton(200, 2), _halton(200, 3), strict=True))
 
 
-def _disc(radius: int) -> _Mask:
+def disc(radius: int) -> _Mask:
+    """A filled circle of ones, (2 · radius + 1) pixels wide, for erosion and dilation."""
     side = 2 * radius + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)

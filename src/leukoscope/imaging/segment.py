@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from leukoscope.imaging.inpaint import (
     LOG_INTENSITY,
-    cover_region,
+    disc,
     fit_ground,
     grid_step,
     log_intensity,
-    paint_ground,
 )
 from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
 from leukoscope.imaging.stain import lit_pixels
@@ -32,16 +31,13 @@ __all__ = [
     "enlarge_mask",
     "find_scale_bar",
     "is_cut_out",
-    "keep_leukocytes",
-    "remove_leukocytes",
     "segment_leukocytes",
 ]
 
 NEUTRAL_GREY = (200, 200, 200)
-"""RGB on which :func:`keep_leukocytes` puts the cells, for every image alike."""
+"""RGB of the ground on which leukocytes are shown alone, the same for every image."""
 
 _WORKING_PX = 256  # longer side at which masks are found
-_BLACK = 12  # a cut-out cell is surrounded by pixels below this
 _LIT_SHARE = 0.9  # less of the picture is not black: the cell is cut out
 _LOWEST_VIOLET = 0.08  # no leukocyte is paler
 _VIOLET_SHARE = 0.4  # of the green density; red cells, pink or thick, have less
@@ -98,42 +94,9 @@ def is_cut_out(image: NDArray[np.uint8]) -> bool:
     return bool(lit_pixels(image).mean() < _LIT_SHARE)
 
 
-def remove_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArray[np.uint8]:
-    """The image with leukocytes and scale bar replaced by plain ground.
-
-    What is replaced does not follow the cells: discs of constant size, some of them where no
-    leukocyte is (:func:`~leukoscope.imaging.inpaint.cover_region`), are painted over with ground
-    that is estimated outside (:func:`~leukoscope.imaging.inpaint.paint_ground`). Patches copied
-    into holes of the cells' own size would tell that size to a classifier. Equal images and masks
-    give equal results.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        masks: Of the same image.
-    """
-    bar = find_scale_bar(image)
-    remove = masks.cell if bar is None else masks.cell | bar.mask
-    return paint_ground(image, cover_region(remove))
-
-
-def keep_leukocytes(image: NDArray[np.uint8], masks: LeukocyteMasks) -> NDArray[np.uint8]:
-    """The leukocytes alone, on :data:`NEUTRAL_GREY`; the scale bar is gone too.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        masks: Of the same image.
-    """
-    keep = masks.cell
-    bar = find_scale_bar(image)
-    if bar is not None:
-        keep = keep & ~bar.mask
-    return np.where(keep[:, :, None], image, np.array(NEUTRAL_GREY, np.uint8))
-
-
 def _segment(image: NDArray[np.uint8]) -> tuple[_Mask, _Mask]:
     smooth = np.asarray(cv2.GaussianBlur(image, (0, 0), 1.0), np.uint8)
-    red, green, blue = cv2.split(smooth)
-    lit = np.asarray(cv2.max(cv2.max(red, green), blue) >= _BLACK)
+    lit = lit_pixels(smooth)
     if not lit.any():
         empty = np.zeros(image.shape[:2], np.uint8)
         return empty, empty
@@ -145,7 +108,7 @@ def _segment(image: NDArray[np.uint8]) -> tuple[_Mask, _Mask]:
     if lit.mean() < _LIT_SHARE:  # cut out on black: everything lit is the cell
         cell = _open(lit.astype(np.uint8), 2)
         return seeds & cell, cell
-    solid = cv2.erode(seeds, _disc(1))
+    solid = cv2.erode(seeds, disc(1))
     if not solid.any():
         return np.zeros_like(seeds), np.zeros_like(seeds)
     ground = cv2.add(density[:, :, 1], density[:, :, 2])
@@ -184,9 +147,14 @@ def _otsu(values: _Float) -> float:
     top = float(np.percentile(values.ravel()[::3], 99))
     if top <= 0:
         return 0.0
-    levels = np.clip(values * (255 / top), 0, 255).astype(np.uint8).reshape(-1, 1)
-    level, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return float(level) / 255 * top
+    return otsu_level(np.clip(values * (255 / top), 0, 255).astype(np.uint8)) / 255 * top
+
+
+def otsu_level(levels: NDArray[np.uint8]) -> float:
+    """Otsu's threshold (1979) of grey levels, 0–255; the brighter class lies above it."""
+    column = np.ascontiguousarray(levels).reshape(-1, 1)
+    threshold, _ = cv2.threshold(column, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return float(threshold)
 
 
 def _grow_field(
@@ -221,21 +189,16 @@ def _grow_single(stained: NDArray[np.bool_], away: _Float, seeds: _Mask) -> tupl
 
 
 def _open(mask: _Mask, radius: int) -> _Mask:
-    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(radius)), np.uint8)
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc(radius)), np.uint8)
 
 
 def _close(mask: _Mask, radius: int) -> _Mask:
-    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _disc(radius)), np.uint8)
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disc(radius)), np.uint8)
 
 
 def _distance(mask: _Mask) -> _Float:
     """Distance of each pixel of the mask from what is outside."""
     return np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, 3), np.float32)
-
-
-def _disc(radius: int) -> _Mask:
-    side = 2 * radius + 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
 
 
 def _disc_area(radius: int) -> int:

@@ -18,11 +18,17 @@ from leukoscope.config.preprocess import (
     MultiscaleKmeans,
     Segmentation,
 )
+from leukoscope.imaging.inpaint import disc
 from leukoscope.imaging.scale_bar import find_scale_bar
-from leukoscope.imaging.segment import NEUTRAL_GREY, enlarge_mask, segment_leukocytes
+from leukoscope.imaging.segment import (
+    NEUTRAL_GREY,
+    enlarge_mask,
+    otsu_level,
+    segment_leukocytes,
+)
+from leukoscope.imaging.stain import lit_pixels
 
 _WORKING_PX = 256  # longer side at which clusters are found
-_BLACK = 12  # a cut-out cell is surrounded by pixels below this
 _CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
 
 
@@ -63,10 +69,8 @@ def morphology(
     """
     if radius_px == 0:
         return pixels
-    side = 2 * radius_px + 1
-    ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     how = cv2.MORPH_OPEN if operation == "open" else cv2.MORPH_CLOSE
-    return np.asarray(cv2.morphologyEx(pixels, how, ellipse), np.uint8)
+    return np.asarray(cv2.morphologyEx(pixels, how, disc(radius_px)), np.uint8)
 
 
 def keep_segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.uint8]:
@@ -130,7 +134,7 @@ def lab_ranges_mask(
         inside |= cv2.inRange(lab, np.array(box.low), np.array(box.high)) > 0
     if otsu and inside.any():
         lightness = np.asarray(lab[:, :, 0], np.uint8)
-        inside &= lightness <= _otsu(lightness[inside])
+        inside &= lightness <= otsu_level(lightness[inside])
     return inside
 
 
@@ -149,13 +153,13 @@ def hsv_mask(
         (H, W) bool; black pixels never belong to it.
     """
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    hue, saturation, value = (np.asarray(plane, np.uint8) for plane in cv2.split(hsv))
-    lit = np.asarray(value >= _BLACK)
+    hue, saturation, _ = (np.asarray(plane, np.uint8) for plane in cv2.split(hsv))
+    lit = lit_pixels(image)
     if not lit.any():
         return lit
     above, below = hue >= hue_low, hue <= hue_high
     hues = above & below if hue_low <= hue_high else above | below
-    return np.asarray(lit & hues & (saturation > max(saturation_min, _otsu(saturation[lit]))))
+    return np.asarray(lit & hues & (saturation > max(saturation_min, otsu_level(saturation[lit]))))
 
 
 def kmeans_mask(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_]:
@@ -208,12 +212,12 @@ def _kmeans_at(image: NDArray[np.uint8], clusters: int, scale: float) -> NDArray
     if scale < 1:
         # An interpolated outline may reach into black surroundings.
         large = enlarge_mask(mask.astype(np.uint8), width, height) > 0
-        mask = np.asarray(large & (image.max(axis=2) >= _BLACK))
+        mask = np.asarray(large & lit_pixels(image))
     return mask
 
 
 def _violet_cluster(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_]:
-    mask = np.asarray(image.max(axis=2) >= _BLACK)
+    mask = lit_pixels(image)
     colours = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[mask].astype(np.float32)
     packed = colours @ np.array([65536, 256, 1], np.float32)  # exact: below 2²⁴
     if len(np.unique(packed)) < clusters:
@@ -227,9 +231,3 @@ def _violet_cluster(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_
     violet = centres[:, 1] - centres[:, 2] - centres[:, 0]
     mask[mask] = labels.ravel() == int(np.argmax(violet))
     return mask
-
-
-def _otsu(levels: NDArray[np.uint8]) -> float:
-    column = np.ascontiguousarray(levels).reshape(-1, 1)
-    threshold, _ = cv2.threshold(column, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return float(threshold)

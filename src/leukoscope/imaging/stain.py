@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import Macenko
 
-BLACK = 12  # a cut-out cell is surrounded by pixels below this
+BLACK = 12
+"""A pixel whose brightest channel is below this is black, as around a cell that was cut out."""
+
 _MAX_GAIN = 4.0  # a plain image has no contrast to stretch but noise
 _LEAST_ANGLE = np.radians(2.0)  # between two stains; below, there is only one
 _LEAST_PIXELS = 50  # for percentiles to mean anything
@@ -20,7 +22,6 @@ _LEAST_RANGE = 0.05  # density between them; a plain image has none
 _DARKEST = 1.4  # density of the darkest nuclei in the result
 _Float = NDArray[np.float64]
 _SIDE = 112
-_BLACK = 12  # brightest channel of the black ground around cut-out cells
 _SHARE = 0.05
 
 
@@ -199,7 +200,7 @@ def _to_lab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def lit_pixels(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(H, W) bool, what is not the black surroundings of a cell that was cut out."""
+    """(H, W) bool, the pixels whose brightest channel is at least :data:`BLACK`."""
     red, green, blue = cv2.split(image)
     return np.asarray(cv2.max(cv2.max(red, green), blue) >= BLACK)
 
@@ -216,7 +217,7 @@ def nuclear_blue(image: NDArray[np.uint8]) -> float:
     """
     small = cv2.resize(np.ascontiguousarray(image), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     red, green, blue = cv2.split(small)
-    lit = cv2.inRange(cv2.max(cv2.max(red, green), blue), _BLACK + 1, 255)
+    lit = cv2.inRange(cv2.max(cv2.max(red, green), blue), BLACK, 255)
     total = cv2.countNonZero(lit)
     if not total:
         return 0.0

@@ -16,12 +16,12 @@ from torchvision.transforms.v2 import functional
 
 from leukoscope.config.recipe import Augmentation
 from leukoscope.config.training import GradientTraining
+from leukoscope.imaging.stain import BLACK
 
 # Unit optical densities (RGB) of methylene blue and eosin, the dyes of Giemsa's and of the other
 # Romanowsky stains of blood: G. Landini's measurement, the entry "Giemsa" of ImageJ's colour
 # deconvolution. Haematoxylin, which the method was published for, does not occur in smears.
 _BLUE, _EOSIN = (0.834750, 0.513556, 0.196330), (0.092789, 0.954111, 0.283111)
-_BLACK = 12  # surroundings of a cell that was cut out, as in imaging.stain
 
 
 class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
@@ -88,7 +88,7 @@ class StainJitter(v2.Transform):  # type: ignore[misc]
         amounts = density @ self.amounts_of * params["alpha"] + params["beta"]
         levels = 256 * torch.exp(-(amounts @ self.stains)) - 1
         changed = levels.round().clamp(0, 255).byte().permute(2, 0, 1)
-        return torch.where(inpt.amax(0) >= _BLACK, changed, inpt)
+        return torch.where(inpt.amax(0) >= BLACK, changed, inpt)
 
 
 def _reach(height: int, width: int, params: dict[str, Any]) -> int:

@@ -250,10 +250,6 @@ class Network(nn.Module):
         """(N, 3, S, S) float32 to (N, D) float32, the input of the last layer."""
         return self.map_and_features(x)[1]
 
-    def feature_map(self, x: Tensor) -> Tensor:
-        """(N, 3, S, S) float32 to the last feature map (N, C, h, w) float32."""
-        return self.map_and_features(x)[0]
-
     def map_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, h, w) and features (N, D) of one pass."""
         limit = self.config.clamp_input

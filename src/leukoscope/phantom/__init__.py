@@ -1,7 +1,7 @@
 """A procedural blood-smear renderer with ground truth."""
 
 from leukoscope.phantom.artefacts import ARTEFACTS, Artefact, plant_artefact
-from leukoscope.phantom.morphology import CAPTIONS, MORPHOLOGY, CellAttributes, Morphology
+from leukoscope.phantom.morphology import MORPHOLOGY, CellAttributes, Morphology
 from leukoscope.phantom.render import Phantom, render_phantom
 from leukoscope.phantom.spec import (
     CLASS_FOLDERS,
@@ -14,7 +14,6 @@ from leukoscope.phantom.writing import write_phantoms
 
 __all__ = [
     "ARTEFACTS",
-    "CAPTIONS",
     "CLASS_FOLDERS",
     "CONFOUNDERS",
     "MORPHOLOGY",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ConfigError, UnknownNameError
-from leukoscope.imaging.corruption import blurred, compressed
+from leukoscope.imaging.corruption import blurred, compressed, to_uint8
 from leukoscope.phantom.session import draw_scale_bar
 
 Image = NDArray[np.uint8]
@@ -104,14 +104,14 @@ def _rim(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> I
     """The outermost two pixels of a cut-out are darker, as where a mask was feathered."""
     inner = cv2.erode(cells.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     return np.where(
-        (cells & ~inner)[:, :, None], _to_uint8(_unrounded(image, rng) * (1 - level)), image
+        (cells & ~inner)[:, :, None], to_uint8(_unrounded(image, rng) * (1 - level)), image
     )
 
 
 def _vignette(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> Image:
     height, width = image.shape[:2]
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
-    return _to_uint8(_unrounded(image, rng) * (1 - level * (x**2 + y**2) / 2)[:, :, None])
+    return to_uint8(_unrounded(image, rng) * (1 - level * (x**2 + y**2) / 2)[:, :, None])
 
 
 def _blur(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> Image:
@@ -121,7 +121,7 @@ def _blur(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> 
 def _sharpen(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> Image:
     """Unsharp mask of radius 1 px."""
     values = image.astype(np.float32)
-    return _to_uint8(values + level * (values - cv2.GaussianBlur(values, (0, 0), 1.0)))
+    return to_uint8(values + level * (values - cv2.GaussianBlur(values, (0, 0), 1.0)))
 
 
 def _resample(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> Image:
@@ -140,13 +140,13 @@ def _noise_outside(image: Image, level: float, rng: np.random.Generator, cells: 
 
 
 def _noise(image: Image, level: float, rng: np.random.Generator, where: Mask) -> Image:
-    noisy = _to_uint8(image + level * rng.standard_normal(image.shape, np.float32))
+    noisy = to_uint8(image + level * rng.standard_normal(image.shape, np.float32))
     return np.where(where[:, :, None], noisy, image)
 
 
 def _white_balance(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> Image:
     """More red, less blue, in the light and in the cells alike."""
-    return _to_uint8(_unrounded(image, rng) * np.array([1 + level, 1.0, 1 - level]))
+    return to_uint8(_unrounded(image, rng) * np.array([1 + level, 1.0, 1 - level]))
 
 
 def _hot_pixels(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> Image:
@@ -166,7 +166,7 @@ def _size(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> 
 def _stain(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> Image:
     """The dyes absorb more red and less blue light; the empty ground hardly changes."""
     density = -np.log((_unrounded(image, rng) + 1) / 256)
-    return _to_uint8(256 * np.exp(-density * np.array([1 + level, 1.0, 1 - level])) - 1)
+    return to_uint8(256 * np.exp(-density * np.array([1 + level, 1.0, 1 - level])) - 1)
 
 
 def _scale_bar(image: Image, level: float, rng: np.random.Generator, cells: Mask) -> Image:
@@ -184,10 +184,6 @@ def _unrounded(image: Image, rng: np.random.Generator) -> NDArray[np.float64]:
     """
     values = image + rng.uniform(-0.5, 0.5, image.shape)
     return np.asarray(np.clip(values, 0, 255), np.float64)
-
-
-def _to_uint8(values: NDArray[np.floating]) -> Image:
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
 _ALL = (

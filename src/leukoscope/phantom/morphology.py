@@ -137,9 +137,6 @@ MORPHOLOGY: Mapping[str, Morphology] = {
 """The one morphology rule of the phantoms, by class."""
 
 TRAITS = tuple(field.name for field in fields(Morphology) if field.type == "Trait")
-CAPTIONS: Mapping[str, str] = {name: rule.caption for name, rule in MORPHOLOGY.items()}
-"""What each class looks like, for the documentation."""
-
 LARGEST_DIAMETER_UM = max(rule.diameter_um.high for rule in MORPHOLOGY.values())
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from leukoscope.core.files import write_text
 from leukoscope.reporting.content import Section
-from leukoscope.reporting.wording import DISCLAIMER
+from leukoscope.reporting.wording import REPORT_DISCLAIMER
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -132,7 +132,11 @@ def write_page(
         kind: Name of the templates.
         markdown: The text's file, if one is wanted.
     """
-    page = {**values, "disclaimer": DISCLAIMER, "sections": [s for s in sections if s.blocks]}
+    page = {
+        **values,
+        "disclaimer": REPORT_DISCLAIMER,
+        "sections": [s for s in sections if s.blocks],
+    }
     write_text(html, render(f"{kind}.html.j2", css=stylesheet(), **page))
     if markdown is not None:
         write_text(markdown, render(f"{kind}.md.j2", **page))

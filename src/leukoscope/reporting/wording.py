@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-DISCLAIMER = (
-    "Research software, not a medical device. Nothing in this report may be used to diagnose, "
-    "treat or exclude a disease."
+from leukoscope.core.program import DISCLAIMER
+
+REPORT_DISCLAIMER = (
+    f"{DISCLAIMER} Nothing in this report may be used to diagnose, treat or exclude a disease."
 )
 
 

@@ -19,7 +19,7 @@ from leukoscope.core.labels import CLASSES
 from leukoscope.core.records import Manifest
 from leukoscope.imaging.decode import decode_image
 from leukoscope.reporting.markup import render, stylesheet, templates
-from leukoscope.reporting.wording import DISCLAIMER
+from leukoscope.reporting.wording import REPORT_DISCLAIMER
 
 PICTURE_PX = 288
 QUALITY = 82
@@ -57,7 +57,7 @@ def write_relabel_page(
         "relabel.html.j2",
         css=stylesheet(),
         title=f"Labels to check: {queue['run']}",
-        disclaimer=DISCLAIMER,
+        disclaimer=REPORT_DISCLAIMER,
         queue=queue,
         lists=[(key, text, queue["lists"][key].get("shown", 0)) for key, text in LISTS.items()],
         absent=f"No list of images unlike the others: {absent}." if absent else "",

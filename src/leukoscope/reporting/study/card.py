@@ -21,7 +21,7 @@ from leukoscope.reporting.study import data, decision_tables, result_facts, stud
 from leukoscope.reporting.study.results import cannot_show
 from leukoscope.reporting.study.study_facts import Answer
 from leukoscope.reporting.study_files import Study, class_title, load_study
-from leukoscope.reporting.wording import DISCLAIMER, input_title, level_title
+from leukoscope.reporting.wording import REPORT_DISCLAIMER, input_title, level_title
 
 
 def render_model_card(run: RunFolder) -> str:
@@ -43,7 +43,7 @@ def card_text(study: Study) -> str:
     return render(
         "model_card.md.j2",
         recipe=recipe,
-        disclaimer=DISCLAIMER,
+        disclaimer=REPORT_DISCLAIMER,
         name=study.name,
         headline=str(verdict.get("headline", "")),
         level=level_title(str(verdict.get("level", "inconclusive")))[0],
