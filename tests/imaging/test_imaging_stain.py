@@ -113,6 +113,6 @@ def test_every_measure_draws_the_line_of_black_at_the_same_level() -> None:
     image = np.zeros((112, 112, 3), np.uint8)
     image[..., 2] = BLACK
     assert lit_pixels(image).all()
-    assert nuclear_blue(image) == BLACK
+    assert nuclear_blue(image) == pytest.approx(BLACK)
     assert not lit_pixels(image - np.array([0, 0, 1], np.uint8)).any()
     assert nuclear_blue(image - np.array([0, 0, 1], np.uint8)) == 0

@@ -29,7 +29,6 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         overrides: Texts such as ``training.epochs=3``; values in TOML notation.
 
     Raises:
-        UnknownNameError: No such recipe.
         ConfigError: The file or an override is invalid; names the key.
     """
     path = Path(name)

@@ -379,9 +379,7 @@ def resolve(recipe: Recipe, values: Mapping[str, Any], **texts: str) -> Recipe:
     """The recipe with some keys changed.
 
     Args:
-        recipe: The recipe.
         values: Recipe key → value (not label).
-        **texts: New name, title, notes.
 
     Raises:
         ConfigError: The values do not fit the recipe or one another; names the key.

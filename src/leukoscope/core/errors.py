@@ -27,7 +27,6 @@ class LeukoscopeError(Exception):
     """Base of all errors that a user can act on.
 
     Args:
-        message: What was expected and what came.
         hint: What to do about it; printed on its own line.
     """
 
@@ -73,7 +72,6 @@ class ImageError(DataError):
     """One image cannot be read.
 
     Args:
-        path: The file.
         reason: A short machine-readable code such as ``truncated`` or ``not-an-image``.
         detail: What was expected and what came, in words.
     """

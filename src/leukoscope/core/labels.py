@@ -16,19 +16,12 @@ from leukoscope.core.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """What a class name stands for.
+    """What a class name stands for."""
 
-    Attributes:
-        name: Canonical name, used in every file.
-        title: Name for figures and pages.
-        malignant: Whether the class belongs to the malignant branch of the hierarchy.
-        description: One sentence for readers who are not haematologists.
-    """
-
-    name: str
-    title: str
-    malignant: bool
-    description: str
+    name: str  # canonical name, used in every file
+    title: str  # name for figures and pages
+    malignant: bool  # whether the class belongs to the malignant branch of the hierarchy
+    description: str  # one sentence for readers who are not haematologists
 
 
 CLASSES: Mapping[str, ClassInfo] = {

@@ -24,7 +24,6 @@ class Protocol:
         name: As configured and as in every file.
         unit: What its intervals resample unless a fold says otherwise.
         held_out: What stands on one side of a split as a whole.
-        title: Name for readers.
         label: Name where space is scarce.
         panel_title: Name over a small figure.
         question: What a result under it answers.

@@ -17,11 +17,7 @@ OOD_COLUMNS = ("image_id", "part", "outlier", "score", "decided_by", "accepted")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A study's folder; each step reads the files of the step before and writes its own.
-
-    Attributes:
-        path: The folder.
-    """
+    """A study's folder; each step reads the files of the step before and writes its own."""
 
     path: Path
 

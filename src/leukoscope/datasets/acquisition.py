@@ -38,17 +38,11 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClusterTree:
-    """Nested clusters of n images.
+    """Nested clusters of n images."""
 
-    Attributes:
-        linkage: (m − 1, 4) float64, SciPy's linkage of m images.
-        place: (n,) int64, for each image its own place among the m, or its nearest one's.
-        whitened: Whether overlapping fields set the scale of the features.
-    """
-
-    linkage: FloatArray
-    place: IntArray
-    whitened: bool
+    linkage: FloatArray  # (m − 1, 4) float64, SciPy's linkage of m images
+    place: IntArray  # (n,) int64, for each image its own place among the m, or its nearest one's
+    whitened: bool  # whether overlapping fields set the scale of the features
 
     def cut(self, clusters: int) -> IntArray:
         """(n,) numbers from 0, by size; at most ``clusters`` of them."""
@@ -134,7 +128,6 @@ def whiten(scaled: FloatArray, pairs: Sequence[Pair]) -> FloatArray:
 
     Args:
         scaled: (n, d) features.
-        pairs: Indices of images of one slide.
     """
     index = np.array(pairs)[:, :2]
     difference = scaled[index[:, 0]] - scaled[index[:, 1]]
@@ -158,7 +151,6 @@ def merge_clusters(labels: IntArray, groups: Sequence[Sequence[int]]) -> IntArra
 
     Args:
         labels: (n,) cluster numbers.
-        groups: Components of overlapping or duplicate images.
 
     Returns:
         (n,) numbers from 0, by size.
@@ -239,19 +231,12 @@ BACKGROUND_WEIGHTS = np.array([_steadiness(name) for name in BACKGROUND_FEATURES
 
 @dataclass(frozen=True)
 class Clustering:
-    """Acquisition clusters of the usable images, or why there are none.
+    """Acquisition clusters of the usable images, or why there are none."""
 
-    Attributes:
-        tree: None where clusters do not apply.
-        reason: Why not.
-        ids: Usable image ids, in the order of content.
-        tied: (n,) int64 component numbers.
-    """
-
-    tree: ClusterTree | None
+    tree: ClusterTree | None  # None where clusters do not apply
     reason: str
-    ids: tuple[str, ...]
-    tied: NDArray[np.int64]
+    ids: tuple[str, ...]  # usable image ids, in the order of content
+    tied: NDArray[np.int64]  # (n,) int64 component numbers
 
 
 def cluster_images(records: Sequence[ImageRecord], measures: Measures, links: Links) -> Clustering:

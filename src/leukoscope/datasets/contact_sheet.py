@@ -31,17 +31,11 @@ Shared = tuple[str, str, int, int, float]
 
 @dataclass(frozen=True)
 class _Group:
-    """Linked images, best known first.
-
-    Attributes:
-        members: The records.
-        kind: Strongest link between them.
-        boxes: Image id → the part shared with another member, as shares of the image.
-    """
+    """Linked images, best known first."""
 
     members: tuple[ImageRecord, ...]
-    kind: str
-    boxes: dict[str, Box]
+    kind: str  # strongest link between them
+    boxes: dict[str, Box]  # image id → the part shared with another member, as shares of the image
 
 
 def contact_sheet(
@@ -56,12 +50,9 @@ def contact_sheet(
     """Draw every group of linked images, the largest first; frames show the shared parts.
 
     Args:
-        manifest: The data set.
-        audit: What was found in it.
         out: Page 1 becomes ``<out>-1.png``.
         pages: Most pages; None draws all groups.
         columns: Images in a row; a longer group goes on in the next row.
-        rows: Rows on a page.
 
     Returns:
         The pages that were written; none where nothing is linked.
@@ -126,19 +117,12 @@ def _boxes(shared: Sequence[Shared], records: dict[str, ImageRecord]) -> dict[st
 
 @dataclass(frozen=True)
 class _Tile:
-    """One image on a page.
-
-    Attributes:
-        record: The image.
-        head: What stands above it, before its name.
-        box: The shared part, if any.
-        frame: Number of the group, for its colour.
-    """
+    """One image on a page."""
 
     record: ImageRecord
-    head: str
-    box: Box | None
-    frame: int
+    head: str  # text above the image, before its name
+    box: Box | None  # the shared part, if any
+    frame: int  # number of the group, for its colour
 
 
 def _lines(groups: Sequence[_Group], columns: int) -> list[list[_Tile]]:

@@ -60,19 +60,12 @@ def pixel_duplicates(records: Sequence[ImageRecord], measures: Measures) -> list
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two pictures of one thing.
+    """Two pictures of one thing."""
 
-    Attributes:
-        first: Index of the first image.
-        second: Index of the second image.
-        variant: How the second is turned or flipped against the first (0: not at all).
-        score: Correlation of fine structure, −1 to 1.
-    """
-
-    first: int
-    second: int
-    variant: int
-    score: float
+    first: int  # index of the first image
+    second: int  # index of the second image
+    variant: int  # how the second is turned or flipped against the first (0: not at all)
+    score: float  # correlation of fine structure, −1 to 1
 
 
 def near_duplicates(

@@ -110,14 +110,10 @@ class ResumingDownload:
     """A downloader for pooch that goes on where a broken download stopped.
 
     pooch checks the hash and puts the file in its place; what came so far is kept in ``partial``.
-
-    Attributes:
-        partial: File for what has come.
-        progress: Told ``(step, bytes here, bytes in all)``.
     """
 
-    partial: Path
-    progress: Progress
+    partial: Path  # file of what was downloaded so far
+    progress: Progress  # called with ``(step, bytes here, bytes in all)``
 
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
         """Fetch ``url`` into ``output_file``; a broken connection is taken up again at once."""
@@ -267,7 +263,6 @@ class Fetched:
     """What became of a data set.
 
     Attributes:
-        folder: Where it lies.
         state: ``fetched``, ``verified`` (it was there and is unchanged) or ``recorded`` (it was
             there without a record; its files were counted and their hashes written down).
         images: Number of image files.

@@ -14,10 +14,7 @@ class PublicSet:
     """One public data set.
 
     Attributes:
-        name: What to type.
         title: What it is called where it is published.
-        holds: What is inside.
-        licence: Terms of use.
         citation: What to cite, one work a line.
         size: How much comes and how much disk it takes, in words.
         page: Where a person finds it.
@@ -106,11 +103,7 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType({item.name: item for ite
 
 
 def public_set(name: str) -> PublicSet:
-    """A public data set by name.
-
-    Raises:
-        UnknownNameError: No such set.
-    """
+    """A public data set by name."""
     if name not in PUBLIC_SETS:
         raise UnknownNameError("public data set", name, PUBLIC_SETS)
     return PUBLIC_SETS[name]

@@ -107,15 +107,10 @@ def apply_saved_splits(
 
 @dataclass(frozen=True)
 class FrozenPassport:
-    """One data set, audited once and for all.
+    """One data set, audited once and for all."""
 
-    Attributes:
-        header: Content of ``NAME.json``.
-        table: Content of ``NAME.csv``, UTF-8.
-    """
-
-    header: Mapping[str, Any]
-    table: bytes
+    header: Mapping[str, Any]  # content of ``NAME.json``
+    table: bytes  # content of ``NAME.csv``, UTF-8
 
     @property
     def name(self) -> str:
@@ -190,7 +185,6 @@ def load_frozen(name: str) -> FrozenPassport:
     """A frozen passport by name.
 
     Raises:
-        UnknownNameError: No such passport.
         DataError: Its files do not fit its hash.
     """
     if name not in list_frozen():
@@ -300,10 +294,7 @@ def freeze(
     """Write a frozen passport: ``NAME.json`` and ``NAME.csv.gz``.
 
     Args:
-        folder: Where to.
-        manifest: The audited data set.
         passport: Its passport; names of files and lists of pairs are left out.
-        folds: The recommended splits.
         about: ``name``, ``title``, ``doi``, ``licence`` and further entries of the header.
     """
     records = sorted(manifest.usable, key=lambda r: (r.sha256, len(r.image_id), r.image_id))

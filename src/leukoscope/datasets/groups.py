@@ -18,7 +18,6 @@ def join_pairs(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
     """Connected components of the links.
 
     Args:
-        n: Number of images.
         pairs: Links; the first two entries of each are indices below n.
 
     Returns:
@@ -125,7 +124,6 @@ def allocate(
         counts: (G, K) images of each class in each unit, in an order that does not depend on
             the order of files.
         shares: Wanted share of each part; they are scaled to a sum of 1.
-        rng: Source of the tie-breaks.
         jitter: Spread of a random factor on the sizes by which units are ordered, for a further
             attempt after one that did not fit.
         present_in: Parts that shall get every class, if a unit can be moved there from the

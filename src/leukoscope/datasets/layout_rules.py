@@ -38,7 +38,6 @@ class Listing:
     """What lies below a folder.
 
     Attributes:
-        root: The folder.
         files: Paths below it with forward slashes, sorted.
         folders: Likewise, the folders that were entered.
         hidden: Name of a hidden folder (or ``""`` for single hidden files) → files skipped.
@@ -157,75 +156,43 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 @dataclass(frozen=True)
 class Placed:
-    """What is known of a file before it is opened.
-
-    Attributes:
-        path: Below the root.
-        found: The folder name or column value that says the class.
-        label: Canonical class, or empty.
-        patient_id: As the name or column says.
-        group_id: As a manifest says.
-        acquisition_id: As a manifest says.
-        given_part: ``train``, ``val``, ``test``, ``fold_0`` … or empty.
-        excluded: Why the image is not to be used; empty where it is.
-        cohort: As a manifest says.
-    """
+    """What is known of a file before it is opened."""
 
     path: str
-    found: str = ""
-    label: str = ""
-    patient_id: str = ""
-    group_id: str = ""
-    acquisition_id: str = ""
-    given_part: str = ""
-    excluded: str = ""
-    cohort: str = ""
+    found: str = ""  # folder name or column value that gives the class
+    label: str = ""  # canonical class, or empty
+    patient_id: str = ""  # from the file name or column
+    group_id: str = ""  # from the manifest
+    acquisition_id: str = ""  # from the manifest
+    given_part: str = ""  # ``train``, ``val``, ``test``, ``fold_0`` … or empty
+    excluded: str = ""  # why the image is not used; empty where it is
+    cohort: str = ""  # from the manifest
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What each file of a data set is, and what was odd.
+    """What each file of a data set is, and what was odd."""
 
-    Attributes:
-        placed: One entry a file.
-        warnings: Sentences.
-        root_label: The class that the root folder itself names, where no folder below does.
-    """
-
-    placed: list[Placed]
+    placed: list[Placed]  # one entry a file
     warnings: list[str]
-    root_label: str = ""
+    root_label: str = ""  # class named by the root folder, where no folder below names one
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What the folders on the way to a file mean.
+    """What the folders on the way to a file mean."""
 
-    Attributes:
-        class_folder: Name of the deepest folder that names a class, or empty.
-        other_folder: Where there is none: the deepest folder of no known meaning, or empty.
-        label: Canonical class of ``class_folder``.
-        given_part: Of the deepest folder that names a part.
-        variant: ``original``, ``segmented`` or empty.
-        set_folder: The remaining folders above the class: where this data set lies.
-        nested: Two folders on the way name different classes.
-    """
-
-    class_folder: str = ""
-    other_folder: str = ""
-    label: str = ""
-    given_part: str = ""
-    variant: Variant = ""
-    set_folder: str = ""
-    nested: bool = False
+    class_folder: str = ""  # name of the deepest folder that names a class, or empty
+    other_folder: str = ""  # else the deepest folder of unknown meaning, or empty
+    label: str = ""  # canonical class of ``class_folder``
+    given_part: str = ""  # part named by the deepest folder that names one
+    variant: Variant = ""  # ``original``, ``segmented`` or empty
+    set_folder: str = ""  # remaining folders above the class: where this data set lies
+    nested: bool = False  # two folders on the way name different classes
 
 
 def read_steps(path: str, class_map: Mapping[str, str] | None = None) -> Steps:
     """Interpret the folders of a path; the file's own name is not looked at.
-
-    Args:
-        path: Below the root, with forward slashes.
-        class_map: The user's own names of classes.
 
     >>> steps = read_steps("Original/[Malignant] early Pre-B/a.jpg")
     >>> steps.label, steps.variant, read_steps("Training/ALL/a.jpg").given_part

@@ -209,44 +209,26 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 @dataclass(frozen=True)
 class FolderRow:
-    """What one folder name or column value stands for.
-
-    Attributes:
-        found: The name.
-        label: Canonical class, or empty where its images are excluded.
-        why: Which rule says so, or how to map it.
-        images: Number of image files (by suffix).
-    """
+    """What one folder name or column value stands for."""
 
     found: str
-    label: str
-    why: str
-    images: int
+    label: str  # canonical class, or empty where its images are excluded
+    why: str  # which rule says so, or how to map it
+    images: int  # number of image files (by suffix)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """How a folder would be read, before any image is opened.
+    """How a folder would be read, before any image is opened."""
 
-    Attributes:
-        layout: A key of :data:`LAYOUTS`.
-        why: What it was recognised by.
-        folders: What each folder name or column value stands for.
-        parts: The data's own parts or folds → images.
-        patients: Number of distinct patient ids.
-        images: Images that would be used.
-        excluded: Reason → images.
-        warnings: What is odd, in sentences.
-    """
-
-    layout: str
-    why: str
-    folders: tuple[FolderRow, ...]
-    parts: dict[str, int]
-    patients: int
-    images: int
+    layout: str  # A key of LAYOUTS
+    why: str  # what it was recognised by
+    folders: tuple[FolderRow, ...]  # what each folder name or column value stands for
+    parts: dict[str, int]  # the data's own parts or folds → images
+    patients: int  # number of distinct patient ids
+    images: int  # images that would be used
     excluded: dict[str, int]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # what is odd, in sentences
 
 
 def load_dataset(
@@ -263,10 +245,6 @@ def load_dataset(
     known class, or a segmented twin, becomes ``excluded``. Both stay in the manifest.
 
     Args:
-        path: Folder, or CSV manifest.
-        layout: A key of :data:`LAYOUTS`, or ``auto``.
-        class_map: Folder name or column value → canonical class, where no alias fits.
-        progress: Called with (files read, files in all).
         threads: Number of files read at a time.
 
     Raises:
@@ -281,17 +259,7 @@ def load_dataset(
 def inspect_dataset(
     path: Path | str, *, layout: str = "auto", class_map: ClassMap | None = None
 ) -> Inspection:
-    """Say how a folder would be read, and why, without opening an image.
-
-    Args:
-        path: Folder, or CSV manifest.
-        layout: A key of :data:`LAYOUTS`, or ``auto``.
-        class_map: Folder name or column value → canonical class, where no alias fits.
-
-    Raises:
-        LayoutError: As :func:`load_dataset`.
-        UnknownNameError: As :func:`load_dataset`.
-    """
+    """Say how a folder would be read, and why, without opening an image."""
     _, name, why, placement = _place(Path(path), layout, class_map)
     images = [item for item in placement.placed if is_image_name(item.path)]
     used = [item for item in images if not item.excluded]

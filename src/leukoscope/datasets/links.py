@@ -28,23 +28,14 @@ KINDS = ("equal file", "equal pixels", "near duplicate", "overlapping field", "t
 
 @dataclass(frozen=True)
 class Links:
-    """Which of n images show the same thing; every entry holds indices.
+    """Which of n images show the same thing; every entry holds indices."""
 
-    Attributes:
-        exact: Groups of equal files.
-        pixels: Groups of equal pixels in files that differ.
-        near: Nearly equal pictures, also flipped or turned.
-        overlaps: Fields that share a part.
-        twins: A field and its cut-out cells.
-        given: Groups that the manifest itself names.
-    """
-
-    exact: list[list[int]]
-    pixels: list[list[int]]
-    near: list[NearDuplicate]
-    overlaps: list[Overlap]
-    twins: list[Pair]
-    given: list[list[int]]
+    exact: list[list[int]]  # groups of equal files
+    pixels: list[list[int]]  # groups of equal pixels in files that differ
+    near: list[NearDuplicate]  # nearly equal pictures, also flipped or turned
+    overlaps: list[Overlap]  # fields that share a part
+    twins: list[Pair]  # A field and its cut-out cells
+    given: list[list[int]]  # groups that the manifest itself names
 
     @property
     def near_pairs(self) -> list[Pair]:
@@ -170,17 +161,11 @@ def with_groups(
 
 @dataclass(frozen=True)
 class SharedImage:
-    """One image of the first data set that shows what an image of the second shows.
+    """One image of the first data set that shows what an image of the second shows."""
 
-    Attributes:
-        first: Image of the first data set.
-        second: Image of the second.
-        kind: One of :data:`KINDS`.
-    """
-
-    first: ImageRecord
-    second: ImageRecord
-    kind: str
+    first: ImageRecord  # image of the first data set
+    second: ImageRecord  # image of the second
+    kind: str  # one of KINDS
 
 
 def shared_images(

@@ -107,7 +107,6 @@ class NeighbourIndex:
     Args:
         sample: (s, d) float32 from which the cells are learnt; :func:`sample_size` says how many.
         n: Number of vectors that will be added.
-        threads: Number of threads.
     """
 
     def __init__(self, sample: NDArray[np.floating[Any]], n: int, threads: int = 2) -> None:
@@ -197,7 +196,6 @@ def similar_pictures(
         relief: (n, 64, 64) int8.
         k: Number of neighbours of each picture in each of its eight versions.
         between: Only pairs of the first so many with the others; 0 pairs all.
-        threads: Number of threads.
 
     Yields:
         variant, (m,) i and (m,) j > i: picture j turned by the variant is like picture i.
@@ -261,7 +259,6 @@ def shifted_pictures(
     Args:
         relief: (n, 64, 64) int8.
         side: (n,) where given, only pairs across it.
-        threads: Number of threads.
 
     Returns:
         (i, j > i) → number of votes, dx and dy: (x, y) of i is (x + dx, y + dy) of j.

@@ -51,7 +51,6 @@ def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[n
 
     Args:
         colour: (n, d) float32.
-        neighbours: Number wanted.
 
     Returns:
         (n, min(neighbours, n − 1) + 1) int32 indices, the image itself among them.
@@ -96,23 +95,14 @@ def partners_of(nearest: NDArray[np.int32], side: NDArray[np.bool_] | None) -> I
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two fields that share a part.
+    """Two fields that share a part."""
 
-    Attributes:
-        first: Index of the first image.
-        second: Index of the second image.
-        dx: Pixel (x, y) of the first is pixel (x + dx, y + dy) of the second.
-        dy: Likewise.
-        score: Correlation of the shared part, −1 to 1.
-        share: Shared part of the field, 0 to 1.
-    """
-
-    first: int
-    second: int
-    dx: int
+    first: int  # index of the first image
+    second: int  # index of the second image
+    dx: int  # pixel (x, y) of the first is pixel (x + dx, y + dy) of the second
     dy: int
-    score: float
-    share: float
+    score: float  # correlation of the shared part, −1 to 1
+    share: float  # shared part of the field, 0 to 1
 
 
 def find_overlaps(
@@ -128,14 +118,11 @@ def find_overlaps(
     """All overlapping pairs, sorted.
 
     Args:
-        paths: The n images.
         sizes: Their widths and heights; only fields of one size are compared.
         measures: Their measures. Cut-out cells are left out, because they have no surroundings,
             and so are equal pixels, which are duplicates.
         neighbours: Number of neighbours in colour that each field is compared with.
-        threads: Number of threads.
         between: Compare only the first so many images with the others; 0 compares all.
-        progress: Called with (fields compared, fields in all).
     """
     candidates: list[Candidate] = []
     fields = np.flatnonzero(~measures.cut_out)
@@ -267,19 +254,12 @@ def _shared(
 
 @dataclass(frozen=True)
 class _Plane:
-    """A field ready to be verified.
+    """A field ready to be verified."""
 
-    Attributes:
-        relief: (h, w) float32 green channel without its slow changes.
-        even: (h, w) float32 the same, divided by its local contrast.
-        valid: (h, w) bool, false under the scale bar.
-        scale: Pixels of the image per pixel of the plane.
-    """
-
-    relief: NDArray[np.float32]
-    even: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    scale: float
+    relief: NDArray[np.float32]  # (h, w) float32 green channel without its slow changes
+    even: NDArray[np.float32]  # (h, w) float32 the same, divided by its local contrast
+    valid: NDArray[np.bool_]  # (h, w) bool, false under the scale bar
+    scale: float  # pixels of the image per pixel of the plane
 
 
 def _load_plane(paths: Sequence[Path], i: int) -> _Plane:

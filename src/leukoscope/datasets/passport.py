@@ -48,28 +48,16 @@ _MANIFEST, _PASSPORT, _TREE = "manifest.csv", "passport.json", "tree.npz"
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the passport is written from.
-
-    Attributes:
-        manifest: Complete.
-        given: The n readable images as they were loaded.
-        records: The same with component and patient ids.
-        measures: Of the n images.
-        links: Between them.
-        merged_patients: Groups of ids that were joined.
-        clustering: Of the usable images.
-        labels: Usable image id → acquisition cluster.
-        clusters: Their number.
-    """
+    """All that the passport is written from."""
 
     manifest: Manifest
-    given: Sequence[ImageRecord]
-    records: Sequence[ImageRecord]
-    measures: Measures
+    given: Sequence[ImageRecord]  # the n readable images as they were loaded
+    records: Sequence[ImageRecord]  # the same with component and patient ids
+    measures: Measures  # measurements of the n images
     links: Links
-    merged_patients: list[list[str]]
-    clustering: Clustering
-    labels: dict[str, str]
+    merged_patients: list[list[str]]  # groups of ids that were joined
+    clustering: Clustering  # acquisition clusters of the usable images
+    labels: dict[str, str]  # usable image id → acquisition cluster
     clusters: int
 
     def ids(self, indices: Sequence[int]) -> list[str]:
@@ -365,9 +353,6 @@ class Audit:
         """Usable image id → cluster after joining those that overlapping fields span.
 
         No component of overlapping or duplicate images is cut in two.
-
-        Raises:
-            SplitError: As :meth:`acquisition_labels`.
         """
         labels = self._cut(clusters)
         return self._names(
@@ -404,7 +389,6 @@ def audit(
         manifest: The data set, as :func:`leukoscope.load_dataset` reads it.
         clusters: Number of acquisition clusters that the passport describes.
         progress: Called with (steps done, steps in all); each image counts twice.
-        threads: Number of threads.
 
     Raises:
         DataError: No image can be used, or a file changed since it was loaded.

@@ -100,11 +100,9 @@ def make_splits(
     never from a train part.
 
     Args:
-        manifest: The data set after the audit.
         protocol: ``random``, ``grouped``, ``deduplicated``, ``acquisition``,
             ``acquisition-merged``, ``given`` or ``cohort``.
         config: Number of folds and shares of the parts.
-        seed: Of every random choice.
         groups: Image id → what is held out as a whole; None means the manifest's patient,
             component or acquisition ids, as the protocol says.
         purge_groups: Image id → label that no other part may share with test: such images
@@ -165,11 +163,7 @@ def split_train_val(
     there are enough of them), and components in all others.
 
     Args:
-        manifest: The data set after the audit.
-        like: A fold of that protocol.
         config: Share of ``val``.
-        seed: Of every random choice.
-        name: Of the fold.
 
     Raises:
         SplitError: There are too few groups for two parts.

@@ -84,7 +84,6 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike, weights: FloatArray | None 
 
     Args:
         logits: (n, K) logits of images that neither trained nor selected the model.
-        y: (n,) class indices.
         weights: (n,) of :func:`evidence_weights`; None counts every image fully.
 
     Returns:
@@ -122,14 +121,10 @@ def fit_vector(
 
     Args:
         logits: (n, K), as in :func:`fit_temperature`.
-        y: (n,) class indices.
         weights: (n,) as in :func:`fit_temperature`.
 
     Returns:
         (K,) weights > 0 and (K,) biases.
-
-    Raises:
-        DataError: As in :func:`fit_temperature`.
 
     >>> w, b = fit_vector([[1.0, 0.0]] * 50 + [[0.0, 1.0]] * 50, [0] * 50 + [0] * 30 + [1] * 20)
     >>> bool(b[0] > 0.3 > -0.3 > b[1])
@@ -175,11 +170,7 @@ def fit_calibration(
 
     Args:
         logits: (n, K) logits of the ``cal`` part.
-        y: (n,) class indices.
         groups: (n,) what is kept together; None means every image for itself.
-
-    Raises:
-        DataError: As in :func:`fit_temperature`.
 
     >>> logits = [[2.0, 0.0]] * 60 + [[0.0, 2.0]] * 60
     >>> fit_calibration(logits, [0] * 50 + [1] * 10 + [1] * 50 + [0] * 10).method
@@ -217,9 +208,6 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> FloatArray:
         logits: (…, K) logits.
         temperature: T > 0.
 
-    Returns:
-        (…, K) float64, summing to 1 along the last axis.
-
     >>> apply_temperature([[2.0, 0.0]], 2.0).round(3).tolist()
     [[0.731, 0.269]]
     """
@@ -232,9 +220,6 @@ def apply_calibration(logits: ArrayLike, record: Calibration) -> FloatArray:
     Args:
         logits: (…, K) logits.
         record: Of :func:`fit_calibration`.
-
-    Returns:
-        (…, K) float64, summing to 1 along the last axis.
 
     >>> record = Calibration(temperature=1.0, weights=(1.0, 1.0), bias=(0.0, 2.0), n_cal=9)
     >>> apply_calibration([[2.0, 0.0]], record).tolist()

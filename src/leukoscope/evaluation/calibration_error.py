@@ -42,18 +42,12 @@ def calibration_measures(
     grow under resampling by more than they vary, so that differences of them mislead.
 
     Args:
-        y_true: (n,) class indices.
         after: (n, K) calibrated probabilities.
         before: (n, K) softmax of the raw logits; None where there are none.
-        groups: (n,) unit that is resampled; None means images.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         ``after`` and, where there are raw logits, ``before`` and ``change`` (after − before, the
         main measures), each by name of the measure.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> y_prob = [[0.8, 0.2]] * 10 + [[0.3, 0.7]] * 10
     >>> found = calibration_measures([0] * 7 + [1] * 10 + [0] * 3, y_prob, replicates=50)["after"]
@@ -124,17 +118,11 @@ def ece_by_chance(
     """The band in which the ECE of a calibrated model of this size lies, and the ECE beyond it.
 
     Args:
-        y_true: (n,) class indices.
-        y_prob: (n, K) probabilities.
         groups: (n,) what resembles each other; None means every image for itself.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         ``ece``; ``expected``, ``low``, ``high`` of a calibrated model; ``debiased``; and
         ``explained``, whether chance alone could give so high an error.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> y_prob = [[0.8, 0.2]] * 100
     >>> found = ece_by_chance([0] * 50 + [1] * 50, y_prob)
@@ -236,17 +224,11 @@ def recalibration(
     The groups are left out by one Newton step from the whole fit (Pregibon 1981).
 
     Args:
-        y_true: (n,) class indices.
-        y_prob: (n, K) probabilities.
         groups: (n,) unit that is left out; None means images.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`; only the confidence counts.
 
     Returns:
         ``slope`` and, for two classes, ``intercept``; NaN where the classes are separated without
         an error, or only one occurs.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> y_prob = [[0.8, 0.2]] * 100 + [[0.2, 0.8]] * 100
     >>> found = recalibration([0] * 80 + [1] * 20 + [0] * 20 + [1] * 80, y_prob)

@@ -24,27 +24,16 @@ _SMALLEST = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class PatientResult:
-    """What the images of one patient say together.
-
-    Attributes:
-        patient: Its id.
-        n_images: Number of images that were aggregated.
-        probs: (K,) aggregated probabilities.
-        predicted: Index of the most probable class.
-        low: Lower limit of the probability of ``predicted``; None with a single image.
-        high: Upper limit, likewise.
-        stability: Share of the replicates with the same predicted class; None likewise.
-        agreement: Share of the images that predict this class on their own.
-    """
+    """What the images of one patient say together."""
 
     patient: str
-    n_images: int
-    probs: FloatArray
-    predicted: int
-    low: float | None
+    n_images: int  # number of images that were aggregated
+    probs: FloatArray  # (K,) aggregated probabilities
+    predicted: int  # index of the most probable class
+    low: float | None  # lower limit of the probability of ``predicted``; None with a single image
     high: float | None
-    stability: float | None
-    agreement: float
+    stability: float | None  # share of the replicates with the same predicted class; None likewise
+    agreement: float  # share of the images that predict this class on their own
 
     def to_json(self, class_names: Sequence[str]) -> dict[str, Any]:
         """For files: names instead of indices, rounded to what the interval can carry."""
@@ -67,13 +56,6 @@ def aggregate(probs: ArrayLike, method: str = DEFAULT) -> FloatArray:
 
     Args:
         probs: (…, n, K) calibrated probabilities of the images of one patient.
-        method: One of :data:`METHODS`.
-
-    Returns:
-        (…, K) float64, summing to 1 along the last axis.
-
-    Raises:
-        UnknownNameError: No such method.
 
     >>> images = [[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]
     >>> [aggregate(images, method).round(3).tolist() for method in METHODS]
@@ -107,11 +89,7 @@ def patient_result(
     is that of n successes in n trials (Clopper & Pearson 1934).
 
     Args:
-        patient: Its id.
         probs: (n, K) calibrated probabilities, n ≥ 1.
-        method: One of :data:`METHODS`.
-        confidence: Level of the percentile interval.
-        seed: Of the resampling; the same seed gives the same limits.
 
     >>> result = patient_result("P1", [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
     >>> result.predicted, result.stability, round(result.low, 2), round(result.high, 2)
@@ -168,9 +146,6 @@ def weighted_mean(probs: ArrayLike, weights: ArrayLike | None = None) -> FloatAr
         probs: (M, n, K) probabilities of M members.
         weights: (M,) ≥ 0 that sum to 1; None weighs all alike.
 
-    Returns:
-        (n, K), rows sum to 1.
-
     >>> weighted_mean([[[1.0, 0.0]], [[0.5, 0.5]]], [0.5, 0.5]).tolist()
     [[0.75, 0.25]]
     """
@@ -187,9 +162,6 @@ def vote(probs: ArrayLike) -> FloatArray:
     Args:
         probs: (M, n, K).
 
-    Returns:
-        (n, K), rows sum to 1.
-
     >>> vote([[[0.9, 0.1]], [[0.4, 0.6]], [[0.45, 0.55]]]).round(3).tolist()
     [[0.396, 0.604]]
     """
@@ -204,7 +176,6 @@ def accuracy_weights(probs: ArrayLike, y: ArrayLike) -> FloatArray:
 
     Args:
         probs: (M, n, K) on validation images.
-        y: (n,) class indices.
 
     Returns:
         (M,) that sum to 1; equal where no member is ever right.
@@ -225,7 +196,6 @@ def fit_weights(probs: ArrayLike, y: ArrayLike) -> FloatArray:
 
     Args:
         probs: (M, n, K) on validation images.
-        y: (n,) class indices.
 
     Returns:
         (M,) ≥ 0 that sum to 1.

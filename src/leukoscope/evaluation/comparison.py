@@ -30,20 +30,11 @@ UNCLEAR: Verdict = "not distinguishable"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two predictors on the same images, and the metric that tells them apart.
-
-    Attributes:
-        y_true: (n,) class indices.
-        prob_a: (n, K) probabilities of the first predictor.
-        prob_b: (n, K) probabilities of the second, for the same images in the same order.
-        class_names: K names.
-        groups: (n,) label of the group of each image; None means every image for itself.
-        metric: Name of the metric.
-    """
+    """Two predictors on the same images, and the metric that tells them apart."""
 
     y_true: ArrayLike
-    prob_a: ArrayLike
-    prob_b: ArrayLike
+    prob_a: ArrayLike  # (n, K) probabilities of the first predictor
+    prob_b: ArrayLike  # (n, K) probabilities of the second, for the same images in the same order
     class_names: Sequence[str]
     groups: Sequence[str] | NDArray[Any] | None = None
     metric: str = "accuracy"
@@ -60,9 +51,6 @@ class Pair:
 
         Args:
             a: One row per image, such as the test rows of one recipe, protocol and input.
-            b: Likewise.
-            groups: Image id → group; None means every image for itself.
-            metric: Name of the metric.
 
         Raises:
             DataError: Other classes, two rows for one image, true classes that differ, no common
@@ -74,23 +62,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference of one metric between two predictors.
-
-    Attributes:
-        metric: Name of the metric.
-        difference: First minus second, with its interval.
-        p: Of the exchange test.
-        p_holm: The same, corrected for all comparisons of the family.
-        verdict: Of the first against the second.
-        n: Number of images that both have.
-    """
+    """Difference of one metric between two predictors."""
 
     metric: str
-    difference: Interval
-    p: float
-    p_holm: float
-    verdict: Verdict
-    n: int
+    difference: Interval  # first minus second, with its interval
+    p: float  # p-value of the exchange test
+    p_holm: float  # the p-value corrected for all comparisons of the family
+    verdict: Verdict  # what the test says of the first against the second
+    n: int  # number of images that both have
 
     def to_json(self) -> dict[str, Any]:
         """For ``metrics.json``."""
@@ -114,14 +93,9 @@ def compare(family: Sequence[Pair], **how: Unpack[Sampling]) -> list[Comparison]
 
     Args:
         family: The pairs; each counts in the correction of the others.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         One result a pair, in their order.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-        UnknownNameError: The metric does not exist for these classes.
 
     >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
     >>> [c.verdict for c in compare([Pair(y, right, wrong, ["healthy", "all"])])]
@@ -147,16 +121,7 @@ def compare(family: Sequence[Pair], **how: Unpack[Sampling]) -> list[Comparison]
 
 
 def paired_difference(pair: Pair, **how: Unpack[Sampling]) -> Interval:
-    """The difference of a pair's metric, first minus second, the same resampled groups for both.
-
-    Args:
-        pair: What is compared.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-        UnknownNameError: The metric does not exist for these classes.
-    """
+    """The difference of a pair's metric, first minus second, the same resampled groups for both."""
     truth, first = check_predictions(pair.y_true, pair.prob_a, pair.class_names)
     _, second = check_predictions(pair.y_true, pair.prob_b, pair.class_names)
     resampling = Resampling.of(pair.groups, truth, **how)
@@ -178,16 +143,8 @@ def common_images(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.str_] | None]:
     """What two tables say of the labelled images that both have, in the order of their ids.
 
-    Args:
-        a: One row per image.
-        b: Likewise.
-        groups: Image id → group; None means every image for itself.
-
     Returns:
         (n,) true classes, (n, K) probabilities of ``a`` and of ``b``, (n,) groups or None.
-
-    Raises:
-        DataError: As :meth:`Pair.of_tables`.
     """
     if a.class_names != b.class_names:
         raise DataError(
@@ -227,17 +184,10 @@ def _verdict(difference: Interval, metric: str) -> Verdict:
 
 @dataclass(frozen=True)
 class DeLong:
-    """Difference of two areas under the ROC curve on the same images.
+    """Difference of two areas under the ROC curve on the same images."""
 
-    Attributes:
-        difference: First area minus second.
-        low: Lower limit of its 95 % interval.
-        high: Upper limit.
-        p: Two-sided.
-    """
-
-    difference: float
-    low: float
+    difference: float  # first area minus second
+    low: float  # lower limit of its 95 % interval
     high: float
     p: float
 
@@ -275,7 +225,6 @@ def paired_tests(
     """Count disagreements, and test them where images are independent.
 
     Args:
-        a: One row per labelled image.
         b: Likewise; only images that both have are counted.
         groups: Image id → group; None means that every image stands for itself.
 
@@ -381,7 +330,6 @@ def measure_parity(
         groups: (n,) by which the interval of the accuracies' difference resamples; where no
             image changes sides, it is that of no change among so many groups, either way
             (Clopper & Pearson 1934).
-        **how: See :class:`leukoscope.evaluation.intervals.Sampling`.
 
     >>> measure_parity([[2.0, 0.0], [0.0, 4.0]], [[2.0, 0.1], [0.0, 4.0]]).max_abs
     0.1

@@ -104,10 +104,8 @@ def fit_sets(
 
     Args:
         probs: (n, K) calibrated probabilities of images used for nothing else.
-        y: (n,) class indices.
         coverage: Wanted probability that the true class is in the set, in (0, 1).
         score: See :func:`set_scores`.
-        guarantee: For what the coverage is promised.
         groups: (n,) patient, cluster … of each image; needed by ``group``.
         weights: (n,) what each image counts for in the other two, e.g.
             :func:`leukoscope.evaluation.calibration.evidence_weights`; None counts all fully.
@@ -220,7 +218,6 @@ def coverage_distribution(cal_and_test: Sequence[tuple[int, int]], coverage: flo
 
     Args:
         cal_and_test: Number of calibration images n and of test images m of each fold.
-        coverage: Nominal coverage.
 
     Returns:
         (M + 1,) probability of 0 … M covered images, M the test images of all folds.
@@ -250,8 +247,6 @@ def expected_coverage(
 
     Args:
         cal_and_test: As in :func:`coverage_distribution`.
-        coverage: Nominal coverage.
-        confidence: Probability of the interval.
 
     >>> [round(limit, 3) for limit in expected_coverage([(300, 600)], 0.95)]
     [0.917, 0.977]
@@ -302,11 +297,9 @@ def fit_promise(
 
     Args:
         logits: (n, K) of models that were not trained on the image's group.
-        y: (n,) class indices.
         groups: (n,) whose images resemble each other; held out as a whole if ``new_groups``.
         coverage: Wanted probability that the true class is in the set, in (0, 1).
         score: See :func:`~leukoscope.evaluation.conformal.set_scores`.
-        guarantee: What was asked for.
         new_groups: False where the models have seen other images of these groups.
 
     Raises:

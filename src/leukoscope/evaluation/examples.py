@@ -29,14 +29,9 @@ def choose_examples(
 
     Args:
         kind: One of :data:`KINDS`.
-        y_true: (n,) class indices.
-        probs: (n, K) probabilities.
 
     Returns:
         For each of the K true classes its rows in order; some lists may be empty.
-
-    Raises:
-        UnknownNameError: No such kind.
 
     >>> probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
     >>> choose_examples("least-certain", np.array([0, 0, 0]), probs)
@@ -65,9 +60,6 @@ def choose_examples(
 
 def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shannon entropy of each row in nats; 0 for a certain one.
-
-    Args:
-        probs: (n, K) probabilities.
 
     >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).round(3).tolist()
     [0.0, 0.693]
@@ -189,7 +181,6 @@ def review_order(errors: LabelErrors, conflict: ArrayLike) -> IntArray:
     """Images whose labels need a look first, the most suspicious one first.
 
     Args:
-        errors: Of n labels.
         conflict: (n,) bool, whether the same picture, or an overlapping one, has another label.
 
     Returns:

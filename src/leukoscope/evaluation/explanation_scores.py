@@ -96,9 +96,7 @@ def hottest(
     Args:
         heat: (h, w), at least 0, of any size.
         shares: 0–1.
-        cells: Cells a side.
         seed: Draws the order of equally hot cells, which otherwise would go from the top left.
-        coldest: The coldest ones instead.
 
     Returns:
         For each share (cells, cells) bool.
@@ -152,7 +150,6 @@ def impute(image: Image, hidden: Bool, *, seed: int) -> Image:
     Args:
         image: (S, S, 3) uint8 RGB.
         hidden: (g, g) bool; at least one cell must be left.
-        seed: Of the noise.
 
     Returns:
         (S, S, 3) uint8; pixels that are not hidden stay as they are.
@@ -196,10 +193,6 @@ def area_under(values: Sequence[float]) -> float:
 
 def rank_similarity(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
     """Spearman's rank correlation of two maps (Adebayo et al. 2018, section 3); NaN if one is flat.
-
-    Args:
-        first: Any shape.
-        second: The same shape.
 
     >>> rank_similarity(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0.0, 1.0], [4.0, 9.0]]))
     1.0
@@ -254,17 +247,11 @@ def edge_map(image: Image) -> Float:
 
 @dataclass(frozen=True)
 class Belief:
-    """What may be said of a method's maps.
+    """What may be said of a method's maps."""
 
-    Attributes:
-        level: One of :data:`LEVELS`.
-        text: The level with its reasons.
-        place: Where the heat lies; of the model, if the map may be believed.
-    """
-
-    level: str
-    text: str
-    place: str
+    level: str  # one of LEVELS
+    text: str  # the level with its reasons
+    place: str  # where the heat lies, if the map may be believed
 
 
 def summarise(
@@ -275,8 +262,6 @@ def summarise(
     Args:
         images: One mapping an image, with ``group``, ``area`` (share of the image that leukocytes
             cover) and ``maps``, by name the scores of each map.
-        confidence: Of the intervals, which resample whole groups.
-        replicates: Of the bootstrap.
 
     Returns:
         By map and score ``{"value", "low", "high", "reliable", "n"}``; ``gain`` is insertion minus
@@ -348,7 +333,6 @@ def judge(scores: Mapping[str, Any], stages: Sequence[str]) -> Belief:
 
     Args:
         scores: Of one method, from :func:`summarise`.
-        stages: Names of the stages of randomisation.
     """
     tests = [
         _beats_chance(scores[f"gain_over_{RANDOM}"], scores[f"road_over_{RANDOM}"]),

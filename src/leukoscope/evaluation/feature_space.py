@@ -22,19 +22,12 @@ PERPLEXITY = 30.0
 
 @dataclass(frozen=True)
 class Purity:
-    """How often neighbours share a label.
+    """How often neighbours share a label."""
 
-    Attributes:
-        n: Images that had enough candidates.
-        value: Mean share of the k nearest that share the image's label.
-        chance: The same if neighbours were drawn from the candidates at random.
-        best: The same if all images of the label came first; below 1 where groups are small.
-    """
-
-    n: int
-    value: float
-    chance: float
-    best: float
+    n: int  # images that had enough candidates
+    value: float  # mean share of the k nearest that share the image's label
+    chance: float  # the same if neighbours were drawn from the candidates at random
+    best: float  # the same if all images of the label came first; below 1 where groups are small
 
     @property
     def above_chance(self) -> float | None:
@@ -60,7 +53,6 @@ def neighbour_purity(
     Args:
         distances: (n, n) between images.
         labels: (n,) names; an empty one takes the image out.
-        k: Number of neighbours.
         apart: Labellings whose equals may not be neighbours, such as the component of overlapping
             images; an empty name is equal to none.
         within: Labelling whose equals alone may be neighbours.
@@ -152,7 +144,6 @@ def tsne_map(features: NDArray[np.floating], *, seed: int) -> NDArray[np.float64
 
     Args:
         features: (n, D).
-        seed: Of the descent.
 
     Returns:
         (n, 2) coordinates.

@@ -31,23 +31,14 @@ INSIDE, OUTSIDE = "inside the forecast", "outside the forecast"
 
 @dataclass(frozen=True)
 class Forecast:
-    """The accuracy to expect on new groups.
+    """The accuracy to expect on new groups."""
 
-    Attributes:
-        value: Mean of what is expected.
-        low: Lower limit of the prediction interval.
-        high: Upper limit.
-        n_groups: Number of groups that were seen.
-        median_n: Their median number of images.
-        reliable: False where fewer than ``MIN_GROUPS`` groups were seen.
-    """
-
-    value: float
-    low: float
+    value: float  # mean of what is expected
+    low: float  # lower limit of the prediction interval
     high: float
-    n_groups: int
-    median_n: float
-    reliable: bool
+    n_groups: int  # number of groups that were seen
+    median_n: float  # median number of images in a group
+    reliable: bool  # False where fewer than ``MIN_GROUPS`` groups were seen
 
     def to_json(self) -> dict[str, Any]:
         """For ``metrics.json``."""
@@ -73,9 +64,7 @@ def next_unit_interval(
 
     Args:
         correct: (n,) whether each image was classified rightly.
-        groups: (n,) label of the group of each image.
         confidence: Probability that the next accuracy lies inside.
-        seed: Of the draws.
         images: Number of images of the next group; None draws it from those seen.
 
     Raises:
@@ -103,10 +92,6 @@ def cohort_interval(
 
     Args:
         correct: (n,) whether each image was classified rightly.
-        groups: (n,) label of the group of each image.
-        count: Number of new groups.
-        confidence: Probability that the accuracy lies inside.
-        seed: Of the draws.
         images: (count,) number of images of each; None draws them from those seen.
 
     Raises:
@@ -155,17 +140,11 @@ def cohort_metric_interval(
     about normal there, so it is meant for several new groups, not for one.
 
     Args:
-        y_true: (n,) class indices.
-        y_prob: (n, K) probabilities.
-        class_names: K names.
-        groups: (n,) label of the group of each image.
         count: Number of new groups, at least one of each class where groups have one class.
         metric: Name of a metric within 0–1.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: Shapes do not fit, or too few new groups.
-        UnknownNameError: The metric does not exist for these classes.
     """
     truth, prob = check_predictions(y_true, y_prob, class_names)
     resampling = Resampling.of(groups, truth, **how)
@@ -257,9 +236,7 @@ def forecasts(
         inside: Test rows of the study, one an image.
         groups: (n,) unit of each.
         unit: What it is, e.g. ``patient``.
-        outside: Predictions on the other data.
         new_groups: (m,) unit of each of these.
-        new_unit: What it is.
         found: Metric → value with interval on the other data.
         how: ``replicates``, ``confidence`` and ``seed``.
 

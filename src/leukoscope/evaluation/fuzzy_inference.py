@@ -64,34 +64,21 @@ class Variable:
 
 @dataclass(frozen=True)
 class Rule:
-    """IF input IS term AND … THEN output IS term, ….
+    """IF input IS term AND … THEN output IS term, …."""
 
-    Attributes:
-        conditions: (input, term) indices.
-        conclusions: (output, term) indices.
-        weight: Certainty in (0, 1], multiplies the degree to which the rule holds.
-    """
-
-    conditions: tuple[tuple[int, int], ...]
-    conclusions: tuple[tuple[int, int], ...]
-    weight: float = 1.0
+    conditions: tuple[tuple[int, int], ...]  # (input, term) indices
+    conclusions: tuple[tuple[int, int], ...]  # (output, term) indices
+    weight: float = 1.0  # certainty in (0, 1], multiplies the degree to which the rule holds
 
 
 @dataclass(frozen=True)
 class FuzzySystem:
-    """A rule base.
-
-    Attributes:
-        inputs: Its inputs.
-        outputs: Its outputs, each over [0, 1].
-        rules: The rules.
-        t_norm: What AND and THEN mean: ``min`` (Mamdani) or ``product`` (Larsen).
-    """
+    """A rule base."""
 
     inputs: tuple[Variable, ...]
-    outputs: tuple[Variable, ...]
+    outputs: tuple[Variable, ...]  # its outputs, each over [0, 1]
     rules: tuple[Rule, ...]
-    t_norm: TNorm = "min"
+    t_norm: TNorm = "min"  # what AND and THEN mean: ``min`` (Mamdani) or ``product`` (Larsen)
 
     def infer(self, x: ArrayLike) -> FloatArray:
         """Crisp outputs (n, outputs) in [0, 1]; 0.5 where no rule holds at all.
@@ -162,7 +149,6 @@ def rules_text(system: FuzzySystem, class_names: Sequence[str] = ()) -> str:
     """A rule base for readers: its words with their numbers, then its rules.
 
     Args:
-        system: The rule base.
         class_names: Names of its outputs; empty keeps their own.
     """
     names = class_names or [output.name for output in system.outputs]
@@ -213,11 +199,6 @@ def terms_at(peaks: ArrayLike, names: Sequence[str], shape: Shape) -> tuple[Term
 
     A triangular first or last word is one-sided, so the caller cuts values to the range of the
     peaks. The width of a Gaussian word is that at which it crosses its nearer neighbour at 0.5.
-
-    Args:
-        peaks: Increasing places.
-        names: One word for each.
-        shape: Of all of them.
     """
     at = np.asarray(peaks, dtype=np.float64).tolist()
     terms = []
@@ -244,9 +225,7 @@ def member_system(
     on down. The same rules serve every class, and nothing is fitted.
 
     Args:
-        members: Two or more names.
         shape: Of the words low, medium, high of a probability.
-        t_norm: What AND means.
 
     Raises:
         DataError: Fewer than two members.
@@ -271,9 +250,6 @@ def combine_members(system: FuzzySystem, probs: ArrayLike) -> FloatArray:
     Args:
         system: Of :func:`member_system`.
         probs: (members, n, K).
-
-    Returns:
-        (n, K), rows sum to 1.
     """
     values = np.asarray(probs, dtype=np.float64)
     _, n, k = values.shape

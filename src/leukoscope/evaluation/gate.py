@@ -49,17 +49,11 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the gate reads of n images.
+    """What the gate reads of n images."""
 
-    Attributes:
-        appearance: (n, A) of ``imaging.appearance``.
-        features: (n, D) of the model's graph.
-        logits: (n, K) of the model's graph.
-    """
-
-    appearance: NDArray[Any]
-    features: NDArray[Any]
-    logits: NDArray[Any]
+    appearance: NDArray[Any]  # (n, A) of ``imaging.appearance``
+    features: NDArray[Any]  # (n, D) of the model's graph
+    logits: NDArray[Any]  # (n, K) of the model's graph
 
     def take(self, rows: NDArray[Any]) -> Seen:
         """Some of the images, by number or mask."""
@@ -265,12 +259,9 @@ def set_threshold(
 
     Args:
         gate: Of :func:`fit_gate`.
-        record: Its record.
         unseen: (n,) largest scaled scores of images by gates of the same kind, each of a model
             that was not trained on the image's patient, cluster …
         weights: (n,) what each image counts for.
-        outliers: Synthetic outliers.
-        kinds: Kind of each outlier.
     """
     limit = max(0.0, fit_threshold(unseen, accept=record.accept, weights=weights))
     far = gate.scores(outliers)
@@ -288,7 +279,6 @@ def rescale(gate: Gate, record: OutOfDistribution, val: Seen) -> OutOfDistributi
     A threshold that rests on unseen images stays: it is counted in units of the scale.
 
     Args:
-        gate: Whose tensors serve.
         record: Its record; what was measured on outliers is left out of the answer.
         val: The validation images as that precision sees them.
     """

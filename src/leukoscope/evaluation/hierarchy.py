@@ -28,10 +28,6 @@ def split_levels(
 ) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
     """P(malignant) and P(subtype | malignant).
 
-    Args:
-        y_prob: (n, K) probabilities.
-        class_names: K canonical names.
-
     Returns:
         (n,) P(malignant), (n, M) P(subtype | malignant) with rows that sum to 1 (even where
         P(malignant) is 0), and the M names of the malignant classes.
@@ -61,11 +57,7 @@ def hierarchy_metrics(
     """Metrics of both levels with intervals, for ``metrics.json``.
 
     Args:
-        y_true: (n,) class indices.
-        y_prob: (n, K) probabilities.
-        class_names: K canonical names.
         groups: (n,) unit that is resampled.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         ``binary`` (all images, malignant against not), ``subtype`` (malignant images only; absent

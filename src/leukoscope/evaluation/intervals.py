@@ -63,7 +63,6 @@ class Interval:
     Attributes:
         value: On all images; NaN where undefined.
         low: Lower limit, NaN where no replicate was defined.
-        high: Upper limit, likewise.
         n_groups: Number of groups that were drawn or left out.
         replicates: Number of resamples, or of groups left out, in which the value was defined.
         reliable: False ("few groups") below ``MIN_GROUPS`` groups, where a class is in fewer than
@@ -90,17 +89,11 @@ class Interval:
 
 
 class Sampling(TypedDict, total=False):
-    """How a bootstrap draws; every statistic with an interval takes these and passes them on.
+    """How a bootstrap draws; every statistic with an interval takes these and passes them on."""
 
-    Attributes:
-        replicates: Number of replicates, 1000 unless given.
-        confidence: Level of the intervals, 0.95 unless given.
-        seed: Of the draws, 0 unless given; the same seed and groups give the same resamples.
-    """
-
-    replicates: int
-    confidence: float
-    seed: int
+    replicates: int  # number of replicates, 1000 unless given
+    confidence: float  # level of the intervals, 0.95 unless given
+    seed: int  # random seed, 0 unless given; equal seeds and groups give equal resamples
 
 
 def bootstrap_metrics(
@@ -121,19 +114,9 @@ def bootstrap_metrics(
     of groups concerned) as trials.
 
     Args:
-        y_true: (n,) class indices.
-        y_prob: (n, K) probabilities.
-        class_names: K names.
-        groups: (n,) label of the group of each image; None means every image for itself.
-        names: The metrics that are wanted; None means all.
         fits: (n,) which trained model answered each image, where another training would give
             another model: limits then allow for that too
             (:func:`~leukoscope.evaluation.limits.with_training`), but for ``ece``.
-        **how: See :class:`Sampling`.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-        UnknownNameError: A wanted metric does not exist for these classes.
     """
     truth, prob = check_predictions(y_true, y_prob, class_names)
     resampling = Resampling.of(groups, truth, **how)
@@ -178,12 +161,7 @@ def bootstrap_mean(
 
     Args:
         values: (n,) one number per image; booleans are a proportion and get its limits.
-        groups: (n,) label of the group of each image; None means every image for itself.
         y_true: (n,) class indices by which groups are stratified; None means not at all.
-        **how: See :class:`Sampling`.
-
-    Raises:
-        DataError: There is no image, or shapes do not fit.
 
     >>> interval = bootstrap_mean([0.0, 1.0] * 50, seed=1)
     >>> interval.value, 0.35 < interval.low < 0.45 and 0.55 < interval.high < 0.65
@@ -208,8 +186,6 @@ class Resampling:
         member: (n,) index of each image's group, 0 … G − 1.
         strata: The groups that are drawn among each other, as arrays of group indices.
         fewest: In how many groups the rarest class is.
-        replicates: Number of replicates.
-        confidence: Level of intervals.
         seed: Of the random numbers.
     """
 

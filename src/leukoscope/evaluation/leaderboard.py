@@ -21,21 +21,13 @@ Criterion = Literal["accuracy", "weighted_f1", "log_loss"]
 
 @dataclass(frozen=True)
 class Place:
-    """The place of one predictor among several.
+    """The place of one predictor among several."""
 
-    Attributes:
-        rank: On all images, 1 is the best; equals share the mean of their places.
-        low: Lower limit of the interval of the rank.
-        high: Upper limit.
-        first: Share of the replicates in which it is the best, or one of several equally good.
-        reliable: False where there are few groups, in all or of a class.
-    """
-
-    rank: float
-    low: float
+    rank: float  # on all images, 1 is the best; ties share their mean rank
+    low: float  # lower limit of the interval of the rank
     high: float
-    first: float
-    reliable: bool
+    first: float  # share of the replicates in which it is the best, or one of several equally good
+    reliable: bool  # False where there are few groups, in all or of a class
 
     def to_json(self) -> dict[str, float | bool]:
         """For ``comparison.json``."""
@@ -57,16 +49,7 @@ def bootstrap_places(
     to ranks that occurred.
 
     Args:
-        y_true: (n,) class indices.
         probs: M arrays (n, K) of probabilities, for the same images in the same order.
-        class_names: K names.
-        metric: Name of the metric that ranks.
-        groups: (n,) label of the group of each image; None means every image for itself.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-        UnknownNameError: The metric does not exist for these classes.
 
     >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
     >>> [place.rank for place in bootstrap_places(y, [wrong, right], ["healthy", "all"])]
@@ -119,22 +102,8 @@ def exchange_test(
     images keeps or swaps the predictions of the two, all its images together, and the difference
     of the metric is computed again. The p-value counts the observed difference as one of them.
 
-    Args:
-        y_true: (n,) class indices.
-        prob_a: (n, K) probabilities of the first predictor.
-        prob_b: (n, K) probabilities of the second, for the same images in the same order.
-        class_names: K names.
-        metric: Name of the metric.
-        groups: (n,) label of the group of each image; None means every image for itself.
-        permutations: Number of random swaps.
-        seed: Of the swaps.
-
     Returns:
         A number in (0, 1]; 1 where the two never differ.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-        UnknownNameError: The metric does not exist for these classes.
 
     >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
     >>> exchange_test(y, right, wrong, ["healthy", "all"], permutations=999)
@@ -231,11 +200,8 @@ def corrected_best(
     Args:
         y_true: (n,) class indices of the validation images.
         y_prob: For each configuration (n, K) probabilities.
-        class_names: K names.
         criterion: What chooses; ``log_loss`` is better when smaller.
         groups: (n,) what is drawn as a whole; None draws images.
-        replicates: Number of replicates.
-        seed: Of the draws.
 
     Raises:
         DataError: There is no configuration.

@@ -83,7 +83,6 @@ def with_training(left_out: FloatArray, variance: float, df: float) -> tuple[flo
     Args:
         left_out: (F,) the value without the images of each model; NaN where it is undefined.
         variance: Between groups, see :func:`spread`.
-        df: Likewise.
 
     >>> with_training(np.array([0.5, 0.5, 0.5]), 0.01, 19.0)
     (0.01, 19.0)
@@ -109,7 +108,6 @@ def transformed_limits(
     Args:
         value: Estimate, inside (0, 1) for ``logit`` and above 0 for ``log``.
         variance: Of :func:`spread`.
-        df: Likewise.
         confidence: Level, 0–1.
         scale: Where the metric has no end: ``logit`` for [0, 1], ``log`` for [0, ∞).
 
@@ -282,8 +280,6 @@ def calibrated_errors(
         right: (n,) whether it is the true one; used for ρ alone.
         place: (n,) bin of each image.
         member: (n,) index of each image's group.
-        replicates: How many to draw.
-        seed: Of the draws.
     """
     rng, n, bins = np.random.default_rng(seed), len(confidence), int(place.max()) + 1
     groups = int(member.max()) + 1

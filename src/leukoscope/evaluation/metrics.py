@@ -31,7 +31,6 @@ class Metric:
 
     Attributes:
         name: As in every file; one of a class has the class behind it, as in ``recall_pro_b``.
-        title: For readers.
         interval: How its limits are found: as a proportion of images, from bins of confidence,
             or from the jackknife on the log scale (unbounded) or the logit scale (0 to 1).
         overall: Whether it has a value over all classes.
@@ -211,15 +210,10 @@ def compute_metrics(
     """All metrics of one set of predictions.
 
     Args:
-        y_true: (n,) class indices.
         y_prob: (n, K) probabilities, rows sum to 1.
-        class_names: K names.
 
     Returns:
         Name → value; NaN where undefined.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> y_prob = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]
     >>> metrics = compute_metrics([0, 1, 1], y_prob, ["healthy", "all"])
@@ -265,16 +259,10 @@ def weighted_metrics(
 
     Args:
         y_true: (n,) class indices 0 … K − 1.
-        y_prob: (n, K) probabilities.
-        class_names: K names.
         weights: (B, n) multiplicities ≥ 0, such as those of bootstrap replicates.
-        names: The metrics that are wanted; None means all.
 
     Returns:
         Name → (B,) float64, NaN where undefined; in the order of :func:`metric_names`.
-
-    Raises:
-        UnknownNameError: A wanted metric does not exist for these classes.
     """
     available = metric_names(class_names)
     wanted = set(available if names is None else names)
@@ -291,11 +279,7 @@ def weighted_metrics(
 def check_predictions(
     y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str]
 ) -> tuple[IntArray, FloatArray]:
-    """The arrays with their types, if metrics can be computed from them.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
-    """
+    """The arrays with their types, if metrics can be computed from them."""
     truth, prob = np.asarray(y_true, dtype=np.int64), np.asarray(y_prob, dtype=np.float64)
     n, k = len(truth), len(class_names)
     if truth.ndim != 1 or prob.shape != (n, k):

@@ -194,7 +194,6 @@ def nearest_cases(
         features: (n, D).
         cases: (R, P) of :func:`choose_cases`; all of them where R is below k.
         basis: (D, P), likewise. What of an image lies outside it adds to every distance.
-        k: How many.
 
     Raises:
         DataError: The numbers of features differ.

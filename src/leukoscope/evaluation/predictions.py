@@ -81,14 +81,9 @@ class PredictionTable:
         """A table from the output of one model; single values stand for whole columns.
 
         Args:
-            class_names: K names.
             image_id: (n,) ids.
-            probs: (n, K) probabilities.
-            recipe: Name of the recipe.
-            protocol: Name of the protocol.
             fold: One number, or (n,).
             part: One part, or (n,).
-            input: What the model saw.
             y_true: (n,) class indices; None means unknown.
             logits: (n, K); None where the predictor has none.
 

@@ -43,18 +43,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Sample:
-    """The images that every condition is measured on.
-
-    Attributes:
-        class_names: K names.
-        y_true: (n,) class indices.
-        groups: (n,) unit of each image that intervals resample.
-        how: Of the intervals.
-    """
+    """The images that every condition is measured on."""
 
     class_names: tuple[str, ...]
     y_true: NDArray[np.int64]
-    groups: Sequence[str]
+    groups: Sequence[str]  # (n,) unit of each image that intervals resample
     how: Sampling = field(default_factory=Sampling)
 
     def mean(self, values: ArrayLike) -> Interval:
@@ -133,7 +126,6 @@ def tolerated(differences: Sequence[Mapping[str, Any]], bound: float) -> int:
 
     Args:
         differences: ``{"low": …}`` of severity 1, 2 …
-        bound: Largest loss, as a share.
 
     >>> tolerated([{"low": -0.01}, {"low": -0.07}, {"low": -0.02}], 0.05)
     1
@@ -154,8 +146,6 @@ def fit_limit(
 
     Args:
         values: (n,) values of the measure, undamaged first, then severity 1, 2 …
-        severity: The largest tolerated one.
-        side: Where damage moves the measure.
 
     Returns:
         ``low`` and ``high`` as far as they are checked; ``caught`` and ``caught_worst``: the

@@ -48,7 +48,6 @@ class SurvivingShare:
         share: (stain-neutral − colour-only) / (model − colour-only) with its interval; NaN where
             it is not defined.
         advantage: The model's accuracy minus that of the colour-only probe.
-        n: Number of images.
     """
 
     share: Interval
@@ -92,12 +91,7 @@ def surviving_share(
         model: (n,) bool, whether the model is right.
         colour: (n,) bool, likewise the ``colour-only`` probe.
         neutral: (n,) bool, likewise the ``stain-neutral`` probe.
-        groups: (n,) label of the group of each image; None means every image for itself.
         y_true: (n,) classes by which groups are stratified; None means not at all.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
-
-    Raises:
-        DataError: There is no image, or shapes do not fit.
 
     >>> model, colour, neutral = [1] * 9 + [0], [1] * 5 + [0] * 5, [1] * 7 + [0] * 3
     >>> found = surviving_share(model * 9, colour * 9, neutral * 9)
@@ -130,11 +124,8 @@ def share_of_tables(
     """:func:`surviving_share` on the images that three tables of one protocol have in common.
 
     Args:
-        model: Test rows of the model.
         colour: Likewise of the ``colour-only`` probe.
         neutral: Likewise of the ``stain-neutral`` probe.
-        groups: Image id → group; images that it lacks stand for themselves.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: They have no image in common.
@@ -161,7 +152,6 @@ def inflations(metrics: Mapping[str, Any], recipe: str | None) -> list[dict[str,
     Args:
         metrics: The contents of ``metrics.json`` with its ``comparisons``: paired differences on
             the same images, resampled by the groups of the stricter protocol.
-        recipe: Whose.
 
     Returns:
         One entry per protocol: ``protocol``, ``difference``, ``p_holm`` of the exchange test,
@@ -243,7 +233,6 @@ class Share:
         chance: What both have without any information.
         share: (value − chance) / (model − chance) with its interval; NaN where the model has no
             advantage.
-        n: Number of images.
     """
 
     metric: str
@@ -280,13 +269,11 @@ def advantage_share(
     Args:
         model: Test rows of the model, one an image.
         other: Test rows of a probe, or of the model on perturbed images.
-        groups: Image id → group; images that it lacks stand for themselves.
         hits: (n,) for each row of ``other`` 1 where it puts the true class above the other
             class of its pair, 0.5 on ties, 0 else; their mean is then the value (the
             two-alternative form of the area under the curve, Hanley & McNeil 1982). None means
             ``metric``.
         metric: ``roc_auc`` or ``balanced_accuracy``.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: The tables have no image in common.

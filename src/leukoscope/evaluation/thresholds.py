@@ -22,41 +22,26 @@ THRESHOLDS: Final = tuple(round(0.02 * i, 2) for i in range(1, 50))
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One curve of one class against the rest.
+    """One curve of one class against the rest."""
 
-    Attributes:
-        x: (t,) false-positive rate, in [0, 1].
-        y: (t,) true-positive rate, in [0, 1].
-    """
-
-    x: FloatArray
-    y: FloatArray
+    x: FloatArray  # (t,) false-positive rate, in [0, 1]
+    y: FloatArray  # (t,) true-positive rate, in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Confidence against accuracy in equal-width bins of the top probability.
+    """Confidence against accuracy in equal-width bins of the top probability."""
 
-    Attributes:
-        edges: (bins + 1,) borders.
-        n: (bins,) number of images.
-        confidence: (bins,) mean top probability, NaN in an empty bin.
-        accuracy: (bins,) share of right predictions, NaN in an empty bin.
-    """
-
-    edges: FloatArray
-    n: NDArray[np.int64]
-    confidence: FloatArray
-    accuracy: FloatArray
+    edges: FloatArray  # (bins + 1,) borders
+    n: NDArray[np.int64]  # (bins,) number of images
+    confidence: FloatArray  # (bins,) mean top probability, NaN in an empty bin
+    accuracy: FloatArray  # (bins,) share of right predictions, NaN in an empty bin
 
 
 def roc_curves(
     y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str]
 ) -> dict[str, Curve]:
     """One-versus-rest ROC curve of each class that has both positive and negative images.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> curve = roc_curves([0, 1], [[0.8, 0.2], [0.3, 0.7]], ["healthy", "all"])["all"]
     >>> curve.x.tolist(), curve.y.tolist()
@@ -76,9 +61,6 @@ def roc_curves(
 
 def reliability(y_true: ArrayLike, y_prob: ArrayLike, *, bins: int = ECE_BINS) -> Reliability:
     """Reliability diagram (DeGroot & Fienberg 1983) of the top label; the bins of ``ece``.
-
-    Raises:
-        DataError: Shapes do not fit, a true class is unknown, or there is no image.
 
     >>> diagram = reliability([0, 1], [[0.9, 0.1], [0.6, 0.4]], bins=2)
     >>> diagram.n.tolist(), diagram.accuracy.tolist()
@@ -111,9 +93,6 @@ def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[FloatArray, 
     Returns:
         (n,) coverage 1/n … 1 and (n,) risk in [0, 1] (El-Yaniv & Wiener 2010).
 
-    Raises:
-        DataError: There is no image, or shapes do not fit.
-
     >>> coverage, risk = risk_coverage([0.9, 0.8, 0.7, 0.6], [0, 0, 1, 1])
     >>> coverage.tolist(), risk.round(3).tolist()
     ([0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.333, 0.5])
@@ -139,14 +118,9 @@ def aurc(
     Args:
         sure: (n,) confidence, the surer the larger.
         wrong: (n,) whether the prediction is wrong.
-        groups: (n,) unit that is resampled; None means images.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Returns:
         AURC and E-AURC with their intervals.
-
-    Raises:
-        DataError: There is no image, or shapes do not fit.
 
     >>> area, excess = aurc([0.9, 0.8, 0.7, 0.6], [0, 1, 0, 0], replicates=50)
     >>> round(area.value, 4), round(excess.value, 4)
@@ -236,8 +210,6 @@ def net_benefit(
         positive: (n,) whether each image truly is positive.
         probability: (n,) predicted probability of that, 0–1.
         thresholds: Each inside (0, 1).
-        groups: (n,) unit that is resampled; None means images.
-        **how: See :class:`~leukoscope.evaluation.intervals.Sampling`.
 
     Raises:
         DataError: There is no image, shapes do not fit, or a threshold is outside (0, 1).
@@ -339,7 +311,6 @@ def choose_threshold(
 
     Args:
         p_malignant: (n,) of the truly malignant calibration images.
-        target: What must be kept.
         patients: (n,) of each image, where the target is about patients: a patient counts with
             the largest P(malignant) of the images, and is missed where none is flagged.
         weights: (n,) what each image counts for where the target is about images, so that the

@@ -38,9 +38,7 @@ class Score:
         n: Number of test images.
         n_groups: Number of groups that the interval rests on.
         unit: What a group is.
-        value: Accuracy.
         low: Lower limit of its interval.
-        high: Upper limit.
         chance: Accuracy of always naming the most frequent class.
         enough: Whether there are enough groups, and groups of each class, for a plausible verdict.
         skill: Whether the model is shown to be better than chance, by the ROC AUC.
@@ -66,7 +64,6 @@ def summary(
     """The beginning of the headline: accuracy under the protocols that matter most.
 
     Args:
-        scores: By protocol.
         split: Of a model that was not trained here, where it is known.
         named: Its name; None for a model of the study.
     """

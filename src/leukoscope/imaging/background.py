@@ -70,11 +70,6 @@ def background_features(
 ) -> NDArray[np.float64]:
     """Numbers that describe the acquisition, not the leukocytes.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        masks: Its leukocytes.
-        bar: Its scale bar, if any.
-
     Returns:
         (len(BACKGROUND_FEATURES),) float64, all finite, also for single cells on black.
     """
@@ -115,11 +110,6 @@ def ground_colours(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     """CIELAB on the coarse grid, and where plain ground and stained remainder show on it.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        masks: Its leukocytes.
-        bar: Its scale bar, if any.
-
     Returns:
         (h, w, 3) float32 L, a, b; (h, w) bool plain ground; (h, w) bool mostly red cells. Both are
         all False where next to nothing lies outside the leukocytes.
@@ -159,9 +149,6 @@ def ground_surface(lab: NDArray[np.float32], ground: NDArray[np.bool_]) -> NDArr
 def colour_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Seven statistics of each channel: all that a classifier without any shape may see.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
     Returns:
         (21,) float64, 0–255: mean, standard deviation, percentiles 5, 25, 50, 75, 95 (linear
         interpolation) of red, then green, then blue.
@@ -187,10 +174,6 @@ def bar_statistics(
     image: NDArray[np.uint8], bar: ScaleBar | None
 ) -> NDArray[np.float64]:  # fmt: skip
     """All that a classifier may see of the burned-in scale bar, and nothing of the smear.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        bar: Its scale bar, if any.
 
     Returns:
         (199,) float64: the seven ``bar_*`` numbers of :data:`BACKGROUND_FEATURES`, then its ink
@@ -288,9 +271,6 @@ def describe_appearance(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
     A network's features are made to ignore stain and light, so that a negative of a field looks
     to them much like the field; these numbers do not.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
 
     Returns:
         (29,) float64: ``colour_statistics`` in units of 16 grey levels (21), the mean difference

@@ -41,9 +41,6 @@ _FILLED = 0.93  # area over that of the convex hull: one cell, not two
 def shape_statistics(seen: Observation) -> NDArray[np.float64]:
     """Silhouettes of the leukocytes.
 
-    Args:
-        seen: The image with its masks.
-
     Returns:
         (len(SHAPE_STATISTICS),) float64; NaN where there is no leukocyte.
     """
@@ -58,9 +55,6 @@ def shape_statistics(seen: Observation) -> NDArray[np.float64]:
 
 def count_statistics(seen: Observation) -> NDArray[np.float64]:
     """How many leukocytes there are and what they cover.
-
-    Args:
-        seen: The image with its masks.
 
     Returns:
         (len(COUNT_STATISTICS),) float64.

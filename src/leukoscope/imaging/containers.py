@@ -86,13 +86,7 @@ def _unit(text: str) -> float | None:
 
 
 class BrokenImage(Exception):  # noqa: N818 - becomes an ImageError as soon as the file is known
-    """The bytes are no readable image.
-
-    Args:
-        reason: Reason code of :class:`leukoscope.core.errors.ImageError`.
-        detail: What was expected and what came.
-        hint: What to do about it.
-    """
+    """The bytes are no readable image."""
 
     def __init__(self, reason: str, detail: str, hint: str = "") -> None:
         super().__init__(detail)
@@ -103,25 +97,15 @@ class BrokenImage(Exception):  # noqa: N818 - becomes an ImageError as soon as t
 
 @dataclass(frozen=True)
 class Header:
-    """The facts that choose a decoder.
+    """The facts that choose a decoder."""
 
-    Attributes:
-        format: ``JPEG``, ``PNG``, ``WEBP``, ``BMP``, ``GIF``, ``TIFF`` or ``DICOM``.
-        width: Width in pixels; 0 for TIFF and DICOM, whose decoders read the tags.
-        height: Height in pixels; 0 likewise.
-        frames: Number of frames; more than one means an animation.
-        bits: Bits per channel.
-        plain: 8-bit grey or RGB without alpha or palette.
-        orientation: EXIF orientation, 1–8.
-    """
-
-    format: str
-    width: int
-    height: int
-    frames: int = 1
+    format: str  # ``JPEG``, ``PNG``, ``WEBP``, ``BMP``, ``GIF``, ``TIFF`` or ``DICOM``
+    width: int  # width in pixels; 0 for TIFF and DICOM, whose decoders read the tags
+    height: int  # height in pixels; 0 likewise
+    frames: int = 1  # number of frames; more than one means an animation
     bits: int = 8
-    plain: bool = True
-    orientation: int = 1
+    plain: bool = True  # 8-bit grey or RGB without alpha or palette
+    orientation: int = 1  # EXIF orientation, 1–8
 
 
 def sniff(data: bytes) -> str:
@@ -154,9 +138,6 @@ def sniff(data: bytes) -> str:
 
 def read_header(data: bytes) -> Header:
     """Sniff and walk the container.
-
-    Args:
-        data: The whole file.
 
     Raises:
         BrokenImage: With the reason ``empty``, ``not-an-image``, ``unsupported``,

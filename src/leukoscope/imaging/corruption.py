@@ -31,7 +31,6 @@ class Corruption:
 
     Attributes:
         name: As it is typed.
-        title: For readers.
         unit: What the levels count, in words.
         levels: One a severity, 1 first.
         apply: (image, level, random numbers) → image of the same shape.

@@ -92,7 +92,6 @@ def decode_image(
         source: A file, or the bytes of one.
         name: What to call the image in messages; the path where it is empty.
         max_pixels: Largest width × height; checked before any pixel is decoded.
-        max_bytes: Largest file.
 
     Raises:
         ImageError: With the reason ``missing``, ``unreadable``, ``symlink-loop``, ``empty``,

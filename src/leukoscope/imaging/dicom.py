@@ -26,7 +26,6 @@ def decode_dicom(
     255. ``MONOCHROME1`` is inverted, YBR and palettes become RGB.
 
     Args:
-        data: The whole file.
         check_pixels: Called with width and height before any pixel is decoded; raises where they
             are too many.
 

@@ -73,11 +73,7 @@ def file_facts(seen: Observation) -> NDArray[np.float64]:
 
 
 def taken_at(data: bytes) -> float | None:
-    """Seconds at which EXIF says that a picture was taken; None where it does not say.
-
-    Args:
-        data: Bytes of an image file.
-    """
+    """Seconds at which EXIF says that a picture was taken; None where it does not say."""
     header = open_header(data)
     tags = {} if header is None else _exif(header)
     for tag in (_ORIGINAL, _DATE):

@@ -46,9 +46,6 @@ _Bool = NDArray[np.bool_]
 def frame_statistics(seen: Observation) -> NDArray[np.float64]:
     """Numbers of the frame: rim of a cut-out, surround, borders, vignette, place.
 
-    Args:
-        seen: The image with its masks.
-
     Returns:
         (len(FRAME_STATISTICS),) float64; NaN where there is nothing to read.
     """

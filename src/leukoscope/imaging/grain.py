@@ -94,21 +94,13 @@ _Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Picture:
-    """An image in the forms that are read.
+    """An image in the forms that are read."""
 
-    Attributes:
-        image: (H, W, 3) uint8.
-        luma: (H, W).
-        smooth: (H, W, 3) intensities without grain.
-        slope: (H, W) steepness of smoothed luma.
-        sigma: px, of the finest band.
-    """
-
-    image: NDArray[np.uint8]
-    luma: _Float
-    smooth: _Float
-    slope: _Float
-    sigma: float
+    image: NDArray[np.uint8]  # (H, W, 3) uint8
+    luma: _Float  # (H, W)
+    smooth: _Float  # (H, W, 3) intensities without grain
+    slope: _Float  # (H, W) steepness of smoothed luma
+    sigma: float  # px, low-pass of the finest band
 
 
 def finest_sigma(um_per_px: float | None) -> float:
@@ -128,10 +120,6 @@ def finest_sigma(um_per_px: float | None) -> float:
 
 def grain_statistics(seen: Observation, um_per_px: float | None = None) -> NDArray[np.float64]:
     """Numbers of the finest detail inside and outside leukocytes.
-
-    Args:
-        seen: The image with its masks.
-        um_per_px: Its scale, where known.
 
     Returns:
         (len(GRAIN_STATISTICS),) float64; NaN where a region is too small.

@@ -84,7 +84,6 @@ def paint_ground(image: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[n
     images. Slivers of cells that the hole's edge cuts off are painted over too.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         hole: (H, W) bool.
 
     Returns:

@@ -26,7 +26,6 @@ class Observation:
     """One decoded image; masks and the scale bar are looked for when first asked for.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB.
         um_per_px: The scale that the file states; None where it states none.
         data: The bytes of its file; empty for pixels that came from elsewhere.
     """
@@ -155,11 +154,7 @@ def transplanted(seen: Observation, holes: NDArray[np.bool_]) -> Image:
     classes is right; only the ground that is left can.
 
     Args:
-        seen: The image.
         holes: (h, w) bool, what was painted over in the other one, at any size.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     height, width = seen.image.shape[:2]
     other = cv2.resize(holes.astype(np.uint8) * 255, (width, height))

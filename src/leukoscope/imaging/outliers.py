@@ -107,7 +107,6 @@ def synthetic_outliers(images: NDArray[np.uint8], seed: int) -> Iterator[tuple[i
 
     Args:
         images: (n, H, W, 3) uint8 RGB.
-        seed: Of all choices.
 
     Yields:
         Row of the image, name of the way, and the outlier (H, W, 3) uint8.

@@ -42,7 +42,6 @@ def clahe(image: NDArray[np.uint8], clip_limit: float, tiles: int) -> NDArray[np
     """Contrast-limited adaptive histogram equalisation of L in CIELAB (Zuiderveld 1994).
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         clip_limit: Largest height of a histogram bin relative to the mean, above 0.
         tiles: Number of tiles along each side, at least 1.
 
@@ -61,11 +60,6 @@ def adaptive_clahe(
 ) -> NDArray[np.uint8]:
     """The CLAHE, of all pairs of settings, with the largest standard deviation of grey levels.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        clip_limits: To choose from, not empty.
-        tiles: To choose from, not empty.
-
     Returns:
         (H, W, 3) uint8 RGB; of equal results the first, limits before tiles.
     """
@@ -80,10 +74,6 @@ def _grey_deviation(image: NDArray[np.uint8]) -> float:
 
 def cell_mosaic(image: NDArray[np.uint8], step: CellMosaic) -> NDArray[np.uint8]:
     """Cut the leukocytes out and lay them out in tiles, as :class:`CellMosaic` says.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        step: Number and size of the tiles.
 
     Returns:
         (tiles × tile_px, tiles × tile_px, 3) uint8 RGB.
@@ -122,7 +112,6 @@ def nucleus_centres(nuclei: NDArray[np.bool_], most: int) -> list[tuple[int, int
 
     Args:
         nuclei: (H, W) bool; touching nuclei count as one.
-        most: How many at the most.
     """
     _, _, stats, centres = cv2.connectedComponentsWithStats(nuclei.astype(np.uint8))
     areas = stats[1:, cv2.CC_STAT_AREA]
@@ -140,7 +129,6 @@ def apply_preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[
 
     Args:
         image: (H, W, 3) uint8 RGB of any size.
-        spec: What to do.
 
     Returns:
         (size_px, size_px, 3) uint8 RGB, contiguous; never a view of the input.
@@ -174,13 +162,8 @@ def resize(image: NDArray[np.uint8], size_px: int, how: str) -> NDArray[np.uint8
     """Resize to a square.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        size_px: Side of the result.
         how: ``stretch``, ``letterbox`` (padded with black) or ``crop`` (short side scaled,
             centre taken).
-
-    Returns:
-        (size_px, size_px, 3) uint8 RGB.
     """
     height, width = image.shape[:2]
     if how == "stretch":
@@ -217,10 +200,6 @@ def _scale(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
 
 def apply_step(image: NDArray[np.uint8], step: Step) -> NDArray[np.uint8]:
     """Run one step of a specification.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        step: What to do.
 
     Returns:
         uint8 RGB of the same size, but for ``center_crop`` and ``cell_mosaic``; may be the input

@@ -44,9 +44,6 @@ def measure_quality(image: NDArray[np.uint8]) -> dict[str, float]:
       least that of quantisation, 1/√12, so a constant image has a finite ratio.
     * ``saturation``: mean of (max − min) / max over the channels, 0–1; 0 for black pixels.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
     >>> measure_quality(np.full((8, 8, 3), 100, np.uint8))["sharpness"]
     0.0
     """
@@ -101,7 +98,6 @@ def measure_conditions(image: NDArray[np.uint8], quality: Mapping[str, float]) -
       1 where nothing was compressed, or nothing is left of it after a resize.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         quality: Of the same image, from :func:`leukoscope.imaging.quality.measure_quality`.
 
     >>> from leukoscope.imaging.quality import measure_quality

@@ -58,11 +58,7 @@ class ScaleBar:
 
 
 def find_scale_bar(image: NDArray[np.uint8]) -> ScaleBar | None:
-    """The scale bar of an image, or None where there is none.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-    """
+    """The scale bar of an image, or None where there is none."""
     height, width = image.shape[:2]
     side = max(height, width)
     top = height - round(_STRIP * height)

@@ -50,15 +50,10 @@ _Float = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LeukocyteMasks:
-    """Where the leukocytes of an image are.
+    """Where the leukocytes of an image are."""
 
-    Attributes:
-        cell: (H, W) bool, whole leukocytes.
-        nucleus: (H, W) bool, their nuclei; inside ``cell``.
-    """
-
-    cell: NDArray[np.bool_]
-    nucleus: NDArray[np.bool_]
+    cell: NDArray[np.bool_]  # (H, W) bool, whole leukocytes
+    nucleus: NDArray[np.bool_]  # (H, W) bool, their nuclei; inside ``cell``
 
 
 def segment_leukocytes(image: NDArray[np.uint8]) -> LeukocyteMasks:
@@ -84,9 +79,6 @@ def segment_leukocytes(image: NDArray[np.uint8]) -> LeukocyteMasks:
 
 def is_cut_out(image: NDArray[np.uint8]) -> bool:
     """Whether a picture shows what was cut out on black.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
 
     >>> is_cut_out(np.zeros((8, 8, 3), np.uint8)), is_cut_out(np.full((8, 8, 3), 99, np.uint8))
     (True, False)
@@ -231,8 +223,6 @@ def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np
 
     Args:
         mask: (h, w) uint8.
-        width: Of the result.
-        height: Of the result.
     """
     smooth = cv2.resize(mask * 255, (width, height), interpolation=cv2.INTER_LINEAR)
     return (smooth > 127).astype(np.uint8)

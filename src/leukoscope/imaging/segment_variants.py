@@ -36,7 +36,6 @@ def gaussian_blur(image: NDArray[np.uint8], sigma_px: float) -> NDArray[np.uint8
     """Convolve with a Gaussian; borders are mirrored.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         sigma_px: Standard deviation, above 0.
     """
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px), np.uint8)
@@ -48,8 +47,6 @@ def bilateral_filter(
     """Mean of near pixels of like colour (Tomasi & Manduchi 1998, doi 10.1109/ICCV.1998.710815).
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        diameter_px: Of the neighbourhood.
         sigma_colour: Standard deviation of the weight over differences of levels.
         sigma_px: Standard deviation of the weight over distances.
     """
@@ -77,7 +74,6 @@ def keep_segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.uin
     """The image with everything outside the step's mask filled.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         step: Which segmentation, and with what to fill.
     """
     fill = (0, 0, 0) if step.outside == "black" else NEUTRAL_GREY
@@ -85,12 +81,7 @@ def keep_segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.uin
 
 
 def segment(image: NDArray[np.uint8], step: Segmentation) -> NDArray[np.bool_]:
-    """(H, W) bool mask of a segmentation step, opened and closed as it says.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        step: Which segmentation.
-    """
+    """(H, W) bool mask of a segmentation step, opened and closed as it says."""
     mask = _segment(image, step).astype(np.uint8)
     mask = morphology(mask, "open", step.open_px)
     return morphology(mask, "close", step.close_px).astype(np.bool_)
@@ -121,12 +112,7 @@ def lab_ranges_mask(
     Otsu's method (1979, doi 10.1109/TSMC.1979.4310076) splits L of the pixels in the ranges.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         ranges: In OpenCV's 8-bit LAB.
-        otsu: Whether to split.
-
-    Returns:
-        (H, W) bool.
     """
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     inside = np.zeros(image.shape[:2], np.bool_)
@@ -144,9 +130,7 @@ def hsv_mask(
     """Pixels of the hues, more saturated than Otsu's threshold over all lit pixels.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         hue_low: In half degrees; the range runs upwards from here, through red if need be.
-        hue_high: Likewise.
         saturation_min: Least threshold, 0–255.
 
     Returns:
@@ -169,10 +153,6 @@ def kmeans_mask(image: NDArray[np.uint8], clusters: int) -> NDArray[np.bool_]:
     masks. The most violet has the largest a − b − L. Images above 256 px are clustered smaller;
     black pixels are left out.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        clusters: Number of clusters.
-
     Returns:
         (H, W) bool; empty where an image has fewer colours than clusters.
     """
@@ -187,12 +167,7 @@ def multiscale_kmeans_mask(
     """Pixels that more than half of the scales give to :func:`kmeans_mask`.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        clusters: Number of clusters.
         scales: Above 0 to 1, relative to the size at which :func:`kmeans_mask` works.
-
-    Returns:
-        (H, W) bool.
     """
     height, width = image.shape[:2]
     base = min(1.0, _WORKING_PX / max(height, width))

@@ -42,9 +42,6 @@ class Stains:
 def lab_statistics(image: NDArray[np.uint8]) -> tuple[_Float, _Float] | None:
     """Mean and standard deviation of L (0–100), a and b over all pixels that are not black.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
     Returns:
         Two (3,) arrays; None where every pixel is black.
     """
@@ -65,12 +62,7 @@ def reinhard(
     stretched at most fourfold.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         mean: Of the target, L (0–100), a, b.
-        std: Likewise.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     statistics = lab_statistics(image)
     if statistics is None:
@@ -86,10 +78,6 @@ def reinhard(
 
 def macenko(image: NDArray[np.uint8], step: Macenko) -> NDArray[np.uint8]:
     """Replace the image's two stains and their amounts by the target's (Macenko et al. 2009).
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        step: Parameters and target.
 
     Returns:
         (H, W, 3) uint8 RGB; the input itself where :func:`estimate_stains` finds no two stains.
@@ -112,10 +100,6 @@ def estimate_stains(image: NDArray[np.uint8], step: Macenko) -> Stains | None:
     principal directions; the stains are the robust extremes of the angle in that plane. A pixel
     is stained by its mean density: asking each channel, as is usual for tissue, would drop the
     violet nuclei of smears, which absorb hardly any blue.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        step: Parameters; its target is not used.
 
     Returns:
         None where fewer than ``tissue_min`` of the pixels (or 50) are stained, or where the

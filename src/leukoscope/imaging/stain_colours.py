@@ -45,15 +45,10 @@ _Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StainPlane:
-    """A plane in optical density.
+    """A plane in optical density."""
 
-    Attributes:
-        normal: (3,) float64 unit vector across it, its blue component positive.
-        offset: Where along the normal the plane lies; hangs on the light.
-    """
-
-    normal: NDArray[np.float64]
-    offset: float
+    normal: NDArray[np.float64]  # (3,) float64 unit vector across it, its blue component positive
+    offset: float  # where along the normal the plane lies; depends on the light
 
 
 def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> StainPlane | None:
@@ -89,9 +84,6 @@ def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> Stain
 
 def stain_statistics(seen: Observation) -> _Float:
     """Colours of the ground and of red cells, or the hue of chromatin where there are none.
-
-    Args:
-        seen: The image with its masks.
 
     Returns:
         (24,) float64, what :func:`finished_stains` makes :data:`STAIN_STATISTICS` of; NaN where

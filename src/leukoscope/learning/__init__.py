@@ -1,4 +1,8 @@
-"""Networks and their training; the lowest layer that may import torch."""
+"""Networks and their training; the lowest layer that may import torch.
+
+``num_classes`` and ``n_classes`` are K, ``y`` is (n,) class indices, ``batch`` is (N, 3, S, S)
+float32 and normalised, preprocessed ``images`` are (n, S, S, 3) uint8 RGB.
+"""
 
 import os
 

@@ -74,11 +74,8 @@ def pooled_views(
     """What the head of a recipe reads, of each image and of augmented copies of it.
 
     Args:
-        recipe: Gives backbone, weights, pooling, augmentation.
         images: (n, S, S, 3) uint8 RGB, preprocessed.
         views: V, copies of each image; the first is the image itself.
-        seed: Of the augmentation.
-        progress: Called with (done, total) images.
 
     Returns:
         (n, V, D) float16; half the memory, and finer than what augmentation changes.
@@ -164,11 +161,7 @@ class UpperPart(nn.Module):
 
 
 class LowerPart(nn.Module):
-    """The frozen blocks of a network, as a module of their own.
-
-    Args:
-        upper: Where the network was cut.
-    """
+    """The frozen blocks of a network, as a module of their own."""
 
     def __init__(self, upper: UpperPart) -> None:
         super().__init__()
@@ -189,7 +182,6 @@ def upper_part(network: Network, frozen_blocks: int) -> UpperPart | None:
     """Cut a network above its frozen blocks.
 
     Args:
-        network: In evaluation mode.
         frozen_blocks: As in ``training.freeze``: blocks with weights, from the input on.
 
     Returns:
@@ -276,11 +268,7 @@ def save_activations(
     Args:
         path: A new ``.npy`` file: (n, V, h, w, C) float16, V = ``training.cached_views``; the
             first copy is the image itself.
-        upper: Of the recipe's network.
-        recipe: Gives augmentation, copies, normalisation.
         images: (n, S, S, 3) uint8 RGB, preprocessed.
-        seed: Of the augmentation.
-        progress: Called with (done, total) images.
 
     Raises:
         BundleError: The engine cannot run these blocks.

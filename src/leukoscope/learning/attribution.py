@@ -35,7 +35,6 @@ def grad_cam(
     """Gradient-weighted class activation maps (Selvaraju et al. 2017, eq. 1 and 2).
 
     Args:
-        network: A network with a feature map.
         batch: (N, 3, S, S) float32, normalised.
         targets: (N,) class indices, one per image.
         layer: Name of another layer that gives a map, see :func:`find_layer`; by default the
@@ -88,7 +87,6 @@ def occlusion(
     the image's own mean colour, so that no edge of an unknown colour is added.
 
     Args:
-        network: Any network.
         batch: (N, 3, S, S) float32, normalised.
         targets: (N,) class indices, one per image.
         layer: Must be None: the method asks the input, not a layer.
@@ -125,7 +123,6 @@ def integrated_gradients(
     are mostly noise.
 
     Args:
-        network: Any network.
         batch: (N, 3, S, S) float32, normalised.
         targets: (N,) class indices, one per image.
         layer: Must be None: the method asks the input, not a layer.
@@ -150,7 +147,6 @@ def integrate(network: Network, batch: Tensor, targets: Targets) -> Tensor:
     """Integrated gradients as they are: they sum to the gain of logit over the baseline.
 
     Args:
-        network: Any network.
         batch: (N, 3, S, S) float32, normalised.
         targets: (N,) class indices, one per image.
 
@@ -190,11 +186,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """One of :data:`METHODS`.
-
-    Raises:
-        UnknownNameError: No such method.
-    """
+    """One of :data:`METHODS`."""
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
     return METHODS[name]
@@ -204,7 +196,6 @@ def find_layer(network: Network, name: str | None) -> nn.Module:
     """The layer that class activation maps look at.
 
     Args:
-        network: The network.
         name: A module's name, with or without ``backbone.`` before it; None means the last
             feature map before pooling.
 
@@ -319,9 +310,7 @@ def randomised(network: Network, images: Tensor, *, seed: int = 0) -> list[tuple
     statistics signals die out or overflow, and a map of such a network is no fair comparison.
 
     Args:
-        network: Stays as it is.
         images: (n, 3, S, S) float32, normalised, n ≥ 2.
-        seed: Of the shuffling.
 
     Returns:
         For each stage its name (``head``, ``to blocks.4``, … ``all layers``) and the network with

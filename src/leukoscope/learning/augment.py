@@ -105,9 +105,6 @@ def _reach(height: int, width: int, params: dict[str, Any]) -> int:
 def build_augmentation(config: Augmentation) -> v2.Transform:
     """The random changes that a recipe asks for.
 
-    Args:
-        config: Rates; all zero gives the identity.
-
     Returns:
         A transform of one image, (3, H, W) uint8 to the same. It draws from torch's global
         random state.
@@ -184,7 +181,6 @@ class Blend(ABC):
 
     Args:
         alpha: Of the symmetric Beta distribution that the share is drawn from.
-        rng: Decides share and partners.
     """
 
     def __init__(self, alpha: float, rng: np.random.Generator) -> None:
@@ -237,12 +233,7 @@ class CutMix(Blend):
 
 
 def build_blend(config: GradientTraining, entropy: tuple[int, ...]) -> Blend | None:
-    """What a recipe blends a batch with; where it names both, either one at even chances.
-
-    Args:
-        config: The recipe's training.
-        entropy: Decides everything random.
-    """
+    """What a recipe blends a batch with; where it names both, either one at even chances."""
     rng = np.random.default_rng(entropy)
     cut = config.cutmix > 0
     if cut and config.mixup:

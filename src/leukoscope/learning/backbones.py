@@ -343,11 +343,7 @@ class Network(nn.Module):
             self.head.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
 
     def set_feature_head(self, head: FeatureHead) -> None:
-        """Put a fitted classifier that is no linear layer in place of the head.
-
-        Args:
-            head: Fitted on this network's features.
-        """
+        """Put a fitted classifier that is no linear layer in place of the head."""
         self.head = cast(Any, head)
         self.has_class_maps = self.has_gradient_maps = False
 
@@ -371,9 +367,6 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
     """Build a network with the weights that a recipe names, in evaluation mode.
 
     Args:
-        config: Backbone, weights, head.
-        num_classes: K.
-        size_px: Side of the input.
         seed: For all that is random: the head, hidden layers, and the backbone where
             ``weights`` is ``none``. The global random state stays as it is.
 

@@ -22,17 +22,11 @@ Sampling = Literal["shuffle", "balanced", "patients"]
 
 @dataclass(frozen=True)
 class CachedRows:
-    """Some rows of a cache on disk, read as they are asked for.
+    """Some rows of a cache on disk, read as they are asked for."""
 
-    Attributes:
-        cache: (n, V, …) float16, all images.
-        rows: (m,) which of them.
-        key: Hash of what the cache holds.
-    """
-
-    cache: NDArray[np.float16]
-    rows: NDArray[np.int64]
-    key: str
+    cache: NDArray[np.float16]  # (n, V, …) float16, all images
+    rows: NDArray[np.int64]  # (m,) indices of the rows
+    key: str  # hash of what the cache holds
 
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.float16]:
         """Copies of the images at these places."""
@@ -51,7 +45,6 @@ class ImageSet:
 
     Attributes:
         images: (n, S, S, 3) uint8 RGB, or what is cached of V copies of each.
-        y: (n,) class indices.
         names: (n,) file names for messages, or none.
         patients: (n,) who each image is of, or none; only sampling by patient needs them.
     """
@@ -131,9 +124,7 @@ class Batches:
     """Batches of a set in memory: shuffled and augmented where there is a transform.
 
     Args:
-        data: The images.
         batch_size: Images in a batch; the last one may be smaller.
-        clock: Gives seed and epoch.
         transform: None for images that are only looked at.
         sampling: ``shuffle``, or draw with replacement: each class equally often, and each
             patient within it.

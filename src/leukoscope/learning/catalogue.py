@@ -24,14 +24,12 @@ class ModelInfo:
 
     Attributes:
         name: The name in a recipe; for most of them a name of timm.
-        family: Kind of network.
         parameters: Number of parameters without the classification head.
         input_size: Side of the images that its weights were trained on, px.
         weights_source: Where ``weights = "imagenet"`` comes from.
         licence: Licence of those weights; empty where there are none.
         weights_at_hand: They are on this machine, so that no network is needed.
         weights_file: Where on this machine; empty where they are not.
-        gradcam_layer: Where Grad-CAM looks.
         package: Python module that carries the weights, or empty.
         hub_id: Repository of the weights on the hub that timm reads, or empty.
         mean: What its weights expect to be subtracted, of RGB in 0 to 1.
@@ -155,11 +153,7 @@ def list_models() -> tuple[ModelInfo, ...]:
 
 
 def backbone_info(name: str) -> ModelInfo:
-    """One backbone by name, of the list or of timm.
-
-    Raises:
-        UnknownNameError: Neither knows it.
-    """
+    """One backbone by name, of the list or of timm."""
     if name in BACKBONES:
         return _found(BACKBONES[name])
     import timm  # slow, and needs torch

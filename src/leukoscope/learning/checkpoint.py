@@ -40,25 +40,15 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class CheckpointMeta:
-    """What ``checkpoint.json`` says.
+    """What ``checkpoint.json`` says."""
 
-    Attributes:
-        recipe: How the model was made.
-        class_names: In the order of the logits.
-        seed: Of the network's random parts.
-        frozen_backbone: Only the head is stored; the backbone is that of ``weights``.
-        weights: Where the backbone's weights came from (before any training).
-        sha256: Hash of the tensor file.
-        extra: What the caller added.
-    """
-
-    recipe: Recipe
-    class_names: tuple[str, ...]
-    seed: int
-    frozen_backbone: bool
-    weights: WeightsRecord
-    sha256: str
-    extra: Mapping[str, Any]
+    recipe: Recipe  # how the model was made
+    class_names: tuple[str, ...]  # in the order of the logits
+    seed: int  # seed of the network's random parts
+    frozen_backbone: bool  # only the head is stored; the backbone is that of ``weights``
+    weights: WeightsRecord  # where the backbone's weights came from (before any training)
+    sha256: str  # hash of the tensor file
+    extra: Mapping[str, Any]  # further JSON values of the caller
 
 
 def save_checkpoint(
@@ -72,13 +62,6 @@ def save_checkpoint(
 
     Of a model with a frozen backbone only the head is stored, with the hash of the backbone's
     weights. What an interrupted training would have resumed from is deleted.
-
-    Args:
-        folder: The model's folder.
-        network: The trained network.
-        recipe: What it was made from.
-        class_names: In the order of the logits.
-        extra: JSON values to keep with it.
 
     Raises:
         WeightsError: The number of classes differs from the head's.
@@ -114,9 +97,6 @@ def save_checkpoint(
 
 def load_checkpoint(folder: Path) -> tuple[Network, CheckpointMeta]:
     """Rebuild a network from its folder, in evaluation mode.
-
-    Args:
-        folder: What :func:`save_checkpoint` wrote to.
 
     Raises:
         DataError: ``checkpoint.json`` is missing or is no JSON.
@@ -165,9 +145,6 @@ def load_checkpoint(folder: Path) -> tuple[Network, CheckpointMeta]:
 
 def load_head(folder: Path) -> Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]]:
     """The classifier of a frozen backbone alone, for features that are at hand.
-
-    Args:
-        folder: What :func:`save_checkpoint` wrote to.
 
     Returns:
         From (n, D) features to (n, K) float64 logits.

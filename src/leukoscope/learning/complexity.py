@@ -32,21 +32,13 @@ _MERGED = ("norm", "activation", "dropout")
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall time of one call, measured.
+    """Wall time of one call, measured."""
 
-    Attributes:
-        batch: Images in the call.
-        median_ms: Median over the runs.
-        p95_ms: 95th percentile.
-        runs: Number of timed runs, after the warm-up.
-        threads: Of ONNX Runtime inside one call.
-    """
-
-    batch: int
-    median_ms: float
-    p95_ms: float
-    runs: int
-    threads: int
+    batch: int  # images in the call
+    median_ms: float  # median over the runs
+    p95_ms: float  # 95th percentile
+    runs: int  # number of timed runs, after the warm-up
+    threads: int  # threads of ONNX Runtime inside one call
 
 
 @dataclass(frozen=True)
@@ -73,10 +65,6 @@ class Complexity:
 def untrained_network(recipe: Recipe, num_classes: int) -> Network:
     """The network of a recipe with random weights: cost and shape do not hang on their values.
 
-    Args:
-        recipe: The recipe.
-        num_classes: K.
-
     Raises:
         UnknownNameError: No such backbone.
         ConfigError: The backbone cannot work at this size.
@@ -94,9 +82,7 @@ def measure_complexity(
     """Count and time a network.
 
     Args:
-        network: Of the recipe.
         recipe: Gives the preprocessing inside the exported graph.
-        threads: Of ONNX Runtime inside one call.
         latency: Also export the network and time it; takes seconds to a minute.
 
     Raises:
@@ -131,9 +117,6 @@ def time_session(
 
     Args:
         session: With the input ``image``.
-        batch: Images in a call.
-        side_px: Side of the images.
-        threads: Of the session, for the record.
     """
     pixels: NDArray[np.uint8] = np.random.default_rng(0).integers(
         0, 256, (batch, side_px, side_px, 3), dtype=np.uint8
@@ -164,7 +147,6 @@ class LayerBlock:
             ``flatten``, ``norm`` or ``other``.
         label: In field terms, e.g. ``conv 3×3, stride 2 + batch norm + ReLU``.
         shape: Of its output for one image, without the batch.
-        parameters: Number.
     """
 
     name: str
@@ -207,9 +189,6 @@ def describe_layers(network: Network) -> list[LayerBlock]:
 
     Containers whose parts follow one another are opened; a row of equal residual or dense blocks
     is one block. Norms, activations and dropout are named in the block before them.
-
-    Args:
-        network: Any network.
     """
     passage = _pass_image(network)
     names = {module: name for name, module in network.named_modules()}

@@ -60,10 +60,8 @@ def onnx_bytes(
     are of the image as it is.
 
     Args:
-        network: What to write.
         spec: Its preprocessing; steps and resize stay outside the graph.
         class_names: Kept in the file's metadata, in the order of the logits.
-        opset: Version of the ONNX operators.
 
     Raises:
         BundleError: The network cannot be exported.
@@ -98,9 +96,6 @@ def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str, backbone: str) 
 
     Args:
         part: Takes normalised images (N, 3, S, S) float32.
-        spec: Normalisation and size.
-        name: Of its output.
-        backbone: Of the network, for messages.
 
     Raises:
         BundleError: The part cannot be exported.
@@ -177,10 +172,7 @@ def check_parity(
     """Compare the graph, run by ONNX Runtime, with the network it came from.
 
     Args:
-        network: The torch network.
-        model: Bytes of the ONNX file.
         images: (N, S, S, 3) uint8 RGB, preprocessed.
-        spec: The preprocessing.
 
     Returns:
         Largest absolute difference of any logit.

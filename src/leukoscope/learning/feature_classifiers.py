@@ -48,8 +48,6 @@ class FuzzyFamily:
 
     Args:
         train: What the words and rules are fitted on.
-        n_classes: K.
-        config: The settings to try.
     """
 
     def __init__(self, train: Sample, n_classes: int, config: FuzzyClassifier) -> None:
@@ -107,10 +105,6 @@ def draw_rules(
 
     Args:
         z: (n, P) training images.
-        y: (n,) class indices.
-        n_classes: K.
-        inputs: P variables with their words.
-        t_norm: What AND means.
         most: Rules that are kept, those with the largest sums.
 
     Returns:
@@ -142,13 +136,7 @@ def draw_rules(
 
 
 class SvmFamily:
-    """SVMs on one training sample; the products of its images are computed once.
-
-    Args:
-        train: What is fitted.
-        n_classes: K.
-        config: The settings to try.
-    """
+    """SVMs on one training sample; the products of its images are computed once."""
 
     def __init__(self, train: Sample, n_classes: int, config: SvmClassifier) -> None:
         self.y, self.n_classes, self.config = train.y, n_classes, config
@@ -336,7 +324,6 @@ class SelectedModel:
         val_logits: (m, K) log-probabilities of the validation images by the model as selected,
             before any refit: they were never trained on, and their probability mapping was fitted
             on the other validation images.
-        settings: Its settings.
         history: One row per settings tried: these, ``val_loss`` and ``val_accuracy``.
     """
 
@@ -355,9 +342,6 @@ def fit_feature_classifier(
         train: Features and classes of the training images.
         val: Those that select the settings, and that the SVM's and the fuzzy rules' scores are
             mapped to probabilities on.
-        n_classes: K.
-        config: Which classifier.
-        seed: Of the trees.
 
     Raises:
         TrainingError: No training or no validation images, or features that are not finite.

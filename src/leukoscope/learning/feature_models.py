@@ -63,7 +63,6 @@ class KnnHead(FeatureHead):
         scale: (D,) one over their standard deviations.
         memory: (n, D) standardised training features of length 1.
         votes: (n, K) their classes, one-hot.
-        neighbours: How many vote.
         temperature: τ.
     """
 
@@ -126,14 +125,9 @@ def head_from(tensors: Mapping[str, Tensor]) -> FeatureHead | None:
 
 @dataclass(frozen=True)
 class Sample:
-    """Images as features.
+    """Images as features."""
 
-    Attributes:
-        X: (n, D) features.
-        y: (n,) class indices.
-    """
-
-    X: Features
+    X: Features  # (n, D) features
     y: NDArray[np.int64]
 
     def with_more(self, other: Sample) -> Sample:
@@ -143,15 +137,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Standard:
-    """Mean and deviation of training features.
+    """Mean and deviation of training features."""
 
-    Attributes:
-        mean: (D,) float64.
-        scale: (D,) one over the standard deviation, 1 for a constant feature.
-    """
-
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    mean: NDArray[np.float64]  # (D,) float64
+    scale: NDArray[np.float64]  # (D,) one over the standard deviation, 1 for a constant feature
 
     @classmethod
     def of(cls, X: Features) -> Standard:
@@ -167,15 +156,10 @@ class Standard:
 
 @dataclass(frozen=True)
 class Components:
-    """Principal components of standardised features, each of variance 1 on the training images.
-
-    Attributes:
-        standard: Mean and deviation.
-        directions: (D, P), those of most variance first.
-    """
+    """Principal components of standardised features, each of variance 1 on the training images."""
 
     standard: Standard
-    directions: NDArray[np.float64]
+    directions: NDArray[np.float64]  # (D, P), those of most variance first
 
     @classmethod
     def of(cls, X: Features, number: int) -> Components:
@@ -201,14 +185,10 @@ class Link:
     """The mapping of scores to log-probabilities, log softmax(slope · score + offset).
 
     Platt's idea (1999) for several classes: one slope for all and one offset a class.
-
-    Attributes:
-        slope: > 0.
-        offset: (K,).
     """
 
-    slope: float
-    offset: NDArray[np.float64]
+    slope: float  # above 0
+    offset: NDArray[np.float64]  # (K,)
 
     @classmethod
     def fit(cls, scores: NDArray[np.float64], y: NDArray[np.int64]) -> Link:
@@ -243,7 +223,6 @@ class Link:
         Args:
             logits: (n, K) scores, or log-probabilities by one mapping of them; it makes no
                 difference, since a mapping of a mapping is one, too.
-            y: (n,) class indices.
             folds: Number of parts, classes balanced; fewer where there are fewer images.
         """
         if len(y) < 2:

@@ -71,11 +71,9 @@ def run_network(
     Args:
         network: The network; its first export takes about five seconds.
         images: (S, S, 3) uint8 RGB each, preprocessed. An iterator is read once, in order.
-        spec: Preprocessing of the images.
         total: How many there are, for ``progress``; known for arrays and lists.
         batch_size: Images in one pass, all views counted.
         threads: Passes at once; by default ``OMP_NUM_THREADS``, or else all cores.
-        progress: Called with (done, total) as batches are done.
 
     Returns:
         ``logits`` (n, K) and ``features`` (n, D), float32.
@@ -106,15 +104,12 @@ class FeatureEngine:
 
     Attributes:
         batch_size: Images in one pass that suit the network.
-        threads: Passes at once.
     """
 
     def __init__(self, network: Network, spec: PreprocessSpec, *, batch_size: int = 16) -> None:
         """Export the network, unless that was done before.
 
         Args:
-            network: The network.
-            spec: Preprocessing of the images.
             batch_size: Images in one pass, all views counted.
         """
         self._session = open_session(onnx_bytes(network, spec))
@@ -146,10 +141,7 @@ def stream_outputs(
 
     Args:
         session: The graph; its input is ``image``.
-        names: Of the outputs.
         images: (S, S, 3) uint8 RGB each; read in this thread while the graph runs in others.
-        spec: Preprocessing of the images.
-        batch_size: Images in one pass.
         threads: Passes at once; by default ``OMP_NUM_THREADS``, or else all cores.
 
     Raises:

@@ -16,12 +16,7 @@ _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 class SqueezeExcite(nn.Module):
-    """Weigh each channel by a number in 0–1 that hangs on all channels' means (Hu et al. 2018).
-
-    Args:
-        channels: Of the feature map.
-        reduction: Divides the number of channels inside.
-    """
+    """Weigh each channel by a number in 0–1 that hangs on all channels' means (Hu et al. 2018)."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -39,7 +34,6 @@ class GatedAttention(nn.Module):
     """A mean over the places of a map whose weights are learnt (Ilse et al. 2018, eq. 9).
 
     Args:
-        channels: Of the feature map.
         inside: Width of the layers that weigh a place.
     """
 
@@ -56,14 +50,7 @@ class GatedAttention(nn.Module):
 
 
 class FullyConnected(nn.Module):
-    """Linear, norm, activation, dropout; a residual block adds a projection of its input.
-
-    Args:
-        before: Width of its input.
-        after: Width of its output.
-        config: Norm, activation, residual.
-        dropout: Rate.
-    """
+    """Linear, norm, activation, dropout; a residual block adds a projection of its input."""
 
     def __init__(self, before: int, after: int, config: ModelConfig, dropout: float) -> None:
         super().__init__()
@@ -87,12 +74,7 @@ class FullyConnected(nn.Module):
 
 
 def build_extra_convolutions(config: ModelConfig, channels: int) -> tuple[nn.Sequential, int]:
-    """Convolutions and squeeze-excite after the backbone, and the channels they give.
-
-    Args:
-        config: The recipe's model.
-        channels: Of the backbone's feature map.
-    """
+    """Convolutions and squeeze-excite after the backbone, and the channels they give."""
     layers: list[nn.Module] = []
     for width in config.conv:
         convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
@@ -104,12 +86,7 @@ def build_extra_convolutions(config: ModelConfig, channels: int) -> tuple[nn.Seq
 
 
 def build_hidden(config: ModelConfig, width: int) -> nn.Sequential:
-    """From pooled features (N, width) to the last linear layer's input.
-
-    Args:
-        config: The recipe's model.
-        width: D of the pooled features.
-    """
+    """From pooled features (N, width) to the last linear layer's input."""
     layers: list[nn.Module] = []
     if config.input_norm != "none":
         layers.append(_norm(config.input_norm, width))
@@ -149,7 +126,6 @@ def head_gradient(hidden: nn.Sequential, head: nn.Linear, pooled: Tensor) -> Ten
 
     Args:
         hidden: Norms and fully connected layers, as in evaluation.
-        head: The last linear layer.
         pooled: (N, D) their input.
 
     Returns:

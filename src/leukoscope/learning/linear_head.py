@@ -82,11 +82,8 @@ def fit_linear_head(
 
     Args:
         X: (n, D) features of the training images.
-        y: (n,) class indices.
-        n_classes: K.
         c_grid: Inverse strengths, > 0.
         X_val: (m, D) features that select the strength; may be None with one strength.
-        y_val: (m,) class indices.
         class_weight: (K,) weights of the classes in the loss; None for equal ones.
         refit_with_val: Fit once more on both with the selected strength.
 
@@ -152,16 +149,11 @@ class _Problem:
     A rotation leaves the penalty as it is, and weights outside the span of the images are zero at
     the optimum. In this basis the curvature is nearly diagonal, so that a scale for each axis
     makes a fit several times shorter. float32, for speed.
-
-    Attributes:
-        Z: (n, r) standardised features along the principal axes.
-        axes: (D, r) of them.
-        variance: (r,) along each.
     """
 
-    Z: NDArray[np.float32]
-    axes: NDArray[np.float32]
-    variance: NDArray[np.float64]
+    Z: NDArray[np.float32]  # (n, r) standardised features along the principal axes
+    axes: NDArray[np.float32]  # (D, r) orthonormal principal axes
+    variance: NDArray[np.float64]  # (r,) variance along each axis
     y: NDArray[np.integer]
     w: NDArray[np.float32]
     mean: NDArray[np.float64]

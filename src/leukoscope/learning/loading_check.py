@@ -20,7 +20,6 @@ class LoadingCheck:
     """What came of it.
 
     Attributes:
-        info: The backbone's entry.
         weights: Where the weights came from.
         weights_sha256: Hash of the tensors as loaded.
         pretrained: The weights are trained ones.
@@ -54,7 +53,6 @@ def check_loading(
         weights: ``imagenet``, ``none``, or a file or folder. Default: ``imagenet`` where those
             weights are on this machine, else ``none``.
         size_px: Side of the input. Default: what the weights were trained on.
-        num_classes: K.
 
     Raises:
         UnknownNameError: No such backbone.

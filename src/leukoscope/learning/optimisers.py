@@ -63,7 +63,6 @@ class HierarchicalLoss(nn.Module):
         malignant: (K,) bool.
         binary_weight: λ.
         weight: (K,) class weights of the first term.
-        smoothing: Of the first term.
     """
 
     def __init__(
@@ -95,7 +94,6 @@ def build_loss(
     """The loss that a recipe names.
 
     Args:
-        config: The recipe's training.
         weight: (K,) class weights, or None.
         class_names: In the order of the logits; only the hierarchical loss reads them.
 
@@ -276,13 +274,7 @@ def backbone_stages(backbone: nn.Module) -> list[list[nn.Parameter]]:
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: GradientTraining, batches: int
 ) -> dict[str, Any] | None:
-    """The schedule of a recipe, as Lightning takes it; None where the rate stays.
-
-    Args:
-        optimizer: Whose rate it changes.
-        config: Schedule, rate and number of epochs.
-        batches: In one epoch.
-    """
+    """The schedule of a recipe, as Lightning takes it; None where the rate stays."""
     plan = config.schedule
     if isinstance(plan, ConstantRate):
         return None

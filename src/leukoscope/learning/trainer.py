@@ -64,21 +64,13 @@ MANY = 300
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training went; the network holds the weights of the best epoch.
+    """How a training went; the network holds the weights of the best epoch."""
 
-    Attributes:
-        best_epoch: From 1.
-        best_value: What ``keep_best`` measured there.
-        epochs: Epochs that were run, in all sessions together.
-        stopped_early: ``patience`` ended it.
-        history: The rows of ``history.csv``.
-    """
-
-    best_epoch: int
-    best_value: float
-    epochs: int
-    stopped_early: bool
-    history: tuple[dict[str, float], ...]
+    best_epoch: int  # epoch whose weights were kept, counted from 1
+    best_value: float  # value of ``keep_best`` in that epoch
+    epochs: int  # epochs that were run, in all sessions together
+    stopped_early: bool  # whether ``patience`` ended it
+    history: tuple[dict[str, float], ...]  # the rows of ``history.csv``
 
 
 def train_gradient(
@@ -107,13 +99,9 @@ def train_gradient(
         network: The network, freshly built, or the part of one above what is cached; left in
             evaluation mode with its best weights.
         recipe: ``recipe.training`` must be gradient training.
-        train: Images that are fitted.
         val: Images that select the epoch and stop.
-        out: The model's folder.
-        seed: Of everything random.
         class_names: In the order of the logits; only the hierarchical loss needs them.
         resume: Go on from ``out/resume`` where that stems from the same recipe and images.
-        progress: Called with (batches done, batches in all epochs).
         epoch_end: Called with (epoch from 1, its row of the history) after each epoch; True
             ends the training there.
 
@@ -175,9 +163,7 @@ def predict_outputs(
     but takes seconds to make; the two agree to about one part in 100,000.
 
     Args:
-        network: The network.
         images: (n, S, S, 3) uint8 RGB.
-        spec: Gives mean and standard deviation.
 
     Returns:
         Features (n, D) float32 and logits (n, K) float64.

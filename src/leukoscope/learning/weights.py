@@ -54,7 +54,6 @@ def keep_stages(backbone: nn.Module, name: str, stages: int) -> nn.Module:
 
     Args:
         backbone: As :func:`timm_backbone` gives it.
-        name: Of the backbone, for messages.
         stages: How many of timm's ``feature_info``; 0 leaves the backbone as it is.
 
     Raises:
@@ -122,17 +121,11 @@ def token_grid(raw: Tensor, prefix: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """Where a backbone's weights came from.
+    """Where a backbone's weights came from."""
 
-    Attributes:
-        source: ``none (random, seed 0)``, a package with its version, a file, or timm's name.
-        sha256: Hash of the tensors as loaded, see :func:`tensors_sha256`.
-        licence: Licence of the weights; empty where unknown.
-    """
-
-    source: str
-    sha256: str
-    licence: str = ""
+    source: str  # ``none (random, seed 0)``, a package with its version, a file, or timm's name
+    sha256: str  # hash of the tensors as loaded, see tensors_sha256
+    licence: str = ""  # licence of the weights; empty where unknown
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

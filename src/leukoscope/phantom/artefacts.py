@@ -34,7 +34,6 @@ class Artefact:
 
     Attributes:
         name: As it is typed.
-        title: For readers.
         unit: What the levels count, in words.
         levels: One a strength, the weakest first.
         plant: (image, level, random numbers, leukocytes) → image. None where it is no matter of
@@ -60,7 +59,6 @@ def plant_artefact(
     """Plant one trace into an image.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         name: A key of :data:`ARTEFACTS` that is a matter of pixels.
         strength: 1 to 3.
         rng: Draws noise; other traces are the same for every image.

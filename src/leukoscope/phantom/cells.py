@@ -15,19 +15,12 @@ Patch = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Leukocyte:
-    """One drawn leukocyte on a square patch.
+    """One drawn leukocyte on a square patch."""
 
-    Attributes:
-        amounts: (P, P, 3) float32, amounts of the stains.
-        cell: (P, P) float32 in 0–1, coverage by the whole cell.
-        nucleus: (P, P) float32 in 0–1, coverage by the nucleus, at most ``cell``.
-        corner: (2,) x and y of the patch's first pixel on the canvas.
-    """
-
-    amounts: Patch
-    cell: Patch
-    nucleus: Patch
-    corner: tuple[int, int]
+    amounts: Patch  # (P, P, 3) float32, amounts of the stains
+    cell: Patch  # (P, P) float32 in 0–1, coverage by the whole cell
+    nucleus: Patch  # (P, P) float32 in 0–1, coverage by the nucleus, at most ``cell``
+    corner: tuple[int, int]  # (2,) x and y of the patch's first pixel on the canvas
 
 
 def draw_leukocyte(
@@ -36,10 +29,7 @@ def draw_leukocyte(
     """Draw one leukocyte.
 
     Args:
-        rng: Stream of the image's leukocytes.
-        traits: What the cell looks like.
         x: Centre on the canvas in px.
-        y: Likewise.
         um: Length of 1 µm in px of the canvas.
     """
     radius = traits.diameter_um / 2 * um

@@ -29,19 +29,12 @@ Canvas = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scene:
-    """The background of a field and the places that are kept free for leukocytes.
+    """The background of a field and the places that are kept free for leukocytes."""
 
-    Attributes:
-        amounts: (S, S, 3) float32, amounts of the stains (see :mod:`.session`).
-        red: (S, S) float32 in 0–1, coverage by red cells.
-        places: (n, 2) float64, x and y of each leukocyte in px of the canvas.
-        um: Length of 1 µm in px of the canvas.
-    """
-
-    amounts: Canvas
-    red: Canvas
-    places: NDArray[np.float64]
-    um: float
+    amounts: Canvas  # (S, S, 3) float32, amounts of the stains (see session)
+    red: Canvas  # (S, S) float32 in 0–1, coverage by red cells
+    places: NDArray[np.float64]  # (n, 2) float64, x and y of each leukocyte in px of the canvas
+    um: float  # length of 1 µm in px of the canvas
 
 
 def draw_scene(rng: np.random.Generator, session: Session, canvas_px: int) -> Scene:

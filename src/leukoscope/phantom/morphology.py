@@ -22,54 +22,31 @@ PATIENT_SHARE = 0.15
 
 @dataclass(frozen=True)
 class Trait:
-    """A normally distributed attribute of a cell, cut off at physical limits.
+    """A normally distributed attribute of a cell, cut off at physical limits."""
 
-    Attributes:
-        mean: Mean over all cells of the class.
-        sd: Standard deviation over all cells of the class, patients included.
-        low: Smallest value drawn.
-        high: Largest value drawn.
-    """
-
-    mean: float
-    sd: float
+    mean: float  # mean over all cells of the class
+    sd: float  # standard deviation over all cells of the class, patients included
     low: float
     high: float
 
 
 @dataclass(frozen=True)
 class Morphology:
-    """The rule that draws the leukocytes of one class.
+    """The rule that draws the leukocytes of one class."""
 
-    Attributes:
-        diameter_um: Diameter of the whole cell.
-        nc_ratio: Area of the nucleus by area of the cell.
-        chromatin_density: Depth of the nuclear stain (1: an average blast).
-        chromatin_contrast: Spread of that depth within the nucleus (0: smudged).
-        chromatin_grain_um: Size of the chromatin clumps.
-        nucleolus_contrast: How much paler than the chromatin a nucleolus is (0 to 1).
-        irregularity: Relative amplitude of the waves in the nuclear outline.
-        cleft_depth: Depth of a nuclear cleft, as a share of the radius.
-        basophilia: Depth of the blue cytoplasmic stain.
-        nucleoli: Probability of 0, 1, 2, … nucleoli.
-        cleft_probability: Probability that the nucleus is indented or cleaved.
-        caption: One sentence for the documentation.
-        reason: Why a haematologist would draw the class so.
-    """
-
-    diameter_um: Trait
-    nc_ratio: Trait
-    chromatin_density: Trait
-    chromatin_contrast: Trait
-    chromatin_grain_um: Trait
-    nucleolus_contrast: Trait
-    irregularity: Trait
-    cleft_depth: Trait
-    basophilia: Trait
-    nucleoli: tuple[float, ...]
-    cleft_probability: float
-    caption: str
-    reason: str
+    diameter_um: Trait  # diameter of the whole cell
+    nc_ratio: Trait  # area of the nucleus by area of the cell
+    chromatin_density: Trait  # depth of the nuclear stain (1: an average blast)
+    chromatin_contrast: Trait  # spread of that depth within the nucleus (0: smudged)
+    chromatin_grain_um: Trait  # size of the chromatin clumps
+    nucleolus_contrast: Trait  # how much paler than the chromatin a nucleolus is (0 to 1)
+    irregularity: Trait  # relative amplitude of the waves in the nuclear outline
+    cleft_depth: Trait  # depth of a nuclear cleft, as a share of the radius
+    basophilia: Trait  # depth of the blue cytoplasmic stain
+    nucleoli: tuple[float, ...]  # probability of 0, 1, 2, … nucleoli
+    cleft_probability: float  # probability that the nucleus is indented or cleaved
+    caption: str  # one sentence for the documentation
+    reason: str  # why a haematologist would draw the class so
 
 
 MORPHOLOGY: Mapping[str, Morphology] = {
@@ -176,9 +153,7 @@ def draw_attributes(
     """Draw one leukocyte of a class.
 
     Args:
-        label: Class name.
         patient: Freshly seeded stream of the patient, so that all their cells share an offset.
-        cell: Stream of the image's leukocytes.
 
     Returns:
         The traits; each is ``mean + sd (√s p + √(1−s) c)`` with standard normal ``p`` of the

@@ -37,7 +37,6 @@ class Phantom:
 
     Attributes:
         case: Class, patient and session.
-        image: (H, W, 3) uint8 RGB.
         background: (H, W, 3) uint8 RGB, the same field, noise and scale bar included, as if
             it had no leukocytes.
         mask: (H, W) uint8: 0 background, 1 red cell, 2 cytoplasm, 3 nucleus.
@@ -75,7 +74,6 @@ def render_phantom(spec: PhantomSpec, index: int) -> Phantom:
     """Render one image of a set.
 
     Args:
-        spec: The set.
         index: Number of the image from 0; images do not depend on each other.
 
     Raises:

@@ -144,11 +144,7 @@ def expose(amounts: NDArray[np.float32], session: Session, exposure: Exposure) -
     Args:
         amounts: (S, S, 3) float32, ≥ 0, amount of each of :data:`STAINS`; S is a multiple of
             the size of the picture.
-        session: Stain vectors, light, optics and camera.
         exposure: The field's own deviations; its noise gives the size of the picture.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     size_px = exposure.noise.shape[0]
     density = (session.stains * exposure.strength[:, None]).astype(np.float32)
@@ -198,7 +194,6 @@ def draw_scale_bar(image: NDArray[np.uint8], style: str) -> Box | None:
     """Burn a scale bar into an image, in place.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         style: One of :data:`BAR_STYLES`.
 
     Returns:

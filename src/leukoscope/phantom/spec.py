@@ -30,7 +30,6 @@ class PhantomSpec:
     """A set of phantoms; equal specifications give equal bytes.
 
     Attributes:
-        images: Number of fields.
         sessions: Number of slides or staining sessions, at most.
         confound: ``none``: class and background are independent. ``stain``: every session holds
             one class only. ``scale-bar``: the style of the scale bar follows the class.
@@ -94,21 +93,13 @@ class PhantomSpec:
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One image of the design, before it is drawn.
+    """One image of the design, before it is drawn."""
 
-    Attributes:
-        index: Number of the image from 0.
-        name: File name without suffix.
-        label: Class name.
-        patient: Number of the patient from 0; a patient has one class.
-        session: Number of the session from 0.
-    """
-
-    index: int
-    name: str
+    index: int  # number of the image from 0
+    name: str  # file name without suffix
     label: str
-    patient: int
-    session: int
+    patient: int  # number of the patient from 0; a patient has one class
+    session: int  # number of the session from 0
 
     @property
     def patient_id(self) -> str:

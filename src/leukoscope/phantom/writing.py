@@ -43,14 +43,10 @@ def write_phantoms(
     Args:
         spec: The set; equal specifications give equal bytes, whatever the number of threads.
         out: Folder to write into; must not exist or be empty.
-        progress: Called with (images done, images in all).
         backgrounds: Also write ``truth/phantom-0001_background.png``, the field without
             leukocytes.
         image_format: ``png``, or ``jpeg`` with quality 95.
         threads: Number of images rendered at a time.
-
-    Returns:
-        ``out``.
 
     Raises:
         UsageError: ``out`` holds something already, or the format is unknown.
