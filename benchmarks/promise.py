@@ -24,7 +24,13 @@ from leukoscope.core.files import read_json
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
-from leukoscope.evaluation.conformal import fill_empty, fit_promise, fit_sets, hits, prediction_sets
+from leukoscope.evaluation.conformal import (
+    covered,
+    fill_empty,
+    fit_promise,
+    fit_sets,
+    prediction_sets,
+)
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.learning.linear_head import fit_linear_head
 from leukoscope.pipeline.jobs import Labelled
@@ -112,7 +118,7 @@ def judge(fitted: tuple, new: Images, names: tuple[str, ...]) -> dict[str, float
     logits, calibration, record = fitted
     probs = apply_calibration(logits(new.x), calibration)
     sets = fill_empty(prediction_sets(probs, record), probs)
-    held = hits(sets, new.y)
+    held = covered(sets, new.y)
     found = compute_metrics(new.y, probs, names)
     size = sets.sum(axis=1)
     of = [new.patient == p for p in np.unique(new.patient)]

@@ -17,7 +17,7 @@ from leukoscope.datasets.acquisition import (
     whiten,
     why_not_applicable,
 )
-from leukoscope.datasets.groups import equal_values
+from leukoscope.datasets.groups import group_equal
 from leukoscope.datasets.passport import adjusted_rand, class_balance
 
 
@@ -104,8 +104,8 @@ def test_merging_never_cuts_a_component(data: st.DataObject) -> None:
     n = data.draw(st.integers(4, 40))
     labels = np.array(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n)))
     tied = np.array(data.draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)))
-    merged = merge_clusters(labels, equal_values(tied.tolist()))
-    for group in equal_values(tied.tolist()):
+    merged = merge_clusters(labels, group_equal(tied.tolist()))
+    for group in group_equal(tied.tolist()):
         assert len({int(merged[i]) for i in group}) == 1
     assert set(merged.tolist()) == set(range(int(merged.max()) + 1))
 

@@ -17,7 +17,7 @@ from leukoscope.datasets.duplicates import (
     twins_by_content,
     twins_by_name,
 )
-from leukoscope.datasets.groups import components, join_pairs
+from leukoscope.datasets.groups import component_labels, components
 from leukoscope.datasets.measurements import dihedral, measure_images, perceptual_hashes
 
 Image = NDArray[np.uint8]
@@ -124,7 +124,7 @@ def test_components_are_those_of_scipy() -> None:
     pairs = rng.integers(0, 200, (120, 2))
     graph = coo_array((np.ones(120), (pairs[:, 0], pairs[:, 1])), shape=(200, 200))
     count, labels = connected_components(graph, directed=False)
-    own = join_pairs(200, pairs.tolist())
+    own = component_labels(200, pairs.tolist())
     assert len(set(own)) == count
     assert len({*zip(own, labels.tolist(), strict=True)}) == count
     sizes = sorted(len(group) for group in components(200, pairs.tolist()))

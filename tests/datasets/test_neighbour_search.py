@@ -17,12 +17,12 @@ from leukoscope.datasets.duplicates import near_duplicates, twins_by_content
 from leukoscope.datasets.measurements import Measures, dihedral, measure_images
 from leukoscope.datasets.neighbour_search import (
     NeighbourIndex,
-    inverse,
+    allocate_array,
+    inverse_variant,
+    low_frequencies,
     patches,
-    room,
     shifted_pictures,
-    turned_waves,
-    waves,
+    turned_frequencies,
 )
 from leukoscope.datasets.overlap import find_overlaps
 
@@ -137,10 +137,10 @@ def test_the_index_agrees_with_brute_force_on_random_and_clustered_vectors(sprea
 def test_waves_of_a_turned_picture_are_turned_waves(variant: int) -> None:
     picture = np.random.default_rng(1).integers(-100, 100, (1, 64, 64)).astype(np.int8)
     turned = np.ascontiguousarray(dihedral(picture[0], variant))[None]
-    assert turned_waves(waves(picture), variant) == pytest.approx(
-        turned_waves(waves(turned), 0), abs=1e-5
+    assert turned_frequencies(low_frequencies(picture), variant) == pytest.approx(
+        turned_frequencies(low_frequencies(turned), 0), abs=1e-5
     )
-    assert (dihedral(turned[0], inverse(variant)) == picture[0]).all()
+    assert (dihedral(turned[0], inverse_variant(variant)) == picture[0]).all()
 
 
 def test_patches_vote_for_the_shift() -> None:
@@ -162,9 +162,9 @@ def test_a_flat_picture_has_no_patches() -> None:
 
 
 def test_many_images_are_kept_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert room((3, 2), np.int8).base is None
+    assert allocate_array((3, 2), np.int8).base is None
     monkeypatch.setattr(neighbour_search, "INDEX_FROM", 2)
-    kept = room((3, 2), np.int8)
+    kept = allocate_array((3, 2), np.int8)
     kept[:] = 7
     assert isinstance(kept.base, np.memmap)
     assert (kept == 7).all()

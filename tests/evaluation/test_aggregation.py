@@ -11,7 +11,7 @@ from leukoscope.evaluation.combining import (
     METHODS,
     aggregate,
     choose_method,
-    log_losses,
+    patient_log_losses,
     patient_result,
 )
 
@@ -67,11 +67,11 @@ def test_the_interval_narrows_with_the_images_and_a_single_image_has_none() -> N
 
 def test_the_method_is_chosen_by_log_loss_of_patients_not_of_images() -> None:
     sure = [([[0.99, 0.01]] * 9 + [[0.01, 0.99]], 0), ([[0.2, 0.8]] * 3, 1)]
-    losses = log_losses(sure)
+    losses = patient_log_losses(sure)
     expected = -np.mean([np.log(aggregate(p, "vote")[y]) for p, y in sure])
     assert losses["vote"] == pytest.approx(expected)
     assert choose_method(losses) == min(losses, key=losses.get)
-    assert log_losses([]) == {}
+    assert patient_log_losses([]) == {}
 
 
 def test_images_that_all_vote_alike_have_the_exact_lower_limit() -> None:

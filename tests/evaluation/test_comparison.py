@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.comparison import Comparison, Pair, compare, paired_difference
+from leukoscope.evaluation.comparison import Comparison, PredictorPair, compare, paired_difference
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable
 
@@ -20,7 +20,7 @@ def prob(right: float, seed: int = 0) -> np.ndarray:
 def alone(a: np.ndarray, b: np.ndarray, **changes: object) -> Comparison:
     """Two predictors as a family of one."""
     how = {name: changes.pop(name) for name in ("replicates", "seed") if name in changes}
-    (found,) = compare([Pair(Y, a, b, TWO, **changes)], **how)  # type: ignore[arg-type]
+    (found,) = compare([PredictorPair(Y, a, b, TWO, **changes)], **how)  # type: ignore[arg-type]
     return found
 
 
@@ -81,9 +81,9 @@ def test_tables_are_matched_by_image_whatever_their_order() -> None:
     a, b = prob(0.9), prob(0.7, seed=1)
     order = np.random.default_rng(0).permutation(200)
     groups = {f"i{row:03d}": f"g{row // 4}" for row in range(200)}
-    pair = Pair.of_tables(as_table(a, np.arange(200)), as_table(b, order[:150]), groups)
+    pair = PredictorPair.of_tables(as_table(a, np.arange(200)), as_table(b, order[:150]), groups)
     rows = np.sort(order[:150])
-    expected = Pair(Y[rows], a[rows], b[rows], TWO, [f"g{row // 4}" for row in rows])
+    expected = PredictorPair(Y[rows], a[rows], b[rows], TWO, [f"g{row // 4}" for row in rows])
     assert len(np.asarray(pair.y_true)) == 150
     assert compare([pair], replicates=100) == compare([expected], replicates=100)
 
@@ -102,7 +102,7 @@ def test_an_interval_beside_0_needs_a_significant_test_too() -> None:
     worse = np.eye(2)[Y] * 0.8 + 0.1
     better = worse.copy()
     worse[:5] = 1 - worse[:5]  # 5 against 0 images: p of the sign test .0625
-    pair = Pair(Y, better, worse, TWO)
+    pair = PredictorPair(Y, better, worse, TWO)
     assert paired_difference(pair).low > 0
     (found,) = compare([pair])
     assert found.difference.reliable
@@ -114,7 +114,7 @@ def test_the_family_is_corrected_together() -> None:
     worse = np.eye(2)[Y] * 0.8 + 0.1
     better = worse.copy()
     worse[:7] = 1 - worse[:7]  # p of the sign test .0156
-    pair, same = Pair(Y, better, worse, TWO), Pair(Y, worse, worse, TWO)
+    pair, same = PredictorPair(Y, better, worse, TWO), PredictorPair(Y, worse, worse, TWO)
     (alone_,) = compare([pair])
     first, *others = compare([pair, same, same, same])
     assert alone_.verdict == "better"
@@ -126,7 +126,7 @@ def test_the_family_is_corrected_together() -> None:
 
 def test_a_large_family_can_still_be_significant() -> None:
     right, same = np.eye(2)[Y] * 0.8 + 0.1, prob(0.8)
-    family = [Pair(Y, right, 1 - right, TWO), *[Pair(Y, same, same, TWO)] * 150]
+    family = [PredictorPair(Y, right, 1 - right, TWO), *[PredictorPair(Y, same, same, TWO)] * 150]
     assert compare(family, replicates=100)[0].verdict == "better"
 
 
@@ -134,13 +134,13 @@ def test_tables_that_do_not_fit_are_refused() -> None:
     rows = np.arange(20)
     plain = as_table(prob(0.9), rows)
     with pytest.raises(DataError, match="no labelled image in common"):
-        Pair.of_tables(plain, as_table(prob(0.9), rows + 20))
+        PredictorPair.of_tables(plain, as_table(prob(0.9), rows + 20))
     with pytest.raises(DataError, match="no labelled image in common"):
-        Pair.of_tables(plain, as_table(prob(0.9), rows, y_true=None))
+        PredictorPair.of_tables(plain, as_table(prob(0.9), rows, y_true=None))
     with pytest.raises(DataError, match="different true classes"):
-        Pair.of_tables(plain, as_table(prob(0.9), rows, y_true=1 - Y[rows]))
+        PredictorPair.of_tables(plain, as_table(prob(0.9), rows, y_true=1 - Y[rows]))
     with pytest.raises(DataError, match=r"20 images have no group, e\.g\. i000"):
-        Pair.of_tables(plain, plain, {})
+        PredictorPair.of_tables(plain, plain, {})
     two_folds = as_table(prob(0.9), np.array([0, 0]), fold=[0, 1])
     with pytest.raises(DataError, match="two rows"):
-        Pair.of_tables(plain, two_folds)
+        PredictorPair.of_tables(plain, two_folds)

@@ -9,11 +9,11 @@ from scipy import stats
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.conformal import (
     coverage_distribution,
+    covered,
     expected_coverage,
     fewest_for,
     fill_empty,
     fit_sets,
-    hits,
     prediction_sets,
     set_scores,
 )
@@ -31,7 +31,7 @@ def test_coverage_over_many_calibrations_is_the_nominal_one() -> None:
     for seed in range(600):
         probs, y = calibrated(n + 50, seed)
         record = fit_sets(probs[:n], y[:n], coverage)
-        found.append(hits(prediction_sets(probs[n:], record), y[n:]).mean())
+        found.append(covered(prediction_sets(probs[n:], record), y[n:]).mean())
     assert np.mean(found) == pytest.approx(0.9, abs=0.008)
 
 
@@ -42,7 +42,7 @@ def test_calibration_images_are_covered_by_the_finite_sample_rank(
 ) -> None:
     probs, y = calibrated(n, seed)
     record = fit_sets(probs, y, coverage)
-    inside = hits(prediction_sets(probs, record), y).sum()
+    inside = covered(prediction_sets(probs, record), y).sum()
     assert inside == min(n, int(np.ceil(round((n + 1) * coverage, 9))))
 
 
@@ -87,7 +87,7 @@ def test_each_class_is_covered_by_its_own_threshold() -> None:
         p = np.clip(rng.normal(np.where(y == 0, 0.9, 0.45), 0.15), 0.01, 0.99)
         probs = np.stack([p, 1 - p], axis=1)
         record = fit_sets(probs[:180], y[:180], 0.9, guarantee="class")
-        held = hits(prediction_sets(probs[180:], record), y[180:])
+        held = covered(prediction_sets(probs[180:], record), y[180:])
         for k in (0, 1):
             found[k].append(held[y[180:] == k].mean())
     for k in (0, 1):
@@ -110,7 +110,7 @@ def test_the_promise_by_group_holds_for_new_groups_where_that_by_image_need_not(
             (by_group, {"guarantee": "group", "groups": groups[:192]}), (by_image, {})
         ):  # fmt: skip
             record = fit_sets(probs[:192], zero, 0.9, **options)
-            found.append(hits(prediction_sets(probs[last], record), zero[:8]).mean())
+            found.append(covered(prediction_sets(probs[last], record), zero[:8]).mean())
     assert np.mean(by_group) > 0.9
     assert np.mean(by_image) < np.mean(by_group)
 

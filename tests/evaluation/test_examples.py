@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.evaluation.examples import KINDS, choose_examples, entropy, in_turn
+from leukoscope.evaluation.examples import KINDS, choose_examples, entropy, interleave
 
 
 def _predictions(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +47,6 @@ def test_order() -> None:
 
 
 def test_in_turn_gives_all_there_are() -> None:
-    assert in_turn([[0, 3], [], [1]], 9) == [0, 1, 3]
+    assert interleave([[0, 3], [], [1]], 9) == [0, 1, 3]
     with pytest.raises(UnknownNameError, match="unknown kind of example 'rigth'"):
         choose_examples("rigth", np.zeros(0, np.int64), np.zeros((0, 2)))

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import auc
 
 from leukoscope.evaluation import explanation_scores as scores
-from leukoscope.evaluation.explanation_scores import BASELINES, LEVELS, judge, summarise
+from leukoscope.evaluation.explanation_scores import BASELINES, LEVELS, judge_maps, summarise
 
 RNG = np.random.default_rng(0)
 
@@ -31,18 +31,18 @@ def test_pointing_at_random_hits_as_often_as_the_mask_is_large() -> None:
 
 def test_hottest_cells_are_nested_and_ties_have_no_favourite_corner() -> None:
     flat = np.zeros((7, 7))
-    chosen = scores.hottest(flat, scores.STEPS, cells=20, seed=1)
+    chosen = scores.hottest_cells(flat, scores.STEPS, cells=20, seed=1)
     assert [int(mask.sum()) for mask in chosen] == [40 * step for step in range(11)]
     assert all((a <= b).all() for a, b in pairwise(chosen))
     assert 0.35 < chosen[5][:, :10].mean() < 0.65
-    again = scores.hottest(flat, scores.STEPS, cells=20, seed=1)
+    again = scores.hottest_cells(flat, scores.STEPS, cells=20, seed=1)
     assert all(np.array_equal(a, b) for a, b in zip(chosen, again, strict=True))
     heat = RNG.random((20, 20))
-    (hot,) = scores.hottest(heat, [0.3], cells=20, seed=0)
-    (cold,) = scores.hottest(heat, [0.3], cells=20, seed=0, coldest=True)
+    (hot,) = scores.hottest_cells(heat, [0.3], cells=20, seed=0)
+    (cold,) = scores.hottest_cells(heat, [0.3], cells=20, seed=0, coldest=True)
     assert heat[hot].min() >= np.sort(heat.ravel())[-120] - 1e-6
     assert not (hot & cold).any()
-    assert scores.in_pixels(hot, 47).shape == (47, 47)
+    assert scores.cells_to_pixels(hot, 47).shape == (47, 47)
 
 
 def test_imputation_solves_the_system_of_rong_et_al() -> None:
@@ -65,7 +65,7 @@ def test_imputation_solves_the_system_of_rong_et_al() -> None:
                         matrix[row, 16 * b + a] -= weight
     solved = np.linalg.solve(matrix, right).reshape(16, 16, 3)
     filled = scores.impute(image, hidden, seed=1)
-    pixels = scores.in_pixels(hidden, 32)
+    pixels = scores.cells_to_pixels(hidden, 32)
     np.testing.assert_array_equal(filled[~pixels], image[~pixels])
     # Enlarged linearly, the mean of the four pixels of a cell inside a plane is the cell's value.
     found = filled.reshape(16, 2, 16, 2, 3).mean((1, 3))
@@ -164,7 +164,7 @@ def test_the_rule(change: dict[str, float], n: int, level: int, said: str) -> No
         for number in range(n)
     ]
     summary = summarise(images, replicates=200)
-    belief = judge(summary["grad-cam"], ["head", "all layers"])
+    belief = judge_maps(summary["grad-cam"], ["head", "all layers"])
     assert belief.level == LEVELS[level]
     assert said in f"{belief.text}. {belief.place}"
     assert summary["random blobs"]["randomised"] == [None]
@@ -178,6 +178,6 @@ def test_maps_that_are_empty_everywhere_cannot_be_judged() -> None:
         entry = _entry("grad-cam", rng, **GOOD) | empty | {"randomised": [None, None]}
         maps = {"grad-cam": entry} | {name: _entry(name, rng) for name in BASELINES}
         images.append({"group": str(number), "area": 0.2, "maps": maps})
-    belief = judge(summarise(images, replicates=100)["grad-cam"], ["head", "all layers"])
+    belief = judge_maps(summarise(images, replicates=100)["grad-cam"], ["head", "all layers"])
     assert belief.level == "not decided"
     assert belief.place == "no leukocyte, or no heat, to compare"

@@ -13,7 +13,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.evaluation.gate import (
     SCORES,
     Gate,
-    Seen,
+    GateInputs,
     energy,
     fit_gate,
     largest,
@@ -30,12 +30,12 @@ from leukoscope.evaluation.ood import (
 )
 
 
-def seen(n: int, seed: int, *, shift: float = 0.0, tint: float = 0.0) -> Seen:
+def seen(n: int, seed: int, *, shift: float = 0.0, tint: float = 0.0) -> GateInputs:
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(99).normal(size=(4, 24))
     features = rng.normal(size=(n, 4)) @ mixing + 0.4 * rng.normal(size=(n, 24)) + 2.0
     features[:, 0] += shift
-    return Seen(rng.normal(size=(n, 8)) + tint, features, features[:, :3])
+    return GateInputs(rng.normal(size=(n, 8)) + tint, features, features[:, :3])
 
 
 def test_energy_is_that_of_scipy() -> None:
@@ -79,7 +79,7 @@ def test_neighbours_on_256_directions_are_those_on_all() -> None:
     # As features of a network are: most of their variance along few directions.
     spread = np.linspace(1, 0, 1280) ** 8 + 0.02
     train, near, far = (
-        Seen(
+        GateInputs(
             rng.normal(size=(n, 4)),
             rng.normal(size=(n, 1280)) * spread + shift,
             np.eye(3)[[0] * n],
@@ -107,7 +107,7 @@ def test_neighbours_on_256_directions_are_those_on_all() -> None:
 
 def test_scales_are_fitted_anew_on_another_precision() -> None:
     gate, record, val = fitted()
-    rough = Seen(val.appearance, val.features * 1.5, val.logits)
+    rough = GateInputs(val.appearance, val.features * 1.5, val.logits)
     other = rescale(gate, record, rough)
     scores = Gate.from_tensors(load(gate.to_bytes()), other).scores(rough)
     accepted = largest(scores, list(scores)) <= other.threshold
@@ -126,7 +126,7 @@ def test_unseen_images_set_the_threshold_and_another_precision_keeps_it() -> Non
     assert accepted == pytest.approx(0.95, abs=0.02)
     assert (own.n_unseen, moved.threshold) == (200, own.threshold)
     assert own.scores == record.scores
-    other = rescale(moved, own, Seen(val.appearance, val.features * 1.5, val.logits))
+    other = rescale(moved, own, GateInputs(val.appearance, val.features * 1.5, val.logits))
     assert other.threshold == own.threshold
     assert other.scores != own.scores
 
@@ -139,18 +139,18 @@ def test_separation_is_the_area_under_the_roc_curve() -> None:
     assert separation(inside, outside) == pytest.approx(expected)
 
 
-def fitted() -> tuple[Gate, OutOfDistribution, Seen]:
+def fitted() -> tuple[Gate, OutOfDistribution, GateInputs]:
     """Outliers of two kinds: strange features, and strange colours."""
     val = seen(200, 1)
     far, tinted = seen(30, 2, shift=8.0), seen(30, 3, tint=6.0)
-    outliers = Seen(
+    outliers = GateInputs(
         *(np.concatenate(pair) for pair in zip(*map(_arrays, (far, tinted)), strict=True))
     )
     gate, record = fit_gate(seen(300, 0), val, outliers, ["far"] * 30 + ["tinted"] * 30)
     return gate, record, val
 
 
-def _arrays(found: Seen) -> tuple[np.ndarray, ...]:
+def _arrays(found: GateInputs) -> tuple[np.ndarray, ...]:
     return found.appearance, found.features, found.logits
 
 
@@ -181,7 +181,7 @@ def test_the_tensors_read_back_to_the_same_scores_and_hold_only_what_decides() -
     assert ("references" in tensors) == any(scale.name == "knn" for scale in record.scores)
     assert again.num_features == 24
     with pytest.raises(DataError, match=r"expected features \(n, 24\), got \(5, 3\)"):
-        again.scores(Seen(val.appearance[:5], np.zeros((5, 3)), val.logits[:5]))
+        again.scores(GateInputs(val.appearance[:5], np.zeros((5, 3)), val.logits[:5]))
 
 
 def test_too_few_validation_images_choose_nothing() -> None:
@@ -194,9 +194,9 @@ def test_too_few_validation_images_choose_nothing() -> None:
 
 def test_a_saturated_score_cannot_decide() -> None:
     val = seen(100, 1)
-    val = Seen(val.appearance, val.features, np.tile([1000.0, 0.0], (100, 1)))
+    val = GateInputs(val.appearance, val.features, np.tile([1000.0, 0.0], (100, 1)))
     outliers = seen(20, 2, shift=8.0)
-    outliers = Seen(outliers.appearance, outliers.features, np.zeros((20, 2)))
+    outliers = GateInputs(outliers.appearance, outliers.features, np.zeros((20, 2)))
     _, record = fit_gate(seen(100, 0), val, outliers, ["far"] * 20)
     assert set(record.alone) == {"mahalanobis", "knn", "appearance"}
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.examples import (
-    closeness,
     confident_learning,
     joint_distribution,
+    margin_uncertainty,
     review_order,
 )
 
@@ -74,7 +74,7 @@ def test_conflicts_join_the_likely_errors_in_the_order_of_margin() -> None:
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.4, 0.6]])
     order = review_order(confident_learning(y, probs), np.array([1, 0, 0, 0, 1], bool))
     assert order.tolist() == [2, 4, 0]
-    assert closeness(probs).argmax() == 4
+    assert margin_uncertainty(probs).argmax() == 4
 
 
 @pytest.mark.parametrize(("y", "probs"), [([], np.empty((0, 2))), ([0, 2], np.ones((2, 2)) / 2),

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from leukoscope.core.errors import DataError, UnknownNameError
-from leukoscope.evaluation.leaderboard import bootstrap_places, exchange_test, holm_adjusted
+from leukoscope.evaluation.leaderboard import bootstrap_ranks, exchange_test, holm_adjusted
 
 CLASSES = ["benign", "pre_b", "pro_b"]
 
@@ -25,7 +25,7 @@ def y() -> np.ndarray:
 
 def test_a_clear_order_has_narrow_places_and_equals_share_them(y: np.ndarray) -> None:
     good, bad = _predictions(0.98, y, 1), _predictions(0.4, y, 2)
-    places = bootstrap_places(y, [bad, good, good], CLASSES, replicates=200)
+    places = bootstrap_ranks(y, [bad, good, good], CLASSES, replicates=200)
     assert [place.rank for place in places] == [3.0, 1.5, 1.5]
     assert (places[0].low, places[0].high) == (3.0, 3.0)
     assert [place.first for place in places] == [0.0, 1.0, 1.0]
@@ -33,12 +33,12 @@ def test_a_clear_order_has_narrow_places_and_equals_share_them(y: np.ndarray) ->
 
 def test_a_metric_that_should_be_small_ranks_the_small_first(y: np.ndarray) -> None:
     good, bad = _predictions(0.98, y, 1), _predictions(0.4, y, 2)
-    ranks = [p.rank for p in bootstrap_places(y, [bad, good], CLASSES, metric="log_loss")]
+    ranks = [p.rank for p in bootstrap_ranks(y, [bad, good], CLASSES, metric="log_loss")]
     assert ranks == [2.0, 1.0]
 
 
 def test_places_of_similar_predictors_overlap(y: np.ndarray) -> None:
-    places = bootstrap_places(y, [_predictions(0.8, y, s) for s in range(4)], CLASSES)
+    places = bootstrap_ranks(y, [_predictions(0.8, y, s) for s in range(4)], CLASSES)
     assert all(place.low <= place.rank <= place.high for place in places)
     assert max(place.high - place.low for place in places) >= 2
 

@@ -7,8 +7,8 @@ import pytest
 
 from leukoscope.evaluation.intervals import bootstrap_metrics
 from leukoscope.evaluation.robustness import (
-    Answers,
-    Sample,
+    ConditionOutputs,
+    ConditionSample,
     fit_limit,
     is_beyond,
     mean_corruption_error,
@@ -35,12 +35,14 @@ def test_a_corruption_without_any_error_of_the_reference_is_undefined() -> None:
     assert np.isnan(mean_corruption_error([[0.1], [0.2]], [[0.0], [0.1]]))
 
 
-def answers(right: list[int]) -> Answers:
+def answers(right: list[int]) -> ConditionOutputs:
     p = np.where(np.array(right)[:, None], [[0.9, 0.1]], [[0.2, 0.8]])
-    return Answers(p, np.array(right) == 0, None)
+    return ConditionOutputs(p, np.array(right) == 0, None)
 
 
-SAMPLE = Sample(("benign", "pre_b"), np.zeros(40, np.int64), [f"g{i // 2}" for i in range(40)])
+SAMPLE = ConditionSample(
+    ("benign", "pre_b"), np.zeros(40, np.int64), [f"g{i // 2}" for i in range(40)]
+)
 
 
 def test_a_condition_is_compared_image_by_image() -> None:

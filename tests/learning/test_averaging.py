@@ -12,7 +12,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, ModelConfig, Recipe
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import ImageSet
-from leukoscope.learning.loop import average_of
+from leukoscope.learning.loop import moving_average
 from leukoscope.learning.trainer import TrainingResult, predict_logits, train_gradient
 
 Sets = tuple[ImageSet, ImageSet]
@@ -38,7 +38,7 @@ def change(**training: object) -> Recipe:
 
 def test_the_average_follows_by_the_formula(tiny: Network) -> None:
     network = build_network(tiny.config, num_classes=4, size_px=64, seed=2)
-    average = average_of(network, 0.3)
+    average = moving_average(network, 0.3)
     expected = None
     for step in range(6):
         value = float(step**2)

@@ -29,15 +29,15 @@ def unequal() -> ImageSet:
 
 def test_every_patient_weighs_the_same_within_its_class() -> None:
     data = unequal()
-    chances = data.chances("patients")
+    chances = data.draw_probabilities("patients")
     assert chances is not None
     sums = [chances[start:end].sum() for start, end in ((0, 60), (60, 80), (80, 100))]
     np.testing.assert_allclose(sums, [0.25, 0.25, 0.5])
     assert len(set(chances[:60].round(12))) == 1
-    balanced = data.chances("balanced")
+    balanced = data.draw_probabilities("balanced")
     assert balanced is not None
     np.testing.assert_allclose(balanced[:80], 0.5 / 80)
-    assert data.chances("shuffle") is None
+    assert data.draw_probabilities("shuffle") is None
 
 
 def test_batches_are_drawn_by_patient() -> None:

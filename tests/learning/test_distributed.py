@@ -10,7 +10,11 @@ from leukoscope.config.recipe import GradientTraining, ModelConfig
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning import distributed
 from leukoscope.learning.backbones import Network, build_network
-from leukoscope.learning.distributed import lost_process_named, measures_shares, synchronised
+from leukoscope.learning.distributed import (
+    has_local_batch_norm,
+    name_lost_process,
+    sync_batch_norms,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def test_batch_norms_are_synchronised_on_gpus_and_restored(
     x = torch.rand(2, 3, 32, 32)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     before = network(x)
-    with synchronised(network):
+    with sync_batch_norms(network):
         inside = [m for m in network.modules() if isinstance(m, nn.SyncBatchNorm)]
         assert len(inside) == len(norms)
         torch.testing.assert_close(network(x), before)  # activations are still there
@@ -35,9 +39,9 @@ def test_batch_norms_are_synchronised_on_gpus_and_restored(
 
 
 def test_only_norms_that_measure_batches_are_noted(network: Network) -> None:
-    assert measures_shares(network, GradientTraining())
-    assert not measures_shares(network, GradientTraining(freeze_norm=True))
-    assert not measures_shares(network, GradientTraining(freeze="all"))
+    assert has_local_batch_norm(network, GradientTraining())
+    assert not has_local_batch_norm(network, GradientTraining(freeze_norm=True))
+    assert not has_local_batch_norm(network, GradientTraining(freeze="all"))
 
 
 def test_a_broken_connection_is_named_and_other_errors_are_not(
@@ -45,8 +49,8 @@ def test_a_broken_connection_is_named_and_other_errors_are_not(
 ) -> None:
     monkeypatch.setattr(distributed, "processes", lambda: 2)
     with pytest.raises(TrainingError, match="another process of this training ended") as caught:  # noqa: SIM117
-        with lost_process_named():
+        with name_lost_process():
             raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
     assert "--resume" in caught.value.hint
-    with pytest.raises(RuntimeError, match="shape"), lost_process_named():
+    with pytest.raises(RuntimeError, match="shape"), name_lost_process():
         raise RuntimeError("shape")

@@ -30,7 +30,12 @@ from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import load_checkpoint, save_checkpoint
 from leukoscope.learning.export import check_parity, onnx_bytes
 from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier, log_loss
-from leukoscope.learning.feature_models import Components, FeatureHead, Link, Sample
+from leukoscope.learning.feature_models import (
+    FeatureHead,
+    FeatureSet,
+    PrincipalComponents,
+    ProbabilityMapping,
+)
 
 K = 3
 CLASSES = ("benign", "pre_b", "pro_b")
@@ -42,7 +47,7 @@ RULES = FuzzyClassifier(components=(2, 3), terms=(3,))
 
 
 @pytest.fixture(scope="module")
-def samples() -> tuple[Sample, Sample, Sample]:
+def samples() -> tuple[FeatureSet, FeatureSet, FeatureSet]:
     """Train, validation and test images with 20 unequally scaled features."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(K, 20)) * 0.8
@@ -50,25 +55,27 @@ def samples() -> tuple[Sample, Sample, Sample]:
     X = ((centres[y] + rng.normal(size=(330, 20))) * rng.gamma(1, 3, 20) + 5).astype(np.float32)
     X[:, 7] = 2.5  # constant
     parts = (slice(0, 200), slice(200, 270), slice(270, 330))
-    train, val, test = (Sample(X[part], y[part]) for part in parts)
+    train, val, test = (FeatureSet(X[part], y[part]) for part in parts)
     return train, val, test
 
 
 def fit(
-    samples: tuple[Sample, Sample, Sample], classifier: object, **options: bool
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet], classifier: object, **options: bool
 ) -> SelectedModel:
     training = FeatureClassifierTraining.model_validate({"classifier": classifier, **options})
     return fit_feature_classifier(samples[0], samples[1], K, training, seed=1)
 
 
-def standardised(samples: tuple[Sample, Sample, Sample]) -> tuple[NDArray[np.float64], ...]:
+def standardised(
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet],
+) -> tuple[NDArray[np.float64], ...]:
     scaler = StandardScaler().fit(samples[0].X.astype(np.float64))
     return tuple(scaler.transform(s.X.astype(np.float64)) for s in samples)
 
 
 @pytest.mark.parametrize(("config", "kernel"), [(RBF, "rbf"), (LINEAR, "linear")])
 def test_svm_is_sklearns_one_against_the_rest(
-    samples: tuple[Sample, Sample, Sample], config: SvmClassifier, kernel: str
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet], config: SvmClassifier, kernel: str
 ) -> None:
     Z, _, Z_test = standardised(samples)
     chosen = fit(samples, config, refit_with_val=False)
@@ -82,7 +89,9 @@ def test_svm_is_sklearns_one_against_the_rest(
     np.testing.assert_allclose(chosen.model.logits(samples[2].X), expected, atol=0.02)
 
 
-def test_knn_is_sklearns_with_weighted_cosines(samples: tuple[Sample, Sample, Sample]) -> None:
+def test_knn_is_sklearns_with_weighted_cosines(
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet],
+) -> None:
     Z, _, Z_test = standardised(samples)
     chosen = fit(samples, KNN, refit_with_val=False)
     oracle = KNeighborsClassifier(
@@ -99,7 +108,7 @@ def test_knn_is_sklearns_with_weighted_cosines(samples: tuple[Sample, Sample, Sa
 
 @pytest.mark.parametrize("config", [RBF, LINEAR, KNN, TREES, RULES], ids=lambda c: c.kind)
 def test_each_learns_and_answers_with_log_probabilities(
-    samples: tuple[Sample, Sample, Sample], config: object
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet], config: object
 ) -> None:
     chosen = fit(samples, config)
     logits = chosen.model.logits(samples[2].X)
@@ -111,7 +120,7 @@ def test_each_learns_and_answers_with_log_probabilities(
 
 
 def test_the_refit_has_seen_the_validation_images_and_their_logits_have_not(
-    samples: tuple[Sample, Sample, Sample],
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet],
 ) -> None:
     one = KnnClassifier(neighbours=(1,), temperature=(0.03,))
     chosen = fit(samples, one)
@@ -120,7 +129,9 @@ def test_the_refit_has_seen_the_validation_images_and_their_logits_have_not(
     assert (chosen.val_logits.argmax(1) == y).mean() < 1
 
 
-def test_the_best_number_of_rounds_is_taken(samples: tuple[Sample, Sample, Sample]) -> None:
+def test_the_best_number_of_rounds_is_taken(
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet],
+) -> None:
     chosen = fit(samples, TREES, refit_with_val=False)
     assert 1 <= int(chosen.settings["rounds"]) <= 15
     alone = BoostingClassifier(components=8, leaves=(4,), rounds=int(chosen.settings["rounds"]))
@@ -129,7 +140,7 @@ def test_the_best_number_of_rounds_is_taken(samples: tuple[Sample, Sample, Sampl
 
 
 def test_a_class_without_training_images_is_never_predicted(
-    samples: tuple[Sample, Sample, Sample],
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet],
 ) -> None:
     for config in (RBF, LINEAR, KNN, TREES, RULES):
         training = FeatureClassifierTraining.model_validate({"classifier": config})
@@ -139,11 +150,13 @@ def test_a_class_without_training_images_is_never_predicted(
         assert (logits.argmax(axis=1) < K).all(), config
 
 
-def test_components_are_those_of_sklearn(samples: tuple[Sample, Sample, Sample]) -> None:
+def test_components_are_those_of_sklearn(
+    samples: tuple[FeatureSet, FeatureSet, FeatureSet],
+) -> None:
     from sklearn.decomposition import PCA
 
     Z, _, Z_test = standardised(samples)
-    ours = Components.of(samples[0].X, 5).apply(samples[2].X)
+    ours = PrincipalComponents.of(samples[0].X, 5).apply(samples[2].X)
     theirs = PCA(5, whiten=True).fit(Z).transform(Z_test)
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), rtol=0.01, atol=1e-3)
 
@@ -152,17 +165,17 @@ def test_the_mapping_makes_scores_honest() -> None:
     rng = np.random.default_rng(1)
     y = rng.integers(0, K, 3000)
     scores = 0.1 * (np.eye(K)[y] + rng.normal(size=(3000, K)))  # logits are 100 times that
-    probs = np.exp(Link.fit(scores, y).apply(scores))
+    probs = np.exp(ProbabilityMapping.fit(scores, y).apply(scores))
     assert probs.max(axis=1).mean() == pytest.approx((probs.argmax(1) == y).mean(), abs=0.02)
 
 
-def test_what_cannot_be_fitted_is_said(samples: tuple[Sample, Sample, Sample]) -> None:
+def test_what_cannot_be_fitted_is_said(samples: tuple[FeatureSet, FeatureSet, FeatureSet]) -> None:
     train, val, _ = samples
-    none = Sample(val.X[:0], val.y[:0])
+    none = FeatureSet(val.X[:0], val.y[:0])
     training = FeatureClassifierTraining()
     with pytest.raises(TrainingError, match="a svm classifier was asked for, but there are no val"):
         fit_feature_classifier(train, none, K, training, seed=1)
-    broken = Sample(np.where(train.X > 9, np.nan, train.X), train.y)
+    broken = FeatureSet(np.where(train.X > 9, np.nan, train.X), train.y)
     with pytest.raises(TrainingError, match="not finite"):
         fit_feature_classifier(broken, val, K, training, seed=1)
 
@@ -176,7 +189,7 @@ def test_the_graph_and_the_checkpoint_answer_the_same(
     X = (rng.normal(size=(60, tiny.num_features)) + y[:, None]).astype(np.float32)
     training = FeatureClassifierTraining.model_validate({"classifier": config})
     chosen = fit_feature_classifier(
-        Sample(X[:40], y[:40]), Sample(X[40:], y[40:]), K, training, seed=1
+        FeatureSet(X[:40], y[:40]), FeatureSet(X[40:], y[40:]), K, training, seed=1
     )
     recipe = load_recipe("features-svm").model_copy(
         update={"model": ModelConfig(backbone="test_resnet", weights="none"), "preprocess": spec,
@@ -209,9 +222,13 @@ def test_the_mapping_of_an_image_is_fitted_on_others() -> None:
     rng = np.random.default_rng(2)
     y = rng.integers(0, K, 60)
     noise = rng.normal(size=(60, K))  # says nothing of the class
-    own = log_loss(Link.fit(noise, y).apply(noise), y)
-    crossed = log_loss(Link.cross_fitted(noise, y), y)
+    own = log_loss(ProbabilityMapping.fit(noise, y).apply(noise), y)
+    crossed = log_loss(ProbabilityMapping.cross_fitted(noise, y), y)
     assert own < crossed
-    mapped = Link.fit(noise, y).apply(noise)
-    np.testing.assert_allclose(Link.cross_fitted(mapped, y), Link.cross_fitted(noise, y), atol=0.05)
-    assert Link.cross_fitted(noise[:1], y[:1]).tolist() == noise[:1].tolist()
+    mapped = ProbabilityMapping.fit(noise, y).apply(noise)
+    np.testing.assert_allclose(
+        ProbabilityMapping.cross_fitted(mapped, y),
+        ProbabilityMapping.cross_fitted(noise, y),
+        atol=0.05,
+    )
+    assert ProbabilityMapping.cross_fitted(noise[:1], y[:1]).tolist() == noise[:1].tolist()

@@ -12,7 +12,7 @@ import pytest
 from leukoscope.config.bundle import Calibration, Conformal
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
-from leukoscope.evaluation.gate import Seen, fit_gate
+from leukoscope.evaluation.gate import GateInputs, fit_gate
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.export import network_logits, onnx_bytes
@@ -39,7 +39,7 @@ def graphs(tiny: Network, spec: PreprocessSpec, many: np.ndarray) -> tuple[bytes
 def material(tiny: Network, spec: PreprocessSpec, many: np.ndarray, plain: bytes) -> Material:
     found = run_graph(open_engine(plain, engine="onnxruntime", threads=1), many)
     described = np.stack([describe_appearance(image) for image in many])
-    seen = Seen(described, found["features"], found["logits"])
+    seen = GateInputs(described, found["features"], found["logits"])
     gate, ood = fit_gate(seen.take(np.arange(12)), seen.take(np.arange(12, 24)), seen, [])
     reference = network_logits(tiny, many[:6], spec)
 

@@ -23,7 +23,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.passport import save_audit
 from leukoscope.evaluation.comparison import (
     Comparison,
-    Pair,
+    PredictorPair,
     compare,
     paired_difference,
     paired_tests,
@@ -217,9 +217,9 @@ class _PairedRows:
         """The protocols under which both arms have results."""
         return [name for name in PROTOCOLS if all(len(table) for table in self.under(name))]
 
-    def pair(self, protocol: str, metric: str = METRICS[0]) -> Pair:
+    def pair(self, protocol: str, metric: str = METRICS[0]) -> PredictorPair:
         """The paired samples to compare under one protocol."""
-        return Pair.of_tables(*self.under(protocol), self.groups[protocol], metric)
+        return PredictorPair.of_tables(*self.under(protocol), self.groups[protocol], metric)
 
 
 def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:

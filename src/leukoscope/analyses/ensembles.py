@@ -35,7 +35,7 @@ from leukoscope.evaluation.combining import (
     vote,
     weighted_mean,
 )
-from leukoscope.evaluation.comparison import Pair, compare
+from leukoscope.evaluation.comparison import PredictorPair, compare
 from leukoscope.evaluation.fuzzy_inference import (
     FuzzySystem,
     Shape,
@@ -338,7 +338,7 @@ def _tests(
             for metric in COMPARED
         ]
         family = [
-            Pair.of_tables(
+            PredictorPair.of_tables(
                 test.select(recipe=own), test.select(recipe=rival), groups[protocol], metric
             )
             for own, rival, metric in sides

@@ -19,8 +19,8 @@ from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation import explanation_scores as scores
 from leukoscope.evaluation.calibration import apply_calibration
-from leukoscope.evaluation.examples import in_turn
-from leukoscope.evaluation.explanation_scores import BASELINES, judge, summarise
+from leukoscope.evaluation.examples import interleave
+from leukoscope.evaluation.explanation_scores import BASELINES, judge_maps, summarise
 from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
@@ -217,7 +217,7 @@ def audit_explanations(
     config = source.fitted.config
     summary = summarise(images, confidence=config.confidence, replicates=config.bootstrap)
     stages = images[0]["stages"]
-    verdicts = {name: asdict(judge(summary[name], stages)) for name in settings["methods"]}
+    verdicts = {name: asdict(judge_maps(summary[name], stages)) for name in settings["methods"]}
     result |= {"stages": stages, "verdicts": verdicts, "summary": summary, "images": images}
     write_json(out / JSON, result)
     with house_style():
@@ -253,7 +253,7 @@ def _choose(
             f"{source.protocol} has a mask",
             hint="leave --masks out to use our own segmentation",
         )
-    order = in_turn([by_class[name] for name in sorted(by_class)], len(table))
+    order = interleave([by_class[name] for name in sorted(by_class)], len(table))
     # One image of each group first: a second one of the same slide tells little that is new.
     seen: Counter[str] = Counter()
     rank = []
@@ -395,7 +395,7 @@ class _HeatMapScorer:
         seed: int,
     ) -> dict[str, Any]:  # fmt: skip
         """Compare a heat map with those of randomised weights and of slightly noisy images."""
-        cells = scores.cells_a_side(shown.shape[0])
+        cells = scores.cells_per_side(shown.shape[0])
 
         def similar(other: NDArray[np.float32]) -> float | None:
             both = (scores.enlarge(heat, cells), scores.enlarge(other, cells))
@@ -420,14 +420,14 @@ class _HeatMapScorer:
         self, shown: NDArray[np.uint8], heat: NDArray[Any], target: int, seed: int
     ) -> dict[str, list[float]]:  # fmt: skip
         """Insertion and deletion curves: class probability as pixels come or go by heat."""
-        cells, size_px = scores.cells_a_side(shown.shape[0]), shown.shape[0]
+        cells, size_px = scores.cells_per_side(shown.shape[0]), shown.shape[0]
         blurred, blank = scores.blurred(shown), scores.mean_colour(shown)
 
         def masks(shares: Sequence[float], *, coldest: bool = False) -> Iterator[NDArray[np.bool_]]:
-            yield from scores.hottest(heat, shares, cells=cells, seed=seed, coldest=coldest)
+            yield from scores.hottest_cells(heat, shares, cells=cells, seed=seed, coldest=coldest)
 
         def pixels(shares: Sequence[float]) -> Iterator[NDArray[np.bool_]]:
-            yield from (scores.in_pixels(mask, size_px)[..., None] for mask in masks(shares))
+            yield from (scores.cells_to_pixels(mask, size_px)[..., None] for mask in masks(shares))
 
         versions = {
             "insertion": [np.where(mask, shown, blurred) for mask in pixels(scores.STEPS)],

@@ -20,9 +20,9 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.combining import aggregate
 from leukoscope.evaluation.examples import (
     LabelErrors,
-    closeness,
     confident_learning,
     joint_distribution,
+    margin_uncertainty,
     review_order,
 )
 from leukoscope.evaluation.ood import fit_ood, fit_threshold
@@ -248,7 +248,7 @@ def rank_images(evidence: Evidence, count: int = COUNT) -> dict[str, Any]:
         partners.setdefault(j, []).append((i, what))
     suggested = dict(zip(known.tolist(), errors.suggested.tolist(), strict=True))
     suspicious = known[review_order(errors, np.isin(known, list(partners)))].tolist()
-    closest = known[np.argsort(-closeness(evidence.probs[known]), kind="stable")].tolist()
+    closest = known[np.argsort(-margin_uncertainty(evidence.probs[known]), kind="stable")].tolist()
     lists = {
         "label": [*suspicious, *(row for row in partners if row not in suggested)],
         "uncertain": closest,
@@ -315,7 +315,7 @@ class _RowWriter:
         if name == "ood" and self.evidence.ood is not None:
             score = float(self.evidence.ood[row])
         elif p:
-            doubt = float(closeness(self.evidence.probs[[row]])[0])
+            doubt = float(margin_uncertainty(self.evidence.probs[[row]])[0])
             score = doubt if name == "uncertain" else p[best] - p[record.label]
         return {
             "list": name,

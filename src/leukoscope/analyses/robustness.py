@@ -20,7 +20,13 @@ from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.core.files import read_json, sha256_json, write_bytes, write_csv, write_json
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.robustness import Answers, Sample, fit_limit, is_beyond, tolerated
+from leukoscope.evaluation.robustness import (
+    ConditionOutputs,
+    ConditionSample,
+    fit_limit,
+    is_beyond,
+    tolerated,
+)
 from leukoscope.imaging.corruption import CORRUPTIONS, HAEMATOLOGY, STUDY_S1, corrupt
 from leukoscope.imaging.decode import decode_image
 from leukoscope.pipeline.measured import (
@@ -252,7 +258,7 @@ def _answers(
 def _describe(
     model: Model,
     kept: dict[tuple[str, int], Kept],
-    sample: Sample,
+    sample: ConditionSample,
     request: Request,
     protocol: str,
 ) -> dict[str, Any]:
@@ -287,7 +293,7 @@ def _differences(rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, An
 def _envelope(
     kept: dict[tuple[str, int], Kept],
     rows: Sequence[dict[str, Any]],
-    sample: Sample,
+    sample: ConditionSample,
     request: Request,
     protocol: str,
 ) -> tuple[Envelope | None, str]:
@@ -323,7 +329,7 @@ def _envelope(
 
 
 def _errors(
-    kept: dict[tuple[str, int], Kept], sample: Sample, request: Request
+    kept: dict[tuple[str, int], Kept], sample: ConditionSample, request: Request
 ) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     """(C, S, n) errors under the haematology corruptions; None where none was measured."""
     names = [name for name in request.corruptions if name in HAEMATOLOGY]
@@ -334,7 +340,7 @@ def _errors(
     )
 
 
-def _corruption_errors(own: Any, first: Any, sample: Sample) -> dict[str, Any]:
+def _corruption_errors(own: Any, first: Any, sample: ConditionSample) -> dict[str, Any]:
     found = {"mean_error": sample.corruption_error(own).to_json()}
     if own is not first:
         found["mce"] = sample.corruption_error(own, first).to_json()
@@ -349,7 +355,7 @@ def _load_answers(path: Path, key: str) -> Kept | None:
         value = read_json(path)
         if value["key"] != key:
             return None
-        answers = Answers(
+        answers = ConditionOutputs(
             np.array(value["probs"], np.float64),
             np.array(value["review"], np.bool_),
             None if value["reject"] is None else np.array(value["reject"], np.bool_),

@@ -1,4 +1,4 @@
-"""The record that travels beside a model: what it knows and how it decides."""
+"""``bundle.json``: the classes, preprocessing and decision rules that belong to a model."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class OperatingPoint(Strict):
     """From which P(malignant) on an image is flagged.
 
     Attributes:
-        words: What was asked for.
+        words: The promise as the user wrote it.
         threshold: Flagged where P(malignant) ≥ threshold; None where the calibration images
-            cannot support what was asked for, so that nothing is flagged.
+            cannot support the promise, so that nothing is flagged.
         n_cal: Number of malignant calibration images, or patients.
         needed: Fewest of them that could support it.
     """
@@ -108,7 +108,9 @@ class ScoreScale(Strict):
 
 
 class OutOfDistribution(Strict):
-    """When an image is too strange: the largest of the scaled scores exceeds the threshold.
+    """The out-of-distribution gate: an image is rejected above a threshold of its OOD score.
+
+    The OOD score is the largest of the scaled scores.
 
     Attributes:
         tensors: File in the bundle with the tensors of ``evaluation.gate.Gate``.
@@ -303,7 +305,7 @@ class BundleRecord(Strict):
         preprocess: How an image becomes the graph's input.
         calibration: Probabilities.
         conformal: Prediction sets.
-        operating_point: Flagging of images that may be malignant; None where none was asked
+        operating_point: Flagging of images that may be malignant; None where none was set
             for, or it does not apply.
         promise: For which new images the three above and ``subject_method`` are meant; None in
             older bundles, which were calibrated on images of units that the model had seen.
@@ -314,7 +316,7 @@ class BundleRecord(Strict):
         subject_method: How images of one patient are aggregated, chosen on validation patients;
             None where none were held out (the mean logit is then used).
         nuclear_blue: Range of ``imaging.channel_order`` over the training images, by which
-            exchanged channels are told; None where they cannot be.
+            exchanged channels are recognised; None where they cannot be.
         field: What a training image shows; None in bundles that cannot cut larger images.
         phantoms: Whether every image of the study was drawn, as the truth file beside them says.
         similar: Cases that resemble an image; None in bundles that carry none.

@@ -34,7 +34,7 @@ class OperatingTarget:
     """What an operating point must keep.
 
     Attributes:
-        words: As asked for.
+        words: The promise as the user wrote it.
         miss: Largest share of malignant images (or patients) that may be missed, in (0, 1).
         confidence: With which probability, in (0.5, 1).
         unit: ``image`` or ``patient``.
@@ -174,7 +174,7 @@ class Promise(Strict):
         n: Number of their images.
         coverage: Nominal coverage of the prediction sets.
         measured: Coverage on units left out of the fit of the sets, too; None where not measured.
-        method: How the answers were come by.
+        method: How the answers that it is fitted on were obtained.
     """
 
     unit: str

@@ -1,4 +1,4 @@
-"""What a study is asked to do."""
+"""The configuration of a study."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def chosen_probes(names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 class DataConfig(Strict):
-    """Which data.
+    """The data set of a study.
 
     Attributes:
         path: Folder or CSV manifest.
@@ -145,7 +145,7 @@ class StudyConfig(Strict):
     """A study, resolved: enough to run it again.
 
     Attributes:
-        data: Which data.
+        data: The data set.
         recipes: Every recipe in full, the first is the one that becomes the bundle.
         protocols: Which protocols; one that does not apply is recorded with the reason.
         splits: How the data is divided.

@@ -145,7 +145,7 @@ class Fold:
         return sorted(image_id for image_id, name in self.parts.items() if name == part)
 
     def units(self, image_ids: Iterable[str]) -> list[str]:
-        """The unit of each image; an image without one stands for itself."""
+        """The unit of each image; an image without one is a unit of its own."""
         return [self.groups.get(image_id, image_id) for image_id in image_ids]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
-from leukoscope.datasets.groups import Pair, join_pairs
+from leukoscope.datasets.groups import Pair, component_labels
 from leukoscope.datasets.links import Links
 from leukoscope.datasets.measurements import Measures, black_share
 from leukoscope.imaging.background import BACKGROUND_FEATURES
@@ -49,13 +49,13 @@ class ClusterTree:
         from scipy.cluster.hierarchy import fcluster
 
         flat = fcluster(self.linkage, clusters, "maxclust").astype(np.int64)[self.place]
-        return by_size(flat)
+        return number_by_size(flat)
 
 
-def by_size(labels: Sequence[int] | IntArray) -> IntArray:
+def number_by_size(labels: Sequence[int] | IntArray) -> IntArray:
     """Number labels from 0, the most frequent first; equals in the order in which they come.
 
-    >>> by_size([7, 3, 3]).tolist()
+    >>> number_by_size([7, 3, 3]).tolist()
     [1, 0, 0]
     """
     values = np.asarray(labels).tolist()
@@ -166,13 +166,13 @@ def merge_clusters(labels: IntArray, groups: Sequence[Sequence[int]]) -> IntArra
         for (a, b), count in spanned.items()
         if count >= max(_FEWEST_LINKS, _LINK_SHARE * min(touched[a], touched[b]))
     ]
-    joined = np.array(join_pairs(int(labels.max()) + 1, links), np.int64)
+    joined = np.array(component_labels(int(labels.max()) + 1, links), np.int64)
     merged = joined[labels]
     for group in groups:
         members = list(group)
         counts = Counter(merged[members].tolist())
         merged[members] = min(counts, key=lambda value: (-counts[value], value))
-    return by_size(merged)
+    return number_by_size(merged)
 
 
 def contingency(rows: Sequence[int] | IntArray, columns: Sequence[int] | IntArray) -> FloatArray:
@@ -246,7 +246,7 @@ def cluster_images(records: Sequence[ImageRecord], measures: Measures, links: Li
     background = measures.background[usable]
     names = [records[i].group_id for i in usable]
     number = {name: k for k, name in enumerate(dict.fromkeys(names))}
-    tied = by_size([number[name] for name in names])
+    tied = number_by_size([number[name] for name in names])
     reason = why_not_applicable(background, black_share(measures)[usable])
     tree = None
     if not reason:

@@ -52,7 +52,7 @@ def contact_sheet(
     Args:
         out: Page 1 becomes ``<out>-1.png``.
         pages: Most pages; None draws all groups.
-        columns: Images in a row; a longer group goes on in the next row.
+        columns: Images in a row; a longer group continues in the next row.
 
     Returns:
         The pages that were written; none where nothing is linked.

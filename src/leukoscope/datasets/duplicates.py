@@ -15,15 +15,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
-from leukoscope.datasets.groups import Pair, chain, correlation, equal_values
-from leukoscope.datasets.layout_rules import read_steps, twin_key
+from leukoscope.datasets.groups import Pair, correlation, group_equal, pairs_of_groups
+from leukoscope.datasets.layout_rules import read_path, twin_key
 from leukoscope.datasets.measurements import Measures, dihedral
 from leukoscope.datasets.neighbour_search import (
     NeighbourIndex,
-    blocks,
+    evenly_chosen,
+    row_blocks,
     sample_size,
     similar_pictures,
-    thinned,
     uses_index,
 )
 from leukoscope.imaging.decode import decode_image
@@ -54,7 +54,7 @@ _RIM = np.ones((3, 3), np.uint8)
 
 def pixel_duplicates(records: Sequence[ImageRecord], measures: Measures) -> list[list[int]]:
     """Groups of equal pixels that are not all equal files."""
-    groups = equal_values([row.tobytes() for row in measures.pixels])
+    groups = group_equal([row.tobytes() for row in measures.pixels])
     return [group for group in groups if len({records[i].sha256 for i in group}) > 1]
 
 
@@ -124,7 +124,7 @@ def _by_index(measures: Measures, between: int, threads: int) -> Iterator[tuple[
     ):
         near = np.bitwise_count(hashes[i, 0] ^ hashes[j, variant]) <= HASH_BITS
         found.append((i[near] * n + j[near]) * 8 + variant)
-    for keys in blocks(np.unique(np.concatenate(found))):
+    for keys in row_blocks(np.unique(np.concatenate(found))):
         pair = keys // 8
         yield from zip((pair // n).tolist(), (pair % n).tolist(), (keys % 8).tolist(), strict=True)
 
@@ -166,7 +166,7 @@ def twins_by_name(records: Iterable[ImageRecord]) -> list[list[int]]:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     variants: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for i, record in enumerate(records):
-        steps = read_steps(record.path)
+        steps = read_path(record.path)
         if steps.variant:
             key = twin_key(record.path, steps)
             groups[key].append(i)
@@ -200,7 +200,7 @@ def _best_fields(luma: NDArray[np.uint8], cut: IntArray, whole: IntArray) -> lis
     """For each cut-out picture the field that is most like its cells, if any is."""
     least = np.full(len(cut), np.inf, np.float32)
     field = np.zeros(len(cut), np.int64)
-    for part in blocks(whole, _FIELDS):
+    for part in row_blocks(whole, _FIELDS):
         fields = luma[part].reshape(len(part), -1).astype(np.float32)
         squares = (fields**2).T
         for start in range(0, len(cut), _BLOCK):
@@ -252,13 +252,13 @@ def _in_windows(
         part = luma[rows, y : y + _WINDOW, x : x + _WINDOW]
         return part.reshape(len(rows), -1).astype(np.float32)
 
-    some = thinned(whole, sample_size(len(whole)) // len(windows) + 1)
+    some = evenly_chosen(whole, sample_size(len(whole)) // len(windows) + 1)
     sample = np.concatenate([seen(some, place) for place in windows])
     index = NeighbourIndex(sample, len(whole), threads)
     proposed: list[Pair] = []
     for place, rows in windows.items():
         index.clear()
-        for part in blocks(whole):
+        for part in row_blocks(whole):
             index.add(seen(part, place))
         for row, near in zip(rows, index.search(seen(rows, place), _SIMILAR), strict=True):
             proposed += _best_fields(luma, np.array([row]), whole[near[near >= 0]])
@@ -279,4 +279,4 @@ def _is_twin(cut: Path, whole: Path) -> bool:
 
 def twin_links(by_name: Iterable[Sequence[int]], by_content: Iterable[Pair]) -> list[Pair]:
     """Both kinds of twins as links, each once."""
-    return sorted({*chain(by_name), *by_content})
+    return sorted({*pairs_of_groups(by_name), *by_content})

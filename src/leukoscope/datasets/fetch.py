@@ -57,7 +57,7 @@ def bloodmnist_folder(
         archive: ``bloodmnist.npz`` with ``<part>_images`` (N, H, W, 3) uint8 RGB and
             ``<part>_labels`` (N, 1).
         out: Folder to write, ``<part>/<cell>/<part>_<number>.png``.
-        progress: Told ``(step, images written, images in all)``.
+        progress: Called with (step, images written, images in all).
 
     Raises:
         DataError: The archive is damaged or holds other arrays.
@@ -107,7 +107,7 @@ def _read(archive: Path) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
 
 @dataclass
 class ResumingDownload:
-    """A downloader for pooch that goes on where a broken download stopped.
+    """A downloader for pooch that resumes a broken download.
 
     pooch checks the hash and puts the file in its place; what came so far is kept in ``partial``.
     """
@@ -203,7 +203,7 @@ def file_name(item: PublicSet) -> str:
 def fetch_kaggle(item: PublicSet, part: Path, by_hand: str) -> Path:
     """Download and unpack a set with Kaggle's client and the user's own credentials.
 
-    The client checks Kaggle's checksum of the transfer, goes on where it stopped, and draws its
+    The client checks Kaggle's checksum of the transfer, resumes where it stopped, and draws its
     own progress bar.
 
     What a broken download left in ``part`` is used; ``by_hand`` says what a person without a
@@ -260,7 +260,7 @@ CONVERTERS: dict[str, Callable[[Path, Path, Progress], None]] = {"bloodmnist": b
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of a data set.
+    """What fetching a data set did.
 
     Attributes:
         state: ``fetched``, ``verified`` (it was there and is unchanged) or ``recorded`` (it was

@@ -1,4 +1,4 @@
-"""The public data sets that ``data fetch`` knows: where they are, how large, on which terms."""
+"""The public data sets of ``data fetch``: where they are, how large, on which terms."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class FrozenPassport:
 
     @property
     def name(self) -> str:
-        """How it is asked for."""
+        """Name by which it is loaded."""
         return str(self.header["name"])
 
     @property

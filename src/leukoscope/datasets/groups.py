@@ -14,7 +14,7 @@ IntArray = NDArray[np.int64]
 _NEAR = 0.1  # sum of squared deviations of shares over the wanted share
 
 
-def join_pairs(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
+def component_labels(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
     """Connected components of the links.
 
     Args:
@@ -23,7 +23,7 @@ def join_pairs(n: int, pairs: Iterable[Sequence[int]]) -> list[int]:
     Returns:
         For each image the smallest index of its component.
 
-    >>> join_pairs(5, [(3, 1), (1, 4)])
+    >>> component_labels(5, [(3, 1), (1, 4)])
     [0, 1, 2, 1, 1]
     """
     from scipy.sparse import coo_array
@@ -42,22 +42,22 @@ def components(n: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]:
     >>> components(5, [(3, 1), (1, 4)])
     [[1, 3, 4]]
     """
-    return equal_values(join_pairs(n, pairs))
+    return group_equal(component_labels(n, pairs))
 
 
-def chain(groups: Iterable[Sequence[int]]) -> list[Pair]:
+def pairs_of_groups(groups: Iterable[Sequence[int]]) -> list[Pair]:
     """Links that join each group: its first image with each other one.
 
-    >>> chain([[1, 3, 4]])
+    >>> pairs_of_groups([[1, 3, 4]])
     [(1, 3), (1, 4)]
     """
     return [(group[0], other) for group in groups for other in group[1:]]
 
 
-def equal_values(values: Sequence[Hashable]) -> list[list[int]]:
+def group_equal(values: Sequence[Hashable]) -> list[list[int]]:
     """Groups of indices that share a value; empty strings share nothing.
 
-    >>> equal_values(["a", "b", "a", ""])
+    >>> group_equal(["a", "b", "a", ""])
     [[0, 2]]
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
@@ -91,7 +91,7 @@ def join_groups(*labellings: Sequence[Hashable]) -> IntArray:
     for labels in labellings:
         first: dict[Hashable, int] = {}
         pairs += [(first.setdefault(label, i), i) for i, label in enumerate(labels) if label != ""]
-    roots = join_pairs(len(labellings[0]), pairs)
+    roots = component_labels(len(labellings[0]), pairs)
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 

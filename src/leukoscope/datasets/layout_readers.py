@@ -15,13 +15,13 @@ from leukoscope.core.files import read_json, sha256_file
 from leukoscope.core.labels import CLASSES, resolve_class
 from leukoscope.datasets.layout_rules import (
     Listing,
+    PathMeaning,
     Placed,
     Placement,
-    Steps,
     cnmc_name,
     is_image_name,
     part_of,
-    read_steps,
+    read_path,
     twin_key,
     why_class,
 )
@@ -43,7 +43,7 @@ def place_by_folders(
     The deepest folder that names a class counts. Where both original and segmented pictures are
     there, only those of ``use`` are used; the others stay in the manifest as ``excluded``.
     """
-    steps = {name: read_steps(name, class_map) for name in listing.files}
+    steps = {name: read_path(name, class_map) for name in listing.files}
     root_name = listing.root.resolve().name
     root_label = ""
     if not any(s.label for s in steps.values()):
@@ -51,7 +51,7 @@ def place_by_folders(
     placed, ignored = [], []
     for name, found in steps.items():
         if root_label and "/" not in name:
-            found = Steps(root_name, "", root_label)
+            found = PathMeaning(root_name, "", root_label)
             steps[name] = found
         if is_image_name(name) or found.label:
             placed.append(_place_file(name, found))
@@ -70,22 +70,22 @@ def place_by_folders(
     return Placement(placed, warnings, root_label)
 
 
-def _place_file(name: str, steps: Steps) -> Placed:
-    told = cnmc_name(name)
-    patient, name_label = told or ("", "")
+def _place_file(name: str, steps: PathMeaning) -> Placed:
+    named = cnmc_name(name)
+    patient, name_label = named or ("", "")
     label = steps.label or name_label
     excluded = ""
     if not label:
         folder = steps.other_folder
         excluded = f"unknown class {folder!r}" if folder else "in no class folder"
-    elif told and name_label != label:
+    elif named and name_label != label:
         excluded = f"the folder says {label}, the file name {name_label}"
     found = steps.class_folder or (steps.other_folder if not name_label else "UID_…")
     return Placed(name, found, label, patient, given_part=steps.given_part, excluded=excluded)
 
 
 def _set_twins_aside(
-    placed: list[Placed], steps: Mapping[str, Steps], use: Literal["original", "segmented"]
+    placed: list[Placed], steps: Mapping[str, PathMeaning], use: Literal["original", "segmented"]
 ) -> list[Placed]:
     """Exclude the pictures of the sister folder that is not used."""
     labelled = [item for item in placed if item.label]
@@ -128,7 +128,7 @@ def _walk_warnings(listing: Listing) -> list[str]:
 def _class_warnings(
     listing: Listing,
     placed: list[Placed],
-    steps: Mapping[str, Steps],
+    steps: Mapping[str, PathMeaning],
     class_map: Mapping[str, str] | None,
 ) -> list[str]:
     warnings = []
@@ -163,7 +163,7 @@ def _empty_classes(
     return warnings
 
 
-def _several_sets(placed: list[Placed], steps: Mapping[str, Steps]) -> list[str]:
+def _several_sets(placed: list[Placed], steps: Mapping[str, PathMeaning]) -> list[str]:
     """Warn of a data set inside a data set, a common fault of unpacked archives."""
     homes: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for item in placed:

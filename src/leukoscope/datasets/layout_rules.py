@@ -179,7 +179,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Steps:
+class PathMeaning:
     """What the folders on the way to a file mean."""
 
     class_folder: str = ""  # name of the deepest folder that names a class, or empty
@@ -191,11 +191,11 @@ class Steps:
     nested: bool = False  # two folders on the way name different classes
 
 
-def read_steps(path: str, class_map: Mapping[str, str] | None = None) -> Steps:
+def read_path(path: str, class_map: Mapping[str, str] | None = None) -> PathMeaning:
     """Interpret the folders of a path; the file's own name is not looked at.
 
-    >>> steps = read_steps("Original/[Malignant] early Pre-B/a.jpg")
-    >>> steps.label, steps.variant, read_steps("Training/ALL/a.jpg").given_part
+    >>> steps = read_path("Original/[Malignant] early Pre-B/a.jpg")
+    >>> steps.label, steps.variant, read_path("Training/ALL/a.jpg").given_part
     ('early_pre_b', 'original', 'train')
     """
     label = class_folder = other = part = ""
@@ -215,7 +215,7 @@ def read_steps(path: str, class_map: Mapping[str, str] | None = None) -> Steps:
             other = name
             if not label:
                 rest.append(name)
-    return Steps(
+    return PathMeaning(
         class_folder,
         "" if label else other,
         label,
@@ -238,7 +238,7 @@ def part_of(name: str) -> str:
 
 
 def cnmc_name(path: str) -> tuple[str, str] | None:
-    """Patient and class that a published C-NMC name tells, or None.
+    """Patient and class in a published C-NMC file name, or None.
 
     >>> cnmc_name("fold_0/hem/UID_H10_1_2_hem.bmp"), cnmc_name("Snap_031.jpg")
     (('H10', 'healthy'), None)
@@ -254,7 +254,7 @@ def is_image_name(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-def twin_key(path: str, steps: Steps) -> tuple[str, str, str, str]:
+def twin_key(path: str, steps: PathMeaning) -> tuple[str, str, str, str]:
     """Equal for an original and its segmented twin: set, part, class, name without suffix."""
     stem = PurePosixPath(path).stem.lower()
     return steps.set_folder, steps.given_part, steps.label or steps.other_folder, stem

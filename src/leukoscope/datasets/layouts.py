@@ -25,13 +25,13 @@ from leukoscope.datasets.layout_readers import (
 )
 from leukoscope.datasets.layout_rules import (
     Listing,
+    PathMeaning,
     Placed,
     Placement,
-    Steps,
     cnmc_name,
     is_image_name,
     list_files,
-    read_steps,
+    read_path,
     why_class,
 )
 from leukoscope.imaging.decode import MAX_BYTES, decode_image
@@ -132,7 +132,7 @@ def _has_manifest(listing: Listing, class_map: ClassMap) -> str:
 
 
 def _is_preliminary(listing: Listing, class_map: ClassMap) -> str:
-    if any(read_steps(name).label for name in listing.files):
+    if any(read_path(name).label for name in listing.files):
         return ""
     table = find_preliminary(listing)
     return f"{table} has the columns Patient_ID, new_names, labels" if table else ""
@@ -170,8 +170,8 @@ def _has_classes(listing: Listing, class_map: ClassMap) -> str:
     return "the folders " + ", ".join(sorted(names)) + " name classes" if names else ""
 
 
-def _steps(listing: Listing, class_map: ClassMap) -> list[Steps]:
-    return [read_steps(name, class_map) for name in listing.files if is_image_name(name)]
+def _steps(listing: Listing, class_map: ClassMap) -> list[PathMeaning]:
+    return [read_path(name, class_map) for name in listing.files if is_image_name(name)]
 
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(

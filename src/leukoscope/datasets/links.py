@@ -19,7 +19,7 @@ from leukoscope.datasets.duplicates import (
     twins_by_content,
     twins_by_name,
 )
-from leukoscope.datasets.groups import Pair, chain, components, equal_values
+from leukoscope.datasets.groups import Pair, components, group_equal, pairs_of_groups
 from leukoscope.datasets.measurements import Measures, measure_images
 from leukoscope.datasets.overlap import Overlap, find_overlaps
 
@@ -51,18 +51,18 @@ class Links:
     def same_thing(self) -> list[Pair]:
         """Links that prove one patient: equal files or pixels, and surely equal pictures."""
         sure = [(pair.first, pair.second) for pair in self.near if pair.score >= SURE_LIKENESS]
-        return [*chain(self.exact), *chain(self.pixels), *sure]
+        return [*pairs_of_groups(self.exact), *pairs_of_groups(self.pixels), *sure]
 
     @property
     def all_pairs(self) -> list[Pair]:
         """Every link."""
         return [
-            *chain(self.exact),
-            *chain(self.pixels),
+            *pairs_of_groups(self.exact),
+            *pairs_of_groups(self.pixels),
             *self.near_pairs,
             *self.overlap_pairs,
             *self.twins,
-            *chain(self.given),
+            *pairs_of_groups(self.given),
         ]
 
 
@@ -78,14 +78,14 @@ def find_links(
     paths = [manifest.path_of(record) for record in records]
     sizes = [(record.width, record.height) for record in records]
     return Links(
-        exact=equal_values([record.sha256 for record in records]),
+        exact=group_equal([record.sha256 for record in records]),
         pixels=pixel_duplicates(records, measures),
         near=near_duplicates(paths, measures, threads=threads),
         overlaps=find_overlaps(paths, sizes, measures, threads=threads, progress=progress),
         twins=twin_links(
             twins_by_name(records), twins_by_content(paths, measures, threads=threads)
         ),
-        given=equal_values([record.group_id for record in records]),
+        given=group_equal([record.group_id for record in records]),
     )
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.datasets.neighbour_search import blocks, room
+from leukoscope.datasets.neighbour_search import allocate_array, row_blocks
 from leukoscope.imaging.background import BACKGROUND_FEATURES, background_features
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
@@ -105,10 +105,12 @@ def measure_images(
     names = [field.name for field in fields(Measures)]
     empty = measure_image(np.zeros((LOW_PX, LOW_PX, 3), np.uint8))
     shapes = {name: getattr(empty, name) for name in names}
-    found = {n: room((len(paths), *one.shape[1:]), one.dtype) for n, one in shapes.items()}
+    found = {
+        n: allocate_array((len(paths), *one.shape[1:]), one.dtype) for n, one in shapes.items()
+    }
     with ThreadPoolExecutor(max(1, threads)) as pool:
         # A part at a time: what is measured ahead of the copying would fill the memory.
-        for rows in blocks(np.arange(len(paths))):
+        for rows in row_blocks(np.arange(len(paths))):
             part = pool.map(audit_image, [paths[i] for i in rows])
             for i, measures in zip(rows.tolist(), part, strict=True):
                 for name in names:

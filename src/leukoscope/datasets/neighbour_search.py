@@ -44,7 +44,7 @@ IntArray = NDArray[np.int64]
 
 
 @cache
-def library() -> str:
+def index_library() -> str:
     """Name and version of the installed index, or an empty string."""
     try:
         return f"faiss-cpu {version('faiss-cpu')}"
@@ -54,19 +54,19 @@ def library() -> str:
 
 def uses_index(n: int) -> bool:
     """Whether pairs of n images are proposed by the index."""
-    return n > INDEX_FROM and bool(library())
+    return n > INDEX_FROM and bool(index_library())
 
 
 def search_note(n: int) -> str:
     """What to tell a person who waits for the audit of n images; empty where nothing is slow."""
-    return SLOW if n > INDEX_FROM and not library() else ""
+    return SLOW if n > INDEX_FROM and not index_library() else ""
 
 
 def describe_search(n: int) -> dict[str, Any] | None:
     """What the passport says of the search; None where n is small and every pair is compared."""
     if n <= INDEX_FROM:
         return None
-    found = library()
+    found = index_library()
     return {
         "method": "index" if found else "every pair",
         "library": found,
@@ -74,30 +74,30 @@ def describe_search(n: int) -> dict[str, Any] | None:
     }
 
 
-def room(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """An array to be filled: of many images in a file without a name, which goes with the array."""
+def allocate_array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """An empty array; a large one is backed by an unnamed temporary file."""
     if shape[0] <= INDEX_FROM:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape))
 
 
-def gathered(array: NDArray[Any], rows: IntArray) -> NDArray[Any]:
-    """Some rows of an array, of many images in a file."""
-    found = room((len(rows), *array.shape[1:]), array.dtype)
-    for part in blocks(np.arange(len(rows))):
+def take_rows(array: NDArray[Any], rows: IntArray) -> NDArray[Any]:
+    """A copy of some rows; a large one is backed by a temporary file."""
+    found = allocate_array((len(rows), *array.shape[1:]), array.dtype)
+    for part in row_blocks(np.arange(len(rows))):
         found[part] = array[rows[part]]
     return found
 
 
-def blocks(rows: IntArray, size: int = _BLOCK) -> Iterator[IntArray]:
-    """The rows in parts."""
+def row_blocks(rows: IntArray, size: int = _BLOCK) -> Iterator[IntArray]:
+    """The rows in blocks that fit into memory."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-def thinned(rows: IntArray, most: int) -> IntArray:
-    """At most so many of the rows, evenly chosen."""
+def evenly_chosen(rows: IntArray, most: int) -> IntArray:
+    """At most ``most`` of the rows, evenly spaced."""
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
 
 
@@ -149,7 +149,7 @@ def sample_size(n: int) -> int:
     return 40 * _cells(n)
 
 
-def waves(relief: NDArray[np.int8]) -> FloatArray:
+def low_frequencies(relief: NDArray[np.int8]) -> FloatArray:
     """The 12 × 12 lowest frequencies of whole pictures of length 1.
 
     Turning a picture swaps and negates them; :func:`leukoscope.datasets.measurements.dihedral`
@@ -169,7 +169,7 @@ def waves(relief: NDArray[np.int8]) -> FloatArray:
     return found
 
 
-def turned_waves(values: FloatArray, variant: int) -> FloatArray:
+def turned_frequencies(values: FloatArray, variant: int) -> FloatArray:
     """(m, 144) frequencies of the turned pictures, from those of the pictures."""
     odd = np.where(np.arange(_WAVES) % 2 == 1, np.float32(-1), np.float32(1))
     turned = values.swapaxes(1, 2) if variant & 4 else values
@@ -178,10 +178,10 @@ def turned_waves(values: FloatArray, variant: int) -> FloatArray:
     return np.ascontiguousarray(turned).reshape(len(values), -1)
 
 
-def inverse(variant: int) -> int:
+def inverse_variant(variant: int) -> int:
     """The flip or turn that undoes one.
 
-    >>> [inverse(variant) for variant in range(8)]
+    >>> [inverse_variant(variant) for variant in range(8)]
     [0, 1, 2, 3, 4, 6, 5, 7]
     """
     return 4 | (variant & 1) << 1 | (variant & 2) >> 1 if variant & 4 else variant
@@ -202,18 +202,20 @@ def similar_pictures(
     """
     n = len(relief)
     rows = np.arange(between or n)
-    sample = thinned(rows, sample_size(len(rows)))
-    index = NeighbourIndex(turned_waves(waves(relief[sample]), 0), len(rows), threads)
-    for part in blocks(rows):
-        index.add(turned_waves(waves(relief[part]), 0))
-    for part in blocks(np.arange(between, n)):
-        own = waves(relief[part])
+    sample = evenly_chosen(rows, sample_size(len(rows)))
+    index = NeighbourIndex(
+        turned_frequencies(low_frequencies(relief[sample]), 0), len(rows), threads
+    )
+    for part in row_blocks(rows):
+        index.add(turned_frequencies(low_frequencies(relief[part]), 0))
+    for part in row_blocks(np.arange(between, n)):
+        own = low_frequencies(relief[part])
         for variant in range(8):
-            found = index.search(turned_waves(own, variant), k)
+            found = index.search(turned_frequencies(own, variant), k)
             i, j = found.ravel(), np.repeat(part, found.shape[1])
             yield variant, i[(i >= 0) & (i < j)], j[(i >= 0) & (i < j)]
             if not between:
-                yield inverse(variant), j[i > j], i[i > j]
+                yield inverse_variant(variant), j[i > j], i[i > j]
 
 
 @cache
@@ -264,7 +266,7 @@ def shifted_pictures(
         (i, j > i) → number of votes, dx and dy: (x, y) of i is (x + dx, y + dy) of j.
     """
     n = len(relief)
-    vectors = room((n * _SPOTS, _patch_basis().shape[1]), np.float16)
+    vectors = allocate_array((n * _SPOTS, _patch_basis().shape[1]), np.float16)
     places = np.empty((n * _SPOTS, 2), np.int16)
     owner = np.empty(n * _SPOTS, np.int32)
     count = 0
@@ -275,18 +277,18 @@ def shifted_pictures(
         count = part.stop
     places, owner = places[:count], owner[:count]
     known = np.arange(count) if side is None else np.flatnonzero(side[owner])
-    asked = known if side is None else np.flatnonzero(~side[owner])
+    queries = known if side is None else np.flatnonzero(~side[owner])
     votes: Votes = {}
-    if not len(known) or not len(asked):
+    if not len(known) or not len(queries):
         return votes
-    sample = thinned(known, sample_size(len(known)))
+    sample = evenly_chosen(known, sample_size(len(known)))
     index = NeighbourIndex(vectors[sample], len(known), threads)
-    for rows in blocks(known, _BLOCK * _SPOTS):
+    for rows in row_blocks(known, _BLOCK * _SPOTS):
         index.add(vectors[rows])
-    edges = np.flatnonzero(np.diff(owner[asked])) + 1  # a picture's patches stay in one block
-    bounds = [0, *edges[_BLOCK - 1 :: _BLOCK].tolist(), len(asked)]
+    edges = np.flatnonzero(np.diff(owner[queries])) + 1  # a picture's patches stay in one block
+    bounds = [0, *edges[_BLOCK - 1 :: _BLOCK].tolist(), len(queries)]
     for start, stop in pairwise(bounds):
-        rows = asked[start:stop]
+        rows = queries[start:stop]
         near = index.search(vectors[rows], _FOUND).ravel()
         a, b = np.repeat(rows, _FOUND)[near >= 0], known[near[near >= 0]]
         _count_votes(votes, a, b, owner, places)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from leukoscope.datasets.groups import correlation
 from leukoscope.datasets.measurements import LOW_PX, Measures
 from leukoscope.datasets.neighbour_search import (
-    blocks,
-    gathered,
-    room,
+    allocate_array,
+    row_blocks,
     shifted_pictures,
+    take_rows,
     uses_index,
 )
 from leukoscope.imaging.decode import decode_image
@@ -29,10 +29,10 @@ _MOST_DISTANCES = 2**25  # held at a time
 NEIGHBOURS = 600
 """Each field is compared with this many fields of the most similar colours."""
 LEAST_OVERLAP = 0.2
-"""Smallest shared part of a field; less cannot be told from chance."""
+"""Smallest shared part of a field; a smaller one could be chance."""
 LEAST_EVIDENCE = 0.42
-"""Of :func:`evidence`. Chance matches of smears stay below 0.37, true overlaps in or out of focus
-lie above 0.45."""
+"""Least :func:`overlap_evidence`. Chance matches of smears stay below 0.37, true overlaps in or
+out of focus lie above 0.45."""
 _PEAK = 5.0  # standard deviations by which the phase correlation's peak stands out
 _COARSE = 0.3  # correlation of the small pictures
 _BAND = 0.22  # cycles per px of the small pictures that carry structure
@@ -60,9 +60,9 @@ def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[n
     scaled = np.clip((colour - middle) / (high - low + 1e-6), -3, 3).astype(np.float32)
     squares = (scaled**2).sum(axis=1)
     count = min(neighbours + 1, len(colour))
-    nearest = room((len(colour), count), np.int32)
+    nearest = allocate_array((len(colour), count), np.int32)
     size = min(1024, max(1, _MOST_DISTANCES // len(colour)))
-    for rows in blocks(np.arange(len(colour)), size):
+    for rows in row_blocks(np.arange(len(colour)), size):
         distance = squares[None, :] - 2 * scaled[rows] @ scaled.T
         nearest[rows] = np.argpartition(distance, count - 1, axis=1)[:, :count]
     return nearest
@@ -78,10 +78,10 @@ def partners_of(nearest: NDArray[np.int32], side: NDArray[np.bool_] | None) -> I
     Yields:
         n sorted lists of indices.
     """
-    for rows in blocks(np.arange(len(nearest))):
+    for rows in row_blocks(np.arange(len(nearest))):
         first, last = int(rows[0]), int(rows[-1])
         found = []
-        for part in blocks(np.arange(len(nearest))):
+        for part in row_blocks(np.arange(len(nearest))):
             near = nearest[part]
             low, high = np.minimum(part[:, None], near), np.maximum(part[:, None], near)
             keep = (low >= first) & (low <= last) & (low != high)
@@ -133,7 +133,7 @@ def find_overlaps(
     for members in by_size.values():
         index = np.array(members)
         side = index < between if between else None
-        relief = gathered(measures.relief, index)
+        relief = take_rows(measures.relief, index)
         if uses_index(len(index)):
             compared = _compare_voted(relief, threads, side)
         else:
@@ -171,7 +171,7 @@ def _compare(
         return list(_candidates(i, partners, spectra, planes))
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        for rows in blocks(np.arange(len(relief))):
+        for rows in row_blocks(np.arange(len(relief))):
             yield from pool.map(work, rows.tolist(), islice(others, len(rows)))
 
 
@@ -197,7 +197,7 @@ def _spectra(relief: NDArray[np.int8]) -> NDArray[np.complex64]:
     fy = np.fft.fftfreq(LOW_PX)[:, None]
     fx = np.fft.rfftfreq(LOW_PX)[None, :]
     band = np.exp(-(fx**2 + fy**2) / (4 * _BAND**2)).astype(np.float32)
-    spectra = room((len(relief), LOW_PX, LOW_PX // 2 + 1), np.complex64)
+    spectra = allocate_array((len(relief), LOW_PX, LOW_PX // 2 + 1), np.complex64)
     for start in range(0, len(relief), _BATCH):
         part = scipy.fft.rfft2(relief[start : start + _BATCH].astype(np.float32) * window)
         spectra[start : start + _BATCH] = part / (np.abs(part) + np.float32(0.05)) * band
@@ -302,12 +302,12 @@ def _verify(candidate: Candidate, load: Callable[[int], _Plane]) -> Overlap | No
     even = _shared(a.even, b.even, dx, dy)
     score = correlation(x[valid], y[valid])
     least = min(score, tile_agreement(x, y, valid), correlation(even[0][valid], even[1][valid]))
-    if evidence(least, share) < LEAST_EVIDENCE:
+    if overlap_evidence(least, share) < LEAST_EVIDENCE:
         return None
     return Overlap(i, j, round(dx * a.scale), round(dy * a.scale), round(score, 3), round(share, 3))
 
 
-def evidence(correlation: float, share: float) -> float:
+def overlap_evidence(correlation: float, share: float) -> float:
     """How surely two fields overlap: Fisher's z of the correlation, times the root of the share.
 
     Fisher's z of chance correlations spreads as one over the root of the area that is compared.
@@ -316,7 +316,7 @@ def evidence(correlation: float, share: float) -> float:
         correlation: The weakest of the three, −1 to 1.
         share: Shared part of the field, 0 to 1.
 
-    >>> round(evidence(0.9, 0.25), 3)
+    >>> round(overlap_evidence(0.9, 0.25), 3)
     0.736
     """
     return float(np.arctanh(np.clip(correlation, -0.999, 0.999)) * np.sqrt(share))

@@ -27,7 +27,7 @@ from leukoscope.datasets.acquisition import (
     merge_clusters,
 )
 from leukoscope.datasets.findings import findings
-from leukoscope.datasets.groups import Pair, components, equal_values
+from leukoscope.datasets.groups import Pair, components, group_equal
 from leukoscope.datasets.links import (
     Links,
     find_links,
@@ -241,7 +241,7 @@ def _acquisition(evidence: Evidence) -> dict[str, Any]:
     assigned = [clusters.index(evidence.labels[name]) for name in found.ids]
     table = contingency(assigned, y)
     numbers = np.array(assigned, np.int64)
-    groups = equal_values(found.tied.tolist())
+    groups = group_equal(found.tied.tolist())
     merged = merge_clusters(numbers, groups)
     spanning = sum(len({assigned[i] for i in group}) > 1 for group in groups)
     return {
@@ -355,9 +355,7 @@ class Audit:
         No component of overlapping or duplicate images is cut in two.
         """
         labels = self._cut(clusters)
-        return self._names(
-            merge_clusters(labels, equal_values(self.tied.tolist())), f"m{clusters}-"
-        )
+        return self._names(merge_clusters(labels, group_equal(self.tied.tolist())), f"m{clusters}-")
 
     def _cut(self, clusters: int) -> NDArray[np.int64]:
         if self.tree is None:

@@ -95,30 +95,25 @@ def make_splits(
 
     Every image is tested once where ``config.folds`` is 2 or more; the test images of the other
     folds then calibrate a fold's model, and only a single hold-out has a cal part. Classes are
-    spread as evenly as whole groups allow. Where there are fewer groups than folds asked for,
-    each group is a fold (``split_notes`` tells); a class in few groups is missing from some tests,
+    spread as evenly as whole groups allow. Where there are fewer groups than folds wanted,
+    each group is a fold, as ``split_notes`` says; a class in few groups is missing from some tests,
     never from a train part.
 
     Args:
         protocol: ``random``, ``grouped``, ``deduplicated``, ``acquisition``,
             ``acquisition-merged``, ``given`` or ``cohort``.
-        config: Number of folds and shares of the parts.
-        groups: Image id → what is held out as a whole; None means the manifest's patient,
-            component or acquisition ids, as the protocol says.
+        groups: Image id → unit to hold out; None means the manifest's, as the protocol says.
         purge_groups: Image id → label that no other part may share with test: such images
             become ``purged``. None means the components in the acquisition protocols, and no
             purging in the others.
         name: Name of the folds' protocol, e.g. ``acquisition-k48``; None means ``protocol``.
 
     Returns:
-        The folds; each covers all usable images. Their ``groups`` are what is held out as a
-        whole; in the protocols ``random``, ``deduplicated``, ``given`` and ``cohort`` patients
-        where every image names one, else components.
+        The folds; each covers all usable images. Their ``groups`` are the units held out, or
+        (``random``, ``deduplicated``, ``given``, ``cohort``) patients, else components.
 
     Raises:
         SplitError: The data cannot support the protocol; says why.
-        UnknownNameError: No such protocol.
-        UsageError: Groups for a protocol that uses none.
     """
     if protocol not in tuple(PROTOCOLS):
         raise UnknownNameError("protocol", protocol, tuple(PROTOCOLS))
@@ -144,13 +139,24 @@ def make_splits(
         _cut_rest(images, parts, units, config, rng, ("val",) if len(sides) > 1 else ("val", "cal"))
         folds.append(Fold(name, number, images.mapping(parts.tolist()), dict(resampled), unit))
     _check_classes(images, folds)
+    _check_leaks(images, folds, protocol, held_out, purge)
+    return folds
+
+
+def _check_leaks(
+    images: _Images,
+    folds: list[Fold],
+    protocol: str,
+    held_out: IntArray,
+    purge: IntArray | None,
+) -> None:
+    """Refuse folds that leak. They are planned not to; this holds whatever changes there."""
     apart = [str(unit) for unit in held_out]
     if protocol == "cohort":  # an overlap of two cohorts is purged, the rest of its patients stays
         apart = [record.patient_id for record in images.records]
     for names in ([] if protocol == "given" else apart, [] if purge is None else purge.astype(str)):
-        if len(names):  # planned so; a leak must never pass, whatever changes above
+        if len(names):
             check_folds(folds, images.mapping(list(names)))
-    return folds
 
 
 def split_train_val(

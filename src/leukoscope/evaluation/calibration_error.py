@@ -10,7 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.intervals import Interval, Resampling, Sampling, bootstrap_metrics
-from leukoscope.evaluation.limits import LEAST_DF, calibrated_errors, spread, without_chance
+from leukoscope.evaluation.limits import (
+    LEAST_DF,
+    calibrated_errors,
+    debiased_error,
+    jackknife_variance,
+)
 from leukoscope.evaluation.metrics import (
     ECE_BINS,
     calibration_bin,
@@ -145,7 +150,7 @@ def ece_by_chance(
         "expected": float(expected),
         "low": float(low),
         "high": float(high),
-        "debiased": without_chance(error, float(expected)),
+        "debiased": debiased_error(error, float(expected)),
         "explained": bool(error <= high),
     }
 
@@ -309,7 +314,7 @@ def _interval(value: float, without: FloatArray, draws: Resampling) -> Interval:
     from scipy.stats import t
 
     groups = np.arange(draws.n_groups)
-    variance, df = spread(without, [groups], draws.sums(np.ones(len(draws.member))))
+    variance, df = jackknife_variance(without, [groups], draws.sums(np.ones(len(draws.member))))
     quantile = t.ppf((1 + draws.confidence) / 2, max(df, LEAST_DF))
     half = float(quantile) * variance**0.5
     return Interval(value, value - half, value + half, len(groups), len(groups), draws.reliable)

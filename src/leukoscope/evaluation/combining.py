@@ -84,8 +84,8 @@ def patient_result(
 ) -> PatientResult:
     """Aggregate one patient's images, with a bootstrap over these images.
 
-    The interval says how much the answer hangs on which images were taken. It knows nothing of
-    another patient, another slide, or another model. Where all images vote alike, its lower limit
+    The interval says how far the answer depends on which images were taken, not on the patient,
+    the slide or the model. Where all images vote alike, its lower limit
     is that of n successes in n trials (Clopper & Pearson 1934).
 
     Args:
@@ -118,7 +118,7 @@ def patient_result(
     return PatientResult(patient, n, whole, predicted, low, high, stability, agreement)
 
 
-def log_losses(patients: Sequence[tuple[ArrayLike, int]]) -> dict[str, float]:
+def patient_log_losses(patients: Sequence[tuple[ArrayLike, int]]) -> dict[str, float]:
     """Mean log loss by patient of each method; empty without patients.
 
     Args:

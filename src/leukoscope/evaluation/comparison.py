@@ -29,7 +29,7 @@ UNCLEAR: Verdict = "not distinguishable"
 
 
 @dataclass(frozen=True)
-class Pair:
+class PredictorPair:
     """Two predictors on the same images, and the metric that tells them apart."""
 
     y_true: ArrayLike
@@ -46,7 +46,7 @@ class Pair:
         b: PredictionTable,
         groups: Mapping[str, str] | None = None,
         metric: str = "accuracy",
-    ) -> Pair:
+    ) -> PredictorPair:
         """Two tables on the labelled images that both have.
 
         Args:
@@ -84,7 +84,7 @@ class Comparison:
         }
 
 
-def compare(family: Sequence[Pair], **how: Unpack[Sampling]) -> list[Comparison]:
+def compare(family: Sequence[PredictorPair], **how: Unpack[Sampling]) -> list[Comparison]:
     """Test the pairs that answer one question, all together.
 
     Each pair gets the interval of its difference and an exchange test; the p-values are corrected
@@ -98,7 +98,7 @@ def compare(family: Sequence[Pair], **how: Unpack[Sampling]) -> list[Comparison]
         One result a pair, in their order.
 
     >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
-    >>> [c.verdict for c in compare([Pair(y, right, wrong, ["healthy", "all"])])]
+    >>> [c.verdict for c in compare([PredictorPair(y, right, wrong, ["healthy", "all"])])]
     ['better']
     """
     level = 1 - how.get("confidence", 0.95)
@@ -120,7 +120,7 @@ def compare(family: Sequence[Pair], **how: Unpack[Sampling]) -> list[Comparison]
     return results
 
 
-def paired_difference(pair: Pair, **how: Unpack[Sampling]) -> Interval:
+def paired_difference(pair: PredictorPair, **how: Unpack[Sampling]) -> Interval:
     """The difference of a pair's metric, first minus second, the same resampled groups for both."""
     truth, first = check_predictions(pair.y_true, pair.prob_a, pair.class_names)
     _, second = check_predictions(pair.y_true, pair.prob_b, pair.class_names)
@@ -201,7 +201,7 @@ class PairedTests:
         only_second_right: Images that only the second has right.
         effect: Cohen's g, the first's share of these images minus ½ (Cohen 1988, chapter 5; from
             .05 small, .15 medium, .25 large); None where they never disagree.
-        independent: Whether every image stands for itself.
+        independent: Whether no images are grouped.
         mcnemar_p: Of McNemar's exact test (1947); None where images are not independent.
         delong: Of the area under the ROC curve; None where images are not independent, and with
             more than two classes.
@@ -226,7 +226,7 @@ def paired_tests(
 
     Args:
         b: Likewise; only images that both have are counted.
-        groups: Image id → group; None means that every image stands for itself.
+        groups: Image id → group; None means that no images are grouped.
 
     Raises:
         DataError: An image stands twice in a table.

@@ -105,13 +105,11 @@ def fit_sets(
     Args:
         probs: (n, K) calibrated probabilities of images used for nothing else.
         coverage: Wanted probability that the true class is in the set, in (0, 1).
-        score: See :func:`set_scores`.
         groups: (n,) patient, cluster … of each image; needed by ``group``.
-        weights: (n,) what each image counts for in the other two, e.g.
-            :func:`leukoscope.evaluation.calibration.evidence_weights`; None counts all fully.
+        weights: (n,) what each image counts for in the other two; None counts all fully.
 
     Raises:
-        DataError: Shapes do not fit, a class is unknown, or the coverage is out of range.
+        DataError: The coverage is out of range, or groups do not fit the guarantee.
 
     >>> probs = [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]
     >>> round(fit_sets(probs, [0, 0, 0], 0.5).threshold, 3)
@@ -121,6 +119,50 @@ def fit_sets(
     >>> fit_sets(probs, [0, 0, 0], 0.5, guarantee="group", groups=["a", "a", "b"]).threshold
     0.4
     """
+    values, truth = _checked(probs, y, coverage)
+    n, k = values.shape
+    labels = None if groups is None else np.asarray(groups)
+    counts = _image_counts(n, guarantee, labels, weights)
+    raps = score == "raps"
+    every = 1.0 + (PENALTY * max(0, k - FREE) if raps else 0.0)  # the score of the last class
+    own = set_scores(values, score)[np.arange(n), truth]
+    by_class, threshold = None, every
+    if guarantee == "class":
+        rows = [truth == c for c in range(k)]
+        by_class = tuple(min(every, unseen_quantile(own[r], coverage, counts[r])) for r in rows)
+    else:
+        threshold = float(np.clip(unseen_quantile(own, coverage, counts), 0, every))
+    return Conformal(
+        coverage=coverage,
+        score=score,
+        guarantee=guarantee,
+        threshold=threshold,
+        thresholds=by_class,
+        penalty=PENALTY if raps else 0.0,
+        free=FREE if raps else 0,
+        n_cal=n,
+        n_groups=None if labels is None else len(np.unique(labels)),
+    )
+
+
+def _image_counts(
+    n: int, guarantee: SetGuarantee, groups: NDArray[Any] | None, weights: ArrayLike | None
+) -> FloatArray:
+    """(n,) what each image counts for under a guarantee."""
+    wanted = guarantee == "group"
+    if wanted != (groups is not None) or (groups is not None and groups.shape != (n,)):
+        raise DataError("prediction sets: expected one group an image for, and only for, `group`")
+    if weights is not None and (groups is not None or np.shape(weights) != (n,)):
+        raise DataError("prediction sets: expected one weight an image, and none for `group`")
+    if weights is not None:
+        return np.asarray(weights, dtype=np.float64)
+    return np.ones(n) if groups is None else _group_weights(groups)
+
+
+def _checked(
+    probs: ArrayLike, y: ArrayLike, coverage: float
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Probabilities and classes as arrays, if sets can be fitted from them."""
     values, truth = np.asarray(probs, dtype=np.float64), np.asarray(y, dtype=np.int64)
     n = len(truth)
     if values.ndim != 2 or truth.shape != values.shape[:1] or not 0 < coverage < 1 or n == 0:
@@ -130,36 +172,7 @@ def fit_sets(
         )
     if truth.min() < 0 or truth.max() >= values.shape[1]:
         raise DataError("prediction sets: a true class is unknown")
-    labels = np.arange(n) if groups is None else np.asarray(groups)
-    if labels.shape != (n,) or (guarantee == "group") != (groups is not None):
-        raise DataError("prediction sets: expected one group an image for, and only for, `group`")
-    if weights is not None and (guarantee == "group" or np.shape(weights) != (n,)):
-        raise DataError("prediction sets: expected one weight an image, and none for `group`")
-    counts = _group_weights(labels) if guarantee == "group" else np.ones(n)
-    counts = counts if weights is None else np.asarray(weights, dtype=np.float64)
-    k = values.shape[1]
-    raps = score == "raps"
-    every = 1.0 + (PENALTY * max(0, k - FREE) if raps else 0.0)  # the score of the last class
-    own = set_scores(values, score)[np.arange(n), truth]
-    by_class = None
-    if guarantee == "class":
-        by_class = tuple(
-            min(every, unseen_quantile(own[truth == c], coverage, counts[truth == c]))
-            for c in range(k)
-        )
-    return Conformal(
-        coverage=coverage,
-        score=score,
-        guarantee=guarantee,
-        threshold=every
-        if by_class
-        else float(np.clip(unseen_quantile(own, coverage, counts), 0, every)),
-        thresholds=by_class,
-        penalty=PENALTY if raps else 0.0,
-        free=FREE if raps else 0,
-        n_cal=n,
-        n_groups=len(np.unique(labels)) if guarantee == "group" else None,
-    )
+    return values, truth
 
 
 def prediction_sets(probs: ArrayLike, record: Conformal) -> NDArray[np.bool_]:
@@ -258,10 +271,10 @@ def expected_coverage(
     return low, min(1.0, high)
 
 
-def hits(sets: NDArray[np.bool_], y: ArrayLike) -> NDArray[np.bool_]:
+def covered(sets: NDArray[np.bool_], y: ArrayLike) -> NDArray[np.bool_]:
     """(n,) whether the set of each image holds its true class.
 
-    >>> hits(np.array([[True, False], [True, False]]), [0, 1]).tolist()
+    >>> covered(np.array([[True, False], [True, False]]), [0, 1]).tolist()
     [True, False]
     """
     truth = np.asarray(y, dtype=np.int64)

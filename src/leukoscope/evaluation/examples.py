@@ -68,10 +68,10 @@ def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.abs(-(probs * logs).sum(axis=1)))
 
 
-def in_turn(lists: Sequence[Sequence[_T]], count: int) -> list[_T]:
+def interleave(lists: Sequence[Sequence[_T]], count: int) -> list[_T]:
     """The first of each list, then the second of each, until there are ``count``.
 
-    >>> in_turn([[1, 2, 3], [], [7]], 3)
+    >>> interleave([[1, 2, 3], [], [7]], 3)
     [1, 7, 2]
     """
     rounds = zip_longest(*lists)
@@ -164,13 +164,13 @@ def joint_distribution(counts: ArrayLike, carried: ArrayLike) -> FloatArray:
     return np.asarray(shares * n[:, None] / n.sum())
 
 
-def closeness(probs: ArrayLike) -> FloatArray:
+def margin_uncertainty(probs: ArrayLike) -> FloatArray:
     """1 − (largest − second largest probability): 1 where two classes tie (Scheffer et al. 2001).
 
     Args:
         probs: (n, K) probabilities, K ≥ 2.
 
-    >>> closeness([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]).tolist()
+    >>> margin_uncertainty([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]).tolist()
     [1.0, 0.0]
     """
     ordered = np.sort(np.asarray(probs, dtype=np.float64), axis=1)

@@ -78,12 +78,12 @@ def heat_share(heat: NDArray[np.floating], mask: Bool) -> float:
     return float(heat[mask].sum()) / total if total > 0 and mask.any() else float("nan")
 
 
-def cells_a_side(size_px: int) -> int:
-    """Number of cells a side in which an image of this side is taken apart."""
+def cells_per_side(size_px: int) -> int:
+    """Number of cells along each side of an image of this size."""
     return max(2, min(MOST_CELLS, size_px // 2))
 
 
-def hottest(
+def hottest_cells(
     heat: NDArray[np.floating],
     shares: Sequence[float],
     *,
@@ -101,7 +101,7 @@ def hottest(
     Returns:
         For each share (cells, cells) bool.
 
-    >>> hottest(np.array([[0.0, 3.0], [1.0, 2.0]]), [0.5], cells=2, seed=0)[0].tolist()
+    >>> hottest_cells(np.array([[0.0, 3.0], [1.0, 2.0]]), [0.5], cells=2, seed=0)[0].tolist()
     [[False, True], [False, True]]
     """
     values = enlarge(heat, cells).ravel()
@@ -115,7 +115,7 @@ def hottest(
     return chosen
 
 
-def in_pixels(cells: Bool, size_px: int) -> Bool:
+def cells_to_pixels(cells: Bool, size_px: int) -> Bool:
     """A mask of cells (g, g) as one of pixels (S, S)."""
     index = np.arange(size_px) * cells.shape[0] // size_px
     return np.asarray(cells[np.ix_(index, index)])
@@ -179,7 +179,7 @@ def impute(image: Image, hidden: Bool, *, seed: int) -> Image:
     wide = cv2.resize(known, (size_px, size_px), interpolation=cv2.INTER_LINEAR)
     wide = wide + np.random.default_rng(seed).normal(0, 255 * IMPUTATION_NOISE, wide.shape)
     filled = np.clip(np.round(wide), 0, 255).astype(np.uint8)
-    return np.where(in_pixels(hidden, size_px)[..., None], filled, image)
+    return np.where(cells_to_pixels(hidden, size_px)[..., None], filled, image)
 
 
 def area_under(values: Sequence[float]) -> float:
@@ -224,30 +224,30 @@ def max_sensitivity(heat: NDArray[np.floating], noisy: Sequence[NDArray[np.float
 
 
 def random_map(seed: int) -> Float:
-    """Heat that knows nothing: 7 × 7 random places, as coarse as most class activation maps."""
+    """Baseline without knowledge: 7 × 7 random values, as coarse as most class activation maps."""
     return np.random.default_rng(seed).random((7, 7))
 
 
 def centre_map(size_px: int) -> Float:
-    """Heat that knows where photographers aim: a Gaussian, a quarter of the side wide."""
+    """Baseline of the centre: a Gaussian, a quarter of the side wide."""
     line = np.exp(-((np.arange(size_px) - (size_px - 1) / 2) ** 2) / (2 * (size_px / 4) ** 2))
     return np.outer(line, line)
 
 
 def edge_map(image: Image) -> Float:
-    """Heat that knows the image and not the model: strength of its edges (Sobel), in cells.
+    """Baseline of the image without the model: strength of its edges (Sobel), in cells.
 
     Args:
         image: (S, S, 3) uint8 RGB.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     strength = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    return enlarge(strength, cells_a_side(image.shape[0]))
+    return enlarge(strength, cells_per_side(image.shape[0]))
 
 
 @dataclass(frozen=True)
-class Belief:
-    """What may be said of a method's maps."""
+class Trust:
+    """How far a method's maps may be trusted."""
 
     level: str  # one of LEVELS
     text: str  # the level with its reasons
@@ -324,8 +324,8 @@ def _columns(images: Sequence[Mapping[str, Any]], name: str) -> dict[str, NDArra
     }
 
 
-def judge(scores: Mapping[str, Any], stages: Sequence[str]) -> Belief:
-    """May the maps of a method be believed, by the rule of ``docs/explanations.md``.
+def judge_maps(scores: Mapping[str, Any], stages: Sequence[str]) -> Trust:
+    """Decide whether the maps of a method may be believed, by the rule of ``docs/explanations.md``.
 
     Each test needs a whole interval on the right side: a map must tell more than random blobs of
     what raises the score, twice (insertion minus deletion, and ROAD); it must be another one where
@@ -348,7 +348,7 @@ def judge(scores: Mapping[str, Any], stages: Sequence[str]) -> Belief:
     else:
         level, lead = LEVELS[2], "nothing was found against it"
         reasons = [text for _, text in tests] + _caveats(scores)
-    return Belief(level, f"{lead}: {'; '.join(dict.fromkeys(reasons))}", _place(scores))
+    return Trust(level, f"{lead}: {'; '.join(dict.fromkeys(reasons))}", _place(scores))
 
 
 def _beats_chance(gain: Mapping[str, Any] | None, road: Mapping[str, Any] | None) -> _Test:
@@ -383,7 +383,7 @@ def _stable(entry: Mapping[str, Any] | None) -> _Test:
 
 
 def _caveats(scores: Mapping[str, Any]) -> list[str]:
-    """Maps that know no model, and do as well."""
+    """Baselines without a model that do as well."""
     equal = [name for name in (CENTRE, EDGES) if not scores[f"gain_over_{name}"]["low"] > 0]
     articles = {CENTRE: "a", EDGES: "an"}
     return [f"but {articles[n]} {n}, which knows no model, marks it as well" for n in equal]

@@ -31,7 +31,7 @@ class Purity:
 
     @property
     def above_chance(self) -> float | None:
-        """0 is as by chance, 1 as pure as it can be; None where nothing can be told.
+        """Purity scaled to 0 by chance and 1 at best; None where both are equal.
 
         >>> Purity(n=5, value=0.7, chance=0.4, best=1.0).above_chance
         0.5
@@ -140,7 +140,7 @@ def pca_map(
 def tsne_map(features: NDArray[np.floating], *, seed: int) -> NDArray[np.float64]:
     """t-SNE (van der Maaten & Hinton 2008), begun from the principal components.
 
-    Distances between islands, and their sizes, mean nothing; who stands beside whom does.
+    Distances between islands, and their sizes, mean nothing; only neighbourhood does.
 
     Args:
         features: (n, D).

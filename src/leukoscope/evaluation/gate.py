@@ -48,16 +48,16 @@ Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What the gate reads of n images."""
+class GateInputs:
+    """What the gate needs of n images."""
 
     appearance: NDArray[Any]  # (n, A) of ``imaging.appearance``
     features: NDArray[Any]  # (n, D) of the model's graph
     logits: NDArray[Any]  # (n, K) of the model's graph
 
-    def take(self, rows: NDArray[Any]) -> Seen:
+    def take(self, rows: NDArray[Any]) -> GateInputs:
         """Some of the images, by number or mask."""
-        return Seen(self.appearance[rows], self.features[rows], self.logits[rows])
+        return GateInputs(self.appearance[rows], self.features[rows], self.logits[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class Gate:
             return len(self.basis)
         return None if self.references is None else self.references.shape[1]
 
-    def scores(self, seen: Seen) -> dict[str, Float64Array]:
+    def scores(self, seen: GateInputs) -> dict[str, Float64Array]:
         """Each deciding score, scaled, (n,); the largest of an image is its ``ood_score``."""
         return {
             scale.name: (self._raw(scale.name, seen) - scale.median) / (scale.limit - scale.median)
@@ -108,7 +108,7 @@ class Gate:
             raise DataError("out-of-distribution score appearance: not among the deciding ones")
         return (self.appearance.score(appearance) - scale.median) / (scale.limit - scale.median)
 
-    def _raw(self, name: str, seen: Seen) -> Float64Array:
+    def _raw(self, name: str, seen: GateInputs) -> Float64Array:
         if name == "energy":
             return energy(seen.logits)
         if name == "softmax":
@@ -199,7 +199,12 @@ def separation(inside: ArrayLike, outside: ArrayLike) -> float:
 
 
 def fit_gate(
-    train: Seen, val: Seen, outliers: Seen, kinds: Sequence[str], *, accept: float = 0.95
+    train: GateInputs,
+    val: GateInputs,
+    outliers: GateInputs,
+    kinds: Sequence[str],
+    *,
+    accept: float = 0.95,
 ) -> tuple[Gate, OutOfDistribution]:
     """Fit, scale and choose the scores, and set the threshold.
 
@@ -252,7 +257,7 @@ def set_threshold(
     record: OutOfDistribution,
     unseen: ArrayLike,
     weights: ArrayLike,
-    outliers: Seen,
+    outliers: GateInputs,
     kinds: Sequence[str],
 ) -> tuple[Gate, OutOfDistribution]:
     """The same gate with a threshold that accepts its share of unseen images.
@@ -273,7 +278,7 @@ def set_threshold(
     return replace(gate, threshold=limit), record.model_copy(update=update)
 
 
-def rescale(gate: Gate, record: OutOfDistribution, val: Seen) -> OutOfDistribution:
+def rescale(gate: Gate, record: OutOfDistribution, val: GateInputs) -> OutOfDistribution:
     """The same scores with scales and threshold of the same images seen in another precision.
 
     A threshold that rests on unseen images stays: it is counted in units of the scale.
@@ -300,7 +305,7 @@ def choose_scores(
     A set is judged by the area under the ROC curve of its largest score, mean over the kinds of
     outliers. Of the sets within .002 of the best one the smallest is taken, among those the best.
     (Shares below the threshold would judge by a few validation images at its edge.) A score whose
-    own area is below .7 takes no part: known images far out in it would pass for strange.
+    own area is below .7 is left out: known images far out in it would pass for unknown ones.
 
     Args:
         inside: Scaled scores of validation images by name, (n,) each.

@@ -28,14 +28,14 @@ from numpy.typing import ArrayLike, NDArray
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.limits import (
     Scale,
+    add_training_variance,
     ece_gaps,
+    effective_groups,
     exact_limits,
     gap_limits,
-    kish_number,
+    jackknife_variance,
     proportion_limits,
-    spread,
     transformed_limits,
-    with_training,
 )
 from leukoscope.evaluation.metrics import (
     check_predictions,
@@ -116,7 +116,7 @@ def bootstrap_metrics(
     Args:
         fits: (n,) which trained model answered each image, where another training would give
             another model: limits then allow for that too
-            (:func:`~leukoscope.evaluation.limits.with_training`), but for ``ece``.
+            (:func:`~leukoscope.evaluation.limits.add_training_variance`), but for ``ece``.
     """
     truth, prob = check_predictions(y_true, y_prob, class_names)
     resampling = Resampling.of(groups, truth, **how)
@@ -180,7 +180,7 @@ def bootstrap_mean(
 
 @dataclass(frozen=True)
 class Resampling:
-    """How groups are drawn or left out, the same way each time it is asked.
+    """How groups are drawn or left out; every call gives the same draws.
 
     Attributes:
         member: (n,) index of each image's group, 0 … G − 1.
@@ -241,7 +241,7 @@ class Resampling:
     @property
     def df(self) -> float:
         """Degrees of freedom of a mean over these groups, fewer where their sizes differ."""
-        return max(1.0, kish_number(self.sums(np.ones(len(self.member)))) - len(self.strata))
+        return max(1.0, effective_groups(self.sums(np.ones(len(self.member)))) - len(self.strata))
 
     def sums(self, values: FloatArray) -> FloatArray:
         """(G, …) sum of each group of values (n, …) per image."""
@@ -309,7 +309,7 @@ class Resampling:
         """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
 
         ``times`` multiplies the variance: for m new groups of G seen, 1 + G / m; ``without_fit``:
-        see :func:`~leukoscope.evaluation.limits.with_training`.
+        see :func:`~leukoscope.evaluation.limits.add_training_variance`.
         """
         block, places = self.blocks()
         used = np.isfinite(left_out)
@@ -321,9 +321,9 @@ class Resampling:
             low, high = exact_limits(value * self.n_groups, self.n_groups, self.confidence)
         elif value > 0:
             sizes = np.bincount(block[self.member]).astype(np.float64)
-            variance, df = spread(left_out, places, sizes)
+            variance, df = jackknife_variance(left_out, places, sizes)
             if without_fit is not None:
-                variance, df = with_training(without_fit, variance, df)
+                variance, df = add_training_variance(without_fit, variance, df)
             low, high = transformed_limits(
                 value, times * variance, df, confidence=self.confidence, scale=scale
             )
@@ -337,7 +337,7 @@ class Resampling:
         Args:
             hits: (n,) 1 for each image that counts, else 0.
             trials: (n,) 1 for each image that could count, else 0.
-            without_fit: See :func:`~leukoscope.evaluation.limits.with_training`.
+            without_fit: See :func:`~leukoscope.evaluation.limits.add_training_variance`.
         """
         k, n = self.sums(hits), self.sums(trials)
         low, high = proportion_limits(

@@ -20,8 +20,8 @@ Criterion = Literal["accuracy", "weighted_f1", "log_loss"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of one predictor among several."""
+class Rank:
+    """The rank of one predictor among several, with its interval."""
 
     rank: float  # on all images, 1 is the best; ties share their mean rank
     low: float  # lower limit of the interval of the rank
@@ -34,7 +34,7 @@ class Place:
         return asdict(self)
 
 
-def bootstrap_places(
+def bootstrap_ranks(
     y_true: ArrayLike,
     probs: Sequence[ArrayLike],
     class_names: Sequence[str],
@@ -42,7 +42,7 @@ def bootstrap_places(
     metric: str = "accuracy",
     groups: Sequence[str] | NDArray[Any] | None = None,
     **how: Unpack[Sampling],
-) -> list[Place]:
+) -> list[Rank]:
     """Rank predictors again in every bootstrap replicate, on the same resampled groups for all.
 
     The limits are percentiles of the ranks (Goldstein & Spiegelhalter 1996), rounded outwards
@@ -52,7 +52,7 @@ def bootstrap_places(
         probs: M arrays (n, K) of probabilities, for the same images in the same order.
 
     >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
-    >>> [place.rank for place in bootstrap_places(y, [wrong, right], ["healthy", "all"])]
+    >>> [place.rank for place in bootstrap_ranks(y, [wrong, right], ["healthy", "all"])]
     [2.0, 1.0]
     """
     truth = np.asarray(y_true, dtype=np.int64)
@@ -73,7 +73,7 @@ def bootstrap_places(
     high = np.quantile(drawn, 1 - tail, axis=0, method="higher")
     first = (drawn == drawn.min(axis=1, keepdims=True)).mean(axis=0)
     rows = zip(whole.tolist(), low.tolist(), high.tolist(), first.tolist(), strict=True)
-    return [Place(*row, resampling.reliable) for row in rows]
+    return [Rank(*row, resampling.reliable) for row in rows]
 
 
 def _ranks(values: FloatArray, *, smaller_first: bool) -> FloatArray:
@@ -220,12 +220,8 @@ def corrected_best(
 
     def measure(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """(configurations, B) of the criterion."""
-        return np.stack(
-            [
-                weighted_metrics(y_true, p, class_names, weights, [criterion])[criterion]
-                for p in y_prob
-            ]
-        )
+        values = (weighted_metrics(y_true, p, class_names, weights, [criterion]) for p in y_prob)
+        return np.stack([of_one[criterion] for of_one in values])
 
     everything = measure(np.ones((1, len(y_true))))[:, 0]
     left_out: list[float] = []

@@ -26,16 +26,16 @@ LEAST_DF: Final = 2.0
 _BLOCK: Final = 1 << 21  # numbers drawn at once
 
 
-def kish_number(sizes: FloatArray) -> float:
+def effective_groups(sizes: FloatArray) -> float:
     """As how many equal groups unequal ones count (Kish 1965, section 11.7): (Σ n)² / Σ n².
 
-    >>> kish_number(np.array([10.0, 10.0])), round(kish_number(np.array([30.0, 10.0])), 2)
+    >>> effective_groups(np.array([10.0, 10.0])), round(effective_groups(np.array([30.0, 10.0])), 2)
     (2.0, 1.6)
     """
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def spread(
+def jackknife_variance(
     left_out: FloatArray, strata: Sequence[IntArray], sizes: FloatArray
 ) -> tuple[float, float]:
     """Variance by the stratified jackknife, and the degrees of freedom behind it.
@@ -52,7 +52,7 @@ def spread(
     Returns:
         The variance (0 where no group changes the value) and degrees of freedom ≥ 1.
 
-    >>> variance, df = spread(np.array([0.4, 0.5, 0.6]), [np.arange(3)], np.ones(3))
+    >>> variance, df = jackknife_variance(np.array([0.4, 0.5, 0.6]), [np.arange(3)], np.ones(3))
     >>> round(variance, 4), df
     (0.0133, 2.0)
     """
@@ -65,14 +65,14 @@ def spread(
             squares.append(share * (values - values.mean()) ** 2)
     square = np.concatenate(squares)
     variance = float(square.sum())
-    most = max(1.0, kish_number(sizes) - len(strata))
+    most = max(1.0, effective_groups(sizes) - len(strata))
     if variance < 1e-20:  # no group changes the value: what is left is rounding
         return 0.0, 1.0
     found = NORMAL_KURTOSIS * variance**2 / float((square**2).sum())
     return variance, float(np.clip(found, 1.0, most))
 
 
-def with_training(left_out: FloatArray, variance: float, df: float) -> tuple[float, float]:
+def add_training_variance(left_out: FloatArray, variance: float, df: float) -> tuple[float, float]:
     """Variance and degrees of freedom with what another training would change.
 
     Images that one model answered share the luck of its training (weights drawn, order of batches),
@@ -82,11 +82,11 @@ def with_training(left_out: FloatArray, variance: float, df: float) -> tuple[flo
 
     Args:
         left_out: (F,) the value without the images of each model; NaN where it is undefined.
-        variance: Between groups, see :func:`spread`.
+        variance: Between groups, see :func:`jackknife_variance`.
 
-    >>> with_training(np.array([0.5, 0.5, 0.5]), 0.01, 19.0)
+    >>> add_training_variance(np.array([0.5, 0.5, 0.5]), 0.01, 19.0)
     (0.01, 19.0)
-    >>> variance, df = with_training(np.array([0.4, 0.5, 0.6]), 0.01, 19.0)
+    >>> variance, df = add_training_variance(np.array([0.4, 0.5, 0.6]), 0.01, 19.0)
     >>> round(variance, 4), round(df, 1)
     (0.0133, 16.4)
     """
@@ -107,7 +107,7 @@ def transformed_limits(
 
     Args:
         value: Estimate, inside (0, 1) for ``logit`` and above 0 for ``log``.
-        variance: Of :func:`spread`.
+        variance: Of :func:`jackknife_variance`.
         confidence: Level, 0–1.
         scale: Where the metric has no end: ``logit`` for [0, 1], ``log`` for [0, ∞).
 
@@ -148,7 +148,7 @@ def proportion_limits(
         strata: Indices of the groups that are drawn among each other.
         confidence: Level, 0–1.
         without_fit: (F,) the proportion without the images of each trained model, for
-            :func:`with_training`.
+            :func:`add_training_variance`.
 
     Returns:
         Lower and upper limit; NaN where there is no image.
@@ -167,12 +167,12 @@ def proportion_limits(
     if p in (0.0, 1.0) or groups == total:
         return exact_limits(p * groups, groups, confidence)
     left_out, own = _without_each(hits, trials, strata)
-    variance, df = spread(left_out, own, trials[trials > 0])
+    variance, df = jackknife_variance(left_out, own, trials[trials > 0])
     mean_size = float((trials**2).sum()) / total
     prior = p * (1 - p) * (1 + (mean_size - 1) * PRIOR_ICC) / total
     moderated, df = (df * variance + PRIOR_DF * prior) / (df + PRIOR_DF), df + PRIOR_DF
     if without_fit is not None:
-        moderated, df = with_training(without_fit, moderated, df)
+        moderated, df = add_training_variance(without_fit, moderated, df)
     effective = min(total, p * (1 - p) / moderated)
     quantile = float(t.ppf((1 + confidence) / 2, df))
     shift = quantile**2 / effective
@@ -297,13 +297,13 @@ def calibrated_errors(
     return np.concatenate(found)
 
 
-def without_chance(error: float, expected: float) -> float:
+def debiased_error(error: float, expected: float) -> float:
     """A binned error without what chance adds: √(error² − expected²), 0 where chance is enough.
 
     Gaps and chance add up as squares (Bröcker 2012; Kumar, Liang & Ma 2019 correct the squared
     error so); ``expected`` is the mean error of a calibrated model of that size.
 
-    >>> round(without_chance(0.05, 0.03), 3), without_chance(0.02, 0.03)
+    >>> round(debiased_error(0.05, 0.03), 3), debiased_error(0.02, 0.03)
     (0.04, 0.0)
     """
     return float(max(0.0, error**2 - expected**2) ** 0.5)

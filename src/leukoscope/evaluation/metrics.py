@@ -27,7 +27,7 @@ HISTORY_METRICS: Final[Mapping[str, Literal["accuracy", "weighted_f1", "log_loss
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: how it is named, read, and given an interval.
+    """One metric: its name, its title, and the kind of its interval.
 
     Attributes:
         name: As in every file; one of a class has the class behind it, as in ``recall_pro_b``.
@@ -311,7 +311,7 @@ def calibration_bin(confidence: FloatArray, bins: int = ECE_BINS) -> IntArray:
 def hits_and_trials(
     name: str, y_true: IntArray, y_prob: FloatArray, class_names: Sequence[str]
 ) -> tuple[FloatArray, FloatArray] | None:
-    """For a metric that is a proportion of images, which could be hits and which are.
+    """Hits and trials of a metric that is a proportion of images, such as recall.
 
     Returns:
         (n,) hits and (n,) trials, 0 or 1 each; None for a metric that is no proportion.

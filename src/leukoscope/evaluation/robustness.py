@@ -21,18 +21,18 @@ from leukoscope.evaluation.intervals import (
 )
 
 FloatArray = NDArray[np.float64]
-METRICS = ("accuracy", "ece")
+CONDITION_METRICS = ("accuracy", "ece")
 ACCEPT = 0.99  # of the images that the model stands, this share lies inside a limit
 LEAST_CAUGHT = 0.5  # a limit that catches fewer of the worst images is no check
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one model says about the same images under one condition.
+class ConditionOutputs:
+    """Outputs of one model for the same images under one condition.
 
     Attributes:
         probs: (n, K) calibrated probabilities.
-        review: (n,) bool, whether a person would be asked to look.
+        review: (n,) bool, whether a person should look at the image.
         reject: (n,) bool, whether the image would be refused; None where the model has no gate.
     """
 
@@ -42,7 +42,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ConditionSample:
     """The images that every condition is measured on."""
 
     class_names: tuple[str, ...]
@@ -54,15 +54,15 @@ class Sample:
         """Mean of one number an image, with its interval."""
         return bootstrap_mean(values, groups=self.groups, y_true=self.y_true, **self.how)
 
-    def wrong(self, answers: Answers) -> FloatArray:
+    def wrong(self, answers: ConditionOutputs) -> FloatArray:
         """(n,) 1 where the most probable class is not the true one, else 0."""
         return np.asarray(answers.probs.argmax(axis=1) != self.y_true, np.float64)
 
-    def describe(self, answers: Answers, clean: Answers) -> dict[str, Any]:
+    def describe(self, answers: ConditionOutputs, clean: ConditionOutputs) -> dict[str, Any]:
         """Accuracy, ECE, shares of decisions, and the accuracy minus that on ``clean``."""
         metrics = bootstrap_metrics(
             self.y_true, answers.probs, self.class_names,
-            groups=self.groups, names=METRICS, **self.how,
+            groups=self.groups, names=CONDITION_METRICS, **self.how,
         )  # fmt: skip
         lost = self.mean(self.wrong(clean) - self.wrong(answers))
         row = {name: interval.to_json() for name, interval in metrics.items()}

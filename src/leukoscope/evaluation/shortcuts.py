@@ -223,7 +223,7 @@ def transplant_hits(
 
 
 @dataclass(frozen=True)
-class Share:
+class AdvantageShare:
     """The advantage of a probe, or of a model on other images, as a share of the model's own.
 
     Attributes:
@@ -263,7 +263,7 @@ def advantage_share(
     hits: ArrayLike | None = None,
     metric: str = "roc_auc",
     **how: Unpack[Sampling],
-) -> Share:
+) -> AdvantageShare:
     """The share of a model's advantage that another table has, on the images of both.
 
     Args:
@@ -313,7 +313,7 @@ def advantage_share(
     above = drawn_whole > chance
     drawn[above] = (drawn_part[above] - chance) / (drawn_whole[above] - chance)
     share = resampling.interval(value, drawn)
-    return Share(metric, float(part[0]), float(whole[0]), chance, share, len(y))
+    return AdvantageShare(metric, float(part[0]), float(whole[0]), chance, share, len(y))
 
 
 def source_of(probe: str) -> str | None:
@@ -336,7 +336,7 @@ class Source:
         probe: The probe that decided, empty where none did.
         protocol: The protocol that decided, likewise.
         share: Its interval, None where there is none.
-        needed: How many groups would probably close it, None where it is closed or nobody knows.
+        needed: How many groups would probably close it, None where it is closed or unknown.
         rows: Every share of its probes under every protocol, for the table.
     """
 

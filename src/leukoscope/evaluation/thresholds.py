@@ -84,7 +84,7 @@ def reliability(y_true: ArrayLike, y_prob: ArrayLike, *, bins: int = ECE_BINS) -
 def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Error rate among the most confident images, as more and more of them are answered.
 
-    Images of equal confidence share their errors, so that the curve hangs on no order of them.
+    Images of equal confidence share their errors, so that the curve does not depend on their order.
 
     Args:
         confidence: (n,) the surer the larger.
@@ -255,7 +255,7 @@ def _lists(intervals: Sequence[Interval]) -> dict[str, list[float | None]]:
 
 
 @dataclass(frozen=True)
-class ChosenPoint:
+class ChosenThreshold:
     """A threshold, or why there is none.
 
     Attributes:
@@ -300,7 +300,7 @@ def choose_threshold(
     target: OperatingTarget,
     patients: Sequence[str] | NDArray[Any] | None = None,
     weights: ArrayLike | None = None,
-) -> ChosenPoint:
+) -> ChosenThreshold:
     """The largest threshold whose promise the malignant calibration images support.
 
     With k misses allowed, the threshold is the (k + 1)-th smallest P(malignant), and k the
@@ -339,6 +339,6 @@ def choose_threshold(
         misses += 1
     needed = images_needed(target.miss, target.confidence)
     if misses < 0:
-        return ChosenPoint(None, n, 0, miss_bound(0, total, target.confidence), needed)
+        return ChosenThreshold(None, n, 0, miss_bound(0, total, target.confidence), needed)
     bound = miss_bound(missed[misses], total, target.confidence)
-    return ChosenPoint(float(values[order][misses]), n, misses, bound, needed)
+    return ChosenThreshold(float(values[order][misses]), n, misses, bound, needed)

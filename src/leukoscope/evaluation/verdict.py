@@ -146,7 +146,7 @@ def _against(
     judged: Sequence[Score],
     sources: Sequence[Source],
 ) -> list[str]:
-    """Why the score is unsafe; empty where nothing speaks against it."""
+    """Why the score is unsafe; empty where it is not."""
     control = metrics.get("control") or {}
     if control.get("passed") is False:
         return [

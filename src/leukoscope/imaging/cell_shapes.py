@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.containers import plausible
+from leukoscope.imaging.containers import plausible_scale
 from leukoscope.imaging.observation import Observation
 
 _OF_A_CELL = ("area", "elongation", "solidity", "roundness", "waviness", "nucleus_share")
@@ -33,7 +33,7 @@ DIAMETER_UM = 7.5
 LEUKOCYTE_UM = 12.0
 """Diameter of a lymphocyte, lymphoblast or granulocyte on a smear, within about a third."""
 _SMALLEST_PX = 8.0
-_FEWEST = 20  # red cells that a scale is told from
+_FEWEST = 20  # red cells that a scale is estimated from
 _ROUND = 0.8  # 4π area / outline²
 _FILLED = 0.93  # area over that of the convex hull: one cell, not two
 
@@ -126,7 +126,7 @@ def scale_of_red_cells(observations: Iterable[Observation]) -> float | None:
         None where fewer than 20 red cells lie alone, or where it is no scale of a microscope.
     """
     found = np.concatenate([np.empty(0), *map(red_cell_diameters, observations)])
-    return plausible(DIAMETER_UM / float(np.median(found))) if len(found) >= _FEWEST else None
+    return plausible_scale(DIAMETER_UM / float(np.median(found))) if len(found) >= _FEWEST else None
 
 
 def scale_of_leukocytes(observations: Iterable[Observation]) -> float | None:
@@ -141,4 +141,4 @@ def scale_of_leukocytes(observations: Iterable[Observation]) -> float | None:
     areas = [int(one.masks.cell.sum()) for one in seen if one.cut_out]
     if 2 * len(areas) <= len(seen) or not np.median(areas):
         return None
-    return plausible(LEUKOCYTE_UM / (2 * float(np.sqrt(np.median(areas) / np.pi))))
+    return plausible_scale(LEUKOCYTE_UM / (2 * float(np.sqrt(np.median(areas) / np.pi))))

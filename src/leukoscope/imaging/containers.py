@@ -39,10 +39,10 @@ _BMP_HEADER_SIZES = frozenset(
 )
 
 
-def plausible(um_per_px: float | None) -> float | None:
+def plausible_scale(um_per_px: float | None) -> float | None:
     """The scale, or None where no light microscope has it.
 
-    >>> plausible(0.1), plausible(25400 / 72)
+    >>> plausible_scale(0.1), plausible_scale(25400 / 72)
     (0.1, None)
     """
     known = um_per_px is not None and _SMALLEST <= um_per_px <= _LARGEST
@@ -70,14 +70,14 @@ def tiff_scale(tags: Mapping[int, Any]) -> float | None:
     if found := re.search(r'PhysicalSizeX="(\d*\.?\d+(?:[eE][+-]?\d+)?)"', text):
         unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', text)
         factor = _unit(unit[1] if unit else "um")
-        return plausible(float(found[1]) * factor) if factor else None
+        return plausible_scale(float(found[1]) * factor) if factor else None
     if not (across > 0 and down > 0 and abs(across / down - 1) <= 0.02):
         return None
     if "ImageJ=" in text and (found := re.search(r"^unit=(\S+)", text, re.MULTILINE)):
         factor = _unit(found[1])
     else:
         factor = {2: 25_400.0, 3: 10_000.0}.get(int(tags.get(_UNIT, 2)))
-    return plausible(factor / across) if factor else None
+    return plausible_scale(factor / across) if factor else None
 
 
 def _unit(text: str) -> float | None:

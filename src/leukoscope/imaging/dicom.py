@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.containers import BrokenImage, plausible
+from leukoscope.imaging.containers import BrokenImage, plausible_scale
 
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
@@ -135,4 +135,4 @@ def _scale(file: Any) -> float | None:
         down, across = (1000 * float(value) for value in spacing)
     except (AttributeError, IndexError, TypeError, ValueError):
         return None
-    return plausible(across) if across > 0 and abs(down / across - 1) <= 0.02 else None
+    return plausible_scale(across) if across > 0 and abs(down / across - 1) <= 0.02 else None

@@ -12,7 +12,7 @@ from leukoscope.imaging.stain_colours import stain_plane
 
 _DEPTHS = ((0.0, 2.3), (2.6, 4.5))  # px inside the edge of a cut-out
 _AWAY = 3.0  # px from the nucleus, next to which the optics mix its light with that of cytoplasm
-_INSIDE = 4.6  # px inside that edge; there the plane of stains is told
+_INSIDE = 4.6  # px inside that edge; there the plane of stains is estimated
 _FEWEST = 24
 _LEAST = 0.25  # grey levels
 _GROUND = 0.1  # share of the picture that must be plain ground to tell its light

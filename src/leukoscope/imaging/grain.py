@@ -43,7 +43,7 @@ _PER_REGION = (
     "noise", "correlation_x", "correlation_y", "correlation_xy", "correlation_2", "tails",
     "outliers", "grid_x", "grid_y", "block_x", "block_y",
 )  # fmt: skip
-_ALWAYS = ("noise", "outliers")  # the rest is told outside wherever that is seen
+_ALWAYS = ("noise", "outliers")  # the rest is measured outside wherever that is visible
 _BEYOND = (
     "correlation_x", "correlation_y", "correlation_xy", "correlation_2", "octave", "tails",
     "red_green", "blue_green", *(f"{c}_{a}" for c in ("red", "green", "blue") for a in "xy"),
@@ -190,7 +190,7 @@ def _shrunk(mask: _Bool, side: int) -> _Bool:
 def _across(picture: _Picture, region: _Bool) -> list[_Float] | None:
     """Three octaves of the density across a region's plane of stains, in grey levels.
 
-    Divided by what noise of one grey level in each channel gives, so that they do not hang on how
+    Divided by what noise of one grey level in each channel gives, so that they do not depend on how
     dark a pixel is.
     """
     plane = stain_plane(picture.smooth, region)

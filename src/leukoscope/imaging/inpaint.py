@@ -21,7 +21,7 @@ _DULL = 0.03  # log intensity by which ground may be darker than the fitted surf
 _FEATHER = 0.014  # share of the side over which paint fades into what surrounds it
 _STAINED = 0.93  # of the ground's green; what is darker is a cell
 _SLIVER = 0.004  # of the squared side; a red cell covers about 0.009
-_FEWEST = 12  # points of the grid that a ground is told from
+_FEWEST = 12  # points of the grid that a ground is fitted to
 _Float = NDArray[np.float32]
 _WORKING_PX = 96  # longer side at which places are looked for
 _RADII = (0.12, 0.1, 0.075)  # share of the longer side; the largest that leaves enough
@@ -71,7 +71,7 @@ def fit_ground(sample: _Float, plain: _Float, known: NDArray[np.bool_] | None = 
 
 
 def grid_step(image: NDArray[np.uint8]) -> int:
-    """Spacing in pixels of the grid on which the ground is told."""
+    """Spacing in pixels of the grid on which the ground is fitted."""
     height, width = image.shape[:2]
     return max(1, int(max(height, width)) // _GRID_PX)
 
@@ -79,7 +79,7 @@ def grid_step(image: NDArray[np.uint8]) -> int:
 def paint_ground(image: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Paint ``hole`` over with plain ground, with the grain of the image's own ground.
 
-    The paint knows nothing of what lies in the hole, nor of the hole's shape: a smooth surface
+    The paint does not depend on what lies in the hole, nor on its shape: a smooth surface
     through the ground outside, and squares of grain taken from there in an order fixed for all
     images. Slivers of cells that the hole's edge cuts off are painted over too.
 

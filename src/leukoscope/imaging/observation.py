@@ -23,7 +23,7 @@ SILHOUETTE = (60, 60, 60)
 
 
 class Observation:
-    """One decoded image; masks and the scale bar are looked for when first asked for.
+    """One decoded image; masks and the scale bar are found on first use.
 
     Attributes:
         um_per_px: The scale that the file states; None where it states none.

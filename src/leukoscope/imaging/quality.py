@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from leukoscope.imaging.stain import BLACK
 
 QUALITY_MEASURES: tuple[str, ...] = ("brightness", "contrast", "sharpness", "snr", "saturation")
-_CELLS = 8  # rows and columns of the grid on which light is told
+_CELLS = 8  # rows and columns of the grid on which light is measured
 _BLOCK = 8  # side of the squares of JPEG
 FROM_QUALITY = ("sharpness", "snr")
 BEYOND: Mapping[tuple[str, str], str] = {

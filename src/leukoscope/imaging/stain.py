@@ -62,7 +62,7 @@ def reinhard(
     stretched at most fourfold.
 
     Args:
-        mean: Of the target, L (0–100), a, b.
+        mean: Mean of the target in L (0–100), a, b; ``std`` likewise.
     """
     statistics = lab_statistics(image)
     if statistics is None:
@@ -98,7 +98,7 @@ def estimate_stains(image: NDArray[np.uint8], step: Macenko) -> Stains | None:
 
     Optical densities of stained pixels are projected on the plane of their two largest
     principal directions; the stains are the robust extremes of the angle in that plane. A pixel
-    is stained by its mean density: asking each channel, as is usual for tissue, would drop the
+    is stained by its mean density: a test of each channel, as is usual for tissue, would drop the
     violet nuclei of smears, which absorb hardly any blue.
 
     Returns:
@@ -228,7 +228,7 @@ def blue_range(values: NDArray[np.float64]) -> tuple[float, float] | None:
         values: (n,) of :func:`nuclear_blue`.
 
     Returns:
-        None where the range holds zero: an exchange could not be told.
+        None where the range holds zero: an exchange could not be recognised.
     """
     low, high = (float(q) for q in np.quantile(values, (0.01, 0.99)))
     return (low, high) if low > 0 else None

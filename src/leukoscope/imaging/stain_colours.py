@@ -12,7 +12,7 @@ from leukoscope.imaging.background import on_grid
 from leukoscope.imaging.observation import Observation
 from leukoscope.imaging.stain import optical_density
 
-_FEWEST_IN_PLANE = 64  # pixels that a plane is told from
+_FEWEST_IN_PLANE = 64  # pixels that a plane is fitted to
 _MOST = 4000  # more are thinned; a plane needs no more
 _BINS = 9
 _RAREST = 1 / 50  # share of the pixels below which a bin gets no more weight

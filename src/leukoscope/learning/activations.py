@@ -37,7 +37,7 @@ class OneView(nn.Module):
 
 
 class HeadOnly(nn.Module):
-    """What of a network is trained when its backbone is frozen: the same layers, not copies.
+    """The trainable layers of a network with a frozen backbone, shared and not copied.
 
     Attributes:
         config: That of the network.
@@ -71,7 +71,7 @@ def pooled_views(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float16]:
-    """What the head of a recipe reads, of each image and of augmented copies of it.
+    """Pooled features of each image and of augmented copies of it.
 
     Args:
         images: (n, S, S, 3) uint8 RGB, preprocessed.

@@ -81,15 +81,13 @@ def grad_cam_plus_plus(
 def occlusion(
     network: Network, batch: Tensor, targets: Targets, *, layer: str | None = None
 ) -> NDArray[np.float32]:
-    """What covering a place takes from the logit (Zeiler & Fergus 2014, section 4.2).
+    """How much the logit falls where a place is covered (Zeiler & Fergus 2014, section 4.2).
 
     A square of an eighth of the side moves over the image by half its width; what it covers gets
     the image's own mean colour, so that no edge of an unknown colour is added.
 
     Args:
-        batch: (N, 3, S, S) float32, normalised.
-        targets: (N,) class indices, one per image.
-        layer: Must be None: the method asks the input, not a layer.
+        layer: Must be None: the method explains the input, not a layer.
 
     Returns:
         (N, S, S) float32 in 0–1: the mean loss of logit over the squares that cover each pixel,
@@ -123,9 +121,7 @@ def integrated_gradients(
     are mostly noise.
 
     Args:
-        batch: (N, 3, S, S) float32, normalised.
-        targets: (N,) class indices, one per image.
-        layer: Must be None: the method asks the input, not a layer.
+        layer: Must be None: the method explains the input, not a layer.
 
     Returns:
         (N, s, s) float32 in 0–1 with s at most about 56, what speaks against the class set to
@@ -146,10 +142,6 @@ def integrated_gradients(
 def integrate(network: Network, batch: Tensor, targets: Targets) -> Tensor:
     """Integrated gradients as they are: they sum to the gain of logit over the baseline.
 
-    Args:
-        batch: (N, 3, S, S) float32, normalised.
-        targets: (N,) class indices, one per image.
-
     Returns:
         (N, 3, S, S) float32, signed.
     """
@@ -166,8 +158,8 @@ def integrate(network: Network, batch: Tensor, targets: Targets) -> Tensor:
     return values.detach().float()
 
 
-class Method(Protocol):
-    """What all four methods look like."""
+class HeatMapMethod(Protocol):
+    """Signature of all four methods."""
 
     def __call__(
         self, network: Network, batch: Tensor, targets: Targets, *, layer: str | None = None
@@ -176,7 +168,7 @@ class Method(Protocol):
         ...
 
 
-METHODS: Mapping[str, Method] = {
+METHODS: Mapping[str, HeatMapMethod] = {
     "grad-cam": grad_cam,
     "grad-cam++": grad_cam_plus_plus,
     "occlusion": occlusion,
@@ -185,7 +177,7 @@ METHODS: Mapping[str, Method] = {
 """By the name that ``explain --method`` takes."""
 
 
-def find_method(name: str) -> Method:
+def find_method(name: str) -> HeatMapMethod:
     """One of :data:`METHODS`."""
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)

@@ -31,7 +31,7 @@ from leukoscope.learning.weights import (
     keep_stages,
     layout_of,
     load_weights,
-    probe,
+    probe_backbone,
     timm_backbone,
     token_grid,
 )
@@ -175,7 +175,7 @@ class Network(nn.Module):
         self.config, self.size_px, self.seed = config, size_px, seed
         self.weights_record = weights_record
         self.backbone = backbone
-        raw, pooled, averages = probe(backbone, config.backbone, size_px)
+        raw, pooled, averages = probe_backbone(backbone, config.backbone, size_px)
         self._layout = layout_of(backbone, raw)
         self._prefix = int(getattr(backbone, "num_prefix_tokens", 0))
         self._grid = token_grid(raw, self._prefix) if self._layout == "tokens" else (0, 0)
@@ -349,7 +349,7 @@ class Network(nn.Module):
 
 
 def views(x: Tensor, kind: str) -> list[Tensor]:
-    """What a recipe looks at to judge an image; first the image as it is.
+    """The views of an image that a prediction averages; first the image as it is.
 
     Args:
         x: (N, C, S, S).

@@ -17,12 +17,12 @@ from torchvision.transforms import v2
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.augment import augment_batch
 
-Sampling = Literal["shuffle", "balanced", "patients"]
+SamplingMode = Literal["shuffle", "balanced", "patients"]
 
 
 @dataclass(frozen=True)
 class CachedRows:
-    """Some rows of a cache on disk, read as they are asked for."""
+    """Some rows of a cache on disk, read on demand."""
 
     cache: NDArray[np.float16]  # (n, V, …) float16, all images
     rows: NDArray[np.int64]  # (m,) indices of the rows
@@ -77,13 +77,13 @@ class ImageSet:
         digest.update("\n".join(self.patients).encode())
         return digest.hexdigest()
 
-    def chances(self, sampling: Sampling) -> NDArray[np.float64] | None:
-        """How often each image is drawn, (n,) that sum to 1; None where all are shuffled.
+    def draw_probabilities(self, sampling: SamplingMode) -> NDArray[np.float64] | None:
+        """Probability of drawing each image, (n,); None where all images are shuffled.
 
         Each class weighs the same; with ``patients``, within it each patient as well.
 
         >>> few = ImageSet(np.zeros((4, 1, 1, 3), np.uint8), np.array([0, 0, 0, 1]))
-        >>> few.chances("balanced").round(3).tolist()
+        >>> few.draw_probabilities("balanced").round(3).tolist()
         [0.167, 0.167, 0.167, 0.5]
 
         Raises:
@@ -109,14 +109,14 @@ class ImageSet:
         return np.asarray(chances / chances.sum(), np.float64)
 
 
-class Clock(Protocol):
-    """Who knows the epoch."""
+class EpochClock(Protocol):
+    """Anything that knows the current epoch, such as a trainer."""
 
     seed: int
 
     @property
     def current_epoch(self) -> int:
-        """From 0."""
+        """Number of the current epoch, from 0."""
         ...
 
 
@@ -137,14 +137,14 @@ class Batches:
         self,
         data: ImageSet,
         batch_size: int,
-        clock: Clock,
+        clock: EpochClock,
         transform: v2.Transform | None,
         *,
-        sampling: Sampling = "shuffle",
+        sampling: SamplingMode = "shuffle",
     ) -> None:
         self.data, self.batch_size = data, batch_size
         self.clock, self.transform = clock, transform
-        self._chances = data.chances(sampling)
+        self._draw_probabilities = data.draw_probabilities(sampling)
 
     def __len__(self) -> int:
         return batch_count(len(self.data.y), self.batch_size, training=self.transform is not None)
@@ -167,9 +167,9 @@ class Batches:
         order = np.arange(len(self.data.y))
         if self.transform is None:
             return order
-        if self._chances is None:
+        if self._draw_probabilities is None:
             return rng.permutation(order)
-        return rng.choice(order, size=len(order), p=self._chances)
+        return rng.choice(order, size=len(order), p=self._draw_probabilities)
 
 
 def batch_count(images: int, batch_size: int, *, training: bool) -> int:

@@ -160,7 +160,7 @@ def backbone_info(name: str) -> ModelInfo:
 
     published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if published is None:
-        raise UnknownNameError("backbone", name, nearest(name, timm.list_models()))
+        raise UnknownNameError("backbone", name, nearest_backbones(name, timm.list_models()))
     size = max(published.input_size[1:])
     hub_id = published.hf_hub_id or ""
     source = "timm hub" if hub_id else "none: trained from scratch"
@@ -170,7 +170,7 @@ def backbone_info(name: str) -> ModelInfo:
     return _found(replace(info, mean=mean, std=std))
 
 
-def nearest(name: str, others: Iterable[str]) -> list[str]:
+def nearest_backbones(name: str, others: Iterable[str]) -> list[str]:
     """Our own names and the nearest of timm's: 1,300 names are no help."""
     close = difflib.get_close_matches(name, sorted({*others} - {*BACKBONES}), n=3)
     return [*BACKBONES, *close]

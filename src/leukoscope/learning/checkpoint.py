@@ -40,7 +40,7 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class CheckpointMeta:
-    """What ``checkpoint.json`` says."""
+    """Content of ``checkpoint.json``."""
 
     recipe: Recipe  # how the model was made
     class_names: tuple[str, ...]  # in the order of the logits

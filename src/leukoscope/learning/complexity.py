@@ -63,7 +63,7 @@ class Complexity:
 
 
 def untrained_network(recipe: Recipe, num_classes: int) -> Network:
-    """The network of a recipe with random weights: cost and shape do not hang on their values.
+    """The network of a recipe with random weights: cost and shape do not depend on their values.
 
     Raises:
         UnknownNameError: No such backbone.
@@ -162,7 +162,7 @@ class LayerBlock:
 
 @dataclass
 class _Passage:
-    """What hooks saw of one image: order of the modules, shapes in and out."""
+    """Records of hooks for one image: order of the modules, shapes in and out."""
 
     order: dict[nn.Module, int] = field(default_factory=dict)
     entering: dict[nn.Module, Shape] = field(default_factory=dict)

@@ -19,21 +19,21 @@ from leukoscope.core.errors import TrainingError
 from leukoscope.learning.optimisers import freeze
 
 
-def processes() -> int:
-    """How many processes train together; 1 where torch was told of no others."""
+def process_count() -> int:
+    """How many processes train together; 1 without torch.distributed."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
-    return processes() == 1 or distributed.get_rank() == 0
+    """Whether this process is the first one, which writes all files."""
+    return process_count() == 1 or distributed.get_rank() == 0
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
-    if processes() > 1:
+    """Block until every process has reached this point."""
+    if process_count() > 1:
         distributed.all_reduce(torch.zeros(1))  # of the CPUs; a barrier might take one GPU for all
 
 
@@ -50,7 +50,7 @@ def shared_rows(n: int, rank: int, world: int) -> Tensor:
     return torch.arange(rank * share, (rank + 1) * share).clamp(max=n - 1)
 
 
-def gathered(apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def gather_logits(apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Logits (N, K) of a batch, of which this process computes a share and gets the rest.
 
     Only its own rows carry a gradient: that of a loss on all rows is the sum over the processes.
@@ -64,14 +64,14 @@ def gathered(apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def trainer_options() -> dict[str, Any]:
-    """How Lightning's trainer is told of the processes."""
+    """Options that describe the processes to Lightning's trainer."""
     from pytorch_lightning.strategies import DDPStrategy
 
-    world = processes()
+    world = process_count()
     if world == 1:
         return {"devices": 1}
     names: list[Any] = [None] * world
-    environment = cluster()
+    environment = cluster_environment()
     assert environment is not None
     distributed.all_gather_object(names, environment.node_rank())
     here = names.count(environment.node_rank())
@@ -83,7 +83,7 @@ def trainer_options() -> dict[str, Any]:
     }
 
 
-def cluster() -> Any | None:
+def cluster_environment() -> Any | None:
     """Lightning's description of the processes, where torchrun or SLURM started this one."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -95,7 +95,7 @@ def cluster() -> Any | None:
     return None
 
 
-def measures_shares(network: nn.Module, training: GradientTraining) -> bool:
+def has_local_batch_norm(network: nn.Module, training: GradientTraining) -> bool:
     """Whether some batch norm would measure each process's share instead of the whole batch."""
     frozen = {m for part in freeze(cast(Any, network), training) for m in part.modules()}
     norms = (m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
@@ -103,7 +103,7 @@ def measures_shares(network: nn.Module, training: GradientTraining) -> bool:
 
 
 @contextmanager
-def synchronised(network: nn.Module) -> Iterator[None]:
+def sync_batch_norms(network: nn.Module) -> Iterator[None]:
     """Batch norms measure the whole batch while processes on GPUs train; torch has none for CPUs.
 
     timm's conversion keeps the activations of its own batch norms, which torch's would drop.
@@ -112,7 +112,7 @@ def synchronised(network: nn.Module) -> Iterator[None]:
 
     convert: Any = layers.convert_sync_batchnorm  # type: ignore[attr-defined]
     replaced = []
-    if processes() > 1 and torch.cuda.is_available():
+    if process_count() > 1 and torch.cuda.is_available():
         for parent in list(network.modules()):
             for name, layer in list(parent.named_children()):
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -127,7 +127,7 @@ def synchronised(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def lost_process_named() -> Iterator[None]:
+def name_lost_process() -> Iterator[None]:
     """The end of another process becomes an error that says so.
 
     Raises:
@@ -138,7 +138,7 @@ def lost_process_named() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error)
         lost = isinstance(error, distributed.DistError) or "gloo" in text.lower()
-        if processes() == 1 or not lost:
+        if process_count() == 1 or not lost:
             raise
         raise TrainingError(
             f"another process of this training ended or does not answer ({text.splitlines()[0]})",

@@ -63,24 +63,8 @@ def merge_members(graphs: Sequence[bytes]) -> bytes:
         nodes += part.graph.node
         functions += part.functions
 
-    def of_members(name: str) -> list[str]:
-        return [f"member{number}/{name}" for number in range(len(models))]
-
     for output in outputs:
-        members = of_members(output.name)
-        if output.name != "logits":
-            nodes.append(helper.make_node("Mean", members, [output.name]))
-            continue
-        probs = of_members("probabilities")
-        nodes += [
-            helper.make_node("Softmax", [a], [b], axis=-1)
-            for a, b in zip(members, probs, strict=True)
-        ]
-        nodes += [
-            helper.make_node("Mean", probs, ["mean_probability"]),
-            helper.make_node("Max", ["mean_probability", "smallest"], ["positive"]),
-            helper.make_node("Log", ["positive"], ["logits"]),
-        ]
+        nodes += _mean_nodes(output.name, len(models))
     smallest = helper.make_tensor("smallest", onnx.TensorProto.FLOAT, [], [SMALLEST])
     initializers = [*tensors.values(), smallest]
     graph = helper.make_graph(nodes, "members", first.graph.input, outputs, initializers)
@@ -93,6 +77,25 @@ def merge_members(graphs: Sequence[bytes]) -> bytes:
     )
     merged.metadata_props.extend(first.metadata_props)
     return bytes(merged.SerializeToString())
+
+
+def _mean_nodes(output: str, members: int) -> list[Any]:
+    """Nodes that average one output over the members: logits by their probabilities."""
+    from onnx import helper
+
+    given = [f"member{number}/{output}" for number in range(members)]
+    if output != "logits":
+        return [helper.make_node("Mean", given, [output])]
+    probs = [f"member{number}/probabilities" for number in range(members)]
+    return [
+        *(
+            helper.make_node("Softmax", [a], [b], axis=-1)
+            for a, b in zip(given, probs, strict=True)
+        ),
+        helper.make_node("Mean", probs, ["mean_probability"]),
+        helper.make_node("Max", ["mean_probability", "smallest"], ["positive"]),
+        helper.make_node("Log", ["positive"], ["logits"]),
+    ]
 
 
 def mean_logits(
@@ -160,6 +163,23 @@ def quantise(model: bytes, images: NDArray[np.uint8]) -> bytes:
     Raises:
         BundleError: The graph cannot be quantised.
     """
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises to pre-process a graph that was
+    try:
+        return _quantised(model, images)
+    except Exception as error:  # the library raises bare errors of many kinds
+        detail = " ".join(str(error).split())[:300]
+        raise BundleError(
+            f"the graph cannot be quantised to int8: {type(error).__name__}: {detail}",
+            hint="export it without --int8",
+        ) from None
+    finally:
+        root.setLevel(level)
+
+
+def _quantised(model: bytes, images: NDArray[np.uint8]) -> bytes:
+    """The graph after ONNX Runtime's static quantisation with ranges from ``images``."""
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -173,35 +193,23 @@ def quantise(model: bytes, images: NDArray[np.uint8]) -> bytes:
             batch = next(self.batches, None)
             return None if batch is None else {"image": batch}
 
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises to pre-process a graph that was
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            given, ready, done = (Path(name) / f"{step}.onnx" for step in ("a", "b", "c"))
-            given.write_bytes(model)
-            quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
-            q.quantize_static(
-                str(ready),
-                str(done),
-                Reader(),
-                quant_format=q.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=q.QuantType.QUInt8,
-                weight_type=q.QuantType.QInt8,
-                op_types_to_quantize=["Conv"],
-                nodes_to_exclude=_left_out(ready),
-                extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
-            )
-            return done.read_bytes()
-    except Exception as error:  # the library raises bare errors of many kinds
-        detail = " ".join(str(error).split())[:300]
-        raise BundleError(
-            f"the graph cannot be quantised to int8: {type(error).__name__}: {detail}",
-            hint="export it without --int8",
-        ) from None
-    finally:
-        root.setLevel(level)
+    with tempfile.TemporaryDirectory() as name:
+        given, ready, done = (Path(name) / f"{step}.onnx" for step in ("a", "b", "c"))
+        given.write_bytes(model)
+        quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
+        q.quantize_static(
+            str(ready),
+            str(done),
+            Reader(),
+            quant_format=q.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=q.QuantType.QUInt8,
+            weight_type=q.QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=_left_out(ready),
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
+        )
+        return done.read_bytes()
 
 
 def _left_out(path: Path) -> list[str]:

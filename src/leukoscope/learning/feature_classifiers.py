@@ -29,15 +29,15 @@ from leukoscope.evaluation.fuzzy_inference import (
     terms_at,
 )
 from leukoscope.learning.feature_models import (
-    Components,
     FeatureModel,
     Features,
+    FeatureSet,
     KnnHead,
-    Link,
+    PrincipalComponents,
+    ProbabilityMapping,
     RbfHead,
-    Sample,
     Settings,
-    Standard,
+    Standardiser,
 )
 
 _EDGE = 0.05  # words lie between these quantiles of the training images
@@ -50,9 +50,9 @@ class FuzzyFamily:
         train: What the words and rules are fitted on.
     """
 
-    def __init__(self, train: Sample, n_classes: int, config: FuzzyClassifier) -> None:
+    def __init__(self, train: FeatureSet, n_classes: int, config: FuzzyClassifier) -> None:
         self.y, self.n_classes, self.config = train.y, n_classes, config
-        self.components = Components.of(train.X, max(config.components))
+        self.components = PrincipalComponents.of(train.X, max(config.components))
         self.z = self.components.apply(train.X)
 
     def settings(self) -> list[Settings]:
@@ -60,7 +60,9 @@ class FuzzyFamily:
         pairs = product(self.config.components, self.config.terms)
         return [{"components": p, "terms": t} for p, t in pairs]
 
-    def fit(self, settings: Settings, val: Sample | None, link: Link | None) -> FeatureModel:
+    def fit(
+        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+    ) -> FeatureModel:
         """Draw the rules; map the supports of the classes to probabilities on ``val``."""
         used = min(int(settings["components"]), self.z.shape[1])
         words = WORDS[int(settings["terms"])]
@@ -83,7 +85,7 @@ class FuzzyFamily:
 
         if link is None:
             assert val is not None
-            link = Link.fit(scores(val.X), val.y)
+            link = ProbabilityMapping.fit(scores(val.X), val.y)
         mapping = link
         return FeatureModel(lambda X: mapping.apply(scores(X)), None, link, system)
 
@@ -138,9 +140,9 @@ def draw_rules(
 class SvmFamily:
     """SVMs on one training sample; the products of its images are computed once."""
 
-    def __init__(self, train: Sample, n_classes: int, config: SvmClassifier) -> None:
+    def __init__(self, train: FeatureSet, n_classes: int, config: SvmClassifier) -> None:
         self.y, self.n_classes, self.config = train.y, n_classes, config
-        self.standard = Standard.of(train.X)
+        self.standard = Standardiser.of(train.X)
         self.z = self.standard.apply(train.X)
         self.products = self.z @ self.z.T / self.z.shape[1]
 
@@ -155,7 +157,9 @@ class SvmFamily:
                     found += [{"kernel": kernel, "c": c, "gamma": g} for g in self.config.gamma]
         return found
 
-    def fit(self, settings: Settings, val: Sample | None, link: Link | None) -> FeatureModel:
+    def fit(
+        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+    ) -> FeatureModel:
         """One machine a class; the probability mapping is fitted on ``val`` unless given."""
         gamma = float(settings.get("gamma", 0.0))  # in units of 1 / D, as the products
         support, weight, bias = self._solve(float(settings["c"]), gamma)
@@ -169,7 +173,7 @@ class SvmFamily:
 
         if link is None:
             assert val is not None
-            link = Link.fit(scores(val.X), val.y)
+            link = ProbabilityMapping.fit(scores(val.X), val.y)
         slope, offset = link.slope, link.offset
         if gamma == 0:
             straight = slope * weight @ z * self.standard.scale / width
@@ -229,16 +233,18 @@ class Family(Protocol):
     def settings(self) -> list[Settings]:
         """Every combination of the grid."""
 
-    def fit(self, settings: Settings, val: Sample | None, link: Link | None) -> FeatureModel:
+    def fit(
+        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+    ) -> FeatureModel:
         """Fit with these settings; a mapping is fitted on ``val`` unless given."""
 
 
 class KnnFamily:
     """Nearest neighbours; see :class:`KnnHead`."""
 
-    def __init__(self, train: Sample, n_classes: int, config: KnnClassifier) -> None:
+    def __init__(self, train: FeatureSet, n_classes: int, config: KnnClassifier) -> None:
         self.config = config
-        self.standard = Standard.of(train.X)
+        self.standard = Standardiser.of(train.X)
         z = self.standard.apply(train.X)
         self.memory = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
         self.votes = np.eye(n_classes)[train.y]
@@ -248,7 +254,9 @@ class KnnFamily:
         pairs = product(self.config.neighbours, self.config.temperature)
         return [{"neighbours": k, "temperature": t} for k, t in pairs]
 
-    def fit(self, settings: Settings, val: Sample | None, link: Link | None) -> FeatureModel:
+    def fit(
+        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+    ) -> FeatureModel:
         """Nothing is fitted but the standardisation."""
         head = KnnHead(
             self.standard.mean,
@@ -265,10 +273,10 @@ class BoostingFamily:
     """Histogram gradient boosting on principal components."""
 
     def __init__(
-        self, train: Sample, n_classes: int, config: BoostingClassifier, seed: int
+        self, train: FeatureSet, n_classes: int, config: BoostingClassifier, seed: int
     ) -> None:
         self.y, self.n_classes, self.config, self.seed = train.y, n_classes, config, seed
-        self.components = Components.of(train.X, config.components)
+        self.components = PrincipalComponents.of(train.X, config.components)
         self.z = self.components.apply(train.X)
 
     def settings(self) -> list[Settings]:
@@ -276,7 +284,9 @@ class BoostingFamily:
         pairs = product(self.config.learning_rate, self.config.leaves)
         return [{"learning_rate": r, "leaves": n} for r, n in pairs]
 
-    def fit(self, settings: Settings, val: Sample | None, link: Link | None) -> FeatureModel:
+    def fit(
+        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+    ) -> FeatureModel:
         """As many rounds as the settings say; without that, the best number on ``val``."""
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits
@@ -320,7 +330,7 @@ class SelectedModel:
     """The model that won on ``val``.
 
     Attributes:
-        model: Refitted on train + val where that was asked for.
+        model: Refitted on train + val where the settings say so.
         val_logits: (m, K) log-probabilities of the validation images by the model as selected,
             before any refit: they were never trained on, and their probability mapping was fitted
             on the other validation images.
@@ -334,7 +344,12 @@ class SelectedModel:
 
 
 def fit_feature_classifier(
-    train: Sample, val: Sample, n_classes: int, config: FeatureClassifierTraining, *, seed: int
+    train: FeatureSet,
+    val: FeatureSet,
+    n_classes: int,
+    config: FeatureClassifierTraining,
+    *,
+    seed: int,
 ) -> SelectedModel:
     """Fit with every setting; the best log loss on ``val`` wins.
 
@@ -361,7 +376,7 @@ def fit_feature_classifier(
         model = family.fit(settings, val, None)
         logits = model.logits(val.X)
         if model.link is not None:
-            logits = Link.cross_fitted(logits, val.y)
+            logits = ProbabilityMapping.cross_fitted(logits, val.y)
         tried.append((log_loss(logits, val.y), settings, model, logits))
     history = tuple(
         {**s, "val_loss": loss, "val_accuracy": float((z.argmax(axis=1) == val.y).mean())}
@@ -383,7 +398,9 @@ def log_loss(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
     return float(-log_softmax(logits)[np.arange(len(y)), y].mean())
 
 
-def _family(sample: Sample, n_classes: int, config: FeatureClassifierTraining, seed: int) -> Family:
+def _family(
+    sample: FeatureSet, n_classes: int, config: FeatureClassifierTraining, seed: int
+) -> Family:
     chosen = config.classifier
     if isinstance(chosen, SvmClassifier):
         return SvmFamily(sample, n_classes, chosen)

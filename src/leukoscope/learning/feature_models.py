@@ -124,26 +124,26 @@ def head_from(tensors: Mapping[str, Tensor]) -> FeatureHead | None:
 
 
 @dataclass(frozen=True)
-class Sample:
+class FeatureSet:
     """Images as features."""
 
     X: Features  # (n, D) features
     y: NDArray[np.int64]
 
-    def with_more(self, other: Sample) -> Sample:
+    def with_more(self, other: FeatureSet) -> FeatureSet:
         """Both together."""
-        return Sample(np.concatenate([self.X, other.X]), np.concatenate([self.y, other.y]))
+        return FeatureSet(np.concatenate([self.X, other.X]), np.concatenate([self.y, other.y]))
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standardiser:
     """Mean and deviation of training features."""
 
     mean: NDArray[np.float64]  # (D,) float64
     scale: NDArray[np.float64]  # (D,) one over the standard deviation, 1 for a constant feature
 
     @classmethod
-    def of(cls, X: Features) -> Standard:
+    def of(cls, X: Features) -> Standardiser:
         """From training features (n, D)."""
         sd = X.std(axis=0, dtype=np.float64)
         sd[sd < 1e-12] = 1.0
@@ -155,18 +155,18 @@ class Standard:
 
 
 @dataclass(frozen=True)
-class Components:
+class PrincipalComponents:
     """Principal components of standardised features, each of variance 1 on the training images."""
 
-    standard: Standard
+    standard: Standardiser
     directions: NDArray[np.float64]  # (D, P), those of most variance first
 
     @classmethod
-    def of(cls, X: Features, number: int) -> Components:
+    def of(cls, X: Features, number: int) -> PrincipalComponents:
         """The first components of training features (n, D); fewer where there are fewer."""
         from scipy.linalg import eigh
 
-        standard = Standard.of(X)
+        standard = Standardiser.of(X)
         z = standard.apply(X)
         kept = min(number, *z.shape)
         width = z.shape[1]
@@ -181,7 +181,7 @@ class Components:
 
 
 @dataclass(frozen=True)
-class Link:
+class ProbabilityMapping:
     """The mapping of scores to log-probabilities, log softmax(slope · score + offset).
 
     Platt's idea (1999) for several classes: one slope for all and one offset a class.
@@ -191,7 +191,7 @@ class Link:
     offset: NDArray[np.float64]  # (K,)
 
     @classmethod
-    def fit(cls, scores: NDArray[np.float64], y: NDArray[np.int64]) -> Link:
+    def fit(cls, scores: NDArray[np.float64], y: NDArray[np.int64]) -> ProbabilityMapping:
         """Smallest log loss on held-out scores (n, K), with a weak prior on both."""
         from scipy.optimize import minimize
 
@@ -250,5 +250,5 @@ class FeatureModel:
 
     logits: Callable[[Features], NDArray[np.float64]]
     head: FeatureHead | tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-    link: Link | None = None
+    link: ProbabilityMapping | None = None
     rules: FuzzySystem | None = None

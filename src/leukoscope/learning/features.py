@@ -33,7 +33,7 @@ def extract_features(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """What the last layer of a network reads, for each image, in order.
+    """Input of the last layer of a network for each image, in order.
 
     See :func:`run_network`.
 
@@ -159,7 +159,7 @@ def stream_outputs(
 
 
 def _own_share() -> int:
-    """Cores of this process; one of several is told its share as every library's threads are."""
+    """Cores of this process; one of several gets its share from ``OMP_NUM_THREADS``."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(given) if given.isdecimal() and int(given) else os.cpu_count() or 1
 

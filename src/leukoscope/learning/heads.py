@@ -16,7 +16,7 @@ _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 class SqueezeExcite(nn.Module):
-    """Weigh each channel by a number in 0–1 that hangs on all channels' means (Hu et al. 2018)."""
+    """Weigh each channel by a number in 0–1 depending on all channels' means (Hu et al. 2018)."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from leukoscope.learning.catalogue import ModelInfo, backbone_info
 
 @dataclass(frozen=True)
 class LoadingCheck:
-    """What came of it.
+    """Result of loading a backbone and running one image through it.
 
     Attributes:
         weights: Where the weights came from.

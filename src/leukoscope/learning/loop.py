@@ -27,7 +27,7 @@ from leukoscope.evaluation.metrics import weighted_f1
 from leukoscope.learning.activations import Trainable
 from leukoscope.learning.augment import build_blend
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
-from leukoscope.learning.distributed import gathered, is_first, processes
+from leukoscope.learning.distributed import gather_logits, is_first, process_count
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
 Progress = Callable[[int, int], None]
@@ -60,7 +60,7 @@ MODES = {"val_loss": "min", "val_accuracy": "max", "val_f1": "max"}
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def average_of(network: Trainable, decay: float) -> AveragedModel:
+def moving_average(network: Trainable, decay: float) -> AveragedModel:
     """A copy that follows a network in training (as in Szegedy et al. 2016, section 8).
 
     After step n each weight, and each statistic of batch norm, moves towards the network's by
@@ -85,7 +85,7 @@ def average_of(network: Trainable, decay: float) -> AveragedModel:
 
 
 class Loop(pl.LightningModule):
-    """Loss, sums of an epoch, and its row of the history."""
+    """Lightning module: the loss, the sums of an epoch, and its row of the history."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Loop(pl.LightningModule):
         self.loss = loss
         # No parameters of this module: they are the network's already.
         self.frozen = (freeze(network, config),)
-        self.average = average_of(network, config.ema) if config.ema else None
+        self.average = moving_average(network, config.ema) if config.ema else None
         self.moved, self.without = False, False  # the batch changed the weights, was left out
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {}
@@ -142,7 +142,9 @@ class Loop(pl.LightningModule):
         self.place = (number, batch[2])
         loss = self._step("train", batch, number)
         self.without = loss is None
-        if loss is None and processes() > 1:  # they stay in step, with a gradient that is not used
+        if (
+            loss is None and process_count() > 1
+        ):  # they stay in step, with a gradient that is not used
             weights = [p.sum() for p in self.network.parameters() if p.requires_grad]
             loss = 0 * torch.stack(weights).sum()
         return loss
@@ -164,7 +166,9 @@ class Loop(pl.LightningModule):
             return None
         careful = part == "train" and self.config.not_finite == "skip"
         before = [b.clone() for b in self.network.buffers()] if careful else []
-        logits = self._logits(self.network if part == "train" else self.judged.predict, x, number)
+        logits = self._logits(
+            self.network if part == "train" else self.evaluated_network.predict, x, number
+        )
         loss = mix.loss(self.loss, logits, y) if mix else cast(Tensor, self.loss(logits, y))
         value = float(loss.detach())
         if not np.isfinite(value):
@@ -181,18 +185,18 @@ class Loop(pl.LightningModule):
         right = float((predicted == y).sum())
         for place, amount in enumerate((value * len(y), right, len(y))):
             self.sums[part][place] += amount
-        return loss * processes() if processes() > 1 else loss  # the gradient is averaged
+        return loss * process_count() if process_count() > 1 else loss  # the gradient is averaged
 
     def _logits(self, apply: Callable[[Tensor], Tensor], x: Tensor, number: int) -> Tensor:
         """(N, K) float32 of all images; where several processes train, each computes a share."""
-        if processes() == 1:
+        if process_count() == 1:
             return apply(x).float()
         with torch.random.fork_rng():  # each drops other units; what all draw stays the same
             torch.manual_seed(batch_seed(self.seed, self.current_epoch, number) + self.global_rank)
-            return gathered(apply, x)
+            return gather_logits(apply, x)
 
     @property
-    def judged(self) -> Trainable:
+    def evaluated_network(self) -> Trainable:
         """The network that is validated and kept: the trained one, or its average."""
         return self.network if self.average is None else cast(Trainable, self.average.module)
 
@@ -268,13 +272,13 @@ class Loop(pl.LightningModule):
         checkpoint["history"], checkpoint["left_out"] = self.history, self.left_out
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up again."""
+        """Restore the history."""
         self.history = list(checkpoint["history"])
         self.left_out = list(checkpoint["left_out"])
 
 
-class Report(Callback):
-    """Tells how many batches are done."""
+class BatchProgress(Callback):
+    """Callback that reports how many batches are done."""
 
     def __init__(self, batches: int, progress: Progress | None) -> None:
         self.batches, self.progress = batches, progress
@@ -288,8 +292,8 @@ class Report(Callback):
             self.progress(done, cast(int, trainer.max_epochs) * self.batches)
 
 
-class StopWhen(Callback):
-    """Shows each epoch's row to a caller, who may end the training."""
+class StopCallback(Callback):
+    """Callback that passes each epoch's row to a caller, who may end the training."""
 
     def __init__(self, epoch_end: EpochEnd) -> None:
         self.epoch_end = epoch_end
@@ -302,7 +306,7 @@ class StopWhen(Callback):
 
 
 class AtomicIO(TorchCheckpointIO):
-    """A kill while a checkpoint is written leaves the one before."""
+    """Writes checkpoints atomically, so that a killed process leaves the one before intact."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -333,7 +337,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Lightning logs its device choice and tips; a program that uses it need not."""
     loggers = [
         logging.getLogger(name)

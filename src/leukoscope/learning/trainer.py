@@ -29,8 +29,8 @@ from leukoscope.learning.batches import Batches, ImageSet
 from leukoscope.learning.checkpoint import RESUME
 from leukoscope.learning.distributed import (
     is_first,
-    lost_process_named,
-    synchronised,
+    name_lost_process,
+    sync_batch_norms,
     trainer_options,
     wait_for_all,
 )
@@ -40,15 +40,15 @@ from leukoscope.learning.loop import (
     LEFT_OUT,
     MODES,
     AtomicIO,
+    BatchProgress,
     EpochEnd,
     Loop,
     Progress,
-    Report,
-    StopWhen,
+    StopCallback,
     deterministic,
     interruptible,
     keep_checkpoint,
-    quiet,
+    quiet_lightning,
     read_state,
 )
 from leukoscope.learning.optimisers import build_loss, fast_depthwise, precision_of
@@ -64,7 +64,7 @@ MANY = 300
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training went; the network holds the weights of the best epoch."""
+    """Result of a training; the network holds the weights of the best epoch."""
 
     best_epoch: int  # epoch whose weights were kept, counted from 1
     best_value: float  # value of ``keep_best`` in that epoch
@@ -88,9 +88,9 @@ def train_gradient(
 ) -> TrainingResult:
     """Train all of a network, in place.
 
-    Shuffling, augmentation and dropout of an epoch hang on (seed, epoch) alone, so that a run
+    Shuffling, augmentation and dropout of an epoch depend on (seed, epoch) alone, so that a run
     that was killed and resumed ends where an uninterrupted one does (on the same kind of machine
-    and number of torch threads). Where torch was told of other processes, all must call this with
+    and number of torch threads). Where several processes train together, all must call this with
     the same values, and the first one writes: ``history.csv``, ``not_finite.csv`` where batches
     were left out, TensorBoard files, and below ``resume/`` the state after each epoch, which
     :func:`~leukoscope.learning.checkpoint.save_checkpoint` deletes.
@@ -106,9 +106,8 @@ def train_gradient(
             ends the training there.
 
     Raises:
-        TrainingError: No images in a set, a setting that does not fit the network or the
-            classes or the images, or an input, loss or gradient that is not finite (names epoch,
-            batch, images).
+        TrainingError: No images in a set, a setting that does not fit network, classes or images,
+            or an input, loss or gradient that is not finite (names epoch, batch, images).
     """
     training = recipe.training
     if not isinstance(training, GradientTraining):
@@ -117,17 +116,8 @@ def train_gradient(
         if not len(images.y):
             raise TrainingError(f"gradient training needs {part} images, and there are none")
     if is_first():
-        folder = out / RESUME
-        key = _fingerprint(network, recipe, train, val, out, seed)
-        if not (resume and _same_run(folder, key)):
-            shutil.rmtree(folder, ignore_errors=True)
-            (out / LEFT_OUT).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
-    weight = None
-    if training.class_weights:
-        weight = torch.tensor(balanced_weights(train.y, network.head.out_features)).float()
-    with lost_process_named():
+        _prepare_resume(out, _fingerprint(network, recipe, train, val, out, seed), resume=resume)
+    with name_lost_process():
         wait_for_all()
         return _fit(
             network,
@@ -137,10 +127,29 @@ def train_gradient(
             (train, val),
             out,
             seed=seed,
-            loss=build_loss(training, weight, class_names),
+            loss=build_loss(training, _class_weight(network, training, train), class_names),
             progress=progress,
             epoch_end=epoch_end,
         )
+
+
+def _class_weight(
+    network: Trainable, training: GradientTraining, train: ImageSet
+) -> torch.Tensor | None:
+    """(K,) float32 weights of the classes in the loss; None where all weigh the same."""
+    if not training.class_weights:
+        return None
+    return torch.tensor(balanced_weights(train.y, network.head.out_features)).float()
+
+
+def _prepare_resume(out: Path, key: str, *, resume: bool) -> None:
+    """Keep the state of an interrupted run with the same fingerprint; delete any other."""
+    folder = out / RESUME
+    if not (resume and _same_run(folder, key)):
+        shutil.rmtree(folder, ignore_errors=True)
+        (out / LEFT_OUT).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
 
 
 def predict_logits(
@@ -198,7 +207,7 @@ def _fit(
     epoch_end: EpochEnd | None,
 ) -> TrainingResult:
     last = out / RESUME / "last.ckpt"
-    with quiet(), deterministic(), synchronised(network):
+    with quiet_lightning(), deterministic(), sync_batch_norms(network):
         module = Loop(network, config, spec, loss, sets, out, seed)
         train = Batches(sets[0], config.batch_size, module, transform, sampling=config.sampling)
         val = Batches(sets[1], config.batch_size, module, None)
@@ -212,8 +221,8 @@ def _fit(
                 stop,
                 keep,
                 keep_checkpoint(last.parent, "last"),
-                Report(len(train), progress),
-                *([StopWhen(epoch_end)] if epoch_end else []),
+                BatchProgress(len(train), progress),
+                *([StopCallback(epoch_end)] if epoch_end else []),
             ],
             logger=TensorBoardLogger(out, name="tensorboard", version="", default_hp_metric=False),
             plugins=[AtomicIO()],
@@ -224,7 +233,7 @@ def _fit(
             deterministic=True,
             **trainer_options(),
         )
-        for part in (network, module.judged):
+        for part in (network, module.evaluated_network):
             cast(Any, part.train()).to(memory_format=torch.channels_last)
         state = read_state(last)
         if state is None or not _finished(state, config):
@@ -248,7 +257,7 @@ def _finished(state: dict[str, Any], config: GradientTraining) -> bool:
 def _finish(
     network: Trainable, state: dict[str, Any], config: GradientTraining, best: Path
 ) -> TrainingResult:
-    """Put the best weights into the network and sum up."""
+    """Load the best weights into the network and build the result."""
     saved = cast(dict[str, Any], read_state(best))
     prefix = "average.module." if config.ema else "network."
     network.load_state_dict(
@@ -276,7 +285,7 @@ def _fingerprint(
     out: Path,
     seed: int,
 ) -> str:
-    """What must be the same for a run to go on; the number of epochs may grow.
+    """What must be unchanged for a run to be resumed; the number of epochs may grow.
 
     Not so where the schedule reaches to the last epoch: its rates would have been others.
     """

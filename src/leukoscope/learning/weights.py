@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError, WeightsError
 from leukoscope.core.files import read_json, sha256_file
-from leukoscope.learning.catalogue import BACKBONES, hub_file, nearest, package_file
+from leukoscope.learning.catalogue import BACKBONES, hub_file, nearest_backbones, package_file
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _OWN_CHECKPOINT, _OWN_RECORD = "checkpoint.safetensors", "checkpoint.json"
@@ -37,7 +37,7 @@ def timm_backbone(config: ModelConfig, size_px: int) -> nn.Module:
         import timm
 
         if not timm.is_model(config.backbone):
-            choices = nearest(config.backbone, timm.list_models())
+            choices = nearest_backbones(config.backbone, timm.list_models())
             raise UnknownNameError("backbone", config.backbone, choices)
         published = timm.get_pretrained_cfg(config.backbone)
         fixed = bool(published and published.fixed_input_size)
@@ -85,7 +85,7 @@ def _does_not_fit(name: str, size_px: int, error: Exception) -> ConfigError:
     )
 
 
-def probe(backbone: nn.Module, name: str, size_px: int) -> tuple[Tensor, Tensor, bool]:
+def probe_backbone(backbone: nn.Module, name: str, size_px: int) -> tuple[Tensor, Tensor, bool]:
     """One pass with a blank image: feature map, pooled features, whether pooling is the mean."""
     network = cast(Any, backbone.eval())
     try:
@@ -237,7 +237,7 @@ def _load_alexnet(backbone: nn.Module) -> tuple[str, str]:
 
 
 def _hub_reachable() -> bool:
-    """Ask once and briefly; the hub's own client tries for most of a minute."""
+    """Whether the hub answers, tried once: its own client retries for most of a minute."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     if HF_HUB_OFFLINE:

@@ -1,6 +1,6 @@
 """Everything of a field but its leukocytes: red cells, platelets, precipitate.
 
-Nothing here knows a class. Red cells keep out of a clear zone around the place of each
+Nothing here depends on a class. Red cells keep out of a clear zone around the place of each
 leukocyte; the zones are drawn here too and are wider than the largest leukocyte, so that a
 field whose leukocytes are taken away shows the same empty zones whatever the class was.
 """

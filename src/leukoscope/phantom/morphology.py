@@ -1,6 +1,6 @@
 """What the leukocytes of each class look like in a phantom, with the haematological reason.
 
-Immunophenotypic stages of B-ALL are told apart by flow cytometry; under the microscope they
+Immunophenotypic stages of B-ALL are distinguished by flow cytometry; under the microscope they
 overlap. The differences between the three blast classes below are therefore a schematic
 convention in the spirit of the FAB types L1 and L2, not a diagnostic rule. What matters for a
 test of software is that the rule is known, lives only in the leukocytes, and that each trait

@@ -67,7 +67,7 @@ class Session:
 
 
 def draw_sessions(rng: np.random.Generator, sessions: int) -> tuple[Session, ...]:
-    """Draw the sessions of a set; nothing here knows a class.
+    """Draw the sessions of a set; nothing here depends on a class.
 
     The main numbers form a Latin hypercube: each is spread evenly over the sessions, so that
     two of them rarely look alike, even in a small set.

@@ -13,10 +13,10 @@ from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
 from leukoscope.config.guarantees import OperatingTarget, parse_operating_point
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.conformal import (
+    covered,
     expected_coverage,
     fewest_for,
     fill_empty,
-    hits,
     prediction_sets,
 )
 from leukoscope.evaluation.hierarchy import BRANCHES
@@ -29,7 +29,7 @@ from leukoscope.evaluation.intervals import (
 from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.thresholds import (
-    ChosenPoint,
+    ChosenThreshold,
     aurc,
     choose_threshold,
     net_benefit,
@@ -49,7 +49,7 @@ def fit_point(
     target: OperatingTarget,
     patients: Sequence[str] | None,
     weights: NDArray[np.float64] | None = None,
-) -> ChosenPoint:
+) -> ChosenThreshold:
     """The threshold that calibration images support.
 
     Args:
@@ -68,7 +68,7 @@ def fit_point(
     return choose_threshold(probs[ill][:, mask].sum(axis=1), target, own, counts)
 
 
-def refusal(point: ChosenPoint, target: OperatingTarget) -> str:
+def refusal(point: ChosenThreshold, target: OperatingTarget) -> str:
     """Why there is no threshold, and how many images or patients would be needed.
 
     >>> target = parse_operating_point("miss at most 1 % of malignant fields, with 95 % confidence")
@@ -181,7 +181,7 @@ def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> d
     config, options = tested.config, tested.options
     probable = _apply(tested.fit(config.set_score, config.set_guarantee), tested.test)
     sets = fill_empty(probable, tested.probs)
-    held, size, y = hits(sets, tested.y), sets.sum(axis=1), tested.y
+    held, size, y = covered(sets, tested.y), sets.sum(axis=1), tested.y
     single = probable.sum(axis=1) == 1
     coverage = _coverage(tested, held, by_group=False).to_json()
     if not _attained(tested, config.set_guarantee)["attainable"]:
@@ -309,7 +309,7 @@ def _promises(tested: FoldResults) -> list[dict[str, Any]]:
         if row["attainable"]:
             probable = _apply(tested.fit(tested.config.set_score, guarantee), tested.test)
             sets = fill_empty(probable, tested.probs)
-            held = hits(sets, tested.y)
+            held = covered(sets, tested.y)
             row["coverage"] = _coverage(tested, held, by_group=guarantee == "group").to_json()
             row["size"] = float(sets.sum(axis=1).mean())
             if guarantee == "class":
@@ -344,7 +344,7 @@ def _candidates(tested: FoldResults) -> list[dict[str, Any]]:
     for score, guarantee in product(get_args(SetScore), guarantees):
         probable = _apply(tested.fit(score, guarantee), tested.val)
         sets = fill_empty(probable, np.concatenate([t.probs for t in tested.val]))
-        size, held = sets.sum(axis=1), hits(sets, y)
+        size, held = sets.sum(axis=1), covered(sets, y)
         rows.append(
             {
                 "score": score,

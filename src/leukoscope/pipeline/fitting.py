@@ -22,7 +22,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
-from leukoscope.learning.feature_models import FeatureHead, Sample
+from leukoscope.learning.feature_models import FeatureHead, FeatureSet
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.gradient_training import GradientTrainer
@@ -287,7 +287,7 @@ def _fit_classifier(
 ) -> dict[str, Logits]:
     """Fit another classifier, write what can be written of it, and apply it likewise."""
     assert isinstance(recipe.training, FeatureClassifierTraining)
-    train, val = (Sample(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
+    train, val = (FeatureSet(features[rows[part]], data.y[rows[part]]) for part in ("train", "val"))
     chosen = fit_feature_classifier(train, val, len(data.class_names), recipe.training, seed=seed)
     _save_classifier(recipe, network, data, folder, chosen)
     others = [part for part in rows if part not in ("train", "val")]

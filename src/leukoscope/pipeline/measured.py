@@ -19,7 +19,7 @@ from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.conformal import prediction_sets
-from leukoscope.evaluation.robustness import Answers, Sample
+from leukoscope.evaluation.robustness import ConditionOutputs, ConditionSample
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_conditions, measure_quality
@@ -33,7 +33,7 @@ Image = NDArray[np.uint8]
 Picture = Callable[[ImageRecord], Image]
 Measures = dict[str, list[float]]
 _FAIREST = ("grouped", "deduplicated")  # no leak, and groups enough for an interval
-Kept = tuple[Answers, dict[str, list[float]]]
+Kept = tuple[ConditionOutputs, dict[str, list[float]]]
 
 
 class Model(Protocol):
@@ -47,7 +47,9 @@ class Model(Protocol):
     def fingerprint(self) -> str:
         """Changes when the answers may."""
 
-    def answer(self, records: Sequence[ImageRecord], picture: Picture) -> tuple[Answers, Measures]:
+    def answer(
+        self, records: Sequence[ImageRecord], picture: Picture
+    ) -> tuple[ConditionOutputs, Measures]:
         """Answers to the pictures of these images, and what the pictures look like."""
 
 
@@ -79,10 +81,10 @@ class MeasuredModels:
     confidence: float = 0.95
     warnings: tuple[str, ...] = ()
 
-    def sample(self, seed: int) -> Sample:
+    def sample(self, seed: int) -> ConditionSample:
         """The images as statistics need them."""
         y_true = [self.class_names.index(record.label) for record in self.records]
-        return Sample(
+        return ConditionSample(
             class_names=self.class_names,
             y_true=np.array(y_true, np.int64),
             groups=[self.groups.get(r.image_id, r.image_id) for r in self.records],
@@ -206,7 +208,9 @@ class FoldModels:
         paths = [self.fitted.run.model(self.name, self.protocol, fold) / RECORD for fold in folds]
         return sha256_bytes("".join(map(sha256_file, paths)).encode())
 
-    def answer(self, records: Sequence[ImageRecord], picture: Picture) -> tuple[Answers, Measures]:
+    def answer(
+        self, records: Sequence[ImageRecord], picture: Picture
+    ) -> tuple[ConditionOutputs, Measures]:
         """See :class:`Model`."""
         folds = np.array([self.fold_of[record.image_id] for record in records])
         rows = [np.flatnonzero(folds == fold).tolist() for fold in np.unique(folds)]
@@ -218,7 +222,7 @@ class FoldModels:
         probs, review, looks = zip(*parts, strict=True)
         in_order = [look for part in looks for look in part]
         return (
-            Answers(np.concatenate(probs)[back], np.concatenate(review)[back], None),
+            ConditionOutputs(np.concatenate(probs)[back], np.concatenate(review)[back], None),
             _columns([in_order[i] for i in back]),
         )
 
@@ -256,7 +260,9 @@ class BundleModel:
         """Hash of the bundle."""
         return self.predictor.bundle.sha256
 
-    def answer(self, records: Sequence[ImageRecord], picture: Picture) -> tuple[Answers, Measures]:
+    def answer(
+        self, records: Sequence[ImageRecord], picture: Picture
+    ) -> tuple[ConditionOutputs, Measures]:
         """See :class:`Model`."""
         looks: list[dict[str, float]] = []
 
@@ -276,7 +282,9 @@ class BundleModel:
             probs.append(list(found.probabilities.values()))
             decisions.append(found.decision)
         chosen = np.array(decisions)
-        return Answers(np.array(probs), chosen == "review", chosen == "reject"), _columns(looks)
+        return ConditionOutputs(np.array(probs), chosen == "review", chosen == "reject"), _columns(
+            looks
+        )
 
 
 def _look(image: Image) -> dict[str, float]:

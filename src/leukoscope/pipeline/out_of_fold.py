@@ -19,7 +19,7 @@ from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, evidence_weights, softmax
 from leukoscope.evaluation.calibration_error import calibration_measures
-from leukoscope.evaluation.conformal import fill_empty, fit_promise, hits, prediction_sets
+from leukoscope.evaluation.conformal import covered, fill_empty, fit_promise, prediction_sets
 from leukoscope.evaluation.intervals import Interval, bootstrap_mean, with_exact_limits
 from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
@@ -236,7 +236,7 @@ def promise_entry(tests: Sequence[FoldResults], recipe: str) -> dict[str, Any]:
     if not np.isfinite(logits).all():
         return head | {"reason": "the predictions hold no logits"}
     nested = Nested.of(tested)
-    held, size = hits(nested.sets, nested.y), nested.sets.sum(axis=1)
+    held, size = covered(nested.sets, nested.y), nested.sets.sum(axis=1)
     measures = calibration_measures(
         nested.y, nested.probs, softmax(logits), groups=nested.units.tolist(), **sampling(config)
     )

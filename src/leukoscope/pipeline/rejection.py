@@ -24,7 +24,7 @@ from leukoscope.core.files import read_csv, read_json, sha256_json, write_csv, w
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, PREDICTIONS, RunFolder
-from leukoscope.evaluation.gate import SCORES, Gate, Seen, fit_gate, separation, set_threshold
+from leukoscope.evaluation.gate import SCORES, Gate, GateInputs, fit_gate, separation, set_threshold
 from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.background import describe_appearance
@@ -108,7 +108,7 @@ class GateKeeper:
             seen: For each part of them features (n, D) and logits (n, K); those of ``train``
                 are not read.
         """
-        parts = {part: Seen(self.appearance[rows[part]], *seen[part]) for part in rows}
+        parts = {part: GateInputs(self.appearance[rows[part]], *seen[part]) for part in rows}
         made = rows[OUTLIERS] - len(self.image_ids)
         tested, kinds = np.isin(self.source[made], rows["test"]), self.kinds[made]
         outliers = parts.pop(OUTLIERS)
@@ -149,7 +149,7 @@ def make_outliers(
 
 
 def _table(
-    gate: Gate, seen: Seen, image_ids: list[str], part: str, kinds: NDArray[np.str_] | None
+    gate: Gate, seen: GateInputs, image_ids: list[str], part: str, kinds: NDArray[np.str_] | None
 ) -> list[dict[str, Any]]:
     scores = gate.scores(seen)
     names = list(scores)
@@ -279,9 +279,9 @@ def fit_bundle_gate(
             they set the threshold. None where there are none: validation images then do.
     """
 
-    def seen(images: NDArray[np.uint8], found: Mapping[str, NDArray[np.float32]]) -> Seen:
+    def seen(images: NDArray[np.uint8], found: Mapping[str, NDArray[np.float32]]) -> GateInputs:
         described = np.stack([describe_appearance(image) for image in images])
-        return Seen(described, found["features"], found["logits"])
+        return GateInputs(described, found["features"], found["logits"])
 
     val = pixels["val"]
     step = max(1, len(val) // OUTLIER_IMAGES)

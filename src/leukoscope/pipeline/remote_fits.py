@@ -16,7 +16,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.run_folder import PREDICTIONS, RunFolder
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.learning.backbones import build_network
-from leukoscope.learning.distributed import measures_shares
+from leukoscope.learning.distributed import has_local_batch_norm
 from leukoscope.pipeline.fitting import RecipeFits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.gradient_training import GradientTrainer
@@ -168,5 +168,6 @@ def _measures_shares(recipe: Recipe) -> bool:
     stages = [stage.training for stage in (recipe, recipe.refined()) if stage is not None]
     network = build_network(recipe.model, num_classes=2, size_px=recipe.preprocess.size_px)
     return any(
-        isinstance(stage, GradientTraining) and measures_shares(network, stage) for stage in stages
+        isinstance(stage, GradientTraining) and has_local_batch_norm(network, stage)
+        for stage in stages
     )

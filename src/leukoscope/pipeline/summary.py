@@ -19,10 +19,10 @@ from leukoscope.evaluation.combining import (
     Method,
     PatientResult,
     choose_method,
-    log_losses,
+    patient_log_losses,
     patient_result,
 )
-from leukoscope.evaluation.comparison import Pair, compare, paired_tests
+from leukoscope.evaluation.comparison import PredictorPair, compare, paired_tests
 from leukoscope.evaluation.intervals import bootstrap_metrics
 from leukoscope.evaluation.metrics import metric_names
 from leukoscope.evaluation.predictions import PredictionTable
@@ -101,7 +101,7 @@ def _of_recipe(
         test, unclear = _patients(of_fold, "test", patients)
         mixed |= unclear
         known = [(of_fold.probs[patient.rows], patient.y_true) for patient in val]
-        losses = log_losses(known)
+        losses = patient_log_losses(known)
         method = choose_method(losses)
         folds.append({"fold": fold, "method": method, "n_val": len(val), "val_log_loss": losses})
         for patient in test:
@@ -142,7 +142,7 @@ def _bundle_method(test: PredictionTable, patients: Mapping[str, str]) -> str:
         record = fit_calibration(test.logits[known], test.y_true[known], units)
         probs = apply_calibration(test.logits, record)
     found, _ = _patients(test, "test", patients)
-    return choose_method(log_losses([(probs[one.rows], one.y_true) for one in found]))
+    return choose_method(patient_log_losses([(probs[one.rows], one.y_true) for one in found]))
 
 
 def _patients(
@@ -296,7 +296,7 @@ def _family(
     """Comparisons of the accuracy that answer one question; each with the protocol of its units."""
     # The hold-outs of two protocols may have no image in common.
     tables = [(a, b, name) for a, b, name in tables if np.isin(a.image_id, b.image_id).any()]
-    pairs = [Pair.of_tables(a, b, statistics.groups[name]) for a, b, name in tables]
+    pairs = [PredictorPair.of_tables(a, b, statistics.groups[name]) for a, b, name in tables]
     found = []
     for (a, b, name), one in zip(tables, compare(pairs, **statistics.how), strict=True):
         sides = {

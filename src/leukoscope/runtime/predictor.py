@@ -20,7 +20,7 @@ from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_bytes, write_bytes
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
-from leukoscope.evaluation.gate import Seen
+from leukoscope.evaluation.gate import GateInputs
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.imaging.decode import MAX_PIXELS, decode_image, read_image_file
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -403,7 +403,7 @@ class Predictor:
         if self._gate is None:
             return {}
         appearance = np.stack([item.appearance for item in batch])
-        seen = Seen(appearance, outputs.get("features", appearance), outputs["logits"])
+        seen = GateInputs(appearance, outputs.get("features", appearance), outputs["logits"])
         return self._gate.scores(seen)
 
 

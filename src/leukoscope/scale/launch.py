@@ -80,9 +80,9 @@ def join_workers(devices: int, nodes: int, jobs: int = 1) -> WorkerGroup:
         return WorkerGroup()  # torch need not be imported to know that
     if find_spec("torch") is None:
         raise MissingExtraError("training", "train")
-    from leukoscope.learning.distributed import cluster
+    from leukoscope.learning.distributed import cluster_environment
 
-    environment, asked = cluster(), devices * nodes
+    environment, asked = cluster_environment(), devices * nodes
     world = environment.world_size() if environment else 1
     rank = environment.global_rank() if environment else 0
     slurm = "SLURM" in type(environment).__name__

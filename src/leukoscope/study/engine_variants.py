@@ -25,7 +25,7 @@ from leukoscope.config.bundle import (
 from leukoscope.config.guarantees import Parity, Precision, Stored
 from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.comparison import measure_parity
-from leukoscope.evaluation.gate import Gate, Seen, rescale
+from leukoscope.evaluation.gate import Gate, GateInputs, rescale
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.runtime.engines import ENGINES, Engine, open_engine, unsupported_reason
 from leukoscope.runtime.golden import GOLDEN_ATOL, GoldenLogits
@@ -174,7 +174,7 @@ def _measured(
     change = val["logits"] - before
     calibration, conformal, point = material.decide(carried_over(before, change, material.unseen))
     described = np.stack([describe_appearance(image) for image in material.val])
-    seen = Seen(described, val["features"], material.val_logits + change)
+    seen = GateInputs(described, val["features"], material.val_logits + change)
     return variant.model_copy(
         update={
             "calibration": calibration,

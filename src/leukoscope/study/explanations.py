@@ -14,7 +14,7 @@ from leukoscope.core.errors import ImageError, UnknownNameError, UsageError
 from leukoscope.core.files import sha256_file, write_bytes, write_json
 from leukoscope.core.labels import CLASSES, resolve_class
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.examples import KINDS, choose_examples, in_turn
+from leukoscope.evaluation.examples import KINDS, choose_examples, interleave
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
@@ -105,7 +105,7 @@ def choose_subjects(source: Source, count: int) -> list[Subject]:
     ones are those that were held with the greatest confidence.
     """
     table = source.fitted.test_table(source.recipe, source.protocol)
-    right = in_turn(choose_examples("right", table.y_true, table.probs), count)
+    right = interleave(choose_examples("right", table.y_true, table.probs), count)
     mistakes = chain(*choose_examples("confident-wrong", table.y_true, table.probs))
     wrong = sorted(mistakes, key=lambda row: -table.probs[row].max())
     subjects = []

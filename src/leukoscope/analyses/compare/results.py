@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from leukoscope.analyses.compare.sources import Leaderboard
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.evaluation.comparison import Pair, compare
+from leukoscope.evaluation.comparison import PredictorPair, compare
 from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
-from leukoscope.evaluation.leaderboard import bootstrap_places
+from leukoscope.evaluation.leaderboard import bootstrap_ranks
 from leukoscope.evaluation.metrics import compute_metrics, confusion_matrix, metric_names, metric_of
 from leukoscope.evaluation.thresholds import roc_curves
 from leukoscope.pipeline.folds import unit_of
@@ -56,7 +56,7 @@ def check_settings(settings: Settings, boards: Sequence[Leaderboard]) -> None:
 def leaderboard_results(board: Leaderboard, settings: Settings) -> dict[str, dict[str, Any]]:
     """Label → metrics with intervals, confusion, curves, place, spread."""
     labels = [candidate.label for candidate in board.candidates]
-    places = bootstrap_places(
+    places = bootstrap_ranks(
         board.y_true,
         [board.probs[label] for label in labels],
         board.class_names,
@@ -137,7 +137,7 @@ def leaderboard_tests(
     reference = reference_of(board, results, settings)
     others = [c.label for c in board.candidates if c.label != reference]
     family = [
-        Pair(
+        PredictorPair(
             board.y_true, board.probs[label], board.probs[reference], board.class_names,
             groups=board.groups, metric=settings.metric,
         )
