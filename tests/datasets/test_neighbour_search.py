@@ -102,7 +102,7 @@ def test_without_the_library_every_pair_is_compared_and_it_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbour_search, "INDEX_FROM", 5)
-    monkeypatch.setattr(neighbour_search, "library", lambda: "")
+    monkeypatch.setattr(neighbour_search, "index_library", lambda: "")
     passport = audit(load_dataset(folder), clusters=3).passport
     assert passport["search"] == {"method": "every pair", "library": "", "index_from": 5}
     (text,) = [f["text"] for f in passport["findings"] if f["code"] == "search"]

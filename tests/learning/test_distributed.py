@@ -26,7 +26,7 @@ def network() -> Network:
 def test_batch_norms_are_synchronised_on_gpus_and_restored(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    monkeypatch.setattr(distributed, "process_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     x = torch.rand(2, 3, 32, 32)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -47,7 +47,7 @@ def test_only_norms_that_measure_batches_are_noted(network: Network) -> None:
 def test_a_broken_connection_is_named_and_other_errors_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    monkeypatch.setattr(distributed, "process_count", lambda: 2)
     with pytest.raises(TrainingError, match="another process of this training ended") as caught:  # noqa: SIM117
         with name_lost_process():
             raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
