@@ -225,7 +225,7 @@ def paired_tests(
     """Count disagreements, and test them where images are independent.
 
     Args:
-        b: Likewise; only images that both have are counted.
+        b: One row per labelled image; only images that both tables have are counted.
         groups: Image id → group; None means that no images are grouped.
 
     Raises:
