@@ -155,9 +155,6 @@ def frozen_folder(model: Path) -> Path:
 def training_history(model: Path) -> tuple[list[dict[str, str]], int]:
     """What was written after each epoch of one model.
 
-    Args:
-        model: Of :meth:`RunFolder.model`.
-
     Returns:
         The rows, those of the head's own training first; and how many these are. No rows where
         the model has no history.

@@ -70,7 +70,6 @@ def why_not_applicable(background: FloatArray, black_share: FloatArray) -> str:
     """Why acquisition clusters cannot be found, or an empty string.
 
     Args:
-        background: (n, d) background features.
         black_share: (n,) share of black outside the leukocytes.
     """
     if len(background) < FEWEST_IMAGES:
@@ -148,9 +147,6 @@ def merge_clusters(labels: IntArray, groups: Sequence[Sequence[int]]) -> IntArra
     Two clusters are joined where at least two components of overlapping fields, and a tenth of
     those of the cluster with fewer, have images in both: a single stray image does not fuse two
     slides. Then each component goes as a whole to where most of it lies, so none is cut.
-
-    Args:
-        labels: (n,) cluster numbers.
 
     Returns:
         (n,) numbers from 0, by size.

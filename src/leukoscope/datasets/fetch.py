@@ -57,7 +57,6 @@ def bloodmnist_folder(
         archive: ``bloodmnist.npz`` with ``<part>_images`` (N, H, W, 3) uint8 RGB and
             ``<part>_labels`` (N, 1).
         out: Folder to write, ``<part>/<cell>/<part>_<number>.png``.
-        progress: Called with (step, images written, images in all).
 
     Raises:
         DataError: The archive is damaged or holds other arrays.

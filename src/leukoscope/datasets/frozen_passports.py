@@ -223,7 +223,6 @@ def apply_frozen(
     """The recommended folds for one's own copy of the data; nothing is audited.
 
     Args:
-        passport: Of :func:`load_frozen`.
         manifest: One's copy. Files whose bytes are unknown are decoded and sought by pixels.
         protocols: Which; empty means all that the passport has.
         progress: Called with (images sought by pixels, how many there are).

@@ -244,9 +244,6 @@ def load_dataset(
     A broken file becomes ``quarantined`` with the reason ``code: detail``; an image without a
     known class, or a segmented twin, becomes ``excluded``. Both stay in the manifest.
 
-    Args:
-        threads: Number of files read at a time.
-
     Raises:
         LayoutError: The folder has no known layout; says what was found and what to do.
         UnknownNameError: ``layout`` or a class of ``class_map`` is unknown.

@@ -168,9 +168,6 @@ def split_train_val(
     their test images holds for it: ``val`` takes whole patients in the protocol ``grouped`` (if
     there are enough of them), and components in all others.
 
-    Args:
-        config: Share of ``val``.
-
     Raises:
         SplitError: There are too few groups for two parts.
     """

@@ -23,9 +23,6 @@ FOLDS: Final = 5
 def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
     """Logarithms of the softmax along the last axis, without overflow.
 
-    Args:
-        logits: (…, K) real numbers.
-
     Returns:
         (…, K) float64 ≤ 0.
 
@@ -39,9 +36,6 @@ def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
 
 def softmax(logits: ArrayLike) -> NDArray[np.float64]:
     """Probabilities exp(zᵢ) / Σ exp(zⱼ) along the last axis, without overflow.
-
-    Args:
-        logits: (…, K) real numbers.
 
     Returns:
         (…, K) float64 in [0, 1], summing to 1 along the last axis.
@@ -205,7 +199,6 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> FloatArray:
     """Calibrated probabilities softmax(logits / T).
 
     Args:
-        logits: (…, K) logits.
         temperature: T > 0.
 
     >>> apply_temperature([[2.0, 0.0]], 2.0).round(3).tolist()
@@ -216,10 +209,6 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> FloatArray:
 
 def apply_calibration(logits: ArrayLike, record: Calibration) -> FloatArray:
     """Calibrated probabilities by the method of the record; NumPy alone.
-
-    Args:
-        logits: (…, K) logits.
-        record: Of :func:`fit_calibration`.
 
     >>> record = Calibration(temperature=1.0, weights=(1.0, 1.0), bias=(0.0, 2.0), n_cal=9)
     >>> apply_calibration([[2.0, 0.0]], record).tolist()

@@ -47,7 +47,6 @@ def calibration_measures(
     grow under resampling by more than they vary, so that differences of them mislead.
 
     Args:
-        after: (n, K) calibrated probabilities.
         before: (n, K) softmax of the raw logits; None where there are none.
 
     Returns:

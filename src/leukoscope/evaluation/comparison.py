@@ -94,9 +94,6 @@ def compare(family: Sequence[PredictorPair], **how: Unpack[Sampling]) -> list[Co
     Args:
         family: The pairs; each counts in the correction of the others.
 
-    Returns:
-        One result a pair, in their order.
-
     >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
     >>> [c.verdict for c in compare([PredictorPair(y, right, wrong, ["healthy", "all"])])]
     ['better']
@@ -202,9 +199,9 @@ class PairedTests:
         effect: Cohen's g, the first's share of these images minus ½ (Cohen 1988, chapter 5; from
             .05 small, .15 medium, .25 large); None where they never disagree.
         independent: Whether no images are grouped.
-        mcnemar_p: Of McNemar's exact test (1947); None where images are not independent.
-        delong: Of the area under the ROC curve; None where images are not independent, and with
-            more than two classes.
+        mcnemar_p: p-value of McNemar's exact test (1947); None where images are not independent.
+        delong: Test of the area under the ROC curve; None where images are not independent or
+            have more than two classes.
     """
 
     only_first_right: int

@@ -56,7 +56,6 @@ def set_scores(
     """How little each class fits each image; small for probable classes.
 
     Args:
-        probs: (n, K) calibrated probabilities.
         score: ``lac``: 1 − p (Sadinle et al. 2019, section 2). ``aps``: sum of the probabilities
             of all classes at least as probable (Romano et al. 2020, equation 5 with u = 1).
             ``raps``: that plus ``penalty`` · max(0, rank − ``free``) (Angelopoulos et al. 2021,
@@ -104,7 +103,6 @@ def fit_sets(
 
     Args:
         probs: (n, K) calibrated probabilities of images used for nothing else.
-        coverage: Wanted probability that the true class is in the set, in (0, 1).
         groups: (n,) patient, cluster … of each image; needed by ``group``.
         weights: (n,) what each image counts for in the other two; None counts all fully.
 
@@ -181,13 +179,6 @@ def prediction_sets(probs: ArrayLike, record: Conformal) -> NDArray[np.bool_]:
     A set can be empty: no class is probable enough, a sign of an image unlike the calibration
     images. :func:`fill_empty` gives it its most probable class.
 
-    Args:
-        probs: (n, K) calibrated probabilities.
-        record: Of :func:`fit_sets`.
-
-    Returns:
-        (n, K) bool.
-
     >>> prediction_sets([[0.7, 0.25, 0.05]], Conformal(coverage=0.9, threshold=0.8, n_cal=9))
     array([[ True,  True, False]])
     """
@@ -200,10 +191,6 @@ def fill_empty(sets: NDArray[np.bool_], probs: ArrayLike) -> NDArray[np.bool_]:
     """The same sets, with the most probable class in those that are empty.
 
     Sets only grow, so that what was promised of their coverage still holds.
-
-    Args:
-        sets: (n, K) bool, of :func:`prediction_sets`.
-        probs: (n, K) calibrated probabilities.
 
     >>> fill_empty(np.array([[False, False], [True, True]]), [[0.6, 0.4], [0.5, 0.5]]).tolist()
     [[True, False], [True, True]]
@@ -258,9 +245,6 @@ def expected_coverage(
 ) -> tuple[float, float]:
     """Limits in which the measured coverage should lie under exchangeability.
 
-    Args:
-        cal_and_test: As in :func:`coverage_distribution`.
-
     >>> [round(limit, 3) for limit in expected_coverage([(300, 600)], 0.95)]
     [0.917, 0.977]
     """
@@ -311,8 +295,6 @@ def fit_promise(
     Args:
         logits: (n, K) of models that were not trained on the image's group.
         groups: (n,) whose images resemble each other; held out as a whole if ``new_groups``.
-        coverage: Wanted probability that the true class is in the set, in (0, 1).
-        score: See :func:`~leukoscope.evaluation.conformal.set_scores`.
         new_groups: False where the models have seen other images of these groups.
 
     Raises:

@@ -27,9 +27,6 @@ def choose_examples(
     what is usual; ``least-certain`` with the largest entropy of the probabilities (Shannon 1948),
     right or wrong; ``confident-wrong`` with the largest probability of the wrong class.
 
-    Args:
-        kind: One of :data:`KINDS`.
-
     Returns:
         For each of the K true classes its rows in order; some lists may be empty.
 

@@ -48,7 +48,6 @@ def pointing_hit(heat: NDArray[np.floating], mask: Bool) -> float:
 
     Args:
         heat: (H, W), at least 0.
-        mask: (H, W) bool.
 
     Returns:
         0 or 1, between them where several places are equally hot; NaN for an empty map or mask.
@@ -66,7 +65,6 @@ def heat_share(heat: NDArray[np.floating], mask: Bool) -> float:
 
     Args:
         heat: (H, W), at least 0.
-        mask: (H, W) bool.
 
     Returns:
         0–1; NaN for an empty map or mask.
@@ -209,7 +207,6 @@ def max_sensitivity(heat: NDArray[np.floating], noisy: Sequence[NDArray[np.float
     """Largest change of a map under noise, relative to its length (Yeh et al. 2019, definition 3).
 
     Args:
-        heat: (h, w).
         noisy: Maps of the same image with noise, (h, w) each.
 
     Returns:
@@ -330,9 +327,6 @@ def judge_maps(scores: Mapping[str, Any], stages: Sequence[str]) -> Trust:
     Each test needs a whole interval on the right side: a map must tell more than random blobs of
     what raises the score, twice (insertion minus deletion, and ROAD); it must be another one where
     the head, and where all layers, were randomised; it must be the same one under small noise.
-
-    Args:
-        scores: Of one method, from :func:`summarise`.
     """
     tests = [
         _beats_chance(scores[f"gain_over_{RANDOM}"], scores[f"road_over_{RANDOM}"]),

@@ -119,9 +119,6 @@ def pca_map(
 ) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """The two principal components, and the share of variance that each holds.
 
-    Args:
-        features: (n, D).
-
     Returns:
         (n, 2) coordinates; the sign of an axis is fixed by its largest loading.
 
@@ -141,12 +138,6 @@ def tsne_map(features: NDArray[np.floating], *, seed: int) -> NDArray[np.float64
     """t-SNE (van der Maaten & Hinton 2008), begun from the principal components.
 
     Distances between islands, and their sizes, mean nothing; only neighbourhood does.
-
-    Args:
-        features: (n, D).
-
-    Returns:
-        (n, 2) coordinates.
 
     Raises:
         DataError: Fewer than three images, fewer than two dimensions, or equal features.

@@ -233,10 +233,7 @@ def forecasts(
     groups. Only images of classes that both have are used.
 
     Args:
-        inside: Test rows of the study, one an image.
-        groups: (n,) unit of each.
         unit: What it is, e.g. ``patient``.
-        new_groups: (m,) unit of each of these.
         found: Metric → value with interval on the other data.
         how: ``replicates``, ``confidence`` and ``seed``.
 

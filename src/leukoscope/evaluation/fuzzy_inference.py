@@ -248,7 +248,6 @@ def combine_members(system: FuzzySystem, probs: ArrayLike) -> FloatArray:
     """Support of each class from the members' probabilities, scaled to sum to 1.
 
     Args:
-        system: Of :func:`member_system`.
         probs: (members, n, K).
     """
     values = np.asarray(probs, dtype=np.float64)

@@ -67,8 +67,8 @@ class Gate:
     Attributes:
         scales: The scores that decide.
         threshold: Largest accepted value of the largest scaled score.
-        features: For ``mahalanobis``.
-        appearance: For ``appearance``.
+        features: Model of the features, for ``mahalanobis``.
+        appearance: Model of the appearance, for ``appearance``.
         references: For ``knn``: (R, P) float16 features of training images, each of length 1
             before it was projected.
         basis: (D, P) float16, orthonormal columns onto which ``knn`` projects; None where P is D.
@@ -215,7 +215,6 @@ def fit_gate(
         train: Images that OOD scores are measured from.
         val: Other images of the same source; they scale the scores and set the threshold.
         outliers: Synthetic outliers, none of them made of an image that will be tested.
-        kinds: (n,) kind of each outlier.
         accept: Share of the validation images to accept.
 
     Raises:
@@ -263,7 +262,6 @@ def set_threshold(
     """The same gate with a threshold that accepts its share of unseen images.
 
     Args:
-        gate: Of :func:`fit_gate`.
         unseen: (n,) largest scaled scores of images by gates of the same kind, each of a model
             that was not trained on the image's patient, cluster …
         weights: (n,) what each image counts for.

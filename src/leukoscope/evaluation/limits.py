@@ -108,7 +108,6 @@ def transformed_limits(
     Args:
         value: Estimate, inside (0, 1) for ``logit`` and above 0 for ``log``.
         variance: Of :func:`jackknife_variance`.
-        confidence: Level, 0–1.
         scale: Where the metric has no end: ``logit`` for [0, 1], ``log`` for [0, ∞).
 
     >>> low, high = transformed_limits(0.9, 0.001, 19, confidence=0.95, scale="logit")
@@ -146,7 +145,6 @@ def proportion_limits(
         hits: (G,) number of hits in each group.
         trials: (G,) number of images in each group; groups without any are left out.
         strata: Indices of the groups that are drawn among each other.
-        confidence: Level, 0–1.
         without_fit: (F,) the proportion without the images of each trained model, for
             :func:`add_training_variance`.
 

@@ -159,7 +159,6 @@ def neighbour_distance(
     Sun et al. 2022 (Out-of-distribution detection with deep nearest neighbors), eq. 3.
 
     Args:
-        features: (n, D).
         references: (R, P) of length 1 before the projection; with fewer than five the last counts.
         basis: (D, P) on which the references were projected. What of an image lies outside it
             is taken to be orthogonal to every reference, and so adds to the distance.
@@ -191,7 +190,6 @@ def nearest_cases(
     features of a fine-tuned network.
 
     Args:
-        features: (n, D).
         cases: (R, P) of :func:`choose_cases`; all of them where R is below k.
         basis: (D, P), likewise. What of an image lies outside it adds to every distance.
 

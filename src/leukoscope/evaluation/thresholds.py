@@ -119,9 +119,6 @@ def aurc(
         sure: (n,) confidence, the surer the larger.
         wrong: (n,) whether the prediction is wrong.
 
-    Returns:
-        AURC and E-AURC with their intervals.
-
     >>> area, excess = aurc([0.9, 0.8, 0.7, 0.6], [0, 1, 0, 0], replicates=50)
     >>> round(area.value, 4), round(excess.value, 4)
     (0.2708, 0.2083)
@@ -319,7 +316,7 @@ def choose_threshold(
     >>> from leukoscope.config.guarantees import parse_operating_point as parse
     >>> target = parse("miss at most 5 % of malignant fields, with 95 % confidence")
     >>> choose_threshold(np.linspace(0.2, 1, 93), target)  # doctest: +ELLIPSIS
-    ChosenPoint(threshold=0.208..., n=93, misses=1, bound=0.0499..., needed=59)
+    ChosenThreshold(threshold=0.208..., n=93, misses=1, bound=0.0499..., needed=59)
     """
     values = np.asarray(p_malignant, dtype=np.float64)
     counts = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)

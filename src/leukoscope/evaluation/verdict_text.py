@@ -64,7 +64,7 @@ def summary(
     """The beginning of the headline: accuracy under the protocols that matter most.
 
     Args:
-        split: Of a model that was not trained here, where it is known.
+        split: What is known of the split of a model that was not trained here.
         named: Its name; None for a model of the study.
     """
     if named is not None:

@@ -83,9 +83,6 @@ def paint_ground(image: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[n
     through the ground outside, and squares of grain taken from there in an order fixed for all
     images. Slivers of cells that the hole's edge cuts off are painted over too.
 
-    Args:
-        hole: (H, W) bool.
-
     Returns:
         (H, W, 3) uint8 RGB; unchanged but for the hole, slivers and a narrow seam around them.
     """

@@ -127,9 +127,6 @@ def apply_preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[
 
     Mean and standard deviation are not applied: they live inside the exported graph.
 
-    Args:
-        image: (H, W, 3) uint8 RGB of any size.
-
     Returns:
         (size_px, size_px, 3) uint8 RGB, contiguous; never a view of the input.
     """
@@ -147,7 +144,6 @@ def normalise(batch: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.floa
 
     Args:
         batch: (N, H, W, 3) uint8 RGB.
-        spec: Gives mean and standard deviation per channel.
 
     Returns:
         (N, 3, H, W) float32.

@@ -61,9 +61,6 @@ def segment_leukocytes(image: NDArray[np.uint8]) -> LeukocyteMasks:
 
     Works on fields of many cells and on pictures of one, on a bright or a black ground. Platelets
     and red cells are left out; smudged leukocytes count as leukocytes.
-
-    Args:
-        image: (H, W, 3) uint8 RGB of any size.
     """
     height, width = image.shape[:2]
     scale = min(1.0, _WORKING_PX / max(height, width))

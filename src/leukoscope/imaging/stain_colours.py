@@ -58,7 +58,6 @@ def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> Stain
 
     Args:
         smooth: (H, W, 3) intensities 0–255 without grain.
-        region: (H, W) bool.
 
     Returns:
         None where the region is too small.

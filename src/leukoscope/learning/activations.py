@@ -40,7 +40,7 @@ class HeadOnly(nn.Module):
     """The trainable layers of a network with a frozen backbone, shared and not copied.
 
     Attributes:
-        config: That of the network.
+        config: The configuration of the network.
         backbone: Empty: there is nothing left to freeze.
     """
 
@@ -74,7 +74,6 @@ def pooled_views(
     """Pooled features of each image and of augmented copies of it.
 
     Args:
-        images: (n, S, S, 3) uint8 RGB, preprocessed.
         views: V, copies of each image; the first is the image itself.
 
     Returns:
@@ -119,9 +118,9 @@ class UpperPart(nn.Module):
     """A network that starts at its first trainable block: the same layers, not copies.
 
     Attributes:
-        network: All of it; the blocks below the cut are frozen and never run.
-        below: What the cache holds the output of, one after the other.
-        above: The rest of the backbone up to its feature map.
+        network: The whole network; the blocks below the cut are frozen and never run.
+        below: Blocks whose output is cached, in order.
+        above: The blocks from the cut to the feature map, in order.
     """
 
     def __init__(self, network: Network, below: list[nn.Module], above: list[nn.Module]) -> None:
@@ -131,12 +130,12 @@ class UpperPart(nn.Module):
 
     @property
     def config(self) -> ModelConfig:
-        """That of the network."""
+        """The configuration of the network."""
         return self.network.config
 
     @property
     def backbone(self) -> nn.Module:
-        """All of it, so that freezing counts the same blocks."""
+        """The whole backbone, so that freezing counts the same blocks."""
         return self.network.backbone
 
     @property
@@ -268,7 +267,6 @@ def save_activations(
     Args:
         path: A new ``.npy`` file: (n, V, h, w, C) float16, V = ``training.cached_views``; the
             first copy is the image itself.
-        images: (n, S, S, 3) uint8 RGB, preprocessed.
 
     Raises:
         BundleError: The engine cannot run these blocks.

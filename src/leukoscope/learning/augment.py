@@ -148,7 +148,6 @@ def augment_batch(images: Tensor, transform: v2.Transform, seed: int) -> Tensor:
 
     Args:
         images: (N, H, W, 3) uint8.
-        transform: What :func:`build_augmentation` returned.
         seed: The global random state is put back afterwards.
 
     Returns:
@@ -180,7 +179,7 @@ class Blend(ABC):
     where the loss is linear in them, as cross entropy is, and is defined for every loss.
 
     Args:
-        alpha: Of the symmetric Beta distribution that the share is drawn from.
+        alpha: Parameter of the symmetric Beta distribution of the share.
     """
 
     def __init__(self, alpha: float, rng: np.random.Generator) -> None:

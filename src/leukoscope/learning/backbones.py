@@ -146,18 +146,18 @@ class Network(nn.Module):
     ``features @ head.weight.T + head.bias`` (unless ``clamp_logits`` cuts them).
 
     Attributes:
-        config: What it was built from.
+        config: The configuration that it was built from.
         size_px: Side of its input.
-        seed: Where random weights came from.
+        seed: Seed of the random weights.
         weights_record: Where the backbone's weights came from.
         num_features: D, the width of ``features``.
         gradcam_layer: The layer whose output is the feature map; None where the network has no
             map that its output depends on (transformers without a grid).
-        has_class_maps: The head is linear on the mean of the map, weighted by attention or not,
-            batch norm between them allowed, so that class activation maps are exact (Zhou et
-            al. 2016).
-        has_gradient_maps: Otherwise, the gradient through the head can be written out, so that
-            a graph gives Grad-CAM (see ``head_gradient``).
+        has_class_maps: Whether the head is linear on the mean of the map, weighted by attention
+            or not, batch norm between them allowed, so that class activation maps are exact
+            (Zhou et al. 2016).
+        has_gradient_maps: Whether, otherwise, the gradient through the head can be written out,
+            so that a graph gives Grad-CAM (see ``head_gradient``).
         exported: The last ONNX graph made of it and a hash of what went in; see ``export``.
     """
 

@@ -124,7 +124,6 @@ class Batches:
     """Batches of a set in memory: shuffled and augmented where there is a transform.
 
     Args:
-        batch_size: Images in a batch; the last one may be smaller.
         transform: None for images that are only looked at.
         sampling: ``shuffle``, or draw with replacement: each class equally often, and each
             patient within it.

@@ -28,12 +28,12 @@ class ModelInfo:
         input_size: Side of the images that its weights were trained on, px.
         weights_source: Where ``weights = "imagenet"`` comes from.
         licence: Licence of those weights; empty where there are none.
-        weights_at_hand: They are on this machine, so that no network is needed.
-        weights_file: Where on this machine; empty where they are not.
+        weights_at_hand: Whether they are on this machine, so that no network is needed.
+        weights_file: Their path on this machine; empty where they are not here.
         package: Python module that carries the weights, or empty.
         hub_id: Repository of the weights on the hub that timm reads, or empty.
-        mean: What its weights expect to be subtracted, of RGB in 0 to 1.
-        std: And then to be divided by.
+        mean: Mean of each channel (RGB, 0–1) that its weights expect.
+        std: Standard deviation of each channel, likewise.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ModelInfo:
 
     @property
     def from_scratch(self) -> bool:
-        """There are no published weights of this network."""
+        """Whether no weights of this network are published."""
         return self.weights_source.startswith("none")
 
     @property

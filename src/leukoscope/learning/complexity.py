@@ -46,9 +46,9 @@ class Complexity:
     """What a network costs.
 
     Attributes:
-        parameters: All of them, the head included.
+        parameters: Number of parameters, the head included.
         macs: Multiply-accumulate operations of one image, convolutions and matrix products.
-        size_mb: Of the ONNX file with float32 weights, 10⁶ bytes; None where none was written.
+        size_mb: Size of the ONNX file with float32 weights, 10⁶ bytes; None where none was written.
         latency: One entry a batch size; empty where none was measured.
     """
 
@@ -113,11 +113,7 @@ def count_macs(network: Network) -> int:
 def time_session(
     session: InferenceSession, batch: int, side_px: int, *, threads: int = 1
 ) -> Latency:
-    """Time calls of an exported network on random pixels.
-
-    Args:
-        session: With the input ``image``.
-    """
+    """Time calls of an exported network on random pixels."""
     pixels: NDArray[np.uint8] = np.random.default_rng(0).integers(
         0, 256, (batch, side_px, side_px, 3), dtype=np.uint8
     )

@@ -171,12 +171,6 @@ def check_parity(
 ) -> float:
     """Compare the graph, run by ONNX Runtime, with the network it came from.
 
-    Args:
-        images: (N, S, S, 3) uint8 RGB, preprocessed.
-
-    Returns:
-        Largest absolute difference of any logit.
-
     Raises:
         BundleError: It exceeds the bound of fp32.
     """

@@ -231,9 +231,6 @@ def compact_weights(model: bytes) -> bytes:
 
     Args:
         model: Bytes of an ONNX file whose weights lie inside it.
-
-    Returns:
-        Bytes of the compact file.
     """
     proto = onnx.load_model_from_string(model)
     graph = proto.graph

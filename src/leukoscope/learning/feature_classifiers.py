@@ -354,7 +354,6 @@ def fit_feature_classifier(
     """Fit with every setting; the best log loss on ``val`` wins.
 
     Args:
-        train: Features and classes of the training images.
         val: Those that select the settings, and that the SVM's and the fuzzy rules' scores are
             mapped to probabilities on.
 

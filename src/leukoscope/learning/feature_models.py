@@ -242,8 +242,8 @@ class FeatureModel:
 
     Attributes:
         logits: (n, D) features to (n, K) float64 log-probabilities.
-        head: To stand in a network; a (K, D) weight with its (K,) bias for a linear one; None
-            where it is no graph.
+        head: The same as a module of a network, or (K, D) weight and (K,) bias of a linear one;
+            None where it cannot be written as a graph.
         link: Its probability mapping, where it has one.
         rules: Its rule base, where it has one.
     """

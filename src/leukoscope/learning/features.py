@@ -36,9 +36,6 @@ def extract_features(
     """Input of the last layer of a network for each image, in order.
 
     See :func:`run_network`.
-
-    Returns:
-        (n, D) float32.
     """
     return run_network(
         network,
@@ -72,7 +69,6 @@ def run_network(
         network: The network; its first export takes about five seconds.
         images: (S, S, 3) uint8 RGB each, preprocessed. An iterator is read once, in order.
         total: How many there are, for ``progress``; known for arrays and lists.
-        batch_size: Images in one pass, all views counted.
         threads: Passes at once; by default ``OMP_NUM_THREADS``, or else all cores.
 
     Returns:
@@ -107,11 +103,7 @@ class FeatureEngine:
     """
 
     def __init__(self, network: Network, spec: PreprocessSpec, *, batch_size: int = 16) -> None:
-        """Export the network, unless that was done before.
-
-        Args:
-            batch_size: Images in one pass, all views counted.
-        """
+        """Export the network, unless that was done before."""
         self._session = open_session(onnx_bytes(network, spec))
         self._size_px = spec.size_px
         self.batch_size = max(1, batch_size // network.config.views)
@@ -140,7 +132,6 @@ def stream_outputs(
     """Outputs of a graph batch after batch, in order; one batch runs per thread.
 
     Args:
-        session: The graph; its input is ``image``.
         images: (S, S, 3) uint8 RGB each; read in this thread while the graph runs in others.
         threads: Passes at once; by default ``OMP_NUM_THREADS``, or else all cores.
 

@@ -22,13 +22,13 @@ class LoadingCheck:
     Attributes:
         weights: Where the weights came from.
         weights_sha256: Hash of the tensors as loaded.
-        pretrained: The weights are trained ones.
+        pretrained: Whether the weights are trained ones.
         parameters: Number of parameters of the backbone, and of the whole network with its head.
         shapes: Shape of ``input``, ``feature map``, ``features`` and ``logits`` for one image.
         forward_ms: Time of one pass, ms, median of three, on this machine's processor.
         gradcam_layer: Name of the module whose output is the feature map; empty where none is.
         gradcam_map: Shape of the Grad-CAM map; empty where the network has no feature map.
-        exact_class_maps: The head is linear on averages, so that class maps need no gradient.
+        exact_class_maps: Whether the head is linear on averages: class maps need no gradient.
     """
 
     info: ModelInfo

@@ -68,8 +68,8 @@ def moving_average(network: Trainable, decay: float) -> AveragedModel:
     a plain decay of 0.999 would still show the first weights after some hundred steps.
 
     Args:
-        network: What it follows, by ``update_parameters(network)`` after each step.
-        decay: The largest share of the old value.
+        network: The network to follow, by ``update_parameters(network)`` after each step.
+        decay: Largest share of the old value that is kept.
 
     Returns:
         The average; its state dict restores it. ``module`` is the averaged network.

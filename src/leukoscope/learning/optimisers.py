@@ -94,7 +94,6 @@ def build_loss(
     """The loss that a recipe names.
 
     Args:
-        weight: (K,) class weights, or None.
         class_names: In the order of the logits; only the hierarchical loss reads them.
 
     Raises:

@@ -155,11 +155,7 @@ def _prepare_resume(out: Path, key: str, *, resume: bool) -> None:
 def predict_logits(
     network: Network, images: NDArray[np.uint8], spec: PreprocessSpec
 ) -> NDArray[np.float64]:
-    """Logits of preprocessed images over the recipe's views; see :func:`predict_outputs`.
-
-    Returns:
-        (n, K) float64.
-    """
+    """Logits of preprocessed images over the recipe's views; see :func:`predict_outputs`."""
     return predict_outputs(network, images, spec)[1]
 
 
@@ -170,9 +166,6 @@ def predict_outputs(
 
     Many images go through the exported graph, which is several times faster than torch on a CPU
     but takes seconds to make; the two agree to about one part in 100,000.
-
-    Args:
-        images: (n, S, S, 3) uint8 RGB.
 
     Returns:
         Features (n, D) float32 and logits (n, K) float64.

@@ -53,7 +53,6 @@ def keep_stages(backbone: nn.Module, name: str, stages: int) -> nn.Module:
     """The first feature levels of a backbone of timm, averaged; changed in place.
 
     Args:
-        backbone: As :func:`timm_backbone` gives it.
         stages: How many of timm's ``feature_info``; 0 leaves the backbone as it is.
 
     Raises:

@@ -193,9 +193,6 @@ BAR_STYLES = tuple(_STYLES)
 def draw_scale_bar(image: NDArray[np.uint8], style: str) -> Box | None:
     """Burn a scale bar into an image, in place.
 
-    Args:
-        style: One of :data:`BAR_STYLES`.
-
     Returns:
         ``(x0, y0, x1, y1)`` of the bar with its text, upper limits excluded; None without a bar.
 

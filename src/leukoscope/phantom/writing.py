@@ -46,7 +46,6 @@ def write_phantoms(
         backgrounds: Also write ``truth/phantom-0001_background.png``, the field without
             leukocytes.
         image_format: ``png``, or ``jpeg`` with quality 95.
-        threads: Number of images rendered at a time.
 
     Raises:
         UsageError: ``out`` holds something already, or the format is unknown.
