@@ -48,6 +48,7 @@ from adversary_sets import (
     makes_sense,
     write_set,
 )
+from leukoscope.config.metrics_file import measurements
 from leukoscope.evaluation.intervals import proportion_interval
 from leukoscope.evaluation.verdict import judge
 from leukoscope.phantom.artefacts import ARTEFACTS, STRENGTHS
@@ -164,7 +165,7 @@ def run_case(case: Case, seed: int, pool: Path, complete: bool = False) -> dict[
                 "bundle=false",
             ),
         )
-        metrics = run_study(config, Path(name) / "run", report=False).metrics
+        metrics = run_study(config, Path(name) / "run", report=False).metrics.to_json()
     return {
         "name": case.name,
         **asdict(case),
@@ -188,7 +189,9 @@ def _kept(metrics: dict[str, Any]) -> dict[str, Any]:
 def judged(row: dict[str, Any]) -> dict[str, Any]:
     """A finished set with its verdict by today's rule."""
     metrics = row["metrics"]
-    verdict = judge(metrics)
+    results = [{"folds": 3} | entry for entry in metrics["results"]]  # not kept, and not judged
+    values = {"schema": 1, "class_names": [], "confidence": 0.95, **metrics, "results": results}
+    verdict = judge(measurements(values)).model_dump(mode="json")
     model = next(r for r in metrics["results"] if r["protocol"] == "grouped")
     return row | {
         "level": verdict["level"],

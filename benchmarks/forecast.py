@@ -59,6 +59,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_sets import DESIGNS, POOL, SEED, PartAudit, PartStore, Whole, write_patients
+from leukoscope.config.metrics_file import Estimate
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
@@ -254,7 +255,10 @@ def forecast_of(
         part="test",
         y_true=y,
     )
-    found = {name: {"value": value} for name, value in values(y, probs, new.class_names).items()}
+    found = {
+        name: Estimate(value=value, low=None, high=None)
+        for name, value in values(y, probs, new.class_names).items()
+    }
     how = {"replicates": 500, "confidence": 0.95, "seed": SEED}
     return forecasts(tested, held.tolist(), "unit", new, units, "unit", found, how=how)
 

@@ -112,7 +112,9 @@ def attempt(options: argparse.Namespace) -> None:
 
         save_study_config(run.config, config)
     start = time.perf_counter()
-    metrics = run_study(config, run.path, resume=True, report=False, listener=_tell).metrics
+    metrics = run_study(
+        config, run.path, resume=True, report=False, listener=_tell
+    ).metrics.to_json()
     note = {
         "command": shlex.join(["try", "DEVELOPMENT", *sys.argv[3:]]),
         "seconds": round(time.perf_counter() - start),

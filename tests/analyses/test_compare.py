@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from leukoscope.analyses.compare.runs import compare_runs
+from leukoscope.config.metrics_file import save_metrics
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
-from leukoscope.core.files import read_csv, write_csv, write_json
+from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
@@ -270,7 +271,7 @@ def test_an_evaluation_on_other_data_stands_in_its_own_table(
         table, table.image_id.tolist(), "patient", ["made for a test"], None, ["accept"]
     )
     folder = RunFolder(tmp_path / "elsewhere")
-    write_json(folder.metrics, metrics)
+    save_metrics(folder.metrics, metrics)
     table.save(folder.predictions)
     result = _files_only(run.path, folder.path, out=tmp_path / "out")
     assert [entry["name"] for entry in result["external"]] == ["elsewhere"]

@@ -93,7 +93,7 @@ def test_each_classifier_says_how_it_was_chosen(study: StudyResult) -> None:
     assert "Fuzzy rules of features-fuzzy" in report
     assert "Settings selected by log loss on validation images" in report
     assert "The two levels of the hierarchy" in report
-    levels = study.metrics["hierarchy"]
+    levels = study.metrics.to_json()["hierarchy"]
     assert [row["recipe"] for row in levels] == CLASSIFIERS
     assert levels[0]["binary"]["metrics"]["roc_auc"]["value"] is not None
 
@@ -101,7 +101,7 @@ def test_each_classifier_says_how_it_was_chosen(study: StudyResult) -> None:
 def test_a_study_of_trees_ends_without_a_bundle_and_says_why(trees: StudyResult) -> None:
     assert not trees.run.bundle.exists()
     reason = "boosted trees cannot be written as the one graph that a bundle holds"
-    assert any(reason in text for text in trees.metrics["warnings"])
+    assert any(reason in text for text in trees.metrics.to_json()["warnings"])
     assert reason in trees.run.report_md.read_text()
     with pytest.raises(UsageError, match=reason):
         export_bundle(trees.run, "features-boosting", trees.run.path / "b")
@@ -110,14 +110,14 @@ def test_a_study_of_trees_ends_without_a_bundle_and_says_why(trees: StudyResult)
 def test_an_ensemble_is_a_run_with_members_and_plain_averaging_beside_it(
     ensemble: StudyResult, study: StudyResult
 ) -> None:
-    names = [row["recipe"] for row in ensemble.metrics["results"]]
+    names = [row["recipe"] for row in ensemble.metrics.to_json()["results"]]
     rules = ["fuzzy", "weighted", "accuracy-weighted", "vote", "mean"]
     assert names == [*(f"ensemble-{rule}" for rule in rules), *CLASSIFIERS]
     config = load_study_config(ensemble.run.config)
     assert [recipe.name for recipe in config.recipes] == names
-    both = zip(ensemble.metrics["results"][5:], study.metrics["results"], strict=True)
+    both = zip(ensemble.metrics.results[5:], study.metrics.results, strict=True)
     for mine, theirs in both:
-        assert mine["metrics"] == theirs["metrics"]
+        assert mine.metrics == theirs.metrics
     report = ensemble.run.report_md.read_text()
     assert "How the models were combined" in report
     assert "IF features-knn IS high AND features-svm IS high THEN support IS very high" in report
@@ -160,7 +160,10 @@ def test_an_ensemble_can_be_made_again_and_be_a_member(
     shutil.copytree(ensemble.run.path, again.path)
     members = load_members([], [f"{study.run.path}:features-knn", f"{study.run.path}:features-svm"])
     result = run_ensemble(members, again.path)
-    assert [r["recipe"] for r in result.metrics["results"]] == ["ensemble-mean", *CLASSIFIERS[:2]]
+    assert [row.recipe for row in result.metrics.results] == [
+        "ensemble-mean",
+        *CLASSIFIERS[:2],
+    ]
     of_both = load_members([], [f"{again.path}:ensemble-mean", f"{again.path}:features-svm"])
     assert [member.name for member in of_both] == ["ensemble-mean", "features-svm"]
     assert [m.recipe.name for m in load_members([again.path])] == CLASSIFIERS[:2]

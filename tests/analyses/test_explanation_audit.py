@@ -76,7 +76,9 @@ def write_run(out: Path, phantoms: Path, eye: tuple[tuple[float, ...], float]) -
             fold=fold, part=parts, y_true=labels, logits=logits,
         ).save(run.model("bn-cnn", "random", fold) / "predictions.csv")  # fmt: skip
     save_folds(run.splits, folds, manifest)
-    write_json(run.metrics, {"class_names": manifest.class_names, "verdict": {}})
+    verdict = {"headline": "Nothing was judged.", "level": "inconclusive"}
+    values = {"schema": 1, "class_names": manifest.class_names, "confidence": 0.95, "results": []}
+    write_json(run.metrics, values | {"verdict": verdict})
     return out
 
 

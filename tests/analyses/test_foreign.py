@@ -244,7 +244,7 @@ def test_a_leak_in_their_split_is_named(phantoms: Path, tmp_path: Path) -> None:
     theirs = write_rows(tmp_path / "Their Model.csv", rows)
     plan = config(phantoms, protocols=["random", "given"])
     result = audit_foreign(theirs, plan, tmp_path / "audit", quiet)
-    metrics = result.metrics
+    metrics = result.metrics.to_json()
     tested = sum(row["split"] == "test" for row in rows)
     assert {row["protocol"]: row["n"] for row in metrics["results"]} == {
         "random": tested,
@@ -267,7 +267,7 @@ def test_a_graph_is_audited_on_edited_images_too(phantoms: Path, tmp_path: Path)
     path = write_graph(tmp_path / "m.onnx", ["n", 3, 32, 32], 4)
     model = open_foreign_model(path, class_order("benign,early,pre,pro", {}))
     result = audit_foreign(model, config(phantoms, protocols=["random"]), tmp_path / "audit", quiet)
-    metrics = result.metrics
+    metrics = result.metrics.to_json()
     assert {row["input"] for row in metrics["model_on"]} == {
         "background-only",
         "cells-only",

@@ -132,7 +132,7 @@ def test_the_best_is_measured_once_and_its_validation_value_is_met_again(
     assert (val.probs.argmax(axis=1) == val.y_true).mean() == pytest.approx(
         tuned.summary["best"]["value"]
     )
-    assert result.metrics["results"][0]["n"] == len(table.select(part="test", input="image"))
+    assert result.metrics.results[0].n == len(table.select(part="test", input="image"))
     measure_best(config, out, lambda *_: None)
     text = (out / "best.toml").read_text()
     (out / "best.toml").write_text(text.replace("dropout = 0.5", "dropout = 0.25"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
+from leukoscope.config.metrics_file import Comparison, StainShare
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.shortcuts import inflations, share_of_tables, surviving_share
@@ -77,40 +77,39 @@ def test_tables_are_matched_by_image() -> None:
         )  # fmt: skip
 
 
-def comparison(a: str, b: str, value: float, shown: str = "image") -> dict[str, Any]:
-    return {
+def comparison(a: str, b: str, value: float, shown: str = "image") -> Comparison:
+    return Comparison.model_validate({
         "a": {"recipe": "quick", "protocol": a, "input": "image"},
         "b": {"recipe": "quick", "protocol": b, "input": shown},
         "metric": "accuracy",
         "difference": {"value": value, "low": value - 0.02, "high": value + 0.02, "reliable": True},
+        "p": 0.01,
         "p_holm": 0.01,
         "verdict": "better",
         "n": 20,
         "n_groups": 12,
-    }
+    })  # fmt: skip
 
 
 def test_inflation_is_random_minus_each_protocol_that_separates() -> None:
-    metrics = {
-        "comparisons": [
-            comparison("random", "random", 0.3, "colour-only"),
-            comparison("random", "deduplicated", 0.01),
-            comparison("random", "acquisition", 0.04),
-            comparison("random", "grouped", 0.1),
-        ]
-    }
-    found = inflations(metrics, "quick")
-    assert [(e["protocol"], e["difference"]["value"]) for e in found] == [
+    rows = [
+        comparison("random", "random", 0.3, "colour-only"),
+        comparison("random", "deduplicated", 0.01),
+        comparison("random", "acquisition", 0.04),
+        comparison("random", "grouped", 0.1),
+    ]
+    found = inflations(rows, "quick")
+    assert [(e.protocol, e.difference.value) for e in found] == [
         ("grouped", 0.1),
         ("acquisition", 0.04),
     ]
-    assert [(e["p_holm"], e["verdict"]) for e in found] == [(0.01, "better")] * 2
-    assert inflations(metrics, "another") == []
+    assert [(e.p_holm, e.verdict) for e in found] == [(0.01, "better")] * 2
+    assert inflations(rows, "another") == []
 
 
 def test_shares_are_put_into_words() -> None:
     share = surviving_share(*(values * 10 for values in RIGHT.values())).to_json()
-    text = describe_share({"protocol": "grouped", **share})
+    text = describe_share(StainShare.model_validate({"protocol": "grouped", **share}))
     assert text.startswith(
         "When whole patients are held out: of the 40.0 points by which the model is better than "
         "colour statistics, 50 % (interval "

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from leukoscope.evaluation.shortcuts import SOURCES, groups_needed
-from leukoscope.evaluation.verdict import RULE, judge, level_words
+from leukoscope.config.metrics_file import Estimate, measurements
+from leukoscope.evaluation import verdict
+from leukoscope.evaluation.shortcuts import SOURCES, groups_needed, status_of
+from leukoscope.evaluation.verdict import RULE, level_words
 
 UNITS = {
     "random": "component",
@@ -16,6 +18,11 @@ UNITS = {
     "acquisition-merged": "merged acquisition cluster",
 }
 TWO = [[100, 0], [50, 50]]  # 200 images, chance 50 %
+
+
+def judge(values: dict[str, Any]) -> dict[str, Any]:
+    """The verdict as ``metrics.json`` keeps it."""
+    return verdict.judge(measurements(values)).model_dump(mode="json")
 
 
 def interval(value: float, half: float, *, reliable: bool = True) -> dict[str, Any]:
@@ -79,8 +86,13 @@ def survival(name: str = "blur-1", value: float = 0.95, half: float = 0.05) -> d
         "protocol": "grouped",
         "input": name,
         "share": interval(value, half),
+        "metric": "roc_auc",
+        "value": 0.5 + 0.45 * value,
+        "model": 0.95,
+        "chance": 0.5,
         "n": 200,
         "n_groups": 40,
+        "group_unit": "patient",
     }
 
 
@@ -99,8 +111,12 @@ def study(
 ) -> dict[str, Any]:
     """An honest study of 40 patients; arguments replace what they name."""
     values = {
+        "schema": 1,
+        "class_names": ["healthy", "all"],
+        "confidence": 0.95,
         "results": list(results) or [result("random", 0.92), result("grouped")],
         "shortcuts": {
+            "recipe": "quick",
             "sources": [share(name, 0.05) for name in SOURCES] if sources is None else sources,
             "inapplicable": [NO_BAR] if inapplicable is None else inapplicable,
         },
@@ -169,7 +185,12 @@ def test_a_probe_with_nothing_to_see_is_inapplicable_with_its_reason() -> None:
 
 
 def test_colour_statistics_alone_are_no_evidence() -> None:
-    found = judge(study(sources=[], probes=[{"probe": "colour-only"}]))
+    colour = {
+        key: value
+        for key, value in result("grouped").items()
+        if key not in ("confusion", "calibrated")
+    }
+    found = judge(study(sources=[], probes=[colour | {"probe": "colour-only"}]))
     assert found["level"] == "inconclusive"
 
 
@@ -290,14 +311,28 @@ def test_ten_groups_are_needed_to_call_a_source_shown() -> None:
 
 
 def test_groups_needed_grows_with_the_square_of_the_distance() -> None:
-    row = share("ground", 0.4, half=0.2, groups=25)
-    assert groups_needed(row) == 100
-    assert groups_needed(share("ground", 0.5, half=0.2)) is None
+    assert groups_needed(Estimate(**interval(0.4, 0.2)), 25) == 100
+    assert groups_needed(Estimate(**interval(0.5, 0.2)), 40) is None
+
+
+def test_ten_groups_make_a_high_share_shown_and_nine_leave_it_open() -> None:
+    for groups, status in ((10, "shown"), (9, "open")):
+        rows = [share("ground", 0.8, groups=groups)]
+        (row,) = measurements(study(sources=rows)).shortcuts.sources
+        assert status_of(row) == status
 
 
 def test_the_next_patient_and_the_random_split_are_among_the_findings() -> None:
     grouped = result("grouped") | {
-        "next_unit": {"unit": "patient", "value": 0.9, "low": 0.4, "high": 1.0}
+        "next_unit": {
+            "unit": "patient",
+            "metric": "accuracy",
+            "value": 0.9,
+            "low": 0.4,
+            "high": 1.0,
+            "n_groups": 40,
+            "median_n": 5.0,
+        }
     }
     inflated = {
         "a": {"recipe": "quick", "protocol": "random", "input": "image"},
@@ -305,6 +340,10 @@ def test_the_next_patient_and_the_random_split_are_among_the_findings() -> None:
         "metric": "accuracy",
         "difference": interval(0.05, 0.02),
         "verdict": "better",
+        "n": 200,
+        "n_groups": 40,
+        "p": 0.001,
+        "p_holm": 0.001,
     }
     found = judge(study(result("random"), grouped, comparisons=[inflated]))["findings"]
     assert any("For the next patient expect 40 to 100 %." in text for text in found)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from leukoscope.config.metrics_file import Estimate
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.forecast import INSIDE, forecasts
 from leukoscope.evaluation.metrics import weighted_metrics
@@ -69,7 +70,10 @@ def repeated(simulated: Callable[..., Sample]) -> dict[str, list[Any]]:
         found["reports"].append(result_entry(statistics, table, "r", "grouped", NAMES))
         later = simulated(str(NEW), SIGNAL, rng)
         new, of = as_rows(later)
-        measured = {name: {"value": value} for name, value in values(later).items()}
+        measured = {
+            name: Estimate(value=value, low=None, high=None)
+            for name, value in values(later).items()
+        }
         how = {"replicates": 100, "confidence": 0.95, "seed": 0}
         cohort = forecasts(table, patients, "patient", new, of, "patient", measured, how=how)
         hit, member = later[1].argmax(axis=1) == later[0], later[2]

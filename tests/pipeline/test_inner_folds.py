@@ -117,7 +117,7 @@ def test_a_study_with_inner_folds(tmp_path: Path) -> None:
         )
         table = PredictionTable.load(folder / "predictions.csv")
         assert set(table.part.tolist()) == {"val", "cal", "test"}
-        assert result.metrics["results"][0]["recipe"] == recipe
+        assert result.metrics.to_json()["results"][0]["recipe"] == recipe
         export_bundle(result.run, recipe, result.run.bundle)
         _the_bundle_holds_both(result.run)
 

@@ -94,10 +94,10 @@ def test_a_model_that_knows_its_patients_is_not_taken_for_sure_of_new_ones(
 ) -> None:
     """Tints name the patients: every image of them is right, of new ones half are."""
     record = read_bundle(result.run.bundle).record
-    accuracy = result.metrics["results"][0]["metrics"]["accuracy"]["value"]
+    accuracy = result.metrics.to_json()["results"][0]["metrics"]["accuracy"]["value"]
     assert accuracy < 0.8
     assert record.calibration.temperature > 1.2
-    sure = [row for row in result.metrics["calibration"] if row["protocol"] == "grouped"]
+    sure = [row for row in result.metrics.to_json()["calibration"] if row["protocol"] == "grouped"]
     assert max(sure[0]["temperature"]) > 1
 
 
@@ -129,7 +129,7 @@ def test_everything_that_decides_comes_from_the_held_out_answers(result: StudyRe
     known = np.array(table.class_names)[table.y_true] == "all"
     ill = {patient[i] for i in table.image_id[known].tolist()}
     assert record.operating_point.n_cal == len(ill)
-    entry = result.metrics["subjects"]["results"][0]
+    entry = result.metrics.to_json()["subjects"]["results"][0]
     assert record.subject_method == entry["bundle_method"]
 
 
@@ -144,7 +144,7 @@ def test_the_bundle_the_card_and_the_report_say_for_whom(result: StudyResult) ->
     units = {unit for f in load_folds(result.run.splits) if f.protocol == "grouped"
              for unit in f.groups.values()}  # fmt: skip
     assert (record.promise.n_groups, record.promise.n) == (len(units), PATIENTS * IMAGES)
-    measured = result.metrics["promise"]["coverage"]
+    measured = result.metrics.to_json()["promise"]["coverage"]
     assert record.promise.measured is not None
     assert record.promise.measured.model_dump() == measured
     words = f"95 % sets: calibrated for new patients ({len(units)} patients held out)"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from leukoscope.config.loading import load_recipe, save_study_config
+from leukoscope.config.metrics_file import measurements
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.files import sha256_bytes, write_csv, write_json
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
@@ -257,7 +258,6 @@ def _metrics(table: PredictionTable, plan: Plan) -> dict[str, Any]:
         ],
         "decisions": {
             "recipe": plan.recipes[0],
-            "temperature": {name: [1.7, 1.62, 1.81][: plan.folds] for name in plan.protocols},
             "coverage": {
                 "nominal": 0.95,
                 "protocol": {
@@ -278,11 +278,14 @@ def _metrics(table: PredictionTable, plan: Plan) -> dict[str, Any]:
     share = surviving_share(*right, replicates=100).to_json()
     metrics["shortcuts"] = {
         "recipe": plan.recipes[0],
-        "inflation": inflations(metrics, plan.recipes[0]),
+        "inflation": [
+            row.model_dump(mode="json")
+            for row in inflations(measurements(metrics).comparisons, plan.recipes[0])
+        ],
         "shares": [{"protocol": name, **share} for name in plan.protocols] if probes else [],
         "inapplicable": [{"probe": "scale-bar-only", "reason": "no scale bar was found"}],
     }
-    metrics["verdict"] = judge(metrics)
+    metrics["verdict"] = judge(measurements(metrics)).model_dump(mode="json")
     return metrics
 
 

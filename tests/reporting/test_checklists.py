@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from leukoscope.config.metrics_file import StudyMetrics, study_metrics
 from leukoscope.config.recipe import EnsembleTraining
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.study.card import by_patient
@@ -72,6 +74,11 @@ def test_every_answer_names_files_that_are_there(study: Study, name: str) -> Non
                 assert (study.run.path / file).exists(), file
 
 
+def with_keys(study: Study, **changed: Any) -> StudyMetrics:
+    """The study's metrics with some keys of the file replaced."""
+    return study_metrics(study.metrics.to_json() | changed)
+
+
 def test_what_no_file_knows_stays_open(study: Study) -> None:
     claim, tripod = filled(study, "claim-2024"), filled(study, "tripod-ai")
     for number in ("11", "16", "18", "34", "44"):  # people, ethics, registration, funding
@@ -85,7 +92,7 @@ def test_what_no_file_knows_stays_open(study: Study) -> None:
 
 def test_absent_files_leave_their_items_open(study: Study) -> None:
     bare = replace(study, environment={}, folds=(), explanations=(), predictions=None)
-    bare = replace(bare, metrics={**study.metrics, "probes": [], "curve": [], "results": []})
+    bare = replace(bare, metrics=with_keys(study, probes=[], curve=[], results=[]))
     known, unknown = filled(study, "claim-2024"), filled(bare, "claim-2024")
     for number in ("10", "19", "20", "23", "30", "31", "32", "37"):
         assert known[number].state == "answered"
@@ -153,16 +160,15 @@ def test_results_by_patient_and_rejection_answer_their_items(study: Study) -> No
     share = {"value": 0.9, "low": 0.6, "high": 1.0, "reliable": True}
     gate = {
         "recipe": "quick", "protocol": "random", "unit": "component", "n": 48, "n_groups": 40,
-        "accept": 0.95, "least_n_val": 30, "rejected": share, "roc_auc": share,
-        "accuracy": {"accepted": share}, "folds_using": {"knn": 1},
+        "n_outliers": 8, "accept": 0.95, "least_n_val": 30, "rejected": share, "roc_auc": share,
+        "accuracy": {"accepted": share}, "folds_using": {"knn": 1}, "kinds": {}, "folds": 1,
     }  # fmt: skip
     people = {
         "recipe": "quick", "n": 12, "n_images": 48, "by_class": {"benign": 12}, "mixed": [],
-        "folds": [{"method": "vote", "n_val": 3}], "patients": [], "metrics": {"accuracy": share},
+        "folds": [{"fold": 0, "method": "vote", "n_val": 3, "val_log_loss": {}}], "patients": [],
+        "metrics": {"accuracy": share}, "bundle_method": "vote",
     }  # fmt: skip
-    told = replace(
-        study, metrics={**study.metrics, "ood": [gate], "subjects": {"results": [people]}}
-    )
+    told = replace(study, metrics=with_keys(study, ood=[gate], subjects={"results": [people]}))
     for name, number, words in (
         ("claim-2024", "37", "12 patients"), ("tripod-ai", "12d", "12 patients"),
         ("tripod-ai", "23a", "12 patients"), ("mi-claim", "12", "12 patients"),
@@ -174,6 +180,6 @@ def test_results_by_patient_and_rejection_answer_their_items(study: Study) -> No
         tables = [t for a in filled(told, name)[number].answers for t in a.tables]
         assert sum("gate declines" in table.caption for table in tables) == 1
     why = {"subjects": {"inapplicable": "no patient is named."}}
-    untold = filled(replace(study, metrics={**study.metrics, **why}), "claim-2024")["37"].answers
+    untold = filled(replace(study, metrics=with_keys(study, **why)), "claim-2024")["37"].answers
     assert untold[-1].text == "Results by patient do not apply: no patient is named."
     assert filled(told, "claim-2024")["37"].state == "answered"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from leukoscope.config.metrics_file import Estimate, study_metrics
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.pipeline.decisions import decision_entries, operating_entry
 from leukoscope.pipeline.entries import calibration_entry
@@ -39,7 +40,8 @@ def study(make_study, tmp_path: Path, drawn) -> Study:
     record = decision_entries(tests, "quick", {"patient": drawn.patients(tests[0])})
     record["operating_point"] = operating_entry(tests, WORDS, None)
     entries = [calibration_entry(test, "quick") for test in tests]
-    return replace(loaded, metrics={**loaded.metrics, "calibration": entries, "decisions": record})
+    changed = {"calibration": entries, "decisions": record}
+    return replace(loaded, metrics=study_metrics(loaded.metrics.to_json() | changed))
 
 
 def words(section: Section) -> str:
@@ -74,9 +76,9 @@ def test_every_question_has_its_table_and_figure(study: Study, tmp_path: Path) -
 
 
 def test_a_harm_by_calibration_is_said(study: Study, tmp_path: Path) -> None:
-    entry = dict(study.metrics["calibration"][0])
-    entry["change"] = {"log_loss": {"value": 0.05, "low": 0.01, "high": 0.09}}
-    worse = replace(study, metrics={**study.metrics, "calibration": [entry]})
+    change = {"log_loss": Estimate(value=0.05, low=0.01, high=0.09)}
+    entry = study.metrics.calibration[0].model_copy(update={"change": change})
+    worse = replace(study, metrics=study.metrics.model_copy(update={"calibration": (entry,)}))
     text = words(calibration(worse, Gallery(RunFolder(tmp_path / "out"))))
     assert "calibration made the log loss worse, by +0.050 (+0.010 to +0.090)" in text
 
@@ -84,9 +86,9 @@ def test_a_harm_by_calibration_is_said(study: Study, tmp_path: Path) -> None:
 def test_without_an_operating_point_the_report_says_what_could_be_asked(
     study: Study, tmp_path: Path, drawn
 ) -> None:
-    record = dict(study.metrics["decisions"])
-    record["operating_point"] = operating_entry([drawn.results("random")], "", None)
-    plain = replace(study, metrics={**study.metrics, "decisions": record})
+    values = study.metrics.to_json()
+    values["decisions"]["operating_point"] = operating_entry([drawn.results("random")], "", None)
+    plain = replace(study, metrics=study_metrics(values))
     text = words(decisions(plain, Gallery(RunFolder(tmp_path / "out"))))
     assert "None was asked for" in text
     assert "malignant calibration images)" in text

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from leukoscope.config.metrics_file import study_metrics
 from leukoscope.core.files import write_csv, write_json
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, RunFolder
 from leukoscope.reporting.content import Folded, Picture, Table
@@ -45,7 +46,7 @@ def study(make_study: Callable[..., RunFolder], tmp_path_factory: pytest.TempPat
 
 
 def with_ood(study: Study, *entries: dict[str, Any]) -> Study:
-    return replace(study, metrics={**study.metrics, "ood": list(entries)})
+    return replace(study, metrics=study_metrics(study.metrics.to_json() | {"ood": list(entries)}))
 
 
 def test_the_section_has_a_table_a_figure_and_the_kinds(study: Study, tmp_path: Path) -> None:

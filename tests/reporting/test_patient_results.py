@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from leukoscope.config.metrics_file import Patients
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.patient_results import subjects
@@ -30,13 +33,19 @@ ENTRY = {
 }  # fmt: skip
 
 
+def by_patient(**subjects: Any) -> SimpleNamespace:
+    return SimpleNamespace(subjects=Patients.model_validate_json(json.dumps(subjects)))
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> SimpleNamespace:
-    found = {"protocol": "grouped", "results": [ENTRY]}
     return SimpleNamespace(
-        metrics={"subjects": found}, class_names=("healthy", "all"), confidence=0.95, level="95 %",
+        metrics=by_patient(protocol="grouped", results=[ENTRY]),
+        class_names=("healthy", "all"),
+        confidence=0.95,
+        level="95 %",
         run=RunFolder(tmp_path),
-    )  # fmt: skip
+    )
 
 
 def test_patients_are_counted_listed_and_drawn(study: SimpleNamespace) -> None:
@@ -57,17 +66,17 @@ def test_patients_are_counted_listed_and_drawn(study: SimpleNamespace) -> None:
 def test_what_does_not_apply_has_its_reason_and_an_old_study_has_no_section(
     study: SimpleNamespace,
 ) -> None:
-    study.metrics["subjects"] = {"inapplicable": "the images have no patient ids"}
+    study.metrics = by_patient(inapplicable="the images have no patient ids")
     (said,) = subjects(study, Gallery(study.run)).blocks
     assert said.text == "Results by patient do not apply: the images have no patient ids."
-    study.metrics = {}
+    study.metrics = SimpleNamespace(subjects=None)
     assert not subjects(study, Gallery(study.run)).blocks
 
 
 def test_many_patients_are_drawn_without_names_and_folded(study: SimpleNamespace) -> None:
     many = [ROWS[0] | {"patient": f"H{i}"} for i in range(80)]
     entry = {**ENTRY, "patients": many, "n": 80}
-    study.metrics = {"subjects": {"results": [entry]}}
+    study.metrics = by_patient(results=[entry])
     blocks = subjects(study, Gallery(study.run)).blocks
     assert blocks[3].title == "All 80 patients"
     assert blocks[3].tables[0].rows[79][1] == "H79"

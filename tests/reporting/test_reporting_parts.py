@@ -130,9 +130,8 @@ def test_scores_are_the_labelled_test_rows_in_the_order_of_the_metrics(run: RunF
     study = load_study(run)
     table = PredictionTable.load(run.predictions)
     table = replace(table, part=np.where(np.arange(len(table)) % 5 == 0, "cal", table.part))
-    turned = replace(study, predictions=table, metrics={
-        **study.metrics, "class_names": list(reversed(study.class_names)),
-    })  # fmt: skip
+    reversed_ = study.metrics.model_copy(update={"class_names": study.class_names[::-1]})
+    turned = replace(study, predictions=table, metrics=reversed_)
     scores = turned.scores("quick", "random")
     wanted = table.select(recipe="quick", protocol="random", part="test", input="image")
     assert scores is not None
@@ -144,8 +143,9 @@ def test_scores_are_the_labelled_test_rows_in_the_order_of_the_metrics(run: RunF
 
 def test_points_of_the_curve_do_not_stand_among_the_results(run: RunFolder) -> None:
     study = load_study(run)
-    point = {**study.metrics["results"][0], "protocol": "acquisition-k48"}
-    more = replace(study, metrics={**study.metrics, "results": [point, *study.metrics["results"]]})
+    results = study.metrics.results
+    point = results[0].model_copy(update={"protocol": "acquisition-k48"})
+    more = replace(study, metrics=study.metrics.model_copy(update={"results": (point, *results)}))
     assert more.protocols == study.protocols
     assert study.protocols == ("random", "deduplicated", "acquisition", "acquisition-merged")
 
@@ -163,7 +163,7 @@ def test_class_table_agrees_with_the_confusion_matrix(run: RunFolder) -> None:
     study = load_study(run)
     table = result_tables.per_class(study, "quick")
     assert table is not None
-    confusion = np.array(study.results[0]["confusion"])
+    confusion = np.array(study.results[0].confusion)
     recall = np.diag(confusion) / confusion.sum(axis=1)
     for k, row in enumerate(table.rows[: len(confusion)]):
         assert row[2] == str(confusion[k].sum())
@@ -180,7 +180,7 @@ def test_model_card_says_what_matters(run: RunFolder) -> None:
     assert "does not stand for healthy blood" in card
     assert "background only, leukocytes removed" in card
     assert "no patient ids are known for these images" in card
-    accuracy = load_study(run).results[0]["metrics"]["accuracy"]
+    accuracy = load_study(run).results[0].metrics["accuracy"]
     assert interval(accuracy, "accuracy") in card
 
 

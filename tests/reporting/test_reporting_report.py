@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from leukoscope.config.metrics_file import Estimate
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.core.protocols import protocol_title
@@ -208,10 +209,10 @@ def test_a_damaged_map_of_features_is_named(make_study: MakeStudy, tmp_path: Pat
 
 def test_missing_values_are_dashes_never_zero(run: RunFolder) -> None:
     study = load_study(run)
-    missing = {"value": None, "low": None, "high": None, "reliable": False}
-    for entry in study.metrics["results"]:
-        entry["metrics"]["roc_auc"] = missing
-        del entry["metrics"]["macro_f1"]
+    missing = Estimate(value=None, low=None, high=None, reliable=False)
+    for entry in study.metrics.results:
+        entry.metrics["roc_auc"] = missing
+        del entry.metrics["macro_f1"]
     table = result_tables.headline(study)
     assert [column.title for column in table.columns[3:5]] == ["Macro F1", "ROC AUC"]
     assert {row[3:5] for row in table.rows} == {("—", "—")}

@@ -13,6 +13,13 @@ from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_study_config
+from leukoscope.config.metrics_file import (
+    BundleDecisions,
+    DecisionShares,
+    Estimate,
+    Held,
+    OtherData,
+)
 from leukoscope.core.errors import ConfigError, DataError
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.evaluation.forecast import INSIDE, OUTSIDE, forecasts
@@ -152,7 +159,8 @@ def table(
         classes, ids, probs, recipe="quick", protocol="grouped", fold=0, part="test", y_true=y
     )
     hits = float((probs.argmax(axis=1) == y).mean())
-    return found, groups, {"accuracy": {"value": hits}, "roc_auc": {"value": hits}}
+    estimate = Estimate(value=hits, low=None, high=None)
+    return found, groups, {"accuracy": estimate, "roc_auc": estimate}
 
 
 @pytest.mark.parametrize(("right", "verdict"), [(0.85, INSIDE), (0.6, OUTSIDE)])
@@ -162,8 +170,14 @@ def test_what_is_far_below_the_forecast_is_outside(right: float, verdict: str) -
     result = forecasts(inside, groups, "patient", outside, new, "patient", found, how=HOW)
     assert (result["unit"], result["n_units"]) == ("patient", 14)
     assert result["accuracy"]["verdict"] == verdict
-    entry = {"data": "clinic", "n": len(new), "n_groups": 14, "group_unit": "patient",
-             "metrics": found, "forecast": result}  # fmt: skip
+    entry = OtherData(
+        data="clinic", folder="external/clinic", n=len(new), n_groups=14, group_unit="patient",
+        metrics=found, confusion=(), class_names=("healthy", "all"), warnings=(),
+        decisions=BundleDecisions(
+            share=DecisionShares(accept=1.0, review=0.0, reject=0.0), coverage=None
+        ),
+        internal=Held(recipe="quick", protocol="grouped"), forecast=result,
+    )  # fmt: skip
     said = in_words(entry)
     assert f"accuracy is {verdict} of" in said
     assert ("promised more than the model keeps" in said) == (verdict == OUTSIDE)

@@ -90,7 +90,7 @@ def test_every_file_of_the_design_is_there(result: StudyResult) -> None:
 
 def test_metrics_say_what_was_measured_and_what_was_not(result: StudyResult) -> None:
     metrics = json.loads(result.run.metrics.read_text())
-    assert metrics == result.metrics
+    assert metrics == result.metrics.to_json()
     by_protocol = {row["protocol"]: row for row in metrics["results"]}
     assert set(by_protocol) == {"random", "grouped", "acquisition"}
     assert by_protocol["random"]["n"] == 72
@@ -155,15 +155,15 @@ def test_a_finished_study_gets_more_probes_and_keeps_its_results(
     monkeypatch.setattr("leukoscope.reporting.study.report.write_report", written.append)
     assert missing_probes(run.path, None) == []
     assert missing_probes(run.path, ["silhouette-only"]) == ["silhouette-only"]
-    old = json.loads(run.metrics.read_text()) | {"of_another_step": 1}
+    old = json.loads(run.metrics.read_text()) | {"external": []}
     run.metrics.write_text(json.dumps(old))
-    new = add_probes(run.path, ["silhouette-only"], lambda *_: None)
+    new = add_probes(run.path, ["silhouette-only"], lambda *_: None).to_json()
     assert written == [run]
     assert {row["probe"] for row in new["probes"]} == {
         *(row["probe"] for row in old["probes"]),
         "silhouette-only",
     }
-    for key in ("results", "model_on", "decisions", "of_another_step"):
+    for key in ("results", "model_on", "decisions", "ood", "external"):
         assert new[key] == old[key]
     assert missing_probes(run.path, ["silhouette-only"]) == []
 
@@ -174,7 +174,7 @@ def test_accuracy_can_be_computed_again_from_the_files(result: StudyResult) -> N
     )
     assert sorted(set(table.image_id.tolist())) == sorted(table.image_id.tolist())
     accuracy = float(np.mean(table.probs.argmax(axis=1) == table.y_true))
-    row = next(r for r in result.metrics["results"] if r["protocol"] == "grouped")
+    row = next(r for r in result.metrics.to_json()["results"] if r["protocol"] == "grouped")
     assert row["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
 
 
@@ -192,7 +192,7 @@ def test_predictions_hold_no_training_image(result: StudyResult) -> None:
 
 
 def test_the_gate_of_each_fold_is_measured(result: StudyResult) -> None:
-    entries = {row["protocol"]: row for row in result.metrics["ood"]}
+    entries = {row["protocol"]: row for row in result.metrics.to_json()["ood"]}
     assert set(entries) == {"random", "grouped", "acquisition"}
     entry = entries["grouped"]
     assert (entry["n"], entry["n_groups"], entry["unit"]) == (72, 36, "patient")
@@ -298,7 +298,7 @@ def test_the_bundle_is_packed_again_only_if_something_behind_it_changed(
 ) -> None:
     packed: list[str] = []
     monkeypatch.setattr(bundling, "export_bundle", lambda run, recipe, out: packed.append(recipe))
-    name = result.metrics["results"][0]["recipe"]
+    name = result.metrics.to_json()["results"][0]["recipe"]
     bundling.keep_bundle(result.run, name)
     assert not packed
     monkeypatch.setattr(bundling.leukoscope, "__version__", "another")
@@ -426,13 +426,13 @@ def test_a_head_on_cached_features_is_refined_end_to_end(phantoms: Path, tmp_pat
         overrides=[*overrides, "bundle=false"],
         report=False,
     )
-    name = result.metrics["results"][0]["recipe"]
+    name = result.metrics.to_json()["results"][0]["recipe"]
     folder = result.run.model(name, "random", 0)
     assert len((folder / "frozen" / "history.csv").read_text().splitlines()) == 3
     assert len((folder / "history.csv").read_text().splitlines()) == 2
     assert list((result.run.cache / "features").glob("views-*.npy"))
     assert not list(folder.rglob("*.ckpt"))
-    assert result.metrics["ood"][0]["n"] == result.metrics["results"][0]["n"]
+    assert result.metrics.to_json()["ood"][0]["n"] == result.metrics.to_json()["results"][0]["n"]
     fitted = FittedRun.open(result.run.path)
     own = fitted.table(name, "random", 0).select(part="test")
     assert logits_again(fitted, "random", 0) == pytest.approx(own.logits, abs=1e-4)

@@ -24,11 +24,12 @@ from leukoscope.analyses.arms import (
 )
 from leukoscope.config.base import validate
 from leukoscope.config.loading import apply_overrides
+from leukoscope.config.metrics_file import load_metrics
 from leukoscope.config.recipe import Augmentation, ModelConfig, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.config.training import ConstantRate
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
-from leukoscope.core.files import read_json, write_json
+from leukoscope.core.files import write_json
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.run import read_data, study_config
@@ -253,7 +254,7 @@ def run_ablation(
         "arms": records,
         "unreadable": unreadable(read_data(plan.whole)),
         "comparisons": comparisons,
-        "inapplicable": read_json(run.metrics)["inapplicable"],
+        "inapplicable": load_metrics(run.metrics).to_json()["inapplicable"],
         "verdict": _join_verdicts(verdicts),
         "limits": [
             "All arms had the same splits, seeds and epochs; a part may need other rates or more "

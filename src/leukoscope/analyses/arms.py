@@ -243,7 +243,7 @@ def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -
 
 def _values(files: RunFiles) -> dict[str, Mapping[str, Any]]:
     """Protocol → metrics of the one recipe of an arm."""
-    return {row["protocol"]: row["metrics"] for row in files.metrics["results"]}
+    return {row["protocol"]: row["metrics"] for row in files.metrics.to_json()["results"]}
 
 
 def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from leukoscope.config.loading import load_study_config
+from leukoscope.config.metrics_file import Verdict
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError
 from leukoscope.core.files import read_json
@@ -35,7 +34,7 @@ class DemoResult:
         example: An image to predict.
     """
 
-    verdict: Mapping[str, Any]
+    verdict: Verdict
     report: Path
     bundle: Path
     predictions: Path
@@ -64,7 +63,7 @@ def run_demo(out: Path, *, images: int, listener: Listener) -> DemoResult:
         for answer in predictor.predict_stream(paths):
             writer.write(answer)
     return DemoResult(
-        verdict=metrics["verdict"],
+        verdict=metrics.verdict,
         report=run.report_html,
         bundle=run.bundle,
         predictions=out / "predictions.csv",

@@ -19,6 +19,7 @@ from leukoscope.analyses.cleanup import is_study_file
 from leukoscope.analyses.ensemble_members import Member, Stacked, common_folds, stack
 from leukoscope.config.bundle import Calibration
 from leukoscope.config.loading import save_study_config
+from leukoscope.config.metrics_file import save_metrics, study_metrics
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.config.training import EnsembleTraining
@@ -145,11 +146,13 @@ def run_ensemble(
     with progress.step("statistics"):
         table = PredictionTable.load(run.predictions)
         inapplicable, warnings = _known(members[0])
-        metrics = summarise(
-            table, folds, config, inapplicable=inapplicable, warnings=warnings,
-            calibrations=calibrations | _calibrations_of(members, folds),
+        metrics = study_metrics(
+            summarise(
+                table, folds, config, inapplicable=inapplicable, warnings=warnings,
+                calibrations=calibrations | _calibrations_of(members, folds),
+            )
         )  # fmt: skip
-        write_json(run.metrics, metrics)
+        save_metrics(run.metrics, metrics)
     with progress.step("comparing"):
         write_json(run.ensemble, {
             "schema": 1,
@@ -306,9 +309,9 @@ def _write_inputs(
 
 def _known(first: Member) -> tuple[list[dict[str, str]], list[str]]:
     """What the first run could not do and its warnings, with what holds for every ensemble."""
-    old = first.files.metrics if first.run.metrics.is_file() else {}
-    return old.get("inapplicable", []), [
-        *(str(text) for text in old.get("warnings", [])),
+    old = first.files.metrics if first.run.metrics.is_file() else None
+    return [row.model_dump() for row in old.inapplicable] if old else [], [
+        *(old.warnings if old else ()),
         "Weights of an ensemble are fitted on the validation images that also selected each "
         "member’s settings or epoch, so they favour members that were selected harder.",
     ]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.analyses.foreign_inputs import ForeignModel, ForeignTable, read_foreign_csv
+from leukoscope.config.metrics_file import save_metrics, study_metrics
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
@@ -150,7 +151,7 @@ def audit_foreign(
     with progress.step("statistics"):
         whole = concatenate([*_under_each(rows, plan), *probes])
         whole.save(run.predictions)
-        metrics = summarise_foreign(
+        measured = summarise_foreign(
             whole,
             plan.folds,
             config,
@@ -164,7 +165,8 @@ def audit_foreign(
                 *(note for note in plan.notes if split and note.startswith("given")),
             ],
         )
-        write_json(run.metrics, metrics)
+        metrics = study_metrics(measured)
+        save_metrics(run.metrics, metrics)
     with progress.step("report"):
         from leukoscope.reporting.pages.foreign import write_foreign_report
 

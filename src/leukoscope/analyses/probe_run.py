@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from leukoscope.config.base import validate
 from leukoscope.config.loading import save_study_config
+from leukoscope.config.metrics_file import StudyMetrics, save_metrics, study_metrics
 from leukoscope.config.study import StudyConfig, chosen_probes
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import write_json
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.folds import ProtocolPlan
@@ -39,12 +38,12 @@ def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
         )
     wanted = _config(fitted, names)
     metrics = fitted.metrics
-    there = {row["probe"] for row in metrics["probes"]}
-    there |= {row["probe"] for row in metrics.get("shortcuts", {}).get("inapplicable", ())}
+    there = {row.probe for row in metrics.probes}
+    there |= {row.probe for row in metrics.shortcuts.inapplicable} if metrics.shortcuts else set()
     return [name for name in wanted.probes if name not in there]
 
 
-def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> dict[str, Any]:
+def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> StudyMetrics:
     """Fit the missing probes on the study's own folds, and write statistics and report again.
 
     Predictions that are there stay as they are; the models are applied to perturbed test images.
@@ -57,8 +56,8 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> di
     fitted = FittedRun.open(run)
     folder, config, progress = fitted.run, _config(fitted, names), Progress(listener)
     old, folds, passport = fitted.metrics, fitted.splits, fitted.passport
-    plan = ProtocolPlan(folds, tuple(old.get("inapplicable", ())), ())
-    data = Labelled(fitted.manifest.usable, tuple(old["class_names"]))
+    plan = ProtocolPlan(folds, tuple(row.model_dump() for row in old.inapplicable), ())
+    data = Labelled(fitted.manifest.usable, old.class_names)
     store = InputStore(folder, fitted.manifest, data, progress)
     new = shortcut_tables(store, passport, plan, config, progress)
     evidence = gather_evidence(store, plan, config, passport, progress)
@@ -67,19 +66,19 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> di
     with progress.step("statistics"):
         table = concatenate([table.select(input=kept), *new])
         table.save(folder.predictions)
-        metrics = summarise(
+        measured = summarise(
             PredictionTable.load(folder.predictions),
             folds,
             config,
             inapplicable=plan.inapplicable,
             evidence=evidence,
-            warnings=old.get("warnings", ()),
+            warnings=old.warnings,
             calibrations=calibrations_of_run(folder, fitted.recipes, folds),
         )
         # What other steps added stays.
-        metrics = {**{k: v for k, v in old.items() if k not in metrics}, **metrics}
+        metrics = study_metrics({**old.to_json(), **measured})
         save_study_config(folder.config, config)
-        write_json(folder.metrics, metrics)
+        save_metrics(folder.metrics, metrics)
     with progress.step("report"):
         from leukoscope.reporting.study.report import write_report
 

@@ -24,6 +24,7 @@ from leukoscope.analyses.arms import (
 )
 from leukoscope.config.base import validate
 from leukoscope.config.loading import apply_overrides
+from leukoscope.config.metrics_file import load_metrics
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, WeightsError
@@ -218,7 +219,7 @@ def run_transfer(
         "seed": plan.target.seed,
         "arms": [arm_record(double, run_double), arm_record(direct, run_direct)],
         "comparisons": [{"first": DOUBLE, "second": DIRECT, **row} for row in rows],
-        "inapplicable": read_json(run_direct.metrics)["inapplicable"],
+        "inapplicable": load_metrics(run_direct.metrics).to_json()["inapplicable"],
         "verdict": _verdict(rows, plan),
         "limits": _limits(plan, overlap),
         "overlap": overlap,
@@ -306,7 +307,7 @@ def _taken_over(config: StudyConfig, checkpoint: Path, progress: Progress) -> di
 
 
 def _phase1_record(run: RunFolder, config: StudyConfig) -> dict[str, Any]:
-    metrics = read_json(run.metrics)
+    metrics = load_metrics(run.metrics).to_json()
     result = next(row for row in metrics["results"] if row["protocol"] == config.protocols[0])
     return {
         "folder": PHASE1,

@@ -164,7 +164,7 @@ def _print_result(result: dict[str, Any], out: Path) -> None:
         screen.print(text if p is None else f"{text} McNemar p = {p:.3f}.", markup=False)
     for row in result["inapplicable"]:
         screen.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
-    print_verdict(result["verdict"])
+    print_verdict(result["verdict"]["level"], result["verdict"]["headline"])
     for text in result["limits"]:
         screen.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {out / 'report.html'}")

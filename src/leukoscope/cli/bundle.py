@@ -273,20 +273,19 @@ def evaluate(
             bundle, data, out, layout=layout, class_map=opt.class_map(classes), listener=show
         )
     if as_json:
-        print_json(result.metrics)
+        print_json(result.metrics.to_json())
     else:
-        row = result.metrics["results"][0]
-        console().print(f"{row['n']} images, {row['n_groups']} groups", markup=False)
-        for name, value in row["metrics"].items():
-            if value["value"] is None:
+        row = result.metrics.results[0]
+        console().print(f"{row.n} images, {row.n_groups} groups", markup=False)
+        for name, found in row.metrics.items():
+            if found.value is None:
                 continue
-            low, high = value["low"], value["high"]
-            span = "" if low is None else f"  ({low:.3f}–{high:.3f})"
-            console().print(f"{name:24s} {value['value']:.3f}{span}", markup=False)
-        share = result.metrics["decisions"]["share"]
+            span = "" if found.low is None else f"  ({found.low:.3f}–{found.high:.3f})"
+            console().print(f"{name:24s} {found.value:.3f}{span}", markup=False)
+        share = result.metrics.decisions.share.model_dump()
         decisions = ", ".join(f"{name} {value:.1%}" for name, value in share.items())
         console().print(f"decisions: {decisions}", markup=False)
-        for warning in result.metrics["warnings"]:
+        for warning in result.metrics.warnings:
             console().print(f"[yellow]![/] {warning}")
         typer.echo(f"\nmetrics {out / 'metrics.json'}")
     return name_unreadable(result.unreadable)

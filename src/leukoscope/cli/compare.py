@@ -17,6 +17,7 @@ from leukoscope.cli.console import (
     print_table,
     progress_bars,
     with_interval,
+    without_interval,
 )
 from leukoscope.cli.options import JsonOption, ProtocolOption
 
@@ -89,6 +90,7 @@ def compare(
 
 
 def _print_result(result: dict[str, Any]) -> None:
+    from leukoscope.config.metrics_file import Estimate
     from leukoscope.evaluation.verdict import level_words
 
     metric = result["metric"]
@@ -106,7 +108,7 @@ def _print_result(result: dict[str, Any]) -> None:
             (
                 f"{place['rank']:g} ({place['low']:g}–{place['high']:g})",
                 label,
-                with_interval(of_recipe["metrics"][metric]),
+                with_interval(Estimate(**of_recipe["metrics"][metric])),
                 _p(verdicts.get((head["name"], label))),
             )
             for label, of_recipe in sorted(found, key=lambda item: item[1]["place"]["rank"])
@@ -207,7 +209,7 @@ def ensemble(
 
     record = read_json(result.run.ensemble)
     if as_json:
-        print_json({"metrics": result.metrics, "ensemble": record})
+        print_json({"metrics": result.metrics.to_json(), "ensemble": record})
     else:
         _print(result, record)
 
@@ -218,12 +220,12 @@ def _print(result: StudyResult, record: dict[str, Any]) -> None:
              "log_loss": "log loss"}  # fmt: skip
     rows = [
         (
-            row["recipe"],
-            row["protocol"],
-            str(row["n"]),
-            *(with_interval({**row["metrics"][name], "low": None}) for name in shown),
+            row.recipe,
+            row.protocol,
+            str(row.n),
+            *(without_interval(row.metrics[name]) for name in shown),
         )
-        for row in result.metrics["results"]
+        for row in result.metrics.results
     ]
     print_table(("model", "held out", "images", *shown.values()), rows, width=WIDTH)
     for name, protocols in record["weights"].items():

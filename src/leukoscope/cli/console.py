@@ -7,7 +7,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
     from rich.progress import Progress as RichProgress
+
+    from leukoscope.config.metrics_file import Estimate, Verdict
 
 EXIT_SOME_UNREADABLE = 3
 LEVEL_COLOURS = {
@@ -135,25 +137,25 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: 
     out.print(table)
 
 
-def print_verdict(verdict: Mapping[str, Any]) -> None:
+def print_verdict(level: str, headline: str, needs: Iterable[str] = ()) -> None:
     """Print the level and sentence of a verdict, and what would settle open points."""
     from leukoscope.evaluation.verdict import level_words
 
     out = console()
-    colour = LEVEL_COLOURS.get(verdict["level"], "bold")
-    out.print(f"\n[bold]verdict[/] ([{colour}]{level_words(verdict['level'])}[/]): ", end="")
-    out.print(verdict["headline"], markup=False)
-    for text in verdict.get("needs", ()):
+    colour = LEVEL_COLOURS.get(level, "bold")
+    out.print(f"\n[bold]verdict[/] ([{colour}]{level_words(level)}[/]): ", end="")
+    out.print(headline, markup=False)
+    for text in needs:
         out.print(f"· to close it: {text}", markup=False)
 
 
-def print_sources(verdict: Mapping[str, Any]) -> None:
+def print_sources(verdict: Verdict) -> None:
     """Print the sources of shortcuts: status and share of the model's advantage."""
     from leukoscope.evaluation.verdict_text import share_text
 
     rows = [
-        (row["source"], row["status"], share_text(row["share"], ""), row["reason"] or row["probe"])
-        for row in verdict.get("sources", ())
+        (row.source, row.status, share_text(row.share, ""), row.reason or row.probe)
+        for row in verdict.sources
     ]
     if rows:
         print_table(("shortcut", "status", "share of the advantage", "by"), rows)
@@ -165,20 +167,17 @@ def print_notes(notes: Iterable[str]) -> None:
         console().print(f"[yellow]![/] {note}")
 
 
-def with_interval(value: Mapping[str, Any]) -> str:
-    """A number between 0 and 1 with its interval; a dagger marks an unreliable one.
+def with_interval(found: Estimate) -> str:
+    """A number between 0 and 1 with its interval; a dagger marks an unreliable one."""
+    if found.low is None or found.high is None:
+        return without_interval(found)
+    mark = "" if found.reliable else " †"
+    return f"{without_interval(found)} ({found.low:.3f}–{found.high:.3f}){mark}"
 
-    >>> with_interval({"value": 0.5, "low": 0.4, "high": 0.6, "reliable": False})
-    '0.500 (0.400–0.600) †'
-    >>> with_interval({"value": 0.5, "low": None}), with_interval({"value": None})
-    ('0.500', '—')
-    """
-    if value["value"] is None:
-        return "—"
-    if value["low"] is None or value["high"] is None:
-        return f"{value['value']:.3f}"
-    mark = "" if value.get("reliable", True) else " †"
-    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f}){mark}"
+
+def without_interval(found: Estimate) -> str:
+    """The number alone; a dash where it is undefined."""
+    return "—" if found.value is None else f"{found.value:.3f}"
 
 
 def agreed(question: str) -> bool:

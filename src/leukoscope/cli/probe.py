@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -24,6 +24,12 @@ from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.analyses.foreign_inputs import ForeignModel
+    from leukoscope.config.metrics_file import (
+        PerturbedResult,
+        ProbeResult,
+        Result,
+        StudyMetrics,
+    )
     from leukoscope.config.preprocess import Triple
 
 EPILOG = (
@@ -131,7 +137,7 @@ def _three(option: str, text: str) -> Triple:
 
 def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
     from leukoscope.analyses.probe_run import add_probes, missing_probes
-    from leukoscope.core.files import read_json
+    from leukoscope.config.metrics_file import load_metrics
     from leukoscope.core.run_folder import RunFolder
 
     if run.suffix == ".onnx":
@@ -141,36 +147,38 @@ def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
             metrics = add_probes(run, probes, show)
     else:
         typer.echo("every probe is there; nothing was computed", err=True)
-        metrics = read_json(RunFolder(run).metrics)
+        metrics = load_metrics(RunFolder(run).metrics)
     _show(metrics, RunFolder(run).report_html, as_json)
     return 0
 
 
-def _show(metrics: dict[str, Any], report: Path, as_json: bool) -> None:
+def _show(metrics: StudyMetrics, report: Path, as_json: bool) -> None:
     if as_json:
-        print_json(metrics)
+        print_json(metrics.to_json())
         return
     from leukoscope.evaluation.verdict_text import describe_share
 
-    own, perturbed = ("elsewhere",) * 2 if "split" in metrics else ("the same", "whole images")
-    rows = [("whole image", own, row) for row in metrics["results"]]
-    rows += [(row["probe"], "the same", row) for row in metrics["probes"]]
-    rows += [(row["input"], perturbed, row) for row in metrics.get("model_on", ())]
+    own, perturbed = ("elsewhere",) * 2 if metrics.foreign else ("the same", "whole images")
+    rows: list[tuple[str, str, Result | ProbeResult | PerturbedResult]] = [
+        *(("whole image", own, row) for row in metrics.results),
+        *((row.probe, "the same", row) for row in metrics.probes),
+        *((row.input, perturbed, row) for row in metrics.model_on),
+    ]
     print_table(
         ("sees", "trained on", "held out", "images", "accuracy"),
         [
-            (*seen, row["protocol"], str(row["n"]), with_interval(row["metrics"]["accuracy"]))
-            for *seen, row in sorted(rows, key=lambda item: item[2]["protocol"])
+            (seen, where, row.protocol, str(row.n), with_interval(row.metrics["accuracy"]))
+            for seen, where, row in sorted(rows, key=lambda item: item[2].protocol)
         ],
     )
     out = console()
-    for row in metrics.get("shortcuts", {}).get("inapplicable", ()):
-        out.print(f"{row['probe']} does not apply: {row['reason']}", markup=False)
-    verdict = metrics["verdict"]
+    verdict, shortcuts = metrics.verdict, metrics.shortcuts
+    for left_out in shortcuts.inapplicable if shortcuts else ():
+        out.print(f"{left_out.probe} does not apply: {left_out.reason}", markup=False)
     print_sources(verdict)
-    print_verdict(verdict)
-    findings = [text for text in verdict["findings"] if text.startswith(("Leak", "On which"))]
-    findings += [describe_share(entry) for entry in metrics.get("shortcuts", {}).get("shares", ())]
+    print_verdict(verdict.level, verdict.headline, verdict.needs)
+    findings = [text for text in verdict.findings if text.startswith(("Leak", "On which"))]
+    findings += [describe_share(entry) for entry in (shortcuts.shares if shortcuts else ())]
     for text in findings:
         out.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {report}\n{DISCLAIMER}")

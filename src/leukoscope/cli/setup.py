@@ -55,7 +55,7 @@ def demo(
 
     with progress_bars() as show:
         result = run_demo(out, images=images, listener=show)
-    print_verdict(result.verdict)
+    print_verdict(result.verdict.level, result.verdict.headline, result.verdict.needs)
     typer.echo(f"\nreport       {result.report}")
     typer.echo(f"bundle       {result.bundle}")
     typer.echo(f"predictions  {result.predictions}")

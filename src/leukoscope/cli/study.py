@@ -22,6 +22,7 @@ from leukoscope.cli.console import (
     progress_bars,
     required_data,
     with_interval,
+    without_interval,
 )
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.errors import UsageError
@@ -112,7 +113,7 @@ def study(
     if plan:
         return _show_plan(config, as_json, jobs)
     result = _run(config, out, workers, fit_executor, resume=resume)
-    print_json(result.metrics) if as_json else _print_result(result)
+    print_json(result.metrics.to_json()) if as_json else _print_result(result)
     return _exit_code(result)
 
 
@@ -161,7 +162,7 @@ def train(
     )
     result = _run(config, out, workers, fit_executor, resume=resume, report=False)
     if as_json:
-        print_json(result.metrics)
+        print_json(result.metrics.to_json())
     else:
         _print_scores(result)
         typer.echo(f"\ncheckpoints  {out / 'models'}")
@@ -234,38 +235,43 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
 
 def _exit_code(result: StudyResult) -> int:
     """1 where the negative control failed, 3 where images could not be read, else 0."""
-    if (result.metrics["control"] or {}).get("passed") is False:
+    control = result.metrics.control
+    if control is not None and control.passed is False:
         typer.echo(NO_TRUST, err=True)
         return 1
     return name_unreadable(result.unreadable)
 
 
 def _print_scores(result: StudyResult) -> None:
+    from leukoscope.config.metrics_file import ProbeResult, Result
+
+    found: list[Result | ProbeResult] = [*result.metrics.results, *result.metrics.probes]
     rows = [
         (
-            row.get("probe", row["recipe"]),
-            row["protocol"],
-            str(row["n"]),
-            with_interval(values["accuracy"]),
-            *(with_interval({**values[name], "low": None}) for name in ("macro_f1", "roc_auc")),
+            row.probe if isinstance(row, ProbeResult) else row.recipe,
+            row.protocol,
+            str(row.n),
+            with_interval(row.metrics["accuracy"]),
+            *(without_interval(row.metrics[name]) for name in ("macro_f1", "roc_auc")),
         )
-        for row in (*result.metrics["results"], *result.metrics["probes"])
-        if (values := row["metrics"])
+        for row in found
+        if row.metrics
     ]
     print_table(("what", "held out", "images", "accuracy", "macro F1", "AUC"), rows)
 
 
 def _print_result(result: StudyResult) -> None:
     _print_scores(result)
-    print_sources(result.metrics["verdict"])
-    print_verdict(result.metrics["verdict"])
-    if result.metrics.get("external"):
+    verdict = result.metrics.verdict
+    print_sources(verdict)
+    print_verdict(verdict.level, verdict.headline, verdict.needs)
+    if result.metrics.external:
         from leukoscope.reporting.study.other_data import in_words
 
-        for entry in result.metrics["external"]:
+        for entry in result.metrics.external:
             console().print(in_words(entry), markup=False)
-    for row in result.metrics["inapplicable"]:
-        console().print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
+    for row in result.metrics.inapplicable:
+        console().print(f"{row.protocol} does not apply: {row.reason}", markup=False)
     typer.echo(f"\nreport  {result.run.report_html}")
     if result.run.bundle.is_dir():
         typer.echo(f"bundle  {result.run.bundle}")

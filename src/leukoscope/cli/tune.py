@@ -127,7 +127,7 @@ def _search(
         )
         if not final or result.interrupted:
             return result, None
-        return result, measure_best(config, out, show).metrics["results"][0]["metrics"]
+        return result, measure_best(config, out, show).metrics.to_json()["results"][0]["metrics"]
 
 
 def _space(path: Path | None, search: list[str]) -> dict[str, Any]:

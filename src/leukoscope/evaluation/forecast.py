@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Final, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from leukoscope.config.metrics_file import Estimate
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.intervals import MIN_GROUPS, Interval, Resampling, Sampling
 from leukoscope.evaluation.metrics import check_predictions, weighted_metrics
@@ -222,7 +222,7 @@ def forecasts(
     outside: PredictionTable,
     new_groups: Sequence[str],
     new_unit: str,
-    found: Mapping[str, Mapping[str, Any]],
+    found: Mapping[str, Estimate],
     *,
     how: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -267,16 +267,14 @@ def forecasts(
         ).to_json()
     except DataError:
         return result  # fewer new groups than classes: there is no ranking to forecast
-    if auc["low"] is not None and (found.get("roc_auc") or {}).get("value") is not None:
-        result["roc_auc"] = _judged(auc, found["roc_auc"])
+    ranked = found.get("roc_auc")
+    if auc["low"] is not None and ranked is not None and ranked.value is not None:
+        result["roc_auc"] = _judged(auc, ranked)
     return result
 
 
-def _judged(forecast: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _judged(forecast: Mapping[str, Any], found: Estimate) -> dict[str, Any]:
     """A forecast with what came out of it."""
-    value = found["value"]
-    held = (
-        value is not None and not math.isnan(value) and forecast["low"] <= value <= forecast["high"]
-    )
+    held = found.value is not None and forecast["low"] <= found.value <= forecast["high"]
     kept = {key: forecast[key] for key in ("value", "low", "high", "reliable")}
     return {**kept, "verdict": INSIDE if held else OUTSIDE}

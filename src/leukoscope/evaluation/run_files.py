@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from leukoscope.config.loading import load_study_config
+from leukoscope.config.metrics_file import StudyMetrics, load_metrics
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
@@ -85,9 +86,9 @@ class RunFiles:
         return self._json(self.run.environment)
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> StudyMetrics:
         """Statistics and verdict."""
-        return self._json(self.run.metrics)
+        return load_metrics(self._written(self.run.metrics))
 
     @cached_property
     def robustness(self) -> dict[str, Any]:

@@ -11,16 +11,24 @@ from typing import Any, Final, Literal, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from leukoscope.config.metrics_file import (
+    Comparison,
+    Estimate,
+    Inflation,
+    Shortcuts,
+    SourceShare,
+    SourceStatus,
+    SourceVerdict,
+)
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import SEPARATING
 from leukoscope.evaluation.intervals import MIN_GROUPS, Interval, Resampling, Sampling
 from leukoscope.evaluation.metrics import weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.verdict_text import Score
+from leukoscope.evaluation.verdict_text import Score, of_random_split
 
 _LEAST_PROBABILITY = 1e-12
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
-_INFLATION = ("difference", "p_holm", "verdict", "n", "n_groups")
 FloatArray = NDArray[np.float64]
 SOURCES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -34,7 +42,6 @@ SOURCES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """Each source of shortcut, and the probes that see nothing else."""
 PAIRED: Final = "ground-only"
 """The probe whose rows are judged by pairs of classes: its holes belong to both."""
-Status = Literal["shown", "refuted", "open", "inapplicable"]
 HALF: Final = 0.5
 FEWEST_TO_SHOW: Final = 10
 """Groups below which no source is called shown, whatever its interval says."""
@@ -146,27 +153,28 @@ def share_of_tables(
     )
 
 
-def inflations(metrics: Mapping[str, Any], recipe: str | None) -> list[dict[str, Any]]:
+def inflations(comparisons: Sequence[Comparison], recipe: str | None) -> list[Inflation]:
     """Accuracy on random splits minus that of each protocol that separates, with its interval.
 
     Args:
-        metrics: The contents of ``metrics.json`` with its ``comparisons``: paired differences on
-            the same images, resampled by the groups of the stricter protocol.
+        comparisons: Paired differences on the same images, resampled by the groups of the
+            stricter protocol.
+        recipe: Whose.
 
     Returns:
-        One entry per protocol: ``protocol``, ``difference``, ``p_holm`` of the exchange test,
-        ``verdict`` (``better`` where the random split is shown to overstate), ``n``, ``n_groups``.
+        One entry per protocol; ``better`` where the random split is shown to overstate.
     """
-    found = {}
-    for entry in metrics.get("comparisons", ()):
-        sides = [(entry[s]["recipe"], entry[s]["input"]) for s in "ab"]
-        if sides != [(recipe, "image")] * 2 or entry["metric"] != "accuracy":
-            continue
-        if entry["a"]["protocol"] == "random":
-            found[entry["b"]["protocol"]] = {
-                "protocol": entry["b"]["protocol"],
-                **{key: entry[key] for key in _INFLATION},
-            }
+    found = {
+        entry.b.protocol: Inflation(
+            protocol=entry.b.protocol,
+            difference=entry.difference,
+            p_holm=entry.p_holm,
+            verdict=entry.verdict,
+            n=entry.n,
+            n_groups=entry.n_groups,
+        )
+        for entry in of_random_split(comparisons, recipe)
+    }
     return [found[name] for name in SEPARATING if name in found]
 
 
@@ -325,109 +333,79 @@ def source_of(probe: str) -> str | None:
     return next((source for source, probes in SOURCES.items() if probe in probes), None)
 
 
-@dataclass(frozen=True)
-class Source:
-    """What is known of one source of shortcut.
-
-    Attributes:
-        source: ``ground``, ``grain``, ``frame``, ``file`` or ``stain``.
-        status: ``shown``, ``refuted``, ``open`` or ``inapplicable``.
-        reason: Why, in words, where no share decides.
-        probe: The probe that decided, empty where none did.
-        protocol: The protocol that decided, likewise.
-        share: Its interval, None where there is none.
-        needed: How many groups would probably close it, None where it is closed or unknown.
-        rows: Every share of its probes under every protocol, for the table.
-    """
-
-    source: str
-    status: Status
-    reason: str = ""
-    probe: str = ""
-    protocol: str = ""
-    share: Mapping[str, Any] | None = None
-    needed: int | None = None
-    rows: tuple[Mapping[str, Any], ...] = ()
-
-
-def judge_sources(metrics: Mapping[str, Any], judged: Sequence[Score]) -> list[Source]:
+def judge_sources(shortcuts: Shortcuts | None, judged: Sequence[Score]) -> list[SourceVerdict]:
     """The status of each source under the judged protocols.
 
     Args:
-        metrics: With ``shortcuts``: ``sources`` and ``inapplicable``.
+        shortcuts: What the probes say; None where none was run.
         judged: Scores of the judged protocols, the strictest first.
     """
-    shortcuts = metrics.get("shortcuts", {})
-    rows = list(shortcuts.get("sources", ()))
-    reasons = {row["probe"]: row["reason"] for row in shortcuts.get("inapplicable", ())}
+    rows = shortcuts.sources if shortcuts else ()
+    reasons = {row.probe: row.reason for row in shortcuts.inapplicable} if shortcuts else {}
     return [_source(name, rows, reasons, [s.protocol for s in judged]) for name in SOURCES]
 
 
 def _source(
     name: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[SourceShare],
     reasons: Mapping[str, str],
     protocols: Sequence[str],
-) -> Source:
+) -> SourceVerdict:
     """One source: shown by any of its probes, refuted only by all that apply."""
-    own = tuple(row for row in rows if source_of(row["probe"]) == name)
+    known: dict[str, Any] = {"probe": "", "protocol": "", "share": None, "needed": None}
     wanted = [probe for probe in SOURCES[name] if probe not in reasons]
     if not wanted:
         why = "; ".join(dict.fromkeys(reasons[probe] for probe in SOURCES[name]))
-        return Source(name, "inapplicable", why, rows=own)
-    found = [row for p in protocols for row in own if row["protocol"] == p]
+        return SourceVerdict(source=name, status="inapplicable", reason=why, **known)
+    own = [row for row in rows if source_of(row.probe) == name]
+    found = [row for p in protocols for row in own if row.protocol == p]
     main = SOURCES[name][0]
-    lacking = [probe for probe in wanted if probe not in {row["probe"] for row in found}]
+    lacking = [probe for probe in wanted if probe not in {row.probe for row in found}]
     # A scale bar is looked for only where it was asked for; the main probe must have been run.
     if not found or (main in lacking and main in wanted):
-        return Source(name, "open", f"the probe {main} was not run on held-out groups", rows=own)
+        why = f"the probe {main} was not run on held-out groups"
+        return SourceVerdict(source=name, status="open", reason=why, **known)
     shown = [row for row in found if status_of(row) == "shown"]
     unclear = [row for row in found if status_of(row) == "open"]
     decisive = max(shown or unclear or found, key=_upper)
-    status: Status = "shown" if shown else "open" if unclear else "refuted"
-    return Source(
-        name,
-        status,
-        probe=decisive["probe"],
-        protocol=decisive["protocol"],
-        share=decisive["share"],
-        needed=groups_needed(decisive) if status == "open" else None,
-        rows=own,
+    status: SourceStatus = "shown" if shown else "open" if unclear else "refuted"
+    return SourceVerdict(
+        source=name,
+        status=status,
+        reason="",
+        probe=decisive.probe,
+        protocol=decisive.protocol,
+        share=decisive.share,
+        needed=groups_needed(decisive.share, decisive.n_groups) if status == "open" else None,
     )
 
 
-def status_of(row: Mapping[str, Any]) -> Status:
-    """What one share says: ``shown``, ``refuted`` or ``open``.
-
-    >>> share = {"value": 0.8, "low": 0.6, "high": 1.0, "reliable": True}
-    >>> status_of({"share": share, "n_groups": 30}), status_of({"share": share, "n_groups": 9})
-    ('shown', 'open')
-    """
-    low, high = row["share"]["low"], row["share"]["high"]
+def status_of(row: SourceShare) -> SourceStatus:
+    """What one share says: ``shown``, ``refuted`` or ``open``."""
+    low, high = row.share.low, row.share.high
     if low is None or high is None:
         return "open"
     if low > HALF:
-        return "shown" if row["n_groups"] >= FEWEST_TO_SHOW else "open"
-    return "refuted" if high < HALF and row["share"]["reliable"] else "open"
+        return "shown" if row.n_groups >= FEWEST_TO_SHOW else "open"
+    return "refuted" if high < HALF and row.share.reliable else "open"
 
 
-def _upper(row: Mapping[str, Any]) -> float:
-    high = row["share"]["high"]
-    return float("inf") if high is None else float(high)
+def _upper(row: SourceShare) -> float:
+    return float("inf") if row.share.high is None else row.share.high
 
 
-def groups_needed(row: Mapping[str, Any]) -> int | None:
+def groups_needed(share: Estimate, n_groups: int) -> int | None:
     """How many groups would close an open share, if its value stays what it is.
 
     The distance of the value from its limits shrinks with the square root of the number of
     groups. None where the value lies within 0.02 of one half, or is not known.
 
-    >>> groups_needed({"share": {"value": 0.3, "low": 0.0, "high": 0.7}, "n_groups": 25})
+    >>> groups_needed(Estimate(value=0.3, low=0.0, high=0.7), 25)
     100
     """
-    value, low, high = (row["share"][key] for key in ("value", "low", "high"))
+    value, low, high = share.value, share.low, share.high
     if value is None or low is None or high is None or abs(value - HALF) < 0.02:
         return None
     reach = high - value if value < HALF else value - low
-    needed = float(row["n_groups"] * (reach / abs(value - HALF)) ** 2)
+    needed = float(n_groups * (reach / abs(value - HALF)) ** 2)
     return max(MIN_GROUPS, math.ceil(round(needed, 6)))

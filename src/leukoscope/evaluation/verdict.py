@@ -10,12 +10,22 @@ passed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Final, Literal
+from typing import Final
 
+from leukoscope.config.metrics_file import (
+    Control,
+    Estimate,
+    ForeignSplit,
+    Level,
+    Measurements,
+    Result,
+    SourceVerdict,
+    Survival,
+    Verdict,
+)
 from leukoscope.core.protocols import IN_VERDICT, JUDGED, PROTOCOLS
 from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
-from leukoscope.evaluation.shortcuts import FEWEST_TO_SHOW, HALF, SOURCES, Source, judge_sources
+from leukoscope.evaluation.shortcuts import FEWEST_TO_SHOW, HALF, SOURCES, judge_sources
 from leukoscope.evaluation.verdict_text import (
     DEGRADED_WORDS,
     SOURCE_WORDS,
@@ -31,8 +41,6 @@ from leukoscope.evaluation.verdict_text import (
     share_text,
     summary,
 )
-
-Level = Literal["unsafe", "inconclusive", "plausible", "plausible-by-clusters"]
 
 RULE: Final = (
     "Judged is the first recipe, under the protocol that holds out patients where patients are "
@@ -54,33 +62,23 @@ RULE: Final = (
 )
 
 
-def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str, Any]:
+def judge(metrics: Measurements, *, recipe: str | None = None) -> Verdict:
     """The verdict on one recipe, or on a model that was handed in.
 
     Args:
-        metrics: The contents of ``metrics.json``: ``results``, ``shortcuts`` (``sources``,
-            ``inapplicable``), ``survival``, ``control``, ``data_errors``, ``comparisons``,
-            ``inapplicable``, ``curve``; all but ``results`` may be missing, and what is missing
-            has not passed. ``split`` is there for a model that was not trained here: None, or the
-            leaks of its own split.
+        metrics: What was measured; what is missing has not passed.
         recipe: Name of the recipe; None means that of the first result.
 
-    Returns:
-        ``headline`` (one sentence), ``level``, ``findings`` (sentences with sample sizes),
-        ``rule``, ``protocol`` (the strictest judged one), ``unit``, ``sources`` (see
-        :class:`Source`) and ``needs`` (what would close what is open).
-
-    >>> judge({"results": []})["level"]
+    >>> judge(Measurements(schema=1, class_names=(), confidence=0.95, results=())).level
     'inconclusive'
     """
-    results = [r for r in metrics.get("results", ()) if "clusters" not in r]
-    recipe = recipe if recipe is not None else next((r["recipe"] for r in results), None)
-    scores = protocol_scores([r for r in results if r["recipe"] == recipe])
+    recipe = recipe if recipe is not None else next((r.recipe for r in metrics.results), None)
+    scores = protocol_scores([r for r in metrics.results if r.recipe == recipe])
     if not scores:
         text = "No model was tested: this study says nothing about the data set."
         return _answer(text, "inconclusive", [], metrics)
     judged = [scores[name] for name in judged_protocols(scores)]
-    sources = judge_sources(metrics, judged)
+    sources = judge_sources(metrics.shortcuts, judged)
     against = _against(metrics, scores, judged, sources)
     missing = [] if against else _missing(metrics, judged, sources, recipe)
     level: Level = "unsafe" if against else "inconclusive" if missing else "plausible"
@@ -89,15 +87,15 @@ def judge(metrics: Mapping[str, Any], *, recipe: str | None = None) -> dict[str,
     reasons = against or [text for text, _ in missing]
     needs = [] if against else [need for _, need in missing if need]
     said = _conclusion(level, reasons, sources)
-    named = str(recipe) if "split" in metrics else None
-    head = f"{summary(scores, metrics.get('split'), named)}; {said}"
+    named = str(recipe) if metrics.foreign else None
+    head = f"{summary(scores, metrics.split, named)}; {said}"
     findings = _findings(metrics, recipe, scores, sources)
     return _answer(head, level, findings, metrics, judged, sources, needs)
 
 
-def protocol_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
+def protocol_scores(results: Sequence[Result]) -> dict[str, Score]:
     """The scores under each protocol that has them, in the order of a verdict."""
-    found = {r["protocol"]: _score(r) for r in results if r["protocol"] in IN_VERDICT}
+    found = {r.protocol: _score(r) for r in results if r.protocol in IN_VERDICT}
     return {n: score for n in IN_VERDICT if (score := found.get(n)) is not None}
 
 
@@ -110,57 +108,55 @@ def judged_protocols(scores: Mapping[str, Score]) -> list[str]:
     return []
 
 
-def _score(entry: Mapping[str, Any]) -> Score | None:
-    metrics = entry["metrics"]
-    accuracy = metrics.get("accuracy", {})
-    if any(accuracy.get(name) is None for name in ("value", "low", "high")):
+def _score(entry: Result) -> Score | None:
+    accuracy = entry.metrics.get("accuracy")
+    if accuracy is None or accuracy.value is None or accuracy.low is None or accuracy.high is None:
         return None
-    supports = [sum(row) for row in entry["confusion"]]
-    k = len(supports)
-    ranked, balanced = metrics.get("roc_auc", {}), metrics.get("balanced_accuracy", {})
+    supports = [sum(row) for row in entry.confusion]
     return Score(
-        protocol=entry["protocol"],
-        n=entry["n"],
-        n_groups=entry["n_groups"],
-        unit=entry.get("group_unit", "group"),
-        value=accuracy["value"],
-        low=accuracy["low"],
-        high=accuracy["high"],
+        protocol=entry.protocol,
+        n=entry.n,
+        n_groups=entry.n_groups,
+        unit=entry.group_unit,
+        value=accuracy.value,
+        low=accuracy.low,
+        high=accuracy.high,
         chance=max(supports) / sum(supports),
-        enough=bool(accuracy.get("reliable", False)) and entry["n_groups"] >= MIN_GROUPS,
-        skill=_skill(ranked, balanced, k),
-        next_unit=entry.get("next_unit"),
+        enough=accuracy.reliable and entry.n_groups >= MIN_GROUPS,
+        skill=_skill(entry.metrics, len(supports)),
+        next_unit=entry.next_unit,
     )
 
 
-def _skill(ranked: Mapping[str, Any], balanced: Mapping[str, Any], num_classes: int) -> bool:
+def _skill(metrics: Mapping[str, Estimate], num_classes: int) -> bool:
     """Whether the lower limit lies above chance: of the ROC AUC, else of balanced accuracy."""
-    if ranked.get("low") is not None:
-        return bool(ranked["low"] > HALF)
-    return balanced.get("low") is not None and bool(balanced["low"] > 1 / num_classes)
+    ranked, balanced = metrics.get("roc_auc"), metrics.get("balanced_accuracy")
+    if ranked is not None and ranked.low is not None:
+        return ranked.low > HALF
+    return balanced is not None and balanced.low is not None and balanced.low > 1 / num_classes
 
 
 def _against(
-    metrics: Mapping[str, Any],
+    metrics: Measurements,
     scores: Mapping[str, Score],
     judged: Sequence[Score],
-    sources: Sequence[Source],
+    sources: Sequence[SourceVerdict],
 ) -> list[str]:
-    """Why the score is unsafe; empty where it is not."""
-    control = metrics.get("control") or {}
-    if control.get("passed") is False:
+    """Why the score is unsafe; empty where nothing speaks against it."""
+    control = metrics.control
+    if control is not None and control.passed is False:
         return [
             "the negative control failed: with labels dealt at random the same pipeline still "
-            f"reaches an ROC AUC of {control['value']:.2f}, where chance is 0.50. Something leaks "
+            f"reaches an ROC AUC of {control.value:.2f}, where chance is 0.50. Something leaks "
             "from training to test, and no figure of this study can be believed"
         ]
     useless = next((score for score in judged if not score.skill), None)
-    if not judged and "split" in metrics:
+    if not judged and metrics.foreign:
         useless = next((score for score in scores.values() if not score.skill), None)
     if useless is not None:
         return [
             f"{PROTOCOLS[useless.protocol].setting} the model is not shown to be better than chance"
-            if "split" not in metrics
+            if not metrics.foreign
             else "it is not shown to be better than chance. Check the order of classes, the size, "
             "mean and deviation of its input"
         ]
@@ -178,9 +174,9 @@ Missing = tuple[str, str]
 
 
 def _missing(
-    metrics: Mapping[str, Any],
+    metrics: Measurements,
     judged: Sequence[Score],
-    sources: Sequence[Source],
+    sources: Sequence[SourceVerdict],
     recipe: str | None,
 ) -> list[Missing]:
     """What stands between the study and ``plausible``: each as a reason and what would close it."""
@@ -200,15 +196,15 @@ def _missing(
         found.append((f"it is not ruled out that the model reads {said}", _closing(open_, judged)))
     if judged and all(source.status == "inapplicable" for source in sources):
         found.append(("no probe had anything to look at", "use the original images"))
-    found += _control_missing(metrics.get("control"))
+    found += _control_missing(metrics.control)
     found += _survival_missing(metrics, judged, recipe)
-    errors = metrics.get("data_errors") or ()
+    errors = metrics.data_errors
     if errors:
         found.append(
             (f"the audit found errors in the data ({errors[0].rstrip('.')})", "mend the data")
         )
-    if "split" in metrics:
-        found += _split_missing(metrics["split"])
+    if metrics.foreign:
+        found += _split_missing(metrics.split)
     return found
 
 
@@ -225,7 +221,7 @@ def _too_few(score: Score) -> list[Missing]:
     ]
 
 
-def _closing(open_: Sequence[Source], judged: Sequence[Score]) -> str:
+def _closing(open_: Sequence[SourceVerdict], judged: Sequence[Score]) -> str:
     """How many groups would close the open sources."""
     unit = judged[0].unit
     needs = []
@@ -239,30 +235,26 @@ def _closing(open_: Sequence[Source], judged: Sequence[Score]) -> str:
     return "; ".join(needs)
 
 
-def _control_missing(control: Mapping[str, Any] | None) -> list[Missing]:
-    if control and control.get("passed"):
+def _control_missing(control: Control | None) -> list[Missing]:
+    if control is not None and control.passed:
         return []
-    if control and "draws" in control:
-        why = f"the negative control is too uncertain to pass (up to {control['high']:.2f})"
+    if control is not None and control.draws:
+        why = f"the negative control is too uncertain to pass (up to {control.high:.2f})"
         return [(why, "more groups")]
-    why = (control or {}).get("reason", "no negative control was run")
-    return [(str(why), "run the study with control_draws of 5 or more")]
+    why = (control.reason if control else "") or "no negative control was run"
+    return [(why, "run the study with control_draws of 5 or more")]
 
 
 def survival_rows(
-    metrics: Mapping[str, Any], judged: Sequence[Score], recipe: str | None
-) -> list[Mapping[str, Any]]:
+    metrics: Measurements, judged: Sequence[Score], recipe: str | None
+) -> list[Survival]:
     """What mild degradation leaves of the model's advantage, under the strictest protocol."""
     wanted = judged[0].protocol if judged else None
-    return [
-        row
-        for row in metrics.get("survival", ())
-        if row["recipe"] == recipe and row["protocol"] == wanted
-    ]
+    return [row for row in metrics.survival if row.recipe == recipe and row.protocol == wanted]
 
 
 def _survival_missing(
-    metrics: Mapping[str, Any], judged: Sequence[Score], recipe: str | None
+    metrics: Measurements, judged: Sequence[Score], recipe: str | None
 ) -> list[Missing]:
     if not judged:
         return []
@@ -270,35 +262,35 @@ def _survival_missing(
     if not rows:
         why = "the model was not tried on mildly degraded images"
         return [(why, "run the study with its checkpoints, or hand in a model, not a table")]
-    weak = [row for row in rows if row["share"]["low"] is None or row["share"]["low"] < HALF]
+    weak = [row for row in rows if row.share.low is None or row.share.low < HALF]
     if not weak:
         return []
-    worst = min(weak, key=lambda row: row["share"]["value"] or 0.0)
-    lost = worst["share"]["high"] is not None and worst["share"]["high"] < HALF
-    kept = share_text(worst["share"], verb="")
+    worst = min(weak, key=lambda row: row.share.value or 0.0)
+    lost = worst.share.high is not None and worst.share.high < HALF
+    kept = share_text(worst.share, verb="")
     why = (
-        f"after {DEGRADED_WORDS.get(worst['input'], worst['input'])} the model keeps "
+        f"after {DEGRADED_WORDS.get(worst.input, worst.input)} the model keeps "
         f"{'only ' if lost else ''}{kept} of its advantage"
     )
     need = "a model that does not rest on the finest detail" if lost else "more test images"
     return [(why, need)]
 
 
-def _split_missing(split: Mapping[str, Any] | None) -> list[Missing]:
+def _split_missing(split: ForeignSplit | None) -> list[Missing]:
     if split is None:
         why = "on which images it was trained is not known, so its score may be memory"
         return [(why, "name its training and test images")]
-    if not split["leaks"]:
+    if not split.leaks:
         return []
-    images = max(leak["images"] for leak in split["leaks"])
+    images = max(leak.images for leak in split.leaks)
     why = (
-        f"{images} of its {split['test']} test images are copies or overlaps of training images "
+        f"{images} of its {split.test} test images are copies or overlaps of training images "
         "or share a patient with them"
     )
     return [(why, "test it on images that share nothing with its training")]
 
 
-def _conclusion(level: Level, reasons: Sequence[str], sources: Sequence[Source]) -> str:
+def _conclusion(level: Level, reasons: Sequence[str], sources: Sequence[SourceVerdict]) -> str:
     if level == "plausible":
         refuted = [source.source for source in sources if source.status == "refuted"]
         return (
@@ -315,22 +307,22 @@ def _conclusion(level: Level, reasons: Sequence[str], sources: Sequence[Source])
 
 
 def _findings(
-    metrics: Mapping[str, Any],
+    metrics: Measurements,
     recipe: str | None,
     scores: Mapping[str, Score],
-    sources: Sequence[Source],
+    sources: Sequence[SourceVerdict],
 ) -> list[str]:
     judged = [scores[name] for name in judged_protocols(scores)]
     found = [describe_score(score) for score in scores.values()]
-    found += [text for source in sources if (text := describe_source(asdict(source)))]
+    found += [describe_source(source) for source in sources]
     rows = survival_rows(metrics, judged, recipe)
     found += describe_survival(rows)
-    found += describe_control(metrics.get("control"))
-    found += describe_inflation(metrics, recipe)
-    found += describe_curve(metrics, recipe)
-    found += [f"Error in the data: {text}" for text in metrics.get("data_errors") or ()]
-    if "split" in metrics:
-        found += leak_sentences(metrics["split"])
+    found += describe_control(metrics.control)
+    found += describe_inflation(metrics.comparisons, recipe)
+    found += describe_curve(metrics.curve, recipe)
+    found += [f"Error in the data: {text}" for text in metrics.data_errors]
+    if metrics.foreign:
+        found += leak_sentences(metrics.split)
     return found
 
 
@@ -338,29 +330,26 @@ def _answer(
     headline: str,
     level: Level,
     findings: list[str],
-    metrics: Mapping[str, Any],
+    metrics: Measurements,
     judged: Sequence[Score] = (),
-    sources: Sequence[Source] = (),
+    sources: Sequence[SourceVerdict] = (),
     needs: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Verdict:
     """A verdict as ``metrics.json`` keeps it; what could not be run is added to the findings."""
     findings += [
-        f"The protocol {entry['protocol']} could not be run: {entry['reason'].rstrip('.')}."
-        for entry in metrics.get("inapplicable", ())
+        f"The protocol {entry.protocol} could not be run: {entry.reason.rstrip('.')}."
+        for entry in metrics.inapplicable
     ]
-    return {
-        "headline": headline[:1].upper() + headline[1:],
-        "level": level,
-        "findings": findings,
-        "rule": RULE,
-        "protocol": judged[0].protocol if judged else None,
-        "unit": judged[0].unit if judged else None,
-        "sources": [
-            {key: value for key, value in asdict(source).items() if key != "rows"}
-            for source in sources
-        ],
-        "needs": list(needs),
-    }
+    return Verdict(
+        headline=headline[:1].upper() + headline[1:],
+        level=level,
+        findings=tuple(findings),
+        rule=RULE,
+        protocol=judged[0].protocol if judged else None,
+        unit=judged[0].unit if judged else None,
+        sources=tuple(sources),
+        needs=tuple(needs),
+    )
 
 
 def level_words(level: str) -> str:

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from leukoscope.config.metrics_file import (
+    Comparison,
+    Control,
+    CurvePoint,
+    Estimate,
+    ForeignSplit,
+    Leak,
+    NextUnit,
+    Reason,
+    SourceVerdict,
+    StainShare,
+    Survival,
+)
 from leukoscope.core.protocols import PROTOCOLS, SEPARATING
 
 SOURCE_WORDS: Final[Mapping[str, str]] = {
@@ -42,7 +55,7 @@ class Score:
         chance: Accuracy of always naming the most frequent class.
         enough: Whether there are enough groups, and groups of each class, for a plausible verdict.
         skill: Whether the model is shown to be better than chance, by the ROC AUC.
-        next_unit: Prediction interval of the next group, as ``metrics.json`` keeps it.
+        next_unit: Prediction interval of the next group, or why there is none.
     """
 
     protocol: str
@@ -55,11 +68,11 @@ class Score:
     chance: float
     enough: bool
     skill: bool
-    next_unit: Mapping[str, Any] | None = None
+    next_unit: NextUnit | Reason | None = None
 
 
 def summary(
-    scores: Mapping[str, Score], split: Mapping[str, Any] | None = None, named: str | None = None
+    scores: Mapping[str, Score], split: ForeignSplit | None = None, named: str | None = None
 ) -> str:
     """The beginning of the headline: accuracy under the protocols that matter most.
 
@@ -89,10 +102,9 @@ def summary(
 def describe_score(score: Score) -> str:
     """One finding: accuracy with both intervals and sample sizes."""
     few = "" if score.enough else "; few groups"
-    following = score.next_unit or {}
-    next_one = ""
-    if following.get("low") is not None:
-        limits = f"{100 * following['low']:.0f} to {100 * following['high']:.0f} %"
+    following, next_one = score.next_unit, ""
+    if isinstance(following, NextUnit) and following.low is not None and following.high is not None:
+        limits = f"{100 * following.low:.0f} to {100 * following.high:.0f} %"
         next_one = f" For the next {score.unit} expect {limits}."
     return (
         f"{_capital(PROTOCOLS[score.protocol].setting)}: accuracy {_range(score)}, "
@@ -101,87 +113,93 @@ def describe_score(score: Score) -> str:
     )
 
 
-def describe_source(source: Mapping[str, Any]) -> str:
+def describe_source(source: SourceVerdict) -> str:
     """One finding: what a source of shortcut gives by itself."""
-    words = _capital(SOURCE_WORDS[source["source"]])
-    if source["status"] == "inapplicable":
-        return f"{words}: does not apply ({source['reason'].rstrip('.')})."
-    if source["share"] is None:
-        return f"{words}: open ({source['reason'].rstrip('.')})."
-    share = share_text(source["share"])
+    words = _capital(SOURCE_WORDS[source.source])
+    if source.status == "inapplicable":
+        return f"{words}: does not apply ({source.reason.rstrip('.')})."
+    if source.share is None:
+        return f"{words}: open ({source.reason.rstrip('.')})."
+    share = share_text(source.share)
     return (
-        f"{words} {share} of the advantage over chance ({source['probe']}, "
-        f"{PROTOCOLS[source['protocol']].setting_label}): {source['status']}."
+        f"{words} {share} of the advantage over chance ({source.probe}, "
+        f"{PROTOCOLS[source.protocol].setting_label}): {source.status}."
     )
 
 
-def share_text(share: Mapping[str, Any] | None, verb: str = "gives ") -> str:
+def share_text(share: Estimate | None, verb: str = "gives ") -> str:
     """A share with its interval, after a verb.
 
-    >>> share_text({"value": 0.7, "low": 0.55, "high": 0.85})
+    >>> share_text(Estimate(value=0.7, low=0.55, high=0.85))
     'gives 70 % (55 to 85 %)'
     """
-    if share is None or share["value"] is None:
+    if share is None or share.value is None:
         return f"{verb}an unknown share"
-    value = f"{verb}{100 * share['value']:.0f} %"
-    if share["low"] is None or share["high"] is None:
+    value = f"{verb}{100 * share.value:.0f} %"
+    if share.low is None or share.high is None:
         return value
-    limits = f"{100 * share['low']:.0f} to {100 * share['high']:.0f} %".replace("-", "−")
+    limits = f"{100 * share.low:.0f} to {100 * share.high:.0f} %".replace("-", "−")
     return f"{value} ({limits})".replace("-", "−")
 
 
-def describe_survival(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def describe_survival(rows: Sequence[Survival]) -> list[str]:
     """At most one finding: what mild degradation of the test images leaves of the advantage."""
-    known = [row for row in rows if row["share"]["value"] is not None]
+    known = [row for row in rows if row.share.value is not None]
     if not known:
         return []
     said = "; ".join(
-        f"{DEGRADED_WORDS.get(row['input'], row['input'])} {share_text(row['share'], '')}"
-        for row in known
+        f"{DEGRADED_WORDS.get(row.input, row.input)} {share_text(row.share, '')}" for row in known
     )
-    return [f"What the model keeps of its advantage ({_count(known[0]['n'])} images): {said}."]
+    return [f"What the model keeps of its advantage ({_count(known[0].n)} images): {said}."]
 
 
-def describe_control(control: Mapping[str, Any] | None) -> list[str]:
+def describe_control(control: Control | None) -> list[str]:
     """At most one finding: the negative control."""
-    if not control or "draws" not in control:
+    if control is None or not control.draws:
         return []
     verdict = {True: "not above it", False: "ABOVE IT", None: "too uncertain to tell"}
     return [
-        f"Negative control ({len(control['draws'])} times labels dealt at random to whole groups): "
-        f"ROC AUC {control['value']:.2f} ({control['low']:.2f} to {control['high']:.2f}), chance "
-        f"0.50: {verdict[control['passed']]}."
+        f"Negative control ({len(control.draws)} times labels dealt at random to whole groups): "
+        f"ROC AUC {control.value:.2f} ({control.low:.2f} to {control.high:.2f}), chance "
+        f"0.50: {verdict[control.passed]}."
     ]
 
 
-def describe_share(entry: Mapping[str, Any]) -> str:
+def describe_share(entry: StainShare) -> str:
     """How much of the advantage over colour statistics is left without stain, in a sentence."""
-    where_ = _capital(PROTOCOLS[entry["protocol"]].setting)
-    over, share = entry["advantage"], entry["share"]
-    if not entry["defined"]:
+    where_ = _capital(PROTOCOLS[entry.protocol].setting)
+    over, share = entry.advantage.value or 0.0, entry.share
+    if not entry.defined or share.value is None or share.low is None or share.high is None:
         return (
             f"{where_}: the model is not shown to be better than the colour statistics (difference "
-            f"{points(over['value'])}), so no share of that advantage can be given."
+            f"{points(over)}), so no share of that advantage can be given."
         )
-    weak = "" if share["reliable"] else "; too few groups for a reliable interval"
+    weak = "" if share.reliable else "; too few groups for a reliable interval"
     return (
-        f"{where_}: of the {points(over['value'])} by which the model is better than colour "
-        f"statistics, {share['value']:.0%} (interval {100 * share['low']:.0f}–{share['high']:.0%}) "
+        f"{where_}: of the {points(over)} by which the model is better than colour "
+        f"statistics, {share.value:.0%} (interval {100 * share.low:.0f}–{share.high:.0%}) "
         f"survive in a classifier that sees no stain{weak}."
     ).replace("%", " %")
 
 
-def describe_inflation(metrics: Mapping[str, Any], recipe: str | None) -> list[str]:
+def of_random_split(comparisons: Sequence[Comparison], recipe: str | None) -> list[Comparison]:
+    """Those of a recipe's accuracy on random splits with that under another protocol."""
+    return [
+        entry
+        for entry in comparisons
+        if all((side.recipe, side.input) == (recipe, "image") for side in (entry.a, entry.b))
+        and (entry.metric, entry.a.protocol) == ("accuracy", "random")
+    ]
+
+
+def describe_inflation(comparisons: Sequence[Comparison], recipe: str | None) -> list[str]:
     """How far random splits lie above each stricter protocol, where the paired test says so."""
     found = []
-    for entry in metrics.get("comparisons", ()):
-        sides = [(entry[side]["recipe"], entry[side]["input"]) for side in "ab"]
-        if sides != [(recipe, "image")] * 2 or entry["metric"] != "accuracy":
+    for entry in of_random_split(comparisons, recipe):
+        protocol, difference = entry.b.protocol, entry.difference.value
+        if protocol not in SEPARATING or difference is None:
             continue
-        protocol, difference = entry["b"]["protocol"], entry["difference"]["value"]
-        if entry["a"]["protocol"] != "random" or protocol not in SEPARATING or difference is None:
-            continue
-        certain = entry.get("verdict") != "not distinguishable"
+        certain = entry.verdict != "not distinguishable"
         direction = "above" if difference >= 0 else "below"
         found.append(
             f"The accuracy on random splits lies {points(abs(difference))} {direction} that "
@@ -191,12 +209,12 @@ def describe_inflation(metrics: Mapping[str, Any], recipe: str | None) -> list[s
     return found
 
 
-def describe_curve(metrics: Mapping[str, Any], recipe: str | None) -> list[str]:
+def describe_curve(points: Sequence[CurvePoint], recipe: str | None) -> list[str]:
     """At most one finding: how much the number of clusters matters."""
     curve = sorted(
-        (point["clusters"], point["accuracy"]["value"])
-        for point in metrics.get("curve", ())
-        if point["recipe"] == recipe and point["accuracy"]["value"] is not None
+        (point.clusters, point.accuracy.value)
+        for point in points
+        if point.recipe == recipe and point.accuracy.value is not None
     )
     if len(curve) < 2:
         return []
@@ -241,18 +259,18 @@ _LEAKS: Final[Mapping[str, str]] = {
 }
 
 
-def leak_sentences(split: Mapping[str, Any] | None) -> list[str]:
+def leak_sentences(split: ForeignSplit | None) -> list[str]:
     """What the audit found of the split of a model that was not trained here."""
     if split is None:
         text = "On which images the model was trained is not known: its accuracy may be memory."
         return [text]
-    return [_leak(split, leak) for leak in split["leaks"]]
+    return [_leak(split, leak) for leak in split.leaks]
 
 
-def _leak(split: Mapping[str, Any], leak: Mapping[str, Any]) -> str:
-    pairs = "; ".join(f"{test} and {train}" for test, train in leak["examples"])
-    count = f"{leak['images']} of its {split['test']} test images, each"
-    return f"Leak: {count} {_LEAKS[leak['kind']]}, e.g. {pairs}."
+def _leak(split: ForeignSplit, leak: Leak) -> str:
+    pairs = "; ".join(f"{test} and {train}" for test, train in leak.examples)
+    count = f"{leak.images} of its {split.test} test images, each"
+    return f"Leak: {count} {_LEAKS[leak.kind]}, e.g. {pairs}."
 
 
 def join(items: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from leukoscope.config.metrics_file import measurements
 from leukoscope.config.study import DEGRADED, PERTURBED
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.predictions import PredictionTable
@@ -99,7 +100,10 @@ def add_verdict(
     scale = {} if evidence.scale is None else {"grain": dict(evidence.scale)}
     metrics["shortcuts"] = {
         "recipe": recipe,
-        "inflation": inflations(metrics, recipe),
+        "inflation": [
+            row.model_dump(mode="json")
+            for row in inflations(measurements(metrics).comparisons, recipe)
+        ],
         "shares": shares,
         "sources": sources,
         "inapplicable": [dict(row) for row in evidence.inapplicable],
@@ -108,8 +112,9 @@ def add_verdict(
     metrics["survival"] = survival
     metrics["control"] = None if evidence.control is None else dict(evidence.control)
     metrics["data_errors"] = list(evidence.data_errors)
-    metrics["verdict"] = judge(metrics)
-    metrics["shortcuts"]["level"] = metrics["verdict"]["level"]
+    verdict = judge(measurements(metrics))
+    metrics["verdict"] = verdict.model_dump(mode="json", exclude_unset=True)
+    metrics["shortcuts"]["level"] = verdict.level
 
 
 def _sources(

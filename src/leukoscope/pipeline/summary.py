@@ -176,9 +176,9 @@ def _metrics(
 
 def method_for_bundle(files: RunFiles, recipe: str) -> Method | None:
     """How a bundle of this run aggregates patients; None where no patient was held out."""
-    subjects = files.metrics.get("subjects", {}) if files.run.metrics.is_file() else {}
-    found = (e["bundle_method"] for e in subjects.get("results", ()) if e["recipe"] == recipe)
-    return next(found, None)
+    subjects = files.metrics.subjects if files.run.metrics.is_file() else None
+    found = subjects.results if subjects else ()
+    return next((entry.bundle_method for entry in found if entry.recipe == recipe), None)
 
 
 def summarise(

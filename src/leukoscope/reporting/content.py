@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting.formats import (
@@ -179,6 +179,17 @@ def present(*found: Block | None) -> list[Block]:
     return [block for block in found if block is not None]
 
 
+FoundT = TypeVar("FoundT")
+
+
+@dataclass(frozen=True)
+class Under(Generic[FoundT]):
+    """What was found under one protocol: a row of a table that has several."""
+
+    protocol: str
+    found: FoundT
+
+
 @dataclass(frozen=True)
 class Field:
     """A column and the function that writes its cell from a record."""
@@ -199,7 +210,7 @@ def code(title: str, cell: Cell | str, *, narrow: bool = True) -> Field:
 
 def value(title: str, cell: Cell | str, *, lines: bool = False) -> Field:
     """A column of numbers; of a key the number is a count."""
-    write = (lambda e: count(e.get(cell))) if isinstance(cell, str) else cell
+    write = (lambda e: count(member(e, cell))) if isinstance(cell, str) else cell
     return Field(Column(title, numeric=True, lines=lines), write)
 
 
@@ -210,7 +221,7 @@ def scores(metrics: Iterable[str], of: Callable[[Any, str], Any] | None = None) 
         metrics: Names of metrics.
         of: Finds the value of a metric in a record; by default below its key ``metrics``.
     """
-    find = of or (lambda entry, name: entry["metrics"].get(name))
+    find = of or (lambda entry, name: member(entry, "metrics").get(name))
     return each(metrics, metric_title, lambda e, name: interval(find(e, name), name))
 
 
@@ -238,14 +249,23 @@ def each(
 
 def plain(title: str, key: str, metric: str) -> Field:
     """A column of values without interval."""
-    return value(title, lambda e: number(e.get(key), metric))
+    return value(title, lambda e: number(member(e, key), metric))
 
 
 def _writer(cell: Cell | str) -> Cell:
-    return (lambda e: str(e[cell])) if isinstance(cell, str) else cell
+    return (lambda e: str(member(e, cell))) if isinstance(cell, str) else cell
 
 
-PROTOCOL = text("Protocol", lambda e: protocol_title(e["protocol"]))
+def member(record: Any, name: str) -> Any:
+    """A value of a record: of a mapping the key (None where it is absent), else the attribute.
+
+    >>> member({"n": 3}, "n"), member(1 + 2j, "imag")
+    (3, 2.0)
+    """
+    return record.get(name) if isinstance(record, Mapping) else getattr(record, name)
+
+
+PROTOCOL = text("Protocol", lambda e: protocol_title(member(e, "protocol")))
 RECIPE = code("Recipe", "recipe")
 N_IMAGES = value("n images", "n")
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from leukoscope.config.metrics_file import Estimate
 from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
 from leukoscope.evaluation.metrics import METRICS
 
@@ -54,11 +55,28 @@ def number(value: Any, metric: str) -> str:
     return f"{100 * known:.1f} %" if is_percent(metric) else f"{known:.3f}"
 
 
-def interval(entry: Any, metric: str) -> str:
+Measured = Estimate | Mapping[str, Any] | float | None
+"""A value with its interval (as of a study, or as of another file), a plain number, or nothing."""
+
+
+def _limits(entry: Measured) -> tuple[Any, float | None, float | None, str]:
+    """Value, lower and upper limit, and the mark of an interval that is not to be relied on."""
+    if isinstance(entry, Estimate):
+        reliable = entry.reliable
+        value, low, high = entry.value, entry.low, entry.high
+    elif isinstance(entry, Mapping):
+        reliable = entry.get("reliable") is not False
+        value, low, high = (entry.get(name) for name in ("value", "low", "high"))
+    else:
+        return entry, None, None, ""
+    return value, finite(low), finite(high), "" if reliable else UNRELIABLE
+
+
+def interval(entry: Measured, metric: str) -> str:
     """A value with its interval in brackets.
 
     Args:
-        entry: ``{"value", "low", "high"}``, a plain number, or None.
+        entry: See :data:`Measured`.
         metric: Name of the metric, decides on per cent or decimals.
 
     >>> interval({"value": 0.983, "low": 0.979, "high": 0.987}, "accuracy")
@@ -68,27 +86,23 @@ def interval(entry: Any, metric: str) -> str:
     >>> interval({"value": 0.5, "low": 0.4, "high": 0.6, "reliable": False}, "accuracy")
     '50.0 % (40.0–60.0)†'
     """
-    if not isinstance(entry, Mapping):
-        return number(entry, metric)
-    text = number(entry.get("value"), metric)
-    low, high = finite(entry.get("low")), finite(entry.get("high"))
+    value, low, high, mark = _limits(entry)
+    text = number(value, metric)
     if text == DASH or low is None or high is None:
         return text
-    mark = UNRELIABLE if entry.get("reliable") is False else ""
     if is_percent(metric):
         return f"{text} ({100 * low:.1f}–{100 * high:.1f}){mark}"
     return f"{text} ({number(low, metric)}–{number(high, metric)}){mark}"
 
 
-def difference(entry: Any, metric: str) -> str:
+def difference(entry: Measured, metric: str) -> str:
     """A signed difference with its interval, in percentage points where the metric is in per cent.
 
     >>> difference({"value": -0.031, "low": -0.05, "high": 0.002}, "accuracy")
     '−3.1 points (−5.0 to +0.2)'
     """
-    if not isinstance(entry, Mapping):
-        entry = {"value": entry}
-    value, low, high = (finite(entry.get(name)) for name in ("value", "low", "high"))
+    given, low, high, mark = _limits(entry)
+    value = finite(given)
     if value is None:
         return DASH
     scale, digits, unit = (100.0, 1, " points") if is_percent(metric) else (1.0, 3, "")
@@ -98,7 +112,6 @@ def difference(entry: Any, metric: str) -> str:
 
     if low is None or high is None:
         return f"{signed(value)}{unit}"
-    mark = UNRELIABLE if entry.get("reliable") is False else ""
     return f"{signed(value)}{unit} ({signed(low)} to {signed(high)}){mark}"
 
 

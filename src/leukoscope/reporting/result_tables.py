@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+from leukoscope.config.metrics_file import (
+    CalibrationResult,
+    Disagreement,
+    Hierarchy,
+    NextUnit,
+    ProbeResult,
+    Result,
+    Side,
+)
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import WORDS, protocol_title
 from leukoscope.reporting.content import (
@@ -16,6 +24,7 @@ from leukoscope.reporting.content import (
     Table,
     code,
     each,
+    member,
     scores,
     table_if_any,
     table_of,
@@ -24,6 +33,7 @@ from leukoscope.reporting.content import (
 )
 from leukoscope.reporting.formats import (
     DASH,
+    Measured,
     count,
     difference,
     interval,
@@ -41,18 +51,17 @@ CLASS_METRICS = ("precision", "recall", "specificity", "f1", "roc_auc")
 UNDEFINED = "— : undefined, because no image has the class or none was called it."
 
 
-def sample(entry: Mapping[str, Any]) -> str:
+def sample(entry: Result | ProbeResult) -> str:
     """How many images in how many groups, e.g. ``3,256 images in 24 acquisition clusters``."""
-    n, groups = entry.get("n"), entry.get("n_groups")
-    if groups is None or groups == n:
-        return f"{count(n)} images"
-    return f"{count(n)} images in {_groups(entry)}"
+    if entry.n_groups == entry.n:
+        return f"{count(entry.n)} images"
+    return f"{count(entry.n)} images in {_groups(entry)}"
 
 
-def protocol_cell(study: Study, entry: Mapping[str, Any]) -> str:
+def protocol_cell(study: Study, entry: Result | CalibrationResult) -> str:
     """Protocol, and the recipe where the study has several."""
-    title = protocol_title(entry["protocol"])
-    return f"{title} · {entry['recipe']}" if len(study.recipes) > 1 else title
+    title = protocol_title(entry.protocol)
+    return f"{title} · {entry.recipe}" if len(study.recipes) > 1 else title
 
 
 def protocol_field(study: Study) -> Field:
@@ -62,7 +71,7 @@ def protocol_field(study: Study) -> Field:
 
 def headline(study: Study) -> Table:
     """Protocol by metric, the table that a reader sees first, with what the next unit may get."""
-    if not any("low" in (entry.get("next_unit") or {}) for entry in study.results):
+    if not any(isinstance(entry.next_unit, NextUnit) for entry in study.results):
         return _by_metric(study, HEADLINE_METRICS, "Results on test images")
     return _by_metric(
         study, HEADLINE_METRICS, "Results on test images",
@@ -74,16 +83,10 @@ def headline(study: Study) -> Table:
     )  # fmt: skip
 
 
-def next_unit(entry: Mapping[str, Any]) -> str:
-    """The accuracy to expect on the next patient or cluster, e.g. ``91.0 % (40.0–100.0)``.
-
-    >>> next_unit({"next_unit": {"unit": "patient", "value": 0.91, "low": 0.4, "high": 1.0}})
-    '91.0 % (40.0–100.0)'
-    >>> next_unit({"next_unit": {"reason": "none held out"}})
-    '—'
-    """
-    found = entry.get("next_unit") or {}
-    return interval(found, "accuracy") if "low" in found else DASH
+def next_unit(entry: Result) -> str:
+    """The accuracy to expect on the next patient or cluster, e.g. ``91.0 % (40.0–100.0)``."""
+    found = entry.next_unit
+    return interval(found, "accuracy") if isinstance(found, NextUnit) else DASH
 
 
 def further(study: Study) -> Table:
@@ -93,7 +96,7 @@ def further(study: Study) -> Table:
 
 def malignant(study: Study) -> Table | None:
     """The two branches of the hierarchy, where the classes stand on both."""
-    if not any(MALIGNANT_METRICS[0] in entry["metrics"] for entry in study.results):
+    if not any(MALIGNANT_METRICS[0] in entry.metrics for entry in study.results):
         return None
     return _by_metric(study, MALIGNANT_METRICS, "Malignant or not")
 
@@ -108,38 +111,35 @@ def _by_metric(
     )  # fmt: skip
 
 
-def _groups(entry: Mapping[str, Any]) -> str:
-    number_of = entry.get("n_groups")
-    return DASH if number_of is None else plural(number_of, entry.get("group_unit") or "group")
+def _groups(entry: Result | ProbeResult) -> str:
+    return plural(entry.n_groups, entry.group_unit or "group")
 
 
 def levels(study: Study) -> Table | None:
     """Malignant or not, and which subtype if malignant; None where there is one level only."""
-    known = {(e["recipe"], e["protocol"]): e for e in study.metrics.get("hierarchy", ())}
+    known = {(e.recipe, e.protocol): e for e in study.metrics.hierarchy}
     found = [
-        {**result, "levels": known[key]}
-        for result in study.results
-        if (key := (result["recipe"], result["protocol"])) in known
+        known[key] for entry in study.results if (key := (entry.recipe, entry.protocol)) in known
     ]
-    if not any("subtype" in entry["levels"] for entry in found):
+    if not any(entry.subtype for entry in found):
         return None
 
-    def of(level: str, metric: str) -> Any:
-        return lambda e: interval(
-            e["levels"].get(level, {"metrics": {}})["metrics"].get(metric), metric
-        )
+    def binary(metric: str) -> Callable[[Hierarchy], str]:
+        return lambda e: interval(e.binary.metrics.get(metric), metric)
+
+    def subtype(metric: str) -> Callable[[Hierarchy], str]:
+        return lambda e: interval(e.subtype.metrics.get(metric) if e.subtype else None, metric)
 
     return table_of(
         f"The two levels of the hierarchy ({study.level} intervals)", found,
         protocol_field(study),
-        value("Malignant or not: accuracy", of("binary", "accuracy")),
-        value("Its log loss", of("binary", "log_loss")),
-        value("Subtype if malignant: accuracy", of("subtype", "accuracy")),
-        value("Its macro F1", of("subtype", "macro_f1")),
-        value("Both steps right",
-              lambda e: interval(e["levels"].get("two_step_accuracy"), "accuracy")),
-        value("n images", lambda e: count(e["levels"]["binary"]["n"])),
-        value("n malignant", lambda e: count(e["levels"].get("subtype", {}).get("n"))),
+        value("Malignant or not: accuracy", binary("accuracy")),
+        value("Its log loss", binary("log_loss")),
+        value("Subtype if malignant: accuracy", subtype("accuracy")),
+        value("Its macro F1", subtype("macro_f1")),
+        value("Both steps right", lambda e: interval(e.two_step_accuracy, "accuracy")),
+        value("n images", lambda e: count(e.binary.n)),
+        value("n malignant", lambda e: count(e.subtype.n if e.subtype else None)),
         note="P(malignant) is the sum over the malignant classes; P(subtype | malignant) is "
         "measured on the truly malignant images. Both steps right: first malignant or not at 0.5, "
         "then the most probable subtype.",
@@ -159,7 +159,7 @@ def protocols(study: Study) -> Table:
 def inapplicable(study: Study) -> Table | None:
     """Protocols that the data cannot support, with the reasons."""
     return table_if_any(
-        "Protocols that do not apply to this data", study.metrics.get("inapplicable", ()),
+        "Protocols that do not apply to this data", study.metrics.inapplicable,
         PROTOCOL, code("Name in files", "protocol"), text("Why not", "reason"),
     )  # fmt: skip
 
@@ -168,17 +168,17 @@ def comparisons(study: Study) -> Table | None:
     """Paired differences on the same images."""
     return table_if_any(
         f"Paired comparisons on the same images ({study.level} intervals)",
-        study.metrics.get("comparisons", ()),
-        text("A", lambda e: _side(study, e["a"])),
-        text("B", lambda e: _side(study, e["b"])),
-        text("Metric", lambda e: metric_title(e["metric"])),
-        value("A − B", lambda e: difference(e["difference"], e["metric"])),
-        value("p", lambda e: p_value(e.get("p"))),
-        value("p, Holm", lambda e: p_value(e.get("p_holm"))),
-        text("A is", lambda e: str(e.get("verdict", DASH))),
-        value("Right alone, A : B", lambda e: _pairs(e.get("pairs"))[0]),
-        value("Effect g", lambda e: _pairs(e.get("pairs"))[1]),
-        value("p, McNemar / DeLong", lambda e: _pairs(e.get("pairs"))[2]),
+        study.metrics.comparisons,
+        text("A", lambda e: _side(study, e.a)),
+        text("B", lambda e: _side(study, e.b)),
+        text("Metric", lambda e: metric_title(e.metric)),
+        value("A − B", lambda e: difference(e.difference, e.metric)),
+        value("p", lambda e: p_value(e.p)),
+        value("p, Holm", lambda e: p_value(e.p_holm)),
+        text("A is", "verdict"),
+        value("Right alone, A : B", lambda e: _pairs(e.pairs)[0]),
+        value("Effect g", lambda e: _pairs(e.pairs)[1]),
+        value("p, McNemar / DeLong", lambda e: _pairs(e.pairs)[2]),
         N_IMAGES,
         note="The interval resamples whole groups; p is that of a two-sided exchange test: whole "
         "groups swap the predictions of A and B (Noreen 1989). Holm’s correction for all "
@@ -191,31 +191,30 @@ def comparisons(study: Study) -> Table | None:
     )
 
 
-def _pairs(found: Mapping[str, Any] | None) -> tuple[str, str, str]:
+def _pairs(found: Disagreement | None) -> tuple[str, str, str]:
     """Disagreements, their effect, and the exact tests where they were made."""
-    if not found:
+    if found is None:
         return DASH, DASH, DASH
-    values = (found["mcnemar_p"], (found["delong"] or {}).get("p"))
-    effect = DASH if found["effect"] is None else f"{found['effect']:+.2f}".replace("-", "−")
-    alone = f"{found['only_first_right']} : {found['only_second_right']}"
+    values = (found.mcnemar_p, None if found.delong is None else found.delong.p)
+    effect = DASH if found.effect is None else f"{found.effect:+.2f}".replace("-", "−")
+    alone = f"{found.only_first_right} : {found.only_second_right}"
     tests = DASH if values == (None, None) else " / ".join(map(p_value, values))
     return alone, effect, tests
 
 
-def _side(study: Study, side: Mapping[str, Any]) -> str:
-    seen = side.get("input", "image")
-    who = f"{side['recipe']}" if len(study.recipes) > 1 else "the model"
-    if seen != "image":
-        who = f"probe {seen}"
-    return f"{who}; {protocol_title(side['protocol']).lower()}"
+def _side(study: Study, side: Side) -> str:
+    who = side.recipe if len(study.recipes) > 1 else "the model"
+    if side.input != "image":
+        who = f"probe {side.input}"
+    return f"{who}; {protocol_title(side.protocol).lower()}"
 
 
 def curve(study: Study) -> Table | None:
     """Accuracy over the number of acquisition clusters."""
     return table_if_any(
-        "Accuracy over the number of acquisition clusters", study.metrics.get("curve", ()),
+        "Accuracy over the number of acquisition clusters", study.metrics.curve,
         RECIPE, value("Clusters", "clusters"),
-        *scores(("accuracy", "balanced_accuracy"), lambda e, name: e.get(name)), N_IMAGES,
+        *scores(("accuracy", "balanced_accuracy"), member), N_IMAGES,
     )  # fmt: skip
 
 
@@ -224,17 +223,19 @@ def per_class(study: Study, recipe: str) -> Table | None:
     found = [
         (entry, k, name)
         for entry in study.results
-        if entry["recipe"] == recipe
+        if entry.recipe == recipe
         for k, name in enumerate(study.class_names)
     ]
     made = class_table(
         f"Each class against the rest, recipe {recipe} ({study.level} intervals)",
-        [(e["protocol"], name, sum(e["confusion"][k]), e["metrics"]) for e, k, name in found],
+        [(e.protocol, name, sum(e.confusion[k]), e.metrics) for e, k, name in found],
     )
     return made if found else None
 
 
-def class_table(caption: str, rows: Sequence[tuple[str, str, int, Mapping[str, Any]]]) -> Table:
+def class_table(
+    caption: str, rows: Sequence[tuple[str, str, int, Mapping[str, Measured]]]
+) -> Table:
     """Each class against the rest.
 
     Args:
@@ -256,16 +257,16 @@ def class_table(caption: str, rows: Sequence[tuple[str, str, int, Mapping[str, A
     return replace(made, note=f"{UNDEFINED} {made.note}".strip()) if undefined else made
 
 
-def confusion(study: Study, entry: Mapping[str, Any]) -> Table:
+def confusion(study: Study, entry: Result) -> Table:
     """One confusion matrix as counts with the share of each row."""
 
     def share(n: int, line: Sequence[int]) -> str:
         return f"{n:,} ({number(n / sum(line), 'share')})" if sum(line) else DASH
 
     return table_of(
-        f"Confusion matrix, {protocol_title(entry['protocol']).lower()}, recipe "
-        f"{entry['recipe']} ({sample(entry)}); rows true, columns predicted",
-        list(zip(study.class_names, entry["confusion"], strict=True)),
+        f"Confusion matrix, {protocol_title(entry.protocol).lower()}, recipe "
+        f"{entry.recipe} ({sample(entry)}); rows true, columns predicted",
+        list(zip(study.class_names, entry.confusion, strict=True)),
         text("True", lambda row: class_title(row[0])),
         *each(
             range(len(study.class_names)),

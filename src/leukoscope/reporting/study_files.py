@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.metrics_file import Result, StudyMetrics
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
@@ -92,7 +93,7 @@ class Study:
     passport: Mapping[str, Any]
     folds: Sequence[Fold]
     predictions: PredictionTable | None
-    metrics: Mapping[str, Any]
+    metrics: StudyMetrics
     histories: Sequence[History]
     explanations: Sequence[Mapping[str, Any]]
     absent: Sequence[str] = field(default_factory=tuple)
@@ -100,12 +101,12 @@ class Study:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Canonical class names in the order of every matrix."""
-        return tuple(self.metrics["class_names"])
+        return self.metrics.class_names
 
     @property
     def confidence(self) -> float:
         """Level of the intervals."""
-        return float(self.metrics.get("confidence", self.config.confidence))
+        return self.metrics.confidence
 
     @property
     def level(self) -> str:
@@ -118,17 +119,15 @@ class Study:
         return str(self.passport.get("root_name") or self.config.data.root.name)
 
     @cached_property
-    def results(self) -> list[Mapping[str, Any]]:
+    def results(self) -> list[Result]:
         """Results without the points of the cluster curve, from the mildest protocol on."""
-        found = [
-            r for r in self.metrics.get("results", ()) if not _CURVE_POINT.search(r["protocol"])
-        ]
+        found = [r for r in self.metrics.results if not _CURVE_POINT.search(r.protocol)]
         recipes = list(self.recipes)
         return sorted(
             found,
             key=lambda r: (
-                protocol_rank(r["protocol"]),
-                recipes.index(r["recipe"]) if r["recipe"] in recipes else len(recipes),
+                protocol_rank(r.protocol),
+                recipes.index(r.recipe) if r.recipe in recipes else len(recipes),
             ),
         )
 
@@ -140,12 +139,12 @@ class Study:
     @cached_property
     def protocols(self) -> tuple[str, ...]:
         """Protocols with results, from the mildest to the harshest."""
-        return tuple(dict.fromkeys(r["protocol"] for r in self.results))
+        return tuple(dict.fromkeys(r.protocol for r in self.results))
 
-    def result(self, recipe: str, protocol: str) -> Mapping[str, Any] | None:
+    def result(self, recipe: str, protocol: str) -> Result | None:
         """The result of a recipe under a protocol."""
         for entry in self.results:
-            if entry["recipe"] == recipe and entry["protocol"] == protocol:
+            if entry.recipe == recipe and entry.protocol == protocol:
                 return entry
         return None
 
@@ -232,11 +231,6 @@ def load_study(run: RunFolder) -> Study:
     """
     files = RunFiles.open(run.path)
     metrics = files.metrics
-    if "class_names" not in metrics or "verdict" not in metrics:
-        raise DataError(
-            f"{run.metrics}: expected the keys class_names and verdict",
-            hint="run the study's evaluation step again",
-        )
     optional = (run.environment, run.passport, run.splits, run.predictions)
     absent = [path for path in optional if not path.is_file()]
     return Study(

@@ -17,7 +17,8 @@ from leukoscope.config.bundle import (
     QualityLimits,
     StudyVerdict,
 )
-from leukoscope.config.guarantees import Measured, Promise, Stored
+from leukoscope.config.guarantees import Promise, Stored
+from leukoscope.config.metrics_file import measured
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_json
 from leukoscope.core.program import __version__
@@ -221,16 +222,15 @@ def _gate(
 def bundle_promise(files: RunFiles, recipe: str, unseen: UnseenImages) -> Promise:
     """For which new images the bundle is calibrated, and what was measured of that."""
     whole = unseen.unit != "image"
-    found = files.metrics.get("promise") or {} if files.run.metrics.is_file() else {}
-    coverage = (found.get("coverage") or {}) if found.get("recipe") == recipe else {}
-    measured = Measured(**coverage) if coverage.get("value") is not None else None
+    found = files.metrics.promise if files.run.metrics.is_file() else None
+    coverage = found.coverage if found and found.recipe == recipe else None
     return Promise(
         unit=unseen.unit,
         protocol=unseen.protocol,
         n_groups=len(np.unique(unseen.units)) if whole else len(unseen.units),
         n=len(unseen.units),
         coverage=unseen.config.coverage,
-        measured=measured,
+        measured=measured(coverage),
     )
 
 
@@ -270,11 +270,11 @@ def _model_field(
 def _verdict(files: RunFiles, recipe: str) -> StudyVerdict | None:
     """That of the study, where it is about this recipe."""
     metrics = files.metrics
-    verdict = metrics.get("verdict")
-    if not verdict or metrics.get("shortcuts", {}).get("recipe") != recipe:
+    verdict = metrics.verdict
+    if metrics.shortcuts is None or metrics.shortcuts.recipe != recipe:
         return None
-    sources = {row["source"]: row["status"] for row in verdict.get("sources", ())}
-    return StudyVerdict(level=verdict["level"], headline=verdict["headline"], sources=sources)
+    sources: dict[str, str] = {row.source: row.status for row in verdict.sources}
+    return StudyVerdict(level=verdict.level, headline=verdict.headline, sources=sources)
 
 
 def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leukoscope.config.metrics_file import (
+    EvaluationMetrics,
+    StudyMetrics,
+    evaluation_metrics,
+    load_evaluation,
+    save_metrics,
+    study_metrics,
+)
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
@@ -45,7 +53,7 @@ class ExternalResult:
     """
 
     run: RunFolder
-    metrics: dict[str, Any]
+    metrics: EvaluationMetrics
     unreadable: tuple[tuple[str, str], ...]
 
 
@@ -96,7 +104,7 @@ def evaluate_bundle(
     )
     found.manifest.save(run.manifest)
     table.save(run.predictions)
-    write_json(run.metrics, metrics)
+    save_metrics(run.metrics, metrics)
     return ExternalResult(run, metrics, found.manifest.unreadable)
 
 
@@ -151,7 +159,7 @@ def summarise_external(
     warnings: Sequence[str],
     sets: Sequence[Sequence[str]] | None,
     decisions: Sequence[str],
-) -> dict[str, Any]:
+) -> EvaluationMetrics:
     """Statistics of a bundle on other data: one result, coverage, decisions.
 
     Args:
@@ -172,7 +180,7 @@ def summarise_external(
         held = np.array([name in names for name, names in zip(truth, sets, strict=True)])
         coverage = bootstrap_mean(held, groups=list(groups)).to_json()
     levels = hierarchy_metrics(table.y_true, table.probs, table.class_names, groups=list(groups))
-    return {
+    return evaluation_metrics({
         "schema": 1,
         "class_names": list(table.class_names),
         "confidence": 0.95,
@@ -202,7 +210,7 @@ def summarise_external(
             "coverage": coverage,
         },
         "warnings": list(warnings),
-    }
+    })  # fmt: skip
 
 
 def check_external(config: StudyConfig, class_names: Sequence[str]) -> None:
@@ -244,17 +252,18 @@ def names_of(external: Sequence[DataConfig]) -> list[str]:
 def evaluate_external(
     run: RunFolder,
     config: StudyConfig,
-    metrics: dict[str, Any],
+    metrics: StudyMetrics,
     folds: Sequence[Fold],
     progress: Progress,
-) -> tuple[tuple[str, str], ...]:
+) -> tuple[StudyMetrics, tuple[tuple[str, str], ...]]:
     """Measure the study's bundle on every other data set; adds ``external`` to ``metrics.json``.
 
     What an earlier run measured with the same bundle is read, not measured again. Images, names
     and results of the other data go to ``external/<name>`` and never into the bundle.
 
     Returns:
-        Path and reason of each image of the other data that could not be read.
+        The new content of ``metrics.json``; path and reason of each image of the other data that
+        could not be read.
     """
     entries, unreadable = [], []
     for name, data in zip(names_of(config.external), config.external, strict=True):
@@ -264,14 +273,14 @@ def evaluate_external(
         entries.append(_entry(run, config, metrics, folds, name, folder, found))
         manifest = Manifest.load(folder.manifest, data.root)
         unreadable += [(f"{name}/{path}", reason) for path, reason in manifest.unreadable]
-    metrics["external"] = entries
-    write_json(run.metrics, metrics)
-    return tuple(unreadable)
+    metrics = study_metrics({**metrics.to_json(), "external": entries})
+    save_metrics(run.metrics, metrics)
+    return metrics, tuple(unreadable)
 
 
 def _measured(
     run: RunFolder, folder: RunFolder, data: DataConfig, progress: Progress
-) -> dict[str, Any]:
+) -> EvaluationMetrics:
     """The content of ``external/<name>/metrics.json``."""
     record = folder.path / RECORD
     behind = {
@@ -279,8 +288,7 @@ def _measured(
         "data": data.model_dump(mode="json"),
     }
     if record.is_file() and read_json(record) == behind:
-        kept: dict[str, Any] = read_json(folder.metrics)
-        return kept
+        return load_evaluation(folder.metrics)
     found = evaluate_bundle(
         run.bundle, Path(data.path), folder.path, layout=data.layout,
         class_map=dict(data.class_map), listener=progress.listener,
@@ -292,15 +300,15 @@ def _measured(
 def _entry(
     run: RunFolder,
     config: StudyConfig,
-    metrics: Mapping[str, Any],
+    metrics: StudyMetrics,
     folds: Sequence[Fold],
     name: str,
     folder: RunFolder,
-    found: Mapping[str, Any],
+    found: EvaluationMetrics,
 ) -> dict[str, Any]:
-    (result,) = found["results"]
+    (result,) = found.results
     recipe = config.recipes[0].name
-    known = [row["protocol"] for row in metrics["results"] if row["recipe"] == recipe]
+    known = [row.protocol for row in metrics.results if row.recipe == recipe]
     protocol = strictest(known) or known[0]
     inside = PredictionTable.load(run.predictions).select(
         recipe=recipe, protocol=protocol, input="image", part="test"
@@ -311,10 +319,12 @@ def _entry(
     return {
         "data": name,
         "folder": f"{run.external.name}/{name}",
-        **{key: result[key] for key in ("n", "n_groups", "group_unit", "metrics", "confusion")},
-        "class_names": list(found["class_names"]),
-        "decisions": found["decisions"],
-        "warnings": list(found["warnings"]),
+        **result.model_dump(
+            mode="json", include={"n", "n_groups", "group_unit", "metrics", "confusion"}
+        ),
+        "class_names": list(found.class_names),
+        "decisions": found.decisions.model_dump(mode="json"),
+        "warnings": list(found.warnings),
         "internal": {"recipe": recipe, "protocol": protocol},
         "forecast": forecasts(
             inside,
@@ -322,8 +332,8 @@ def _entry(
             unit_of(protocol, folds),
             outside,
             [new_units[i] for i in outside.image_id.tolist()],
-            result["group_unit"],
-            result["metrics"],
+            result.group_unit,
+            result.metrics,
             how=sampling(config),
         ),
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.base import validate
 from leukoscope.config.loading import load_recipe, load_study_config, save_study_config
+from leukoscope.config.metrics_file import StudyMetrics, save_metrics, study_metrics
 from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
@@ -74,7 +75,7 @@ class StudyResult:
     """
 
     run: RunFolder
-    metrics: dict[str, Any]
+    metrics: StudyMetrics
     unreadable: tuple[tuple[str, str], ...]
 
 
@@ -243,7 +244,8 @@ def run_study(
     if report and config.external:
         from leukoscope.study.external import evaluate_external
 
-        unreadable += evaluate_external(run, config, metrics, plan.folds, progress)
+        metrics, lost = evaluate_external(run, config, metrics, plan.folds, progress)
+        unreadable += lost
     write_json(run.environment, describe_environment(run, config.seed, progress.seconds))
     if report:
         with progress.step("report"):
@@ -376,7 +378,7 @@ def _write_statistics(
     plan: ProtocolPlan,
     tables: list[PredictionTable],
     evidence: Evidence,
-) -> dict[str, Any]:
+) -> StudyMetrics:
     from leukoscope.pipeline.jobs import calibrations_of_run
     from leukoscope.pipeline.rejection import rejection_metrics
     from leukoscope.pipeline.summary import summarise
@@ -384,7 +386,7 @@ def _write_statistics(
 
     table = concatenate(tables)
     table.save(run.predictions)
-    metrics = summarise(
+    measured = summarise(
         PredictionTable.load(run.predictions),
         plan.folds,
         config,
@@ -397,8 +399,8 @@ def _write_statistics(
         ],
         calibrations=calibrations_of_run(run, [r.name for r in config.recipes], plan.folds),
     )
-    metrics["ood"] = rejection_metrics(run, plan.folds, config)
-    write_json(run.metrics, metrics)
+    metrics = study_metrics(measured | {"ood": rejection_metrics(run, plan.folds, config)})
+    save_metrics(run.metrics, metrics)
     return metrics
 
 

@@ -161,10 +161,10 @@ def _run_facts(source: ComparedRun) -> dict[str, Any]:
 def _verdict_of(source: ComparedRun) -> dict[str, Any] | None:
     """The verdict of a run's first recipe, as far as a comparison shows it."""
     files = source.files
-    verdict = files.metrics.get("verdict") if files.run.metrics.is_file() else None
-    if not verdict:
+    if not files.run.metrics.is_file():
         return None
-    return {key: verdict.get(key) for key in ("level", "headline", "sources")}
+    verdict = files.metrics.verdict
+    return verdict.model_dump(mode="json", include={"level", "headline", "sources"})
 
 
 def _without_folders(command: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.metrics_file import load_evaluation
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import PROTOCOLS
@@ -148,20 +149,20 @@ def _test_rows(table: PredictionTable, folds: Sequence[Fold]) -> tuple[Predictio
 
 def _read_evaluation(files: RunFiles, name: str) -> dict[str, Any]:
     """The one result of a folder that ``evaluate`` wrote."""
-    metrics = files.metrics
-    results = metrics.get("results")
-    if not results or results[0].get("protocol") != "external":
+    metrics = load_evaluation(files.run.metrics)
+    if not metrics.results or metrics.results[0].protocol != "external":
         raise DataError(
             f"{files.run.metrics}: expected one result under the protocol external",
             hint="name the folder that `leukoscope evaluate … --out` wrote",
         )
-    entry = results[0]
     return {
         "name": name,
-        "class_names": metrics["class_names"],
-        **{key: entry[key] for key in ("n", "n_groups", "group_unit", "metrics", "confusion")},
-        "decisions": (metrics.get("decisions") or {}).get("share", {}),
-        "warnings": list(metrics.get("warnings", ())),
+        "class_names": list(metrics.class_names),
+        **metrics.results[0].model_dump(
+            mode="json", include={"n", "n_groups", "group_unit", "metrics", "confusion"}
+        ),
+        "decisions": metrics.decisions.share.model_dump(),
+        "warnings": list(metrics.warnings),
     }
 
 

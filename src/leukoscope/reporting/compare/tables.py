@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from leukoscope.config.metrics_file import Estimate
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.shortcuts import SOURCES
@@ -317,5 +318,5 @@ def _of_source(run: Mapping[str, Any], name: str) -> str:
     if name not in found:
         return DASH
     row = found[name]
-    share = f" {share_text(row['share'], '')}" if row["share"] else ""
+    share = f" {share_text(Estimate(**row['share']), '')}" if row["share"] else ""
     return f"{SIGNS[row['status']]}{share}"

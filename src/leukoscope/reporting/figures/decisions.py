@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.metrics_file import Limits
 from leukoscope.reporting.figures.style import (
     CLASS_MARKERS,
     QUIET,
@@ -115,13 +116,13 @@ class BenefitPanel:
     Attributes:
         title: Title of the panel.
         thresholds: (T,) probabilities from which one acts.
-        model: ``value``, ``low``, ``high``, each (T,).
+        model: Net benefit of the model with its limits, each (T,).
         treat_all: (T,) net benefit of acting on every image.
     """
 
     title: str
     thresholds: Sequence[float]
-    model: Mapping[str, Sequence[float]]
+    model: Limits
     treat_all: Sequence[float]
 
 
@@ -130,14 +131,18 @@ def net_benefit_chart(panels: Sequence[BenefitPanel]) -> Figure:
     figure, axes = panel_grid(len(panels), 2.75, one_in=4.6, sharey=True)
     for ax, panel in zip(axes, panels, strict=False):
         at = 100 * np.asarray(panel.thresholds)
-        ax.fill_between(at, panel.model["low"], panel.model["high"], color=_BAND, linewidth=0)
-        ax.plot(at, panel.model["value"], color=SERIES[0], label="the model")
+        low, value, high = (
+            np.asarray(line, np.float64)
+            for line in (panel.model.low, panel.model.value, panel.model.high)
+        )
+        ax.fill_between(at, low, high, color=_BAND, linewidth=0)
+        ax.plot(at, value, color=SERIES[0], label="the model")
         ax.plot(at, panel.treat_all, color=QUIET, linestyle=_DASHES[1], label="act on all")
         ax.axhline(0, color=QUIET, linestyle=_DASHES[4], label="act on none")
         ax.set_title(panel.title)
         ax.set(xlim=(0, 100), xlabel="act from P(malignant), %")
         ax.grid()
-    highest = max(max(panel.model["high"]) for panel in panels)
+    highest = max(np.nanmax(np.asarray(panel.model.high, np.float64)) for panel in panels)
     axes[0].set_ylim(-0.25 * highest, 1.15 * highest)
     axes[0].legend(loc="lower left")
     for ax in axes[:: min(2, len(panels))]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.metrics_file import Estimate
 from leukoscope.imaging.corruption import CORRUPTIONS, corrupt
 from leukoscope.reporting.figures.style import QUIET, SERIES, WIDTH_IN, new_figure, panel_grid
 
@@ -34,12 +35,11 @@ class ForecastRow:
 
     Attributes:
         name: Name of the data set.
-        values: Metric → internal result, forecast, external result; each with ``value``, ``low``
-            and ``high``.
+        values: Metric → internal result, forecast, external result.
     """
 
     name: str
-    values: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]]
+    values: Mapping[str, tuple[Estimate, Estimate, Estimate]]
 
 
 def forecast_chart(
@@ -76,18 +76,20 @@ def forecast_chart(
 def _draw_row(
     ax: Axes,
     y: float,
-    internal: Mapping[str, Any],
-    forecast: Mapping[str, Any],
-    found: Mapping[str, Any],
+    internal: Estimate,
+    forecast: Estimate,
+    found: Estimate,
 ) -> None:
-    width = forecast["high"] - forecast["low"]
-    ax.barh(y, width, left=forecast["low"], height=0.72, color=BAND, zorder=1)
+    if forecast.low is not None and forecast.high is not None:
+        width = forecast.high - forecast.low
+        ax.barh(y, width, left=forecast.low, height=0.72, color=BAND, zorder=1)
     for entry, offset, colour, face in (
         (internal, -0.16, QUIET, "white"), (found, 0.16, COLOUR, COLOUR)
     ):  # fmt: skip
-        if entry.get("low") is not None:
-            ax.plot([entry["low"], entry["high"]], [y + offset] * 2, color=colour, linewidth=1.6)
-        ax.plot(entry["value"], y + offset, "o", color=colour, markerfacecolor=face, zorder=3)
+        if entry.low is not None and entry.high is not None:
+            ax.plot([entry.low, entry.high], [y + offset] * 2, color=colour, linewidth=1.6)
+        if entry.value is not None:
+            ax.plot(entry.value, y + offset, "o", color=colour, markerfacecolor=face, zorder=3)
 
 
 @dataclass(frozen=True)

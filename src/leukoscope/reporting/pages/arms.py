@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from leukoscope.config.metrics_file import Estimate
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
@@ -286,16 +287,25 @@ def _difference_table(result: Record) -> Table:
     )
 
 
+class _ScoreRow(NamedTuple):
+    """One arm under one protocol."""
+
+    protocol: str
+    title: str
+    n: int
+    metrics: Mapping[str, Estimate]
+
+
 def _scores(result: Record, studies: Mapping[str, Study]) -> Section:
     rows = [
-        {**entry, "title": arm["title"]}
+        _ScoreRow(protocol, arm["title"], entry.n, entry.metrics)
         for protocol in next(iter(studies.values())).protocols
         for arm in result["arms"]
         if (entry := studies[arm["name"]].result(result["recipe"], protocol)) is not None
     ]
     table = table_of(
         "Scores of each arm on its test images", rows,
-        text("held out", lambda e: protocol_title(e["protocol"])), text("arm", "title"),
+        text("held out", lambda e: protocol_title(e.protocol)), text("arm", "title"),
         value("n", "n"), *scores(("accuracy", "macro_f1", "roc_auc", "log_loss", "ece")),
         grouped=True,
     )  # fmt: skip

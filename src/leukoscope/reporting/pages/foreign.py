@@ -48,11 +48,11 @@ def write_foreign_report(run: RunFolder, config: StudyConfig, name: str) -> None
 
 def _once(study: Study) -> Study:
     """With one of its results, which are all alike; no ROC curve of predicted classes alone."""
-    first = study.metrics["results"][:1]
-    known = bool(first) and "log_loss" in first[0]["metrics"]
+    first = study.metrics.results[:1]
+    known = bool(first) and "log_loss" in first[0].metrics
     return replace(
         study,
-        metrics={**study.metrics, "results": first},
+        metrics=study.metrics.model_copy(update={"results": first}),
         predictions=study.predictions if known else None,
     )
 

@@ -39,14 +39,14 @@ def render_model_card(run: RunFolder) -> str:
 def card_text(study: Study) -> str:
     """The model card of a study that is already in memory."""
     recipe = study.config.recipes[0]
-    verdict = study.metrics["verdict"]
+    verdict, promised = study.metrics.verdict, study.metrics.promise
     return render(
         "model_card.md.j2",
         recipe=recipe,
         disclaimer=REPORT_DISCLAIMER,
         name=study.name,
-        headline=str(verdict.get("headline", "")),
-        level=level_title(str(verdict.get("level", "inconclusive")))[0],
+        headline=verdict.headline,
+        level=level_title(verdict.level)[0],
         classes=[
             (class_title(name), name, CLASSES[name].description if name in CLASSES else "")
             for name in study.class_names
@@ -68,7 +68,7 @@ def card_text(study: Study) -> str:
         shortcuts=_shortcuts(study),
         decisions=decision_tables.sets(study),
         promise=decision_tables.promise_words(study),
-        promised_unit=(study.metrics.get("promise") or {}).get("unit", "image"),
+        promised_unit=promised.unit if promised and promised.unit else "image",
         promised=decision_tables.promise(study),
         limits=cannot_show(study),
         findings=[str(e.get("text", "")) for e in study.passport.get("findings", ())],
@@ -87,7 +87,7 @@ def _texts(study: Study, *facts: Callable[[Study], Answer | None]) -> list[str]:
 def _factors(study: Study) -> list[str]:
     """What may change the result, as far as it was examined, and what the files do not hold."""
     units = dict.fromkeys(
-        str(e["group_unit"]) for e in study.results if e.get("group_unit") not in (None, "image")
+        entry.group_unit for entry in study.results if entry.group_unit not in ("", "image")
     )
     patients = any(record.patient_id for record in study.manifest.usable)
     factors = [
@@ -131,16 +131,16 @@ def by_patient(study: Study) -> Table | None:
 def _shortcuts(study: Study) -> list[str]:
     """One sentence per probe and protocol, beside what the model reaches."""
     sentences = []
-    for entry in study.metrics.get("probes", ()):
-        model = study.result(study.recipes[0], entry["protocol"])
+    for entry in study.metrics.probes:
+        model = study.result(study.recipes[0], entry.protocol)
         beside = (
-            f"; the whole image {interval(model['metrics'].get('accuracy'), 'accuracy')}"
+            f"; the whole image {interval(model.metrics.get('accuracy'), 'accuracy')}"
             if model is not None
             else ""
         )
         sentences.append(
-            f"{protocol_title(entry['protocol'])}: {input_title(entry['probe'])} "
-            f"{interval(entry['metrics'].get('accuracy'), 'accuracy')}{beside} "
+            f"{protocol_title(entry.protocol)}: {input_title(entry.probe)} "
+            f"{interval(entry.metrics.get('accuracy'), 'accuracy')}{beside} "
             f"({result_tables.sample(entry)})."
         )
     return sentences

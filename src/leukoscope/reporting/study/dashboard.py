@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from leukoscope.config.metrics_file import Result
 from leukoscope.core.labels import order_classes
 from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting.content import Paragraph, Section
 from leukoscope.reporting.figures import dashboard as figures
 from leukoscope.reporting.figures.classification import draw_matrix
 from leukoscope.reporting.figures.dashboard import Panel
-from leukoscope.reporting.formats import count, finite, plural
+from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.decisions import reliability_panel
 from leukoscope.reporting.study.shortcuts import mark_groups
@@ -32,8 +32,8 @@ def dashboard(study: Study, gallery: Gallery) -> Section:
     panels = [*_of_study(study), *_of_protocol(study, recipe, protocol, scores)]
     if not study.results or not panels:
         return Section("dashboard", "On one page")
-    protocol = protocol or study.results[-1]["protocol"]
-    n = max(int(entry["n"]) for entry in study.results)
+    protocol = protocol or study.results[-1].protocol
+    n = max(entry.n for entry in study.results)
     where = f"recipe {recipe}, {protocol_title(protocol).lower()}"
     title = f"{study.name}: {where}"
     picture = gallery.draw(
@@ -70,11 +70,11 @@ def _of_study(study: Study) -> Iterator[Panel]:
 def _of_protocol(
     study: Study, recipe: str, protocol: str, scores: Scores | None
 ) -> Iterator[Panel]:
-    protocol = protocol or (study.results[-1]["protocol"] if study.results else "")
+    protocol = protocol or (study.results[-1].protocol if study.results else "")
     entry = study.result(recipe, protocol)
     if entry is None:
         return
-    matrix = np.asarray(entry["confusion"], dtype=np.float64)
+    matrix = np.asarray(entry.confusion, dtype=np.float64)
     yield Panel("Confusion", partial(draw_matrix, matrix=matrix, class_names=study.class_names))
     if scores is not None:
         yield Panel(
@@ -88,9 +88,9 @@ def _of_protocol(
         )
     yield _f1_panel(study, protocol)
     values = [
-        (name, value, finite(record.get("low")), finite(record.get("high")))
+        (name, found.value, found.low, found.high)
         for name in study.class_names
-        if (value := finite((record := _record(entry, f"recall_{name}")).get("value"))) is not None
+        if (found := entry.metrics.get(f"recall_{name}")) and found.value is not None
     ]
     if values:
         yield Panel("Recall of each class", partial(figures.draw_recalls, values=values))
@@ -109,21 +109,18 @@ def _of_protocol(
 
 
 def _f1_panel(study: Study, protocol: str) -> Panel:
-    entries = [entry for entry in study.results if entry["protocol"] == protocol][:MOST_RECIPES]
+    entries = [entry for entry in study.results if entry.protocol == protocol][:MOST_RECIPES]
     values = np.array(
-        [
-            [finite(_record(entry, f"f1_{name}").get("value")) for name in study.class_names]
-            for entry in entries
-        ],
+        [[_value(entry, f"f1_{name}") for name in study.class_names] for entry in entries],
         dtype=np.float64,
     )
-    rows = [str(entry["recipe"]) for entry in entries]
+    rows = [entry.recipe for entry in entries]
     return Panel(
         "F1 of each class",
         partial(figures.draw_f1_heat_map, values=values, rows=rows, class_names=study.class_names),
     )
 
 
-def _record(entry: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
-    record = entry["metrics"].get(metric)
-    return record if isinstance(record, Mapping) else {"value": record}
+def _value(entry: Result, metric: str) -> float | None:
+    found = entry.metrics.get(metric)
+    return None if found is None else found.value

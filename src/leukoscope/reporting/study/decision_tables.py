@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
-from leukoscope.config.guarantees import Measured, Promise
+from leukoscope.config.guarantees import Promise
+from leukoscope.config.metrics_file import (
+    CalibrationResult,
+    CoveredPart,
+    Decisions,
+    Estimate,
+    Guarantee,
+    NetBenefit,
+    OperatingResult,
+    PromiseResult,
+    Sets,
+    measured,
+)
 from leukoscope.core.labels import class_title
 from leukoscope.reporting.content import (
     N_IMAGES,
     PROTOCOL,
     Field,
     Table,
+    Under,
     each,
     plain,
     table_if_any,
@@ -19,7 +32,15 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.formats import DASH, difference, interval, number, percent_range, plural
+from leukoscope.reporting.formats import (
+    DASH,
+    count,
+    difference,
+    interval,
+    number,
+    percent_range,
+    plural,
+)
 from leukoscope.reporting.result_tables import protocol_field
 from leukoscope.reporting.study_files import Study
 
@@ -38,43 +59,43 @@ FURTHER: Mapping[str, str] = {
     "resolution": "− resolution",
     "uncertainty": "+ uncertainty",
 }
-_EXPECTED = value("Expected if alike", lambda e: percent_range(e.get("expected")))
-_SIZE = plain("Classes per set", "size", "set_size")
+_EXPECTED = "Expected if alike"
+_SIZE = "Classes per set"
 BENEFIT_AT = (0.06, 0.1, 0.2, 0.3, 0.5)
+FoundT = TypeVar("FoundT")
 
 
 def promise_words(study: Study) -> str:
     """One or two sentences; empty for studies that were run before bundles made promises."""
-    entry = study.metrics.get("promise") or {}
-    if "unit" not in entry:
+    entry = study.metrics.promise
+    if entry is None or not entry.unit:
         return ""
-    coverage = entry.get("coverage") or {}
-    measured = Measured(**coverage) if coverage.get("value") is not None else None
     made = Promise(
-        unit=entry["unit"],
-        protocol=entry["protocol"],
-        n_groups=entry["n_groups"],
-        n=entry["n"],
-        coverage=entry["nominal"],
-        measured=measured,
+        unit=entry.unit,
+        protocol=entry.protocol,
+        n_groups=entry.n_groups,
+        n=entry.n,
+        coverage=entry.nominal,
+        measured=measured(entry.coverage),
     )
-    found = made.measured_words or f"coverage not measured: {entry.get('reason', 'unknown')}"
+    found = made.measured_words or f"coverage not measured: {entry.reason or 'unknown'}"
     return f"{made.words}. {found[0].upper()}{found[1:]}."
 
 
-def decision_record(study: Study) -> Mapping[str, Any]:
+def decision_record(study: Study) -> Decisions:
     """``decisions`` of ``metrics.json``."""
-    return study.metrics.get("decisions") or {}
+    return study.metrics.decisions or Decisions(recipe="")
 
 
-def by_protocol(study: Study, key: str) -> list[tuple[str, Any]]:
-    """What ``decisions`` holds of each protocol under a key, from the mildest protocol on."""
-    return _ordered(study, decision_record(study).get(key) or {})
-
-
-def _ordered(study: Study, found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def by_protocol(study: Study, found: Mapping[str, FoundT]) -> list[Under[FoundT]]:
+    """What was found under each protocol, from the mildest on."""
     order = dict.fromkeys((*study.protocols, *found))
-    return [(name, found[name]) for name in order if name in found]
+    return [Under(name, found[name]) for name in order if name in found]
+
+
+def _each(rows: Iterable[Under[tuple[FoundT, ...]]]) -> list[Under[FoundT]]:
+    """A row for each of several findings under one protocol."""
+    return [Under(row.protocol, one) for row in rows for one in row.found]
 
 
 def calibration(study: Study) -> Table | None:
@@ -82,26 +103,27 @@ def calibration(study: Study) -> Table | None:
 
     def steps(title: str, metric: str) -> list[Field]:
         return [
-            value(f"{title} before", lambda e: _value(e, "before", metric)),
-            value(f"{title} after", lambda e: _value(e, "after", metric)),
-            value(f"{title} change",
-                  lambda e: difference((e.get("change") or {}).get(metric), metric)),
-        ]  # fmt: skip
+            value(f"{title} before", lambda e: _value(e.before, metric)),
+            value(f"{title} after", lambda e: _value(e.after, metric)),
+            value(f"{title} change", lambda e: difference(e.change.get(metric), metric)),
+        ]
 
-    def served(e: Mapping[str, Any]) -> str:
-        methods = [f"{e['methods'].count(m)} × {m}" for m in dict.fromkeys(e["methods"])]
-        return f"{', '.join(methods)}; {_range(e['n_cal'])} images"
+    def served(e: CalibrationResult) -> str:
+        methods = [f"{e.methods.count(m)} × {m}" for m in dict.fromkeys(e.methods)]
+        return f"{', '.join(methods)}; {_range(e.n_cal)} images"
 
     return table_if_any(
         f"Probabilities before and after calibration ({study.level} intervals)",
-        study.metrics.get("calibration") or (),
+        study.metrics.calibration,
         protocol_field(study), *steps("Log loss", "log_loss"),
-        value("Brier after", lambda e: interval((e.get("after") or {}).get("brier"), "brier")),
-        value("Slope", lambda e: interval(e.get("slope"), "slope")),
-        value("Intercept", lambda e: signed_interval(e.get("intercept"))),
-        value("ECE after", lambda e: _value(e, "after", "ece")),
-        value("Calibrated model", lambda e: _chance(e, "low", "high")),
-        value("ECE beyond chance", lambda e: _chance(e, "debiased")),
+        value("Brier after", lambda e: interval(e.after.get("brier"), "brier")),
+        value("Slope", lambda e: interval(e.slope, "slope")),
+        value("Intercept", lambda e: signed_interval(e.intercept)),
+        value("ECE after", lambda e: _value(e.after, "ece")),
+        value("Calibrated model", lambda e: DASH if e.chance is None else
+              f"{number(e.chance.low, 'ece')}–{number(e.chance.high, 'ece')}"),
+        value("ECE beyond chance",
+              lambda e: number(None if e.chance is None else e.chance.debiased, "ece")),
         text("Served in folds; calibrated on", served),
         note="Judge by log loss and Brier score. Slope (Cox 1958): 1 is right, below 1 the "
         "probabilities are too extreme. Intercept, for two classes: 0 is right, above 0 the last "
@@ -112,101 +134,107 @@ def calibration(study: Study) -> Table | None:
     )  # fmt: skip
 
 
-def signed_interval(entry: Mapping[str, Any] | None) -> str:
+def signed_interval(entry: Estimate | None) -> str:
     """A number that may be negative, with its interval.
 
-    >>> signed_interval({"value": -0.2, "low": -0.5, "high": 0.1, "reliable": True})
+    >>> signed_interval(Estimate(value=-0.2, low=-0.5, high=0.1))
     '−0.200 (−0.500 to +0.100)'
     """
     return DASH if entry is None else difference(entry, "intercept")
 
 
-def _chance(entry: Mapping[str, Any], *keys: str) -> str:
-    found = entry.get("chance")
-    return DASH if not found else "–".join(number(found[key], "ece") for key in keys)
+def _value(measures: Mapping[str, Estimate], metric: str) -> str:
+    """One measure without its interval."""
+    found = measures.get(metric)
+    return number(None if found is None else found.value, metric)
 
 
-def _value(entry: Mapping[str, Any], when: str, metric: str) -> str:
-    return number((entry.get(when) or {}).get(metric, {}).get("value"), metric)
+def _change(entry: CalibrationResult | PromiseResult, metric: str) -> str:
+    """One measure before → after; a single value where nothing changed."""
+    steps = (_value(measures, metric) for measures in (entry.before, entry.after))
+    return " → ".join(dict.fromkeys(steps))
 
 
 def further_calibration(study: Study) -> Table | None:
     """Every other measure, before → after."""
-
-    def change(entry: Mapping[str, Any], metric: str) -> str:
-        return " → ".join(dict.fromkeys(_value(entry, k, metric) for k in ("before", "after")))
-
     return table_if_any(
-        "Further calibration measures", study.metrics.get("calibration") or (),
+        "Further calibration measures", study.metrics.calibration,
         protocol_field(study),
-        *each(FURTHER, lambda name: FURTHER[name], change),
+        *each(FURTHER, lambda name: FURTHER[name], _change),
         note="Before → after. Binned errors are biased upwards: a perfect model scores above 0. "
         "Resolution includes the variation within bins, so that the three make up the Brier score.",
     )  # fmt: skip
 
 
+class _SetRow(NamedTuple):
+    """The sets under one protocol; ``sets`` is None where only their coverage is known."""
+
+    protocol: str
+    coverage: Estimate
+    size: Estimate | None
+    sets: Sets | None
+
+
 def sets(study: Study) -> Table | None:
     """Coverage measured against nominal, and the size of the sets, by protocol."""
     record = decision_record(study)
-    measured = (record.get("coverage") or {}).get("protocol") or {}
-    if not measured:
+    if record.coverage is None or not record.coverage.protocol:
         return None
-    details, size = dict(by_protocol(study, "sets")), record.get("mean_set_size", {})
-    sizes = size.get("protocol", size)
+    sizes = record.mean_set_size.protocol if record.mean_set_size else {}
     rows = [
-        {"n": _n_of(study, name), **details.get(name, {}), "protocol": name, "coverage": found,
-         "size": sizes.get(name)}
-        for name, found in _ordered(study, measured)
-    ]  # fmt: skip
-    method = record.get("method") or {}
-    score = f", {method['score'].upper()}, {GUARANTEES[method['guarantee']]}" if method else ""
-    aim = number(record["coverage"].get("nominal"), "coverage")
+        _SetRow(row.protocol, row.found, sizes.get(row.protocol), record.sets.get(row.protocol))
+        for row in by_protocol(study, record.coverage.protocol)
+    ]
+    method = record.method
+    score = f", {method.score.upper()}, {GUARANTEES[method.guarantee]}" if method else ""
+    aim = number(record.coverage.nominal, "coverage")
     return table_of(
         f"Prediction sets that aim at {aim}{score.format(unit='group')}, recipe {_name(study)}",
         rows,
         PROTOCOL,
-        value("Coverage", lambda e: interval(e["coverage"], "coverage")),
-        value("Minus nominal", lambda e: difference(e.get("gap"), "coverage")),
-        _EXPECTED,
-        value("Classes per set", lambda e: interval(e["size"], "set_size")),
-        plain("Sets of one", "single", "share"),
-        plain("… wrong", "single_wrong", "share"),
-        plain("None probable enough", "empty", "share"),
-        N_IMAGES,
+        value("Coverage", lambda e: interval(e.coverage, "coverage")),
+        value("Minus nominal",
+              lambda e: difference(e.sets.gap if e.sets else None, "coverage")),
+        value(_EXPECTED, lambda e: percent_range(e.sets.expected if e.sets else None)),
+        value(_SIZE, lambda e: interval(e.size, "set_size")),
+        value("Sets of one", lambda e: number(e.sets.single if e.sets else None, "share")),
+        value("… wrong", lambda e: number(e.sets.single_wrong if e.sets else None, "share")),
+        value("None probable enough",
+              lambda e: number(e.sets.empty if e.sets else None, "share")),
+        value("n images", lambda e: count(e.sets.n if e.sets else _n_of(study, e.protocol))),
         note="Expected if alike: where the coverage would lie, with the intervals’ probability, if "
         "test images were like calibration images (beta-binomial; folds taken as independent). "
         "Where no class is probable enough the set holds the most probable one, which can only "
         "raise the coverage, and the image is not among the sets of one.",
-    )
+    )  # fmt: skip
 
 
 def promise(study: Study) -> Table | None:
     """What the bundle's sets cover on units that had no part in fitting them."""
-    entry = study.metrics.get("promise") or {}
-    if "coverage" not in entry:
+    entry = study.metrics.promise
+    if entry is None or entry.coverage is None:
         return None
-    unit = str(entry["unit"])
-    made = {str(name) for name in entry["guarantees"]}
+    unit, made = entry.unit, sorted(set(entry.guarantees))
 
-    def steps(metric: str) -> str:
-        return " → ".join(_value(entry, when, metric) for when in ("before", "after"))
+    def steps(e: PromiseResult, metric: str) -> str:
+        return " → ".join(_value(measures, metric) for measures in (e.before, e.after))
 
     return table_of(
-        f"What the bundle promises of a new {unit}, recipe {entry['recipe']}",
+        f"What the bundle promises of a new {unit}, recipe {entry.recipe}",
         [entry],
         PROTOCOL,
-        text("Promise", lambda e: f"{number(e['nominal'], 'coverage')}, " + ", ".join(
-            GUARANTEES[name].format(unit=unit) for name in sorted(made))),
-        value("Coverage measured", lambda e: interval(e["coverage"], "coverage")),
-        value("Classes per set", lambda e: interval(e["mean_set_size"], "set_size")),
+        text("Promise", lambda e: f"{number(e.nominal, 'coverage')}, " + ", ".join(
+            GUARANTEES[name].format(unit=unit) for name in made)),
+        value("Coverage measured", lambda e: interval(e.coverage, "coverage")),
+        value(_SIZE, lambda e: interval(e.mean_set_size, "set_size")),
         plain("Sets of one", "single", "share"),
-        value("Log loss", lambda e: steps("log_loss")),
-        value("ECE", lambda e: steps("ece")),
-        text("Temperature", lambda e: _range(e["temperature"])),
-        text("Held out", lambda e: plural(e["n_groups"], unit)),
+        value("Log loss", lambda e: steps(e, "log_loss")),
+        value("ECE", lambda e: steps(e, "ece")),
+        text("Temperature", lambda e: _range(e.temperature)),
+        text("Held out", lambda e: plural(e.n_groups, unit)),
         N_IMAGES,
         note=f"The bundle is calibrated on the test images of all folds together. Here each of "
-        f"{entry['folds']} folds is left out in turn: calibration and sets come from the test "
+        f"{entry.folds} folds is left out in turn: calibration and sets come from the test "
         f"images of the others, so that no {unit} is judged by sets that it took part in. "
         + ("" if unit == "image" else f"Coverage and size: each {unit} counts the same. ")
         + "Log loss and ECE: before → after.",
@@ -215,27 +243,24 @@ def promise(study: Study) -> Table | None:
 
 def promises(study: Study) -> Table | None:
     """What the calibration images allow to be promised, and what that gives on test images."""
-    units = {name: entry["group_unit"] for name, entry in by_protocol(study, "sets")}
-    rows = [
-        {**entry, "protocol": protocol, "unit": units[protocol]}
-        for protocol, entries in by_protocol(study, "promises")
-        for entry in entries
-    ]
+    record = decision_record(study)
+    units = {name: found.group_unit for name, found in record.sets.items()}
 
-    def state(e: Mapping[str, Any]) -> str:
-        n = plural(e["n"], e["unit"] if "group" in e["guarantee"] else "image")
-        n += " a class" if "class" in e["guarantee"] else ""
-        if not e["attainable"]:
-            return f"not attainable with {n}, needs {e['needed']}"
-        return f"{n}; needs {e['needed']}"
+    def state(row: Under[Guarantee]) -> str:
+        e = row.found
+        n = plural(e.n, units[row.protocol] if "group" in e.guarantee else "image")
+        n += " a class" if "class" in e.guarantee else ""
+        if not e.attainable:
+            return f"not attainable with {n}, needs {e.needed}"
+        return f"{n}; needs {e.needed}"
 
     return table_if_any(
-        "What may be promised", rows,
+        "What may be promised", _each(by_protocol(study, record.promises)),
         PROTOCOL,
-        text("Promise", lambda e: GUARANTEES[e["guarantee"]].format(unit=e["unit"])),
+        text("Promise", lambda r: GUARANTEES[r.found.guarantee].format(unit=units[r.protocol])),
         text("In the fold with the fewest", state),
-        value("Coverage measured", lambda e: interval(e.get("coverage"), "coverage")),
-        _SIZE,
+        value("Coverage measured", lambda r: interval(r.found.coverage, "coverage")),
+        value(_SIZE, lambda r: number(r.found.size, "set_size")),
         note="A promise needs ⌈(n + 1) · coverage⌉ ≤ n. By group: hierarchical conformal "
         "prediction (Lee et al. 2023); there every group counts the same. By class and group is "
         "counted only. Every promise holds only for images, or groups, drawn like those that "
@@ -250,45 +275,50 @@ def parts(study: Study) -> Table | None:
         "Coverage by class, patient and acquisition cluster", _parts(study),
         PROTOCOL,
         text("Part of the test images", "part"),
-        plain("Coverage", "coverage", "coverage"),
-        _EXPECTED,
-        _SIZE,
-        N_IMAGES,
+        value("Coverage", lambda r: number(r.found.coverage if r.found else None, "coverage")),
+        value(_EXPECTED, lambda r: percent_range(r.found.expected if r.found else None)),
+        value(_SIZE, lambda r: number(r.found.size if r.found else None, "set_size")),
+        value("n images", lambda r: count(r.found.n if r.found else None)),
         note="The three worst covered of each kind; all stand in `metrics.json`.",
         grouped=True,
     )  # fmt: skip
 
 
-def _parts(study: Study) -> Iterator[Mapping[str, Any]]:
-    for protocol, entry in by_protocol(study, "sets"):
-        for e in entry["by_class"]:
-            yield {**e, "protocol": protocol, "part": class_title(e["class"])}
-        for unit, groups in entry["by_unit"].items():
-            below = sum(bool(g["expected"]) and g["coverage"] < g["expected"][0] for g in groups)
-            if groups and groups[0]["expected"]:
+class _PartRow(NamedTuple):
+    """Some test images under one protocol; without numbers, a line that sums up several."""
+
+    protocol: str
+    part: str
+    found: CoveredPart | None
+
+
+def _parts(study: Study) -> Iterator[_PartRow]:
+    """Each class, and of each kind of unit how many are covered too rarely, and the worst."""
+    for row in by_protocol(study, decision_record(study).sets):
+        for of_class in row.found.by_class:
+            yield _PartRow(row.protocol, class_title(of_class.name), of_class)
+        for unit, groups in row.found.by_unit.items():
+            below = sum(g.expected is not None and g.coverage < g.expected[0] for g in groups)
+            if groups and groups[0].expected:
                 title = f"{below} of {plural(len(groups), unit)} below what is expected"
-                yield {"protocol": protocol, "part": title}
-            for e in groups[:3]:
-                yield {**e, "protocol": protocol, "part": f"{unit} {e['group']}"}
+                yield _PartRow(row.protocol, title, None)
+            for group in groups[:3]:
+                yield _PartRow(row.protocol, f"{unit} {group.group}", group)
 
 
 def candidates(study: Study) -> Table | None:
     """Scores compared on ``val``."""
-    rows = [
-        {**entry, "protocol": protocol}
-        for protocol, entries in by_protocol(study, "candidates")
-        for entry in entries
-    ]
     return table_if_any(
-        "Other sets, on validation images", rows,
+        "Other sets, on validation images",
+        _each(by_protocol(study, decision_record(study).candidates)),
         PROTOCOL,
-        text("Sets", lambda e: f"{e['score'].upper()}, {GUARANTEES[e['guarantee']]}"),
-        plain("Coverage", "coverage", "coverage"),
-        plain("Lowest class", "lowest_class", "coverage"),
-        _SIZE,
-        plain("Sets of one", "single", "share"),
-        plain("None probable enough", "empty", "share"),
-        N_IMAGES,
+        text("Sets", lambda r: f"{r.found.score.upper()}, {GUARANTEES[r.found.guarantee]}"),
+        value("Coverage", lambda r: number(r.found.coverage, "coverage")),
+        value("Lowest class", lambda r: number(r.found.lowest_class, "coverage")),
+        value(_SIZE, lambda r: number(r.found.size, "set_size")),
+        value("Sets of one", lambda r: number(r.found.single, "share")),
+        value("None probable enough", lambda r: number(r.found.empty, "share")),
+        value("n images", lambda r: count(r.found.n)),
         note="Thresholds from calibration images, measured on `val`: what a choice may rest on.",
         grouped=True,
     )  # fmt: skip
@@ -296,17 +326,16 @@ def candidates(study: Study) -> Table | None:
 
 def selective(study: Study) -> Table | None:
     """AURC, its excess, and the risk where images are left unanswered."""
-    found = by_protocol(study, "selective")
-    shares = list(found[0][1]["risk_at"]) if found else []
+    found = by_protocol(study, decision_record(study).selective)
+    shares = list(found[0].found.risk_at) if found else []
     return table_if_any(
-        f"Selective prediction, recipe {_name(study)}",
-        [{**entry, "protocol": protocol} for protocol, entry in found],
+        f"Selective prediction, recipe {_name(study)}", found,
         PROTOCOL,
-        value("AURC", lambda e: interval(e["aurc"], "aurc")),
-        value("Above a perfect order", lambda e: interval(e["excess_aurc"], "aurc")),
+        value("AURC", lambda r: interval(r.found.aurc, "aurc")),
+        value("Above a perfect order", lambda r: interval(r.found.excess_aurc, "aurc")),
         *each(
             shares, lambda share: f"Wrong, surest {100 * float(share):g} %",
-            lambda e, share: number(e["risk_at"][share], "share"),
+            lambda r, share: number(r.found.risk_at[share], "share"),
         ),
     )  # fmt: skip
 
@@ -314,24 +343,26 @@ def selective(study: Study) -> Table | None:
 def net_benefit(study: Study) -> Table | None:
     """What acting on P(malignant) is worth at some thresholds."""
     rows = [
-        {"protocol": protocol, "at": at, "prevalence": found["prevalence"],
-         "model": _at(found["model"], i), "gain": _at(found["gain"], i),
-         "treat_all": found["treat_all"][i], "reliable": found["reliable"]}
-        for protocol, found in by_protocol(study, "net_benefit")
-        if "thresholds" in found
-        for i, at in enumerate(found["thresholds"])
+        Under(row.protocol, (row.found, i))
+        for row in benefits(study)
+        for i, at in enumerate(row.found.thresholds)
         if at in BENEFIT_AT
-    ]  # fmt: skip
+    ]
+
+    def point(row: Under[tuple[NetBenefit, int]], line: str) -> str:
+        found, i = row.found
+        limits = found.model if line == "model" else found.gain
+        return difference(limits.at(i, found.reliable), "benefit")
+
     return table_if_any(
         f"Net benefit of acting on P(malignant), recipe {_name(study)} ({study.level} intervals)",
         rows,
         PROTOCOL,
-        value("Act from", lambda e: number(e["at"], "share")),
-        value("Model", lambda e: difference({**e["model"], "reliable": e["reliable"]}, "benefit")),
-        value("Act on all", lambda e: difference(e["treat_all"], "benefit")),
-        value("Model over the better of all and none",
-              lambda e: difference({**e["gain"], "reliable": e["reliable"]}, "benefit")),
-        value("Malignant images", lambda e: number(e["prevalence"], "share")),
+        value("Act from", lambda r: number(r.found[0].thresholds[r.found[1]], "share")),
+        value("Model", lambda r: point(r, "model")),
+        value("Act on all", lambda r: difference(r.found[0].treat_all[r.found[1]], "benefit")),
+        value("Model over the better of all and none", lambda r: point(r, "gain")),
+        value("Malignant images", lambda r: number(r.found[0].prevalence, "share")),
         note="True positives an image, false ones taken off at the odds of the threshold (Vickers "
         "& Elkin 2006); acting on none is worth 0. It holds for the share of malignant images in "
         "these data, which is not that of a clinic.",
@@ -339,37 +370,44 @@ def net_benefit(study: Study) -> Table | None:
     )  # fmt: skip
 
 
-def _at(lists: Mapping[str, Sequence[Any]], i: int) -> dict[str, Any]:
-    return {key: values[i] for key, values in lists.items()}
+def benefits(study: Study) -> list[Under[NetBenefit]]:
+    """The net benefit under each protocol that it could be computed of."""
+    return [
+        Under(row.protocol, row.found)
+        for row in by_protocol(study, decision_record(study).net_benefit)
+        if isinstance(row.found, NetBenefit)
+    ]
 
 
 def operating_point(study: Study) -> Table | None:
     """Sensitivity, specificity and share flagged on test images; or the refusal."""
-    record = decision_record(study).get("operating_point") or {}
-    found = record.get("protocol") or {}
+    record = decision_record(study).operating_point
+    if record is None:
+        return None
 
-    def outcome(e: Mapping[str, Any]) -> str:
-        if "refused" in e:
-            return str(e["refused"])
-        patients = e.get("patients_found")
-        low = (patients or e["sensitivity"])["low"] or 0
-        word = "kept" if e["kept"] else "broken"
-        if e["kept"] and low < 1 - record["miss"]:
+    def outcome(row: Under[OperatingResult]) -> str:
+        e = row.found
+        if e.refused:
+            return e.refused
+        patients, counted = e.patients_found, e.patients_found or e.sensitivity
+        low = (counted.low if counted else None) or 0
+        word = "kept" if e.kept else "broken"
+        if e.kept and low < 1 - record.miss:
             word = "kept, but its interval reaches below"
-        if not patients:
+        if patients is None:
             return word
-        return f"{word}; {interval(patients, 'share')} of {patients['n']} patients found"
+        return f"{word}; {interval(patients, 'share')} of {patients.n} patients found"
 
     return table_if_any(
-        f"Operating point: “{record.get('words')}”",
-        [{**found[name], "protocol": name} for name in study.protocols if name in found],
+        f"Operating point: “{record.words}”",
+        [Under(name, record.protocol[name]) for name in study.protocols if name in record.protocol],
         PROTOCOL,
         text("On test images", outcome),
-        value("Malignant images flagged", lambda e: interval(e.get("sensitivity"), "recall")),
-        value("Others not flagged", lambda e: interval(e.get("specificity"), "specificity")),
-        value("All images flagged", lambda e: interval(e.get("flagged"), "share")),
+        value("Malignant images flagged", lambda r: interval(r.found.sensitivity, "recall")),
+        value("Others not flagged", lambda r: interval(r.found.specificity, "specificity")),
+        value("All images flagged", lambda r: interval(r.found.flagged, "share")),
         value("Flagged from P(malignant)",
-              lambda e: _range(e["thresholds"]) if "thresholds" in e else DASH),
+              lambda r: _range(r.found.thresholds) if r.found.thresholds else DASH),
     )  # fmt: skip
 
 
@@ -378,9 +416,8 @@ def _range(numbers: Sequence[float]) -> str:
 
 
 def _name(study: Study) -> str:
-    return str(decision_record(study).get("recipe") or study.recipes[0])
+    return decision_record(study).recipe or study.recipes[0]
 
 
 def _n_of(study: Study, protocol: str) -> int | None:
-    entry = next((r for r in study.results if r["protocol"] == protocol), None)
-    return None if entry is None else entry.get("n")
+    return next((entry.n for entry in study.results if entry.protocol == protocol), None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from leukoscope.config.metrics_file import CoveredPart, Guarantee, Sets
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.thresholds import reliability, risk_coverage
@@ -30,7 +30,7 @@ from leukoscope.reporting.figures.decisions import (
     net_benefit_chart,
     risk_coverage_chart,
 )
-from leukoscope.reporting.formats import difference, finite, number, plural, sizes
+from leukoscope.reporting.formats import difference, number, plural, sizes
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import protocol_cell
 from leukoscope.reporting.study import decision_tables as tables
@@ -99,10 +99,9 @@ def reliability_panel(study: Study, recipe: str, protocol: str) -> ReliabilityPa
 
 def _worse(study: Study) -> Iterator[str]:
     """Where calibration did harm, with the likely reason."""
-    for entry in study.metrics.get("calibration") or ():
-        change = (entry.get("change") or {}).get("log_loss")
-        low = finite((change or {}).get("low"))
-        if low is not None and low > 0:
+    for entry in study.metrics.calibration:
+        change = entry.change.get("log_loss")
+        if change is not None and change.low is not None and change.low > 0:
             yield (
                 f"{protocol_cell(study, entry)}: calibration made the log loss worse, by "
                 f"{difference(change, 'log_loss')}. What holds for the calibration images does "
@@ -131,18 +130,20 @@ def _reliability_chart(study: Study, gallery: Gallery, recipe: str) -> list[Bloc
 
 def _exchangeability(study: Study) -> Iterator[str]:
     """For each protocol whether test images are drawn like calibration images, by count."""
-    for protocol, entry in tables.by_protocol(study, "sets"):
-        gap = difference(entry["gap"], "coverage")
-        text = _alike(entry, dict(tables.by_protocol(study, "promises"))[protocol])
+    record = tables.decision_record(study)
+    for row in tables.by_protocol(study, record.sets):
+        gap = difference(row.found.gap, "coverage")
+        text = _alike(row.found, record.promises[row.protocol])
         if text:
-            yield f"{protocol_title(protocol)}: {text} Coverage minus nominal: {gap}."
+            yield f"{protocol_title(row.protocol)}: {text} Coverage minus nominal: {gap}."
 
 
-def _alike(entry: Mapping[str, Any], promises: Sequence[Mapping[str, Any]]) -> str:
-    for unit, seen in entry["seen"].items():
+def _alike(entry: Sets, promises: Sequence[Guarantee]) -> str:
+    """What the shares that were trained on say of a unit; empty where they say nothing."""
+    for unit, seen in entry.seen.items():
         if unit == "component":
             continue
-        cal, test = seen["cal"], seen["test"]
+        cal, test = seen.cal, seen.test
         if cal - test > 0.1:
             return (
                 f"not exchangeable, since {_share(cal)} of the calibration images, but "
@@ -150,12 +151,12 @@ def _alike(entry: Mapping[str, Any], promises: Sequence[Mapping[str, Any]]) -> s
                 "the thresholds come from images that it knows better."
             )
         if cal < 0.1 and test < 0.1:
-            groups = next(e for e in promises if e["guarantee"] == "group")
+            groups = next(e for e in promises if e.guarantee == "group")
             return (
                 f"calibration and test images are of different {unit}s, none of them trained on. "
                 f"Whole {unit}s are drawn alike, single images are not; the thresholds of a fold "
-                f"rest on as few as {plural(groups['n'], unit)} (a promise for a new {unit} needs "
-                f"{groups['needed']}), so the coverage may vary from {unit} to {unit} by more "
+                f"rest on as few as {plural(groups.n, unit)} (a promise for a new {unit} needs "
+                f"{groups.needed}), so the coverage may vary from {unit} to {unit} by more "
                 "than is expected of single images."
             )
         if cal > 0.9 and test > 0.9:
@@ -179,18 +180,17 @@ def _share(value: float) -> str:
 
 
 def _coverage_chart(study: Study, gallery: Gallery) -> list[Block]:
-    nominal = float(tables.decision_record(study)["coverage"]["nominal"])
-    panels = []
-    for protocol, entry in tables.by_protocol(study, "sets"):
-        units = entry["by_unit"]
-        unit = entry["group_unit"] if entry["group_unit"] in units else next(iter(units), "")
-        result = study.result(study.recipes[0], protocol)
-        if result is not None:
+    record, panels = tables.decision_record(study), []
+    for row in tables.by_protocol(study, record.sets):
+        entry, units = row.found, row.found.by_unit
+        unit = entry.group_unit if entry.group_unit in units else next(iter(units), "")
+        result = study.result(study.recipes[0], row.protocol)
+        if result is not None and record.coverage is not None:
             panels.append(
                 CoveragePanel(
                     title=panel_title(result),
-                    nominal=nominal,
-                    classes=[_mark(e, e["class"]) for e in entry["by_class"]],
+                    nominal=record.coverage.nominal,
+                    classes=[_mark(e, e.name) for e in entry.by_class],
                     groups=[_mark(e) for e in units.get(unit, ())],
                     unit=f"{unit}s" if unit else "",
                 )
@@ -214,9 +214,9 @@ def _units(panels: list[CoveragePanel]) -> list[str]:
     return list(dict.fromkeys(panel.unit for panel in panels if panel.unit)) or ["group"]
 
 
-def _mark(entry: Mapping[str, Any], class_name: str = "") -> CoverageMark:
-    low, high = entry["expected"] or (None, None)
-    return CoverageMark(entry["coverage"], low, high, class_name)
+def _mark(entry: CoveredPart, class_name: str = "") -> CoverageMark:
+    low, high = entry.expected or (None, None)
+    return CoverageMark(entry.coverage, low, high, class_name)
 
 
 def _selective(study: Study, gallery: Gallery) -> list[Block]:
@@ -238,12 +238,14 @@ def _selective(study: Study, gallery: Gallery) -> list[Block]:
 
 def _risk_chart(study: Study, gallery: Gallery) -> Picture | None:
     lines, recipe = [], study.recipes[0]
-    for protocol, _ in tables.by_protocol(study, "selective"):
-        scores = study.scores(recipe, protocol)
+    for row in tables.by_protocol(study, tables.decision_record(study).selective):
+        scores = study.scores(recipe, row.protocol)
         if scores is not None:
             wrong = scores.y_pred != scores.y_true
             lines.append(
-                RiskLine(protocol_title(protocol), *risk_coverage(scores.probs.max(axis=1), wrong))
+                RiskLine(
+                    protocol_title(row.protocol), *risk_coverage(scores.probs.max(axis=1), wrong)
+                )
             )
     if not lines:
         return None
@@ -265,13 +267,12 @@ def _net_benefit(study: Study, gallery: Gallery) -> list[Block]:
         return []
     panels = [
         BenefitPanel(
-            title=protocol_title(protocol),
-            thresholds=found["thresholds"],
-            model=found["model"],
-            treat_all=found["treat_all"],
+            title=protocol_title(row.protocol),
+            thresholds=row.found.thresholds,
+            model=row.found.model,
+            treat_all=row.found.treat_all,
         )
-        for protocol, found in tables.by_protocol(study, "net_benefit")
-        if "thresholds" in found
+        for row in tables.benefits(study)
     ]
     picture = gallery.draw(
         "net-benefit",
@@ -296,12 +297,12 @@ def _net_benefit(study: Study, gallery: Gallery) -> list[Block]:
 
 def _operating_point(study: Study) -> list[Block]:
     """The operating point asked for, or what could be asked for."""
-    record = tables.decision_record(study).get("operating_point")
-    if not record:
+    record = tables.decision_record(study).operating_point
+    if record is None:
         return []
     heading = Heading("Operating point")
-    if "inapplicable" in record:
-        return [heading, Paragraph(f"Not applicable: {record['inapplicable']}.")]
+    if record.inapplicable:
+        return [heading, Paragraph(f"Not applicable: {record.inapplicable}.")]
     table = tables.operating_point(study)
     if table is not None:
         text = (
@@ -311,9 +312,9 @@ def _operating_point(study: Study) -> list[Block]:
             "table says what became of it."
         )
         return [heading, Paragraph(text), table]
-    least = {name: 1 - 0.05 ** (1 / n) for name, n in record["n"].items() if n}
+    least = {name: 1 - 0.05 ** (1 / n) for name, n in record.n.items() if n}
     could = "; ".join(
-        f"{protocol_title(name).lower()} {100 * share:.1f} % ({record['n'][name]} malignant "
+        f"{protocol_title(name).lower()} {100 * share:.1f} % ({record.n[name]} malignant "
         "calibration images)"
         for name, share in least.items()
     )

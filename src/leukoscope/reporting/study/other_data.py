@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from leukoscope.config.metrics_file import (
+    BundleDecisions,
+    Forecast,
+    ForecastRange,
+    OtherData,
+    OutlierKind,
+    Reason,
+    Rejection,
+)
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON
@@ -19,11 +28,9 @@ from leukoscope.reporting.content import (
     Heading,
     Paragraph,
     Picture,
-    Record,
     Section,
     Table,
     code,
-    plain,
     present,
     table_of,
     text,
@@ -38,7 +45,6 @@ from leukoscope.reporting.figures.other_data import (
 from leukoscope.reporting.formats import (
     DASH,
     count,
-    finite,
     interval,
     is_percent,
     metric_title,
@@ -56,81 +62,81 @@ _MEANING = (
     "are not: another laboratory, stain, microscope, or other patients. The bundle was fitted on "
     "all images of the study, the internal results are those of its held-out ones."
 )
-_HELD_OUT = text("Held out", lambda e: protocol_title(e["protocol"]))
+_HELD_OUT = text("Held out", lambda e: protocol_title(e.protocol))
 
 
 def external(study: Study, gallery: Gallery) -> Section:
     """Internal and external results side by side; empty where no other data was named."""
-    entries = _entries(study)
+    entries = study.metrics.external
     if not entries:
         return Section("external", "On other data", [])
     blocks: list[Block] = [Paragraph(in_words(entry)) for entry in entries]
     blocks += present(_chart(study, gallery, entries))
     for entry in entries:
-        blocks += [Heading(entry["data"])] if len(entries) > 1 else []
+        blocks += [Heading(entry.data)] if len(entries) > 1 else []
         blocks.append(_table(study, entry))
-        blocks.append(Paragraph(_decisions(entry)))
-        if entry["warnings"]:
-            blocks.append(Bullets(tuple(entry["warnings"])))
+        blocks.append(Paragraph(_decisions(entry.decisions)))
+        if entry.warnings:
+            blocks.append(Bullets(entry.warnings))
     blocks.append(Paragraph(_MEANING, note=True))
     return Section("external", "On other data", blocks)
 
 
-def in_words(entry: Record) -> str:
+def in_words(entry: OtherData) -> str:
     """One data set in a sentence or two."""
     found = [
-        f"{_lower(name)} {interval(entry['metrics'][name], name)}"
+        f"{_lower(name)} {interval(known, name)}"
         for name in FORECAST
-        if finite((entry["metrics"].get(name) or {}).get("value")) is not None
+        if (known := entry.metrics.get(name)) and known.value is not None
     ]
-    start = f"{entry['data']} ({_sample(entry)}): {' and '.join(found)}"
-    forecast = entry["forecast"]
-    if "reason" in forecast:
-        return f"{start}. No forecast can be compared: {forecast['reason']}."
+    start = f"{entry.data} ({_sample(entry)}): {' and '.join(found)}"
+    forecast = entry.forecast
+    if isinstance(forecast, Reason):
+        return f"{start}. No forecast can be compared: {forecast.reason}."
+    ranges = _ranges(forecast)
     said = [
-        f"{_lower(name)} is {forecast[name]['verdict']} of {_range(forecast[name], name)}"
-        for name in FORECAST
-        if name in forecast
+        f"{_lower(name)} is {range_.verdict} of {_range(range_, name)}"
+        for name, range_ in ranges.items()
     ]
-    below = any(_side(entry, name) < 0 for name in FORECAST if name in forecast)
+    below = any(_side(entry, name, range_) < 0 for name, range_ in ranges.items())
     end = " The study promised more than the model keeps there." if below else ""
     return f"{start}; {' and '.join(said)} for {_units(forecast)}.{end}"
 
 
 def summary(study: Study) -> str:
     """How many of the data sets lie inside the forecast, without their names."""
-    entries = [e for e in _entries(study) if "reason" not in e["forecast"]]
-    inside = sum(_inside(entry) for entry in entries)
-    return f"{inside} of {plural(len(entries), 'other data set')} inside the forecast"
+    found = [entry.forecast for entry in study.metrics.external]
+    forecasts = [_ranges(forecast) for forecast in found if isinstance(forecast, Forecast)]
+    inside = sum(all(one.verdict == INSIDE for one in ranges.values()) for ranges in forecasts)
+    return f"{inside} of {plural(len(forecasts), 'other data set')} inside the forecast"
 
 
-def _entries(study: Study) -> Sequence[Record]:
-    return study.metrics.get("external") or ()
+def _ranges(forecast: Forecast | Reason) -> dict[str, ForecastRange]:
+    """Metric → what was forecast of it; empty where nothing was."""
+    if isinstance(forecast, Reason):
+        return {}
+    return {name: found for name in FORECAST if (found := forecast.of(name)) is not None}
 
 
-def _inside(entry: Record) -> bool:
-    return all(
-        entry["forecast"][m]["verdict"] == INSIDE for m in FORECAST if m in entry["forecast"]
-    )
-
-
-def _side(entry: Record, name: str) -> int:
+def _side(entry: OtherData, name: str, forecast: ForecastRange) -> int:
     """−1 below the forecast, 1 above it, else 0."""
-    range_, found = entry["forecast"][name], entry["metrics"][name]["value"]
-    return int(found > range_["high"]) - int(found < range_["low"])
+    value, low, high = entry.metrics[name].value, forecast.low, forecast.high
+    if value is None or low is None or high is None:
+        return 0
+    return int(value > high) - int(value < low)
 
 
-def _sample(entry: Record) -> str:
-    return f"{count(entry['n'])} images of {plural(entry['n_groups'], entry['group_unit'])}"
+def _sample(entry: OtherData) -> str:
+    return f"{count(entry.n)} images of {plural(entry.n_groups, entry.group_unit)}"
 
 
-def _units(forecast: Record) -> str:
-    return f"{forecast['n_units']} new {forecast['unit']}s"
+def _units(forecast: Forecast) -> str:
+    return f"{forecast.n_units} new {forecast.unit}s"
 
 
-def _range(entry: Mapping[str, Any], name: str) -> str:
-    low, high = entry["low"], entry["high"]
-    if is_percent(name):
+def _range(entry: ForecastRange, name: str) -> str:
+    low, high = entry.low, entry.high
+    if is_percent(name) and low is not None and high is not None:
         return f"{100 * low:.1f}–{100 * high:.1f} %"
     return f"{number(low, name)}–{number(high, name)}"
 
@@ -140,32 +146,32 @@ def _lower(name: str) -> str:
     return title if title.isupper() or title.startswith("ROC") else title[:1].lower() + title[1:]
 
 
-def _table(study: Study, entry: Record) -> Table:
-    internal = study.result(entry["internal"]["recipe"], entry["internal"]["protocol"])
-    own = {} if internal is None else internal["metrics"]
-    forecast = entry["forecast"]
-    known = "reason" not in forecast
-    rows = [name for name in METRICS if name in entry["metrics"]]
+def _table(study: Study, entry: OtherData) -> Table:
+    internal = study.result(entry.internal.recipe, entry.internal.protocol)
+    own = {} if internal is None else internal.metrics
+    ranges = _ranges(entry.forecast)
+    rows = [name for name in METRICS if name in entry.metrics]
 
     def ahead(name: str) -> str:
-        return _range(forecast[name], name) if name in forecast else DASH
+        return _range(ranges[name], name) if name in ranges else DASH
 
     def verdict(name: str) -> str:
-        if name not in forecast:
+        if name not in ranges:
             return DASH
-        side = {-1: " (below)", 0: "", 1: " (above)"}[_side(entry, name)]
-        return f"{forecast[name]['verdict']}{side}"
+        side = {-1: " (below)", 0: "", 1: " (above)"}[_side(entry, name, ranges[name])]
+        return f"{ranges[name].verdict}{side}"
 
     fields = [
         text("Metric", metric_title),
         value("This study, held out", lambda name: interval(own.get(name), name)),
-        *([value(f"Forecast for {_units(forecast)}", ahead)] if known else []),
-        value(entry["data"], lambda name: interval(entry["metrics"][name], name)),
-        *([text("It is", verdict)] if known else []),
+        value(entry.data, lambda name: interval(entry.metrics[name], name)),
     ]
-    held_out = protocol_title(entry["internal"]["protocol"]).lower()
+    if isinstance(entry.forecast, Forecast):
+        fields.insert(2, value(f"Forecast for {_units(entry.forecast)}", ahead))
+        fields.append(text("It is", verdict))
+    held_out = protocol_title(entry.internal.protocol).lower()
     return table_of(
-        f"Inside and outside: {held_out}, and {entry['data']} ({_sample(entry)}), with "
+        f"Inside and outside: {held_out}, and {entry.data} ({_sample(entry)}), with "
         f"{study.level} intervals",
         rows,
         *fields,
@@ -174,15 +180,14 @@ def _table(study: Study, entry: Record) -> Table:
     )
 
 
-def _decisions(entry: Record) -> str:
-    decisions = entry["decisions"]
-    share = decisions["share"]
+def _decisions(decisions: BundleDecisions) -> str:
+    share = decisions.share
     text_ = (
-        f"Decisions of the bundle there: accept {_share(share['accept'])}, review "
-        f"{_share(share['review'])}, reject {_share(share['reject'])} of the images."
+        f"Decisions of the bundle there: accept {_share(share.accept)}, review "
+        f"{_share(share.review)}, reject {_share(share.reject)} of the images."
     )
-    if decisions.get("coverage"):
-        held = interval(decisions["coverage"], "coverage")
+    if decisions.coverage:
+        held = interval(decisions.coverage, "coverage")
         text_ += f" Its prediction sets hold the true class in {held}."
     return text_
 
@@ -191,26 +196,18 @@ def _share(part: float) -> str:
     return number(part, "share")
 
 
-def _chart(study: Study, gallery: Gallery, entries: Sequence[Record]) -> Picture | None:
+def _chart(study: Study, gallery: Gallery, entries: Sequence[OtherData]) -> Picture | None:
     rows = []
     for entry in entries:
-        internal = study.result(entry["internal"]["recipe"], entry["internal"]["protocol"])
-        if internal is None or "reason" in entry["forecast"]:
+        internal = study.result(entry.internal.recipe, entry.internal.protocol)
+        ranges = _ranges(entry.forecast)
+        if internal is None or not ranges:
             continue
-        rows.append(
-            ForecastRow(
-                entry["data"],
-                {
-                    name: (
-                        internal["metrics"][name],
-                        entry["forecast"][name],
-                        entry["metrics"][name],
-                    )
-                    for name in FORECAST
-                    if name in entry["forecast"]
-                },
-            )
-        )
+        values = {
+            name: (internal.metrics[name], range_, entry.metrics[name])
+            for name, range_ in ranges.items()
+        }
+        rows.append(ForecastRow(entry.data, values))
     if not rows:
         return None
     titles = {name: metric_title(name) for name in FORECAST}
@@ -229,7 +226,7 @@ def rejection(study: Study, gallery: Gallery) -> Section:
     entries, table = _ood_entries(study), rejection_table(study)
     blocks: list[Block] = []
     if table is not None:
-        share = f"{100 * entries[0]['accept']:g} %"
+        share = f"{100 * entries[0].accept:g} %"
         blocks = [
             Paragraph(
                 "A model answers whatever it is shown. The gate asks first whether an image is "
@@ -243,14 +240,14 @@ def rejection(study: Study, gallery: Gallery) -> Section:
             ),
             table,
         ]
-        first = entries[0]["recipe"]
-        blocks.append(_figure(study, gallery, [e for e in entries if e["recipe"] == first]))
+        first = entries[0].recipe
+        blocks.append(_figure(study, gallery, [e for e in entries if e.recipe == first]))
         blocks.append(Folded("By kind of outlier", (_kinds(entries),)))
     return Section("rejection", "What the model declines", blocks)
 
 
-def _ood_entries(study: Study) -> list[Record]:
-    return [e for e in study.metrics.get("ood", ()) if e["roc_auc"] is not None]
+def _ood_entries(study: Study) -> list[Rejection]:
+    return [entry for entry in study.metrics.ood if entry.roc_auc is not None]
 
 
 def rejection_table(study: Study) -> Table | None:
@@ -258,8 +255,8 @@ def rejection_table(study: Study) -> Table | None:
     entries = _ood_entries(study)
     if not entries:
         return None
-    accept = entries[0]["accept"]
-    fewest = min(entry["least_n_val"] for entry in entries)
+    accept = entries[0].accept
+    fewest = min(entry.least_n_val for entry in entries)
     note = "The synthetic outliers are of the same kinds as those that chose the scores."
     if (fewest + 1) * (1 - accept) < 1 - 1e-9:
         note += (
@@ -271,50 +268,63 @@ def rejection_table(study: Study) -> Table | None:
         f"images ({study.level} intervals over groups; all folds pooled)",
         entries,
         _HELD_OUT, RECIPE,
-        value("n images", lambda e: f"{count(e['n'])} ({plural(e['n_groups'], e['unit'])})"),
-        value("Declined", lambda e: interval(e["rejected"], "accuracy")),
-        value("Accuracy, accepted", lambda e: interval(e["accuracy"].get("accepted"), "accuracy")),
-        value("Accuracy, declined", lambda e: interval(e["accuracy"].get("rejected"), "accuracy")),
-        value("ROC AUC, outliers", lambda e: interval(e["roc_auc"], "roc_auc")),
-        code("Scores", lambda e: ", ".join(k for k, folds in e["folds_using"].items() if folds)),
+        value("n images", lambda e: f"{count(e.n)} ({plural(e.n_groups, e.unit)})"),
+        value("Declined", lambda e: interval(e.rejected, "accuracy")),
+        value("Accuracy, accepted", lambda e: interval(e.accuracy.get("accepted"), "accuracy")),
+        value("Accuracy, declined", lambda e: interval(e.accuracy.get("rejected"), "accuracy")),
+        value("ROC AUC, outliers", lambda e: interval(e.roc_auc, "roc_auc")),
+        code("Scores", lambda e: ", ".join(k for k, folds in e.folds_using.items() if folds)),
         note=note, grouped=True,
     )  # fmt: skip
 
 
-def _kinds(entries: list[Record]) -> Table:
+class _KindRow(NamedTuple):
+    """Synthetic outliers of one kind, told from the test images of one recipe and protocol."""
+
+    protocol: str
+    recipe: str
+    kind: str
+    found: OutlierKind
+
+
+def _kinds(entries: list[Rejection]) -> Table:
     return table_of(
         "Synthetic outliers made of test images, by kind",
-        [{**e, **found, "kind": kind} for e in entries for kind, found in e["kinds"].items()],
-        _HELD_OUT, RECIPE, text("Outliers", "kind"), value("n", "n"),
-        plain("ROC AUC", "roc_auc", "roc_auc"),
-        plain("Accepted", "false_accept", "share"),
+        [
+            _KindRow(e.protocol, e.recipe, kind, found)
+            for e in entries
+            for kind, found in e.kinds.items()
+        ],
+        _HELD_OUT, RECIPE, text("Outliers", "kind"), value("n", lambda e: count(e.found.n)),
+        value("ROC AUC", lambda e: number(e.found.roc_auc, "roc_auc")),
+        value("Accepted", lambda e: number(e.found.false_accept, "share")),
         grouped=True,
     )  # fmt: skip
 
 
-def _figure(study: Study, gallery: Gallery, entries: list[Record]) -> Block:
+def _figure(study: Study, gallery: Gallery, entries: list[Rejection]) -> Block:
     panels = [_panel(study, entry) for entry in entries]
     return gallery.draw(
         "strangeness",
         lambda: ood_histograms(panels),
         caption=(
             f"Strangeness of validation images, test images and synthetic outliers, recipe "
-            f"{entries[0]['recipe']} (all folds; what lies beyond an end is counted at it; "
+            f"{entries[0].recipe} (all folds; what lies beyond an end is counted at it; "
             "threshold: mean of the folds)."
         ),
         alt="Histograms; how far outliers are from test images stands in the table above.",
     )
 
 
-def _panel(study: Study, entry: Record) -> OodPanel:
-    parent = study.run.model(entry["recipe"], entry["protocol"], 0).parent
+def _panel(study: Study, entry: Rejection) -> OodPanel:
+    parent = study.run.model(entry.recipe, entry.protocol, 0).parent
     folders = sorted(path.parent for path in parent.glob(f"fold*/{OOD_CSV}"))
     rows = [row for folder in folders for row in read_csv(folder / OOD_CSV, OOD_COLUMNS)]
     scores = np.array([float(row["score"]) for row in rows])
     outlier = np.array([row["outlier"] != "" for row in rows])
     test = np.array([row["part"] == "test" for row in rows])
     return OodPanel(
-        f"{protocol_title(entry['protocol'])}\n(n = {count(entry['n'])})",
+        f"{protocol_title(entry.protocol)}\n(n = {count(entry.n)})",
         (scores[~test & ~outlier], scores[test & ~outlier], scores[test & outlier]),
         float(np.mean([read_json(folder / OOD_JSON)["threshold"] for folder in folders])),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from leukoscope.config.metrics_file import Estimate, PatientAnswer, PatientResult
 from leukoscope.core.labels import class_title
 from leukoscope.reporting.content import (
     RECIPE,
@@ -12,7 +13,6 @@ from leukoscope.reporting.content import (
     Folded,
     Paragraph,
     Picture,
-    Record,
     Section,
     Table,
     code,
@@ -41,7 +41,7 @@ def subjects(study: Study, gallery: Gallery) -> Section:
     blocks: list[Block] = [Paragraph(text)] if text else []
     if table is not None:
         first = _entries(study)[0]
-        blocks += [table, _chart(study, gallery, first), _listed(study, first)]
+        blocks += [table, _chart(study, gallery, first), _listed(first)]
     return Section("patients", "By patient", blocks)
 
 
@@ -49,29 +49,30 @@ def patient_results(study: Study) -> tuple[str, Table | None]:
     """How patients were judged, or why they were not, and their results; empty if unknown."""
     entries = _entries(study)
     if entries:
-        return _meaning(study, entries[0]), _results(study, entries)
-    reason = (study.metrics.get("subjects") or {}).get("inapplicable", "").rstrip(".")
+        return _meaning(entries[0]), _results(study, entries)
+    found = study.metrics.subjects
+    reason = found.inapplicable.rstrip(".") if found else ""
     return f"Results by patient do not apply: {reason}." if reason else "", None
 
 
-def _entries(study: Study) -> list[Record]:
-    found = study.metrics.get("subjects") or {}
-    return [entry for entry in found.get("results", ()) if entry["n"]]
+def _entries(study: Study) -> list[PatientResult]:
+    found = study.metrics.subjects
+    return [entry for entry in found.results if entry.n] if found else []
 
 
-def _meaning(study: Study, entry: Record) -> str:
-    by_class = ", ".join(f"{class_title(name)} {n}" for name, n in entry["by_class"].items())
+def _meaning(entry: PatientResult) -> str:
+    by_class = ", ".join(f"{class_title(name)} {n}" for name, n in entry.by_class.items())
     text = (
-        f"The images of each patient were aggregated to one answer: {plural(entry['n'], 'patient')}"
-        f" ({by_class}) with {plural(entry['n_images'], 'image')}, each tested once by a model "
+        f"The images of each patient were aggregated to one answer: {plural(entry.n, 'patient')}"
+        f" ({by_class}) with {plural(entry.n_images, 'image')}, each tested once by a model "
         "that saw none of that patient. How to aggregate was chosen in each fold by log loss on "
         f"its validation patients, never on the tested ones: {_choice(entry)}."
     )
-    if entry["mixed"]:
-        text += f" Left out: {plural(len(entry['mixed']), 'patient')} with images of two classes."
-    joined = sum("+" in row["patient"] for row in entry["patients"])
+    if entry.mixed:
+        text += f" Left out: {plural(len(entry.mixed), 'patient')} with images of two classes."
+    joined = sum("+" in row.patient for row in entry.patients)
     if joined:
-        ids = sum(row["patient"].count("+") + 1 for row in entry["patients"])
+        ids = sum(row.patient.count("+") + 1 for row in entry.patients)
         text += (
             f" The data names {ids} ids; {plural(joined, 'patient')} here "
             f"{'stands' if joined == 1 else 'stand'} for ids that share the same cells."
@@ -79,16 +80,16 @@ def _meaning(study: Study, entry: Record) -> str:
     return text
 
 
-def _choice(entry: Record) -> str:
+def _choice(entry: PatientResult) -> str:
     """The chosen methods, and how many patients each choice rests on."""
-    chosen = Counter(METHOD_TITLES[fold["method"]] for fold in entry["folds"])
-    n = [fold["n_val"] for fold in entry["folds"]]
+    chosen = Counter(METHOD_TITLES[fold.method] for fold in entry.folds)
+    n = [fold.n_val for fold in entry.folds]
     folds = ", ".join(f"{name} in {plural(k, 'fold')}" for name, k in chosen.items())
     return f"{folds} ({sizes(sorted(n))} validation patients)"
 
 
-def _results(study: Study, entries: Sequence[Record]) -> Table:
-    names = [name for name in METRICS if name in entries[0]["metrics"]]
+def _results(study: Study, entries: Sequence[PatientResult]) -> Table:
+    names = [name for name in METRICS if name in entries[0].metrics]
     return table_of(
         f"Results by patient ({study.level} intervals)", entries,
         RECIPE, *scores(names), value("n patients", "n"),
@@ -97,10 +98,10 @@ def _results(study: Study, entries: Sequence[Record]) -> Table:
     )  # fmt: skip
 
 
-def _chart(study: Study, gallery: Gallery, entry: Record) -> Picture:
+def _chart(study: Study, gallery: Gallery, entry: PatientResult) -> Picture:
     names = study.class_names
     two = len(names) == 2
-    lines = [_line(row, names) for row in entry["patients"]]
+    lines = [_line(row, names) for row in entry.patients]
     lines.sort(key=lambda line: (names.index(line.true), line.value))
     wrong = sum(not line.right for line in lines)
     of = class_title(names[-1]) if two else "the predicted class"
@@ -109,33 +110,33 @@ def _chart(study: Study, gallery: Gallery, entry: Record) -> Picture:
         lambda: patient_chart(
             lines, xlabel=f"aggregated probability of {of}", threshold=0.5 if two else None
         ),
-        caption=f"Each patient’s aggregated probability of {of}, recipe {entry['recipe']} "
+        caption=f"Each patient’s aggregated probability of {of}, recipe {entry.recipe} "
         f"(n = {len(lines)} patients; in brackets their images). Lines: "
         f"{study.level} bootstrap over the patient’s own images.",
         alt=f"{wrong} of {len(lines)} patients are predicted wrongly; the table lists all.",
     )
 
 
-def _line(row: Record, names: Sequence[str]) -> PatientLine:
-    value, low, high = row[f"p_{row['predicted']}"], row["low"], row["high"]
-    if len(names) == 2 and row["predicted"] != names[-1]:
+def _line(row: PatientAnswer, names: Sequence[str]) -> PatientLine:
+    value, low, high = row.probability(row.predicted), row.low, row.high
+    if len(names) == 2 and row.predicted != names[-1]:
         value = 1 - value
-        low, high = (None, None) if low is None else (1 - high, 1 - low)
-    right = row["predicted"] == row["true"]
-    return PatientLine(row["patient"], row["true"], value, low, high, right, row["n_images"])
+        low, high = (None, None) if low is None or high is None else (1 - high, 1 - low)
+    right = row.predicted == row.true
+    return PatientLine(row.patient, row.true, value, low, high, right, row.n_images)
 
 
-def _listed(study: Study, entry: Record) -> Table | Folded:
-    def probability(row: Record) -> str:
-        limits = {"low": row["low"], "high": row["high"]}
-        return interval({"value": row[f"p_{row['predicted']}"], **limits}, "share")
+def _listed(entry: PatientResult) -> Table | Folded:
+    def probability(row: PatientAnswer) -> str:
+        value = row.probability(row.predicted)
+        return interval(Estimate(value=value, low=row.low, high=row.high), "share")
 
-    def predicted(row: Record) -> str:
-        return class_title(row["predicted"]) + (" ✖" if row["predicted"] != row["true"] else "")
+    def predicted(row: PatientAnswer) -> str:
+        return class_title(row.predicted) + (" ✖" if row.predicted != row.true else "")
 
     table = table_of(
-        f"The patients, recipe {entry['recipe']}", entry["patients"],
-        text("Truth", lambda row: class_title(row["true"])),
+        f"The patients, recipe {entry.recipe}", entry.patients,
+        text("Truth", lambda row: class_title(row.true)),
         code("Patient", "patient"),
         text("Predicted", predicted),
         value("Probability", probability),

@@ -72,8 +72,8 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
 
 def head(study: Study) -> dict[str, Any]:
     """What stands above the sections: title, facts, verdict."""
-    verdict = study.metrics["verdict"]
-    level = str(verdict.get("level", "inconclusive"))
+    verdict = study.metrics.verdict
+    level: str = verdict.level
     word, sign = level_title(level)
     usable = study.manifest.usable
     facts = (
@@ -87,7 +87,7 @@ def head(study: Study) -> dict[str, Any]:
         "name": study.name,
         "summary": f"{plural(len(usable), 'image')}, {', '.join(study.recipes)}",
         "facts": facts,
-        "headline": str(verdict.get("headline", "")),
+        "headline": verdict.headline,
         "level": level.removesuffix("-by-clusters"),
         "level_word": word,
         "level_sign": sign,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from leukoscope.config.metrics_file import Result
 from leukoscope.core.files import read_json
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
@@ -31,7 +30,7 @@ EXTERNAL = "external"
 
 def summary(study: Study) -> Answer | None:
     """The verdict as the report prints it."""
-    return answer([str(study.metrics["verdict"].get("headline", ""))], "metrics.json")
+    return answer([study.metrics.verdict.headline], "metrics.json")
 
 
 def intended_use(study: Study) -> Answer | None:
@@ -71,7 +70,7 @@ def metrics_used(study: Study) -> Answer | None:
     """Names of the metrics of every result."""
     named: dict[str, None] = {}
     for entry in _first(study):
-        named.update(dict.fromkeys(_plain(name, study) for name in entry["metrics"]))
+        named.update(dict.fromkeys(_plain(name, study) for name in entry.metrics))
     return answer([f"{listed(named, most=40)}." if named else ""], "metrics.json")
 
 
@@ -89,8 +88,8 @@ def _title(metric: str) -> str:
 
 def uncertainty(study: Study) -> Answer | None:
     """How intervals and comparisons are made."""
-    units = dict.fromkeys(str(e.get("group_unit")) for e in study.results if e.get("group_unit"))
-    compared = study.metrics.get("comparisons", ())
+    units = dict.fromkeys(e.group_unit for e in study.results if e.group_unit)
+    compared = study.metrics.comparisons
     return answer(
         [
             f"{100 * study.confidence:g} % percentile intervals from "
@@ -144,14 +143,12 @@ def failures(study: Study) -> Answer | None:
     """Errors under each protocol, and the most frequent confusion."""
     sentences = []
     for entry in _first(study):
-        matrix = np.array(entry.get("confusion", ()))
-        if matrix.ndim != 2:
-            continue
+        matrix = np.array(entry.confusion)
         wrong = matrix - np.diag(np.diag(matrix))
         true, called = np.unravel_index(wrong.argmax(), wrong.shape)
         names = [class_title(name) for name in study.class_names]
         sentences.append(
-            f"{protocol_title(entry['protocol'])}: {count(wrong.sum())} of {count(matrix.sum())} "
+            f"{protocol_title(entry.protocol)}: {count(wrong.sum())} of {count(matrix.sum())} "
             f"wrong, most often {names[true]} called {names[called]} "
             f"({count(wrong[true, called])})."
         )
@@ -186,13 +183,13 @@ def heterogeneity(study: Study) -> Answer | None:
     """How results vary over folds, and what is held out as a whole."""
     sentences = []
     for entry in _first(study):
-        scores = study.scores(entry["recipe"], entry["protocol"])
-        if scores is None or (entry.get("folds") or 1) < 2:
+        scores = study.scores(entry.recipe, entry.protocol)
+        if scores is None or entry.folds < 2:
             continue
         right = scores.y_pred == scores.y_true
         folds = [float(right[scores.fold == k].mean()) for k in np.unique(scores.fold)]
         sentences.append(
-            f"{protocol_title(entry['protocol'])} ({sample(entry)}): accuracy by fold "
+            f"{protocol_title(entry.protocol)} ({sample(entry)}): accuracy by fold "
             f"{100 * min(folds):.1f} to {100 * max(folds):.1f} %."
         )
     return answer(sentences, "predictions.csv", "report.html")
@@ -232,6 +229,6 @@ def limitations(study: Study) -> Answer | None:
     return answer(cannot_show(study), "model_card.md", "metrics.json")
 
 
-def _first(study: Study) -> list[Mapping[str, Any]]:
+def _first(study: Study) -> list[Result]:
     """Results of the first recipe, from the mildest protocol on."""
-    return [e for e in study.results if e["recipe"] == study.recipes[0]]
+    return [e for e in study.results if e.recipe == study.recipes[0]]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from leukoscope.config.metrics_file import CurvePoint, Result
 from leukoscope.core.protocols import PROTOCOLS, WORDS, protocol_title
 from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.evaluation.metrics import HISTORY_METRICS, compute_metrics
@@ -26,7 +27,7 @@ from leukoscope.reporting.content import (
 )
 from leukoscope.reporting.figures.classification import confusion_matrices, roc_curves
 from leukoscope.reporting.figures.shortcuts import CurveLine, cluster_curve
-from leukoscope.reporting.formats import DASH, count, finite, metric_title, number, plural, sizes
+from leukoscope.reporting.formats import DASH, count, metric_title, number, plural, sizes
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.study.shortcuts import why
@@ -47,20 +48,20 @@ def can_show(study: Study) -> tuple[str, ...]:
         for name, protocol in WORDS.items()
         if (entry := study.result(first, name)) is not None
     ]
-    others = study.metrics.get("external") or ()
+    others = study.metrics.external
     if others:  # without their names: this text goes into the bundle's card too
-        images = sum(entry["n"] for entry in others)
+        images = sum(entry.n for entry in others)
         items.append(
             f"Whether {plural(len(others), 'other data set')} ({count(images)} images) came out as "
             "this study forecast."
         )
-    probes = list(dict.fromkeys(entry["probe"] for entry in study.metrics.get("probes", ())))
+    probes = list(dict.fromkeys(entry.probe for entry in study.metrics.probes))
     if probes:
         items.append(
             f"How much of the accuracy needs no morphology, by {plural(len(probes), 'probe')}: "
             f"{', '.join(probes)}."
         )
-    if (study.metrics.get("decisions") or {}).get("coverage"):
+    if study.metrics.decisions and study.metrics.decisions.coverage:
         items.append("Whether probabilities and prediction sets keep their promise on this data.")
     return tuple(items)
 
@@ -68,13 +69,13 @@ def can_show(study: Study) -> tuple[str, ...]:
 def cannot_show(study: Study) -> tuple[str, ...]:
     """Questions that must stay open."""
     items = []
-    reasons = {e["protocol"]: e["reason"] for e in study.metrics.get("inapplicable", ())}
+    reasons = {entry.protocol: entry.reason for entry in study.metrics.inapplicable}
     if "grouped" not in study.protocols:
         reason = reasons.get("grouped", "that protocol was not run").rstrip(".")
         items.append(
             f"How the model does on a new patient: patients could not be held out ({reason})."
         )
-    if study.metrics.get("external"):
+    if study.metrics.external:
         items.append(
             "How the model does in laboratories beyond those of this study and of the other data "
             "that it was measured on."
@@ -91,7 +92,7 @@ def cannot_show(study: Study) -> tuple[str, ...]:
             f"trained on {100 * share:.0f} % of the images, it on nearly all, so it is probably a "
             "little better than they say."
         )
-    if not study.metrics.get("probes"):
+    if not study.metrics.probes:
         items.append("Whether a shortcut is at work: no probe was run.")
     items.append(
         "That the model reads morphology. Probes can expose a shortcut, they cannot exclude one; "
@@ -105,8 +106,8 @@ def cannot_show(study: Study) -> tuple[str, ...]:
     shaky = [
         entry
         for entry in study.results
-        if any(v.get("reliable") is False for v in entry["metrics"].values() if isinstance(v, dict))
-        and (entry.get("n_groups") or 0) < MIN_GROUPS
+        if not all(found.reliable for found in entry.metrics.values())
+        and entry.n_groups < MIN_GROUPS
     ]
     if shaky:
         items.append(
@@ -130,7 +131,7 @@ def class_results(study: Study, gallery: Gallery) -> Section:
     """Confusion matrices, per-class figures and ROC curves."""
     blocks: list[Block] = []
     for recipe in study.recipes[:MOST_RECIPES]:
-        entries = [entry for entry in study.results if entry["recipe"] == recipe]
+        entries = [entry for entry in study.results if entry.recipe == recipe]
         if not entries:
             continue
         if len(study.recipes) > 1:
@@ -148,19 +149,18 @@ def class_results(study: Study, gallery: Gallery) -> Section:
     return Section("classes", "Class by class", blocks)
 
 
-def panel_title(entry: Mapping[str, Any]) -> str:
+def panel_title(entry: Result) -> str:
     """Title of a protocol's panel, with the sample size."""
-    name = entry["protocol"]
-    known = WORDS.get(name)
-    title = (known and known.panel_title) or protocol_title(name)
-    return f"{title}\nn = {count(entry['n'])}"
+    known = WORDS.get(entry.protocol)
+    title = (known and known.panel_title) or protocol_title(entry.protocol)
+    return f"{title}\nn = {count(entry.n)}"
 
 
 def _confusion_chart(
-    study: Study, gallery: Gallery, recipe: str, entries: Sequence[Mapping[str, Any]]
+    study: Study, gallery: Gallery, recipe: str, entries: Sequence[Result]
 ) -> Picture:
-    panels = [(panel_title(e), np.asarray(e["confusion"], dtype=np.float64)) for e in entries]
-    ns = sizes(e["n"] for e in entries)
+    panels = [(panel_title(e), np.asarray(e.confusion, dtype=np.float64)) for e in entries]
+    ns = sizes(e.n for e in entries)
     return gallery.draw(
         f"confusion-{recipe}",
         lambda: confusion_matrices(panels, study.class_names),
@@ -173,11 +173,11 @@ def _confusion_chart(
 
 
 def _roc_chart(
-    study: Study, gallery: Gallery, recipe: str, entries: Sequence[Mapping[str, Any]]
+    study: Study, gallery: Gallery, recipe: str, entries: Sequence[Result]
 ) -> list[Block]:
     panels = []
     for entry in entries:
-        scores = study.scores(recipe, entry["protocol"])
+        scores = study.scores(recipe, entry.protocol)
         if scores is not None:
             panels.append((panel_title(entry), scores.y_true, scores.probs))
     if not panels:
@@ -349,34 +349,32 @@ def protocols(study: Study, gallery: Gallery) -> Section:
 
 
 def _curve_chart(study: Study, gallery: Gallery) -> Picture | None:
-    points: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in study.metrics.get("curve", ()):
-        if finite((entry.get("accuracy") or {}).get("value")) is not None:
-            points.setdefault(entry["recipe"], []).append(entry)
+    points: dict[str, list[tuple[float, CurvePoint]]] = {}
+    for entry in study.metrics.curve:
+        if entry.accuracy.value is not None:
+            points.setdefault(entry.recipe, []).append((entry.accuracy.value, entry))
     lines = []
     for recipe, found in points.items():
-        found = sorted(found, key=lambda e: e["clusters"])
+        found = sorted(found, key=lambda row: row[1].clusters)
         if len(found) > 1:
             lines.append(
                 CurveLine(
                     label=recipe,
-                    clusters=tuple(e["clusters"] for e in found),
-                    value=tuple(float(e["accuracy"]["value"]) for e in found),
-                    low=tuple(finite(e["accuracy"].get("low")) for e in found),
-                    high=tuple(finite(e["accuracy"].get("high")) for e in found),
+                    clusters=tuple(e.clusters for _, e in found),
+                    value=tuple(value for value, _ in found),
+                    low=tuple(e.accuracy.low for _, e in found),
+                    high=tuple(e.accuracy.high for _, e in found),
                 )
             )
     if not lines:
         return None
-    n = max((int(e.get("n") or 0) for found in points.values() for e in found), default=0)
-    n = n or max(int(entry["n"]) for entry in study.results)
+    n = max(e.n for found in points.values() for _, e in found)
     references = []
     for protocol in ("random", "acquisition-merged"):
-        entry = study.result(lines[0].label, protocol)
-        known = (entry or {"metrics": {}})["metrics"].get("accuracy") or {}
-        value = finite(known.get("value"))
-        if value is not None:
-            references.append((PROTOCOLS[protocol].label, value))
+        result = study.result(lines[0].label, protocol)
+        known = None if result is None else result.metrics.get("accuracy")
+        if known is not None and known.value is not None:
+            references.append((PROTOCOLS[protocol].label, known.value))
     title = f"Whole clusters held out, n = {count(n)} images"
     return gallery.draw(
         "cluster-curve",
