@@ -13,9 +13,9 @@ from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.jobs import Labelled, calibrate_fits, calibrations_of_run
 from leukoscope.pipeline.measured import seen_in_training
-from leukoscope.pipeline.perturbed import _calibrations, _one_fold
+from leukoscope.pipeline.perturbed import _one_fold
 
 NAMES = ("benign", "pre_b")
 
@@ -36,13 +36,15 @@ def test_edited_images_get_the_calibration_that_whole_images_get(tmp_path: Path)
     PredictionTable.build(
         NAMES, ids[:120], apply_calibration(logits, served), recipe=recipe.name,
         protocol="random", fold=0, part="cal", y_true=y, logits=logits,
-    ).save(run.model(recipe.name, "random", 0) / "predictions.csv")  # fmt: skip
+    ).save(run.fit_predictions(recipe.name, "random", 0))  # fmt: skip
     answers = np.array([[0.3, 0.0], [0.0, 0.3]])
     models: Any = SimpleNamespace(
         store=SimpleNamespace(run=run, data=data), recipe=recipe,
         rows=lambda fold, name: data.rows(fold, "test"), logits=lambda fold, name: answers,
     )  # fmt: skip
-    record_of = _calibrations(models.store, recipe, [fold])["random", 0]
+    fitted = PredictionTable.load(run.fit_predictions(recipe.name, "random", 0))
+    calibrate_fits([fold], [fitted], lambda _: run.model(recipe.name, "random", 0), ["random"])
+    record_of = calibrations_of_run(run, [recipe.name], [fold])[recipe.name, "random", 0]
     assert record_of == served
     table = _one_fold(models, fold, "background-only", record_of)
     np.testing.assert_allclose(table.probs, apply_calibration(answers, served))

@@ -11,7 +11,7 @@ import pytest
 from leukoscope.core.program import __version__
 from leukoscope.runtime.prediction import PREDICTION_FIELDS
 from leukoscope.service.app import build_app
-from leukoscope.service.model_pool import Models
+from leukoscope.service.model_pool import ModelPool
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics
 
@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "openapi.json"
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     settings, metrics = ServiceSettings(), Metrics()
-    models = Models([], "auto", "auto", settings, metrics)
+    models = ModelPool([], "auto", "auto", settings, metrics)
     found: dict[str, Any] = build_app(models, settings, metrics).openapi()
     return found
 
