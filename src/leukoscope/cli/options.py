@@ -286,7 +286,7 @@ PredictionsOption = Annotated[
 AuditOutOption = Annotated[Path, typer.Option("--out", help="Folder for the audit.")]
 AuditProbeOption = Annotated[
     list[str] | None,
-    typer.Option("--probe", help="Probe, or all; may be repeated. Default: five of the eight."),
+    typer.Option("--probe", help="Probe, or all; may be repeated. Default: those of `study`."),
 ]
 OutputClassesOption = Annotated[
     str | None, typer.Option("--classes", help="Order of the model's outputs: a,b,c.")

@@ -183,7 +183,7 @@ def _reason(
         return _without_differences(store.numbers(table), "statistics of the finest detail")
     if probe == "file-only":
         return _same_files(finished(probe, store.numbers(NUMBERS[probe])))
-    if probe in ("frame-only", "stain-only", "shape-only", "count-only"):
+    if probe in NUMBERS:
         what = probe.removesuffix("-only")
         return _without_differences(
             finished(probe, store.numbers(NUMBERS[probe])), f"statistics of {what}"
