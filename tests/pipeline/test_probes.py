@@ -88,9 +88,9 @@ def test_each_file_is_decoded_once_for_all_probes(
     segmented: list[int] = []
     look = observe
 
-    def counted(path: Path) -> Observation:
+    def counted(path: Path, sha256: str) -> Observation:
         decoded.append(path)
-        return look(path)
+        return look(path, sha256)
 
     def counted_segment(image: NDArray[np.uint8]) -> LeukocyteMasks:
         segmented.append(1)
