@@ -149,7 +149,7 @@ def test_a_plan_of_many_images_takes_no_more_memory_than_one_of_few(tmp_path: Pa
 def _result(folder: ScoreFolder, shard: int, text: str = "rows") -> ShardResult:
     folder.predictions.mkdir(parents=True, exist_ok=True)
     target = folder.shard(shard)
-    partial = target.with_name(f".{target.name}.x.partial")
+    partial = target.with_name(f".{target.name}.0f.partial")
     partial.write_text(text)
     return ShardResult(shard, (file_of(folder, partial, target, 3),), 0, {"accept": 3}, {}, 0.1)
 
