@@ -301,7 +301,7 @@ def test_the_bundle_is_packed_again_only_if_something_behind_it_changed(
     name = result.metrics.to_json()["results"][0]["recipe"]
     bundling.keep_bundle(result.run, name)
     assert not packed
-    monkeypatch.setattr(bundling.leukoscope, "__version__", "another")
+    monkeypatch.setattr(bundling, "__version__", "another")
     before = (result.run.cache / "bundle.json").read_bytes()
     bundling.keep_bundle(result.run, name)
     assert packed == [name]
