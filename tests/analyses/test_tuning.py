@@ -205,7 +205,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: list[float | BaseException
         classes = len(self.tuning.data.class_names)
         return event, np.full((len(self.tuning.val_rows), classes), 1 / classes)
 
-    monkeypatch.setattr(search.Scorer, "score", score)
+    monkeypatch.setattr(search.ConfigurationScorer, "score", score)
 
 
 def test_failed_trials_are_recorded_and_do_not_end_it(
