@@ -48,7 +48,7 @@ from adversary_sets import (
     makes_sense,
     write_set,
 )
-from leukoscope.config.metrics_file import measurements
+from leukoscope.config.metrics.file import measurements
 from leukoscope.evaluation.intervals import proportion_interval
 from leukoscope.evaluation.verdict import judge
 from leukoscope.phantom.artefacts import ARTEFACTS, STRENGTHS

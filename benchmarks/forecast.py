@@ -59,7 +59,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_sets import DESIGNS, POOL, SEED, PartAudit, PartStore, Whole, write_patients
-from leukoscope.config.metrics_file import Estimate
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold

@@ -27,7 +27,7 @@ from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.pipeline.inapplicable import measured_tables, picture_scale
 from leukoscope.pipeline.inputs import GROUND, Rows
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import INPUTS, perturbed_rows
+from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import table_of
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.store import InputStore, Wanted
@@ -133,7 +133,7 @@ class Whole:
         """Compute in one pass what the repetitions will ask for."""
         own, scale = self.config.recipes[0], picture_scale(self.store, self.config)
         tables = [table for probe in PROBES if (table := table_of(probe, scale)) is not None]
-        few = [Wanted(own, name, self.degraded) for name in INPUTS]
+        few = [Wanted(own, name, self.degraded) for name in PERTURBED_INPUTS]
         every = [Wanted(own, name) for name in ("image", GROUND)]
         self.store.prepare([*every, *few], [*measured_tables(self.config), *tables], SEED)
 
@@ -243,7 +243,7 @@ class PartStore(InputStore):
     ) -> NDArray[np.float32]:
         """(m, D) of the images that are left, or of some of them."""
         mine = self.mine if rows is None else self.mine[rows]
-        if variant not in INPUTS:
+        if variant not in PERTURBED_INPUTS:
             return self.whole.features(recipe, variant, SEED)[mine]
         found = self.whole.features(recipe, variant, SEED, rows=self.degraded)
         return found[np.searchsorted(self.degraded, mine)]

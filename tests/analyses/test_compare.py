@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from leukoscope.analyses.compare.runs import compare_runs
-from leukoscope.config.metrics_file import save_metrics
+from leukoscope.config.metrics.file import save_metrics
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder

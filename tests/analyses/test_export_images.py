@@ -30,8 +30,8 @@ from leukoscope.core.files import sha256_file
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.observation import PROBE_INPUTS
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.pipeline.inputs import INPUTS
 
 runner = CliRunner()
 
@@ -76,7 +76,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("variant", list(INPUTS))
+@pytest.mark.parametrize("variant", list(PROBE_INPUTS))
 def test_files_are_what_the_model_sees(
     manifest: Manifest, recipe: Recipe, tmp_path: Path, variant: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_files_are_what_the_model_sees(
     assert (done.written, done.kept, done.unreadable) == (9, 0, ())
     for row in rows(out):
         source = decode_image(manifest.root / row["source"]).image
-        expected = apply_preprocess(INPUTS[variant](source), recipe.preprocess)
+        expected = apply_preprocess(PROBE_INPUTS[variant](source), recipe.preprocess)
         assert (decode_image(out / row["path"]).image == expected).all()
         assert sha256_file(out / row["path"]) == row["sha256"]
         assert sha256_file(manifest.root / row["source"]) == row["source_sha256"]

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from leukoscope.config.metrics_file import Comparison, StainShare
+from leukoscope.config.metrics.evidence import StainShare
+from leukoscope.config.metrics.results import Comparison
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.shortcuts import inflations, share_of_tables, surviving_share

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from leukoscope.config.metrics_file import Estimate, measurements
+from leukoscope.config.metrics.file import measurements
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.evaluation import verdict
 from leukoscope.evaluation.shortcuts import SOURCES, groups_needed, status_of
 from leukoscope.evaluation.verdict import RULE, level_words

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leukoscope.config.metrics_file import Estimate
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.forecast import INSIDE, forecasts
 from leukoscope.evaluation.metrics import weighted_metrics

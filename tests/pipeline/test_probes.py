@@ -38,7 +38,7 @@ from leukoscope.pipeline.inputs import (
 )
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.one_pass import NUMBERS, without_cell_sizes
-from leukoscope.pipeline.perturbed import INPUTS, perturbed_rows
+from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import (
     NUMERIC,
     forest_logits,
@@ -109,7 +109,7 @@ def test_each_file_is_decoded_once_for_all_probes(
     prepare_study(store, config)
     for probe in NUMERIC:
         assert len(probe_numbers(store, probe, config)) == n
-    for name in INPUTS:
+    for name in PERTURBED_INPUTS:
         store.features(recipe, name, config.seed, rows=perturbed_rows(store.data, config.seed))
     assert not decoded
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from leukoscope.config.loading import load_recipe, save_study_config
-from leukoscope.config.metrics_file import measurements
+from leukoscope.config.metrics.file import measurements
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.files import sha256_bytes, write_csv, write_json
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from leukoscope.config.metrics_file import StudyMetrics, study_metrics
+from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.recipe import EnsembleTraining
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.study.card import by_patient

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from leukoscope.config.metrics_file import Estimate, study_metrics
+from leukoscope.config.metrics.file import study_metrics
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.pipeline.decisions import decision_entries, operating_entry
 from leukoscope.pipeline.entries import calibration_entry

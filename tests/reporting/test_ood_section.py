@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from leukoscope.config.metrics_file import study_metrics
+from leukoscope.config.metrics.file import study_metrics
 from leukoscope.core.files import write_csv, write_json
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, RunFolder
 from leukoscope.reporting.content import Folded, Picture, Table

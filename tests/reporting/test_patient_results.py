@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from leukoscope.config.metrics_file import Patients
+from leukoscope.config.metrics.results import Patients
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.patient_results import subjects

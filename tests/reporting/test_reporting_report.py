@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from leukoscope.config.metrics_file import Estimate
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.core.protocols import protocol_title

@@ -13,13 +13,8 @@ from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_study_config
-from leukoscope.config.metrics_file import (
-    BundleDecisions,
-    DecisionShares,
-    Estimate,
-    Held,
-    OtherData,
-)
+from leukoscope.config.metrics.other_data import BundleDecisions, DecisionShares, Held, OtherData
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.errors import ConfigError, DataError
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.evaluation.forecast import INSIDE, OUTSIDE, forecasts

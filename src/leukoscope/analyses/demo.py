@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leukoscope.config.loading import load_study_config
-from leukoscope.config.metrics_file import Verdict
+from leukoscope.config.metrics.evidence import Verdict
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError
 from leukoscope.core.files import read_json

@@ -26,7 +26,8 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import decode_image
-from leukoscope.pipeline.inputs import INPUTS, load_input
+from leukoscope.imaging.observation import PROBE_INPUTS
+from leukoscope.pipeline.inputs import load_input
 from leukoscope.reporting.figures.style import figure_png, house_style, new_figure
 
 # A manifest that `study` and `data inspect` read, and what each file was made of.
@@ -111,8 +112,8 @@ def _prepare(data: Path, out: Path, recipe: Recipe, variant: str) -> None:
     """Refuse a folder that cannot be used, then write the specification."""
     import tomli_w
 
-    if variant not in INPUTS:
-        raise UnknownNameError("variant", variant, INPUTS)
+    if variant not in PROBE_INPUTS:
+        raise UnknownNameError("variant", variant, PROBE_INPUTS)
     here, there = data.resolve(), out.resolve()
     if there == here or here in there.parents or there in here.parents:
         raise UsageError(

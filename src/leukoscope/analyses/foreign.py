@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.analyses.foreign_inputs import ForeignModel, ForeignTable, read_foreign_csv
-from leukoscope.config.metrics_file import save_metrics, study_metrics
+from leukoscope.config.metrics.file import save_metrics, study_metrics
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
@@ -31,7 +31,7 @@ from leukoscope.pipeline.folds import ProtocolPlan, plan_protocols
 from leukoscope.pipeline.inapplicable import inapplicable_probes
 from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import INPUTS, perturbed_rows
+from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import prepare_study, run_probe
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.shortcut_summary import MODEL_ON, Evidence, add_verdict, model_on_entries
@@ -295,7 +295,7 @@ def _rows_of(
         return [_table(store.data, records, probs, _name(source), "image")]
     assert isinstance(source, ForeignModel)
     found, perturbed = [], perturbed_rows(store.data, seed)
-    for name in ("image", *INPUTS):
+    for name in ("image", *PERTURBED_INPUTS):
         rows = np.arange(len(store.data.records)) if name == "image" else perturbed
         probs = _predict(source, store, name, rows, progress)
         shown = name if name == "image" else MODEL_ON + name

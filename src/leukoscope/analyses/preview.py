@@ -19,9 +19,9 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.observation import PROBE_INPUTS
 from leukoscope.imaging.preprocess import apply_preprocess, apply_step, resize
 from leukoscope.imaging.quality import QUALITY_MEASURES, measure_quality
-from leukoscope.pipeline.inputs import INPUTS
 from leukoscope.reporting.figures.style import QUIET, figure_png, house_style, new_figure
 
 # What a kind is shown with where the recipe leaves it off: strong enough to be seen.
@@ -389,7 +389,7 @@ def _sheet_of_inputs(
     rows = []
     for record in shown:
         image = decode_image(manifest.path_of(record)).image
-        views = [apply_preprocess(INPUTS[name](image), recipe.preprocess) for name in SHOWN]
+        views = [apply_preprocess(PROBE_INPUTS[name](image), recipe.preprocess) for name in SHOWN]
         rows.append([image, *views])
     titles = ["original", *SHOWN]
     return draw_sheet(path, rows, [_caption(record) for record in shown], titles)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leukoscope.config.base import validate
 from leukoscope.config.loading import save_study_config
-from leukoscope.config.metrics_file import StudyMetrics, save_metrics, study_metrics
+from leukoscope.config.metrics.file import StudyMetrics, save_metrics, study_metrics
 from leukoscope.config.study import StudyConfig, chosen_probes
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.predictions import PredictionTable, concatenate

@@ -24,7 +24,7 @@ from leukoscope.analyses.arms import (
 )
 from leukoscope.config.base import validate
 from leukoscope.config.loading import apply_overrides
-from leukoscope.config.metrics_file import load_metrics
+from leukoscope.config.metrics.file import load_metrics
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, WeightsError

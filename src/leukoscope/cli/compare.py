@@ -90,7 +90,7 @@ def compare(
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from leukoscope.config.metrics_file import Estimate
+    from leukoscope.config.metrics.results import Estimate
     from leukoscope.evaluation.verdict import level_words
 
     metric = result["metric"]

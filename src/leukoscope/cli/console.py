@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
-    from leukoscope.config.metrics_file import Estimate, Verdict
+    from leukoscope.config.metrics.evidence import Verdict
+    from leukoscope.config.metrics.results import Estimate
 
 EXIT_SOME_UNREADABLE = 3
 LEVEL_COLOURS = {

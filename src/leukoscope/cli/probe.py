@@ -24,12 +24,8 @@ from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.analyses.foreign_inputs import ForeignModel
-    from leukoscope.config.metrics_file import (
-        PerturbedResult,
-        ProbeResult,
-        Result,
-        StudyMetrics,
-    )
+    from leukoscope.config.metrics.file import StudyMetrics
+    from leukoscope.config.metrics.results import PerturbedResult, ProbeResult, Result
     from leukoscope.config.preprocess import Triple
 
 EPILOG = (
@@ -137,7 +133,7 @@ def _three(option: str, text: str) -> Triple:
 
 def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
     from leukoscope.analyses.probe_run import add_probes, missing_probes
-    from leukoscope.config.metrics_file import load_metrics
+    from leukoscope.config.metrics.file import load_metrics
     from leukoscope.core.run_folder import RunFolder
 
     if run.suffix == ".onnx":

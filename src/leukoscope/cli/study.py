@@ -243,7 +243,7 @@ def _exit_code(result: StudyResult) -> int:
 
 
 def _print_scores(result: StudyResult) -> None:
-    from leukoscope.config.metrics_file import ProbeResult, Result
+    from leukoscope.config.metrics.results import ProbeResult, Result
 
     found: list[Result | ProbeResult] = [*result.metrics.results, *result.metrics.probes]
     rows = [

@@ -10,7 +10,7 @@ from typing import Any, Final, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukoscope.config.metrics_file import Estimate
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.intervals import MIN_GROUPS, Interval, Resampling, Sampling
 from leukoscope.evaluation.metrics import check_predictions, weighted_metrics

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from leukoscope.config.loading import load_study_config
-from leukoscope.config.metrics_file import StudyMetrics, load_metrics
+from leukoscope.config.metrics.file import StudyMetrics, load_metrics
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json

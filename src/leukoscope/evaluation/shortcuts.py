@@ -11,15 +11,8 @@ from typing import Any, Final, Literal, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukoscope.config.metrics_file import (
-    Comparison,
-    Estimate,
-    Inflation,
-    Shortcuts,
-    SourceShare,
-    SourceStatus,
-    SourceVerdict,
-)
+from leukoscope.config.metrics.evidence import Inflation, Shortcuts, SourceShare, SourceVerdict
+from leukoscope.config.metrics.results import Comparison, Estimate, SourceStatus
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import SEPARATING
 from leukoscope.evaluation.intervals import MIN_GROUPS, Interval, Resampling, Sampling

@@ -12,17 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from leukoscope.config.metrics_file import (
-    Control,
-    Estimate,
-    ForeignSplit,
-    Level,
-    Measurements,
-    Result,
-    SourceVerdict,
-    Survival,
-    Verdict,
-)
+from leukoscope.config.metrics.evidence import Control, SourceVerdict, Survival, Verdict
+from leukoscope.config.metrics.file import Measurements
+from leukoscope.config.metrics.other_data import ForeignSplit
+from leukoscope.config.metrics.results import Estimate, Level, Result
 from leukoscope.core.protocols import IN_VERDICT, JUDGED, PROTOCOLS
 from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
 from leukoscope.evaluation.shortcuts import FEWEST_TO_SHOW, HALF, SOURCES, judge_sources

@@ -6,19 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from leukoscope.config.metrics_file import (
-    Comparison,
-    Control,
-    CurvePoint,
-    Estimate,
-    ForeignSplit,
-    Leak,
-    NextUnit,
-    Reason,
-    SourceVerdict,
-    StainShare,
-    Survival,
-)
+from leukoscope.config.metrics.evidence import Control, SourceVerdict, StainShare, Survival
+from leukoscope.config.metrics.other_data import ForeignSplit, Leak
+from leukoscope.config.metrics.results import Comparison, CurvePoint, Estimate, NextUnit, Reason
 from leukoscope.core.protocols import PROTOCOLS, SEPARATING
 
 SOURCE_WORDS: Final[Mapping[str, str]] = {

@@ -17,10 +17,9 @@ from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.corruption import DEGRADATIONS
 from leukoscope.imaging.decode import decode_image, read_image_file
-from leukoscope.imaging.observation import OBSERVED_INPUTS, PROBE_INPUTS, Observation
+from leukoscope.imaging.observation import OBSERVED_INPUTS, Observation
 from leukoscope.imaging.preprocess import apply_preprocess
 
-INPUTS = PROBE_INPUTS
 GROUND = "ground-only"
 _NEAREST = 8  # partners are drawn from so many images of a class that came before
 _PACKED_PX = 128  # longer side at which removal masks are kept
@@ -86,7 +85,7 @@ def load_input(
 
     Args:
         path: The image file.
-        variant: A key of :data:`INPUTS`, or of
+        variant: A key of :data:`PROBE_INPUTS`, or of
             :data:`~leukoscope.imaging.corruption.DEGRADATIONS`.
         spec: Preprocessing, applied after the variant was made at full size.
         sha256: See :func:`read_unchanged`.

@@ -41,7 +41,7 @@ Rows = NDArray[np.int64]
 PERTURBED_IMAGES = 300
 """So many images at most are perturbed, spread over classes, patients and clusters."""
 
-INPUTS = (*PERTURBED, *DEGRADED)
+PERTURBED_INPUTS = (*PERTURBED, *DEGRADED)
 """The inputs that the models of a study are applied to, besides whole images."""
 
 
@@ -50,7 +50,7 @@ def perturbed_wanted(store: InputStore, recipe: Recipe, config: StudyConfig) -> 
     if not recipe.frozen_features:
         return []
     rows = perturbed_rows(store.data, config.seed)
-    return [Wanted(recipe, name, rows) for name in INPUTS]
+    return [Wanted(recipe, name, rows) for name in PERTURBED_INPUTS]
 
 
 def perturbed_rows(data: Labelled, seed: int, most: int = PERTURBED_IMAGES) -> Rows:
@@ -101,7 +101,7 @@ def run_perturbed(
     tables: list[PredictionTable] = []
     if not folds:
         return tables
-    models = PerturbedModels(store, recipe, INPUTS, config.seed)
+    models = PerturbedModels(store, recipe, PERTURBED_INPUTS, config.seed)
     tables_of_fits = [PredictionTable.load(_table_path(store, recipe, fold)) for fold in folds]
     calibrate_fits(folds, tables_of_fits, lambda f: _table_path(store, recipe, f).parent, PROTOCOLS)
     calibrations = calibrations_of_run(store.run, [recipe.name], folds)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from leukoscope.config.metrics_file import measurements
+from leukoscope.config.metrics.file import measurements
 from leukoscope.config.study import DEGRADED, PERTURBED
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.predictions import PredictionTable

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from leukoscope.config.metrics_file import Estimate
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
 from leukoscope.evaluation.metrics import METRICS
 

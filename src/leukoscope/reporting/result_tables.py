@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from leukoscope.config.metrics_file import (
-    CalibrationResult,
+from leukoscope.config.metrics.decisions import CalibrationResult
+from leukoscope.config.metrics.results import (
     Disagreement,
     Hierarchy,
     NextUnit,

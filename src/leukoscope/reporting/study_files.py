@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.metrics_file import Result, StudyMetrics
+from leukoscope.config.metrics.file import StudyMetrics
+from leukoscope.config.metrics.results import Result
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json

@@ -18,7 +18,7 @@ from leukoscope.config.bundle import (
     StudyVerdict,
 )
 from leukoscope.config.guarantees import Promise, Stored
-from leukoscope.config.metrics_file import measured
+from leukoscope.config.metrics.results import measured
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_json
 from leukoscope.core.program import __version__

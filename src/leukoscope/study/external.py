@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leukoscope.config.metrics_file import (
+from leukoscope.config.metrics.file import (
     EvaluationMetrics,
     StudyMetrics,
     evaluation_metrics,

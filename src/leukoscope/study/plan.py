@@ -23,7 +23,7 @@ from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.pipeline.inapplicable import PictureScale
 from leukoscope.pipeline.inputs import GROUND, load_input, observe
 from leukoscope.pipeline.one_pass import NumberTable
-from leukoscope.pipeline.perturbed import INPUTS, PERTURBED_IMAGES
+from leukoscope.pipeline.perturbed import PERTURBED_IMAGES, PERTURBED_INPUTS
 from leukoscope.pipeline.probes import NUMERIC, probe_recipe, table_of
 from leukoscope.pipeline.progress import Listener
 
@@ -115,7 +115,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
             disk_mb += n * 0.006
             model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
         disk_mb += jobs * model_mb
-        shown = len(INPUTS) * min(n, PERTURBED_IMAGES)
+        shown = len(PERTURBED_INPUTS) * min(n, PERTURBED_IMAGES)
         if not recipe.frozen_features:  # features serve all protocols
             shown += len(PERTURBED) * min(n, PERTURBED_IMAGES) * (len(protocols) - 1)
         step = f"{recipe.name} on edited images"

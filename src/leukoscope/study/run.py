@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.base import validate
-from leukoscope.config.loading import load_recipe, load_study_config, save_study_config
-from leukoscope.config.metrics_file import StudyMetrics, save_metrics, study_metrics
+from leukoscope.config.loading import (
+    apply_overrides,
+    load_recipe,
+    load_study_config,
+    save_study_config,
+)
+from leukoscope.config.metrics.file import StudyMetrics, save_metrics, study_metrics
 from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
@@ -62,6 +67,13 @@ def external_values(
         }
         for path, layout in zip(paths, given, strict=True)
     ]
+
+
+_OF_STUDY = (
+    "splits", "bootstrap", "confidence", "coverage", "set_score", "set_guarantee",
+    "operating_point", "explanations", "bundle", "control_draws", "um_per_px",
+)  # fmt: skip
+"""Keys of overrides that change the study; all others change every recipe."""
 
 
 @dataclass(frozen=True)
@@ -119,21 +131,9 @@ def study_config(
         ConfigError: A value is invalid; names the key.
         UnknownNameError: No such recipe or backbone.
     """
-    from leukoscope.config.loading import apply_overrides
-
-    own = (
-        "splits", "bootstrap", "confidence", "coverage", "set_score", "set_guarantee",
-        "operating_point", "explanations", "bundle", "control_draws", "um_per_px",
-    )  # fmt: skip
-    for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in own]
+    for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in _OF_STUDY]
     for_recipes = [text for text in overrides if text not in for_study]
-    chosen = [load_recipe(name, for_recipes) for name in recipes]
-    for recipe in chosen:
-        if isinstance(recipe.training, EnsembleTraining):
-            raise ConfigError(
-                f"recipe {recipe.name}: an ensemble of finished runs cannot be trained",
-                hint="use `leukoscope ensemble RUN…`",
-            )
+    chosen = _trainable_recipes(recipes, for_recipes)
     if backbone or weights:
         chosen = [replace_backbone(recipe, backbone, weights) for recipe in chosen]
     values = {
@@ -150,6 +150,22 @@ def study_config(
         "external": external_values(external, external_layouts, class_map),
     }
     return validate(StudyConfig, apply_overrides(values, for_study), "study")
+
+
+def _trainable_recipes(names: Sequence[str], overrides: Sequence[str]) -> list[Recipe]:
+    """The recipes by name, changed as asked.
+
+    Raises:
+        ConfigError: One of them combines finished runs and cannot be trained.
+    """
+    chosen = [load_recipe(name, overrides) for name in names]
+    for recipe in chosen:
+        if isinstance(recipe.training, EnsembleTraining):
+            raise ConfigError(
+                f"recipe {recipe.name}: an ensemble of finished runs cannot be trained",
+                hint="use `leukoscope ensemble RUN…`",
+            )
+    return chosen
 
 
 def replace_backbone(recipe: Recipe, backbone: str | None, weights: str | None) -> Recipe:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.metrics_file import load_evaluation
+from leukoscope.config.metrics.file import load_evaluation
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import PROTOCOLS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.metrics_file import Limits
+from leukoscope.config.metrics.decisions import Limits
 from leukoscope.reporting.figures.style import (
     CLASS_MARKERS,
     QUIET,

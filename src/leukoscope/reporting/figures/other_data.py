@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.metrics_file import Estimate
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.imaging.corruption import CORRUPTIONS, corrupt
 from leukoscope.reporting.figures.style import QUIET, SERIES, WIDTH_IN, new_figure, panel_grid
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from leukoscope.config.metrics_file import Result
+from leukoscope.config.metrics.results import Result
 from leukoscope.core.labels import order_classes
 from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting.content import Paragraph, Section

@@ -6,18 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from leukoscope.config.guarantees import Promise
-from leukoscope.config.metrics_file import (
+from leukoscope.config.metrics.decisions import (
     CalibrationResult,
     CoveredPart,
     Decisions,
-    Estimate,
     Guarantee,
     NetBenefit,
     OperatingResult,
     PromiseResult,
     Sets,
-    measured,
 )
+from leukoscope.config.metrics.results import Estimate, measured
 from leukoscope.core.labels import class_title
 from leukoscope.reporting.content import (
     N_IMAGES,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from leukoscope.config.metrics_file import CoveredPart, Guarantee, Sets
+from leukoscope.config.metrics.decisions import CoveredPart, Guarantee, Sets
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.thresholds import reliability, risk_coverage

@@ -7,15 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leukoscope.config.metrics_file import (
-    BundleDecisions,
-    Forecast,
-    ForecastRange,
-    OtherData,
-    OutlierKind,
-    Reason,
-    Rejection,
-)
+from leukoscope.config.metrics.evidence import OutlierKind, Rejection
+from leukoscope.config.metrics.other_data import BundleDecisions, Forecast, ForecastRange, OtherData
+from leukoscope.config.metrics.results import Reason
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON

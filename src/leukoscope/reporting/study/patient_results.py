@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from leukoscope.config.metrics_file import Estimate, PatientAnswer, PatientResult
+from leukoscope.config.metrics.results import Estimate, PatientAnswer, PatientResult
 from leukoscope.core.labels import class_title
 from leukoscope.reporting.content import (
     RECIPE,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from leukoscope.config.metrics_file import Result
+from leukoscope.config.metrics.results import Result
 from leukoscope.core.files import read_json
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title

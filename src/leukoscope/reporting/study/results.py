@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leukoscope.config.metrics_file import CurvePoint, Result
+from leukoscope.config.metrics.results import CurvePoint, Result
 from leukoscope.core.protocols import PROTOCOLS, WORDS, protocol_title
 from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.evaluation.metrics import HISTORY_METRICS, compute_metrics

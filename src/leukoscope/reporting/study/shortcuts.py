@@ -7,15 +7,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from leukoscope.config.metrics_file import (
-    Estimate,
-    PerturbedResult,
-    ProbeResult,
-    Result,
-    Shortcuts,
-    SourceShare,
-    SourceVerdict,
-)
+from leukoscope.config.metrics.evidence import Shortcuts, SourceShare, SourceVerdict
+from leukoscope.config.metrics.results import Estimate, PerturbedResult, ProbeResult, Result
 from leukoscope.core.protocols import WORDS, protocol_title
 from leukoscope.evaluation.shortcuts import status_of
 from leukoscope.evaluation.verdict_text import DEGRADED_WORDS, SOURCE_WORDS, share_text

@@ -10,18 +10,16 @@ from typing import Any
 
 import pytest
 
-from leukoscope.config.metrics_file import (
+from leukoscope.config.metrics.file import (
     Measurements,
     MetricsFile,
-    NextUnit,
-    PatientAnswer,
-    Reason,
     StudyMetrics,
     load_evaluation,
     load_metrics,
     save_metrics,
     study_metrics,
 )
+from leukoscope.config.metrics.results import NextUnit, PatientAnswer, Reason
 from leukoscope.core.errors import DataError
 
 ACCURACY = {"value": 0.9, "low": 0.8, "high": 1.0, "reliable": True}
