@@ -19,6 +19,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.touch()
     (tmp_path / "data" / "notes.txt").write_text("not an image")
     (tmp_path / "data" / "Thumbs.db").touch()
+    (tmp_path / "data" / "answers.csv.partial").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

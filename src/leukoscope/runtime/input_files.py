@@ -22,6 +22,7 @@ from leukoscope.runtime.prediction import Failure
 _TRUTH = Path("truth", "truth.json")  # ground truth of `leukoscope phantom`
 _BESIDE_TRUTH = ("truth", "manifest.csv", "README.md")
 _LITTER = ("Thumbs.db", "desktop.ini")
+_UNFINISHED = ".partial"  # what `predict` itself is writing, perhaps into the very folder
 
 
 class Inputs:
@@ -67,10 +68,10 @@ class Inputs:
 def expand_inputs(items: Sequence[str], stdin: TextIO | None = None) -> Iterator[Path | Failure]:
     """All files behind the items, each once.
 
-    A folder stands for everything below it, sorted, files before folders, but for hidden files
-    and for the ground truth that lies beside phantom images. Files in it that are no images are
-    kept: reading them fails, and so the user learns of them. Symbolic links are followed; a
-    folder that leads back into itself is entered once.
+    A folder stands for everything below it, sorted, files before folders, but for hidden files,
+    unfinished output (``.partial``) and the ground truth that lies beside phantom images. Files in
+    it that are no images are kept: reading them fails, and so the user learns of them. Symbolic
+    links are followed; a folder that leads back into itself is entered once.
 
     Args:
         items: Paths, patterns such as ``slides/**/*.png``, or ``-`` for a list of paths, one a
@@ -137,7 +138,7 @@ def _walk(top: Path, entered: set[str]) -> Iterator[Path | Failure]:
         skipped = (*_LITTER, *(_BESIDE_TRUTH if (folder / _TRUTH).is_file() else ()))
         inner = []
         for name, is_folder in names:
-            if name.startswith(".") or name in skipped:
+            if name.startswith(".") or name.endswith(_UNFINISHED) or name in skipped:
                 continue
             if is_folder:
                 inner.append(folder / name)
