@@ -72,7 +72,8 @@ def refusal(point: ChosenThreshold, target: OperatingTarget) -> str:
     """Why there is no threshold, and how many images or patients would be needed.
 
     >>> target = parse_operating_point("miss at most 1 % of malignant fields, with 95 % confidence")
-    >>> refusal(ChosenThreshold(None, 275, 0, 0.0108, 299), target)  # doctest: +NORMALIZE_WHITESPACE
+    >>> found = ChosenThreshold(None, 275, 0, 0.0108, 299)
+    >>> refusal(found, target)  # doctest: +NORMALIZE_WHITESPACE
     'Not attainable with 275 malignant calibration fields: even with none of them missed, up to
     1.08 % might be; 299 are needed.'
     """
