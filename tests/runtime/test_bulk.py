@@ -29,10 +29,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def predictor(monkeypatch: pytest.MonkeyPatch) -> Any:
+def predictor() -> Any:
     """Answers every file; those called ``large`` have two parts."""
 
-    def predict_any(_: Any, sources: Any, cutter: Any, *, explain: Any, on_parts: Any) -> Any:
+    def predict_stream(sources: Any, *, explain: Any, on_parts: Any) -> Any:
         for source in sources:
             if isinstance(source, Failure):
                 yield source
@@ -40,11 +40,10 @@ def predictor(monkeypatch: pytest.MonkeyPatch) -> Any:
             if source.stem.startswith("large"):
                 empty = np.empty((0, 0, 3), np.uint8)
                 parts = [Part((x, 0, 8, 9), empty) for x in (0, 8)]
-                on_parts(str(source), [(part, _answer("image-1")) for part in parts])
+                on_parts([(part, _answer("image-1")) for part in parts])
             yield _answer(str(source))
 
-    monkeypatch.setattr(bulk, "predict_any", predict_any)
-    return SimpleNamespace(class_names=("benign", "pro_b"))
+    return SimpleNamespace(class_names=("benign", "pro_b"), predict_stream=predict_stream)
 
 
 SOURCES = [
@@ -60,7 +59,7 @@ def test_images_and_their_parts_are_written_under_the_images_names(
 ) -> None:
     out = tmp_path / "out.csv"
     with bulk.beside(out, predictor.class_names) as files:
-        answers = list(bulk.predict_files(predictor, SOURCES, None, files))
+        answers = list(bulk.predict_files(predictor, SOURCES, files))
     assert [getattr(answer, "image", "") for answer in answers] == [
         "a.png", "large-1.png", "", "large-2.png",
     ]  # fmt: skip
@@ -73,7 +72,7 @@ def test_further_values_stand_in_place_of_the_answers(predictor: Any, tmp_path: 
     out = tmp_path / "out.csv"
     further = [{"image": f"s3://lab/{n}.png", "row": 40 + n} for n in range(4)]
     with bulk.beside(out, predictor.class_names, ("row",)) as files:
-        for _ in bulk.predict_files(predictor, SOURCES, None, files, further=further):
+        for _ in bulk.predict_files(predictor, SOURCES, files, further=further):
             pass
     assert [(row["image"], row["row"]) for row in _rows(out)] == [
         (f"s3://lab/{n}.png", str(40 + n)) for n in range(4)
@@ -85,20 +84,20 @@ def test_further_values_stand_in_place_of_the_answers(predictor: Any, tmp_path: 
 
 def test_without_a_cut_image_there_is_no_file_of_parts(predictor: Any, tmp_path: Path) -> None:
     with bulk.beside(tmp_path / "out.csv", predictor.class_names) as files:
-        list(bulk.predict_files(predictor, SOURCES[:1], None, files))
+        list(bulk.predict_files(predictor, SOURCES[:1], files))
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
 def test_an_answer_is_on_disk_before_it_is_given(predictor: Any, tmp_path: Path) -> None:
     with bulk.beside(tmp_path / "out.csv", predictor.class_names) as files:
-        answers: Iterator[object] = bulk.predict_files(predictor, SOURCES, None, files)
+        answers: Iterator[object] = bulk.predict_files(predictor, SOURCES, files)
         next(answers)
         assert "a.png" in files.answers.partial.read_text().splitlines()[1]
 
 
 def test_what_is_discarded_leaves_no_file(predictor: Any, tmp_path: Path) -> None:
     files = bulk.beside(tmp_path / "out.csv", predictor.class_names)
-    list(bulk.predict_files(predictor, SOURCES, None, files))
+    list(bulk.predict_files(predictor, SOURCES, files))
     assert len(list(tmp_path.iterdir())) == 2
     files.discard()
     assert not list(tmp_path.iterdir())

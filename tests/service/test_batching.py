@@ -24,6 +24,9 @@ class SlowPredictor:
         self.go = threading.Event()
         self.seen: list[str] = []
 
+    def predict_large(self, *_: Any, **__: Any) -> None:
+        """No image is cut."""
+
     def prepare(self, name: str, data: bytes, *, max_pixels: int) -> str:
         self.seen.append(name)
         if name == "slow":

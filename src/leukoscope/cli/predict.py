@@ -96,9 +96,11 @@ def predict(
     one_thread_each()
     sources = Inputs(images)
     total, samples = sources.survey(SAMPLES)
-    load = partial(load_bundle, engine=engine, precision=precision, bulk=True, similar=similar)
+    load = partial(
+        load_bundle, engine=engine, precision=precision, bulk=True, similar=similar,
+        whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um,
+    )  # fmt: skip
     predictor = _predictor(bundle, samples, load, um_per_px, scale_bar_um)
-    cutter = bulk.cutter_for(predictor, whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um)
     patients = _patients(predictor, sources, by_patient)
     answers: list[Prediction | Failure] = []
     unreadable, start = 0, time.perf_counter()
@@ -109,7 +111,7 @@ def predict(
             files = opened.enter_context(bulk.beside(out, predictor.class_names, more))
         audit = opened.enter_context(closing(AuditLog(audit_log))) if audit_log else None
         show = opened.enter_context(progress_bars("images"))
-        stream = bulk.predict_files(predictor, sources, cutter, files, explain=explain)
+        stream = bulk.predict_files(predictor, sources, files, explain=explain)
         for done, answer in enumerate(stream, start=1):
             if isinstance(answer, Failure):
                 unreadable += 1

@@ -273,14 +273,17 @@ def open_header(data: bytes) -> Image.Image | None:
         return None
 
 
-def peek_size(path: Path) -> tuple[int, int] | None:
+def peek_size(source: Path | bytes) -> tuple[int, int] | None:
     """Width and height before any EXIF orientation, without decoding the pixels.
+
+    Args:
+        source: A file, or its bytes.
 
     Returns:
         None where the file does not say; decoding it tells what is wrong.
     """
     try:
-        with path.open("rb") as file:
+        with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             name = sniff(file.read(512))
             file.seek(0)
             if name == "DICOM":

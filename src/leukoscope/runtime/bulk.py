@@ -9,11 +9,10 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-from leukoscope.runtime.large_images import Answered, predict_any
+from leukoscope.runtime.large_images import Answered
 from leukoscope.runtime.outputs import BOX, PredictionWriter
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
-from leukoscope.runtime.tiling import Cutter
 
 BOX_NAMES = tuple(field.name for field in BOX)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -99,29 +98,9 @@ def beside(out: Path, class_names: tuple[str, ...], further: tuple[str, ...] = (
     return AnswerFiles(PredictionWriter(out, class_names, further), open_parts)
 
 
-def cutter_for(
-    predictor: Predictor,
-    *,
-    whole: bool = False,
-    um_per_px: float | None = None,
-    scale_bar_um: float | None = None,
-) -> Cutter | None:
-    """What cuts images larger than the bundle's training images; None where none is cut.
-
-    Args:
-        predictor: A bundle at work.
-        whole: Large images are not cut.
-        um_per_px: Pixel scale of the images.
-        scale_bar_um: Length of their scale bar.
-    """
-    field = predictor.record.field
-    return None if whole or field is None else Cutter(field, um_per_px, scale_bar_um)
-
-
 def predict_files(
     predictor: Predictor,
     sources: Iterable[Path | Failure],
-    cutter: Cutter | None,
     files: AnswerFiles | None = None,
     *,
     further: Iterable[Mapping[str, Any]] = repeat(_NOTHING),
@@ -132,7 +111,6 @@ def predict_files(
     Args:
         predictor: A bundle at work.
         sources: Files, or failures that pass in their places.
-        cutter: Of :func:`cutter_for`.
         files: Get a row for each image, and for each part of one that was cut; None writes none.
         further: Of each image, see :meth:`AnswerFiles.write`.
         explain: Folder for heat maps, and for overlays of the images that were cut.
@@ -145,10 +123,8 @@ def predict_files(
     """
     parts: Answered = []
 
-    def keep_parts(_: str, answered: Answered) -> None:
-        parts.extend(answered)  # of the answer that comes next
-
-    answers = predict_any(predictor, sources, cutter, explain=explain, on_parts=keep_parts)
+    # The parts are those of the answer that comes next.
+    answers = predictor.predict_stream(sources, explain=explain, on_parts=parts.extend)
     for answer, more in zip(answers, further, strict=False):
         if files is not None:
             files.write(answer, parts, more)

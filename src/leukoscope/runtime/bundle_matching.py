@@ -16,7 +16,7 @@ from leukoscope.imaging.decode import Decoded, decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.bundle import Bundle, read_bundle
-from leukoscope.runtime.prediction import quality_notes
+from leukoscope.runtime.prediction import Failure, quality_notes
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.runtime.tiling import Cutter
 
@@ -159,7 +159,9 @@ def _distance_by_gate(predictor: Predictor, views: Sequence[Sequence[Image]]) ->
     distances = []
     for images in views:
         found = []
-        for answer in predictor.predict(list(images)):
+        for answer in predictor.predict_whole(images):
+            if isinstance(answer, Failure):
+                continue
             distance = (answer.ood_score or 0.0) / limit if limit > 0 else 0.0
             found.append(max(distance, 1.01) if answer.decision == "reject" else distance)
         distances.append(float(np.median(found)))

@@ -5,23 +5,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import groupby
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.core.errors import ImageError
-from leukoscope.core.files import sha256_file, write_bytes
 from leukoscope.core.program import DISCLAIMER
-from leukoscope.imaging.decode import Decoded, decode_image
+from leukoscope.imaging.decode import Decoded
 from leukoscope.imaging.quality import measure_quality
-from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.prediction import Decision, Failure, Prediction, malignant_probability
-from leukoscope.runtime.predictor import Predictor
 from leukoscope.runtime.tiling import Cutter, ImageScale, Part
 
 _LONGEST_PX = 1600
@@ -33,7 +28,6 @@ _COLOURS = (
 _REJECTED = (110, 110, 110)
 PartResult = tuple[tuple[int, int, int, int], str, str]
 Answered = list[tuple[Part, Prediction]]
-OnParts = Callable[[str, Answered], None]
 _ORDER: tuple[Decision, ...] = ("accept", "review", "reject")
 
 
@@ -90,80 +84,91 @@ def _with_legend(
     return np.concatenate([shown, np.asarray(strip, np.uint8)])
 
 
-def predict_any(
-    predictor: Predictor,
-    sources: Iterable[Path | Failure],
-    cutter: Cutter | None,
-    *,
-    explain: Path | None = None,
-    on_parts: OnParts | None = None,
-) -> Iterator[Prediction | Failure]:
-    """Predict images of any size, in their order, in constant memory.
+class PartsModel(Protocol):
+    """The model that the parts of an image are given to."""
 
-    Args:
-        predictor: The opened bundle.
-        sources: Files, or failures that are passed on.
-        cutter: Cuts images larger than a training image; None predicts every image as it is.
-        explain: Folder for heat maps, and for overlays of the images that were cut.
-        on_parts: Called with the name of each image that was cut and the results of its parts.
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the logits."""
 
-    Raises:
-        UsageError: Heat maps are requested from a bundle that has none.
+    @property
+    def model(self) -> str:
+        """Name of the bundle and the first digits of its hash."""
+
+    def predict_whole(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[Prediction | Failure]:
+        """One answer for each image, none of which is cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class LargeAnswer:
+    """What was said of an image that was cut.
+
+    Attributes:
+        prediction: Of the whole image, see :func:`summarise_parts`.
+        parts: Each part and its prediction, in reading order.
+        image: (H, W, 3) uint8 RGB.
     """
 
-    def is_large(source: Path | Failure) -> bool:
-        return cutter is not None and isinstance(source, Path) and cutter.may_cut(source)
+    prediction: Prediction
+    parts: Answered
+    image: NDArray[np.uint8]
 
-    for large, group in groupby(sources, is_large):
-        if not large or cutter is None:
-            yield from predictor.predict_stream(group, explain=explain)
-            continue
-        for path in group:
-            assert isinstance(path, Path)
-            yield _predict_large(predictor, path, cutter, explain, on_parts)
+    def drawn(self) -> NDArray[np.uint8]:
+        """The image with a frame around each part, see :func:`draw_parts`."""
+        boxes = [(part.box, said.predicted, said.decision) for part, said in self.parts]
+        return draw_parts(self.image, boxes, tuple(self.prediction.probabilities))
 
 
-def _predict_large(
-    predictor: Predictor, path: Path, cutter: Cutter, explain: Path | None, on_parts: OnParts | None
-) -> Prediction | Failure:
-    try:
-        decoded = decode_image(path)
-    except ImageError as error:
-        return Failure(str(path), error.reason, error.detail, error.hint)
+def predict_parts(
+    model: PartsModel,
+    name: str,
+    decoded: Decoded,
+    sha256: str,
+    cutter: Cutter,
+    wanted: Callable[[], bool] = lambda: True,
+) -> LargeAnswer | None:
+    """Cut an image that is larger than a training image, and predict its parts.
+
+    Args:
+        model: Answers the parts.
+        name: Of the image in the answer.
+        decoded: The image.
+        sha256: Of the file's bytes.
+        cutter: Of the bundle.
+        wanted: Asked before each part; where it says no, the rest is left out.
+
+    Returns:
+        None where the image shows no more than a training image and is to be predicted as it is.
+        The prediction rejects an image in which no part shows a leukocyte.
+    """
     scale = cutter.scale_of(decoded)
     if cutter.is_one(decoded, scale):
-        (answer,) = predictor.predict([path], explain=explain, on_error="keep")
-        return answer
+        return None
     places, parts = cutter.parts(decoded.image, scale)
-    answered = _answered(predictor, parts)
+    answered = _answered(model, takewhile(lambda _: wanted(), parts))
     if not answered:
-        (answer,) = predictor.predict([path], on_error="keep")
+        (answer,) = model.predict_whole([decoded.image])
         if isinstance(answer, Failure):
-            return answer
+            return None
         none = "No leukocyte was found in this image, which is larger than the training images."
-        return replace(answer, decision="reject", reasons=(none, *answer.reasons))
-    answer = _summary(predictor, path, decoded, cutter, scale, places, answered)
-    if explain is not None:
-        target = explain / f"{path.stem}-{answer.sha256[:12]}.png"
-        shown = draw_parts(decoded.image, [(p.box, a.predicted, a.decision) for p, a in answered],
-                           predictor.class_names)  # fmt: skip
-        write_bytes(target, encode_png(shown))
-        answer = replace(answer, heatmap=str(target))
-    if on_parts is not None:
-        on_parts(str(path), answered)
-    return answer
+        rejected = replace(
+            answer, image=name, sha256=sha256, decision="reject", reasons=(none, *answer.reasons)
+        )
+        return LargeAnswer(rejected, [], decoded.image)
+    answer = summarise_parts(model, name, sha256, decoded, cutter, scale, places, answered)
+    return LargeAnswer(answer, answered, decoded.image)
 
 
-def _answered(predictor: Predictor, parts: Iterator[Part]) -> Answered:
+def _answered(model: PartsModel, parts: Iterable[Part]) -> Answered:
     """Yield each part with its prediction; its pixels are released after the network has run."""
     boxes: list[Part] = []
 
-    def pixels() -> Iterator[Any]:
+    def pixels() -> Iterator[NDArray[np.uint8]]:
         for part in parts:
             boxes.append(replace(part, pixels=np.empty((0, 0, 3), np.uint8)))
             yield part.pixels
 
-    answers = predictor.predict_stream(pixels())
+    answers = model.predict_whole(pixels())
     return [
         (boxes[number], answer)
         for number, answer in enumerate(answers)
@@ -171,9 +176,10 @@ def _answered(predictor: Predictor, parts: Iterator[Part]) -> Answered:
     ]
 
 
-def _summary(
-    predictor: Predictor,
-    path: Path,
+def summarise_parts(
+    model: PartsModel,
+    name: str,
+    sha256: str,
     decoded: Decoded,
     cutter: Cutter,
     scale: ImageScale,
@@ -183,7 +189,7 @@ def _summary(
     """One answer for the image: the mean over its accepted and review parts, or over all parts."""
     answers = [answer for _, answer in answered]
     used = [answer for answer in answers if answer.decision != "reject"] or answers
-    names = predictor.class_names
+    names = model.class_names
     mean = np.mean([list(answer.probabilities.values()) for answer in used], axis=0)
     p = dict(zip(names, mean.tolist(), strict=True))
     votes = Counter(answer.predicted for answer in used)
@@ -192,8 +198,8 @@ def _summary(
     decision, reasons = _decide(answers, word, (*decoded.doubts, *filter(None, [scale.doubt])))
     distances = [answer.ood_score for answer in used if answer.ood_score is not None]
     return Prediction(
-        image=str(path),
-        sha256=sha256_file(path),
+        image=name,
+        sha256=sha256,
         predicted=max(p, key=lambda name: p[name]),
         probabilities=p,
         p_malignant=malignant_probability(p),
@@ -202,7 +208,7 @@ def _summary(
         reasons=reasons,
         ood_score=float(np.median(distances)) if distances else None,
         quality=measure_quality(decoded.image),
-        model=predictor.model,
+        model=model.model,
         tiles={
             "kind": word,
             "n": len(answers),

@@ -64,6 +64,8 @@ class Prediction:
         tiles: Of an image that was cut into parts: how many, and what was said of them.
         similar: Training cases that resemble it, nearest first, where asked for.
         heat: (h, w) in [0, 1], what spoke for the class, where asked for; not in the files.
+        framed: (h, w, 3) uint8 RGB, an image that was cut with a frame around each part, where
+            asked for; not in the files.
     """
 
     image: str
@@ -82,6 +84,7 @@ class Prediction:
     tiles: Mapping[str, Any] | None = None
     similar: tuple[SimilarCase, ...] | None = None
     heat: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    framed: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields of the output, ready for JSON."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import GateInputs
 from leukoscope.imaging.background import describe_appearance
-from leukoscope.imaging.decode import MAX_PIXELS, decode_image, read_image_file
+from leukoscope.imaging.decode import MAX_PIXELS, Decoded, decode_image, read_image_file
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import BEYOND, measure_conditions, measure_quality
 from leukoscope.imaging.stain import looks_exchanged, nuclear_blue
@@ -30,6 +30,7 @@ from leukoscope.runtime.bundle import Bundle, read_bundle, save_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
+from leukoscope.runtime.large_images import Answered, LargeAnswer, predict_parts
 from leukoscope.runtime.prediction import (
     EXCHANGED,
     Decision,
@@ -39,6 +40,7 @@ from leukoscope.runtime.prediction import (
     malignant_probability,
 )
 from leukoscope.runtime.similar import CaseLibrary
+from leukoscope.runtime.tiling import Cutter
 
 __all__ = ["Decision", "Failure", "Prediction", "Predictor", "Prepared", "Source", "load_bundle"]
 BATCH = 8  # larger ones leave the caches of a core, and are slower
@@ -133,6 +135,9 @@ def load_bundle(
     threads: int | None = None,
     bulk: bool = False,
     similar: int = 0,
+    whole: bool = False,
+    um_per_px: float | None = None,
+    scale_bar_um: float | None = None,
 ) -> Predictor:
     """Open a bundle for prediction; its hashes and the fit of its parts are checked.
 
@@ -144,6 +149,9 @@ def load_bundle(
         threads: For network and decoding. Default: every core available to this process.
         bulk: For many images: each thread takes whole batches, from file to answer.
         similar: Number of similar training cases that each answer names.
+        whole: Predict images that are larger than the training images as they are, uncut.
+        um_per_px: Pixel scale of the images in µm, for cutting large ones at the right size.
+        scale_bar_um: Length of their scale bar in µm, likewise.
 
     Raises:
         BundleError: The bundle is damaged, does not fit together, or has another version.
@@ -158,16 +166,21 @@ def load_bundle(
             hint="ask without, or export the bundle again with this version",
         )
     opened = open_for(bundle, engine, precision, threads=threads, bulk=bulk)
-    return Predictor(bundle, opened, similar=similar)
+    field = bundle.record.field
+    cutter = None if whole or field is None else Cutter(field, um_per_px, scale_bar_um)
+    return Predictor(bundle, opened, similar=similar, cutter=cutter)
 
 
 class Predictor:
     """An opened bundle that predicts; safe to use from several threads.
 
-    ``similar`` is the default number of similar training cases that an answer names.
+    ``similar`` is the default number of similar training cases that an answer names; ``cutter``
+    cuts images that are larger than the training images, None leaves them whole.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, *, similar: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, *, similar: int = 0, cutter: Cutter | None = None
+    ) -> None:
         self.bundle = bundle
         self.record = bundle.record.served_by(engine.name, engine.precision)
         self.engine = engine
@@ -175,6 +188,7 @@ class Predictor:
         self.model = f"{bundle.record.name}@{bundle.sha256[:12]}"
         self._gate = bundle.load_gate(self.record.ood)
         self._similar = similar
+        self.cutter = cutter
 
     @cached_property
     def cases(self) -> CaseLibrary | None:
@@ -242,12 +256,21 @@ class Predictor:
         return answers
 
     def predict_stream(
-        self, images: Iterable[Source], *, batch_size: int = BATCH, explain: Path | None = None
+        self,
+        images: Iterable[Source],
+        *,
+        batch_size: int = BATCH,
+        explain: Path | None = None,
+        on_parts: Callable[[Answered], None] | None = None,
     ) -> Iterator[Prediction | Failure]:
         """Yield one prediction or failure per image, in order and in constant memory.
 
         Each thread takes a batch from file to answer, so that some decode as the network runs; at
-        most two batches per thread are in flight. The arguments are those of :meth:`predict`.
+        most two batches per thread are in flight. An image that is larger than the training images
+        is cut, and answered from its parts. The arguments are those of :meth:`predict`.
+
+        Args:
+            on_parts: Called with the parts of each image that was cut, before its answer comes.
 
         Raises:
             UsageError: Heat maps are requested from a bundle that has none, or the batch size is 0.
@@ -259,7 +282,73 @@ class Predictor:
                 f"{self.bundle.folder}: this model's head gives no class activation maps",
                 hint="predict without heat maps; `leukoscope explain` draws them from a study",
             )
-        return self._stream(enumerate(images, start=1), batch_size, explain)
+        return self._stream_any(enumerate(images, start=1), batch_size, explain, on_parts)
+
+    def predict_whole(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[Prediction | Failure]:
+        """Yield one prediction per image, in order; none is cut, however large.
+
+        Args:
+            images: Each (H, W, 3) uint8 RGB.
+        """
+        return self._stream(enumerate(images, start=1), BATCH, None)
+
+    def predict_large(
+        self,
+        name: str,
+        source: Path | bytes | NDArray[np.uint8],
+        *,
+        max_pixels: int = MAX_PIXELS,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> LargeAnswer | Failure | None:
+        """Predict an image that is larger than a training image from its parts.
+
+        Args:
+            name: Name of the image in the answer.
+            source: A file, its bytes, or (H, W, 3) uint8 RGB.
+            max_pixels: Largest width × height of an encoded image.
+            wanted: Asked before each part; where it says no, the rest is left out.
+
+        Returns:
+            None where the image is not to be cut, so that :meth:`prepare` and :meth:`answer` serve.
+        """
+        if self.cutter is None or not self.cutter.may_cut(source):
+            return None
+        try:
+            decoded, sha256 = _load(source, name, max_pixels)
+            return predict_parts(self, name, decoded, sha256, self.cutter, wanted)
+        except ImageError as error:
+            return Failure(name, error.reason, error.detail, error.hint)
+        except (OSError, MemoryError, cv2.error) as error:
+            return _cannot_be_processed(name, error)
+
+    def _stream_any(
+        self,
+        source: Iterator[tuple[int, Source]],
+        batch_size: int,
+        explain: Path | None,
+        on_parts: Callable[[Answered], None] | None,
+    ) -> Iterator[Prediction | Failure]:
+        """Small images in batches, large ones each by its parts, in their order."""
+        for large, group in groupby(source, lambda item: self._may_cut(item[1])):
+            if not large:
+                yield from self._stream(group, batch_size, explain)
+                continue
+            for number, item in group:
+                name, image = _named(number, item)
+                found = self.predict_large(name, image)
+                if found is None:
+                    yield from self._stream(iter([(number, item)]), batch_size, explain)
+                elif isinstance(found, Failure):
+                    yield found
+                else:
+                    if on_parts is not None and found.parts:
+                        on_parts(found.parts)
+                    yield _with_overlay(explain, found)
+
+    def _may_cut(self, item: Source) -> bool:
+        if self.cutter is None or not isinstance(item, (str, Path, bytes, np.ndarray)):
+            return False
+        return self.cutter.may_cut(Path(item) if isinstance(item, str) else item)
 
     def _stream(
         self, source: Iterator[tuple[int, Source]], batch_size: int, explain: Path | None
@@ -288,10 +377,7 @@ class Predictor:
         return [_with_heatmap(explain, *pair) for pair in zip(items, answers, strict=True)]
 
     def _read(self, number: int, item: Source) -> Prepared | Failure:
-        if isinstance(item, Failure):
-            return item
-        source = Path(item) if isinstance(item, str) else item
-        return self.prepare(str(source) if isinstance(source, Path) else f"image-{number}", source)
+        return item if isinstance(item, Failure) else self.prepare(*_named(number, item))
 
     def prepare(
         self, name: str, source: Path | bytes | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
@@ -304,18 +390,18 @@ class Predictor:
             max_pixels: Largest width × height of an encoded image.
         """
         try:
-            image, sha256, odd = _load(source, name, max_pixels)
+            decoded, sha256 = _load(source, name, max_pixels)
+            image = decoded.image
             pixels = apply_preprocess(image, self.record.preprocess)
             quality = measure_quality(image)
-            beyond = (*odd, *envelope_notes(image, quality, self.record.envelope))
+            beyond = (*decoded.doubts, *envelope_notes(image, quality, self.record.envelope))
             needs_appearance = self._gate is not None and self._gate.appearance is not None
             look = describe_appearance(pixels) if needs_appearance else np.empty(0)
             return Prepared(name, sha256, pixels, quality, beyond, nuclear_blue(image), look)
         except ImageError as error:
             return Failure(name, error.reason, error.detail, error.hint)
         except (OSError, MemoryError, cv2.error) as error:
-            detail = f"cannot be processed: {type(error).__name__}: {error}"
-            return Failure(name, "unreadable", detail)
+            return _cannot_be_processed(name, error)
 
     def answer(
         self,
@@ -406,14 +492,24 @@ class Predictor:
         return self._gate.scores(seen)
 
 
+def _named(number: int, item: Path | str | bytes | NDArray[np.uint8] | Failure) -> tuple[str, Any]:
+    """The name of an image in its answer, and what it is read from."""
+    source = Path(item) if isinstance(item, str) else item
+    return str(source) if isinstance(source, Path) else f"image-{number}", source
+
+
+def _cannot_be_processed(name: str, error: Exception) -> Failure:
+    detail = f"cannot be processed: {type(error).__name__}: {error}"
+    return Failure(name, "unreadable", detail)
+
+
 def _load(
     source: Path | bytes | NDArray[np.uint8], name: str, max_pixels: int
-) -> tuple[NDArray[np.uint8], str, tuple[str, ...]]:
-    """Read an image: its pixels, the SHA-256 of its source, and notes about the file."""
+) -> tuple[Decoded, str]:
+    """Read an image, and the SHA-256 of its source."""
     if isinstance(source, (bytes, Path)):
         data = source if isinstance(source, bytes) else read_image_file(source)
-        found = decode_image(data, name=name, max_pixels=max_pixels)
-        return found.image, sha256_bytes(data), found.doubts
+        return decode_image(data, name=name, max_pixels=max_pixels), sha256_bytes(data)
     if not isinstance(source, np.ndarray):
         detail = f"expected a path, bytes or an array, got {type(source).__name__}"
         raise ImageError(name, "not-an-image", detail)
@@ -424,7 +520,7 @@ def _load(
             f"expected an array (H, W, 3) uint8 RGB, got {source.shape} {source.dtype}",
         )
     image = np.ascontiguousarray(source)
-    return image, sha256_bytes(image.tobytes()), ()
+    return Decoded(image, "array"), sha256_bytes(image.tobytes())
 
 
 def _with_heatmap(
@@ -434,8 +530,22 @@ def _with_heatmap(
     if isinstance(item, Failure) or isinstance(answer, Failure) or answer.heat is None:
         return answer
     title = f"{answer.predicted}, p {answer.probabilities[answer.predicted]:.2f}, {answer.decision}"
-    # The hash keeps images of one name from different folders apart.
-    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(item.name).stem)[:60]
-    path = folder / f"{stem}-{item.sha256[:12]}.png"
+    path = _picture_path(folder, answer)
     write_bytes(path, encode_png(triptych(item.pixels, answer.heat, title)))
     return replace(answer, heatmap=str(path))
+
+
+def _with_overlay(folder: Path | None, found: LargeAnswer) -> Prediction:
+    """Write the image with its parts framed into the folder and name its file in the answer."""
+    answer = found.prediction
+    if folder is None or not found.parts:
+        return answer
+    path = _picture_path(folder, answer)
+    write_bytes(path, encode_png(found.drawn()))
+    return replace(answer, heatmap=str(path))
+
+
+def _picture_path(folder: Path, answer: Prediction) -> Path:
+    """A file name whose hash keeps images of one name from different folders apart."""
+    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(answer.image).stem)[:60]
+    return folder / f"{stem}-{answer.sha256[:12]}.png"

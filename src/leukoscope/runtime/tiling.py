@@ -70,9 +70,13 @@ class Cutter:
     um_per_px: float | None = None
     bar_um: float | None = None
 
-    def may_cut(self, path: Path) -> bool:
-        """Whether a file is large enough to be worth reading for its scale."""
-        size = peek_size(path)
+    def may_cut(self, source: Path | bytes | NDArray[np.uint8]) -> bool:
+        """Whether an image is large enough to be worth decoding for its scale.
+
+        Args:
+            source: A file, its bytes, or (H, W, 3) uint8 RGB.
+        """
+        size = source.shape[:2] if isinstance(source, np.ndarray) else peek_size(source)
         factor = self._factor(self.um_per_px)
         return size is not None and max(size) > _LARGER * factor * self.field.largest_px
 

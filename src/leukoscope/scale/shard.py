@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.errors import BundleError
-from leukoscope.runtime.bulk import BOX_NAMES, AnswerFiles, cutter_for, predict_files
+from leukoscope.runtime.bulk import BOX_NAMES, AnswerFiles, predict_files
 from leukoscope.runtime.engines import one_thread_each
 from leukoscope.runtime.outputs import ROW, PredictionWriter
 from leukoscope.runtime.prediction import Failure, Prediction
@@ -63,6 +63,9 @@ class Scorer:
             precision=plan.precision,
             threads=threads,
             bulk=True,
+            whole=plan.whole,
+            um_per_px=plan.um_per_px,
+            scale_bar_um=plan.scale_bar_um,
         )
         if self.predictor.bundle.sha256 != plan.bundle_sha256:
             raise BundleError(
@@ -70,12 +73,6 @@ class Scorer:
                 f"began with, found {self.predictor.bundle.sha256[:12]}",
                 hint="put it back, or score into a new folder",
             )
-        self.cutter = cutter_for(
-            self.predictor,
-            whole=plan.whole,
-            um_per_px=plan.um_per_px,
-            scale_bar_um=plan.scale_bar_um,
-        )
 
     def score(self, task: Task, tell: Tell = lambda _: None) -> ShardResult:
         """Score one shard; its files wait under other names until they are committed.
@@ -166,7 +163,7 @@ class Scorer:
 
         with tempfile.TemporaryDirectory(prefix="leukoscope-") as folder:
             found = sources(folder)
-            answers = predict_files(self.predictor, found, self.cutter, files, further=further)
+            answers = predict_files(self.predictor, found, files, further=further)
             for place, answer in enumerate(answers):
                 yield answer
                 if (copy := copies[place]) is not None:

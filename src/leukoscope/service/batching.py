@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from leukoscope.runtime.large_images import LargeAnswer
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
 
@@ -168,33 +169,51 @@ class Batcher:
             yield job
 
     def _answer(self, batch: list[_Job], predictor: Predictor) -> None:
-        wanted: list[_Job] = []
         started = time.perf_counter()
-        answers: list[Answer] = []
+        answered: dict[_Job, Answer] = {}
         try:
+            small: list[_Job] = []
             prepared = []
             for job in batch:
-                if not job.dead:  # it may die while those before it are decoded
-                    wanted.append(job)
+                if job.dead:  # it may die while those before it are decoded
+                    continue
+                large = self._answer_large(job, predictor)
+                if large is not None:
+                    answered[job] = large
+                elif not job.dead:
+                    small.append(job)
                     prepared.append(
                         predictor.prepare(job.name, job.data, max_pixels=self._max_pixels)
                     )
-            if wanted:
+            if small:
                 answers = predictor.answer(
                     prepared,
-                    heat=any(job.heat for job in wanted),
-                    similar=max(job.similar for job in wanted),
+                    heat=any(job.heat for job in small),
+                    similar=max(job.similar for job in small),
                 )
-                answers = [
-                    _keep_requested_cases(*pair) for pair in zip(wanted, answers, strict=True)
-                ]
-                self._on_batch(answers)
+                for job, answer in zip(small, answers, strict=True):
+                    answered[job] = _keep_requested_cases(job, answer)
+            if answered:
+                self._on_batch([answered[job] for job in batch if job in answered])
         except Exception as error:  # the requests that asked learn of it
             self._finish(batch, error)
             return
         rate = len(self._threads) * len(batch) / max(time.perf_counter() - started, 1e-6)
         self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
-        self._finish(batch, dict(zip(wanted, answers, strict=True)))
+        self._finish(batch, answered)
+
+    def _answer_large(self, job: _Job, predictor: Predictor) -> Answer | None:
+        """The answer to an image that is cut; None for any other, and where nobody waits any more.
+
+        Its parts keep this thread from other images; a request that is given up ends them.
+        """
+        found = predictor.predict_large(
+            job.name, job.data, max_pixels=self._max_pixels, wanted=lambda: not job.dead
+        )
+        if job.dead or not isinstance(found, LargeAnswer):
+            return None if job.dead else found
+        framed = found.drawn() if job.heat and found.parts else None
+        return replace(found.prediction, framed=framed)
 
     def _finish(self, jobs: Sequence[_Job], result: dict[_Job, Answer] | Exception) -> None:
         """Pass the answers to the event loop, all in one step."""

@@ -185,7 +185,13 @@ class ModelPool:
 
     def _open(self, folder: Path) -> ServedModel:
         predictor = load_bundle(
-            folder, engine=self._engine, precision=self._precision, threads=self._threads
+            folder,
+            engine=self._engine,
+            precision=self._precision,
+            threads=self._threads,
+            whole=self._settings.whole,
+            um_per_px=self._settings.um_per_px,
+            scale_bar_um=self._settings.scale_bar_um,
         )
         bundle, chosen = predictor.bundle, predictor.engine
         golden = [name for name in predictor.record.files if name.startswith("golden/")]
@@ -195,7 +201,11 @@ class ModelPool:
         count = min(self._threads, _MOST_STREAMS)
         share = self._threads // count
         streams = [
-            Predictor(bundle, open_for(bundle, chosen.name, chosen.precision, threads=share))
+            Predictor(
+                bundle,
+                open_for(bundle, chosen.name, chosen.precision, threads=share),
+                cutter=predictor.cutter,
+            )
             for _ in range(count)
         ]
         for each in (predictor, *streams):

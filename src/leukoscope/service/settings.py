@@ -26,6 +26,9 @@ class ServiceSettings(Strict):
             asked to come again (429).
         batch_images: Most images that the network sees at once.
         threads: Of decoding and of the network; None takes every core of this process.
+        whole: Images that are larger than a model's training images are predicted uncut.
+        um_per_px: Pixel scale of all images in µm, for cutting large ones at the right size.
+        scale_bar_um: Length of their scale bar in µm, likewise.
         timeout_s: Longest time from a complete upload to its answer.
         upload_s: Longest time that an upload may take, and before it the head of the request.
         drain_s: After SIGTERM: how long new requests are still taken, so that a balancer that
@@ -45,6 +48,9 @@ class ServiceSettings(Strict):
     queue_images: Positive = 512
     batch_images: Positive = 8
     threads: Positive | None = None
+    whole: bool = False
+    um_per_px: Annotated[float, Field(gt=0)] | None = None
+    scale_bar_um: Annotated[float, Field(gt=0)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     upload_s: Annotated[float, Field(gt=0)] = 30.0
     drain_s: Annotated[float, Field(ge=0)] = 1.0

@@ -286,9 +286,15 @@ def by_patient(
 
 
 def heat_uri(model: ServedModel, data: bytes, answer: Answer) -> str | None:
-    """The heat map over what the model saw, as a PNG data URI; None where there is none."""
-    if isinstance(answer, Failure) or answer.heat is None:
+    """The heat map over what the model saw, or the parts of an image that was cut.
+
+    Returns:
+        A PNG data URI; None where there is neither.
+    """
+    if isinstance(answer, Failure) or (answer.heat is None and answer.framed is None):
         return None
-    seen = apply_preprocess(decode_image(data).image, model.predictor.record.preprocess)
-    encoded = base64.b64encode(encode_png(overlay(seen, answer.heat))).decode()
-    return f"data:image/png;base64,{encoded}"
+    picture = answer.framed
+    if picture is None:
+        seen = apply_preprocess(decode_image(data).image, model.predictor.record.preprocess)
+        picture = overlay(seen, answer.heat)
+    return f"data:image/png;base64,{base64.b64encode(encode_png(picture)).decode()}"

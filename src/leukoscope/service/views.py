@@ -35,14 +35,16 @@ class Pictures:
 
     Attributes:
         original: As sent, upright, made smaller.
-        seen: What the network was given.
+        seen: What the network was given; None for an image that was cut.
+        framed: An image that was cut, with a frame around each part; None for others.
         contours: The original with outlines of leukocytes.
         heat: Heat map alone, to be laid over ``seen``; None where the model gives none.
         leukocytes: Number of outlines.
     """
 
     original: str
-    seen: str
+    seen: str | None
+    framed: str | None
     contours: str
     heat: str | None
     leukocytes: int
@@ -57,13 +59,15 @@ def draw_pictures(predictor: Predictor, data: bytes, answer: Prediction) -> Pict
         answer: With its heat, where there is one.
     """
     image = decode_image(data).image
-    seen = apply_preprocess(image, predictor.record.preprocess)
     small = _fit(image)
     outlined, count = _outline(small)
+    if answer.tiles is not None:
+        return Pictures(_uri(small), None, picture_uri(answer.framed), _uri(outlined), None, count)
+    seen = apply_preprocess(image, predictor.record.preprocess)
     heat = None
     if answer.heat is not None:
         heat = _uri(colour_map(answer.heat, (seen.shape[0], seen.shape[1])))
-    return Pictures(_uri(small), _uri(seen), _uri(outlined), heat, count)
+    return Pictures(_uri(small), _uri(seen), None, _uri(outlined), heat, count)
 
 
 def picture_uri(image: NDArray[np.uint8] | None) -> str | None:
@@ -135,6 +139,7 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
         "set": [class_title(name) for name in answer.prediction_set],
         "coverage": f"{record.conformal.coverage:.0%}",
         "promise": promise(record),
+        "parts": _parts(answer),
         "malignant": None if answer.p_malignant is None else percent(answer.p_malignant),
         "subtypes": _subtypes(answer),
         "quality": _quality(answer.quality, record),
@@ -148,6 +153,17 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
         "pictures": pictures,
         "size_px": record.preprocess.size_px,
     }
+
+
+def _parts(answer: Prediction) -> str | None:
+    """How many parts of an image that was cut were used, and what they say."""
+    if answer.tiles is None:
+        return None
+    shares = ", ".join(
+        f"{class_title(name)} {share:.0%}" for name, share in answer.tiles["share"].items() if share
+    )
+    kind = answer.tiles["kind"]
+    return str(texts()["card"]["parts"].format(n=answer.tiles["n"], kind=kind, shares=shares))
 
 
 def promise(record: BundleRecord) -> str:
