@@ -43,6 +43,11 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    """The public functions, imported or not, so that completion shows them."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import a public function when it is first used, so that ``import leukoscope`` is instant."""
     if name not in _HOMES:

@@ -74,6 +74,45 @@ def test_an_unknown_protocol_is_wrong_use(tmp_path: Path) -> None:
     assert "grouping" in done.output
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["inspect", "x"], "'data inspect'"),
+        (["report"], "'study'"),
+        (["studdy"], "'study'"),
+        (["study", "x", "--set", "training.epoch=3", "-r", "finetune"], "did you mean epochs?"),
+        (["study", "x", "--set", "splits.fold=3"], "did you mean folds?"),
+        (["study", "x", "-p", "patient"], "expected 'random', 'grouped'"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_right_one(typed: list[str], meant: str) -> None:
+    done = runner.invoke(app, typed)
+    assert done.exit_code == 2
+    assert meant in " ".join(done.output.split())
+    assert "Extra inputs" not in done.output
+    assert "Tuple should" not in done.output
+
+
+def test_a_study_that_found_no_data_does_not_block_its_folder(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    for data in ("nowhere", "nowhere either"):
+        done = runner.invoke(app, ["study", str(tmp_path / data), "--out", out])
+        assert f"{data}: expected a folder" in done.output
+
+
+def test_an_empty_folder_gives_no_answers_and_says_so(tmp_path: Path) -> None:
+    done = runner.invoke(app, ["predict", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "no image in it" in done.output
+
+
+def test_serve_refuses_what_is_no_bundle_before_it_names_an_address(tmp_path: Path) -> None:
+    done = runner.invoke(app, ["serve", "--bundle", str(tmp_path), "--port", "0"])
+    assert done.exit_code == 1
+    assert "expected a bundle or the folder of a run" in done.output
+    assert "http" not in done.output
+
+
 def test_phantom_writes_a_readable_data_set(tmp_path: Path) -> None:
     out = str(tmp_path / "p")
     done = runner.invoke(app, ["phantom", "--images", "8", "--size", "96", "--out", out])

@@ -38,17 +38,25 @@ def test_the_programs_own_colours_stay() -> None:
     assert "\x1b[1;31m" in coloured.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_full_or_read_only_disk_is_no_fault_of_ours(
-    number: int, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("number", "what", "hint"),
+    [
+        (errno.ENOSPC, "the disk is full", "--resume"),
+        (errno.EROFS, "the disk is read-only", "--resume"),
+        (errno.EEXIST, "a file of this name is in the way of a folder", "--out"),
+        (errno.ENOENT, "there is no such place", "--out"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_no_fault_of_ours(
+    number: int, what: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @command
     def writes() -> None:
-        raise OSError(number, "No space left on device", "out/metrics.json")
+        raise OSError(number, "as the system says it", "out/metrics.json.partial")
 
     with pytest.raises(typer.Exit):
         writes()
     said = " ".join(capsys.readouterr().err.split())
-    assert "out/metrics.json: cannot be written, No space left on device" in said
-    assert "--resume" in said
+    assert f"out/metrics.json: cannot be used, {what}" in said
+    assert hint in said
     assert "fault of Leukoscope" not in said

@@ -57,8 +57,8 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.epochs=0", "training.gradient.epochs: Input should be greater than or equal"),
-        ("training.epoch=3", "training.gradient.epoch: Extra inputs are not permitted"),
+        ("training.epochs=0", "training.gradient.epochs: expected greater than or equal"),
+        ("training.epoch=3", "training.gradient.epoch: there is no such key; did you mean epochs?"),
         ("training.epochs", "expected KEY=VALUE"),
         ("name.x=3", "'name' is a value, not a table"),
     ],

@@ -19,6 +19,7 @@ from leukoscope.imaging.decode import Decoded, decode_image, peek_size
 from leukoscope.imaging.segment import is_cut_out
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.runtime.audit_replay import replay_log
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.tiling import Cutter, find_leukocytes
 
@@ -146,6 +147,19 @@ def test_predict_summarises_a_large_image(
     assert whole.exit_code == 3
     with out.open() as handle:
         assert next(csv.DictReader(handle))["tiles"] == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--um-per-px", "0.5"], ["--whole"]])
+def test_the_answer_to_a_large_image_is_replayed(
+    options: list[str], field_bundle: Path, smear: tuple[np.ndarray, int], tmp_path: Path
+) -> None:
+    Image.fromarray(smear[0]).save(tmp_path / "large.png")
+    Image.new("RGB", (400, 400), (236, 236, 236)).save(tmp_path / "empty.png")
+    log = tmp_path / "log.jsonl"
+    files = [str(tmp_path / name) for name in ("large.png", "empty.png")]
+    command = ["predict", *files, "-b", str(field_bundle), "--audit-log", str(log), *options]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert [(row.result, row.detail) for row in replay_log(log)] == [("same", "")] * 2
 
 
 def test_an_unknown_scale_is_a_reason_for_review(

@@ -48,7 +48,21 @@ GLOBAL_OPTIONS = GlobalOptions()
 _CONTROLS = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if code not in (9, 10)
 }
-_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_KEPT = "what was finished is kept: run it again with --resume"
+_ANOTHER = "name another place with --out"
+_FILE_FAULTS = {
+    errno.ENOSPC: ("the disk is full", f"make room; {_KEPT}"),
+    errno.EDQUOT: ("your quota is used up", f"make room; {_KEPT}"),
+    errno.EROFS: ("the disk is read-only", f"name a folder that can be written to; {_KEPT}"),
+    errno.EACCES: ("you have no permission", _ANOTHER),
+    errno.EPERM: ("you have no permission", _ANOTHER),
+    errno.EEXIST: ("a file of this name is in the way of a folder", _ANOTHER),
+    errno.ENOTDIR: ("a part of this path is a file, not a folder", _ANOTHER),
+    errno.EISDIR: ("this is a folder, not a file", _ANOTHER),
+    errno.ENOENT: ("there is no such place", _ANOTHER),
+    errno.ENAMETOOLONG: ("the name is too long", _ANOTHER),
+}
+"""What a failure of the file system means, and what to do about it."""
 
 
 def console(stderr: bool = False) -> Console:
@@ -89,14 +103,10 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except Exception as error:
             if GLOBAL_OPTIONS.debug:
                 raise
-            if isinstance(error, OSError) and error.errno in _FULL_OR_READ_ONLY:
-                _print_error(
-                    LeukoscopeError(
-                        f"{error.filename or 'a file'}: cannot be written, {error.strerror}",
-                        hint="make room or name a folder that can be written to; what was finished "
-                        "is kept: run it again with --resume",
-                    )
-                )
+            if isinstance(error, OSError) and error.errno in _FILE_FAULTS:
+                what, hint = _FILE_FAULTS[error.errno]
+                place = str(error.filename or "a file").removesuffix(".partial")
+                _print_error(LeukoscopeError(f"{place}: cannot be used, {what}", hint=hint))
                 raise typer.Exit(1) from None
             typer.echo(
                 f"error: {type(error).__name__}: {error}\n"

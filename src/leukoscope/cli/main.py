@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from leukoscope.cli import (
     arms,
@@ -27,8 +28,28 @@ from leukoscope.cli import (
 from leukoscope.cli.console import DISCLAIMER, GLOBAL_OPTIONS
 from leukoscope.core.program import __version__
 
+_WRITTEN_BY = {"report": "study"}  # which writes the report of a run
+
+
+class Program(TyperGroup):
+    """Knows where a command of a group is, for people who leave the group out."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; for one that there is not, name what was probably meant."""
+        name = args[0] if args else ""
+        homes = [
+            f"{group} {name}"
+            for group, found in self.commands.items()
+            if name in getattr(found, "commands", {})
+        ] or [text for word, text in _WRITTEN_BY.items() if word == name]
+        if name not in self.commands and homes:
+            ctx.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, homes))}?")
+        return super().resolve_command(ctx, args)
+
+
 # Plain help: Rich markup would double the time that --help takes.
 app = typer.Typer(
+    cls=Program,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

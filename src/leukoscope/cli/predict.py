@@ -85,6 +85,7 @@ def predict(
     from contextlib import ExitStack, closing
     from functools import partial
 
+    from leukoscope.core.errors import UsageError
     from leukoscope.runtime import bulk
     from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.bundle_matching import SAMPLES
@@ -96,6 +97,8 @@ def predict(
     one_thread_each()
     sources = Inputs(images)
     total, samples = sources.survey(SAMPLES)
+    if total == 0:
+        raise UsageError(f"{', '.join(images)}: no image in it, so there is nothing to predict")
     load = partial(
         load_bundle, engine=engine, precision=precision, bulk=True, similar=similar,
         whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um,

@@ -51,12 +51,12 @@ def serve(
 ) -> None:
     """Answer over HTTP, with a web page: the same calibrated, explained answers as predict."""
     from leukoscope.core.errors import UsageError
-    from leukoscope.runtime.bundle import installed_bundles
+    from leukoscope.runtime.bundle import bundle_folder, installed_bundles
     from leukoscope.service.server import check_binding, is_loopback, read_key
     from leukoscope.service.server import serve as run
     from leukoscope.service.settings import ServiceSettings
 
-    folders = bundle or installed_bundles()
+    folders = [bundle_folder(folder) for folder in bundle or installed_bundles()]
     if not folders:
         raise UsageError(NO_BUNDLE, hint="say --bundle RUN/bundle, or install leukoscope-bundles")
     local = is_loopback(host)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from leukoscope.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -27,9 +31,56 @@ def validate(model: type[ModelT], values: Mapping[str, Any], source: str) -> Mod
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']} "
-            f"(got {item['input']!r})"
-            for item in error.errors()
-        )
-        raise ConfigError(f"{source}: {problems}") from None
+        found = error.errors()
+        # A list whose items are wrong is also said to be empty.
+        wrong = {item["loc"][:-1] for item in found}
+        problems = [
+            _problem(model, item)
+            for item in found
+            if not (item["type"] == "too_short" and item["loc"] in wrong)
+        ]
+        raise ConfigError(f"{source}: {'; '.join(problems)}") from None
+
+
+def _problem(model: type[BaseModel], item: ErrorDetails) -> str:
+    """One fault of a configuration: the key, what was expected, what came."""
+    place, came = ".".join(str(part) for part in item["loc"]) or "value", item["input"]
+    if item["type"] == "extra_forbidden":
+        *above, key = item["loc"]
+        known = sorted(_keys_at(model, above))
+        near = difflib.get_close_matches(str(key), known, n=1)
+        choices = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        return f"{place}: there is no such key; {choices}"
+    if item["type"] == "missing":
+        return f"{place}: this key is missing"
+    if item["type"] == "literal_error":
+        return f"{place}: expected {item['ctx']['expected']}, got {came!r}"
+    what = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+    return f"{place}: {what} (got {came!r})"
+
+
+def _keys_at(model: type[BaseModel], place: Sequence[int | str]) -> set[str]:
+    """The keys that a schema knows at a place; names of variants in the place are no keys."""
+    models = {model}
+    for part in place:
+        below = {
+            inner
+            for outer in models
+            for name, field in outer.model_fields.items()
+            if name == part
+            for inner in _models_in(field.annotation)
+        }
+        # The name of a variant stands in its field ``kind``, ``method`` or the like.
+        chosen = {one for one in models if any(
+            part in get_args(field.annotation) for field in one.model_fields.values()
+        )}  # fmt: skip
+        models = below or chosen or models
+    return {name for one in models for name in one.model_fields}
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The schemas that a type names, in unions and containers too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

@@ -12,9 +12,11 @@ from leukoscope.core.errors import BundleError, LeukoscopeError
 from leukoscope.core.files import sha256_file
 from leukoscope.runtime.audit_log import read_log
 from leukoscope.runtime.bundle import RECORD
+from leukoscope.runtime.large_images import NO_LEUKOCYTE
 from leukoscope.runtime.prediction import Failure
 from leukoscope.runtime.predictor import Predictor, load_bundle
 
+_Key = tuple[str, str, str, bool, float | None]
 _COMPARED = ("predicted", "decision", "prediction_set")
 
 
@@ -62,7 +64,7 @@ def replay_log(
         DataError: The log cannot be read, or its chain is broken.
         BundleError: ``bundle`` is damaged.
     """
-    opened: dict[tuple[str, str, str], Predictor | str] = {}
+    opened: dict[_Key, Predictor | str] = {}
     for done, entry in enumerate(read_log(path), start=1):
         if entry["kind"] in ("prediction", "failure"):
             try:
@@ -82,15 +84,18 @@ def _entry_result(
 
 def _predictor(
     entry: Mapping[str, Any],
-    opened: dict[tuple[str, str, str], Predictor | str],
+    opened: dict[_Key, Predictor | str],
     bundle: Path | None,
     search: Path | None,
 ) -> Predictor:
-    key = (entry["bundle"], entry["engine"], entry["precision"])
+    whole, um_per_px = _cut(entry["output"])
+    key = (entry["bundle"], entry["engine"], entry["precision"], whole, um_per_px)
     if key not in opened:
         try:
             folder = _find_bundle(entry, bundle, search)
-            opened[key] = load_bundle(folder, engine=key[1], precision=key[2])
+            opened[key] = load_bundle(
+                folder, engine=key[1], precision=key[2], whole=whole, um_per_px=um_per_px
+            )
         except _GoneError as gone:
             opened[key] = str(gone)
         except LeukoscopeError as error:
@@ -99,6 +104,14 @@ def _predictor(
     if isinstance(found, str):
         raise _GoneError(found)
     return found
+
+
+def _cut(output: Mapping[str, Any]) -> tuple[bool, float | None]:
+    """Whether an image was predicted whole, and the scale that the user stated for cutting it."""
+    tiles = output.get("tiles")
+    if tiles is None:
+        return NO_LEUKOCYTE not in output.get("reasons", ()), None
+    return False, None if tiles["scale_from"] == "the file" else tiles["um_per_px"]
 
 
 def _find_bundle(entry: Mapping[str, Any], bundle: Path | None, search: Path | None) -> Path:
@@ -138,7 +151,10 @@ def _compare(entry: Mapping[str, Any], predictor: Predictor) -> str:
     for name in _COMPARED:
         if values[name] != output[name]:
             return f"{name} was {output[name]}, now {values[name]}"
-    was, now = output["logits"], answer.logits
+    what, was, now = "logit", output["logits"], list(answer.logits)
+    if not was:  # an image that was cut has probabilities only
+        names = [f"p_{name}" for name in predictor.class_names]
+        what, was, now = "probability", *([row[name] for name in names] for row in (output, values))
     largest = max(abs(a - b) for a, b in zip(was, now, strict=True))
     allowed = BOUNDS[entry["precision"]].logits * max(1.0, *(abs(value) for value in was))
-    return "" if largest <= allowed else f"a logit moved by {largest:.2g}, allowed {allowed:.2g}"
+    return "" if largest <= allowed else f"a {what} moved by {largest:.2g}, allowed {allowed:.2g}"

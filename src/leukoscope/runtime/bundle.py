@@ -227,20 +227,34 @@ def save_bundle(
     return record
 
 
+def bundle_folder(folder: Path) -> Path:
+    """The folder itself where it is a bundle, or the bundle in the folder of a run.
+
+    Raises:
+        BundleError: It is neither.
+    """
+    for place in (folder, folder / "bundle"):
+        if (place / RECORD).is_file():
+            return place
+    what = "no such folder" if not folder.exists() else f"no {RECORD} in it or in its bundle/"
+    raise BundleError(
+        f"{folder}: expected a bundle or the folder of a run, found {what}",
+        hint="a study writes one: RUN/bundle",
+    )
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and check all of its hashes.
+
+    Args:
+        folder: The bundle, or the folder of the run that it belongs to.
 
     Raises:
         BundleError: The folder is not a bundle, its schema version is not supported, a key is
             wrong, or a file is missing, changed, or not listed; names the file.
     """
-    folder = Path(folder)
+    folder = bundle_folder(Path(folder))
     path = folder / RECORD
-    if not path.is_file():
-        what = "no such folder" if not folder.exists() else f"no {RECORD} in it"
-        raise BundleError(
-            f"{folder}: expected a bundle, found {what}", hint="a study writes one: RUN/bundle"
-        )
     try:
         values = read_json(path)
     except (DataError, RecursionError) as error:

@@ -19,6 +19,7 @@ from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.prediction import Decision, Failure, Prediction, malignant_probability
 from leukoscope.runtime.tiling import Cutter, ImageScale, Part
 
+NO_LEUKOCYTE = "No leukocyte was found in this image, which is larger than the training images."
 _LONGEST_PX = 1600
 _ROW_PX = 22
 # Okabe & Ito 2008, told apart by colour-blind eyes, without black, grey and pale yellow.
@@ -150,10 +151,8 @@ def predict_parts(
         (answer,) = model.predict_whole([decoded.image])
         if isinstance(answer, Failure):
             return None
-        none = "No leukocyte was found in this image, which is larger than the training images."
-        rejected = replace(
-            answer, image=name, sha256=sha256, decision="reject", reasons=(none, *answer.reasons)
-        )
+        reasons = (NO_LEUKOCYTE, *answer.reasons)
+        rejected = replace(answer, image=name, sha256=sha256, decision="reject", reasons=reasons)
         return LargeAnswer(rejected, [], decoded.image)
     answer = summarise_parts(model, name, sha256, decoded, cutter, scale, places, answered)
     return LargeAnswer(answer, answered, decoded.image)

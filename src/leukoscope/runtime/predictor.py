@@ -101,7 +101,7 @@ def store_envelope(folder: Path, envelope: Envelope) -> None:
     """
     bundle = read_bundle(folder)
     record = bundle.record.model_copy(update={"envelope": envelope})
-    save_bundle(folder, record, {name: bundle.folder / name for name in record.files})
+    save_bundle(bundle.folder, record, {name: bundle.folder / name for name in record.files})
 
 
 @dataclass(frozen=True)

@@ -300,6 +300,10 @@ def audited(config: StudyConfig, listener: Listener) -> Audit:
 
 
 def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
+    """Begin or resume a study; one that failed before its splits does not block its folder."""
+    if run.config.is_file() and not resume and _has_no_result(run):
+        shutil.rmtree(run.cache, ignore_errors=True)
+        run.config.unlink()
     resumed = resumes(run.config, "study", resume=resume, hint="add --resume to go on with it")
     if resumed and load_study_config(run.config) != config:
         raise ConfigError(
@@ -308,6 +312,12 @@ def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
         )
     run.path.mkdir(parents=True, exist_ok=True)
     save_study_config(run.config, config)
+
+
+def _has_no_result(run: RunFolder) -> bool:
+    """Whether a folder holds nothing but what a study writes before its splits."""
+    first = {run.config, run.cache, run.manifest, run.passport}
+    return set(run.path.iterdir()) <= first
 
 
 def audited_in(run: RunFolder, config: StudyConfig, progress: Progress) -> Audit:
