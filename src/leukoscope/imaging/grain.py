@@ -43,7 +43,6 @@ _PER_REGION = (
     "noise", "correlation_x", "correlation_y", "correlation_xy", "correlation_2", "tails",
     "outliers", "grid_x", "grid_y", "block_x", "block_y",
 )  # fmt: skip
-_ALWAYS = ("noise", "outliers")  # the rest is measured outside wherever that is visible
 _BEYOND = (
     "correlation_x", "correlation_y", "correlation_xy", "correlation_2", "octave", "tails",
     "red_green", "blue_green", *(f"{c}_{a}" for c in ("red", "green", "blue") for a in "xy"),
@@ -127,19 +126,19 @@ def grain_statistics(seen: Observation, um_per_px: float | None = None) -> NDArr
     image, cell, lit = _middle(seen)
     picture = _prepared(image, finest_sigma(um_per_px))
     regions = {"inside": _shrunk(cell & lit, _INSIDE), "outside": _shrunk(lit & ~cell, _OUTSIDE)}
-    bands = {name: _across(picture, region) for name, region in regions.items()}
-    found = {name: _of_region(picture, bands[name], regions[name]) for name in REGIONS}
-    if not np.isnan(found["outside"][0]):
-        found["inside"] = [
-            value if name in _ALWAYS else np.nan
-            for name, value in zip(_PER_REGION, found["inside"], strict=True)
-        ]
+    bands = _across(picture, regions["outside"], 3)
+    outside = _of_region(picture, bands, regions["outside"])
+    inside = _of_region(
+        picture, _across(picture, regions["inside"], 1), regions["inside"],
+        level_only=not np.isnan(outside[0]),
+    )  # fmt: skip
     return np.array(
         [
-            *(value for name in REGIONS for value in found[name]),
-            *_octaves(picture, bands["outside"], regions["outside"]),
+            *inside,
+            *outside,
+            *_octaves(picture, bands, regions["outside"]),
             *_edges(picture, regions["outside"]),
-            found["inside"][0] - found["outside"][0],
+            inside[0] - outside[0],
             *_grid(picture, regions["outside"]),
             *(value for name in REGIONS for value in _beyond(picture, regions[name], um_per_px)),
         ],
@@ -187,8 +186,8 @@ def _shrunk(mask: _Bool, side: int) -> _Bool:
     return np.asarray(cv2.erode(framed, np.ones((side, side), np.uint8))[1:-1, 1:-1] > 0)
 
 
-def _across(picture: _Picture, region: _Bool) -> list[_Float] | None:
-    """Three octaves of the density across a region's plane of stains, in grey levels.
+def _across(picture: _Picture, region: _Bool, octaves: int) -> list[_Float] | None:
+    """The finest octaves of the density across a region's plane of stains, in grey levels.
 
     Divided by what noise of one grey level in each channel gives, so that they do not depend on how
     dark a pixel is.
@@ -201,9 +200,8 @@ def _across(picture: _Picture, region: _Bool) -> list[_Float] | None:
     across = np.asarray(cv2.transform(density, plane.normal[None]), np.float32)
     gains = plane.normal.astype(np.float32) / (picture.smooth + 1)
     gain = cv2.sqrt(cv2.transform(np.square(gains), np.ones((1, 3), np.float32)))
-    smooth = [_blur(across, picture.sigma * scale) for scale in (1, 2, 4)]
-    steps = [across, *smooth]
-    return [np.asarray((steps[i] - steps[i + 1]) / gain, np.float32) for i in range(3)]
+    steps = [across, *(_blur(across, picture.sigma * 2**k) for k in range(octaves))]
+    return [np.asarray((steps[i] - steps[i + 1]) / gain, np.float32) for i in range(octaves)]
 
 
 def _flattest(picture: _Picture, region: _Bool) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
@@ -219,26 +217,30 @@ def _flattest(picture: _Picture, region: _Bool) -> tuple[NDArray[np.intp], NDArr
     return (rows[::step], columns[::step]) if len(rows) >= _FEWEST else None
 
 
-def _of_region(picture: _Picture, bands: list[_Float] | None, region: _Bool) -> list[float]:
+def _of_region(
+    picture: _Picture, bands: list[_Float] | None, region: _Bool, *, level_only: bool = False
+) -> list[float]:
+    """The numbers of ``_PER_REGION``; of the level only, the others are NaN."""
     places = _flattest(picture, region)
     if bands is None or places is None:
         return [np.nan] * len(_PER_REGION)
     rows, columns = places
     fine = bands[0][rows, columns]
+    half = float(np.quantile(np.abs(fine), 0.5))
+    found = dict.fromkeys(_PER_REGION, np.nan)
+    found["noise"] = _level(fine)
+    hot = np.abs(bands[0][region]) > _HOT * half + _HOT_LEVELS
+    found["outliers"] = float(np.log2(1 + 1e4 * hot.mean()))
+    if level_only:
+        return list(found.values())
     near = [bands[0][rows + dy, columns + dx] for dy, dx in ((0, 1), (1, 0), (1, 1), (0, 2))]
-    absolute = np.abs(fine)
-    high, half = np.quantile(absolute, [0.9, 0.5])
-    across, down = _steps(bands[0], region), _steps(bands[0].T, region.T)
-    return [
-        _level(fine),
-        *(_correlation(fine, other) for other in near),
-        float(np.log2((high + _LEAST) / (half + _LEAST))),
-        float(np.log2(1 + 1e4 * (np.abs(bands[0][region]) > _HOT * half + _HOT_LEVELS).mean())),
-        across[0],
-        down[0],
-        across[1],
-        down[1],
-    ]
+    high = float(np.quantile(np.abs(fine), 0.9))
+    names = [name for name in _PER_REGION if name.startswith("correlation")]
+    found |= {name: _correlation(fine, other) for name, other in zip(names, near, strict=True)}
+    found["tails"] = float(np.log2((high + _LEAST) / (half + _LEAST)))
+    found["grid_x"], found["block_x"] = _steps(bands[0], region)
+    found["grid_y"], found["block_y"] = _steps(bands[0].T, region.T)
+    return list(found.values())
 
 
 def _level(values: _Float) -> float:

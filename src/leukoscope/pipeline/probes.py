@@ -57,7 +57,8 @@ LINEAR = ("grain-only", "frame-only")
 how *exact* a statistic is, which is the area of the cells that it was taken from."""
 
 
-TREES = 100
+TREES = 50
+_LEAVES = 150  # at most in a tree: deeper ones read noise, and cost more
 _PENALTIES = (0.003, 0.03, 0.3)
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
@@ -229,7 +230,8 @@ def forest_logits(
 
     train = values[rows["train"]]
     filled = np.where(np.isnan(values), _medians(train), values)
-    forest = ExtraTreesClassifier(TREES, min_samples_leaf=2, random_state=seed, n_jobs=2)
+    leaf = max(2, len(train) // _LEAVES)
+    forest = ExtraTreesClassifier(TREES, min_samples_leaf=leaf, random_state=seed, n_jobs=2)
     forest.fit(filled[rows["train"]], data.y[rows["train"]])
     forest.n_jobs = 1  # threads would add the trees' votes in another order each time
     logits = {}
