@@ -29,7 +29,8 @@ def make_run(path: Path, finished: bool = True) -> Path:
     write_text(run.model("quick", "random", 0) / "checkpoint.safetensors", "w" * 5000)
     write_text(run.cache / "features" / "image.npy", "f" * 5000)
     if finished:
-        write_json(run.metrics, {"verdict": {"level": "shortcut"}})
+        results = [{"protocol": "random"}, {"protocol": "random"}]
+        write_json(run.metrics, {"verdict": {"level": "shortcut"}, "results": results})
     return path
 
 
@@ -51,6 +52,8 @@ def test_runs_are_found_with_size_and_verdict(runs: Path) -> None:
     assert (found["one"].state, found["one"].verdict) == ("finished", "shortcut")
     assert (found["deep/two"].state, found["deep/two"].verdict) == ("unfinished", "")
     assert found["one"].recipes == ("quick",)
+    assert found["one"].protocols == ("random",)  # what ran, not all that were asked for
+    assert len(found["deep/two"].protocols) > 1
     assert found["one"].size_mb > 0.015
     with pytest.raises(DataError, match="expected a folder with runs"):
         find_runs(runs / "nowhere")

@@ -189,6 +189,12 @@ def test_pixels_reach_the_graph_as_it_wants_them(
     assert probs[0] == pytest.approx(first, abs=1e-5)
 
 
+def test_a_graph_that_normalises_itself_takes_no_mean(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "m.onnx", ["n", 3, 8, 8], 4, TensorProto.UINT8)
+    with pytest.raises(UsageError, match="--mean and --std would have no effect"):
+        open_foreign_model(path, NAMES, mean=(0.5, 0.5, 0.5))
+
+
 def test_one_number_is_the_second_class(tmp_path: Path) -> None:
     path = write_graph(tmp_path / "m.onnx", ["n", 3, 8, 8], 1)
     model = open_foreign_model(path, ("healthy", "all"))

@@ -149,6 +149,7 @@ def _info(path: Path, root: Path) -> RunInfo:
         try:
             metrics = read_json(folder.metrics)
             verdict = str(metrics["verdict"]["level"])
+            protocols = list(dict.fromkeys(row["protocol"] for row in metrics["results"]))
         except (DataError, KeyError, TypeError):
             verdict = "metrics.json is damaged"
     full = folder.manifest.is_file()

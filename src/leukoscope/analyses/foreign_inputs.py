@@ -317,7 +317,7 @@ class ForeignModel:
         if not np.isfinite(values).all():
             raise DataError(
                 f"{self.path}: {self.output} holds values that are no finite numbers",
-                hint="check --mean, --std and --layout",
+                hint="check --mean, --std and --tensor",
             )
         return values
 
@@ -356,6 +356,12 @@ def open_foreign_model(
     expected = f"{path}: expected one input of shape (N, 3, S, S) or (N, S, S, 3), found {found}"
     if len(inputs) != 1 or len(shape) != 4 or kind not in _TYPES:
         raise DataError(expected, hint=f"types that are understood: {', '.join(_TYPES)}")
+    if _TYPES[kind] is np.uint8 and (mean, std) != ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)):
+        raise UsageError(
+            f"{path}: takes pixels of 0 to 255 and normalises them itself; --mean and --std would "
+            "have no effect",
+            hint="leave them out",
+        )
     order = _layout(layout, shape, expected)
     sides = shape[2:] if order == "nchw" else shape[1:3]
     size = _size(path, sides, size_px, expected)

@@ -54,10 +54,13 @@ class Progress:
     Attributes:
         listener: Called with the step's name, work done and work in all (0 where unknown).
         seconds: Wall time of each finished step.
+        in_all_s: Wall time of all steps together; a step within another is not counted twice.
     """
 
     listener: Listener = _silent
     seconds: dict[str, float] = field(default_factory=dict)
+    in_all_s: float = 0.0
+    _within: int = 0
 
     @contextmanager
     def step(self, name: str) -> Iterator[Callable[[int, int], None]]:
@@ -68,8 +71,14 @@ class Progress:
         def report(done: int, total: int) -> None:
             self.listener(name, done, total)
 
-        yield report
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self._within += 1
+        try:
+            yield report
+        finally:
+            self._within -= 1
+        took = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        self.in_all_s += 0.0 if self._within else took
         self.listener(name, 1, 1)
 
 
@@ -84,7 +93,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def describe_environment(run: RunFolder, seed: int, seconds: dict[str, float]) -> dict[str, Any]:
+def describe_environment(run: RunFolder, seed: int, progress: Progress) -> dict[str, Any]:
     """The content of ``environment.json``."""
     return {
         "schema": 1,
@@ -101,7 +110,8 @@ def describe_environment(run: RunFolder, seed: int, seconds: dict[str, float]) -
             for path in (run.manifest, run.splits, run.predictions)
             if path.is_file()
         },
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds": {name: round(value, 1) for name, value in progress.seconds.items()},
+        "seconds_in_all": round(progress.in_all_s, 1),
     }  # fmt: skip
 
 

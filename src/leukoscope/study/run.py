@@ -262,7 +262,7 @@ def run_study(
 
         metrics, lost = evaluate_external(run, config, metrics, plan.folds, progress)
         unreadable += lost
-    write_json(run.environment, describe_environment(run, config.seed, progress.seconds))
+    write_json(run.environment, describe_environment(run, config.seed, progress))
     if report:
         with progress.step("report"):
             from leukoscope.reporting.study.report import write_report

@@ -286,12 +286,15 @@ def wall_times(study: Study) -> Table | None:
     steps = study.environment.get("seconds") or {}
     if not steps:
         return None
-    total = seconds(sum(map(float, steps.values())))
+    in_all = study.environment.get("seconds_in_all")
+    note = "Some steps are parts of others."
+    if in_all is not None:
+        note += f" In all {seconds(float(in_all))}, without the report itself."
     return table_of(
         "Wall times", steps.items(),
         text("Step", lambda step: str(step[0])),
         value("Wall time", lambda step: seconds(step[1])),
-        note=f"In all {total}; steps may contain one another.",
+        note=note,
     )  # fmt: skip
 
 
