@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from typing import Literal, get_args
 from leukoscope.core.errors import UnknownNameError
 
 Role = Literal["malignant", "benign", "healthy", "other"]
+Roles = Mapping[str, Role]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -190,6 +192,31 @@ _BLASTS = (
     ),
 )
 
+_UNSPECIFIED = (
+    ClassInfo(
+        "leukemia",
+        "Leukemia",
+        "malignant",
+        "Leukemia, type not given.",
+        ("leukaemia",),
+    ),
+    ClassInfo(
+        "malignant_cell",
+        "Malignant",
+        "malignant",
+        "Malignant cells, kind not given.",
+        ("malignant cells",),
+    ),
+    ClassInfo(
+        "benign_cell",
+        "Benign",
+        "benign",
+        "Benign cells, kind not given.",
+        ("benign cells",),
+    ),
+)
+"""What ``leukemia``, ``malignant`` and ``benign`` mean beside classes of other sets."""
+
 _CELLS = (
     ClassInfo(
         "promyelocyte",
@@ -349,16 +376,30 @@ _CELLS = (
 )
 
 CLASSES: Mapping[str, ClassInfo] = MappingProxyType(
-    {info.name: info for info in (*_ALL_TYPES, *_DIAGNOSES, *_BLASTS, *_CELLS)}
+    {info.name: info for info in (*_ALL_TYPES, *_DIAGNOSES, *_UNSPECIFIED, *_BLASTS, *_CELLS)}
 )
 """Every known class, in the order of tables and figures."""
 
 _OF_ALL_SETS = frozenset(info.name for info in _ALL_TYPES)
+_BESIDE_OTHERS = {
+    "blast": "blast",
+    "blasts": "blast",
+    "leukemia": "leukemia",
+    "leukaemia": "leukemia",
+    "malignant": "malignant_cell",
+    "benign": "benign_cell",
+    "early": "early",
+    "pre": "pre",
+    "pro": "pro",
+}
+"""What the short names of the ALL sets mean beside any other class."""
+_NAMED = 5  # names in a sentence
 _MISTAKABLE = 5  # letters from which a name can be taken for a misspelling of another
 
 
 def _normalise(text: str) -> str:
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+    """Letters and digits of any script, in lower case, words separated by one space."""
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 _BY_ALIAS = {
@@ -371,10 +412,13 @@ _BY_ALIAS = {
 def open_name(text: str) -> str:
     """A class's own name, as files write it: lower case, words joined by ``_``.
 
-    >>> open_name("Hairy cell (HCL)"), open_name("--")
-    ('hairy_cell_hcl', '')
+    ``malignant`` is taken: ``recall_malignant`` and ``p_malignant`` sum over all such classes.
+
+    >>> open_name("Hairy cell (HCL)"), open_name("--"), open_name("Malignant")
+    ('hairy_cell_hcl', '', 'malignant_cell')
     """
-    return _normalise(text).replace(" ", "_")
+    name = _normalise(text).replace(" ", "_")
+    return "malignant_cell" if name == "malignant" else name
 
 
 def resolve_class(text: str, overrides: Mapping[str, str] | None = None) -> str | None:
@@ -399,8 +443,9 @@ def resolve_classes(
 ) -> dict[str, str]:
     """The class of each class name of one data set; a name that is not known is its own class.
 
-    ``blast``, ``leukemia`` and ``malignant`` mean ALL only beside classes of the public ALL sets:
-    beside cell types or other leukemias they are classes of their own.
+    Words such as ``blast``, ``malignant`` and ``early`` mean ALL, ``benign`` hematogones, only in a
+    set that has no other classes than the public ALL sets have: beside cell types or other
+    leukemias they are classes of their own.
 
     >>> resolve_classes(["blast", "HEM"]), resolve_classes(["blast", "monocyte", "Hairy cell"])
     ({'blast': 'all', 'HEM': 'healthy'}, {'blast': 'blast', 'monocyte': 'monocyte', 'Hairy cell': \
@@ -415,12 +460,10 @@ def resolve_classes(
     if all(name in _OF_ALL_SETS for name in found.values()):
         return found
     chosen = {_normalise(given) for given in overrides or {}}
-    own = {"blast": "blast", "blasts": "blast", "leukaemia": "leukemia"}
     result = {}
     for text, name in found.items():
         key = _normalise(text)
-        loose = name == "all" and key != "all" and key not in chosen
-        result[text] = own.get(key, open_name(text)) if loose else name
+        result[text] = name if key in chosen else _BESIDE_OTHERS.get(key, name)
     return {text: name for text, name in result.items() if name}
 
 
@@ -438,30 +481,74 @@ def near_miss(text: str) -> str | None:
     return _BY_ALIAS[close[0]] if close else None
 
 
-def check_roles(roles: Mapping[str, str], class_names: Iterable[str]) -> dict[str, Role]:
-    """The user's roles, if each names a role and a class of the data.
+def match_class(
+    text: str, class_names: Iterable[str], overrides: Mapping[str, str] | None = None
+) -> str | None:
+    """Which of some classes a name means; None if it means none of them.
+
+    >>> match_class("HEM", ["healthy", "all"]), match_class("Blasts", ["blast", "hairy_cell"])
+    ('healthy', 'blast')
+    >>> match_class("Hairy cell", ["blast", "hairy_cell"]), match_class("cat", ["blast"])
+    ('hairy_cell', None)
+
+    Args:
+        text: A name as a person, a file or another program writes it.
+        class_names: Of a data set or a model.
+        overrides: As in :func:`resolve_class`.
+    """
+    names, key = set(class_names), _normalise(text)
+    if any(_normalise(given) == key for given in overrides or {}):
+        readings = [resolve_class(text, overrides)]
+    else:
+        readings = [text.strip(), _BESIDE_OTHERS.get(key), open_name(text), resolve_class(text)]
+    return next((name for name in readings if name in names), None)
+
+
+def named_class(text: str) -> str:
+    """The class that a person names: as files write it, else by an alias, else a class of its own.
+
+    >>> named_class("Hairy cell"), named_class("blast"), named_class("HEM")
+    ('hairy_cell', 'blast', 'healthy')
+    """
+    name = open_name(text)
+    return name if name in CLASSES else resolve_class(text) or name
+
+
+def named_roles(roles: Mapping[str, str]) -> dict[str, Role]:
+    """The roles that a user states, by class name.
+
+    >>> named_roles({"Hairy cell": "malignant"})
+    {'hairy_cell': 'malignant'}
 
     Raises:
-        UnknownNameError: There is no such class, or no such role.
-
-    >>> check_roles({"apl": "malignant"}, ["aml", "apl"])
-    {'apl': 'malignant'}
+        UnknownNameError: There is no such role.
     """
-    names = tuple(class_names)
     result: dict[str, Role] = {}
     for name, role in roles.items():
-        found = resolve_class(name) or open_name(name)
-        found = found if found in names else open_name(name)
-        if found not in names:
-            raise UnknownNameError("class", name, names)
-        known = [one for one in ROLES if one == role]
+        known = [one for one in ROLES if one == role.strip().casefold()]
         if not known:
             raise UnknownNameError("role", role, ROLES)
-        result[found] = known[0]
+        result[named_class(name)] = known[0]
     return result
 
 
-def role_of(name: str, roles: Mapping[str, Role] | None = None) -> Role | None:
+def check_roles(roles: Iterable[str], class_names: Iterable[str]) -> None:
+    """Refuse a role of a class that the data does not have.
+
+    Args:
+        roles: Class names that a role was stated for.
+        class_names: Those of the data.
+
+    Raises:
+        UnknownNameError: Names the classes that there are.
+    """
+    names = order_classes(class_names)
+    for name in roles:
+        if name not in names:
+            raise UnknownNameError("class", name, names)
+
+
+def role_of(name: str, roles: Roles | None = None) -> Role | None:
     """What a class stands for: as the user says, else as :data:`CLASSES` says; None if unknown.
 
     >>> role_of("apl"), role_of("promyelocyte"), role_of("promyelocyte", {"promyelocyte": "benign"})
@@ -470,6 +557,16 @@ def role_of(name: str, roles: Mapping[str, Role] | None = None) -> Role | None:
     if roles and name in roles:
         return roles[name]
     return CLASSES[name].role if name in CLASSES else None
+
+
+def roles_of(class_names: Iterable[str], roles: Roles | None = None) -> dict[str, Role]:
+    """The roles that are known, stated or not, to be kept with a model.
+
+    >>> roles_of(["benign", "hairy_cell", "cat"], {"hairy_cell": "malignant"})
+    {'benign': 'benign', 'hairy_cell': 'malignant'}
+    """
+    found = {name: role_of(name, roles) for name in class_names}
+    return {name: role for name, role in found.items() if role is not None}
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -501,9 +598,7 @@ def class_description(name: str) -> str:
     return CLASSES[name].description if name in CLASSES else ""
 
 
-def malignant_mask(
-    class_names: Iterable[str], roles: Mapping[str, Role] | None = None
-) -> list[bool] | None:
+def malignant_mask(class_names: Iterable[str], roles: Roles | None = None) -> list[bool] | None:
     """For each class whether it is malignant.
 
     Returns:
@@ -515,3 +610,20 @@ def malignant_mask(
     found = [role_of(name, roles) for name in class_names]
     mask = [role == "malignant" for role in found]
     return mask if all(found) and any(mask) and not all(mask) else None
+
+
+def without_sides(class_names: Iterable[str], roles: Roles | None = None) -> str:
+    """Why there is no P(malignant), where :func:`malignant_mask` gives None.
+
+    >>> without_sides(["aml", "hairy_cell"])
+    'it is not known what hairy cell stands for (--role CLASS=ROLE says it)'
+    >>> without_sides(["aml", "apl"])
+    'the classes do not divide into malignant and others'
+    """
+    unknown = [class_title(name) for name in class_names if role_of(name, roles) is None]
+    if unknown:
+        few = ", ".join(unknown[:_NAMED])
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        verb = "stands" if len(unknown) == 1 else "stand"
+        return f"it is not known what {few}{more} {verb} for (--role CLASS=ROLE says it)"
+    return "the classes do not divide into malignant and others"

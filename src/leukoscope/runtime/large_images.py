@@ -196,7 +196,7 @@ def _summary(
         sha256=sha256_file(path),
         predicted=max(p, key=lambda name: p[name]),
         probabilities=p,
-        p_malignant=malignant_probability(p),
+        p_malignant=malignant_probability(p, predictor.record.roles),
         prediction_set=tuple(n for n in names if any(n in a.prediction_set for a in used)),
         decision=decision,
         reasons=reasons,
