@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leukoscope.reporting.figures.style import (
     GRID,
+    MANY_CLASSES,
     QUIET,
     SERIES,
     WIDTH_IN,
@@ -131,8 +132,11 @@ def class_heat_map(
     ``panels`` are ``(title, (R, K) values)``, NaN if missing, in the order of ``recipes`` and
     ``class_names``.
     """
-    figure = new_figure(0.75 + LINE_IN * 1.25 * len(recipes))
-    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    many = len(class_names) >= MANY_CLASSES
+    one_in = (1.6 if many else 0.75) + LINE_IN * 1.25 * len(recipes)
+    figure = new_figure(one_in * (len(panels) if many else 1))
+    across = (len(panels), 1) if many else (1, len(panels))
+    axes = np.atleast_1d(figure.subplots(*across, sharey=True))
     known = np.concatenate([values[np.isfinite(values)] for _, values in panels])
     low = float(min(known.min(), 0.9)) if len(known) else 0.0
     colours = shades()
@@ -147,7 +151,7 @@ def class_heat_map(
                 ax.text(j, i, "—", ha="center", va="center", fontsize=8, color=QUIET)
         class_ticks(ax, class_names)
         ax.set_title(title)
-    axes[0].set_yticks(range(len(recipes)), list(recipes))
+    axes[0].set_yticks(range(len(recipes)), list(recipes))  # of every panel: they are shared
     return figure
 
 
