@@ -404,7 +404,7 @@ def _normalise(text: str) -> str:
 
 _BY_ALIAS = {
     alias: info.name
-    for info in reversed(CLASSES.values())  # an alias of the ALL sets wins
+    for info in reversed(tuple(CLASSES.values()))  # an alias of the ALL sets wins
     for alias in (_normalise(info.name), *info.aliases)
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord
-from leukoscope.core.labels import Roles, class_description, class_title, role_of
+from leukoscope.core.labels import Roles, class_description, class_title, malignant_mask, role_of
 from leukoscope.evaluation.hierarchy import split_levels
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -260,7 +260,7 @@ def about(model: ServedModel) -> dict[str, Any]:
     classes = []
     for name in record.class_names:
         role = role_of(name, record.roles)
-        branch = "" if role is None else t["malignant" if role == "malignant" else "other"]
+        branch = t["malignant" if role == "malignant" else "other" if role else "unstated"]
         meaning = class_description(name) or t["unknown"]
         classes.append({"title": class_title(name), "meaning": meaning, "branch": branch})
     return {
@@ -272,6 +272,8 @@ def about(model: ServedModel) -> dict[str, Any]:
         "promise": promise(record),
         "verdict": "" if record.verdict is None else record.verdict.headline,
         "classes": classes,
+        "two_sides": malignant_mask(record.class_names, record.roles) is not None,
+        "hematogones": "benign" in record.class_names,
         "has_card": bool(model.card),
         "knows_phantoms": record.phantoms,
         "examples": sorted(model.examples),

@@ -190,25 +190,25 @@ class Leaderboard:
         protocol: Name.
         candidates: Those with results under it.
         class_names: K names, the order of the columns.
-        roles: What the first run says that classes stand for.
         image_id: (n,) ids, in the order of the first run.
         y_true: (n,) class indices.
         groups: (n,) unit of each image.
         probs: Label → (n, K) probabilities.
         fold: Label → (n,) fold in which the image was tested.
         notes: What was left out.
+        roles: What the first run says that classes stand for.
     """
 
     protocol: str
     candidates: tuple[Candidate, ...]
     class_names: tuple[str, ...]
-    roles: Roles
     image_id: NDArray[np.str_]
     y_true: NDArray[np.int64]
     groups: NDArray[np.str_]
     probs: Mapping[str, NDArray[np.float64]] = field(repr=False)
     fold: Mapping[str, NDArray[np.int64]] = field(repr=False)
     notes: tuple[str, ...]
+    roles: Roles = field(default_factory=dict)
 
 
 def candidates_of(sources: Sequence[ComparedRun]) -> tuple[list[Candidate], list[str]]:
@@ -334,8 +334,10 @@ def _leaderboard(protocol: str, candidates: Sequence[Candidate]) -> Leaderboard:
         fold[candidate.label] = table.fold[place]
     groups, notes = _units(protocol, ranked, ids)
     roles, differ = _roles(ranked)
-    return Leaderboard(protocol, ranked, first.class_names, roles, ids, y_true, groups, probs, fold,
-                   (*_left_out(ranked, tables, ids), *notes, *differ))  # fmt: skip
+    return Leaderboard(
+        protocol, ranked, first.class_names, ids, y_true, groups, probs, fold,
+        notes=(*_left_out(ranked, tables, ids), *notes, *differ), roles=roles,
+    )  # fmt: skip
 
 
 def _roles(ranked: Sequence[Candidate]) -> tuple[Roles, list[str]]:

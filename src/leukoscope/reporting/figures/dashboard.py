@@ -136,7 +136,8 @@ def draw_f1_heat_map(
 ) -> None:
     """Draw the F1 score of each class and recipe: (R, K) in [0, 1], NaN if undefined."""
     colours = shades()
-    size = fitting_size(ax, len(class_names), len("0.00"))
+    few = len(class_names) < MANY_CLASSES
+    size = 9.0 if few else fitting_size(ax, len(class_names), len(" 0.00"))
     ax.imshow(np.nan_to_num(values), cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         known = bool(np.isfinite(value))

@@ -82,6 +82,7 @@ INPUT_STYLES: Mapping[str, tuple[str, str]] = {  # colour and marker
 }
 OTHER_INPUT = ("#555555", "v")
 SERIES = ("#111111", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_ROW_TITLES_IN = 1.7  # beside a heat map
 _MOST_LETTERS = 28  # of a class's name in a figure; tables hold it in full
 _LINE_LETTERS = 14
 INK = "#1b2430"
@@ -210,7 +211,7 @@ def fitting_size(ax: Axes, columns: int, letters: int, *, most: float = 9.0) -> 
     panels = 1 if spec is None else spec.get_gridspec().ncols
     figure = ax.get_figure(root=True)
     width_in = WIDTH_IN if figure is None else figure.get_figwidth()
-    column_pt = 72 * 0.75 * width_in / panels / max(1, columns)  # names take a quarter
+    column_pt = 72 * (width_in / panels - _ROW_TITLES_IN) / max(1, columns)
     return float(np.clip(column_pt / (0.65 * max(1, letters)), 4.0, most))
 
 
