@@ -30,7 +30,7 @@ from leukoscope.core.labels import (
         ("ALL", "all"),
         ("Normal", "healthy"),
         ("early_pre_b", "early_pre_b"),
-        ("Neutrophil (segmented)", None),
+        ("Neutrophil (segmented)", "segmented_neutrophil"),
         ("SNE", "segmented_neutrophil"),
         ("Prolymphocytes", "prolymphocyte"),
         ("hairy cell", None),
