@@ -99,5 +99,5 @@ def test_a_role_of_no_class_and_no_role_are_refused_with_the_nearest() -> None:
         named_roles({"aml": "malignat"})
     assert "Did you mean 'malignant'?" in str(caught.value)
     with pytest.raises(UnknownNameError) as caught:
-        check_roles(["hairy_cel"], ["aml", "hairy_cell"])
+        check_roles({"hairy_cel": "other"}, ["aml", "hairy_cell"])
     assert "Did you mean 'hairy_cell'?" in str(caught.value)

@@ -515,7 +515,7 @@ def named_class(text: str) -> str:
 
 
 def named_roles(roles: Mapping[str, str]) -> dict[str, Role]:
-    """The roles that a user states, by class name.
+    """The roles that a user states before the data is read, by class name.
 
     >>> named_roles({"Hairy cell": "malignant"})
     {'hairy_cell': 'malignant'}
@@ -523,29 +523,32 @@ def named_roles(roles: Mapping[str, str]) -> dict[str, Role]:
     Raises:
         UnknownNameError: There is no such role.
     """
-    result: dict[str, Role] = {}
+    return {named_class(name): _role(role) for name, role in roles.items()}
+
+
+def check_roles(roles: Mapping[str, str], class_names: Iterable[str]) -> dict[str, Role]:
+    """The user's roles, if each names a role and a class of the data.
+
+    Raises:
+        UnknownNameError: There is no such class, or no such role; names those that there are.
+
+    >>> check_roles({"APL": "malignant"}, ["aml", "apl"])
+    {'apl': 'malignant'}
+    """
+    names, result = order_classes(class_names), dict[str, Role]()
     for name, role in roles.items():
-        known = [one for one in ROLES if one == role.strip().casefold()]
-        if not known:
-            raise UnknownNameError("role", role, ROLES)
-        result[named_class(name)] = known[0]
+        found = match_class(name, names)
+        if found is None:
+            raise UnknownNameError("class", name, names)
+        result[found] = _role(role)
     return result
 
 
-def check_roles(roles: Iterable[str], class_names: Iterable[str]) -> None:
-    """Refuse a role of a class that the data does not have.
-
-    Args:
-        roles: Class names that a role was stated for.
-        class_names: Those of the data.
-
-    Raises:
-        UnknownNameError: Names the classes that there are.
-    """
-    names = order_classes(class_names)
-    for name in roles:
-        if name not in names:
-            raise UnknownNameError("class", name, names)
+def _role(text: str) -> Role:
+    known = [role for role in ROLES if role == text.strip().casefold()]
+    if not known:
+        raise UnknownNameError("role", text, ROLES)
+    return known[0]
 
 
 def role_of(name: str, roles: Roles | None = None) -> Role | None:

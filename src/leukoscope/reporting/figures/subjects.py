@@ -46,19 +46,19 @@ class PatientLine:
 def patient_chart(
     lines: Sequence[PatientLine],
     *,
-    class_names: Sequence[str],
+    class_names: Sequence[str] = (),
     xlabel: str,
     threshold: float | None,
 ) -> Figure:
     """Patients by true class and probability, from top to bottom; a cross marks a wrong prediction.
 
-    ``class_names`` are all of the data set, ``xlabel`` names the probability; ``threshold`` is that
-    of the decision, or None.
+    ``class_names`` are all of the data set (else those of the lines), ``xlabel`` names the
+    probability; ``threshold`` is that of the decision, or None.
     """
     named = len(lines) <= MOST_NAMED
     figure = new_figure(1.0 + (0.17 * len(lines) if named else 8.0))
     ax = figure.add_subplot()
-    styles = class_styles(class_names)
+    styles = class_styles(class_names or [line.true for line in lines])
     if threshold is not None:
         ax.axvline(threshold, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     for y, line in enumerate(lines):
