@@ -5,6 +5,8 @@ from leukoscope.core.labels import (
     CLASSES,
     check_roles,
     malignant_mask,
+    match_class,
+    named_class,
     named_roles,
     open_name,
     order_classes,
@@ -41,7 +43,10 @@ def test_published_names(published: str, name: str | None) -> None:
 
 
 def test_every_canonical_name_resolves_to_itself() -> None:
-    assert [resolve_class(name) for name in CLASSES] == list(CLASSES)
+    assert [named_class(name) for name in CLASSES] == list(CLASSES)
+    elsewhere = {name for name in CLASSES if resolve_class(name) != name}
+    assert elsewhere == {"blast", "leukemia"}  # in the public sets these are *all*
+    assert list(resolve_classes([*CLASSES], {})) == list(CLASSES)
 
 
 def test_the_users_own_mapping_wins() -> None:
@@ -101,3 +106,20 @@ def test_a_role_of_no_class_and_no_role_are_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError) as caught:
         check_roles({"hairy_cel": "other"}, ["aml", "hairy_cell"])
     assert "Did you mean 'hairy_cell'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "found"),
+    [
+        ("Hairy Cell", ("blast", "hairy_cell"), "hairy_cell"),
+        ("blasts", ("healthy", "all"), "all"),
+        ("blasts", ("blast", "monocyte"), "blast"),
+        ("<b>", ("<b>", "aml"), "<b>"),  # as an odd bundle has it
+        ("monocyte", ("healthy", "all"), None),
+    ],
+)
+def test_a_name_means_the_class_that_is_there(
+    text: str, names: tuple[str, ...], found: str | None
+) -> None:
+    assert match_class(text, names) == found
+    assert match_class("HEM", names, {"hem": "nothing there"}) is None

@@ -48,6 +48,9 @@ def test_the_api_answers_under_these_names(
         together = client.post("/v1/predict?by_patient=one", files=sent).json()["patients"][0]
         assert together["p_malignant"] == pytest.approx(row["p_malignant"], abs=1e-5)
         assert client.get("/metrics").status_code == 200
+        (model,) = client.get("/v1/models").json()
+        assert model["class_names"] == list(NAMES)
+        assert model["roles"] == roles
 
 
 def test_the_page_shows_them_as_text_and_what_they_stand_for(
@@ -65,6 +68,6 @@ def test_the_page_shows_them_as_text_and_what_they_stand_for(
         assert (
             client.post("/v1/predict", files=sent).json()["predictions"][0]["p_malignant"] is None
         )
-        answers = client.post("/", files=sent).text
+        answers = client.post("/answers", files=sent).text
         assert "<b>bold" not in answers
         assert "&lt;b&gt;bold" in answers
