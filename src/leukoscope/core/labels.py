@@ -539,7 +539,7 @@ def check_roles(roles: Mapping[str, str], class_names: Iterable[str]) -> dict[st
     for name, role in roles.items():
         found = match_class(name, names)
         if found is None:
-            raise UnknownNameError("class", name, names)
+            raise UnknownNameError("class", open_name(name) or name, names)
         result[found] = _role(role)
     return result
 

@@ -295,13 +295,20 @@ def read_data(config: StudyConfig, listener: Listener | None = None) -> Manifest
 
 
 def audited(config: StudyConfig, listener: Listener) -> Audit:
-    """Load and audit the data of a configuration, without a study's folder."""
+    """Load and audit the data of a configuration, without a study's folder.
+
+    Raises:
+        DataError: No image can be used.
+        UnknownNameError: A role is stated of a class that the data does not have.
+    """
     manifest = read_data(config, listener)
     if not manifest.usable:
         raise DataError(
             f"{config.data.path}: none of its {len(manifest.images)} files can be used",
             hint="see `leukoscope data inspect` for what was expected",
         )
+    if not config.external:  # else see check_external
+        check_roles(config.data.roles, manifest.class_names)
     slow = search_note(len(manifest.images))
     step = f"audit ({slow})" if slow else "audit"
     return audit(
@@ -346,7 +353,6 @@ def labelled(found: Audit, config: StudyConfig) -> Labelled:
 
     Raises:
         DataError: They have fewer than two classes.
-        UnknownNameError: A role is stated of a class that neither they have nor other data does.
     """
     names = found.manifest.class_names
     if len(names) < 2:
@@ -355,8 +361,6 @@ def labelled(found: Audit, config: StudyConfig) -> Labelled:
             f"{', '.join(names) or 'none'}",
             hint="map folder names with --class FOLDER=CLASS; see `leukoscope data inspect`",
         )
-    if not config.external:  # else see check_external
-        check_roles(config.data.roles, names)
     return Labelled(found.manifest.usable, names, config.data.roles)
 
 
