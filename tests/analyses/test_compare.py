@@ -197,7 +197,7 @@ def test_roles_decide_whether_malignancy_is_compared(run: RunFolder, tmp_path: P
     found = _files_only(run.path, out=tmp_path / "a", metric="recall_malignant")
     names = found["class_names"]
     assert "benign" in names
-    ill = {name: "malignant" for name in names}
+    ill = dict.fromkeys(names, "malignant")
     with pytest.raises(UnknownNameError, match="unknown metric 'recall_malignant'"):
         _files_only(run.path, out=tmp_path / "b", metric="recall_malignant", roles=ill)
     with pytest.raises(UnknownNameError, match="unknown class 'benig'"):
