@@ -219,11 +219,11 @@ def draw_small_roc(
     """
     draw_roc(ax, y_true, probs, class_names)
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(
-        handles, [label.replace("\n", " ") for label in labels], loc="lower right", fontsize=8
-    )
-    if len(labels) >= MANY_CLASSES:
-        ax.get_legend().remove()
+    if len(labels) < MANY_CLASSES:
+        lines = [label.replace("\n", " ") for label in labels]
+        ax.legend(handles, lines, loc="lower right", fontsize=8)
+    elif (legend := ax.get_legend()) is not None:
+        legend.remove()
     ax.set_aspect("auto")
 
 
