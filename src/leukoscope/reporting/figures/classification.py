@@ -17,12 +17,14 @@ from leukoscope.reporting.figures.style import (
     WIDTH_IN,
     class_styles,
     class_ticks,
+    crowded,
     fitting_size,
     ink_on,
     new_figure,
     panel_grid,
     shades,
     short_title,
+    tick_height,
 )
 
 if TYPE_CHECKING:
@@ -40,11 +42,12 @@ def confusion_matrices(
     ``panels`` are ``(title with sample size, (K, K) counts)``, rows true, columns predicted, in the
     order of ``class_names``.
     """
-    if len(class_names) < MANY_CLASSES:
-        figure, axes = panel_grid(len(panels), 0.97 + 0.44 * len(class_names), one_in=4.4)
-    else:
-        height_in = 1.7 + 0.3 * len(class_names)
-        figure, axes = panel_grid(len(panels), height_in, columns=1, one_in=WIDTH_IN)
+    row_in = 0.44 if len(class_names) < MANY_CLASSES else 0.3
+    height_in = 0.97 + row_in * len(class_names) + tick_height(class_names)
+    wide = crowded(class_names)
+    figure, axes = panel_grid(
+        len(panels), height_in, columns=1 if wide else 2, one_in=WIDTH_IN if wide else 4.4
+    )
     for ax, (title, matrix) in zip(axes, panels, strict=False):
         draw_matrix(ax, np.asarray(matrix, dtype=np.float64), class_names)
         ax.set_title(title)
@@ -92,7 +95,7 @@ def roc_curves(
 
     ``panels`` are ``(title with sample size, y_true (n,), probs (n, K))``.
     """
-    if len(class_names) < MANY_CLASSES:
+    if not crowded(class_names):
         figure, axes = panel_grid(len(panels), 2.75, one_in=4.2)
     else:  # the legend needs room
         height_in = max(3.2, 0.9 + 0.19 * len(class_names))

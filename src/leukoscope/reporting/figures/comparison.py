@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from leukoscope.reporting.figures.style import (
     GRID,
-    MANY_CLASSES,
     QUIET,
     SERIES,
     WIDTH_IN,
     class_ticks,
+    crowded,
     ink_on,
     new_figure,
     panel_grid,
     shades,
+    tick_height,
 )
 
 if TYPE_CHECKING:
@@ -132,10 +133,10 @@ def class_heat_map(
     ``panels`` are ``(title, (R, K) values)``, NaN if missing, in the order of ``recipes`` and
     ``class_names``.
     """
-    many = len(class_names) >= MANY_CLASSES
-    one_in = (1.6 if many else 0.75) + LINE_IN * 1.25 * len(recipes)
-    figure = new_figure(one_in * (len(panels) if many else 1))
-    across = (len(panels), 1) if many else (1, len(panels))
+    wide = crowded(class_names)
+    one_in = 0.75 + tick_height(class_names) + LINE_IN * 1.25 * len(recipes)
+    figure = new_figure(one_in * (len(panels) if wide else 1))
+    across = (len(panels), 1) if wide else (1, len(panels))
     axes = np.atleast_1d(figure.subplots(*across, sharey=True))
     known = np.concatenate([values[np.isfinite(values)] for _, values in panels])
     low = float(min(known.min(), 0.9)) if len(known) else 0.0

@@ -18,6 +18,7 @@ from leukoscope.reporting.figures.style import (
     OTHER_INPUT,
     class_styles,
     class_ticks,
+    crowded,
     fitting_size,
     ink_on,
     new_figure,
@@ -69,9 +70,9 @@ def dashboard(
 
 
 def draw_class_ring(ax: Axes, counts: Mapping[str, int]) -> None:
-    """Draw the share of each class as a ring, of many as bars, with the numbers of images."""
+    """Draw the share of each class as a ring, of many or long names as bars, with the numbers of images."""
     total, styles = max(1, sum(counts.values())), class_styles(counts)
-    if len(counts) >= MANY_CLASSES:
+    if crowded(list(counts)):
         size = _row_size(len(counts))
         ax.barh(range(len(counts)), list(counts.values()), height=0.7,
                 color=[styles[name].colour for name in counts])  # fmt: skip
@@ -215,11 +216,11 @@ def draw_small_roc(
 ) -> None:
     """ROC curves with their legend inside; arguments as in :func:`draw_roc`.
 
-    Many classes have no legend: their colours are those of the other panels.
+    Many classes, or long names, have no legend: their colours are those of the other panels.
     """
     draw_roc(ax, y_true, probs, class_names)
     handles, labels = ax.get_legend_handles_labels()
-    if len(labels) < MANY_CLASSES:
+    if not crowded(class_names):
         lines = [label.replace("\n", " ") for label in labels]
         ax.legend(handles, lines, loc="lower right", fontsize=8)
     elif (legend := ax.get_legend()) is not None:

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from leukoscope.config.metrics.decisions import Limits
 from leukoscope.reporting.figures.style import (
-    MANY_CLASSES,
     QUIET,
     SERIES,
     WIDTH_IN,
     class_styles,
+    crowded,
     new_figure,
     panel_grid,
     short_title,
+    tick_height,
 )
 
 if TYPE_CHECKING:
@@ -102,11 +103,12 @@ class CoveragePanel:
 
 def coverage_chart(panels: Sequence[CoveragePanel]) -> Figure:
     """Coverage of each class and group against the nominal coverage, by protocol."""
-    many = max(len(panel.classes) for panel in panels) >= MANY_CLASSES
-    columns = 1 if many else 2
+    names = list(dict.fromkeys(mark.class_name for panel in panels for mark in panel.classes))
+    wide = crowded(names)
+    columns = 1 if wide else 2
     figure, axes = panel_grid(
-        len(panels), 3.2 if many else 2.75, columns=columns, one_in=WIDTH_IN if many else 4.6,
-        sharey=True,
+        len(panels), 2.75 + tick_height(names), columns=columns,
+        one_in=WIDTH_IN if wide else 4.6, sharey=True,
     )  # fmt: skip
     for ax, panel in zip(axes, panels, strict=False):
         _draw(ax, panel)

@@ -83,7 +83,7 @@ INPUT_STYLES: Mapping[str, tuple[str, str]] = {  # colour and marker
 OTHER_INPUT = ("#555555", "v")
 SERIES = ("#111111", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 _ROW_TITLES_IN = 1.7  # beside a heat map
-_MOST_LETTERS = 28  # of a class's name in a figure; tables hold it in full
+_MOST_LETTERS = 22  # of a class's name in a figure; tables hold it in full
 _LINE_LETTERS = 14
 INK = "#1b2430"
 QUIET = "#5a6675"
@@ -190,9 +190,27 @@ def panel_grid(
     return figure, axes
 
 
+def crowded(class_names: Sequence[str]) -> bool:
+    """Whether many or long class names need the whole width of a page."""
+    return len(class_names) >= MANY_CLASSES or _longest(class_names) > _LINE_LETTERS
+
+
+def tick_height(class_names: Sequence[str]) -> float:
+    """Inches that the names below a heat map take beyond a line or two; 0 where they stand upright.
+
+    >>> tick_height(["benign", "pro_b"])
+    0.0
+    """
+    return 0.055 * _longest(class_names) if crowded(class_names) else 0.0
+
+
+def _longest(class_names: Sequence[str]) -> int:
+    return max((len(short_title(name)) for name in class_names), default=0)
+
+
 def class_ticks(ax: Axes, class_names: Sequence[str]) -> None:
     """Put class names below the columns of a heat map, which has no grid."""
-    if len(class_names) < MANY_CLASSES and max(map(len, class_names), default=0) <= _LINE_LETTERS:
+    if not crowded(class_names):
         names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
         ax.set_xticks(range(len(names)), names)
     else:
