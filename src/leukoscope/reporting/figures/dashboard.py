@@ -70,7 +70,7 @@ def dashboard(
 
 
 def draw_class_ring(ax: Axes, counts: Mapping[str, int]) -> None:
-    """Draw the share of each class as a ring, of many or long names as bars, with the numbers of images."""
+    """Draw the share of each class as a ring (many, or long names, as bars) and the counts."""
     total, styles = max(1, sum(counts.values())), class_styles(counts)
     if crowded(list(counts)):
         size = _row_size(len(counts))
