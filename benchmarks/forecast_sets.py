@@ -119,7 +119,7 @@ class Whole:
         )
         run = RunFolder(out / name / "whole")
         audit = audited_in(run, config, progress)
-        store = InputStore(run, audit.manifest, labelled(audit), progress)
+        store = InputStore(run, audit.manifest, labelled(audit, config), progress)
         whole = cls(name, design, config, audit, store)
         if probes:
             whole.prepare()

@@ -193,6 +193,18 @@ def test_two_runs_are_compared_on_their_common_images(run: RunFolder, tmp_path: 
 
 
 @pytest.mark.usefixtures("no_pages")
+def test_roles_decide_whether_malignancy_is_compared(run: RunFolder, tmp_path: Path) -> None:
+    found = _files_only(run.path, out=tmp_path / "a", metric="recall_malignant")
+    names = found["class_names"]
+    assert "benign" in names
+    ill = dict.fromkeys(names, "malignant")
+    with pytest.raises(UnknownNameError, match="unknown metric 'recall_malignant'"):
+        _files_only(run.path, out=tmp_path / "b", metric="recall_malignant", roles=ill)
+    with pytest.raises(UnknownNameError, match="unknown class 'benig'"):
+        _files_only(run.path, out=tmp_path / "c", roles={"benig": "other"})
+
+
+@pytest.mark.usefixtures("no_pages")
 def test_a_copy_of_a_model_is_shown_once(run: RunFolder, tmp_path: Path) -> None:
     other = _copy(run, tmp_path / "other")
     shutil.rmtree(other.path / "models")

@@ -230,7 +230,7 @@ def test_other_numbers_of_outputs_and_other_files_are_refused(tmp_path: Path) ->
     with pytest.raises(DataError, match="expected an ONNX graph"):
         open_foreign_model(other, NAMES)
     with pytest.raises(UsageError, match="two or more different class names"):
-        class_order("benign, cat", {})
+        class_order("benign, Hematogones", {})
 
 
 # The audit -------------------------------------------------------------------------------------

@@ -260,14 +260,14 @@ def test_every_wrong_row_is_named_and_nothing_is_written(queued: RunFolder, tmp_
         decide(queued, DOUBTFUL, "keep") | {"given": "pro_b"},
         {"image_id": "nobody", "decision": "keep", "label": "benign"},
         decide(queued, PAIR[0], "perhaps"),
-        decide(queued, PAIR[1], "other", "cat"),
+        decide(queued, PAIR[1], "other", "helthy"),
     ]
     out = tmp_path / "new.csv"
     with pytest.raises(DataError) as caught:
         apply_corrections(queued, corrections(queued, rows), out)
     for line, text in ((3, "in line 2"), (4, "accept means"), (5, "the row says 'pro_b'"),
                        (6, "'nobody' is not in the queue"), (7, "found 'perhaps'"),
-                       (8, "found 'cat'")):  # fmt: skip
+                       (8, "found 'helthy' (did you mean 'healthy'?)")):  # fmt: skip
         assert re.search(rf"line {line}: [^;]*{re.escape(text)}", str(caught.value)), caught.value
     for changes, message in (
         ({"by": " "}, "who decided"),

@@ -76,6 +76,15 @@ def test_the_hierarchical_loss_needs_both_branches(names: tuple[str, ...]) -> No
         build_loss(GradientTraining(loss=Hierarchical()), None, names)
 
 
+def test_the_hierarchical_loss_takes_the_users_roles() -> None:
+    config, names = GradientTraining(loss=Hierarchical()), ("aml", "hairy_cell")
+    with pytest.raises(TrainingError, match="what hairy cell stands for"):
+        build_loss(config, None, names)
+    loss = build_loss(config, None, names, {"hairy_cell": "other"})
+    assert isinstance(loss, HierarchicalLoss)
+    assert torch.equal(loss.malignant, torch.tensor([True, False]))
+
+
 def test_mixup_blends_images_and_losses(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, y, _ = batch
     mix = Mixup(0.4, np.random.default_rng((1, 2, 3)))

@@ -248,6 +248,9 @@ def test_sizes_of_frames_that_follow_their_cells_are_left_out() -> None:
 def test_the_place_in_the_list_of_names_holds_no_class(store: InputStore) -> None:
     assert bare_name("Early/WBC-Malignant-Early-007.png") == bare_name("x/WBC-Benign-007.png")
     assert bare_name("cell-9.png") < bare_name("cell-10.png")
+    own = ["hairy_cell", "zelle_mit_ö"]
+    assert bare_name("Hairy cell_007.png", own) == bare_name("Zelle-mit-Ö 007.png", own)
+    assert bare_name("a_hairy_cell.png", own) == bare_name("a.png")
     numbers = listing_numbers(store)
     assert numbers.shape == (48, 3)
     assert numbers[:, 0].max() == 1

@@ -21,10 +21,8 @@ from leukoscope.evaluation.thresholds import reliability
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.figures.classification import calibration_error
 from leukoscope.reporting.figures.style import (
-    CLASS_COLOURS,
-    CLASS_DASHES,
-    CLASS_MARKERS,
     INPUT_STYLES,
+    class_styles,
     luminance,
 )
 from leukoscope.reporting.formats import finite, interval, number
@@ -78,10 +76,12 @@ def test_markdown_cells_cannot_break_a_table(text: str) -> None:
 
 
 def test_each_class_and_probe_has_its_own_colour() -> None:
-    for mapping in (CLASS_COLOURS, CLASS_MARKERS):
-        assert set(mapping) == set(CLASSES)
-        assert len(set(mapping.values())) == len(CLASSES)
-    assert set(CLASS_DASHES) == set(CLASSES)
+    styles = class_styles(CLASSES)
+    assert set(styles) == set(CLASSES)
+    assert len({(s.colour, s.marker) for s in styles.values()}) == len(CLASSES)
+    eighteen = class_styles([*list(CLASSES)[18:30], *(f"own_{i}" for i in range(6))])
+    assert len({style.colour for style in eighteen.values()}) == len(eighteen)
+    assert styles["all"] == class_styles(["healthy", "all"])["all"]
     assert len(set(INPUT_STYLES.values())) == len(INPUT_STYLES)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from leukoscope.config.bundle import OperatingPoint, QualityLimits
 from leukoscope.core.errors import ImageError
+from leukoscope.core.labels import Role
 from leukoscope.imaging.quality import QUALITY_MEASURES
 from leukoscope.runtime import prediction
 from leukoscope.runtime.prediction import Failure, decide, malignant_probability, quality_notes
@@ -118,6 +119,19 @@ def test_the_words_cover_the_measures() -> None:
 )
 def test_malignant_probability(probabilities: dict[str, float], expected: float | None) -> None:
     assert malignant_probability(probabilities) == expected
+
+
+def test_roles_of_the_users_own_classes_decide(tiny: SimpleNamespace) -> None:
+    p = {"hairy_cell": 0.2, "thing": 0.8}
+    assert malignant_probability(p) is None
+    roles: dict[str, Role] = {"hairy_cell": "malignant", "thing": "other"}
+    assert malignant_probability(p, roles) == 0.2
+    words = "miss at most 2 % of malignant fields, with 95 % confidence"
+    point = OperatingPoint(words=words, threshold=0.1, n_cal=200)
+    record = tiny.record(class_names=("hairy_cell", "thing"), operating_point=point)
+    assert decide(record, ("thing",), 1.0, FINE, probabilities=p) == ("accept", ())
+    stated = record.model_copy(update={"roles": roles})
+    assert decide(stated, ("thing",), 1.0, FINE, probabilities=p)[0] == "review"
 
 
 def test_a_failure_becomes_an_exception() -> None:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from leukoscope.analyses.relabel import FOLDER, QUEUE_JSON
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv, read_json, sha256_file, write_csv, write_json
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import CLASSES, order_classes
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layout_readers import provenance_path
@@ -111,11 +112,12 @@ def read_corrections(
     rows = read_csv(path, required=REQUIRED)
     records = {record.image_id: record for record in manifest.images}
     suggested = {row["image_id"]: row["suggested"] for row in queue["rows"]}
+    classes = order_classes(record.label for record in manifest.images if record.label)
     found: dict[str, Correction] = {}
     wrong: list[str] = []
     for line, row in enumerate(rows, start=2):
         one = Correction(line, *(row[name].strip() for name in REQUIRED[:-1]))
-        problem = _problem(one, row["queue_sha256"], queue["sha256"], records, suggested)
+        problem = _problem(one, row["queue_sha256"], queue["sha256"], records, suggested, classes)
         earlier = found.setdefault(one.image_id, one)
         if not problem and (earlier.decision, earlier.label) != (one.decision, one.label):
             problem = (
@@ -137,6 +139,7 @@ def _problem(
     queue_sha256: str,
     records: Mapping[str, ImageRecord],
     suggested: Mapping[str, str],
+    classes: Sequence[str],
 ) -> str:
     """What is wrong with a row, or empty."""
     if of_queue != queue_sha256:
@@ -148,8 +151,14 @@ def _problem(
         return f"the label of {one.image_id} is {record.label}, the row says {one.given!r}"
     if one.decision not in DECISIONS:
         return f"expected a decision of {', '.join(DECISIONS)}, found {one.decision!r}"
-    if one.label not in CLASSES:
-        return f"expected a class of {', '.join(CLASSES)}, found {one.label!r}"
+    if one.label not in classes and one.label not in CLASSES:
+        known = [*classes, *CLASSES]
+        near = get_close_matches(one.label, known, n=1)
+        guess = f" (did you mean {near[0]!r}?)" if near else ""
+        return (
+            f"expected a class of the study ({', '.join(classes)}) or a known one, found "
+            f"{one.label!r}{guess}"
+        )
     if not one.by or not one.at:
         return "expected who decided (by) and when (at), one is empty"
     expected = {"accept": suggested[one.image_id], "keep": one.given, "unsure": one.given}

@@ -18,7 +18,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import write_json
-from leukoscope.core.labels import resolve_class
+from leukoscope.core.labels import check_roles, resolve_classes
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
@@ -97,22 +97,24 @@ def _decided(class_names: Sequence[str]) -> list[str]:
 
 
 def class_order(text: str, class_map: Mapping[str, str]) -> tuple[str, ...]:
-    """The classes of ``--classes a,b,c``, by their canonical names.
+    """The classes of ``--classes a,b,c``, by the names that files have.
 
-    >>> class_order("Benign, [Malignant] Pro-B", {})
-    ('benign', 'pro_b')
+    >>> class_order("Benign, [Malignant] Pro-B", {}), class_order("AML,Hairy cell", {})
+    (('benign', 'pro_b'), ('aml', 'hairy_cell'))
 
     Raises:
-        UsageError: An unknown name, or one that comes twice.
+        UsageError: An empty name, or two that mean one class.
     """
-    names = [resolve_class(part, class_map) for part in text.split(",")]
-    if None in names or len(set(names)) != len(names) or len(names) < 2:
+    parts = [part.strip() for part in text.split(",")]
+    found = resolve_classes(parts, class_map)
+    names = [found.get(part, "") for part in parts]
+    if "" in names or len(set(names)) != len(names) or len(names) < 2:
         raise UsageError(
             f"--classes: expected two or more different class names in the order of the outputs, "
             f"got {text!r}",
             hint="names of your own are mapped with --class NAME=CLASS",
         )
-    return tuple(str(name) for name in names)
+    return tuple(names)
 
 
 def audit_foreign(
@@ -139,7 +141,7 @@ def audit_foreign(
     write_json(run.passport, found.passport)
     plan = plan_protocols(found.manifest, found, config)
     save_folds(run.splits, plan.folds, found.manifest)
-    data = Labelled(found.manifest.usable, found.manifest.class_names)
+    data = Labelled(found.manifest.usable, found.manifest.class_names, config.data.roles)
     store = InputStore(run, found.manifest, data, progress)
     # The data's own parts say nothing of what this model was trained on; only its makers can.
     split = _split(data.records) if table is not None and table.parts else None
@@ -185,6 +187,7 @@ def _read(
             f"{manifest.root}: a score needs two classes, found {', '.join(names) or 'none'}",
             hint="see `leukoscope data inspect`",
         )
+    check_roles(config.data.roles, names)
     if isinstance(source, Path):
         table = read_foreign_csv(source, manifest, config.data.class_map)
         return _with_parts(manifest, table), table

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import Triple
 from leukoscope.core.errors import DataError, UsageError
-from leukoscope.core.labels import resolve_class
+from leukoscope.core.labels import match_class
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.layout_readers import Row, read_rows
 from leukoscope.datasets.layout_rules import part_of
@@ -112,8 +112,8 @@ def _probability_columns(
         for column in columns:
             if column in taken or not column.startswith(prefix):
                 continue
-            name = resolve_class(column.removeprefix(prefix), class_map)
-            if name is not None and name in names:
+            name = match_class(column.removeprefix(prefix), names, class_map)
+            if name is not None:
                 found.setdefault(name, column)
     return found
 
@@ -204,8 +204,8 @@ class _Reader:
 
     def _named(self, line: int, values: Mapping[str, str], named: str | None) -> list[float] | None:
         text = values[named or ""]
-        name = resolve_class(text, self.class_map)
-        if name not in self.names:
+        name = match_class(text, self.names, self.class_map)
+        if name is None:
             self.wrong.append(f"line {line}: class {text!r} is none of {', '.join(self.names)}")
             return None
         return [float(other == name) for other in self.names]

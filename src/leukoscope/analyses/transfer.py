@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, WeightsError
 from leukoscope.core.files import read_json, sha256_json, write_csv, write_json
+from leukoscope.core.labels import Roles, check_roles, named_roles
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
@@ -139,10 +140,12 @@ def plan_transfer(
 
     Raises:
         ConfigError: An option does not fit.
-        UnknownNameError: No such recipe or backbone.
+        UnknownNameError: No such recipe, backbone or role, or a role of a class in neither data
+            set.
     """
     common = {**DEFAULTS, **options, "recipes": (recipe,), "probes": ()}
-    base = study_config(target, **common)
+    of_source_roles, of_target_roles = _roles(source, target, options)
+    base = study_config(target, **{**common, "roles": of_target_roles})
     both = base.recipes[0]
     if not isinstance(both.training, GradientTraining):
         raise ConfigError(
@@ -154,7 +157,9 @@ def plan_transfer(
     own = [text for text in source_overrides if text.partition("=")[0].split(".")[0] in fields]
     of_recipe = [text for text in source_overrides if text not in own]
     protocol = source_protocol or _source_protocol(source, options.get("class_map"))
-    of_source = {"protocols": (protocol,), "folds": 1, "overrides": own}
+    of_source = {
+        "protocols": (protocol,), "folds": 1, "overrides": own, "roles": of_source_roles
+    }  # fmt: skip
     first = study_config(source, **{**common, **of_source})
     changed = apply_overrides(both.first_phase().model_dump(), of_recipe)
     phase1 = validate(Recipe, changed, f"phase 1 of {both.name}")
@@ -170,6 +175,21 @@ def plan_transfer(
         values["model"]["conv"] = tuple(conv)
     phase2 = validate(Recipe, values, f"phase 2 of {both.name}")
     return TransferPlan(measure_only(first, phase1), measure_only(base, phase2))
+
+
+def _roles(
+    source: Path | str, target: Path | str, options: Mapping[str, Any]
+) -> tuple[Roles, Roles]:
+    """The stated roles of the classes that each data set has."""
+    stated = named_roles(options.get("roles") or {})
+    if not stated:
+        return {}, {}
+    class_map = options.get("class_map")
+    first, second = (load_dataset(Path(p), class_map=class_map).class_names
+                     for p in (source, target))  # fmt: skip
+    check_roles(stated, {*first, *second})
+    of_source = {name: role for name, role in stated.items() if name in first}
+    return of_source, {name: role for name, role in stated.items() if name in second}
 
 
 def _source_protocol(source: Path | str, class_map: dict[str, str] | None) -> str:

@@ -53,6 +53,7 @@ def transfer(
     overrides: opt.TransferSetOption = None,
     source_set: opt.SourceSetOption = None,
     classes: opt.ClassOption = None,
+    roles: opt.RoleOption = None,
     resume: opt.ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
@@ -78,6 +79,7 @@ def transfer(
         backbone=backbone,
         weights=weights,
         class_map=opt.class_map(classes),
+        roles=opt.roles(roles),
     )
     with progress_bars() as show:
         result = run_transfer(plan, out, resume=resume, listener=show)
@@ -103,6 +105,7 @@ def ablate(
     weights: opt.WeightsOption = None,
     overrides: opt.SetOption = None,
     classes: opt.ClassOption = None,
+    roles: opt.RoleOption = None,
     resume: opt.ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
@@ -121,6 +124,7 @@ def ablate(
         backbone=backbone,
         weights=weights,
         class_map=opt.class_map(classes),
+        roles=opt.roles(roles),
     )
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)

@@ -17,6 +17,13 @@ from leukoscope.cli.console import (
     progress_bars,
 )
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
+from leukoscope.core.labels import (
+    Roles,
+    class_description,
+    malignant_mask,
+    role_of,
+    without_sides,
+)
 
 if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord, OutOfDistribution
@@ -112,8 +119,6 @@ def list_bundles(
 
 
 def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
-    from leukoscope.core.labels import CLASSES
-
     pre = record.preprocess
     steps = ", ".join(step.kind for step in pre.steps) or "no steps"
     ood = record.ood
@@ -123,7 +128,7 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
         ("trained on", record.trained_on),
         ("created", record.created),
         *(
-            (f"class {index}", f"{name}: {CLASSES[name].description}" if name in CLASSES else name)
+            (f"class {index}", _class(name, record.roles))
             for index, name in enumerate(record.class_names)
         ),
         ("input", f"{pre.size_px} px, {pre.resize}; {steps}"),
@@ -198,6 +203,13 @@ def _calibration(record: BundleRecord) -> str:
     return "; ".join(f"{name} {w:.3f} · logit {b:+.3f}" for name, w, b in pairs) + f", {n}"
 
 
+def _class(name: str, roles: Roles) -> str:
+    """A class, what it stands for, and its role."""
+    description = class_description(name)
+    role = role_of(name, roles) or "role not stated"
+    return f"{name}: {description} ({role})" if description else f"{name} ({role})"
+
+
 def _sets(record: BundleRecord) -> str:
     sets = record.conformal
     limits = f"threshold {sets.threshold:.3f}"
@@ -215,6 +227,8 @@ def _sets(record: BundleRecord) -> str:
 
 def _point(record: BundleRecord) -> str:
     point = record.operating_point
+    if point is None and malignant_mask(record.class_names, record.roles) is None:
+        return f"none: {without_sides(record.class_names, record.roles)}"
     if point is None:
         return "none"
     if point.threshold is None:
@@ -263,6 +277,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Folder for predictions and metrics.")],
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    roles: opt.RoleOption = None,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Measure a bundle on labelled images that it has not seen; says so if it has."""
@@ -270,8 +285,9 @@ def evaluate(
 
     with progress_bars() as show:
         result = evaluate_bundle(
-            bundle, data, out, layout=layout, class_map=opt.class_map(classes), listener=show
-        )
+            bundle, data, out, layout=layout, class_map=opt.class_map(classes),
+            roles=opt.roles(roles), listener=show,
+        )  # fmt: skip
     if as_json:
         print_json(result.metrics.to_json())
     else:

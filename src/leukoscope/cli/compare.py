@@ -19,7 +19,8 @@ from leukoscope.cli.console import (
     with_interval,
     without_interval,
 )
-from leukoscope.cli.options import JsonOption, ProtocolOption
+from leukoscope.cli.options import JsonOption, ProtocolOption, RoleOption
+from leukoscope.cli.options import roles as stated_roles
 
 if TYPE_CHECKING:
     from leukoscope.study.run import StudyResult
@@ -64,6 +65,7 @@ def compare(
             help="Also cost and diagram of the published network where another backbone ran.",
         ),
     ] = False,
+    roles: RoleOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare recipes on the same test images: tables, tests, figures, one page."""
@@ -80,6 +82,7 @@ def compare(
             latency=not no_latency,
             models=not no_models,
             published=published,
+            roles=stated_roles(roles),
             listener=show,
         )
     if as_json:

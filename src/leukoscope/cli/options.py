@@ -9,6 +9,7 @@ import typer
 
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.errors import ConfigError
+from leukoscope.core.labels import ROLES
 
 DataArgument = Annotated[
     Path, typer.Argument(help="Folder of images in any known layout, or a CSV manifest.")
@@ -19,6 +20,14 @@ LayoutOption = Annotated[
 ClassOption = Annotated[
     list[str] | None,
     typer.Option("--class", metavar="FOLDER=CLASS", help="What a folder name stands for."),
+]
+RoleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--role",
+        metavar="CLASS=ROLE",
+        help=f"What a class stands for: {', '.join(ROLES)}.",
+    ),
 ]
 OptionalData = Annotated[
     Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
@@ -438,3 +447,18 @@ def class_map(texts: list[str] | None) -> dict[str, str]:
             raise ConfigError(f"--class expects FOLDER=CLASS, got {text!r}")
         mapping[folder] = name.strip()
     return mapping
+
+
+def roles(texts: list[str] | None) -> dict[str, str]:
+    """The roles that ``--role CLASS=ROLE`` options state.
+
+    >>> roles(["apl=malignant"])
+    {'apl': 'malignant'}
+    """
+    stated = {}
+    for text in texts or ():
+        name, separator, role = text.rpartition("=")
+        if not separator or not name:
+            raise ConfigError(f"--role expects CLASS=ROLE, got {text!r}")
+        stated[name.strip()] = role.strip()
+    return stated

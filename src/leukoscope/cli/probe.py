@@ -58,6 +58,7 @@ def probe(
     seed: opt.SeedOption = 42,
     layout: opt.LayoutOption = "auto",
     folder_classes: opt.ClassOption = None,
+    roles: opt.RoleOption = None,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Look for shortcuts: add probes to a finished study, or audit another model on its data."""
@@ -81,6 +82,7 @@ def probe(
         seed=seed,
         layout=layout,
         class_map=opt.class_map(folder_classes),
+        roles=opt.roles(roles),
     )
     from leukoscope.analyses.foreign import audit_foreign
 

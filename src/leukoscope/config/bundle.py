@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from leukoscope.config.base import Strict
 from leukoscope.config.guarantees import NO_PROMISE, Parity, Precision, Promise
 from leukoscope.config.preprocess import PreprocessSpec
+from leukoscope.core.labels import Role
 
 BUNDLE_SCHEMA: Final = 1
 
@@ -302,6 +303,8 @@ class BundleRecord(Strict):
         recipe: Recipe name.
         trained_on: What data, protocol and fold made the weights, in words.
         class_names: Order of the logits.
+        roles: Class → what it stands for; a class that is left out has the role that the table of
+            known classes gives it, or none.
         preprocess: How an image becomes the graph's input.
         calibration: Probabilities.
         conformal: Prediction sets.
@@ -335,6 +338,7 @@ class BundleRecord(Strict):
     recipe: str
     trained_on: str
     class_names: Annotated[tuple[str, ...], Field(min_length=2)]
+    roles: dict[str, Role] = Field(default_factory=dict)
     preprocess: PreprocessSpec
     calibration: Calibration
     conformal: Conformal

@@ -12,6 +12,7 @@ from leukoscope.config.base import Strict
 from leukoscope.config.bundle import SetGuarantee, SetScore
 from leukoscope.config.guarantees import parse_operating_point
 from leukoscope.config.recipe import Recipe
+from leukoscope.core.labels import Role
 from leukoscope.core.protocols import ProtocolName
 
 ProbeName = Literal[
@@ -92,12 +93,14 @@ class DataConfig(Strict):
     Attributes:
         path: Folder or CSV manifest.
         layout: Name of a layout, or ``auto``.
-        class_map: Folder name → canonical class, for names that no alias covers.
+        class_map: Folder name → class, for names that shall mean another class.
+        roles: Class → role, where the table of known classes does not say, or says otherwise.
     """
 
     path: str
     layout: str = "auto"
     class_map: dict[str, str] = Field(default_factory=dict)
+    roles: dict[str, Role] = Field(default_factory=dict)
 
     @property
     def root(self) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.guarantees import BOUNDS, Parity
 from leukoscope.core.errors import DataError
+from leukoscope.core.labels import Roles
 from leukoscope.evaluation.intervals import (
     Interval,
     Resampling,
@@ -38,6 +39,7 @@ class PredictorPair:
     class_names: Sequence[str]
     groups: Sequence[str] | NDArray[Any] | None = None
     metric: str = "accuracy"
+    roles: Roles | None = None  # what the user's own classes stand for
 
     @classmethod
     def of_tables(
@@ -104,7 +106,8 @@ def compare(family: Sequence[PredictorPair], **how: Unpack[Sampling]) -> list[Co
     p_values = [
         exchange_test(
             pair.y_true, pair.prob_a, pair.prob_b, pair.class_names, metric=pair.metric,
-            groups=pair.groups, permutations=permutations, seed=how.get("seed", 0),
+            groups=pair.groups, roles=pair.roles, permutations=permutations,
+            seed=how.get("seed", 0),
         )
         for pair in family
     ]  # fmt: skip
@@ -125,8 +128,10 @@ def paired_difference(pair: PredictorPair, **how: Unpack[Sampling]) -> Interval:
 
     def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         a, b = (
-            weighted_metrics(truth, prob, pair.class_names, weights, [pair.metric])[pair.metric]
-            for prob in (first, second)
+            weighted_metrics(truth, p, pair.class_names, weights, [pair.metric], pair.roles)[
+                pair.metric
+            ]
+            for p in (first, second)
         )
         return a - b
 

@@ -12,7 +12,8 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukoscope.core.labels import malignant_mask
+from leukoscope.core.errors import DataError
+from leukoscope.core.labels import Roles, without_sides
 from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import check_predictions, malignant_classes
 
@@ -24,20 +25,29 @@ SUBTYPE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_
 
 
 def split_levels(
-    y_prob: ArrayLike, class_names: Sequence[str]
+    y_prob: ArrayLike, class_names: Sequence[str], roles: Roles | None = None
 ) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
     """P(malignant) and P(subtype | malignant).
+
+    Args:
+        y_prob: (n, K) probabilities, rows sum to 1.
+        roles: What the user's own classes stand for.
 
     Returns:
         (n,) P(malignant), (n, M) P(subtype | malignant) with rows that sum to 1 (even where
         P(malignant) is 0), and the M names of the malignant classes.
+
+    Raises:
+        DataError: The classes do not divide into malignant and others.
 
     >>> malignant, subtype, names = split_levels([[0.2, 0.6, 0.2]], ["benign", "pre_b", "pro_b"])
     >>> malignant.round(3).tolist(), subtype.round(3).tolist(), names
     ([0.8], [[0.75, 0.25]], ('pre_b', 'pro_b'))
     """
     prob = np.asarray(y_prob, dtype=np.float64)
-    mask = np.array(malignant_mask(class_names), dtype=bool)
+    mask = malignant_classes(class_names, roles)
+    if mask is None:
+        raise DataError(f"hierarchy: {without_sides(class_names, roles)}")
     chosen = prob[:, mask]
     total = chosen.sum(axis=1)
     even = np.full_like(chosen, 1 / max(1, chosen.shape[1]))
@@ -52,25 +62,27 @@ def hierarchy_metrics(
     class_names: Sequence[str],
     *,
     groups: Sequence[str],
+    roles: Roles | None = None,
     **how: Unpack[Sampling],
 ) -> dict[str, Any] | None:
     """Metrics of both levels with intervals, for ``metrics.json``.
 
     Args:
         groups: (n,) unit that is resampled.
+        roles: What the user's own classes stand for.
 
     Returns:
         ``binary`` (all images, malignant against not), ``subtype`` (malignant images only; absent
         with one malignant class or none among the images) and ``two_step_accuracy``: first
         malignant or not at 0.5, then the most probable subtype. None where the classes stand on
-        one branch only.
+        one branch only, or the role of one is not known.
     """
-    mask = malignant_classes(class_names)
+    mask = malignant_classes(class_names, roles)
     if mask is None:
         return None
     truth, prob = check_predictions(y_true, y_prob, class_names)
     units = np.asarray(groups)
-    p_malignant, subtype, names = split_levels(prob, class_names)
+    p_malignant, subtype, names = split_levels(prob, class_names, roles)
     is_malignant = mask[truth]
 
     def level(y: ArrayLike, p: FloatArray, classes: Sequence[str], rows: NDArray[np.bool_],

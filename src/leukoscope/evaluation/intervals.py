@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
+from leukoscope.core.labels import Roles
 from leukoscope.evaluation.limits import (
     Scale,
     add_training_variance,
@@ -104,6 +105,7 @@ def bootstrap_metrics(
     groups: Sequence[str] | NDArray[Any] | None = None,
     names: Collection[str] | None = None,
     fits: ArrayLike | None = None,
+    roles: Roles | None = None,
     **how: Unpack[Sampling],
 ) -> dict[str, Interval]:
     """Every metric with its interval over groups.
@@ -117,24 +119,25 @@ def bootstrap_metrics(
         fits: (n,) which trained model answered each image, where another training would give
             another model: limits then allow for that too
             (:func:`~leukoscope.evaluation.limits.add_training_variance`), but for ``ece``.
+        roles: What the user's own classes stand for, see :func:`~leukoscope.core.labels.role_of`.
     """
     truth, prob = check_predictions(y_true, y_prob, class_names)
     resampling = Resampling.of(groups, truth, **how)
-    whole = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))), names)
+    whole = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))), names, roles)
     values = {name: float(value[0]) for name, value in whole.items()}
-    shares = {name: hits_and_trials(name, truth, prob, class_names) for name in whole}
+    shares = {name: hits_and_trials(name, truth, prob, class_names, roles) for name in whole}
     others = [
         name
         for name, share in shares.items()
         if share is None and metric_of(name).interval != "binned"
     ]
-    left_out = _left_out(resampling, truth, prob, class_names, others)
+    left_out = _left_out(resampling, truth, prob, class_names, others, roles)
     without: dict[str, FloatArray] = {}
     if fits is not None:
         member = np.unique(np.asarray(fits), return_inverse=True)[1]
         kept = (member != np.arange(member.max() + 1)[:, None]).astype(np.float64)
         if len(kept) > 1:  # a single model cannot tell
-            without = weighted_metrics(truth, prob, class_names, kept, names)
+            without = weighted_metrics(truth, prob, class_names, kept, names, roles)
     result = {}
     for name, value in values.items():
         share = shares[name]
@@ -413,11 +416,13 @@ def _left_out(
     prob: FloatArray,
     class_names: Sequence[str],
     names: Sequence[str],
+    roles: Roles | None,
 ) -> dict[str, FloatArray]:
     """Each metric without each group, (J,)."""
     if not names:
         return {}
     found = [
-        weighted_metrics(truth, prob, class_names, w, names) for w in resampling.without_each()
+        weighted_metrics(truth, prob, class_names, w, names, roles)
+        for w in resampling.without_each()
     ]
     return {name: np.concatenate([part[name] for part in found]) for name in names}

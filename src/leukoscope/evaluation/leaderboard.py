@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
+from leukoscope.core.labels import Roles
 from leukoscope.evaluation.intervals import Resampling, Sampling
 from leukoscope.evaluation.metrics import METRICS, check_predictions, metric_of, weighted_metrics
 
@@ -41,6 +42,7 @@ def bootstrap_ranks(
     *,
     metric: str = "accuracy",
     groups: Sequence[str] | NDArray[Any] | None = None,
+    roles: Roles | None = None,
     **how: Unpack[Sampling],
 ) -> list[Rank]:
     """Rank predictors again in every bootstrap replicate, on the same resampled groups for all.
@@ -50,6 +52,7 @@ def bootstrap_ranks(
 
     Args:
         probs: M arrays (n, K) of probabilities, for the same images in the same order.
+        roles: What the user's own classes stand for, see :func:`~leukoscope.core.labels.role_of`.
 
     >>> y, right, wrong = [0, 1] * 20, np.eye(2)[[0, 1] * 20], np.eye(2)[[1, 0] * 20]
     >>> [place.rank for place in bootstrap_ranks(y, [wrong, right], ["healthy", "all"])]
@@ -60,7 +63,7 @@ def bootstrap_ranks(
     resampling = Resampling.of(groups, truth, **how)
 
     def ranks(weights: FloatArray) -> FloatArray:
-        columns = [weighted_metrics(truth, p, class_names, weights, [metric])[metric]
+        columns = [weighted_metrics(truth, p, class_names, weights, [metric], roles)[metric]
                    for p in checked]  # fmt: skip
         return _ranks(
             np.stack(columns, axis=1), smaller_first=not metric_of(metric).higher_is_better
@@ -93,6 +96,7 @@ def exchange_test(
     *,
     metric: str = "accuracy",
     groups: Sequence[str] | NDArray[Any] | None = None,
+    roles: Roles | None = None,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> float:
@@ -127,7 +131,7 @@ def exchange_test(
         of_image = swapped[:, member]
         kept = 1 - of_image
         a, b = (
-            weighted_metrics(both, stacked, class_names, np.concatenate(w, axis=1), [metric])
+            weighted_metrics(both, stacked, class_names, np.concatenate(w, axis=1), [metric], roles)
             for w in ((kept, of_image), (of_image, kept))
         )
         return a[metric] - b[metric]

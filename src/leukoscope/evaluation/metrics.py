@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError, UnknownNameError
-from leukoscope.core.labels import CLASSES, malignant_mask
+from leukoscope.core.labels import Roles, malignant_mask
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -191,26 +191,33 @@ def divide_or_nan(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     return result
 
 
-def metric_names(class_names: Sequence[str]) -> tuple[str, ...]:
+def metric_names(class_names: Sequence[str], roles: Roles | None = None) -> tuple[str, ...]:
     """Every metric that these classes have.
 
     >>> metric_names(["healthy", "all"])[-2:]
     ('specificity_malignant', 'roc_auc_malignant')
+    >>> metric_names(["aml", "hairy_cell"])[-1]
+    'pr_auc_hairy_cell'
+
+    Args:
+        roles: What the user's own classes stand for, see :func:`~leukoscope.core.labels.role_of`.
     """
     overall = [metric.name for metric in METRICS.values() if metric.overall]
     each = [metric.name for metric in METRICS.values() if metric.per_class]
     per_class = [f"{metric}_{name}" for name in class_names for metric in each]
-    binary = [metric.name for metric in METRICS.values() if metric.malignant]
-    return (*overall, *per_class, *(binary if malignant_classes(class_names) is not None else ()))
+    if malignant_classes(class_names, roles) is None:
+        return (*overall, *per_class)
+    return (*overall, *per_class, *(m.name for m in METRICS.values() if m.malignant))
 
 
 def compute_metrics(
-    y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str]
+    y_true: ArrayLike, y_prob: ArrayLike, class_names: Sequence[str], roles: Roles | None = None
 ) -> dict[str, float]:
     """All metrics of one set of predictions.
 
     Args:
         y_prob: (n, K) probabilities, rows sum to 1.
+        roles: As in :func:`metric_names`.
 
     Returns:
         Name → value; NaN where undefined.
@@ -221,7 +228,7 @@ def compute_metrics(
     (0.6667, 0.5, 1.0)
     """
     truth, prob = check_predictions(y_true, y_prob, class_names)
-    values = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))))
+    values = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))), roles=roles)
     return {name: float(value[0]) for name, value in values.items()}
 
 
@@ -254,21 +261,24 @@ def weighted_metrics(
     class_names: Sequence[str],
     weights: FloatArray,
     names: Collection[str] | None = None,
+    roles: Roles | None = None,
 ) -> dict[str, FloatArray]:
     """Metrics of the same predictions under B weightings of the images.
 
     Args:
         y_true: (n,) class indices 0 … K − 1.
         weights: (B, n) multiplicities ≥ 0, such as those of bootstrap replicates.
+        names: Those that are wanted; None for all.
+        roles: As in :func:`metric_names`.
 
     Returns:
         Name → (B,) float64, NaN where undefined; in the order of :func:`metric_names`.
     """
-    available = metric_names(class_names)
+    available = metric_names(class_names, roles)
     wanted = set(available if names is None else names)
     for name in sorted(wanted.difference(available)):
         raise UnknownNameError("metric", name, available)
-    mask = malignant_classes(class_names)
+    mask = malignant_classes(class_names, roles)
     values = _from_confusion(_confusions(y_true, y_prob, weights), class_names, mask)
     values |= _from_probabilities(y_true, y_prob, weights)
     if any(name.startswith(("roc_auc", "pr_auc")) for name in wanted):
@@ -309,7 +319,11 @@ def calibration_bin(confidence: FloatArray, bins: int = ECE_BINS) -> IntArray:
 
 
 def hits_and_trials(
-    name: str, y_true: IntArray, y_prob: FloatArray, class_names: Sequence[str]
+    name: str,
+    y_true: IntArray,
+    y_prob: FloatArray,
+    class_names: Sequence[str],
+    roles: Roles | None = None,
 ) -> tuple[FloatArray, FloatArray] | None:
     """Hits and trials of a metric that is a proportion of images, such as recall.
 
@@ -322,6 +336,7 @@ def hits_and_trials(
     [[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
     """
     metric, _, class_name = name.partition("_")
+    found = malignant_classes(class_names, roles) if class_name == "malignant" else None
     if metric_of(name).interval != "proportion":
         return None
     predicted = y_prob.argmax(axis=1)
@@ -329,8 +344,8 @@ def hits_and_trials(
         return (predicted == y_true).astype(np.float64), np.ones(len(y_true))
     if class_name in class_names:
         mask = np.array([class_name == other for other in class_names], dtype=bool)
-    elif class_name == "malignant":
-        mask = np.array(malignant_mask(class_names), dtype=bool)
+    elif found is not None:
+        mask = found
     else:
         raise DataError(
             f"metric {name}: expected one of the classes {', '.join(class_names)}, got {class_name}"
@@ -342,12 +357,16 @@ def hits_and_trials(
     return (real & called).astype(np.float64), trials.astype(np.float64)
 
 
-def malignant_classes(class_names: Sequence[str]) -> NDArray[np.bool_] | None:
-    """(K,) which classes are malignant; None unless they stand on both sides."""
-    if not all(name in CLASSES for name in class_names):
-        return None
-    mask = np.array(malignant_mask(class_names), dtype=bool)
-    return mask if mask.any() and not mask.all() else None
+def malignant_classes(
+    class_names: Sequence[str], roles: Roles | None = None
+) -> NDArray[np.bool_] | None:
+    """(K,) which classes are malignant; None where that cannot be said of each, or all are alike.
+
+    >>> malignant_classes(["aml", "hairy_cell", "basophil"], {"hairy_cell": "malignant"}).tolist()
+    [True, True, False]
+    """
+    mask = malignant_mask(class_names, roles)
+    return None if mask is None else np.array(mask, dtype=bool)
 
 
 def _confusions(y_true: IntArray, y_prob: FloatArray, weights: FloatArray) -> FloatArray:

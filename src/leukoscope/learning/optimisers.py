@@ -22,7 +22,7 @@ from leukoscope.config.training import (
     StepSchedule,
 )
 from leukoscope.core.errors import TrainingError
-from leukoscope.core.labels import malignant_mask
+from leukoscope.core.labels import Roles, malignant_mask, without_sides
 from leukoscope.learning.activations import Trainable, backbone_blocks
 
 
@@ -89,28 +89,36 @@ class HierarchicalLoss(nn.Module):
 
 
 def build_loss(
-    config: GradientTraining, weight: Tensor | None, class_names: Sequence[str]
+    config: GradientTraining,
+    weight: Tensor | None,
+    class_names: Sequence[str],
+    roles: Roles | None = None,
 ) -> nn.Module:
     """The loss that a recipe names.
 
     Args:
         class_names: In the order of the logits; only the hierarchical loss reads them.
+        roles: What the user's own classes stand for; likewise.
 
     Raises:
-        TrainingError: The hierarchical loss without a benign or without a malignant class.
+        TrainingError: The hierarchical loss, and the classes do not divide into malignant and
+            others.
     """
     loss = config.loss
     if isinstance(loss, CrossEntropy):
         return nn.CrossEntropyLoss(weight=weight, label_smoothing=loss.smoothing)
     if isinstance(loss, Focal):
         return FocalLoss(loss.gamma, weight, loss.smoothing)
-    malignant = torch.tensor(malignant_mask(class_names), dtype=torch.bool)
-    if not malignant.any() or malignant.all():
+    mask = malignant_mask(class_names, roles)
+    if mask is None:
         names = ", ".join(class_names) or "no class names"
         raise TrainingError(
-            f"the hierarchical loss needs benign and malignant classes, got {names}",
-            hint='set training.loss.kind = "cross-entropy"',
+            f"the hierarchical loss needs benign and malignant classes, got {names}: "
+            f"{without_sides(class_names, roles)}",
+            hint="state the roles with --role CLASS=ROLE, or set training.loss.kind = "
+            '"cross-entropy"',
         )
+    malignant = torch.tensor(mask, dtype=torch.bool)
     return HierarchicalLoss(malignant, loss.binary_weight, weight, loss.smoothing)
 
 

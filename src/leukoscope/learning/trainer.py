@@ -22,6 +22,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.core.errors import BundleError, TrainingError
 from leukoscope.core.files import sha256_json
+from leukoscope.core.labels import Roles
 from leukoscope.learning.activations import Trainable
 from leukoscope.learning.augment import build_augmentation
 from leukoscope.learning.backbones import Network, ToInput, evaluating
@@ -82,6 +83,7 @@ def train_gradient(
     *,
     seed: int,
     class_names: Sequence[str] = (),
+    roles: Roles | None = None,
     resume: bool = True,
     progress: Progress | None = None,
     epoch_end: EpochEnd | None = None,
@@ -101,6 +103,7 @@ def train_gradient(
         recipe: ``recipe.training`` must be gradient training.
         val: Images that select the epoch and stop.
         class_names: In the order of the logits; only the hierarchical loss needs them.
+        roles: What the user's own classes stand for; likewise.
         resume: Go on from ``out/resume`` where that stems from the same recipe and images.
         epoch_end: Called with (epoch from 1, its row of the history) after each epoch; True
             ends the training there.
@@ -127,7 +130,7 @@ def train_gradient(
             (train, val),
             out,
             seed=seed,
-            loss=build_loss(training, _class_weight(network, training, train), class_names),
+            loss=build_loss(training, _class_weight(network, training, train), class_names, roles),
             progress=progress,
             epoch_end=epoch_end,
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
 from leukoscope.config.guarantees import OperatingTarget, parse_operating_point
+from leukoscope.core.labels import without_sides
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.conformal import (
     covered,
@@ -26,7 +27,6 @@ from leukoscope.evaluation.intervals import (
     bootstrap_metrics,
     proportion_interval,
 )
-from leukoscope.evaluation.metrics import malignant_classes
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.thresholds import (
     ChosenThreshold,
@@ -90,10 +90,12 @@ def operating_entry(
 
     ``words`` may be empty; ``patients``: image id → patient, None where unknown.
     """
-    mask = malignant_classes(tests[0].test[0].class_names) if tests else None
+    if not tests:
+        return {"words": words, "inapplicable": "nothing was tested"}
+    mask = tests[0].malignant
     if mask is None:
-        reason = "the classes do not divide into malignant and others"
-        return {"words": words, "inapplicable": reason}
+        roles = tests[0].config.data.roles
+        return {"words": words, "inapplicable": without_sides(tests[0].class_names, roles)}
     if not words:
         counts = {t.protocol: min(int(mask[c.y_true].sum()) for c in t.cal) for t in tests}
         return {"words": "", "n": counts}
@@ -377,7 +379,7 @@ def _selective(tested: FoldResults) -> dict[str, Any]:
 
 def _net_benefit(tested: FoldResults) -> dict[str, Any]:
     """What acting on P(malignant) is worth, where there are malignant and other images."""
-    mask = malignant_classes(tested.test[0].class_names)
+    mask = tested.malignant
     ill = None if mask is None else mask[tested.y]
     if mask is None or ill is None or ill.all() or not ill.any():
         return {"reason": "the test images are not of malignant and of other classes"}

@@ -24,7 +24,7 @@ from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.forecast import next_unit_interval
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
 from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
-from leukoscope.evaluation.metrics import confusion_matrix
+from leukoscope.evaluation.metrics import confusion_matrix, malignant_classes
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.pipeline.folds import FINAL, groups_of, unit_of
 from leukoscope.pipeline.jobs import Calibrations, calibration_tables, with_calibration
@@ -95,6 +95,7 @@ class Statistics:
             groups=self.units(table, protocol),
             names=names,
             fits=table.fold if str(table.recipe[0]) in self.random else None,
+            roles=self.config.data.roles,
             **self.how,
         )
         return {name: interval.to_json() for name, interval in intervals.items()}
@@ -106,6 +107,7 @@ class Statistics:
             table.probs,
             table.class_names,
             groups=self.units(table, protocol),
+            roles=self.config.data.roles,
             **self.how,
         )
 
@@ -238,6 +240,16 @@ class FoldResults:
             calibrations=tuple(records),
             config=config,
         )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the probabilities."""
+        return self.test[0].class_names
+
+    @property
+    def malignant(self) -> NDArray[np.bool_] | None:
+        """(K,) which classes are malignant; None where that cannot be said of each."""
+        return malignant_classes(self.class_names, self.config.data.roles)
 
     @property
     def y(self) -> NDArray[np.int64]:

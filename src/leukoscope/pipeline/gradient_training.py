@@ -62,7 +62,13 @@ class GradientTrainer:
             seed=seed,
         )
         refined = recipe.refined()
-        train = partial(train_gradient, seed=seed, class_names=self.data.class_names, progress=tell)
+        train = partial(
+            train_gradient,
+            seed=seed,
+            class_names=self.data.class_names,
+            roles=self.data.roles,
+            progress=tell,
+        )
         first = frozen_folder(folder) if refined else folder
         if self.views is None:
             train(network, recipe, *self._sets(self.pixels, rows), first)

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_json, write_json
-from leukoscope.core.labels import resolve_class
+from leukoscope.core.labels import open_name, resolve_class
 from leukoscope.imaging.cell_shapes import scale_of_leukocytes, scale_of_red_cells
 from leukoscope.imaging.file_facts import FILE_FACTS
 from leukoscope.pipeline.inputs import observe, reading_order
 from leukoscope.pipeline.one_pass import NUMBERS, SEEN, TIME, NumberTable, finished, grain_table
 from leukoscope.pipeline.store import InputStore
 
-_PARTS = re.compile(r"\d+|[a-z]+")
+_PARTS = re.compile(r"\d+|[^\W\d_]+")
 _WORDS = 5  # longest name of a class in words
 SAMPLE = 24  # images that the scale is read from
 GROUND_SHARE = 0.05  # of an image; where less plain ground shows, there is none to read
@@ -36,25 +36,34 @@ def listing_numbers(store: InputStore) -> NDArray[np.float64]:
     its place in the natural order. The time of the file itself is left out: copying changes it.
     """
     store = store if store.parent is None else store.parent
-    names = [record.path for record in store.data.records]
+    names, classes = [record.path for record in store.data.records], store.data.class_names
     taken = store.numbers(TIME)[:, 0]
-    return np.stack([ranks([bare_name(n) for n in names]), _numbers(names), _ranked(taken)], axis=1)
+    return np.stack(
+        [ranks([bare_name(n, classes) for n in names]), _numbers(names), _ranked(taken)], axis=1
+    )
 
 
-def bare_name(path: str) -> tuple[tuple[int, int, str], ...]:
+def bare_name(path: str, class_names: Sequence[str] = ()) -> tuple[tuple[int, int, str], ...]:
     """A file's name without its class, so that it sorts as people count.
 
+    Taken out are the known names of classes, and those of ``class_names``.
+
     >>> bare_name("Pro/WBC-Malignant-Pro-010.jpg") == bare_name("Benign/WBC-Benign-010.jpg")
+    True
+    >>> bare_name("hairy_cell-3.png", ["hairy_cell"]) == bare_name("3.png")
     True
     >>> bare_name("a2.png") < bare_name("a10.png")
     True
     """
     words = _PARTS.findall(PurePosixPath(path).stem.lower())
+    own = set(class_names)
+    most = max([_WORDS, *(len(_PARTS.findall(name)) for name in own)])
     kept: list[str] = []
     at = 0
     while at < len(words):
+        texts = {n: " ".join(words[at : at + n]) for n in range(most, 0, -1)}
         longest = next(
-            (n for n in range(_WORDS, 0, -1) if resolve_class(" ".join(words[at : at + n]))), 0
+            (n for n, text in texts.items() if resolve_class(text) or open_name(text) in own), 0
         )
         if not longest:
             kept.append(words[at])

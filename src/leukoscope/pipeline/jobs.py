@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from leukoscope.config.base import validate
 from leukoscope.config.bundle import Calibration
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_bytes, sha256_json, write_json
+from leukoscope.core.labels import Roles
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import CALIBRATION, PREDICTIONS, RunFolder
 from leukoscope.evaluation.calibration import (
@@ -64,10 +65,12 @@ class Labelled:
     Attributes:
         records: One record per image.
         class_names: Order of the logits.
+        roles: What the user says that classes stand for.
     """
 
     records: tuple[ImageRecord, ...]
     class_names: tuple[str, ...]
+    roles: Roles = field(default_factory=dict)
 
     @property
     def y(self) -> NDArray[np.int64]:

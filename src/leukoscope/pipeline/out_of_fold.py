@@ -110,7 +110,8 @@ class UnseenImages:
             logits, y, self.units, config.coverage, score=config.set_score,
             guarantee=config.set_guarantee, new_groups=self.unit != "image",
         )  # fmt: skip
-        mask, point = malignant_classes(self.table.class_names), None
+        names, roles = self.table.class_names, self.config.data.roles
+        mask, point = malignant_classes(names, roles), None
         if config.operating_point and mask is not None:
             target = parse_operating_point(config.operating_point)
             if target.unit == "image" or self.patients is not None:

@@ -9,7 +9,7 @@ notice leaves morphology as it is: what a model loses by it, it had not got from
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -243,7 +243,7 @@ class PerturbedModels:
         data = self.store.data
         rows = {name: self.rows(fold, name) for name in self.inputs}
         shown = np.concatenate(list(rows.values()))
-        more = Labelled((*data.records, *(data.records[row] for row in shown)), data.class_names)
+        more = replace(data, records=(*data.records, *(data.records[row] for row in shown)))
         whole = self.store.features(self.recipe, "image", self.seed)
         features = np.concatenate([whole, *(self._features(n, r) for n, r in rows.items())])
         parts = {part: data.rows(fold, part) for part in ("train", "val", "cal")}

@@ -122,7 +122,7 @@ def open_fits(run: str, kind: str, name: str) -> RecipeFits | ProbeFits:
 def _opened(run: str, written: int, kind: str, name: str) -> RecipeFits | ProbeFits:
     files = RunFiles.open(Path(run))
     plan = ProtocolPlan(files.splits, (), ())
-    data = Labelled(files.manifest.usable, files.manifest.class_names)
+    data = Labelled(files.manifest.usable, files.manifest.class_names, files.config.data.roles)
     store = InputStore(files.run, files.manifest, data, Progress(), shared=True)
     every = all_fits(store, plan, files.config, files.passport)
     return next(one for one in every if _which(one) == (kind, name))

@@ -81,7 +81,7 @@ class InputStore:
             rows: (m,) rows of this store, each once.
             run: Folder of what is fitted on them.
         """
-        data = Labelled(tuple(self.data.records[row] for row in rows), self.data.class_names)
+        data = replace(self.data, records=tuple(self.data.records[row] for row in rows))
         return replace(self, run=run, data=data, parent=self, parent_rows=np.asarray(rows))
 
     def network(self, recipe: Recipe, seed: int) -> Network:

@@ -166,11 +166,13 @@ def _metrics(
     y: NDArray[np.int64], probs: NDArray[np.float64], names: Sequence[str], config: StudyConfig
 ) -> dict[str, Any]:
     """Metrics over patients; as each is a group of its own, proportions have exact limits."""
-    available = metric_names(names)
+    available = metric_names(names, config.data.roles)
     wanted = [name for name in _MEASURED if name in available]
     if len(names) == 2 and "roc_auc_malignant" in wanted:
         wanted.remove("roc_auc_malignant")  # the same number
-    intervals = bootstrap_metrics(y, probs, names, names=wanted, **sampling(config))
+    intervals = bootstrap_metrics(
+        y, probs, names, names=wanted, roles=config.data.roles, **sampling(config)
+    )
     return {name: intervals[name].to_json() for name in wanted}
 
 

@@ -17,6 +17,7 @@ from leukoscope.config.metrics.results import Result
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
+from leukoscope.core.labels import Roles
 from leukoscope.core.protocols import protocol_rank
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.run_folder import RunFolder, training_history
@@ -103,6 +104,11 @@ class Study:
     def class_names(self) -> tuple[str, ...]:
         """Canonical class names in the order of every matrix."""
         return self.metrics.class_names
+
+    @property
+    def roles(self) -> Roles:
+        """What the user says that classes stand for."""
+        return self.config.data.roles
 
     @property
     def confidence(self) -> float:

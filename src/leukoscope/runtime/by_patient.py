@@ -138,7 +138,7 @@ class PatientCollector:
                 found = patient_result(patient, np.array(probs), method)
                 row |= found.to_json(self.record.class_names)
                 p = dict(zip(self.record.class_names, found.probs.tolist(), strict=True))
-                malignant = malignant_probability(p)
+                malignant = malignant_probability(p, self.record.roles)
                 row["p_malignant"] = None if malignant is None else round(malignant, 6)
             for why in ("rejected", "unreadable"):
                 row[f"n_{why}"] = self._left_out[patient, why]

@@ -201,7 +201,7 @@ def summarise_parts(
         sha256=sha256,
         predicted=max(p, key=lambda name: p[name]),
         probabilities=p,
-        p_malignant=malignant_probability(p),
+        p_malignant=malignant_probability(p, predictor.record.roles),
         prediction_set=tuple(n for n in names if any(n in a.prediction_set for a in used)),
         decision=decision,
         reasons=reasons,

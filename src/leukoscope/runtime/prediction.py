@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
-from leukoscope.core.labels import CLASSES, class_title
+from leukoscope.core.labels import Roles, class_title, malignant_mask, role_of
 from leukoscope.evaluation.gate import SCORES
 from leukoscope.runtime.output_fields import OF_CLASS, OutputField, json_values
 from leukoscope.runtime.similar import SimilarCase
@@ -194,21 +194,26 @@ FAILURE_FIELDS: tuple[OutputField[Failure], ...] = (
 """The same of an image that gave no prediction; ``image`` is a column already."""
 
 
-def malignant_probability(probabilities: Mapping[str, float]) -> float | None:
+def malignant_probability(
+    probabilities: Mapping[str, float], roles: Roles | None = None
+) -> float | None:
     """Sum of the probabilities of malignant classes.
+
+    Args:
+        probabilities: Class → probability.
+        roles: What the classes stand for, where the table of known classes does not say.
 
     >>> malignant_probability({"benign": 0.25, "pre_b": 0.5, "pro_b": 0.25})
     0.75
 
     Returns:
-        None where a class is not in the ontology, or all are on one side of it.
+        None where it is not known of a class whether it is malignant, or all are alike.
     """
-    if not all(name in CLASSES for name in probabilities):
+    mask = malignant_mask(probabilities, roles)
+    if mask is None:
         return None
-    malignant = [p for name, p in probabilities.items() if CLASSES[name].malignant]
-    if len(malignant) in (0, len(probabilities)):
-        return None
-    return min(1.0, sum(malignant))
+    return min(1.0, sum(p for p, is_malignant in zip(probabilities.values(), mask, strict=True)
+                        if is_malignant))  # fmt: skip
 
 
 def decide(
@@ -262,7 +267,7 @@ def decide(
         review.insert(0, f"No class is probable enough for {percent} confidence.")
     p = probabilities or {}
     flag = _flag(record, p)
-    if flag and not CLASSES[max(p, key=lambda name: p[name])].malignant:
+    if flag and role_of(max(p, key=lambda name: p[name]), record.roles) != "malignant":
         review.append(flag)
     review.extend(beyond)
     decision: Decision = "reject" if reject else "review" if review else "accept"
@@ -271,7 +276,7 @@ def decide(
 
 def _flag(record: BundleRecord, probabilities: Mapping[str, float]) -> str:
     """What to say where P(malignant) is on the flagged side of the operating point."""
-    point, p = record.operating_point, malignant_probability(probabilities)
+    point, p = record.operating_point, malignant_probability(probabilities, record.roles)
     if point is None or point.threshold is None or p is None or p < point.threshold:
         return ""
     return (

@@ -467,7 +467,7 @@ class Predictor:
                     sha256=item.sha256,
                     predicted=self.class_names[best],
                     probabilities=p,
-                    p_malignant=malignant_probability(p),
+                    p_malignant=malignant_probability(p, self.record.roles),
                     prediction_set=chosen or (self.class_names[best],),
                     decision=decision,
                     reasons=reasons,

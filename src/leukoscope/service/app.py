@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
+from leukoscope.core.labels import roles_of
 from leukoscope.core.program import DISCLAIMER, __version__
 from leukoscope.service import page, schemas, uploads
 from leukoscope.service.batching import Answer
@@ -152,6 +153,7 @@ def _describe(model: ServedModel) -> dict[str, Any]:
         "model": predictor.model,
         "sha256": predictor.bundle.sha256,
         "class_names": list(predictor.class_names),
+        "roles": roles_of(predictor.class_names, predictor.record.roles),
         "trained_on": predictor.record.trained_on,
         "licence": predictor.record.licence,
         "promise": promise_of(predictor.record),

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from leukoscope.config.bundle import BundleRecord
+from leukoscope.core.labels import Role
 from leukoscope.runtime.output_fields import OutputField
 from leukoscope.runtime.prediction import FAILURE_FIELDS, PREDICTION_FIELDS
 from leukoscope.runtime.similar import CASE_FIELDS
@@ -231,6 +232,9 @@ class ModelOut(BaseModel):
     model: str
     sha256: str
     class_names: list[str]
+    roles: dict[str, Role] = Field(
+        description="What each class stands for; one that is left out is not stated."
+    )
     trained_on: str
     licence: str
     promise: PromiseOut

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord
-from leukoscope.core.labels import CLASSES, class_title
+from leukoscope.core.labels import Roles, class_description, class_title, malignant_mask, role_of
 from leukoscope.evaluation.hierarchy import split_levels
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -141,7 +141,7 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
         "promise": promise(record),
         "parts": _parts(answer),
         "malignant": None if answer.p_malignant is None else percent(answer.p_malignant),
-        "subtypes": _subtypes(answer),
+        "subtypes": _subtypes(answer, record.roles),
         "quality": _quality(answer.quality, record),
         "ood": None
         if answer.ood_score is None or record.ood is None
@@ -220,11 +220,12 @@ def _similar(model: ServedModel, answer: Prediction) -> dict[str, Any] | None:
     }
 
 
-def _subtypes(answer: Prediction) -> list[dict[str, Any]]:
+def _subtypes(answer: Prediction, roles: Roles) -> list[dict[str, Any]]:
     """P(subtype | malignant); nothing where there is one malignant class, or no hierarchy."""
     if answer.p_malignant is None:
         return []
-    _, shares, names = split_levels([list(answer.probabilities.values())], [*answer.probabilities])
+    p = answer.probabilities
+    _, shares, names = split_levels([list(p.values())], [*p], roles)
     if len(names) < 2:
         return []
     return [_bar(name, float(p), False) for name, p in zip(names, shares[0], strict=True)]
@@ -274,9 +275,9 @@ def about(model: ServedModel) -> dict[str, Any]:
     record, t = model.predictor.record, texts()["about"]
     classes = []
     for name in record.class_names:
-        known = CLASSES.get(name)
-        branch = "" if known is None else t["malignant" if known.malignant else "other"]
-        meaning = t["unknown"] if known is None else known.description
+        role = role_of(name, record.roles)
+        branch = t["malignant" if role == "malignant" else "other" if role else "unstated"]
+        meaning = class_description(name) or t["unknown"]
         classes.append({"title": class_title(name), "meaning": meaning, "branch": branch})
     return {
         "name": model.name,
@@ -287,6 +288,8 @@ def about(model: ServedModel) -> dict[str, Any]:
         "promise": promise(record),
         "verdict": "" if record.verdict is None else record.verdict.headline,
         "classes": classes,
+        "two_sides": malignant_mask(record.class_names, record.roles) is not None,
+        "hematogones": "benign" in record.class_names,
         "has_card": bool(model.card),
         "knows_phantoms": record.phantoms,
         "examples": sorted(model.examples),

@@ -21,6 +21,7 @@ from leukoscope.config.guarantees import Promise, Stored
 from leukoscope.config.metrics.results import measured
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_json
+from leukoscope.core.labels import roles_of
 from leukoscope.core.program import __version__
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
@@ -114,6 +115,7 @@ def export_bundle(
         recipe=recipe,
         trained_on=_trained_on(final.config.data.path, rows),
         class_names=final.meta.class_names,
+        roles=roles_of(final.meta.class_names, final.config.data.roles),
         preprocess=spec,
         calibration=calibration,
         conformal=conformal,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UnknownNameError, UsageError
 from leukoscope.core.files import sha256_file, write_bytes, write_json
-from leukoscope.core.labels import class_title, resolve_class
+from leukoscope.core.labels import class_title, match_class
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.examples import KINDS, choose_examples, interleave
 from leukoscope.imaging.decode import decode_image
@@ -331,15 +331,16 @@ def _heat(
 def _target(explained: str, subject: Subject, model: FittedModel, best: int) -> int:
     if explained == "predicted":
         return best
-    name = subject.y_true if explained == "true" else resolve_class(explained) or explained
-    if explained == "true" and not name:
+    if explained == "true" and not subject.y_true:
         raise UsageError(
             f"{subject.name}: its true class is not known, it is no image of the data set",
             hint="explain the predicted class, or name one",
         )
-    if name not in model.class_names:
+    text = subject.y_true if explained == "true" else explained
+    name = match_class(text, model.class_names)
+    if name is None:
         raise UnknownNameError(
-            f"class of {model.recipe}", name, (*model.class_names, "predicted", "true")
+            f"class of {model.recipe}", text, (*model.class_names, "predicted", "true")
         )
     return model.class_names.index(name)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +21,15 @@ from leukoscope.config.metrics.file import (
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.labels import (
+    Roles,
+    check_roles,
+    malignant_mask,
+    named_roles,
+    order_classes,
+    role_of,
+    without_sides,
+)
 from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
@@ -64,6 +73,7 @@ def evaluate_bundle(
     *,
     layout: str,
     class_map: dict[str, str],
+    roles: Mapping[str, str] | None = None,
     listener: Listener,
 ) -> ExternalResult:
     """Predict on labelled images and measure.
@@ -72,8 +82,12 @@ def evaluate_bundle(
     A class that the bundle does not know is left out and named; where the bundle knows only
     malignant and benign classes of another kind, P(malignant) is measured instead.
 
+    Args:
+        roles: Class → role, for classes of the data and of the bundle.
+
     Raises:
         DataError: No image has a class that can be compared.
+        UnknownNameError: A role is stated of a class that neither has, or there is no such role.
     """
     run = RunFolder(out)
     predictor = load_bundle(bundle)
@@ -82,6 +96,9 @@ def evaluate_bundle(
         raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")
     found = audit(manifest, progress=lambda done, total: listener("audit", done, total))
     records = found.manifest.usable
+    stated = named_roles(roles or {})
+    check_roles(stated, {*predictor.class_names, *manifest.class_names})
+    known = {**predictor.record.roles, **stated}
     answers: list[Prediction] = []
     paths = [found.manifest.path_of(record) for record in records]
     for done, answer in enumerate(predictor.predict_stream(paths), start=1):
@@ -89,7 +106,7 @@ def evaluate_bundle(
             raise DataError(f"{answer}")
         answers.append(answer)
         listener("predicting", done, len(paths))
-    table, kept, warnings = _table(predictor.class_names, records, answers)
+    table, kept, warnings = _table(predictor.class_names, known, records, answers)
     of_image = {r.image_id: a for r, a in zip(records, answers, strict=True)}
     kept_answers = [of_image[record.image_id] for record in kept]
     unit, groups = units_of_data(kept)
@@ -101,6 +118,7 @@ def evaluate_bundle(
         [*warnings, *seen_in_training(predictor, kept)],
         [answer.prediction_set for answer in kept_answers] if same else None,
         [answer.decision for answer in kept_answers],
+        known,
     )
     found.manifest.save(run.manifest)
     table.save(run.predictions)
@@ -108,37 +126,78 @@ def evaluate_bundle(
     return ExternalResult(run, metrics, found.manifest.unreadable)
 
 
+def _comparable(
+    class_names: Sequence[str], labels: Collection[str], roles: Roles
+) -> Literal["class", "malignancy"] | None:
+    """By what a model and other data can be compared; None where they cannot.
+
+    By class where they share one. Where they share none, or where the one has *all* and the other
+    its stages, by malignancy, if the roles of the model's classes are known.
+    """
+    shared = set(labels) & set(class_names)
+    stages = set(labels) - set(class_names) and "all" in {*labels, *class_names}
+    if not shared or stages:
+        known = any(role_of(label, roles) for label in labels)
+        if known and malignant_mask(class_names, roles) is not None:
+            return "malignancy"
+    return "class" if shared else None
+
+
+def _not_comparable(class_names: Sequence[str], labels: Collection[str], roles: Roles) -> DataError:
+    """Says why, and what may help."""
+    near = [
+        f"{label} may be {found[0]}"
+        for label in order_classes(labels)
+        if (found := get_close_matches(label, class_names, n=1))
+    ]
+    why = without_sides(class_names, roles)
+    return DataError(
+        f"the bundle knows {', '.join(class_names)}, the data {', '.join(sorted(labels))}: "
+        f"no class can be compared, nor malignant against others ({why})",
+        hint=f"{'; '.join(near) + '; ' if near else ''}--class FOLDER=CLASS says what a folder "
+        "stands for, --role CLASS=ROLE what a class is",
+    )
+
+
 def _table(
-    class_names: tuple[str, ...], records: tuple[ImageRecord, ...], answers: list[Prediction]
+    class_names: tuple[str, ...],
+    roles: Roles,
+    records: tuple[ImageRecord, ...],
+    answers: list[Prediction],
 ) -> tuple[PredictionTable, list[ImageRecord], list[str]]:
     """Predictions of the images whose class can be compared, by class or by malignancy."""
     probs = np.array([[a.probabilities[name] for name in class_names] for a in answers])
     labels = {record.label for record in records}
     warnings: list[str] = []
     names = class_names
-    if not labels & set(class_names) or (
-        labels - set(class_names) and "all" in labels | set(names)
-    ):
-        malignant = np.array([CLASSES[name].malignant for name in class_names])
-        if malignant.all() or not malignant.any():
-            raise DataError(
-                f"the bundle knows {', '.join(class_names)}, the data {', '.join(sorted(labels))}: "
-                "no class can be compared"
-            )
+    way = _comparable(class_names, labels, roles)
+    if way is None:
+        raise _not_comparable(class_names, labels, roles)
+    if way == "malignancy":
+        malignant = np.array(malignant_mask(class_names, roles))
         warnings.append(
             "the classes differ: only malignant against not malignant was compared, as "
             "'all' against 'healthy'"
         )
         probs = np.stack([probs[:, ~malignant].sum(1), probs[:, malignant].sum(1)], axis=1)
         names = ("healthy", "all")
-        truth = [("all" if CLASSES[r.label].malignant else "healthy") for r in records]
+        side = {"malignant": "all", None: ""}  # any other role: not malignant
+        truth = [side.get(role_of(r.label, roles), "healthy") for r in records]
     else:
         truth = [record.label for record in records]
     keep = [i for i, label in enumerate(truth) if label in names]
-    unknown = sorted({label for label in truth if label not in names})
+    unknown = sorted({r.label for r, label in zip(records, truth, strict=True)
+                      if label not in names})  # fmt: skip
     if unknown:
         dropped = len(truth) - len(keep)
-        warnings.append(f"{dropped} images of {', '.join(unknown)} left out: unknown to the bundle")
+        why = "unknown to the bundle" if way == "class" else "their role is not stated (--role)"
+        warnings.append(f"{dropped} images of {', '.join(unknown)} left out: {why}")
+    missing = [name for name in class_names if name not in labels]
+    if unknown and missing and way == "class":
+        both = ", ".join(name for name in class_names if name in labels)
+        warnings.append(
+            f"only {both} could be compared: the data has no images of {', '.join(missing)}"
+        )
     table = PredictionTable.build(
         names,
         [records[i].image_id for i in keep],
@@ -159,6 +218,7 @@ def summarise_external(
     warnings: Sequence[str],
     sets: Sequence[Sequence[str]] | None,
     decisions: Sequence[str],
+    roles: Roles | None = None,
 ) -> EvaluationMetrics:
     """Statistics of a bundle on other data: one result, coverage, decisions.
 
@@ -169,9 +229,10 @@ def summarise_external(
         warnings: What a reader must know.
         sets: (n,) prediction set of each row, class names; None where the classes differ.
         decisions: (n,) ``accept``, ``review`` or ``reject``.
+        roles: What the classes stand for.
     """
     intervals = bootstrap_metrics(
-        table.y_true, table.probs, table.class_names, groups=list(groups), seed=0
+        table.y_true, table.probs, table.class_names, groups=list(groups), roles=roles, seed=0
     )
     confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(table.class_names))
     coverage = None
@@ -179,7 +240,9 @@ def summarise_external(
         truth = [table.class_names[i] for i in table.y_true]
         held = np.array([name in names for name, names in zip(truth, sets, strict=True)])
         coverage = bootstrap_mean(held, groups=list(groups)).to_json()
-    levels = hierarchy_metrics(table.y_true, table.probs, table.class_names, groups=list(groups))
+    levels = hierarchy_metrics(
+        table.y_true, table.probs, table.class_names, groups=list(groups), roles=roles
+    )
     return evaluation_metrics({
         "schema": 1,
         "class_names": list(table.class_names),
@@ -219,17 +282,20 @@ def check_external(config: StudyConfig, class_names: Sequence[str]) -> None:
     Raises:
         DataError: No class can be compared.
         LayoutError: A folder has no known layout.
+        UnknownNameError: A role is stated of a class that is in none of the data sets.
     """
+    every = set(class_names)
     for data in config.external:
         found = inspect_dataset(data.path, layout=data.layout, class_map=data.class_map)
         labels = {row.label for row in found.folders if row.label and row.images}
-        both_kinds = len({CLASSES[name].malignant for name in class_names}) == 2
-        if not labels & set(class_names) and not (labels and both_kinds):
+        every |= labels
+        if _comparable(class_names, labels, data.roles) is None:
             raise DataError(
                 f"{data.path}: its classes ({', '.join(sorted(labels)) or 'none'}) cannot be "
                 f"compared with those of the study ({', '.join(class_names)})",
                 hint="--class FOLDER=CLASS says what a folder stands for, in both data sets",
             )
+    check_roles(config.data.roles, every)
 
 
 def names_of(external: Sequence[DataConfig]) -> list[str]:
@@ -291,7 +357,7 @@ def _measured(
         return load_evaluation(folder.metrics)
     found = evaluate_bundle(
         run.bundle, Path(data.path), folder.path, layout=data.layout,
-        class_map=dict(data.class_map), listener=progress.listener,
+        class_map=dict(data.class_map), roles=data.roles, listener=progress.listener,
     )  # fmt: skip
     write_json(record, behind)  # last: what is there is complete
     return found.metrics

@@ -120,7 +120,7 @@ def read_images(files: RunFiles, class_names: tuple[str, ...], spec: PreprocessS
         DataError: The images are gone, or the study made no final fit.
     """
     manifest = files.manifest
-    data = Labelled(manifest.usable, class_names)
+    data = Labelled(manifest.usable, class_names, files.config.data.roles)
     fold = _final_fold(files)
     rows = {part: data.rows(fold, part) for part in ("train", "val")}
     return FinalImages(files.config, manifest, data, fold, rows, *_read(manifest, data, rows, spec))

@@ -15,6 +15,7 @@ import numpy as np
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.config.study import PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError
+from leukoscope.core.labels import check_roles
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.measurements import audit_image
@@ -90,6 +91,8 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     n = len(manifest.usable)
     if n == 0:
         raise DataError(f"{config.data.path}: no usable image")
+    if not config.external:
+        check_roles(config.data.roles, manifest.class_names)
     listener("timing a sample", 0, 0)
     sample = [manifest.usable[i] for i in np.linspace(0, n - 1, min(SAMPLE, n)).astype(int)]
     paths = [manifest.path_of(record) for record in sample]

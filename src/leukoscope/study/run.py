@@ -22,6 +22,7 @@ from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
+from leukoscope.core.labels import Roles, check_roles, named_roles
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 
 
 def external_values(
-    paths: Sequence[Path | str], layouts: Sequence[str], class_map: Mapping[str, str] | None
+    paths: Sequence[Path | str],
+    layouts: Sequence[str],
+    class_map: Mapping[str, str] | None,
+    roles: Roles | None = None,
 ) -> list[dict[str, Any]]:
     """Values of the key ``external`` of a study.
 
@@ -48,6 +52,7 @@ def external_values(
         paths: Folder or CSV manifest of each data set.
         layouts: Layout of each; one holds for all, and none means ``auto``.
         class_map: Folder name → class, of every data set.
+        roles: Class → role, of every data set.
 
     Raises:
         ConfigError: Neither one layout nor one for each.
@@ -64,6 +69,7 @@ def external_values(
             "path": str(Path(path).expanduser().resolve()),
             "layout": layout,
             "class_map": dict(class_map or {}),
+            "roles": dict(roles or {}),
         }
         for path, layout in zip(paths, given, strict=True)
     ]
@@ -102,6 +108,7 @@ def study_config(
     seed: int = 42,
     layout: str = "auto",
     class_map: dict[str, str] | None = None,
+    roles: Mapping[str, str] | None = None,
     backbone: str | None = None,
     weights: str | None = None,
     external: Sequence[Path | str] = (),
@@ -122,32 +129,37 @@ def study_config(
         seed: Seed of everything that is random.
         layout: Name of a layout, or ``auto``.
         class_map: Folder name → class.
+        roles: Class → ``malignant``, ``benign``, ``healthy`` or ``other``, where the table of
+            known classes does not say, or says otherwise.
         backbone: Put it in place of each recipe's own, see :func:`replace_backbone`.
         weights: ``imagenet``, ``none``, a file or a folder, in place of each recipe's own.
-        external: Other data to measure the bundle on; ``class_map`` holds for it too.
+        external: Other data to measure the bundle on; ``class_map`` and ``roles`` hold for it
+            too.
         external_layouts: Layout of each; one for all, or none for ``auto``.
 
     Raises:
         ConfigError: A value is invalid; names the key.
-        UnknownNameError: No such recipe or backbone.
+        UnknownNameError: No such recipe, backbone or role.
     """
     for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in _OF_STUDY]
     for_recipes = [text for text in overrides if text not in for_study]
     chosen = _trainable_recipes(recipes, for_recipes)
     if backbone or weights:
         chosen = [replace_backbone(recipe, backbone, weights) for recipe in chosen]
+    stated = named_roles(roles or {})
     values = {
         "data": {
             "path": str(Path(data).expanduser().resolve()),
             "layout": layout,
             "class_map": class_map or {},
+            "roles": stated,
         },
         "recipes": [recipe.model_dump() for recipe in chosen],
         "protocols": list(protocols or PROTOCOLS),
         "probes": list(chosen_probes(probes)),
         "splits": {"folds": usual_folds(chosen) if folds is None else folds},
         "seed": seed,
-        "external": external_values(external, external_layouts, class_map),
+        "external": external_values(external, external_layouts, class_map, stated),
     }
     return validate(StudyConfig, apply_overrides(values, for_study), "study")
 
@@ -238,7 +250,7 @@ def run_study(
     _open_folder(run, config, resume)
     with progress.step("audit"):
         found = audited_in(run, config, progress)
-    images = labelled(found)
+    images = labelled(found, config)
     if config.external:
         from leukoscope.study.external import check_external
 
@@ -283,13 +295,20 @@ def read_data(config: StudyConfig, listener: Listener | None = None) -> Manifest
 
 
 def audited(config: StudyConfig, listener: Listener) -> Audit:
-    """Load and audit the data of a configuration, without a study's folder."""
+    """Load and audit the data of a configuration, without a study's folder.
+
+    Raises:
+        DataError: No image can be used.
+        UnknownNameError: A role is stated of a class that the data does not have.
+    """
     manifest = read_data(config, listener)
     if not manifest.usable:
         raise DataError(
             f"{config.data.path}: none of its {len(manifest.images)} files can be used",
             hint="see `leukoscope data inspect` for what was expected",
         )
+    if not config.external:  # else see check_external
+        check_roles(config.data.roles, manifest.class_names)
     slow = search_note(len(manifest.images))
     step = f"audit ({slow})" if slow else "audit"
     return audit(
@@ -339,8 +358,8 @@ def audited_in(run: RunFolder, config: StudyConfig, progress: Progress) -> Audit
     return found
 
 
-def labelled(found: Audit) -> Labelled:
-    """The usable images of an audit.
+def labelled(found: Audit, config: StudyConfig) -> Labelled:
+    """The usable images of an audit, with the roles that the configuration states.
 
     Raises:
         DataError: They have fewer than two classes.
@@ -352,7 +371,7 @@ def labelled(found: Audit) -> Labelled:
             f"{', '.join(names) or 'none'}",
             hint="map folder names with --class FOLDER=CLASS; see `leukoscope data inspect`",
         )
-    return Labelled(found.manifest.usable, names)
+    return Labelled(found.manifest.usable, names, config.data.roles)
 
 
 def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> ProtocolPlan:

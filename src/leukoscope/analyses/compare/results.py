@@ -46,7 +46,7 @@ def check_settings(settings: Settings, boards: Sequence[Leaderboard]) -> None:
         UnknownNameError: Names the choices.
     """
     for board in boards:
-        if settings.metric not in (known := metric_names(board.class_names)):
+        if settings.metric not in (known := metric_names(board.class_names, board.roles)):
             raise UnknownNameError("metric", settings.metric, known)
     labels = {c.label for board in boards for c in board.candidates}
     if settings.against not in {BEST, *labels}:
@@ -62,6 +62,7 @@ def leaderboard_results(board: Leaderboard, settings: Settings) -> dict[str, dic
         board.class_names,
         metric=settings.metric,
         groups=board.groups,
+        roles=board.roles,
         **settings.how,
     )
     return {
@@ -72,7 +73,9 @@ def leaderboard_results(board: Leaderboard, settings: Settings) -> dict[str, dic
 
 def _one(board: Leaderboard, label: str, settings: Settings) -> dict[str, Any]:
     y, probs = board.y_true, board.probs[label]
-    intervals = bootstrap_metrics(y, probs, board.class_names, groups=board.groups, **settings.how)
+    intervals = bootstrap_metrics(
+        y, probs, board.class_names, groups=board.groups, roles=board.roles, **settings.how
+    )
     return {
         "metrics": {name: interval.to_json() for name, interval in intervals.items()},
         "confusion": confusion_matrix(y, probs.argmax(axis=1), len(board.class_names)).tolist(),
@@ -110,7 +113,9 @@ def leaderboard_spread(board: Leaderboard, settings: Settings) -> dict[str, Any]
         members = dict.fromkeys(board.probs, groups)
     values = {
         label: [
-            compute_metrics(board.y_true[rows], probs[rows], board.class_names)[settings.metric]
+            compute_metrics(board.y_true[rows], probs[rows], board.class_names, board.roles)[
+                settings.metric
+            ]
             for key in sorted(set(members[label].tolist()))
             if key != "" and (rows := members[label] == key).sum() >= FEWEST_IMAGES
         ]
@@ -139,7 +144,7 @@ def leaderboard_tests(
     family = [
         PredictorPair(
             board.y_true, board.probs[label], board.probs[reference], board.class_names,
-            groups=board.groups, metric=settings.metric,
+            groups=board.groups, metric=settings.metric, roles=board.roles,
         )
         for label in others
     ]  # fmt: skip

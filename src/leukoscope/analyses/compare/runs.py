@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from leukoscope.analyses.compare.sources import (
 )
 from leukoscope.core.errors import UsageError
 from leukoscope.core.files import write_csv, write_json
+from leukoscope.core.labels import Roles, check_roles
 from leukoscope.core.program import __version__
 from leukoscope.core.records import PARTS
 from leukoscope.pipeline.entries import sampling
@@ -54,6 +56,7 @@ def compare_runs(
     latency: bool = True,
     models: bool = True,
     published: bool = False,
+    roles: Mapping[str, str] | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.png``.
@@ -72,6 +75,7 @@ def compare_runs(
         models: Also build the networks; without, files are read only.
         published: Also count and time the published network of a recipe that ran on another
             backbone.
+        roles: Class → role, over those that the first run states.
         listener: Called with (step, done, total) as the work goes on.
 
     Returns:
@@ -79,7 +83,7 @@ def compare_runs(
 
     Raises:
         DataError: A folder is no run, or runs cannot be compared; names them.
-        UnknownNameError: No such metric or recipe.
+        UnknownNameError: No such metric, recipe, class or role.
         UsageError: ``out`` is one of the runs.
     """
     if out.resolve() in {Path(run).expanduser().resolve() for run in runs}:
@@ -89,10 +93,12 @@ def compare_runs(
         sources, external = read_sources(runs)
     candidates, copies = candidates_of(sources)
     boards = make_leaderboards(candidates, protocols)
+    stated = check_roles(roles or {}, boards[0].class_names)
+    boards = [replace(board, roles={**board.roles, **stated}) for board in boards]
     candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
     settings = Settings(metric, against, sampling(sources[0].files.config))
     check_settings(settings, boards)
-    comparison = _head(runs, out, sources, settings)
+    comparison = _head(runs, out, sources, settings, stated)
     comparison["notes"] += copies
     comparison |= _statistics(candidates, boards, settings, progress)
     comparison["external"] = external
@@ -111,12 +117,17 @@ def compare_runs(
 
 
 def _head(
-    runs: Sequence[Path], out: Path, sources: Sequence[ComparedRun], settings: Settings
+    runs: Sequence[Path],
+    out: Path,
+    sources: Sequence[ComparedRun],
+    settings: Settings,
+    roles: Roles,
 ) -> dict[str, Any]:
     # Folders by name: a page that is passed on must not tell where it was made.
     named = " ".join(Path(run).resolve().name for run in runs)
     options = "" if settings.metric == "accuracy" else f" --metric {settings.metric}"
     options += "" if settings.against == BEST else f" --against '{settings.against}'"
+    options += "".join(f" --role {name}={role}" for name, role in roles.items())
     return {
         "schema": SCHEMA,
         "leukoscope": __version__,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from leukoscope.config.metrics.file import load_evaluation
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import DataError
+from leukoscope.core.labels import Roles
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import PREDICTIONS, RunFolder
@@ -195,6 +196,7 @@ class Leaderboard:
         probs: Label → (n, K) probabilities.
         fold: Label → (n,) fold in which the image was tested.
         notes: What was left out.
+        roles: What the first run says that classes stand for.
     """
 
     protocol: str
@@ -206,6 +208,7 @@ class Leaderboard:
     probs: Mapping[str, NDArray[np.float64]] = field(repr=False)
     fold: Mapping[str, NDArray[np.int64]] = field(repr=False)
     notes: tuple[str, ...]
+    roles: Roles = field(default_factory=dict)
 
 
 def candidates_of(sources: Sequence[ComparedRun]) -> tuple[list[Candidate], list[str]]:
@@ -330,8 +333,25 @@ def _leaderboard(protocol: str, candidates: Sequence[Candidate]) -> Leaderboard:
         probs[candidate.label] = table.probs[place][:, order]
         fold[candidate.label] = table.fold[place]
     groups, notes = _units(protocol, ranked, ids)
-    return Leaderboard(protocol, ranked, first.class_names, ids, y_true, groups, probs, fold,
-                   (*_left_out(ranked, tables, ids), *notes))  # fmt: skip
+    roles, differ = _roles(ranked)
+    return Leaderboard(
+        protocol, ranked, first.class_names, ids, y_true, groups, probs, fold,
+        notes=(*_left_out(ranked, tables, ids), *notes, *differ), roles=roles,
+    )  # fmt: skip
+
+
+def _roles(ranked: Sequence[Candidate]) -> tuple[Roles, list[str]]:
+    """The roles that the first run states, and whether others say otherwise."""
+    first = ranked[0].source
+    roles = first.files.config.data.roles
+    notes = [
+        f"{name} states other roles of the classes (--role); those of {first.name} are used."
+        for name, stated in {
+            c.source.name: c.source.files.config.data.roles for c in ranked[1:]
+        }.items()
+        if stated != roles
+    ]
+    return roles, notes
 
 
 def _places(image_id: NDArray[np.str_], wanted: NDArray[np.str_]) -> NDArray[np.int64]:

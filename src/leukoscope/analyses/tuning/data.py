@@ -100,7 +100,7 @@ def tuning_data(found: Audit, config: TuneConfig, fold: Fold) -> TuningData:
         for record in found.manifest.usable
         if fold.parts[record.image_id] in ("train", "val")
     )
-    data = Labelled(manifest.usable, found.manifest.class_names)
+    data = Labelled(manifest.usable, found.manifest.class_names, config.study.data.roles)
     if config.folds == 1:
         folds = [(data.rows(fold, "train"), data.rows(fold, "val"))]
     else:
@@ -251,6 +251,7 @@ class ConfigurationScorer:
             out,
             seed=seed,
             class_names=data.class_names,
+            roles=data.roles,
             resume=False,
             progress=self._share(number, tell),
             epoch_end=hook,

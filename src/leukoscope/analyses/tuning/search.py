@@ -294,7 +294,7 @@ def run_tune(
     run, progress = RunFolder(out), Progress(listener) if listener else Progress()
     with progress.step("audit"):
         found = audited_in(run, config.study, progress)
-    labelled(found)
+    labelled(found, config.study)
     fold = hold_out(found, config.study)
     save_folds(run.splits, [fold], found.manifest)
     data = tuning_data(found, config, fold)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from leukoscope.config.recipe import GradientTraining, ModelConfig
-from leukoscope.core.labels import class_title
+from leukoscope.core.labels import class_description, class_title
 from leukoscope.reporting.compare.result import Comparison, Entry, big
 from leukoscope.reporting.compare.tables import recipe_field
 from leukoscope.reporting.content import (
@@ -22,7 +22,7 @@ from leukoscope.reporting.content import (
     words,
 )
 from leukoscope.reporting.formats import DASH, count, number
-from leukoscope.reporting.study.data import class_meaning, part_sizes
+from leukoscope.reporting.study.data import part_sizes
 
 FORMULAS: tuple[tuple[str, str, str], ...] = (
     ("Accuracy", "Σ_k TP_k / n", "share of images whose most probable class is the true one"),
@@ -359,7 +359,7 @@ def data_sets(comparison: Comparison) -> Table:
         ],
         text("Data", lambda row: row[0]["data"]),
         text("Class", lambda row: class_title(row[1])),
-        text("What it is", lambda row: class_meaning(row[1])),
+        text("What it is", lambda row: class_description(row[1]) or DASH),
         value("n images", lambda row: count(row[2])),
         value("Share", lambda row: number(row[2] / row[0]["images"], "share")),
         note=_data_note(comparison), grouped=True,

@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from leukoscope.evaluation.thresholds import Reliability
 from leukoscope.evaluation.thresholds import roc_curves as roc_points
 from leukoscope.reporting.figures.style import (
-    CLASS_DASHES,
+    MANY_CLASSES,
     QUIET,
-    class_colour,
+    WIDTH_IN,
+    class_styles,
     class_ticks,
+    crowded,
+    fitting_size,
     ink_on,
     new_figure,
     panel_grid,
     shades,
     short_title,
+    tick_height,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +42,12 @@ def confusion_matrices(
     ``panels`` are ``(title with sample size, (K, K) counts)``, rows true, columns predicted, in the
     order of ``class_names``.
     """
-    figure, axes = panel_grid(len(panels), 0.97 + 0.44 * len(class_names), one_in=4.4)
+    row_in = 0.44 if len(class_names) < MANY_CLASSES else 0.3
+    height_in = 0.97 + row_in * len(class_names) + tick_height(class_names)
+    wide = crowded(class_names)
+    figure, axes = panel_grid(
+        len(panels), height_in, columns=1 if wide else 2, one_in=WIDTH_IN if wide else 4.4
+    )
     for ax, (title, matrix) in zip(axes, panels, strict=False):
         draw_matrix(ax, np.asarray(matrix, dtype=np.float64), class_names)
         ax.set_title(title)
@@ -46,13 +55,25 @@ def confusion_matrices(
 
 
 def draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str]) -> None:
-    """Draw a (K, K) confusion matrix, rows true: counts and the share of each row."""
+    """Draw a (K, K) confusion matrix, rows true: counts and the share of each row.
+
+    With many classes the colour alone shows the share.
+    """
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
     colours = shades()
     ax.imshow(share, cmap=colours, vmin=0, vmax=1, aspect="auto")
+    many = len(class_names) >= MANY_CLASSES
+    size = fitting_size(ax, len(class_names), len(f"{int(matrix.max()):,}"))
     for i, j in np.ndindex(*matrix.shape):
         ink = "#9aa5b1" if matrix[i, j] == 0 else ink_on(colours, share[i, j])
+        if many:
+            if matrix[i, j] or i == j:
+                ax.text(
+                    j, i, f"{int(matrix[i, j]):,}", ha="center", va="center", color=ink,
+                    fontweight="bold" if i == j else "normal", fontsize=size,
+                )  # fmt: skip
+            continue
         text = f"{100 * share[i, j]:.1f} %" if totals[i, 0] else "—"
         ax.text(
             j, i - 0.16, f"{int(matrix[i, j]):,}", ha="center", va="center", color=ink,
@@ -60,7 +81,8 @@ def draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str
         )  # fmt: skip
         ax.text(j, i + 0.22, text, ha="center", va="center", color=ink, fontsize=9)
     class_ticks(ax, class_names)
-    ax.set_yticks(range(len(class_names)), list(map(short_title, class_names)))
+    rows = list(map(short_title, class_names))
+    ax.set_yticks(range(len(rows)), rows, fontsize=fitting_size(ax, len(rows), 2) if many else 9)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
 
@@ -73,7 +95,11 @@ def roc_curves(
 
     ``panels`` are ``(title with sample size, y_true (n,), probs (n, K))``.
     """
-    figure, axes = panel_grid(len(panels), 2.75, one_in=4.2)
+    if not crowded(class_names):
+        figure, axes = panel_grid(len(panels), 2.75, one_in=4.2)
+    else:  # the legend needs room
+        height_in = max(3.2, 0.9 + 0.19 * len(class_names))
+        figure, axes = panel_grid(len(panels), height_in, columns=1, one_in=WIDTH_IN)
     for ax, (title, y_true, probs) in zip(axes, panels, strict=False):
         draw_roc(ax, y_true, probs, class_names)
         ax.set_title(title)
@@ -90,6 +116,7 @@ def draw_roc(
     curves = roc_points(y_true, probs, class_names)
     # Of two classes the curves mirror each other; the second class is the positive one.
     shown = class_names[1:] if len(class_names) == 2 else class_names
+    styles, between = class_styles(class_names), "\n" if len(class_names) < MANY_CLASSES else "  "
     ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
     for name in shown:
         curve = curves.get(name)
@@ -98,9 +125,9 @@ def draw_roc(
         area = float(np.trapezoid(curve.y, curve.x))
         ax.plot(
             *_thin(curve.x, curve.y),
-            color=class_colour(name),
-            label=f"{short_title(name)}\n{area:.3f}",
-            linestyle=CLASS_DASHES.get(name, "-"),
+            color=styles[name].colour,
+            label=f"{short_title(name)}{between}{area:.3f}",
+            linestyle=styles[name].dashes,
         )
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     ax.set_aspect("equal")
@@ -110,6 +137,7 @@ def draw_roc(
     ax.legend(
         loc="center left", bbox_to_anchor=(1.0, 0.5), title="area", title_fontsize=9,
         handlelength=1.6, alignment="left", handletextpad=0.5,
+        fontsize=9 if len(shown) < MANY_CLASSES else 8,
     )  # fmt: skip
 
 

@@ -15,10 +15,12 @@ from leukoscope.reporting.figures.style import (
     SERIES,
     WIDTH_IN,
     class_ticks,
+    crowded,
     ink_on,
     new_figure,
     panel_grid,
     shades,
+    tick_height,
 )
 
 if TYPE_CHECKING:
@@ -131,8 +133,11 @@ def class_heat_map(
     ``panels`` are ``(title, (R, K) values)``, NaN if missing, in the order of ``recipes`` and
     ``class_names``.
     """
-    figure = new_figure(0.75 + LINE_IN * 1.25 * len(recipes))
-    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    wide = crowded(class_names)
+    one_in = 0.75 + tick_height(class_names) + LINE_IN * 1.25 * len(recipes)
+    figure = new_figure(one_in * (len(panels) if wide else 1))
+    across = (len(panels), 1) if wide else (1, len(panels))
+    axes = np.atleast_1d(figure.subplots(*across, sharey=True))
     known = np.concatenate([values[np.isfinite(values)] for _, values in panels])
     low = float(min(known.min(), 0.9)) if len(known) else 0.0
     colours = shades()
@@ -147,7 +152,7 @@ def class_heat_map(
                 ax.text(j, i, "—", ha="center", va="center", fontsize=8, color=QUIET)
         class_ticks(ax, class_names)
         ax.set_title(title)
-    axes[0].set_yticks(range(len(recipes)), list(recipes))
+    axes[0].set_yticks(range(len(recipes)), list(recipes))  # of every panel: they are shared
     return figure
 
 

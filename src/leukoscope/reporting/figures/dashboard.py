@@ -14,9 +14,12 @@ from leukoscope.reporting.figures.shortcuts import Mark
 from leukoscope.reporting.figures.style import (
     BAND,
     INPUT_STYLES,
+    MANY_CLASSES,
     OTHER_INPUT,
-    class_colour,
+    class_styles,
     class_ticks,
+    crowded,
+    fitting_size,
     ink_on,
     new_figure,
     shades,
@@ -46,11 +49,14 @@ class Panel:
     draw: Callable[[Axes], None]
 
 
-def dashboard(panels: Sequence[Panel], *, columns: int, title: str = "") -> Figure:
+def dashboard(
+    panels: Sequence[Panel], *, columns: int, title: str = "", num_classes: int = 2
+) -> Figure:
     """All panels in reading order, ``columns`` in a row (1 for small screens)."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(PANEL_HEIGHT_IN * rows + 0.3, width_in=PANEL_WIDTH_IN * columns)
+    height_in = PANEL_HEIGHT_IN + 0.1 * max(0, num_classes + 1 - MANY_CLASSES)
+    figure = new_figure(height_in * rows + 0.3, width_in=PANEL_WIDTH_IN * columns)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, panel in zip(axes, panels, strict=False):
         panel.draw(ax)
@@ -64,14 +70,25 @@ def dashboard(panels: Sequence[Panel], *, columns: int, title: str = "") -> Figu
 
 
 def draw_class_ring(ax: Axes, counts: Mapping[str, int]) -> None:
-    """Draw the share of each class as a ring, with the numbers of images."""
-    total = max(1, sum(counts.values()))
+    """Draw the share of each class as a ring (many, or long names, as bars) and the counts."""
+    total, styles = max(1, sum(counts.values())), class_styles(counts)
+    if crowded(list(counts)):
+        size = _row_size(len(counts))
+        ax.barh(range(len(counts)), list(counts.values()), height=0.7,
+                color=[styles[name].colour for name in counts])  # fmt: skip
+        for y, n in enumerate(counts.values()):
+            ax.text(n, y, f" {n:,} ({100 * n / total:.0f} %)", va="center", fontsize=size)
+        ax.set_yticks(range(len(counts)), [short_title(name) for name in counts], fontsize=size)
+        ax.set_xlim(0, 1.35 * max(1, *counts.values()))
+        ax.invert_yaxis()
+        ax.tick_params(axis="y", length=0)
+        return
     ax.pie(
         list(counts.values()),
         labels=[
             f"{short_title(name)}\n{n:,} ({100 * n / total:.0f} %)" for name, n in counts.items()
         ],
-        colors=[class_colour(name) for name in counts],
+        colors=[styles[name].colour for name in counts],
         startangle=90,
         counterclock=False,
         labeldistance=1.12,
@@ -79,6 +96,11 @@ def draw_class_ring(ax: Axes, counts: Mapping[str, int]) -> None:
         wedgeprops={"width": 0.4, "edgecolor": "white", "linewidth": 1.5},
         textprops={"fontsize": 8.5},
     )
+
+
+def _row_size(rows: int) -> float:
+    """Size in points of type with which a row for each class fits into a panel."""
+    return 9.0 if rows < MANY_CLASSES else float(np.clip(130 / rows, 6.0, 9.0))
 
 
 def draw_accuracies(ax: Axes, groups: Sequence[tuple[str, Sequence[Mark]]]) -> None:
@@ -115,11 +137,14 @@ def draw_f1_heat_map(
 ) -> None:
     """Draw the F1 score of each class and recipe: (R, K) in [0, 1], NaN if undefined."""
     colours = shades()
+    few = len(class_names) < MANY_CLASSES
+    size = 9.0 if few else fitting_size(ax, len(class_names), len(" 0.00"))
     ax.imshow(np.nan_to_num(values), cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         known = bool(np.isfinite(value))
         ink = ink_on(colours, value) if known else "black"
-        ax.text(j, i, f"{value:.2f}" if known else "—", ha="center", va="center", color=ink)
+        text = f"{value:.2f}" if known else "—"
+        ax.text(j, i, text, ha="center", va="center", color=ink, fontsize=size)
     class_ticks(ax, class_names)
     broken = [name if len(name) < 9 else name.replace("-", "-\n", 1) for name in rows]
     ax.set_yticks(range(len(rows)), broken)
@@ -127,14 +152,15 @@ def draw_f1_heat_map(
 
 def draw_recalls(ax: Axes, values: Sequence[tuple[str, float, float | None, float | None]]) -> None:
     """Draw the recall of each class: ``(class, recall, low, high)``, 0–1."""
+    styles, size = class_styles(name for name, *_ in values), _row_size(len(values))
     for y, (name, value, low, high) in enumerate(values):
-        ax.barh(y, 100 * value, color=class_colour(name), height=0.62)
+        ax.barh(y, 100 * value, color=styles[name].colour, height=0.62)
         if low is not None and high is not None:
             ax.plot([100 * low, 100 * high], [y, y], color="black", linewidth=1.2)
-        ax.text(2, y, f"{100 * value:.1f} %", va="center", bbox={
+        ax.text(2, y, f"{100 * value:.1f} %", va="center", fontsize=size, bbox={
             "facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5
         })  # fmt: skip
-    ax.set_yticks(range(len(values)), [short_title(name) for name, *_ in values])
+    ax.set_yticks(range(len(values)), [short_title(name) for name, *_ in values], fontsize=size)
     ax.invert_yaxis()
     ax.set_xlim(0, 101)
     ax.tick_params(axis="y", length=0)
@@ -188,12 +214,17 @@ def draw_confidences(ax: Axes, confidence: NDArray[np.float64], right: NDArray[n
 def draw_small_roc(
     ax: Axes, y_true: NDArray[np.int64], probs: NDArray[np.float64], class_names: Sequence[str]
 ) -> None:
-    """ROC curves with their legend inside; arguments as in :func:`draw_roc`."""
+    """ROC curves with their legend inside; arguments as in :func:`draw_roc`.
+
+    Many classes, or long names, have no legend: their colours are those of the other panels.
+    """
     draw_roc(ax, y_true, probs, class_names)
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(
-        handles, [label.replace("\n", " ") for label in labels], loc="lower right", fontsize=8
-    )
+    if not crowded(class_names):
+        lines = [label.replace("\n", " ") for label in labels]
+        ax.legend(handles, lines, loc="lower right", fontsize=8)
+    elif (legend := ax.get_legend()) is not None:
+        legend.remove()
     ax.set_aspect("auto")
 
 

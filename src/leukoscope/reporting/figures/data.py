@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.reporting.figures.style import (
     DPI,
-    class_colour,
+    class_styles,
     ink_on,
     new_figure,
     shades,
@@ -34,12 +34,12 @@ def class_balance(counts: Mapping[str, int], *, title: str) -> Figure:
     """Number of usable images of each class."""
     figure = new_figure(0.75 + 0.3 * len(counts))
     ax = figure.add_subplot()
-    names = list(counts)
+    names, styles = list(counts), class_styles(counts)
     total = max(1, sum(counts.values()))
     ax.barh(
         [short_title(n) for n in names],
         [counts[n] for n in names],
-        color=[class_colour(n) for n in names],
+        color=[styles[n].colour for n in names],
         height=0.66,
     )
     for y, name in enumerate(names):

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from leukoscope.config.metrics.decisions import Limits
 from leukoscope.reporting.figures.style import (
-    CLASS_MARKERS,
     QUIET,
     SERIES,
-    class_colour,
+    WIDTH_IN,
+    class_styles,
+    crowded,
     new_figure,
     panel_grid,
     short_title,
+    tick_height,
 )
 
 if TYPE_CHECKING:
@@ -101,10 +103,16 @@ class CoveragePanel:
 
 def coverage_chart(panels: Sequence[CoveragePanel]) -> Figure:
     """Coverage of each class and group against the nominal coverage, by protocol."""
-    figure, axes = panel_grid(len(panels), 2.75, one_in=4.6, sharey=True)
+    names = list(dict.fromkeys(mark.class_name for panel in panels for mark in panel.classes))
+    wide = crowded(names)
+    columns = 1 if wide else 2
+    figure, axes = panel_grid(
+        len(panels), 2.75 + tick_height(names), columns=columns,
+        one_in=WIDTH_IN if wide else 4.6, sharey=True,
+    )  # fmt: skip
     for ax, panel in zip(axes, panels, strict=False):
         _draw(ax, panel)
-    for ax in axes[:: min(2, len(panels))]:
+    for ax in axes[:: min(columns, len(panels))]:
         ax.set_ylabel("coverage, %")
     return figure
 
@@ -157,14 +165,15 @@ def _draw(ax: Axes, panel: CoveragePanel) -> None:
         *((step * i, mark) for i, mark in enumerate(panel.classes)),
         *((start + i, mark) for i, mark in enumerate(panel.groups)),
     ]
+    styles = class_styles(mark.class_name for mark in panel.classes)
     for x, mark in marks:
+        style = styles.get(mark.class_name)
         if mark.low is not None and mark.high is not None:
             ax.plot([x, x], [100 * mark.low, 100 * mark.high], color=_BAND, linewidth=4.5,
                     solid_capstyle="butt", zorder=1)  # fmt: skip
         ax.plot([x], [100 * mark.coverage], linestyle="none", zorder=3,
-                marker=CLASS_MARKERS.get(mark.class_name, "o"),
-                markersize=6.5 if mark.class_name else 4.2,
-                color=class_colour(mark.class_name) if mark.class_name else "#111111")  # fmt: skip
+                marker=style.marker if style else "o", markersize=6.5 if style else 4.2,
+                color=style.colour if style else "#111111")  # fmt: skip
     ax.axhline(100 * panel.nominal, color=QUIET, linestyle=(0, (4, 2)), linewidth=1.1, zorder=2)
     names = [short_title(mark.class_name) for mark in panel.classes]
     ax.set_xticks(

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.reporting.figures.style import (
-    CLASS_MARKERS,
     WIDTH_IN,
-    class_colour,
+    class_styles,
+    legend_columns,
     new_figure,
     short_title,
 )
@@ -81,7 +81,11 @@ def feature_map(
         axes: Labels of the horizontal and the vertical axis.
     """
     side = WIDTH_IN / max(2, len(colourings))
-    figure = new_figure(side + 0.75, width_in=side * len(colourings))
+    named = (set(one.labels) - {""} for one in colourings if one.kind == "class")
+    titles = [short_title(name) for name in next(named, set())]
+    columns = legend_columns(titles, 6, width_in=side * len(colourings))
+    legend_in = 0.2 * max(0, -(-len(titles) // columns) - 1)
+    figure = new_figure(side + 0.75 + legend_in, width_in=side * len(colourings))
     panels = figure.subplots(1, len(colourings), squeeze=False, sharex=True, sharey=True)[0]
     size = float(np.clip(5000 / max(1, len(points)), 4, 26))
     for ax, colouring in zip(panels, colourings, strict=True):
@@ -94,20 +98,19 @@ def feature_map(
     panels[0].set_ylabel(axes[1])
     handles, names = panels[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, names, loc="outside lower center", ncols=6, handletextpad=0.2)
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, handletextpad=0.2)
     return figure
 
 
 def _by_class(
     ax: Axes, points: NDArray[np.float64], labels: NDArray[np.str_], size: float
 ) -> None:  # fmt: skip
-    for name in CLASS_MARKERS:
+    for name, style in class_styles(set(labels.tolist()) - {""}).items():
         rows = labels == name
-        if rows.any():
-            ax.scatter(
-                points[rows, 0], points[rows, 1], s=size, color=class_colour(name), alpha=0.75,
-                marker=CLASS_MARKERS[name], linewidths=0, label=short_title(name),
-            )  # fmt: skip
+        ax.scatter(
+            points[rows, 0], points[rows, 1], s=size, color=style.colour, alpha=0.75,
+            marker=style.marker, linewidths=0, label=short_title(name),
+        )  # fmt: skip
 
 
 def _by_group(

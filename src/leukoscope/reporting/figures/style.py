@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -13,42 +15,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.labels import class_title
+from leukoscope.core.labels import class_title, order_classes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+
+@dataclass(frozen=True)
+class ClassStyle:
+    """How a class is drawn.
+
+    Attributes:
+        colour: ``#rrggbb``.
+        marker: Of matplotlib.
+        dashes: Line style of matplotlib.
+    """
+
+    colour: str
+    marker: str
+    dashes: object
+
+
 WIDTH_IN = 7.2  # the text width of A4 between its margins
 DPI = 200  # twice the density of a CSS pixel at the width above
 CSS_PX_PER_IN = 100
 
 # Okabe & Ito 2008: told apart with every common kind of colour blindness.
-CLASS_COLOURS: Mapping[str, str] = {
-    "healthy": "#009E73",
-    "benign": "#0072B2",
-    "early_pre_b": "#E69F00",
-    "pre_b": "#CC79A7",
-    "pro_b": "#56B4E9",
-    "all": "#D55E00",
+_OF_ALL_SETS: Mapping[str, ClassStyle] = {
+    "healthy": ClassStyle("#009E73", "o", "-"),
+    "benign": ClassStyle("#0072B2", "s", "-"),
+    "early_pre_b": ClassStyle("#E69F00", "^", (0, (6, 1.5))),
+    "pre_b": ClassStyle("#CC79A7", "D", (0, (3, 1.2))),
+    "pro_b": ClassStyle("#56B4E9", "v", (0, (5, 1.2, 1, 1.2))),
+    "all": ClassStyle("#D55E00", "P", (0, (6, 1.5))),
 }
-CLASS_MARKERS: Mapping[str, str] = {
-    "healthy": "o",
-    "benign": "s",
-    "early_pre_b": "^",
-    "pre_b": "D",
-    "pro_b": "v",
-    "all": "P",
-}
-CLASS_DASHES: Mapping[str, object] = {
-    "healthy": "-",
-    "benign": "-",
-    "early_pre_b": (0, (6, 1.5)),
-    "pre_b": (0, (3, 1.2)),
-    "pro_b": (0, (5, 1.2, 1, 1.2)),
-    "all": (0, (6, 1.5)),
-}
+# For any other class, in turn: those of Okabe & Ito, of Tol's muted scheme (2021), and dark ones
+# that lie between them. From eight classes on the marker and the dash must help.
+_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255",
+    "#117733", "#AA4499", "#999933", "#661100", "#44AA99", "#5D6D7E", "#C21E56", "#1F5FA8",
+    "#8A5E00", "#7E57C2", "#2F5F52", "#E57373",
+)  # fmt: skip
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
+_DASHES: tuple[object, ...] = ("-", (0, (6, 1.5)), (0, (3, 1.2)), (0, (5, 1.2, 1, 1.2)))
+MANY_CLASSES = 7  # from here on a figure gives each less room
 SHORT_TITLES: Mapping[str, str] = {
     "healthy": "Healthy",
     "benign": "Benign",
@@ -70,13 +82,23 @@ INPUT_STYLES: Mapping[str, tuple[str, str]] = {  # colour and marker
 }
 OTHER_INPUT = ("#555555", "v")
 SERIES = ("#111111", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_ROW_TITLES_IN = 1.7  # beside a heat map
+_MOST_LETTERS = 22  # of a class's name in a figure; tables hold it in full
+_LINE_LETTERS = 14
 INK = "#1b2430"
 QUIET = "#5a6675"
 GRID = "#dde3ea"
 BAND = "#edf1f5"
 
+# For letters that DejaVu Sans lacks, such as Chinese ones in the name of a class.
+_OTHER_FONTS = (
+    "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari",
+    "Noto Sans Bengali", "Noto Sans Thai", "Arial Unicode MS", "Droid Sans Fallback",
+    "WenQuanYi Zen Hei", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC",
+    "Hiragino Sans", "Nirmala UI",
+)  # fmt: skip
+
 _RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -114,10 +136,15 @@ _RC: dict[Any, Any] = {
 def house_style() -> Iterator[None]:
     """Give figures made and saved inside the block one look, whatever the caller's settings."""
     import matplotlib
+    from matplotlib.font_manager import get_font_names
 
+    there = set(get_font_names())
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams["font.family"] = [
+            "DejaVu Sans", *(name for name in _OTHER_FONTS if name in there)
+        ]  # fmt: skip
         yield
 
 
@@ -163,12 +190,53 @@ def panel_grid(
     return figure, axes
 
 
+def crowded(class_names: Sequence[str]) -> bool:
+    """Whether many or long class names need the whole width of a page."""
+    return len(class_names) >= MANY_CLASSES or _longest(class_names) > _LINE_LETTERS
+
+
+def tick_height(class_names: Sequence[str]) -> float:
+    """Inches that the names below a heat map take beyond a line or two; 0 where they stand upright.
+
+    >>> tick_height(["benign", "pro_b"])
+    0.0
+    """
+    return 0.055 * _longest(class_names) if crowded(class_names) else 0.0
+
+
+def _longest(class_names: Sequence[str]) -> int:
+    return max((len(short_title(name)) for name in class_names), default=0)
+
+
 def class_ticks(ax: Axes, class_names: Sequence[str]) -> None:
     """Put class names below the columns of a heat map, which has no grid."""
-    names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
-    ax.set_xticks(range(len(names)), names)
+    if not crowded(class_names):
+        names = [short_title(name).replace(" ", "\n", 1) for name in class_names]
+        ax.set_xticks(range(len(names)), names)
+    else:
+        names = [short_title(name) for name in class_names]
+        ax.set_xticks(
+            range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor",
+            fontsize=fitting_size(ax, len(names), 2),
+        )  # fmt: skip
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+
+
+def fitting_size(ax: Axes, columns: int, letters: int, *, most: float = 9.0) -> float:
+    """Size in points of type with which ``letters`` fit into a column of a heat map."""
+    spec = ax.get_subplotspec()
+    panels = 1 if spec is None else spec.get_gridspec().ncols
+    figure = ax.get_figure(root=True)
+    width_in = WIDTH_IN if figure is None else figure.get_figwidth()
+    column_pt = 72 * (width_in / panels - _ROW_TITLES_IN) / max(1, columns)
+    return float(np.clip(column_pt / (0.65 * max(1, letters)), 4.0, most))
+
+
+def legend_columns(titles: Sequence[str], most: int, *, width_in: float = WIDTH_IN) -> int:
+    """How many columns a legend below or above a figure can have."""
+    longest = max(map(len, titles), default=1)
+    return int(np.clip(width_in * 72 / (5.2 * longest + 45), 1, most))
 
 
 def ink_on(colours: Colormap, share: float) -> str:
@@ -188,7 +256,12 @@ def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
     figure.set_dpi(DPI)
     _typeset_powers(figure)
     canvas: Any = figure.canvas  # its Agg methods are untyped
-    with matplotlib.rc_context({"text.parse_math": True}):  # of ticks that drawing adds
+    with (
+        matplotlib.rc_context({"text.parse_math": True}),  # of ticks that drawing adds
+        warnings.catch_warnings(),
+    ):
+        # A letter that no font here has is drawn as a box; tables have the name in full.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())
     picture = Image.fromarray(pixels[..., :3])
@@ -248,14 +321,38 @@ def shades() -> Colormap:
     return ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.0, 0.87, 256)))
 
 
-def class_colour(name: str) -> str:
-    """The colour of a class, the same in every figure."""
-    return CLASS_COLOURS.get(name, QUIET)
+def class_styles(class_names: Iterable[str]) -> dict[str, ClassStyle]:
+    """How each of the classes of a data set is drawn, no two alike.
+
+    Those of the public ALL sets always look the same; the others take, in their order, what is
+    left over.
+
+    Args:
+        class_names: All of the data set, so that a class looks the same in every figure.
+
+    >>> found = class_styles(["all", "hairy_cell", "zebra"])
+    >>> found["all"].colour, found["hairy_cell"].colour, found["zebra"].colour
+    ('#D55E00', '#0072B2', '#009E73')
+    """
+    names = order_classes(class_names)
+    styles = {name: _OF_ALL_SETS[name] for name in names if name in _OF_ALL_SETS}
+    taken = {style.colour for style in styles.values()}
+    free = [colour for colour in _COLOURS if colour not in taken]
+    others = [name for name in names if name not in styles]
+    for number, name in enumerate(others):
+        turn, place = divmod(number, len(free))
+        styles[name] = ClassStyle(
+            free[place],
+            _MARKERS[(number + turn) % len(_MARKERS)],
+            _DASHES[(number + turn) % len(_DASHES)],
+        )
+    return styles
 
 
 def short_title(name: str) -> str:
-    """A class's name where space is scarce."""
-    return SHORT_TITLES.get(name) or class_title(name)
+    """A class's name where space is scarce, at most two lines' worth."""
+    title = SHORT_TITLES.get(name) or class_title(name)
+    return title if len(title) <= _MOST_LETTERS else f"{title[: _MOST_LETTERS - 1]}…"
 
 
 def luminance(rgb: NDArray[np.float64]) -> float:

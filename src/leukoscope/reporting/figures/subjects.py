@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from leukoscope.reporting.figures.style import (
-    CLASS_MARKERS,
     QUIET,
-    class_colour,
+    class_styles,
+    legend_columns,
     new_figure,
     short_title,
 )
@@ -43,29 +43,37 @@ class PatientLine:
     n_images: int
 
 
-def patient_chart(lines: Sequence[PatientLine], *, xlabel: str, threshold: float | None) -> Figure:
+def patient_chart(
+    lines: Sequence[PatientLine],
+    *,
+    class_names: Sequence[str] = (),
+    xlabel: str,
+    threshold: float | None,
+) -> Figure:
     """Patients by true class and probability, from top to bottom; a cross marks a wrong prediction.
 
-    ``xlabel`` names the probability; ``threshold`` is that of the decision, or None.
+    ``class_names`` are all of the data set (else those of the lines), ``xlabel`` names the
+    probability; ``threshold`` is that of the decision, or None.
     """
     named = len(lines) <= MOST_NAMED
     figure = new_figure(1.0 + (0.17 * len(lines) if named else 8.0))
     ax = figure.add_subplot()
+    styles = class_styles(class_names or [line.true for line in lines])
     if threshold is not None:
         ax.axvline(threshold, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     for y, line in enumerate(lines):
-        colour = class_colour(line.true)
+        colour = styles[line.true].colour
         if line.low is not None and line.high is not None:
             ax.plot([line.low, line.high], [y, y], color=colour, linewidth=1.6, alpha=0.55)
-        marker = CLASS_MARKERS.get(line.true, "o") if line.right else "X"
+        marker = styles[line.true].marker if line.right else "X"
         ax.plot(
             line.value, y, marker, color=colour, markersize=6 if line.right else 8,
             markeredgecolor="white" if line.right else "black",
             markeredgewidth=0.4 if line.right else 0.8, clip_on=False,
         )  # fmt: skip
     for name in dict.fromkeys(line.true for line in lines):
-        marker = CLASS_MARKERS.get(name, "o")
-        ax.plot([], [], marker, color=class_colour(name), label=f"truth: {short_title(name)}")
+        style = styles[name]
+        ax.plot([], [], style.marker, color=style.colour, label=f"truth: {short_title(name)}")
     ax.plot([], [], "X", color="white", markeredgecolor="black", markersize=8, label="wrong")
     ax.set_xlim(0, 1)
     ax.set_ylim(len(lines) - 0.4, -0.6)
@@ -75,5 +83,6 @@ def patient_chart(lines: Sequence[PatientLine], *, xlabel: str, threshold: float
     ax.grid(axis="x")
     ax.set_xlabel(xlabel)
     ax.set_ylabel("patient (images)" if named else f"{len(lines)} patients")
-    figure.legend(loc="outside upper left", ncols=5)
+    _, titles = ax.get_legend_handles_labels()
+    figure.legend(loc="outside upper left", ncols=legend_columns(titles, 5))
     return figure

@@ -40,7 +40,7 @@ def write_foreign_report(run: RunFolder, config: StudyConfig, name: str) -> None
         Section("why", "Why this verdict", [*why(study), *present(inapplicable(study))]),
         data.passport(study, gallery),
         class_results(_once(study), gallery),
-        *closing(),
+        *closing(study),
     ]
     values = head(study) | {"title": f"Leukoscope audit of {name}"}
     write_page(run.report_html, values, sections, markdown=run.report_md)

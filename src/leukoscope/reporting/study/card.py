@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from leukoscope.core.labels import CLASSES, class_title
+from leukoscope.core.labels import class_description, class_title, malignant_mask, role_of
 from leukoscope.core.program import __version__
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
@@ -48,10 +48,16 @@ def card_text(study: Study) -> str:
         headline=verdict.headline,
         level=level_title(verdict.level)[0],
         classes=[
-            (class_title(name), name, CLASSES[name].description if name in CLASSES else "")
+            (
+                class_title(name),
+                name,
+                class_description(name),
+                role_of(name, study.roles) or "not stated",
+            )
             for name in study.class_names
         ],
         benign="benign" in study.class_names,
+        apart=malignant_mask(study.class_names, study.roles) is not None,
         tables=present(
             result_tables.headline(study),
             result_tables.further(study),

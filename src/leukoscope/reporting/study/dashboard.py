@@ -35,11 +35,11 @@ def dashboard(study: Study, gallery: Gallery) -> Section:
     protocol = protocol or study.results[-1].protocol
     n = max(entry.n for entry in study.results)
     where = f"recipe {recipe}, {protocol_title(protocol).lower()}"
-    title = f"{study.name}: {where}"
+    title, k = f"{study.name}: {where}", len(study.class_names)
     picture = gallery.draw(
         "dashboard",
-        lambda: figures.dashboard(panels, columns=COLUMNS, title=title),
-        narrow=lambda: figures.dashboard(panels, columns=1),
+        lambda: figures.dashboard(panels, columns=COLUMNS, title=title, num_classes=k),
+        narrow=lambda: figures.dashboard(panels, columns=1, num_classes=k),
         caption=(
             f"The study on one page (n = {count(n)} test images). Where a panel is about one "
             f"protocol, it is the harshest that was run: {where}."

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from leukoscope.config.recipe import EnsembleTraining, GradientTraining, LinearHeadTraining, Recipe
-from leukoscope.core.labels import CLASSES, class_title, order_classes
+from leukoscope.core.labels import (
+    class_description,
+    class_title,
+    malignant_mask,
+    order_classes,
+    role_of,
+    without_sides,
+)
 from leukoscope.core.protocols import protocol_rank, protocol_title
 from leukoscope.core.records import PARTS
 from leukoscope.reporting.content import (
@@ -51,21 +58,19 @@ _SAID_ELSEWHERE = {"name", "title", "reference", "notes"}
 
 
 def classes(study: Study) -> Table:
-    """Usable images of each class, with what the class means."""
+    """Usable images of each class, with its role and what the class means."""
     found = Counter(record.label for record in study.manifest.usable)
-    total = sum(found.values())
+    total, roles = sum(found.values()), study.roles
+    apart = malignant_mask(order_classes(found), roles) is not None
     return table_of(
         f"Classes of the {plural(total, 'usable image')}", order_classes(found),
         text("Class", class_title),
-        text("What it is", class_meaning),
+        text("Role", lambda name: role_of(name, roles) or "not stated"),
+        text("What it is", lambda name: class_description(name) or DASH),
         value("n images", lambda name: count(found[name])),
         value("Share", lambda name: number(found[name] / total, "share")),
+        note="" if apart else f"No P(malignant): {without_sides(order_classes(found), roles)}.",
     )  # fmt: skip
-
-
-def class_meaning(name: str) -> str:
-    """What a class is; a dash for one that is not ours."""
-    return CLASSES[name].description if name in CLASSES else DASH
 
 
 def unused(study: Study) -> Table | None:

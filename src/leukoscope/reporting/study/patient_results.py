@@ -108,7 +108,10 @@ def _chart(study: Study, gallery: Gallery, entry: PatientResult) -> Picture:
     return gallery.draw(
         "patients",
         lambda: patient_chart(
-            lines, xlabel=f"aggregated probability of {of}", threshold=0.5 if two else None
+            lines,
+            class_names=names,
+            xlabel=f"aggregated probability of {of}",
+            threshold=0.5 if two else None,
         ),
         caption=f"Each patient’s aggregated probability of {of}, recipe {entry.recipe} "
         f"(n = {len(lines)} patients; in brackets their images). Lines: "

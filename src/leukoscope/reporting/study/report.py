@@ -57,7 +57,7 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [examples.explanations(study, gallery)],
         lambda: [examples.examples(study, gallery)],
         lambda: [data.reproduce(study)],
-        lambda: [write_checklists(run, study), *closing()],
+        lambda: [write_checklists(run, study), *closing(study)],
     ]
     sections: list[Section] = []
     for done, step in enumerate(steps, start=1):
@@ -94,9 +94,12 @@ def head(study: Study) -> dict[str, Any]:
     }
 
 
-def closing() -> list[Section]:
+def closing(study: Study) -> list[Section]:
     """Glossary and sources."""
+    # Where "Benign" is any benign cell, it is not what the glossary says of the ALL sets.
+    other = {"Benign"} if "benign_cell" in study.class_names else set[str]()
+    terms = tuple((name, meaning) for name, meaning in GLOSSARY if name not in other)
     return [
-        Section("glossary", "Glossary", [Terms(GLOSSARY)]),
+        Section("glossary", "Glossary", [Terms(terms)]),
         Section("sources", "Sources of the methods", [References(REFERENCES)]),
     ]

@@ -182,13 +182,17 @@ def labels(study: Study) -> Answer | None:
     """The reference standard as far as the files know it."""
     layout = study.passport.get("layout") or study.config.data.layout
     conflicts = study.passport.get("label_conflicts")
-    mapped = study.config.data.class_map
+    mapped, stated = study.config.data.class_map, study.config.data.roles
     return answer(
         [
             f"The class of each image is the one that the data set itself gives (layout "
             f"`{layout}`); how it was made is not in the files.",
             f"Names mapped by the user: {listed(f'{a} → {b}' for a, b in mapped.items())}."
             if mapped
+            else "",
+            "Roles stated by the user: "
+            f"{listed(f'{class_title(a)} is {b}' for a, b in stated.items())}."
+            if stated
             else "",
             ""
             if conflicts is None
