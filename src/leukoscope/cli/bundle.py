@@ -263,6 +263,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Folder for predictions and metrics.")],
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
     """Measure a bundle on labelled images that it has not seen; says so if it has."""
@@ -270,7 +271,13 @@ def evaluate(
 
     with progress_bars() as show:
         result = evaluate_bundle(
-            bundle, data, out, layout=layout, class_map=opt.class_map(classes), listener=show
+            bundle,
+            data,
+            out,
+            layout=layout,
+            class_map=opt.class_map(classes),
+            target=target,
+            listener=show,
         )
     if as_json:
         print_json(result.metrics.to_json())

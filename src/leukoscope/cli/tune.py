@@ -59,6 +59,7 @@ def tune(
     overrides: opt.SetOption = None,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
     resume: opt.ResumeTuneOption = False,
     final: opt.FinalOption = False,
     as_json: opt.JsonOption = False,
@@ -84,6 +85,7 @@ def tune(
             seed=seed,
             layout=layout,
             class_map=opt.class_map(classes),
+            target=target,
             backbone=backbone,
             weights=weights,
         )

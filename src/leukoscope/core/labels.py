@@ -354,6 +354,8 @@ CLASSES: Mapping[str, ClassInfo] = MappingProxyType(
 """Every known class, in the order of tables and figures."""
 
 _OF_ALL_SETS = frozenset(info.name for info in _ALL_TYPES)
+CLASSES_OF_ALL_SETS = _OF_ALL_SETS
+"""Classes of the public ALL sets, whose roles are all known."""
 _MISTAKABLE = 5  # letters from which a name can be taken for a misspelling of another
 
 

@@ -65,6 +65,7 @@ def evaluate_bundle(
     layout: str,
     class_map: dict[str, str],
     listener: Listener,
+    target: str = "",
 ) -> ExternalResult:
     """Predict on labelled images and measure.
 
@@ -77,7 +78,7 @@ def evaluate_bundle(
     """
     run = RunFolder(out)
     predictor = load_bundle(bundle)
-    manifest = load_dataset(data, layout=layout, class_map=class_map)
+    manifest = load_dataset(data, layout=layout, class_map=class_map, target=target)
     if not manifest.usable:
         raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")
     found = audit(manifest, progress=lambda done, total: listener("audit", done, total))
@@ -221,7 +222,9 @@ def check_external(config: StudyConfig, class_names: Sequence[str]) -> None:
         LayoutError: A folder has no known layout.
     """
     for data in config.external:
-        found = inspect_dataset(data.path, layout=data.layout, class_map=data.class_map)
+        found = inspect_dataset(
+            data.path, layout=data.layout, class_map=data.class_map, target=data.target
+        )
         labels = {row.label for row in found.folders if row.label and row.images}
         both_kinds = len({CLASSES[name].malignant for name in class_names}) == 2
         if not labels & set(class_names) and not (labels and both_kinds):
@@ -291,7 +294,7 @@ def _measured(
         return load_evaluation(folder.metrics)
     found = evaluate_bundle(
         run.bundle, Path(data.path), folder.path, layout=data.layout,
-        class_map=dict(data.class_map), listener=progress.listener,
+        class_map=dict(data.class_map), listener=progress.listener, target=data.target,
     )  # fmt: skip
     write_json(record, behind)  # last: what is there is complete
     return found.metrics

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 
 def external_values(
-    paths: Sequence[Path | str], layouts: Sequence[str], class_map: Mapping[str, str] | None
+    paths: Sequence[Path | str],
+    layouts: Sequence[str],
+    class_map: Mapping[str, str] | None,
+    target: str = "",
 ) -> list[dict[str, Any]]:
     """Values of the key ``external`` of a study.
 
@@ -48,6 +51,7 @@ def external_values(
         paths: Folder or CSV manifest of each data set.
         layouts: Layout of each; one holds for all, and none means ``auto``.
         class_map: Folder name → class, of every data set.
+        target: Column that is the label, of every data set.
 
     Raises:
         ConfigError: Neither one layout nor one for each.
@@ -64,6 +68,7 @@ def external_values(
             "path": str(Path(path).expanduser().resolve()),
             "layout": layout,
             "class_map": dict(class_map or {}),
+            "target": target,
         }
         for path, layout in zip(paths, given, strict=True)
     ]
@@ -102,6 +107,7 @@ def study_config(
     seed: int = 42,
     layout: str = "auto",
     class_map: dict[str, str] | None = None,
+    target: str = "",
     backbone: str | None = None,
     weights: str | None = None,
     external: Sequence[Path | str] = (),
@@ -122,9 +128,11 @@ def study_config(
         seed: Seed of everything that is random.
         layout: Name of a layout, or ``auto``.
         class_map: Folder name → class.
+        target: Column that is the label; empty for the one that the layout gives.
         backbone: Put it in place of each recipe's own, see :func:`replace_backbone`.
         weights: ``imagenet``, ``none``, a file or a folder, in place of each recipe's own.
-        external: Other data to measure the bundle on; ``class_map`` holds for it too.
+        external: Other data to measure the bundle on; ``class_map`` and ``target`` hold for it
+            too.
         external_layouts: Layout of each; one for all, or none for ``auto``.
 
     Raises:
@@ -141,13 +149,14 @@ def study_config(
             "path": str(Path(data).expanduser().resolve()),
             "layout": layout,
             "class_map": class_map or {},
+            "target": target,
         },
         "recipes": [recipe.model_dump() for recipe in chosen],
         "protocols": list(protocols or PROTOCOLS),
         "probes": list(chosen_probes(probes)),
         "splits": {"folds": usual_folds(chosen) if folds is None else folds},
         "seed": seed,
-        "external": external_values(external, external_layouts, class_map),
+        "external": external_values(external, external_layouts, class_map, target),
     }
     return validate(StudyConfig, apply_overrides(values, for_study), "study")
 
@@ -278,6 +287,7 @@ def read_data(config: StudyConfig, listener: Listener | None = None) -> Manifest
         Path(data.path),
         layout=data.layout,
         class_map=data.class_map,
+        target=data.target,
         progress=lambda done, total: tell("reading the images", done, total),
     )
 
