@@ -25,7 +25,7 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         metavar="COLUMN",
-        help="Column that is the label, e.g. diagnosis or cell_type. Default: label, or the folder.",
+        help="Column that is the label, such as diagnosis. Default: label, or the class folder.",
     ),
 ]
 ClassOption = Annotated[

@@ -332,6 +332,9 @@ def _manifest_rows(path: Path, target: str) -> list[Row]:
     try:
         rows = read_rows(path, ("path", target or "label"))
     except LayoutError as error:
+        if target and "missing, found" in error.message:
+            hint = f"--target {target} names no column of this table"
+            raise LayoutError(error.message, hint=hint) from None
         known = [name for name in ("diagnosis", "cell_type") if has_columns(path, ("path", name))]
         if target or not known or error.hint:
             raise
