@@ -141,8 +141,8 @@ def columns(study: Study) -> Table | None:
         text("Measure", lambda e: e["measure"] or f"not testable: {e['reason']}"),
         value("p, Holm", lambda e: p_value(e["p_holm"])),
         text("Dealt at random", lambda e: f"{e['unit']}s" if e["measure"] else DASH),
-        note="0: the column tells nothing of the class; 1: it tells the class. Every patient counts "
-        "once. Permutation test, corrected for all columns.",
+        note="0: the column tells nothing of the class; 1: it tells the class. Every patient "
+        "counts once. Permutation test, corrected for all columns.",
     )
 
 
