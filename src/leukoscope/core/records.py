@@ -70,6 +70,11 @@ class ImageRecord:
             return str(getattr(self, name))
         return dict(self.further).get(name, "")
 
+    @property
+    def description(self) -> dict[str, str]:
+        """The describing columns and the user's own, as a CSV manifest takes them."""
+        return {name: getattr(self, name) for name in DESCRIBING_COLUMNS} | dict(self.further)
+
 
 MANIFEST_COLUMNS = tuple(c.name for c in fields(ImageRecord) if c.name != "further")
 """The columns that every ``manifest.csv`` of a run has; the user's own come after them."""
@@ -115,6 +120,11 @@ class Manifest:
     def further_columns(self) -> tuple[str, ...]:
         """Names of the user's own columns, in the order in which they come."""
         return tuple(dict.fromkeys(name for r in self.images for name, _ in r.further))
+
+    @property
+    def describing_columns(self) -> tuple[str, ...]:
+        """The columns of each image's :attr:`ImageRecord.description`."""
+        return (*DESCRIBING_COLUMNS, *self.further_columns)
 
     @property
     def roles(self) -> dict[str, str]:

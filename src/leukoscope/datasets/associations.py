@@ -165,7 +165,7 @@ class _Data:
         width = int(self.codes.max()) + 1
         height = int(self.labels.max()) + 1
         flat = np.bincount(labels * width + codes, self.weights, minlength=width * height)
-        return flat.reshape(height, width)
+        return flat.astype(np.float64).reshape(height, width)
 
     def shuffled(self, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Labels and codes as chance could have dealt them."""

@@ -91,7 +91,7 @@ def _take_target(placement: Placement, target: str, source: Path) -> list[Placed
         if given and given != value:
             further = (*further, (GIVEN_LABEL, given))
         cleared = {target: ""} if target in DESCRIBING_COLUMNS else {}
-        taken.append(replace(item, found=value, label="", further=further, **cleared))  # type: ignore[arg-type]
+        taken.append(replace(item, found=value, label="", further=further, **cleared))
     if not any(item.found for item in taken):
         have = [n for n in DESCRIBING_COLUMNS if any(i.column(n) for i in placement.placed)]
         have += [n for n in placement.columns if n and n not in have]

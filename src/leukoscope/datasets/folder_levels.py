@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import NoReturn
 
 from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.labels import open_name
@@ -253,7 +254,7 @@ def _refuse(
     level: Sequence[Sequence[str]],
     open_ones: Sequence[int],
     readings: Sequence[_Levels],
-) -> None:
+) -> NoReturn:
     shown = "; or ".join(
         f"'{one.pattern}', where {_shown(level[k])} are the classes"
         for k, one in zip(open_ones, readings, strict=True)

@@ -317,15 +317,21 @@ def cnmc_name(path: str) -> tuple[str, str] | None:
     >>> cnmc_name("fold_0/hem/UID_H10_1_2_hem.bmp"), cnmc_name("Snap_031.jpg")
     (('H10', 'healthy'), None)
     """
-    match = _CNMC.match(PurePosixPath(path).stem)
+    name = path.rpartition("/")[2]
+    match = _CNMC.match(name.rpartition(".")[0] or name)  # pathlib is slow
     if match is None:
         return None
     return match[1].upper(), "healthy" if match[4].lower() == "hem" else "all"
 
 
 def is_image_name(path: str) -> bool:
-    """Whether the suffix is that of an image format we read."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+    """Whether the suffix is that of an image format we read.
+
+    >>> is_image_name("a.b/x.JPG"), is_image_name("a.png/x"), is_image_name("a/.png")
+    (True, False, False)
+    """
+    stem, _, suffix = path.rpartition("/")[2].rpartition(".")  # pathlib is slow
+    return bool(stem) and f".{suffix}".lower() in IMAGE_SUFFIXES
 
 
 def twin_key(path: str, steps: PathMeaning) -> tuple[str, ...]:

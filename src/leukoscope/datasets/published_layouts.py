@@ -257,9 +257,11 @@ def place_wbcbench(listing: Listing) -> Placement:
 def is_barcelona(listing: Listing) -> str:
     """By what PBC (Barcelona) is recognised, or empty."""
     images = [name for name in listing.files if is_image_name(name)]
-    folders = {PurePosixPath(name).parent.name.lower() for name in images}
+    folders = {PurePosixPath(f).name.lower() for f in {n.rpartition("/")[0] for n in images}}
+    if folders != _PBC_FOLDERS:
+        return ""
     coded = sum(bool(_PBC_FILE.search(PurePosixPath(name).name)) for name in images)
-    if folders == _PBC_FOLDERS and 2 * coded > len(images):
+    if 2 * coded > len(images):
         return "the folders are the eight classes of PBC, and file names hold the code of the cell"
     return ""
 
