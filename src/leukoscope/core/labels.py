@@ -414,8 +414,9 @@ def resolve_classes(
         overrides: As in :func:`resolve_class`.
     """
     found = {text: resolve_class(text, overrides) or open_name(text) for text in texts}
-    if all(name in _OF_ALL_SETS for name in found.values()):
-        return found
+    # Names that are not known decide nothing: a stray folder renames no class.
+    if not {name for name in found.values() if name in CLASSES} - _OF_ALL_SETS:
+        return {text: name for text, name in found.items() if name}
     chosen = {_normalise(given) for given in overrides or {}}
     own = {"blast": "blast", "blasts": "blast", "leukaemia": "leukemia"}
     result = {}
