@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.core.errors import DataError, LayoutError
+from leukoscope.core.errors import DataError, LayoutError, UnknownNameError
 from leukoscope.core.records import Manifest
-from leukoscope.datasets.layouts import inspect_dataset, load_dataset
+from leukoscope.datasets.layouts import inspect_dataset, load_dataset, stated_roles
 
 Put = Callable[..., Path]
 
@@ -92,10 +92,16 @@ def test_the_column_role_says_what_classes_stand_for(tmp_path: Path, put: Put) -
     for k in range(2):
         put(tmp_path / f"{k}.png", k)
     path = write(tmp_path, "path,label,role\n0.png,cat,malignant\n1.png,dog,\n")
-    assert load_dataset(path).roles == {"cat": "malignant"}
+    assert stated_roles(path) == {"cat": "malignant"}
+    assert [row.role for row in inspect_dataset(path).classes] == ["malignant", None]
+    shown = inspect_dataset(path, roles={"cat": "other", "dog": "benign"}).classes
+    assert [row.role for row in shown] == ["other", "benign"]
     path = write(tmp_path, "path,label,role\n0.png,cat,malignant\n1.png,cat,benign\n")
-    with pytest.raises(DataError, match="gives the class cat two roles"):
-        _ = load_dataset(path).roles
+    with pytest.raises(LayoutError, match="gives the class cat two roles"):
+        stated_roles(path)
+    path = write(tmp_path, "path,label,role\n0.png,cat,evil\n1.png,cat,evil\n")
+    with pytest.raises(UnknownNameError, match="unknown role 'evil'"):
+        inspect_dataset(path)
 
 
 @pytest.mark.parametrize(

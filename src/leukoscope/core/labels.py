@@ -414,8 +414,9 @@ def resolve_classes(
         overrides: As in :func:`resolve_class`.
     """
     found = {text: resolve_class(text, overrides) or open_name(text) for text in texts}
-    # Names that are not known decide nothing: a stray folder renames no class.
-    if not {name for name in found.values() if name in CLASSES} - _OF_ALL_SETS:
+    known = {name for name in found.values() if name in CLASSES}
+    only = all(name in _OF_ALL_SETS for name in found.values())
+    if only or (len(known) > 1 and known <= _OF_ALL_SETS):  # a stray folder renames no class
         return {text: name for text, name in found.items() if name}
     chosen = {_normalise(given) for given in overrides or {}}
     own = {"blast": "blast", "blasts": "blast", "leukaemia": "leukemia"}

@@ -126,24 +126,6 @@ class Manifest:
         """The columns of each image's :attr:`ImageRecord.description`."""
         return (*DESCRIBING_COLUMNS, *self.further_columns)
 
-    @property
-    def roles(self) -> dict[str, str]:
-        """Class → role, as the user's own column ``role`` says; empty without one.
-
-        Raises:
-            DataError: Two images of one class have different roles.
-        """
-        found: dict[str, str] = {}
-        for record in self.usable:
-            role = record.column("role")
-            if role and found.setdefault(record.label, role) != role:
-                raise DataError(
-                    f"{self.root}: the column role gives the class {record.label} two roles, "
-                    f"{found[record.label]} and {role}, e.g. for {record.path}",
-                    hint="give every image of a class the same role",
-                )
-        return found
-
     def save(self, path: Path) -> None:
         """Write ``manifest.csv``."""
         columns = (*MANIFEST_COLUMNS, *self.further_columns)

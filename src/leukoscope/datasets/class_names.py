@@ -134,6 +134,24 @@ def _unused(
     return [f"--class names {given!r}, which is no class name of this data" for given in lost]
 
 
+def column_roles(placement: Placement, source: Path) -> dict[str, str]:
+    """Class → role, as the user's own column ``role`` says; empty without one.
+
+    Raises:
+        LayoutError: Two images of one class have different roles.
+    """
+    found: dict[str, str] = {}
+    for item in placement.placed:
+        role = item.column("role")
+        if role and item.label and found.setdefault(item.label, role) != role:
+            raise LayoutError(
+                f"{source}: the column role gives the class {item.label} two roles, "
+                f"{found[item.label]} and {role}, e.g. for {item.path}",
+                hint="give every image of a class the same role",
+            )
+    return found
+
+
 def few_groups(items: Sequence[Placed]) -> list[str]:
     """Warnings of classes that cannot stand on two sides of a split."""
     groups: dict[str, set[str]] = {}

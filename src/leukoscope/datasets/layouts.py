@@ -16,7 +16,12 @@ from leukoscope.core.errors import ImageError, LayoutError, UnknownNameError
 from leukoscope.core.files import sha256_bytes
 from leukoscope.core.labels import Role, check_roles, class_title, order_classes, role_of
 from leukoscope.core.records import DESCRIBING_COLUMNS, ImageRecord, Manifest
-from leukoscope.datasets.class_names import clean_class_map, few_groups, name_classes
+from leukoscope.datasets.class_names import (
+    clean_class_map,
+    column_roles,
+    few_groups,
+    name_classes,
+)
 from leukoscope.datasets.folder_levels import is_pattern, parse_pattern, read_folders
 from leukoscope.datasets.layout_readers import (
     MANIFEST_NAME,
@@ -398,6 +403,7 @@ def inspect_dataset(
     """
     mapping = clean_class_map(class_map)
     _, name, why, placement = _place(Path(path), layout, class_map, target)
+    known = {**column_roles(placement, Path(path)), **(roles or {})}
     images = [item for item in placement.placed if is_image_name(item.path)]
     used = [item for item in images if not item.excluded]
     counts = Counter((item.found, item.label) for item in images)
@@ -413,9 +419,31 @@ def inspect_dataset(
         len(used),
         dict(Counter(_kind(item.excluded) for item in images if item.excluded)),
         (*placement.warnings, *few_groups(images)),
-        _class_rows(used, check_roles(roles or {}, {item.label for item in used})),
+        _class_rows(used, check_roles(known, {item.label for item in used})),
         _columns(used),
     )
+
+
+def stated_roles(
+    path: Path | str,
+    *,
+    layout: str = "auto",
+    class_map: ClassMap | None = None,
+    target: str = "",
+) -> dict[str, str]:
+    """Class → role, as the column ``role`` of a CSV manifest says; empty without such a column.
+
+    Raises:
+        LayoutError: The manifest cannot be read, or gives one class two roles.
+        UnknownNameError: A role is none.
+    """
+    path = Path(path)
+    table = path / MANIFEST_NAME if path.is_dir() else path
+    if not has_columns(table, ("path", "role")):
+        return {}
+    placement = _place(path, layout, class_map, target)[-1]
+    roles = column_roles(placement, table)
+    return dict(check_roles(roles, roles))
 
 
 def _class_rows(used: Sequence[Placed], roles: Mapping[str, Role]) -> tuple[ClassRow, ...]:

@@ -25,7 +25,7 @@ from leukoscope.core.files import write_json
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts import load_dataset, stated_roles
 from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
@@ -150,6 +150,7 @@ def study_config(
             "layout": layout,
             "class_map": class_map or {},
             "target": target,
+            "roles": stated_roles(data, layout=layout, class_map=class_map, target=target),
         },
         "recipes": [recipe.model_dump() for recipe in chosen],
         "protocols": list(protocols or PROTOCOLS),
