@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.markup import escape
 
 from leukoscope.cli import data_files
 from leukoscope.cli import options as opt
@@ -58,6 +57,8 @@ def inspect(
 ) -> None:
     """Say which layout a folder has, and what each class would be called and why."""
     from dataclasses import asdict
+
+    from rich.markup import escape
 
     from leukoscope.datasets.layouts import inspect_dataset
 
