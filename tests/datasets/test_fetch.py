@@ -132,10 +132,9 @@ def test_a_fetched_set_can_be_read_and_is_verified_when_there(
     found = inspect_dataset(out)
     assert found.layout == "csv-manifest"
     assert found.parts == {"test": 12, "train": 12, "val": 12}
-    assert {row.found: row.images for row in found.folders if not row.label} == {
-        "erythroblast": 6,
-        "platelet": 6,
-    }
+    assert found.excluded == {"no label": 12}
+    cells = inspect_dataset(out, target="cell_type").folders
+    assert {row.found: row.label for row in cells}["platelet"] == "thrombocyte"
     manifest = load_dataset(out)
     assert {record.label for record in manifest.usable} == {"healthy"}
     with np.load(io.BytesIO(server.body)) as arrays:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.core.errors import DataError, LayoutError
-from leukoscope.datasets.layouts import inspect_dataset, load_dataset
+from leukoscope.core.errors import DataError, LayoutError, UnknownNameError
+from leukoscope.core.records import Manifest
+from leukoscope.datasets.layouts import inspect_dataset, load_dataset, stated_roles
 
 Put = Callable[..., Path]
 
@@ -41,16 +42,66 @@ def test_a_listed_file_may_be_missing_or_unlabelled(tmp_path: Path, put: Put) ->
     path = write(tmp_path, "path,label\na.png,all\nb.png,cat\nc.png,\ngone.png,all\n")
     records = {r.path: r for r in load_dataset(path).images}
     assert records["gone.png"].reason == "missing: no such file"
-    assert records["b.png"].status == "excluded"
-    assert records["b.png"].reason == "unknown class 'cat'"
+    assert (records["b.png"].status, records["b.png"].label) == ("ok", "cat")
     assert records["c.png"].reason == "no label"
     warnings = inspect_dataset(path).warnings
     assert warnings == (
-        "line 3: unknown class 'cat'; its images are excluded",
         "line 4: no label; its images are excluded",
+        "class cat has only one image: it can be trained on or tested, not both",
     )
-    mapped = load_dataset(path, class_map={"cat": "healthy"})
+    mapped = load_dataset(path, class_map={"cat": "hem"})
     assert {r.path: r.label for r in mapped.usable} == {"a.png": "all", "b.png": "healthy"}
+
+
+def test_any_column_is_kept_and_can_be_the_label(tmp_path: Path, put: Put) -> None:
+    for k in range(3):
+        put(tmp_path / f"{k}.png", k)
+    path = write(
+        tmp_path,
+        ",path,patient_id,Diagnosis,cell_type,Stain lot,sha256\n"
+        "0,0.png,a,AML,blast,L7,x\n1,1.png,a,AML,,L7,x\n2,2.png,b,APL,monocyte,,x\n",
+    )
+    with pytest.raises(LayoutError, match="label missing") as caught:
+        load_dataset(path)
+    assert caught.value.hint.startswith("--target diagnosis takes")
+    manifest = load_dataset(path, target="diagnosis")
+    assert [(r.label, r.cell_type, r.further) for r in manifest.images] == [
+        ("aml", "blast", (("stain lot", "L7"),)),
+        ("aml", "", (("stain lot", "L7"),)),
+        ("apl", "monocyte", ()),
+    ]
+    manifest.save(tmp_path / "run" / "manifest.csv")
+    assert Manifest.load(tmp_path / "run" / "manifest.csv", tmp_path).images == manifest.images
+    lots = load_dataset(path, target="Stain lot")
+    assert [r.label or r.reason for r in lots.images] == ["l7", "l7", "no stain lot"]
+    with pytest.raises(LayoutError, match="ward missing") as caught:
+        load_dataset(path, target="ward")
+    assert "names no column" in caught.value.hint
+
+
+def test_a_misspelt_class_is_asked_about_by_line(tmp_path: Path, put: Put) -> None:
+    put(tmp_path / "a.png", 1)
+    path = write(tmp_path, "path,label\na.png,eosinofil\n")
+    with pytest.raises(LayoutError, match=r"list\.csv, line 2: 'eosinofil' \(eosinophil\?\)"):
+        load_dataset(path)
+    kept = load_dataset(path, class_map={"eosinofil": "eosinofil"})
+    assert kept.class_names == ("eosinofil",)
+
+
+def test_the_column_role_says_what_classes_stand_for(tmp_path: Path, put: Put) -> None:
+    for k in range(2):
+        put(tmp_path / f"{k}.png", k)
+    path = write(tmp_path, "path,label,role\n0.png,cat,malignant\n1.png,dog,\n")
+    assert stated_roles(path) == {"cat": "malignant"}
+    assert [row.role for row in inspect_dataset(path).classes] == ["malignant", None]
+    shown = inspect_dataset(path, roles={"cat": "other", "dog": "benign"}).classes
+    assert [row.role for row in shown] == ["other", "benign"]
+    path = write(tmp_path, "path,label,role\n0.png,cat,malignant\n1.png,cat,benign\n")
+    with pytest.raises(LayoutError, match="gives the class cat two roles"):
+        stated_roles(path)
+    path = write(tmp_path, "path,label,role\n0.png,cat,evil\n1.png,cat,evil\n")
+    with pytest.raises(UnknownNameError, match="unknown role 'evil'"):
+        inspect_dataset(path)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +111,7 @@ def test_a_listed_file_may_be_missing_or_unlabelled(tmp_path: Path, put: Put) ->
         ("", r"line 1: expected the columns path, label"),
         ("path,label\n", r"found only the header"),
         ("path,label\na.png,all\na.png,hem\n", r"line 3: a.png is already listed in line 2"),
+        ("path,label,x,X\na.png,all,1,2\n", r"line 1: the column x is there twice"),
         ("path,label\na.png,all,x\n", r"line 2: expected 2 values \(path, label\), found 3"),
         ('path,label\n"a.png,all\n', r"line 2: no valid CSV"),
         ("path,label\n,all\n", r"line 2: expected the path of an image, found none"),

@@ -88,6 +88,80 @@ def manifest_csv(root: Path, put: Put) -> None:
     )
 
 
+def patient_class(root: Path, put: Put) -> None:
+    for k, patient in enumerate(["Patient_0", "Patient_1", "Patient_2"]):
+        put(root / patient / "monocyte" / "a.png", 10 * k)
+        put(root / patient / "Hairy cell" / "a.png", 10 * k + 1)
+
+
+def class_patient(root: Path, put: Put) -> None:
+    for k, folder in enumerate(["aml/P1", "aml/P2", "apl/P3", "apl/P4"]):
+        put(root / "data" / folder / "a.png", k)
+
+
+def split_class_patient(root: Path, put: Put) -> None:
+    for k, folder in enumerate(["train/odd/S1", "train/even/S2", "test/odd/S3", "test/even/S4"]):
+        put(root / folder / "a.png", k)
+
+
+def unknown_names(root: Path, put: Put) -> None:
+    for k, name in enumerate(["Gelb", "Grün", "Rot & Blau"]):
+        put(root / name / "a.png", 2 * k)
+        put(root / name / "b.png", 2 * k + 1)
+
+
+def surnames(root: Path, put: Put) -> None:
+    for k, patient in enumerate(["Adler", "Bauer", "Clement", "Dorn"]):
+        put(root / patient / "yellow" / "a.png", 2 * k)
+        put(root / patient / "green" / "a.png", 2 * k + 1)
+
+
+def deepapl(root: Path, put: Put) -> None:
+    kinds = ["Blast, no lineage spec/BL_1.jpg", "Lymphocyte, variant/VLY_2.jpg"]
+    for patient in ("Patient_00", "Patient_1"):
+        for k, kind in enumerate(kinds):
+            put(root / "Data" / "All" / patient / "Signed slides" / kind, k + 5 * len(patient))
+        put(root / "Data" / "All" / patient / "Unsigned slides" / "BL_9.jpg", 90 + len(patient))
+    (root / "Data" / "All" / "Patient_00" / "Signed slides" / "Thumbs.db").write_bytes(b"x")
+    (root / "Data" / "master.csv").write_text(
+        "Patient_ID,Diagnosis,Cohort,Age\nPatient_0,APL,Discovery,41\nPatient_1,AML,Validation,\n"
+    )
+
+
+def munich(root: Path, put: Put) -> None:
+    codes = ["BAS", "MYO", "LYT"]
+    for k, code in enumerate(codes):
+        put(root / "AML-Cytomorphology" / code / f"{code}_0001.tiff", k)
+    lines = [f"{code}/{code}_0001.tiff {code} nan MOB" for code in codes]
+    (root / "annotations.dat").write_text("\n".join(lines) + "\n")
+
+
+def wbcbench(root: Path, put: Put) -> None:
+    for k, name in enumerate(["phase1/1.jpg", "phase2/train/2.jpg", "phase2/eval/3.jpg"]):
+        put(root / name, k)
+    put(root / "phase2" / "test" / "4.jpg", 9)
+    for table, row in (
+        ("phase1_label", "1.jpg,BNE"), ("phase2_train", "2.jpg,VLY"),
+        ("phase2_eval", "3.jpg,BNE"), ("phase2_test", "4.jpg,"),
+    ):  # fmt: skip
+        (root / f"{table}.csv").write_text(f"ID,labels\n{row}\n")
+
+
+PBC = ("basophil/BA", "eosinophil/EO", "erythroblast/ERB", "ig/MMY", "lymphocyte/LY",
+       "monocyte/MO", "neutrophil/SNE", "platelet/PLATELET")  # fmt: skip
+
+
+def pbc(root: Path, put: Put) -> None:
+    for k, name in enumerate(PBC):
+        put(root / "PBC_dataset_normal_DIB" / f"{name}_{k}.jpg", k)
+
+
+def raabin(root: Path, put: Put) -> None:
+    for k, part in enumerate(["Train", "TestA", "TestB"]):
+        put(root / part / "Neutrophil" / "a.jpg", 10 * k)
+        put(root / part / "Lymphocyte" / "a.jpg", 10 * k + 1)
+
+
 FOUR = {"benign": 1, "early_pre_b": 1, "pre_b": 1, "pro_b": 1}
 THREE_PARTS = {"train": 2, "val": 2, "test": 2}
 
@@ -108,7 +182,29 @@ CASES = {
         {"train": 1, "test": 1, "val": 1, "fold_1": 1},
         3,
     ),
-}
+    "patient/class": (patient_class, "class-folders", {"monocyte": 3, "hairy_cell": 3}, {}, 3),
+    "class/patient": (class_patient, "class-folders", {"aml": 2, "apl": 2}, {}, 4),
+    "split/class/patient": (
+        split_class_patient, "parts", {"odd": 2, "even": 2}, {"train": 2, "test": 2}, 4,
+    ),
+    "open": (unknown_names, "class-folders", {"gelb": 2, "grün": 2, "rot_blau": 2}, {}, 0),
+    "surnames": (surnames, "class-folders", {"yellow": 4, "green": 4}, {}, 4),
+    "deepapl": (deepapl, "deepapl", {"blast": 2, "variant_lymphocyte": 2}, {}, 2),
+    "munich": (munich, "annotations", {"basophil": 1, "myeloblast": 1, "lymphocyte": 1}, {}, 0),
+    "wbcbench": (
+        wbcbench, "wbcbench", {"band_neutrophil": 2, "variant_lymphocyte": 1},
+        {"train": 2, "val": 1}, 0,
+    ),
+    "pbc": (
+        pbc, "pbc",
+        dict.fromkeys(("basophil", "eosinophil", "erythroblast", "immature_granulocyte",
+                       "lymphocyte", "monocyte", "neutrophil", "thrombocyte"), 1),
+        {}, 0,
+    ),
+    "raabin": (
+        raabin, "parts", {"neutrophil": 3, "lymphocyte": 3}, {"train": 2, "test": 4}, 0,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -192,21 +288,25 @@ def test_missing_empty_and_unknown_classes_shift_no_other(tmp_path: Path, put: P
     put(tmp_path / "__MACOSX" / "Benign" / "._a.png", 63)
     put(tmp_path / "Pro" / "._hidden.png", 64)
     put(tmp_path / "loose.png", 65)
+    put(tmp_path / "masks" / "a_mask.png", 66)
+    put(tmp_path / "0012" / "a.png", 67)
     manifest = load_dataset(tmp_path)
     labels = {r.path: r.label for r in manifest.usable}
     assert labels == {
+        "Aardvarks/a.png": "aardvarks",
         "Benign/WBC-Benign-001.jpg": "benign",
         "Pre/WBC-Malignant-Pre-001.jpg": "pre_b",
         "Pro/WBC-Malignant-Pro-001.jpg": "pro_b",
     }
     reasons = {r.path: r.reason for r in manifest.images if r.status == "excluded"}
     assert reasons == {
-        "Aardvarks/a.png": "unknown class 'Aardvarks'",
+        "0012/a.png": "in no class folder",
+        "masks/a_mask.png": "no class folder: 'masks'",
         "loose.png": "in no class folder",
     }
     notes = "\n".join(manifest.notes)
     assert "the folder Early (Early pre-B ALL) holds no image" in notes
-    assert "--class 'Aardvarks=CLASS'" in notes
+    assert "--class 'masks=CLASS'" in notes
     assert ".ipynb_checkpoints were skipped (files: 2)" in notes
     assert "__MACOSX were skipped (files: 1)" in notes
     assert "hidden files were skipped (files: 1)" in notes
@@ -215,15 +315,105 @@ def test_missing_empty_and_unknown_classes_shift_no_other(tmp_path: Path, put: P
 def test_class_map(tmp_path: Path, put: Put) -> None:
     put(tmp_path / "Blasts A" / "a.png", 1)
     put(tmp_path / "neutrophil" / "a.png", 2)
-    with pytest.raises(LayoutError, match=r"Blasts A \(1\), neutrophil \(1\)") as caught:
+    with pytest.raises(LayoutError, match=r"'Blasts A' \(all\?\)") as caught:
         load_dataset(tmp_path)
-    assert "--class 'FOLDER=CLASS'" in caught.value.hint
+    assert "--class 'Blasts A=Blasts A' keeps it" in caught.value.hint
+    kept = load_dataset(tmp_path, class_map={"Blasts A": "Blasts A"})
+    assert kept.class_names == ("neutrophil", "blasts_a")
     mapping = {"Blasts A": "all", "neutrophil": "healthy"}
     assert load_dataset(tmp_path, class_map=mapping).class_names == ("healthy", "all")
     rows = {row.found: row for row in inspect_dataset(tmp_path, class_map=mapping).folders}
     assert rows["Blasts A"].why == "mapped by you (class_map)"
-    with pytest.raises(UnknownNameError, match="unknown class 'ALLL'"):
-        load_dataset(tmp_path, class_map={"Blasts A": "ALLL"})
+    with pytest.raises(UnknownNameError, match="unknown class 'monocite'"):
+        load_dataset(tmp_path, class_map={"Blasts A": "monocite"})
+    unused = inspect_dataset(tmp_path, class_map={**mapping, "Blasts B": "all"}).warnings
+    assert any("'Blasts B', which is no class name of this data" in text for text in unused)
+
+
+def test_names_that_the_sets_share_are_decided_by_their_company(tmp_path: Path, put: Put) -> None:
+    for name in ("Blast", "Monocyte"):
+        put(tmp_path / "cells" / name / "a.png", len(name))
+    for name in ("Blast", "HEM"):
+        put(tmp_path / "all" / name / "a.png", len(name))
+    assert load_dataset(tmp_path / "cells").class_names == ("blast", "monocyte")
+    assert load_dataset(tmp_path / "all").class_names == ("healthy", "all")
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["red/left", "red/right", "blue/left", "blue/right"], "can be read in 2 ways"),
+        (["P1", "P2", "P3"], "look like identifiers"),
+        ([f"name {k * 'x'}" for k in range(12)], "too few for classes"),
+    ],
+)
+def test_folders_that_cannot_be_told_apart(
+    tmp_path: Path, put: Put, folders: list[str], message: str
+) -> None:
+    for k, folder in enumerate(folders):
+        put(tmp_path / folder / "a.png", k)
+    with pytest.raises(LayoutError, match=message) as caught:
+        load_dataset(tmp_path)
+    assert "--layout '{" in caught.value.hint
+
+
+def test_a_pattern_says_what_each_folder_is(tmp_path: Path, put: Put) -> None:
+    for k, folder in enumerate(["red/left", "red/right", "blue/left", "train/blue/right"]):
+        put(tmp_path / folder / "a.png", k)
+    put(tmp_path / "red" / "b.png", 9)
+    manifest = load_dataset(tmp_path, layout="{class}/{patient}")
+    assert {(r.label, r.patient_id, r.given_part) for r in manifest.usable} == {
+        ("red", "left", ""), ("red", "right", ""), ("blue", "left", ""), ("blue", "right", "train"),
+    }  # fmt: skip
+    assert any("1 images do not fit" in note for note in manifest.notes)
+    other = load_dataset(tmp_path, layout="{site}/{cell_type}", target="site")
+    assert {(r.label, r.cell_type) for r in other.usable} >= {("red", "left"), ("blue", "right")}
+    with pytest.raises(UnknownNameError, match="unknown field of a layout 'klass'"):
+        load_dataset(tmp_path, layout="{klass}")
+    with pytest.raises(LayoutError, match="none of its 5 images fits"):
+        load_dataset(tmp_path, layout="{class}/*/*/*")
+    with pytest.raises(LayoutError, match="one that can be the label"):
+        load_dataset(tmp_path, layout="{patient}/*")
+    with pytest.raises(LayoutError, match="found 'blue'"):
+        load_dataset(tmp_path, layout="{split}/{class}")
+
+
+def test_deepapl_by_cell_and_by_patient(tmp_path: Path, put: Put) -> None:
+    deepapl(tmp_path, put)
+    cells = load_dataset(tmp_path / "Data" / "All")  # the table of patients lies above
+    by_patient = {r.patient_id: r for r in cells.usable}
+    assert by_patient["Patient_00"].diagnosis == "APL"
+    assert by_patient["Patient_00"].cohort == "Discovery"
+    assert by_patient["Patient_00"].column("age") == "41"
+    assert Counter(r.reason for r in cells.images if r.reason) == {
+        "unsigned: not confirmed by experts": 2
+    }
+    patients = load_dataset(tmp_path, target="diagnosis")
+    assert {(r.patient_id, r.label) for r in patients.usable} == {
+        ("Patient_00", "apl"), ("Patient_1", "aml"),
+    }  # fmt: skip
+    assert {r.column("given_label") for r in patients.usable} == {
+        "Blast, no lineage spec", "Lymphocyte, variant",
+    }  # fmt: skip
+    assert {r.cell_type for r in patients.usable} == {"blast_no_lineage_spec", "lymphocyte_variant"}
+
+
+def test_columns_of_published_sets(tmp_path: Path, put: Put) -> None:
+    munich(tmp_path / "m", put)
+    assert load_dataset(tmp_path / "m").images[0].further == (("second_reannotation", "MOB"),)
+    pbc(tmp_path / "p", put)
+    fine = load_dataset(tmp_path / "p", target="cell_type")
+    assert {"metamyelocyte", "segmented_neutrophil"} < set(fine.class_names)
+    raabin(tmp_path / "r", put)
+    assert {r.column("part_folder") for r in load_dataset(tmp_path / "r").images} == {
+        "Train", "TestA", "TestB",
+    }  # fmt: skip
+
+
+def test_numbers_that_stand_for_two_patients_are_told(tmp_path: Path, put: Put) -> None:
+    for k, folder in enumerate(["aml/1", "aml/2", "apl/1", "apl/3"]):
+        put(tmp_path / folder / "a.png", k)
+    assert any("1 folders of patients" in w for w in inspect_dataset(tmp_path).warnings)
 
 
 def test_a_class_folder_itself(tmp_path: Path, put: Put) -> None:
@@ -334,5 +524,15 @@ def test_the_published_sets_are_recognised(data_root: Path) -> None:
     ]
     cells = inspect_dataset(data_root / "cnmc_2019")
     assert (cells.layout, cells.images, cells.patients) == ("cnmc", 2002, 28)
-    with pytest.raises(LayoutError, match="basophil"):
-        inspect_dataset(data_root / "pbc_cells")
+    other = inspect_dataset(data_root / "pbc_cells")
+    assert [(row.name, row.images) for row in other.classes][:2] == [
+        ("immature_granulocyte", 10),
+        ("neutrophil", 10),
+    ]
+    folder = inspect_dataset(data_root / "deepapl")
+    assert [(row.name, row.images, row.patients) for row in folder.classes] == [
+        ("aml", 3600, 60),
+        ("apl", 1312, 22),
+    ]
+    cells = inspect_dataset(data_root / "deepapl" / "discovery.csv", target="cell_type")
+    assert (len(cells.classes), cells.patients, cells.excluded) == (17, 82, {})

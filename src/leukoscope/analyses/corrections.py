@@ -23,8 +23,7 @@ from leukoscope.evaluation.run_files import RunFiles
 DECISIONS = ("accept", "keep", "other", "unsure")
 REQUIRED = ("image_id", "given", "decision", "label", "by", "at", "queue_sha256")
 MANIFEST_COLUMNS = (
-    "path", "label", "patient_id", "group_id", "split", "cohort", "image_id", "sha256",
-    "given_label",
+    "path", "label", "patient_id", "group_id", "split", "image_id", "sha256", "given_label",
 )  # fmt: skip
 SHOWN = 10
 CAUTION = (
@@ -91,7 +90,8 @@ def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str,
     ]
     followed = _follow_copies(corrections, decided, groups)
     records = [record for record in manifest.images if record.status != "excluded"]
-    write_csv(out, MANIFEST_COLUMNS, _rows(records, followed, manifest, out))
+    columns = dict.fromkeys((*MANIFEST_COLUMNS, *manifest.describing_columns))
+    write_csv(out, list(columns), _rows(records, followed, manifest, out))
     provenance = _provenance(files, queue, corrections, decided, followed, manifest, out)
     provenance["excluded_left_out"] = len(manifest.images) - len(records)
     write_json(beside, provenance)
@@ -204,13 +204,13 @@ def _rows(
         place = os.path.relpath(manifest.path_of(record).absolute(), top)
         rows.append(
             {
+                **record.description,
                 "path": Path(place).as_posix(),
                 "label": one.label if one else record.label,
                 "patient_id": record.patient_id,
                 # A group of one says nothing, and the next audit names it itself.
                 "group_id": record.group_id if size[record.group_id] > 1 else "",
                 "split": record.given_part,
-                "cohort": record.cohort,
                 "image_id": record.image_id,
                 "sha256": record.sha256,
                 "given_label": record.label,

@@ -32,7 +32,7 @@ from leukoscope.reporting.figures.style import figure_png, house_style, new_figu
 
 # A manifest that `study` and `data inspect` read, and what each file was made of.
 COLUMNS = (
-    "path", "label", "patient_id", "group_id", "acquisition_id", "split", "cohort", "sha256",
+    "path", "label", "patient_id", "group_id", "acquisition_id", "split", "sha256",
     "source", "source_sha256",
 )  # fmt: skip
 SPEC_FILE = "preprocess.toml"
@@ -103,7 +103,8 @@ def export_images(
             kept += was_there
         if progress is not None:
             progress(len(rows) + len(unreadable), len(records))
-    write_csv(out / "manifest.csv", COLUMNS, rows)
+    columns = dict.fromkeys((*COLUMNS, *manifest.describing_columns))
+    write_csv(out / "manifest.csv", list(columns), rows)
     _remove_temporary_files(out, set(names))
     return ExportResult(out, len(rows) - kept, kept, tuple(unreadable))
 
@@ -171,13 +172,13 @@ def _write(
             return error
         _save_png(file, image, record.sha256)
     row = {
+        **record.description,
         "path": name,
         "label": record.label,
         "patient_id": record.patient_id,
         "group_id": record.group_id,
         "acquisition_id": record.acquisition_id,
         "split": record.given_part,
-        "cohort": record.cohort,
         "sha256": sha256_file(file),
         "source": record.path,
         "source_sha256": record.sha256,

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _BACKBONE = "backbone."
 RESULT = "transfer.json"
 PHASE1, DIRECT, DOUBLE = "phase1", "direct", "double"
-MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split", "cohort")
+MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split")
 MOST_LISTED = 200
 
 
@@ -287,12 +287,17 @@ def _purge(
     if purged:
         rows = (
             {
-                "path": source.path_of(r).resolve(), "label": r.label, "patient_id": r.patient_id,
-                "group_id": r.group_id, "split": r.given_part, "cohort": r.cohort,
+                **r.description,
+                "path": source.path_of(r).resolve(),
+                "label": r.label,
+                "patient_id": r.patient_id,
+                "group_id": r.group_id,
+                "split": r.given_part,
             }
             for r in kept.usable
-        )  # fmt: skip
-        write_csv(out / "source.csv", MANIFEST_COLUMNS, rows)
+        )
+        columns = dict.fromkeys((*MANIFEST_COLUMNS, *source.describing_columns))
+        write_csv(out / "source.csv", list(columns), rows)
     return {
         "source_images": len(source.usable),
         "target_images": len(target.usable),

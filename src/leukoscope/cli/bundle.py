@@ -278,6 +278,7 @@ def evaluate(
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
+    target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
     """Measure a bundle on labelled images that it has not seen; says so if it has."""
@@ -285,9 +286,15 @@ def evaluate(
 
     with progress_bars() as show:
         result = evaluate_bundle(
-            bundle, data, out, layout=layout, class_map=opt.class_map(classes),
-            roles=opt.roles(roles), listener=show,
-        )  # fmt: skip
+            bundle,
+            data,
+            out,
+            layout=layout,
+            class_map=opt.class_map(classes),
+            roles=opt.roles(roles),
+            target=target,
+            listener=show,
+        )
     if as_json:
         print_json(result.metrics.to_json())
     else:

@@ -22,10 +22,12 @@ from leukoscope.cli.console import (
 )
 from leukoscope.cli.data_files import read_manifest
 from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.core.labels import CLASSES_OF_ALL_SETS
 
 if TYPE_CHECKING:
     from leukoscope.core.records import Manifest
     from leukoscope.datasets.frozen_passports import SavedSplits
+    from leukoscope.datasets.layouts import Inspection
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -49,23 +51,52 @@ def inspect(
     data: opt.DataArgument,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
+    roles: opt.RoleOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Say which layout a folder has, and what each class would be called and why."""
     from dataclasses import asdict
 
+    from rich.markup import escape
+
     from leukoscope.datasets.layouts import inspect_dataset
 
-    found = inspect_dataset(data, layout=layout, class_map=opt.class_map(classes))
+    found = inspect_dataset(
+        data,
+        layout=layout,
+        class_map=opt.class_map(classes),
+        target=target,
+        roles=opt.roles(roles),
+    )
     if as_json:
         print_json(asdict(found))
         return
-    console().print(f"[bold]{found.layout}[/]: {found.why}")
+    console().print(f"[bold]{escape(found.layout)}[/]: {escape(found.why)}")
     print_table(
         ("folder or value", "class", "images", "why"),
         [(row.found, row.label or "excluded", str(row.images), row.why) for row in found.folders],
     )
+    if roles or not {row.name for row in found.classes} <= CLASSES_OF_ALL_SETS:
+        _print_classes(found)
     print_notes(found.warnings)
+
+
+def _print_classes(found: Inspection) -> None:
+    """What each class is, where it is not one of the four-class and C-NMC sets."""
+    typer.echo()
+    print_table(
+        ("class", "title", "role", "images", "patients"),
+        [
+            (row.name, row.title, row.role or "not known", str(row.images), str(row.patients))
+            for row in found.classes
+        ],
+    )
+    unknown = [row.name for row in found.classes if row.role is None]
+    if unknown:
+        typer.echo(f"--role {unknown[0]}=malignant states a role that is not known")
+    if found.columns:
+        typer.echo(f"further columns: {', '.join(found.columns)}")
 
 
 @data_app.command("audit", epilog="Example: leukoscope data audit path/to/images --out audit")
@@ -76,6 +107,7 @@ def audit_data(
     clusters: Annotated[int, typer.Option(help="Number of acquisition clusters.")] = 24,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
     """Find duplicates, overlapping fields, scale bars, acquisition clusters, label conflicts."""
@@ -88,6 +120,7 @@ def audit_data(
         overrides=(f"splits.clusters={clusters}",),
         layout=layout,
         class_map=opt.class_map(classes),
+        target=target,
     )
     with progress_bars() as show:
         found = audited(config, show)
@@ -125,6 +158,7 @@ def split(
     ] = None,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
 ) -> int:
     """Audit, then write leak-free splits that others can rebuild by SHA-256."""
     from leukoscope.core.errors import UsageError
@@ -137,6 +171,11 @@ def split(
     if frozen is not None:
         if reuse is not None:
             raise UsageError("--frozen and --reuse name two sets of splits", hint="give one")
+        if target:
+            raise UsageError(
+                "--frozen has splits of the published labels, and --target names others",
+                hint="leave --target out",
+            )
         return _split_frozen(data, out, frozen, protocol or [], layout, classes)
     if not protocol:
         raise UsageError("no protocol was named", hint="add e.g. --protocol deduplicated")
@@ -147,6 +186,7 @@ def split(
         seed=seed,
         layout=layout,
         class_map=opt.class_map(classes),
+        target=target,
     )
     with progress_bars() as show:
         found = audited(config, show)

@@ -12,10 +12,21 @@ from leukoscope.core.errors import ConfigError
 from leukoscope.core.labels import ROLES
 
 DataArgument = Annotated[
-    Path, typer.Argument(help="Folder of images in any known layout, or a CSV manifest.")
+    Path, typer.Argument(help="Folder of images in any known layout, CSV manifest, or .npz file.")
 ]
 LayoutOption = Annotated[
-    str, typer.Option("--layout", help="Name of a layout, where the folder is not recognised.")
+    str,
+    typer.Option(
+        "--layout", help="Name of a layout, or a pattern of folders: '{class}/{patient}/*'."
+    ),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="COLUMN",
+        help="Column that is the label, such as diagnosis. Default: label, or the class folder.",
+    ),
 ]
 ClassOption = Annotated[
     list[str] | None,
@@ -30,7 +41,8 @@ RoleOption = Annotated[
     ),
 ]
 OptionalData = Annotated[
-    Path | None, typer.Argument(help="Folder of images in any known layout, or a manifest.")
+    Path | None,
+    typer.Argument(help="Folder of images in any known layout, CSV manifest, or .npz file."),
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a study or training run.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]

@@ -60,6 +60,7 @@ def tune(
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
+    target: opt.TargetOption = "",
     resume: opt.ResumeTuneOption = False,
     final: opt.FinalOption = False,
     as_json: opt.JsonOption = False,
@@ -86,6 +87,7 @@ def tune(
             layout=layout,
             class_map=opt.class_map(classes),
             roles=opt.roles(roles),
+            target=target,
             backbone=backbone,
             weights=weights,
         )

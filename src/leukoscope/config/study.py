@@ -92,20 +92,24 @@ class DataConfig(Strict):
 
     Attributes:
         path: Folder or CSV manifest.
-        layout: Name of a layout, or ``auto``.
+        layout: Name of a layout, ``auto``, or a pattern such as ``{class}/{patient}``.
         class_map: Folder name → class, for names that shall mean another class.
+        target: Column that is the label, in place of the one that the layout gives; or empty.
         roles: Class → role, where the table of known classes does not say, or says otherwise.
     """
 
     path: str
     layout: str = "auto"
     class_map: dict[str, str] = Field(default_factory=dict)
+    target: str = ""
     roles: dict[str, Role] = Field(default_factory=dict)
 
     @property
     def root(self) -> Path:
         """The folder that the manifest's paths are relative to."""
         path = Path(self.path)
+        if path.suffix.lower() == ".npz" and not path.is_dir():
+            return path.with_suffix(".images")  # datasets.npz_images
         return path.parent if path.suffix.lower() == ".csv" else path
 
 

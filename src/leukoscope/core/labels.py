@@ -380,7 +380,8 @@ CLASSES: Mapping[str, ClassInfo] = MappingProxyType(
 )
 """Every known class, in the order of tables and figures."""
 
-_OF_ALL_SETS = frozenset(info.name for info in _ALL_TYPES)
+CLASSES_OF_ALL_SETS = frozenset(info.name for info in _ALL_TYPES)
+"""Classes of the public ALL sets, whose roles are all known."""
 _BESIDE_OTHERS = {
     "blast": "blast",
     "blasts": "blast",
@@ -457,8 +458,10 @@ def resolve_classes(
         overrides: As in :func:`resolve_class`.
     """
     found = {text: resolve_class(text, overrides) or open_name(text) for text in texts}
-    if all(name in _OF_ALL_SETS for name in found.values()):
-        return found
+    known = {name for name in found.values() if name in CLASSES}
+    only = all(name in CLASSES_OF_ALL_SETS for name in found.values())
+    if only or (len(known) > 1 and known <= CLASSES_OF_ALL_SETS):  # a stray folder renames no class
+        return {text: name for text, name in found.items() if name}
     chosen = {_normalise(given) for given in overrides or {}}
     result = {}
     for text, name in found.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ class ImageRecord:
         reason: Why the status is not ``ok``.
         given_part: The data's own part (``train``/``val``/``test``) or fold (``fold_0``).
         cohort: Where or when the patient was seen (hospital, years), where a manifest says so.
+        site: Where the image was taken (hospital, laboratory), likewise.
+        session: Smear, slide or session of imaging, likewise.
+        cell_type: What cell the image shows, where that is not the label.
+        diagnosis: Of the patient, where that is not the label.
+        further: The user's own columns, as (name, value) in their order.
     """
 
     image_id: str
@@ -49,10 +54,35 @@ class ImageRecord:
     reason: str = ""
     given_part: str = ""
     cohort: str = ""
+    site: str = ""
+    session: str = ""
+    cell_type: str = ""
+    diagnosis: str = ""
+    further: tuple[tuple[str, str], ...] = ()
+
+    def column(self, name: str) -> str:
+        """The value of a column of the manifest, known or the user's; empty where it has none.
+
+        >>> ImageRecord("a", "a.png", site="north", further=(("age", "61"),)).column("age")
+        '61'
+        """
+        if name in MANIFEST_COLUMNS:
+            return str(getattr(self, name))
+        return dict(self.further).get(name, "")
+
+    @property
+    def description(self) -> dict[str, str]:
+        """The describing columns and the user's own, as a CSV manifest takes them."""
+        return {name: getattr(self, name) for name in DESCRIBING_COLUMNS} | dict(self.further)
 
 
-MANIFEST_COLUMNS = tuple(column.name for column in fields(ImageRecord))
-_LATER_COLUMNS = {"cohort"}  # manifests of older runs lack them
+MANIFEST_COLUMNS = tuple(c.name for c in fields(ImageRecord) if c.name != "further")
+"""The columns that every ``manifest.csv`` of a run has; the user's own come after them."""
+
+DESCRIBING_COLUMNS = ("cohort", "site", "session", "cell_type", "diagnosis")
+"""Columns that say something of an image beside its label, and that the user may name as label."""
+
+_LATER_COLUMNS = set(DESCRIBING_COLUMNS)  # manifests of older runs lack them
 _NUMBERS: Mapping[str, Callable[[str], Any]] = {"width": int, "height": int}
 
 
@@ -86,9 +116,20 @@ class Manifest:
         """Where the image's file lies."""
         return self.root / record.path
 
+    @property
+    def further_columns(self) -> tuple[str, ...]:
+        """Names of the user's own columns, in the order in which they come."""
+        return tuple(dict.fromkeys(name for r in self.images for name, _ in r.further))
+
+    @property
+    def describing_columns(self) -> tuple[str, ...]:
+        """The columns of each image's :attr:`ImageRecord.description`."""
+        return (*DESCRIBING_COLUMNS, *self.further_columns)
+
     def save(self, path: Path) -> None:
         """Write ``manifest.csv``."""
-        write_csv(path, MANIFEST_COLUMNS, (asdict(record) for record in self.images))
+        columns = (*MANIFEST_COLUMNS, *self.further_columns)
+        write_csv(path, columns, ({**_columns(r), **dict(r.further)} for r in self.images))
 
     @classmethod
     def load(cls, path: Path, root: Path) -> Manifest:
@@ -102,7 +143,12 @@ class Manifest:
                         name: _NUMBERS.get(name, str)(row[name])
                         for name in MANIFEST_COLUMNS
                         if name in row
-                    }
+                    },
+                    further=tuple(
+                        (name, value)
+                        for name, value in row.items()
+                        if name not in MANIFEST_COLUMNS and value
+                    ),
                 )
                 for row in rows
             )
@@ -118,6 +164,10 @@ class Manifest:
     def with_images(self, images: Iterable[ImageRecord]) -> Manifest:
         """The same data set with other records."""
         return replace(self, images=tuple(images))
+
+
+def _columns(record: ImageRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in MANIFEST_COLUMNS}
 
 
 @dataclass(frozen=True)

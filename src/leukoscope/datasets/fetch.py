@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,20 +18,9 @@ from leukoscope.core.errors import DataError, MissingExtraError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_csv, write_json
 from leukoscope.datasets.fetch_registry import PublicSet
 from leukoscope.datasets.layout_rules import is_image_name, list_files
+from leukoscope.datasets.npz_images import BLOOD_CELLS, PARTS, write_png
 
-# Order of the published labels, 0 to 7.
-BLOOD_CELLS = (
-    "basophil",
-    "eosinophil",
-    "erythroblast",
-    "immature_granulocyte",
-    "lymphocyte",
-    "monocyte",
-    "neutrophil",
-    "platelet",
-)
 NOT_LEUKOCYTES = frozenset({"erythroblast", "platelet"})
-PARTS = ("train", "val", "test")
 Progress = Callable[[str, int, int], None]
 ATTEMPTS = 3
 BLOCK_BYTES = 1 << 14  # what a broken connection can lose
@@ -50,8 +38,9 @@ def bloodmnist_folder(
     """Write BloodMNIST as PNG files with a ``manifest.csv``.
 
     All its cells come from subjects without leukemia, so the six kinds of leukocytes are labelled
-    ``healthy``. Erythroblasts and platelets are no leukocytes: they keep their own name, which is
-    no class here, and so are left out by whatever reads the folder.
+    ``healthy``. Erythroblasts and platelets are no leukocytes and have no label, so they are left
+    out by whatever reads the folder. ``cell_type`` names all eight kinds: with ``--target
+    cell_type`` it is the label.
 
     Args:
         archive: ``bloodmnist.npz`` with ``<part>_images`` (N, H, W, 3) uint8 RGB and
@@ -68,16 +57,11 @@ def bloodmnist_folder(
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             cell = BLOOD_CELLS[label]
             path = f"{part}/{cell}/{part}_{number:05d}.png"
-            file = out / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            done, encoded = cv2.imencode(".png", image[:, :, ::-1])
-            if not done:
-                raise DataError(f"{file}: the image cannot be written as PNG")
-            file.write_bytes(encoded.tobytes())
-            name = cell if cell in NOT_LEUKOCYTES else "healthy"
-            rows.append({"path": path, "label": name, "split": part, "cell": cell})
+            write_png(out / path, image)
+            name = "" if cell in NOT_LEUKOCYTES else "healthy"
+            rows.append({"path": path, "label": name, "split": part, "cell_type": cell})
             progress("writing images", len(rows), total)
-    write_csv(out / "manifest.csv", ("path", "label", "split", "cell"), rows)
+    write_csv(out / "manifest.csv", ("path", "label", "split", "cell_type"), rows)
 
 
 def _read(archive: Path) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from leukoscope.core.labels import class_title
+from leukoscope.datasets.associations import LEVEL
 from leukoscope.datasets.neighbour_search import SLOW
 
 Level = Literal["error", "warning", "info"]
@@ -13,6 +14,9 @@ Finding = dict[str, str]
 
 STRONG = 0.5
 """Cramér's V from which the acquisition or the scale bar follows the class."""
+
+OF_THE_DISEASE = frozenset({"cell_type", "diagnosis", "given_label"})
+"""Columns that may follow the class because both are the disease."""
 
 UNEVEN = 3.0
 FEW_PATIENTS = 10
@@ -34,6 +38,7 @@ def findings(passport: Mapping[str, Any]) -> list[Finding]:
         *_patients(passport),
         *_bars(passport),
         *_acquisition(passport),
+        *_columns(passport),
     ]
     order = {"error": 0, "warning": 1, "info": 2}
     return sorted(found, key=lambda finding: order[finding["level"]])
@@ -278,4 +283,28 @@ def _acquisition(passport: Mapping[str, Any]) -> Iterator[Finding]:
             f"{_n(spanning, 'group')} of overlapping fields span several clusters: clusters cut "
             f"slides in two. Joined with them, {acquisition['merged_clusters']} remain (largest "
             f"{_n(acquisition['largest_merged'], 'image')}).",
+        )
+
+
+def _columns(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    columns = passport.get("columns", [])
+    tested = sum(column["p"] is not None for column in columns)
+    for column in columns:
+        if column["p_holm"] is None or column["p_holm"] >= LEVEL or not column["effect"]:
+            continue
+        name, p = column["column"], column["p_holm"]
+        shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+        family = f", corrected for {tested} columns" if tested > 1 else ""
+        biology = name in OF_THE_DISEASE
+        yield _entry(
+            "info" if biology else "warning",
+            "column-follows-class",
+            f"The column {name} ({_n(column['values'], 'value')}) follows the class "
+            f"({column['measure']} {column['effect']:.2f}, {shown} by permutation of "
+            f"{column['unit']}s{family}): "
+            + (
+                "both may be the disease; it says nothing of how the images were made."
+                if biology
+                else "a model may read it from the images in place of the disease."
+            ),
         )

@@ -8,11 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.files import read_json, sha256_file
-from leukoscope.core.labels import class_title, resolve_class
+from leukoscope.core.labels import CLASSES, class_title, open_name, resolve_class
+from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
+from leukoscope.datasets.folder_levels import FIELDS, PathPattern, common_folders, read_folders
 from leukoscope.datasets.layout_rules import (
     Listing,
     PathMeaning,
@@ -21,7 +23,6 @@ from leukoscope.datasets.layout_rules import (
     cnmc_name,
     is_image_name,
     part_of,
-    read_path,
     twin_key,
     why_class,
 )
@@ -43,7 +44,7 @@ def place_by_folders(
     The deepest folder that names a class counts. Where both original and segmented pictures are
     there, only those of ``use`` are used; the others stay in the manifest as ``excluded``.
     """
-    steps = {name: read_path(name, class_map) for name in listing.files}
+    steps = read_folders(listing, class_map)
     root_name = listing.root.resolve().name
     root_label = ""
     if not any(s.label for s in steps.values()):
@@ -58,9 +59,11 @@ def place_by_folders(
         else:
             ignored.append(name)
     placed = _set_twins_aside(placed, steps, use)
+    placed = _name_part_folders(placed, steps)
     warnings = [
         *_walk_warnings(listing),
         *_class_warnings(listing, placed, steps, class_map),
+        *_id_warnings(placed),
     ]
     if ignored:
         warnings.append(
@@ -73,22 +76,56 @@ def place_by_folders(
 def _place_file(name: str, steps: PathMeaning) -> Placed:
     named = cnmc_name(name)
     patient, name_label = named or ("", "")
-    label = steps.label or name_label
-    excluded = ""
-    if not label:
+    if named and steps.label == open_name(steps.class_folder) and steps.label not in CLASSES:
+        steps = replace(steps, class_folder="", label="")  # a published name says more
+    excluded = no_class = ""
+    if not steps.label and not name_label:
         folder = steps.other_folder
-        excluded = f"unknown class {folder!r}" if folder else "in no class folder"
-    elif named and name_label != label:
-        excluded = f"the folder says {label}, the file name {name_label}"
-    found = steps.class_folder or (steps.other_folder if not name_label else "UID_…")
-    return Placed(name, found, label, patient, given_part=steps.given_part, excluded=excluded)
+        no_class = f"no class folder: {folder!r}" if folder else "in no class folder"
+    elif named and steps.label and name_label != steps.label:
+        excluded = f"the folder says {steps.label}, the file name {name_label}"
+    found = steps.class_folder or ("UID_…" if name_label else "")
+    columns: dict[str, Any] = {**dict(steps.named), **({"patient_id": patient} if patient else {})}
+    return Placed(
+        name, found, "" if steps.label else name_label, given_part=steps.given_part,
+        excluded=excluded, no_class=no_class, **columns,
+    )  # fmt: skip
+
+
+def _name_part_folders(placed: list[Placed], steps: Mapping[str, PathMeaning]) -> list[Placed]:
+    """Where two folders name the same part (TestA and TestB), a column that tells them apart."""
+    folders: dict[str, set[str]] = defaultdict(set)
+    for item in placed:
+        folders[item.given_part].add(steps[item.path].part_folder)
+    if all(len(names) < 2 for part, names in folders.items() if part):
+        return placed
+    return [
+        replace(item, further=(*item.further, ("part_folder", steps[item.path].part_folder)))
+        for item in placed
+    ]
+
+
+def _id_warnings(placed: list[Placed]) -> list[str]:
+    """Warn of folders that were taken for patients, where that can be wrong."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    for item in placed:
+        if item.patient_id and item.found and not cnmc_name(item.path):
+            classes[item.patient_id].add(item.found)
+    shared = sorted(name for name, found in classes.items() if len(found) > 1)
+    bare = [name for name in shared if name.isdigit()]
+    if not bare:
+        return []
+    return [
+        f"{len(bare)} folders of patients have the same number in several classes, e.g. {bare[0]}: "
+        "taken for one patient; if each class counts anew, write a manifest with patient_id"
+    ]
 
 
 def _set_twins_aside(
     placed: list[Placed], steps: Mapping[str, PathMeaning], use: Literal["original", "segmented"]
 ) -> list[Placed]:
     """Exclude the pictures of the sister folder that is not used."""
-    labelled = [item for item in placed if item.label]
+    labelled = [item for item in placed if item.found]
     if {"original", "segmented"} - {steps[item.path].variant for item in labelled}:
         return placed
     used = {
@@ -99,7 +136,7 @@ def _set_twins_aside(
     result = []
     for item in placed:
         variant = steps[item.path].variant
-        if variant and variant != use and item.label and not item.excluded:
+        if variant and variant != use and item.found and not item.excluded:
             twin = used.get(twin_key(item.path, steps[item.path]))
             reason = f"{variant} twin of {twin}" if twin else f"{variant} picture without its twin"
             item = replace(item, excluded=reason)
@@ -132,12 +169,13 @@ def _class_warnings(
     class_map: Mapping[str, str] | None,
 ) -> list[str]:
     warnings = []
-    unknown = Counter(i.found for i in placed if not i.label and is_image_name(i.path))
-    for found, n in sorted(unknown.items()):
-        if found:
-            warnings.append(
-                f"{n} images of folder {found!r} are excluded: {why_class(found, '', class_map)}"
-            )
+    others = Counter(
+        steps[i.path].other_folder for i in placed if i.no_class and is_image_name(i.path)
+    )
+    for folder, n in sorted(others.items()):
+        if folder:
+            why = why_class(folder, "", class_map)
+            warnings.append(f"{n} images of folder {folder!r} are excluded: it {why}")
         else:
             warnings.append(f"{n} images lie in no class folder and are excluded")
     conflicts = sum(item.excluded.startswith("the folder says") for item in placed)
@@ -205,6 +243,9 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
                 f"{path}, line 1: expected the columns {', '.join(required)}; "
                 f"{', '.join(missing)} missing, found {', '.join(columns) or 'none'}"
             )
+        twice = [name for name, n in Counter(columns).items() if name and n > 1]
+        if twice:
+            raise LayoutError(f"{path}, line 1: the column {twice[0]} is there twice")
         lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
     except csv.Error as error:
         raise LayoutError(f"{path}, line {reader.line_num}: no valid CSV ({error})") from None
@@ -229,21 +270,22 @@ def has_columns(path: Path, required: tuple[str, ...]) -> bool:
     return set(required) <= {name.strip().lower() for name in header}
 
 
-def place_manifest(path: Path, class_map: Mapping[str, str] | None) -> Placement:
+def place_manifest(path: Path, target: str = "") -> Placement:
     """Read a CSV manifest with the columns ``path`` and ``label``.
 
-    Optional columns: ``patient_id``, ``group_id``, ``split``, ``acquisition_id``, ``cohort``. Paths
-    are relative to the CSV file's folder.
+    Optional columns: ``patient_id``, ``group_id``, ``split``, ``acquisition_id``, ``cohort``,
+    ``site``, ``session``, ``cell_type``, ``diagnosis``, and any of the user's own. Paths are
+    relative to the CSV file's folder. ``label`` may be missing where ``target`` names the column
+    that takes its place.
 
     Raises:
         LayoutError: Names the line.
     """
-    rows = read_rows(path, ("path", "label"))
-    if not rows:
-        raise LayoutError(f"{path}: expected a row for each image, found only the header")
+    rows = _manifest_rows(path, target)
+    further = _further_columns(rows[0][1])
     lines: dict[str, int] = {}
+    first: dict[str, int] = {}
     placed: list[Placed] = []
-    unknown: dict[str, int] = {}
     for line, row in rows:
         below = _clean(path, line, row["path"])
         if below in lines:
@@ -252,38 +294,110 @@ def place_manifest(path: Path, class_map: Mapping[str, str] | None) -> Placement
                 hint="an image has one row; delete one of the two",
             )
         lines[below] = line
-        label = resolve_class(row["label"], class_map) if row["label"] else None
-        if label is None:
-            unknown.setdefault(row["label"], line)
+        named = row.get(target or "label", "")
+        first.setdefault(named, line)
         split = row.get("split", "")
         if split and not part_of(split):
             raise LayoutError(
                 f"{path}, line {line}: expected a split of train, val, test or fold_<number>, "
                 f"found {split!r}"
             )
+        describing: dict[str, Any] = {name: row.get(name, "") for name in DESCRIBING_COLUMNS}
         placed.append(
             Placed(
-                below,
-                row["label"],
-                label or "",
-                row.get("patient_id", ""),
-                row.get("group_id", ""),
-                row.get("acquisition_id", ""),
-                part_of(split),
-                "" if label else _no_class(row["label"]),
-                row.get("cohort", ""),
+                below, row.get("label", ""), "", row.get("patient_id", ""),
+                row.get("group_id", ""), row.get("acquisition_id", ""), part_of(split),
+                no_class="no label",
+                further=tuple((name, row[name]) for name in further if row[name]),
+                **describing,
             )
-        )
-    warnings = [
-        f"line {line}: {_no_class(name)}; its images are excluded" for name, line in unknown.items()
-    ]
+        )  # fmt: skip
+    warnings = []
+    if "" in first:
+        warnings.append(f"line {first['']}: no {target or 'label'}; its images are excluded")
     warnings += _corrected(path)
     if not any((path.parent / item.path).exists() for item in placed):
         raise LayoutError(
             f"{path}: none of the {len(placed)} listed files exists, e.g. {placed[0].path}",
             hint=f"paths are relative to the folder of the CSV file, {path.parent}",
         )
+    return Placement(placed, warnings, lines=first, columns=tuple(rows[0][1]))
+
+
+_OWN_COLUMNS = {*MANIFEST_COLUMNS, "label", "split", "given_label", "source_sha256"}
+"""Columns that this program reads or writes itself; all others of a manifest are the user's."""
+
+
+def _manifest_rows(path: Path, target: str) -> list[Row]:
+    try:
+        rows = read_rows(path, ("path", target or "label"))
+    except LayoutError as error:
+        if target and "missing, found" in error.message:
+            hint = f"--target {target} names no column of this table"
+            raise LayoutError(error.message, hint=hint) from None
+        known = [name for name in ("diagnosis", "cell_type") if has_columns(path, ("path", name))]
+        if target or not known or error.hint:
+            raise
+        hint = f"--target {known[0]} takes the column {known[0]} for the label"
+        raise LayoutError(error.message, hint=hint) from None
+    if not rows:
+        raise LayoutError(f"{path}: expected a row for each image, found only the header")
+    return rows
+
+
+def _further_columns(row: Mapping[str, str]) -> tuple[str, ...]:
+    """The user's own columns; a table's row numbers, which pandas leaves unnamed, are none."""
+    return tuple(
+        name
+        for name in row
+        if name and name not in _OWN_COLUMNS and not name.startswith("unnamed:")
+    )
+
+
+def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
+    """Say what each file is by a layout that the user wrote.
+
+    Raises:
+        LayoutError: No image fits.
+    """
+    images = [name for name in listing.files if is_image_name(name)]
+    wrapper = common_folders(images)
+    placed, left = [], []
+    for name in images:
+        found = pattern.fields(name, wrapper)
+        if found is None:
+            left.append(name)
+            placed.append(Placed(name, excluded=f"does not fit the layout {pattern.text}"))
+            continue
+        split = found.pop("split", "")
+        if split and not part_of(split):
+            raise LayoutError(
+                f"{listing.root / name}: {{split}} expects train, val, test or fold_<number>, "
+                f"found {split!r}",
+                hint="write * in its place in --layout",
+            )
+        columns: dict[str, Any] = {FIELDS[key]: value for key, value in found.items()}
+        columns["given_part"] = part_of(split) or _part_above(name)
+        placed.append(Placed(name, no_class="in no class folder", **columns))
+    if len(left) == len(images):
+        shown = f", e.g. {left[0]}" if left else ""
+        raise LayoutError(
+            f"{listing.root}: none of its {len(images)} images fits the layout {pattern.text}"
+            f"{shown}",
+            hint="write one part for each folder, * for one that tells nothing",
+        )
+    warnings = _walk_warnings(listing)
+    if left:
+        warnings.append(
+            f"{len(left)} images do not fit the layout {pattern.text} and are excluded, e.g. "
+            f"{left[0]}"
+        )
     return Placement(placed, warnings)
+
+
+def _part_above(name: str) -> str:
+    """The part that a folder on the way names, or empty."""
+    return next((p for p in map(part_of, PurePosixPath(name).parts[:-1]) if p), "")
 
 
 def provenance_path(path: Path) -> Path:
@@ -305,10 +419,6 @@ def _corrected(path: Path) -> list[str]:
         f"{len(record.get('changes', ()))} labels were corrected after a model had queued them "
         f"({beside.name}): scores of the same kind of model are flattered"
     ]
-
-
-def _no_class(name: str) -> str:
-    return f"unknown class {name!r}" if name else "no label"
 
 
 def _clean(path: Path, line: int, text: str) -> str:

@@ -1,4 +1,7 @@
-"""Files below a folder in a fixed order, and what their names mean: class, part, patient."""
+"""Files below a folder in a fixed order, and what their names mean: class, part, patient.
+
+Folders of unknown names are read in :mod:`leukoscope.datasets.folder_levels`.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,23 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from leukoscope.core.errors import LayoutError
-from leukoscope.core.labels import CLASSES, class_title, resolve_class
+from leukoscope.core.labels import CLASSES, class_title, open_name, resolve_class
+from leukoscope.core.records import DESCRIBING_COLUMNS
 from leukoscope.imaging.decode import IMAGE_SUFFIXES
 
-HIDDEN_FOLDERS = frozenset({"__macosx", "__pycache__", "$recycle.bin"})
+HIDDEN_NAMES = frozenset(
+    {"__macosx", "__pycache__", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+)
 Variant = Literal["", "original", "segmented"]
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "testa", "testb"),  # Raabin-WBC has two test parts
 }
 _PART_OF = {alias: part for part, aliases in _PARTS.items() for alias in aliases}
 _FOLD = re.compile(r"^fold[ _-]?(\d+)$", re.IGNORECASE)
@@ -92,10 +98,10 @@ def list_files(root: Path) -> Listing:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is the system's or a tool's, not part of the data.
 
-    >>> is_hidden(".ipynb_checkpoints"), is_hidden("__MACOSX"), is_hidden("Benign")
+    >>> is_hidden(".ipynb_checkpoints"), is_hidden("Thumbs.db"), is_hidden("Benign")
     (True, True, False)
     """
-    return name.startswith(".") or name.lower() in HIDDEN_FOLDERS
+    return name.startswith(".") or name.lower() in HIDDEN_NAMES
 
 
 class _Walk:
@@ -160,13 +166,24 @@ class Placed:
 
     path: str
     found: str = ""  # folder name or column value that gives the class
-    label: str = ""  # canonical class, or empty
-    patient_id: str = ""  # from the file name or column
+    label: str = ""  # class, or empty until all names of the data set are known
+    patient_id: str = ""  # from a folder, the file name or a column
     group_id: str = ""  # from the manifest
     acquisition_id: str = ""  # from the manifest
     given_part: str = ""  # ``train``, ``val``, ``test``, ``fold_0`` … or empty
     excluded: str = ""  # why the image is not used; empty where it is
-    cohort: str = ""  # from the manifest
+    no_class: str = ""  # why the image is not used if ``found`` and ``label`` stay empty
+    cohort: str = ""
+    site: str = ""
+    session: str = ""
+    cell_type: str = ""
+    diagnosis: str = ""
+    further: tuple[tuple[str, str], ...] = ()  # the user's own columns
+
+    def column(self, name: str) -> str:
+        """The value of a describing or further column, or empty."""
+        own = getattr(self, name) if name in DESCRIBING_COLUMNS else ""
+        return own or dict(self.further).get(name, "")
 
 
 @dataclass(frozen=True)
@@ -176,6 +193,8 @@ class Placement:
     placed: list[Placed]  # one entry a file
     warnings: list[str]
     root_label: str = ""  # class named by the root folder, where no folder below names one
+    lines: Mapping[str, int] = field(default_factory=dict)  # class name → its first line in a CSV
+    columns: tuple[str, ...] = ()  # further columns that the data has, for messages
 
 
 @dataclass(frozen=True)
@@ -184,23 +203,28 @@ class PathMeaning:
 
     class_folder: str = ""  # name of the deepest folder that names a class, or empty
     other_folder: str = ""  # else the deepest folder of unknown meaning, or empty
-    label: str = ""  # canonical class of ``class_folder``
+    label: str = ""  # class of ``class_folder``
     given_part: str = ""  # part named by the deepest folder that names one
     variant: Variant = ""  # ``original``, ``segmented`` or empty
     set_folder: str = ""  # remaining folders above the class: where this data set lies
     nested: bool = False  # two folders on the way name different classes
+    part_folder: str = ""  # the folder that names the part
+    named: tuple[tuple[str, str], ...] = ()  # patient_id, session …: what other folders name
 
 
 def read_path(path: str, class_map: Mapping[str, str] | None = None) -> PathMeaning:
-    """Interpret the folders of a path; the file's own name is not looked at.
+    """Interpret the folders of a path by known names; the file's own name is not looked at.
 
     >>> steps = read_path("Original/[Malignant] early Pre-B/a.jpg")
     >>> steps.label, steps.variant, read_path("Training/ALL/a.jpg").given_part
     ('early_pre_b', 'original', 'train')
+    >>> read_path("ALL/Patient_07/a.jpg").named
+    (('patient_id', 'Patient_07'),)
     """
-    label = class_folder = other = part = ""
+    label = class_folder = other = part = part_folder = ""
     variant: Variant = ""
     labels: set[str] = set()
+    named: dict[str, str] = {}
     rest: list[str] = []
     for name in PurePosixPath(path).parts[:-1]:
         found = resolve_class(name, class_map)
@@ -208,9 +232,13 @@ def read_path(path: str, class_map: Mapping[str, str] | None = None) -> PathMean
             label, class_folder = found, name
             labels.add(found)
         elif name_part := part_of(name):
-            part = name_part
+            part, part_folder = name_part, name
         elif name.lower() in _VARIANTS:
             variant = _VARIANTS[name.lower()]
+        elif kind := id_column(name):
+            if kind in named and kind == "patient_id":
+                kind = "session"  # a code below a patient's folder
+            named[kind] = name
         else:
             other = name
             if not label:
@@ -223,7 +251,53 @@ def read_path(path: str, class_map: Mapping[str, str] | None = None) -> PathMean
         variant,
         "/".join(rest),
         len(labels) > 1,
+        part_folder,
+        tuple(named.items()),
     )
+
+
+def is_structural(name: str) -> bool:
+    """Whether a folder names a part or original and segmented pictures.
+
+    >>> is_structural("train"), is_structural("Segmented"), is_structural("Benign")
+    (True, True, False)
+    """
+    return bool(part_of(name)) or name.lower() in _VARIANTS
+
+
+_SEPARATOR = r"[ _.#-]*"
+_ID = r"[a-z]{0,3}[ _-]?\d+[a-z]?"
+_ID_FOLDERS: Mapping[str, re.Pattern[str]] = {
+    column: re.compile(rf"(?:{words}){_SEPARATOR}(?:{tail})", re.IGNORECASE)
+    for column, words, tail in (
+        ("patient_id", "patients?|pat|pt|subjects?|subj|sub|cases?|donors?|persons?|uid|id|pid",
+         _ID),
+        ("session", "slides?|smears?|sessions?|batch|scans?|runs?|days?|plates?", rf"{_ID}|[a-z]"),
+        ("site", "sites?|cent(?:er|re)s?|hospitals?|clinics?|labs?", r"\d+|[a-z]"),
+        ("cohort", "cohorts?", r"\d+|[a-z]"),
+    )
+}  # fmt: skip
+_CODE = re.compile(r"[a-z]{0,4}[ _-]?\d{1,12}[a-z]?|(?=[a-f]*\d)[0-9a-f]{8,}", re.IGNORECASE)
+_NO_CODE = re.compile(
+    # FAB types of leukemia (L1 to L3, M0 to M7), and numbered folders that hold no patient
+    r"[lm][0-7]|(?:set|part|data|dir|vol|ver|v|img|aug|exp|tile|crop|type|cls|cd)[ _-]?\d+",
+    re.IGNORECASE,
+)
+
+
+def id_column(name: str) -> str:
+    """The column that a folder which looks like an identifier stands for, or empty.
+
+    >>> [id_column(name) for name in ("Patient_07", "P12", "0031", "smear 2", "site A", "L1")]
+    ['patient_id', 'patient_id', 'patient_id', 'session', 'site', '']
+    >>> id_column("Hairy cell"), id_column("session"), id_column("cohort_b")
+    ('', '', 'cohort')
+    """
+    for column, pattern in _ID_FOLDERS.items():
+        if pattern.fullmatch(name.strip()):
+            return column
+    is_code = _CODE.fullmatch(name.strip()) and not _NO_CODE.fullmatch(name.strip())
+    return "patient_id" if is_code else ""
 
 
 def part_of(name: str) -> str:
@@ -243,30 +317,42 @@ def cnmc_name(path: str) -> tuple[str, str] | None:
     >>> cnmc_name("fold_0/hem/UID_H10_1_2_hem.bmp"), cnmc_name("Snap_031.jpg")
     (('H10', 'healthy'), None)
     """
-    match = _CNMC.match(PurePosixPath(path).stem)
+    name = path.rpartition("/")[2]
+    match = _CNMC.match(name.rpartition(".")[0] or name)  # pathlib is slow
     if match is None:
         return None
     return match[1].upper(), "healthy" if match[4].lower() == "hem" else "all"
 
 
 def is_image_name(path: str) -> bool:
-    """Whether the suffix is that of an image format we read."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+    """Whether the suffix is that of an image format we read.
+
+    >>> is_image_name("a.b/x.JPG"), is_image_name("a.png/x"), is_image_name("a/.png")
+    (True, False, False)
+    """
+    stem, _, suffix = path.rpartition("/")[2].rpartition(".")  # pathlib is slow
+    return bool(stem) and f".{suffix}".lower() in IMAGE_SUFFIXES
 
 
-def twin_key(path: str, steps: PathMeaning) -> tuple[str, str, str, str]:
-    """Equal for an original and its segmented twin: set, part, class, name without suffix."""
+def twin_key(path: str, steps: PathMeaning) -> tuple[str, ...]:
+    """Equal for an original and its segmented twin: set, part, class, ids, name without suffix."""
     stem = PurePosixPath(path).stem.lower()
-    return steps.set_folder, steps.given_part, steps.label or steps.other_folder, stem
+    label = steps.label or steps.other_folder
+    return (steps.set_folder, steps.given_part, label, *map("=".join, steps.named), stem)
 
 
 def why_class(found: str, label: str, class_map: Mapping[str, str] | None) -> str:
     """Why a folder or value stands for a class, or how to make it one."""
+    if not found:
+        return "nothing names a class"
     if not label:
-        return (
-            f"no known class; map it with --class '{found}=CLASS' "
-            f"(class_map), CLASS one of {', '.join(CLASSES)}"
-        )
-    if resolve_class(found) == label:
+        return f"names no class; map it with --class '{found}=CLASS' (class_map)"
+    if any(open_name(given) == open_name(found) for given in class_map or {}):
+        return "mapped by you (class_map)"
+    if label in CLASSES and label in (resolve_class(found), open_name(found)):
         return f"a known name of {class_title(label)}"
-    return "mapped by you (class_map)" if class_map else "said by the file names"
+    if label == open_name(found):
+        return "no known name: a class of its own"
+    if label in CLASSES and open_name(found).rstrip("s") == label.rstrip("s"):
+        return f"a known name of {class_title(label)}"
+    return "said by the file names"

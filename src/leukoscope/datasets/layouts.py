@@ -14,13 +14,21 @@ from types import MappingProxyType
 
 from leukoscope.core.errors import ImageError, LayoutError, UnknownNameError
 from leukoscope.core.files import sha256_bytes
-from leukoscope.core.labels import CLASSES
-from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.labels import Role, check_roles, class_title, order_classes, role_of
+from leukoscope.core.records import DESCRIBING_COLUMNS, ImageRecord, Manifest
+from leukoscope.datasets.class_names import (
+    clean_class_map,
+    column_roles,
+    few_groups,
+    name_classes,
+)
+from leukoscope.datasets.folder_levels import is_pattern, parse_pattern, read_folders
 from leukoscope.datasets.layout_readers import (
     MANIFEST_NAME,
     find_preliminary,
     has_columns,
     place_by_folders,
+    place_by_pattern,
     place_manifest,
     place_preliminary,
 )
@@ -35,10 +43,26 @@ from leukoscope.datasets.layout_rules import (
     read_path,
     why_class,
 )
+from leukoscope.datasets.npz_images import NPZ, inspect_npz, unpack_npz
+from leukoscope.datasets.published_layouts import (
+    find_annotations,
+    has_signed_slides,
+    is_barcelona,
+    is_wbcbench,
+    join_patients,
+    place_annotations,
+    place_barcelona,
+    place_signed_slides,
+    place_wbcbench,
+)
 from leukoscope.imaging.decode import MAX_BYTES, decode_image
 
-__all__ = ["LAYOUTS", "FolderRow", "Inspection", "inspect_dataset", "load_dataset"]
+__all__ = ["LAYOUTS", "ClassRow", "FolderRow", "Inspection", "inspect_dataset", "load_dataset"]
 ID_DIGITS = 12
+MOST_NAMED = 20
+TARGETS = ("diagnosis", "cell_type")
+"""Columns that can stand for a missing label (``target``)."""
+
 _SURROGATES = re.compile("[\ud800-\udfff]")  # how Python holds bytes that are no UTF-8
 ClassMap = Mapping[str, str]
 
@@ -97,12 +121,18 @@ def _read(root: Path, item: Placed) -> ImageRecord:
         reason=reason or item.excluded,
         given_part=item.given_part,
         cohort=item.cohort,
+        site=item.site,
+        session=item.session,
+        cell_type=item.cell_type,
+        diagnosis=item.diagnosis,
+        further=item.further,
     )
 
 
 def _is_text(item: Placed) -> bool:
     """Whether a file's name, and what was read of it, can be written to the files of a study."""
-    texts = (value for value in vars(item).values() if isinstance(value, str))
+    texts = [value for value in vars(item).values() if isinstance(value, str)]
+    texts += [text for pair in item.further for text in pair]
     return all(text.isascii() or not _SURROGATES.search(text) for text in texts)
 
 
@@ -155,9 +185,10 @@ class Layout:
 
 def _has_manifest(listing: Listing, class_map: ClassMap) -> str:
     path = listing.root / MANIFEST_NAME
-    if MANIFEST_NAME in listing.files and has_columns(path, ("path", "label")):
-        return f"{MANIFEST_NAME} lists the images"
-    return ""
+    if MANIFEST_NAME not in listing.files:
+        return ""
+    labelled = any(has_columns(path, ("path", name)) for name in ("label", *TARGETS))
+    return f"{MANIFEST_NAME} lists the images" if labelled else ""
 
 
 def _is_preliminary(listing: Listing, class_map: ClassMap) -> str:
@@ -165,6 +196,11 @@ def _is_preliminary(listing: Listing, class_map: ClassMap) -> str:
         return ""
     table = find_preliminary(listing)
     return f"{table} has the columns Patient_ID, new_names, labels" if table else ""
+
+
+def _is_annotated(listing: Listing, class_map: ClassMap) -> str:
+    table = find_annotations(listing)
+    return f"{table} lists images and their class codes" if table else ""
 
 
 def _has_twins(listing: Listing, class_map: ClassMap) -> str:
@@ -188,19 +224,35 @@ def _is_cnmc(listing: Listing, class_map: ClassMap) -> str:
 
 
 def _has_parts(listing: Listing, class_map: ClassMap) -> str:
-    parts = sorted({s.given_part for s in _steps(listing, class_map) if s.label} - {""})
+    steps = _steps(listing, class_map)
+    if not any(s.given_part for s in steps):
+        return ""
+    if not any(s.label for s in steps):  # folders of unknown names
+        steps = _all_steps(listing, class_map)
+    parts = sorted({s.given_part for s in steps if s.label} - {""})
     return f"class folders below {', '.join(parts)}" if parts else ""
 
 
 def _has_classes(listing: Listing, class_map: ClassMap) -> str:
-    names = {s.class_folder: s.label for s in _steps(listing, class_map) if s.label}
+    steps = _all_steps(listing, class_map)
+    names = sorted({s.class_folder for s in steps if s.label})
     if not names and place_by_folders(listing, class_map).root_label:
         return f"the folder {listing.root.resolve().name} itself names a class"
-    return "the folders " + ", ".join(sorted(names)) + " name classes" if names else ""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    shown = ", ".join(names[:MOST_NAMED]) + more
+    return f"the folders {shown} name classes" if names else ""
 
 
 def _steps(listing: Listing, class_map: ClassMap) -> list[PathMeaning]:
-    return [read_path(name, class_map) for name in listing.files if is_image_name(name)]
+    """The meaning of each folder that holds images, by known names."""
+    folders = {name.rpartition("/")[0] for name in listing.files if is_image_name(name)}
+    return [read_path(f"{folder}/x" if folder else "x", class_map) for folder in sorted(folders)]
+
+
+def _all_steps(listing: Listing, class_map: ClassMap) -> list[PathMeaning]:
+    """The meaning of each image's folders, whatever their names."""
+    found = read_folders(listing, class_map)
+    return [steps for name, steps in found.items() if is_image_name(name)]
 
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
@@ -208,7 +260,27 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         "csv-manifest": Layout(
             f"a {MANIFEST_NAME} with the columns path and label",
             _has_manifest,
-            lambda listing, class_map: place_manifest(listing.root / MANIFEST_NAME, class_map),
+            lambda listing, class_map: place_manifest(listing.root / MANIFEST_NAME),
+        ),
+        "deepapl": Layout(
+            "folders Patient_<number> with Signed slides, and class folders below them",
+            lambda listing, class_map: has_signed_slides(listing),
+            lambda listing, class_map: place_signed_slides(listing),
+        ),
+        "annotations": Layout(
+            "annotations.dat, whose lines name an image and the code of its class",
+            _is_annotated,
+            lambda listing, class_map: place_annotations(listing),
+        ),
+        "wbcbench": Layout(
+            "phase1_label.csv or phase2_train.csv with the columns ID, labels",
+            lambda listing, class_map: is_wbcbench(listing),
+            lambda listing, class_map: place_wbcbench(listing),
+        ),
+        "pbc": Layout(
+            "the eight class folders of PBC, with images named BNE_<number>, SNE_<number> …",
+            lambda listing, class_map: is_barcelona(listing),
+            place_barcelona,
         ),
         "cnmc-preliminary": Layout(
             "a CSV with the columns Patient_ID, new_names, labels beside the images",
@@ -241,16 +313,27 @@ class FolderRow:
     """What one folder name or column value stands for."""
 
     found: str
-    label: str  # canonical class, or empty where its images are excluded
+    label: str  # class, or empty where its images are excluded
     why: str  # which rule says so, or how to map it
     images: int  # number of image files (by suffix)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of a data set."""
+
+    name: str
+    title: str
+    role: Role | None  # None where it is not known
+    images: int  # images that would be used
+    patients: int  # number of distinct patient ids
 
 
 @dataclass(frozen=True)
 class Inspection:
     """How a folder would be read, before any image is opened."""
 
-    layout: str  # A key of LAYOUTS
+    layout: str  # A key of LAYOUTS, or the user's pattern
     why: str  # what it was recognised by
     folders: tuple[FolderRow, ...]  # what each folder name or column value stands for
     parts: dict[str, int]  # the data's own parts or folds → images
@@ -258,6 +341,8 @@ class Inspection:
     images: int  # images that would be used
     excluded: dict[str, int]
     warnings: tuple[str, ...]  # what is odd, in sentences
+    classes: tuple[ClassRow, ...] = ()
+    columns: tuple[str, ...] = ()  # describing and further columns that the data has
 
 
 def load_dataset(
@@ -265,28 +350,60 @@ def load_dataset(
     *,
     layout: str = "auto",
     class_map: ClassMap | None = None,
+    target: str = "",
     progress: Callable[[int, int], None] | None = None,
     threads: int = 2,
 ) -> Manifest:
     """Read every image of a data set once: hash, size, class, patient, part.
 
     A broken file becomes ``quarantined`` with the reason ``code: detail``; an image without a
-    known class, or a segmented twin, becomes ``excluded``. Both stay in the manifest.
+    class, or a segmented twin, becomes ``excluded``. Both stay in the manifest.
+
+    Args:
+        path: Folder, CSV manifest, or MedMNIST ``.npz``, whose images are written once, as
+            lossless PNG, to a folder beside it.
+        layout: A key of :data:`LAYOUTS`, ``auto``, or a pattern such as ``{class}/{patient}``.
+        class_map: Folder name or column value → class.
+        target: Column that is the label (``diagnosis``, ``cell_type``, …) in place of the one that
+            the layout gives; that one becomes the further column ``given_label``.
+        progress: Called with (images done, images in all).
+        threads: Files read at the same time.
 
     Raises:
-        LayoutError: The folder has no known layout; says what was found and what to do.
-        UnknownNameError: ``layout`` or a class of ``class_map`` is unknown.
+        LayoutError: The folder has no known layout, or two; a class looks misspelt; no image has
+            the column ``target``. Says what was found and what to do.
+        UnknownNameError: ``layout`` is unknown, or a class of ``class_map`` looks misspelt.
     """
-    root, name, _, placement = _place(Path(path), layout, class_map)
+    path = Path(path)
+    packed = _is_npz(path)
+    if packed:
+        path = unpack_npz(path, progress)
+    root, name, _, placement = _place(path, layout, class_map, target)
+    name = "npz" if packed else name
     records = read_records(root, placement.placed, threads=threads, progress=progress)
     return Manifest(root, tuple(records), name, tuple(placement.warnings))
 
 
 def inspect_dataset(
-    path: Path | str, *, layout: str = "auto", class_map: ClassMap | None = None
+    path: Path | str,
+    *,
+    layout: str = "auto",
+    class_map: ClassMap | None = None,
+    target: str = "",
+    roles: Mapping[str, str] | None = None,
 ) -> Inspection:
-    """Say how a folder would be read, and why, without opening an image."""
-    _, name, why, placement = _place(Path(path), layout, class_map)
+    """Say how a folder would be read, and why, without opening an image.
+
+    Args:
+        path: Folder, CSV manifest or ``.npz`` file, of which nothing is written.
+        layout: As there.
+        class_map: As there.
+        target: As there.
+        roles: Class → role, where the user states one.
+    """
+    mapping = clean_class_map(class_map)
+    _, name, why, placement = _place(Path(path), layout, class_map, target)
+    known = {**column_roles(placement, Path(path)), **(roles or {})}
     images = [item for item in placement.placed if is_image_name(item.path)]
     used = [item for item in images if not item.excluded]
     counts = Counter((item.found, item.label) for item in images)
@@ -294,36 +411,104 @@ def inspect_dataset(
         name,
         why,
         tuple(
-            FolderRow(found or "(no class folder)", label, why_class(found, label, class_map), n)
+            FolderRow(found or "(no class folder)", label, why_class(found, label, mapping), n)
             for (found, label), n in sorted(counts.items())
         ),
         dict(sorted(Counter(item.given_part for item in used if item.given_part).items())),
         len({item.patient_id for item in used} - {""}),
         len(used),
         dict(Counter(_kind(item.excluded) for item in images if item.excluded)),
-        tuple(placement.warnings),
+        (*placement.warnings, *few_groups(images)),
+        _class_rows(used, check_roles(known, {item.label for item in used})),
+        _columns(used),
     )
 
 
-def _place(path: Path, layout: str, class_map: ClassMap | None) -> tuple[Path, str, str, Placement]:
-    """Root, layout, why, and what each file is."""
-    mapping = dict(class_map or {})
-    for name in mapping.values():
-        if name not in CLASSES:
-            raise UnknownNameError("class", name, CLASSES)
-    if layout != "auto" and layout not in LAYOUTS:
-        raise UnknownNameError("layout", layout, ["auto", *LAYOUTS])
-    if path.suffix.lower() == ".csv" and not path.is_dir():
+def stated_roles(
+    path: Path | str,
+    *,
+    layout: str = "auto",
+    class_map: ClassMap | None = None,
+    target: str = "",
+) -> dict[str, str]:
+    """Class → role, as the column ``role`` of a CSV manifest says; empty without such a column.
+
+    Raises:
+        LayoutError: The manifest cannot be read, or gives one class two roles.
+        UnknownNameError: A role is none.
+    """
+    path = Path(path)
+    table = path / MANIFEST_NAME if path.is_dir() else path
+    if not has_columns(table, ("path", "role")):
+        return {}
+    placement = _place(path, layout, class_map, target)[-1]
+    roles = column_roles(placement, table)
+    return dict(check_roles(roles, roles))
+
+
+def _class_rows(used: Sequence[Placed], roles: Mapping[str, Role]) -> tuple[ClassRow, ...]:
+    images = Counter(item.label for item in used)
+    patients: dict[str, set[str]] = {}
+    for item in used:
+        patients.setdefault(item.label, set()).add(item.patient_id)
+    return tuple(
+        ClassRow(
+            name, class_title(name), role_of(name, roles), images[name],
+            len(patients[name] - {""}),
+        )
+        for name in order_classes(images)
+    )  # fmt: skip
+
+
+def _columns(used: Sequence[Placed]) -> tuple[str, ...]:
+    own = [name for name in DESCRIBING_COLUMNS if any(getattr(item, name) for item in used)]
+    return (*own, *dict.fromkeys(name for item in used for name, _ in item.further))
+
+
+def _is_npz(path: Path) -> bool:
+    return path.suffix.lower() == NPZ and not path.is_dir()
+
+
+def _place(
+    path: Path, layout: str, class_map: ClassMap | None, target: str
+) -> tuple[Path, str, str, Placement]:
+    """Root, layout, why, and what each file is, with its class."""
+    mapping = clean_class_map(class_map)
+    target = target.strip().lower()
+    target = "" if target == "label" else target
+    root, name, why, placement = _read_layout(path, layout, mapping, target)
+    return root, name, why, name_classes(placement, mapping, target, path)
+
+
+def _read_layout(
+    path: Path, layout: str, mapping: ClassMap, target: str
+) -> tuple[Path, str, str, Placement]:
+    """Root, layout, why, and what each file is, before its class is named."""
+    pattern = parse_pattern(layout) if is_pattern(layout) else None
+    if layout != "auto" and layout not in LAYOUTS and pattern is None:
+        raise UnknownNameError("layout", layout, ["auto", *LAYOUTS, "{class}/{patient}"])
+    if path.suffix.lower() in (".csv", NPZ) and not path.is_dir():
         if layout not in ("auto", "csv-manifest"):
+            kind = "a CSV file" if path.suffix.lower() == ".csv" else f"an {NPZ} file"
             raise LayoutError(
-                f"{path}: layout {layout!r} needs a folder, but this is a CSV file",
+                f"{path}: layout {layout!r} needs a folder, but this is {kind}",
                 hint="give the folder, or leave the layout to auto",
             )
-        placement = place_manifest(path, mapping)
+        if _is_npz(path):
+            placement = inspect_npz(path)
+            return path.parent, "npz", f"{path.name} holds images and labels", placement
+        placement = place_manifest(path, target)
         return path.parent, "csv-manifest", f"{path.name} is a CSV manifest", placement
     listing = list_files(path)
+    if pattern is not None:
+        placement = join_patients(listing, place_by_pattern(listing, pattern))
+        return path, layout, "the layout that you gave", placement
+    if target and layout == "auto" and has_columns(path / MANIFEST_NAME, ("path", target)):
+        layout = "csv-manifest"
     name, why = _recognise(listing, layout, mapping)
-    return path, name, why, LAYOUTS[name].place(listing, mapping)
+    if name == "csv-manifest":
+        return path, name, why, place_manifest(path / MANIFEST_NAME, target)
+    return path, name, why, join_patients(listing, LAYOUTS[name].place(listing, mapping))
 
 
 def _recognise(listing: Listing, layout: str, class_map: ClassMap) -> tuple[str, str]:
@@ -342,8 +527,9 @@ def _recognise(listing: Listing, layout: str, class_map: ClassMap) -> tuple[str,
     raise LayoutError(
         f"{listing.root}: no known layout; found {_found(listing)}",
         hint=(
-            "name what each folder stands for with --class 'FOLDER=CLASS' (class_map), CLASS one "
-            f"of {', '.join(CLASSES)}; or write a {MANIFEST_NAME} with the columns path,label"
+            "put the images of each class into a folder of its name; or say which folder is what "
+            f"with --layout '{{class}}/{{patient}}'; or write a {MANIFEST_NAME} with the columns "
+            "path,label"
         ),
     )
 

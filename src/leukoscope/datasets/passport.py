@@ -26,6 +26,7 @@ from leukoscope.datasets.acquisition import (
     cramers_v,
     merge_clusters,
 )
+from leukoscope.datasets.associations import associations
 from leukoscope.datasets.findings import findings
 from leukoscope.datasets.groups import Pair, components, group_equal
 from leukoscope.datasets.links import (
@@ -99,6 +100,9 @@ def describe(evidence: Evidence) -> dict[str, Any]:
         "acquisition": _acquisition(evidence),
         "class_balance": class_balance([counts[name] for name in order_classes(counts)]),
     }
+    columns = associations(usable)
+    if columns:
+        passport["columns"] = [column.to_json() for column in columns]
     search = describe_search(n)
     if search is not None:
         passport["search"] = search

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.bundle import BundleRecord
 from leukoscope.core.program import DISCLAIMER
 from leukoscope.imaging.decode import Decoded
 from leukoscope.imaging.quality import measure_quality
@@ -91,6 +92,10 @@ class PartsModel(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of the logits."""
+
+    @property
+    def record(self) -> BundleRecord:
+        """What the bundle says of itself."""
 
     @property
     def model(self) -> str:
@@ -201,7 +206,7 @@ def summarise_parts(
         sha256=sha256,
         predicted=max(p, key=lambda name: p[name]),
         probabilities=p,
-        p_malignant=malignant_probability(p, predictor.record.roles),
+        p_malignant=malignant_probability(p, model.record.roles),
         prediction_set=tuple(n for n in names if any(n in a.prediction_set for a in used)),
         decision=decision,
         reasons=reasons,

@@ -75,6 +75,7 @@ def evaluate_bundle(
     class_map: dict[str, str],
     roles: Mapping[str, str] | None = None,
     listener: Listener,
+    target: str = "",
 ) -> ExternalResult:
     """Predict on labelled images and measure.
 
@@ -91,7 +92,7 @@ def evaluate_bundle(
     """
     run = RunFolder(out)
     predictor = load_bundle(bundle)
-    manifest = load_dataset(data, layout=layout, class_map=class_map)
+    manifest = load_dataset(data, layout=layout, class_map=class_map, target=target)
     if not manifest.usable:
         raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")
     found = audit(manifest, progress=lambda done, total: listener("audit", done, total))
@@ -286,7 +287,9 @@ def check_external(config: StudyConfig, class_names: Sequence[str]) -> None:
     """
     every = set(class_names)
     for data in config.external:
-        found = inspect_dataset(data.path, layout=data.layout, class_map=data.class_map)
+        found = inspect_dataset(
+            data.path, layout=data.layout, class_map=data.class_map, target=data.target
+        )
         labels = {row.label for row in found.folders if row.label and row.images}
         every |= labels
         if _comparable(class_names, labels, data.roles) is None:
@@ -358,6 +361,7 @@ def _measured(
     found = evaluate_bundle(
         run.bundle, Path(data.path), folder.path, layout=data.layout,
         class_map=dict(data.class_map), roles=data.roles, listener=progress.listener,
+        target=data.target,
     )  # fmt: skip
     write_json(record, behind)  # last: what is there is complete
     return found.metrics

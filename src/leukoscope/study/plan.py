@@ -85,6 +85,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         Path(config.data.path),
         layout=config.data.layout,
         class_map=config.data.class_map,
+        target=config.data.target,
         progress=lambda done, total: listener("reading the images", done, total),
     )
     reading = PlannedStep("reading", f"{len(manifest.images)} files", time.perf_counter() - start)

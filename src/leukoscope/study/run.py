@@ -26,7 +26,7 @@ from leukoscope.core.labels import Roles, check_roles, named_roles
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts import load_dataset, stated_roles
 from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
@@ -45,6 +45,7 @@ def external_values(
     layouts: Sequence[str],
     class_map: Mapping[str, str] | None,
     roles: Roles | None = None,
+    target: str = "",
 ) -> list[dict[str, Any]]:
     """Values of the key ``external`` of a study.
 
@@ -53,6 +54,7 @@ def external_values(
         layouts: Layout of each; one holds for all, and none means ``auto``.
         class_map: Folder name → class, of every data set.
         roles: Class → role, of every data set.
+        target: Column that is the label, of every data set.
 
     Raises:
         ConfigError: Neither one layout nor one for each.
@@ -70,6 +72,7 @@ def external_values(
             "layout": layout,
             "class_map": dict(class_map or {}),
             "roles": dict(roles or {}),
+            "target": target,
         }
         for path, layout in zip(paths, given, strict=True)
     ]
@@ -109,6 +112,7 @@ def study_config(
     layout: str = "auto",
     class_map: dict[str, str] | None = None,
     roles: Mapping[str, str] | None = None,
+    target: str = "",
     backbone: str | None = None,
     weights: str | None = None,
     external: Sequence[Path | str] = (),
@@ -129,12 +133,13 @@ def study_config(
         seed: Seed of everything that is random.
         layout: Name of a layout, or ``auto``.
         class_map: Folder name → class.
-        roles: Class → ``malignant``, ``benign``, ``healthy`` or ``other``, where the table of
-            known classes does not say, or says otherwise.
+        roles: Class → ``malignant``, ``benign``, ``healthy`` or ``other``, where neither the column
+            ``role`` of a manifest nor the table of known classes says so.
+        target: Column that is the label; empty for the one that the layout gives.
         backbone: Put it in place of each recipe's own, see :func:`replace_backbone`.
         weights: ``imagenet``, ``none``, a file or a folder, in place of each recipe's own.
-        external: Other data to measure the bundle on; ``class_map`` and ``roles`` hold for it
-            too.
+        external: Other data to measure the bundle on; ``class_map``, ``roles`` and ``target``
+            hold for it too.
         external_layouts: Layout of each; one for all, or none for ``auto``.
 
     Raises:
@@ -146,20 +151,22 @@ def study_config(
     chosen = _trainable_recipes(recipes, for_recipes)
     if backbone or weights:
         chosen = [replace_backbone(recipe, backbone, weights) for recipe in chosen]
-    stated = named_roles(roles or {})
+    of_column = stated_roles(data, layout=layout, class_map=class_map, target=target)
+    stated = {**of_column, **named_roles(roles or {})}
     values = {
         "data": {
             "path": str(Path(data).expanduser().resolve()),
             "layout": layout,
             "class_map": class_map or {},
             "roles": stated,
+            "target": target,
         },
         "recipes": [recipe.model_dump() for recipe in chosen],
         "protocols": list(protocols or PROTOCOLS),
         "probes": list(chosen_probes(probes)),
         "splits": {"folds": usual_folds(chosen) if folds is None else folds},
         "seed": seed,
-        "external": external_values(external, external_layouts, class_map, stated),
+        "external": external_values(external, external_layouts, class_map, stated, target),
     }
     return validate(StudyConfig, apply_overrides(values, for_study), "study")
 
@@ -290,6 +297,7 @@ def read_data(config: StudyConfig, listener: Listener | None = None) -> Manifest
         Path(data.path),
         layout=data.layout,
         class_map=data.class_map,
+        target=data.target,
         progress=lambda done, total: tell("reading the images", done, total),
     )
 

@@ -41,7 +41,7 @@ from leukoscope.reporting.content import (
     value,
 )
 from leukoscope.reporting.figures.data import class_balance, cluster_heat_map
-from leukoscope.reporting.formats import DASH, count, finite, number, plural, seconds
+from leukoscope.reporting.formats import DASH, count, finite, number, p_value, plural, seconds
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study
 
@@ -132,6 +132,23 @@ def scale_bars(study: Study) -> Table | None:
         value("n images", lambda name: count(found[name])),
         value("Share", lambda name: number(with_bar.get(name, 0) / found[name], "share")),
     )  # fmt: skip
+
+
+def columns(study: Study) -> Table | None:
+    """Further columns of the manifest, and how each goes with the class."""
+    return table_if_any(
+        "Further columns of the manifest, and how they go with the class",
+        study.passport.get("columns") or (),
+        code("Column", "column"),
+        value("Values", lambda e: count(e["values"])),
+        value("Images without one", lambda e: count(e["missing"])),
+        value("Association", lambda e: DASH if e["effect"] is None else f"{e['effect']:.2f}"),
+        text("Measure", lambda e: e["measure"] or f"not testable: {e['reason']}"),
+        value("p, Holm", lambda e: p_value(e["p_holm"])),
+        text("Dealt at random", lambda e: f"{e['unit']}s" if e["measure"] else DASH),
+        note="0: the column tells nothing of the class; 1: it tells the class. Every patient "
+        "counts once. Permutation test, corrected for all columns.",
+    )
 
 
 def parts(study: Study) -> Table | None:
@@ -321,7 +338,7 @@ def passport(study: Study, gallery: Gallery) -> Section:
     blocks += _overlap_sheet(study, gallery)
     blocks += _patients(study)
     blocks += _acquisition(study, gallery)
-    blocks += present(scale_bars(study))
+    blocks += present(scale_bars(study), columns(study))
     split = parts(study)
     if split is not None:
         blocks += [Heading("How it was divided"), split]
