@@ -63,7 +63,7 @@ _PENALTIES = (0.003, 0.03, 0.3)
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
-def table_of(probe: str, scale: PictureScale) -> NumberTable | None:
+def number_table(probe: str, scale: PictureScale) -> NumberTable | None:
     """The table that a probe is fitted on; None for ``order-only`` and those that see images."""
     return grain_table(scale.um_per_px) if probe == "grain-only" else NUMBERS.get(probe)
 
@@ -83,7 +83,7 @@ def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True
             tables.append(appearance_table(recipe.preprocess))
         wanted += perturbed_wanted(store, recipe, config)
     for probe in config.probes:
-        table = table_of(probe, scale)
+        table = number_table(probe, scale)
         if table is not None:
             tables.append(table)
         elif probe not in NUMERIC:
@@ -203,7 +203,7 @@ def probe_numbers(
     """(n, d) float64 numbers that a probe of :data:`NUMERIC` is fitted on; NaN where unknown."""
     if probe == "order-only":
         return listing_numbers(store)
-    table = table_of(probe, picture_scale(store, config))
+    table = number_table(probe, picture_scale(store, config))
     assert table is not None
     return finished(probe, store.numbers(table))
 

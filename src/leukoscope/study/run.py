@@ -228,34 +228,24 @@ def run_study(
     if find_spec("torch") is None:
         raise MissingExtraError("training", "train")  # now, not after a minute of audit
     config = data if isinstance(data, StudyConfig) else study_config(data, **options)
-    if announce is not None and all(recipe.frozen_features for recipe in config.recipes):
-        raise UsageError(
-            "--devices: only gradient training is shared by processes, and no recipe asks for it",
-            hint="use --jobs for the fits of several folds at once",
-        )
+    if announce is not None:
+        _check_shares_training(config)
     run = RunFolder(Path(out))
     progress = Progress(listener) if listener else Progress()
     _open_folder(run, config, resume)
     with progress.step("audit"):
         found = audited_in(run, config, progress)
     images = labelled(found)
-    if config.external:
-        from leukoscope.study.external import check_external
-
-        check_external(config, images.class_names)
+    _check_external(config, images)
     with progress.step("splits"):
-        plan = _write_splits(run, found, config)
-        if announce is not None:
-            from leukoscope.pipeline.remote_fits import worker_notes
-
-            plan = replace(plan, notes=(*plan.notes, *worker_notes(config)))
+        plan = _write_splits(run, found, config, shared=announce is not None)
     tables, evidence = _fit_everything(
         run, config, found, images, plan, progress, executor, announce
     )
     with progress.step("statistics"):
         metrics = _write_statistics(run, config, found, plan, tables, evidence)
     if report:
-        _explain_and_report(run, config, found, images, plan, progress)
+        _explain_and_pack(run, config, found, progress)
     unreadable = found.manifest.unreadable
     if report and config.external:
         from leukoscope.study.external import evaluate_external
@@ -264,11 +254,33 @@ def run_study(
         unreadable += lost
     write_json(run.environment, describe_environment(run, config.seed, progress))
     if report:
-        with progress.step("report"):
-            from leukoscope.reporting.study.report import write_report
-
-            write_report(run)
+        _report(run, progress)
     return StudyResult(run, metrics, unreadable)
+
+
+def _check_shares_training(config: StudyConfig) -> None:
+    """Refuse several processes for one training where no recipe has one to share."""
+    if all(recipe.frozen_features for recipe in config.recipes):
+        raise UsageError(
+            "--devices: only gradient training is shared by processes, and no recipe asks for it",
+            hint="use --jobs for the fits of several folds at once",
+        )
+
+
+def _check_external(config: StudyConfig, images: Labelled) -> None:
+    """Refuse other data that the bundle could not be measured on, before anything is fitted."""
+    if config.external:
+        from leukoscope.study.external import check_external
+
+        check_external(config, images.class_names)
+
+
+def _report(run: RunFolder, progress: Progress) -> None:
+    """Write the report from the files of the run."""
+    from leukoscope.reporting.study.report import write_report
+
+    with progress.step("report"):
+        write_report(run)
 
 
 def read_data(config: StudyConfig, listener: Listener | None = None) -> Manifest:
@@ -355,7 +367,10 @@ def labelled(found: Audit) -> Labelled:
     return Labelled(found.manifest.usable, names)
 
 
-def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> ProtocolPlan:
+def _write_splits(
+    run: RunFolder, found: Audit, config: StudyConfig, *, shared: bool
+) -> ProtocolPlan:
+    """Plan the folds, and note what they are worth where processes share each training."""
     plan = plan_protocols(found.manifest, found, config)
     if not plan.folds:
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
@@ -364,6 +379,10 @@ def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> Protocol
         final = final_fold(found.manifest, config, plan.folds)
         plan = replace(plan, folds=(*plan.folds, final))
     save_folds(run.splits, plan.folds, found.manifest)
+    if shared:
+        from leukoscope.pipeline.remote_fits import worker_notes
+
+        plan = replace(plan, notes=(*plan.notes, *worker_notes(config)))
     return plan
 
 
@@ -430,14 +449,10 @@ def _write_statistics(
     return metrics
 
 
-def _explain_and_report(
-    run: RunFolder,
-    config: StudyConfig,
-    found: Audit,
-    images: Labelled,
-    plan: ProtocolPlan,
-    progress: Progress,
+def _explain_and_pack(
+    run: RunFolder, config: StudyConfig, found: Audit, progress: Progress
 ) -> None:
+    """Heat maps, feature maps and the sheets of overlaps; then the bundle."""
     from leukoscope.datasets.contact_sheet import contact_sheet
     from leukoscope.study.bundling import keep_bundle
     from leukoscope.study.explanations import explain_study

@@ -101,12 +101,7 @@ def compare_runs(
         options |= {"cache": out / "cache", "num_classes": len(boards[0].class_names)}
         measure = partial(measure_recipes, **options)
         _add_models(comparison, candidates, measure, progress, published=published)
-    write_json(out / RESULT, comparison)
-    _write_csv(out / "comparison.csv", comparison)
-    from leukoscope.reporting.compare.page import write_comparison
-
-    with progress.step("figures and pages") as tell:
-        write_comparison(out, progress=tell)
+    _write(comparison, out, progress)
     return comparison
 
 
@@ -235,6 +230,16 @@ def _add_models(
         | values
         for name, values in found.items()
     ]
+
+
+def _write(comparison: Mapping[str, Any], out: Path, progress: Progress) -> None:
+    """Write the result, and the pages and figures that are made from it."""
+    from leukoscope.reporting.compare.page import write_comparison
+
+    write_json(out / RESULT, comparison)
+    _write_csv(out / "comparison.csv", comparison)
+    with progress.step("figures and pages") as tell:
+        write_comparison(out, progress=tell)
 
 
 def _write_csv(path: Path, comparison: Mapping[str, Any]) -> None:
