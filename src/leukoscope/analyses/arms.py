@@ -36,7 +36,7 @@ from leukoscope.pipeline.folds import groups_of, plan_protocols, unit_of
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.run import audited, run_study
 
-METRICS = ("accuracy", "macro_f1", "log_loss")
+ARM_METRICS = ("accuracy", "macro_f1", "log_loss")
 """What is compared; the verdict rests on the first alone."""
 
 
@@ -169,8 +169,8 @@ def compare_arms(
 
     Returns:
         For each pair one row per protocol: sizes, both values and the difference of each of
-        :data:`METRICS`, ``p`` and ``p_holm`` of the accuracy, disagreements with exact tests where
-        they are valid, and the verdict on accuracy.
+        :data:`ARM_METRICS`, ``p`` and ``p_holm`` of the accuracy, disagreements with exact tests
+        where they are valid, and the verdict on accuracy.
 
     Raises:
         DataError: The arms of a pair have different splits.
@@ -217,14 +217,14 @@ class _PairedRows:
         """The protocols under which both arms have results."""
         return [name for name in PROTOCOLS if all(len(table) for table in self.under(name))]
 
-    def pair(self, protocol: str, metric: str = METRICS[0]) -> PredictorPair:
+    def pair(self, protocol: str, metric: str = ARM_METRICS[0]) -> PredictorPair:
         """The paired samples to compare under one protocol."""
         return PredictorPair.of_tables(*self.under(protocol), self.groups[protocol], metric)
 
 
 def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:
-    others = {name: paired_difference(two.pair(protocol, name), **how) for name in METRICS[1:]}
-    differences = {METRICS[0]: accuracy.difference, **others}
+    others = {name: paired_difference(two.pair(protocol, name), **how) for name in ARM_METRICS[1:]}
+    differences = {ARM_METRICS[0]: accuracy.difference, **others}
     found = accuracy.to_json()
     first, second = (values[protocol] for values in two.values)
     return {
@@ -233,8 +233,8 @@ def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -
         "n_groups": found["n_groups"],
         "group_unit": two.units[protocol],
         "confidence": round(how["confidence"], 6),
-        "first_values": {name: first.get(name) for name in METRICS},
-        "second_values": {name: second.get(name) for name in METRICS},
+        "first_values": {name: first.get(name) for name in ARM_METRICS},
+        "second_values": {name: second.get(name) for name in ARM_METRICS},
         "differences": {name: one.to_json() for name, one in differences.items()},
         **{key: found[key] for key in ("p", "p_holm", "verdict")},
         "pairs": paired_tests(*two.under(protocol), two.groups[protocol]).to_json(),

@@ -29,7 +29,7 @@ from leukoscope.datasets.layout_rules import (
 MANIFEST_NAME = "manifest.csv"
 PRELIMINARY_COLUMNS = ("patient_id", "new_names", "labels")
 _PRELIMINARY_LABELS = {"1": "all", "0": "healthy", "all": "all", "hem": "healthy"}
-Row = tuple[int, dict[str, str]]
+TableRow = tuple[int, dict[str, str]]
 
 
 def place_by_folders(
@@ -180,7 +180,7 @@ def _several_sets(placed: list[Placed], steps: Mapping[str, PathMeaning]) -> lis
     ]
 
 
-def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
+def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
     """Rows with the line each ends on; column names in lower case, values stripped.
 
     Raises:

@@ -24,8 +24,8 @@ from leukoscope.evaluation.leaderboard import PERMUTATIONS, exchange_test, holm_
 from leukoscope.evaluation.metrics import check_predictions, metric_of, weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
 
-Verdict = Literal["better", "worse", "not distinguishable"]
-UNCLEAR: Verdict = "not distinguishable"
+DifferenceVerdict = Literal["better", "worse", "not distinguishable"]
+UNCLEAR: DifferenceVerdict = "not distinguishable"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Comparison:
     difference: Interval  # first minus second, with its interval
     p: float  # p-value of the exchange test
     p_holm: float  # the p-value corrected for all comparisons of the family
-    verdict: Verdict  # what the test says of the first against the second
+    verdict: DifferenceVerdict  # what the test says of the first against the second
     n: int  # number of images that both have
 
     def to_json(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def common_images(
     return a.y_true[rows_a], a.probs[rows_a], b.probs[rows_b], labels
 
 
-def _verdict(difference: Interval, metric: str) -> Verdict:
+def _verdict(difference: Interval, metric: str) -> DifferenceVerdict:
     """What the interval says, where the test already has."""
     if math.isnan(difference.low) or not difference.reliable:
         return UNCLEAR

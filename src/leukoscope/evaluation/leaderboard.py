@@ -16,7 +16,7 @@ from leukoscope.evaluation.metrics import METRICS, check_predictions, metric_of,
 FloatArray = NDArray[np.float64]
 _BLOCK = 1 << 17  # weights held at once
 PERMUTATIONS = 1999  # smallest p-value .0005, small enough after correction for 20 comparisons
-Criterion = Literal["accuracy", "weighted_f1", "log_loss"]
+LeaderboardCriterion = Literal["accuracy", "weighted_f1", "log_loss"]
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def corrected_best(
     y_true: NDArray[np.int64],
     y_prob: Sequence[NDArray[np.float64]],
     class_names: Sequence[str],
-    criterion: Criterion,
+    criterion: LeaderboardCriterion,
     *,
     groups: Sequence[str] | None = None,
     replicates: int = 500,

@@ -15,7 +15,7 @@ from leukoscope.evaluation.calibration import log_softmax
 from leukoscope.evaluation.fuzzy_inference import FuzzySystem
 
 Features = NDArray[np.floating[Any]]
-Settings = dict[str, float | int | str]
+Hyperparameters = dict[str, float | int | str]
 _PRIOR_SD = (1.5, 1.0)  # of the mapping's log slope and of its offsets
 
 

@@ -43,8 +43,8 @@ from leukoscope.learning.loop import (
     BatchProgress,
     EpochEnd,
     Loop,
-    Progress,
     StopCallback,
+    Tell,
     deterministic,
     interruptible,
     keep_checkpoint,
@@ -83,7 +83,7 @@ def train_gradient(
     seed: int,
     class_names: Sequence[str] = (),
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     epoch_end: EpochEnd | None = None,
 ) -> TrainingResult:
     """Train all of a network, in place.
@@ -196,7 +196,7 @@ def _fit(
     *,
     seed: int,
     loss: nn.Module,
-    progress: Progress | None,
+    progress: Tell | None,
     epoch_end: EpochEnd | None,
 ) -> TrainingResult:
     last = out / RESUME / "last.ckpt"

@@ -42,13 +42,13 @@ from leukoscope.pipeline.jobs import (
     read_fit,
     write_fit,
 )
-from leukoscope.pipeline.one_pass import NUMBERS, NumberTable, finished, grain_table
+from leukoscope.pipeline.one_pass import NUMBER_TABLES, NumberTable, finished, grain_table
 from leukoscope.pipeline.perturbed import perturbed_wanted, run_perturbed
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import appearance_table
 from leukoscope.pipeline.store import InputStore, Wanted
 
-NUMERIC = (*NUMBERS, "grain-only", "order-only")
+NUMERIC = (*NUMBER_TABLES, "grain-only", "order-only")
 """Probes that see numbers, not images."""
 
 
@@ -65,7 +65,7 @@ _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 def number_table(probe: str, scale: PictureScale) -> NumberTable | None:
     """The table that a probe is fitted on; None for ``order-only`` and those that see images."""
-    return grain_table(scale.um_per_px) if probe == "grain-only" else NUMBERS.get(probe)
+    return grain_table(scale.um_per_px) if probe == "grain-only" else NUMBER_TABLES.get(probe)
 
 
 def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True) -> None:

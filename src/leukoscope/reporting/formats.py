@@ -55,11 +55,11 @@ def number(value: Any, metric: str) -> str:
     return f"{100 * known:.1f} %" if is_percent(metric) else f"{known:.3f}"
 
 
-Measured = Estimate | Mapping[str, Any] | float | None
+ValueOrEstimate = Estimate | Mapping[str, Any] | float | None
 """A value with its interval (as of a study, or as of another file), a plain number, or nothing."""
 
 
-def _limits(entry: Measured) -> tuple[Any, float | None, float | None, str]:
+def _limits(entry: ValueOrEstimate) -> tuple[Any, float | None, float | None, str]:
     """Value, lower and upper limit, and the mark of an interval that is not to be relied on."""
     if isinstance(entry, Estimate):
         reliable = entry.reliable
@@ -72,11 +72,11 @@ def _limits(entry: Measured) -> tuple[Any, float | None, float | None, str]:
     return value, finite(low), finite(high), "" if reliable else UNRELIABLE
 
 
-def interval(entry: Measured, metric: str) -> str:
+def interval(entry: ValueOrEstimate, metric: str) -> str:
     """A value with its interval in brackets.
 
     Args:
-        entry: See :data:`Measured`.
+        entry: See :data:`ValueOrEstimate`.
         metric: Name of the metric, decides on per cent or decimals.
 
     >>> interval({"value": 0.983, "low": 0.979, "high": 0.987}, "accuracy")
@@ -95,7 +95,7 @@ def interval(entry: Measured, metric: str) -> str:
     return f"{text} ({number(low, metric)}–{number(high, metric)}){mark}"
 
 
-def difference(entry: Measured, metric: str) -> str:
+def difference(entry: ValueOrEstimate, metric: str) -> str:
     """A signed difference with its interval, in percentage points where the metric is in per cent.
 
     >>> difference({"value": -0.031, "low": -0.05, "high": 0.002}, "accuracy")

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
 from leukoscope.core.labels import CLASSES, class_title
-from leukoscope.evaluation.gate import SCORES
 from leukoscope.runtime.output_fields import OF_CLASS, OutputField, json_values
 from leukoscope.runtime.similar import SimilarCase
 
@@ -248,7 +247,8 @@ def decide(
     if record.ood is not None and ood_score is not None and ood_score > record.ood.threshold:
         limit = record.ood.threshold
         found = sorted(ood_scores, key=lambda name: -ood_scores[name])
-        why = "; ".join(f"{SCORES[name]} ({name})" for name in found if ood_scores[name] > limit)
+        above = [name for name in found if ood_scores[name] > limit]
+        why = "; ".join(f"{GATE_SCORES[name]} ({name})" for name in above)
         reject.insert(
             0,
             f"The image is unlike the images this model was trained on "

@@ -84,6 +84,8 @@ def run_tasks(
                 key = running.pop(ready)
                 try:
                     failure = ray.get(ready)
+                except ray.exceptions.RayTaskError as fault:  # before the work began: no import
+                    failure = WorkerFailure(str(fault).strip().splitlines()[-1])
                 except ray.exceptions.RayError as fault:
                     failure = WorkerFailure(str(fault).strip().splitlines()[0])
                 if failure is not None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from leukoscope.core.errors import DataError
 from leukoscope.scale.journal import ShardResult, result_from
-from leukoscope.scale.pool import ProcessPool, Tell, Work
+from leukoscope.scale.pool import ProcessPool, TellPlace, Work
 from leukoscope.scale.ray_cluster import run_actors
 from leukoscope.scale.score_plan import Plan
 from leukoscope.scale.shard import Scorer, Task
@@ -22,15 +22,15 @@ _ATTEMPTS = 2  # actors that may die over a shard
 _COMMITTED_STAYS = "what is committed stays: run again with --resume"
 
 
-class Scores(Protocol):
+class ShardScorer(Protocol):
     """What a worker needs: :class:`leukoscope.scale.shard.Scorer`, or a test's own."""
 
-    def score(self, task: Task, tell: Tell) -> ShardResult:
+    def score(self, task: Task, tell: TellPlace) -> ShardResult:
         """Score one shard."""
         ...
 
 
-Open = Callable[[Path, Plan, int], Scores]
+Open = Callable[[Path, Plan, int], ShardScorer]
 
 
 def score_in_processes(
@@ -103,14 +103,14 @@ class _ScoringPool(ProcessPool[Task, ShardResult]):
 
 def _open(
     open_scorer: Open, folder: Path, plan: Plan, threads: int
-) -> Callable[[Task, Tell], ShardResult]:
+) -> Callable[[Task, TellPlace], ShardResult]:
     """What scores shards in this process."""
     try:
         scorer = open_scorer(folder, plan, threads)
     except OSError as error:
         raise _disk_failed(folder, error) from None
 
-    def score(task: Task, tell: Tell) -> ShardResult:
+    def score(task: Task, tell: TellPlace) -> ShardResult:
         try:
             return scorer.score(task, tell)
         except ConnectionError:

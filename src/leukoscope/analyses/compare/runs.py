@@ -16,7 +16,7 @@ from leukoscope.analyses.compare.recipes import (
 )
 from leukoscope.analyses.compare.results import (
     BEST,
-    Settings,
+    ComparisonSettings,
     check_settings,
     leaderboard_head,
     leaderboard_results,
@@ -90,7 +90,7 @@ def compare_runs(
     candidates, copies = candidates_of(sources)
     boards = make_leaderboards(candidates, protocols)
     candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
-    settings = Settings(metric, against, sampling(sources[0].files.config))
+    settings = ComparisonSettings(metric, against, sampling(sources[0].files.config))
     check_settings(settings, boards)
     comparison = _head(runs, out, sources, settings)
     comparison["notes"] += copies
@@ -106,7 +106,7 @@ def compare_runs(
 
 
 def _head(
-    runs: Sequence[Path], out: Path, sources: Sequence[ComparedRun], settings: Settings
+    runs: Sequence[Path], out: Path, sources: Sequence[ComparedRun], settings: ComparisonSettings
 ) -> dict[str, Any]:
     # Folders by name: a page that is passed on must not tell where it was made.
     named = " ".join(Path(run).resolve().name for run in runs)
@@ -171,7 +171,7 @@ def _without_folders(command: str) -> str:
 def _statistics(
     candidates: Sequence[Candidate],
     boards: Sequence[Leaderboard],
-    settings: Settings,
+    settings: ComparisonSettings,
     progress: Progress,
 ) -> dict[str, Any]:
     entries = {c.label: {**describe_candidate(c), "results": {}} for c in candidates}

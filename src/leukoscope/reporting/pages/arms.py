@@ -34,7 +34,7 @@ from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.study_files import History, Study, load_study
 
-LEVELS: Mapping[str, tuple[str, str]] = {
+ARM_LEVELS: Mapping[str, tuple[str, str]] = {
     "helps": ("plausible", "✓"),
     "harms": ("caution", "!"),
     "depends on the protocol": ("caution", "!"),
@@ -221,7 +221,7 @@ def write_arms_report(folder: RunFolder, result: Record) -> None:
 def _head(result: Record, studies: Mapping[str, Study]) -> dict[str, Any]:
     verdict = result["verdict"]
     target = Path(result["target"]).name
-    level, sign = LEVELS.get(verdict["level"], ("inconclusive", "="))
+    level, sign = ARM_LEVELS.get(verdict["level"], ("inconclusive", "="))
     study = next(iter(studies.values()))
     if result["kind"] == "transfer":
         name = f"Double transfer: {Path(result['source']).name} → {target}"

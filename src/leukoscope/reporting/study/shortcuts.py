@@ -52,7 +52,7 @@ SIGNS: Final[Mapping[str, str]] = {
     "inapplicable": "– does not apply",
 }
 """How a status is printed."""
-METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+SHOWN_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 _TEXT = (
     "A probe is a classifier that is denied what it should need, trained and tested on the very "
     "folds of the model. If it does well all the same, the class can be told from something other "
@@ -288,7 +288,7 @@ def numbers(study: Study) -> Table:
         f"({study.level} intervals)",
         rows,
         PROTOCOL, text("The classifier sees", "sees"), code("Classifier", "recipe"),
-        *scores(METRICS), N_IMAGES,
+        *scores(SHOWN_METRICS), N_IMAGES,
         grouped=True,
     )  # fmt: skip
 
