@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
 from leukoscope.core.labels import CLASSES, class_title
+from leukoscope.evaluation.gate import GATE_SCORES
 from leukoscope.runtime.output_fields import OF_CLASS, OutputField, json_values
 from leukoscope.runtime.similar import SimilarCase
 
