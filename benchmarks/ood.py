@@ -52,7 +52,7 @@ class Stranger:
         roc_auc: Of ``ood_score`` against images of the bundle's own source, with interval; None
             for that source itself.
         accepted: Share that the gate accepts: value, low, high (Clopper & Pearson 1934).
-        rejected: Share whose decision is ``reject``, for strangeness or for quality.
+        rejected: Share whose decision is ``reject``, for its OOD score or for its quality.
     """
 
     name: str

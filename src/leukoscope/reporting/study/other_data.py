@@ -299,10 +299,10 @@ def _kinds(entries: list[Rejection]) -> Table:
 def _figure(study: Study, gallery: Gallery, entries: list[Rejection]) -> Block:
     panels = [_panel(study, entry) for entry in entries]
     return gallery.draw(
-        "strangeness",
+        "ood-scores",
         lambda: ood_histograms(panels),
         caption=(
-            f"Strangeness of validation images, test images and synthetic outliers, recipe "
+            f"OOD scores of validation images, test images and synthetic outliers, recipe "
             f"{entries[0].recipe} (all folds; what lies beyond an end is counted at it; "
             "threshold: mean of the folds)."
         ),
