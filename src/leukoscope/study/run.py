@@ -431,6 +431,7 @@ def _write_statistics(
 
     table = concatenate(tables)
     table.save(run.predictions)
+    _store_sets(run, config, plan, tables)
     measured = summarise(
         PredictionTable.load(run.predictions),
         plan.folds,
@@ -447,6 +448,26 @@ def _write_statistics(
     metrics = study_metrics(measured | {"ood": rejection_metrics(run, plan.folds, config)})
     save_metrics(run.metrics, metrics)
     return metrics
+
+
+def _store_sets(
+    run: RunFolder, config: StudyConfig, plan: ProtocolPlan, tables: Sequence[PredictionTable]
+) -> None:
+    """Keep the prediction sets of every model beside it."""
+    from leukoscope.pipeline.jobs import store_sets
+
+    found = {
+        (str(t.recipe[0]), str(t.protocol[0]), int(t.fold[0])): t
+        for t in tables
+        if len(t) and t.input[0] == "image"
+    }
+    for recipe in config.recipes:
+        for protocol in dict.fromkeys(fold.protocol for fold in plan.folds):
+            folds = [fold for fold in plan.folds if fold.protocol == protocol]
+            keys = [(recipe.name, protocol, fold.fold) for fold in folds]
+            if all(key in found for key in keys):  # a recipe may leave the cluster curve out
+                own = [found[key] for key in keys]
+                store_sets(folds, own, [run.model(*key) for key in keys], config)
 
 
 def _explain_and_pack(
