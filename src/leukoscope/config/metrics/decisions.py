@@ -284,7 +284,7 @@ class OperatingResult(Record):
     kept: bool = False
 
 
-class OperatingPointResult(Record):
+class AskedOperatingPoint(Record):
     """The operating point that was asked for, or what could be.
 
     Attributes:
@@ -335,7 +335,7 @@ class Decisions(Record):
             Discriminator(kind_of_record),
         ],
     ] = Field(default_factory=dict)
-    operating_point: OperatingPointResult | None = None
+    operating_point: AskedOperatingPoint | None = None
 
 
 class PromiseResult(Record):
