@@ -281,6 +281,7 @@ def judge_arms(
         ``{"level", "headline", "sentences"}``.
     """
     from leukoscope.core.protocols import protocol_title
+    from leukoscope.reporting.formats import lower_first
 
     verdicts = {row["verdict"] for row in rows}
     if verdicts >= {"better", "worse"}:
@@ -292,7 +293,7 @@ def judge_arms(
         level, headline = "harms", loss
     else:
         level = "no difference shown"
-        headline = f"No difference in accuracy was shown between {_lower(first)} and {second}."
+        headline = f"No difference in accuracy was shown between {lower_first(first)} and {second}."
     if level in ("helps", "harms") and "not distinguishable" in verdicts:
         shown = [row for row in rows if row["verdict"] != "not distinguishable"]
         where = "; ".join(protocol_title(row["protocol"]) for row in shown)
@@ -304,18 +305,14 @@ def judge_arms(
     }
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
 def _sentence(row: Mapping[str, Any], first: str, second: str) -> str:
     from leukoscope.core.protocols import protocol_title
-    from leukoscope.reporting.formats import difference, interval, plural
+    from leukoscope.reporting.formats import difference, interval, lower_first, plural
 
     entry = row["differences"]["accuracy"]
     where = f"{protocol_title(row['protocol'])} (n = {plural(row['n'], 'image')})"
     pair = ", ".join(
-        f"{_lower(title)} {interval(row[key]['accuracy'], 'accuracy')}"
+        f"{lower_first(title)} {interval(row[key]['accuracy'], 'accuracy')}"
         for title, key in ((first, "first_values"), (second, "second_values"))
     )
     text = f"{where}: {pair}; difference {difference(entry, 'accuracy')}"

@@ -186,3 +186,12 @@ def metric_title(metric: str) -> str:
     ('ECE', 'top k')
     """
     return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
+
+
+def lower_first(text: str) -> str:
+    """A title in the middle of a sentence.
+
+    >>> lower_first("The whole recipe")
+    'the whole recipe'
+    """
+    return text[:1].lower() + text[1:]

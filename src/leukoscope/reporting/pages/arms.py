@@ -29,7 +29,15 @@ from leukoscope.reporting.content import (
     value,
 )
 from leukoscope.reporting.figures.comparison import arm_curves, difference_chart
-from leukoscope.reporting.formats import count, difference, interval, metric_title, p_value, plural
+from leukoscope.reporting.formats import (
+    count,
+    difference,
+    interval,
+    lower_first,
+    metric_title,
+    p_value,
+    plural,
+)
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.study_files import History, Study, load_study
@@ -45,11 +53,6 @@ QUESTIONS = {"transfer": "Does the first phase help?", "ablation": "What does ea
 def arm_titles(result: Record) -> dict[str, str]:
     """Folder → title of each arm."""
     return {arm["name"]: arm["title"] for arm in result["arms"]}
-
-
-def lower_first(text: str) -> str:
-    """A title in the middle of a sentence."""
-    return text[:1].lower() + text[1:]
 
 
 def draw_differences(result: Record, gallery: Gallery) -> Picture | None:
