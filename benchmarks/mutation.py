@@ -1,0 +1,186 @@
+"""How many small faults planted in the statistics their tests notice (mutation testing).
+
+mutmut changes one operator, number, comparison or argument at a time; a change that no test notices
+survives. Each module is tried with its own tests and doctests alone, in a folder of its own, so a
+run that was stopped goes on where it was. Install mutmut first; it is no part of the environment.
+
+python benchmarks/mutation.py run WORK [MODULE …]       # hours for all; low priority
+python benchmarks/mutation.py table WORK > docs/results/mutation.md
+python benchmarks/mutation.py survivors WORK MODULE     # what each survivor changed
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path("src/leukoscope/evaluation")
+MODULES = {
+    "metrics": ("metrics", "aggregation"),
+    "limits": ("limits", "intervals", "calibration_error"),
+    "conformal": ("conformal",),
+    "calibration": ("calibration",),
+    "calibration_error": ("calibration_error", "recalibration"),
+    "comparison": ("comparison", "paired_tests"),
+    "intervals": ("intervals",),
+    "thresholds": ("curves", "decision_curve", "operating_point", "selective"),
+    "combining": ("combining", "aggregation"),
+    "shortcuts": ("shortcuts", "shortcut_sources"),
+}
+"""Module of ``evaluation`` → its tests, without ``test_``."""
+
+EQUIVALENT: dict[str, str] = {}
+"""Mutants that no test can notice, and why."""
+
+# Exit codes that mutmut keeps: of pytest, of a process that was ended, of its own.
+_SURVIVED = (0, 5, 33)  # every test passed, or none reaches the change
+_KILLED = (1, 3, 24, 36, 152, 255, -24, -11, -9)  # a test failed, crashed or no longer ended
+_DOCTESTS = '''"""The examples in the docstrings of the module, as they stand in its source."""
+
+import ast
+import doctest
+from pathlib import Path
+
+import pytest
+
+from leukoscope.evaluation import {module} as module
+
+SOURCE = Path({source!r}).read_text(encoding="utf-8")
+EXAMPLES = {{
+    node.name: doctest.DocTestParser().get_doctest(text, vars(module).copy(), node.name, None, 0)
+    for node in ast.walk(ast.parse(SOURCE))
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    and ">>>" in (text := ast.get_docstring(node) or "")
+}}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name):
+    assert doctest.DocTestRunner(verbose=False).run(EXAMPLES[name]).failed == 0
+'''
+_SETTINGS = """[tool.pytest.ini_options]
+addopts = "--strict-markers -q -x --import-mode=importlib -p no:cacheprovider"
+markers = ["real_data", "slow"]
+
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = ["{source}"]
+pytest_add_cli_args_test_selection = {tests}
+also_copy = ["tests"]
+track_dependencies = false
+use_git_change_detection = false
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("run", "table", "survivors"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("modules", nargs="*", choices=[*MODULES, []])
+    given = parser.parse_args()
+    chosen = given.modules or list(MODULES)
+    if given.what == "run":
+        for module in chosen:
+            mutate(module, given.work / module)
+    elif given.what == "table":
+        print_table(given.work)
+    else:
+        for module in chosen:
+            show_survivors(module, given.work / module)
+
+
+def mutate(module: str, folder: Path) -> None:
+    """Try every mutant of one module that was not tried yet."""
+    if not folder.is_dir():
+        prepare(module, folder)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+
+
+def prepare(module: str, folder: Path) -> None:
+    """Copy what the tests of one module need, and write the settings."""
+    tests = [f"tests/evaluation/test_{name}.py" for name in MODULES[module]]
+    tests = [path for path in tests if (ROOT / path).is_file()]
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(ROOT / "src", partial / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (partial / "tests/evaluation").mkdir(parents=True)
+    for path in ("tests/conftest.py", *tests):
+        shutil.copy(ROOT / path, partial / path)
+    source = PACKAGE / f"{module}.py"
+    doctests = Path("tests/evaluation/test_examples_in_docstrings.py")
+    text = _DOCTESTS.format(module=module, source=str(ROOT / source))
+    (partial / doctests).write_text(text, encoding="utf-8")
+    selected = json.dumps([str(doctests), *tests])  # the fastest first
+    settings = _SETTINGS.format(source=source, tests=selected)
+    (partial / "pyproject.toml").write_text(settings, encoding="utf-8")
+    partial.rename(folder)
+
+
+def outcomes(module: str, folder: Path) -> dict[str, int | None]:
+    """Mutant → exit code of its tests; None where it was not tried."""
+    path = folder / "mutants" / PACKAGE / f"{module}.py.meta"
+    if not path.is_file():
+        return {}
+    found: dict[str, int | None] = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
+    return found
+
+
+def print_table(work: Path) -> None:
+    """Write the page."""
+    print("# What the tests of the statistics notice\n\n```bash")
+    print(
+        "python benchmarks/mutation.py run WORK && python benchmarks/mutation.py table WORK\n```\n"
+    )
+    print(
+        "mutmut plants one small fault at a time (a comparison, an operator, a number, an "
+        "argument, a text) in a module of `evaluation`; the module's own tests and doctests run "
+        "until one fails. Killed: a test failed, or the tests no longer ended. Equivalent: looked "
+        "at by a person, no test could notice it.\n\n"
+        "| module | mutants | killed | survived | of these equivalent | not tried | killed of "
+        "those that were tried and are not equivalent |\n|---|---|---|---|---|---|---|"
+    )
+    for module in MODULES:
+        found = outcomes(module, work / module)
+        if not found:
+            continue
+        counts = Counter(kind_of(code) for code in found.values())
+        equivalent = sum(
+            key in EQUIVALENT for key, code in found.items() if kind_of(code) == "survived"
+        )
+        tried = len(found) - counts["not tried"] - equivalent
+        share = f"{counts['killed'] / tried:.1%}" if tried else "–"
+        print(
+            f"| `{module}` | {len(found)} | {counts['killed']} | {counts['survived']} "
+            f"| {equivalent} | {counts['not tried']} | {share} |"
+        )
+    if EQUIVALENT:
+        print("\nMutants that are equivalent:\n")
+        for key, why in EQUIVALENT.items():
+            print(f"- `{key.removeprefix('leukoscope.evaluation.')}`: {why}")
+
+
+def kind_of(code: int | None) -> str:
+    """What an exit code says of a mutant."""
+    if code in _SURVIVED:
+        return "survived"
+    return "killed" if code in _KILLED else "not tried"
+
+
+def show_survivors(module: str, folder: Path) -> None:
+    """Print the change of each mutant that no test noticed."""
+    for key, code in outcomes(module, folder).items():
+        if kind_of(code) == "survived" and key not in EQUIVALENT:
+            subprocess.run([sys.executable, "-m", "mutmut", "show", key], cwd=folder, check=False)
+
+
+if __name__ == "__main__":
+    main()
