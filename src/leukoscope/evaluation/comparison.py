@@ -36,7 +36,7 @@ class PredictorPair:
     prob_a: ArrayLike  # (n, K) probabilities of the first predictor
     prob_b: ArrayLike  # (n, K) probabilities of the second, for the same images in the same order
     class_names: Sequence[str]
-    groups: Sequence[str] | NDArray[Any] | None = None
+    groups: Sequence[str] | NDArray[np.generic] | None = None
     metric: str = "accuracy"
 
     @classmethod
@@ -315,7 +315,7 @@ def measure_parity(
     reference: ArrayLike,
     found: ArrayLike,
     y: ArrayLike | None = None,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     **how: Unpack[Sampling],
 ) -> Parity:
     """Compare logits of the same images.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,7 +40,7 @@ def bootstrap_ranks(
     class_names: Sequence[str],
     *,
     metric: str = "accuracy",
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     **how: Unpack[Sampling],
 ) -> list[Rank]:
     """Rank predictors again in every bootstrap replicate, on the same resampled groups for all.
@@ -92,7 +92,7 @@ def exchange_test(
     class_names: Sequence[str],
     *,
     metric: str = "accuracy",
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> float:

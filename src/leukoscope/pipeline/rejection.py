@@ -48,7 +48,7 @@ ACCEPT = 0.95
 OUTLIER_IMAGES = 32  # in eight ways each; about as many passes as a twelfth of 3,000 images
 FIT_IMAGES = 500  # the decomposition of more would take longer than a linear head
 OUTLIERS = "outliers"
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
