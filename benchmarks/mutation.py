@@ -54,7 +54,7 @@ from leukoscope.evaluation import {module} as module
 
 SOURCE = Path({source!r}).read_text(encoding="utf-8")
 EXAMPLES = {{
-    node.name: doctest.DocTestParser().get_doctest(text, vars(module).copy(), node.name, None, 0)
+    f"{{node.name}}, line {{node.lineno}}": text
     for node in ast.walk(ast.parse(SOURCE))
     if isinstance(node, (ast.FunctionDef, ast.ClassDef))
     and ">>>" in (text := ast.get_docstring(node) or "")
@@ -63,7 +63,8 @@ EXAMPLES = {{
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name):
-    assert doctest.DocTestRunner(verbose=False).run(EXAMPLES[name]).failed == 0
+    test = doctest.DocTestParser().get_doctest(EXAMPLES[name], vars(module), name, None, 0)
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
 '''
 _SETTINGS = """[tool.pytest.ini_options]
 addopts = "--strict-markers -q -x --import-mode=importlib -p no:cacheprovider"
