@@ -245,11 +245,8 @@ def _source_without_target(
 ) -> tuple[StudyConfig, Overlap, tuple[UnreadableImage, ...]]:
     """The study of phase 1 without images that the target has too, the overlap, what was lost."""
     source, target = read_data(plan.source), read_data(plan.target)
-    key, lost = (
-        sha256_json([[r.sha256 for r in d.usable] for d in (source, target)]),
-        unreadable(source),
-    )
-    file = out / OVERLAP
+    key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
+    lost, file = unreadable(source), out / OVERLAP
     stored = read_json(file) if file.is_file() else {}
     if stored.get("key") == key:
         found = Overlap.model_validate_json(json.dumps(stored["overlap"]))
