@@ -248,7 +248,7 @@ def _source_without_target(
     key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
     lost, file = unreadable(source), out / OVERLAP
     stored = read_json(file) if file.is_file() else {}
-    if stored.get("key") == key:
+    if stored.get("key") == key and "overlap" in stored:
         found = Overlap.model_validate_json(json.dumps(stored["overlap"]))
     else:
         with progress.step("overlap of the two data sets") as tell:

@@ -313,7 +313,7 @@ def load_sets(folder: Path, config: StudyConfig) -> Conformal | None:
     stored = _stored(folder)
     if stored.get("asked") != _asked(config):
         return None
-    return validate(Conformal, stored.get("sets"), str(folder / CALIBRATION))
+    return validate(Conformal, stored.get("sets") or {}, str(folder / CALIBRATION))
 
 
 def _asked(config: StudyConfig) -> dict[str, float | str]:

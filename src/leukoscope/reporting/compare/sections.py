@@ -87,7 +87,7 @@ def estimates(comparison: ComparisonResult, metric: str) -> list[tuple[str, char
     ]
 
 
-def _estimate(entry: RecipeEntry, protocol: str, metric: str) -> charts.Estimate | None:
+def _estimate(entry: RecipeEntry, protocol: str, metric: str) -> charts.PlottedEstimate | None:
     record = value_of(entry, protocol, metric) or {}
     value = finite(record.get("value"))
     if value is None:
@@ -95,8 +95,8 @@ def _estimate(entry: RecipeEntry, protocol: str, metric: str) -> charts.Estimate
     scale = 100.0 if is_percent(metric) else 1.0
     low, high = (finite(record.get(key)) for key in ("low", "high"))
     if low is None or high is None:
-        return charts.Estimate(scale * value)
-    return charts.Estimate(scale * value, scale * low, scale * high)
+        return charts.PlottedEstimate(scale * value)
+    return charts.PlottedEstimate(scale * value, scale * low, scale * high)
 
 
 def ranking(comparison: ComparisonResult, gallery: Gallery) -> Section:
@@ -125,9 +125,9 @@ def ranking(comparison: ComparisonResult, gallery: Gallery) -> Section:
                    [*blocks, *present(tables.paired_tests(comparison))])  # fmt: skip
 
 
-def _place(entry: RecipeEntry, protocol: str) -> charts.Estimate:
+def _place(entry: RecipeEntry, protocol: str) -> charts.PlottedEstimate:
     place = entry["results"][protocol]["place"]
-    return charts.Estimate(place["rank"], place["low"], place["high"])
+    return charts.PlottedEstimate(place["rank"], place["low"], place["high"])
 
 
 def further(comparison: ComparisonResult, gallery: Gallery) -> Section:
@@ -363,7 +363,7 @@ def training(comparison: ComparisonResult, gallery: Gallery) -> Section:
 
 def _curves(
     gallery: Gallery,
-    panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[charts.Curve]]]]],
+    panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[charts.TrainingCurve]]]]],
     what: str,
 ) -> Picture:
     return gallery.draw(
