@@ -41,7 +41,7 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def number(value: Any, metric: str) -> str:
+def number(value: object, metric: str) -> str:
     """One value of a metric; a missing one is a dash, never zero.
 
     >>> number(0.9834, "accuracy"), number(0.9834, "roc_auc"), number(None, "ece")
@@ -133,7 +133,7 @@ def percent_range(limits: Sequence[float] | None) -> str:
     return "–".join(f"{100 * limit:.1f}" for limit in limits) + " %" if limits else DASH
 
 
-def count(value: Any) -> str:
+def count(value: object) -> str:
     """A whole number with thousands separators.
 
     >>> count(3256), count(None)
@@ -162,7 +162,7 @@ def plural(value: int, singular: str, many: str = "") -> str:
     return f"{value:,} {singular if value == 1 else many or singular + 's'}"
 
 
-def seconds(value: Any) -> str:
+def seconds(value: object) -> str:
     """A duration.
 
     >>> seconds(3.21), seconds(200), seconds(7330)

@@ -152,7 +152,7 @@ def _templates() -> Environment:
     )
 
 
-def _html(template: str, **values: Any) -> HTMLResponse:
+def _html(template: str, **values: object) -> HTMLResponse:
     t = views.texts()
     return HTMLResponse(
         _templates().get_template(template).render(t=t, version=__version__, **values)

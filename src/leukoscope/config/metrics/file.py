@@ -169,7 +169,7 @@ def load_evaluation(path: Path) -> EvaluationMetrics:
     return _checked(EvaluationMetrics, read_json(path), str(path), hint)
 
 
-def _checked(model: type[FileT], values: Any, source: str, hint: str) -> FileT:
+def _checked(model: type[FileT], values: object, source: str, hint: str) -> FileT:
     """Validate in strict JSON mode, where lists stand for tuples but text is no number."""
     if not isinstance(values, Mapping):
         found = type(values).__name__

@@ -8,7 +8,7 @@ a two-sided p-value. An interval has the level ``confidence`` of the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
@@ -63,7 +63,7 @@ class Reason(Record):
 RECORD_KINDS: Final = ("measured values", "only a reason")
 
 
-def kind_of_record(value: Any) -> str:
+def kind_of_record(value: object) -> str:
     """Whether a record holds measurements or the reason why there are none."""
     has_reason = "reason" in value if isinstance(value, Mapping) else isinstance(value, Reason)
     return RECORD_KINDS[has_reason]

@@ -198,7 +198,7 @@ def _step(step: Mapping[str, Any]) -> str:
     return f"{step['kind']} ({options})" if options else str(step["kind"])
 
 
-def _plain(found: Any) -> str:
+def _plain(found: object) -> str:
     if isinstance(found, list):
         return "/".join(map(_plain, found))
     return f"{found:g}" if isinstance(found, float) else str(found)

@@ -174,7 +174,7 @@ def latency_of(entry: RecipeEntry, batch: int) -> Mapping[str, Any] | None:
     return next((t for t in timed if t["batch"] == batch), None)
 
 
-def big(value: Any) -> str:
+def big(value: object) -> str:
     """A large count in millions or billions, with three digits.
 
     >>> big(4288196), big(15_466_184_704), big(900_444), big(None)

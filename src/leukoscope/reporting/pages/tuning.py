@@ -236,7 +236,7 @@ def _next(summary: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def _text(found: Any) -> str:
+def _text(found: object) -> str:
     """A value as it is told apart by: numbers to six digits, of a table its kind."""
     if isinstance(found, float):
         return f"{found:.6g}"
