@@ -12,6 +12,8 @@ python benchmarks/mutation.py survivors WORK MODULE     # what each survivor cha
 from __future__ import annotations
 
 import argparse
+import ast
+import difflib
 import json
 import os
 import shutil
@@ -178,9 +180,18 @@ def kind_of(code: int | None) -> str:
 
 def show_survivors(module: str, folder: Path) -> None:
     """Print the change of each mutant that no test noticed."""
+    text = (folder / "mutants" / PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    functions = {
+        node.name: ast.unparse(node).splitlines()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+    }
     for key, code in outcomes(module, folder).items():
         if kind_of(code) == "survived" and key not in EQUIVALENT:
-            subprocess.run([sys.executable, "-m", "mutmut", "show", key], cwd=folder, check=False)
+            name = key.rpartition(".")[2]
+            original = functions[f"{name.rpartition('_')[0]}_orig"]
+            changed = difflib.unified_diff(original[1:], functions[name][1:], n=0, lineterm="")
+            print(key, *(line for line in changed if line[:2] not in ("--", "++", "@@")), sep="\n")
 
 
 if __name__ == "__main__":

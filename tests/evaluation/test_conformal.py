@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from leukoscope.config.bundle import SetScore
+from leukoscope.config.bundle import Conformal, SetScore
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.calibration import apply_calibration, evidence_weights, fit_calibration
 from leukoscope.evaluation.conformal import (
@@ -250,3 +250,36 @@ def test_without_test_images_nothing_is_expected() -> None:
     assert coverage_distribution([], 0.9).tolist() == [1.0]
     assert expected_coverage([], 0.9) == (0.0, 0.0)
     assert expected_coverage([(1, 2)], 0.5, confidence=0.2) == (0.5, 0.5)
+    assert expected_coverage([(1, 1)], 0.5) == (0.0, 1.0)
+
+
+def test_a_class_counts_its_own_images_as_their_weights_say() -> None:
+    probs, y = calibrated(90, 6)
+    weights = np.random.default_rng(0).uniform(0.2, 1, 90)
+    record = fit_sets(probs, y, 0.8, guarantee="class", weights=weights)
+    own = set_scores(probs)[np.arange(90), y]
+    expected = [unseen_quantile(own[y == k], 0.8, weights[y == k]) for k in range(3)]
+    assert record.thresholds == pytest.approx(np.minimum(expected, 1))
+    assert record.thresholds != fit_sets(probs, y, 0.8, guarantee="class").thresholds
+
+
+def test_thresholds_stay_in_the_range_of_the_scores() -> None:
+    over_one = [[1 + 1e-9, 0.0]] * 40  # as float32 probabilities may sum to
+    assert fit_sets(over_one, [0] * 40, 0.9).threshold == 0
+    assert fit_sets([[1.0]] * 5, [0] * 5, 0.95, score="raps").threshold == 1.0
+
+
+def test_sets_follow_the_score_of_their_record() -> None:
+    probs = [[0.5, 0.3, 0.15, 0.05]]
+
+    def held(threshold: float, **options: object) -> int:
+        record = Conformal.model_validate(
+            {"coverage": 0.9, "threshold": threshold, "n_cal": 99, **options}
+        )
+        return int(prediction_sets(probs, record).sum())
+
+    assert held(0.84) == 2  # 1 − p of the third class is 0.85
+    assert held(0.84, score="aps") == 2
+    assert held(0.96, score="aps") == 3
+    raps = {"score": "raps", "penalty": 0.2, "free": 2}
+    assert [held(limit, **raps) for limit in (0.79, 0.81, 1.14, 1.16)] == [1, 2, 2, 3]
