@@ -38,6 +38,7 @@ MODULES = {
 }
 """Module of ``evaluation`` → its tests, without ``test_``."""
 
+DOCTESTS = "tests/evaluation/test_examples_in_docstrings.py"
 EQUIVALENT: dict[str, str] = {}
 """Mutants that no test can notice, and why."""
 
@@ -100,32 +101,46 @@ def main() -> None:
 
 
 def mutate(module: str, folder: Path) -> None:
-    """Try every mutant of one module that was not tried yet."""
+    """Try every mutant of one module that was not tried, and with present tests those that live."""
+    source = PACKAGE / f"{module}.py"
+    if folder.is_dir() and (folder / source).read_bytes() != (ROOT / source).read_bytes():
+        shutil.rmtree(folder)  # mutants of another text
     if not folder.is_dir():
         prepare(module, folder)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
-    subprocess.run(command, cwd=folder, env=environment, check=True)
+    write_tests(module, folder)
+    alive = [key for key, code in outcomes(module, folder).items() if kind_of(code) == "survived"]
+    for names in ([], alive) if alive else ([],):
+        command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        subprocess.run(command, cwd=folder, env=environment, check=True)
 
 
 def prepare(module: str, folder: Path) -> None:
-    """Copy what the tests of one module need, and write the settings."""
-    tests = [f"tests/evaluation/test_{name}.py" for name in MODULES[module]]
-    tests = [path for path in tests if (ROOT / path).is_file()]
+    """Copy the package, and write the settings."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(ROOT / "src", partial / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    (partial / "tests/evaluation").mkdir(parents=True)
-    for path in ("tests/conftest.py", *tests):
-        shutil.copy(ROOT / path, partial / path)
-    source = PACKAGE / f"{module}.py"
-    doctests = Path("tests/evaluation/test_examples_in_docstrings.py")
-    text = _DOCTESTS.format(module=module, source=str(ROOT / source))
-    (partial / doctests).write_text(text, encoding="utf-8")
-    selected = json.dumps([str(doctests), *tests])  # the fastest first
-    settings = _SETTINGS.format(source=source, tests=selected)
+    settings = _SETTINGS.format(
+        source=PACKAGE / f"{module}.py",
+        tests=json.dumps([DOCTESTS, *tests_of(module)]),  # the fastest first
+    )
     (partial / "pyproject.toml").write_text(settings, encoding="utf-8")
     partial.rename(folder)
+
+
+def tests_of(module: str) -> list[str]:
+    """The test files of a module."""
+    paths = [f"tests/evaluation/test_{name}.py" for name in MODULES[module]]
+    return [path for path in paths if (ROOT / path).is_file()]
+
+
+def write_tests(module: str, folder: Path) -> None:
+    """Copy a module's tests, and make one of the examples in its docstrings."""
+    (folder / "tests/evaluation").mkdir(parents=True, exist_ok=True)
+    for path in ("tests/conftest.py", *tests_of(module)):
+        shutil.copy(ROOT / path, folder / path)
+    text = _DOCTESTS.format(module=module, source=str(ROOT / PACKAGE / f"{module}.py"))
+    (folder / DOCTESTS).write_text(text, encoding="utf-8")
 
 
 def outcomes(module: str, folder: Path) -> dict[str, int | None]:
