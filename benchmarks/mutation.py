@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/leukoscope/evaluation")
 MODULES = {
     "metrics": ("metrics", "aggregation"),
-    "limits": ("limits", "intervals", "calibration_error"),
+    "limits": ("limits",),
     "conformal": ("conformal",),
     "calibration": ("calibration",),
     "calibration_error": ("calibration_error", "recalibration"),
