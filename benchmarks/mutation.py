@@ -197,15 +197,17 @@ def show_survivors(module: str, folder: Path) -> None:
     """Print the change of each mutant that no test noticed."""
     text = (folder / "mutants" / PACKAGE / f"{module}.py").read_text(encoding="utf-8")
     functions = {
-        node.name: ast.unparse(node).splitlines()
+        node.name: ast.unparse(node)
+        .replace(node.name, node.name.partition("__mutmut")[0], 1)
+        .splitlines()
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef)
     }
     for key, code in outcomes(module, folder).items():
         if kind_of(code) == "survived" and key not in EQUIVALENT:
             name = key.rpartition(".")[2]
-            original = functions[f"{name.rpartition('_')[0]}_orig"]
-            changed = difflib.unified_diff(original[1:], functions[name][1:], n=0, lineterm="")
+            first = f"{name.rpartition('_')[0]}_orig"
+            changed = difflib.unified_diff(functions[first], functions[name], n=0, lineterm="")
             print(key, *(line for line in changed if line[:2] not in ("--", "++", "@@")), sep="\n")
 
 

@@ -185,6 +185,7 @@ def test_the_record_says_how_the_sets_were_made(
 
 def test_the_quantile_counts_the_new_image_too() -> None:
     assert unseen_quantile([], 0.5) == np.inf
+    assert unseen_quantile([2.0], 0.5) == 2.0
     assert unseen_quantile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert unseen_quantile([3.0, 1.0, 2.0], 0.75) == 3.0
     assert unseen_quantile([3.0, 1.0, 2.0], 0.76) == np.inf
@@ -233,7 +234,7 @@ def test_only_a_marginal_promise_is_served_by_group() -> None:
 def test_what_does_not_fit_is_named(
     probs: list[object], y: list[int], coverage: float, message: str
 ) -> None:
-    with pytest.raises(DataError, match=f"prediction sets: .*{message}"):
+    with pytest.raises(DataError, match=f"^prediction sets: .*{message}"):
         fit_sets(probs, y, coverage)
 
 
@@ -283,3 +284,15 @@ def test_sets_follow_the_score_of_their_record() -> None:
     assert held(0.96, score="aps") == 3
     raps = {"score": "raps", "penalty": 0.2, "free": 2}
     assert [held(limit, **raps) for limit in (0.79, 0.81, 1.14, 1.16)] == [1, 2, 2, 3]
+
+
+def test_arrays_of_other_types_give_the_same() -> None:
+    probs, y = calibrated(60, 9)
+    single = probs.astype(np.float32)
+    assert set_scores(single).dtype == np.float64
+    record = fit_sets(single, y.astype(float), 0.9)  # labels as a CSV gives them
+    assert record == fit_sets(single.astype(np.float64), y, 0.9)
+    sets = prediction_sets(single, record)
+    expected = covered(sets, y)
+    assert covered(sets.astype(int), y.astype(float)).tolist() == expected.tolist()
+    assert covered(sets.astype(int), y).dtype == bool
