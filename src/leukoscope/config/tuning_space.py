@@ -88,8 +88,9 @@ class Range(Strict):
 
     def holds(self, value: object) -> bool:
         """Whether ``value`` lies inside."""
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return self.low <= value <= self.high
 
 
 class Choice(Strict):
