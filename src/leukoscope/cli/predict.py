@@ -105,10 +105,8 @@ def predict(
     patients = _patients(predictor, sources, by_patient)
     outputs = _Outputs(out, explain, audit_log, patients, bool(similar), as_json)
     unreadable = _answer(predictor, sources, total, outputs)
-    typer.echo(
-        f"{predictor.model} on {predictor.engine}: {predictor.record.promise_words}", err=True
-    )
-    typer.echo(DISCLAIMER, err=True)
+    said = f"{predictor.model} on {predictor.engine}: {predictor.record.promise_words}"
+    typer.echo(f"{said}\n{DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if unreadable else 0
 
 
