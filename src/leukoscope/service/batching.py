@@ -210,8 +210,10 @@ class Batcher:
         found = predictor.predict_large(
             job.name, job.data, max_pixels=self._max_pixels, wanted=lambda: not job.dead
         )
-        if job.dead or not isinstance(found, LargeAnswer):
-            return None if job.dead else found
+        if job.dead:
+            return None
+        if not isinstance(found, LargeAnswer):
+            return found
         framed = found.drawn() if job.heat and found.parts else None
         return replace(found.prediction, framed=framed)
 

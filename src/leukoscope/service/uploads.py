@@ -293,10 +293,12 @@ def heat_uri(model: ServedModel, data: bytes, answer: ServedAnswer) -> str | Non
     Returns:
         A PNG data URI; None where there is neither.
     """
-    if isinstance(answer, Failure) or (answer.heat is None and answer.framed is None):
+    if isinstance(answer, Failure):
         return None
     picture = answer.framed
     if picture is None:
+        if answer.heat is None:
+            return None
         seen = apply_preprocess(decode_image(data).image, model.predictor.record.preprocess)
         picture = overlay(seen, answer.heat)
     return f"data:image/png;base64,{base64.b64encode(encode_png(picture)).decode()}"
