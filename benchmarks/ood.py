@@ -35,7 +35,7 @@ from leukoscope.pipeline.rejection import roc_auc
 from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.input_files import expand_inputs
 from leukoscope.runtime.prediction import Prediction
-from leukoscope.runtime.predictor import Predictor, Source, load_bundle
+from leukoscope.runtime.predictor import ImageSource, Predictor, load_bundle
 
 MOST_IMAGES = 200
 MADE_IMAGES = 50
@@ -52,7 +52,7 @@ class Stranger:
         roc_auc: Of ``ood_score`` against images of the bundle's own source, with interval; None
             for that source itself.
         accepted: Share that the gate accepts: value, low, high (Clopper & Pearson 1934).
-        rejected: Share whose decision is ``reject``, for strangeness or for quality.
+        rejected: Share whose decision is ``reject``, for its OOD score or for its quality.
     """
 
     name: str
@@ -95,7 +95,7 @@ def meet_strangers(
         raise DataError(f"{run.bundle}: this bundle cannot tell strange images")
     manifest, known = _known(run)
     paths = [manifest.path_of(record) for record in known]
-    sources: dict[str, Iterable[Source]] = {source_name(item): _paths(item) for item in items}
+    sources: dict[str, Iterable[ImageSource]] = {source_name(item): _paths(item) for item in items}
     sources |= _made([decode_image(path).image for path in paths[:: _step(paths)]], seed)
     listener("known images", 0, len(sources) + 1)
     inside = _answers(predictor, paths)
@@ -126,7 +126,7 @@ def source_name(item: str) -> str:
     return path.parent.name if has_magic(path.name) else path.name
 
 
-def _paths(item: str) -> list[Source]:
+def _paths(item: str) -> list[ImageSource]:
     paths = list(expand_inputs([item]))
     if not paths:
         raise DataError(f"{item}: no image", hint="name a folder of images or a pattern")
@@ -134,11 +134,11 @@ def _paths(item: str) -> list[Source]:
     return [paths[int(row)] for row in rows.round()]
 
 
-def _made(images: Sequence[Image], seed: int) -> Mapping[str, Iterable[Source]]:
+def _made(images: Sequence[Image], seed: int) -> Mapping[str, Iterable[ImageSource]]:
     """Phantoms, crops of two photographs, and every challenge, of the size of ``images``."""
     images, rng = images[:MADE_IMAGES], np.random.default_rng(seed)
     phantoms = PhantomSpec(images=MADE_IMAGES, sessions=10, seed=11 + seed)
-    made: dict[str, Iterable[Source]] = {
+    made: dict[str, Iterable[ImageSource]] = {
         "phantoms": [render_phantom(phantoms, i).image for i in range(MADE_IMAGES)],
         "photographs": _photographs(rng),
     }
@@ -147,12 +147,12 @@ def _made(images: Sequence[Image], seed: int) -> Mapping[str, Iterable[Source]]:
     return made
 
 
-def _photographs(rng: np.random.Generator) -> list[Source]:
+def _photographs(rng: np.random.Generator) -> list[ImageSource]:
     """Random crops of the temple and the flower that scikit-learn ships."""
     from sklearn.datasets import load_sample_images
 
     pictures = load_sample_images().images
-    crops: list[Source] = []
+    crops: list[ImageSource] = []
     for number in range(MADE_IMAGES):
         picture, size = pictures[number % len(pictures)], int(rng.integers(150, 400))
         top, left = (int(rng.integers(0, side - size)) for side in picture.shape[:2])
@@ -160,7 +160,7 @@ def _photographs(rng: np.random.Generator) -> list[Source]:
     return crops
 
 
-def _answers(predictor: Predictor, images: Iterable[Source]) -> list[Prediction]:
+def _answers(predictor: Predictor, images: Iterable[ImageSource]) -> list[Prediction]:
     return predictor.predict(images, on_error="raise")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leukoscope.analyses.relabel import Evidence, label_conflicts, make_queue, rank_images
+from leukoscope.analyses.relabel import LabelEvidence, label_conflicts, make_queue, rank_images
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.study import SplitConfig
 from leukoscope.core.files import read_csv, read_json, write_csv
@@ -121,7 +121,7 @@ def out_of_fold(run: RunFolder, manifest: Manifest, protocol: str, seed: int) ->
             of_view.append(apply_temperature(logits["test"], temperature))
         probs[rows["test"]] = aggregate(np.stack(of_view, axis=1))
     pairs = label_conflicts(data.records, read_json(run.passport))
-    evidence = Evidence(data.records, data.class_names, probs, pairs)
+    evidence = LabelEvidence(data.records, data.class_names, probs, pairs)
     return rank_images(evidence, count=len(data.records))
 
 

@@ -32,7 +32,7 @@ from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.runtime.bundle import installed_bundles
 from leukoscope.scale.journal import ShardResult, file_of
-from leukoscope.scale.pool import Tell
+from leukoscope.scale.pool import TellPlace
 from leukoscope.scale.score import Workers, plan_scoring, run_scoring
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 from leukoscope.scale.shard import Task
@@ -146,7 +146,7 @@ class Nothing:
     def __init__(self, folder: Path, plan: Plan, threads: int) -> None:
         self.folder, self.plan = ScoreFolder(folder), plan
 
-    def score(self, task: Task, tell: Tell) -> ShardResult:
+    def score(self, task: Task, tell: TellPlace) -> ShardResult:
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -8,7 +8,9 @@ import pytest
 
 from leukoscope.analyses.ablation import parts_of, plan_ablation, recipe_without, run_ablation
 from leukoscope.analyses.arms import judge_arms
+from leukoscope.config.arms import ArmDifference, ArmsVerdict
 from leukoscope.config.loading import list_recipes, load_recipe
+from leukoscope.config.metrics.results import Difference, Disagreement, Estimate
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
@@ -25,7 +27,7 @@ def test_an_ablation_measures_each_part_against_the_whole(
         four_classes, recipe="cnn-baseline", without=("augmentation", "rotation_deg+shift"),
         settings=("training.learning_rate=1e-4",), protocols=("random",), overrides=SMALL,
     )  # fmt: skip
-    result = run_ablation(plan, tmp_path / "out")
+    result = run_ablation(plan, tmp_path / "out").to_json()
     names = [
         "without-augmentation",
         "without-rotation_deg-shift",
@@ -38,7 +40,7 @@ def test_an_ablation_measures_each_part_against_the_whole(
     corrected = holm_adjusted([row["p"] for row in rows])  # all arms and protocols are one family
     assert [row["p_holm"] for row in rows] == pytest.approx(corrected, abs=1e-4)
     assert all(row["p_holm"] < 0.05 for row in rows if row["verdict"] != "not distinguishable")
-    assert result["arms"][3]["changes"] == {"training.learning_rate": (1e-3, 1e-4)}
+    assert result["arms"][3]["changes"] == {"training.learning_rate": [1e-3, 1e-4]}
     assert len({arm["weights"] for arm in result["arms"]}) == 1  # the same seeds
     assert read_json(tmp_path / "out" / "ablation.json")["verdict"] == result["verdict"]
     assert "Without augmentation" in (tmp_path / "out" / "ablation.md").read_text()
@@ -80,25 +82,30 @@ def test_what_is_not_there_cannot_be_left_out(tmp_path: Path) -> None:
         plan_ablation(tmp_path, recipe="cnn-baseline", settings=("seed=3",))
 
 
-def row(protocol: str, verdict: str, reliable: bool = True) -> dict[str, object]:
-    value = {"value": 0.1, "low": 0.0, "high": 0.2, "reliable": reliable}
-    return {
-        "protocol": protocol, "n": 100, "n_groups": 4, "group_unit": "acquisition cluster",
-        "verdict": verdict, "differences": {"accuracy": value},
-        "first_values": {"accuracy": 0.9}, "second_values": {"accuracy": 0.8},
-    }  # fmt: skip
+def row(protocol: str, verdict: Difference, reliable: bool = True) -> ArmDifference:
+    value = Estimate(value=0.1, low=0.0, high=0.2, reliable=reliable)
+    alone = Disagreement(
+        only_first_right=0, only_second_right=0, effect=None, independent=False, mcnemar_p=None,
+        delong=None,
+    )  # fmt: skip
+    return ArmDifference(
+        first="this", second="that", protocol=protocol, n=100, n_groups=4,
+        group_unit="acquisition cluster", confidence=0.95, verdict=verdict, p=0.1, p_holm=0.1,
+        differences={"accuracy": value}, first_values={"accuracy": value},
+        second_values={"accuracy": value}, pairs=alone,
+    )  # fmt: skip
 
 
 def test_the_verdict_says_no_more_than_was_shown() -> None:
-    def judge(*rows: dict[str, object]) -> dict[str, object]:
+    def judge(*rows: ArmDifference) -> ArmsVerdict:
         return judge_arms(rows, "This", "that", "This is better.", "This is worse.")
 
-    unclear = "not distinguishable"
-    assert judge(row("random", "better"))["level"] == "helps"
-    assert judge(row("random", "worse"))["headline"] == "This is worse."
-    assert judge(row("random", unclear))["level"] == "no difference shown"
+    unclear: Difference = "not distinguishable"
+    assert judge(row("random", "better")).level == "helps"
+    assert judge(row("random", "worse")).headline == "This is worse."
+    assert judge(row("random", unclear)).level == "no difference shown"
     both = judge(row("random", "better"), row("acquisition", unclear, reliable=False))
-    assert "Shown under: Random images; not under the other" in str(both["headline"])
-    assert "only 4 acquisition clusters, too few to tell" in str(both["sentences"])
+    assert "Shown under: Random images; not under the other" in both.headline
+    assert "only 4 acquisition clusters, too few to tell" in str(both.sentences)
     mixed = judge(row("random", "better"), row("acquisition", "worse"))
-    assert mixed["level"] == "depends on the protocol"
+    assert mixed.level == "depends on the protocol"

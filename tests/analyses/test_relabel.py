@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
 from leukoscope.analyses.corrections import REQUIRED, apply_corrections
-from leukoscope.analyses.relabel import Evidence, make_queue, rank_images, write_queue
+from leukoscope.analyses.relabel import LabelEvidence, make_queue, rank_images, write_queue
 from leukoscope.cli.main import app
 from leukoscope.config.loading import save_study_config
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
@@ -348,7 +348,7 @@ def test_swapped_labels_of_phantoms_stand_at_the_head_of_the_queue() -> None:
         records = tuple(
             ImageRecord(f"{i:03d}", f"{i}.png", label=label) for i, label in enumerate(labels)
         )
-        rows = rank_images(Evidence(records, NAMES, probs, ()))["rows"]
+        rows = rank_images(LabelEvidence(records, NAMES, probs, ()))["rows"]
         head = {row["image_id"] for row in rows[: round(0.06 * len(truth))]}
         found += sum(f"{i:03d}" in head for i in wrong)
         planted += len(wrong)

@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from leukoscope.core.errors import UnknownNameError
 from leukoscope.evaluation.combining import (
-    METHODS,
+    PATIENT_METHODS,
     aggregate,
     choose_method,
     patient_log_losses,
@@ -32,7 +32,7 @@ def test_median_and_vote_follow_their_definitions() -> None:
         np.testing.assert_allclose(aggregate(p, "vote"), (votes + 1 / 3) / 8)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PATIENT_METHODS)
 def test_patients_in_a_block_are_as_patients_alone(method: str) -> None:
     together = aggregate(PROBS, method)
     np.testing.assert_allclose(together, [aggregate(p, method) for p in PROBS])

@@ -6,16 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from leukoscope.config.bundle import Conformal, SetScore
 from leukoscope.core.errors import DataError
+from leukoscope.evaluation.calibration import apply_calibration, evidence_weights, fit_calibration
 from leukoscope.evaluation.conformal import (
     coverage_distribution,
     covered,
     expected_coverage,
     fewest_for,
     fill_empty,
+    fit_promise,
     fit_sets,
     prediction_sets,
+    served_guarantee,
     set_scores,
+    unseen_quantile,
 )
 
 
@@ -157,3 +162,137 @@ def test_wrong_input_is_refused() -> None:
         fit_sets(np.zeros((0, 2)), [], 0.9)
     with pytest.raises(DataError, match="only for"):
         fit_sets([[0.5, 0.5]], [0], 0.9, guarantee="group")
+
+
+@pytest.mark.parametrize(("score", "every", "penalty", "free"), [
+    ("lac", 1.0, 0.0, 0), ("aps", 1.0, 0.0, 0), ("raps", 1.2, 0.1, 1),
+])  # fmt: skip
+def test_the_record_says_how_the_sets_were_made(
+    score: SetScore, every: float, penalty: float, free: int
+) -> None:
+    probs, y = np.tile([0.5, 0.3, 0.2], (5, 1)), [0, 1, 2, 0, 1]
+    record = fit_sets(probs, y, 0.95, score=score)  # five images are too few for 95 %
+    assert record.threshold == pytest.approx(every)
+    assert (record.score, record.penalty, record.free) == (score, penalty, free)
+    assert (record.coverage, record.guarantee) == (0.95, "marginal")
+    assert (record.n_cal, record.n_groups, record.thresholds) == (5, None, None)
+    by_class = fit_sets(probs, y, 0.95, score=score, guarantee="class")
+    assert by_class.thresholds == pytest.approx((every,) * 3)
+    assert by_class.threshold == pytest.approx(every)
+    grouped = fit_sets(probs, y, 0.5, score=score, guarantee="group", groups=list("aabbc"))
+    assert (grouped.n_cal, grouped.n_groups) == (5, 3)
+
+
+def test_the_quantile_counts_the_new_image_too() -> None:
+    assert unseen_quantile([], 0.5) == np.inf
+    assert unseen_quantile([2.0], 0.5) == 2.0
+    assert unseen_quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert unseen_quantile([3.0, 1.0, 2.0], 0.75) == 3.0
+    assert unseen_quantile([3.0, 1.0, 2.0], 0.76) == np.inf
+    # Half of 1 + 3 is reached by the image that counts 2 alone.
+    assert unseen_quantile([1.0, 2.0], 0.5, [2.0, 1.0]) == 1.0
+    assert unseen_quantile([1.0, 2.0], 0.5, [1.0, 2.0]) == 2.0
+
+
+def test_few_groups_are_served_by_image_and_many_by_group() -> None:
+    rng = np.random.default_rng(8)
+    y = np.tile([0, 1], 80)
+    logits = 3 * np.eye(2)[y] + rng.normal(0, 1.5, (160, 2))
+    few, many = ([f"g{i * k // 160}" for i in range(160)] for k in (8, 40))
+    calibration, sets = fit_promise(logits, y, few, 0.9)
+    assert calibration == fit_calibration(logits, y, np.array(few))
+    probs = apply_calibration(logits, calibration)
+    weights = evidence_weights(few)
+    assert sets == fit_sets(probs, y, 0.9, weights=weights)
+    assert sets.n_groups is None
+    _, sets = fit_promise(logits, y, many, 0.9, score="aps")
+    assert (sets.guarantee, sets.score, sets.n_groups) == ("group", "aps", 40)
+    _, sets = fit_promise(logits, y, many, 0.9, new_groups=False)
+    assert (sets.guarantee, sets.score, sets.n_groups) == ("marginal", "lac", None)
+    _, sets = fit_promise(logits, y, many, 0.9, guarantee="class")
+    assert sets.guarantee == "class"
+    _, sets = fit_promise(logits, y, few, 0.9, guarantee="group", new_groups=False)
+    assert (sets.guarantee, sets.n_groups) == ("group", 8)
+
+
+def test_only_a_marginal_promise_is_served_by_group() -> None:
+    assert [served_guarantee("marginal", n, 0.9) for n in (18, 19)] == ["marginal", "group"]
+    assert served_guarantee("class", 1000, 0.9) == "class"
+    assert served_guarantee("group", 1, 0.9) == "group"
+    assert [fewest_for(share) for share in (0.5, 0.8, 0.99)] == [1, 4, 99]
+
+
+@pytest.mark.parametrize(
+    ("probs", "y", "coverage", "message"),
+    [
+        ([0.5, 0.5], [0, 1], 0.9, r"got \(2,\), \(2,\) and 0.9"),
+        ([[0.5, 0.5]], [0, 1], 0.9, r"got \(1, 2\), \(2,\) and 0.9"),
+        ([[0.5, 0.5]], [0], 0.0, "a coverage in"),
+        ([[0.5, 0.5]], [2], 0.9, "a true class is unknown"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    probs: list[object], y: list[int], coverage: float, message: str
+) -> None:
+    with pytest.raises(DataError, match=f"^prediction sets: .*{message}"):
+        fit_sets(probs, y, coverage)
+
+
+def test_groups_and_weights_fit_the_guarantee() -> None:
+    probs, y = [[0.5, 0.5], [0.4, 0.6]], [0, 1]
+    for options in ({"groups": ["a", "b"]}, {"guarantee": "group", "groups": ["a"]}):
+        with pytest.raises(DataError, match=r"^prediction sets: expected one group an image for"):
+            fit_sets(probs, y, 0.5, **options)
+    with pytest.raises(DataError, match=r"^prediction sets: expected one weight an image"):
+        fit_sets(probs, y, 0.5, weights=[1.0])
+
+
+def test_without_test_images_nothing_is_expected() -> None:
+    assert coverage_distribution([], 0.9).tolist() == [1.0]
+    assert expected_coverage([], 0.9) == (0.0, 0.0)
+    assert expected_coverage([(1, 2)], 0.5, confidence=0.2) == (0.5, 0.5)
+    assert expected_coverage([(1, 1)], 0.5) == (0.0, 1.0)
+
+
+def test_a_class_counts_its_own_images_as_their_weights_say() -> None:
+    probs, y = calibrated(90, 6)
+    weights = np.random.default_rng(0).uniform(0.2, 1, 90)
+    record = fit_sets(probs, y, 0.8, guarantee="class", weights=weights)
+    own = set_scores(probs)[np.arange(90), y]
+    expected = [unseen_quantile(own[y == k], 0.8, weights[y == k]) for k in range(3)]
+    assert record.thresholds == pytest.approx(np.minimum(expected, 1))
+    assert record.thresholds != fit_sets(probs, y, 0.8, guarantee="class").thresholds
+
+
+def test_thresholds_stay_in_the_range_of_the_scores() -> None:
+    over_one = [[1 + 1e-9, 0.0]] * 40  # as float32 probabilities may sum to
+    assert fit_sets(over_one, [0] * 40, 0.9).threshold == 0
+    assert fit_sets([[1.0]] * 5, [0] * 5, 0.95, score="raps").threshold == 1.0
+
+
+def test_sets_follow_the_score_of_their_record() -> None:
+    probs = [[0.5, 0.3, 0.15, 0.05]]
+
+    def held(threshold: float, **options: object) -> int:
+        record = Conformal.model_validate(
+            {"coverage": 0.9, "threshold": threshold, "n_cal": 99, **options}
+        )
+        return int(prediction_sets(probs, record).sum())
+
+    assert held(0.84) == 2  # 1 − p of the third class is 0.85
+    assert held(0.84, score="aps") == 2
+    assert held(0.96, score="aps") == 3
+    raps = {"score": "raps", "penalty": 0.2, "free": 2}
+    assert [held(limit, **raps) for limit in (0.79, 0.81, 1.14, 1.16)] == [1, 2, 2, 3]
+
+
+def test_arrays_of_other_types_give_the_same() -> None:
+    probs, y = calibrated(60, 9)
+    single = probs.astype(np.float32)
+    assert set_scores(single).dtype == np.float64
+    record = fit_sets(single, y.astype(float), 0.9)  # labels as a CSV gives them
+    assert record == fit_sets(single.astype(np.float64), y, 0.9)
+    sets = prediction_sets(single, record)
+    expected = covered(sets, y)
+    assert covered(sets.astype(int), y.astype(float)).tolist() == expected.tolist()
+    assert covered(sets.astype(int), y).dtype == bool

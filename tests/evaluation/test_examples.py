@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.evaluation.examples import KINDS, choose_examples, entropy, interleave
+from leukoscope.evaluation.examples import EXAMPLE_KINDS, choose_examples, entropy, interleave
 
 
 def _predictions(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def _predictions(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 def test_each_kind_holds_what_it_says(seed: int, n: int) -> None:
     y_true, probs = _predictions(seed, n)
     right = probs.argmax(axis=1) == y_true
-    chosen = {kind: choose_examples(kind, y_true, probs) for kind in KINDS}
+    chosen = {kind: choose_examples(kind, y_true, probs) for kind in EXAMPLE_KINDS}
     for kind, rows_of in chosen.items():
         assert len(rows_of) == 3
         for label, rows in enumerate(rows_of):

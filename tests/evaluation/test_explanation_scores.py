@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import auc
 
 from leukoscope.evaluation import explanation_scores as scores
-from leukoscope.evaluation.explanation_scores import BASELINES, LEVELS, judge_maps, summarise
+from leukoscope.evaluation.explanation_scores import AUDIT_LEVELS, BASELINES, judge_maps, summarise
 
 RNG = np.random.default_rng(0)
 
@@ -165,7 +165,7 @@ def test_the_rule(change: dict[str, float], n: int, level: int, said: str) -> No
     ]
     summary = summarise(images, replicates=200)
     belief = judge_maps(summary["grad-cam"], ["head", "all layers"])
-    assert belief.level == LEVELS[level]
+    assert belief.level == AUDIT_LEVELS[level]
     assert said in f"{belief.text}. {belief.place}"
     assert summary["random blobs"]["randomised"] == [None]
 

@@ -11,7 +11,7 @@ from sklearn.preprocessing import normalize
 from leukoscope.config.bundle import OutOfDistribution
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.gate import (
-    SCORES,
+    GATE_SCORES,
     Gate,
     GateInputs,
     energy,
@@ -160,7 +160,7 @@ def test_scores_are_chosen_that_find_every_kind_and_accept_jointly() -> None:
     assert "appearance" in names
     assert names & {"mahalanobis", "knn"}
     assert not names & {"energy", "softmax"}
-    assert set(record.alone) == set(SCORES)
+    assert set(record.alone) == set(GATE_SCORES)
     assert record.outliers == {"far": 0.0, "tinted": 0.0}
     highest = largest(gate.scores(val), list(names))
     assert (highest <= gate.threshold).mean() >= 0.95

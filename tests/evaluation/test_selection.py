@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.leaderboard import Criterion, corrected_best
+from leukoscope.evaluation.leaderboard import LeaderboardCriterion, corrected_best
 
 NAMES = ("healthy", "all")
 
@@ -32,7 +32,7 @@ def test_equal_configurations_are_brought_back_to_their_true_value() -> None:
 
 
 @pytest.mark.parametrize("criterion", ["accuracy", "weighted_f1", "log_loss"])
-def test_one_that_is_clearly_better_loses_little(criterion: Criterion) -> None:
+def test_one_that_is_clearly_better_loses_little(criterion: LeaderboardCriterion) -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 400)
     tables = [noisy(y, skill, rng) for skill in (0.5, 0.95, 0.6)]

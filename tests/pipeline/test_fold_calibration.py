@@ -20,10 +20,14 @@ from leukoscope.pipeline.jobs import (
     calibrate_fits,
     calibration_tables,
     fit_fold_calibration,
+    fit_fold_sets,
     load_calibration,
+    load_sets,
     read_fit,
+    store_sets,
     with_calibration,
 )
+from leukoscope.study.run import study_config
 
 N = 90
 
@@ -112,6 +116,23 @@ def test_nothing_is_fitted_twice(three: Three, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delattr(jobs, "fit_fold_calibration")
     again = calibrate_fits(folds, done, folder_of)
     assert all(a is b for a, b in zip(done, again, strict=True))
+
+
+def test_sets_are_stored_until_the_fit_is_calibrated_anew(three: Three) -> None:
+    folds, tables, folder_of = three
+    config = study_config("unused", protocols=["random"], overrides=["set_guarantee=group"])
+    done = calibrate_fits(folds, tables, folder_of)
+    assert load_sets(folder_of(folds[0]), config) is None
+    store_sets(folds, done, [folder_of(one) for one in folds], config)
+    for one, rows in zip(folds, calibration_tables(done), strict=True):
+        calibration = load_calibration(folder_of(one))
+        assert calibration is not None
+        stored = load_sets(folder_of(one), config)
+        assert stored == fit_fold_sets(one, rows, calibration, config)
+    assert load_sets(folder_of(folds[0]), config.model_copy(update={"coverage": 0.8})) is None
+    calibrate_fits(folds, [replace(done[0], logits=3 * done[0].logits), *done[1:]], folder_of)
+    assert load_sets(folder_of(folds[0]), config) is not None
+    assert load_sets(folder_of(folds[1]), config) is None
 
 
 def test_other_predictions_of_one_fold_calibrate_the_others_anew(three: Three) -> None:

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import DataConfig, StudyConfig
-from leukoscope.evaluation.combining import METHODS, aggregate
+from leukoscope.evaluation.combining import PATIENT_METHODS, aggregate
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.summary import by_patient
 
@@ -64,7 +64,7 @@ def test_the_method_of_a_fold_is_chosen_on_its_own_validation_patients() -> None
     for fold in entry["folds"]:
         val = table.select(fold=fold["fold"], part="val")
         names = np.array([patients[i] for i in val.image_id.tolist()])
-        for method in METHODS:
+        for method in PATIENT_METHODS:
             losses = []
             for name in np.unique(names):
                 rows = names == name

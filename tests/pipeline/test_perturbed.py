@@ -1,4 +1,4 @@
-"""Models on edited images, and bundles on images that they were trained on."""
+"""Models on perturbed images, and bundles on images that they were trained on."""
 
 from __future__ import annotations
 

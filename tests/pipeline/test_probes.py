@@ -37,7 +37,7 @@ from leukoscope.pipeline.inputs import (
     unpack_mask,
 )
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.one_pass import NUMBERS, without_cell_sizes
+from leukoscope.pipeline.one_pass import NUMBER_TABLES, without_cell_sizes
 from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import (
     NUMERIC,
@@ -186,7 +186,7 @@ def test_a_part_of_a_store_reads_rows_of_the_whole(
     found = part.features(recipe, "blur-1", 1, rows=few)
     assert np.allclose(found, store.features(recipe, "blur-1", 1)[rows[few]], atol=1e-4)
     assert np.array_equal(part.pixels(recipe), store.pixels(recipe)[rows])
-    for table in NUMBERS.values():
+    for table in NUMBER_TABLES.values():
         expected = store.numbers(table)[rows]
         assert np.array_equal(part.numbers(table), expected, equal_nan=True)
     assert partner_classes(part, 1).items() <= partner_classes(store, 1).items()

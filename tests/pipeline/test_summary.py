@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.analyses.compare.results import Settings, leaderboard_tests
+from leukoscope.analyses.compare.results import ComparisonSettings, leaderboard_tests
 from leukoscope.analyses.compare.sources import Candidate, Leaderboard
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import DataConfig, StudyConfig
@@ -100,7 +100,7 @@ def test_compare_and_study_say_the_same_of_the_same_predictions() -> None:
         {name: table.probs for name, table in tests.items()},
         {name: table.fold for name, table in tests.items()}, (),
     )  # fmt: skip
-    settings = Settings(
+    settings = ComparisonSettings(
         "accuracy", "features-svm", {"replicates": 200, "confidence": 0.95, "seed": 42}
     )
     (compared,) = leaderboard_tests(board, {}, settings)

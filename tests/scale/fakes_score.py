@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leukoscope.core.errors import BundleError
 from leukoscope.scale.journal import ShardResult, file_of
-from leukoscope.scale.pool import Tell
+from leukoscope.scale.pool import TellPlace
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 from leukoscope.scale.shard import Task
 
@@ -19,7 +19,7 @@ class Fake:
     def __init__(self, folder: Path, plan: Plan, threads: int) -> None:
         self.folder, self.plan = ScoreFolder(folder), plan
 
-    def score(self, task: Task, tell: Tell) -> ShardResult:
+    def score(self, task: Task, tell: TellPlace) -> ShardResult:
         rows = []
         poison = dict(task.poison)
         for place, name in enumerate(read_inputs(self.folder, task.shard)):

@@ -22,6 +22,7 @@ from leukoscope.analyses.arms import (
     run_arm,
     unreadable,
 )
+from leukoscope.config.arms import AblationResult, ArmDifference, ArmLevel, ArmsVerdict
 from leukoscope.config.base import validate
 from leukoscope.config.loading import apply_overrides
 from leukoscope.config.metrics.file import load_metrics
@@ -214,7 +215,7 @@ def _differences(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
 
 def run_ablation(
     plan: AblationPlan, out: Path | str, *, resume: bool = False, listener: Listener | None = None
-) -> dict[str, Any]:
+) -> AblationResult:
     """Run every arm, compare each with the whole recipe, write ``ablation.json`` and the report.
 
     The studies are written to ``whole`` and ``without-…`` in ``out``.
@@ -237,38 +238,33 @@ def run_ablation(
     records, pairs = [arm_record(whole, run)], []
     for arm in plan.variants:
         other = run_arm(arm, out, listener, audit_of=run)
-        records.append(arm_record(arm, other) | {"changes": plan.changes[arm.name]})
+        records.append(arm_record(arm, other, plan.changes[arm.name]))
         pairs.append((run, other))
     with progress.step("comparison"):
         found = list(zip(plan.variants, compare_arms(pairs, plan.whole), strict=True))
-    comparisons = [
-        {"first": WHOLE, "second": arm.name, **row} for arm, rows in found for row in rows
-    ]
     verdicts = [(arm, _verdict(rows, arm)) for arm, rows in found]
-    result = {
-        "schema": 1,
-        "kind": "ablation",
-        "recipe": plan.whole.recipes[0].name,
-        "target": plan.whole.data.path,
-        "seed": plan.whole.seed,
-        "arms": records,
-        "unreadable": unreadable(read_data(plan.whole)),
-        "comparisons": comparisons,
-        "inapplicable": load_metrics(run.metrics).to_json()["inapplicable"],
-        "verdict": _join_verdicts(verdicts),
-        "limits": [
+    result = AblationResult(
+        recipe=plan.whole.recipes[0].name,
+        target=plan.whole.data.path,
+        seed=plan.whole.seed,
+        arms=tuple(records),
+        unreadable=unreadable(read_data(plan.whole)),
+        comparisons=tuple(row for _, rows in found for row in rows),
+        inapplicable=load_metrics(run.metrics).inapplicable,
+        verdict=_join_verdicts(verdicts),
+        limits=(
             "All arms had the same splits, seeds and epochs; a part may need other rates or more "
             "epochs to show what it does.",
             ONE_TRAINING,
-        ],
-    }
-    write_json(out / RESULT, result)
+        ),
+    )
+    write_json(out / RESULT, result.to_json())
     with progress.step("report"):
         write_arms_report(RunFolder(out), result)
     return result
 
 
-def _verdict(rows: list[dict[str, Any]], arm: Arm) -> dict[str, Any]:
+def _verdict(rows: Sequence[ArmDifference], arm: Arm) -> ArmsVerdict:
     what = arm.title[:1].lower() + arm.title[1:]
     return judge_arms(
         rows,
@@ -279,18 +275,18 @@ def _verdict(rows: list[dict[str, Any]], arm: Arm) -> dict[str, Any]:
     )
 
 
-def _join_verdicts(verdicts: list[tuple[Arm, dict[str, Any]]]) -> dict[str, Any]:
+def _join_verdicts(verdicts: Sequence[tuple[Arm, ArmsVerdict]]) -> ArmsVerdict:
     """Join the verdicts of all arms; arms of one level share a sentence."""
     if len(verdicts) == 1:
         return verdicts[0][1]
-    by_level: dict[str, list[str]] = {}
+    by_level: dict[ArmLevel, list[str]] = {}
     for arm, verdict in verdicts:
-        by_level.setdefault(verdict["level"], []).append(arm.title[:1].lower() + arm.title[1:])
-    return {
-        "level": next(iter(by_level)) if len(by_level) == 1 else "depends on the part",
-        "headline": " ".join(
+        by_level.setdefault(verdict.level, []).append(arm.title[:1].lower() + arm.title[1:])
+    return ArmsVerdict(
+        level=next(iter(by_level)) if len(by_level) == 1 else "depends on the part",
+        headline=" ".join(
             f"{SENTENCES[level]} the one {'; the one '.join(arms)}."
             for level, arms in by_level.items()
         ),
-        "sentences": [text for _, verdict in verdicts for text in verdict["sentences"]],
-    }
+        sentences=tuple(text for _, verdict in verdicts for text in verdict.sentences),
+    )

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leukoscope.config.arms import (
+    ArmDifference,
+    ArmLevel,
+    ArmRecord,
+    ArmsVerdict,
+    UnreadableImage,
+)
 from leukoscope.config.loading import load_study_config, save_study_config
+from leukoscope.config.metrics.results import Disagreement, Estimate, Result
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
@@ -36,7 +44,7 @@ from leukoscope.pipeline.folds import groups_of, plan_protocols, unit_of
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.run import audited, run_study
 
-METRICS = ("accuracy", "macro_f1", "log_loss")
+ARM_METRICS = ("accuracy", "macro_f1", "log_loss")
 """What is compared; the verdict rests on the first alone."""
 
 
@@ -158,19 +166,18 @@ def _share_audit(source: RunFolder, run: RunFolder) -> None:
 
 def compare_arms(
     pairs: Sequence[tuple[RunFolder, RunFolder]], config: StudyConfig
-) -> list[list[dict[str, Any]]]:
+) -> list[list[ArmDifference]]:
     """Differences, first minus second, of each pair of arms under each protocol.
 
     The p-values of all pairs under all protocols are one family and are corrected together.
 
     Args:
-        pairs: An arm, and the arm that it is compared with; both finished.
+        pairs: An arm, and the arm that it is compared with; both finished, in folders that are
+            named as they are.
         config: Replicates, confidence, seed.
 
     Returns:
-        For each pair one row per protocol: sizes, both values and the difference of each of
-        :data:`METRICS`, ``p`` and ``p_holm`` of the accuracy, disagreements with exact tests where
-        they are valid, and the verdict on accuracy.
+        For each pair one row per protocol, with values and differences of :data:`ARM_METRICS`.
 
     Raises:
         DataError: The arms of a pair have different splits.
@@ -178,7 +185,7 @@ def compare_arms(
     how, loaded = sampling(config), [_PairedRows.of(first, second) for first, second in pairs]
     keys = [(two, protocol) for two in loaded for protocol in two.protocols]
     tested = compare([two.pair(protocol) for two, protocol in keys], **how)
-    rows: list[list[dict[str, Any]]] = [[] for _ in loaded]
+    rows: list[list[ArmDifference]] = [[] for _ in loaded]
     for (two, protocol), found in zip(keys, tested, strict=True):
         rows[loaded.index(two)].append(_row(two, protocol, found, how))
     return rows
@@ -188,8 +195,9 @@ def compare_arms(
 class _PairedRows:
     """The test predictions of two arms with equal splits."""
 
+    names: tuple[str, str]
     tables: tuple[PredictionTable, PredictionTable]
-    values: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]
+    values: tuple[Mapping[str, Result], Mapping[str, Result]]
     groups: Mapping[str, Mapping[str, str]]
     units: Mapping[str, str]
 
@@ -205,7 +213,7 @@ class _PairedRows:
         values = _values(files[0]), _values(files[1])
         folds = files[0].splits
         units = {name: unit_of(name, folds) for name in values[0]}
-        return cls((a, b), values, groups_of(folds), units)
+        return cls((first.path.name, second.path.name), (a, b), values, groups_of(folds), units)
 
     def under(self, protocol: str) -> tuple[PredictionTable, PredictionTable]:
         """The predictions under one protocol."""
@@ -217,72 +225,80 @@ class _PairedRows:
         """The protocols under which both arms have results."""
         return [name for name in PROTOCOLS if all(len(table) for table in self.under(name))]
 
-    def pair(self, protocol: str, metric: str = METRICS[0]) -> PredictorPair:
+    def pair(self, protocol: str, metric: str = ARM_METRICS[0]) -> PredictorPair:
         """The paired samples to compare under one protocol."""
         return PredictorPair.of_tables(*self.under(protocol), self.groups[protocol], metric)
 
 
-def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -> dict[str, Any]:
-    others = {name: paired_difference(two.pair(protocol, name), **how) for name in METRICS[1:]}
-    differences = {METRICS[0]: accuracy.difference, **others}
-    found = accuracy.to_json()
-    first, second = (values[protocol] for values in two.values)
-    return {
-        "protocol": protocol,
-        "n": found["n"],
-        "n_groups": found["n_groups"],
-        "group_unit": two.units[protocol],
-        "confidence": round(how["confidence"], 6),
-        "first_values": {name: first.get(name) for name in METRICS},
-        "second_values": {name: second.get(name) for name in METRICS},
-        "differences": {name: one.to_json() for name, one in differences.items()},
-        **{key: found[key] for key in ("p", "p_holm", "verdict")},
-        "pairs": paired_tests(*two.under(protocol), two.groups[protocol]).to_json(),
-    }
+def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -> ArmDifference:
+    others = {name: paired_difference(two.pair(protocol, name), **how) for name in ARM_METRICS[1:]}
+    differences = {ARM_METRICS[0]: accuracy.difference, **others}
+    first, second = (values[protocol].metrics for values in two.values)
+    return ArmDifference(
+        first=two.names[0],
+        second=two.names[1],
+        protocol=protocol,
+        n=accuracy.n,
+        n_groups=accuracy.difference.n_groups,
+        group_unit=two.units[protocol],
+        confidence=round(how["confidence"], 6),
+        first_values={name: first.get(name) for name in ARM_METRICS},
+        second_values={name: second.get(name) for name in ARM_METRICS},
+        differences={name: Estimate(**one.to_json()) for name, one in differences.items()},
+        p=round(accuracy.p, 5),
+        p_holm=round(accuracy.p_holm, 5),
+        verdict=accuracy.verdict,
+        pairs=Disagreement(**paired_tests(*two.under(protocol), two.groups[protocol]).to_json()),
+    )
 
 
-def _values(files: RunFiles) -> dict[str, Mapping[str, Any]]:
-    """Protocol → metrics of the one recipe of an arm."""
-    return {row["protocol"]: row["metrics"] for row in files.metrics.to_json()["results"]}
+def _values(files: RunFiles) -> dict[str, Result]:
+    """Protocol → result of the one recipe of an arm."""
+    return {row.protocol: row for row in files.metrics.results}
 
 
-def arm_record(arm: Arm, run: RunFolder) -> dict[str, Any]:
+def arm_record(
+    arm: Arm, run: RunFolder, changes: Mapping[str, tuple[Any, Any]] | None = None
+) -> ArmRecord:
     """The entry of an arm in a comparison's file: folder and initial weights.
 
     The weights are those named by the first checkpoint, which may differ from those requested.
+    ``changes`` are the settings that differ from the first arm.
     """
     recipe = arm.config.recipes[0]
     checkpoints = sorted((run.path / "models" / recipe.name).rglob("checkpoint.json"))
     if not checkpoints:
         raise DataError(f"{run.path}: no trained model of {recipe.name}", hint="run it again")
     weights = read_json(checkpoints[0])["weights"]
-    return {
-        "name": arm.name,
-        "title": arm.title,
-        "weights": weights["source"],
-        "weights_sha256": weights["sha256"],
-    }
+    return ArmRecord(
+        name=arm.name,
+        title=arm.title,
+        weights=weights["source"],
+        weights_sha256=weights["sha256"],
+        changes=dict(changes or {}),
+    )
 
 
-def unreadable(data: Manifest) -> list[dict[str, str]]:
+def unreadable(data: Manifest) -> tuple[UnreadableImage, ...]:
     """Path and reason of each image that could not be read."""
-    return [{"path": str(data.root / path), "reason": why} for path, why in data.unreadable]
+    return tuple(
+        UnreadableImage(path=str(data.root / path), reason=why) for path, why in data.unreadable
+    )
 
 
 def judge_arms(
-    rows: Sequence[Mapping[str, Any]], first: str, second: str, gain: str, loss: str
-) -> dict[str, Any]:
+    rows: Sequence[ArmDifference], first: str, second: str, gain: str, loss: str
+) -> ArmsVerdict:
     """The verdict over all protocols: helps, harms, no difference shown, or it depends.
 
     ``gain`` is the headline if the first arm is better wherever a difference was shown, ``loss`` if
     it is worse.
-
-    Returns:
-        ``{"level", "headline", "sentences"}``.
     """
     from leukoscope.core.protocols import protocol_title
+    from leukoscope.reporting.formats import lower_first
 
-    verdicts = {row["verdict"] for row in rows}
+    level: ArmLevel
+    verdicts = {row.verdict for row in rows}
     if verdicts >= {"better", "worse"}:
         level = "depends on the protocol"
         headline = f"{first} is better under some protocols and worse under others."
@@ -292,36 +308,30 @@ def judge_arms(
         level, headline = "harms", loss
     else:
         level = "no difference shown"
-        headline = f"No difference in accuracy was shown between {_lower(first)} and {second}."
+        headline = f"No difference in accuracy was shown between {lower_first(first)} and {second}."
     if level in ("helps", "harms") and "not distinguishable" in verdicts:
-        shown = [row for row in rows if row["verdict"] != "not distinguishable"]
-        where = "; ".join(protocol_title(row["protocol"]) for row in shown)
+        shown = [row for row in rows if row.verdict != "not distinguishable"]
+        where = "; ".join(protocol_title(row.protocol) for row in shown)
         headline = f"{headline} Shown under: {where}; not under the other protocols."
-    return {
-        "level": level,
-        "headline": headline,
-        "sentences": [_sentence(row, first, second) for row in rows],
-    }
+    return ArmsVerdict(
+        level=level,
+        headline=headline,
+        sentences=tuple(_sentence(row, first, second) for row in rows),
+    )
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _sentence(row: Mapping[str, Any], first: str, second: str) -> str:
+def _sentence(row: ArmDifference, first: str, second: str) -> str:
     from leukoscope.core.protocols import protocol_title
-    from leukoscope.reporting.formats import difference, interval, plural
+    from leukoscope.reporting.formats import difference, interval, lower_first, plural
 
-    entry = row["differences"]["accuracy"]
-    where = f"{protocol_title(row['protocol'])} (n = {plural(row['n'], 'image')})"
+    entry = row.differences["accuracy"]
+    where = f"{protocol_title(row.protocol)} (n = {plural(row.n, 'image')})"
     pair = ", ".join(
-        f"{_lower(title)} {interval(row[key]['accuracy'], 'accuracy')}"
-        for title, key in ((first, "first_values"), (second, "second_values"))
+        f"{lower_first(title)} {interval(values['accuracy'], 'accuracy')}"
+        for title, values in ((first, row.first_values), (second, row.second_values))
     )
     text = f"{where}: {pair}; difference {difference(entry, 'accuracy')}"
-    if entry.get("reliable") is False:
-        groups = plural(row["n_groups"], row["group_unit"])
+    if not entry.reliable:
+        groups = plural(row.n_groups, row.group_unit)
         return f"{text}: only {groups}, too few to tell."
-    if row["verdict"] == "not distinguishable":
-        return f"{text}: not distinguishable."
-    return f"{text}: {row['verdict']}."
+    return f"{text}: {row.verdict}."

@@ -39,7 +39,7 @@ from leukoscope.evaluation.combining import (
 from leukoscope.evaluation.comparison import PredictorPair, compare
 from leukoscope.evaluation.fuzzy_inference import (
     FuzzySystem,
-    Shape,
+    MembershipShape,
     TNorm,
     combine_members,
     member_system,
@@ -59,10 +59,10 @@ from leukoscope.pipeline.progress import Listener, Progress, Tell, describe_envi
 from leukoscope.pipeline.summary import summarise
 from leukoscope.study.run import StudyResult
 
-Method = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
-METHODS: tuple[Method, ...] = get_args(Method)
+EnsembleMethod = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
+ENSEMBLE_METHODS: tuple[EnsembleMethod, ...] = get_args(EnsembleMethod)
 COMPARED = ("accuracy", "log_loss")
-TITLES: Mapping[str, str] = {
+ENSEMBLE_TITLES: Mapping[str, str] = {
     "mean": "Soft voting: plain average of {n} models",
     "weighted": "Weighted average of {n} models, weights by log loss on val",
     "accuracy-weighted": "Weighted average of {n} models, weights by accuracy on val (study S1)",
@@ -72,7 +72,7 @@ TITLES: Mapping[str, str] = {
 
 
 def combine(
-    method: Method, stacked: Stacked, names: Sequence[str], system: FuzzySystem
+    method: EnsembleMethod, stacked: Stacked, names: Sequence[str], system: FuzzySystem
 ) -> tuple[PredictionTable, list[float] | None]:
     """One ensemble on one fold, not yet calibrated.
 
@@ -108,9 +108,9 @@ def combine(
 def run_ensemble(
     members: Sequence[Member],
     out: Path,
-    methods: Sequence[Method] = ("mean",),
+    methods: Sequence[EnsembleMethod] = ("mean",),
     *,
-    shape: Shape = "triangular",
+    shape: MembershipShape = "triangular",
     t_norm: TNorm = "min",
     listener: Listener | None = None,
 ) -> StudyResult:
@@ -128,7 +128,7 @@ def run_ensemble(
     """
     from leukoscope.reporting.study.report import write_report
 
-    chosen: tuple[Method, ...] = tuple(dict.fromkeys((*methods, "mean")))
+    chosen: tuple[EnsembleMethod, ...] = tuple(dict.fromkeys((*methods, "mean")))
     progress = Progress(listener) if listener else Progress()
     folds = common_folds(members)
     run = _open_folder(out, members)
@@ -169,7 +169,7 @@ def run_ensemble(
 def _combined(
     members: Sequence[Member],
     folds: Sequence[Fold],
-    methods: Sequence[Method],
+    methods: Sequence[EnsembleMethod],
     system: FuzzySystem,
     tell: Tell,
 ) -> tuple[
@@ -263,14 +263,17 @@ def _probes(first: Member, folds: Sequence[Fold]) -> PredictionTable:
 
 
 def _config(
-    members: Sequence[Member], methods: Sequence[Method], folds: Sequence[Fold], probes: bool
+    members: Sequence[Member],
+    methods: Sequence[EnsembleMethod],
+    folds: Sequence[Fold],
+    probes: bool,
 ) -> StudyConfig:
     config = members[0].files.config
     described = tuple(f"{m.run.path}:{m.recipe.name}" for m in members)
     ensembles = [
         Recipe(
             name=f"ensemble-{method}",
-            title=TITLES[method].format(n=len(members)),
+            title=ENSEMBLE_TITLES[method].format(n=len(members)),
             reference="Leukoscope",
             training=EnsembleTraining(rule=method, members=described),
         )
@@ -320,7 +323,7 @@ def _known(first: Member) -> tuple[list[dict[str, str]], list[str]]:
 def _tests(
     table: PredictionTable,
     names: Sequence[str],
-    methods: Sequence[Method],
+    methods: Sequence[EnsembleMethod],
     folds: Sequence[Fold],
     config: StudyConfig,
 ) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from leukoscope.pipeline.progress import Tell
 from leukoscope.pipeline.trained_run import RECORD, FittedModel
 from leukoscope.reporting.figures.heatmaps import audit_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
-from leukoscope.study.explanations import Source
+from leukoscope.study.explanations import ModelSource
 
 if TYPE_CHECKING:
     from leukoscope.learning.backbones import Network
@@ -166,7 +166,7 @@ class AuditPlan:
 
 
 def audit_explanations(
-    source: Source,
+    source: ModelSource,
     plan: AuditPlan,
     out: Path,
     progress: Tell,
@@ -234,7 +234,7 @@ def put_into_report(run: RunFolder, progress: Tell) -> None:
 
 
 def _choose(
-    source: Source, masks: LeukocyteMaskSource, plan: AuditPlan
+    source: ModelSource, masks: LeukocyteMaskSource, plan: AuditPlan
 ) -> tuple[list[tuple[ImageRecord, int]], dict[str, str]]:
     """Choose test images with their folds; also gives the group of every image."""
     fitted = source.fitted
@@ -264,12 +264,12 @@ def _choose(
     return [order[i] for i in np.argsort(rank, kind="stable")][: plan.images], groups
 
 
-def _folds(source: Source) -> list[Fold]:
+def _folds(source: ModelSource) -> list[Fold]:
     fitted = source.fitted
     return list(fitted.splits) if fitted.run.splits.is_file() else []
 
 
-def _settings(source: Source, plan: AuditPlan, masks: LeukocyteMaskSource) -> dict[str, Any]:
+def _settings(source: ModelSource, plan: AuditPlan, masks: LeukocyteMaskSource) -> dict[str, Any]:
     """What determines an audit: with equal settings an image has equal scores."""
     from leukoscope.learning.attribution import METHODS, find_layer, find_method
 
@@ -310,7 +310,7 @@ def _finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 class _HeatMapScorer:
     """One fold's model and its randomised copies, which score heat maps of images."""
 
-    def __init__(self, source: Source, fold: int, methods: Sequence[str], seed: int) -> None:
+    def __init__(self, source: ModelSource, fold: int, methods: Sequence[str], seed: int) -> None:
         self._source, self._fold, self._seed = source, fold, seed
         self._methods = methods
         self.model: FittedModel = source.fitted.model(source.recipe, source.protocol, fold)

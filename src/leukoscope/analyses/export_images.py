@@ -37,7 +37,7 @@ COLUMNS = (
 )  # fmt: skip
 SPEC_FILE = "preprocess.toml"
 SOURCE_KEY = "source_sha256"
-Progress = Callable[[int, int], None]
+Tell = Callable[[int, int], None]
 CELL_IN = 1.25
 NAME_IN = 0.24
 SIDE_IN = 1.05
@@ -66,7 +66,7 @@ def export_images(
     out: Path,
     *,
     variant: str = "image",
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> ExportResult:
     """Write every usable image as a recipe's models see it, except for mean and deviation.
 

@@ -15,7 +15,7 @@ from leukoscope.config.preprocess import Triple
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.labels import match_class
 from leukoscope.core.records import ImageRecord, Manifest
-from leukoscope.datasets.layout_readers import Row, read_rows
+from leukoscope.datasets.layout_readers import TableRow, read_rows
 from leukoscope.datasets.layout_rules import part_of
 from leukoscope.evaluation.calibration import softmax
 
@@ -25,7 +25,7 @@ SPLIT_COLUMNS = ("split", "part", "set", "subset")
 PREFIXES = ("p_", "prob_", "probability_", "")
 SHOWN = 5  # wrong rows that a message names
 _TOLERANCE = 0.02  # probabilities were written with two digits
-Layout = Literal["auto", "nchw", "nhwc"]
+TensorLayout = Literal["auto", "nchw", "nhwc"]
 BATCH = 16
 _TYPES = {
     "tensor(float)": np.float32,
@@ -141,7 +141,7 @@ class _Reader:
 
     def add(
         self,
-        row: Row,
+        row: TableRow,
         key: str,
         of_class: Mapping[str, str],
         named: str | None,
@@ -270,7 +270,7 @@ class ForeignModel:
     path: Path
     class_names: tuple[str, ...]
     size_px: int
-    layout: Layout
+    layout: TensorLayout
     dtype: type
     batch: int
     mean: Triple
@@ -400,7 +400,7 @@ def _shown(shape: Sequence[Any]) -> str:
     return f"({', '.join(str(size) if isinstance(size, int) else '?' for size in shape)})"
 
 
-def _layout(asked: str, shape: tuple[Any, ...], expected: str) -> Layout:
+def _layout(asked: str, shape: tuple[Any, ...], expected: str) -> TensorLayout:
     if asked not in ("auto", "nchw", "nhwc"):
         raise UsageError(f"--layout: expected auto, nchw or nhwc, got {asked!r}")
     fits = [name for name, axis in (("nchw", 1), ("nhwc", 3)) if shape[axis] == 3]

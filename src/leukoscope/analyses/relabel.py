@@ -36,7 +36,7 @@ COLUMNS = ("rank", "list", "image_id", "path", "given", "suggested", "score", "p
            "p_suggested", "reasons")  # fmt: skip
 COUNT = 200
 LEAST = "among the least certain images"
-SCORES: Mapping[str, str] = {
+QUEUE_SCORES: Mapping[str, str] = {
     "label": "p(suggested) − p(given), −1 to 1: confident learning (Northcutt et al. 2021)",
     "uncertain": "1 − (largest − second largest probability)",
     "ood": "distance from the training images over the distance that accepts 95 % of the "
@@ -46,7 +46,7 @@ Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class LabelEvidence:
     """What is known of the labels of n images.
 
     Attributes:
@@ -203,7 +203,7 @@ def make_queue(
     table, records = files.predictions.select(part="test"), files.manifest.usable
     probs, inputs = out_of_fold(table, name, under, records)
     ood, absent = training_distances(files, records, under)
-    evidence = Evidence(
+    evidence = LabelEvidence(
         records,
         table.class_names,
         probs,
@@ -225,7 +225,7 @@ def make_queue(
     return {"sha256": sha256_json(content), **content}
 
 
-def rank_images(evidence: Evidence, count: int = COUNT) -> dict[str, Any]:
+def rank_images(evidence: LabelEvidence, count: int = COUNT) -> dict[str, Any]:
     """Three lists in one queue: likely label errors and conflicts, least certain, least alike.
 
     ``count`` limits each list.
@@ -270,7 +270,7 @@ def rank_images(evidence: Evidence, count: int = COUNT) -> dict[str, Any]:
             else {
                 "found": len(found),
                 "shown": sum(row["list"] == name for row in rows.values()),
-                "score": SCORES[name],
+                "score": QUEUE_SCORES[name],
             }
             for name, found in lists.items()
         },
@@ -301,7 +301,7 @@ def _far_first(ood: NDArray[np.float64] | None) -> list[int]:
 class _RowWriter:
     """Writes an image's row; ``suggested`` holds the tested images only."""
 
-    evidence: Evidence
+    evidence: LabelEvidence
     partners: Mapping[int, Sequence[tuple[int, str]]]
     suggested: Mapping[int, int]
     likely: set[int]

@@ -51,7 +51,7 @@ MOST_IMAGES, FEWEST_IMAGES = 300, 100
 BUDGET_S = 300.0  # the default number of images is chosen so that measuring takes about as long
 _TRIAL = 16
 COLUMNS = ("recipe", "corruption", "severity", "level", "metric", "value", "low", "high")
-METRICS = ("accuracy", "ece", "difference", "review", "reject")
+ROBUSTNESS_METRICS = ("accuracy", "ece", "difference", "review", "reject")
 _VERSION = 1  # of the corruptions and of what is kept
 
 
@@ -389,7 +389,7 @@ def _save_result(run: RunFolder, result: Mapping[str, Any]) -> None:
             head = {name: condition[name] for name in ("corruption", "severity", "level")}
             rows += [
                 {"recipe": model["recipe"], **head, "metric": metric, **_number(condition[metric])}
-                for metric in METRICS
+                for metric in ROBUSTNESS_METRICS
                 if metric in condition
             ]
     write_csv(run.robustness_table, COLUMNS, rows)

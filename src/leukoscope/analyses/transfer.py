@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,17 @@ from leukoscope.analyses.arms import (
     open_arms,
     run_arm,
     unreadable,
+)
+from leukoscope.config.arms import (
+    ArmDifference,
+    ArmsVerdict,
+    FirstPhase,
+    NamedShape,
+    Overlap,
+    SharedPair,
+    TakenOver,
+    TransferResult,
+    UnreadableImage,
 )
 from leukoscope.config.base import validate
 from leukoscope.config.loading import apply_overrides
@@ -48,7 +60,7 @@ MANIFEST_COLUMNS = ("path", "label", "patient_id", "group_id", "split")
 MOST_LISTED = 200
 
 
-def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> dict[str, Any]:
+def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> TakenOver:
     """Initialise a network from a checkpoint as training would, and compare the two.
 
     The backbone is taken over; head, hidden layers and additional convolutions are new, because
@@ -58,11 +70,6 @@ def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> dict[
         recipe: Its ``model.weights`` is the checkpoint's folder.
         num_classes: K of the new network.
         checkpoint: A model's folder.
-
-    Returns:
-        ``taken_over``, the number of backbone tensors, and ``values``, the numbers in them;
-        ``new`` and ``left_behind``: name and shape of the other tensors, in the network and in the
-        checkpoint.
 
     Raises:
         WeightsError: The checkpoint is missing, or a tensor of the backbone differs from it.
@@ -84,20 +91,22 @@ def compare_tensors(recipe: Recipe, num_classes: int, checkpoint: Path) -> dict[
             f"over, e.g. {other[0]}",
             hint="train the first phase again, with a backbone that is not frozen",
         )
-    return {
-        "taken_over": len(backbone),
-        "values": sum(own[name].numel() for name in backbone),
-        "new": _shapes(own),
-        "left_behind": _shapes(given),
-    }
+    return TakenOver(
+        checkpoint=str(checkpoint),
+        taken_over=len(backbone),
+        values=sum(own[name].numel() for name in backbone),
+        new=_shapes(own),
+        left_behind=_shapes(given),
+    )
 
 
-def _shapes(tensors: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "shape": list(tensor.shape)}
+def _shapes(tensors: dict[str, torch.Tensor]) -> tuple[NamedShape, ...]:
+    """Of the tensors that are not of the backbone."""
+    return tuple(
+        NamedShape(name=name, shape=tuple(tensor.shape))
         for name, tensor in tensors.items()
         if not name.startswith(_BACKBONE)
-    ]
+    )
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,7 @@ def _source_protocol(source: Path | str, class_map: dict[str, str] | None) -> st
 
 def run_transfer(
     plan: TransferPlan, out: Path | str, *, resume: bool = False, listener: Listener | None = None
-) -> dict[str, Any]:
+) -> TransferResult:
     """Run both phases and both arms, compare them, and write ``transfer.json`` and the report.
 
     The studies are written to ``phase1``, ``direct`` and ``double`` in ``out``.
@@ -217,7 +226,7 @@ def run_transfer(
     open_arms(out, RESULT, resume=resume)
     progress = Progress(listener) if listener else Progress()
     out.mkdir(parents=True, exist_ok=True)
-    source, overlap = _source_without_target(plan, out, progress)
+    source, overlap, lost = _source_without_target(plan, out, progress)
     first = Arm(PHASE1, "Phase 1", source)
     direct = Arm(DIRECT, "Direct transfer", plan.target)
     for arm in (direct, first):
@@ -230,24 +239,22 @@ def run_transfer(
     run_double = run_arm(double, out, listener, audit_of=run_direct)
     with progress.step("comparison"):
         rows = compare_arms([(run_double, run_direct)], plan.target)[0]
-    result = {
-        "schema": 1,
-        "kind": "transfer",
-        "recipe": plan.target.recipes[0].name,
-        "source": plan.source.data.path,
-        "target": plan.target.data.path,
-        "seed": plan.target.seed,
-        "arms": [arm_record(double, run_double), arm_record(direct, run_direct)],
-        "comparisons": [{"first": DOUBLE, "second": DIRECT, **row} for row in rows],
-        "inapplicable": load_metrics(run_direct.metrics).to_json()["inapplicable"],
-        "verdict": _verdict(rows, plan),
-        "limits": _limits(plan, overlap),
-        "overlap": overlap,
-        "phase1": _phase1_record(phase1, source),
-        "taken_over": taken,
-        "unreadable": overlap.pop("unreadable") + unreadable(read_data(plan.target)),
-    }
-    write_json(out / RESULT, result)
+    result = TransferResult(
+        recipe=plan.target.recipes[0].name,
+        source=plan.source.data.path,
+        target=plan.target.data.path,
+        seed=plan.target.seed,
+        arms=(arm_record(double, run_double), arm_record(direct, run_direct)),
+        comparisons=tuple(rows),
+        inapplicable=load_metrics(run_direct.metrics).inapplicable,
+        verdict=_verdict(rows, plan),
+        limits=_limits(plan, overlap),
+        overlap=overlap,
+        phase1=_phase1_record(phase1, source),
+        taken_over=taken,
+        unreadable=lost + unreadable(read_data(plan.target)),
+    )
+    write_json(out / RESULT, result.to_json())
     with progress.step("report"):
         write_arms_report(RunFolder(out), result)
     return result
@@ -255,27 +262,27 @@ def run_transfer(
 
 def _source_without_target(
     plan: TransferPlan, out: Path, progress: Progress
-) -> tuple[StudyConfig, dict[str, Any]]:
-    """The study of phase 1 without images that the target has too, and the overlap found."""
+) -> tuple[StudyConfig, Overlap, tuple[UnreadableImage, ...]]:
+    """The study of phase 1 without images that the target has too, the overlap, what was lost."""
     source, target = read_data(plan.source), read_data(plan.target)
     key = sha256_json([[r.sha256 for r in data.usable] for data in (source, target)])
-    file = out / OVERLAP
-    if file.is_file() and read_json(file).get("key") == key:
-        found: dict[str, Any] = read_json(file)
+    lost, file = unreadable(source), out / OVERLAP
+    stored = read_json(file) if file.is_file() else {}
+    if stored.get("key") == key and "overlap" in stored:
+        found = Overlap.model_validate_json(json.dumps(stored["overlap"]))
     else:
         with progress.step("overlap of the two data sets") as tell:
             shared = shared_images(source, target, progress=tell)
-        found = {"key": key, **_purge(source, target, shared, out)}
-        write_json(file, found)
-    if not found["purged"]:
-        return plan.source, found
+        found = _purge(source, target, shared, out)
+        write_json(file, {"key": key, "overlap": found.model_dump(mode="json")})
+    if not found.purged:
+        return plan.source, found, lost
     data = plan.source.data.model_copy(update={"path": str(out / "source.csv"), "layout": "auto"})
-    return plan.source.model_copy(update={"data": data}), found
+    return plan.source.model_copy(update={"data": data}), found, lost
 
 
-def _purge(
-    source: Manifest, target: Manifest, shared: list[SharedImage], out: Path
-) -> dict[str, Any]:
+def _purge(source: Manifest, target: Manifest, shared: list[SharedImage], out: Path) -> Overlap:
+    """Write the source's manifest without the shared images, and say what they are."""
     kept = without_shared(source, shared)
     purged = len(source.usable) - len(kept.usable)
     if purged and len(kept.class_names) < 2:
@@ -298,18 +305,17 @@ def _purge(
         )
         columns = dict.fromkeys((*MANIFEST_COLUMNS, *source.describing_columns))
         write_csv(out / "source.csv", list(columns), rows)
-    return {
-        "source_images": len(source.usable),
-        "target_images": len(target.usable),
-        "purged": purged,
-        "by_kind": dict(Counter(pair.kind for pair in shared)),
-        "pairs": [
-            {"source": pair.first.path, "target": pair.second.path, "kind": pair.kind}
+    return Overlap(
+        source_images=len(source.usable),
+        target_images=len(target.usable),
+        purged=purged,
+        by_kind=dict(Counter(pair.kind for pair in shared)),
+        pairs=tuple(
+            SharedPair(source=pair.first.path, target=pair.second.path, kind=pair.kind)
             for pair in shared[:MOST_LISTED]
-        ],
-        "pairs_in_all": len(shared),
-        "unreadable": unreadable(source),
-    }
+        ),
+        pairs_in_all=len(shared),
+    )
 
 
 def _from_checkpoint(plan: TransferPlan, checkpoint: Path) -> StudyConfig:
@@ -322,30 +328,29 @@ def _from_checkpoint(plan: TransferPlan, checkpoint: Path) -> StudyConfig:
     return plan.target.model_copy(update={"recipes": (changed,)})
 
 
-def _taken_over(config: StudyConfig, checkpoint: Path, progress: Progress) -> dict[str, Any]:
+def _taken_over(config: StudyConfig, checkpoint: Path, progress: Progress) -> TakenOver:
     """Check tensor by tensor what the network of phase 2 has taken over from phase 1."""
     recipe = config.recipes[0]
     with progress.step("taking over the backbone"):
         classes = len(read_data(config).class_names)
-        found = compare_tensors(recipe, classes, checkpoint)
-    return {"checkpoint": str(checkpoint), **found}
+        return compare_tensors(recipe, classes, checkpoint)
 
 
-def _phase1_record(run: RunFolder, config: StudyConfig) -> dict[str, Any]:
-    metrics = load_metrics(run.metrics).to_json()
-    result = next(row for row in metrics["results"] if row["protocol"] == config.protocols[0])
-    return {
-        "folder": PHASE1,
-        "class_names": metrics["class_names"],
-        "protocol": config.protocols[0],
-        "n": result["n"],
-        "n_groups": result["n_groups"],
-        "group_unit": result["group_unit"],
-        "metrics": {k: result["metrics"].get(k) for k in ("accuracy", "macro_f1", "roc_auc")},
-    }
+def _phase1_record(run: RunFolder, config: StudyConfig) -> FirstPhase:
+    metrics = load_metrics(run.metrics)
+    result = next(row for row in metrics.results if row.protocol == config.protocols[0])
+    return FirstPhase(
+        folder=PHASE1,
+        class_names=metrics.class_names,
+        protocol=config.protocols[0],
+        n=result.n,
+        n_groups=result.n_groups,
+        group_unit=result.group_unit,
+        metrics={k: result.metrics.get(k) for k in ("accuracy", "macro_f1", "roc_auc")},
+    )
 
 
-def _verdict(rows: list[dict[str, Any]], plan: TransferPlan) -> dict[str, Any]:
+def _verdict(rows: Sequence[ArmDifference], plan: TransferPlan) -> ArmsVerdict:
     name = Path(plan.source.data.path).name
     return judge_arms(
         rows,
@@ -356,7 +361,7 @@ def _verdict(rows: list[dict[str, Any]], plan: TransferPlan) -> dict[str, Any]:
     )
 
 
-def _limits(plan: TransferPlan, overlap: dict[str, Any]) -> list[str]:
+def _limits(plan: TransferPlan, overlap: Overlap) -> tuple[str, ...]:
     from leukoscope.reporting.formats import plural
 
     training = plan.target.recipes[0].training
@@ -368,9 +373,9 @@ def _limits(plan: TransferPlan, overlap: dict[str, Any]) -> list[str]:
         "its own score above is that of the very weights that were taken over.",
         ONE_TRAINING,
     ]
-    if overlap["purged"]:
+    if overlap.purged:
         texts.append(
             f"Left out of phase 1, because the target shows them too or they are of the same "
-            f"patients: {plural(overlap['purged'], 'source image')}."
+            f"patients: {plural(overlap.purged, 'source image')}."
         )
-    return texts
+    return tuple(texts)

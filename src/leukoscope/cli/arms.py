@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,6 +19,9 @@ from leukoscope.cli.console import (
     progress_bars,
 )
 from leukoscope.config import DEFAULT_RECIPE
+
+if TYPE_CHECKING:
+    from leukoscope.config.arms import ArmsFile, NamedShape, TransferResult
 
 DEFAULT_PROTOCOLS = ("deduplicated",)
 
@@ -84,7 +88,7 @@ def transfer(
     with progress_bars() as show:
         result = run_transfer(plan, out, resume=resume, listener=show)
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
     else:
         _print_phase1(result)
         _print_result(result, out)
@@ -129,51 +133,51 @@ def ablate(
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
     else:
         _print_result(result, out)
     return _exit_code(result)
 
 
-def _print_phase1(result: dict[str, Any]) -> None:
+def _print_phase1(result: TransferResult) -> None:
     from leukoscope.reporting.formats import interval
 
-    phase1, taken, overlap = result["phase1"], result["taken_over"], result["overlap"]
+    phase1, taken, overlap = result.phase1, result.taken_over, result.overlap
     lines = [
-        f"overlap     {overlap['source_images']} source images against "
-        f"{overlap['target_images']} target images: {overlap['pairs_in_all']} shared pairs; "
-        f"{overlap['purged']} left out of phase 1",
-        f"phase 1     {', '.join(phase1['class_names'])}: accuracy "
-        f"{interval(phase1['metrics']['accuracy'], 'accuracy')} ({phase1['protocol']}, "
-        f"n = {phase1['n']})",
-        f"taken over  {taken['taken_over']} tensors of the backbone ({taken['values']:,} numbers)",
-        f"new head    {_tensors(taken['new'])}",
-        f"left behind {_tensors(taken['left_behind'])}\n",
+        f"overlap     {overlap.source_images} source images against "
+        f"{overlap.target_images} target images: {overlap.pairs_in_all} shared pairs; "
+        f"{overlap.purged} left out of phase 1",
+        f"phase 1     {', '.join(phase1.class_names)}: accuracy "
+        f"{interval(phase1.metrics['accuracy'], 'accuracy')} ({phase1.protocol}, "
+        f"n = {phase1.n})",
+        f"taken over  {taken.taken_over} tensors of the backbone ({taken.values:,} numbers)",
+        f"new head    {_tensors(taken.new)}",
+        f"left behind {_tensors(taken.left_behind)}\n",
     ]
     for line in lines:
         console().print(line, markup=False)
 
 
-def _tensors(rows: list[dict[str, Any]]) -> str:
-    head = [row for row in rows if row["name"].startswith("head.")]
-    text = ", ".join(f"{row['name']} {tuple(row['shape'])}" for row in head)
+def _tensors(rows: Sequence[NamedShape]) -> str:
+    head = [row for row in rows if row.name.startswith("head.")]
+    text = ", ".join(f"{row.name} {row.shape}" for row in head)
     others = len(rows) - len(head)
     return f"{text} and {others} tensors before it" if others else text
 
 
-def _print_result(result: dict[str, Any], out: Path) -> None:
+def _print_result(result: ArmsFile, out: Path) -> None:
     screen = console()
-    for text, row in zip(result["verdict"]["sentences"], result["comparisons"], strict=True):
-        p = row["pairs"]["mcnemar_p"]
+    for text, row in zip(result.verdict.sentences, result.comparisons, strict=True):
+        p = row.pairs.mcnemar_p
         screen.print(text if p is None else f"{text} McNemar p = {p:.3f}.", markup=False)
-    for row in result["inapplicable"]:
-        screen.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
-    print_verdict(result["verdict"]["level"], result["verdict"]["headline"])
-    for text in result["limits"]:
+    for left_out in result.inapplicable:
+        screen.print(f"{left_out.protocol} does not apply: {left_out.reason}", markup=False)
+    print_verdict(result.verdict.level, result.verdict.headline)
+    for text in result.limits:
         screen.print(f"· {text}", markup=False)
     typer.echo(f"\nreport  {out / 'report.html'}")
     typer.echo(DISCLAIMER)
 
 
-def _exit_code(result: dict[str, Any]) -> int:
-    return name_unreadable([(row["path"], row["reason"]) for row in result["unreadable"]])
+def _exit_code(result: ArmsFile) -> int:
+    return name_unreadable([(row.path, row.reason) for row in result.unreadable])

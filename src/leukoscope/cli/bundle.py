@@ -331,13 +331,12 @@ def export(
     ] = False,
 ) -> None:
     """Pack the model fitted on all images as a bundle that predicts without torch."""
-    from leukoscope.config.loading import load_study_config
-    from leukoscope.core.run_folder import RunFolder
+    from leukoscope.evaluation.run_files import RunFiles
     from leukoscope.study.bundling import export_bundle
 
-    folder = RunFolder(run)
-    name = recipe or load_study_config(folder.config).recipes[0].name
-    record = export_bundle(folder, name, out, int8=int8, um_per_px=um_per_px, compact=compact)
+    files = RunFiles.open(run)
+    name = recipe or files.recipes[0]
+    record = export_bundle(files.run, name, out, int8=int8, um_per_px=um_per_px, compact=compact)
     typer.echo(f"bundle {out}: {', '.join(record.class_names)}")
     for variant in record.servings:
         typer.echo(f"  {variant.engine} {variant.precision}: {variant.words}")

@@ -129,7 +129,7 @@ def _print_error(error: LeukoscopeError) -> None:
         out.print(f"  → {error.hint}", markup=False)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Write ``value`` to standard output as JSON, for programs."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 

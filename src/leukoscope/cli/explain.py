@@ -22,7 +22,7 @@ from leukoscope.cli.console import (
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.study.explanations import Explanation, Look, Source
+    from leukoscope.study.explanations import Explanation, Look, ModelSource
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +73,7 @@ def explain(
 
 
 def _explain_images(
-    sources: list[Source], look: Look, images: list[str], count: int, out: Path | None,
+    sources: list[ModelSource], look: Look, images: list[str], count: int, out: Path | None,
     as_json: bool,
 ) -> int:  # fmt: skip
     """Draw heat maps of the named images, or of test images chosen by rule."""
@@ -110,7 +110,7 @@ def _explain_images(
     return EXIT_SOME_UNREADABLE if failures else 0
 
 
-def _print_explanations(found: list[Explanation], sources: list[Source], folder: Path) -> None:
+def _print_explanations(found: list[Explanation], sources: list[ModelSource], folder: Path) -> None:
     rows = []
     keys = dict.fromkeys((entry.recipe, entry.method, entry.kind) for entry in found)
     for key in keys:

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command
-from leukoscope.cli.guide_questions import SAME, Parameter, answer_to, ask, parameters_of
+from leukoscope.cli.guide_questions import SAME, CommandParameter, answer_to, ask, parameters_of
 from leukoscope.core.errors import UsageError
 
 _RUN = (("run", "{out}"), ("bundle", "{out}/bundle"))
@@ -227,7 +227,10 @@ class Guide:
         self._decide(entry, parameters, answers)
 
     def _decide(
-        self, entry: Entry, parameters: Mapping[str, Parameter], answers: dict[str, list[str]]
+        self,
+        entry: Entry,
+        parameters: Mapping[str, CommandParameter],
+        answers: dict[str, list[str]],
     ) -> None:
         import questionary
 
@@ -249,7 +252,10 @@ class Guide:
             self._one_more(entry, parameters, answers)
 
     def _one_more(
-        self, entry: Entry, parameters: Mapping[str, Parameter], answers: dict[str, list[str]]
+        self,
+        entry: Entry,
+        parameters: Mapping[str, CommandParameter],
+        answers: dict[str, list[str]],
     ) -> None:
         import questionary
 
@@ -266,7 +272,7 @@ class Guide:
     def _remember(
         self,
         entry: Entry,
-        parameters: Mapping[str, Parameter],
+        parameters: Mapping[str, CommandParameter],
         answers: Mapping[str, list[str]],
         *,
         worked: bool,
@@ -301,7 +307,7 @@ def _menu() -> list[Any]:
 
 
 def command_line(
-    entry: Entry, parameters: Mapping[str, Parameter], answers: Mapping[str, list[str]]
+    entry: Entry, parameters: Mapping[str, CommandParameter], answers: Mapping[str, list[str]]
 ) -> list[str]:
     """The arguments that answers stand for: command, positional arguments, options.
 

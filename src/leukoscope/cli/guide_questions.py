@@ -15,7 +15,7 @@ NOT_GIVEN = "(leave it to the command)"
 
 
 @dataclass(frozen=True)
-class Parameter:
+class CommandParameter:
     """One parameter of a command.
 
     Attributes:
@@ -44,7 +44,7 @@ class Parameter:
         return self.kind == "path" and (not self.option or self.name in READ_OPTIONS)
 
 
-def parameters_of(found: Any) -> dict[str, Parameter]:
+def parameters_of(found: Any) -> dict[str, CommandParameter]:
     """The parameters of a Typer command by name, without those that only programs use."""
     types = get_type_hints(inspect.unwrap(found.callback))
     return {
@@ -54,7 +54,7 @@ def parameters_of(found: Any) -> dict[str, Parameter]:
     }
 
 
-def _parameter(item: Any, annotation: Any) -> Parameter:
+def _parameter(item: Any, annotation: Any) -> CommandParameter:
     options = [text for text in item.opts if text.startswith("--")]
     plain = _plain_type(annotation)
     is_class = isinstance(plain, type)
@@ -71,7 +71,7 @@ def _parameter(item: Any, annotation: Any) -> Parameter:
     elif get_origin(plain) is Literal:
         values = tuple(map(str, get_args(plain)))
     default = item.default.value if isinstance(item.default, Enum) else item.default
-    return Parameter(
+    return CommandParameter(
         name=item.name,
         option=options[0] if item.param_type_name == "option" and options else "",
         help=(getattr(item, "help", "") or "").rstrip("."),
@@ -187,7 +187,11 @@ def answer_to(question: Any) -> Any:
 
 
 def ask(
-    parameter: Parameter, command: str, remembered: Mapping[str, str], *, insist: bool = False
+    parameter: CommandParameter,
+    command: str,
+    remembered: Mapping[str, str],
+    *,
+    insist: bool = False,
 ) -> list[str] | None:
     """Ask for the value of a parameter of a command.
 
@@ -224,7 +228,7 @@ def ask(
         text, default = "Another one (empty: no more):", ""
 
 
-def _type(parameter: Parameter, text: str, default: str, insist: bool) -> str | None:
+def _type(parameter: CommandParameter, text: str, default: str, insist: bool) -> str | None:
     """Ask for one typed value; empty if nothing was typed, None if the person went back."""
     import questionary
 
@@ -241,7 +245,7 @@ def _type(parameter: Parameter, text: str, default: str, insist: bool) -> str | 
 
 
 def _choose(
-    parameter: Parameter, text: str, choices: list[str], default: str, insist: bool
+    parameter: CommandParameter, text: str, choices: list[str], default: str, insist: bool
 ) -> list[str] | None:
     import questionary
 

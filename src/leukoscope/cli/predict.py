@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,17 +84,12 @@ def predict(
     as_json: JsonOption = False,
 ) -> int:
     """Predict: class, calibrated probabilities, prediction set, decision, reasons."""
-    import time
-    from contextlib import ExitStack, closing
     from functools import partial
 
     from leukoscope.core.errors import UsageError
-    from leukoscope.runtime import bulk
-    from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.bundle_matching import SAMPLES
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.input_files import Inputs
-    from leukoscope.runtime.prediction import Failure
     from leukoscope.runtime.predictor import load_bundle
 
     one_thread_each()
@@ -105,16 +103,42 @@ def predict(
     )  # fmt: skip
     predictor = _predictor(bundle, samples, load, um_per_px, scale_bar_um)
     patients = _patients(predictor, sources, by_patient)
+    outputs = _Outputs(out, explain, audit_log, patients, bool(similar), as_json)
+    unreadable = _answer(predictor, sources, total, outputs)
+    said = f"{predictor.model} on {predictor.engine}: {predictor.record.promise_words}"
+    typer.echo(f"{said}\n{DISCLAIMER}", err=True)
+    return EXIT_SOME_UNREADABLE if unreadable else 0
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Where the answers go."""
+
+    out: Path | None
+    explain: Path | None
+    audit_log: Path | None
+    patients: PatientCollector | None
+    similar: bool
+    as_json: bool
+
+
+def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs) -> int:
+    """Predict all files and give their answers; returns the number that could not be read."""
+    from leukoscope.runtime import bulk
+    from leukoscope.runtime.audit_log import AuditLog
+    from leukoscope.runtime.prediction import Failure
+
+    out, patients, log = outputs.out, outputs.patients, outputs.audit_log
     answers: list[Prediction | Failure] = []
     unreadable, start = 0, time.perf_counter()
     with ExitStack() as opened:
         files = None
         if out is not None:
-            more = ("similar",) if similar else ()
-            files = opened.enter_context(bulk.beside(out, predictor.class_names, more))
-        audit = opened.enter_context(closing(AuditLog(audit_log))) if audit_log else None
+            further = ("similar",) if outputs.similar else ()
+            files = opened.enter_context(bulk.beside(out, predictor.class_names, further))
+        audit = opened.enter_context(closing(AuditLog(log))) if log else None
         show = opened.enter_context(progress_bars("images"))
-        stream = bulk.predict_files(predictor, sources, files, explain=explain)
+        stream = bulk.predict_files(predictor, sources, files, explain=outputs.explain)
         for done, answer in enumerate(stream, start=1):
             if isinstance(answer, Failure):
                 unreadable += 1
@@ -129,18 +153,14 @@ def predict(
             if total > 1:
                 show("predicting", done, total)
     if out is None:
-        _show(answers, patients, as_json)
+        _show(answers, patients, outputs.as_json)
     else:
         _tell_counts(out, total, unreadable, time.perf_counter() - start)
     if audit is not None:
-        typer.echo(f"audit log {audit_log}: head {audit.head}", err=True)
+        typer.echo(f"audit log {log}: head {audit.head}", err=True)
     if patients is not None:
-        _tell_patients(patients, out, as_json)
-    typer.echo(
-        f"{predictor.model} on {predictor.engine}: {predictor.record.promise_words}", err=True
-    )
-    typer.echo(DISCLAIMER, err=True)
-    return EXIT_SOME_UNREADABLE if unreadable else 0
+        _tell_patients(patients, out, outputs.as_json)
+    return unreadable
 
 
 def _show(

@@ -76,7 +76,6 @@ def serve(
         api_key=read_key(api_key_file),
     )
     check_binding(host, settings, without_key=without_key)
-
     run(
         folders,
         settings,

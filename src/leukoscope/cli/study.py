@@ -208,10 +208,9 @@ def _bundle(left_out: bool) -> tuple[str, ...]:
 
 
 def _saved(out: Path, data: Path | None) -> StudyConfig:
-    from leukoscope.config.loading import load_study_config
-    from leukoscope.core.run_folder import RunFolder
+    from leukoscope.evaluation.run_files import RunFiles
 
-    config = load_study_config(RunFolder(out).config)
+    config = RunFiles.open(out).config
     if data is not None and str(data.expanduser().resolve()) != config.data.path:
         raise UsageError(f"{out} holds a study of {config.data.path}, not of {data}")
     return config

@@ -98,7 +98,7 @@ class ScoreScale(Strict):
     """One OOD score and its scale: (score − median) / (limit − median).
 
     Attributes:
-        name: A key of ``evaluation.gate.SCORES``.
+        name: A key of ``evaluation.gate.GATE_SCORES``.
         median: Of validation images.
         limit: Value that ``accept`` of the validation images do not exceed.
     """

@@ -10,8 +10,8 @@ from leukoscope.config.base import Strict
 
 Triple = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
-Level = Annotated[int, Field(ge=0, le=255)]
-Levels = tuple[Level, Level, Level]
+GreyLevel = Annotated[int, Field(ge=0, le=255)]
+GreyLevels = tuple[GreyLevel, GreyLevel, GreyLevel]
 Radius = Annotated[int, Field(ge=0, le=50)]
 Tiles = Annotated[int, Field(ge=1, le=64)]
 
@@ -121,8 +121,8 @@ class SegmentStep(Strict):
 class LabRange(Strict):
     """A box in OpenCV's 8-bit LAB: L × 255/100, a + 128, b + 128; both ends belong to it."""
 
-    low: Levels
-    high: Levels
+    low: GreyLevels
+    high: GreyLevels
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -164,7 +164,7 @@ class HsvSegment(SegmentStep):
     kind: Literal["hsv_segment"] = "hsv_segment"
     hue_low: Annotated[int, Field(ge=0, le=179)] = 115
     hue_high: Annotated[int, Field(ge=0, le=179)] = 175
-    saturation_min: Level = 40
+    saturation_min: GreyLevel = 40
 
 
 class KmeansSegment(SegmentStep):

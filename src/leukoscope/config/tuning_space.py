@@ -86,10 +86,11 @@ class Range(Strict):
             self.low, self.high
         ]  # fmt: skip
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether ``value`` lies inside."""
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return self.low <= value <= self.high
 
 
 class Choice(Strict):
@@ -123,7 +124,7 @@ class Choice(Strict):
         """All values, to try whether a recipe takes them."""
         return list(self.values)
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether ``value`` is one of the labels."""
         return value in self.labels
 
@@ -180,7 +181,7 @@ def load_space(path: Path) -> dict[str, Range | Choice]:
     return space
 
 
-def compact(value: Any) -> str:
+def compact(value: object) -> str:
     """A table or list as one line of JSON."""
     return json.dumps(value, separators=(",", ":"))
 

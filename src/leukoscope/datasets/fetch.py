@@ -18,10 +18,10 @@ from leukoscope.core.errors import DataError, MissingExtraError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_csv, write_json
 from leukoscope.datasets.fetch_registry import PublicSet
 from leukoscope.datasets.layout_rules import is_image_name, list_files
-from leukoscope.datasets.npz_images import BLOOD_CELLS, PARTS, write_png
+from leukoscope.datasets.npz_images import BLOOD_CELLS, FETCHED_PARTS, write_png
 
 NOT_LEUKOCYTES = frozenset({"erythroblast", "platelet"})
-Progress = Callable[[str, int, int], None]
+FileProgress = Callable[[str, int, int], None]
 ATTEMPTS = 3
 BLOCK_BYTES = 1 << 14  # what a broken connection can lose
 TIMEOUT_S = 30
@@ -68,12 +68,12 @@ def _read(archive: Path) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
     found = {}
     try:
         with np.load(archive, allow_pickle=False) as arrays:
-            for part in PARTS:
+            for part in FETCHED_PARTS:
                 images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].reshape(-1)
                 found[part] = (images, [int(label) for label in labels])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{archive}: expected <part>_images and <part>_labels for {', '.join(PARTS)}, "
+            f"{archive}: expected <part>_images and <part>_labels for {', '.join(FETCHED_PARTS)}, "
             f"but {error}",
             hint="delete it and fetch it again",
         ) from None
@@ -96,7 +96,7 @@ class ResumingDownload:
     """
 
     partial: Path  # file of what was downloaded so far
-    progress: Progress  # called with ``(step, bytes here, bytes in all)``
+    progress: FileProgress  # called with ``(step, bytes here, bytes in all)``
 
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
         """Fetch ``url`` into ``output_file``; a broken connection is taken up again at once."""
@@ -136,7 +136,7 @@ class ResumingDownload:
                     self.progress("downloading", here, total)
 
 
-def fetch_file(item: PublicSet, part: Path, by_hand: str, progress: Progress) -> Path:
+def fetch_file(item: PublicSet, part: Path, by_hand: str, progress: FileProgress) -> Path:
     """Download the one file of a set, or check the one that is there.
 
     What a broken download left in ``part`` is used; ``by_hand`` says what a person without a
@@ -238,7 +238,9 @@ def _setting(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-CONVERTERS: dict[str, Callable[[Path, Path, Progress], None]] = {"bloodmnist": bloodmnist_folder}
+CONVERTERS: dict[str, Callable[[Path, Path, FileProgress], None]] = {
+    "bloodmnist": bloodmnist_folder
+}
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,7 @@ def is_there(out: Path) -> bool:
     return out.is_dir() and any(out.iterdir())
 
 
-def fetch(item: PublicSet, out: Path, progress: Progress) -> Fetched:
+def fetch(item: PublicSet, out: Path, progress: FileProgress) -> Fetched:
     """Download a data set into ``out``, or check what is there.
 
     Raises:
@@ -315,7 +317,7 @@ def _place(out: Path) -> Path:
     return out
 
 
-def _content(item: PublicSet, part: Path, what_to_do: str, progress: Progress) -> Path:
+def _content(item: PublicSet, part: Path, what_to_do: str, progress: FileProgress) -> Path:
     """The complete folder of images, below ``part``."""
     if item.kaggle:
         return fetch_kaggle(item, part, what_to_do)
@@ -365,7 +367,7 @@ def _count(item: PublicSet, folder: Path) -> int:
     return images
 
 
-def _hashes(out: Path, progress: Progress) -> dict[str, str]:
+def _hashes(out: Path, progress: FileProgress) -> dict[str, str]:
     names = _files(out)
     found = {}
     for name in names:
@@ -374,7 +376,7 @@ def _hashes(out: Path, progress: Progress) -> dict[str, str]:
     return found
 
 
-def _record(item: PublicSet, out: Path, progress: Progress, source: str = "") -> None:
+def _record(item: PublicSet, out: Path, progress: FileProgress, source: str = "") -> None:
     write_json(
         record_path(out),
         {
@@ -388,7 +390,7 @@ def _record(item: PublicSet, out: Path, progress: Progress, source: str = "") ->
     )
 
 
-def _verify(item: PublicSet, out: Path, progress: Progress) -> Fetched:
+def _verify(item: PublicSet, out: Path, progress: FileProgress) -> Fetched:
     path = record_path(out)
     if not path.exists():
         images = _count(item, out)

@@ -9,7 +9,7 @@ from leukoscope.core.labels import class_title
 from leukoscope.datasets.associations import LEVEL
 from leukoscope.datasets.neighbour_search import SLOW
 
-Level = Literal["error", "warning", "info"]
+FindingLevel = Literal["error", "warning", "info"]
 Finding = dict[str, str]
 
 STRONG = 0.5
@@ -44,7 +44,7 @@ def findings(passport: Mapping[str, Any]) -> list[Finding]:
     return sorted(found, key=lambda finding: order[finding["level"]])
 
 
-def _entry(level: Level, code: str, text: str) -> Finding:
+def _entry(level: FindingLevel, code: str, text: str) -> Finding:
     return {"level": level, "code": code, "text": text}
 
 

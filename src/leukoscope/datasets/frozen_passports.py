@@ -347,7 +347,7 @@ def _places(image_id: str, protocols: Sequence[str], folds: Sequence[Fold]) -> d
     return places
 
 
-def _without_names(value: Any) -> Any:
+def _without_names(value: object) -> object:
     """A passport's entries without names of files and without lists of images."""
     if isinstance(value, Mapping):
         return {

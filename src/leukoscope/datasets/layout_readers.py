@@ -30,7 +30,7 @@ from leukoscope.datasets.layout_rules import (
 MANIFEST_NAME = "manifest.csv"
 PRELIMINARY_COLUMNS = ("patient_id", "new_names", "labels")
 _PRELIMINARY_LABELS = {"1": "all", "0": "healthy", "all": "all", "hem": "healthy"}
-Row = tuple[int, dict[str, str]]
+TableRow = tuple[int, dict[str, str]]
 
 
 def place_by_folders(
@@ -218,7 +218,7 @@ def _several_sets(placed: list[Placed], steps: Mapping[str, PathMeaning]) -> lis
     ]
 
 
-def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
+def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
     """Rows with the line each ends on; column names in lower case, values stripped.
 
     Raises:
@@ -328,7 +328,7 @@ _OWN_COLUMNS = {*MANIFEST_COLUMNS, "label", "split", "given_label", "source_sha2
 """Columns that this program reads or writes itself; all others of a manifest are the user's."""
 
 
-def _manifest_rows(path: Path, target: str) -> list[Row]:
+def _manifest_rows(path: Path, target: str) -> list[TableRow]:
     try:
         rows = read_rows(path, ("path", target or "label"))
     except LayoutError as error:

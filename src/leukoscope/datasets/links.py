@@ -23,7 +23,7 @@ from leukoscope.datasets.groups import Pair, components, group_equal, pairs_of_g
 from leukoscope.datasets.measurements import Measures, measure_images
 from leukoscope.datasets.overlap import Overlap, find_overlaps
 
-KINDS = ("equal file", "equal pixels", "near duplicate", "overlapping field", "twin")
+LINK_KINDS = ("equal file", "equal pixels", "near duplicate", "overlapping field", "twin")
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,11 @@ def shared_images(
     overlaps = find_overlaps(paths, sizes, measures, between=between)
     found: dict[Pair, str] = {}
     for kind, pairs in (
-        (KINDS[0], _equal([r.sha256 for r in records], between)),
-        (KINDS[1], _equal([row.tobytes() for row in measures.pixels], between)),
-        (KINDS[2], [(pair.first, pair.second) for pair in near]),
-        (KINDS[3], [(pair.first, pair.second) for pair in overlaps]),
-        (KINDS[4], _twins(paths, measures, between)),
+        (LINK_KINDS[0], _equal([r.sha256 for r in records], between)),
+        (LINK_KINDS[1], _equal([row.tobytes() for row in measures.pixels], between)),
+        (LINK_KINDS[2], [(pair.first, pair.second) for pair in near]),
+        (LINK_KINDS[3], [(pair.first, pair.second) for pair in overlaps]),
+        (LINK_KINDS[4], _twins(paths, measures, between)),
     ):
         for pair in pairs:
             found.setdefault(pair, kind)

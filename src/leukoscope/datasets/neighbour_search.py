@@ -109,7 +109,7 @@ class NeighbourIndex:
         n: Number of vectors that will be added.
     """
 
-    def __init__(self, sample: NDArray[np.floating[Any]], n: int, threads: int = 2) -> None:
+    def __init__(self, sample: NDArray[np.floating], n: int, threads: int = 2) -> None:
         import faiss
 
         faiss.omp_set_num_threads(max(1, threads))
@@ -123,7 +123,7 @@ class NeighbourIndex:
         self._index.nprobe = min(cells, _PROBES)
         self._index.train(self._filled(sample))
 
-    def add(self, vectors: NDArray[np.floating[Any]]) -> None:
+    def add(self, vectors: NDArray[np.floating]) -> None:
         """Add vectors, numbered from 0 in the order in which they come."""
         self._index.add(self._filled(vectors))
 
@@ -131,12 +131,12 @@ class NeighbourIndex:
         """Forget the vectors, not the cells."""
         self._index.reset()
 
-    def search(self, vectors: NDArray[np.floating[Any]], k: int) -> IntArray:
+    def search(self, vectors: NDArray[np.floating], k: int) -> IntArray:
         """(m, k) numbers of the nearest to each of m vectors, nearest first; −1 where fewer."""
         found = self._index.search(self._filled(vectors), k)[1]
         return np.asarray(found, np.int64)
 
-    def _filled(self, vectors: NDArray[np.floating[Any]]) -> FloatArray:
+    def _filled(self, vectors: NDArray[np.floating]) -> FloatArray:
         return np.pad(vectors.astype(np.float32), ((0, 0), (0, self._empty)))
 
 

@@ -18,7 +18,7 @@ from leukoscope.core.files import read_json, sha256_file, write_csv, write_json
 from leukoscope.datasets.layout_rules import Placed, Placement
 
 NPZ = ".npz"
-PARTS = ("train", "val", "test")
+FETCHED_PARTS = ("train", "val", "test")
 BLOOD_CELLS = (
     "basophil",
     "eosinophil",
@@ -119,7 +119,7 @@ def _arrays(path: Path) -> Iterator[_Array]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {info.filename.removesuffix(".npy") for info in archive.infolist()}
-            parts = [part for part in PARTS if f"{part}_images" in names]
+            parts = [part for part in FETCHED_PARTS if f"{part}_images" in names]
             if not parts:
                 shown = ", ".join(sorted(names)[:8]) or "nothing"
                 raise LayoutError(

@@ -43,7 +43,7 @@ _CONTRAST = 3.0  # grey levels below which it is left as it is
 _TEXTURE = 1.5  # grey levels; a flatter tile says nothing
 _BATCH = 128
 Shift = tuple[int, int]
-Candidate = tuple[int, int, Shift]
+ShiftCandidate = tuple[int, int, Shift]
 
 
 def nearest_in_colour(colour: NDArray[np.float32], neighbours: int) -> NDArray[np.int32]:
@@ -124,7 +124,7 @@ def find_overlaps(
         neighbours: Number of neighbours in colour that each field is compared with.
         between: Compare only the first so many images with the others; 0 compares all.
     """
-    candidates: list[Candidate] = []
+    candidates: list[ShiftCandidate] = []
     fields = np.flatnonzero(~measures.cut_out)
     by_size: dict[tuple[int, int], list[int]] = {}
     for i in fields:
@@ -158,7 +158,7 @@ def _compare(
     neighbours: int,
     threads: int,
     side: NDArray[np.bool_] | None,
-) -> Iterator[list[Candidate]]:
+) -> Iterator[list[ShiftCandidate]]:
     """Candidates of one field after the other; where there are two sides, only across them."""
     if len(relief) < 2:
         yield from ([] for _ in relief)
@@ -167,7 +167,7 @@ def _compare(
     spectra = _spectra(relief)
     planes = relief.astype(np.float32) if len(relief) < 5000 else relief
 
-    def work(i: int, partners: list[int]) -> list[Candidate]:
+    def work(i: int, partners: list[int]) -> list[ShiftCandidate]:
         return list(_candidates(i, partners, spectra, planes))
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -177,10 +177,10 @@ def _compare(
 
 def _compare_voted(
     relief: NDArray[np.int8], threads: int, side: NDArray[np.bool_] | None
-) -> Iterator[list[Candidate]]:
+) -> Iterator[list[ShiftCandidate]]:
     """As :func:`_compare`, of the pairs that an index proposes with their shift."""
     votes = shifted_pictures(relief, side, threads=threads)
-    voted: dict[int, list[Candidate]] = {}
+    voted: dict[int, list[ShiftCandidate]] = {}
     for (i, j), (_, dx, dy) in votes.items():
         shift = _best_of(relief[i], relief[j], product((dx - 1, dx, dx + 1), (dy - 1, dy, dy + 1)))
         if shift is not None:
@@ -206,7 +206,7 @@ def _spectra(relief: NDArray[np.int8]) -> NDArray[np.complex64]:
 
 def _candidates(
     i: int, others: list[int], spectra: NDArray[np.complex64], planes: NDArray[np.generic]
-) -> Iterator[Candidate]:
+) -> Iterator[ShiftCandidate]:
     import scipy.fft
 
     own = spectra[i].conj()
@@ -281,7 +281,7 @@ def _load_plane(paths: Sequence[Path], i: int) -> _Plane:
     return _Plane(relief, even, valid.astype(np.bool_), scale)
 
 
-def _verify(candidate: Candidate, load: Callable[[int], _Plane]) -> Overlap | None:
+def _verify(candidate: ShiftCandidate, load: Callable[[int], _Plane]) -> Overlap | None:
     """Refine the shift at full resolution and decide."""
     i, j, (low_dx, low_dy) = candidate
     a, b = load(i), load(j)

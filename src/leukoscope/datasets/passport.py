@@ -48,7 +48,7 @@ _MANIFEST, _PASSPORT, _TREE = "manifest.csv", "passport.json", "tree.npz"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PassportParts:
     """All that the passport is written from."""
 
     manifest: Manifest
@@ -66,7 +66,7 @@ class Evidence:
         return sorted(self.records[i].image_id for i in indices)
 
 
-def describe(evidence: Evidence) -> dict[str, Any]:
+def describe(evidence: PassportParts) -> dict[str, Any]:
     """The passport without its hash."""
     manifest, links = evidence.manifest, evidence.links
     usable = manifest.usable
@@ -110,7 +110,7 @@ def describe(evidence: Evidence) -> dict[str, Any]:
     return passport
 
 
-def _groups(evidence: Evidence, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _groups(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
     return {
         "pairs": sum(len(group) * (len(group) - 1) // 2 for group in groups),
         "images": sum(len(group) for group in groups),
@@ -118,11 +118,11 @@ def _groups(evidence: Evidence, groups: Sequence[Sequence[int]]) -> dict[str, An
     }
 
 
-def _pairs(evidence: Evidence, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _pairs(evidence: PassportParts, pairs: Sequence[Pair]) -> dict[str, Any]:
     return {**_groups(evidence, components(len(evidence.records), pairs)), "pairs": len(pairs)}
 
 
-def _overlaps(evidence: Evidence) -> dict[str, Any]:
+def _overlaps(evidence: PassportParts) -> dict[str, Any]:
     groups = components(len(evidence.records), evidence.links.overlap_pairs)
     names = [record.image_id for record in evidence.records]
     by_class = Counter(evidence.records[i].label for group in groups for i in group)
@@ -137,7 +137,7 @@ def _overlaps(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _components(evidence: Evidence, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _components(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
     sizes = Counter(len(group) for group in groups)
     return {
         "groups": len(groups),
@@ -147,7 +147,7 @@ def _components(evidence: Evidence, groups: Sequence[Sequence[int]]) -> dict[str
     }
 
 
-def _conflicts(evidence: Evidence) -> list[dict[str, Any]]:
+def _conflicts(evidence: PassportParts) -> list[dict[str, Any]]:
     found = []
     for group in label_conflicts(evidence.records, evidence.links):
         members = sorted((evidence.records[i] for i in group), key=lambda r: r.path)
@@ -161,7 +161,7 @@ def _conflicts(evidence: Evidence) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: entry["paths"])
 
 
-def _patients(evidence: Evidence) -> dict[str, Any]:
+def _patients(evidence: PassportParts) -> dict[str, Any]:
     usable = [record for record in evidence.records if record.status == "ok"]
     ids = {record.patient_id for record in usable} - {""}
     by_class = {
@@ -184,7 +184,7 @@ def _patients(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _given_parts(evidence: Evidence) -> dict[str, Any]:
+def _given_parts(evidence: PassportParts) -> dict[str, Any]:
     usable = [record for record in evidence.records if record.status == "ok"]
     parts = Counter(record.given_part for record in usable if record.given_part)
     leaks = leaking_parts(evidence.records, evidence.links)
@@ -196,7 +196,7 @@ def _given_parts(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _scale_bars(evidence: Evidence) -> dict[str, Any]:
+def _scale_bars(evidence: PassportParts) -> dict[str, Any]:
     present = has_bar(evidence.measures)
     usable = [i for i, record in enumerate(evidence.records) if record.status == "ok"]
     labels = [evidence.records[i].label for i in usable]
@@ -223,7 +223,7 @@ def _scale_bars(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _bar_style(evidence: Evidence, i: int) -> tuple[str, int, int]:
+def _bar_style(evidence: PassportParts, i: int) -> tuple[str, int, int]:
     """Colour and size of an image's bar, in steps of 4 % of the image; empty where none."""
     x0, y0, x1, y1 = (int(value) for value in evidence.measures.bar[i])
     if x0 < 0:
@@ -233,7 +233,7 @@ def _bar_style(evidence: Evidence, i: int) -> tuple[str, int, int]:
     return colour, round(25 * (x1 - x0) / record.width), round(25 * (y1 - y0) / record.height)
 
 
-def _acquisition(evidence: Evidence) -> dict[str, Any]:
+def _acquisition(evidence: PassportParts) -> dict[str, Any]:
     found = evidence.clustering
     if found.tree is None:
         return {"applicable": False, "reason": found.reason}
@@ -264,7 +264,7 @@ def _acquisition(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _agreement(evidence: Evidence, clusters: Any) -> dict[str, Any] | None:
+def _agreement(evidence: PassportParts, clusters: Any) -> dict[str, Any] | None:
     """How well the clusters agree with acquisition ids that the data names itself."""
     named = {record.image_id: record.acquisition_id for record in evidence.given}
     ids = [named[name] for name in evidence.clustering.ids]
@@ -427,7 +427,7 @@ def audit(
     images = tuple(filled.get(r.image_id, r) for r in manifest.images)
     complete = manifest.with_images(images)
     passport = describe(
-        Evidence(complete, given, records, measures, links, merged, found, labels, clusters)
+        PassportParts(complete, given, records, measures, links, merged, found, labels, clusters)
     )
     passport["sha256"] = sha256_json(passport)
     if progress is not None:

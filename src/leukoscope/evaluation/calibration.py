@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,7 +46,7 @@ def softmax(logits: ArrayLike) -> NDArray[np.float64]:
     return np.exp(log_softmax(logits))
 
 
-def evidence_weights(groups: Sequence[str] | NDArray[Any], icc: float = ICC) -> FloatArray:
+def evidence_weights(groups: Sequence[str] | NDArray[np.generic], icc: float = ICC) -> FloatArray:
     """What one image counts for when images of its group resemble each other.
 
     n images of one group tell as much as n / (1 + (n - 1) ρ) independent ones (the design effect
@@ -151,7 +151,7 @@ def fit_vector(
 
 
 def fit_calibration(
-    logits: ArrayLike, y: ArrayLike, groups: Sequence[str] | NDArray[Any] | None = None
+    logits: ArrayLike, y: ArrayLike, groups: Sequence[str] | NDArray[np.generic] | None = None
 ) -> Calibration:
     """Temperature scaling, or vector scaling where it is better within these images.
 

@@ -38,7 +38,7 @@ def calibration_measures(
     after: ArrayLike,
     before: ArrayLike | None = None,
     *,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     **how: Unpack[Sampling],
 ) -> dict[str, dict[str, Interval]]:
     """Every measure after and before calibration, and the change, on the same resamples.
@@ -77,7 +77,7 @@ def _measured(
     truth: IntArray,
     prob: FloatArray,
     names: Sequence[str],
-    groups: Sequence[str] | NDArray[Any] | None,
+    groups: Sequence[str] | NDArray[np.generic] | None,
     **how: Unpack[Sampling],
 ) -> dict[str, Interval]:
     """Every measure of some probabilities."""
@@ -116,7 +116,7 @@ def ece_by_chance(
     y_true: ArrayLike,
     y_prob: ArrayLike,
     *,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     **how: Unpack[Sampling],
 ) -> dict[str, Any]:
     """The band in which the ECE of a calibrated model of this size lies, and the ECE beyond it.
@@ -220,7 +220,7 @@ def recalibration(
     y_true: ArrayLike,
     y_prob: ArrayLike,
     *,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     **how: Unpack[Sampling],
 ) -> dict[str, Interval]:
     """Calibration slope and, for two classes, intercept, with jackknife intervals over groups.

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.evaluation.calibration import softmax
 
-Method = Literal["mean-logit", "median-probability", "vote"]
-METHODS: Final[tuple[Method, ...]] = get_args(Method)
-DEFAULT: Final[Method] = "mean-logit"
+PatientMethod = Literal["mean-logit", "median-probability", "vote"]
+PATIENT_METHODS: Final[tuple[PatientMethod, ...]] = get_args(PatientMethod)
+DEFAULT: Final[PatientMethod] = "mean-logit"
 REPLICATES = 1000
 _TINY = 1e-12
 FloatArray = NDArray[np.float64]
@@ -71,7 +71,7 @@ def aggregate(probs: ArrayLike, method: str = DEFAULT) -> FloatArray:
         n, k = p.shape[-2:]
         votes = (p.argmax(axis=-1)[..., None] == np.arange(k)).sum(axis=-2)
         return np.asarray((votes + 1 / k) / (n + 1))
-    raise UnknownNameError("way to aggregate", method, METHODS)
+    raise UnknownNameError("way to aggregate", method, PATIENT_METHODS)
 
 
 def patient_result(
@@ -126,7 +126,7 @@ def patient_log_losses(patients: Sequence[tuple[ArrayLike, int]]) -> dict[str, f
     """
     return {
         method: float(np.mean([-np.log(max(aggregate(p, method)[y], _TINY)) for p, y in patients]))
-        for method in (METHODS if patients else ())
+        for method in (PATIENT_METHODS if patients else ())
     }
 
 

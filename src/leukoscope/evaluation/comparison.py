@@ -25,8 +25,8 @@ from leukoscope.evaluation.leaderboard import PERMUTATIONS, exchange_test, holm_
 from leukoscope.evaluation.metrics import check_predictions, metric_of, weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
 
-Verdict = Literal["better", "worse", "not distinguishable"]
-UNCLEAR: Verdict = "not distinguishable"
+DifferenceVerdict = Literal["better", "worse", "not distinguishable"]
+UNCLEAR: DifferenceVerdict = "not distinguishable"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PredictorPair:
     prob_a: ArrayLike  # (n, K) probabilities of the first predictor
     prob_b: ArrayLike  # (n, K) probabilities of the second, for the same images in the same order
     class_names: Sequence[str]
-    groups: Sequence[str] | NDArray[Any] | None = None
+    groups: Sequence[str] | NDArray[np.generic] | None = None
     metric: str = "accuracy"
     roles: Roles | None = None  # what the user's own classes stand for
 
@@ -70,7 +70,7 @@ class Comparison:
     difference: Interval  # first minus second, with its interval
     p: float  # p-value of the exchange test
     p_holm: float  # the p-value corrected for all comparisons of the family
-    verdict: Verdict  # what the test says of the first against the second
+    verdict: DifferenceVerdict  # what the test says of the first against the second
     n: int  # number of images that both have
 
     def to_json(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def common_images(
     return a.y_true[rows_a], a.probs[rows_a], b.probs[rows_b], labels
 
 
-def _verdict(difference: Interval, metric: str) -> Verdict:
+def _verdict(difference: Interval, metric: str) -> DifferenceVerdict:
     """What the interval says, where the test already has."""
     if math.isnan(difference.low) or not difference.reliable:
         return UNCLEAR
@@ -320,7 +320,7 @@ def measure_parity(
     reference: ArrayLike,
     found: ArrayLike,
     y: ArrayLike | None = None,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     **how: Unpack[Sampling],
 ) -> Parity:
     """Compare logits of the same images.

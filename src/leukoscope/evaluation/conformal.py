@@ -89,7 +89,7 @@ def fit_sets(
     *,
     score: SetScore = "lac",
     guarantee: SetGuarantee = "marginal",
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     weights: ArrayLike | None = None,
 ) -> Conformal:
     """Thresholds of prediction sets.
@@ -278,7 +278,7 @@ def _group_weights(groups: NDArray[Any]) -> FloatArray:
 def fit_promise(
     logits: ArrayLike,
     y: ArrayLike,
-    groups: Sequence[str] | NDArray[Any],
+    groups: Sequence[str] | NDArray[np.generic],
     coverage: float,
     *,
     score: SetScore = "lac",

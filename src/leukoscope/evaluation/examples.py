@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from leukoscope.core.errors import DataError, UnknownNameError
 
 _T = TypeVar("_T")
-KINDS = ("right", "wrong", "least-certain", "confident-wrong")
+EXAMPLE_KINDS = ("right", "wrong", "least-certain", "confident-wrong")
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -36,8 +36,8 @@ def choose_examples(
     >>> choose_examples("confident-wrong", np.array([0, 1, 0]), probs)
     [[2], [1]]
     """
-    if kind not in KINDS:
-        raise UnknownNameError("kind of example", kind, KINDS)
+    if kind not in EXAMPLE_KINDS:
+        raise UnknownNameError("kind of example", kind, EXAMPLE_KINDS)
     confidence = probs.max(axis=1)
     right = probs.argmax(axis=1) == y_true
     keep = {"right": right, "least-certain": np.ones(len(right), dtype=bool)}.get(kind, ~right)

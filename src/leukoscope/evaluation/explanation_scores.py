@@ -26,7 +26,7 @@ SAME = 0.5**0.5
 RANDOM, CENTRE, EDGES = "random blobs", "Gaussian in the centre", "edge detector"
 BASELINES = (RANDOM, CENTRE, EDGES)
 """Maps that do not know the model, scored like the others."""
-LEVELS = ("not to be believed", "not decided", "nothing against it")
+AUDIT_LEVELS = ("not to be believed", "not decided", "nothing against it")
 Scored = Mapping[str, Any]
 """Of one map of one image: ``hit``, ``share``, ``insertion``, ``deletion``, ``morf``, ``lerf``
 and, of a method, ``randomised`` (by stage), ``noise``, ``sensitivity``; None where undefined."""
@@ -336,11 +336,11 @@ def judge_maps(scores: Mapping[str, Any], stages: Sequence[str]) -> Trust:
     against = [text for passed, text in tests if passed is False]
     open_ones = [text for passed, text in tests if passed is None]
     if against:
-        level, lead, reasons = LEVELS[0], "may not be believed", against
+        level, lead, reasons = AUDIT_LEVELS[0], "may not be believed", against
     elif open_ones:
-        level, lead, reasons = LEVELS[1], "cannot be judged", open_ones
+        level, lead, reasons = AUDIT_LEVELS[1], "cannot be judged", open_ones
     else:
-        level, lead = LEVELS[2], "nothing was found against it"
+        level, lead = AUDIT_LEVELS[2], "nothing was found against it"
         reasons = [text for _, text in tests] + _caveats(scores)
     return Trust(level, f"{lead}: {'; '.join(dict.fromkeys(reasons))}", _place(scores))
 

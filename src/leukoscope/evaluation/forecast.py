@@ -54,7 +54,7 @@ class Forecast:
 
 def next_unit_interval(
     correct: ArrayLike,
-    groups: Sequence[str] | NDArray[Any],
+    groups: Sequence[str] | NDArray[np.generic],
     *,
     confidence: float = 0.95,
     seed: int = 0,
@@ -81,7 +81,7 @@ def next_unit_interval(
 
 def cohort_interval(
     correct: ArrayLike,
-    groups: Sequence[str] | NDArray[Any],
+    groups: Sequence[str] | NDArray[np.generic],
     *,
     count: int,
     confidence: float = 0.95,
@@ -126,7 +126,7 @@ def cohort_metric_interval(
     y_true: ArrayLike,
     y_prob: ArrayLike,
     class_names: Sequence[str],
-    groups: Sequence[str] | NDArray[Any],
+    groups: Sequence[str] | NDArray[np.generic],
     *,
     count: int,
     metric: str = "roc_auc",

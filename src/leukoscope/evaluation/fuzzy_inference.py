@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from leukoscope.core.errors import DataError
 
 FloatArray = NDArray[np.float64]
-Shape = Literal["triangular", "gaussian"]
+MembershipShape = Literal["triangular", "gaussian"]
 TNorm = Literal["min", "product"]
 GRID = 101  # points of the output's range at which its area is sampled
 _BLOCK = 512  # images whose areas are held at once
@@ -35,7 +35,7 @@ class Term:
     """
 
     name: str
-    shape: Shape
+    shape: MembershipShape
     values: tuple[float, ...]
 
     def membership(self, x: ArrayLike) -> FloatArray:
@@ -185,7 +185,7 @@ def centroid(universe: FloatArray, area: FloatArray) -> FloatArray:
     return np.asarray(np.where(filled, moment / np.where(filled, surface, 1.0), middle))
 
 
-def even_terms(names: Sequence[str], shape: Shape = "triangular") -> tuple[Term, ...]:
+def even_terms(names: Sequence[str], shape: MembershipShape = "triangular") -> tuple[Term, ...]:
     """Words spread evenly over [0, 1]; neighbours cross at one half.
 
     >>> [term.values for term in even_terms(("low", "high"))]
@@ -194,7 +194,7 @@ def even_terms(names: Sequence[str], shape: Shape = "triangular") -> tuple[Term,
     return terms_at(np.linspace(0.0, 1.0, len(names)), names, shape)
 
 
-def terms_at(peaks: ArrayLike, names: Sequence[str], shape: Shape) -> tuple[Term, ...]:
+def terms_at(peaks: ArrayLike, names: Sequence[str], shape: MembershipShape) -> tuple[Term, ...]:
     """Words with the given peaks; neighbours cross at (about) one half.
 
     A triangular first or last word is one-sided, so the caller cuts values to the range of the
@@ -217,7 +217,7 @@ WORDS = {2: ("low", "high"), 3: ("low", "medium", "high"),
 
 
 def member_system(
-    members: Sequence[str], *, shape: Shape = "triangular", t_norm: TNorm = "min"
+    members: Sequence[str], *, shape: MembershipShape = "triangular", t_norm: TNorm = "min"
 ) -> FuzzySystem:
     """Rules that turn what members say of one class into the support for it.
 

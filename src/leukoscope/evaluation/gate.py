@@ -30,7 +30,7 @@ from leukoscope.evaluation.ood import (
     reduce_references,
 )
 
-SCORES: Mapping[str, str] = MappingProxyType(
+GATE_SCORES: Mapping[str, str] = MappingProxyType(
     {
         "mahalanobis": "what the network sees in it lies far from all of them",
         "knn": "what the network sees in it resembles none of them",
@@ -151,7 +151,7 @@ class Gate:
             DataError: A score is unknown, or a tensor is missing or has the wrong shape.
         """
         names = {scale.name for scale in record.scores}
-        if unknown := names - SCORES.keys():
+        if unknown := names - GATE_SCORES.keys():
             raise DataError(f"out-of-distribution scores: {', '.join(sorted(unknown))} unknown")
         prefix, references = "appearance.", tensors.get("references")
         basis = tensors.get("basis")
@@ -223,8 +223,8 @@ def fit_gate(
     of_features, of_appearance = fit_ood(train.features), fit_ood(train.appearance)
     references, basis = reduce_references(choose_references(np.asarray(train.features)))
     fitted = Gate((), 0.0, of_features, of_appearance, references, basis)
-    inside = {name: fitted._raw(name, val) for name in SCORES}
-    scales = [s for name in SCORES if (s := _scale(name, inside[name], accept)) is not None]
+    inside = {name: fitted._raw(name, val) for name in GATE_SCORES}
+    scales = [s for name in GATE_SCORES if (s := _scale(name, inside[name], accept)) is not None]
     every = replace(fitted, scales=tuple(scales))
     near, far = every.scores(val), every.scores(outliers)
     chosen = tuple(name for name in DEFAULT if name in near)

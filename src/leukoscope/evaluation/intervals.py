@@ -102,7 +102,7 @@ def bootstrap_metrics(
     y_prob: ArrayLike,
     class_names: Sequence[str],
     *,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     names: Collection[str] | None = None,
     fits: ArrayLike | None = None,
     roles: Roles | None = None,
@@ -156,7 +156,7 @@ def bootstrap_metrics(
 def bootstrap_mean(
     values: ArrayLike,
     *,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     y_true: ArrayLike | None = None,
     **how: Unpack[Sampling],
 ) -> Interval:
@@ -202,7 +202,7 @@ class Resampling:
     @classmethod
     def of(
         cls,
-        groups: Sequence[str] | NDArray[Any] | None,
+        groups: Sequence[str] | NDArray[np.generic] | None,
         y_true: IntArray,
         *,
         replicates: int = 1000,

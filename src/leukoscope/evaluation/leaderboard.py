@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,7 @@ from leukoscope.evaluation.metrics import METRICS, check_predictions, metric_of,
 FloatArray = NDArray[np.float64]
 _BLOCK = 1 << 17  # weights held at once
 PERMUTATIONS = 1999  # smallest p-value .0005, small enough after correction for 20 comparisons
-Criterion = Literal["accuracy", "weighted_f1", "log_loss"]
+LeaderboardCriterion = Literal["accuracy", "weighted_f1", "log_loss"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def bootstrap_ranks(
     class_names: Sequence[str],
     *,
     metric: str = "accuracy",
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     roles: Roles | None = None,
     **how: Unpack[Sampling],
 ) -> list[Rank]:
@@ -95,7 +95,7 @@ def exchange_test(
     class_names: Sequence[str],
     *,
     metric: str = "accuracy",
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     roles: Roles | None = None,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
@@ -188,7 +188,7 @@ def corrected_best(
     y_true: NDArray[np.int64],
     y_prob: Sequence[NDArray[np.float64]],
     class_names: Sequence[str],
-    criterion: Criterion,
+    criterion: LeaderboardCriterion,
     *,
     groups: Sequence[str] | None = None,
     replicates: int = 500,

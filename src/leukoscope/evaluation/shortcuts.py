@@ -75,7 +75,7 @@ def surviving_share(
     colour: ArrayLike,
     neutral: ArrayLike,
     *,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     y_true: ArrayLike | None = None,
     **how: Unpack[Sampling],
 ) -> SurvivingShare:

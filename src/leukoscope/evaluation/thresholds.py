@@ -198,7 +198,7 @@ def net_benefit(
     probability: ArrayLike,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    groups: Sequence[str] | NDArray[Any] | None = None,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
     **how: Unpack[Sampling],
 ) -> DecisionCurve:
     """TP / n − FP / n · t / (1 − t) at each threshold t, with intervals over groups.
@@ -295,7 +295,7 @@ def images_needed(miss: float, confidence: float) -> int:
 def choose_threshold(
     p_malignant: ArrayLike,
     target: OperatingTarget,
-    patients: Sequence[str] | NDArray[Any] | None = None,
+    patients: Sequence[str] | NDArray[np.generic] | None = None,
     weights: ArrayLike | None = None,
 ) -> ChosenThreshold:
     """The largest threshold whose promise the malignant calibration images support.

@@ -15,7 +15,7 @@ from typing import Final
 from leukoscope.config.metrics.evidence import Control, SourceVerdict, Survival, Verdict
 from leukoscope.config.metrics.file import Measurements
 from leukoscope.config.metrics.other_data import ForeignSplit
-from leukoscope.config.metrics.results import Estimate, Level, Result
+from leukoscope.config.metrics.results import Estimate, Result, VerdictLevel
 from leukoscope.core.protocols import IN_VERDICT, JUDGED, PROTOCOLS
 from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
 from leukoscope.evaluation.shortcuts import FEWEST_TO_SHOW, HALF, SOURCES, judge_sources
@@ -74,7 +74,7 @@ def judge(metrics: Measurements, *, recipe: str | None = None) -> Verdict:
     sources = judge_sources(metrics.shortcuts, judged)
     against = _against(metrics, scores, judged, sources)
     missing = [] if against else _missing(metrics, judged, sources, recipe)
-    level: Level = "unsafe" if against else "inconclusive" if missing else "plausible"
+    level: VerdictLevel = "unsafe" if against else "inconclusive" if missing else "plausible"
     if level == "plausible" and judged[0].protocol != "grouped":
         level = "plausible-by-clusters"
     reasons = against or [text for text, _ in missing]
@@ -283,7 +283,9 @@ def _split_missing(split: ForeignSplit | None) -> list[Missing]:
     return [(why, "test it on images that share nothing with its training")]
 
 
-def _conclusion(level: Level, reasons: Sequence[str], sources: Sequence[SourceVerdict]) -> str:
+def _conclusion(
+    level: VerdictLevel, reasons: Sequence[str], sources: Sequence[SourceVerdict]
+) -> str:
     if level == "plausible":
         refuted = [source.source for source in sources if source.status == "refuted"]
         return (
@@ -321,7 +323,7 @@ def _findings(
 
 def _answer(
     headline: str,
-    level: Level,
+    level: VerdictLevel,
     findings: list[str],
     metrics: Measurements,
     judged: Sequence[Score] = (),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leukoscope.core.errors import ConfigError, UnknownNameError
-from leukoscope.learning.backbones import Network, evaluating
+from leukoscope.learning.backbones import Network, evaluating, pass_black_image
 
 OCCLUDED_SHARE = 8  # the patch that covers the image is an eighth of its side, moved by a half
 INTEGRATION_STEPS = 32
@@ -240,12 +240,7 @@ def _output_shapes(
     hooks = [
         layer.register_forward_hook(functools.partial(keep, key)) for key, layer in layers.items()
     ]
-    try:
-        with evaluating(network), torch.no_grad():
-            network(torch.zeros(1, 3, network.size_px, network.size_px))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    pass_black_image(network, hooks)
     return shapes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
@@ -402,3 +403,13 @@ def evaluating(network: Network) -> Iterator[Network]:
         yield network
     finally:
         network.train(was_training)
+
+
+def pass_black_image(network: Network, hooks: Iterable[RemovableHandle]) -> None:
+    """Call a network once in evaluation mode, for what its hooks note; they are removed."""
+    try:
+        with evaluating(network), torch.no_grad():
+            network(torch.zeros(1, 3, network.size_px, network.size_px))
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -143,7 +143,7 @@ def load_checkpoint(folder: Path) -> tuple[Network, CheckpointMeta]:
     return network, meta
 
 
-def load_head(folder: Path) -> Callable[[NDArray[np.floating[Any]]], NDArray[np.float64]]:
+def load_head(folder: Path) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
     """The classifier of a frozen backbone alone, for features that are at hand.
 
     Returns:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leukoscope.config.recipe import Recipe
-from leukoscope.learning.backbones import Network, build_network, evaluating
+from leukoscope.learning.backbones import Network, build_network, evaluating, pass_black_image
 from leukoscope.learning.export import onnx_bytes, open_session
 from leukoscope.learning.heads import FullyConnected, SqueezeExcite
 
@@ -203,16 +203,11 @@ def describe_layers(network: Network) -> list[LayerBlock]:
 
 def _pass_image(network: Network) -> _Passage:
     passage = _Passage()
-    handles = []
+    hooks = []
     for module in network.modules():
-        handles.append(module.register_forward_pre_hook(passage.before))
-        handles.append(module.register_forward_hook(passage.after))
-    try:
-        with evaluating(network), torch.no_grad():
-            network(torch.zeros(1, 3, network.size_px, network.size_px))
-    finally:
-        for handle in handles:
-            handle.remove()
+        hooks.append(module.register_forward_pre_hook(passage.before))
+        hooks.append(module.register_forward_hook(passage.after))
+    pass_black_image(network, hooks)
     return passage
 
 

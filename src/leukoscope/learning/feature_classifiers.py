@@ -32,11 +32,11 @@ from leukoscope.learning.feature_models import (
     FeatureModel,
     Features,
     FeatureSet,
+    Hyperparameters,
     KnnHead,
     PrincipalComponents,
     ProbabilityMapping,
     RbfHead,
-    Settings,
     Standardiser,
 )
 
@@ -55,13 +55,13 @@ class FuzzyFamily:
         self.components = PrincipalComponents.of(train.X, max(config.components))
         self.z = self.components.apply(train.X)
 
-    def settings(self) -> list[Settings]:
+    def settings(self) -> list[Hyperparameters]:
         """Every combination of the grid."""
         pairs = product(self.config.components, self.config.terms)
         return [{"components": p, "terms": t} for p, t in pairs]
 
     def fit(
-        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+        self, settings: Hyperparameters, val: FeatureSet | None, link: ProbabilityMapping | None
     ) -> FeatureModel:
         """Draw the rules; map the supports of the classes to probabilities on ``val``."""
         used = min(int(settings["components"]), self.z.shape[1])
@@ -146,9 +146,9 @@ class SvmFamily:
         self.z = self.standard.apply(train.X)
         self.products = self.z @ self.z.T / self.z.shape[1]
 
-    def settings(self) -> list[Settings]:
+    def settings(self) -> list[Hyperparameters]:
         """Every combination of the grid."""
-        found: list[Settings] = []
+        found: list[Hyperparameters] = []
         for kernel in self.config.kernels:
             for c in self.config.c:
                 if kernel == "linear":
@@ -158,7 +158,7 @@ class SvmFamily:
         return found
 
     def fit(
-        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+        self, settings: Hyperparameters, val: FeatureSet | None, link: ProbabilityMapping | None
     ) -> FeatureModel:
         """One machine a class; the probability mapping is fitted on ``val`` unless given."""
         gamma = float(settings.get("gamma", 0.0))  # in units of 1 / D, as the products
@@ -230,11 +230,11 @@ def _norms(z: NDArray[np.float64]) -> NDArray[np.float64]:
 class Family(Protocol):
     """Models of one kind on one training sample."""
 
-    def settings(self) -> list[Settings]:
+    def settings(self) -> list[Hyperparameters]:
         """Every combination of the grid."""
 
     def fit(
-        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+        self, settings: Hyperparameters, val: FeatureSet | None, link: ProbabilityMapping | None
     ) -> FeatureModel:
         """Fit with these settings; a mapping is fitted on ``val`` unless given."""
 
@@ -249,13 +249,13 @@ class KnnFamily:
         self.memory = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
         self.votes = np.eye(n_classes)[train.y]
 
-    def settings(self) -> list[Settings]:
+    def settings(self) -> list[Hyperparameters]:
         """Every combination of the grid."""
         pairs = product(self.config.neighbours, self.config.temperature)
         return [{"neighbours": k, "temperature": t} for k, t in pairs]
 
     def fit(
-        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+        self, settings: Hyperparameters, val: FeatureSet | None, link: ProbabilityMapping | None
     ) -> FeatureModel:
         """Nothing is fitted but the standardisation."""
         head = KnnHead(
@@ -279,13 +279,13 @@ class BoostingFamily:
         self.components = PrincipalComponents.of(train.X, config.components)
         self.z = self.components.apply(train.X)
 
-    def settings(self) -> list[Settings]:
+    def settings(self) -> list[Hyperparameters]:
         """Every combination of the grid; the number of rounds is found by :meth:`fit`."""
         pairs = product(self.config.learning_rate, self.config.leaves)
         return [{"learning_rate": r, "leaves": n} for r, n in pairs]
 
     def fit(
-        self, settings: Settings, val: FeatureSet | None, link: ProbabilityMapping | None
+        self, settings: Hyperparameters, val: FeatureSet | None, link: ProbabilityMapping | None
     ) -> FeatureModel:
         """As many rounds as the settings say; without that, the best number on ``val``."""
         from sklearn.ensemble import HistGradientBoostingClassifier
@@ -339,8 +339,8 @@ class SelectedModel:
 
     model: FeatureModel
     val_logits: NDArray[np.float64]
-    settings: Settings
-    history: tuple[Settings, ...]
+    settings: Hyperparameters
+    history: tuple[Hyperparameters, ...]
 
 
 def fit_feature_classifier(
@@ -370,7 +370,7 @@ def fit_feature_classifier(
         if not np.isfinite(sample.X).all():
             raise TrainingError("features are not finite", hint="check the weights of the backbone")
     family = _family(train, n_classes, config, seed)
-    tried: list[tuple[float, Settings, FeatureModel, NDArray[np.float64]]] = []
+    tried: list[tuple[float, Hyperparameters, FeatureModel, NDArray[np.float64]]] = []
     for settings in family.settings():
         model = family.fit(settings, val, None)
         logits = model.logits(val.X)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from leukoscope.evaluation.calibration import log_softmax
 from leukoscope.evaluation.fuzzy_inference import FuzzySystem
 
-Features = NDArray[np.floating[Any]]
-Settings = dict[str, float | int | str]
+Features = NDArray[np.floating]
+Hyperparameters = dict[str, float | int | str]
 _PRIOR_SD = (1.5, 1.0)  # of the mapping's log slope and of its offsets
 
 
@@ -42,7 +42,7 @@ class FeatureHead(nn.Module):
         """(N, D) features with mean 0 and deviation 1 on the training images."""
         return (x - self.part("mean")) * self.part("scale")
 
-    def logits(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def logits(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, D) features to (n, K) float64 log-probabilities."""
         if len(features) == 0:
             return np.empty((0, self.out_features))

@@ -30,7 +30,7 @@ from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
 from leukoscope.learning.distributed import gather_logits, is_first, process_count
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
 
-Progress = Callable[[int, int], None]
+Tell = Callable[[int, int], None]
 EpochEnd = Callable[[int, dict[str, float]], bool]
 HISTORY_COLUMNS = (
     "epoch",
@@ -280,7 +280,7 @@ class Loop(pl.LightningModule):
 class BatchProgress(Callback):
     """Callback that reports how many batches are done."""
 
-    def __init__(self, batches: int, progress: Progress | None) -> None:
+    def __init__(self, batches: int, progress: Tell | None) -> None:
         self.batches, self.progress = batches, progress
 
     def on_train_batch_end(

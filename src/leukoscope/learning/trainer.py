@@ -44,8 +44,8 @@ from leukoscope.learning.loop import (
     BatchProgress,
     EpochEnd,
     Loop,
-    Progress,
     StopCallback,
+    Tell,
     deterministic,
     interruptible,
     keep_checkpoint,
@@ -85,7 +85,7 @@ def train_gradient(
     class_names: Sequence[str] = (),
     roles: Roles | None = None,
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     epoch_end: EpochEnd | None = None,
 ) -> TrainingResult:
     """Train all of a network, in place.
@@ -199,7 +199,7 @@ def _fit(
     *,
     seed: int,
     loss: nn.Module,
-    progress: Progress | None,
+    progress: Tell | None,
     epoch_end: EpochEnd | None,
 ) -> TrainingResult:
     last = out / RESUME / "last.ckpt"

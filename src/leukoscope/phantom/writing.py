@@ -19,7 +19,7 @@ from leukoscope.phantom.morphology import MORPHOLOGY
 from leukoscope.phantom.render import Phantom, render_phantom
 from leukoscope.phantom.spec import CLASS_FOLDERS, NO_ARTEFACT, PhantomSpec
 
-Progress = Callable[[int, int], None]
+Tell = Callable[[int, int], None]
 TRUTH_FOLDER = "truth"
 TRUTH_FILE = "truth.json"
 MANIFEST_COLUMNS = ("path", "label", "patient_id", "acquisition_id")
@@ -29,7 +29,7 @@ def write_phantoms(
     spec: PhantomSpec,
     out: Path,
     *,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     backgrounds: bool = False,
     image_format: Literal["png", "jpeg"] = "png",
     threads: int = 2,

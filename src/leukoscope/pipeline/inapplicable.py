@@ -18,7 +18,14 @@ from leukoscope.core.labels import open_name, resolve_class
 from leukoscope.imaging.cell_shapes import scale_of_leukocytes, scale_of_red_cells
 from leukoscope.imaging.file_facts import FILE_FACTS
 from leukoscope.pipeline.inputs import observe, reading_order
-from leukoscope.pipeline.one_pass import NUMBERS, SEEN, TIME, NumberTable, finished, grain_table
+from leukoscope.pipeline.one_pass import (
+    NUMBER_TABLES,
+    SEEN,
+    TIME,
+    NumberTable,
+    finished,
+    grain_table,
+)
 from leukoscope.pipeline.store import InputStore
 
 _PARTS = re.compile(r"\d+|[^\W\d_]+")
@@ -191,11 +198,11 @@ def _reason(
         table = grain_table(picture_scale(store, config).um_per_px)
         return _without_differences(store.numbers(table), "statistics of the finest detail")
     if probe == "file-only":
-        return _same_files(finished(probe, store.numbers(NUMBERS[probe])))
-    if probe in NUMBERS:
+        return _same_files(finished(probe, store.numbers(NUMBER_TABLES[probe])))
+    if probe in NUMBER_TABLES:
         what = probe.removesuffix("-only")
         return _without_differences(
-            finished(probe, store.numbers(NUMBERS[probe])), f"statistics of {what}"
+            finished(probe, store.numbers(NUMBER_TABLES[probe])), f"statistics of {what}"
         )
     return None
 

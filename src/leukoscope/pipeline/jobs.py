@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.base import validate
-from leukoscope.config.bundle import Calibration
+from leukoscope.config.bundle import Calibration, Conformal
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_bytes, sha256_json, write_json
 from leukoscope.core.labels import Roles
@@ -24,6 +25,7 @@ from leukoscope.evaluation.calibration import (
     fit_temperature,
     softmax,
 )
+from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 
 HELD_OUT = ("val", "cal", "test")
@@ -256,6 +258,74 @@ def calibrate_fits(
                 values = {"fitted_on": fitted_on, "calibration": record.model_dump(mode="json")}
                 write_json(folder / CALIBRATION, values)
     return found
+
+
+def fit_fold_sets(
+    fold: Fold, rows: PredictionTable, calibration: Calibration, config: StudyConfig
+) -> Conformal:
+    """The prediction sets of one fold's model.
+
+    Args:
+        fold: The fold.
+        rows: Its entry of :func:`calibration_tables`.
+        calibration: Of its logits.
+        config: Which sets the study asks for.
+    """
+    units = fold.units(rows.image_id.tolist()) if config.set_guarantee == "group" else None
+    return fit_sets(
+        apply_calibration(rows.logits, calibration),
+        rows.y_true,
+        config.coverage,
+        score=config.set_score,
+        guarantee=config.set_guarantee,
+        groups=units,
+    )
+
+
+def store_sets(
+    folds: Sequence[Fold],
+    tables: Sequence[PredictionTable],
+    folders: Sequence[Path],
+    config: StudyConfig,
+) -> None:
+    """Fit the prediction sets of the calibrated fits of one protocol, once.
+
+    They are added to each fit's ``calibration.json``, and go when it is calibrated anew.
+
+    Args:
+        folds: The folds of the protocol.
+        tables: What the fits wrote, in the order of the folds.
+        folders: Where the files of each fit are.
+        config: Which sets the study asks for.
+    """
+    for fold, rows, folder in zip(folds, calibration_tables(tables), folders, strict=True):
+        calibration, stored = load_calibration(folder), _stored(folder)
+        if calibration is None or not len(rows) or stored.get("asked") == _asked(config):
+            continue
+        sets = fit_fold_sets(fold, rows, calibration, config)
+        added = {"asked": _asked(config), "sets": sets.model_dump(mode="json")}
+        write_json(folder / CALIBRATION, stored | added)
+
+
+def load_sets(folder: Path, config: StudyConfig) -> Conformal | None:
+    """The prediction sets that a study keeps beside a model; None where it keeps no such sets.
+
+    Raises:
+        ConfigError: ``calibration.json`` holds something else.
+    """
+    stored = _stored(folder)
+    if stored.get("asked") != _asked(config):
+        return None
+    return validate(Conformal, stored.get("sets") or {}, str(folder / CALIBRATION))
+
+
+def _asked(config: StudyConfig) -> dict[str, float | str]:
+    """What a study asks of prediction sets."""
+    return {
+        "coverage": config.coverage,
+        "score": config.set_score,
+        "guarantee": config.set_guarantee,
+    }
 
 
 def _fitted_on(fold: Fold, rows: PredictionTable, *, vector: bool) -> str:

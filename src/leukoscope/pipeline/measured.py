@@ -30,8 +30,8 @@ from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle
 
 Image = NDArray[np.uint8]
-Picture = Callable[[ImageRecord], Image]
-Measures = dict[str, list[float]]
+ReadPicture = Callable[[ImageRecord], Image]
+LookMeasures = dict[str, list[float]]
 _FAIREST = ("grouped", "deduplicated")  # no leak, and groups enough for an interval
 Kept = tuple[ConditionOutputs, dict[str, list[float]]]
 
@@ -48,8 +48,8 @@ class Model(Protocol):
         """Changes when the answers may."""
 
     def answer(
-        self, records: Sequence[ImageRecord], picture: Picture
-    ) -> tuple[ConditionOutputs, Measures]:
+        self, records: Sequence[ImageRecord], picture: ReadPicture
+    ) -> tuple[ConditionOutputs, LookMeasures]:
         """Answers to the pictures of these images, and what the pictures look like."""
 
 
@@ -209,8 +209,8 @@ class FoldModels:
         return sha256_bytes("".join(map(sha256_file, paths)).encode())
 
     def answer(
-        self, records: Sequence[ImageRecord], picture: Picture
-    ) -> tuple[ConditionOutputs, Measures]:
+        self, records: Sequence[ImageRecord], picture: ReadPicture
+    ) -> tuple[ConditionOutputs, LookMeasures]:
         """See :class:`Model`."""
         folds = np.array([self.fold_of[record.image_id] for record in records])
         rows = [np.flatnonzero(folds == fold).tolist() for fold in np.unique(folds)]
@@ -227,7 +227,7 @@ class FoldModels:
         )
 
     def _answer_fold(
-        self, fold: int, records: Sequence[ImageRecord], picture: Picture
+        self, fold: int, records: Sequence[ImageRecord], picture: ReadPicture
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[dict[str, float]]]:
         model = self.fitted.model(self.name, self.protocol, fold)
 
@@ -261,8 +261,8 @@ class BundleModel:
         return self.predictor.bundle.sha256
 
     def answer(
-        self, records: Sequence[ImageRecord], picture: Picture
-    ) -> tuple[ConditionOutputs, Measures]:
+        self, records: Sequence[ImageRecord], picture: ReadPicture
+    ) -> tuple[ConditionOutputs, LookMeasures]:
         """See :class:`Model`."""
         looks: list[dict[str, float]] = []
 
@@ -291,7 +291,7 @@ def _look(image: Image) -> dict[str, float]:
     return measure_conditions(image, measure_quality(image))
 
 
-def _columns(rows: Sequence[Mapping[str, float]]) -> Measures:
+def _columns(rows: Sequence[Mapping[str, float]]) -> LookMeasures:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

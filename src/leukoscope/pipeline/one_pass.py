@@ -77,7 +77,7 @@ SEEN = NumberTable("seen", _view)
 """``ground_share``, ``cut_out``, ``outside_share``: the share of pixels that show plain ground,
 whether the picture shows a cell cut out on black, and the share lit outside leukocytes."""
 TIME = NumberTable("time", _time)
-NUMBERS: Mapping[str, NumberTable] = MappingProxyType(
+NUMBER_TABLES: Mapping[str, NumberTable] = MappingProxyType(
     {
         "colour-only": NumberTable("colour", _colours),
         "scale-bar-only": NumberTable("scale-bar", _bar),

@@ -27,7 +27,7 @@ from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.decisions import fit_point
 from leukoscope.pipeline.entries import FoldResults, sampling, units_of
 
-Decisions = tuple[Calibration, Conformal, OperatingPoint | None]
+ServedDecisions = tuple[Calibration, Conformal, OperatingPoint | None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class UnseenImages:
         """(n,) what each image counts for."""
         return evidence_weights(self.units)
 
-    def decide(self, logits: NDArray[np.floating]) -> Decisions:
+    def decide(self, logits: NDArray[np.floating]) -> ServedDecisions:
         """Calibration, prediction sets and operating point.
 
         Args:

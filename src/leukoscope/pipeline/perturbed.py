@@ -105,7 +105,7 @@ def run_perturbed(
     tables_of_fits = [PredictionTable.load(_table_path(store, recipe, fold)) for fold in folds]
     calibrate_fits(folds, tables_of_fits, lambda f: _table_path(store, recipe, f).parent, PROTOCOLS)
     calibrations = calibrations_of_run(store.run, [recipe.name], folds)
-    with progress.step(f"{recipe.name} on edited images") as tell:
+    with progress.step(f"{recipe.name} on perturbed images") as tell:
         for done, fold in enumerate(folds, start=1):
             quick = recipe.frozen_features or fold.protocol == hardest
             names = [name for name in models.inputs if quick or name not in DEGRADED]

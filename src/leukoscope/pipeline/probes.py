@@ -42,13 +42,13 @@ from leukoscope.pipeline.jobs import (
     read_fit,
     write_fit,
 )
-from leukoscope.pipeline.one_pass import NUMBERS, NumberTable, finished, grain_table
+from leukoscope.pipeline.one_pass import NUMBER_TABLES, NumberTable, finished, grain_table
 from leukoscope.pipeline.perturbed import perturbed_wanted, run_perturbed
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import appearance_table
 from leukoscope.pipeline.store import InputStore, Wanted
 
-NUMERIC = (*NUMBERS, "grain-only", "order-only")
+NUMERIC = (*NUMBER_TABLES, "grain-only", "order-only")
 """Probes that see numbers, not images."""
 
 
@@ -63,9 +63,9 @@ _PENALTIES = (0.003, 0.03, 0.3)
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
-def table_of(probe: str, scale: PictureScale) -> NumberTable | None:
+def number_table(probe: str, scale: PictureScale) -> NumberTable | None:
     """The table that a probe is fitted on; None for ``order-only`` and those that see images."""
-    return grain_table(scale.um_per_px) if probe == "grain-only" else NUMBERS.get(probe)
+    return grain_table(scale.um_per_px) if probe == "grain-only" else NUMBER_TABLES.get(probe)
 
 
 def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True) -> None:
@@ -83,7 +83,7 @@ def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True
             tables.append(appearance_table(recipe.preprocess))
         wanted += perturbed_wanted(store, recipe, config)
     for probe in config.probes:
-        table = table_of(probe, scale)
+        table = number_table(probe, scale)
         if table is not None:
             tables.append(table)
         elif probe not in NUMERIC:
@@ -203,7 +203,7 @@ def probe_numbers(
     """(n, d) float64 numbers that a probe of :data:`NUMERIC` is fitted on; NaN where unknown."""
     if probe == "order-only":
         return listing_numbers(store)
-    table = table_of(probe, picture_scale(store, config))
+    table = number_table(probe, picture_scale(store, config))
     assert table is not None
     return finished(probe, store.numbers(table))
 

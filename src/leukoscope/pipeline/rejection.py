@@ -23,7 +23,14 @@ from leukoscope.core.files import read_csv, read_json, sha256_json, write_csv, w
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON, PREDICTIONS, RunFolder
-from leukoscope.evaluation.gate import SCORES, Gate, GateInputs, fit_gate, separation, set_threshold
+from leukoscope.evaluation.gate import (
+    GATE_SCORES,
+    Gate,
+    GateInputs,
+    fit_gate,
+    separation,
+    set_threshold,
+)
 from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.background import describe_appearance
@@ -41,7 +48,7 @@ ACCEPT = 0.95
 OUTLIER_IMAGES = 32  # in eight ways each; about as many passes as a twelfth of 3,000 images
 FIT_IMAGES = 500  # the decomposition of more would take longer than a linear head
 OUTLIERS = "outliers"
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -229,7 +236,7 @@ def _measured(
             }
             for kind in sorted(set(kinds[~inside].tolist()))
         },
-        "folds_using": {name: names.count(name) for name in SCORES},
+        "folds_using": {name: names.count(name) for name in GATE_SCORES},
         "folds": len(folders),
     }
 

@@ -15,8 +15,8 @@ from leukoscope.core.protocols import PROTOCOLS, base_name
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import (
-    METHODS,
-    Method,
+    PATIENT_METHODS,
+    PatientMethod,
     PatientResult,
     choose_method,
     patient_log_losses,
@@ -86,7 +86,7 @@ def by_patient(
             results.append({"recipe": recipe, **_of_recipe(rows, patients, config)})
     if not any(entry["n"] for entry in results):
         return {"inapplicable": "every patient has images of several classes"}
-    return {"protocol": PROTOCOL, "methods": list(METHODS), "results": results}
+    return {"protocol": PROTOCOL, "methods": list(PATIENT_METHODS), "results": results}
 
 
 def _of_recipe(
@@ -176,7 +176,7 @@ def _metrics(
     return {name: intervals[name].to_json() for name in wanted}
 
 
-def method_for_bundle(files: RunFiles, recipe: str) -> Method | None:
+def method_for_bundle(files: RunFiles, recipe: str) -> PatientMethod | None:
     """How a bundle of this run aggregates patients; None where no patient was held out."""
     subjects = files.metrics.subjects if files.run.metrics.is_file() else None
     found = subjects.results if subjects else ()

@@ -21,12 +21,11 @@ from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import PREDICTIONS
 from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
-from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.entries import units_of
 from leukoscope.pipeline.folds import FINAL
-from leukoscope.pipeline.jobs import calibration_tables, load_calibration
+from leukoscope.pipeline.jobs import calibration_tables, fit_fold_sets, load_calibration, load_sets
 from leukoscope.pipeline.out_of_fold import UnseenImages
 
 if TYPE_CHECKING:
@@ -170,32 +169,28 @@ class FittedRun(RunFiles):
         return self._models[key]
 
     def _decisions(self, recipe: str, protocol: str, fold: int) -> tuple[Calibration, Conformal]:
-        """Of the ``cal`` part or the other folds; for the fit on all images of all folds.
+        """What the study stored beside the model; for the fit on all images of all folds.
 
-        While no other fold is finished, of the ``val`` part.
+        While fits of this recipe are missing, of what there is: the ``cal`` part or the other
+        folds, and while no other fold is finished, the ``val`` part.
         """
         if protocol == FINAL:
             unseen = UnseenImages.of_run(self, recipe)
             return unseen.decide(unseen.logits)[:2]
+        folder = self.run.model(recipe, protocol, fold)
+        calibration, sets = load_calibration(folder), load_sets(folder, self.config)
+        if calibration is not None and sets is not None:
+            return calibration, sets
         numbers = self.finished_folds(recipe, protocol)
         tables = [self.table(recipe, protocol, number) for number in numbers]
         own = numbers.index(fold)
         cal = calibration_tables(tables)[own]
         if not len(cal):  # no other fold is finished yet: what selected the model has to do
             cal = tables[own].select(part="val")
-        units = units_of(self._fold(protocol, fold), cal)
-        calibration = load_calibration(self.run.model(recipe, protocol, fold))
-        if calibration is None:  # fits of this recipe are still missing: what there is has to do
-            calibration = fit_calibration(cal.logits, cal.y_true, units)
-        sets = fit_sets(
-            apply_calibration(cal.logits, calibration),
-            cal.y_true,
-            self.config.coverage,
-            score=self.config.set_score,
-            guarantee=self.config.set_guarantee,
-            groups=units if self.config.set_guarantee == "group" else None,
-        )
-        return calibration, sets
+        place = self._fold(protocol, fold)
+        if calibration is None:
+            calibration = fit_calibration(cal.logits, cal.y_true, units_of(place, cal))
+        return calibration, fit_fold_sets(place, cal, calibration, self.config)
 
     def model_for(self, recipe: str, protocol: str, image_id: str) -> tuple[FittedModel, str]:
         """The model that may speak about an image, and what the image was to it.

@@ -16,7 +16,7 @@ from leukoscope.reporting.formats import (
     number,
 )
 
-Record = Mapping[str, Any]
+JsonRecord = Mapping[str, Any]
 Cell = Callable[[Any], str]
 K = TypeVar("K")
 

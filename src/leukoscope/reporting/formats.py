@@ -41,7 +41,7 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def number(value: Any, metric: str) -> str:
+def number(value: object, metric: str) -> str:
     """One value of a metric; a missing one is a dash, never zero.
 
     >>> number(0.9834, "accuracy"), number(0.9834, "roc_auc"), number(None, "ece")
@@ -55,11 +55,11 @@ def number(value: Any, metric: str) -> str:
     return f"{100 * known:.1f} %" if is_percent(metric) else f"{known:.3f}"
 
 
-Measured = Estimate | Mapping[str, Any] | float | None
+ValueOrEstimate = Estimate | Mapping[str, Any] | float | None
 """A value with its interval (as of a study, or as of another file), a plain number, or nothing."""
 
 
-def _limits(entry: Measured) -> tuple[Any, float | None, float | None, str]:
+def _limits(entry: ValueOrEstimate) -> tuple[Any, float | None, float | None, str]:
     """Value, lower and upper limit, and the mark of an interval that is not to be relied on."""
     if isinstance(entry, Estimate):
         reliable = entry.reliable
@@ -72,11 +72,11 @@ def _limits(entry: Measured) -> tuple[Any, float | None, float | None, str]:
     return value, finite(low), finite(high), "" if reliable else UNRELIABLE
 
 
-def interval(entry: Measured, metric: str) -> str:
+def interval(entry: ValueOrEstimate, metric: str) -> str:
     """A value with its interval in brackets.
 
     Args:
-        entry: See :data:`Measured`.
+        entry: See :data:`ValueOrEstimate`.
         metric: Name of the metric, decides on per cent or decimals.
 
     >>> interval({"value": 0.983, "low": 0.979, "high": 0.987}, "accuracy")
@@ -95,7 +95,7 @@ def interval(entry: Measured, metric: str) -> str:
     return f"{text} ({number(low, metric)}–{number(high, metric)}){mark}"
 
 
-def difference(entry: Measured, metric: str) -> str:
+def difference(entry: ValueOrEstimate, metric: str) -> str:
     """A signed difference with its interval, in percentage points where the metric is in per cent.
 
     >>> difference({"value": -0.031, "low": -0.05, "high": 0.002}, "accuracy")
@@ -133,7 +133,7 @@ def percent_range(limits: Sequence[float] | None) -> str:
     return "–".join(f"{100 * limit:.1f}" for limit in limits) + " %" if limits else DASH
 
 
-def count(value: Any) -> str:
+def count(value: object) -> str:
     """A whole number with thousands separators.
 
     >>> count(3256), count(None)
@@ -162,7 +162,7 @@ def plural(value: int, singular: str, many: str = "") -> str:
     return f"{value:,} {singular if value == 1 else many or singular + 's'}"
 
 
-def seconds(value: Any) -> str:
+def seconds(value: object) -> str:
     """A duration.
 
     >>> seconds(3.21), seconds(200), seconds(7330)
@@ -186,3 +186,12 @@ def metric_title(metric: str) -> str:
     ('ECE', 'top k')
     """
     return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
+
+
+def lower_first(text: str) -> str:
+    """A title in the middle of a sentence.
+
+    >>> lower_first("The whole recipe")
+    'the whole recipe'
+    """
+    return text[:1].lower() + text[1:]

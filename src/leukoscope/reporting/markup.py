@@ -105,7 +105,7 @@ def templates() -> Environment:
     return environment
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """Fill one template.
 
     Args:

@@ -33,7 +33,7 @@ from leukoscope.reporting.content import (
 )
 from leukoscope.reporting.formats import (
     DASH,
-    Measured,
+    ValueOrEstimate,
     count,
     difference,
     interval,
@@ -234,7 +234,7 @@ def per_class(study: Study, recipe: str) -> Table | None:
 
 
 def class_table(
-    caption: str, rows: Sequence[tuple[str, str, int, Mapping[str, Measured]]]
+    caption: str, rows: Sequence[tuple[str, str, int, Mapping[str, ValueOrEstimate]]]
 ) -> Table:
     """Each class against the rest.
 

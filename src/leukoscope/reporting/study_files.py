@@ -28,7 +28,7 @@ _CURVE_POINT = re.compile(r"-k\d+$")
 
 
 @dataclass(frozen=True)
-class Scores:
+class PooledScores:
     """Predictions of one recipe under one protocol, all test folds pooled.
 
     Attributes:
@@ -155,7 +155,7 @@ class Study:
                 return entry
         return None
 
-    def scores(self, recipe: str, protocol: str) -> Scores | None:
+    def scores(self, recipe: str, protocol: str) -> PooledScores | None:
         """Test predictions from whole images, or None where there are none."""
         if self.predictions is None:
             return None
@@ -167,7 +167,7 @@ class Study:
         rank = np.full(len(names), -1)
         rank[order] = np.arange(len(order))
         y_true = np.asarray(table.y_true)[wanted]
-        return Scores(
+        return PooledScores(
             image_id=tuple(np.asarray(table.image_id)[wanted].tolist()),
             y_true=rank[y_true],
             probs=np.asarray(table.probs)[wanted][:, order],
@@ -175,7 +175,7 @@ class Study:
             fold=np.asarray(table.fold)[wanted],
         )
 
-    def harshest(self, recipe: str) -> tuple[str, Scores | None]:
+    def harshest(self, recipe: str) -> tuple[str, PooledScores | None]:
         """The harshest protocol of which test predictions are stored, and these."""
         for protocol in reversed(self.protocols):
             scores = self.scores(recipe, protocol)

@@ -42,7 +42,7 @@ PROBE_MEANING: Mapping[str, str] = {
     ),
 }
 
-LEVELS: Mapping[str, tuple[str, str]] = {
+VERDICT_LEVELS: Mapping[str, tuple[str, str]] = {
     "unsafe": ("Unsafe", "✖"),
     "plausible": ("Plausible", "✔"),
     "plausible-by-clusters": ("Plausible (by clusters)", "✔"),
@@ -173,4 +173,4 @@ def level_title(level: str) -> tuple[str, str]:
     >>> level_title("unsafe"), level_title("odd")
     (('Unsafe', '✖'), ('odd', '?'))
     """
-    return LEVELS.get(level, (level, "?"))
+    return VERDICT_LEVELS.get(level, (level, "?"))

@@ -18,7 +18,7 @@ from leukoscope.evaluation.combining import DEFAULT, patient_result
 from leukoscope.runtime.prediction import Failure, Prediction, malignant_probability
 
 PatientOf = Callable[[str], str]
-NUMBERS = ("low", "high", "stability", "agreement", "n_images", "n_rejected", "n_unreadable")
+NUMBER_COLUMNS = ("low", "high", "stability", "agreement", "n_images", "n_rejected", "n_unreadable")
 
 
 def patients_of_table(path: Path) -> PatientOf:
@@ -111,7 +111,15 @@ class PatientCollector:
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of :meth:`rows`, in order."""
         of_classes = (f"p_{name}" for name in self.record.class_names)
-        return ("patient", "predicted", *of_classes, "p_malignant", *NUMBERS, "method", "model")
+        return (
+            "patient",
+            "predicted",
+            *of_classes,
+            "p_malignant",
+            *NUMBER_COLUMNS,
+            "method",
+            "model",
+        )
 
     def add(self, answer: Prediction | Failure) -> None:
         """Add one answer; a failure that has no file belongs to no patient."""

@@ -23,7 +23,7 @@ from leukoscope.core.errors import BundleError, MissingExtraError, UnknownNameEr
 INPUT_NAME = "image"
 
 Outputs = dict[str, NDArray[np.float32]]
-Shape = tuple[int | None, ...]
+TensorShape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Engine:
     precision: str
     reason: str
     size_px: int
-    outputs: Mapping[str, Shape]
+    outputs: Mapping[str, TensorShape]
     threads: int
     _infer: Callable[[NDArray[np.uint8]], Outputs]
 
@@ -74,7 +74,9 @@ class Engine:
 
 # Takes the graph's bytes, the precision, a number of threads and whether they take a batch each;
 # gives shape of inputs and outputs, and the call.
-_Opened = tuple[dict[str, Shape], dict[str, Shape], Callable[[NDArray[np.uint8]], Outputs]]
+_Opened = tuple[
+    dict[str, TensorShape], dict[str, TensorShape], Callable[[NDArray[np.uint8]], Outputs]
+]
 
 
 def open_engine(
@@ -190,7 +192,7 @@ def _open(name: str, data: bytes, engine: str, reason: str, how: tuple[str, int,
     return Engine(engine, precision, reason, shape[1], outputs, threads, infer)
 
 
-def _describe(tensors: Mapping[str, Shape]) -> str:
+def _describe(tensors: Mapping[str, TensorShape]) -> str:
     shapes = (
         f"{name} ({', '.join('?' if size is None else str(size) for size in shape)})"
         for name, shape in tensors.items()
@@ -232,7 +234,7 @@ def _open_openvino(data: bytes, precision: str, threads: int, bulk: bool) -> _Op
     # that come at once would wait for each other for ever.
     _ = openvino.Tensor(np.zeros(1, np.float32)).data
 
-    def shapes(ports: Any) -> dict[str, Shape]:
+    def shapes(ports: Any) -> dict[str, TensorShape]:
         return {
             port.any_name: tuple(
                 size.get_length() if size.is_static else None for size in port.partial_shape
@@ -268,7 +270,7 @@ def _open_onnxruntime(data: bytes, precision: str, threads: int, bulk: bool) -> 
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     session = onnxruntime.InferenceSession(data, options, providers=providers)
 
-    def shapes(ports: Any) -> dict[str, Shape]:
+    def shapes(ports: Any) -> dict[str, TensorShape]:
         return {
             port.name: tuple(size if isinstance(size, int) else None for size in port.shape)
             for port in ports

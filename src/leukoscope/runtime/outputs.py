@@ -82,7 +82,7 @@ class PredictionWriter:
         opened = {".csv": _open_csv, ".jsonl": _open_lines, ".parquet": _open_parquet}[suffix]
         self._write, self._close = opened(self.partial, self.columns)
 
-    def write(self, answer: Prediction | Failure, **further: Any) -> None:
+    def write(self, answer: Prediction | Failure, **further: object) -> None:
         """Add one row; ``further`` fills the further columns, or others in place of the answer."""
         values = answer.as_dict() | further
         self._write({name: values.get(name) for name in self.columns})
@@ -186,7 +186,7 @@ def _open_parquet(path: Path, columns: Sequence[str]) -> _Opened:
     return write, close
 
 
-def _for_parquet(value: Any) -> Any:
+def _for_parquet(value: object) -> object:
     if isinstance(value, dict) or (
         isinstance(value, list) and value and isinstance(value[0], dict)
     ):
@@ -197,7 +197,7 @@ def _for_parquet(value: Any) -> Any:
 def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values as CSV holds them: a list joined by ``|``, an object as JSON, nothing for null."""
 
-    def cell(value: Any) -> Any:
+    def cell(value: object) -> object:
         if value is None:
             return ""
         if isinstance(value, list):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
 from leukoscope.core.labels import Roles, class_title, malignant_mask, role_of
-from leukoscope.evaluation.gate import SCORES
+from leukoscope.evaluation.gate import GATE_SCORES
 from leukoscope.runtime.output_fields import OF_CLASS, OutputField, json_values
 from leukoscope.runtime.similar import SimilarCase
 
@@ -253,7 +253,8 @@ def decide(
     if record.ood is not None and ood_score is not None and ood_score > record.ood.threshold:
         limit = record.ood.threshold
         found = sorted(ood_scores, key=lambda name: -ood_scores[name])
-        why = "; ".join(f"{SCORES[name]} ({name})" for name in found if ood_scores[name] > limit)
+        above = [name for name in found if ood_scores[name] > limit]
+        why = "; ".join(f"{GATE_SCORES[name]} ({name})" for name in above)
         reject.insert(
             0,
             f"The image is unlike the images this model was trained on "

@@ -42,10 +42,18 @@ from leukoscope.runtime.prediction import (
 from leukoscope.runtime.similar import CaseLibrary
 from leukoscope.runtime.tiling import Cutter
 
-__all__ = ["Decision", "Failure", "Prediction", "Predictor", "Prepared", "Source", "load_bundle"]
+__all__ = [
+    "Decision",
+    "Failure",
+    "ImageSource",
+    "Prediction",
+    "Predictor",
+    "Prepared",
+    "load_bundle",
+]
 BATCH = 8  # larger ones leave the caches of a core, and are slower
 # A failure that was found earlier (`runtime.inputs`) passes through in its place.
-Source = Path | str | bytes | NDArray[np.uint8] | Failure
+ImageSource = Path | str | bytes | NDArray[np.uint8] | Failure
 
 
 def envelope_notes(
@@ -208,7 +216,7 @@ class Predictor:
     @overload
     def predict(
         self,
-        images: Iterable[Source],
+        images: Iterable[ImageSource],
         *,
         batch_size: int = ...,
         explain: Path | None = ...,
@@ -218,7 +226,7 @@ class Predictor:
     @overload
     def predict(
         self,
-        images: Iterable[Source],
+        images: Iterable[ImageSource],
         *,
         batch_size: int = ...,
         explain: Path | None = ...,
@@ -227,7 +235,7 @@ class Predictor:
 
     def predict(
         self,
-        images: Iterable[Source],
+        images: Iterable[ImageSource],
         *,
         batch_size: int = BATCH,
         explain: Path | None = None,
@@ -257,7 +265,7 @@ class Predictor:
 
     def predict_stream(
         self,
-        images: Iterable[Source],
+        images: Iterable[ImageSource],
         *,
         batch_size: int = BATCH,
         explain: Path | None = None,
@@ -323,7 +331,7 @@ class Predictor:
 
     def _stream_any(
         self,
-        source: Iterator[tuple[int, Source]],
+        source: Iterator[tuple[int, ImageSource]],
         batch_size: int,
         explain: Path | None,
         on_parts: Callable[[Answered], None] | None,
@@ -345,13 +353,13 @@ class Predictor:
                         on_parts(found.parts)
                     yield _with_overlay(explain, found)
 
-    def _may_cut(self, item: Source) -> bool:
+    def _may_cut(self, item: ImageSource) -> bool:
         if self.cutter is None or not isinstance(item, (str, Path, bytes, np.ndarray)):
             return False
         return self.cutter.may_cut(Path(item) if isinstance(item, str) else item)
 
     def _stream(
-        self, source: Iterator[tuple[int, Source]], batch_size: int, explain: Path | None
+        self, source: Iterator[tuple[int, ImageSource]], batch_size: int, explain: Path | None
     ) -> Iterator[Prediction | Failure]:
         workers = max(2, self.engine.threads)
         batches = iter(lambda: list(islice(source, batch_size)), [])
@@ -367,7 +375,7 @@ class Predictor:
                 yield from answers
 
     def _answer_files(
-        self, batch: Sequence[tuple[int, Source]], explain: Path | None
+        self, batch: Sequence[tuple[int, ImageSource]], explain: Path | None
     ) -> list[Prediction | Failure]:
         """Take one batch from files to answers, within one thread."""
         items = [self._read(*item) for item in batch]
@@ -376,7 +384,7 @@ class Predictor:
             return answers
         return [_with_heatmap(explain, *pair) for pair in zip(items, answers, strict=True)]
 
-    def _read(self, number: int, item: Source) -> Prepared | Failure:
+    def _read(self, number: int, item: ImageSource) -> Prepared | Failure:
         return item if isinstance(item, Failure) else self.prepare(*_named(number, item))
 
     def prepare(

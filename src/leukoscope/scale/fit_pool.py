@@ -6,18 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from leukoscope.core.errors import (
-    LeukoscopeError,
-    MissingExtraError,
-    TrainingError,
-    UnknownNameError,
-    UsageError,
-)
+from leukoscope.core.errors import TrainingError, UnknownNameError, UsageError
 from leukoscope.runtime.engines import available_cores
 from leukoscope.scale.pool import ProcessPool, Work
-from leukoscope.scale.processes import connected
+from leukoscope.scale.ray_cluster import require_ray, run_tasks
 
 if TYPE_CHECKING:
     from leukoscope.pipeline.progress import Tell
@@ -41,15 +35,12 @@ def executor_of(name: str, jobs: int) -> Executor | None:
         UnknownNameError: Another name.
         MissingExtraError: Ray is not installed.
     """
-    from importlib.util import find_spec
-
     if name not in EXECUTORS:
         raise UnknownNameError("executor", name, EXECUTORS)
     if jobs < 1:
         raise UsageError(f"--jobs expects a number from 1, got {jobs}")
     if name == "ray":
-        if find_spec("ray") is None:
-            raise MissingExtraError("--executor ray", "scale")
+        require_ray("--executor ray")
         return lambda run, keys, tell: run_on_ray(run, keys, tell, jobs)
     if jobs == 1:
         return None
@@ -107,7 +98,9 @@ class _FitPool(ProcessPool["FitKey", None]):
 
     def error_of(self, task: FitKey | None, message: str, hint: str) -> TrainingError:
         """The words of the worker, with the name of its fit."""
-        return TrainingError(f"{task}: {message}" if task else message, hint=hint or _KEPT)
+        return (
+            _error_of(task, message, hint) if task else TrainingError(message, hint=hint or _KEPT)
+        )
 
 
 def _open(
@@ -137,26 +130,6 @@ def shares(jobs: int) -> list[dict[str, str]]:
     return [own | {VISIBLE: gpus[number % len(gpus)]} for number in range(jobs)]
 
 
-def _try(run: str, key: FitKey) -> tuple[str, str] | None:
-    """Message and hint of what went wrong, or None."""
-    from leukoscope.pipeline.remote_fits import fit_one
-
-    try:
-        fit_one(run, key)
-    except LeukoscopeError as error:
-        return error.message, error.hint
-    except Exception as error:
-        return f"{type(error).__name__}: {error}", ""
-    return None
-
-
-def _failed(key: FitKey, message: str, hint: str) -> NoReturn:
-    raise TrainingError(
-        f"{key}: {message}",
-        hint=hint or _KEPT,
-    )
-
-
 def run_on_ray(run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None:
     """Do fits as tasks of Ray, ``jobs`` at once; all its machines must see the run and the data.
 
@@ -165,35 +138,15 @@ def run_on_ray(run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None
     Raises:
         TrainingError: As :func:`run_here`.
     """
-    with connected("--executor ray") as ray:
-        _fit_on(ray, run, keys, tell, jobs)
+    from leukoscope.pipeline.remote_fits import fit_one
+
+    fitted = run_tasks(
+        "--executor ray", partial(fit_one, str(run)), keys, at_once=jobs, error_of=_error_of
+    )
+    for done, _ in enumerate(fitted, start=1):
+        tell(done, len(keys))
 
 
-def _fit_on(ray: Any, run: Path, keys: Sequence[FitKey], tell: Tell, jobs: int) -> None:
-    running: dict[Any, FitKey] = {}
-    try:
-        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes())
-        cores = int(ray.cluster_resources().get("CPU", 1)) // min(jobs, len(keys))
-        gpus = ray.cluster_resources().get("GPU", 0)
-        task = ray.remote(
-            num_cpus=max(1, min(cores, largest)),
-            num_gpus=min(1, gpus / jobs),
-            max_retries=0,
-        )(_try)
-        queue = list(reversed(keys))
-        for done in range(len(keys)):
-            while queue and len(running) < jobs:
-                key = queue.pop()
-                running[task.remote(str(run), key)] = key
-            (ready,), _ = ray.wait(list(running))
-            key = running.pop(ready)
-            try:
-                error = ray.get(ready)
-            except ray.exceptions.RayError as fault:
-                _failed(key, str(fault).strip().splitlines()[0], "")
-            if error is not None:
-                _failed(key, *error)
-            tell(done + 1, len(keys))
-    finally:
-        for task in running:
-            ray.cancel(task, force=True)
+def _error_of(key: FitKey, message: str, hint: str) -> TrainingError:
+    """The words of a worker, with the name of its fit."""
+    return TrainingError(f"{key}: {message}", hint=hint or _KEPT)

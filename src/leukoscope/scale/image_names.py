@@ -169,10 +169,10 @@ def _below_url(url: str) -> Iterator[str]:
         )
 
 
-Fetched = tuple[Path | Failure, Path | None]
+LocalFile = tuple[Path | Failure, Path | None]
 
 
-def local_files(names: Iterable[str | Failure], folder: Path) -> Iterator[Fetched]:
+def local_files(names: Iterable[str | Failure], folder: Path) -> Iterator[LocalFile]:
     """Each image as a file of this machine; those behind URLs are fetched a few ahead.
 
     Args:
@@ -186,7 +186,7 @@ def local_files(names: Iterable[str | Failure], folder: Path) -> Iterator[Fetche
     def far(numbered: tuple[int, str | Failure]) -> bool:
         return isinstance(numbered[1], str) and is_url(numbered[1])
 
-    def fetch(numbered: tuple[int, str | Failure]) -> Fetched:
+    def fetch(numbered: tuple[int, str | Failure]) -> LocalFile:
         number, url = numbered
         return _fetch(str(url), folder / str(number))
 
@@ -199,7 +199,7 @@ def local_files(names: Iterable[str | Failure], folder: Path) -> Iterator[Fetche
                 yield (item if isinstance(item, Failure) else Path(item)), None
 
 
-def _fetch(url: str, stem: Path) -> Fetched:
+def _fetch(url: str, stem: Path) -> LocalFile:
     """Copy one file here; what passes (a lost connection) is tried three times."""
     target = stem.with_suffix(Path(url).suffix)
     detail = ""

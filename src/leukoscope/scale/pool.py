@@ -23,8 +23,8 @@ from leukoscope.scale.processes import follow_parent, how_it_ended
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
-Tell = Callable[[int], None]
-Work = Callable[[_Task, Tell], _Result]
+TellPlace = Callable[[int], None]
+Work = Callable[[_Task, TellPlace], _Result]
 _DEATHS_AT_START = 3  # one after the other, before the first task: no task is to blame
 _CONTEXT = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
 

@@ -111,9 +111,7 @@ def plan_scoring(
         root: What relative names are relative to.
         engine: See :func:`leukoscope.runtime.engine_choice.open_for`.
         precision: Likewise.
-        um_per_px: Pixel scale of the images.
-        scale_bar_um: Length of their scale bar.
-        whole: Large images are not cut.
+        um_per_px, scale_bar_um, whole: See :class:`~leukoscope.scale.score_plan.Plan`.
         shard_images: Images in a shard; see :func:`leukoscope.scale.score_plan.write_inputs`.
         workers: How many there will be; the number may change later.
 
@@ -123,22 +121,8 @@ def plan_scoring(
         BundleError: The bundle is damaged.
         MissingExtraError: pyarrow or fsspec is needed and not installed.
     """
-    if find_spec("pyarrow") is None:
-        raise MissingExtraError("scoring", "score")
-    if shard_images is not None and shard_images < 1:
-        raise UsageError(f"expected at least one image in a shard, got {shard_images}")
-    if folder.plan.is_file():
-        raise UsageError(
-            f"{folder.path} already holds a scoring run",
-            hint="add --resume to go on with it, or name a new folder with --out",
-        )
-    if bundle is not None:
-        read_bundle(bundle)  # now, not after a million names
-    folder.path.mkdir(parents=True, exist_ok=True)
-    names = image_names(sources, root)
-    images, inputs_sha256, shard_images = write_inputs(folder, names, shard_images, workers)
-    if not images:
-        raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
+    _check_can_begin(folder, bundle, shard_images)
+    images, inputs_sha256, shard_images = _write_names(folder, sources, root, shard_images, workers)
     reason = f"{bundle}, named by the user"
     if bundle is None:
         samples = sample_inputs(folder, images, shard_images)
@@ -162,6 +146,36 @@ def plan_scoring(
     )
     plan.save(folder)
     return plan
+
+
+def _check_can_begin(folder: ScoreFolder, bundle: Path | None, shard_images: int | None) -> None:
+    """Refuse what cannot become a run before any name is listed."""
+    if find_spec("pyarrow") is None:
+        raise MissingExtraError("scoring", "score")
+    if shard_images is not None and shard_images < 1:
+        raise UsageError(f"expected at least one image in a shard, got {shard_images}")
+    if folder.plan.is_file():
+        raise UsageError(
+            f"{folder.path} already holds a scoring run",
+            hint="add --resume to go on with it, or name a new folder with --out",
+        )
+    if bundle is not None:
+        read_bundle(bundle)
+
+
+def _write_names(
+    folder: ScoreFolder,
+    sources: Sequence[str],
+    root: str | None,
+    shard_images: int | None,
+    workers: int,
+) -> tuple[int, str, int]:
+    """List the images of a run; returns their number, the list's hash, and images in a shard."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    written = write_inputs(folder, image_names(sources, root), shard_images, workers)
+    if not written[0]:
+        raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
+    return written
 
 
 def _installed(

@@ -19,7 +19,7 @@ from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.scale.image_names import local_files
 from leukoscope.scale.journal import ShardFile, ShardResult, file_of
-from leukoscope.scale.pool import Tell
+from leukoscope.scale.pool import TellPlace
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 
 _TELL_S = 0.5  # between two signs of life
@@ -74,7 +74,7 @@ class Scorer:
                 hint="put it back, or score into a new folder",
             )
 
-    def score(self, task: Task, tell: Tell = lambda _: None) -> ShardResult:
+    def score(self, task: Task, tell: TellPlace = lambda _: None) -> ShardResult:
         """Score one shard; its files wait under other names until they are committed.
 
         Args:
@@ -134,7 +134,12 @@ class Scorer:
         return file_of(self.folder, writer.partial, writer.path, writer.rows)
 
     def _answers(
-        self, names: Sequence[str], rows: Sequence[int], task: Task, files: AnswerFiles, tell: Tell
+        self,
+        names: Sequence[str],
+        rows: Sequence[int],
+        task: Task,
+        files: AnswerFiles,
+        tell: TellPlace,
     ) -> Iterator[Prediction | Failure]:
         """One answer per name, in their order, each written."""
         poison = dict(task.poison)

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from leukoscope.core.errors import DataError, LeukoscopeError
+from leukoscope.core.errors import DataError
 from leukoscope.scale.journal import ShardResult, result_from
-from leukoscope.scale.pool import ProcessPool, Tell, Work
-from leukoscope.scale.processes import connected
+from leukoscope.scale.pool import ProcessPool, TellPlace, Work
+from leukoscope.scale.ray_cluster import run_actors
 from leukoscope.scale.score_plan import Plan
 from leukoscope.scale.shard import Scorer, Task
 
 STALL_S = 600.0
 _MOST_POISON = 100  # in one shard: so many say that something else is wrong
 _ATTEMPTS = 2  # actors that may die over a shard
+_COMMITTED_STAYS = "what is committed stays: run again with --resume"
 
 
-class Scores(Protocol):
+class ShardScorer(Protocol):
     """What a worker needs: :class:`leukoscope.scale.shard.Scorer`, or a test's own."""
 
-    def score(self, task: Task, tell: Tell) -> ShardResult:
+    def score(self, task: Task, tell: TellPlace) -> ShardResult:
         """Score one shard."""
         ...
 
 
-Open = Callable[[Path, Plan, int], Scores]
+Open = Callable[[Path, Plan, int], ShardScorer]
 
 
 def score_in_processes(
@@ -103,14 +103,14 @@ class _ScoringPool(ProcessPool[Task, ShardResult]):
 
 def _open(
     open_scorer: Open, folder: Path, plan: Plan, threads: int
-) -> Callable[[Task, Tell], ShardResult]:
+) -> Callable[[Task, TellPlace], ShardResult]:
     """What scores shards in this process."""
     try:
         scorer = open_scorer(folder, plan, threads)
     except OSError as error:
         raise _disk_failed(folder, error) from None
 
-    def score(task: Task, tell: Tell) -> ShardResult:
+    def score(task: Task, tell: TellPlace) -> ShardResult:
         try:
             return scorer.score(task, tell)
         except ConnectionError:
@@ -123,30 +123,6 @@ def _open(
 
 def _disk_failed(folder: Path, error: OSError) -> DataError:
     return DataError(f"{folder}: the disk failed: {error}")
-
-
-class ShardActor:
-    """A bundle at work in an actor: from the row of a shard to the row of its result."""
-
-    def __init__(self, folder: str, plan: Plan, threads: int) -> None:
-        self.failed = ""
-        try:
-            self.scorer = Scorer(Path(folder), plan, threads)
-        except LeukoscopeError as error:  # an actor that cannot be made would be made for ever
-            self.failed = str(error)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        """Score one shard; what went wrong comes back as words."""
-        if self.failed:
-            return {"error": self.failed, "result": ""}
-        task = Task(int(row["item"]))
-        if self.scorer.dead_attempts(task.shard) >= _ATTEMPTS:
-            return {"error": "", "result": ""}  # Ray would try for ever
-        try:
-            result = self.scorer.score(task)
-        except (LeukoscopeError, OSError) as error:
-            return {"error": str(error), "result": ""}
-        return {"error": "", "result": json.dumps(asdict(result))}
 
 
 def score_on_ray(
@@ -169,40 +145,34 @@ def score_on_ray(
         shards: Their numbers.
         workers: Number of actors.
         threads: Cores that each takes.
-        address: Of a running cluster, or ``auto``; None takes ``RAY_ADDRESS``, and without it
-            starts Ray on this machine for this run.
+        address: See :func:`leukoscope.scale.ray_cluster.run_actors`.
 
     Raises:
         MissingExtraError: Ray is not installed.
         UsageError: There is no cluster at the address.
         DataError: An actor says why it cannot go on.
     """
-    numbers = list(shards)
-    if not numbers:
-        return
-    with connected("scoring on Ray", address, workers * threads) as ray:
-        from ray.data import ActorPoolStrategy, DataContext
+    lines = run_actors(
+        "scoring on Ray",
+        partial(_open_in_actor, folder, plan, threads),
+        shards,
+        actors=workers,
+        threads=threads,
+        address=address,
+        error_of=lambda message, hint: DataError(message, hint=hint or _COMMITTED_STAYS),
+    )
+    for line in lines:
+        if line:
+            yield result_from(json.loads(line))
 
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its import has set another
-        context = DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        source: Any = ray.data.from_items(numbers, override_num_blocks=len(numbers))
-        results = source.map(
-            ShardActor,
-            fn_constructor_args=(str(folder), plan, threads),
-            compute=ActorPoolStrategy(size=workers),
-            num_cpus=threads,
-        )
-        try:
-            for row in results.iter_rows():
-                if row["error"]:
-                    message, _, hint = row["error"].partition("\n  → ")
-                    raise DataError(message, hint=hint)
-                if row["result"]:
-                    yield result_from(json.loads(row["result"]))
-        except ray.exceptions.RayError as error:
-            detail = str(error).strip().splitlines()[-1]
-            raise DataError(
-                f"Ray could not go on: {detail}",
-                hint="what is committed stays: run again with --resume",
-            ) from None
+
+def _open_in_actor(folder: Path, plan: Plan, threads: int) -> Callable[[int], str]:
+    """What scores shards in an actor: from a number to a line of the journal, or to none."""
+    scorer = Scorer(folder, plan, threads)
+
+    def score(shard: int) -> str:
+        if scorer.dead_attempts(shard) >= _ATTEMPTS:
+            return ""  # Ray would try for ever
+        return json.dumps(asdict(scorer.score(Task(shard))))
+
+    return score

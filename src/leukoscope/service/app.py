@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from leukoscope.core.labels import roles_of
 from leukoscope.core.program import DISCLAIMER, __version__
 from leukoscope.service import page, schemas, uploads
-from leukoscope.service.batching import Answer
+from leukoscope.service.batching import ServedAnswer
 from leukoscope.service.guard import Guard
 from leukoscope.service.model_pool import ModelPool, ServedModel
 from leukoscope.service.schemas import (
@@ -212,7 +212,7 @@ async def _add_heat_maps(
     models: ModelPool,
     served: ServedModel,
     upload: Upload,
-    answers: Sequence[Answer],
+    answers: Sequence[ServedAnswer],
 ) -> None:
     """Draw the heat map of each row beside the event loop, and put it into the row."""
     loop = asyncio.get_running_loop()

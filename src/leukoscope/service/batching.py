@@ -21,7 +21,7 @@ from leukoscope.runtime.large_images import LargeAnswer
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
 
-Answer = Prediction | Failure
+ServedAnswer = Prediction | Failure
 
 
 class QueueFullError(Exception):
@@ -40,7 +40,7 @@ class _Job:
     data: bytes
     heat: bool
     similar: int
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[ServedAnswer]
     dead: bool = False
 
 
@@ -65,7 +65,7 @@ class Batcher:
         queue_images: int,
         batch_images: int,
         max_pixels: int,
-        on_batch: Callable[[Sequence[Answer]], None],
+        on_batch: Callable[[Sequence[ServedAnswer]], None],
     ) -> None:
         self._solo = solo
         self.waiting = 0
@@ -90,7 +90,7 @@ class Batcher:
         heat: bool,
         timeout_s: float,
         similar: int = 0,
-    ) -> list[Answer]:
+    ) -> list[ServedAnswer]:
         """The answers to images, in their order.
 
         Args:
@@ -170,7 +170,7 @@ class Batcher:
 
     def _answer(self, batch: list[_Job], predictor: Predictor) -> None:
         started = time.perf_counter()
-        answered: dict[_Job, Answer] = {}
+        answered: dict[_Job, ServedAnswer] = {}
         try:
             small: list[_Job] = []
             prepared = []
@@ -202,7 +202,7 @@ class Batcher:
         self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
         self._finish(batch, answered)
 
-    def _answer_large(self, job: _Job, predictor: Predictor) -> Answer | None:
+    def _answer_large(self, job: _Job, predictor: Predictor) -> ServedAnswer | None:
         """The answer to an image that is cut; None for any other, and where nobody waits any more.
 
         Its parts keep this thread from other images; a request that is given up ends them.
@@ -210,12 +210,14 @@ class Batcher:
         found = predictor.predict_large(
             job.name, job.data, max_pixels=self._max_pixels, wanted=lambda: not job.dead
         )
-        if job.dead or not isinstance(found, LargeAnswer):
-            return None if job.dead else found
+        if job.dead:
+            return None
+        if not isinstance(found, LargeAnswer):
+            return found
         framed = found.drawn() if job.heat and found.parts else None
         return replace(found.prediction, framed=framed)
 
-    def _finish(self, jobs: Sequence[_Job], result: dict[_Job, Answer] | Exception) -> None:
+    def _finish(self, jobs: Sequence[_Job], result: dict[_Job, ServedAnswer] | Exception) -> None:
         """Pass the answers to the event loop, all in one step."""
 
         def resolve() -> None:
@@ -233,7 +235,7 @@ class Batcher:
             loop.call_soon_threadsafe(resolve)
 
 
-def _keep_requested_cases(job: _Job, answer: Answer) -> Answer:
+def _keep_requested_cases(job: _Job, answer: ServedAnswer) -> ServedAnswer:
     """Remove similar cases that another job of the batch requested."""
     if isinstance(answer, Failure) or answer.similar is None:
         return answer

@@ -112,67 +112,77 @@ class GracefulServer(uvicorn.Server):
         self._reload_wanted = True
 
 
-def bounded_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """The HTTP protocol of uvicorn with the time limit on a request's head that it lacks.
+class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """The HTTP protocol of uvicorn with the limits on a request's head that it lacks.
 
-    ``seconds`` limits the time from the first byte (or from the connection) to the end of the head,
-    and how long bytes are taken after an early answer. Between requests uvicorn's limit applies.
+    uvicorn takes a head, and trailers, of any size. This protocol closes a connection that sends
+    more than :data:`MAX_HEAD_BYTES` without a byte of a body between them.
 
-    uvicorn also takes a head, and trailers, of any size. This protocol closes a connection that
-    sends more than :data:`MAX_HEAD_BYTES` without a byte of a body between them.
+    Attributes:
+        head_s: Limits the time from the first byte (or from the connection) to the end of the head,
+            and how long bytes are taken after an early answer. Between requests uvicorn's limit
+            applies.
     """
 
-    class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-        _end: asyncio.TimerHandle | None = None
-        _head_bytes = 0
+    head_s: float
+    _end: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the time limit with the connection."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes piece by piece, so that no head grows past its limit."""
+        if not _PARSER_TELLS_BODIES:  # h11 has such a limit itself
+            super().data_received(data)
             self._watch()
-
-        def data_received(self, data: bytes) -> None:
-            if not _PARSER_TELLS_BODIES:  # h11 has such a limit itself
-                super().data_received(data)
-                self._watch()
+            return
+        for start in range(0, len(data), _SLICE):
+            piece = data[start : start + _SLICE]
+            self._head_bytes += len(piece)  # a body, or the end of a request, sets it back
+            super().data_received(piece)
+            if self.transport.is_closing():
                 return
-            for start in range(0, len(data), _SLICE):
-                piece = data[start : start + _SLICE]
-                self._head_bytes += len(piece)  # a body, or the end of a request, sets it back
-                super().data_received(piece)
-                if self.transport.is_closing():
-                    return
-                if self._head_bytes > MAX_HEAD_BYTES:
-                    self._refuse_head()
-                    return
-            self._watch()
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+                return
+        self._watch()
 
-        def on_body(self, body: bytes) -> None:
-            self._head_bytes = 0
-            super().on_body(body)
+    def on_body(self, body: bytes) -> None:
+        """Count anew: a body is no head."""
+        self._head_bytes = 0
+        super().on_body(body)
 
-        def on_message_complete(self) -> None:
-            self._head_bytes = 0
-            super().on_message_complete()
+    def on_message_complete(self) -> None:
+        """Count anew for the next request."""
+        self._head_bytes = 0
+        super().on_message_complete()
 
-        def _refuse_head(self) -> None:
-            """Close, and say why unless an answer is on its way."""
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(_TOO_LARGE)
-            self.transport.close()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer with the connection."""
+        super().connection_lost(exc)
+        if self._end is not None:
+            self._end.cancel()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            if self._end is not None:
-                self._end.cancel()
+    def _refuse_head(self) -> None:
+        """Close, and say why unless an answer is on its way."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(_TOO_LARGE)
+        self.transport.close()
 
-        def _watch(self) -> None:
-            """Start the timer while no request is under way; further bytes do not reset it."""
-            cycle: Any = self.cycle
-            waits = cycle is None or cycle.response_complete
-            if waits and self._end is None:
-                self._end = self.loop.call_later(seconds, self.transport.close)
-            elif not waits and self._end is not None:
-                self._end.cancel()
-                self._end = None
+    def _watch(self) -> None:
+        """Start the timer while no request is under way; further bytes do not reset it."""
+        cycle: Any = self.cycle
+        waits = cycle is None or cycle.response_complete
+        if waits and self._end is None:
+            self._end = self.loop.call_later(self.head_s, self.transport.close)
+        elif not waits and self._end is not None:
+            self._end.cancel()
+            self._end = None
 
-    return Bounded
+
+def bounded_protocol(seconds: float) -> type[asyncio.Protocol]:
+    """A :class:`BoundedProtocol` with its time limit; uvicorn makes one for each connection."""
+    return type("Bounded", (BoundedProtocol,), {"head_s": seconds})

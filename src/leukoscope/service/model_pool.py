@@ -16,14 +16,14 @@ from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.predictor import Predictor, load_bundle
-from leukoscope.service.batching import Answer, Batcher
+from leukoscope.service.batching import Batcher, ServedAnswer
 from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics, log
 
 _MOST_STREAMS = 4  # each copy of the network has its own weights and buffers in memory
 _GRACE_S = 5.0
-OnAnswers = Callable[[Predictor, Sequence[Answer]], None]
+OnAnswers = Callable[[Predictor, Sequence[ServedAnswer]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,7 @@ class ModelPool:
             _warm(each, next(iter(examples.values()), None), self._settings.batch_images)
         card = folder / "MODEL_CARD.md"
 
-        def on_batch(answers: Sequence[Answer]) -> None:
+        def on_batch(answers: Sequence[ServedAnswer]) -> None:
             self._metrics.count(predictor.model, answers)
             self._on_answers(predictor, answers)
 

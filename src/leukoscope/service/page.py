@@ -16,7 +16,7 @@ from leukoscope.core.program import __version__
 from leukoscope.runtime.outputs import csv_text
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service import uploads, views
-from leukoscope.service.batching import Answer
+from leukoscope.service.batching import ServedAnswer
 from leukoscope.service.model_pool import ModelPool, ServedModel
 from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import ServiceSettings
@@ -103,7 +103,7 @@ def _page_values(models: ModelPool, settings: ServiceSettings) -> dict[str, Any]
 
 
 async def _result_values(
-    models: ModelPool, model: ServedModel, upload: Upload, answers: list[Answer]
+    models: ModelPool, model: ServedModel, upload: Upload, answers: list[ServedAnswer]
 ) -> dict[str, Any]:
     """The values that the template of the results shows."""
     cards, failures, counts = [], [], dict.fromkeys(("accept", "review", "reject"), 0)
@@ -152,7 +152,7 @@ def _templates() -> Environment:
     )
 
 
-def _html(template: str, **values: Any) -> HTMLResponse:
+def _html(template: str, **values: object) -> HTMLResponse:
     t = views.texts()
     return HTMLResponse(
         _templates().get_template(template).render(t=t, version=__version__, **values)

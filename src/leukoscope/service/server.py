@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
+    from leukoscope.service.model_pool import ModelPool
+
 KEY_VARIABLE = "LEUKOSCOPE_API_KEY"
 _SHORTEST_KEY = 16
 _MOST_CONNECTIONS = 1000
@@ -105,7 +107,7 @@ def serve(
     from leukoscope.service.app import build_app
     from leukoscope.service.graceful import GracefulServer
     from leukoscope.service.model_pool import ModelPool
-    from leukoscope.service.telemetry import Metrics, log, start_logging
+    from leukoscope.service.telemetry import Metrics, start_logging
 
     one_thread_each()
     start_logging()
@@ -116,15 +118,9 @@ def serve(
     failed: list[LeukoscopeError] = []
 
     async def load() -> None:
-        try:
-            await models.load()
-        except LeukoscopeError as error:
+        if (error := await _load_error(models)) is not None:
             failed.append(error)
-            server.should_exit = True
-        except Exception:  # a server that will never be ready must not seem to be on its way
-            log("failed", level=logging.ERROR, exc_info=True)
-            failed.append(LeukoscopeError("the bundles cannot be opened; the log says why"))
-            server.should_exit = True
+            server.should_exit = True  # else it would seem to be on its way for ever
 
     app = build_app(
         models,
@@ -145,6 +141,20 @@ def serve(
         server.answer()
     if failed:
         raise failed[0]
+
+
+async def _load_error(models: ModelPool) -> LeukoscopeError | None:
+    """Open the bundles; gives what went wrong, if anything did."""
+    from leukoscope.service.telemetry import log
+
+    try:
+        await models.load()
+    except LeukoscopeError as error:
+        return error
+    except Exception:
+        log("failed", level=logging.ERROR, exc_info=True)
+        return LeukoscopeError("the bundles cannot be opened; the log says why")
+    return None
 
 
 def _require_packages() -> None:

@@ -95,7 +95,7 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def log(event: str, *, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
+def log(event: str, *, level: int = logging.INFO, exc_info: bool = False, **fields: object) -> None:
     """Write one line; image names, keys and addresses must not be passed."""
     LOG.log(level, event, exc_info=exc_info, extra={"fields": fields})
 

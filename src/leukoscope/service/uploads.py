@@ -20,7 +20,7 @@ from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.heatmap import encode_png, overlay
 from leukoscope.runtime.prediction import Failure
-from leukoscope.service.batching import Answer, QueueFullError
+from leukoscope.service.batching import QueueFullError, ServedAnswer
 from leukoscope.service.model_pool import ServedModel
 from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import MIB, ServiceSettings
@@ -214,7 +214,7 @@ async def predict_upload(
     *,
     heat: bool,
     similar: int,
-) -> list[Answer]:
+) -> list[ServedAnswer]:
     """Put the images into the model's queue and wait for the answers.
 
     Raises:
@@ -239,7 +239,9 @@ async def predict_upload(
     return answers
 
 
-def response_rows(model: ServedModel, answers: Sequence[Answer]) -> tuple[list[Any], list[Any]]:
+def response_rows(
+    model: ServedModel, answers: Sequence[ServedAnswer]
+) -> tuple[list[Any], list[Any]]:
     """Predictions and errors as rows of the API's answer."""
     good: list[dict[str, Any]] = []
     bad: list[dict[str, Any]] = []
@@ -254,7 +256,7 @@ def response_rows(model: ServedModel, answers: Sequence[Answer]) -> tuple[list[A
 
 
 def by_patient(
-    model: ServedModel, upload: Upload, answers: Sequence[Answer], how: ByPatient
+    model: ServedModel, upload: Upload, answers: Sequence[ServedAnswer], how: ByPatient
 ) -> list[dict[str, Any]]:
     """One row per patient.
 
@@ -285,16 +287,18 @@ def by_patient(
     return collector.rows()
 
 
-def heat_uri(model: ServedModel, data: bytes, answer: Answer) -> str | None:
+def heat_uri(model: ServedModel, data: bytes, answer: ServedAnswer) -> str | None:
     """The heat map over what the model saw, or the parts of an image that was cut.
 
     Returns:
         A PNG data URI; None where there is neither.
     """
-    if isinstance(answer, Failure) or (answer.heat is None and answer.framed is None):
+    if isinstance(answer, Failure):
         return None
     picture = answer.framed
     if picture is None:
+        if answer.heat is None:
+            return None
         seen = apply_preprocess(decode_image(data).image, model.predictor.record.preprocess)
         picture = overlay(seen, answer.heat)
     return f"data:image/png;base64,{base64.b64encode(encode_png(picture)).decode()}"

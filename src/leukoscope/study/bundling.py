@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,9 +74,8 @@ def export_bundle(
     images of all folds of the strictest protocol, as the models answer that held them out
     (:mod:`leukoscope.pipeline.out_of_fold`): no patient or cluster behind them was trained
     on by the model that answers. The ``val`` part scales the scores of the gate; on it is measured
-    in which engine and precision the graph may serve.
-
-    A bundle that lies in ``out`` is replaced as a whole.
+    in which engine and precision the graph may serve. A bundle that lies in ``out`` is replaced as
+    a whole.
 
     Args:
         run: The study's folder.
@@ -98,25 +98,49 @@ def export_bundle(
     final = load_final_model(files, recipe)
     check_unchanged(final.manifest)  # trained_on.txt is to name the files that it was trained on
     unseen = UnseenImages.of_run(files, recipe)
-    data, rows, pixels, spec = final.data, final.rows, final.pixels, final.meta.recipe.preprocess
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
     engine = open_engine(graph)
-    outputs = {part: run_graph(engine, images) for part, images in pixels.items()}
-    calibration, conformal, point = unseen.decide(unseen.logits)
+    outputs = {part: run_graph(engine, images) for part, images in final.pixels.items()}
     gate, limits = _gate(final, unseen, outputs, engine)
     phantoms = golden_phantoms()
-    golden = np.stack([apply_preprocess(image, spec) for image in phantoms])
+    golden = np.stack([apply_preprocess(p, final.meta.recipe.preprocess) for p in phantoms])
     material = _material(final, unseen, gate, limits, golden, "compact" if compact else "fp32")
-    servings, answers = measure_variants(graph, quantised, material)
+    variants, answers = measure_variants(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
-    record = BundleRecord(
+    record = _record(files, recipe, final, unseen, limits, variants, known, um_per_px)
+    packed = {
+        MODEL: graph,
+        **({MODEL_INT8: quantised} if quantised and _serves_int8(variants) else {}),
+        "ood.safetensors": gate.to_bytes(),
+        "LICENSE": LICENCE.encode(),
+        "MODEL_CARD.md": render_model_card(run).encode(),
+        "trained_on.txt": _hashes(final.data, final.rows["train"]),
+        **of_cases,
+        **golden_files(phantoms, engine.run(golden)["logits"], variants=answers),
+    }
+    return save_bundle(out, record, packed)
+
+
+def _record(
+    files: RunFiles,
+    recipe: str,
+    final: FinalModel,
+    unseen: UnseenImages,
+    limits: OutOfDistribution,
+    variants: tuple[EngineVariant, ...],
+    known: Mapping[str, Any],
+    um_per_px: float | None,
+) -> BundleRecord:
+    """What ``bundle.json`` says; ``known`` holds the fields about the training cases."""
+    calibration, conformal, point = unseen.decide(unseen.logits)
+    return BundleRecord(
         name=f"{Path(final.config.data.path).stem}-{recipe}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         recipe=recipe,
-        trained_on=_trained_on(final.config.data.path, rows),
+        trained_on=_trained_on(final.config.data.path, final.rows),
         class_names=final.meta.class_names,
         roles=roles_of(final.meta.class_names, final.config.data.roles),
-        preprocess=spec,
+        preprocess=final.meta.recipe.preprocess,
         calibration=calibration,
         conformal=conformal,
         operating_point=point,
@@ -127,25 +151,14 @@ def export_bundle(
         envelope=stored_envelope(files, recipe),
         subject_method=method_for_bundle(files, recipe),
         nuclear_blue=blue_range(np.array(final.blue)),
-        field=_model_field(final.manifest, data, rows["train"], um_per_px),
+        field=_model_field(final.manifest, final.data, final.rows["train"], um_per_px),
         **known,
-        parity_max_abs=worst(servings).max_abs,
-        servings=servings,
+        parity_max_abs=worst(variants).max_abs,
+        servings=variants,
         passport_sha256=files.passport["sha256"],
         versions=package_versions(),
         licence="as the training data; see LICENSE",
     )
-    packed = {
-        MODEL: graph,
-        **({MODEL_INT8: quantised} if quantised and _serves_int8(servings) else {}),
-        "ood.safetensors": gate.to_bytes(),
-        "LICENSE": LICENCE.encode(),
-        "MODEL_CARD.md": render_model_card(run).encode(),
-        "trained_on.txt": _hashes(data, rows["train"]),
-        **of_cases,
-        **golden_files(phantoms, engine.run(golden)["logits"], variants=answers),
-    }
-    return save_bundle(out, record, packed)
 
 
 def _material(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from leukoscope.runtime.engines import ENGINES, Engine, open_engine, unsupported
 from leukoscope.runtime.golden import GOLDEN_ATOL, GoldenLogits
 
 Outputs = dict[str, NDArray[np.float32]]
-Decide = Callable[[NDArray[np.floating[Any]]], tuple[Calibration, Conformal, OperatingPoint | None]]
+Decide = Callable[[NDArray[np.floating]], tuple[Calibration, Conformal, OperatingPoint | None]]
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Material:
     """
 
     val: NDArray[np.uint8]
-    val_logits: NDArray[np.floating[Any]]
-    unseen: NDArray[np.floating[Any]]
+    val_logits: NDArray[np.floating]
+    unseen: NDArray[np.floating]
     y: NDArray[np.int64]
     groups: list[str]
     reference: NDArray[np.float32]
@@ -114,9 +113,9 @@ def measure_variants(
 
 
 def carried_over(
-    before: NDArray[np.floating[Any]],
-    change: NDArray[np.floating[Any]],
-    logits: NDArray[np.floating[Any]],
+    before: NDArray[np.floating],
+    change: NDArray[np.floating],
+    logits: NDArray[np.floating],
 ) -> NDArray[np.float64]:
     """Logits as a lower precision would give them, from what it changes on other images.
 

@@ -14,7 +14,7 @@ from leukoscope.core.errors import ImageError, UnknownNameError, UsageError
 from leukoscope.core.files import sha256_file, write_bytes, write_json
 from leukoscope.core.labels import class_title, match_class
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.examples import KINDS, choose_examples, interleave
+from leukoscope.evaluation.examples import EXAMPLE_KINDS, choose_examples, interleave
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
@@ -26,7 +26,7 @@ from leukoscope.reporting.figures.style import figure_png, house_style, short_ti
 from leukoscope.reporting.study.examples import example_grids
 from leukoscope.runtime.prediction import Failure
 
-PARTS: Mapping[str, str] = {
+PART_TITLES: Mapping[str, str] = {
     "test": "held-out image",
     "val": "image of the validation part",
     "cal": "image of the calibration part",
@@ -38,7 +38,7 @@ JSON = "explanations.json"
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Whose models are asked.
 
     Attributes:
@@ -75,7 +75,7 @@ class Subject:
 
 def open_sources(
     run: Path, beside: Path | None, recipes: Sequence[str], protocol: str | None
-) -> list[Source]:
+) -> list[ModelSource]:
     """The models that a user named: recipes of one run, and those of another beside them.
 
     Each run shows the recipes of these names that it has, or its first where none is named; by
@@ -94,11 +94,11 @@ def open_sources(
     for fitted in runs:
         chosen = [name for name in dict.fromkeys(recipes) if name in fitted.recipes]
         names: list[str | None] = [*chosen] if chosen else [None]
-        sources += [Source(fitted, *fitted.choose(name, protocol)) for name in names]
+        sources += [ModelSource(fitted, *fitted.choose(name, protocol)) for name in names]
     return sources
 
 
-def choose_subjects(source: Source, count: int) -> list[Subject]:
+def choose_subjects(source: ModelSource, count: int) -> list[Subject]:
     """``count`` right and as many wrong test predictions.
 
     The right ones are the median in confidence of each class in turn, not the prettiest; the wrong
@@ -119,7 +119,7 @@ def choose_subjects(source: Source, count: int) -> list[Subject]:
     return subjects
 
 
-def name_subjects(source: Source, files: Iterable[Path]) -> list[Subject]:
+def name_subjects(source: ModelSource, files: Iterable[Path]) -> list[Subject]:
     """Images that the user named; those of the data set are known by their bytes."""
     subjects = []
     for file in files:
@@ -198,7 +198,7 @@ def explain_study(run: RunFolder, count: int, progress: Tell) -> list[Explanatio
     fitted = FittedRun.open(run.path)
     if not fitted.has_models:
         return []
-    source = Source(fitted, *fitted.choose(None, None))
+    source = ModelSource(fitted, *fitted.choose(None, None))
     subjects = choose_subjects(source, count)
     recipe = next(r for r in fitted.config.recipes if r.name == source.recipe)
     look = Look(input_shown=bool(recipe.preprocess.steps))
@@ -207,7 +207,7 @@ def explain_study(run: RunFolder, count: int, progress: Tell) -> list[Explanatio
     return found
 
 
-def default_folder(sources: Sequence[Source], look: Look, *, named: bool) -> Path:
+def default_folder(sources: Sequence[ModelSource], look: Look, *, named: bool) -> Path:
     """Below the first run's ``explanations``: its own for each choice of what is shown."""
     first = sources[0]
     recipes = "-and-".join(dict.fromkeys(source.recipe for source in sources))
@@ -219,7 +219,7 @@ def default_folder(sources: Sequence[Source], look: Look, *, named: bool) -> Pat
 
 
 def explain(
-    sources: Sequence[Source],
+    sources: Sequence[ModelSource],
     subjects: Sequence[Subject],
     look: Look,
     out: Path,
@@ -270,7 +270,7 @@ def explain(
 
 
 def _ask(
-    source: Source, subject: Subject, image: NDArray[np.uint8], look: Look, panel: str
+    source: ModelSource, subject: Subject, image: NDArray[np.uint8], look: Look, panel: str
 ) -> tuple[list[HeatColumn], list[Explanation], str]:
     """What one model saw and where it looked."""
     record = source.fitted.find(subject.sha256, subject.image_id)
@@ -312,7 +312,7 @@ def _ask(
                 area_of_leukocytes=round(float(cells.mean()), 4),
             )
         )
-    note = f"{source.recipe}, {model.protocol}, fold {model.fold}: {PARTS[part]}"
+    note = f"{source.recipe}, {model.protocol}, fold {model.fold}: {PART_TITLES[part]}"
     return columns, entries, note
 
 
@@ -363,13 +363,13 @@ def _share(heat: NDArray[np.float32], cells: NDArray[np.bool_]) -> float | None:
     return round(float(wide[cells].sum()) / total, 4)
 
 
-def draw_grids(source: Source, out: Path) -> list[Path]:
+def draw_grids(source: ModelSource, out: Path) -> list[Path]:
     """Write ``grid-right.png`` and the grids of wrong, least certain, confidently wrong images."""
     table = source.fitted.test_table(source.recipe, source.protocol)
     manifest = source.fitted.manifest
     paths = {record.image_id: manifest.path_of(record) for record in manifest.usable}
     grids = example_grids(
-        KINDS, table.y_true, table.probs, table.class_names,
+        EXAMPLE_KINDS, table.y_true, table.probs, table.class_names,
         lambda row: paths.get(str(table.image_id[row])),
     )  # fmt: skip
     written = []

@@ -36,7 +36,7 @@ from leukoscope.pipeline.store import InputStore
 from leukoscope.pipeline.trained_run import FittedModel, FittedRun
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
-from leukoscope.study.explanations import Source
+from leukoscope.study.explanations import ModelSource
 
 CSV, JSON = "features.csv", "features.json"
 MOST_IMAGES = 2000
@@ -101,13 +101,13 @@ def map_study(run: RunFolder, progress: Tell) -> None:
     if not fitted.has_models:
         return
     found = read_features(
-        Source(fitted, *fitted.choose(None, None)), 0, progress, seed=fitted.config.seed
+        ModelSource(fitted, *fitted.choose(None, None)), 0, progress, seed=fitted.config.seed
     )
     if not why_no_map(found.features):
         write_map(found, run.explanations, seed=fitted.config.seed, tsne=False)
 
 
-def read_features(source: Source, fold: int, progress: Tell, *, seed: int) -> FoldFeatures:
+def read_features(source: ModelSource, fold: int, progress: Tell, *, seed: int) -> FoldFeatures:
     """Features of one fold's test images, as its own model gives them.
 
     Of more images than can be compared, some are drawn by ``seed``.
@@ -194,7 +194,7 @@ def draw_maps(out: Path) -> list[Path]:
 
 
 def _features(
-    source: Source, model: FittedModel, records: list[ImageRecord], progress: Tell
+    source: ModelSource, model: FittedModel, records: list[ImageRecord], progress: Tell
 ) -> NDArray[np.float32]:
     """(n, D) of what the last layer reads."""
     import torch
@@ -218,7 +218,7 @@ def _features(
     return np.concatenate(parts)
 
 
-def _stored(source: Source, records: list[ImageRecord]) -> NDArray[np.float32] | None:
+def _stored(source: ModelSource, records: list[ImageRecord]) -> NDArray[np.float32] | None:
     """The features that a linear head was fitted on, where the run still has them."""
     fitted = source.fitted
     recipe = next(r for r in fitted.config.recipes if r.name == source.recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from leukoscope.config.study import PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
 from leukoscope.core.records import Manifest
-from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.measurements import audit_image
 from leukoscope.evaluation.conformal import fewest_for
 from leukoscope.evaluation.intervals import MIN_GROUPS
@@ -25,8 +24,9 @@ from leukoscope.pipeline.inapplicable import PictureScale
 from leukoscope.pipeline.inputs import GROUND, load_input, observe
 from leukoscope.pipeline.one_pass import NumberTable
 from leukoscope.pipeline.perturbed import PERTURBED_IMAGES, PERTURBED_INPUTS
-from leukoscope.pipeline.probes import NUMERIC, probe_recipe, table_of
+from leukoscope.pipeline.probes import NUMERIC, number_table, probe_recipe
 from leukoscope.pipeline.progress import Listener
+from leukoscope.study.run import read_data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SAMPLE = 16
 THREADS = 2
 HEAD_S = 1.0e-4  # seconds per training image and penalty, from runs on two cores
+FEATURES_MB = 0.006  # of one image
 FOREST_S = 0.3  # seconds of one fit on numbers
 CLASSIFIER_S = 5e-3  # seconds per training image, all settings of a classifier on features
 
@@ -81,13 +82,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         DataError: No image can be used.
     """
     start = time.perf_counter()
-    manifest = load_dataset(
-        Path(config.data.path),
-        layout=config.data.layout,
-        class_map=config.data.class_map,
-        target=config.data.target,
-        progress=lambda done, total: listener("reading the images", done, total),
-    )
+    manifest = read_data(config, listener)
     reading = PlannedStep("reading", f"{len(manifest.images)} files", time.perf_counter() - start)
     n = len(manifest.usable)
     if n == 0:
@@ -107,41 +102,61 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     timed: dict[str, _RecipeTimes] = {}
     for recipe in config.recipes:
         times = timed[recipe.name] = _time_recipe(recipe, paths)
-        linear = isinstance(recipe.training, LinearHeadTraining)
-        curve = recipe.draws_curve and "acquisition" in protocols
-        points = len(config.splits.cluster_curve) * config.splits.folds if curve else 0
-        jobs = fits + config.bundle + points
-        jobs *= max(1, recipe.inner_folds)
-        steps.append(PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)))
-        model_mb = 0.05 if linear else times.parameters_mb
-        disk_mb += n * times.cached_mb
-        if recipe.frozen_features:
-            disk_mb += n * 0.006
-            model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
-        disk_mb += jobs * model_mb
-        shown = len(PERTURBED_INPUTS) * min(n, PERTURBED_IMAGES)
-        if not recipe.frozen_features:  # features serve all protocols
-            shown += len(PERTURBED) * min(n, PERTURBED_IMAGES) * (len(protocols) - 1)
-        step = f"{recipe.name} on edited images"
-        steps.append(PlannedStep(step, f"{shown} images", shown * times.forward))
+        of_recipe, written_mb = _recipe_steps(config, recipe, times, n, protocols)
+        steps += of_recipe
+        disk_mb += written_mb
     for probe in config.probes:
-        seconds = fits * FOREST_S
-        if probe not in NUMERIC:
-            recipe = probe_recipe(config)
-            times = timed.get(recipe.name) or _time_recipe(recipe, paths)
-            variant = "background-only" if probe == GROUND else probe  # as dear, but for a partner
-            prepare = _seconds_each(
-                paths, partial(load_input, variant=variant, spec=recipe.preprocess)
-            )
-            seconds = n * prepare / THREADS + times.total(n, fits)
-            disk_mb += n * 0.006
-        elif (table := table_of(probe, PictureScale(None, "unknown"))) is not None:
-            measure = partial(_measure, table)
-            seconds += n * _seconds_each(paths, measure) / THREADS
+        seconds = _probe_seconds(config, probe, timed, n, fits, paths)
         steps.append(PlannedStep(f"probe {probe}", f"{fits} fits", seconds))
+        disk_mb += 0 if probe in NUMERIC else n * FEATURES_MB
     steps.append(PlannedStep("statistics, bundle, report", "", 20 + n * 0.008))
     limits = tuple(_limits(manifest, config, cut_out))
     return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits)
+
+
+def _recipe_steps(
+    config: StudyConfig, recipe: Recipe, times: _RecipeTimes, n: int, protocols: Sequence[str]
+) -> tuple[list[PlannedStep], float]:
+    """The training of a recipe and its answers to perturbed images; and the MB that it writes."""
+    linear = isinstance(recipe.training, LinearHeadTraining)
+    curve = recipe.draws_curve and "acquisition" in protocols
+    points = len(config.splits.cluster_curve) * config.splits.folds if curve else 0
+    jobs = len(protocols) * config.splits.folds + config.bundle + points
+    jobs *= max(1, recipe.inner_folds)
+    model_mb = 0.05 if linear else times.parameters_mb
+    disk_mb = n * times.cached_mb
+    if recipe.frozen_features:
+        disk_mb += n * FEATURES_MB
+        model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
+    shown = len(PERTURBED_INPUTS) * min(n, PERTURBED_IMAGES)
+    if not recipe.frozen_features:  # features serve all protocols
+        shown += len(PERTURBED) * min(n, PERTURBED_IMAGES) * (len(protocols) - 1)
+    steps = [
+        PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)),
+        PlannedStep(f"{recipe.name} on perturbed images", f"{shown} images", shown * times.forward),
+    ]
+    return steps, disk_mb + jobs * model_mb
+
+
+def _probe_seconds(
+    config: StudyConfig,
+    probe: str,
+    timed: Mapping[str, _RecipeTimes],
+    n: int,
+    fits: int,
+    paths: Sequence[Path],
+) -> float:
+    """Seconds of a probe's fits, and of making what it sees of each image."""
+    if probe in NUMERIC:
+        table = number_table(probe, PictureScale(None, "unknown"))
+        if table is None:
+            return fits * FOREST_S
+        return fits * FOREST_S + n * _seconds_each(paths, partial(_measure, table)) / THREADS
+    recipe = probe_recipe(config)
+    times = timed.get(recipe.name) or _time_recipe(recipe, paths)
+    variant = "background-only" if probe == GROUND else probe  # as dear, but for a partner
+    prepare = _seconds_each(paths, partial(load_input, variant=variant, spec=recipe.preprocess))
+    return n * prepare / THREADS + times.total(n, fits)
 
 
 def _measure(table: NumberTable, path: Path) -> object:

@@ -247,34 +247,24 @@ def run_study(
     if find_spec("torch") is None:
         raise MissingExtraError("training", "train")  # now, not after a minute of audit
     config = data if isinstance(data, StudyConfig) else study_config(data, **options)
-    if announce is not None and all(recipe.frozen_features for recipe in config.recipes):
-        raise UsageError(
-            "--devices: only gradient training is shared by processes, and no recipe asks for it",
-            hint="use --jobs for the fits of several folds at once",
-        )
+    if announce is not None:
+        _check_shares_training(config)
     run = RunFolder(Path(out))
     progress = Progress(listener) if listener else Progress()
     _open_folder(run, config, resume)
     with progress.step("audit"):
         found = audited_in(run, config, progress)
     images = labelled(found, config)
-    if config.external:
-        from leukoscope.study.external import check_external
-
-        check_external(config, images.class_names)
+    _check_external(config, images)
     with progress.step("splits"):
-        plan = _write_splits(run, found, config)
-        if announce is not None:
-            from leukoscope.pipeline.remote_fits import worker_notes
-
-            plan = replace(plan, notes=(*plan.notes, *worker_notes(config)))
+        plan = _write_splits(run, found, config, shared=announce is not None)
     tables, evidence = _fit_everything(
         run, config, found, images, plan, progress, executor, announce
     )
     with progress.step("statistics"):
         metrics = _write_statistics(run, config, found, plan, tables, evidence)
     if report:
-        _explain_and_report(run, config, found, images, plan, progress)
+        _explain_and_pack(run, config, found, progress)
     unreadable = found.manifest.unreadable
     if report and config.external:
         from leukoscope.study.external import evaluate_external
@@ -283,11 +273,33 @@ def run_study(
         unreadable += lost
     write_json(run.environment, describe_environment(run, config.seed, progress))
     if report:
-        with progress.step("report"):
-            from leukoscope.reporting.study.report import write_report
-
-            write_report(run)
+        _report(run, progress)
     return StudyResult(run, metrics, unreadable)
+
+
+def _check_shares_training(config: StudyConfig) -> None:
+    """Refuse several processes for one training where no recipe has one to share."""
+    if all(recipe.frozen_features for recipe in config.recipes):
+        raise UsageError(
+            "--devices: only gradient training is shared by processes, and no recipe asks for it",
+            hint="use --jobs for the fits of several folds at once",
+        )
+
+
+def _check_external(config: StudyConfig, images: Labelled) -> None:
+    """Refuse other data that the bundle could not be measured on, before anything is fitted."""
+    if config.external:
+        from leukoscope.study.external import check_external
+
+        check_external(config, images.class_names)
+
+
+def _report(run: RunFolder, progress: Progress) -> None:
+    """Write the report from the files of the run."""
+    from leukoscope.reporting.study.report import write_report
+
+    with progress.step("report"):
+        write_report(run)
 
 
 def read_data(config: StudyConfig, listener: Listener | None = None) -> Manifest:
@@ -382,7 +394,10 @@ def labelled(found: Audit, config: StudyConfig) -> Labelled:
     return Labelled(found.manifest.usable, names, config.data.roles)
 
 
-def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> ProtocolPlan:
+def _write_splits(
+    run: RunFolder, found: Audit, config: StudyConfig, *, shared: bool
+) -> ProtocolPlan:
+    """Plan the folds, and note what they are worth where processes share each training."""
     plan = plan_protocols(found.manifest, found, config)
     if not plan.folds:
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
@@ -391,6 +406,10 @@ def _write_splits(run: RunFolder, found: Audit, config: StudyConfig) -> Protocol
         final = final_fold(found.manifest, config, plan.folds)
         plan = replace(plan, folds=(*plan.folds, final))
     save_folds(run.splits, plan.folds, found.manifest)
+    if shared:
+        from leukoscope.pipeline.remote_fits import worker_notes
+
+        plan = replace(plan, notes=(*plan.notes, *worker_notes(config)))
     return plan
 
 
@@ -439,6 +458,7 @@ def _write_statistics(
 
     table = concatenate(tables)
     table.save(run.predictions)
+    _store_sets(run, config, plan, tables)
     measured = summarise(
         PredictionTable.load(run.predictions),
         plan.folds,
@@ -457,14 +477,30 @@ def _write_statistics(
     return metrics
 
 
-def _explain_and_report(
-    run: RunFolder,
-    config: StudyConfig,
-    found: Audit,
-    images: Labelled,
-    plan: ProtocolPlan,
-    progress: Progress,
+def _store_sets(
+    run: RunFolder, config: StudyConfig, plan: ProtocolPlan, tables: Sequence[PredictionTable]
 ) -> None:
+    """Keep the prediction sets of every model beside it."""
+    from leukoscope.pipeline.jobs import store_sets
+
+    found = {
+        (str(t.recipe[0]), str(t.protocol[0]), int(t.fold[0])): t
+        for t in tables
+        if len(t) and t.input[0] == "image"
+    }
+    for recipe in config.recipes:
+        for protocol in dict.fromkeys(fold.protocol for fold in plan.folds):
+            folds = [fold for fold in plan.folds if fold.protocol == protocol]
+            keys = [(recipe.name, protocol, fold.fold) for fold in folds]
+            if all(key in found for key in keys):  # a recipe may leave the cluster curve out
+                own = [found[key] for key in keys]
+                store_sets(folds, own, [run.model(*key) for key in keys], config)
+
+
+def _explain_and_pack(
+    run: RunFolder, config: StudyConfig, found: Audit, progress: Progress
+) -> None:
+    """Heat maps, feature maps and the sheets of overlaps; then the bundle."""
     from leukoscope.datasets.contact_sheet import contact_sheet
     from leukoscope.study.bundling import keep_bundle
     from leukoscope.study.explanations import explain_study

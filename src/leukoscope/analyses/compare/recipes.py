@@ -59,7 +59,7 @@ def describe_candidate(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _without_folders(value: Any) -> Any:
+def _without_folders(value: object) -> object:
     """Names in place of paths: a page that is passed on must not tell where it was made."""
     if isinstance(value, Mapping):
         return {key: _without_folders(inner) for key, inner in value.items()}

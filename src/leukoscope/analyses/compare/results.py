@@ -25,7 +25,7 @@ ROC_POINTS = 150
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComparisonSettings:
     """How a comparison is made.
 
     Attributes:
@@ -39,7 +39,7 @@ class Settings:
     how: Sampling
 
 
-def check_settings(settings: Settings, boards: Sequence[Leaderboard]) -> None:
+def check_settings(settings: ComparisonSettings, boards: Sequence[Leaderboard]) -> None:
     """Refuse a metric or a recipe that does not exist, before anything is computed.
 
     Raises:
@@ -53,7 +53,9 @@ def check_settings(settings: Settings, boards: Sequence[Leaderboard]) -> None:
         raise UnknownNameError("recipe", settings.against, {BEST, *labels})
 
 
-def leaderboard_results(board: Leaderboard, settings: Settings) -> dict[str, dict[str, Any]]:
+def leaderboard_results(
+    board: Leaderboard, settings: ComparisonSettings
+) -> dict[str, dict[str, Any]]:
     """Label → metrics with intervals, confusion, curves, place, spread."""
     labels = [candidate.label for candidate in board.candidates]
     places = bootstrap_ranks(
@@ -71,7 +73,7 @@ def leaderboard_results(board: Leaderboard, settings: Settings) -> dict[str, dic
     }
 
 
-def _one(board: Leaderboard, label: str, settings: Settings) -> dict[str, Any]:
+def _one(board: Leaderboard, label: str, settings: ComparisonSettings) -> dict[str, Any]:
     y, probs = board.y_true, board.probs[label]
     intervals = bootstrap_metrics(
         y, probs, board.class_names, groups=board.groups, roles=board.roles, **settings.how
@@ -96,7 +98,7 @@ def _roc(
     return points
 
 
-def leaderboard_spread(board: Leaderboard, settings: Settings) -> dict[str, Any] | None:
+def leaderboard_spread(board: Leaderboard, settings: ComparisonSettings) -> dict[str, Any] | None:
     """The metric in each fold, or, of a hold-out, in each group of images that look alike.
 
     Groups are the patients where all images name one, else the acquisition clusters of the audit.
@@ -136,7 +138,7 @@ def _alike(board: Leaderboard) -> tuple[str, NDArray[np.str_]]:
 
 
 def leaderboard_tests(
-    board: Leaderboard, results: Mapping[str, Mapping[str, Any]], settings: Settings
+    board: Leaderboard, results: Mapping[str, Mapping[str, Any]], settings: ComparisonSettings
 ) -> list[dict[str, Any]]:
     """Each recipe against the reference on the same images; together they are one family."""
     reference = reference_of(board, results, settings)
@@ -155,7 +157,7 @@ def leaderboard_tests(
 
 
 def reference_of(
-    board: Leaderboard, results: Mapping[str, Mapping[str, Any]], settings: Settings
+    board: Leaderboard, results: Mapping[str, Mapping[str, Any]], settings: ComparisonSettings
 ) -> str:
     """The recipe that others are tested against: the one asked for, else the best."""
     labels = [candidate.label for candidate in board.candidates]

@@ -17,7 +17,7 @@ from leukoscope.analyses.compare.recipes import (
 )
 from leukoscope.analyses.compare.results import (
     BEST,
-    Settings,
+    ComparisonSettings,
     check_settings,
     leaderboard_head,
     leaderboard_results,
@@ -96,7 +96,7 @@ def compare_runs(
     stated = check_roles(roles or {}, boards[0].class_names)
     boards = [replace(board, roles={**board.roles, **stated}) for board in boards]
     candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
-    settings = Settings(metric, against, sampling(sources[0].files.config))
+    settings = ComparisonSettings(metric, against, sampling(sources[0].files.config))
     check_settings(settings, boards)
     comparison = _head(runs, out, sources, settings, stated)
     comparison["notes"] += copies
@@ -107,12 +107,7 @@ def compare_runs(
         options |= {"cache": out / "cache", "num_classes": len(boards[0].class_names)}
         measure = partial(measure_recipes, **options)
         _add_models(comparison, candidates, measure, progress, published=published)
-    write_json(out / RESULT, comparison)
-    _write_csv(out / "comparison.csv", comparison)
-    from leukoscope.reporting.compare.page import write_comparison
-
-    with progress.step("figures and pages") as tell:
-        write_comparison(out, progress=tell)
+    _write(comparison, out, progress)
     return comparison
 
 
@@ -120,7 +115,7 @@ def _head(
     runs: Sequence[Path],
     out: Path,
     sources: Sequence[ComparedRun],
-    settings: Settings,
+    settings: ComparisonSettings,
     roles: Roles,
 ) -> dict[str, Any]:
     # Folders by name: a page that is passed on must not tell where it was made.
@@ -187,7 +182,7 @@ def _without_folders(command: str) -> str:
 def _statistics(
     candidates: Sequence[Candidate],
     boards: Sequence[Leaderboard],
-    settings: Settings,
+    settings: ComparisonSettings,
     progress: Progress,
 ) -> dict[str, Any]:
     entries = {c.label: {**describe_candidate(c), "results": {}} for c in candidates}
@@ -246,6 +241,16 @@ def _add_models(
         | values
         for name, values in found.items()
     ]
+
+
+def _write(comparison: Mapping[str, Any], out: Path, progress: Progress) -> None:
+    """Write the result, and the pages and figures that are made from it."""
+    from leukoscope.reporting.compare.page import write_comparison
+
+    write_json(out / RESULT, comparison)
+    _write_csv(out / "comparison.csv", comparison)
+    with progress.step("figures and pages") as tell:
+        write_comparison(out, progress=tell)
 
 
 def _write_csv(path: Path, comparison: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from leukoscope.core.files import sha256_json, write_csv
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.datasets.passport import Audit
 from leukoscope.evaluation.calibration import softmax
-from leukoscope.evaluation.leaderboard import Criterion
+from leukoscope.evaluation.leaderboard import LeaderboardCriterion
 from leukoscope.evaluation.metrics import HISTORY_METRICS, compute_metrics
 from leukoscope.learning.linear_head import fit_linear_head
 from leukoscope.pipeline.fitting import HEAD_HISTORY, job_seed
@@ -296,7 +296,7 @@ class _Epochs:
         return self.pruned
 
 
-def criterion_of(recipe: Recipe) -> Criterion:
+def criterion_of(recipe: Recipe) -> LeaderboardCriterion:
     """The metric that compares the trials of a recipe; for linear heads the log loss."""
     training = recipe.training
     return HISTORY_METRICS[

@@ -229,7 +229,7 @@ def _write_best(outcome: Outcome, corrected: CorrectedBest | None) -> None:
     write_text(outcome.out / "best.toml", tomli_w.dumps(values, multiline_strings=True))
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return compact(value) if isinstance(value, (dict, list)) else str(value)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Discriminator, Field, Tag
 
 from leukoscope.config.bundle import SetGuarantee, SetScore
-from leukoscope.config.metrics.results import KINDS, Estimate, Reason, Record, kind_of_record
+from leukoscope.config.metrics.results import RECORD_KINDS, Estimate, Reason, Record, kind_of_record
 
 
 class ChanceBand(Record):
@@ -175,7 +175,7 @@ class Guarantee(Record):
     lowest_class: float | None = None
 
 
-class Candidate(Record):
+class SetCandidate(Record):
     """Another way to make sets, measured on validation images.
 
     Attributes:
@@ -284,7 +284,7 @@ class OperatingResult(Record):
     kept: bool = False
 
 
-class OperatingPoint(Record):
+class AskedOperatingPoint(Record):
     """The operating point that was asked for, or what could be.
 
     Attributes:
@@ -326,16 +326,16 @@ class Decisions(Record):
     mean_set_size: SetSize | None = None
     sets: dict[str, Sets] = Field(default_factory=dict)
     promises: dict[str, tuple[Guarantee, ...]] = Field(default_factory=dict)
-    candidates: dict[str, tuple[Candidate, ...]] = Field(default_factory=dict)
+    candidates: dict[str, tuple[SetCandidate, ...]] = Field(default_factory=dict)
     selective: dict[str, Selective] = Field(default_factory=dict)
     net_benefit: dict[
         str,
         Annotated[
-            Annotated[NetBenefit, Tag(KINDS[0])] | Annotated[Reason, Tag(KINDS[1])],
+            Annotated[NetBenefit, Tag(RECORD_KINDS[0])] | Annotated[Reason, Tag(RECORD_KINDS[1])],
             Discriminator(kind_of_record),
         ],
     ] = Field(default_factory=dict)
-    operating_point: OperatingPoint | None = None
+    operating_point: AskedOperatingPoint | None = None
 
 
 class PromiseResult(Record):

@@ -6,9 +6,9 @@ from leukoscope.config.metrics.results import (
     Difference,
     Estimate,
     InapplicableProbe,
-    Level,
     Record,
     SourceStatus,
+    VerdictLevel,
 )
 
 
@@ -128,7 +128,7 @@ class Shortcuts(Record):
     sources: tuple[SourceShare, ...] = ()
     inapplicable: tuple[InapplicableProbe, ...] = ()
     grain: PixelScale | None = None
-    level: Level = "inconclusive"
+    level: VerdictLevel = "inconclusive"
 
 
 class Control(Record):
@@ -192,7 +192,7 @@ class Verdict(Record):
     """
 
     headline: str
-    level: Level
+    level: VerdictLevel
     findings: tuple[str, ...] = ()
     rule: str = ""
     protocol: str | None = None

@@ -18,7 +18,7 @@ from leukoscope.config.metrics.decisions import CalibrationResult, Decisions, Pr
 from leukoscope.config.metrics.evidence import Control, Rejection, Shortcuts, Survival, Verdict
 from leukoscope.config.metrics.other_data import BundleDecisions, ForeignSplit, OtherData
 from leukoscope.config.metrics.results import (
-    KINDS,
+    RECORD_KINDS,
     Comparison,
     CurvePoint,
     Hierarchy,
@@ -169,7 +169,7 @@ def load_evaluation(path: Path) -> EvaluationMetrics:
     return _checked(EvaluationMetrics, read_json(path), str(path), hint)
 
 
-def _checked(model: type[FileT], values: Any, source: str, hint: str) -> FileT:
+def _checked(model: type[FileT], values: object, source: str, hint: str) -> FileT:
     """Validate in strict JSON mode, where lists stand for tuples but text is no number."""
     if not isinstance(values, Mapping):
         found = type(values).__name__
@@ -187,7 +187,7 @@ def _checked(model: type[FileT], values: Any, source: str, hint: str) -> FileT:
 
 def _problem(item: Any) -> str:
     """One wrong key: where it is, what was expected, what was found."""
-    where = ".".join(str(part) for part in item["loc"] if part not in KINDS) or "file"
+    where = ".".join(str(part) for part in item["loc"] if part not in RECORD_KINDS) or "file"
     if item["type"] == "missing":
         return f"{where}: expected this key, found none"
     if item["type"] == "extra_forbidden":

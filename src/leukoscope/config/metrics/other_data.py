@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Discriminator, Tag
 
-from leukoscope.config.metrics.results import KINDS, Estimate, Reason, Record, kind_of_record
+from leukoscope.config.metrics.results import RECORD_KINDS, Estimate, Reason, Record, kind_of_record
 
 
 class Leak(Record):
@@ -118,6 +118,6 @@ class OtherData(Record):
     warnings: tuple[str, ...]
     internal: Held
     forecast: Annotated[
-        Annotated[Forecast, Tag(KINDS[0])] | Annotated[Reason, Tag(KINDS[1])],
+        Annotated[Forecast, Tag(RECORD_KINDS[0])] | Annotated[Reason, Tag(RECORD_KINDS[1])],
         Discriminator(kind_of_record),
     ]

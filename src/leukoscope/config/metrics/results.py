@@ -8,14 +8,14 @@ a two-sided p-value. An interval has the level ``confidence`` of the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from leukoscope.config.base import Strict
 from leukoscope.config.guarantees import Measured
 
-Level = Literal["unsafe", "inconclusive", "plausible", "plausible-by-clusters"]
+VerdictLevel = Literal["unsafe", "inconclusive", "plausible", "plausible-by-clusters"]
 """What a verdict says."""
 SourceStatus = Literal["shown", "refuted", "open", "inapplicable"]
 """What is known of one source of shortcut."""
@@ -60,13 +60,13 @@ class Reason(Record):
     reason: str
 
 
-KINDS: Final = ("measured values", "only a reason")
+RECORD_KINDS: Final = ("measured values", "only a reason")
 
 
-def kind_of_record(value: Any) -> str:
+def kind_of_record(value: object) -> str:
     """Whether a record holds measurements or the reason why there are none."""
     has_reason = "reason" in value if isinstance(value, Mapping) else isinstance(value, Reason)
-    return KINDS[has_reason]
+    return RECORD_KINDS[has_reason]
 
 
 class Sampled(Record):
@@ -120,7 +120,7 @@ class Result(Sampled):
     calibrated: bool = True
     next_unit: (
         Annotated[
-            Annotated[NextUnit, Tag(KINDS[0])] | Annotated[Reason, Tag(KINDS[1])],
+            Annotated[NextUnit, Tag(RECORD_KINDS[0])] | Annotated[Reason, Tag(RECORD_KINDS[1])],
             Discriminator(kind_of_record),
         ]
         | None

@@ -10,13 +10,18 @@ from leukoscope.core.files import write_csv
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.compare import recipes, sections, tables
-from leukoscope.reporting.compare.result import FEWER_EPOCHS, Comparison, load_comparison, signs_of
+from leukoscope.reporting.compare.result import (
+    FEWER_EPOCHS,
+    ComparisonResult,
+    load_comparison,
+    signs_of,
+)
 from leukoscope.reporting.content import Section, Table
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 
-TABLES: Mapping[str, Callable[[Comparison], Table | None]] = {
+TABLES: Mapping[str, Callable[[ComparisonResult], Table | None]] = {
     "overview": tables.overview,
     "places": tables.places,
     "paired-tests": tables.paired_tests,
@@ -32,7 +37,7 @@ TABLES: Mapping[str, Callable[[Comparison], Table | None]] = {
     "prior-work": recipes.prior_work,
     "formulas": recipes.formulas,
 }
-SECTIONS: tuple[Callable[[Comparison, Gallery], Section], ...] = (
+SECTIONS: tuple[Callable[[ComparisonResult, Gallery], Section], ...] = (
     sections.glance,
     sections.ranking,
     sections.further,
@@ -69,7 +74,7 @@ def write_comparison(folder: Path, *, progress: Callable[[int, int], None] | Non
     )  # fmt: skip
 
 
-def _write_tables(folder: Path, comparison: Comparison) -> None:
+def _write_tables(folder: Path, comparison: ComparisonResult) -> None:
     """Each table as the page shows it, one CSV file each."""
     found = [(name, make(comparison)) for name, make in TABLES.items()]
     found += [
@@ -83,7 +88,7 @@ def _write_tables(folder: Path, comparison: Comparison) -> None:
             write_csv(folder / f"{name}.csv", titles, rows)
 
 
-def _head(comparison: Comparison) -> dict[str, Any]:
+def _head(comparison: ComparisonResult) -> dict[str, Any]:
     runs = comparison.values["runs"]
     data = ", ".join(dict.fromkeys(run["data"] for run in runs))
     facts = (
@@ -109,7 +114,7 @@ def _head(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _about(comparison: Comparison, data: str) -> list[tuple[str, str]]:
+def _about(comparison: ComparisonResult, data: str) -> list[tuple[str, str]]:
     """What a reader of any table must know: data, sizes, protocols, seed, epochs, runs."""
     runs = comparison.values["runs"]
     seeds = ", ".join(map(str, dict.fromkeys(run["seed"] for run in runs)))
@@ -127,7 +132,7 @@ def _about(comparison: Comparison, data: str) -> list[tuple[str, str]]:
     return about + [("Made by", f"`{text}`") for text in made]
 
 
-def _epochs(comparison: Comparison) -> str:
+def _epochs(comparison: ComparisonResult) -> str:
     """How long recipes were trained, and how many of them shorter than published."""
     run = [
         number

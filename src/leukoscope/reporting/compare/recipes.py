@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from leukoscope.config.recipe import GradientTraining, ModelConfig
 from leukoscope.core.labels import class_description, class_title
-from leukoscope.reporting.compare.result import Comparison, Entry, big
+from leukoscope.reporting.compare.result import ComparisonResult, RecipeEntry, big
 from leukoscope.reporting.compare.tables import recipe_field
 from leukoscope.reporting.content import (
     PROTOCOL,
@@ -171,14 +171,14 @@ PRIOR_WORK: tuple[Published, ...] = (
 )
 
 
-def _known(comparison: Comparison) -> list[Entry]:
+def _known(comparison: ComparisonResult) -> list[RecipeEntry]:
     return [entry for entry in comparison.entries if entry.get("settings")]
 
 
-def preprocessing(comparison: Comparison) -> Table:
+def preprocessing(comparison: ComparisonResult) -> Table:
     """Steps, size and normalisation of each recipe."""
 
-    def spec(entry: Entry) -> Mapping[str, Any]:
+    def spec(entry: RecipeEntry) -> Mapping[str, Any]:
         return entry["settings"]["preprocess"]  # type: ignore[no-any-return]
 
     return table_of(
@@ -198,7 +198,7 @@ def _step(step: Mapping[str, Any]) -> str:
     return f"{step['kind']} ({options})" if options else str(step["kind"])
 
 
-def _plain(found: Any) -> str:
+def _plain(found: object) -> str:
     if isinstance(found, list):
         return "/".join(map(_plain, found))
     return f"{found:g}" if isinstance(found, float) else str(found)
@@ -208,10 +208,10 @@ def _triple(values: Sequence[float]) -> str:
     return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{v:g}" for v in values)
 
 
-def architectures(comparison: Comparison) -> Table:
+def architectures(comparison: ComparisonResult) -> Table:
     """Backbone, weights and head of each recipe."""
 
-    def model(entry: Entry) -> Mapping[str, Any]:
+    def model(entry: RecipeEntry) -> Mapping[str, Any]:
         return entry["settings"]["model"]  # type: ignore[no-any-return]
 
     return table_of(
@@ -247,7 +247,7 @@ def head_of(model: Mapping[str, Any]) -> str:
     return ", ".join([*parts, "linear"])
 
 
-def hyper_parameters(comparison: Comparison) -> Table:
+def hyper_parameters(comparison: ComparisonResult) -> Table:
     """How each recipe is trained."""
 
     def fitting(title: str) -> Cell:
@@ -336,7 +336,7 @@ def augmentation_of(record: Mapping[str, Any]) -> str:
     return ", ".join(found) or "none"
 
 
-def deviations(comparison: Comparison) -> Table | None:
+def deviations(comparison: ComparisonResult) -> Table | None:
     """How recipes differ from their published form."""
     return table_if_any(
         "Recipes that were not run as published",
@@ -348,7 +348,7 @@ def deviations(comparison: Comparison) -> Table | None:
     )
 
 
-def data_sets(comparison: Comparison) -> Table:
+def data_sets(comparison: ComparisonResult) -> Table:
     """Classes of the data of each run."""
     return table_of(
         "The data: usable images of each class",
@@ -373,7 +373,7 @@ def _distinct(runs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Ma
     return list(seen.values())
 
 
-def _data_note(comparison: Comparison) -> str:
+def _data_note(comparison: ComparisonResult) -> str:
     parts = []
     for run in _distinct(comparison.values["runs"], ("data", "images", "classes")):
         patients = f"{count(run['patients'])} patients" if run["patients"] else "no patient ids"
@@ -385,7 +385,7 @@ def _data_note(comparison: Comparison) -> str:
     return " ".join(parts)
 
 
-def splits(comparison: Comparison) -> Table:
+def splits(comparison: ComparisonResult) -> Table:
     """Images in each part of each fold, the mean over the folds."""
     return table_of(
         "Images per part, mean of the folds",
@@ -407,14 +407,14 @@ def splits(comparison: Comparison) -> Table:
     )  # fmt: skip
 
 
-def prior_work(comparison: Comparison) -> Table:
+def prior_work(comparison: ComparisonResult) -> Table:
     """Published figures."""
     columns = words("Work", "Data", "Held out", "Figure as published", "Source")
     note = "As published, not measured here; splits and data differ, so no row can be ranked."
     return Table("Published figures to stand beside", columns, PRIOR_WORK, note)
 
 
-def formulas(comparison: Comparison) -> Table:
+def formulas(comparison: ComparisonResult) -> Table:
     """How each metric is computed."""
     columns = (Column("Metric"), Column("Formula", code=True), Column("Remark"))
     note = (

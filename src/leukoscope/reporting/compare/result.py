@@ -13,14 +13,14 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
 from leukoscope.reporting.formats import DASH, finite
 
-Entry = Mapping[str, Any]
+RecipeEntry = Mapping[str, Any]
 RESULT = "comparison.json"
 OTHER_BACKBONE = "‡"
 FEWER_EPOCHS = "§"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonResult:
     """A comparison.
 
     Attributes:
@@ -45,22 +45,22 @@ class Comparison:
         return f"{100 * float(self.values['confidence']):g} %"
 
     @property
-    def protocols(self) -> Sequence[Entry]:
+    def protocols(self) -> Sequence[RecipeEntry]:
         """Heads of the protocols, from the mildest to the harshest."""
         return list(self.values["protocols"])
 
     @cached_property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[RecipeEntry]:
         """Recipes, the best of the first protocol first; those without it come last."""
         first = self.protocols[0]["name"]
 
-        def place(entry: Entry) -> float:
+        def place(entry: RecipeEntry) -> float:
             result = entry["results"].get(first)
             return float(result["place"]["rank"]) if result else float("inf")
 
         return sorted(self.values["entries"], key=place)
 
-    def under(self, protocol: str) -> list[Entry]:
+    def under(self, protocol: str) -> list[RecipeEntry]:
         """Recipes with results under a protocol, the best first."""
         found = [entry for entry in self.entries if protocol in entry["results"]]
         return sorted(found, key=lambda e: float(e["results"][protocol]["place"]["rank"]))
@@ -77,12 +77,12 @@ class Comparison:
             for label, text in [(entry["label"], signed[entry["label"]])]
         }
 
-    def name(self, entry: Entry) -> str:
+    def name(self, entry: RecipeEntry) -> str:
         """Short name of an entry."""
         return self.short[entry["label"]]
 
     @property
-    def published(self) -> Sequence[Entry]:
+    def published(self) -> Sequence[RecipeEntry]:
         """Published networks that did not run here, counted and timed."""
         return self.values.get("published") or ()
 
@@ -106,7 +106,7 @@ class Comparison:
         return " ".join(parts)
 
 
-def signs_of(entry: Entry) -> str:
+def signs_of(entry: RecipeEntry) -> str:
     """Signs for the ways in which an entry is not its published recipe."""
     settings = entry.get("settings") or {}
     marks = list(entry["marks"])
@@ -119,12 +119,12 @@ def signs_of(entry: Entry) -> str:
     return signs
 
 
-def _backbone(entry: Entry) -> str:
+def _backbone(entry: RecipeEntry) -> str:
     settings = entry.get("settings") or {}
     return str((settings.get("model") or {}).get("backbone", ""))
 
 
-def load_comparison(folder: Path) -> Comparison:
+def load_comparison(folder: Path) -> ComparisonResult:
     """Read ``comparison.json``.
 
     Raises:
@@ -138,10 +138,10 @@ def load_comparison(folder: Path) -> Comparison:
             f"{folder / RESULT}: {', '.join(missing)} missing",
             hint="run `leukoscope compare` again",
         )
-    return Comparison(values)
+    return ComparisonResult(values)
 
 
-def value_of(entry: Entry, protocol: str, metric: str) -> Any:
+def value_of(entry: RecipeEntry, protocol: str, metric: str) -> Any:
     """``{"value", "low", "high", "reliable"}`` of a metric, or None."""
     result = entry["results"].get(protocol)
     return None if result is None else result["metrics"].get(metric)
@@ -168,13 +168,13 @@ def joined(cells: Sequence[str]) -> str:
     return " / ".join(cells) or DASH
 
 
-def latency_of(entry: Entry, batch: int) -> Mapping[str, Any] | None:
+def latency_of(entry: RecipeEntry, batch: int) -> Mapping[str, Any] | None:
     """The measured latency at a batch size, or None."""
     timed = (entry.get("complexity") or {}).get("latency", ())
     return next((t for t in timed if t["batch"] == batch), None)
 
 
-def big(value: Any) -> str:
+def big(value: object) -> str:
     """A large count in millions or billions, with three digits.
 
     >>> big(4288196), big(15_466_184_704), big(900_444), big(None)

@@ -11,7 +11,14 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.intervals import MIN_GROUPS
 from leukoscope.reporting.compare import recipes, tables
-from leukoscope.reporting.compare.result import Comparison, Entry, big, latency_of, mean, value_of
+from leukoscope.reporting.compare.result import (
+    ComparisonResult,
+    RecipeEntry,
+    big,
+    latency_of,
+    mean,
+    value_of,
+)
 from leukoscope.reporting.content import (
     Block,
     Code,
@@ -34,7 +41,7 @@ RADAR_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "pr_auc
 MOST_RADAR = 6
 
 
-def glance(comparison: Comparison, gallery: Gallery) -> Section:
+def glance(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """The main table and its bars."""
     blocks: list[Block] = [tables.overview(comparison), *present(tables.verdicts(comparison))]
     few = [head for head in comparison.protocols if head["n_groups"] < MIN_GROUPS]
@@ -60,12 +67,12 @@ def glance(comparison: Comparison, gallery: Gallery) -> Section:
     return Section("glance", "All recipes at a glance", blocks)
 
 
-def sizes(comparison: Comparison) -> str:
+def sizes(comparison: ComparisonResult) -> str:
     """The sample size under each protocol, for captions."""
     return "; ".join(f"{h['name']}: n = {tables.sample(h)}" for h in comparison.protocols)
 
 
-def estimates(comparison: Comparison, metric: str) -> list[tuple[str, charts.Estimates]]:
+def estimates(comparison: ComparisonResult, metric: str) -> list[tuple[str, charts.Estimates]]:
     """Recipe → estimate under each protocol; per cent where the metric is written so."""
     return [
         (
@@ -80,7 +87,7 @@ def estimates(comparison: Comparison, metric: str) -> list[tuple[str, charts.Est
     ]
 
 
-def _estimate(entry: Entry, protocol: str, metric: str) -> charts.Estimate | None:
+def _estimate(entry: RecipeEntry, protocol: str, metric: str) -> charts.PlottedEstimate | None:
     record = value_of(entry, protocol, metric) or {}
     value = finite(record.get("value"))
     if value is None:
@@ -88,11 +95,11 @@ def _estimate(entry: Entry, protocol: str, metric: str) -> charts.Estimate | Non
     scale = 100.0 if is_percent(metric) else 1.0
     low, high = (finite(record.get(key)) for key in ("low", "high"))
     if low is None or high is None:
-        return charts.Estimate(scale * value)
-    return charts.Estimate(scale * value, scale * low, scale * high)
+        return charts.PlottedEstimate(scale * value)
+    return charts.PlottedEstimate(scale * value, scale * low, scale * high)
 
 
-def ranking(comparison: Comparison, gallery: Gallery) -> Section:
+def ranking(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """Places with intervals, and paired tests."""
     blocks: list[Block] = []
     if len(comparison.entries) > 1:
@@ -118,12 +125,12 @@ def ranking(comparison: Comparison, gallery: Gallery) -> Section:
                    [*blocks, *present(tables.paired_tests(comparison))])  # fmt: skip
 
 
-def _place(entry: Entry, protocol: str) -> charts.Estimate:
+def _place(entry: RecipeEntry, protocol: str) -> charts.PlottedEstimate:
     place = entry["results"][protocol]["place"]
-    return charts.Estimate(place["rank"], place["low"], place["high"])
+    return charts.PlottedEstimate(place["rank"], place["low"], place["high"])
 
 
-def further(comparison: Comparison, gallery: Gallery) -> Section:
+def further(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """Radar, boxes, the remaining metrics."""
     panels = [(h["name"], _radar(comparison, h["name"])) for h in comparison.protocols]
     titles = [metric_title(m) if m != "ece" else "1 − ECE" for m in RADAR_METRICS]
@@ -144,7 +151,7 @@ def further(comparison: Comparison, gallery: Gallery) -> Section:
                    [*blocks, tables.metrics(comparison)])  # fmt: skip
 
 
-def _radar(comparison: Comparison, protocol: str) -> Mapping[str, list[float]]:
+def _radar(comparison: ComparisonResult, protocol: str) -> Mapping[str, list[float]]:
     lines = {}
     best = {e["label"] for e in comparison.entries[:MOST_RADAR]}
     for entry in comparison.under(protocol):
@@ -155,7 +162,7 @@ def _radar(comparison: Comparison, protocol: str) -> Mapping[str, list[float]]:
     return lines
 
 
-def _boxes(comparison: Comparison, gallery: Gallery) -> Picture | None:
+def _boxes(comparison: ComparisonResult, gallery: Gallery) -> Picture | None:
     found = [head for head in comparison.protocols if head.get("spread")]
     if not found:
         return None
@@ -186,7 +193,7 @@ def _boxes(comparison: Comparison, gallery: Gallery) -> Picture | None:
     )
 
 
-def classes(comparison: Comparison, gallery: Gallery) -> Section:
+def classes(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """F1 heat map, ROC curves, and for each recipe its table and confusion matrices."""
     names = comparison.class_names
     panels = [
@@ -215,12 +222,12 @@ def classes(comparison: Comparison, gallery: Gallery) -> Section:
     return Section("classes", "Class by class", blocks)
 
 
-def _f1(entry: Entry, protocol: str, name: str) -> float:
+def _f1(entry: RecipeEntry, protocol: str, name: str) -> float:
     value = finite((value_of(entry, protocol, f"f1_{name}") or {}).get("value"))
     return float("nan") if value is None else value
 
 
-def _roc(comparison: Comparison, gallery: Gallery, head: Entry) -> Picture:
+def _roc(comparison: ComparisonResult, gallery: Gallery, head: RecipeEntry) -> Picture:
     protocol = head["name"]
     panels = []
     for name in comparison.class_names:
@@ -243,7 +250,7 @@ def _roc(comparison: Comparison, gallery: Gallery, head: Entry) -> Picture:
     )
 
 
-def _confusion(comparison: Comparison, gallery: Gallery, entry: Entry) -> Picture:
+def _confusion(comparison: ComparisonResult, gallery: Gallery, entry: RecipeEntry) -> Picture:
     panels = [
         (
             head["name"],
@@ -261,12 +268,12 @@ def _confusion(comparison: Comparison, gallery: Gallery, entry: Entry) -> Pictur
     )
 
 
-def file_name(entry: Entry) -> str:
+def file_name(entry: RecipeEntry) -> str:
     """An entry's label as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", entry["label"]).strip("-")
 
 
-def cost(comparison: Comparison, gallery: Gallery) -> Section:
+def cost(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """Parameters, latency and training time."""
     blocks: list[Block] = list(present(tables.cost(comparison)))
     known = [entry for entry in comparison.entries if entry.get("complexity")]
@@ -289,7 +296,11 @@ def cost(comparison: Comparison, gallery: Gallery) -> Section:
 
 
 def _scatter(
-    comparison: Comparison, gallery: Gallery, name: str, title: str, cost_of: Mapping[str, float]
+    comparison: ComparisonResult,
+    gallery: Gallery,
+    name: str,
+    title: str,
+    cost_of: Mapping[str, float],
 ) -> Picture:
     metric = comparison.metric
     unit = ", %" if is_percent(metric) else ""
@@ -306,7 +317,7 @@ def _scatter(
     )  # fmt: skip
 
 
-def _times(comparison: Comparison, gallery: Gallery) -> Picture | None:
+def _times(comparison: ComparisonResult, gallery: Gallery) -> Picture | None:
     series = []
     for head in comparison.protocols:
         minutes = {
@@ -328,7 +339,7 @@ def _times(comparison: Comparison, gallery: Gallery) -> Picture | None:
     )
 
 
-def training(comparison: Comparison, gallery: Gallery) -> Section:
+def training(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """Learning curves, and how recipes were made."""
     panels = []
     for entry in comparison.entries:
@@ -352,7 +363,7 @@ def training(comparison: Comparison, gallery: Gallery) -> Section:
 
 def _curves(
     gallery: Gallery,
-    panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[charts.Curve]]]]],
+    panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[charts.TrainingCurve]]]]],
     what: str,
 ) -> Picture:
     return gallery.draw(
@@ -364,7 +375,7 @@ def _curves(
     )
 
 
-def diagrams(comparison: Comparison, gallery: Gallery) -> Section:
+def diagrams(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """The layers of each network."""
     blocks: list[Block] = [recipes.architectures(comparison)]
     named = [(comparison.name(entry), entry) for entry in comparison.entries]
@@ -373,7 +384,7 @@ def diagrams(comparison: Comparison, gallery: Gallery) -> Section:
     return Section("architectures", "Architectures", blocks)
 
 
-def _diagram(gallery: Gallery, name: str, entry: Entry) -> Picture:
+def _diagram(gallery: Gallery, name: str, entry: RecipeEntry) -> Picture:
     side = entry["settings"]["preprocess"]["size_px"]
     backbone = entry["settings"]["model"]["backbone"]
     title = f"{name} ({backbone})" if backbone not in name else name
@@ -387,7 +398,7 @@ def _diagram(gallery: Gallery, name: str, entry: Entry) -> Picture:
     )
 
 
-def data(comparison: Comparison, gallery: Gallery) -> Section:
+def data(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """The data, the parts, and other data."""
     blocks: list[Block | None] = [
         recipes.data_sets(comparison),
@@ -397,7 +408,7 @@ def data(comparison: Comparison, gallery: Gallery) -> Section:
     return Section("data", "Data", present(*blocks))
 
 
-def context(comparison: Comparison, gallery: Gallery) -> Section:
+def context(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """What others published, how metrics are computed, how to make this again."""
     return Section(
         "context",

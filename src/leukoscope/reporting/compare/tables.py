@@ -13,8 +13,8 @@ from leukoscope.evaluation.shortcuts import SOURCES
 from leukoscope.evaluation.verdict import level_words
 from leukoscope.evaluation.verdict_text import share_text
 from leukoscope.reporting.compare.result import (
-    Comparison,
-    Entry,
+    ComparisonResult,
+    RecipeEntry,
     big,
     joined,
     latency_of,
@@ -57,7 +57,7 @@ ALL_METRICS = (
 )  # fmt: skip
 
 
-def overview(comparison: Comparison) -> Table:
+def overview(comparison: ComparisonResult) -> Table:
     """One row a recipe, the protocols side by side, with cost and the study's own figure."""
     names = [head["name"] for head in comparison.protocols]
     sides = " / ".join(names)
@@ -81,35 +81,35 @@ def overview(comparison: Comparison) -> Table:
     )  # fmt: skip
 
 
-def recipe_field(comparison: Comparison) -> Field:
+def recipe_field(comparison: ComparisonResult) -> Field:
     """The column of short names of entries."""
     return text("Recipe", comparison.name, narrow=True)
 
 
-def _complexity(entry: Entry, key: str) -> Any:
+def _complexity(entry: RecipeEntry, key: str) -> Any:
     return (entry.get("complexity") or {}).get(key)
 
 
-def _fit_times(entry: Entry, names: Sequence[str]) -> str:
+def _fit_times(entry: RecipeEntry, names: Sequence[str]) -> str:
     return joined([seconds(mean(_training(entry, name).get("seconds", ()))) for name in names])
 
 
-def sample(head: Entry) -> str:
+def sample(head: RecipeEntry) -> str:
     """How many images in how many groups."""
     groups = plural(head["n_groups"], head["group_unit"])
     return f"{count(head['n'])} images in {groups}"
 
 
-def _sides(entry: Entry, protocols: Sequence[str], metric: str) -> str:
+def _sides(entry: RecipeEntry, protocols: Sequence[str], metric: str) -> str:
     found = [value_of(entry, name, metric) or {} for name in protocols]
     return " / ".join(number(record.get("value"), metric) for record in found)
 
 
-def _training(entry: Entry, protocol: str) -> Mapping[str, Sequence[object]]:
+def _training(entry: RecipeEntry, protocol: str) -> Mapping[str, Sequence[object]]:
     return entry["training"].get(protocol) or {}
 
 
-def epochs(entry: Entry, protocols: Sequence[str]) -> str:
+def epochs(entry: RecipeEntry, protocols: Sequence[str]) -> str:
     """``2 of 20, best 2``; the epochs of several folds as a range, protocols side by side."""
     trained = [record for name in protocols if (record := _training(entry, name)).get("epochs")]
     if not trained:
@@ -139,7 +139,7 @@ def milliseconds(timed: Mapping[str, object] | None, key: str) -> str:
     return f"{known:.1f} ms" if known < 100 else f"{known:,.0f} ms"
 
 
-def under_protocols(comparison: Comparison) -> list[Entry]:
+def under_protocols(comparison: ComparisonResult) -> list[RecipeEntry]:
     """A record for each protocol and recipe, the best first: its metrics and its place."""
     return [
         {**entry["results"][head["name"]], "entry": entry, "protocol": head["name"]}
@@ -148,7 +148,7 @@ def under_protocols(comparison: Comparison) -> list[Entry]:
     ]
 
 
-def metrics(comparison: Comparison) -> Table:
+def metrics(comparison: ComparisonResult) -> Table:
     """Every overall metric with its interval."""
     return table_of(
         f"Further metrics ({comparison.level} intervals)", under_protocols(comparison),
@@ -157,14 +157,14 @@ def metrics(comparison: Comparison) -> Table:
     )  # fmt: skip
 
 
-def _name(comparison: Comparison) -> Field:
+def _name(comparison: ComparisonResult) -> Field:
     return text("Recipe", lambda e: comparison.name(e["entry"]), narrow=True)
 
 
-def places(comparison: Comparison) -> Table:
+def places(comparison: ComparisonResult) -> Table:
     """Rank of each recipe with its interval."""
 
-    def span(place: Entry) -> str:
+    def span(place: RecipeEntry) -> str:
         sign = "" if place["reliable"] else UNRELIABLE
         return f"{place['low']:g}–{place['high']:g}{sign}"
 
@@ -181,7 +181,7 @@ def places(comparison: Comparison) -> Table:
     )  # fmt: skip
 
 
-def paired_tests(comparison: Comparison) -> Table | None:
+def paired_tests(comparison: ComparisonResult) -> Table | None:
     """Each recipe against the reference on the same images."""
     metric = comparison.metric
     of_recipe = {(row["protocol"], row["a"]): row for row in comparison.values["tests"]}
@@ -213,7 +213,7 @@ def paired_tests(comparison: Comparison) -> Table | None:
     )  # fmt: skip
 
 
-def per_class(comparison: Comparison, entry: Entry) -> Table:
+def per_class(comparison: ComparisonResult, entry: RecipeEntry) -> Table:
     """Each class against the rest, under each protocol."""
     return class_table(
         f"Each class against the rest, {comparison.name(entry)} ({comparison.level} intervals)",
@@ -226,7 +226,7 @@ def per_class(comparison: Comparison, entry: Entry) -> Table:
     )
 
 
-def cost(comparison: Comparison) -> Table | None:
+def cost(comparison: ComparisonResult) -> Table | None:
     """Parameters, operations, file size and measured latency."""
     found = [{**e, "name": comparison.name(e)} for e in comparison.entries if e.get("complexity")]
     found += [{**e, "name": f"{e['label']} as published"} for e in comparison.published]
@@ -239,11 +239,11 @@ def cost(comparison: Comparison) -> Table | None:
     def latency(batch: int, key: str) -> Cell:
         return lambda e: milliseconds(latency_of(e, batch), key)
 
-    def size(entry: Entry) -> str:
+    def size(entry: RecipeEntry) -> str:
         megabytes = _complexity(entry, "size_mb")
         return DASH if megabytes is None else f"{megabytes:.1f} MB"
 
-    def speed(entry: Entry) -> str:
+    def speed(entry: RecipeEntry) -> str:
         many = latency_of(entry, 32)
         return DASH if many is None else f"{32000 / many['median_ms']:,.0f}"
 
@@ -264,7 +264,7 @@ def cost(comparison: Comparison) -> Table | None:
     )  # fmt: skip
 
 
-def _cost_note(found: Sequence[Entry]) -> str:
+def _cost_note(found: Sequence[RecipeEntry]) -> str:
     cpus = sorted({str(entry["complexity"]["cpu"]) for entry in found})
     loads = [v for e in found if (v := finite(e["complexity"].get("load"))) is not None]
     threads = sorted({t["threads"] for e in found for t in e["complexity"]["latency"]})
@@ -285,7 +285,7 @@ def _cost_note(found: Sequence[Entry]) -> str:
     )
 
 
-def external(comparison: Comparison) -> Table | None:
+def external(comparison: ComparisonResult) -> Table | None:
     """Models on other data, from outputs of ``evaluate``."""
     return table_if_any(
         f"On other data ({comparison.level} intervals)", comparison.values.get("external") or (),
@@ -298,7 +298,7 @@ def external(comparison: Comparison) -> Table | None:
     )  # fmt: skip
 
 
-def verdicts(comparison: Comparison) -> Table | None:
+def verdicts(comparison: ComparisonResult) -> Table | None:
     """What each run's own evidence allows one to say, by source of shortcut."""
     runs = [run for run in comparison.values["runs"] if run.get("verdict")]
     return table_if_any(

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 PROTOCOL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINE_IN = 0.215  # height of one recipe's line
 MOST_LINES = 6  # told apart by colour
-Curve = Mapping[str, Sequence[float | None]]
+TrainingCurve = Mapping[str, Sequence[float | None]]
 Columns = Mapping[str, NDArray[np.float64]]
 ARM_COLOURS = (SERIES[1], SERIES[2], *SERIES[3:])
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PlottedEstimate:
     """A value with its interval, on the scale of the axis; the limits may be None."""
 
     value: float
@@ -45,7 +45,7 @@ class Estimate:
     high: float | None = None
 
 
-Estimates = Mapping[str, Estimate]  # recipe → estimate
+Estimates = Mapping[str, PlottedEstimate]  # recipe → estimate
 
 
 def metric_bars(
@@ -194,7 +194,7 @@ def boxes(
     return figure
 
 
-def rank_chart(panels: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]]) -> Figure:
+def rank_chart(panels: Sequence[tuple[str, Sequence[tuple[str, PlottedEstimate]]]]) -> Figure:
     """Rank of each recipe with its interval, one panel per protocol, the best on top.
 
     ``panels`` are ``(title, [(recipe, rank)])``, each in its own order.
@@ -251,7 +251,7 @@ def roc_overlay(
 
 
 def training_curves(
-    panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[Curve]]]]], what: str
+    panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[TrainingCurve]]]]], what: str
 ) -> Figure:
     """Loss or accuracy by epoch, one panel per recipe; training dashed, validation solid.
 
@@ -279,7 +279,7 @@ def training_curves(
 
 def _draw_curves(
     ax: Axes,
-    lines: Sequence[tuple[str, Sequence[Curve]]],
+    lines: Sequence[tuple[str, Sequence[TrainingCurve]]],
     protocols: Sequence[str],
     what: str,
 ) -> None:

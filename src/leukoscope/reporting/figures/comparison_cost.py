@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leukoscope.reporting.figures.comparison import PROTOCOL_COLOURS, Estimate
+from leukoscope.reporting.figures.comparison import PROTOCOL_COLOURS, PlottedEstimate
 from leukoscope.reporting.figures.style import INK, QUIET, WIDTH_IN, new_figure
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _ANGLES = 16
 def cost_scatter(
     numbered: Sequence[str],
     cost: Mapping[str, float],
-    panels: Sequence[tuple[str, Mapping[str, Estimate]]],
+    panels: Sequence[tuple[str, Mapping[str, PlottedEstimate]]],
     *,
     xlabel: str,
     ylabel: str,

@@ -118,7 +118,7 @@ def ood_histograms(panels: Sequence[OodPanel]) -> Figure:
     for number, ax in enumerate(axes):
         ax.tick_params(labelbottom=number + columns >= len(panels))
         if number + columns >= len(panels):
-            ax.set_xlabel("strangeness (0 median, 1 limit of one score)")
+            ax.set_xlabel("OOD score (0 median, 1 limit of one score)")
         if number % columns == 0:
             ax.set_ylabel("share of images")
     handles, labels = axes[0].get_legend_handles_labels()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, NDArray[np.float64]]
 TRAIN, VAL = "#5a6675", "#0072B2"
-Row = Mapping[str, Any]
+TrialRow = Mapping[str, Any]
 BEST, PRUNED = SERIES[1], "#9aa5b1"
 MOST_LINES = 200  # more would be a grey surface
 
@@ -99,7 +99,7 @@ def _band(
         )
 
 
-def optimisation_history(rows: Sequence[Row], *, minimise: bool, criterion: str) -> Figure:
+def optimisation_history(rows: Sequence[TrialRow], *, minimise: bool, criterion: str) -> Figure:
     """The value of each trial, and the best so far.
 
     ``rows`` are those of ``tune.json`` (``trial``, ``state``, ``value``); ``criterion`` names the
@@ -147,7 +147,7 @@ def parameter_importances(importances: Mapping[str, float]) -> Figure:
 
 
 def parallel_coordinates(
-    rows: Sequence[Row], space: Mapping[str, Row], *, minimise: bool, criterion: str
+    rows: Sequence[TrialRow], space: Mapping[str, TrialRow], *, minimise: bool, criterion: str
 ) -> Figure:
     """One line per complete trial through its values, the best in front.
 
@@ -192,7 +192,7 @@ def parallel_coordinates(
     return figure
 
 
-def slices(rows: Sequence[Row], space: Mapping[str, Row], *, criterion: str) -> Figure:
+def slices(rows: Sequence[TrialRow], space: Mapping[str, TrialRow], *, criterion: str) -> Figure:
     """The value by each key alone; later trials are darker.
 
     ``rows`` and ``space`` (recipe key → parameter) are those of ``tune.json``; ``criterion`` names
@@ -220,7 +220,9 @@ def slices(rows: Sequence[Row], space: Mapping[str, Row], *, criterion: str) -> 
     return figure
 
 
-def intermediate_values(rows: Sequence[Row], *, best: int, unit: str, criterion: str) -> Figure:
+def intermediate_values(
+    rows: Sequence[TrialRow], *, best: int, unit: str, criterion: str
+) -> Figure:
     """The values that each trial reported, by step; pruned trials end early.
 
     ``rows`` are those of ``tune.json``, with ``reported`` as pairs (step, value); ``best`` is the
@@ -268,7 +270,7 @@ def short(label: Any) -> str:
     return str(label)
 
 
-def _in_state(rows: Sequence[Row], state: str) -> list[Row]:
+def _in_state(rows: Sequence[TrialRow], state: str) -> list[TrialRow]:
     return [row for row in rows if row["state"] == state]
 
 
@@ -280,14 +282,14 @@ def _colours() -> Colormap:
     return ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.3, 1.0, 256)))
 
 
-def _labels(parameter: Row) -> list[Any]:
+def _labels(parameter: TrialRow) -> list[Any]:
     return [
         json.dumps(value, separators=(",", ":")) if isinstance(value, (dict, list)) else value
         for value in parameter["values"]
     ]
 
 
-def _place(parameter: Row, label: Any) -> float:
+def _place(parameter: TrialRow, label: Any) -> float:
     """Position of a label on its axis, 0–1."""
     if parameter["kind"] == "choice":
         labels = _labels(parameter)
@@ -298,7 +300,7 @@ def _place(parameter: Row, label: Any) -> float:
     return float((label - low) / (high - low))
 
 
-def _ticks(parameter: Row) -> list[tuple[float, str]]:
+def _ticks(parameter: TrialRow) -> list[tuple[float, str]]:
     if parameter["kind"] == "choice":
         return [(_place(parameter, label), short(label)) for label in _labels(parameter)]
     return [(0.0, short(parameter["low"])), (1.0, short(parameter["high"]))]

@@ -92,7 +92,7 @@ def _script() -> str:
     return source
 
 
-def _embedded(value: Any) -> Markup:
+def _embedded(value: object) -> Markup:
     r"""JSON that cannot end the script element it stands in.
 
     >>> str(_embedded("</script>"))

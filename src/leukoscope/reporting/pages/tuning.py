@@ -29,7 +29,7 @@ from leukoscope.reporting.formats import plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 
-SOURCES = (
+REFERENCES = (
     ("Optuna (Akiba et al. 2019)", "https://doi.org/10.1145/3292500.3330701"),
     (
         "Correction for the choice (Tsamardinos et al. 2018)",
@@ -54,7 +54,7 @@ def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
         Section("course", "Course of the trials", _course(summary, gallery)),
         Section("values", "What the values had to do with it", _values(summary, gallery)),
         Section("next", "Measure it once", _next(summary)),
-        Section("sources", "Sources of the methods", [References(SOURCES)]),
+        Section("sources", "Sources of the methods", [References(REFERENCES)]),
     ]
     counts = summary["trials"]
     facts = (
@@ -236,7 +236,7 @@ def _next(summary: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def _text(found: Any) -> str:
+def _text(found: object) -> str:
     """A value as it is told apart by: numbers to six digits, of a table its kind."""
     if isinstance(found, float):
         return f"{found:.6g}"

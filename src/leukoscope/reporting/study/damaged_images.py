@@ -9,9 +9,9 @@ from leukoscope.reporting.content import (
     Field,
     Folded,
     Heading,
+    JsonRecord,
     Paragraph,
     Picture,
-    Record,
     Section,
     Table,
     code,
@@ -47,7 +47,7 @@ def robustness(gallery: Gallery) -> list[Section]:
     return [Section("robustness", "Damaged images", [*draw(result, gallery), *present(sheet)])]
 
 
-def draw(result: Record, gallery: Gallery) -> list[Block]:
+def draw(result: JsonRecord, gallery: Gallery) -> list[Block]:
     """Text, curves and tables; the curves are also written as files.
 
     Args:
@@ -76,7 +76,7 @@ def draw(result: Record, gallery: Gallery) -> list[Block]:
     return blocks
 
 
-def _curves(metric: str, result: Record, gallery: Gallery, sample: str) -> Picture:
+def _curves(metric: str, result: JsonRecord, gallery: Gallery, sample: str) -> Picture:
     label = _CURVES[metric]
     caption = f"{label.removesuffix(', %')} over severity; {sample}."
     if metric == "accuracy":
@@ -90,11 +90,11 @@ def _curves(metric: str, result: Record, gallery: Gallery, sample: str) -> Pictu
     )
 
 
-def summary(result: Record) -> Table:
+def summary(result: JsonRecord) -> Table:
     """What each corruption costs, one row each."""
     first = result["recipes"][0]["recipe"]
 
-    def relative(model: Record) -> str:
+    def relative(model: JsonRecord) -> str:
         return "the reference" if model["recipe"] == first else interval(model.get("mce"), "share")
 
     return table_of(
@@ -108,7 +108,7 @@ def summary(result: Record) -> Table:
     )  # fmt: skip
 
 
-def _accuracies(model: Record, result: Record) -> Table:
+def _accuracies(model: JsonRecord, result: JsonRecord) -> Table:
     return table_of(
         f"{model['recipe']}, each condition", model["conditions"],
         _corruption(result),
@@ -121,14 +121,14 @@ def _accuracies(model: Record, result: Record) -> Table:
     )  # fmt: skip
 
 
-def _corruption(result: Record) -> Field:
+def _corruption(result: JsonRecord) -> Field:
     return text("corruption", lambda row: result["corruptions"][row["corruption"]]["title"])
 
 
-def _envelope(model: Record, result: Record) -> list[Block]:
+def _envelope(model: JsonRecord, result: JsonRecord) -> list[Block]:
     envelope = model["envelope"]
 
-    def check(limit: Record) -> str:
+    def check(limit: JsonRecord) -> str:
         known = [f"{word} {limit[side]:.3g}" for side, word in (("low", "≥"), ("high", "≤"))
                  if limit[side] is not None]  # fmt: skip
         statistic = limit["statistic"].replace("_", " ")

@@ -19,7 +19,7 @@ from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.decisions import reliability_panel
 from leukoscope.reporting.study.shortcuts import mark_groups
-from leukoscope.reporting.study_files import Scores, Study
+from leukoscope.reporting.study_files import PooledScores, Study
 
 COLUMNS = 3
 MOST_RECIPES = 8  # rows of the F1 panel that can still be read
@@ -68,7 +68,7 @@ def _of_study(study: Study) -> Iterator[Panel]:
 
 
 def _of_protocol(
-    study: Study, recipe: str, protocol: str, scores: Scores | None
+    study: Study, recipe: str, protocol: str, scores: PooledScores | None
 ) -> Iterator[Panel]:
     protocol = protocol or (study.results[-1].protocol if study.results else "")
     entry = study.result(recipe, protocol)

@@ -253,7 +253,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _setting(found: Any) -> str:
+def _setting(found: object) -> str:
     if isinstance(found, Mapping):
         rest = (f"{name} {_setting(v)}" for name, v in found.items() if name != "kind")
         return f"{found.get('kind', '')} ({', '.join(rest)})".replace(" ()", "").strip()
@@ -291,7 +291,7 @@ def environment(study: Study) -> Table | None:
     )  # fmt: skip
 
 
-def _commit(git: Any) -> str:
+def _commit(git: object) -> str:
     if not isinstance(git, Mapping) or not git.get("commit"):
         return "— (not run from a source tree)"
     return f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from leukoscope.config.guarantees import Promise
 from leukoscope.config.metrics.decisions import (
@@ -22,6 +22,7 @@ from leukoscope.reporting.content import (
     N_IMAGES,
     PROTOCOL,
     Field,
+    FoundT,
     Table,
     Under,
     each,
@@ -61,7 +62,6 @@ FURTHER: Mapping[str, str] = {
 _EXPECTED = "Expected if alike"
 _SIZE = "Classes per set"
 BENEFIT_AT = (0.06, 0.1, 0.2, 0.3, 0.5)
-FoundT = TypeVar("FoundT")
 
 
 def promise_words(study: Study) -> str:

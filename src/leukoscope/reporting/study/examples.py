@@ -15,7 +15,7 @@ from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.examples import KINDS, choose_examples
+from leukoscope.evaluation.examples import EXAMPLE_KINDS, choose_examples
 from leukoscope.reporting.content import (
     Block,
     Bullets,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WRONG = "#b23c00"
-TITLES: Mapping[str, str] = {
+EXAMPLE_TITLES: Mapping[str, str] = {
     "right": "Right predictions",
     "wrong": "Wrong predictions",
     "least-certain": "Least certain predictions",
@@ -89,7 +89,7 @@ class ExampleGrid:
     """One grid, ready to be drawn.
 
     Attributes:
-        kind: One of :data:`leukoscope.evaluation.examples.KINDS`.
+        kind: One of :data:`leukoscope.evaluation.examples.EXAMPLE_KINDS`.
         rows: Title and thumbnails of each true class.
         rows_shown: Numbers of the predictions shown.
         total: Predictions of this kind in all.
@@ -118,7 +118,7 @@ def example_grids(
     """Grids of predictions, one row a true class; a grid with nothing new is left out.
 
     Args:
-        kinds: Which, of :data:`leukoscope.evaluation.examples.KINDS`.
+        kinds: Which, of :data:`leukoscope.evaluation.examples.EXAMPLE_KINDS`.
         y_true: (n,) class indices.
         probs: (n, K) calibrated probabilities.
         class_names: K names.
@@ -363,7 +363,7 @@ def examples(study: Study, gallery: Gallery) -> Section:
     blocks: list[Block] = [Paragraph(f"{mistakes} among {plural(total, 'test image')} ({where}).")]
     absent = 0
     for grid in example_grids(
-        KINDS, scores.y_true, scores.probs, study.class_names,
+        EXAMPLE_KINDS, scores.y_true, scores.probs, study.class_names,
         lambda row: study.image_path(scores.image_id[row]),
     ):  # fmt: skip
         absent += grid.absent
@@ -381,7 +381,7 @@ def examples(study: Study, gallery: Gallery) -> Section:
 
 
 def _grid(grid: ExampleGrid, gallery: Gallery, where: str) -> Picture:
-    title = TITLES[grid.kind]
+    title = EXAMPLE_TITLES[grid.kind]
     return gallery.draw(
         f"examples-{grid.kind}",
         lambda: class_grid(grid.rows),

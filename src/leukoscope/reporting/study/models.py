@@ -15,9 +15,9 @@ from leukoscope.reporting.content import (
     Code,
     Column,
     Heading,
+    JsonRecord,
     Paragraph,
     Picture,
-    Record,
     Section,
     Table,
     code,
@@ -105,7 +105,7 @@ def ensembles(study: Study) -> list[Section]:
     return [Section("ensemble", "How the models were combined", blocks)]
 
 
-def _members(record: Record) -> Table:
+def _members(record: JsonRecord) -> Table:
     members = record["members"]
     return table_of(
         f"The {len(members)} members", members,
@@ -115,7 +115,7 @@ def _members(record: Record) -> Table:
     )  # fmt: skip
 
 
-def _weights(record: Record) -> Table:
+def _weights(record: JsonRecord) -> Table:
     names = [member["name"] for member in record["members"]]
     rows = [
         {"method": method, "protocol": protocol, "weights": list(zip(*folds, strict=True))}
@@ -137,7 +137,7 @@ def _weights(record: Record) -> Table:
     )  # fmt: skip
 
 
-def _tests(study: Study, record: Record) -> Table:
+def _tests(study: Study, record: JsonRecord) -> Table:
     best = ", ".join(
         f"{name} ({protocol_title(protocol).lower()})"
         for protocol, name in record["best_member"].items()

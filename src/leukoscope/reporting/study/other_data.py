@@ -48,7 +48,7 @@ from leukoscope.reporting.formats import (
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study
 
-METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "ece")
+EXTERNAL_METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "ece")
 FORECAST = ("accuracy", "roc_auc")
 _MEANING = (
     "The forecast of a study is the range in which the result of as many new patients should lie, "
@@ -144,7 +144,7 @@ def _table(study: Study, entry: OtherData) -> Table:
     internal = study.result(entry.internal.recipe, entry.internal.protocol)
     own = {} if internal is None else internal.metrics
     ranges = _ranges(entry.forecast)
-    rows = [name for name in METRICS if name in entry.metrics]
+    rows = [name for name in EXTERNAL_METRICS if name in entry.metrics]
 
     def ahead(name: str) -> str:
         return _range(ranges[name], name) if name in ranges else DASH
@@ -299,10 +299,10 @@ def _kinds(entries: list[Rejection]) -> Table:
 def _figure(study: Study, gallery: Gallery, entries: list[Rejection]) -> Block:
     panels = [_panel(study, entry) for entry in entries]
     return gallery.draw(
-        "strangeness",
+        "ood-scores",
         lambda: ood_histograms(panels),
         caption=(
-            f"Strangeness of validation images, test images and synthetic outliers, recipe "
+            f"OOD scores of validation images, test images and synthetic outliers, recipe "
             f"{entries[0].recipe} (all folds; what lies beyond an end is counted at it; "
             "threshold: mean of the folds)."
         ),

@@ -32,7 +32,7 @@ METHOD_TITLES: Mapping[str, str] = {
     "median-probability": "median probability",
     "vote": "vote of the images",
 }
-METRICS = ("accuracy", "recall_malignant", "specificity_malignant", "roc_auc", "log_loss")
+PATIENT_METRICS = ("accuracy", "recall_malignant", "specificity_malignant", "roc_auc", "log_loss")
 
 
 def subjects(study: Study, gallery: Gallery) -> Section:
@@ -89,7 +89,7 @@ def _choice(entry: PatientResult) -> str:
 
 
 def _results(study: Study, entries: Sequence[PatientResult]) -> Table:
-    names = [name for name in METRICS if name in entries[0].metrics]
+    names = [name for name in PATIENT_METRICS if name in entries[0].metrics]
     return table_of(
         f"Results by patient ({study.level} intervals)", entries,
         RECIPE, *scores(names), value("n patients", "n"),

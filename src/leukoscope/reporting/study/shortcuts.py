@@ -52,12 +52,12 @@ SIGNS: Final[Mapping[str, str]] = {
     "inapplicable": "– does not apply",
 }
 """How a status is printed."""
-METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+SHOWN_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 _TEXT = (
     "A probe is a classifier that is denied what it should need, trained and tested on the very "
     "folds of the model. If it does well all the same, the class can be told from something other "
     "than the cells: so much the data holds. Whether the model makes use of it is another "
-    "question, so the trained model, too, is shown edited versions of its test images (hollow "
+    "question, so the trained model, too, is shown perturbed versions of its test images (hollow "
     "marks). It never saw such images: a low score there proves nothing, one above chance on "
     "images without leukocytes does. Leukemia itself changes the background."
 )
@@ -245,7 +245,7 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
         narrow=lambda: shortcut_chart(rows, panels, chance, narrow=True),
         caption=(
             f"The model against its probes, protocol by protocol (n = {count(n)} images; "
-            f"{study.level} intervals), and below, hollow, each model on edited "
+            f"{study.level} intervals), and below, hollow, each model on perturbed "
             "versions of its test images. Under a protocol’s name: how far the accuracy of random "
             "splits lies above it. Where a probe comes close to the whole image, the accuracy does "
             "not prove that the model reads the cells."
@@ -284,11 +284,11 @@ def numbers(study: Study) -> Table:
             for e in _perturbed(study, protocol, recipe)
         ]
     return table_of(
-        "What edited inputs reach: probes, and models that were trained on whole images "
+        "What perturbed inputs reach: probes, and models that were trained on whole images "
         f"({study.level} intervals)",
         rows,
         PROTOCOL, text("The classifier sees", "sees"), code("Classifier", "recipe"),
-        *scores(METRICS), N_IMAGES,
+        *scores(SHOWN_METRICS), N_IMAGES,
         grouped=True,
     )  # fmt: skip
 

@@ -1,0 +1,236 @@
+"""How many small faults planted in the statistics their tests notice (mutation testing).
+
+mutmut changes one operator, number, comparison or argument at a time; a change that no test notices
+survives. Each module is tried with its own tests and doctests alone, in a folder of its own, so a
+run that was stopped goes on where it was. Install mutmut first; it is no part of the environment.
+
+python benchmarks/mutation.py run WORK [MODULE …]       # hours for all; low priority
+python benchmarks/mutation.py table WORK > docs/results/mutation.md
+python benchmarks/mutation.py survivors WORK MODULE     # what each survivor changed
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path("src/leukoscope/evaluation")
+MODULES = {
+    "metrics": ("metrics", "aggregation"),
+    "limits": ("limits",),
+    "conformal": ("conformal",),
+    "calibration": ("calibration",),
+    "calibration_error": ("calibration_error", "recalibration"),
+    "comparison": ("comparison", "paired_tests"),
+    "intervals": ("intervals",),
+    "thresholds": ("curves", "decision_curve", "operating_point", "selective"),
+    "combining": ("combining", "aggregation"),
+    "shortcuts": ("shortcuts", "shortcut_sources"),
+}
+"""Module of ``evaluation`` → its tests, without ``test_``."""
+
+DOCTESTS = "tests/evaluation/test_examples_in_docstrings.py"
+_TYPE = "the values have that type already, or are turned into it later"
+_TIES = "the order of equal values does not matter, and short arrays are sorted stably anyway"
+_AXIS = "the last axis is the default"
+_ROUNDING = "differs only where two numbers agree to the last bits"
+_CANCELS = "a constant factor: the distribution is divided by its sum"
+LOOKED_AT = (
+    ("conformal", "unseen_quantile", _TYPE, (3, 5, 14, 16)),
+    ("conformal", "unseen_quantile", _TIES, (19, 21, 23)),
+    ("conformal", "unseen_quantile", _ROUNDING, (27,)),
+    ("conformal", "set_scores", _TIES, (16, 19, 23, 27, 30, 33)),
+    ("conformal", "set_scores", _AXIS, (18, 29, 40, 50)),
+    ("conformal", "_image_counts", _TYPE, (25, 27)),
+    ("conformal", "prediction_sets", _ROUNDING, (16,)),
+    ("conformal", "fewest_for", _ROUNDING, (9,)),
+    ("conformal", "coverage_distribution", _TYPE, (15,)),
+    ("conformal", "coverage_distribution", _CANCELS, (21, 22, 32, 48, 49, 50, 57)),
+    ("conformal", "expected_coverage", _ROUNDING, (22, 36)),
+)
+"""Survivors that no test could notice: module, function, why, numbers of the mutants."""
+EQUIVALENT = {
+    f"leukoscope.evaluation.{module}.x_{function}__mutmut_{number}"
+    for module, function, _, numbers in LOOKED_AT
+    for number in numbers
+}
+
+# Exit codes that mutmut keeps: of pytest, of a process that was ended, of its own.
+_SURVIVED = (0, 5, 33)  # every test passed, or none reaches the change
+_KILLED = (1, 3, 24, 36, 152, 255, -24, -11, -9)  # a test failed, crashed or no longer ended
+_DOCTESTS = '''"""The examples in the docstrings of the module, as they stand in its source."""
+
+import ast
+import doctest
+from pathlib import Path
+
+import pytest
+
+from leukoscope.evaluation import {module} as module
+
+SOURCE = Path({source!r}).read_text(encoding="utf-8")
+EXAMPLES = {{
+    f"{{node.name}}, line {{node.lineno}}": text
+    for node in ast.walk(ast.parse(SOURCE))
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    and ">>>" in (text := ast.get_docstring(node) or "")
+}}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name):
+    test = doctest.DocTestParser().get_doctest(EXAMPLES[name], vars(module), name, None, 0)
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+'''
+_SETTINGS = """[tool.pytest.ini_options]
+addopts = "--strict-markers -q -x --import-mode=importlib -p no:cacheprovider"
+markers = ["real_data", "slow"]
+
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = ["{source}"]
+pytest_add_cli_args_test_selection = {tests}
+also_copy = ["tests"]
+track_dependencies = false
+use_git_change_detection = false
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("run", "table", "survivors"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("modules", nargs="*", choices=[*MODULES, []])
+    given = parser.parse_args()
+    chosen = given.modules or list(MODULES)
+    if given.what == "run":
+        for module in chosen:
+            mutate(module, given.work / module)
+    elif given.what == "table":
+        print_table(given.work)
+    else:
+        for module in chosen:
+            show_survivors(module, given.work / module)
+
+
+def mutate(module: str, folder: Path) -> None:
+    """Try every mutant of one module that was not tried, and with present tests those that live."""
+    source = PACKAGE / f"{module}.py"
+    if folder.is_dir() and (folder / source).read_bytes() != (ROOT / source).read_bytes():
+        shutil.rmtree(folder)  # mutants of another text
+    if not folder.is_dir():
+        prepare(module, folder)
+    write_tests(module, folder)
+    alive = [key for key, code in outcomes(module, folder).items() if kind_of(code) == "survived"]
+    for names in ([], alive) if alive else ([],):
+        command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        subprocess.run(command, cwd=folder, env=environment, check=True)
+
+
+def prepare(module: str, folder: Path) -> None:
+    """Copy the package, and write the settings."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(ROOT / "src", partial / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    settings = _SETTINGS.format(
+        source=PACKAGE / f"{module}.py",
+        tests=json.dumps([DOCTESTS, *tests_of(module)]),  # the fastest first
+    )
+    (partial / "pyproject.toml").write_text(settings, encoding="utf-8")
+    partial.rename(folder)
+
+
+def tests_of(module: str) -> list[str]:
+    """The test files of a module."""
+    paths = [f"tests/evaluation/test_{name}.py" for name in MODULES[module]]
+    return [path for path in paths if (ROOT / path).is_file()]
+
+
+def write_tests(module: str, folder: Path) -> None:
+    """Copy a module's tests, and make one of the examples in its docstrings."""
+    (folder / "tests/evaluation").mkdir(parents=True, exist_ok=True)
+    for path in ("tests/conftest.py", *tests_of(module)):
+        shutil.copy(ROOT / path, folder / path)
+    text = _DOCTESTS.format(module=module, source=str(ROOT / PACKAGE / f"{module}.py"))
+    (folder / DOCTESTS).write_text(text, encoding="utf-8")
+
+
+def outcomes(module: str, folder: Path) -> dict[str, int | None]:
+    """Mutant → exit code of its tests; None where it was not tried."""
+    path = folder / "mutants" / PACKAGE / f"{module}.py.meta"
+    if not path.is_file():
+        return {}
+    found: dict[str, int | None] = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
+    return found
+
+
+def print_table(work: Path) -> None:
+    """Write the page."""
+    print("# What the tests of the statistics notice\n\n```bash")
+    print(
+        "python benchmarks/mutation.py run WORK && python benchmarks/mutation.py table WORK\n```\n"
+    )
+    print(
+        "mutmut plants one small fault at a time (a comparison, an operator, a number, an "
+        "argument, a text) in a module of `evaluation`; the module's own tests and doctests run "
+        "until one fails. Killed: a test failed, or the tests no longer ended. Equivalent: looked "
+        "at by a person, no test could notice it.\n\n"
+        "| module | mutants | killed | survived | of these equivalent | not tried | killed of "
+        "those that were tried and are not equivalent |\n|---|---|---|---|---|---|---|"
+    )
+    for module in MODULES:
+        found = outcomes(module, work / module)
+        if not found:
+            continue
+        counts = Counter(kind_of(code) for code in found.values())
+        equivalent = sum(
+            key in EQUIVALENT for key, code in found.items() if kind_of(code) == "survived"
+        )
+        tried = len(found) - counts["not tried"] - equivalent
+        share = f"{counts['killed'] / tried:.1%}" if tried else "–"
+        print(
+            f"| `{module}` | {len(found)} | {counts['killed']} | {counts['survived']} "
+            f"| {equivalent} | {counts['not tried']} | {share} |"
+        )
+    print("\nEquivalent, by function and mutmut's number:\n")
+    for module, function, why, numbers in LOOKED_AT:
+        print(f"- `{module}.{function}` {', '.join(map(str, numbers))}: {why}")
+
+
+def kind_of(code: int | None) -> str:
+    """What an exit code says of a mutant."""
+    if code in _SURVIVED:
+        return "survived"
+    return "killed" if code in _KILLED else "not tried"
+
+
+def show_survivors(module: str, folder: Path) -> None:
+    """Print the change of each mutant that no test noticed."""
+    text = (folder / "mutants" / PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    functions = {
+        node.name: ast.unparse(node)
+        .replace(node.name, node.name.partition("__mutmut")[0], 1)
+        .splitlines()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+    }
+    for key, code in outcomes(module, folder).items():
+        if kind_of(code) == "survived" and key not in EQUIVALENT:
+            name = key.rpartition(".")[2]
+            first = f"{name.rpartition('_')[0]}_orig"
+            changed = difflib.unified_diff(functions[first], functions[name], n=0, lineterm="")
+            print(key, *(line for line in changed if line[:2] not in ("--", "++", "@@")), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
