@@ -430,7 +430,7 @@ def stated_roles(
     layout: str = "auto",
     class_map: ClassMap | None = None,
     target: str = "",
-) -> dict[str, str]:
+) -> dict[str, Role]:
     """Class → role, as the column ``role`` of a CSV manifest says; empty without such a column.
 
     Raises:
@@ -443,7 +443,7 @@ def stated_roles(
         return {}
     placement = _place(path, layout, class_map, target)[-1]
     roles = column_roles(placement, table)
-    return dict(check_roles(roles, roles))
+    return check_roles(roles, roles)
 
 
 def _class_rows(used: Sequence[Placed], roles: Mapping[str, Role]) -> tuple[ClassRow, ...]:
