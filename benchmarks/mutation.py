@@ -51,6 +51,7 @@ LOOKED_AT = (
     ("conformal", "set_scores", _TIES, (16, 19, 23, 27, 30, 33)),
     ("conformal", "set_scores", _AXIS, (18, 29, 40, 50)),
     ("conformal", "_image_counts", _TYPE, (25, 27)),
+    ("conformal", "_checked", _TYPE, (3, 5)),
     ("conformal", "prediction_sets", _ROUNDING, (16,)),
     ("conformal", "fewest_for", _ROUNDING, (9,)),
     ("conformal", "coverage_distribution", _TYPE, (15,)),
