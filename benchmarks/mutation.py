@@ -51,10 +51,11 @@ LOOKED_AT = (
     ("conformal", "set_scores", _TIES, (16, 19, 23, 27, 30, 33)),
     ("conformal", "set_scores", _AXIS, (18, 29, 40, 50)),
     ("conformal", "_image_counts", _TYPE, (25, 27)),
+    ("conformal", "_checked", _TYPE, (3, 5)),
     ("conformal", "prediction_sets", _ROUNDING, (16,)),
     ("conformal", "fewest_for", _ROUNDING, (9,)),
     ("conformal", "coverage_distribution", _TYPE, (15,)),
-    ("conformal", "coverage_distribution", _CANCELS, (21, 22, 32, 48, 49, 50, 57)),
+    ("conformal", "coverage_distribution", _CANCELS, (22, 32, 48, 49, 50, 57)),
     ("conformal", "expected_coverage", _ROUNDING, (22, 36)),
 )
 """Survivors that no test could notice: module, function, why, numbers of the mutants."""

@@ -181,6 +181,8 @@ def test_the_record_says_how_the_sets_were_made(
     assert by_class.threshold == pytest.approx(every)
     grouped = fit_sets(probs, y, 0.5, score=score, guarantee="group", groups=list("aabbc"))
     assert (grouped.n_cal, grouped.n_groups) == (5, 3)
+    own = set_scores(probs, score)[np.arange(5), y]
+    assert fit_sets(probs, y, 0.5, score=score).threshold == np.sort(own)[2]  # of 6 / 2
 
 
 def test_the_quantile_counts_the_new_image_too() -> None:
@@ -219,7 +221,7 @@ def test_only_a_marginal_promise_is_served_by_group() -> None:
     assert [served_guarantee("marginal", n, 0.9) for n in (18, 19)] == ["marginal", "group"]
     assert served_guarantee("class", 1000, 0.9) == "class"
     assert served_guarantee("group", 1, 0.9) == "group"
-    assert [fewest_for(share) for share in (0.5, 0.8, 0.99)] == [1, 4, 99]
+    assert [fewest_for(share) for share in (0.5, 0.7, 0.8, 0.99)] == [1, 3, 4, 99]
 
 
 @pytest.mark.parametrize(

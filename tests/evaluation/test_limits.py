@@ -68,6 +68,8 @@ def test_another_training_adds_what_the_groups_do_not_see() -> None:
     assert add_training_variance(models, 0.02, 19.0) == (0.02, 19.0)
     assert add_training_variance(models, both, 19.0) == (both, 19.0)
     assert add_training_variance(np.array([0.4, np.nan]), 0.01, 19.0) == (0.01, 19.0)
+    two = add_training_variance(np.array([0.4, 0.6]), 0.005, 19.0)
+    assert two == pytest.approx((0.01, 0.01**2 / (0.005**2 / 19 + 0.005**2)))
 
 
 @pytest.mark.parametrize(("given", "used"), [(19.0, 19.0), (2.5, 2.5), (1.0, LEAST_DF)])
