@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError
 from leukoscope.core.labels import Role
 from leukoscope.core.records import ImageRecord
+from leukoscope.runtime.heatmap import encode_png
 from leukoscope.study.external import _table, summarise_external
 from leukoscope.study.run import external_values, study_config
 
@@ -91,3 +93,15 @@ def test_the_metrics_of_malignancy_follow_the_roles() -> None:
     levels = hierarchy_metrics(y, prob, names, groups=groups, roles=SIDES, replicates=50)
     assert levels is not None
     assert levels["subtype"]["n"] == int((y < 2).sum())
+
+
+def test_a_column_of_roles_holds_until_one_is_stated(tmp_path: Path) -> None:
+    lines = ["path,label,role", "a.png,Hairy cell,malignant", "b.png,aml,other", "c.png,x y,other"]
+    table = tmp_path / "manifest.csv"
+    table.write_text("\n".join(lines))
+    for name in "abc":
+        pixels = np.full((32, 32, 3), ord(name), np.uint8)
+        (tmp_path / f"{name}.png").write_bytes(encode_png(pixels))
+    config = study_config(table, roles={"AML": "malignant"})
+    assert config.data.roles == {"hairy_cell": "malignant", "aml": "malignant", "x_y": "other"}
+    assert study_config("d", external=(table,)).external[0].roles["aml"] == "other"

@@ -34,7 +34,7 @@ from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layout_readers import MANIFEST_NAME
-from leukoscope.datasets.layouts import inspect_dataset, load_dataset
+from leukoscope.datasets.layouts import inspect_dataset, load_dataset, stated_roles
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.forecast import forecasts
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
@@ -84,7 +84,7 @@ def evaluate_bundle(
     malignant and benign classes of another kind, P(malignant) is measured instead.
 
     Args:
-        roles: Class → role, for classes of the data and of the bundle.
+        roles: Class → role, for classes of the data and of the bundle; over a column ``role``.
 
     Raises:
         DataError: No image has a class that can be compared.
@@ -99,7 +99,8 @@ def evaluate_bundle(
     records = found.manifest.usable
     stated = named_roles(roles or {})
     check_roles(stated, {*predictor.class_names, *manifest.class_names})
-    known = {**predictor.record.roles, **stated}
+    of_column = stated_roles(data, layout=layout, class_map=class_map, target=target)
+    known = {**predictor.record.roles, **named_roles(of_column), **stated}
     answers: list[Prediction] = []
     paths = [found.manifest.path_of(record) for record in records]
     for done, answer in enumerate(predictor.predict_stream(paths), start=1):

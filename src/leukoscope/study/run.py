@@ -71,7 +71,10 @@ def external_values(
             "path": str(Path(path).expanduser().resolve()),
             "layout": layout,
             "class_map": dict(class_map or {}),
-            "roles": dict(roles or {}),
+            "roles": {
+                **stated_roles(path, layout=layout, class_map=class_map, target=target),
+                **(roles or {}),
+            },
             "target": target,
         }
         for path, layout in zip(paths, given, strict=True)
