@@ -25,6 +25,7 @@ from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.labels import CLASSES_OF_ALL_SETS
 
 if TYPE_CHECKING:
+    from leukoscope.config.study import SplitConfig
     from leukoscope.core.records import Manifest
     from leukoscope.datasets.frozen_passports import SavedSplits
     from leukoscope.datasets.layouts import Inspection
@@ -163,8 +164,6 @@ def split(
     """Audit, then write leak-free splits that others can rebuild by SHA-256."""
     from leukoscope.core.errors import UsageError
     from leukoscope.core.records import save_folds
-    from leukoscope.datasets.frozen_passports import load_saved_splits
-    from leukoscope.datasets.split_checks import split_notes
     from leukoscope.pipeline.folds import plan_protocols
     from leukoscope.study.run import audited, study_config
 
@@ -191,21 +190,30 @@ def split(
     with progress_bars() as show:
         found = audited(config, show)
     if reuse is not None:
-        applied = load_saved_splits(reuse, found.manifest)
-        chosen = [fold for fold in applied.folds if fold.protocol in protocol]
-        for name in dict.fromkeys(fold.protocol for fold in chosen):
-            own = [fold for fold in chosen if fold.protocol == name]
-            plain = config.splits.model_copy(update={"folds": len(own)})
-            for note in split_notes(own, found.manifest, plain):
-                typer.echo(note, err=True)
-        _save_applied(out, replace(applied, folds=tuple(chosen)), found.manifest)
-        return name_unreadable(found.manifest.unreadable)
+        return _reuse_splits(reuse, out, found.manifest, protocol, config.splits)
     plan = plan_protocols(found.manifest, found, config)
     save_folds(out, plan.folds, found.manifest)
     for row in plan.inapplicable:
         typer.echo(f"{row['protocol']} does not apply: {row['reason']}", err=True)
     typer.echo(f"{len(plan.folds)} folds of {', '.join(plan.names) or 'no protocol'}: {out}")
     return name_unreadable(found.manifest.unreadable) if plan.folds else 1
+
+
+def _reuse_splits(
+    reuse: Path, out: Path, manifest: Manifest, protocols: list[str], splits: SplitConfig
+) -> int:
+    from leukoscope.datasets.frozen_passports import load_saved_splits
+    from leukoscope.datasets.split_checks import split_notes
+
+    applied = load_saved_splits(reuse, manifest)
+    chosen = [fold for fold in applied.folds if fold.protocol in protocols]
+    for name in dict.fromkeys(fold.protocol for fold in chosen):
+        own = [fold for fold in chosen if fold.protocol == name]
+        plain = splits.model_copy(update={"folds": len(own)})
+        for note in split_notes(own, manifest, plain):
+            typer.echo(note, err=True)
+    _save_applied(out, replace(applied, folds=tuple(chosen)), manifest)
+    return name_unreadable(manifest.unreadable)
 
 
 def _split_frozen(
