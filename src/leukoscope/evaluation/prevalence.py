@@ -1,0 +1,392 @@
+"""Shares of classes in a sample of cells, adjusted for how the classifier confuses them.
+
+Counting predicted classes is biased: a classifier that takes one lymphocyte in ten for a blast
+finds blasts in every smear. Three ways to the true shares, from the answers on n cells of one
+patient and from the confusions on labelled cells of other patients:
+
+* ``inversion``: the shares π on the simplex with π C nearest to the predicted shares, where C is
+  the confusion matrix (adjusted count: Gart & Buck 1966; Forman 2008);
+* ``em``: the shares of largest likelihood given the calibrated probabilities (Saerens, Latinne &
+  Decaestecker 2002);
+* ``posterior``: the same likelihood in a Bayesian model whose confusion matrix differs from
+  patient to patient: each row is drawn for each patient from a Dirichlet distribution.
+
+Every interval allows for the sample of cells, for the finite number of labelled cells that the
+confusion matrix rests on, and for its spread between patients. ``docs/results/differential.md``
+measures how often they hold the truth, and chose the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.core.errors import DataError, UnknownNameError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Method = Literal["posterior", "em", "inversion"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+DEFAULT: Final[Method] = "posterior"
+
+SPREADS: Final[FloatArray] = np.geomspace(0.003, 0.5, 16)
+"""Intraclass correlations of the confusions within a patient that are considered."""
+SHARE_PRIOR: Final = 0.25
+"""Cells of each class that the prior of a patient's shares is worth."""
+ROW_PRIOR: Final = 0.5
+"""Cells that the prior of a row of the mean confusion matrix is worth, spread over its columns."""
+DRAWS: Final = 200
+"""Confusion matrices of a new patient that are drawn; each is a Markov chain of ``posterior``."""
+_BURN_IN, _KEPT, _STEP = 30, 10, 4
+_ROUNDS, _TOLERANCE = 300, 1e-4
+_TINY: Final = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Confusions:
+    """How a classifier answered on labelled cells of units (patients) that it was not trained on.
+
+    Attributes:
+        counts: (U, K, K) cells of each unit: rows are true classes, columns predicted ones.
+        mass: (U, K, K) sums of their calibrated probabilities: rows are true classes.
+    """
+
+    counts: IntArray
+    mass: FloatArray
+
+    def __post_init__(self) -> None:
+        shape = self.counts.shape
+        if len(shape) != 3 or shape[1] != shape[2] or self.mass.shape != shape:
+            raise DataError(
+                f"confusions: expected counts and mass of one shape (units, classes, classes), got "
+                f"{shape} and {self.mass.shape}"
+            )
+        if not self.counts.size or self.counts.min() < 0 or not self.counts.sum():
+            raise DataError("confusions: expected counts of 0 and more, and some above 0")
+
+    @classmethod
+    def of(cls, y_true: ArrayLike, y_prob: ArrayLike, units: Sequence[Any]) -> Confusions:
+        """Count them.
+
+        Args:
+            y_true: (n,) true classes, 0 … K - 1.
+            y_prob: (n, K) calibrated probabilities.
+            units: (n,) patient, or what else was held out as a whole.
+
+        >>> found = Confusions.of([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["a", "a", "b"])
+        >>> found.counts.tolist()
+        [[[1, 1], [0, 0]], [[0, 0], [0, 1]]]
+        """
+        truth, prob = np.asarray(y_true, np.int64), np.asarray(y_prob, np.float64)
+        names, member = np.unique(np.asarray(units), return_inverse=True)
+        k = prob.shape[1]
+        counts = np.zeros((len(names), k, k), np.int64)
+        mass = np.zeros((len(names), k, k))
+        np.add.at(counts, (member, truth, prob.argmax(axis=1)), 1)
+        np.add.at(mass, (member, truth), prob)
+        return cls(counts, mass)
+
+    @property
+    def prior(self) -> FloatArray:
+        """(K,) the shares that the classifier's probabilities take for granted: their mean.
+
+        >>> Confusions.of([0, 1], [[0.8, 0.2], [0.4, 0.6]], ["a", "b"]).prior.round(3).tolist()
+        [0.6, 0.4]
+        """
+        total = self.mass.sum(axis=(0, 1))
+        return np.maximum(total / total.sum(), _TINY)
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """Shares of K classes in one patient.
+
+    Attributes:
+        value: (K,) estimate; sums to 1.
+        draws: (D, K) draws from what the shares may be among all cells of the patient: sample of
+            cells and classifier.
+        cell_draws: (D, K) likewise among the very cells that were looked at: classifier alone.
+        n: Number of cells.
+        method: How they were adjusted.
+    """
+
+    value: FloatArray
+    draws: FloatArray
+    cell_draws: FloatArray
+    n: int
+    method: str
+
+    def interval(
+        self, classes: Sequence[int], confidence: float = 0.95, *, of_cells: bool = False
+    ) -> tuple[float, float]:
+        """Limits of the share of some classes together.
+
+        Equal tails; a limit less than half a cell away from 0 or 1 is 0 or 1 (so that a class
+        that is absent can be inside, as in Brown, Cai & DasGupta 2001).
+
+        Args:
+            classes: Their numbers.
+            confidence: Level.
+            of_cells: Of the very cells that were looked at, not of all cells of the patient.
+        """
+        draws = self.cell_draws if of_cells else self.draws
+        total = draws[:, list(classes)].sum(axis=1)
+        tail = (1 - confidence) / 2
+        low, high = (float(limit) for limit in np.quantile(total, (tail, 1 - tail)))
+        half = 0.5 / max(1, self.n)
+        return (0.0 if low < half else low), (1.0 if high > 1 - half else min(1.0, high))
+
+    def probability_above(self, classes: Sequence[int], threshold: float) -> float:
+        """Share of the draws in which these classes together reach a threshold."""
+        return float((self.draws[:, list(classes)].sum(axis=1) >= threshold).mean())
+
+
+def adjust_em(y_prob: ArrayLike, prior: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
+    """Shares of largest likelihood (Saerens, Latinne & Decaestecker 2002, equation 2.9).
+
+    Args:
+        y_prob: (n, K) calibrated probabilities of n cells.
+        prior: (K,) shares under which they are calibrated.
+        weights: (n,) what each cell counts for; 1 by default.
+
+    Returns:
+        (K,) shares that sum to 1.
+
+    Nine cells in ten look like the first class with odds of 9 to 1 from even shares; then all
+    cells are of the first class:
+
+    >>> adjust_em([[0.9, 0.1]] * 9 + [[0.1, 0.9]], [0.5, 0.5]).round(3).tolist()
+    [1.0, 0.0]
+    >>> adjust_em([[0.9, 0.1]] * 5 + [[0.1, 0.9]] * 5, [0.5, 0.5]).round(3).tolist()
+    [0.5, 0.5]
+    """
+    likelihood = _likelihood(y_prob, prior)[None]
+    count = None if weights is None else np.asarray(weights, np.float64)[None]
+    return _em(likelihood, count)[0]
+
+
+def adjust_inversion(predicted: ArrayLike, confusion: ArrayLike) -> FloatArray:
+    """Shares π ≥ 0 with sum 1 that make π C nearest to the predicted shares (least squares).
+
+    Args:
+        predicted: (K,) shares of the predicted classes.
+        confusion: (K, K) rows are true classes and sum to 1.
+
+    >>> adjust_inversion([0.26, 0.74], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
+    [0.2, 0.8]
+    >>> adjust_inversion([0.05, 0.95], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
+    [0.0, 1.0]
+    """
+    from scipy.optimize import nnls
+
+    matrix = np.asarray(confusion, np.float64)
+    k = len(matrix)
+    heavy = 1e3  # of the row that asks for a sum of 1
+    left = np.vstack([matrix.T, np.full(k, heavy)])
+    found, _ = nnls(left, np.append(np.asarray(predicted, np.float64), heavy))
+    return np.asarray(found / found.sum())
+
+
+class PrevalenceModel:
+    """Adjusts the shares of new patients, by the confusions of known ones.
+
+    Args:
+        confusions: Of units that the classifier was not trained on.
+        seed: Of the draws; the same cells give the same answer.
+        method: ``posterior``, ``em`` or ``inversion``.
+        draws: Number of confusion matrices that are drawn.
+
+    Raises:
+        UnknownNameError: No such method.
+
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(0, 2, 4000)
+    >>> p = np.where(rng.random(4000) < 0.9, y, 1 - y)[:, None] == np.arange(2)
+    >>> model = PrevalenceModel(Confusions.of(y, np.where(p, 0.9, 0.1), np.arange(4000) // 100))
+    >>> shares = model.shares([[0.9, 0.1]] * 26 + [[0.1, 0.9]] * 74)
+    >>> low, high = shares.interval([0])
+    >>> 0.15 < float(shares.value[0]) < 0.25, low < 0.12, high > 0.28
+    (True, True, True)
+    """
+
+    def __init__(
+        self,
+        confusions: Confusions,
+        *,
+        seed: int = 0,
+        method: str = DEFAULT,
+        draws: int = DRAWS,
+    ) -> None:
+        if method not in METHODS:
+            raise UnknownNameError("way to adjust shares", method, METHODS)
+        self.method = method
+        self.prior = confusions.prior
+        self._seed = seed
+        rng = np.random.default_rng(seed)
+        self.mean = _mean_rows(confusions.counts, np.full(confusions.counts.shape[1], 0.05))
+        self.spread = _draw_spreads(confusions.counts, self.mean, draws, rng)
+        centres = np.stack([_draw_rows(confusions.counts, rho, rng) for rho in self.spread])
+        self._strength = centres * ((1 - self.spread) / self.spread)[:, :, None]
+
+    def shares(self, y_prob: ArrayLike, certain: ArrayLike | None = None) -> Shares:
+        """Shares of the classes in one patient.
+
+        Args:
+            y_prob: (n, K) calibrated probabilities of the cells that the classifier names.
+            certain: (K,) further cells whose class is known, as a person has looked at them.
+
+        Raises:
+            DataError: There is no cell, or the number of classes is another.
+        """
+        prob = np.asarray(y_prob, np.float64).reshape(-1, len(self.prior))
+        known = np.zeros(len(self.prior)) if certain is None else np.asarray(certain, np.float64)
+        n = len(prob) + round(float(known.sum()))
+        if n == 0:
+            raise DataError("shares: expected at least one cell")
+        rng = np.random.default_rng([self._seed, n])
+        if self.method == "posterior":
+            draws, of_cells = self._gibbs(prob, known, rng)
+            value = draws.mean(axis=0)
+        else:
+            value = self._estimate(prob, known)
+            draws, of_cells = (self._bootstrap(prob, known, rng, resample=r) for r in (True, False))
+        return Shares(value / value.sum(), draws, of_cells, n, self.method)
+
+    def _estimate(self, prob: FloatArray, known: FloatArray) -> FloatArray:
+        """The estimate of ``em`` or ``inversion``, cells that are known counted as they are."""
+        if not len(prob):
+            return known / known.sum()
+        if self.method == "em":
+            found = adjust_em(prob, self.prior)
+        else:
+            shares = np.bincount(prob.argmax(axis=1), minlength=len(known)) / len(prob)
+            found = adjust_inversion(shares, self.mean)
+        return (found * len(prob) + known) / (len(prob) + known.sum())
+
+    def _bootstrap(
+        self, prob: FloatArray, known: FloatArray, rng: np.random.Generator, *, resample: bool
+    ) -> FloatArray:
+        """(D, K) estimates with confusions of other patients, of a drawn sample if asked for."""
+        n, total, k = len(prob), len(prob) + round(float(known.sum())), len(known)
+        own = _dirichlet(self._strength, rng)
+        everyone = np.concatenate([np.arange(n), np.repeat(n + np.arange(k), known.astype(int))])
+        drawn = rng.integers(0, total, (len(own), total)) if resample else None
+        if drawn is None:
+            picked = np.broadcast_to(everyone, (len(own), total))
+        else:
+            picked = everyone[drawn]
+        times = np.stack([np.bincount(row, minlength=n + k) for row in picked]).astype(float)
+        certain, of_cells = times[:, n:], times[:, :n]
+        called = prob.argmax(axis=1) if n else np.zeros(0, np.int64)
+        if self.method == "em" and n:
+            ratio = (own / self.mean)[:, :, called].transpose(0, 2, 1)
+            start = (self._estimate(prob, known * 0) + 1 / n) / (1 + k / n)
+            found = _em(_likelihood(prob, self.prior)[None] * ratio, of_cells, start)
+        else:
+            predicted = of_cells @ np.eye(k)[called]
+            rest = np.maximum(predicted.sum(axis=1, keepdims=True), 1)
+            pairs = zip(predicted / rest, own, strict=True)
+            found = np.stack([adjust_inversion(q, c) if q.sum() else q for q, c in pairs])
+        unknown = of_cells.sum(axis=1, keepdims=True)
+        return np.asarray((found * unknown + certain) / total)
+
+    def _gibbs(
+        self, prob: FloatArray, known: FloatArray, rng: np.random.Generator
+    ) -> tuple[FloatArray, FloatArray]:
+        """Draws of the shares, of all cells and of these, by one Markov chain a confusion matrix.
+
+        In turn: the true classes of the cells of each predicted class, given shares and confusions;
+        the shares given the true classes; the patient's confusion matrix given both. Known cells
+        say nothing on the confusions: a person looks at the doubtful cells first.
+        """
+        k, chains = len(known), len(self._strength)
+        predicted = np.bincount(prob.argmax(axis=1), minlength=k) if len(prob) else np.zeros(k, int)
+        own = _dirichlet(self._strength, rng)
+        shares = _dirichlet(np.tile(predicted + known + 1.0, (chains, 1)), rng)
+        kept, kept_cells = [], []
+        for turn in range(_BURN_IN + _KEPT * _STEP):
+            weight = (shares[:, :, None] * own).transpose(0, 2, 1)  # (chains, predicted, true)
+            chance = weight / weight.sum(axis=2, keepdims=True)
+            pairs = rng.multinomial(np.broadcast_to(predicted, (chains, k)), chance)
+            counts = pairs.sum(axis=1) + known
+            shares = _dirichlet(counts + SHARE_PRIOR, rng)
+            own = _dirichlet(self._strength + pairs.transpose(0, 2, 1), rng)
+            if turn >= _BURN_IN and (turn - _BURN_IN) % _STEP == 0:
+                kept.append(shares)
+                kept_cells.append(counts / counts.sum(axis=1, keepdims=True))
+        return np.concatenate(kept), np.concatenate(kept_cells)
+
+
+def _likelihood(y_prob: ArrayLike, prior: ArrayLike) -> FloatArray:
+    """(n, K) likelihood of each class, up to a factor a cell."""
+    found = np.maximum(np.asarray(y_prob, np.float64), _TINY) / np.asarray(prior, np.float64)
+    return np.asarray(found / found.max(axis=1, keepdims=True)) if len(found) else found
+
+
+def _em(
+    likelihood: FloatArray, weights: FloatArray | None, start: FloatArray | None = None
+) -> FloatArray:
+    """(B, K) shares from likelihoods (B or 1, n, K) and weights (B, n)."""
+    n, k = likelihood.shape[1:]
+    count = np.ones((len(likelihood), n)) if weights is None else weights
+    total = np.maximum(count.sum(axis=1, keepdims=True), _TINY)
+    shares = np.tile(np.full(k, 1 / k) if start is None else start, (len(count), 1))
+    for _ in range(_ROUNDS):
+        mixed = np.maximum((likelihood @ shares[:, :, None])[:, :, 0], _TINY)
+        responsible = ((count / mixed)[:, None, :] @ likelihood)[:, 0] * shares / total
+        if np.abs(responsible - shares).max() < _TOLERANCE:
+            return np.asarray(responsible)
+        shares = responsible
+    return np.asarray(shares)
+
+
+def _dirichlet(strength: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """One draw for each vector along the last axis."""
+    drawn = np.maximum(rng.standard_gamma(np.maximum(strength, 1e-6)), 1e-300)
+    return np.asarray(np.maximum(drawn / drawn.sum(axis=-1, keepdims=True), _TINY))
+
+
+def _effective(counts: IntArray, spread: ArrayLike) -> FloatArray:
+    """(K, K) cells that the rows rest on, once cells of one unit count less (design effect)."""
+    size = counts.sum(axis=2)  # (U, K)
+    weight = 1 / (1 + np.maximum(size - 1, 0) * np.asarray(spread)[None, :])
+    return np.asarray((counts * weight[:, :, None]).sum(axis=0))
+
+
+def _mean_rows(counts: IntArray, spread: ArrayLike) -> FloatArray:
+    """(K, K) mean confusion matrix over units; rows sum to 1."""
+    rows = _effective(counts, spread) + ROW_PRIOR / counts.shape[1]
+    return np.asarray(rows / rows.sum(axis=1, keepdims=True))
+
+
+def _draw_rows(counts: IntArray, spread: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """(K, K) a mean confusion matrix that the labelled cells allow."""
+    return _dirichlet(_effective(counts, spread) + ROW_PRIOR / counts.shape[1], rng)
+
+
+def _draw_spreads(
+    counts: IntArray, mean: FloatArray, draws: int, rng: np.random.Generator
+) -> FloatArray:
+    """(D, K) intraclass correlations of each row, as the units allow.
+
+    The likelihood of a row is that of the Dirichlet-multinomial distribution; rows of few cells
+    borrow from the others, which together count as much as one row.
+    """
+    from scipy.special import gammaln
+
+    k = len(mean)
+    fits = np.zeros((k, len(SPREADS)))
+    for place, rho in enumerate(SPREADS):
+        strength = mean * (1 - rho) / rho  # (K, K)
+        total, size = strength.sum(axis=1), counts.sum(axis=2)
+        rows = gammaln(strength + counts) - gammaln(strength)
+        fits[:, place] = (rows.sum(axis=2) + gammaln(total) - gammaln(total + size)).sum(axis=0)
+    fits += fits.mean(axis=0)
+    chance = np.exp(fits - fits.max(axis=1, keepdims=True))
+    edges = (chance / chance.sum(axis=1, keepdims=True)).cumsum(axis=1)
+    place = (rng.random((draws, k, 1)) >= edges[None, :, :-1]).sum(axis=2)
+    return np.asarray(SPREADS[place])
