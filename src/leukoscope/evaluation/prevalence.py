@@ -8,7 +8,7 @@ patient and from the confusions on labelled cells of other patients:
   the confusion matrix (adjusted count: Gart & Buck 1966; Forman 2008);
 * ``em``: the shares of largest likelihood given the calibrated probabilities (Saerens, Latinne &
   Decaestecker 2002);
-* ``posterior``: the same likelihood in a Bayesian model whose confusion matrix differs from
+* ``posterior``: a Bayesian model of the predicted classes, whose confusion matrix differs from
   patient to patient: each row is drawn for each patient from a Dirichlet distribution.
 
 Every interval allows for the sample of cells, for the finite number of labelled cells that the
@@ -39,10 +39,12 @@ SHARE_PRIOR: Final = 0.25
 """Cells of each class that the prior of a patient's shares is worth."""
 ROW_PRIOR: Final = 0.5
 """Cells that the prior of a row of the mean confusion matrix is worth, spread over its columns."""
+USUAL_SPREAD: Final = 0.05
+"""Intraclass correlation by which the mean confusion matrix weighs units."""
 DRAWS: Final = 200
 """Confusion matrices of a new patient that are drawn; each is a Markov chain of ``posterior``."""
 _BURN_IN, _KEPT, _STEP = 30, 10, 4
-_ROUNDS, _TOLERANCE = 300, 1e-4
+_MOST_ROUNDS, _ROUGHLY = 2000, 1e-4
 _TINY: Final = 1e-12
 
 
@@ -52,21 +54,25 @@ class Confusions:
 
     Attributes:
         counts: (U, K, K) cells of each unit: rows are true classes, columns predicted ones.
-        mass: (U, K, K) sums of their calibrated probabilities: rows are true classes.
+        prior: (K,) mean of their calibrated probabilities: the shares that the classifier takes
+            for granted.
+
+    Raises:
+        DataError: The shapes do not fit, a count is negative or all are 0.
     """
 
     counts: IntArray
-    mass: FloatArray
+    prior: FloatArray
 
     def __post_init__(self) -> None:
         shape = self.counts.shape
-        if len(shape) != 3 or shape[1] != shape[2] or self.mass.shape != shape:
-            raise DataError(
-                f"confusions: expected counts and mass of one shape (units, classes, classes), got "
-                f"{shape} and {self.mass.shape}"
-            )
+        k = self.prior.size
+        if shape[1:] != (k, k):
+            raise DataError(f"confusions: expected counts (units, {k}, {k}), got {shape}")
         if not self.counts.size or self.counts.min() < 0 or not self.counts.sum():
             raise DataError("confusions: expected counts of 0 and more, and some above 0")
+        if not (np.isfinite(self.prior).all() and (self.prior > 0).all()):
+            raise DataError("confusions: expected a prior above 0 for each class")
 
     @classmethod
     def of(cls, y_true: ArrayLike, y_prob: ArrayLike, units: Sequence[Any]) -> Confusions:
@@ -78,27 +84,27 @@ class Confusions:
             units: (n,) patient, or what else was held out as a whole.
 
         >>> found = Confusions.of([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["a", "a", "b"])
-        >>> found.counts.tolist()
-        [[[1, 1], [0, 0]], [[0, 0], [0, 1]]]
+        >>> found.counts.tolist(), found.prior.round(3).tolist()
+        ([[[1, 1], [0, 0]], [[0, 0], [0, 1]]], [0.5, 0.5])
         """
         truth, prob = np.asarray(y_true, np.int64), np.asarray(y_prob, np.float64)
         names, member = np.unique(np.asarray(units), return_inverse=True)
         k = prob.shape[1]
         counts = np.zeros((len(names), k, k), np.int64)
-        mass = np.zeros((len(names), k, k))
         np.add.at(counts, (member, truth, prob.argmax(axis=1)), 1)
-        np.add.at(mass, (member, truth), prob)
-        return cls(counts, mass)
+        return cls(counts, np.maximum(prob.mean(axis=0), _TINY))
 
-    @property
-    def prior(self) -> FloatArray:
-        """(K,) the shares that the classifier's probabilities take for granted: their mean.
+    def thinned(self, most: int) -> Confusions:
+        """At most so many units, evenly chosen."""
+        step = -(-len(self.counts) // most)
+        return Confusions(self.counts[::step], self.prior)
 
-        >>> Confusions.of([0, 1], [[0.8, 0.2], [0.4, 0.6]], ["a", "b"]).prior.round(3).tolist()
-        [0.6, 0.4]
-        """
-        total = self.mass.sum(axis=(0, 1))
-        return np.maximum(total / total.sum(), _TINY)
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        from safetensors.numpy import save
+
+        numbers = {"counts": self.counts.astype(np.int32), "prior": self.prior}
+        return bytes(save({name: np.ascontiguousarray(x) for name, x in numbers.items()}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,9 +233,10 @@ class PrevalenceModel:
         self.prior = confusions.prior
         self._seed = seed
         rng = np.random.default_rng(seed)
-        self.mean = _mean_rows(confusions.counts, np.full(confusions.counts.shape[1], 0.05))
-        self.spread = _draw_spreads(confusions.counts, self.mean, draws, rng)
-        centres = np.stack([_draw_rows(confusions.counts, rho, rng) for rho in self.spread])
+        counts = confusions.counts
+        self.mean = _mean_rows(counts, np.full(len(self.prior), USUAL_SPREAD))
+        self.spread = _draw_spreads(counts, self.mean, draws, rng)
+        centres = np.stack([_draw_rows(counts, rho, rng) for rho in self.spread])
         self._strength = centres * ((1 - self.spread) / self.spread)[:, :, None]
 
     def shares(self, y_prob: ArrayLike, certain: ArrayLike | None = None) -> Shares:
@@ -285,7 +292,7 @@ class PrevalenceModel:
         if self.method == "em" and n:
             ratio = (own / self.mean)[:, :, called].transpose(0, 2, 1)
             start = (self._estimate(prob, known * 0) + 1 / n) / (1 + k / n)
-            found = _em(_likelihood(prob, self.prior)[None] * ratio, of_cells, start)
+            found = _em(_likelihood(prob, self.prior)[None] * ratio, of_cells, start, _ROUGHLY)
         else:
             predicted = of_cells @ np.eye(k)[called]
             rest = np.maximum(predicted.sum(axis=1, keepdims=True), 1)
@@ -304,7 +311,7 @@ class PrevalenceModel:
         say nothing on the confusions: a person looks at the doubtful cells first.
         """
         k, chains = len(known), len(self._strength)
-        predicted = np.bincount(prob.argmax(axis=1), minlength=k) if len(prob) else np.zeros(k, int)
+        predicted = np.bincount(prob.argmax(axis=1), minlength=k)
         own = _dirichlet(self._strength, rng)
         shares = _dirichlet(np.tile(predicted + known + 1.0, (chains, 1)), rng)
         kept, kept_cells = [], []
@@ -328,17 +335,20 @@ def _likelihood(y_prob: ArrayLike, prior: ArrayLike) -> FloatArray:
 
 
 def _em(
-    likelihood: FloatArray, weights: FloatArray | None, start: FloatArray | None = None
+    likelihood: FloatArray,
+    weights: FloatArray | None,
+    start: FloatArray | None = None,
+    tolerance: float = 1e-8,
 ) -> FloatArray:
     """(B, K) shares from likelihoods (B or 1, n, K) and weights (B, n)."""
     n, k = likelihood.shape[1:]
     count = np.ones((len(likelihood), n)) if weights is None else weights
     total = np.maximum(count.sum(axis=1, keepdims=True), _TINY)
     shares = np.tile(np.full(k, 1 / k) if start is None else start, (len(count), 1))
-    for _ in range(_ROUNDS):
+    for _ in range(_MOST_ROUNDS):
         mixed = np.maximum((likelihood @ shares[:, :, None])[:, :, 0], _TINY)
         responsible = ((count / mixed)[:, None, :] @ likelihood)[:, 0] * shares / total
-        if np.abs(responsible - shares).max() < _TOLERANCE:
+        if np.abs(responsible - shares).max() < tolerance:
             return np.asarray(responsible)
         shares = responsible
     return np.asarray(shares)
