@@ -21,6 +21,8 @@ def apply_corrections(
 ) -> int:
     """Put the decisions of one or more files into the cells; ``unsure`` changes nothing.
 
+    Of several decisions on one cell the latest holds.
+
     Args:
         patients: Their cells are replaced by corrected ones.
         files: ``corrections.csv`` of the sheets.
@@ -33,19 +35,18 @@ def apply_corrections(
         DataError: Names the wrong rows (the first ten) of a file; no cell is changed then.
     """
     sheets = {one.sheet_sha256: one for one in patients}
-    cells = {
-        (sheet, cell.cell_id): cell for sheet, one in sheets.items() for cell in one.cells
-    }
-    decided: dict[tuple[str, str], tuple[str, str]] = {}
+    cells = {(sheet, cell.cell_id): cell for sheet, one in sheets.items() for cell in one.cells}
+    decided: dict[tuple[str, str], tuple[str, str, str]] = {}
     for path in files:
         wrong = []
         for line, row in enumerate(read_csv(path, required=REQUIRED), start=2):
-            key, made = (row["queue_sha256"], row["image_id"]), (row["decision"], row["label"])
+            key = (row["queue_sha256"], row["image_id"])
             problem = _problem(row, row["queue_sha256"] in sheets, cells.get(key), class_names)
-            if not problem and decided.setdefault(key, made) != made:
-                problem = f"cell {key[1]} was decided otherwise before: {' '.join(decided[key])}"
             if problem:
                 wrong.append(f"line {line}: {problem}")
+            else:
+                made = (row["at"], row["decision"], row["label"])
+                decided[key] = max(made, decided.get(key, made))
         if wrong:
             more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
             raise DataError(
@@ -54,9 +55,10 @@ def apply_corrections(
             )
     for sheet, one in sheets.items():
         one.cells = [
-            _corrected(cell, *decided.get((sheet, cell.cell_id), ("", ""))) for cell in one.cells
+            _corrected(cell, *decided.get((sheet, cell.cell_id), ("", "", ""))[1:])
+            for cell in one.cells
         ]
-    return sum(decision != "unsure" for decision, _ in decided.values())
+    return sum(decision != "unsure" for _, decision, _ in decided.values())
 
 
 def _problem(

@@ -98,9 +98,7 @@ def patient_shares(one: PatientCells, model: PrevalenceModel, question: Question
     )
 
 
-def patient_entry(
-    one: PatientCells, shares: Shares | None, question: Question
-) -> dict[str, Any]:
+def patient_entry(one: PatientCells, shares: Shares | None, question: Question) -> dict[str, Any]:
     """What ``counts.json`` holds of one patient.
 
     Args:
