@@ -135,7 +135,8 @@ def simulate(accuracy: float, spread: float, studies: int) -> Iterator[tuple[str
     rng = np.random.default_rng(int(1000 * accuracy + 10 * spread))
     for _ in range(studies):
         confusions, temperature = study_of(world, rng)
-        models = [PrevalenceModel(confusions, method=method) for method in METHODS]
+        fitted = PrevalenceModel(confusions)
+        models = [fitted.using(method) for method in METHODS]
         for blasts in BLASTS:
             others = rng.dirichlet(np.ones(CLASSES - 1))
             truth = np.concatenate([[blasts], (1 - blasts) * others])

@@ -1,4 +1,4 @@
-"""From what a user names to cells by patient: each image, or each part of a large one, is a cell."""
+"""From what a user names to cells by patient: an image, or a part of a large one, is a cell."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def counts(self) -> bool:
-        """Whether it is counted: a person named it, or the model did and was not out of its depth."""
+        """Whether it is counted: a person named it, or the model did and did not reject it."""
         return bool(self.corrected) or not (self.excluded or self.decision == "reject")
 
     @property

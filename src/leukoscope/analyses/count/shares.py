@@ -200,7 +200,7 @@ def _count_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _patient_row(one: dict[str, Any]) -> dict[str, Any]:
-    row = {name: one[name] for name in PATIENT_COLUMNS[:3] + ("rejected", "excluded", "corrected")}
+    row = {name: one[name] for name in (*PATIENT_COLUMNS[:3], "rejected", "excluded", "corrected")}
     row |= {name: len(one[name]) for name in ("unreadable", "without_cells")}
     if one["blasts"]:
         row |= {"blasts": one["blasts"]["cells"], **_percent(one["blasts"], "blasts_")}

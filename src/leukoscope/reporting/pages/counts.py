@@ -12,6 +12,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
     Block,
     Bullets,
+    Column,
     Field,
     Folded,
     Panels,
@@ -148,19 +149,10 @@ def _overview(result: Entry, sheets: Mapping[str, str]) -> Table:
         value("unreadable", lambda one: count(len(one["unreadable"]))),
         value("corrected", _corrected),
     ]
-    table = table_of("Patients and smears", result["patients"], *fields)
-    if not sheets:
-        return table
-    link = code("sheet of cells", lambda one: sheets[one["patient"]])
-    linked = table_of("Patients and smears", result["patients"], *fields, link)
-    columns = (*table.columns, _linked(linked.columns[-1]))
-    return Table(linked.caption, columns, linked.rows, linked.note)
-
-
-def _linked(column: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(column, link=True)
+    if sheets:
+        column = Column("sheet of cells", code=True, narrow=True, link=True)
+        fields.append(Field(column, lambda one: sheets[one["patient"]]))
+    return table_of("Patients and smears", result["patients"], *fields)
 
 
 def _corrected(one: Entry) -> str:
@@ -202,11 +194,11 @@ def _agreement(result: Entry, gallery: Gallery) -> list[Block]:
         )
     rows = [*truth["classes"]]
     if truth["blasts"]:
-        rows.append({"class": "(blasts)", **truth["blasts"]})
+        rows.append({"title": "Blasts together", **truth["blasts"]})
     blocks.append(
         table_of(
             "Agreement by class, in percentage points, over patients", rows,
-            text("Class", lambda e: e["class"] if e["class"][0] == "(" else class_title(e["class"])),
+            text("Class", lambda e: e.get("title") or class_title(e["class"])),
             value("mean absolute error", _error),
             value("bias", lambda e: _points(e["bias"], signed=True)),
             value("limits of agreement", _limits),
@@ -252,19 +244,18 @@ def _each_patient(result: Entry, gallery: Gallery, tell: Callable[[int, int], No
     what = "Bars: adjusted shares; lines: 95 % intervals; dots: as counted"
     if result["method"] is None:
         what = "Bars: counted shares; lines: 95 % intervals of the sample"
-    tables = tuple(
-        table_of(
-            caption, shown, text("Patient", "patient"),
-            *each(names, class_title, lambda one, name: write(one["classes"][by_class[name]])),
-        )
-        for caption, write in (
-            ("Cells", lambda e: count(e["cells"])),
-            ("Share with 95 % interval", with_limits),
-        )
-    )  # fmt: skip
+
+    def table(caption: str, write: Callable[[Entry], str]) -> Table:
+        columns = each(names, class_title, lambda one, name: write(one["classes"][by_class[name]]))
+        return table_of(caption, shown, text("Patient", "patient"), *columns)
+
     if not pictures:
         return [Paragraph("No cell could be counted.")]
-    return [Panels(what, tuple(pictures)), *tables]
+    return [
+        Panels(what, tuple(pictures)),
+        table("Cells", lambda e: count(e["cells"])),
+        table("Share with 95 % interval", with_limits),
+    ]
 
 
 def _left_out(patients: list[Entry]) -> list[Block]:
