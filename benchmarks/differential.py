@@ -1,12 +1,10 @@
 """Tables of docs/results/differential.md: how far adjusted shares can be trusted.
 
-python benchmarks/differential.py [--studies 12] [--out docs/results/differential.md]
-python benchmarks/differential.py --run RUN [--blast CLASS]
+python benchmarks/differential.py [--studies 3] [--out docs/results/differential.md]
 
 Simulated cells of six classes, of which the first stands for blasts, are classified from six
 measurements. The measurements of a patient are shifted as a whole and class by class, so that
 the classifier errs differently on each patient; its confusions are known from other patients.
-With ``--run`` the cells are real: of a study, each patient judged by the confusions of the others.
 """
 
 from __future__ import annotations
@@ -135,7 +133,7 @@ def simulate(accuracy: float, spread: float, studies: int) -> Iterator[tuple[str
     rng = np.random.default_rng(int(1000 * accuracy + 10 * spread))
     for _ in range(studies):
         confusions, temperature = study_of(world, rng)
-        fitted = PrevalenceModel(confusions)
+        fitted = PrevalenceModel(confusions, draws=100)
         models = [fitted.using(method) for method in METHODS]
         for blasts in BLASTS:
             others = rng.dirichlet(np.ones(CLASSES - 1))
@@ -209,7 +207,7 @@ the blast share in percentage points**"""
 def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=12, help="of each classifier (default 12)")
+    parser.add_argument("--studies", type=int, default=3, help="of each classifier (default 3)")
     parser.add_argument("--out", type=Path, help="Markdown file")
     options = parser.parse_args()
     text = "\n".join(simulated(options.studies)) + "\n"

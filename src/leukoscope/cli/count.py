@@ -78,8 +78,8 @@ def count(
         typer.Option("--corrections", help="CSV that a sheet of cells saved; may be repeated."),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="How shares are adjusted: posterior, em or inversion.")
-    ] = "posterior",
+        str, typer.Option(help="How shares are adjusted: em, inversion or posterior.")
+    ] = "em",
     no_sheets: Annotated[bool, typer.Option("--no-sheets", help="No sheets of cells.")] = False,
     layout: LayoutOption = "auto",
     class_names: ClassOption = None,

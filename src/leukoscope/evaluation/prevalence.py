@@ -2,12 +2,12 @@
 
 Counting predicted classes is biased: a classifier that takes one lymphocyte in ten for a blast
 finds blasts in every smear. Three ways to the true shares, from the answers on n cells of one
-patient and from the confusions on labelled cells of other patients:
+patient and from labelled cells of other patients:
 
+* ``em``: the shares of largest likelihood given the calibrated probabilities (Saerens, Latinne &
+  Decaestecker 2002), as far from the counted ones as has served on the known patients;
 * ``inversion``: the shares π on the simplex with π C nearest to the predicted shares, where C is
   the confusion matrix (adjusted count: Gart & Buck 1966; Forman 2008);
-* ``em``: the shares of largest likelihood given the calibrated probabilities (Saerens, Latinne &
-  Decaestecker 2002);
 * ``posterior``: a Bayesian model of the predicted classes, whose confusion matrix differs from
   patient to patient: each row is drawn for each patient from a Dirichlet distribution.
 
@@ -18,9 +18,10 @@ measures how often they hold the truth, and chose the default.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -30,10 +31,12 @@ from leukoscope.core.errors import DataError, UnknownNameError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-Method = Literal["posterior", "em", "inversion"]
+Method = Literal["em", "inversion", "posterior"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
-DEFAULT: Final[Method] = "posterior"
+DEFAULT: Final[Method] = "em"
 
+STEPS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How far from the counted shares to those of EM one may go."""
 SPREADS: Final[FloatArray] = np.geomspace(0.003, 0.5, 16)
 """Intraclass correlations of the confusions within a patient that are considered."""
 SHARE_PRIOR: Final = 0.5
@@ -42,7 +45,7 @@ ROW_PRIOR: Final = 0.5
 """Cells that the prior of a row of the mean confusion matrix is worth, spread over its columns."""
 USUAL_SPREAD: Final = 0.05
 """Intraclass correlation by which the mean confusion matrix weighs units."""
-WIDENINGS: Final = (1.0, 2.0, 4.0, 8.0)
+WIDENINGS: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 """By how much the spread between patients may be widened."""
 HELD: Final = 0.97
 """Share of known patients' shares that the intervals must hold."""
@@ -52,7 +55,7 @@ DRAWS: Final = 200
 """Confusion matrices of a new patient that are drawn; each is a Markov chain of ``posterior``."""
 _BURN_IN, _KEPT, _STEP = 30, 10, 4
 _JUDGING = 24  # chains of each patient that widens the spread
-_MOST_ROUNDS, _ROUGHLY = 2000, 1e-4
+_MOST_ROUNDS, _TOLERANCE = 2000, 1e-7
 _TINY: Final = 1e-12
 
 
@@ -61,30 +64,34 @@ class Confusions:
     """How a classifier answered on labelled cells of units (patients) that it was not trained on.
 
     Attributes:
-        counts: (U, K, K) cells of each unit: rows are true classes, columns predicted ones.
-        prior: (K,) mean of their calibrated probabilities: the shares that the classifier takes
-            for granted.
+        y_true: (n,) true classes, 0 … K - 1.
+        y_prob: (n, K) calibrated probabilities.
+        unit: (n,) number of each cell's unit, 0 … U - 1.
 
     Raises:
-        DataError: The shapes do not fit, a count is negative or all are 0.
+        DataError: There is no cell, shapes do not fit, or a number is out of range.
     """
 
-    counts: IntArray
-    prior: FloatArray
+    y_true: IntArray
+    y_prob: FloatArray
+    unit: IntArray
 
     def __post_init__(self) -> None:
-        shape = self.counts.shape
-        k = self.prior.size
-        if shape[1:] != (k, k):
-            raise DataError(f"confusions: expected counts (units, {k}, {k}), got {shape}")
-        if not self.counts.size or self.counts.min() < 0 or not self.counts.sum():
-            raise DataError("confusions: expected counts of 0 and more, and some above 0")
-        if not (np.isfinite(self.prior).all() and (self.prior > 0).all()):
-            raise DataError("confusions: expected a prior above 0 for each class")
+        n, shape = len(self.y_true), self.y_prob.shape
+        if n == 0 or len(shape) != 2 or shape[0] != n or len(self.unit) != n:
+            raise DataError(
+                f"confusions: expected true classes and units of each of {n} ≥ 1 cells and "
+                f"probabilities (cells, classes), got {len(self.unit)} units and {shape}"
+            )
+        classes = self.y_true
+        if classes.min() < 0 or classes.max() >= shape[1] or self.unit.min() < 0:
+            raise DataError("confusions: a true class or a unit is out of range")
+        if not np.isfinite(self.y_prob).all() or self.y_prob.min() < 0:
+            raise DataError("confusions: expected probabilities of 0 and more")
 
     @classmethod
     def of(cls, y_true: ArrayLike, y_prob: ArrayLike, units: Sequence[Any]) -> Confusions:
-        """Count them.
+        """Number the units.
 
         Args:
             y_true: (n,) true classes, 0 … K - 1.
@@ -95,24 +102,53 @@ class Confusions:
         >>> found.counts.tolist(), found.prior.round(3).tolist()
         ([[[1, 1], [0, 0]], [[0, 0], [0, 1]]], [0.5, 0.5])
         """
-        truth, prob = np.asarray(y_true, np.int64), np.asarray(y_prob, np.float64)
-        names, member = np.unique(np.asarray(units), return_inverse=True)
-        k = prob.shape[1]
-        counts = np.zeros((len(names), k, k), np.int64)
-        np.add.at(counts, (member, truth, prob.argmax(axis=1)), 1)
-        return cls(counts, np.maximum(prob.mean(axis=0), _TINY))
+        unit = np.unique(np.asarray(units), return_inverse=True)[1]
+        return cls(np.asarray(y_true, np.int64), np.asarray(y_prob, np.float64), unit)
+
+    @cached_property
+    def counts(self) -> IntArray:
+        """(U, K, K) cells of each unit: rows are true classes, columns predicted ones."""
+        k = self.y_prob.shape[1]
+        found = np.zeros((self.unit.max() + 1, k, k), np.int64)
+        np.add.at(found, (self.unit, self.y_true, self.y_prob.argmax(axis=1)), 1)
+        return found
+
+    @cached_property
+    def prior(self) -> FloatArray:
+        """(K,) mean probabilities: the shares that the classifier takes for granted."""
+        return np.asarray(np.maximum(self.y_prob.mean(axis=0), _TINY))
 
     def thinned(self, most: int) -> Confusions:
         """At most so many units, evenly chosen."""
-        step = -(-len(self.counts) // most)
-        return Confusions(self.counts[::step], self.prior)
+        step = -(-(int(self.unit.max()) + 1) // most)
+        kept = self.unit % step == 0
+        return Confusions(self.y_true[kept], self.y_prob[kept], self.unit[kept] // step)
 
     def to_bytes(self) -> bytes:
-        """As a safetensors file."""
+        """As a safetensors file; probabilities in half precision."""
         from safetensors.numpy import save
 
-        numbers = {"counts": self.counts.astype(np.int32), "prior": self.prior}
-        return bytes(save({name: np.ascontiguousarray(x) for name, x in numbers.items()}))
+        tensors = {
+            "y_true": self.y_true.astype(np.int32),
+            "y_prob": self.y_prob.astype(np.float16),
+            "unit": self.unit.astype(np.int32),
+        }
+        return bytes(save({name: np.ascontiguousarray(x) for name, x in tensors.items()}))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Confusions:
+        """From the tensors of :meth:`to_bytes`.
+
+        Raises:
+            DataError: One is missing, or they do not fit together.
+        """
+        if missing := {"y_true", "y_prob", "unit"} - set(tensors):
+            raise DataError(f"confusions: {', '.join(sorted(missing))} missing")
+        return cls(
+            tensors["y_true"].astype(np.int64),
+            tensors["y_prob"].astype(np.float64),
+            tensors["unit"].astype(np.int64),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +175,9 @@ class Shares:
     ) -> tuple[float, float]:
         """Limits of the share of some classes together.
 
-        Equal tails; a limit less than half a cell away from 0 or 1 is 0 or 1 (so that a class
-        that is absent can be inside, as in Brown, Cai & DasGupta 2001).
+        Equal tails of the draws, and the estimate is always inside; a limit less than half a cell
+        away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in Brown, Cai &
+        DasGupta 2001).
 
         Args:
             classes: Their numbers.
@@ -151,7 +188,8 @@ class Shares:
         total = draws[:, list(classes)].sum(axis=1)
         tail = (1 - confidence) / 2
         low, high = (float(limit) for limit in np.quantile(total, (tail, 1 - tail)))
-        half = 0.5 / max(1, self.n)
+        value = float(self.value[list(classes)].sum())
+        low, high, half = min(low, value), max(high, value), 0.5 / max(1, self.n)
         return (0.0 if low < half else low), (1.0 if high > 1 - half else min(1.0, high))
 
     def probability_above(self, classes: Sequence[int], threshold: float) -> float:
@@ -159,13 +197,12 @@ class Shares:
         return float((self.draws[:, list(classes)].sum(axis=1) >= threshold).mean())
 
 
-def adjust_em(y_prob: ArrayLike, prior: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
+def adjust_em(y_prob: ArrayLike, prior: ArrayLike) -> FloatArray:
     """Shares of largest likelihood (Saerens, Latinne & Decaestecker 2002, equation 2.9).
 
     Args:
         y_prob: (n, K) calibrated probabilities of n cells.
         prior: (K,) shares under which they are calibrated.
-        weights: (n,) what each cell counts for; 1 by default.
 
     Returns:
         (K,) shares that sum to 1.
@@ -173,14 +210,21 @@ def adjust_em(y_prob: ArrayLike, prior: ArrayLike, weights: ArrayLike | None = N
     Nine cells in ten look like the first class with odds of 9 to 1 from even shares; then all
     cells are of the first class:
 
-    >>> adjust_em([[0.9, 0.1]] * 9 + [[0.1, 0.9]], [0.5, 0.5]).round(3).tolist()
+    >>> adjust_em([[0.9, 0.1]] * 9 + [[0.1, 0.9]], [0.5, 0.5]).round(2).tolist()
     [1.0, 0.0]
     >>> adjust_em([[0.9, 0.1]] * 5 + [[0.1, 0.9]] * 5, [0.5, 0.5]).round(3).tolist()
     [0.5, 0.5]
     """
-    likelihood = _likelihood(y_prob, prior)[None]
-    count = None if weights is None else np.asarray(weights, np.float64)[None]
-    return _em(likelihood, count)[0]
+    likelihood = np.maximum(np.asarray(y_prob, np.float64), _TINY) / np.asarray(prior, np.float64)
+    likelihood /= likelihood.max(axis=1, keepdims=True)
+    n, k = likelihood.shape
+    shares = np.full(k, 1 / k)
+    for _ in range(_MOST_ROUNDS):
+        updated = shares * (likelihood.T @ (1 / np.maximum(likelihood @ shares, _TINY))) / n
+        if np.abs(updated - shares).max() < _TOLERANCE:
+            return np.asarray(updated)
+        shares = updated
+    return np.asarray(shares)
 
 
 def adjust_inversion(predicted: ArrayLike, confusion: ArrayLike) -> FloatArray:
@@ -244,9 +288,11 @@ class PrevalenceModel:
         counts = confusions.counts
         self.mean = _mean_rows(counts, np.full(len(self.prior), USUAL_SPREAD))
         self.spread = _draw_spreads(counts, self.mean, draws, rng)
+        known = _judged(counts)
+        self.step = _choose_step(confusions, known)
         centres = np.stack([_draw_rows(counts, rho, rng) for rho in self.spread])
         strength = centres * ((1 - self.spread) / self.spread)[:, :, None]
-        self.widening = _widening(counts, self.spread, rng)
+        self.widening = self._choose_widening(confusions, known, rng)
         self._strength = strength / self.widening
 
     def using(self, method: Method) -> PrevalenceModel:
@@ -276,44 +322,54 @@ class PrevalenceModel:
             value = draws.mean(axis=0)
         else:
             value = self._estimate(prob, known)
-            draws, of_cells = (self._bootstrap(prob, known, rng, resample=r) for r in (True, False))
+            own = _dirichlet(self._strength, rng)
+            draws, of_cells = (
+                self._bootstrap(prob, known, own, rng if r else None) for r in (1, 0)
+            )
         return Shares(value / value.sum(), draws, of_cells, n, self.method)
 
     def _estimate(self, prob: FloatArray, known: FloatArray) -> FloatArray:
         """The estimate of ``em`` or ``inversion``, cells that are known counted as they are."""
-        if not len(prob):
-            return known / known.sum()
+        n, total = len(prob), len(prob) + known.sum()
+        if not n:
+            return known / total
+        counted = np.bincount(prob.argmax(axis=1), minlength=len(known)) / n
         if self.method == "em":
-            found = adjust_em(prob, self.prior)
+            found = counted
+            if self.step:
+                found = counted + self.step * (adjust_em(prob, self.prior) - counted)
         else:
-            shares = np.bincount(prob.argmax(axis=1), minlength=len(known)) / len(prob)
-            found = adjust_inversion(shares, self.mean)
-        return (found * len(prob) + known) / (len(prob) + known.sum())
+            found = adjust_inversion(counted, self.mean)
+        return (found * n + known) / total
 
     def _bootstrap(
-        self, prob: FloatArray, known: FloatArray, rng: np.random.Generator, *, resample: bool
+        self,
+        prob: FloatArray,
+        known: FloatArray,
+        own: FloatArray,
+        rng: np.random.Generator | None,
     ) -> FloatArray:
-        """(D, K) estimates with confusions of other patients, of a drawn sample if asked for."""
-        n, total, k = len(prob), len(prob) + round(float(known.sum())), len(known)
-        own = _dirichlet(self._strength, rng)
-        everyone = np.concatenate([np.arange(n), np.repeat(n + np.arange(k), known.astype(int))])
-        picked = np.tile(everyone, (len(own), 1))
-        if resample:
-            picked = everyone[rng.integers(0, total, picked.shape)]
-        times = np.stack([np.bincount(row, minlength=n + k) for row in picked]).astype(float)
-        certain, of_cells = times[:, n:], times[:, :n]
-        called = prob.argmax(axis=1) if n else np.zeros(0, np.int64)
-        if self.method == "em" and n:
-            ratio = (own / self.mean)[:, :, called].transpose(0, 2, 1)
-            start = (self._estimate(prob, known * 0) + 1 / n) / (1 + k / n)
-            found = _em(_likelihood(prob, self.prior)[None] * ratio, of_cells, start, _ROUGHLY)
-        else:
-            predicted = of_cells @ np.eye(k)[called]
-            rest = np.maximum(predicted.sum(axis=1, keepdims=True), 1)
-            pairs = zip(predicted / rest, own, strict=True)
-            found = np.stack([adjust_inversion(q, c) if q.sum() else q for q, c in pairs])
-        unknown = of_cells.sum(axis=1, keepdims=True)
-        return np.asarray((found * unknown + certain) / total)
+        """(D, K) inversions with confusions of other patients.
+
+        Args:
+            prob: (n, K) of the cells.
+            known: (K,) cells whose class is known.
+            own: (D, K, K) confusion matrices.
+            rng: Draws a sample of the cells for each; None takes the very cells.
+        """
+        k, n = len(known), len(prob)
+        total = n + round(float(known.sum()))
+        called = np.bincount(prob.argmax(axis=1), minlength=k) if n else np.zeros(k, np.int64)
+        picked = np.tile(np.concatenate([called, known]), (len(own), 1))
+        if rng is not None:
+            picked = rng.multinomial(total, picked[0] / picked[0].sum(), len(own))
+        predicted, certain = picked[:, :k], picked[:, k:]
+        rest = predicted.sum(axis=1, keepdims=True)
+        inverted = np.stack([
+            adjust_inversion(row / max(1, row.sum()), matrix) if row.sum() else row * 0.0
+            for row, matrix in zip(predicted, own, strict=True)
+        ])  # fmt: skip
+        return np.asarray((inverted * rest + certain) / total)
 
     def _gibbs(
         self, prob: FloatArray, known: FloatArray, rng: np.random.Generator
@@ -326,6 +382,72 @@ class PrevalenceModel:
         called = np.bincount(prob.argmax(axis=1), minlength=k)
         draws, of_cells = _run_chains(self._strength, np.tile(called, (chains, 1)), known, rng)
         return draws.reshape(-1, k), of_cells.reshape(-1, k)
+
+    def _choose_widening(
+        self, confusions: Confusions, known: IntArray, rng: np.random.Generator
+    ) -> float:
+        """By how much known patients differ more than the Dirichlet distributions say.
+
+        A patient's rows do not vary independently (a dark stain moves several classes towards
+        blasts), and few patients understate their spread. So each known patient is judged by the
+        others: the strength of the distributions is divided by the smallest of ``WIDENINGS`` with
+        which the 95 % intervals of the classifier alone hold 97 % of the true shares, each
+        weighted by its size: two points more than nominal, as the choice rests on few patients.
+        """
+        if not len(known):
+            return 1.0
+        counts, nobody = confusions.counts, np.zeros(len(self.prior))
+        for factor in WIDENINGS:
+            held = 0.0
+            for unit in known:
+                others = counts[np.arange(len(counts)) != unit]
+                spread = self.spread[rng.integers(0, len(self.spread), _JUDGING)]
+                centres = np.stack([_draw_rows(others, rho, rng) for rho in spread])
+                strength = centres * ((1 - spread) / spread)[:, :, None] / factor
+                cells = confusions.unit == unit
+                prob, own = confusions.y_prob[cells], _dirichlet(strength, rng)
+                drawn = self._bootstrap(prob, nobody, own, None)
+                low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+                truth = counts[unit].sum(axis=1) / len(prob)
+                half = 0.5 / len(prob)
+                value = self._estimate(prob, nobody)
+                low, high = np.minimum(low, value), np.maximum(high, value)
+                inside = (np.where(low < half, 0, low) <= truth) & (truth <= high + half)
+                held += float(truth[inside].sum())
+            if held >= HELD * len(known):
+                return factor
+        return WIDENINGS[-1]
+
+
+def _judged(counts: IntArray) -> IntArray:
+    """Numbers of the known patients on whom choices rest; none where there are too few."""
+    units = np.flatnonzero(counts.sum(axis=(1, 2)) >= MIN_CELLS)
+    if len(units) < MIN_UNITS:
+        return units[:0]
+    return units[:: -(-len(units) // MOST_JUDGED)]
+
+
+def _choose_step(confusions: Confusions, known: IntArray) -> float:
+    """How far to go from counted shares to those of EM, by the error on the known patients.
+
+    Where patients differ little, EM takes the bias away; where they differ much, its probabilities
+    are wrong for a whole patient, and half of the way is better than all of it. The whole way is
+    the rule: it is the largest step whose mean error is within one standard error of the
+    smallest (Breiman et al. 1984, section 3.4.3).
+    """
+    if not len(known):
+        return 1.0
+    errors = np.zeros((len(known), len(STEPS)))
+    for row, unit in enumerate(known):
+        cells = confusions.unit == unit
+        prob, k = confusions.y_prob[cells], confusions.y_prob.shape[1]
+        truth = np.bincount(confusions.y_true[cells], minlength=k) / len(prob)
+        counted = np.bincount(prob.argmax(axis=1), minlength=k) / len(prob)
+        way = adjust_em(prob, confusions.prior) - counted
+        errors[row] = [np.abs(counted + step * way - truth).sum() for step in STEPS]
+    more = errors - errors[:, [errors.mean(axis=0).argmin()]]
+    tolerated = more.mean(axis=0) <= more.std(axis=0, ddof=1) / len(known) ** 0.5
+    return max(step for step, fits in zip(STEPS, tolerated, strict=True) if fits)
 
 
 def _run_chains(
@@ -357,70 +479,6 @@ def _run_chains(
             kept.append(shares)
             kept_cells.append(counts / counts.sum(axis=1, keepdims=True))
     return np.stack(kept), np.stack(kept_cells)
-
-
-def _widening(counts: IntArray, spread: FloatArray, rng: np.random.Generator) -> float:
-    """By how much known patients differ more than the Dirichlet distributions say.
-
-    A patient's rows do not vary independently (a dark stain moves several classes towards
-    blasts), and few patients understate their spread. So each known patient is judged by the
-    others: the strength of the distributions is divided by the smallest of ``WIDENINGS`` with
-    which the 95 % intervals of the classifier alone hold 97 % of the true shares, each weighted
-    by its size: two points more than nominal, as the choice rests on few patients.
-    """
-    size = counts.sum(axis=(1, 2))
-    units = np.flatnonzero(size >= MIN_CELLS)
-    if len(units) < MIN_UNITS:
-        return 1.0
-    units = units[:: -(-len(units) // MOST_JUDGED)]
-    picked = rng.integers(0, len(spread), (len(units), _JUDGING))
-    centres = np.stack([
-        _draw_rows(counts - counts[u] * _is(u, len(counts)), spread[row], rng)
-        for u, rows in zip(units, picked, strict=True) for row in rows
-    ])  # fmt: skip
-    rho = spread[picked].reshape(-1, spread.shape[1], 1)
-    predicted = np.repeat(counts[units].sum(axis=1), _JUDGING, axis=0)
-    truth = counts[units].sum(axis=2) / size[units][:, None]
-    none = np.zeros(counts.shape[1])
-    for factor in WIDENINGS:
-        _, cells = _run_chains(centres * (1 - rho) / rho / factor, predicted, none, rng)
-        drawn = cells.reshape(len(cells), len(units), _JUDGING, -1).transpose(0, 2, 1, 3)
-        low, high = np.quantile(drawn.reshape(-1, *truth.shape), (0.025, 0.975), axis=0)
-        held = (low <= truth) & (truth <= high)
-        if (held * truth).sum() >= HELD * len(units):
-            return factor
-    return WIDENINGS[-1]
-
-
-def _is(unit: int, n: int) -> IntArray:
-    """(n, 1, 1) one for a unit, zero for the others."""
-    return (np.arange(n) == unit).astype(np.int64)[:, None, None]
-
-
-def _likelihood(y_prob: ArrayLike, prior: ArrayLike) -> FloatArray:
-    """(n, K) likelihood of each class, up to a factor a cell."""
-    found = np.maximum(np.asarray(y_prob, np.float64), _TINY) / np.asarray(prior, np.float64)
-    return np.asarray(found / found.max(axis=1, keepdims=True)) if len(found) else found
-
-
-def _em(
-    likelihood: FloatArray,
-    weights: FloatArray | None,
-    start: FloatArray | None = None,
-    tolerance: float = 1e-8,
-) -> FloatArray:
-    """(B, K) shares from likelihoods (B or 1, n, K) and weights (B, n)."""
-    n, k = likelihood.shape[1:]
-    count = np.ones((len(likelihood), n)) if weights is None else weights
-    total = np.maximum(count.sum(axis=1, keepdims=True), _TINY)
-    shares = np.tile(np.full(k, 1 / k) if start is None else start, (len(count), 1))
-    for _ in range(_MOST_ROUNDS):
-        mixed = np.maximum((likelihood @ shares[:, :, None])[:, :, 0], _TINY)
-        responsible = ((count / mixed)[:, None, :] @ likelihood)[:, 0] * shares / total
-        if np.abs(responsible - shares).max() < tolerance:
-            return np.asarray(responsible)
-        shares = responsible
-    return np.asarray(shares)
 
 
 def _dirichlet(strength: FloatArray, rng: np.random.Generator) -> FloatArray:

@@ -169,11 +169,10 @@ class Bundle:
 
         path = self.folder / confusions.tensors
         try:
-            tensors = load_file(path)
-            found = Confusions(tensors["counts"].astype(np.int64), tensors["prior"])
+            found = Confusions.from_tensors(load_file(path))
             if len(found.prior) != len(self.record.class_names):
                 raise DataError(f"{len(found.prior)} classes")
-        except (SafetensorError, DataError, KeyError, OSError) as error:
+        except (SafetensorError, DataError, OSError) as error:
             raise BundleError(
                 f"{path}: expected the confusions of {len(self.record.class_names)} classes, "
                 f"but {error}",

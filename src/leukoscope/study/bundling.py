@@ -268,8 +268,8 @@ def _confusions(unseen: UnseenImages, calibration: Calibration) -> tuple[Confusi
     record = ConfusionsFile(
         protocol=unseen.protocol,
         unit=unseen.unit,
-        n_units=len(found.counts),
-        n=int(found.counts.sum()),
+        n_units=len(set(found.unit.tolist())),
+        n=len(found.y_true),
     )
     return record, found.to_bytes()
 
