@@ -32,6 +32,8 @@ from leukoscope.cli.options import (
 if TYPE_CHECKING:
     from leukoscope.analyses.count.cells import Material, PatientCells
 
+WIDTH = 120  # of the table
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -176,7 +178,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
             blasts = one["blasts"]
             row += [percent(blasts["counted"]), with_limits(blasts), blasts["call"]]
         rows.append([str(cell) for cell in row])
-    print_table(titles, rows)
+    print_table(titles, rows, width=WIDTH)
     if result["truth"] and result["truth"]["blasts"]:
         found = result["truth"]["blasts"]
         error = found["mean_absolute_error"]["value"]

@@ -159,12 +159,14 @@ class Shares:
         value: (K,) estimate; sums to 1.
         draws: (D, K) draws from what the shares may be among all cells of the patient: sample of
             cells and classifier.
+        estimates: (M, K) what the ways to adjust say; the interval holds them all.
         cell_draws: (D, K) likewise among the very cells that were looked at: classifier alone.
         n: Number of cells.
         method: How they were adjusted.
     """
 
     value: FloatArray
+    estimates: FloatArray
     draws: FloatArray
     cell_draws: FloatArray
     n: int
@@ -175,9 +177,9 @@ class Shares:
     ) -> tuple[float, float]:
         """Limits of the share of some classes together.
 
-        Equal tails of the draws, and the estimate is always inside; a limit less than half a cell
-        away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in Brown, Cai &
-        DasGupta 2001).
+        Equal tails of the draws, stretched to what each way to adjust says; a limit less than half
+        a cell away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in Brown,
+        Cai & DasGupta 2001).
 
         Args:
             classes: Their numbers.
@@ -188,8 +190,9 @@ class Shares:
         total = draws[:, list(classes)].sum(axis=1)
         tail = (1 - confidence) / 2
         low, high = (float(limit) for limit in np.quantile(total, (tail, 1 - tail)))
-        value = float(self.value[list(classes)].sum())
-        low, high, half = min(low, value), max(high, value), 0.5 / max(1, self.n)
+        said = self.estimates[:, list(classes)].sum(axis=1)
+        low, high = min(low, float(said.min())), max(high, float(said.max()))
+        half = 0.5 / max(1, self.n)
         return (0.0 if low < half else low), (1.0 if high > 1 - half else min(1.0, high))
 
     def probability_above(self, classes: Sequence[int], threshold: float) -> float:
@@ -320,27 +323,27 @@ class PrevalenceModel:
         if self.method == "posterior":
             draws, of_cells = self._gibbs(prob, known, rng)
             value = draws.mean(axis=0)
+            estimates = value[None]
         else:
-            value = self._estimate(prob, known)
+            estimates = self._estimates(prob, known)
+            value = estimates[0]
             own = _dirichlet(self._strength, rng)
             draws, of_cells = (
                 self._bootstrap(prob, known, own, rng if r else None) for r in (1, 0)
             )
-        return Shares(value / value.sum(), draws, of_cells, n, self.method)
+        return Shares(value / value.sum(), estimates, draws, of_cells, n, self.method)
 
-    def _estimate(self, prob: FloatArray, known: FloatArray) -> FloatArray:
-        """The estimate of ``em`` or ``inversion``, cells that are known counted as they are."""
+    def _estimates(self, prob: FloatArray, known: FloatArray) -> FloatArray:
+        """(M, K) the estimate of the method first; cells that are known counted as they are."""
         n, total = len(prob), len(prob) + known.sum()
         if not n:
-            return known / total
+            return (known / total)[None]
         counted = np.bincount(prob.argmax(axis=1), minlength=len(known)) / n
+        found = [adjust_inversion(counted, self.mean)]
         if self.method == "em":
-            found = counted
-            if self.step:
-                found = counted + self.step * (adjust_em(prob, self.prior) - counted)
-        else:
-            found = adjust_inversion(counted, self.mean)
-        return (found * n + known) / total
+            em = adjust_em(prob, self.prior)
+            found = [counted + self.step * (em - counted), em, *found]
+        return np.asarray((np.stack(found) * n + known) / total)
 
     def _bootstrap(
         self,
@@ -410,8 +413,9 @@ class PrevalenceModel:
                 low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
                 truth = counts[unit].sum(axis=1) / len(prob)
                 half = 0.5 / len(prob)
-                value = self._estimate(prob, nobody)
-                low, high = np.minimum(low, value), np.maximum(high, value)
+                said = self._estimates(prob, nobody)
+                low = np.minimum(low, said.min(axis=0))
+                high = np.maximum(high, said.max(axis=0))
                 inside = (np.where(low < half, 0, low) <= truth) & (truth <= high + half)
                 held += float(truth[inside].sum())
             if held >= HELD * len(known):

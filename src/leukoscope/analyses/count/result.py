@@ -77,6 +77,8 @@ def make_counts(
         "class_names": list(question.class_names),
         "shows": "field" if record.field is not None and record.field.shows == "field" else "cell",
         "method": None if model is None else model.method,
+        "step": None if model is None else model.step,
+        "widening": None if model is None else model.widening,
         "confidence": CONFIDENCE,
         "confusions": None if record.confusions is None else record.confusions.model_dump(),
         "blast_classes": list(question.blasts),

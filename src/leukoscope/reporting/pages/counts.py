@@ -150,7 +150,7 @@ def _overview(result: Entry, sheets: Mapping[str, str]) -> Table:
         value("corrected", _corrected),
     ]
     if sheets:
-        column = Column("sheet of cells", code=True, narrow=True, link=True)
+        column = Column("sheet of cells", code=True, link=True)
         fields.append(Field(column, lambda one: sheets[one["patient"]]))
     return table_of("Patients and smears", result["patients"], *fields)
 
@@ -287,10 +287,9 @@ def _left_out(patients: list[Entry]) -> list[Block]:
 
 
 METHODS = {
-    "posterior": "a Bayesian model in which each patient has a confusion matrix of its own, drawn "
-    "around the mean of known patients as widely as theirs differ",
     "em": "the EM algorithm on calibrated probabilities",
     "inversion": "inversion of the confusion matrix, constrained to shares",
+    "posterior": "a Bayesian model in which each patient has a confusion matrix of its own",
 }
 
 
@@ -298,14 +297,25 @@ def _method(result: Entry) -> list[Block]:
     if result["method"] is None:
         return [Paragraph("They were not: see the note above.")]
     behind = result["confusions"]
-    unit = behind["unit"] if behind["n_units"] == 1 else f"{behind['n_units']} {behind['unit']}s"
+    unit = plural(behind["n_units"], behind["unit"])
+    way = ""
+    if result["method"] == "em":
+        way = (
+            f" It goes {100 * result['step']:.0f} % of the way from the counted shares to those of "
+            "EM, which served the known patients: the whole way where they differ little."
+        )
     return [
         Paragraph(
-            f"Shares are adjusted by {METHODS[result['method']]}. The confusions were measured on "
-            f"{plural(behind['n'], 'image')} of {unit} that the models had held out (protocol "
-            f"`{behind['protocol']}`). An interval allows for the number of cells counted, for "
-            "the number of labelled cells behind the confusions, and for how much they differ "
-            "between units. It does not allow for a laboratory or stain unlike those of the study."
+            f"Shares are adjusted by {METHODS[result['method']]}.{way} The confusions were "
+            f"measured on {plural(behind['n'], 'image')} of {unit} that the models had held out "
+            f"(protocol `{behind['protocol']}`)."
+        ),
+        Paragraph(
+            "An interval allows for the number of cells counted, for the number of labelled cells "
+            "behind the confusions, and for how much they differ between units: "
+            f"{result['widening']:g} times as much as a simple model says, so that known patients, "
+            "each judged by the others, are covered. It does not allow for a laboratory or stain "
+            "unlike those of the study."
         ),
         Paragraph(
             "A cell that a person decided on counts as certain. Rejected cells are left out of "
