@@ -178,8 +178,8 @@ class Shares:
         """Limits of the share of some classes together.
 
         Equal tails of the draws, stretched to what each way to adjust says; a limit less than half
-        a cell away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in Brown,
-        Cai & DasGupta 2001).
+        a cell away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in
+        Brown, Cai & DasGupta 2001).
 
         Args:
             classes: Their numbers.
