@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -202,6 +203,43 @@ def test_folders_and_files_can_be_smears(smears: Path, bundle: Path, tmp_path: P
     assert [one["patient"] for one in result["patients"]] == ["0", "A"]
     alone = run(smears / "A", "-b", bundle, "--out", tmp_path / "o2", "--json", code=3)
     assert [one["patient"] for one in alone["patients"]] == ["A"]
+
+
+def test_a_sheet_saves_what_count_reads(smears: Path, bundle: Path, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next((p for name in ("chromium", "google-chrome") if (p := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("NO CHROMIUM on this machine: the sheet was not tested in a browser")
+    out, saved = tmp_path / "out", tmp_path / "corrections.csv"
+    run(smears, "-b", bundle, "--out", out, code=3)
+    said: list[str] = []
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 900})
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
+        page.goto((out / "sheets/A.html").as_uri())
+        choices = page.locator(".cell select")
+        choices.nth(0).select_option("class pro_b")
+        choices.nth(1).select_option("exclude")
+        page.locator("#undo").click()
+        page.locator(".head button").nth(1).click()  # both of pre_b are right
+        assert page.locator("#count").inner_text() == "3 of 9 decided, 8 counted"
+        page.locator("#export").click()
+        assert "Name the reviewer first" in page.locator("#say").inner_text()
+        page.fill("#by", "=me")
+        page.reload()
+        with page.expect_download() as download:
+            page.locator("#export").click()
+        download.value.save_as(saved)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        browser.close()
+    assert not said
+    assert {row["by"] for row in read_csv(saved)} == {"'=me"}  # no formula to a spreadsheet
+    result = run(smears, "-b", bundle, "--out", out, "--corrections", saved, "--json", code=3)
+    a = of(result, "A")
+    assert [one["cells"] for one in a["classes"]] == [5, 2, 1]
+    assert (a["corrected"], a["changed"]) == (3, 1)
 
 
 def _sheet(path: Path) -> dict[str, Any]:

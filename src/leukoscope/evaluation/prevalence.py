@@ -337,7 +337,7 @@ class PrevalenceModel:
         """(M, K) the estimate of the method first; cells that are known counted as they are."""
         n, total = len(prob), len(prob) + known.sum()
         if not n:
-            return (known / total)[None]
+            return np.asarray((known / total)[None])
         counted = np.bincount(prob.argmax(axis=1), minlength=len(known)) / n
         found = [adjust_inversion(counted, self.mean)]
         if self.method == "em":

@@ -4,7 +4,6 @@ const sheet = JSON.parse(document.getElementById("sheet").textContent);
 const key = "leukoscope-cells-" + sheet.sha256;
 const $ = (id) => document.getElementById(id);
 const titles = Object.fromEntries(sheet.classes.map((c) => [c.name, c.title]));
-const known = new Map(sheet.cells.map((cell) => [cell.image_id, cell]));
 let state = { decided: {}, order: [], by: "" };
 let kept = true;
 
@@ -52,7 +51,7 @@ function decide(changes) {
   state.order.push(before);
   changes.forEach(([cell, value]) => { state.decided[cell.image_id] = choose(cell, value); });
   save();
-  changes.forEach(([cell]) => show(cell));
+  sheet.cells.forEach(show); // copies of one picture follow
   tally();
 }
 function undo() {
@@ -63,7 +62,7 @@ function undo() {
     else delete state.decided[id];
   });
   save();
-  last.forEach(([id]) => { if (known.has(id)) show(known.get(id)); });
+  sheet.cells.forEach(show);
   tally();
 }
 const tiles = new Map();
