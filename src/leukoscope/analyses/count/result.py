@@ -11,6 +11,7 @@ from leukoscope.analyses.count.corrections import apply_corrections
 from leukoscope.analyses.count.shares import (
     CONFIDENCE,
     Question,
+    counts_fields,
     notes_of,
     patient_entry,
     patient_shares,
@@ -71,11 +72,12 @@ def make_counts(
         for one in patients
     }
     record = predictor.record
+    fields = counts_fields(record, patients)
     result: dict[str, Any] = {
         "schema": 1,
         "bundle": predictor.model,
         "class_names": list(question.class_names),
-        "shows": "field" if record.field is not None and record.field.shows == "field" else "cell",
+        "shows": "field" if fields else "cell",
         "method": None if model is None else model.method,
         "step": None if model is None else model.step,
         "widening": None if model is None else model.widening,
@@ -87,7 +89,7 @@ def make_counts(
             "files": [path.name for path in corrections],
             "cells": decided,
         },
-        "notes": notes_of(record, adjusted=model is not None),
+        "notes": notes_of(record, adjusted=model is not None, fields=fields),
         "patients": [patient_entry(one, found[one.patient], question) for one in patients],
         "truth": None,
     }

@@ -45,9 +45,10 @@ NO_PATIENTS = (
     "differ between patients is not known, and was taken to be anything from none to strong."
 )
 FIELDS = (
-    "This bundle names fields of view, not single cells: shares are shares of images, not a "
-    "differential of cells."
+    "This bundle names fields of view or tiles of them, not single cells: shares are shares of "
+    "images, not a differential of cells."
 )
+_OF_FIELDS = frozenset(("healthy", "benign", "early_pre_b", "pre_b", "pro_b", "all"))
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,22 @@ def _call(blasts: dict[str, Any], threshold: float) -> str:
     return "below" if blasts["high"] < threshold else "cannot be told"
 
 
-def notes_of(record: BundleRecord, *, adjusted: bool) -> list[str]:
+def counts_fields(record: BundleRecord, patients: Sequence[PatientCells]) -> bool:
+    """Whether what is counted are fields of view or tiles, not cells.
+
+    A single cell that is not cut out on black looks like a field: the classes tell, and whether
+    large images were cut into tiles.
+    """
+    if record.field is None or record.field.shows == "cell":
+        return False
+    tiles = any(cell.box is not None for one in patients for cell in one.cells)
+    return tiles or _OF_FIELDS.issuperset(record.class_names)
+
+
+def notes_of(record: BundleRecord, *, adjusted: bool, fields: bool) -> list[str]:
     """What limits these counts, in sentences."""
     notes = []
-    if record.field is not None and record.field.shows == "field":
+    if fields:
         notes.append(FIELDS)
     if not adjusted:
         notes.append(SAMPLE_ONLY)
