@@ -24,6 +24,7 @@ from leukoscope.cli.options import (
     PrecisionOption,
     ScaleBarOption,
     SeedOption,
+    TargetOption,
     UmPerPxOption,
     WholeOption,
     class_map,
@@ -85,6 +86,7 @@ def count(
     no_sheets: Annotated[bool, typer.Option("--no-sheets", help="No sheets of cells.")] = False,
     layout: LayoutOption = "auto",
     class_names: ClassOption = None,
+    target: TargetOption = "",
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     um_per_px: UmPerPxOption = None,
@@ -98,23 +100,30 @@ def count(
     from leukoscope.analyses.count.shares import Question, blast_classes
     from leukoscope.core.errors import UnknownNameError
     from leukoscope.evaluation.prevalence import METHODS
-    from leukoscope.runtime import bulk
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.predictor import load_bundle
 
     if method not in METHODS:
         raise UnknownNameError("way to adjust shares", method, METHODS)
     one_thread_each()
-    predictor = load_bundle(bundle, engine=engine, precision=precision, bulk=True)
+    predictor = load_bundle(
+        bundle,
+        engine=engine,
+        precision=precision,
+        bulk=True,
+        whole=whole,
+        um_per_px=um_per_px,
+        scale_bar_um=scale_bar_um,
+    )
     names = predictor.class_names
     question = Question(names, blast_classes(names, blast), blast_threshold / 100)
-    labelled = truth or (len(images) == 1 and images[0].lower().endswith(".csv"))
-    material = _labelled(images, layout, class_map(class_names), patients) if labelled else None
-    if material is None:
+    labelled = truth or bool(target) or (len(images) == 1 and images[0].lower().endswith(".csv"))
+    if labelled:
+        material = _labelled(images, layout, class_map(class_names), target, patients)
+    else:
         from leukoscope.analyses.count.cells import from_images
 
         material = from_images(images, patients)
-    cutter = bulk.cutter_for(predictor, whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um)
     with progress_bars("images") as show:
         result, cells = make_counts(
             predictor,
@@ -122,7 +131,6 @@ def count(
             question,
             out,
             method=method,
-            cutter=cutter,
             corrections=corrections or (),
             sheets=not no_sheets,
             seed=seed,
@@ -133,7 +141,11 @@ def count(
 
 
 def _labelled(
-    images: list[str], layout: str, mapping: dict[str, str], patients: Path | None
+    images: list[str],
+    layout: str,
+    mapping: dict[str, str],
+    target: str,
+    patients: Path | None,
 ) -> Material:
     """A data set whose labels are cell types."""
     from leukoscope.analyses.count.cells import from_labelled
@@ -151,6 +163,7 @@ def _labelled(
             images[0],
             layout=layout,
             class_map=mapping,
+            target=target,
             progress=lambda done, total: show("reading labels", done, total),
         )
     patient_of = None

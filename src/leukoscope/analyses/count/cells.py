@@ -11,10 +11,9 @@ from leukoscope.core.files import sha256_json
 from leukoscope.core.records import Manifest
 from leukoscope.runtime.by_patient import PatientOf, patients_of_folders, patients_of_table
 from leukoscope.runtime.input_files import Inputs
-from leukoscope.runtime.large_images import Answered, predict_any
+from leukoscope.runtime.large_images import NO_LEUKOCYTE, Answered
 from leukoscope.runtime.prediction import Decision, Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
-from leukoscope.runtime.tiling import Cutter
 
 ID_DIGITS = 12
 Box = tuple[int, int, int, int]
@@ -168,25 +167,18 @@ def _check(images: Sequence[str], patient_of: PatientOf) -> None:
         )
 
 
-def count_cells(
-    predictor: Predictor, material: Material, cutter: Cutter | None, tell: Tell
-) -> list[PatientCells]:
+def count_cells(predictor: Predictor, material: Material, tell: Tell) -> list[PatientCells]:
     """Predict every cell; patients in the order of their names.
 
     Args:
         predictor: A bundle at work.
         material: The images.
-        cutter: Cuts large images into cells; None takes every image as one.
         tell: Told (done, total) of the images.
     """
     found: dict[str, PatientCells] = {}
-    parts: Answered = []
-
-    def keep(_: str, answered: Answered) -> None:
-        parts.extend(answered)
-
+    parts: Answered = []  # of the answer that comes next
     total = sum(1 for _ in material.inputs)
-    stream = predict_any(predictor, material.inputs, cutter, on_parts=keep)
+    stream = predictor.predict_stream(material.inputs, on_parts=parts.extend)
     for done, answer in enumerate(stream, start=1):
         name = answer.path if isinstance(answer, Failure) else answer.image
         patient = material.patient_of(name) or "unknown"
@@ -198,21 +190,13 @@ def count_cells(
             one.unreadable.append(answer)
         elif parts:
             one.cells += [_cell(said, name, answer.sha256, part.box) for part, said in parts]
-        elif cutter is not None and answer.tiles is None and cutter.may_cut(Path(name)):
-            one.empty += _nothing_found(answer, name, one, truth)
+        elif NO_LEUKOCYTE in answer.reasons:
+            one.empty.append(name)
         else:
             one.cells.append(replace(_cell(answer, name, answer.sha256, None), truth=truth))
         parts.clear()
         tell(done, total)
     return [found[patient] for patient in sorted(found)]
-
-
-def _nothing_found(answer: Prediction, name: str, one: PatientCells, truth: str) -> list[str]:
-    """A large image without parts: empty where it was rejected for that, else it is one cell."""
-    if answer.decision == "reject" and answer.reasons[0].startswith("No leukocyte"):
-        return [name]
-    one.cells.append(replace(_cell(answer, name, answer.sha256, None), truth=truth))
-    return []
 
 
 def _cell(said: Prediction, path: str, sha256: str, box: Box | None) -> Cell:

@@ -22,7 +22,6 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import file_part
 from leukoscope.evaluation.prevalence import PrevalenceModel
 from leukoscope.runtime.predictor import Predictor
-from leukoscope.runtime.tiling import Cutter
 
 Show = Callable[[str, int, int], None]
 
@@ -34,7 +33,6 @@ def make_counts(
     out: Path,
     *,
     method: str,
-    cutter: Cutter | None = None,
     corrections: Sequence[Path] = (),
     sheets: bool = True,
     seed: int = 0,
@@ -49,7 +47,6 @@ def make_counts(
         out: Gets ``counts.json``, ``counts.csv``, ``patients.csv``, ``cells.csv``,
             ``counts.html`` and ``sheets/``.
         method: How shares are adjusted, see :mod:`leukoscope.evaluation.prevalence`.
-        cutter: Cuts large images into cells.
         corrections: Files that the sheets saved.
         sheets: Whether to write a sheet of cells for each patient.
         seed: Of the draws behind the intervals.
@@ -61,7 +58,7 @@ def make_counts(
     from leukoscope.reporting.pages.cell_sheet import write_cell_sheet
     from leukoscope.reporting.pages.counts import write_counts_page
 
-    patients = count_cells(predictor, material, cutter, lambda *at: show("counting", *at))
+    patients = count_cells(predictor, material, lambda *at: show("counting", *at))
     decided = apply_corrections(patients, corrections, predictor.class_names)
     confusions = predictor.bundle.load_confusions()
     model = None
