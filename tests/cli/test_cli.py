@@ -19,7 +19,7 @@ COMMANDS = [
     "demo", "doctor", "phantom", "study", "train", "tune", "transfer", "ablate", "compare",
     "evaluate",
     "explain", "features", "export", "guide", "runs list", "runs clean",
-    "models show", "robustness", "probe", "relabel",
+    "models show", "robustness", "probe", "relabel", "count",
     "predict",
     "data inspect", "data audit", "data split", "data preview", "data fetch", "data export",
     "data frozen",

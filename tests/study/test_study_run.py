@@ -233,6 +233,19 @@ def test_the_bundle_declines_what_is_no_smear(
     assert "its colours or its grain are not theirs (appearance)" in answer.reasons[0]
 
 
+def test_the_bundle_knows_how_classes_are_confused(result: StudyResult, phantoms: Path) -> None:
+    bundle = read_bundle(result.run.bundle)
+    confusions, record = bundle.load_confusions(), bundle.record.confusions
+    assert confusions is not None
+    assert record is not None
+    usable = Manifest.load(result.run.manifest, phantoms).usable
+    assert record.n == confusions.counts.sum() == len(usable)
+    labels = [image.label for image in usable]
+    expected = [labels.count(name) for name in bundle.record.class_names]
+    assert confusions.counts.sum(axis=(0, 2)).tolist() == expected
+    assert record.n_units == len(confusions.counts)
+
+
 def test_the_bundle_carries_its_training_cases(
     result: StudyResult, phantoms: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Show what a bundle knows", "bundle show", "bundle"),
             Entry("Check that a bundle computes the same here", "bundle verify", "bundle"),
             Entry("Predict images", "predict", "images bundle out"),
+            Entry("Count cell types by patient", "count", "images bundle! out"),
             Entry("Predict a whole archive, in shards", "score", "images bundle out"),
             Entry("Is a scored archive complete?", "score", "out!", fixed=("--verify",)),
             Entry("Does the record of predictions hold?", "audit-log verify", "log head"),

@@ -175,7 +175,7 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = MappingProxyType(
 )
 """Choices of a parameter by ``command.name``, or by its name in every command."""
 
-READ_OPTIONS = frozenset({"bundle", "reuse", "root", "beside"})
+READ_OPTIONS = frozenset({"bundle", "reuse", "root", "beside", "patients", "corrections"})
 """Options that name files or folders which have to be there; by position all have to."""
 SAME = MappingProxyType({"runs": "run"})
 """Parameters that take what another one took before."""

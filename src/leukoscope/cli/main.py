@@ -11,6 +11,7 @@ from leukoscope.cli import (
     arms,
     bundle,
     compare,
+    count,
     data,
     explain,
     guide,
@@ -88,6 +89,7 @@ robustness.register(app)
 compare.register(app)
 compare.register_ensemble(app)
 predict.register(app)
+count.register(app)
 score.register(app)
 serve.register_audit_log(app)
 probe.register(app)

@@ -279,6 +279,26 @@ class SimilarCases(Strict):
     picture_px: Annotated[int, Field(ge=16)] | None = None
 
 
+class ConfusionsFile(Strict):
+    """How the recipe's models confused the classes of images that they had held out.
+
+    ``count`` adjusts the shares of classes by it.
+
+    Attributes:
+        tensors: File in the bundle with the tensors of ``evaluation.prevalence.Confusions``.
+        protocol: Under which the images were held out.
+        unit: What was held out as a whole; with ``image`` the spread between patients is unknown.
+        n_units: Number of units.
+        n: Number of images.
+    """
+
+    tensors: str = "confusions.safetensors"
+    protocol: str
+    unit: str
+    n_units: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1)]
+
+
 class StudyVerdict(Strict):
     """What the study behind a bundle allows one to say.
 
@@ -323,6 +343,7 @@ class BundleRecord(Strict):
         field: What a training image shows; None in bundles that cannot cut larger images.
         phantoms: Whether every image of the study was drawn, as the truth file beside them says.
         similar: Cases that resemble an image; None in bundles that carry none.
+        confusions: How classes are confused on unseen units; None in older bundles.
         parity_max_abs: Largest logit difference between graph and torch model on real images.
         passport_sha256: Hash of the passport of the training data.
         versions: Of this package and the libraries that made the bundle.
@@ -353,6 +374,7 @@ class BundleRecord(Strict):
     field: ModelField | None = None
     phantoms: bool = False
     similar: SimilarCases | None = None
+    confusions: ConfusionsFile | None = None
     parity_max_abs: float
     passport_sha256: str
     versions: dict[str, str]

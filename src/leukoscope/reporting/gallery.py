@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,6 +104,23 @@ class Gallery:
             width=shown,
             height=round(height * shown / width),
         )
+
+
+def thumb_uri(image: NDArray[np.uint8], most_px: int, quality: int) -> str:
+    """A ``data:`` URI of an image as JPEG.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        most_px: Largest side; a smaller image keeps its size.
+        quality: Of the JPEG, 1 to 100.
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, most_px / max(height, width))
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def load_thumb(path: Path | None) -> NDArray[np.uint8] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -144,5 +145,27 @@ def write_page(
 
 def stylesheet() -> Markup:
     """The page's style sheet, to be placed inline."""
-    source, _, _ = templates().loader.get_source(templates(), "style.css")  # type: ignore[union-attr]
-    return Markup(source)  # ours, not the user's
+    return Markup(source_of("style.css"))  # ours, not the user's
+
+
+def source_of(name: str) -> str:
+    """A file of the package's ``templates`` as it is.
+
+    Args:
+        name: Such as ``relabel.js``.
+    """
+    environment = templates()
+    source, _, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
+    return source
+
+
+def embedded_json(value: object) -> Markup:
+    r"""JSON that cannot end the script element it stands in.
+
+    >>> str(embedded_json("</script>"))
+    '"\\u003c/script\\u003e"'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)

@@ -20,6 +20,7 @@ from leukoscope.core.errors import BundleError, ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_bytes, sha256_file, write_json
 from leukoscope.core.program import __version__
 from leukoscope.evaluation.gate import Gate
+from leukoscope.evaluation.prevalence import Confusions
 from leukoscope.imaging.quality import BEYOND, QUALITY_MEASURES
 from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, CaseLibrary, load_cases
@@ -153,6 +154,31 @@ class Bundle:
             raise BundleError(
                 f"{path}: expected the tensors of an OOD model, but {error}"
             ) from None
+
+    def load_confusions(self) -> Confusions | None:
+        """How classes are confused on patients not trained on, or None in older bundles.
+
+        Raises:
+            BundleError: The tensors are damaged or of other classes.
+        """
+        confusions = self.record.confusions
+        if confusions is None:
+            return None
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = self.folder / confusions.tensors
+        try:
+            found = Confusions.from_tensors(load_file(path))
+            if len(found.prior) != len(self.record.class_names):
+                raise DataError(f"{len(found.prior)} classes")
+        except (SafetensorError, DataError, OSError) as error:
+            raise BundleError(
+                f"{path}: expected the confusions of {len(self.record.class_names)} classes, "
+                f"but {error}",
+                hint="export the bundle again",
+            ) from None
+        return found
 
     def load_similar(self) -> CaseLibrary | None:
         """The training cases that can be shown beside an answer, or None if the bundle has none.
@@ -319,7 +345,8 @@ def _needed(record: BundleRecord) -> tuple[str, ...]:
     similar: tuple[str, ...] = (TENSORS, CAPTIONS) if record.similar else ()
     if record.similar and record.similar.picture_px:
         similar += (PICTURES,)
-    return (MODEL, *((record.ood.tensors,) if record.ood else ()), *similar)
+    confusions = (record.confusions.tensors,) if record.confusions else ()
+    return (MODEL, *((record.ood.tensors,) if record.ood else ()), *similar, *confusions)
 
 
 def _replaceable(folder: Path) -> bool:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import (
     BundleRecord,
+    Calibration,
+    ConfusionsFile,
     EngineVariant,
     ModelField,
     OutOfDistribution,
@@ -26,7 +28,9 @@ from leukoscope.core.labels import roles_of
 from leukoscope.core.program import __version__
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.gate import Gate
+from leukoscope.evaluation.prevalence import Confusions
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -52,6 +56,7 @@ from leukoscope.study.final_model import (
 )
 
 PARITY_IMAGES = 64
+MOST_UNITS = 1000  # whose confusions are packed
 LICENCE = (
     "The weights were fitted to the images of the data set named in the model card and may be used "
     "under the terms of that data set. The authors of Leukoscope claim no rights in them.\n"
@@ -108,6 +113,8 @@ def export_bundle(
     variants, answers = measure_variants(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
     record = _record(files, recipe, final, unseen, limits, variants, known, um_per_px)
+    confusions, of_confusions = _confusions(unseen, record.calibration)
+    record = record.model_copy(update={"confusions": confusions})
     packed = {
         MODEL: graph,
         **({MODEL_INT8: quantised} if quantised and _serves_int8(variants) else {}),
@@ -116,6 +123,7 @@ def export_bundle(
         "MODEL_CARD.md": render_model_card(run).encode(),
         "trained_on.txt": _hashes(final.data, final.rows["train"]),
         **of_cases,
+        confusions.tensors: of_confusions,
         **golden_files(phantoms, engine.run(golden)["logits"], variants=answers),
     }
     return save_bundle(out, record, packed)
@@ -247,6 +255,23 @@ def bundle_promise(files: RunFiles, recipe: str, unseen: UnseenImages) -> Promis
         coverage=unseen.config.coverage,
         measured=measured(coverage),
     )
+
+
+def _confusions(unseen: UnseenImages, calibration: Calibration) -> tuple[ConfusionsFile, bytes]:
+    """How the models confuse the classes of images of units that they had held out."""
+    table = unseen.table
+    found = Confusions.of(
+        table.y_true,
+        apply_calibration(unseen.logits, calibration),
+        unseen.units.tolist() if unseen.unit != "image" else range(len(table)),
+    ).thinned(MOST_UNITS)
+    record = ConfusionsFile(
+        protocol=unseen.protocol,
+        unit=unseen.unit,
+        n_units=len(set(found.unit.tolist())),
+        n=len(found.y_true),
+    )
+    return record, found.to_bytes()
 
 
 def _limits(quality: list[dict[str, float]]) -> QualityLimits:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from markupsafe import Markup
 
 from leukoscope.core.errors import ImageError
@@ -18,7 +15,8 @@ from leukoscope.core.files import write_text
 from leukoscope.core.labels import class_title
 from leukoscope.core.records import Manifest
 from leukoscope.imaging.decode import decode_image
-from leukoscope.reporting.markup import render, stylesheet, templates
+from leukoscope.reporting.gallery import thumb_uri
+from leukoscope.reporting.markup import embedded_json, render, source_of, stylesheet
 from leukoscope.reporting.wording import REPORT_DISCLAIMER
 
 PICTURE_PX = 288
@@ -51,7 +49,7 @@ def write_relabel_page(
         tell(len(rows), len(queue["rows"]))
     classes = [{"name": name, "title": class_title(name)} for name in queue["class_names"]]
     data = {"sha256": queue["sha256"], "classes": classes, "rows": rows}
-    script = _script()
+    script = source_of("relabel.js")
     absent = queue["lists"]["ood"].get("absent", "")
     page = render(
         "relabel.html.j2",
@@ -61,7 +59,7 @@ def write_relabel_page(
         queue=queue,
         lists=[(key, text, queue["lists"][key].get("shown", 0)) for key, text in LISTS.items()],
         absent=f"No list of images unlike the others: {absent}." if absent else "",
-        data=_embedded(data),
+        data=embedded_json(data),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -75,30 +73,4 @@ def picture_uri(path: Path | None) -> str:
         image = decode_image(path).image if path is not None else None
     except ImageError:
         image = None
-    if image is None:
-        return ""
-    height, width = image.shape[:2]
-    scale = min(1.0, PICTURE_PX / max(height, width))
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
-
-
-def _script() -> str:
-    environment = templates()
-    source, _, _ = environment.loader.get_source(environment, "relabel.js")  # type: ignore[union-attr]
-    return source
-
-
-def _embedded(value: object) -> Markup:
-    r"""JSON that cannot end the script element it stands in.
-
-    >>> str(_embedded("</script>"))
-    '"\\u003c/script\\u003e"'
-    """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
+    return "" if image is None else thumb_uri(image, PICTURE_PX, QUALITY)

@@ -1,0 +1,1 @@
+"""The differential: cell types by patient, counted and adjusted."""

@@ -1,0 +1,211 @@
+"""From what a user names to cells by patient: an image, or a part of a large one, is a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.files import sha256_json
+from leukoscope.core.records import Manifest
+from leukoscope.runtime.by_patient import PatientOf, patients_of_folders, patients_of_table
+from leukoscope.runtime.input_files import Inputs
+from leukoscope.runtime.large_images import NO_LEUKOCYTE, Answered
+from leukoscope.runtime.prediction import Decision, Failure, Prediction
+from leukoscope.runtime.predictor import Predictor
+
+ID_DIGITS = 12
+Box = tuple[int, int, int, int]
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell and what was said of it.
+
+    Attributes:
+        cell_id: First digits of the image's SHA-256, with the box of a part after them.
+        path: Of the image.
+        box: x, y, width, height in the image; None where the image is the cell.
+        predicted: The most probable class.
+        probabilities: Of each class, in the bundle's order.
+        decision: ``accept``, ``review`` or ``reject``; a rejected cell is not counted.
+        corrected: Class that a person gave it; empty where nobody looked, and for no cell.
+        excluded: Whether a person said that it is no cell of these classes.
+        truth: Class that the data set gives it; empty where unknown.
+    """
+
+    cell_id: str
+    path: str
+    box: Box | None
+    predicted: str
+    probabilities: tuple[float, ...]
+    decision: Decision
+    corrected: str = ""
+    excluded: bool = False
+    truth: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is counted: a person named it, or the model did and did not reject it."""
+        return bool(self.corrected) or not (self.excluded or self.decision == "reject")
+
+    @property
+    def named(self) -> str:
+        """The class it is counted as."""
+        return self.corrected or self.predicted
+
+
+@dataclass
+class PatientCells:
+    """The cells of one patient or smear.
+
+    Attributes:
+        patient: Name.
+        cells: In the order of the images.
+        unreadable: Images that could not be read, with the reason.
+        empty: Large images in which no leukocyte was found.
+        truth: Classes that the data set gives the patient's cells, counted in whatever file.
+    """
+
+    patient: str
+    cells: list[Cell] = field(default_factory=list)
+    unreadable: list[Failure] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    truth: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sheet_sha256(self) -> str:
+        """What corrections of these cells must name."""
+        return sha256_json([[cell.cell_id, cell.predicted] for cell in self.cells])
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is to be counted.
+
+    Attributes:
+        inputs: The images.
+        patient_of: Patient of an image.
+        truth: Class of an image by its path, where a data set gives them; else None.
+    """
+
+    inputs: Inputs
+    patient_of: PatientOf
+    truth: Mapping[str, str] | None = None
+
+
+def from_labelled(manifest: Manifest, patients: PatientOf | None = None) -> Material:
+    """A data set whose labels are cell types: each image is one cell.
+
+    Args:
+        manifest: Of the data set.
+        patients: Patient of an image; by default the data set's own.
+
+    Raises:
+        DataError: An image has no patient.
+    """
+    used = [record for record in manifest.images if record.status != "excluded"]
+    own = {str(manifest.path_of(record)): record.patient_id for record in used}
+    truth = {str(manifest.path_of(record)): record.label for record in used if record.label}
+    found = patients or (lambda image: own.get(image, ""))
+    _check(list(own), found)
+    return Material(Inputs(list(own)), found, truth)
+
+
+def from_images(items: Sequence[str], patients: Path | None = None) -> Material:
+    """Files and folders: a folder below the one that is named is a patient or smear.
+
+    A folder without folders, or one of several that are named, is a smear of its own; so is a file.
+
+    Args:
+        items: What was named.
+        patients: CSV with image and patient_id, or the folder that holds a folder for each.
+
+    Raises:
+        DataError: An image has no patient.
+    """
+    inputs = Inputs(items)
+    if patients is not None:
+        patient_of = (patients_of_folders if patients.is_dir() else patients_of_table)(patients)
+    elif len(items) == 1 and Path(items[0]).is_dir():
+        patient_of = _of_one_folder(Path(items[0]))
+    else:
+        patient_of = _of_several(items)
+    _check([str(item) for item in inputs if isinstance(item, Path)], patient_of)
+    return Material(inputs, patient_of)
+
+
+def _of_one_folder(root: Path) -> PatientOf:
+    """Of the folders below it; of itself where it holds none."""
+    holds_folders = any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir())
+    return patients_of_folders(root) if holds_folders else lambda _: root.resolve().name
+
+
+def _of_several(items: Sequence[str]) -> PatientOf:
+    """Each folder is a smear, and each file."""
+    folders = [Path(item).absolute() for item in items if Path(item).is_dir()]
+
+    def patient_of(image: str) -> str:
+        place = Path(image).absolute()
+        inside = [folder for folder in folders if place.is_relative_to(folder)]
+        return max(inside, key=lambda folder: len(folder.parts)).name if inside else place.stem
+
+    return patient_of
+
+
+def _check(images: Sequence[str], patient_of: PatientOf) -> None:
+    if not images:
+        raise UsageError("there is no image to count", hint="name a folder of cells or smears")
+    lost = [name for name in images if not patient_of(name)]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise DataError(
+            f"no patient is known for {len(lost)} of the images: {', '.join(lost[:3])}{more}",
+            hint="put them below a folder of their patient, or name a CSV with --patients",
+        )
+
+
+def count_cells(predictor: Predictor, material: Material, tell: Tell) -> list[PatientCells]:
+    """Predict every cell; patients in the order of their names.
+
+    Args:
+        predictor: A bundle at work.
+        material: The images.
+        tell: Told (done, total) of the images.
+    """
+    found: dict[str, PatientCells] = {}
+    parts: Answered = []  # of the answer that comes next
+    total = sum(1 for _ in material.inputs)
+    stream = predictor.predict_stream(material.inputs, on_parts=parts.extend)
+    for done, answer in enumerate(stream, start=1):
+        name = answer.path if isinstance(answer, Failure) else answer.image
+        patient = material.patient_of(name) or "unknown"
+        one = found.setdefault(patient, PatientCells(patient))
+        truth = (material.truth or {}).get(name, "")
+        if truth:
+            one.truth[truth] = one.truth.get(truth, 0) + 1
+        if isinstance(answer, Failure):
+            one.unreadable.append(answer)
+        elif parts:
+            one.cells += [_cell(said, name, answer.sha256, part.box) for part, said in parts]
+        elif NO_LEUKOCYTE in answer.reasons:
+            one.empty.append(name)
+        else:
+            one.cells.append(replace(_cell(answer, name, answer.sha256, None), truth=truth))
+        parts.clear()
+        tell(done, total)
+    return [found[patient] for patient in sorted(found)]
+
+
+def _cell(said: Prediction, path: str, sha256: str, box: Box | None) -> Cell:
+    place = "" if box is None else "-" + "-".join(map(str, box))
+    return Cell(
+        cell_id=sha256[:ID_DIGITS] + place,
+        path=path,
+        box=box,
+        predicted=said.predicted,
+        probabilities=tuple(said.probabilities.values()),
+        decision=said.decision,
+    )

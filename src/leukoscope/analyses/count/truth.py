@@ -1,0 +1,102 @@
+"""Adjusted shares beside the shares that experts counted: agreement by patient."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from leukoscope.analyses.count.cells import PatientCells
+from leukoscope.analyses.count.shares import CONFIDENCE, Question
+from leukoscope.core.errors import DataError
+from leukoscope.evaluation.agreement import bland_altman
+from leukoscope.evaluation.intervals import bootstrap_mean
+from leukoscope.evaluation.prevalence import Shares
+
+
+def agreement_with_truth(
+    patients: Sequence[PatientCells], found: Mapping[str, Shares | None], question: Question
+) -> dict[str, Any]:
+    """Predicted against counted shares, for ``counts.json``.
+
+    The counted share of a class is that among all labelled cells of the patient, rejected,
+    unreadable and unknown ones included: leaving cells out may not flatter the model.
+
+    Args:
+        patients: Their cells, with the classes that the data set gives them.
+        found: Adjusted shares by patient.
+        question: Classes and blasts.
+
+    Raises:
+        DataError: No patient has both labelled cells and shares.
+    """
+    names = question.class_names
+    compared = [one for one in patients if one.truth and found.get(one.patient) is not None]
+    if not compared:
+        raise DataError("no patient has labelled cells that could be counted")
+    labels: Counter[str] = Counter()
+    for one in compared:
+        labels.update(one.truth)
+    if not set(labels) & set(names):
+        raise DataError(
+            f"the data set's labels are {', '.join(sorted(labels))}; the bundle names "
+            f"{', '.join(names)}",
+            hint="name the labels that mean the same with --class LABEL=CLASS",
+        )
+    whole = {name: [name] for name in names}
+    entries = [
+        {"class": name, **_compared(compared, found, question, classes)}
+        for name, classes in whole.items()
+    ]
+    blasts = None
+    if question.blasts:
+        blasts = _compared(compared, found, question, question.blasts, keep=True)
+    held = [entry["held"] for entry in entries]
+    return {
+        "patients": len(compared),
+        "cells": sum(labels.values()),
+        "other_labels": {name: n for name, n in sorted(labels.items()) if name not in names},
+        "held": round(float(np.mean(held)), 4),
+        "held_cells": round(float(np.mean([entry["held_cells"] for entry in entries])), 4),
+        "classes": entries,
+        "blasts": blasts,
+    }
+
+
+def _compared(
+    patients: Sequence[PatientCells],
+    found: Mapping[str, Shares | None],
+    question: Question,
+    classes: Sequence[str],
+    *,
+    keep: bool = False,
+) -> dict[str, Any]:
+    """Agreement on the share of some classes together; ``keep`` lists the patients."""
+    places = [question.class_names.index(name) for name in classes]
+    rows = []
+    for one in patients:
+        shares = found[one.patient]
+        assert shares is not None
+        truth = sum(one.truth.get(name, 0) for name in classes) / sum(one.truth.values())
+        low, high = shares.interval(places, CONFIDENCE)
+        inner = shares.interval(places, CONFIDENCE, of_cells=True)
+        value = float(shares.value[places].sum())
+        rows.append((one.patient, truth, value, low, high, *inner))
+    truth, value, low, high, inner_low, inner_high = np.array([row[1:] for row in rows]).T
+    error = bootstrap_mean(np.abs(value - truth))
+    limits = bland_altman(value, truth)
+    entry: dict[str, Any] = {
+        "mean_absolute_error": error.to_json(),
+        **{name: round(x, 5) if np.isfinite(x) else None for name, x in limits.items()},
+        "held": round(float(((low <= truth) & (truth <= high)).mean()), 4),
+        "held_cells": round(float(((inner_low <= truth) & (truth <= inner_high)).mean()), 4),
+    }
+    if keep:
+        numbers = ("truth", "value", "low", "high")
+        entry["points"] = [
+            {"patient": row[0], **dict(zip(numbers, (round(x, 5) for x in row[1:5]), strict=True))}
+            for row in rows
+        ]
+    return entry

@@ -1,0 +1,533 @@
+"""Shares of classes in a sample of cells, adjusted for how the classifier confuses them.
+
+Counting predicted classes is biased: a classifier that takes one lymphocyte in ten for a blast
+finds blasts in every smear. Three ways to the true shares, from the answers on n cells of one
+patient and from labelled cells of other patients:
+
+* ``em``: the shares of largest likelihood given the calibrated probabilities (Saerens, Latinne &
+  Decaestecker 2002), as far from the counted ones as has served on the known patients;
+* ``inversion``: the shares π on the simplex with π C nearest to the predicted shares, where C is
+  the confusion matrix (adjusted count: Gart & Buck 1966; Forman 2008);
+* ``posterior``: a Bayesian model of the predicted classes, whose confusion matrix differs from
+  patient to patient: each row is drawn for each patient from a Dirichlet distribution.
+
+Every interval allows for the sample of cells, for the finite number of labelled cells that the
+confusion matrix rests on, and for its spread between patients. ``docs/results/differential.md``
+measures how often they hold the truth, and chose the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.core.errors import DataError, UnknownNameError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Method = Literal["em", "inversion", "posterior"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+DEFAULT: Final[Method] = "em"
+
+STEPS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How far from the counted shares to those of EM one may go."""
+SPREADS: Final[FloatArray] = np.geomspace(0.003, 0.5, 16)
+"""Intraclass correlations of the confusions within a patient that are considered."""
+SHARE_PRIOR: Final = 0.5
+"""Cells of each class that the prior of a patient's shares is worth."""
+ROW_PRIOR: Final = 0.5
+"""Cells that the prior of a row of the mean confusion matrix is worth, spread over its columns."""
+USUAL_SPREAD: Final = 0.05
+"""Intraclass correlation by which the mean confusion matrix weighs units."""
+WIDENINGS: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""By how much the spread between patients may be widened."""
+HELD: Final = 0.97
+"""Share of known patients' shares that the intervals must hold."""
+MIN_CELLS, MIN_UNITS, MOST_JUDGED = 20, 8, 60
+"""Fewest cells of a patient by whom, and fewest and most patients by which it is judged."""
+DRAWS: Final = 200
+"""Confusion matrices of a new patient that are drawn; each is a Markov chain of ``posterior``."""
+_BURN_IN, _KEPT, _STEP = 30, 10, 4
+_JUDGING = 24  # chains of each patient that widens the spread
+_MOST_ROUNDS, _TOLERANCE = 2000, 1e-7
+_TINY: Final = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Confusions:
+    """How a classifier answered on labelled cells of units (patients) that it was not trained on.
+
+    Attributes:
+        y_true: (n,) true classes, 0 … K - 1.
+        y_prob: (n, K) calibrated probabilities.
+        unit: (n,) number of each cell's unit, 0 … U - 1.
+
+    Raises:
+        DataError: There is no cell, shapes do not fit, or a number is out of range.
+    """
+
+    y_true: IntArray
+    y_prob: FloatArray
+    unit: IntArray
+
+    def __post_init__(self) -> None:
+        n, shape = len(self.y_true), self.y_prob.shape
+        if n == 0 or len(shape) != 2 or shape[0] != n or len(self.unit) != n:
+            raise DataError(
+                f"confusions: expected true classes and units of each of {n} ≥ 1 cells and "
+                f"probabilities (cells, classes), got {len(self.unit)} units and {shape}"
+            )
+        classes = self.y_true
+        if classes.min() < 0 or classes.max() >= shape[1] or self.unit.min() < 0:
+            raise DataError("confusions: a true class or a unit is out of range")
+        if not np.isfinite(self.y_prob).all() or self.y_prob.min() < 0:
+            raise DataError("confusions: expected probabilities of 0 and more")
+
+    @classmethod
+    def of(cls, y_true: ArrayLike, y_prob: ArrayLike, units: Sequence[Any]) -> Confusions:
+        """Number the units.
+
+        Args:
+            y_true: (n,) true classes, 0 … K - 1.
+            y_prob: (n, K) calibrated probabilities.
+            units: (n,) patient, or what else was held out as a whole.
+
+        >>> found = Confusions.of([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["a", "a", "b"])
+        >>> found.counts.tolist(), found.prior.round(3).tolist()
+        ([[[1, 1], [0, 0]], [[0, 0], [0, 1]]], [0.5, 0.5])
+        """
+        unit = np.unique(np.asarray(units), return_inverse=True)[1]
+        return cls(np.asarray(y_true, np.int64), np.asarray(y_prob, np.float64), unit)
+
+    @cached_property
+    def counts(self) -> IntArray:
+        """(U, K, K) cells of each unit: rows are true classes, columns predicted ones."""
+        k = self.y_prob.shape[1]
+        found = np.zeros((self.unit.max() + 1, k, k), np.int64)
+        np.add.at(found, (self.unit, self.y_true, self.y_prob.argmax(axis=1)), 1)
+        return found
+
+    @cached_property
+    def prior(self) -> FloatArray:
+        """(K,) mean probabilities: the shares that the classifier takes for granted."""
+        return np.asarray(np.maximum(self.y_prob.mean(axis=0), _TINY))
+
+    def thinned(self, most: int) -> Confusions:
+        """At most so many units, evenly chosen."""
+        step = -(-(int(self.unit.max()) + 1) // most)
+        kept = self.unit % step == 0
+        return Confusions(self.y_true[kept], self.y_prob[kept], self.unit[kept] // step)
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file; probabilities in half precision."""
+        from safetensors.numpy import save
+
+        tensors = {
+            "y_true": self.y_true.astype(np.int32),
+            "y_prob": self.y_prob.astype(np.float16),
+            "unit": self.unit.astype(np.int32),
+        }
+        return bytes(save({name: np.ascontiguousarray(x) for name, x in tensors.items()}))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Confusions:
+        """From the tensors of :meth:`to_bytes`.
+
+        Raises:
+            DataError: One is missing, or they do not fit together.
+        """
+        if missing := {"y_true", "y_prob", "unit"} - set(tensors):
+            raise DataError(f"confusions: {', '.join(sorted(missing))} missing")
+        return cls(
+            tensors["y_true"].astype(np.int64),
+            tensors["y_prob"].astype(np.float64),
+            tensors["unit"].astype(np.int64),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """Shares of K classes in one patient.
+
+    Attributes:
+        value: (K,) estimate; sums to 1.
+        draws: (D, K) draws from what the shares may be among all cells of the patient: sample of
+            cells and classifier.
+        estimates: (M, K) what the ways to adjust say; the interval holds them all.
+        cell_draws: (D, K) likewise among the very cells that were looked at: classifier alone.
+        n: Number of cells.
+        method: How they were adjusted.
+    """
+
+    value: FloatArray
+    estimates: FloatArray
+    draws: FloatArray
+    cell_draws: FloatArray
+    n: int
+    method: str
+
+    def interval(
+        self, classes: Sequence[int], confidence: float = 0.95, *, of_cells: bool = False
+    ) -> tuple[float, float]:
+        """Limits of the share of some classes together.
+
+        Equal tails of the draws, stretched to what each way to adjust says; a limit less than half
+        a cell away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in
+        Brown, Cai & DasGupta 2001).
+
+        Args:
+            classes: Their numbers.
+            confidence: Level.
+            of_cells: Of the very cells that were looked at, not of all cells of the patient.
+        """
+        draws = self.cell_draws if of_cells else self.draws
+        total = draws[:, list(classes)].sum(axis=1)
+        tail = (1 - confidence) / 2
+        low, high = (float(limit) for limit in np.quantile(total, (tail, 1 - tail)))
+        said = self.estimates[:, list(classes)].sum(axis=1)
+        low, high = min(low, float(said.min())), max(high, float(said.max()))
+        half = 0.5 / max(1, self.n)
+        return (0.0 if low < half else low), (1.0 if high > 1 - half else min(1.0, high))
+
+    def probability_above(self, classes: Sequence[int], threshold: float) -> float:
+        """Share of the draws in which these classes together reach a threshold."""
+        return float((self.draws[:, list(classes)].sum(axis=1) >= threshold).mean())
+
+
+def adjust_em(y_prob: ArrayLike, prior: ArrayLike) -> FloatArray:
+    """Shares of largest likelihood (Saerens, Latinne & Decaestecker 2002, equation 2.9).
+
+    Args:
+        y_prob: (n, K) calibrated probabilities of n cells.
+        prior: (K,) shares under which they are calibrated.
+
+    Returns:
+        (K,) shares that sum to 1.
+
+    Nine cells in ten look like the first class with odds of 9 to 1 from even shares; then all
+    cells are of the first class:
+
+    >>> adjust_em([[0.9, 0.1]] * 9 + [[0.1, 0.9]], [0.5, 0.5]).round(2).tolist()
+    [1.0, 0.0]
+    >>> adjust_em([[0.9, 0.1]] * 5 + [[0.1, 0.9]] * 5, [0.5, 0.5]).round(3).tolist()
+    [0.5, 0.5]
+    """
+    likelihood = np.maximum(np.asarray(y_prob, np.float64), _TINY) / np.asarray(prior, np.float64)
+    likelihood /= likelihood.max(axis=1, keepdims=True)
+    n, k = likelihood.shape
+    shares = np.full(k, 1 / k)
+    for _ in range(_MOST_ROUNDS):
+        updated = shares * (likelihood.T @ (1 / np.maximum(likelihood @ shares, _TINY))) / n
+        if np.abs(updated - shares).max() < _TOLERANCE:
+            return np.asarray(updated)
+        shares = updated
+    return np.asarray(shares)
+
+
+def adjust_inversion(predicted: ArrayLike, confusion: ArrayLike) -> FloatArray:
+    """Shares π ≥ 0 with sum 1 that make π C nearest to the predicted shares (least squares).
+
+    Args:
+        predicted: (K,) shares of the predicted classes.
+        confusion: (K, K) rows are true classes and sum to 1.
+
+    >>> adjust_inversion([0.26, 0.74], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
+    [0.2, 0.8]
+    >>> adjust_inversion([0.05, 0.95], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
+    [0.0, 1.0]
+    """
+    from scipy.optimize import nnls
+
+    matrix = np.asarray(confusion, np.float64)
+    k = len(matrix)
+    heavy = 1e3  # of the row that asks for a sum of 1
+    left = np.vstack([matrix.T, np.full(k, heavy)])
+    found, _ = nnls(left, np.append(np.asarray(predicted, np.float64), heavy))
+    return np.asarray(found / found.sum())
+
+
+class PrevalenceModel:
+    """Adjusts the shares of new patients, by the confusions of known ones.
+
+    Args:
+        confusions: Of units that the classifier was not trained on.
+        seed: Of the draws; the same cells give the same answer.
+        method: ``posterior``, ``em`` or ``inversion``.
+        draws: Number of confusion matrices that are drawn.
+
+    Raises:
+        UnknownNameError: No such method.
+
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(0, 2, 4000)
+    >>> p = np.where(rng.random(4000) < 0.9, y, 1 - y)[:, None] == np.arange(2)
+    >>> model = PrevalenceModel(Confusions.of(y, np.where(p, 0.9, 0.1), np.arange(4000) // 100))
+    >>> shares = model.shares([[0.9, 0.1]] * 26 + [[0.1, 0.9]] * 74)
+    >>> low, high = shares.interval([0])
+    >>> 0.15 < float(shares.value[0]) < 0.25, low < 0.12, high > 0.28
+    (True, True, True)
+    """
+
+    def __init__(
+        self,
+        confusions: Confusions,
+        *,
+        seed: int = 0,
+        method: str = DEFAULT,
+        draws: int = DRAWS,
+    ) -> None:
+        if method not in METHODS:
+            raise UnknownNameError("way to adjust shares", method, METHODS)
+        self.method = method
+        self.prior = confusions.prior
+        self._seed = seed
+        rng = np.random.default_rng(seed)
+        counts = confusions.counts
+        self.mean = _mean_rows(counts, np.full(len(self.prior), USUAL_SPREAD))
+        self.spread = _draw_spreads(counts, self.mean, draws, rng)
+        known = _judged(counts)
+        self.step = _choose_step(confusions, known)
+        centres = np.stack([_draw_rows(counts, rho, rng) for rho in self.spread])
+        strength = centres * ((1 - self.spread) / self.spread)[:, :, None]
+        self.widening = self._choose_widening(confusions, known, rng)
+        self._strength = strength / self.widening
+
+    def using(self, method: Method) -> PrevalenceModel:
+        """The same model of the classifier, with another way to adjust."""
+        other = copy(self)
+        other.method = method
+        return other
+
+    def shares(self, y_prob: ArrayLike, certain: ArrayLike | None = None) -> Shares:
+        """Shares of the classes in one patient.
+
+        Args:
+            y_prob: (n, K) calibrated probabilities of the cells that the classifier names.
+            certain: (K,) further cells whose class is known, as a person has looked at them.
+
+        Raises:
+            DataError: There is no cell, or the number of classes is another.
+        """
+        prob = np.asarray(y_prob, np.float64).reshape(-1, len(self.prior))
+        known = np.zeros(len(self.prior)) if certain is None else np.asarray(certain, np.float64)
+        n = len(prob) + round(float(known.sum()))
+        if n == 0:
+            raise DataError("shares: expected at least one cell")
+        rng = np.random.default_rng([self._seed, n])
+        if self.method == "posterior":
+            draws, of_cells = self._gibbs(prob, known, rng)
+            value = draws.mean(axis=0)
+            estimates = value[None]
+        else:
+            estimates = self._estimates(prob, known)
+            value = estimates[0]
+            own = _dirichlet(self._strength, rng)
+            draws, of_cells = (
+                self._bootstrap(prob, known, own, rng if r else None) for r in (1, 0)
+            )
+        return Shares(value / value.sum(), estimates, draws, of_cells, n, self.method)
+
+    def _estimates(self, prob: FloatArray, known: FloatArray) -> FloatArray:
+        """(M, K) the estimate of the method first; cells that are known counted as they are."""
+        n, total = len(prob), len(prob) + known.sum()
+        if not n:
+            return np.asarray((known / total)[None])
+        counted = np.bincount(prob.argmax(axis=1), minlength=len(known)) / n
+        found = [adjust_inversion(counted, self.mean)]
+        if self.method == "em":
+            em = adjust_em(prob, self.prior)
+            found = [counted + self.step * (em - counted), em, *found]
+        return np.asarray((np.stack(found) * n + known) / total)
+
+    def _bootstrap(
+        self,
+        prob: FloatArray,
+        known: FloatArray,
+        own: FloatArray,
+        rng: np.random.Generator | None,
+    ) -> FloatArray:
+        """(D, K) inversions with confusions of other patients.
+
+        Args:
+            prob: (n, K) of the cells.
+            known: (K,) cells whose class is known.
+            own: (D, K, K) confusion matrices.
+            rng: Draws a sample of the cells for each; None takes the very cells.
+        """
+        k, n = len(known), len(prob)
+        total = n + round(float(known.sum()))
+        called = np.bincount(prob.argmax(axis=1), minlength=k) if n else np.zeros(k, np.int64)
+        picked = np.tile(np.concatenate([called, known]), (len(own), 1))
+        if rng is not None:
+            picked = rng.multinomial(total, picked[0] / picked[0].sum(), len(own))
+        predicted, certain = picked[:, :k], picked[:, k:]
+        rest = predicted.sum(axis=1, keepdims=True)
+        inverted = np.stack([
+            adjust_inversion(row / max(1, row.sum()), matrix) if row.sum() else row * 0.0
+            for row, matrix in zip(predicted, own, strict=True)
+        ])  # fmt: skip
+        return np.asarray((inverted * rest + certain) / total)
+
+    def _gibbs(
+        self, prob: FloatArray, known: FloatArray, rng: np.random.Generator
+    ) -> tuple[FloatArray, FloatArray]:
+        """Draws of the shares, of all cells and of these, by one Markov chain a confusion matrix.
+
+        Known cells say nothing on the confusions: a person looks at the doubtful cells first.
+        """
+        k, chains = len(known), len(self._strength)
+        called = np.bincount(prob.argmax(axis=1), minlength=k)
+        draws, of_cells = _run_chains(self._strength, np.tile(called, (chains, 1)), known, rng)
+        return draws.reshape(-1, k), of_cells.reshape(-1, k)
+
+    def _choose_widening(
+        self, confusions: Confusions, known: IntArray, rng: np.random.Generator
+    ) -> float:
+        """By how much known patients differ more than the Dirichlet distributions say.
+
+        A patient's rows do not vary independently (a dark stain moves several classes towards
+        blasts), and few patients understate their spread. So each known patient is judged by the
+        others: the strength of the distributions is divided by the smallest of ``WIDENINGS`` with
+        which the 95 % intervals of the classifier alone hold 97 % of the true shares, each
+        weighted by its size: two points more than nominal, as the choice rests on few patients.
+        """
+        if not len(known):
+            return 1.0
+        counts, nobody = confusions.counts, np.zeros(len(self.prior))
+        for factor in WIDENINGS:
+            held = 0.0
+            for unit in known:
+                others = counts[np.arange(len(counts)) != unit]
+                spread = self.spread[rng.integers(0, len(self.spread), _JUDGING)]
+                centres = np.stack([_draw_rows(others, rho, rng) for rho in spread])
+                strength = centres * ((1 - spread) / spread)[:, :, None] / factor
+                cells = confusions.unit == unit
+                prob, own = confusions.y_prob[cells], _dirichlet(strength, rng)
+                drawn = self._bootstrap(prob, nobody, own, None)
+                low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+                truth = counts[unit].sum(axis=1) / len(prob)
+                half = 0.5 / len(prob)
+                said = self._estimates(prob, nobody)
+                low = np.minimum(low, said.min(axis=0))
+                high = np.maximum(high, said.max(axis=0))
+                inside = (np.where(low < half, 0, low) <= truth) & (truth <= high + half)
+                held += float(truth[inside].sum())
+            if held >= HELD * len(known):
+                return factor
+        return WIDENINGS[-1]
+
+
+def _judged(counts: IntArray) -> IntArray:
+    """Numbers of the known patients on whom choices rest; none where there are too few."""
+    units = np.flatnonzero(counts.sum(axis=(1, 2)) >= MIN_CELLS)
+    if len(units) < MIN_UNITS:
+        return units[:0]
+    return units[:: -(-len(units) // MOST_JUDGED)]
+
+
+def _choose_step(confusions: Confusions, known: IntArray) -> float:
+    """How far to go from counted shares to those of EM, by the error on the known patients.
+
+    Where patients differ little, EM takes the bias away; where they differ much, its probabilities
+    are wrong for a whole patient, and half of the way is better than all of it. The whole way is
+    the rule: it is the largest step whose mean error is within one standard error of the
+    smallest (Breiman et al. 1984, section 3.4.3).
+    """
+    if not len(known):
+        return 1.0
+    errors = np.zeros((len(known), len(STEPS)))
+    for row, unit in enumerate(known):
+        cells = confusions.unit == unit
+        prob, k = confusions.y_prob[cells], confusions.y_prob.shape[1]
+        truth = np.bincount(confusions.y_true[cells], minlength=k) / len(prob)
+        counted = np.bincount(prob.argmax(axis=1), minlength=k) / len(prob)
+        way = adjust_em(prob, confusions.prior) - counted
+        errors[row] = [np.abs(counted + step * way - truth).sum() for step in STEPS]
+    more = errors - errors[:, [errors.mean(axis=0).argmin()]]
+    tolerated = more.mean(axis=0) <= more.std(axis=0, ddof=1) / len(known) ** 0.5
+    return max(step for step, fits in zip(STEPS, tolerated, strict=True) if fits)
+
+
+def _run_chains(
+    strength: FloatArray, predicted: IntArray, known: FloatArray, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Gibbs sampling of the shares behind predicted classes.
+
+    In turn: the true classes of the cells of each predicted class, given shares and confusions;
+    the shares given the true classes; the patient's confusion matrix given both.
+
+    Args:
+        strength: (B, K, K) Dirichlet parameters of the rows of each chain's confusion matrix.
+        predicted: (B, K) cells of each predicted class.
+        known: (K,) further cells of each true class.
+
+    Returns:
+        (D, B, K) shares, and (D, B, K) shares among the very cells.
+    """
+    own = _dirichlet(strength, rng)
+    shares = _dirichlet(predicted + known + 1.0, rng)
+    kept, kept_cells = [], []
+    for turn in range(_BURN_IN + _KEPT * _STEP):
+        weight = (shares[:, :, None] * own).transpose(0, 2, 1)  # (B, predicted, true)
+        pairs = rng.multinomial(predicted, weight / weight.sum(axis=2, keepdims=True))
+        counts = pairs.sum(axis=1) + known
+        shares = _dirichlet(counts + SHARE_PRIOR, rng)
+        own = _dirichlet(strength + pairs.transpose(0, 2, 1), rng)
+        if turn >= _BURN_IN and (turn - _BURN_IN) % _STEP == 0:
+            kept.append(shares)
+            kept_cells.append(counts / counts.sum(axis=1, keepdims=True))
+    return np.stack(kept), np.stack(kept_cells)
+
+
+def _dirichlet(strength: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """One draw for each vector along the last axis."""
+    drawn = np.maximum(rng.standard_gamma(np.maximum(strength, 1e-6)), 1e-300)
+    return np.asarray(np.maximum(drawn / drawn.sum(axis=-1, keepdims=True), _TINY))
+
+
+def _effective(counts: IntArray, spread: ArrayLike) -> FloatArray:
+    """(K, K) cells that the rows rest on, once cells of one unit count less (design effect)."""
+    size = counts.sum(axis=2)  # (U, K)
+    weight = 1 / (1 + np.maximum(size - 1, 0) * np.asarray(spread)[None, :])
+    return np.asarray((counts * weight[:, :, None]).sum(axis=0))
+
+
+def _mean_rows(counts: IntArray, spread: ArrayLike) -> FloatArray:
+    """(K, K) mean confusion matrix over units; rows sum to 1."""
+    rows = _effective(counts, spread) + ROW_PRIOR / counts.shape[1]
+    return np.asarray(rows / rows.sum(axis=1, keepdims=True))
+
+
+def _draw_rows(counts: IntArray, spread: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """(K, K) a mean confusion matrix that the labelled cells allow."""
+    return _dirichlet(_effective(counts, spread) + ROW_PRIOR / counts.shape[1], rng)
+
+
+def _draw_spreads(
+    counts: IntArray, mean: FloatArray, draws: int, rng: np.random.Generator
+) -> FloatArray:
+    """(D, K) intraclass correlations of each row, as the units allow.
+
+    The likelihood of a row is that of the Dirichlet-multinomial distribution; rows of few cells
+    borrow from the others, which together count as much as one row.
+    """
+    from scipy.special import gammaln
+
+    k = len(mean)
+    fits = np.zeros((k, len(SPREADS)))
+    for place, rho in enumerate(SPREADS):
+        strength = mean * (1 - rho) / rho  # (K, K)
+        total, size = strength.sum(axis=1), counts.sum(axis=2)
+        rows = gammaln(strength + counts) - gammaln(strength)
+        fits[:, place] = (rows.sum(axis=2) + gammaln(total) - gammaln(total + size)).sum(axis=0)
+    fits += fits.mean(axis=0)
+    chance = np.exp(fits - fits.max(axis=1, keepdims=True))
+    edges = (chance / chance.sum(axis=1, keepdims=True)).cumsum(axis=1)
+    place = (rng.random((draws, k, 1)) >= edges[None, :, :-1]).sum(axis=2)
+    return np.asarray(SPREADS[place])

@@ -1,0 +1,111 @@
+"""Adjusted shares: recovered bias, known cells, spread between patients, and storage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.evaluation.prevalence import METHODS, Confusions, PrevalenceModel, adjust_em
+
+CONFUSION = np.array([[0.8, 0.1, 0.1], [0.15, 0.8, 0.05], [0.0, 0.1, 0.9]])
+
+
+def answers(y: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Calibrated probabilities, from even shares, of a classifier with that confusion matrix."""
+    return probabilities((rng.random((len(y), 1)) > CONFUSION[y].cumsum(axis=1)).sum(axis=1))
+
+
+def probabilities(called: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of the true class, given what was called."""
+    column = CONFUSION[:, called].T
+    return np.asarray(column / column.sum(axis=1, keepdims=True))
+
+
+def known(patients: int = 20, cells: int = 90) -> Confusions:
+    rng = np.random.default_rng(1)
+    shares = rng.dirichlet(np.ones(3), patients)
+    y = np.concatenate([rng.choice(3, cells, p=p) for p in shares])
+    return Confusions.of(y, answers(y, rng), np.repeat(np.arange(patients), cells).tolist())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_the_bias_of_counting_away(method: str) -> None:
+    model = PrevalenceModel(known(), method=method)
+    truth = np.array([0.04, 0.06, 0.9])
+    called = np.repeat(np.arange(3), np.round(1000 * truth @ CONFUSION).astype(int))
+    prob = probabilities(called)
+    shares = model.shares(prob)
+    assert (called == 1).mean() > 0.13  # one in ten of the third class is called the second
+    np.testing.assert_allclose(shares.value, truth, atol=0.05)
+    assert shares.value.sum() == pytest.approx(1)
+    for classes in ([0], [1], [2], [0, 1]):
+        low, high = shares.interval(classes)
+        inner = shares.interval(classes, of_cells=True)
+        assert low <= truth[classes].sum() <= high
+        assert high - low >= 0.9 * (inner[1] - inner[0])
+    again = model.shares(prob)
+    np.testing.assert_array_equal(again.draws, shares.draws)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cells_that_a_person_named_are_certain(method: str) -> None:
+    model = PrevalenceModel(known(), method=method)
+    all_named = model.shares(np.empty((0, 3)), [30, 60, 10])
+    np.testing.assert_allclose(all_named.value, [0.3, 0.6, 0.1], atol=0.02)
+    assert all_named.interval([1], of_cells=True) == pytest.approx((0.6, 0.6), abs=0.02)
+    low, high = all_named.interval([1])
+    assert 0.47 < low < 0.54
+    assert 0.66 < high < 0.73
+    with pytest.raises(DataError, match="at least one cell"):
+        model.shares(np.empty((0, 3)))
+
+
+def test_patients_who_differ_widen_the_interval_and_shorten_the_step() -> None:
+    """In half of the patients the first class is called the second."""
+    rng = np.random.default_rng(3)
+    y = np.concatenate([rng.choice(3, 80, p=rng.dirichlet(np.ones(3))) for _ in range(20)])
+    unit = np.repeat(np.arange(20), 80)
+    prob = answers(y, rng)
+    odd = (unit % 2 == 0) & (y == 0)
+    prob[odd] = prob[odd][:, [1, 0, 2]]
+    apart = PrevalenceModel(Confusions.of(y, prob, unit.tolist()))
+    alike = PrevalenceModel(known())
+    assert alike.step == 1
+    assert np.median(apart.spread[:, 0]) > 3 * np.median(alike.spread[:, 0])
+    cells = answers(np.repeat(np.arange(3), 40), rng)
+    widths = [np.diff(m.shares(cells).interval([0]))[0] for m in (alike, apart)]
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_few_patients_judge_nobody() -> None:
+    model = PrevalenceModel(known(patients=3))
+    assert (model.widening, model.step) == (1, 1)
+
+
+def test_confusions_survive_storage_and_thinning() -> None:
+    found = known(patients=7, cells=5)
+    again = Confusions.from_tensors(load(found.to_bytes()))
+    np.testing.assert_array_equal(again.counts, found.counts)
+    np.testing.assert_allclose(again.prior, found.prior, atol=1e-3)
+    thinned = found.thinned(3)
+    np.testing.assert_array_equal(thinned.counts, found.counts[::3])
+    with pytest.raises(DataError, match="unit missing"):
+        Confusions.from_tensors({"y_true": np.zeros(1), "y_prob": np.ones((1, 2))})
+    with pytest.raises(DataError, match="out of range"):
+        Confusions.of([2], [[0.5, 0.5]], ["a"])
+    with pytest.raises(UnknownNameError, match="EM"):
+        PrevalenceModel(found, method="EM")
+
+
+def test_em_agrees_with_the_maximum_of_the_likelihood_on_a_grid() -> None:
+    rng = np.random.default_rng(4)
+    prob = answers(rng.choice(3, 80, p=[0.6, 0.3, 0.1]), rng)[:, :2]
+    prob /= prob.sum(axis=1, keepdims=True)
+    prior = np.array([0.3, 0.7])
+    grid = np.linspace(0.0005, 0.9995, 1000)
+    mixed = grid[:, None] * prob[:, 0] / prior[0] + (1 - grid[:, None]) * prob[:, 1] / prior[1]
+    best = grid[np.log(mixed).sum(axis=1).argmax()]
+    assert adjust_em(prob, prior)[0] == pytest.approx(best, abs=2e-3)
