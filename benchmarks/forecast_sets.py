@@ -28,7 +28,7 @@ from leukoscope.pipeline.inapplicable import measured_tables, picture_scale
 from leukoscope.pipeline.inputs import GROUND, Rows
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
-from leukoscope.pipeline.probes import table_of
+from leukoscope.pipeline.probes import number_table
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.store import InputStore, Wanted
 from leukoscope.study.run import audited_in, labelled, study_config
@@ -132,7 +132,7 @@ class Whole:
     def prepare(self) -> None:
         """Compute in one pass what the repetitions will ask for."""
         own, scale = self.config.recipes[0], picture_scale(self.store, self.config)
-        tables = [table for probe in PROBES if (table := table_of(probe, scale)) is not None]
+        tables = [table for probe in PROBES if (table := number_table(probe, scale)) is not None]
         few = [Wanted(own, name, self.degraded) for name in PERTURBED_INPUTS]
         every = [Wanted(own, name) for name in ("image", GROUND)]
         self.store.prepare([*every, *few], [*measured_tables(self.config), *tables], SEED)
