@@ -159,7 +159,7 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     leukoscope("explain", run, "--audit", "-m", "grad-cam", "--images", 1)
     assert written == [RunFolder(run)]
     text = str(audit_blocks(load_study(RunFolder(run)), Gallery(RunFolder(run))))
-    assert "May the heat maps be believed?" in text
+    assert "Are the heat maps reliable?" in text
     assert "Edge detector" in text
     path = run / "explanations" / "audit.json"
     changed = json.loads(path.read_text())

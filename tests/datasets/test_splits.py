@@ -214,7 +214,7 @@ def test_two_patients_that_share_an_overlapping_field_stay_together() -> None:
 def test_random_ignores_overlaps_on_purpose_and_says_how_many_leak() -> None:
     data = changed(manifest(200), patient_id="")
     made = make_splits(data, "random", FIVE, seed=0)
-    with pytest.raises(SplitError, match="stand on both sides"):
+    with pytest.raises(SplitError, match="are in two parts"):
         check_folds(made, column(data, "group_id"))
     (note,) = split_notes(made, data, FIVE)
     assert note.endswith("of 200 test images overlap images that the model was made with.")

@@ -91,7 +91,7 @@ def test_without_an_operating_point_the_report_says_what_could_be_asked(
     values["decisions"]["operating_point"] = operating_entry([drawn.results("random")], "", None)
     plain = replace(study, metrics=study_metrics(values))
     text = words(decisions(plain, Gallery(RunFolder(tmp_path / "out"))))
-    assert "None was asked for" in text
+    assert "Not set." in text
     assert "malignant calibration images)" in text
 
 

@@ -190,7 +190,7 @@ def features(
     out: opt.ExplanationsOutOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Map the last layer's features of a fold's test images; say what they are arranged by."""
+    """Map the last layer's features of a fold's test images; show what they encode."""
     from leukoscope.study.explanations import open_sources
     from leukoscope.study.feature_maps import draw_maps, read_features, write_map
 

@@ -64,7 +64,9 @@ RunRecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", help="Default: the run's first.")
 ]
 HoldOutOption = Annotated[str, typer.Option("--protocol", "-p", help="How to hold images out.")]
-PreprocessingOption = Annotated[str, typer.Option("--recipe", "-r", help="Whose preprocessing.")]
+PreprocessingOption = Annotated[
+    str, typer.Option("--recipe", "-r", help="Recipe whose preprocessing to use.")
+]
 EngineOption = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="auto, fp32, bf16 or int8; auto: the fastest that is offered.")
@@ -143,13 +145,13 @@ ExternalLayoutOption = Annotated[
     list[str] | None,
     typer.Option("--external-layout", help="Its layout: one for all, or one each in order."),
 ]
-ResumeStudyOption = Annotated[bool, typer.Option("--resume", help="Go on with a stopped study.")]
+ResumeStudyOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped study.")]
 PlanOption = Annotated[
     bool,
     typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
 ]
 TrainOutOption = Annotated[Path, typer.Option("--out", help="The run's folder.")]
-ResumeTrainOption = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")]
+ResumeTrainOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")]
 
 # transfer and ablate
 ArmsOutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
@@ -158,7 +160,7 @@ ArmsProtocolOption = Annotated[
     typer.Option("--protocol", "-p", help="Protocol; may be repeated. Default: deduplicated."),
 ]
 ResumeArmsOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with a stopped run: the same options again.")
+    bool, typer.Option("--resume", help="Resume a stopped run: the same options again.")
 ]
 SourceArgument = Annotated[Path, typer.Argument(help="Data of phase 1: folder or CSV manifest.")]
 TargetArgument = Annotated[Path, typer.Argument(help="Data of phase 2: folder or CSV manifest.")]
@@ -278,7 +280,7 @@ SeverityOption = Annotated[
     list[int] | None, typer.Option("--severity", "-s", min=1, max=5, help="May be repeated.")
 ]
 RobustnessImagesOption = Annotated[
-    int | None, typer.Option("--images", min=20, help="Default: as takes about 5 minutes.")
+    int | None, typer.Option("--images", min=20, help="Default: as many as fit in 5 minutes.")
 ]
 BoundOption = Annotated[
     float, typer.Option("--bound", min=0.1, max=50, help="Accepted loss of accuracy, points.")
@@ -357,7 +359,7 @@ PrunerOption = Annotated[
     typer.Option("--pruner", metavar="median|hyperband|none", help="What ends poor trials."),
 ]
 ResumeTuneOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with a stopped tuning, or join a running one.")
+    bool, typer.Option("--resume", help="Resume a stopped tuning, or join a running one.")
 ]
 FinalOption = Annotated[
     bool, typer.Option("--final", help="Then measure the best once on the test part.")
@@ -397,7 +399,7 @@ StallOption = Annotated[
 RayAddressOption = Annotated[
     str | None, typer.Option(help="Of a running Ray cluster. Default: RAY_ADDRESS, or start.")
 ]
-ResumeScoreOption = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")]
+ResumeScoreOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")]
 VerifyOption = Annotated[
     bool, typer.Option("--verify", help="Prove that a finished run is complete; score nothing.")
 ]

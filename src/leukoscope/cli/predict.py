@@ -79,7 +79,7 @@ def predict(
     whole: WholeOption = False,
     similar: Annotated[
         int,
-        typer.Option("--similar", min=0, max=20, help="Also name so many similar training cases."),
+        typer.Option("--similar", min=0, max=20, help="Show this many similar training cases."),
     ] = 0,
     as_json: JsonOption = False,
 ) -> int:

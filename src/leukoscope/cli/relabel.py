@@ -37,7 +37,7 @@ def relabel(
         str | None,
         typer.Option("--protocol", "-p", help="Default: deduplicated, grouped, … or random."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Most rows of each list.")] = 200,
+    count: Annotated[int, typer.Option(min=1, help="Maximum rows per list.")] = 200,
     apply_file: Annotated[
         Path | None, typer.Option("--apply", help="The corrections.csv that the page saved.")
     ] = None,

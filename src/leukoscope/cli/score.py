@@ -54,7 +54,7 @@ def score(
     verify: opt.VerifyOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Score an archive: sharded Parquet, each image once, whatever is killed when."""
+    """Score an archive: sharded Parquet, each image exactly once, even after crashes."""
     from leukoscope.scale.score import Workers, plan_scoring, resume_plan
     from leukoscope.scale.score_plan import ScoreFolder
 

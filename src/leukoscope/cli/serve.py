@@ -131,7 +131,7 @@ def verify(
         console().print(text, markup=False)
         typer.echo(f"head {found.head}")
         if head is None and not found.problem:
-            typer.echo("lines taken off the end cannot be seen without --head HASH", err=True)
+            typer.echo("truncation is only detected with --head HASH", err=True)
     return int(bool(found.problem))
 
 

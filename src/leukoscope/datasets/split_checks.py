@@ -32,7 +32,7 @@ def check_folds(folds: Sequence[Fold], groups: Mapping[str, str]) -> None:
             group = shared[0]
             part = fold.parts[others[group]]
             raise SplitError(
-                f"{fold.protocol}, fold {fold.fold}: {len(shared)} groups stand on both sides; "
+                f"{fold.protocol}, fold {fold.fold}: {len(shared)} groups are in two parts; "
                 f"group {group} has {tested[group]} in test and {others[group]} in {part}"
             )
 

@@ -47,7 +47,7 @@ from leukoscope.reporting.study_files import Study
 
 MOST_ROWS = 40
 TIES: Mapping[str, str] = {
-    "exact_duplicates": "Exact duplicates (equal files)",
+    "exact_duplicates": "Exact duplicates",
     "pixel_duplicates": "Equal pixels in different files",
     "near_duplicates": "Nearly equal images",
     "overlaps": "Overlapping fields",

@@ -66,7 +66,7 @@ def decisions(study: Study, gallery: Gallery) -> Section:
     """What may be promised, and whether it is kept."""
     blocks: list[Block] = present(tables.sets(study))
     if not blocks:
-        return Section("decisions", "Are the promises kept?")
+        return Section("decisions", "Prediction-set coverage")
     blocks += _bundle_promise(study)
     alike = tuple(_exchangeability(study))
     if alike:
@@ -79,7 +79,7 @@ def decisions(study: Study, gallery: Gallery) -> Section:
     blocks += _selective(study, gallery)
     blocks += _net_benefit(study, gallery)
     blocks += _operating_point(study)
-    return Section("decisions", "Are the promises kept?", blocks)
+    return Section("decisions", "Prediction-set coverage", blocks)
 
 
 def reliability_panel(study: Study, recipe: str, protocol: str) -> ReliabilityPanel | None:
@@ -225,7 +225,7 @@ def _selective(study: Study, gallery: Gallery) -> list[Block]:
         return []
     picture = _risk_chart(study, gallery)
     return [
-        Heading("What is it worth to leave the unsure images to a person?"),
+        Heading("Accuracy when uncertain images are deferred"),
         Paragraph(
             "Images are answered in the order of their highest probability; AURC is the mean error "
             "rate along the way. A model that knows when it is wrong has little more than a "
@@ -321,7 +321,7 @@ def _operating_point(study: Study) -> list[Block]:
     return [
         heading,
         Paragraph(
-            'None was asked for. `--set operating_point="miss at most 5 % of malignant fields, '
+            'Not set. `--set operating_point="miss at most 5 % of malignant fields, '
             'with 95 % confidence"` makes a threshold. The smallest share that could be promised '
             f"with 95 % confidence: {could}."
         ),

@@ -184,7 +184,7 @@ def audit_blocks(study: Study, gallery: Gallery) -> list[Block]:
     if not path.is_file():
         return []
     audit = read_json(path)
-    title = Heading("May the heat maps be believed?")
+    title = Heading("Are the heat maps reliable?")
     if not isinstance(audit, dict) or "verdicts" not in audit:
         return [
             title,

@@ -326,7 +326,7 @@ def protocols(study: Study, gallery: Gallery) -> Section:
     """Results side by side, inapplicable protocols, the cluster curve, comparisons."""
     blocks: list[Block] = [
         Paragraph(
-            "A protocol decides which images may not stand on both sides of the split. The "
+            "A protocol decides which images may not appear in both training and test sets. The "
             "accuracy of one protocol alone says little; the fall from the mildest to the "
             "harshest says how much rests on having seen the slide before."
         ),

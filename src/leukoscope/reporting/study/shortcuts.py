@@ -54,7 +54,7 @@ SIGNS: Final[Mapping[str, str]] = {
 """How a status is printed."""
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 _TEXT = (
-    "A probe is a classifier that is denied what it should need, trained and tested on the very "
+    "A probe is a classifier that is deprived of the cells, trained and tested on the very "
     "folds of the model. If it does well all the same, the class can be told from something other "
     "than the cells: so much the data holds. Whether the model makes use of it is another "
     "question, so the trained model, too, is shown perturbed versions of its test images (hollow "
