@@ -48,7 +48,8 @@ def _row(recipe: Recipe) -> tuple[str, ...]:
     backbone = model.backbone + (f", {model.stages} levels" if model.stages else "")
     common = (f"`{recipe.name}`", study, backbone, str(recipe.preprocess.size_px))
     if isinstance(training, LinearHeadTraining):
-        return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", "—")
+        pooled = f"patients: {recipe.patient.kind}" if recipe.name.startswith("patient") else "—"
+        return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", pooled)
     if isinstance(training, FeatureClassifierTraining):
         return (*common, training.classifier.kind, "—", "—", "—", "—", "all", "—")
     loss = training.loss.kind + (", class weights" if training.class_weights else "")

@@ -2,3 +2,5 @@
 
 DEFAULT_RECIPE = "shallow"
 """What a command trains where no recipe is named, and what the probes see with."""
+PATIENT_RECIPES = ("patient-mean", "patient-spread")
+"""What a study of patients trains where no recipe is named."""

@@ -15,7 +15,9 @@ from leukoscope.config.training import (
     Fraction,
     GradientTraining,
     LinearHeadTraining,
+    MeanSpread,
     NotNegative,
+    PatientPooling,
     Refinement,
 )
 
@@ -160,6 +162,8 @@ class Recipe(Strict):
             phase of a two-phase transfer; everything else is common to both phases.
         inner_folds: Train this many models on folds of the train and val parts and average them,
             as study S4 did with 3; 0 trains one model. Each member selects on its own inner fold.
+        patient: How a patient's images become one answer, in a study whose unit is the patient;
+            read in no other.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -175,6 +179,7 @@ class Recipe(Strict):
     inner_folds: Annotated[int, Field(ge=0, le=20)] = 0
     refine: Refinement = Refinement()
     augmentation: Augmentation = Augmentation()
+    patient: PatientPooling = MeanSpread()
     phase1: dict[Literal["model", "training", "augmentation"], dict[str, Any]] = Field(
         default_factory=dict
     )
@@ -241,6 +246,17 @@ class Recipe(Strict):
             )
         if model.clamp_logits:
             raise ValueError(f"training.method {method!r} takes no model.clamp_logits")
+        return self
+
+    @model_validator(mode="after")
+    def _pooling_fits(self) -> Recipe:
+        linear = isinstance(self.training, LinearHeadTraining)
+        if self.patient.kind != "mean-spread" and not linear:
+            raise ValueError(
+                f"patient.kind {self.patient.kind!r} needs training.method 'linear-head'"
+            )
+        if self.patient.kind == "gated-attention" and self.inner_folds:
+            raise ValueError("patient.kind 'gated-attention' takes no inner_folds: it has seeds")
         return self
 
     @property

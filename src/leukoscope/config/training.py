@@ -309,3 +309,59 @@ class EnsembleTraining(Strict):
     method: Literal["ensemble"] = "ensemble"
     rule: Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"] = "mean"
     members: Annotated[tuple[str, ...], Field(min_length=2)]
+
+
+class MeanSpread(Strict):
+    """A patient is the mean and the standard deviation of the features of its images.
+
+    Attributes:
+        quantiles: Of each feature over the patient's images, in addition.
+    """
+
+    kind: Literal["mean-spread"] = "mean-spread"
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+
+
+class MeanProbability(Strict):
+    """Each image is classified with its patient's class; a patient is the mean of the answers.
+
+    In the fit the images of a patient count together as one.
+    """
+
+    kind: Literal["mean-probability"] = "mean-probability"
+
+
+class GatedAttention(Strict):
+    """A patient is a weighted mean of its images' features, with weights that are learnt.
+
+    Gated attention for multiple-instance learning (Ilse, Tomczak & Welling 2018, equation 9), on
+    principal components of the standardised features.
+
+    Attributes:
+        components: Number of principal components; fewer where there are fewer images.
+        hidden: Width of the attention network.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        dropout: Of the components and of the pooled vector.
+        epochs: Most passes over the training patients.
+        patience: Passes without a better log loss of the validation patients before it stops.
+        images: How many images of a patient are drawn for a pass; all where there are fewer.
+        seeds: Networks whose logits are averaged.
+    """
+
+    kind: Literal["gated-attention"] = "gated-attention"
+    components: Count = 32
+    hidden: Count = 16
+    learning_rate: Positive = 2e-3
+    weight_decay: NotNegative = 0.05
+    dropout: Below1 = 0.2
+    epochs: Count = 150
+    patience: Count = 25
+    images: Count = 32
+    seeds: Annotated[int, Field(ge=1, le=20)] = 5
+
+
+PatientPooling = Annotated[
+    MeanSpread | MeanProbability | GatedAttention, Field(discriminator="kind")
+]
+"""How the features of a patient's images become one answer."""

@@ -73,6 +73,7 @@ def fit_linear_head(
     X_val: NDArray[np.floating] | None = None,
     y_val: NDArray[np.integer] | None = None,
     class_weight: NDArray[np.float64] | None = None,
+    sample_weight: NDArray[np.float64] | None = None,
     refit_with_val: bool = False,
 ) -> LinearHead:
     """Fit one head per strength, each started from the one before; the best on ``val`` wins.
@@ -85,6 +86,8 @@ def fit_linear_head(
         c_grid: Inverse strengths, > 0.
         X_val: (m, D) features that select the strength; may be None with one strength.
         class_weight: (K,) weights of the classes in the loss; None for equal ones.
+        sample_weight: (n,) what each training image counts for; None for 1 each. Not with
+            ``refit_with_val``, whose further images have none.
         refit_with_val: Fit once more on both with the selected strength.
 
     Raises:
@@ -93,7 +96,8 @@ def fit_linear_head(
     """
     has_val = X_val is not None and y_val is not None and len(y_val) > 0
     _check(X, y, c_grid, has_val)
-    problem = _Problem.of(X, y, n_classes, class_weight)
+    assert sample_weight is None or not refit_with_val
+    problem = _Problem.of(X, y, n_classes, class_weight, sample_weight)
     fits, history = [], []
     start = problem.start
     for c in sorted(c_grid):
@@ -167,6 +171,7 @@ class _Problem:
         y: NDArray[np.integer],
         n_classes: int,
         class_weight: NDArray[np.float64] | None,
+        sample_weight: NDArray[np.float64] | None = None,
     ) -> _Problem:
         mean = X.mean(axis=0, dtype=np.float64)
         sd = X.std(axis=0, dtype=np.float64)
@@ -176,7 +181,8 @@ class _Problem:
             axes, variance = _principal_axes(standard)
             Z = standard @ axes
         weights = np.ones(n_classes) if class_weight is None else class_weight
-        return cls(Z, axes, variance, y, weights[y].astype(np.float32), mean, sd, n_classes)
+        counts = weights[y] if sample_weight is None else weights[y] * sample_weight
+        return cls(Z, axes, variance, y, counts.astype(np.float32), mean, sd, n_classes)
 
     @property
     def start(self) -> NDArray[np.float64]:
