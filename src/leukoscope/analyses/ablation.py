@@ -156,7 +156,8 @@ def _whole_sections(recipe: Recipe) -> list[str]:
     return [
         name
         for name, value in recipe
-        if isinstance(value, BaseModel) and name not in ("preprocess", "model", "training")
+        if isinstance(value, BaseModel)
+        and name not in ("preprocess", "model", "training", "patient")  # arms classify images
     ]
 
 

@@ -67,6 +67,7 @@ def load_members(runs: Sequence[Path], chosen: Sequence[str] = ()) -> list[Membe
     for path, name in wanted:
         place = path.resolve()
         opened[place] = opened.get(place) or RunFiles.open(path)
+        opened[place].need_images("ensemble")
         found += [(opened[place], recipe) for recipe in _recipes_of(opened[place], name)]
     keys = Counter((files.run.path.resolve(), recipe.name) for files, recipe in found)
     for (place, recipe_name), count in keys.items():

@@ -13,10 +13,10 @@ from leukoscope.core.errors import DataError
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.folds import ProtocolPlan
-from leukoscope.pipeline.jobs import Labelled, calibrations_of_run
+from leukoscope.pipeline.jobs import calibrations_of_run
+from leukoscope.pipeline.patient_store import open_store
 from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.pipeline.store import InputStore
 from leukoscope.pipeline.summary import summarise
 from leukoscope.pipeline.trained_run import FittedRun
 
@@ -57,8 +57,7 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> St
     folder, config, progress = fitted.run, _config(fitted, names), Progress(listener)
     old, folds, passport = fitted.metrics, fitted.splits, fitted.passport
     plan = ProtocolPlan(folds, tuple(row.model_dump() for row in old.inapplicable), ())
-    data = Labelled(fitted.manifest.usable, old.class_names)
-    store = InputStore(folder, fitted.manifest, data, progress)
+    store = open_store(folder, fitted.manifest, config, progress)
     new = shortcut_tables(store, passport, plan, config, progress)
     evidence = gather_evidence(store, plan, config, passport, progress)
     table = fitted.predictions
@@ -89,5 +88,7 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> St
 def _config(fitted: FittedRun, names: Sequence[str] | None) -> StudyConfig:
     """The study's configuration with the probes it has and those asked for."""
     values = fitted.config.model_dump()
-    values["probes"] = list(dict.fromkeys([*fitted.config.probes, *chosen_probes(names)]))
+    values["probes"] = list(
+        dict.fromkeys([*fitted.config.probes, *chosen_probes(names, fitted.config.unit)])
+    )
     return validate(StudyConfig, values, "study")

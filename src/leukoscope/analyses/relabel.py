@@ -199,6 +199,7 @@ def make_queue(
         UnknownNameError: The run has no such recipe or protocol.
     """
     files = RunFiles.open(run.path)
+    files.need_images("relabel")
     name, under = choose_predictions(files, recipe, protocol)
     table, records = files.predictions.select(part="test"), files.manifest.usable
     probs, inputs = out_of_fold(table, name, under, records)

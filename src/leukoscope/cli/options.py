@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
 from leukoscope.core.errors import ConfigError
 from leukoscope.core.labels import ROLES
 
@@ -52,7 +52,15 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         "-r",
-        help=f"Recipe name or TOML file; may be repeated. Default: {DEFAULT_RECIPE}.",
+        help=f"Recipe name or TOML file; may be repeated. Default: {DEFAULT_RECIPE}; with "
+        f"--unit patient {' and '.join(PATIENT_RECIPES)}.",
+    ),
+]
+UnitOption = Annotated[
+    str,
+    typer.Option(
+        "--unit",
+        help="What is classified: each image, or each patient by all of its images together.",
     ),
 ]
 ProtocolOption = Annotated[

@@ -62,6 +62,7 @@ def study(
     data: opt.OptionalData = None,
     out: opt.StudyOutOption = Path("runs/study"),
     recipe: opt.RecipeOption = None,
+    unit: opt.UnitOption = "image",
     protocol: opt.ProtocolOption = None,
     probe: opt.ProbeOption = None,
     no_probes: opt.NoProbesOption = False,
@@ -99,7 +100,8 @@ def study(
     else:
         config = study_config(
             required_data(data),
-            recipes=recipe or (DEFAULT_RECIPE,),
+            recipes=recipe or (),
+            unit=unit,
             protocols=protocol,
             probes=() if no_probes else probe,
             overrides=(*_bundle(no_bundle), *(overrides or ())),

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from leukoscope.config.base import Strict
 from leukoscope.config.bundle import SetGuarantee, SetScore
 from leukoscope.config.guarantees import parse_operating_point
-from leukoscope.config.recipe import Recipe
+from leukoscope.config.recipe import FeatureClassifierTraining, Recipe
 from leukoscope.core.labels import Role
 from leukoscope.core.protocols import ProtocolName
 
@@ -32,8 +32,14 @@ ProbeName = Literal[
     "shape-only",
     "count-only",
     "order-only",
+    "cell-share",
 ]
-PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
+PATIENT_PROBES: tuple[ProbeName, ...] = ("cell-share",)
+"""Those that only a study of patients can fit, and fits by default."""
+PROBES: tuple[ProbeName, ...] = tuple(n for n in get_args(ProbeName) if n not in PATIENT_PROBES)
+"""Those that every study can fit."""
+StudyUnit = Literal["image", "patient"]
+"""What one row of a study is."""
 DEFAULT_PROBES: tuple[ProbeName, ...] = (
     "colour-only",
     "ground-only",
@@ -76,15 +82,20 @@ def usual_folds(recipes: Sequence[Recipe]) -> int:
     return 10 if all(recipe.frozen_features for recipe in recipes) else 5
 
 
-def chosen_probes(names: Sequence[str] | None) -> tuple[str, ...]:
+def chosen_probes(names: Sequence[str] | None, unit: str = "image") -> tuple[str, ...]:
     """What ``--probe`` stands for: the default for None, every probe where ``all`` is named.
 
     >>> len(chosen_probes(["all"])), chosen_probes(["cells-only"])
     (16, ('cells-only',))
+    >>> chosen_probes(None, "patient")[-1]
+    'cell-share'
     """
+    of_patients = PATIENT_PROBES if unit == "patient" else ()
     if names is None:
-        return DEFAULT_PROBES
-    return PROBES if "all" in names else tuple(names)
+        return (*DEFAULT_PROBES, *of_patients)
+    if "all" in names:
+        return (*PROBES, *of_patients)
+    return tuple(names)
 
 
 class DataConfig(Strict):
@@ -153,6 +164,8 @@ class StudyConfig(Strict):
 
     Attributes:
         data: The data set.
+        unit: What is classified: each image, or each patient by all of its images together, whose
+            label must be the same.
         recipes: Every recipe in full, the first is the one that becomes the bundle.
         protocols: Which protocols; one that does not apply is recorded with the reason.
         splits: How the data is divided.
@@ -175,6 +188,7 @@ class StudyConfig(Strict):
     """
 
     data: DataConfig
+    unit: StudyUnit = "image"
     recipes: Annotated[tuple[Recipe, ...], Field(min_length=1)]
     protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)] = get_args(ProtocolName)
     splits: SplitConfig = SplitConfig()
@@ -194,13 +208,45 @@ class StudyConfig(Strict):
 
     @model_validator(mode="after")
     def _external_data_needs_a_bundle(self) -> StudyConfig:
-        reason = self.recipes[0].no_bundle_reason
+        reason = self.no_bundle_reason
+        if self.external and self.unit == "patient":
+            raise ValueError(
+                'external data is measured image by image, which unit = "patient" does not know '
+                "yet; leave external out and use `leukoscope predict --by-patient`"
+            )
         if self.external and (reason or not self.bundle):
             raise ValueError(
                 "external data is measured with the study's bundle, and there will be none"
                 + (f": {reason}" if reason else "")
             )
         return self
+
+    @model_validator(mode="after")
+    def _unit_fits_recipes_and_probes(self) -> StudyConfig:
+        if self.unit == "image":
+            alien = [name for name in self.probes if name in PATIENT_PROBES]
+            if alien:
+                raise ValueError(f'probe {alien[0]!r} compares patients: it needs unit = "patient"')
+            return self
+        for recipe in self.recipes:
+            if not recipe.frozen_features:
+                raise ValueError(
+                    f'recipe {recipe.name} trains a network image by image, and unit = "patient" '
+                    "fits on features of a frozen one: take patient-spread, patient-mean, "
+                    "patient-attention or another recipe with a frozen backbone"
+                )
+        return self
+
+    @property
+    def no_bundle_reason(self) -> str:
+        """Why the first recipe cannot be packed as a bundle; empty where it can."""
+        first = self.recipes[0]
+        if self.unit == "patient" and not first.no_bundle_reason:
+            if first.inner_folds:
+                return "a bundle for patients holds one head, not one for each inner fold"
+            if isinstance(first.training, FeatureClassifierTraining):
+                return "a bundle for patients holds a linear head or one with attention"
+        return first.no_bundle_reason
 
     @field_validator("operating_point")
     @classmethod

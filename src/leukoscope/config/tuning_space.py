@@ -328,7 +328,7 @@ def check_space(recipe: Recipe, space: Space) -> None:
         UnknownNameError: A key that the recipe does not have; names the nearest.
         ConfigError: A value that the recipe does not take, or a key that must not change.
     """
-    known = [STRENGTH, *dict(leaves(recipe.model_dump())), *_tables(recipe)]
+    known = [STRENGTH, *dict(leaves(recipe.model_dump(exclude={"patient"}))), *_tables(recipe)]
     for key, parameter in space.items():
         if key in FIXED:
             raise ConfigError(f"{key} cannot be searched: the trials would not be comparable")

@@ -9,6 +9,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_csv
 
 HISTORY = "history.csv"
+PATIENT_CELLS = "patients.json"  # among the explanations: the cells that decided
 PREDICTIONS = "predictions.csv"  # of the whole run, and of each fit in the folder of its model
 CALIBRATION = "calibration.json"  # of a fold's model, in its folder
 OOD_CSV, OOD_JSON = "ood.csv", "ood.json"  # of a fold's gate, in the folder of its model
@@ -35,6 +36,11 @@ class RunFolder:
     def manifest(self) -> Path:
         """One row per image file."""
         return self.path / "manifest.csv"
+
+    @property
+    def patients(self) -> Path:
+        """One row per patient, where patients are the unit of the study."""
+        return self.path / "patients.csv"
 
     @property
     def passport(self) -> Path:

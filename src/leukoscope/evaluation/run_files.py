@@ -12,6 +12,7 @@ from leukoscope.config.metrics.file import StudyMetrics, load_metrics
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
+from leukoscope.core.patients import Patients
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
@@ -68,6 +69,29 @@ class RunFiles:
         """Every image file of the data."""
         path = self._written(self.run.manifest, "the run stopped before its images were read")
         return Manifest.load(path, self.config.data.root)
+
+    @cached_property
+    def rows(self) -> Manifest:
+        """What the rows of splits and predictions stand for: the images, or the patients."""
+        if self.config.unit == "image":
+            return self.manifest
+        return Patients.of(self.manifest).manifest(self.manifest.root)
+
+    def need_images(self, what: str) -> None:
+        """Refuse a run whose unit is the patient.
+
+        Args:
+            what: That cannot be done with it, as the begin of a sentence.
+
+        Raises:
+            UsageError: It is such a run.
+        """
+        if self.config.unit == "patient":
+            raise UsageError(
+                f"{self.run.path}: {what} looks at single images, and the unit of this study is "
+                "the patient",
+                hint="study the same data without --unit patient",
+            )
 
     @cached_property
     def splits(self) -> tuple[Fold, ...]:

@@ -118,6 +118,7 @@ def _score(entry: Result) -> Score | None:
         enough=accuracy.reliable and entry.n_groups >= MIN_GROUPS,
         skill=_skill(entry.metrics, len(supports)),
         next_unit=entry.next_unit,
+        row=entry.row,
     )
 
 

@@ -46,6 +46,7 @@ class Score:
         enough: Whether there are enough groups, and groups of each class, for a plausible verdict.
         skill: Whether the model is shown to be better than chance, by the ROC AUC.
         next_unit: Prediction interval of the next group, or why there is none.
+        row: What ``n`` counts.
     """
 
     protocol: str
@@ -59,6 +60,12 @@ class Score:
     enough: bool
     skill: bool
     next_unit: NextUnit | Reason | None = None
+    row: str = "image"
+
+    @property
+    def sample(self) -> str:
+        """How many test images, or patients in their place."""
+        return f"{_count(self.n)} {self.row}s"
 
 
 def summary(
@@ -79,14 +86,14 @@ def summary(
         shown = list(scores)
     if "grouped" in shown:
         shown = [name for name in shown if name in {"random", "grouped", "cohort"}]
-    numbers = {scores[name].n for name in shown}
+    numbers = {scores[name].sample for name in shown}
     same = len(numbers) == 1
     items = [
         f"{percent(scores[name].value)} {PROTOCOLS[name].setting}"
-        + ("" if same else f" ({_count(scores[name].n)} images)")
+        + ("" if same else f" ({scores[name].sample})")
         for name in shown
     ]
-    return (f"{_count(numbers.pop())} images: " if same else "") + ", ".join(items)
+    return (f"{numbers.pop()}: " if same else "") + ", ".join(items)
 
 
 def describe_score(score: Score) -> str:
@@ -95,12 +102,19 @@ def describe_score(score: Score) -> str:
     following, next_one = score.next_unit, ""
     if isinstance(following, NextUnit) and following.low is not None and following.high is not None:
         limits = f"{100 * following.low:.0f} to {100 * following.high:.0f} %"
-        next_one = f" For the next {score.unit} expect {limits}."
+        next_one = f" For the next {following.unit} expect {limits}."
     return (
         f"{_capital(PROTOCOLS[score.protocol].setting)}: accuracy {_range(score)}, "
-        f"{_count(score.n)} images in {_count(score.n_groups)} {plural_unit(score)}, "
+        f"{_in_groups(score)}, "
         f"chance {percent(score.chance)}{few}.{next_one}"
     )
+
+
+def _in_groups(score: Score) -> str:
+    """How many test images in how many groups; patients that are groups alone stand once."""
+    if score.row == score.unit and score.n == score.n_groups:
+        return score.sample
+    return f"{score.sample} in {_count(score.n_groups)} {plural_unit(score)}"
 
 
 def describe_source(source: SourceVerdict) -> str:

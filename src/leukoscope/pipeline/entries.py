@@ -21,7 +21,7 @@ from leukoscope.evaluation.calibration_error import (
     recalibration,
 )
 from leukoscope.evaluation.conformal import fit_sets
-from leukoscope.evaluation.forecast import next_unit_interval
+from leukoscope.evaluation.forecast import cohort_interval, next_unit_interval
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
 from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
 from leukoscope.evaluation.metrics import confusion_matrix, malignant_classes
@@ -30,6 +30,8 @@ from leukoscope.pipeline.folds import FINAL, groups_of, unit_of
 from leukoscope.pipeline.jobs import Calibrations, calibration_tables, with_calibration
 
 CURVE_METRICS = ("accuracy", "balanced_accuracy")
+NEXT_PATIENTS = 20
+"""Where patients are the unit, of so many new ones is said how many will be called rightly."""
 PROBE_METRICS = (
     "accuracy",
     "balanced_accuracy",
@@ -120,6 +122,7 @@ def head_of(statistics: Statistics, rows: PredictionTable, protocol: str) -> dic
         "n_groups": len(set(statistics.units(rows, protocol))),
         "group_unit": statistics.unit[protocol],
         "folds": len(set(rows.fold.tolist())),
+        **({} if statistics.config.unit == "image" else {"row": statistics.config.unit}),
     }
 
 
@@ -149,10 +152,13 @@ def next_unit(statistics: Statistics, rows: PredictionTable, protocol: str) -> d
         return {"reason": "this protocol holds out no whole patients or clusters"}
     right = rows.probs.argmax(axis=1) == rows.y_true
     config = statistics.config
+    units, level, seed = statistics.units(rows, protocol), config.confidence, config.seed
     try:
-        found = next_unit_interval(
-            right, statistics.units(rows, protocol), confidence=config.confidence, seed=config.seed
-        )
+        if config.unit == "patient":  # one answer is right or wrong: of several a share can be told
+            unit, count = f"{NEXT_PATIENTS} patients", NEXT_PATIENTS
+            found = cohort_interval(right, units, count=count, confidence=level, seed=seed)
+        else:
+            found = next_unit_interval(right, units, confidence=level, seed=seed)
     except DataError as error:
         return {"reason": error.message}
     return {"unit": unit, "metric": "accuracy", **found.to_json()}

@@ -21,10 +21,10 @@ from leukoscope.pipeline.fitting import linear_logits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inapplicable import inapplicable_probes, picture_scale
 from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.patient_store import Store
 from leukoscope.pipeline.probes import partner_classes, probe_recipe
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.shortcut_summary import Evidence
-from leukoscope.pipeline.store import InputStore
 
 IntArray = NDArray[np.int64]
 METRIC: Final = "roc_auc"
@@ -34,7 +34,7 @@ _ATTEMPTS: Final = 100
 
 
 def negative_control(
-    store: InputStore, plan: ProtocolPlan, config: StudyConfig, progress: Progress
+    store: Store, plan: ProtocolPlan, config: StudyConfig, progress: Progress
 ) -> dict[str, Any]:
     """The entry ``control`` of ``metrics.json``; what an earlier run wrote is read.
 
@@ -169,7 +169,7 @@ def _draw(
 
 
 def gather_evidence(
-    store: InputStore,
+    store: Store,
     plan: ProtocolPlan,
     config: StudyConfig,
     passport: Mapping[str, Any],
@@ -177,11 +177,13 @@ def gather_evidence(
 ) -> Evidence:
     """What was measured of the data and of the pipeline; fits the negative control."""
     return Evidence(
-        inapplicable=inapplicable_probes(config, passport, store),
+        inapplicable=inapplicable_probes(config, passport, store.images),
         partners=partner_classes(store, config.seed),
         control=negative_control(store, plan, config, progress),
         data_errors=data_errors(passport),
-        scale=picture_scale(store, config).to_json() if "grain-only" in config.probes else None,
+        scale=picture_scale(store.images, config).to_json()
+        if "grain-only" in config.probes
+        else None,
     )
 
 

@@ -38,6 +38,8 @@ from leukoscope.pipeline.jobs import (
     read_fit,
     write_fit,
 )
+from leukoscope.pipeline.patient_fitting import PatientTrainer
+from leukoscope.pipeline.patient_store import PatientStore, Store
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import OUTLIERS, GateKeeper
 from leukoscope.pipeline.store import InputStore
@@ -53,7 +55,7 @@ def job_seed(seed: int, *names: object) -> int:
 
 def fit_recipe(
     run: RunFolder,
-    store: InputStore,
+    store: Store,
     recipe: Recipe,
     folds: Sequence[Fold],
     seed: int,
@@ -77,20 +79,20 @@ class RecipeFits:
     """The fits of one recipe: one on each fold, independent of the others.
 
     Attributes:
-        store: Pixels and features.
+        store: Pixels and features, of images or of patients.
         recipe: What is fitted.
         folds: On which folds.
         seed: The study's.
     """
 
-    store: InputStore
+    store: Store
     recipe: Recipe
     folds: tuple[Fold, ...]
     seed: int
 
     @classmethod
     def of(
-        cls, store: InputStore, recipe: Recipe, folds: Iterable[Fold], seed: int
+        cls, store: Store, recipe: Recipe, folds: Iterable[Fold], seed: int
     ) -> RecipeFits:  # fmt: skip
         """The fits that a study makes.
 
@@ -134,8 +136,8 @@ class RecipeFits:
 
     @cached_property
     def gate(self) -> GateKeeper | None:
-        """Fits the gate beside each model; None for recipes whose members are many models."""
-        if self.recipe.inner_folds:
+        """Fits the gate beside each model; None for patients, and where members are many models."""
+        if self.recipe.inner_folds or isinstance(self.store, PatientStore):
             return None
         return GateKeeper.of(self.store, self.recipe, self.seed)
 
@@ -143,6 +145,8 @@ class RecipeFits:
     def trainer(self) -> Trainer:
         """What all fits share, made only where something is left to fit."""
         store, recipe = self.store, self.recipe
+        if isinstance(store, PatientStore):
+            return PatientTrainer.of(store, recipe, self.seed)
         if not recipe.frozen_features:
             pixels = store.pixels(recipe)
             views = store.views(recipe, pixels, self.seed)

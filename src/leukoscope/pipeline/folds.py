@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import SplitError
+from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import PROTOCOLS, base_name, promised_protocol
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.datasets.passport import Audit
@@ -59,11 +61,37 @@ class ProtocolPlan:
         return tuple(name for name in seen if name in PROTOCOLS)
 
 
+OF_IMAGES: Mapping[str, str] = MappingProxyType(
+    {
+        "random": "it divides images, and a row of this study is a patient",
+        "deduplicated": "patients whose images overlap are kept together in `grouped` already",
+        "acquisition": "it holds out clusters of images, and a row of this study is a patient",
+        "acquisition-merged": "it holds out clusters of images, and a row of this study is a "
+        "patient",
+    }
+)
+"""Why a protocol does not apply where patients are the unit."""
+
+
+def study_rows(manifest: Manifest, config: StudyConfig) -> Manifest:
+    """What a study divides and predicts: the images, or the patients in their place.
+
+    Raises:
+        DataError: Patients are the unit, and an image names none, or a patient has two classes.
+    """
+    if config.unit == "image":
+        return manifest
+    return Patients.of(manifest).manifest(manifest.root)
+
+
 def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> ProtocolPlan:
-    """Make the folds of each protocol that was asked for."""
+    """Make the folds of each protocol that was asked for; ``manifest`` is :func:`study_rows`."""
     folds: list[Fold] = []
     inapplicable: list[dict[str, str]] = []
     for protocol in config.protocols:
+        if config.unit == "patient" and protocol in OF_IMAGES:
+            inapplicable.append({"protocol": protocol, "reason": OF_IMAGES[protocol]})
+            continue
         try:
             folds += _folds_of(manifest, audit, protocol, config)
         except SplitError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -26,6 +27,7 @@ from leukoscope.pipeline.one_pass import (
     finished,
     grain_table,
 )
+from leukoscope.pipeline.patient_store import cell_type
 from leukoscope.pipeline.store import InputStore
 
 _PARTS = re.compile(r"\d+|[^\W\d_]+")
@@ -187,6 +189,8 @@ def inapplicable_probes(
 def _reason(
     probe: str, config: StudyConfig, passport: Mapping[str, Any], store: InputStore
 ) -> str | None:
+    if probe == "cell-share":
+        return _without_cell_types([cell_type(record) for record in store.data.records])
     if probe == "scale-bar-only" and not passport["scale_bars"]["images"]:
         n = len(store.data.records)
         return f"the audit found a burned-in scale bar in none of {n} images"
@@ -198,6 +202,8 @@ def _reason(
         table = grain_table(picture_scale(store, config).um_per_px)
         return _without_differences(store.numbers(table), "statistics of the finest detail")
     if probe == "file-only":
+        if config.unit == "patient" and _unequal_numbers(store):
+            return None
         return _same_files(finished(probe, store.numbers(NUMBER_TABLES[probe])))
     if probe in NUMBER_TABLES:
         what = probe.removesuffix("-only")
@@ -205,6 +211,17 @@ def _reason(
             finished(probe, store.numbers(NUMBER_TABLES[probe])), f"statistics of {what}"
         )
     return None
+
+
+def _without_cell_types(types: Sequence[str]) -> str | None:
+    if len(set(types) - {""}) > 1:
+        return None
+    return "the data names no cell types (a manifest's column cell_type gives them)"
+
+
+def _unequal_numbers(store: InputStore) -> bool:
+    """Whether some patients have more images than others."""
+    return len(set(Counter(record.patient_id for record in store.data.records).values())) > 1
 
 
 def _without_ground(shares: NDArray[np.float64]) -> str | None:

@@ -126,7 +126,12 @@ def reading_order(records: Sequence[ImageRecord]) -> Rows:
 
 
 def partner_rows(
-    records: Sequence[ImageRecord], y: NDArray[np.int64], classes: int, seed: int
+    records: Sequence[ImageRecord],
+    y: NDArray[np.int64],
+    classes: int,
+    seed: int,
+    *,
+    of_patients: bool = False,
 ) -> Rows:
     """(n,) row of each image's partner of another class.
 
@@ -140,6 +145,7 @@ def partner_rows(
         y: (n,) their classes.
         classes: Number of classes.
         seed: Of the draws.
+        of_patients: Draw the class once for all images of a patient.
     """
     order = reading_order(records)
     place = np.empty(len(order), np.int64)
@@ -151,7 +157,8 @@ def partner_rows(
         if not others:
             continue
         rng = _rng(seed, record)
-        own = members[others[int(rng.integers(len(others)))]]
+        draw = _rng_of(f"{seed}:{record.patient_id}") if of_patients else rng
+        own = members[others[int(draw.integers(len(others)))]]
         back = 1 + int(rng.integers(min(_NEAREST, len(own))))
         before = int(np.searchsorted(own, place[row])) - back
         partners[row] = order[own[before % len(own)]]
@@ -159,7 +166,10 @@ def partner_rows(
 
 
 def _rng(seed: int, record: ImageRecord) -> np.random.Generator:
-    text = f"{seed}:{record.sha256}:{record.image_id}"
+    return _rng_of(f"{seed}:{record.sha256}:{record.image_id}")
+
+
+def _rng_of(text: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 

@@ -68,7 +68,7 @@ class UnseenImages:
             )
         tables = [_tested(files, recipe, fold) for fold in own]
         table = concatenate(tables)
-        named = {record.image_id: record.patient_id for record in files.manifest.usable}
+        named = {record.image_id: record.patient_id for record in files.rows.usable}
         patients = [named.get(image_id, "") for image_id in table.image_id.tolist()]
         units = [
             unit

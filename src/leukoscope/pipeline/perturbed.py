@@ -24,6 +24,7 @@ from leukoscope.core.protocols import PROTOCOLS, strictest
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import apply_calibration, softmax
 from leukoscope.evaluation.combining import log_probs, weighted_mean
+from leukoscope.evaluation.patient_heads import Bags, bag_logits
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
 from leukoscope.learning.trainer import predict_logits
@@ -31,6 +32,8 @@ from leukoscope.pipeline.fitting import HeadTrainer, job_seed
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inner_folds import fit_inner_folds
 from leukoscope.pipeline.jobs import Labelled, Logits, calibrate_fits, calibrations_of_run
+from leukoscope.pipeline.patient_fitting import PatientTrainer, load_head_of
+from leukoscope.pipeline.patient_store import PatientStore, Store
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.shortcut_summary import MODEL_ON
 from leukoscope.pipeline.store import InputStore, Wanted
@@ -41,15 +44,29 @@ Rows = NDArray[np.int64]
 PERTURBED_IMAGES = 300
 """So many images at most are perturbed, spread over classes, patients and clusters."""
 
+PATIENT_IMAGES = 5000
+"""Where patients are the unit, whole patients with about so many images at most in all."""
+
 PERTURBED_INPUTS = (*PERTURBED, *DEGRADED)
 """The inputs that the models of a study are applied to, besides whole images."""
 
 
-def perturbed_wanted(store: InputStore, recipe: Recipe, config: StudyConfig) -> list[Wanted]:
+def perturbed_patients(store: PatientStore, seed: int) -> Rows:
+    """(m,) rows of patients, spread over classes, all of whose images are perturbed."""
+    order = spread_order(store.data, seed)
+    images = np.cumsum([len(store.patients.rows[row]) for row in order])
+    few = max(2 * len(store.data.class_names), int(np.searchsorted(images, PATIENT_IMAGES)))
+    return np.sort(order[:few])
+
+
+def perturbed_wanted(store: Store, recipe: Recipe, config: StudyConfig) -> list[Wanted]:
     """Features of perturbed images that a recipe on a frozen backbone will be applied to."""
     if not recipe.frozen_features:
         return []
-    rows = perturbed_rows(store.data, config.seed)
+    if isinstance(store, PatientStore):
+        rows = store.image_rows(perturbed_patients(store, config.seed))
+    else:
+        rows = perturbed_rows(store.data, config.seed)
     return [Wanted(recipe, name, rows) for name in PERTURBED_INPUTS]
 
 
@@ -60,6 +77,11 @@ def perturbed_rows(data: Labelled, seed: int, most: int = PERTURBED_IMAGES) -> R
     """
     if len(data.records) <= most:
         return np.arange(len(data.records))
+    return np.sort(spread_order(data, seed)[:most])
+
+
+def spread_order(data: Labelled, seed: int) -> Rows:
+    """(n,) all rows in an order of which every first part is spread as :func:`perturbed_rows`."""
     rng = np.random.default_rng([seed, 15])
     lots = rng.random(len(data.records))
     turns: list[tuple[int, float, int]] = []
@@ -74,11 +96,11 @@ def perturbed_rows(data: Labelled, seed: int, most: int = PERTURBED_IMAGES) -> R
             rounds.append((seen[unit], float(lots[row]), int(row)))
         ordered = sorted(rounds)
         turns += [(at, lot, row) for at, (_, lot, row) in enumerate(ordered)]
-    return np.sort(np.array([row for _, _, row in sorted(turns)[:most]], np.int64))
+    return np.array([row for _, _, row in sorted(turns)], np.int64)
 
 
 def run_perturbed(
-    store: InputStore,
+    store: Store,
     recipe: Recipe,
     plan: ProtocolPlan,
     config: StudyConfig,
@@ -101,7 +123,11 @@ def run_perturbed(
     tables: list[PredictionTable] = []
     if not folds:
         return tables
-    models = PerturbedModels(store, recipe, PERTURBED_INPUTS, config.seed)
+    models: PerturbedModels | PerturbedPatients
+    if isinstance(store, PatientStore):
+        models = PerturbedPatients(store, recipe, PERTURBED_INPUTS, config.seed)
+    else:
+        models = PerturbedModels(store, recipe, PERTURBED_INPUTS, config.seed)
     tables_of_fits = [PredictionTable.load(_table_path(store, recipe, fold)) for fold in folds]
     calibrate_fits(folds, tables_of_fits, lambda f: _table_path(store, recipe, f).parent, PROTOCOLS)
     calibrations = calibrations_of_run(store.run, [recipe.name], folds)
@@ -121,12 +147,15 @@ def run_perturbed(
     return tables
 
 
-def _table_path(store: InputStore, recipe: Recipe, fold: Fold) -> Path:
+def _table_path(store: Store, recipe: Recipe, fold: Fold) -> Path:
     return store.run.fit_predictions(recipe.name, fold.protocol, fold.fold)
 
 
 def _one_fold(
-    models: PerturbedModels, fold: Fold, name: str, calibration: Calibration | None
+    models: PerturbedModels | PerturbedPatients,
+    fold: Fold,
+    name: str,
+    calibration: Calibration | None,
 ) -> PredictionTable:
     store, recipe = models.store, models.recipe
     target = store.run.cache / "edited" / recipe.name / fold.protocol / f"{name}-{fold.fold}.csv"
@@ -260,6 +289,77 @@ class PerturbedModels:
             found = trainer.fit(parts, scratch, seed, _quiet)["test"]
         ends = np.cumsum([len(of) for of in rows.values()])[:-1]
         return dict(zip(rows, np.split(found, ends), strict=True))
+
+
+@dataclass
+class PerturbedPatients:
+    """The fitted heads of one recipe, and patients all of whose images are perturbed.
+
+    Attributes:
+        store: Features.
+        recipe: Whose heads.
+        inputs: Which versions.
+        seed: The study's.
+    """
+
+    store: PatientStore
+    recipe: Recipe
+    inputs: Sequence[str]
+    seed: int
+    _bags: dict[str, Bags] = field(default_factory=dict)
+    _found: dict[str, Logits] = field(default_factory=dict)
+
+    def rows(self, fold: Fold, name: str) -> Rows:
+        """Test patients of a fold that are perturbed."""
+        rows = self.store.data.rows(fold, "test")
+        return rows[np.isin(rows, self._chosen)]
+
+    def logits(self, fold: Fold, name: str) -> Logits:
+        """(m, K) of :meth:`rows` by the model that was fitted in this fold."""
+        rows = self.rows(fold, name)
+        if not len(rows):
+            return np.empty((0, len(self.store.data.class_names)))
+        folder = self.store.run.model(self.recipe.name, fold.protocol, fold.fold)
+        head = load_head_of(self.recipe, folder)
+        if head is not None:
+            return bag_logits(head, self._of(name, rows))
+        if not self._found:
+            self._found = self._fit_again(fold, rows)
+        return self._found[name]
+
+    def forget(self) -> None:
+        """Drop what holds for one fold only."""
+        self._found = {}
+
+    @cached_property
+    def _chosen(self) -> Rows:
+        return perturbed_patients(self.store, self.seed)
+
+    def _of(self, name: str, rows: Rows) -> Bags:
+        if name not in self._bags:
+            self._bags[name] = self.store.bags(self.recipe, name, self.seed, self._chosen)
+        return self._bags[name].take(np.searchsorted(self._chosen, rows))
+
+    def _fit_again(self, fold: Fold, rows: Rows) -> dict[str, Logits]:
+        """Fit as the study did, with the perturbed patients of all versions as the test part."""
+        store, data = self.store, self.store.data
+        trainer = PatientTrainer.of(store, self.recipe, self.seed)
+        bags = trainer.bags
+        for name in self.inputs:
+            bags = bags.followed_by(self._of(name, rows))
+        again = tuple(data.records[row] for _ in self.inputs for row in rows)
+        more = replace(data, records=(*data.records, *again))
+        trainer = replace(trainer, bags=bags, data=more)
+        parts = {part: data.rows(fold, part) for part in ("train", "val", "cal")}
+        parts["test"] = len(data.records) + np.arange(len(again))
+        seed = job_seed(self.seed, self.recipe.name, fold.protocol, fold.fold)
+        scratch = store.run.cache / "edited" / "again"
+        if self.recipe.inner_folds:
+            members = self.recipe.inner_folds
+            fitted = fit_inner_folds(trainer, more, fold, members, scratch, seed, _quiet, parts)
+        else:
+            fitted = trainer.fit(parts, scratch, seed, _quiet)
+        return dict(zip(self.inputs, np.split(fitted["test"], len(self.inputs)), strict=True))
 
 
 def _quiet(done: int, total: int, *, later: int = 0) -> None:

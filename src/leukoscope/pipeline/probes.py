@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import LinearHeadTraining, Recipe
-from leukoscope.config.study import StudyConfig
+from leukoscope.config.study import PATIENT_PROBES, StudyConfig
 from leukoscope.core.files import sha256_json
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.predictions import PredictionTable
@@ -43,18 +43,28 @@ from leukoscope.pipeline.jobs import (
     write_fit,
 )
 from leukoscope.pipeline.one_pass import NUMBER_TABLES, NumberTable, finished, grain_table
+from leukoscope.pipeline.patient_store import PatientStore, Store, cell_shares
 from leukoscope.pipeline.perturbed import perturbed_wanted, run_perturbed
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import appearance_table
 from leukoscope.pipeline.store import InputStore, Wanted
 
 NUMERIC = (*NUMBER_TABLES, "grain-only", "order-only")
-"""Probes that see numbers, not images."""
+"""Probes of every study that see numbers, not images."""
 
 
 LINEAR = ("grain-only", "frame-only")
 """Those whose numbers are put on a normal scale and given to a linear head: trees would also read
 how *exact* a statistic is, which is the area of the cells that it was taken from."""
+
+
+def sees_image(probe: str) -> bool:
+    """Whether a probe is fitted on features of pictures, and not on numbers.
+
+    >>> sees_image("ground-only"), sees_image("file-only"), sees_image("cell-share")
+    (True, False, False)
+    """
+    return probe not in NUMERIC and probe not in PATIENT_PROBES
 
 
 TREES = 50
@@ -64,35 +74,35 @@ _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
 def number_table(probe: str, scale: PictureScale) -> NumberTable | None:
-    """The table that a probe is fitted on; None for ``order-only`` and those that see images."""
+    """The table that a probe is fitted on; None for those that see images, names or cell types."""
     return grain_table(scale.um_per_px) if probe == "grain-only" else NUMBER_TABLES.get(probe)
 
 
-def prepare_study(store: InputStore, config: StudyConfig, *, models: bool = True) -> None:
+def prepare_study(store: Store, config: StudyConfig, *, models: bool = True) -> None:
     """Read the files once for all that the recipes, probes and perturbed images of a study need.
 
     ``models`` says whether the recipes are trained, or only stand behind probes.
     """
-    scale = picture_scale(store, config)
+    scale = picture_scale(store.images, config)
     wanted: list[Wanted] = []
     tables = list(measured_tables(config))
     for recipe in config.recipes if models else ():
         if recipe.frozen_features:
             wanted.append(Wanted(recipe, "image"))
-        if not recipe.inner_folds:
+        if not recipe.inner_folds and not isinstance(store, PatientStore):
             tables.append(appearance_table(recipe.preprocess))
         wanted += perturbed_wanted(store, recipe, config)
     for probe in config.probes:
         table = number_table(probe, scale)
         if table is not None:
             tables.append(table)
-        elif probe not in NUMERIC:
+        elif sees_image(probe):
             wanted.append(Wanted(probe_recipe(config), probe))
-    store.prepare(wanted, tables, config.seed)
+    store.images.prepare(wanted, tables, config.seed)
 
 
 def shortcut_tables(
-    store: InputStore,
+    store: Store,
     passport: Mapping[str, Any],
     plan: ProtocolPlan,
     config: StudyConfig,
@@ -100,7 +110,7 @@ def shortcut_tables(
 ) -> list[PredictionTable]:
     """All probes of a study, and its models on perturbed images; what is finished is read."""
     prepare_study(store, config)
-    left_out = {row["probe"] for row in inapplicable_probes(config, passport, store)}
+    left_out = {row["probe"] for row in inapplicable_probes(config, passport, store.images)}
     tables = []
     for probe in config.probes:
         if probe not in left_out:
@@ -111,7 +121,7 @@ def shortcut_tables(
 
 
 def run_probe(
-    store: InputStore,
+    store: Store,
     probe: str,
     plan: ProtocolPlan,
     config: StudyConfig,
@@ -141,15 +151,13 @@ class ProbeFits:
         config: The study's.
     """
 
-    store: InputStore
+    store: Store
     probe: str
     folds: tuple[Fold, ...]
     config: StudyConfig
 
     @classmethod
-    def of(
-        cls, store: InputStore, probe: str, plan: ProtocolPlan, config: StudyConfig
-    ) -> ProbeFits:
+    def of(cls, store: Store, probe: str, plan: ProtocolPlan, config: StudyConfig) -> ProbeFits:
         """Those on every fold of every protocol that applies."""
         folds = tuple(fold for name in plan.names for fold in plan.of(name))
         return cls(store, probe, folds, config)
@@ -157,8 +165,8 @@ class ProbeFits:
     @property
     def classifier(self) -> str:
         """Name for the table."""
-        if self.probe in NUMERIC:
-            kind = "linear" if self.probe in LINEAR else "forest"
+        if not sees_image(self.probe):
+            kind = "linear" if self.probe in (*LINEAR, "cell-share") else "forest"
             return f"{self.probe.removesuffix('-only')}-{kind}"
         return probe_recipe(self.config).name
 
@@ -183,24 +191,41 @@ class ProbeFits:
     def _logits(self, rows: Mapping[str, NDArray[np.int64]]) -> dict[str, Logits]:
         """Fit the probe's classifier and apply it to the held-out images."""
         values, data = self._values, self.store.data
+        if self.probe == "cell-share":
+            return plain_logits(values, data, rows)
         if self.probe in LINEAR:
             return rank_logits(values, data, rows)
-        if self.probe in NUMERIC:
+        if not sees_image(self.probe):
             return forest_logits(values, data, self.config.seed, rows)
         return linear_logits(probe_recipe(self.config), values, data, rows)
 
     @cached_property
     def _values(self) -> NDArray[Any]:
         """What the probe sees of every image: (n, d) numbers, or features of a picture."""
-        if self.probe in NUMERIC:
+        if not sees_image(self.probe):
             return probe_numbers(self.store, self.probe, self.config)
         return self.store.features(probe_recipe(self.config), self.probe, self.config.seed)
 
 
-def probe_numbers(
+def probe_numbers(store: Store, probe: str, config: StudyConfig) -> NDArray[np.float64]:
+    """(n, d) float64 numbers that a probe of :data:`NUMERIC` is fitted on; NaN where unknown.
+
+    Of patients mean and deviation over their images, and in ``file-only`` how many images.
+    """
+    if not isinstance(store, PatientStore):
+        return image_numbers(store, probe, config)
+    if probe == "cell-share":
+        return cell_shares(store.images.data.records, store.patients)
+    found = store.pooled(image_numbers(store.images, probe, config))
+    if probe != "file-only":
+        return found
+    return np.column_stack([found, [len(rows) for rows in store.patients.rows]])
+
+
+def image_numbers(
     store: InputStore, probe: str, config: StudyConfig
 ) -> NDArray[np.float64]:  # fmt: skip
-    """(n, d) float64 numbers that a probe of :data:`NUMERIC` is fitted on; NaN where unknown."""
+    """(n, d) float64 numbers of every image for a probe of :data:`NUMERIC`; NaN where unknown."""
     if probe == "order-only":
         return listing_numbers(store)
     table = number_table(probe, picture_scale(store, config))
@@ -254,6 +279,21 @@ def rank_logits(
     """
     train = values[rows["train"]]
     shown = normal_scores(train, np.where(np.isnan(values), _medians(train), values))
+    return _penalised(shown, data, rows)
+
+
+def plain_logits(
+    values: NDArray[np.float64], data: Labelled, rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Logits]:
+    """A linear head on numbers as they are; what is unknown becomes the median as above."""
+    shown = np.where(np.isnan(values), _medians(values[rows["train"]]), values)
+    return _penalised(shown, data, rows)
+
+
+def _penalised(
+    shown: NDArray[np.float64], data: Labelled, rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Logits]:
+    """A linear head whose penalty ``val`` selects."""
     head = fit_linear_head(
         shown[rows["train"]],
         data.y[rows["train"]],
@@ -291,6 +331,6 @@ def _medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def partner_classes(store: InputStore, seed: int) -> dict[str, int]:
-    """Image id → class of its partner in the transplant control, for ``transplant_hits``."""
+def partner_classes(store: Store, seed: int) -> dict[str, int]:
+    """Image id (or patient) → class of its partner in the transplant control."""
     return store.partner_classes(seed)

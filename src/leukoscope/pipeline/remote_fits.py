@@ -21,10 +21,10 @@ from leukoscope.pipeline.fitting import RecipeFits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.gradient_training import GradientTrainer
 from leukoscope.pipeline.inapplicable import inapplicable_probes
-from leukoscope.pipeline.jobs import Labelled, SharedTraining
+from leukoscope.pipeline.jobs import SharedTraining
+from leukoscope.pipeline.patient_store import PatientStore, Store, open_store
 from leukoscope.pipeline.probes import ProbeFits, prepare_study
 from leukoscope.pipeline.progress import Progress, Tell
-from leukoscope.pipeline.store import InputStore
 
 
 class FitKey(NamedTuple):
@@ -58,10 +58,10 @@ class Executor(Protocol):
 
 
 def all_fits(
-    store: InputStore, plan: ProtocolPlan, config: StudyConfig, passport: Mapping[str, Any]
+    store: Store, plan: ProtocolPlan, config: StudyConfig, passport: Mapping[str, Any]
 ) -> list[RecipeFits | ProbeFits]:
     """The fits of every recipe and probe of a study."""
-    left_out = {row["probe"] for row in inapplicable_probes(config, passport, store)}
+    left_out = {row["probe"] for row in inapplicable_probes(config, passport, store.images)}
     return [
         *(RecipeFits.of(store, recipe, plan.folds, config.seed) for recipe in config.recipes),
         *(ProbeFits.of(store, p, plan, config) for p in config.probes if p not in left_out),
@@ -69,14 +69,15 @@ def all_fits(
 
 
 def fit_elsewhere(
-    store: InputStore,
+    store: Store,
     plan: ProtocolPlan,
     config: StudyConfig,
     passport: Mapping[str, Any],
     executor: Executor,
 ) -> None:
     """Have an executor do every fit of a study that is not finished."""
-    store = replace(store, shared=True)
+    if not isinstance(store, PatientStore):
+        store = replace(store, shared=True)
     prepare_study(store, config)
     keys = []
     try:
@@ -89,7 +90,7 @@ def fit_elsewhere(
             with store.progress.step(f"fits in other processes, {len(keys)} in all") as tell:
                 executor(store.run.path, keys, tell)
     finally:
-        shutil.rmtree(store.shared_folder, ignore_errors=True)
+        shutil.rmtree(store.images.shared_folder, ignore_errors=True)
 
 
 def fit_one(run: str, key: FitKey) -> None:
@@ -122,8 +123,7 @@ def open_fits(run: str, kind: str, name: str) -> RecipeFits | ProbeFits:
 def _opened(run: str, written: int, kind: str, name: str) -> RecipeFits | ProbeFits:
     files = RunFiles.open(Path(run))
     plan = ProtocolPlan(files.splits, (), ())
-    data = Labelled(files.manifest.usable, files.manifest.class_names, files.config.data.roles)
-    store = InputStore(files.run, files.manifest, data, Progress(), shared=True)
+    store = open_store(files.run, files.manifest, files.config, Progress(), shared=True)
     every = all_fits(store, plan, files.config, files.passport)
     return next(one for one in every if _which(one) == (kind, name))
 

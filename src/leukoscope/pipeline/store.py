@@ -60,6 +60,8 @@ class InputStore:
         progress: Told as images pass.
         shared: Keep pixels in a file that several processes map, below :attr:`shared_folder`.
         announce: Tells other processes of each gradient training, in which they take part.
+        pairs_of_patients: All images of a patient have their partners, whose leukocytes are removed
+            too, in one class.
         parent: The store of which this one is a part, see :meth:`subset`.
         parent_rows: Rows of the parent that are its rows.
     """
@@ -70,9 +72,15 @@ class InputStore:
     progress: Progress
     shared: bool = False
     announce: Announce | None = None
+    pairs_of_patients: bool = False
     parent: InputStore | None = None
     parent_rows: Rows | None = None
     _networks: dict[str, Network] = field(default_factory=dict)
+
+    @property
+    def images(self) -> InputStore:
+        """The store whose rows are images: this one."""
+        return self
 
     def subset(self, rows: Rows, run: RunFolder) -> InputStore:
         """A store of some of the images, whose features, tables and pixels are rows of these.
@@ -201,7 +209,8 @@ class InputStore:
     def partner_rows(self, seed: int) -> Rows:
         """(n,) row of the image whose leukocytes are removed from each one's ground too."""
         return partner_rows(
-            self.data.records, self.data.y, len(self.data.class_names), seed
+            self.data.records, self.data.y, len(self.data.class_names), seed,
+            of_patients=self.pairs_of_patients,
         )  # fmt: skip
 
     def partner_classes(self, seed: int) -> dict[str, int]:

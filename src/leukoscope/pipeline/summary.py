@@ -75,6 +75,8 @@ def by_patient(
     Returns:
         ``{"protocol", "methods", "results": […]}``, or ``{"inapplicable": reason}``.
     """
+    if config.unit == "patient":
+        return {"inapplicable": "every row of this study is a patient already"}
     if not patients:
         known = {row["protocol"]: row["reason"] for row in inapplicable}
         asked = f"no protocol of this study holds patients out (`{PROTOCOL}` was not asked for)"
@@ -337,7 +339,8 @@ def _promises(
     }
     first, known = tests[recipes[0]], statistics.groups
     partitions = {unit: known[name] for unit, name in PARTITIONS.items() if name in known}
-    decisions = decision_entries(first, recipes[0], partitions)
+    shown = {} if config.unit == "patient" else partitions  # a row says nothing of itself
+    decisions = decision_entries(first, recipes[0], shown)
     decisions["operating_point"] = operating_entry(
         first, config.operating_point, partitions.get("patient")
     )

@@ -99,7 +99,9 @@ class FittedRun(RunFiles):
         Raises:
             UnknownNameError: The run has no such recipe or protocol.
             DataError: Nothing of it is finished yet, or its model was not kept.
+            UsageError: The unit of the run is the patient.
         """
+        self.need_images("what is asked of its models")
         name = recipe or next((n for n in self.recipes if any(self._fitted(n))), self.recipes[0])
         self.check_recipe(name)
         done = [p for p in self._fitted(name) if p in PROTOCOLS]

@@ -16,15 +16,17 @@ from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recip
 from leukoscope.config.study import PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
+from leukoscope.core.patients import Patients
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.measurements import audit_image
 from leukoscope.evaluation.conformal import fewest_for
 from leukoscope.evaluation.intervals import MIN_GROUPS
+from leukoscope.pipeline.folds import OF_IMAGES
 from leukoscope.pipeline.inapplicable import PictureScale
 from leukoscope.pipeline.inputs import GROUND, load_input, observe
 from leukoscope.pipeline.one_pass import NumberTable
-from leukoscope.pipeline.perturbed import PERTURBED_IMAGES, PERTURBED_INPUTS
-from leukoscope.pipeline.probes import NUMERIC, number_table, probe_recipe
+from leukoscope.pipeline.perturbed import PATIENT_IMAGES, PERTURBED_IMAGES, PERTURBED_INPUTS
+from leukoscope.pipeline.probes import number_table, probe_recipe, sees_image
 from leukoscope.pipeline.progress import Listener
 from leukoscope.study.run import read_data
 
@@ -87,6 +89,8 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     n = len(manifest.usable)
     if n == 0:
         raise DataError(f"{config.data.path}: no usable image")
+    if config.unit == "patient":
+        Patients.of(manifest)
     if not config.external:
         check_roles(config.data.roles, manifest.class_names)
     listener("timing a sample", 0, 0)
@@ -108,7 +112,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     for probe in config.probes:
         seconds = _probe_seconds(config, probe, timed, n, fits, paths)
         steps.append(PlannedStep(f"probe {probe}", f"{fits} fits", seconds))
-        disk_mb += 0 if probe in NUMERIC else n * FEATURES_MB
+        disk_mb += n * FEATURES_MB if sees_image(probe) else 0
     steps.append(PlannedStep("statistics, bundle, report", "", 20 + n * 0.008))
     limits = tuple(_limits(manifest, config, cut_out))
     return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits)
@@ -128,7 +132,8 @@ def _recipe_steps(
     if recipe.frozen_features:
         disk_mb += n * FEATURES_MB
         model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
-    shown = len(PERTURBED_INPUTS) * min(n, PERTURBED_IMAGES)
+    most = PERTURBED_IMAGES if config.unit == "image" else PATIENT_IMAGES
+    shown = len(PERTURBED_INPUTS) * min(n, most)
     if not recipe.frozen_features:  # features serve all protocols
         shown += len(PERTURBED) * min(n, PERTURBED_IMAGES) * (len(protocols) - 1)
     steps = [
@@ -147,7 +152,7 @@ def _probe_seconds(
     paths: Sequence[Path],
 ) -> float:
     """Seconds of a probe's fits, and of making what it sees of each image."""
-    if probe in NUMERIC:
+    if not sees_image(probe):
         table = number_table(probe, PictureScale(None, "unknown"))
         if table is None:
             return fits * FOREST_S
@@ -257,6 +262,8 @@ def _likely_protocols(manifest: Manifest, config: StudyConfig, cut_out: bool) ->
     """Protocols that manifest and sample do not rule out; the audit may rule out more."""
     records = manifest.usable
     ruled_out = {"acquisition", "acquisition-merged"} if cut_out else set()
+    if config.unit == "patient":
+        ruled_out |= set(OF_IMAGES)
     if not all(record.patient_id for record in records):
         ruled_out.add("grouped")
     if not any(record.given_part for record in records):

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
 from leukoscope.config.base import validate
 from leukoscope.config.loading import (
     apply_overrides,
@@ -23,6 +23,7 @@ from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.labels import Roles, check_roles, named_roles
+from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
@@ -30,7 +31,7 @@ from leukoscope.datasets.layouts import load_dataset, stated_roles
 from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols
+from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols, study_rows
 from leukoscope.pipeline.inputs import check_unchanged
 from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.progress import Listener, Progress, describe_environment
@@ -83,7 +84,7 @@ def external_values(
 
 _OF_STUDY = (
     "splits", "bootstrap", "confidence", "coverage", "set_score", "set_guarantee",
-    "operating_point", "explanations", "bundle", "control_draws", "um_per_px",
+    "operating_point", "explanations", "bundle", "control_draws", "um_per_px", "unit",
 )  # fmt: skip
 """Keys of overrides that change the study; all others change every recipe."""
 
@@ -106,7 +107,8 @@ class StudyResult:
 def study_config(
     data: Path | str,
     *,
-    recipes: Sequence[str] = (DEFAULT_RECIPE,),
+    recipes: Sequence[str] = (),
+    unit: str = "image",
     protocols: Sequence[str] | None = None,
     probes: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
@@ -125,7 +127,10 @@ def study_config(
 
     Args:
         data: Folder or CSV manifest.
-        recipes: Recipe names or TOML files; the first becomes the bundle.
+        recipes: Recipe names or TOML files; the first becomes the bundle. Default:
+            :data:`~leukoscope.config.DEFAULT_RECIPE`, or those of
+            :data:`~leukoscope.config.PATIENT_RECIPES`.
+        unit: ``patient`` to classify each patient by all of its images together.
         protocols: Default: all, those that do not apply are recorded with the reason.
         probes: Default: those of :data:`~leukoscope.config.study.DEFAULT_PROBES`; ``all`` for
             every one.
@@ -151,7 +156,8 @@ def study_config(
     """
     for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in _OF_STUDY]
     for_recipes = [text for text in overrides if text not in for_study]
-    chosen = _trainable_recipes(recipes, for_recipes)
+    usual = PATIENT_RECIPES if unit == "patient" else (DEFAULT_RECIPE,)
+    chosen = _trainable_recipes(recipes or usual, for_recipes)
     if backbone or weights:
         chosen = [replace_backbone(recipe, backbone, weights) for recipe in chosen]
     of_column = stated_roles(data, layout=layout, class_map=class_map, target=target)
@@ -164,9 +170,10 @@ def study_config(
             "roles": stated,
             "target": target,
         },
+        "unit": unit,
         "recipes": [recipe.model_dump() for recipe in chosen],
         "protocols": list(protocols or PROTOCOLS),
-        "probes": list(chosen_probes(probes)),
+        "probes": list(chosen_probes(probes, unit)),
         "splits": {"folds": usual_folds(chosen) if folds is None else folds},
         "seed": seed,
         "external": external_values(external, external_layouts, class_map, stated, target),
@@ -261,9 +268,7 @@ def run_study(
     _check_external(config, images)
     with progress.step("splits"):
         plan = _write_splits(run, found, config, shared=announce is not None)
-    tables, evidence = _fit_everything(
-        run, config, found, images, plan, progress, executor, announce
-    )
+    tables, evidence = _fit_everything(run, config, found, plan, progress, executor, announce)
     with progress.step("statistics"):
         metrics = _write_statistics(run, config, found, plan, tables, evidence)
     if report:
@@ -330,6 +335,8 @@ def audited(config: StudyConfig, listener: Listener) -> Audit:
             f"{config.data.path}: none of its {len(manifest.images)} files can be used",
             hint="see `leukoscope data inspect` for what was expected",
         )
+    if config.unit == "patient":
+        Patients.of(manifest)  # refused now, not after minutes of audit
     if not config.external:  # else see check_external
         check_roles(config.data.roles, manifest.class_names)
     slow = search_note(len(manifest.images))
@@ -401,14 +408,17 @@ def _write_splits(
     run: RunFolder, found: Audit, config: StudyConfig, *, shared: bool
 ) -> ProtocolPlan:
     """Plan the folds, and note what they are worth where processes share each training."""
-    plan = plan_protocols(found.manifest, found, config)
+    rows = study_rows(found.manifest, config)
+    plan = plan_protocols(rows, found, config)
     if not plan.folds:
         reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
         raise DataError(f"no protocol applies to this data ({reasons})")
-    if config.bundle and not config.recipes[0].no_bundle_reason:
-        final = final_fold(found.manifest, config, plan.folds)
+    if config.bundle and not config.no_bundle_reason:
+        final = final_fold(rows, config, plan.folds)
         plan = replace(plan, folds=(*plan.folds, final))
-    save_folds(run.splits, plan.folds, found.manifest)
+    save_folds(run.splits, plan.folds, rows)
+    if config.unit == "patient":
+        Patients.of(found.manifest).save(run.patients)
     if shared:
         from leukoscope.pipeline.remote_fits import worker_notes
 
@@ -420,7 +430,6 @@ def _fit_everything(
     run: RunFolder,
     config: StudyConfig,
     found: Audit,
-    images: Labelled,
     plan: ProtocolPlan,
     progress: Progress,
     executor: Executor | None,
@@ -428,20 +437,22 @@ def _fit_everything(
 ) -> tuple[list[PredictionTable], Evidence]:
     from leukoscope.pipeline.evidence import gather_evidence
     from leukoscope.pipeline.fitting import fit_recipe
+    from leukoscope.pipeline.patient_store import PatientStore, open_store
     from leukoscope.pipeline.probes import prepare_study, shortcut_tables
     from leukoscope.pipeline.remote_fits import fit_elsewhere
-    from leukoscope.pipeline.store import InputStore
 
-    store = InputStore(run, found.manifest, images, progress)
+    store = open_store(run, found.manifest, config, progress)
     prepare_study(store, config)
     if executor is not None:
         fit_elsewhere(store, plan, config, found.passport, executor)
-    own = store if announce is None else replace(store, shared=True, announce=announce)
+    own = store
+    if announce is not None and not isinstance(store, PatientStore):
+        own = replace(store, shared=True, announce=announce)
     tables = []
     for recipe in config.recipes:
         tables += fit_recipe(run, own, recipe, plan.folds, config.seed, progress)
     if announce is not None:
-        shutil.rmtree(store.shared_folder, ignore_errors=True)
+        shutil.rmtree(store.images.shared_folder, ignore_errors=True)
     tables += shortcut_tables(store, found.passport, plan, config, progress)
     return tables, gather_evidence(store, plan, config, found.passport, progress)
 
@@ -508,11 +519,15 @@ def _explain_and_pack(
     from leukoscope.study.bundling import keep_bundle
     from leukoscope.study.explanations import explain_study
     from leukoscope.study.feature_maps import map_study
+    from leukoscope.study.patient_sheets import explain_patients
 
-    packable = not config.recipes[0].no_bundle_reason
+    packable = not config.no_bundle_reason
     with progress.step("explanations") as tell:
-        explain_study(run, config.explanations, tell)
-        map_study(run, tell)
+        if config.unit == "image":
+            explain_study(run, config.explanations, tell)
+            map_study(run, tell)
+        elif config.explanations:
+            explain_patients(run, tell)
         if not list(run.figures.glob("overlaps*.png")):
             contact_sheet(found.manifest, found, run.figures / "overlaps", pages=1)
     if config.bundle and packable:

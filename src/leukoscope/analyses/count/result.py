@@ -18,7 +18,7 @@ from leukoscope.analyses.count.shares import (
     save_counts,
 )
 from leukoscope.analyses.count.truth import agreement_with_truth
-from leukoscope.core.errors import DataError
+from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import file_part
 from leukoscope.evaluation.prevalence import PrevalenceModel
 from leukoscope.runtime.predictor import Predictor
@@ -58,6 +58,12 @@ def make_counts(
     from leukoscope.reporting.pages.cell_sheet import write_cell_sheet
     from leukoscope.reporting.pages.counts import write_counts_page
 
+    if predictor.record.patient is not None:
+        raise UsageError(
+            f"{predictor.bundle.folder}: this bundle answers for patients and does not know what "
+            "a single cell is",
+            hint="count with a bundle of a study whose labels are cell types",
+        )
     patients = count_cells(predictor, material, lambda *at: show("counting", *at))
     decided = apply_corrections(patients, corrections, predictor.class_names)
     confusions = predictor.bundle.load_confusions()

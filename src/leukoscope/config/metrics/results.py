@@ -78,6 +78,7 @@ class Sampled(Record):
         n_groups: Units that the intervals resample.
         group_unit: What such a unit is, e.g. ``patient``.
         folds: Models that were tested.
+        row: What ``n`` counts: ``image``, or ``patient`` where that is the unit of the study.
     """
 
     protocol: str
@@ -85,13 +86,14 @@ class Sampled(Record):
     n_groups: int
     group_unit: str
     folds: int
+    row: Literal["image", "patient"] = "image"
 
 
 class NextUnit(Estimate):
     """The accuracy to expect on the next patient or cluster: a prediction interval.
 
     Attributes:
-        unit: What was held out as a whole.
+        unit: What was held out as a whole; ``20 patients`` where a row is a patient.
         metric: Always ``accuracy``.
         n_groups: Units it was estimated from.
         median_n: Images of the median unit.
