@@ -59,7 +59,11 @@ def predict(
     ] = None,
     explain: Annotated[
         Path | None,
-        typer.Option("--explain", help="Folder for heat maps, and overlays of cut images."),
+        typer.Option(
+            "--explain",
+            help="Folder for heat maps, overlays of cut images, and with --by-patient and a bundle "
+            "made for patients a sheet of the cells that decided about each.",
+        ),
     ] = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
@@ -160,6 +164,11 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
         typer.echo(f"audit log {log}: head {audit.head}", err=True)
     if patients is not None:
         _tell_patients(patients, out, outputs.as_json)
+        if outputs.explain is not None and patients.head is not None:
+            sheets = patients.save_sheets(outputs.explain)
+            typer.echo(
+                f"{len(sheets)} sheets of the cells that decided: {outputs.explain}", err=True
+            )
     return unreadable
 
 
@@ -235,7 +244,7 @@ def _patients(predictor: Predictor, sources: Inputs, place: Path | None) -> Pati
         place
     )
     by_patient.check_patients(sources, patient_of)
-    return by_patient.PatientCollector(predictor.record, predictor.model, patient_of)
+    return by_patient.PatientCollector.of(predictor, patient_of)
 
 
 def _tell_patients(patients: PatientCollector, out: Path | None, as_json: bool) -> None:
@@ -260,4 +269,10 @@ def _print_patient(row: dict[str, Any]) -> None:
         return
     p = row[f"p_{row['predicted']}"]
     span = "" if row["low"] is None else f" ({row['low']:.1%} to {row['high']:.1%})"
-    out.print(f"  {row['predicted']}  {p:.1%}{span}, {row['method']} of {used}{tail}", markup=False)
+    decided = f", {row['decision']}" if "decision" in row else ""
+    out.print(
+        f"  {row['predicted']}  {p:.1%}{span}, {row['method']} of {used}{tail}{decided}",
+        markup=False,
+    )
+    if row.get("reasons"):
+        out.print(f"  · {row['reasons']}", markup=False)

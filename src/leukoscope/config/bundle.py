@@ -279,6 +279,28 @@ class SimilarCases(Strict):
     picture_px: Annotated[int, Field(ge=16)] | None = None
 
 
+class PatientModel(Strict):
+    """How a bundle answers for a patient, by the features of all of its images.
+
+    Attributes:
+        pooling: What is made of them, see :mod:`leukoscope.evaluation.patient_heads`.
+        tensors: File in the bundle with the tensors of that head.
+        n_patients: Number of patients that it was fitted on.
+        images: Images of a patient in the fit: the fewest, the median, the most.
+    """
+
+    pooling: Literal["mean-spread", "mean-probability", "gated-attention"]
+    tensors: str = "patient_head.safetensors"
+    n_patients: Annotated[int, Field(ge=2)]
+    images: tuple[int, int, int]
+
+    @property
+    def words(self) -> str:
+        """What it is, as the end of a sentence."""
+        low, median, high = self.images
+        return f"{self.n_patients} patients with {low} to {high} images each (median {median})"
+
+
 class ConfusionsFile(Strict):
     """How the recipe's models confused the classes of images that they had held out.
 
@@ -338,6 +360,9 @@ class BundleRecord(Strict):
         envelope: Damage that the model stands, checked on each image; None where not measured.
         subject_method: How images of one patient are aggregated, chosen on validation patients;
             None where none were held out (the mean logit is then used).
+        patient: How the images of one patient are answered together, where patients were the
+            unit of the study: calibration, sets and operating point are then those of patients,
+            and the answer for an image is that for a patient of whom only this image is known.
         nuclear_blue: Range of ``imaging.channel_order`` over the training images, by which
             exchanged channels are recognised; None where they cannot be.
         field: What a training image shows; None in bundles that cannot cut larger images.
@@ -370,6 +395,7 @@ class BundleRecord(Strict):
     quality: QualityLimits | None = None
     envelope: Envelope | None = None
     subject_method: Literal["mean-logit", "median-probability", "vote"] | None = None
+    patient: PatientModel | None = None
     nuclear_blue: tuple[float, float] | None = None
     field: ModelField | None = None
     phantoms: bool = False
@@ -385,7 +411,10 @@ class BundleRecord(Strict):
     @property
     def promise_words(self) -> str:
         """For which new images the answers are calibrated, in one sentence."""
-        return NO_PROMISE if self.promise is None else self.promise.words
+        words = NO_PROMISE if self.promise is None else self.promise.words
+        if self.patient is None:
+            return words
+        return f"{words}; a patient is answered by all images together, one image contributes"
 
     def variant(self, engine: str, precision: str) -> EngineVariant | None:
         """What was measured of an engine in a precision; None where nothing was."""

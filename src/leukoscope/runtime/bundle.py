@@ -20,6 +20,7 @@ from leukoscope.core.errors import BundleError, ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_bytes, sha256_file, write_json
 from leukoscope.core.program import __version__
 from leukoscope.evaluation.gate import Gate
+from leukoscope.evaluation.patient_heads import PatientHead, head_from_bytes
 from leukoscope.evaluation.prevalence import Confusions
 from leukoscope.imaging.quality import BEYOND, QUALITY_MEASURES
 from leukoscope.runtime.engines import Engine
@@ -154,6 +155,21 @@ class Bundle:
             raise BundleError(
                 f"{path}: expected the tensors of an OOD model, but {error}"
             ) from None
+
+    def load_patient_head(self) -> PatientHead | None:
+        """What answers for a patient, or None if the bundle's unit is the image.
+
+        Raises:
+            BundleError: The tensors are damaged.
+        """
+        model = self.record.patient
+        if model is None:
+            return None
+        path = self.folder / model.tensors
+        try:
+            return head_from_bytes(model.pooling, path.read_bytes(), str(path))
+        except (DataError, OSError) as error:
+            raise BundleError(str(error)) from None
 
     def load_confusions(self) -> Confusions | None:
         """How classes are confused on patients not trained on, or None in older bundles.

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord
+from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import DataError, UsageError
-from leukoscope.core.files import read_csv, write_csv
+from leukoscope.core.files import read_csv, sha256_bytes, write_bytes, write_csv
+from leukoscope.core.labels import class_title
+from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.combining import DEFAULT, patient_result
-from leukoscope.runtime.prediction import Failure, Prediction, malignant_probability
+from leukoscope.evaluation.conformal import prediction_sets
+from leukoscope.evaluation.patient_heads import PatientHead, head_result
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.preprocess import apply_preprocess
+from leukoscope.runtime.cell_sheet import cell_sheet, deciding_cells
+from leukoscope.runtime.heatmap import encode_png
+from leukoscope.runtime.prediction import Failure, Prediction, decide, malignant_probability
+from leukoscope.runtime.predictor import Predictor
 
 PatientOf = Callable[[str], str]
 NUMBER_COLUMNS = ("low", "high", "stability", "agreement", "n_images", "n_rejected", "n_unreadable")
+DECIDED = ("prediction_set", "decision", "reasons")
+"""Columns of bundles that answer for patients."""
 
 
 def patients_of_table(path: Path) -> PatientOf:
@@ -89,34 +103,60 @@ def check_patients(images: Iterable[Path | Failure], patient_of: PatientOf) -> N
         )
 
 
+@dataclass(frozen=True, eq=False)
+class UsedImage:
+    """What is kept of an answer for an image.
+
+    Attributes:
+        name: Of the image.
+        probs: Calibrated probabilities, one a class.
+        features: (D,) in bundles that answer for patients, else None.
+    """
+
+    name: str
+    probs: tuple[float, ...]
+    features: NDArray[np.float32] | None
+
+
 @dataclass
 class PatientCollector:
-    """Collects predictions by patient; only the probabilities of an image are kept.
+    """Collects predictions by patient; only what the answer needs is kept of an image.
 
     Rejected images are counted but not aggregated, because the model does not know what they show.
+    A bundle whose study had patients as its unit answers with its own head, calibrated for
+    patients; another one aggregates the answers for the images.
 
     Attributes:
         record: The bundle's record: classes and way to aggregate.
         model: Name of the bundle, repeated in each row.
         patient_of: Maps an image to its patient.
+        head: What answers for a patient; None aggregates probabilities.
     """
 
     record: BundleRecord
     model: str
     patient_of: PatientOf
-    _probs: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
+    head: PatientHead | None = None
+    _images: dict[str, list[UsedImage]] = field(default_factory=dict)
     _left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, predictor: Predictor, patient_of: PatientOf) -> PatientCollector:
+        """For the answers of a bundle at work."""
+        return cls(predictor.record, predictor.model, patient_of, predictor.patient_head)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of :meth:`rows`, in order."""
         of_classes = (f"p_{name}" for name in self.record.class_names)
+        decided = () if self.head is None else DECIDED
         return (
             "patient",
             "predicted",
             *of_classes,
             "p_malignant",
             *NUMBER_COLUMNS,
+            *decided,
             "method",
             "model",
         )
@@ -127,35 +167,128 @@ class PatientCollector:
         patient = self.patient_of(name)
         if not patient:
             return
-        probs = self._probs.setdefault(patient, [])
+        images = self._images.setdefault(patient, [])
         if isinstance(answer, Failure):
             self._left_out[patient, "unreadable"] += 1
         elif answer.decision == "reject":
             self._left_out[patient, "rejected"] += 1
         else:
-            probs.append(tuple(answer.probabilities.values()))
+            probs = tuple(answer.probabilities.values())
+            images.append(UsedImage(answer.image, probs, answer.features))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per patient, sorted by name; without a class if no image could be used."""
-        method = self.record.subject_method or DEFAULT
+        method: str = self.record.subject_method or DEFAULT
+        if self.record.patient is not None:
+            method = self.record.patient.pooling
         rows = []
-        for patient, probs in sorted(self._probs.items()):
+        for patient, images in sorted(self._images.items()):
             row: dict[str, Any] = dict.fromkeys(self.columns)
-            row |= {"patient": patient, "n_images": len(probs), "method": method}
-            if probs:
-                found = patient_result(patient, np.array(probs), method)
-                row |= found.to_json(self.record.class_names)
-                p = dict(zip(self.record.class_names, found.probs.tolist(), strict=True))
-                malignant = malignant_probability(p, self.record.roles)
-                row["p_malignant"] = None if malignant is None else round(malignant, 6)
+            row |= {"patient": patient, "n_images": len(images), "method": method}
             for why in ("rejected", "unreadable"):
                 row[f"n_{why}"] = self._left_out[patient, why]
+            if images:
+                row |= self._answered(patient, images, method)
+            elif self.head is not None:
+                row |= {"decision": "reject", "reasons": "No image could be used."}
             rows.append(row | {"model": self.model})
         return rows
+
+    def _answered(self, patient: str, images: list[UsedImage], method: str) -> dict[str, Any]:
+        """What is said of a patient with images that can be used."""
+        if self.head is None:
+            probs = np.array([image.probs for image in images])
+            found = patient_result(patient, probs, method)
+        else:
+            features = features_of(images)
+            found = head_result(patient, features, self.head, self._calibrated)
+        row = found.to_json(self.record.class_names)
+        p = dict(zip(self.record.class_names, found.probs.tolist(), strict=True))
+        malignant = malignant_probability(p, self.record.roles)
+        row["p_malignant"] = None if malignant is None else round(malignant, 6)
+        return row if self.head is None else row | self._decided(patient, p, len(images))
+
+    def _calibrated(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return apply_calibration(logits, self.record.calibration)
+
+    def _decided(self, patient: str, p: Mapping[str, float], used: int) -> dict[str, Any]:
+        """Prediction set, decision and reasons for a patient."""
+        probs = np.array([list(p.values())])
+        inside = prediction_sets(probs, self.record.conformal)[0]
+        chosen = tuple(name for name, is_in in zip(p, inside, strict=True) if is_in)
+        by_answer = self.record.model_copy(update={"quality": None, "ood": None})
+        decision, reasons = decide(
+            by_answer, chosen, None, {}, probabilities=p, unsure=not chosen,
+            beyond=self._about_images(patient, used),
+        )  # fmt: skip
+        best = max(p, key=lambda name: p[name])
+        return {
+            "prediction_set": " ".join(chosen or (best,)),
+            "decision": decision,
+            "reasons": " ".join(reasons),
+        }
+
+    def _about_images(self, patient: str, used: int) -> list[str]:
+        """What a reader must know of the images that the answer rests on, in sentences."""
+        found, model = [], self.record.patient
+        if model is not None and used < model.images[0]:
+            found.append(
+                f"{used} usable images; the patients of the study had {model.images[0]} or more."
+            )
+        lost = self._left_out[patient, "rejected"]
+        if lost > used:
+            found.append(f"More images are unlike the training images ({lost}) than like ({used}).")
+        return found
 
     def save(self, path: Path) -> None:
         """Write the rows as CSV."""
         write_csv(path, self.columns, self.rows())
+
+    def save_sheets(self, folder: Path) -> list[Path]:
+        """Draw for each patient the cells that decided, from the files named in the answers.
+
+        Returns:
+            The sheets; none where the bundle aggregates answers for images.
+        """
+        found = []
+        for patient, images in sorted(self._images.items()):
+            if self.head is None or not images:
+                continue
+            X = features_of(images)
+            probs = self._calibrated(self.head.logits(X)[None])[0]
+            best = int(probs.argmax())
+            name = self.record.class_names[best]
+            title = f"{patient}: {class_title(name)}, p {probs[best]:.2f}; {len(images)} images"
+            names = [image.name for image in images]
+            picture = partial(_shown, names, self.record.preprocess)
+            sheet = cell_sheet(title, name, deciding_cells(self.head, X, best), picture)
+            path = folder / f"{sheet_name(patient)}.png"
+            write_bytes(path, encode_png(sheet))
+            found.append(path)
+        return found
+
+
+def features_of(images: Sequence[UsedImage]) -> NDArray[np.float32]:
+    """(n, D) features of the images of a patient, by a bundle that answers for patients.
+
+    Raises:
+        DataError: An answer holds none.
+    """
+    found = [image.features for image in images if image.features is not None]
+    if len(found) < len(images):
+        raise DataError("an answer without features cannot be pooled by patient")
+    return np.stack(found)
+
+
+def sheet_name(patient: str) -> str:
+    """Stem of the file of a patient's sheet: the name, and digits that keep alike ones apart."""
+    plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in patient)[:60]
+    return f"patient-{plain}-{sha256_bytes(patient.encode())[:8]}"
+
+
+def _shown(names: Sequence[str], spec: PreprocessSpec, row: int) -> NDArray[np.uint8]:
+    """An image as the model saw it."""
+    return apply_preprocess(decode_image(Path(names[row])).image, spec)
 
 
 def _place(path: Path) -> str:

@@ -39,6 +39,12 @@ EXCHANGED = (
 )
 
 
+ONE_IMAGE = (
+    "This model answers for patients by all of their images: what it says of one image is a "
+    "contribution, no diagnosis (predict --by-patient)."
+)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the bundle says about one readable image.
@@ -63,6 +69,8 @@ class Prediction:
         logits: Raw outputs, for programs that compute statistics; not in the files.
         tiles: Of an image that was cut into parts: how many, and what was said of them.
         similar: Training cases that resemble it, nearest first, where asked for.
+        features: (D,) that the network gives for it, in bundles that answer for patients; not in
+            the files.
         heat: (h, w) in [0, 1], what spoke for the class, where asked for; not in the files.
         framed: (h, w, 3) uint8 RGB, an image that was cut with a frame around each part, where
             asked for; not in the files.
@@ -83,6 +91,7 @@ class Prediction:
     logits: tuple[float, ...] = ()
     tiles: Mapping[str, Any] | None = None
     similar: tuple[SimilarCase, ...] | None = None
+    features: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     heat: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     framed: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 

@@ -21,6 +21,7 @@ from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import GateInputs
+from leukoscope.evaluation.patient_heads import PatientHead
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.imaging.decode import MAX_PIXELS, Decoded, decode_image, read_image_file
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -33,6 +34,7 @@ from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
 from leukoscope.runtime.large_images import Answered, LargeAnswer, predict_parts
 from leukoscope.runtime.prediction import (
     EXCHANGED,
+    ONE_IMAGE,
     Decision,
     Failure,
     Prediction,
@@ -157,7 +159,8 @@ def load_bundle(
         threads: For network and decoding. Default: every core available to this process.
         bulk: For many images: each thread takes whole batches, from file to answer.
         similar: Number of similar training cases that each answer names.
-        whole: Predict images that are larger than the training images as they are, uncut.
+        whole: Predict images that are larger than the training images as they are, uncut; so
+            does a bundle that answers for patients, whose images are the parts.
         um_per_px: Pixel scale of the images in µm, for cutting large ones at the right size.
         scale_bar_um: Length of their scale bar in µm, likewise.
 
@@ -175,7 +178,9 @@ def load_bundle(
         )
     opened = open_for(bundle, engine, precision, threads=threads, bulk=bulk)
     field = bundle.record.field
-    cutter = None if whole or field is None else Cutter(field, um_per_px, scale_bar_um)
+    cutter = None
+    if field is not None and bundle.record.patient is None and not whole:
+        cutter = Cutter(field, um_per_px, scale_bar_um)
     return Predictor(bundle, opened, similar=similar, cutter=cutter)
 
 
@@ -207,6 +212,11 @@ class Predictor:
     def trained_on_sha256(self) -> frozenset[str]:
         """SHA-256 of each training image; empty if the bundle does not list them."""
         return self.bundle.load_trained_on()
+
+    @cached_property
+    def patient_head(self) -> PatientHead | None:
+        """What answers for a patient by all of its images; None where images are the unit."""
+        return self.bundle.load_patient_head()
 
     @property
     def has_maps(self) -> bool:
@@ -464,7 +474,7 @@ class Predictor:
                 item.quality,
                 probabilities=p,
                 ood_scores=strange,
-                beyond=item.beyond,
+                beyond=item.beyond if self.record.patient is None else (*item.beyond, ONE_IMAGE),
                 unsure=unsure,
             )
             if looks_exchanged(item.nuclear_blue, self.record.nuclear_blue):
@@ -484,6 +494,7 @@ class Predictor:
                     model=self.model,
                     logits=tuple(logits[row].tolist()),
                     similar=cases[row] if cases else () if similar else None,
+                    features=outputs["features"][row].copy() if self.record.patient else None,
                     heat=class_activation(outputs["maps"][row], best) if heat else None,
                 )
             )

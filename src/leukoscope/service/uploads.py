@@ -281,7 +281,7 @@ def by_patient(
             )  # fmt: skip
     turn = iter(patients)  # names may repeat, places do not
     predictor = model.predictor
-    collector = PatientCollector(predictor.record, predictor.model, lambda _: next(turn))
+    collector = PatientCollector.of(predictor, lambda _: next(turn))
     for answer in answers:
         collector.add(answer)
     return collector.rows()

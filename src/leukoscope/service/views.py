@@ -267,6 +267,7 @@ def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any
         else t["agreement"].format(share=percent(row["agreement"])),
         "bars": [_bar(name, row[f"p_{name}"], False) for name in class_names],
         "malignant": None if row["p_malignant"] is None else percent(row["p_malignant"]),
+        "decided": f"{t[row['decision']]} {row['reasons']}" if "decision" in row else "",
     }
 
 

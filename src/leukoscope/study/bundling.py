@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from leukoscope.config.bundle import (
 from leukoscope.config.guarantees import Promise, Stored
 from leukoscope.config.metrics.results import measured
 from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_json
 from leukoscope.core.labels import roles_of
 from leukoscope.core.program import __version__
@@ -30,6 +32,7 @@ from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.gate import Gate
+from leukoscope.evaluation.patient_heads import HEAD, head_to_bytes
 from leukoscope.evaluation.prevalence import Confusions
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.decode import decode_image
@@ -51,9 +54,11 @@ from leukoscope.study.final_model import (
     FinalModel,
     final_folders,
     load_final_model,
+    patient_model,
     similar_files,
     write_graphs,
 )
+from leukoscope.study.patient_gate import unseen_scores
 
 PARITY_IMAGES = 64
 MOST_UNITS = 1000  # whose confusions are packed
@@ -93,18 +98,23 @@ def export_bundle(
     Raises:
         DataError: The images are gone or changed, or a fold whose test images calibrate is not
             finished.
-        UsageError: The study made no final fit.
+        UsageError: The study made no final fit, or int8 is asked of a study of patients.
         LeukoscopeError: An engine in fp32 and the torch model disagree.
     """
     from leukoscope.phantom.render import golden_phantoms
     from leukoscope.reporting.study.card import render_model_card
 
     files = RunFiles.open(run.path)
+    if int8 and files.config.unit == "patient":
+        raise UsageError(
+            f"{run.path}: what int8 would change in the answer for a patient is not measured",
+            hint="export without --int8",
+        )
     final = load_final_model(files, recipe)
     check_unchanged(final.manifest)  # trained_on.txt is to name the files that it was trained on
     unseen = UnseenImages.of_run(files, recipe)
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
-    engine = open_engine(graph)
+    engine, head = open_engine(graph), final.patient_head
     outputs = {part: run_graph(engine, images) for part, images in final.pixels.items()}
     gate, limits = _gate(final, unseen, outputs, engine)
     phantoms = golden_phantoms()
@@ -113,9 +123,14 @@ def export_bundle(
     variants, answers = measure_variants(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
     record = _record(files, recipe, final, unseen, limits, variants, known, um_per_px)
-    confusions, of_confusions = _confusions(unseen, record.calibration)
-    record = record.model_copy(update={"confusions": confusions})
-    packed = {
+    packed: dict[str, bytes] = {}
+    if head is None:  # whoever counts cells asks what each cell is, not whose
+        confusions, of_confusions = _confusions(unseen, record.calibration)
+        record = record.model_copy(update={"confusions": confusions})
+        packed[confusions.tensors] = of_confusions
+    else:
+        packed[HEAD] = head_to_bytes(final.meta.recipe.patient.kind, head)
+    packed |= {
         MODEL: graph,
         **({MODEL_INT8: quantised} if quantised and _serves_int8(variants) else {}),
         "ood.safetensors": gate.to_bytes(),
@@ -123,7 +138,6 @@ def export_bundle(
         "MODEL_CARD.md": render_model_card(run).encode(),
         "trained_on.txt": _hashes(final.data, final.rows["train"]),
         **of_cases,
-        confusions.tensors: of_confusions,
         **golden_files(phantoms, engine.run(golden)["logits"], variants=answers),
     }
     return save_bundle(out, record, packed)
@@ -158,6 +172,7 @@ def _record(
         quality=_limits(final.quality),
         envelope=stored_envelope(files, recipe),
         subject_method=method_for_bundle(files, recipe),
+        patient=patient_model(final),
         nuclear_blue=blue_range(np.array(final.blue)),
         field=_model_field(final.manifest, final.data, final.rows["train"], um_per_px),
         **known,
@@ -193,6 +208,7 @@ def _material(
         ood=limits,
         golden=golden,
         stored=stored,
+        only_fp32=final.patient_head is not None,
     )
 
 
@@ -202,7 +218,9 @@ def _serves_int8(servings: tuple[EngineVariant, ...]) -> bool:
 
 def keep_bundle(run: RunFolder, recipe: str) -> None:
     """Pack the study's own bundle, or leave it where nothing behind it has changed."""
-    weights = [folder / "checkpoint.safetensors" for folder in final_folders(run, recipe)]
+    names = ("checkpoint.safetensors", HEAD)
+    weights = [folder / name for folder in final_folders(run, recipe) for name in names]
+    weights = [path for path in weights if path.is_file() or path.name != HEAD]
     behind = [run.config, run.manifest, run.metrics, run.robustness, *weights]
     hashes = [sha256_file(path) if path.is_file() else "" for path in behind]
     key = sha256_json([__version__, *hashes])
@@ -216,11 +234,11 @@ def keep_bundle(run: RunFolder, recipe: str) -> None:
 def no_bundle_note(config: StudyConfig) -> list[str]:
     """Why a study that was asked for a bundle has none; empty where it has one."""
     first = config.recipes[0]
-    if not (config.bundle and first.no_bundle_reason):
+    if not (config.bundle and config.no_bundle_reason):
         return []
     return [
         f"No bundle and no heat maps were made: recipe {first.name} comes first, and "
-        f"{first.no_bundle_reason}. Name another recipe first to get them."
+        f"{config.no_bundle_reason}. Name another recipe first to get them."
     ]
 
 
@@ -232,13 +250,13 @@ def _gate(
 ) -> tuple[Gate, OutOfDistribution]:
     """The rejection of a bundle, on validation logits that no refit has touched."""
     val = {**outputs["val"], "logits": final.val_logits.astype(np.float32)}
+    answered = partial(run_graph, engine)
     scores = unseen.ood_scores
+    known = None if scores is None else (scores, unseen.weights)
+    if final.patient_head is not None:
+        known = unseen_scores(final, outputs, answered)
     return fit_bundle_gate(
-        final.pixels,
-        {**outputs, "val": val},
-        lambda images: run_graph(engine, images),
-        final.config.seed,
-        None if scores is None else (scores, unseen.weights),
+        final.pixels, {**outputs, "val": val}, answered, final.config.seed, known
     )
 
 

@@ -50,6 +50,8 @@ class Material:
         ood: Its record.
         golden: (g, S, S, 3) preprocessed golden images.
         stored: How the graph holds its weights.
+        only_fp32: Offer no lower precision: what it would change in the answer for a patient is
+            not measured.
     """
 
     val: NDArray[np.uint8]
@@ -63,6 +65,7 @@ class Material:
     ood: OutOfDistribution
     golden: NDArray[np.uint8]
     stored: Stored = "fp32"
+    only_fp32: bool = False
 
 
 def measure_variants(
@@ -96,7 +99,7 @@ def measure_variants(
                 hint="report this with the recipe; the bundle was not written",
             )
         servings.append(EngineVariant(engine=name, precision="fp32", parity=parity))
-        lower = list(_lower(name, int8))
+        lower = [] if material.only_fp32 else list(_lower(name, int8))
         before = run_graph(plain, material.val)["logits"] if lower else None
         for precision in lower:
             assert before is not None

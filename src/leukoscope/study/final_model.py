@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.bundle import BundleRecord, SimilarCases
+from leukoscope.config.bundle import BundleRecord, PatientModel, SimilarCases
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
-from leukoscope.core.files import read_json
+from leukoscope.core.files import read_json, sha256_file
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.ood import choose_cases, nearest_cases
+from leukoscope.evaluation.patient_heads import HEAD, PatientHead, head_from_bytes
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -76,11 +78,13 @@ class FinalModel(FinalImages):
         networks: Its members; one where it is a single model.
         meta: Of their checkpoints.
         val_logits: (n, K) of the images of ``val`` before any refit that trains on them.
+        patient_head: What answers for a patient, where patients are the unit of the study.
     """
 
     networks: tuple[Network, ...]
     meta: CheckpointMeta
     val_logits: NDArray[np.float64]
+    patient_head: PatientHead | None = None
 
 
 def load_final_model(files: RunFiles, recipe: str) -> FinalModel:
@@ -94,6 +98,8 @@ def load_final_model(files: RunFiles, recipe: str) -> FinalModel:
     from leukoscope.learning.checkpoint import load_checkpoint
 
     _check_recipe(files, recipe)
+    if files.config.unit == "patient":
+        return _load_patient_model(files, recipe)
     networks, metas = zip(*map(load_checkpoint, final_folders(files.run, recipe)), strict=True)
     meta = metas[0]
     images = read_images(files, meta.class_names, meta.recipe.preprocess)
@@ -105,6 +111,51 @@ def load_final_model(files: RunFiles, recipe: str) -> FinalModel:
         networks=networks,
         meta=meta,
         val_logits=table.logits[[row_of[image_id] for image_id in val]],
+    )
+
+
+def _load_patient_model(files: RunFiles, recipe: str) -> FinalModel:
+    """The head for patients, and a network that answers as if each image were all there is.
+
+    The head may have been fitted once more with the patients of ``val``, so the answers for their
+    images, which scale the gate, are not those of an untouched part.
+    """
+    from leukoscope.learning.backbones import build_network
+    from leukoscope.learning.checkpoint import CheckpointMeta
+    from leukoscope.learning.trainer import predict_logits
+
+    config, names = files.config, files.rows.class_names
+    own = next(one for one in config.recipes if one.name == recipe)
+    path = files.run.model(recipe, FINAL, 0) / HEAD
+    if not path.is_file():
+        raise DataError(f"{path}: this file is missing", hint="run the study again")
+    head = head_from_bytes(own.patient.kind, path.read_bytes(), str(path))
+    spec = own.preprocess
+    network = build_network(
+        own.model, num_classes=len(names), size_px=spec.size_px, seed=config.seed
+    )
+    network.set_linear_head(*head.of_one_image())
+    images = read_images(files, names, spec)
+    meta = CheckpointMeta(
+        recipe=own, class_names=names, seed=config.seed, frozen_backbone=True,
+        weights=network.weights_record, sha256=sha256_file(path), extra={},
+    )  # fmt: skip
+    answers = predict_logits(network, images.pixels["val"], spec)
+    return FinalModel(
+        **vars(images), networks=(network,), meta=meta, val_logits=answers, patient_head=head
+    )
+
+
+def patient_model(final: FinalModel) -> PatientModel | None:
+    """What a bundle's record says of its head for patients; None where images are the unit."""
+    if final.patient_head is None:
+        return None
+    fold, records = final.fold, [r for r in final.data.records if r.image_id in final.fold.parts]
+    sizes = sorted(Counter(fold.groups[record.image_id] for record in records).values())
+    return PatientModel(
+        pooling=final.meta.recipe.patient.kind,
+        n_patients=len(sizes),
+        images=(sizes[0], sizes[len(sizes) // 2], sizes[-1]),
     )
 
 
@@ -122,6 +173,8 @@ def read_images(files: RunFiles, class_names: tuple[str, ...], spec: PreprocessS
     manifest = files.manifest
     data = Labelled(manifest.usable, class_names, files.config.data.roles)
     fold = _final_fold(files)
+    if files.config.unit == "patient":
+        fold = _of_images(fold, data)
     rows = {part: data.rows(fold, part) for part in ("train", "val")}
     return FinalImages(files.config, manifest, data, fold, rows, *_read(manifest, data, rows, spec))
 
@@ -160,10 +213,11 @@ def _check_recipe(files: RunFiles, recipe: str) -> None:
     """Refuse a recipe of which the study holds no fit on all images."""
     files.check_recipe(recipe)
     path, recipes = files.run.path, files.config.recipes
-    reason = next(r.no_bundle_reason for r in recipes if r.name == recipe)
+    own = next(one for one in recipes if one.name == recipe)
+    reason = files.config.model_copy(update={"recipes": (own,)}).no_bundle_reason
     if reason:
         raise UsageError(f"{recipe} of {path} cannot become a bundle: {reason}")
-    if not files.config.bundle or recipes[0].no_bundle_reason:
+    if not files.config.bundle or files.config.no_bundle_reason:
         raise UsageError(
             f"{path} holds no model that was fitted on all images",
             hint="run it again without --no-bundle, with this recipe first, into a new folder",
@@ -175,6 +229,15 @@ def _final_fold(files: RunFiles) -> Fold:
     for fold in files.folds_under(FINAL):
         return fold
     raise DataError(f"{files.run.splits}: no {FINAL!r} fold", hint="run the study again")
+
+
+def _of_images(fold: Fold, data: Labelled) -> Fold:
+    """A fold of patients as one of their images."""
+    records = [record for record in data.records if record.patient_id in fold.parts]
+    parts = {record.image_id: fold.parts[record.patient_id] for record in records}
+    return replace(
+        fold, parts=parts, groups={r.image_id: r.patient_id for r in records}, unit="patient"
+    )
 
 
 def _read(

@@ -1,0 +1,159 @@
+"""A study whose unit is the patient, from phantoms to a bundle that answers for patients."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leukoscope.core.errors import ConfigError, DataError, UsageError
+from leukoscope.core.files import read_csv, read_json
+from leukoscope.core.records import load_folds
+from leukoscope.evaluation.calibration import apply_calibration
+from leukoscope.evaluation.run_files import RunFiles
+from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.phantom.writing import TRUTH_FOLDER, write_phantoms
+from leukoscope.runtime.by_patient import PatientCollector, features_of, patients_of_table
+from leukoscope.runtime.predictor import load_bundle
+from leukoscope.study.run import StudyResult, run_study, study_config
+
+RECIPES = ("patient-spread", "patient-mean", "patient-attention")
+OVERRIDES = ["preprocess.size_px=64", "bootstrap=100", "control_draws=2", "explanations=1"]
+PATIENTS, IMAGES = 8, 3
+"""Patients of each of the two classes, and images of each patient."""
+
+
+def phantom_patients(folder: Path) -> Path:
+    """Draw two classes of phantoms, and deal them to patients.
+
+    Returns:
+        The manifest, with columns ``path``, ``label``, ``patient_id`` and ``cell_type``.
+    """
+    root = write_phantoms(PhantomSpec(images=112, sessions=9, size_px=96, seed=5), folder)
+    paths = sorted(p for p in root.rglob("*.png") if TRUTH_FOLDER not in p.parts)
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(path.parent.name, []).append(str(path.relative_to(root)))
+    (first, *_, last) = sorted(name for name, own in found.items() if len(own) >= IMAGES * PATIENTS)
+    manifest = root / "cells.csv"
+    with manifest.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(("path", "label", "patient_id", "cell_type"))
+        for label, name in (("aml", first), ("apl", last)):
+            for place, path in enumerate(found[name][: IMAGES * PATIENTS]):
+                kind = "blast" if (place + (label == "apl")) % 3 else "lymphocyte"
+                writer.writerow((path, label, f"{label}-{place // IMAGES:02d}", kind))
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return phantom_patients(tmp_path_factory.mktemp("data") / "phantoms")
+
+
+@pytest.fixture(scope="module")
+def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    config = study_config(
+        data, unit="patient", recipes=RECIPES, probes=["colour-only", "file-only"], folds=3,
+        overrides=OVERRIDES,
+    )  # fmt: skip
+    return run_study(config, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_every_result_counts_patients(study: StudyResult) -> None:
+    entries = [e for e in study.metrics.results if e.protocol == "grouped"]
+    assert {e.recipe for e in entries} == set(RECIPES)
+    for entry in (*entries, *study.metrics.probes, *study.metrics.model_on):
+        assert (entry.n, entry.row) == (2 * PATIENTS, "patient")
+    assert entries[0].next_unit is not None
+    assert entries[0].next_unit.unit == "20 patients"
+    reasons = {row.protocol: row.reason for row in study.metrics.inapplicable}
+    assert "a row of this study is a patient" in reasons["random"]
+    assert "every row of this study is a patient" in study.metrics.subjects.inapplicable
+
+
+def test_folds_hold_whole_patients_out(study: StudyResult) -> None:
+    folds = [f for f in load_folds(study.run.splits) if f.protocol == "grouped"]
+    tested = [name for fold in folds for name in fold.ids("test")]
+    assert sorted(tested) == [row["patient_id"] for row in read_csv(study.run.patients)]
+
+
+def test_the_report_speaks_of_patients(study: StudyResult) -> None:
+    text = study.run.report_md.read_text()
+    assert f"{2 * PATIENTS} patients: " in text
+    assert "Results on test patients" in text
+    assert "Cells that decided" in text
+    sheets = read_json(study.run.explanations / "patients.json")
+    assert len(sheets) == 2 * PATIENTS
+    assert all((study.run.path / entry["sheet"]).is_file() for entry in sheets)
+    assert all(len(entry["cells"]) == IMAGES for entry in sheets)
+
+
+def test_a_finished_study_resumes_to_the_same(study: StudyResult, data: Path) -> None:
+    before = study.run.metrics.read_bytes()
+    config = RunFiles.open(study.run.path).config
+    run_study(config, study.run.path, resume=True, report=False)
+    assert study.run.metrics.read_bytes() == before
+
+
+def test_the_bundle_answers_as_the_head_of_the_study(study: StudyResult, data: Path) -> None:
+    predictor = load_bundle(study.run.bundle)
+    assert predictor.record.patient is not None
+    assert predictor.record.patient.n_patients == 2 * PATIENTS
+    rows = [row for row in read_csv(data) if row["patient_id"] == "aml-00"]
+    answers = predictor.predict([data.parent / row["path"] for row in rows])
+    assert all("a contribution, no diagnosis" in " ".join(a.reasons) for a in answers)
+    collector = PatientCollector.of(predictor, patients_of_table(data))
+    for answer in answers:
+        collector.add(answer)
+    (found,) = collector.rows()
+    used = [a for a in answers if a.decision != "reject"]
+    assert found["n_images"] == len(used)
+    logits = predictor.patient_head.logits(features_of(used))
+    p = apply_calibration(logits[None], predictor.record.calibration)[0]
+    assert [found["p_aml"], found["p_apl"]] == pytest.approx(p.tolist(), abs=1e-5)
+    one = predictor.patient_head.logits(features_of(answers[:1]))
+    np.testing.assert_allclose(one - one.mean(), np.array(answers[0].logits) - np.mean(
+        answers[0].logits), atol=1e-3)  # fmt: skip
+
+
+def test_sheets_of_new_patients(study: StudyResult, data: Path, tmp_path: Path) -> None:
+    predictor = load_bundle(study.run.bundle)
+    rows = [row for row in read_csv(data) if row["patient_id"] == "apl-01"]
+    collector = PatientCollector.of(predictor, patients_of_table(data))
+    for answer in predictor.predict([data.parent / row["path"] for row in rows]):
+        collector.add(answer)
+    sheets = collector.save_sheets(tmp_path)
+    assert len(sheets) == bool(collector.rows()[0]["n_images"])
+    assert all(sheet.is_file() for sheet in sheets)
+
+
+def test_what_looks_at_images_refuses_the_run(study: StudyResult) -> None:
+    with pytest.raises(UsageError, match="the unit of this study is the patient"):
+        RunFiles.open(study.run.path).need_images("explain")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"recipes": ["finetune"]}, "trains a network image by image"),
+        ({"unit": "image", "recipes": ["quick"], "probes": ["cell-share"]}, "needs unit"),
+        ({"unit": "smear", "recipes": ["quick"]}, "unit"),
+        ({"recipes": ["patient-mean"], "overrides": ["inner_folds=3", "x=1"]}, "x"),
+    ],
+)
+def test_what_does_not_fit_is_refused(data: Path, options: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        study_config(data, **{"unit": "patient", **options})
+
+
+def test_a_patient_with_two_labels_stops_the_study(data: Path, tmp_path: Path) -> None:
+    torn = shutil.copytree(data.parent, tmp_path / "torn") / data.name
+    torn.write_text(torn.read_text().replace(",aml,aml-00", ",apl,aml-00", 1))
+    with pytest.raises(DataError, match=r"aml-00 \(aml, apl\)"):
+        run_study(
+            study_config(torn, unit="patient", folds=3, overrides=OVERRIDES), tmp_path / "run"
+        )  # fmt: skip
