@@ -270,6 +270,11 @@ RECIPE = code("Recipe", "recipe")
 N_IMAGES = value("n images", "n")
 
 
+def n_rows(row: str) -> Field:
+    """The column of ``n``, which counts images or, in a study of patients, these."""
+    return N_IMAGES if row == "image" else value(f"n {row}s", "n")
+
+
 def table_of(
     caption: str, records: Iterable[Any], *fields: Field, note: str = "", grouped: bool = False
 ) -> Table:

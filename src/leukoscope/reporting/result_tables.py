@@ -25,6 +25,7 @@ from leukoscope.reporting.content import (
     code,
     each,
     member,
+    n_rows,
     scores,
     table_if_any,
     table_of,
@@ -54,8 +55,8 @@ UNDEFINED = "— : undefined, because no image has the class or none was called 
 def sample(entry: Result | ProbeResult) -> str:
     """How many images in how many groups, e.g. ``3,256 images in 24 acquisition clusters``."""
     if entry.n_groups == entry.n:
-        return f"{count(entry.n)} images"
-    return f"{count(entry.n)} images in {_groups(entry)}"
+        return f"{count(entry.n)} {entry.row}s"
+    return f"{count(entry.n)} {entry.row}s in {_groups(entry)}"
 
 
 def protocol_cell(study: Study, entry: Result | CalibrationResult) -> str:
@@ -72,7 +73,16 @@ def protocol_field(study: Study) -> Field:
 def headline(study: Study) -> Table:
     """Protocol by metric, the table that a reader sees first, with what the next unit may get."""
     if not any(isinstance(entry.next_unit, NextUnit) for entry in study.results):
-        return _by_metric(study, HEADLINE_METRICS, "Results on test images")
+        return _by_metric(study, HEADLINE_METRICS, f"Results on test {study.row}s")
+    if study.row == "patient":
+        return _by_metric(
+            study, HEADLINE_METRICS, "Results on test patients",
+            value(f"Next {_next_units(study)}", next_unit),
+            note=f"In brackets: where the mean lies, with {study.level} confidence. Expected on "
+            "the next patients: which share of so many new ones is called rightly, with that "
+            "probability, as far as they are like those tested (beta-binomial). Patients of "
+            "another hospital, years, stain or microscope are not like them.",
+        )  # fmt: skip
     return _by_metric(
         study, HEADLINE_METRICS, "Results on test images",
         value("Next patient or cluster", next_unit),
@@ -81,6 +91,12 @@ def headline(study: Study) -> Table:
         "far as new ones are like those tested (beta-binomial). It is wider, and does not shrink "
         "with more of them.",
     )  # fmt: skip
+
+
+def _next_units(study: Study) -> str:
+    """Of how many new patients the forecast is."""
+    found = (entry.next_unit for entry in study.results)
+    return next((one.unit for one in found if isinstance(one, NextUnit)), "patients")
 
 
 def next_unit(entry: Result) -> str:
@@ -106,7 +122,8 @@ def _by_metric(
 ) -> Table:
     return table_of(
         f"{what} ({study.level} intervals)", study.results,
-        protocol_field(study), *scores(metrics), *further, N_IMAGES, text("n groups", _groups),
+        protocol_field(study), *scores(metrics), *further, n_rows(study.row),
+        text("n groups", _groups),
         note=note,
     )  # fmt: skip
 
@@ -167,7 +184,7 @@ def inapplicable(study: Study) -> Table | None:
 def comparisons(study: Study) -> Table | None:
     """Paired differences on the same images."""
     return table_if_any(
-        f"Paired comparisons on the same images ({study.level} intervals)",
+        f"Paired comparisons on the same {study.row}s ({study.level} intervals)",
         study.metrics.comparisons,
         text("A", lambda e: _side(study, e.a)),
         text("B", lambda e: _side(study, e.b)),
@@ -179,15 +196,16 @@ def comparisons(study: Study) -> Table | None:
         value("Right alone, A : B", lambda e: _pairs(e.pairs)[0]),
         value("Effect g", lambda e: _pairs(e.pairs)[1]),
         value("p, McNemar / DeLong", lambda e: _pairs(e.pairs)[2]),
-        N_IMAGES,
+        n_rows(study.row),
         note="The interval resamples whole groups; p is that of a two-sided exchange test: whole "
         "groups swap the predictions of A and B (Noreen 1989). Holm’s correction for all "
         "comparisons of one question: recipes under one protocol, probes under one protocol, the "
         "random split against every other. A is better or worse where the interval is reliable and "
         f"leaves 0 out and the corrected p is below {1 - study.confidence:.2g}. Right "
-        "alone: images that only A, only B has right; g is A’s share of them minus ½ (from .05 "
-        "small, .15 medium, .25 large; Cohen 1988). The exact tests take images for independent "
-        "and are made only where no two images share a group; DeLong’s only for two classes.",
+        f"alone: {study.row}s that only A, only B has right; g is A’s share of them minus ½ (from "
+        ".05 small, .15 medium, .25 large; Cohen 1988). The exact tests take "
+        f"{study.row}s for independent and are made only where no two {study.row}s share a group; "
+        "DeLong’s only for two classes.",
     )
 
 

@@ -106,6 +106,11 @@ class Study:
         return self.metrics.class_names
 
     @property
+    def row(self) -> str:
+        """What is classified and counted: ``image`` or ``patient``."""
+        return self.config.unit
+
+    @property
     def roles(self) -> Roles:
         """What the user says that classes stand for."""
         return self.config.data.roles
@@ -213,6 +218,8 @@ class Study:
 
     @cached_property
     def _by_id(self) -> dict[str, Any]:
+        if self.row == "patient":
+            return {}  # a row is no picture
         return {record.image_id: record for record in self.manifest.images}
 
 

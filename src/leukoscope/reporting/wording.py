@@ -21,6 +21,7 @@ INPUT_TITLES: Mapping[str, str] = {
     "cells-only-grey": "leukocytes only, in grey",
     "scale-bar-only": "scale bar only",
     "stain-neutral": "grey density, without stain",
+    "cell-share": "share of each cell type",
 }
 
 PROBE_MEANING: Mapping[str, str] = {
@@ -36,6 +37,10 @@ PROBE_MEANING: Mapping[str, str] = {
     "cells-only": "The same on the leukocytes alone, on a neutral background.",
     "cells-only-grey": "The same on these in grey.",
     "scale-bar-only": "A classifier that sees place, size, colour and ink of the scale bar alone.",
+    "cell-share": (
+        "No shortcut but what a clinician would use: a logistic regression on the share of each "
+        "cell type among a patient’s cells, as experts named them."
+    ),
     "stain-neutral": (
         "The plain classifier on the whole image as grey optical density, from the image’s own "
         "ground to its darkest nuclei: neither hue nor strength of stain and lamp are left."

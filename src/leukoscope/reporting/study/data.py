@@ -230,7 +230,8 @@ def _one_model(recipe: Recipe) -> str:
 def settings(study: Study) -> Table:
     """Every setting of each recipe under the key that ``--set`` changes it by."""
     shown = study.config.recipes[:MOST_SETTINGS]
-    values = [_flat(recipe.model_dump(mode="json", exclude=_SAID_ELSEWHERE)) for recipe in shown]
+    left_out = _SAID_ELSEWHERE | ({"patient"} if study.row == "image" else set())
+    values = [_flat(recipe.model_dump(mode="json", exclude=left_out)) for recipe in shown]
     keys = dict.fromkeys(key for recipe in values for key in recipe)
     rows = tuple((key, *(recipe.get(key, DASH) for recipe in values)) for key in keys)
     columns = (

@@ -19,13 +19,13 @@ from leukoscope.config.metrics.decisions import (
 from leukoscope.config.metrics.results import Estimate, measured
 from leukoscope.core.labels import class_title
 from leukoscope.reporting.content import (
-    N_IMAGES,
     PROTOCOL,
     Field,
     FoundT,
     Table,
     Under,
     each,
+    n_rows,
     plain,
     table_if_any,
     table_of,
@@ -231,7 +231,7 @@ def promise(study: Study) -> Table | None:
         value("ECE", lambda e: steps(e, "ece")),
         text("Temperature", lambda e: _range(e.temperature)),
         text("Held out", lambda e: plural(e.n_groups, unit)),
-        N_IMAGES,
+        n_rows(study.row),
         note=f"The bundle is calibrated on the test images of all folds together. Here each of "
         f"{entry.folds} folds is left out in turn: calibration and sets come from the test "
         f"images of the others, so that no {unit} is judged by sets that it took part in. "

@@ -11,7 +11,15 @@ from leukoscope.reporting.content import References, Section, Terms
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
-from leukoscope.reporting.study import data, decisions, examples, models, patient_results, results
+from leukoscope.reporting.study import (
+    data,
+    decisions,
+    examples,
+    models,
+    patient_results,
+    results,
+    study_patients,
+)
 from leukoscope.reporting.study.card import card_text
 from leukoscope.reporting.study.checklists import write_checklists
 from leukoscope.reporting.study.damaged_images import robustness
@@ -47,15 +55,14 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
         lambda: [dashboard(study, gallery)],
         lambda: [results.folds(study)],
         lambda: [results.class_results(study, gallery)],
-        lambda: [patient_results.subjects(study, gallery)],
+        lambda: [subjects(study, gallery)],
         lambda: [decisions.calibration(study, gallery)],
         lambda: [decisions.decisions(study, gallery)],
         lambda: [rejection(study, gallery)],
         lambda: robustness(gallery),
         lambda: models.ensembles(study),
         lambda: [models.training(study, gallery)],
-        lambda: [examples.explanations(study, gallery)],
-        lambda: [examples.examples(study, gallery)],
+        lambda: images(study, gallery),
         lambda: [data.reproduce(study)],
         lambda: [write_checklists(run, study), *closing(study)],
     ]
@@ -76,22 +83,39 @@ def head(study: Study) -> dict[str, Any]:
     level: str = verdict.level
     word, sign = level_title(level)
     usable = study.manifest.usable
+    patients = len({record.patient_id for record in usable})
     facts = (
+        *([(f"{count(patients)}", "patients")] if study.row == "patient" else []),
         (f"{count(len(usable))}", "usable images"),
         (f"{len(study.class_names)}", "classes"),
         (f"{len(study.protocols)}", "protocol" if len(study.protocols) == 1 else "protocols"),
         (", ".join(study.recipes), "recipe" if len(study.recipes) == 1 else "recipes"),
     )
+    who = f"{plural(patients, 'patient')}, " if study.row == "patient" else ""
     return {
         "title": f"Leukoscope study of {study.name}",
         "name": study.name,
-        "summary": f"{plural(len(usable), 'image')}, {', '.join(study.recipes)}",
+        "summary": f"{who}{plural(len(usable), 'image')}, {', '.join(study.recipes)}",
         "facts": facts,
         "headline": verdict.headline,
         "level": level.removesuffix("-by-clusters"),
         "level_word": word,
         "level_sign": sign,
     }
+
+
+def subjects(study: Study, gallery: Gallery) -> Section:
+    """The patients: the unit of the study, or its images aggregated."""
+    if study.row == "patient":
+        return study_patients.tested_patients(study, gallery)
+    return patient_results.subjects(study, gallery)
+
+
+def images(study: Study, gallery: Gallery) -> list[Section]:
+    """What single images show: heat maps and examples, or the cells that decided."""
+    if study.row == "patient":
+        return [study_patients.deciding_cells(study, gallery)]
+    return [examples.explanations(study, gallery), examples.examples(study, gallery)]
 
 
 def closing(study: Study) -> list[Section]:

@@ -36,6 +36,11 @@ from leukoscope.reporting.study_files import History, Study
 MOST_RECIPES = 3  # with figures of their own; tables name all
 MOST_RECIPES_BY_FOLD = 8
 TEST = ("accuracy", "weighted_f1")
+BY_PATIENT = (
+    "What is said of patients, not of cells: a row of every result is one patient, answered by all "
+    "of its images together. Where sentences below speak of test images, take patients for them; "
+    "the passport of the data and the list of examples speak of images."
+)
 VAL = ("val_loss", "val_accuracy", "val_f1")
 VAL_TITLES = ("Validation loss", "Validation accuracy", "Validation weighted F1")
 
@@ -43,7 +48,8 @@ VAL_TITLES = ("Validation loss", "Validation accuracy", "Validation weighted F1"
 def can_show(study: Study) -> tuple[str, ...]:
     """Questions that the study's protocols and probes answer."""
     first = study.recipes[0]
-    items = [
+    items = [BY_PATIENT] if study.row == "patient" else []
+    items += [
         protocol.shows.format(sample(entry))
         for name, protocol in WORDS.items()
         if (entry := study.result(first, name)) is not None
@@ -79,6 +85,12 @@ def cannot_show(study: Study) -> tuple[str, ...]:
         items.append(
             "How the model does in laboratories beyond those of this study and of the other data "
             "that it was measured on."
+        )
+    elif study.row == "patient" and "cohort" not in study.protocols:
+        items.append(
+            "How the model does on patients of another hospital, of other years, with another "
+            "stain or microscope: all patients come from one source, and the intervals count only "
+            "these. A score on patients of the same source, however high, is no promise there."
         )
     elif "external" not in study.protocols:
         items.append(
@@ -165,8 +177,8 @@ def _confusion_chart(
         f"confusion-{recipe}",
         lambda: confusion_matrices(panels, study.class_names),
         caption=(
-            f"Confusion matrices, recipe {recipe}: number of images and share of the true class "
-            f"(n = {ns} test images; all folds pooled)."
+            f"Confusion matrices, recipe {recipe}: number of {study.row}s and share of the true "
+            f"class (n = {ns} test {study.row}s; all folds pooled)."
         ),
         alt=f"Confusion matrices of {recipe}; the same numbers stand in the tables below.",
     )
@@ -188,8 +200,8 @@ def _roc_chart(
             f"roc-{recipe}",
             lambda: roc_curves(panels, study.class_names),
             caption=(
-                f"ROC curves, each class against the rest, recipe {recipe} (n = {ns} test images; "
-                "all folds pooled)."
+                f"ROC curves, each class against the rest, recipe {recipe} (n = {ns} test "
+                f"{study.row}s; all folds pooled)."
             ),
             alt=f"ROC curves of {recipe}; the areas stand in the table of classes.",
         )
@@ -236,7 +248,7 @@ def _recipe_table(study: Study, recipe: str) -> Table | None:
     columns = (
         Column("Protocol"),
         Column("Fold"),
-        Column("n test images", numeric=True),
+        Column(f"n test {study.row}s", numeric=True),
         *(Column(metric_title(name), numeric=True) for name in TEST),
         Column("Chosen"),
         *(Column(title, numeric=True) for title in VAL_TITLES),

@@ -13,7 +13,6 @@ from leukoscope.core.protocols import WORDS, protocol_title
 from leukoscope.evaluation.shortcuts import status_of
 from leukoscope.evaluation.verdict_text import DEGRADED_WORDS, SOURCE_WORDS, share_text
 from leukoscope.reporting.content import (
-    N_IMAGES,
     PROTOCOL,
     Block,
     Bullets,
@@ -25,6 +24,7 @@ from leukoscope.reporting.content import (
     Table,
     code,
     each,
+    n_rows,
     present,
     scores,
     table_if_any,
@@ -126,7 +126,7 @@ def survival(study: Study) -> Table | None:
     n = max((row.n for row in rows), default=0)
     return table_if_any(
         f"What the trained model keeps of its advantage on mildly degraded test images "
-        f"(up to {count(n)} images a protocol)",
+        f"(up to {count(n)} {study.row}s a protocol)",
         inputs,
         text("Test images after", lambda name: DEGRADED_WORDS.get(name, name)),
         *each(
@@ -244,7 +244,7 @@ def _chart(study: Study, gallery: Gallery) -> Picture | None:
         lambda: shortcut_chart(rows, panels, chance),
         narrow=lambda: shortcut_chart(rows, panels, chance, narrow=True),
         caption=(
-            f"The model against its probes, protocol by protocol (n = {count(n)} images; "
+            f"The model against its probes, protocol by protocol (n = {count(n)} {study.row}s; "
             f"{study.level} intervals), and below, hollow, each model on perturbed "
             "versions of its test images. Under a protocol’s name: how far the accuracy of random "
             "splits lies above it. Where a probe comes close to the whole image, the accuracy does "
@@ -288,7 +288,7 @@ def numbers(study: Study) -> Table:
         f"({study.level} intervals)",
         rows,
         PROTOCOL, text("The classifier sees", "sees"), code("Classifier", "recipe"),
-        *scores(SHOWN_METRICS), N_IMAGES,
+        *scores(SHOWN_METRICS), n_rows(study.row),
         grouped=True,
     )  # fmt: skip
 
