@@ -48,6 +48,7 @@ GLOBAL_OPTIONS = GlobalOptions()
 _CONTROLS = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if code not in (9, 10)
 }
+_UNRELIABLE = " †"  # behind an interval from few groups
 _KEPT = "what was finished is kept: run it again with --resume"
 _ANOTHER = "name another place with --out"
 _FILE_FAULTS = {
@@ -141,11 +142,17 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: 
     table = Table(box=None, pad_edge=False)
     for title in titles:
         table.add_column(title, no_wrap=width > 0)
+    unreliable = False
     for row in rows:
         table.add_row(*row)
+        unreliable = unreliable or any(cell.endswith(_UNRELIABLE) for cell in row)
     out = console()
     out.width = max(out.width, width)
     out.print(table)
+    if unreliable:
+        from leukoscope.reporting.formats import UNRELIABLE_NOTE
+
+        out.print(UNRELIABLE_NOTE, markup=False)
 
 
 def print_verdict(level: str, headline: str, needs: Iterable[str] = ()) -> None:
@@ -182,7 +189,7 @@ def with_interval(found: Estimate) -> str:
     """A number between 0 and 1 with its interval; a dagger marks an unreliable one."""
     if found.low is None or found.high is None:
         return without_interval(found)
-    mark = "" if found.reliable else " †"
+    mark = "" if found.reliable else _UNRELIABLE
     return f"{without_interval(found)} ({found.low:.3f}–{found.high:.3f}){mark}"
 
 

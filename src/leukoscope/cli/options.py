@@ -158,6 +158,9 @@ PlanOption = Annotated[
     bool,
     typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
 ]
+OpenReportOption = Annotated[
+    bool, typer.Option("--open", help="Open the report in a browser at the end.")
+]
 TrainOutOption = Annotated[Path, typer.Option("--out", help="The run's folder.")]
 ResumeTrainOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")]
 

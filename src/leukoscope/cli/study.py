@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from leukoscope.study.run import StudyResult
 
 # With --resume these may be given alone: everything else is read from the study's folder.
-RESUME_NEEDS = {"data", "out", "resume", "jobs", "executor", "devices", "nodes", "as_json"}
+RESUME_NEEDS = {
+    "data",
+    "out",
+    "resume",
+    "jobs",
+    "executor",
+    "devices",
+    "nodes",
+    "as_json",
+    "open_report",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -84,6 +94,7 @@ def study(
     devices: opt.DevicesOption = 1,
     nodes: opt.NodesOption = 1,
     plan: opt.PlanOption = False,
+    open_report: opt.OpenReportOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
@@ -120,7 +131,7 @@ def study(
         return _show_plan(config, as_json, jobs)
     result = _run(config, out, workers, fit_executor, resume=resume)
     print_json(result.metrics.to_json()) if as_json else _print_result(result)
-    return _exit_code(result)
+    return _exit_code(result, open_report=open_report)
 
 
 @command
@@ -242,8 +253,12 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
     return 0
 
 
-def _exit_code(result: StudyResult) -> int:
+def _exit_code(result: StudyResult, *, open_report: bool) -> int:
     """1 where the negative control failed, 3 where images could not be read, else 0."""
+    if open_report:
+        import webbrowser
+
+        webbrowser.open(result.run.report_html.resolve().as_uri())
     control = result.metrics.control
     if control is not None and control.passed is False:
         typer.echo(NO_TRUST, err=True)
@@ -252,28 +267,28 @@ def _exit_code(result: StudyResult) -> int:
 
 
 def _print_scores(result: StudyResult) -> None:
-    from leukoscope.config.metrics.results import ProbeResult, Result
-
-    found: list[Result | ProbeResult] = [*result.metrics.results, *result.metrics.probes]
+    """The scores of the models; those of the probes are in the report."""
     rows = [
         (
-            row.probe if isinstance(row, ProbeResult) else row.recipe,
+            row.recipe,
             row.protocol,
             str(row.n),
             with_interval(row.metrics["accuracy"]),
             *(without_interval(row.metrics[name]) for name in ("macro_f1", "roc_auc")),
         )
-        for row in found
+        for row in result.metrics.results
         if row.metrics
     ]
-    print_table(("what", "held out", "images", "accuracy", "macro F1", "AUC"), rows)
+    print_table(("model", "held out", "n", "accuracy", "macro F1", "AUC"), rows, width=80)
 
 
 def _print_result(result: StudyResult) -> None:
-    _print_scores(result)
     verdict = result.metrics.verdict
-    print_sources(verdict)
     print_verdict(verdict.level, verdict.headline, verdict.needs)
+    typer.echo()
+    print_sources(verdict)
+    typer.echo()
+    _print_scores(result)
     if result.metrics.external:
         from leukoscope.reporting.study.other_data import in_words
 
@@ -284,4 +299,5 @@ def _print_result(result: StudyResult) -> None:
     typer.echo(f"\nreport  {result.run.report_html}")
     if result.run.bundle.is_dir():
         typer.echo(f"bundle  {result.run.bundle}")
+        typer.echo(f"next    leukoscope predict IMAGES --bundle {result.run.bundle}")
     typer.echo(DISCLAIMER)
