@@ -16,8 +16,10 @@ from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import TRUTH_FOLDER, write_phantoms
+from leukoscope.pipeline.progress import Progress
 from leukoscope.runtime.by_patient import PatientCollector, features_of, patients_of_table
 from leukoscope.runtime.predictor import load_bundle
+from leukoscope.study.external import evaluate_bundle, evaluate_external
 from leukoscope.study.run import StudyResult, run_study, study_config
 
 RECIPES = ("patient-spread", "patient-mean", "patient-attention")
@@ -156,4 +158,57 @@ def test_a_patient_with_two_labels_stops_the_study(data: Path, tmp_path: Path) -
     with pytest.raises(DataError, match=r"aml-00 \(aml, apl\)"):
         run_study(
             study_config(torn, unit="patient", folds=3, overrides=OVERRIDES), tmp_path / "run"
+        )  # fmt: skip
+
+
+def _other_patients(data: Path, folder: Path) -> Path:
+    """A manifest of the same images whose patients have other names."""
+    rows = read_csv(data)
+    manifest = folder / "later.csv"
+    with manifest.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(("path", "label", "patient_id"))
+        for row in rows:
+            path = (data.parent / row["path"]).resolve()
+            writer.writerow((path, row["label"], f"later-{row['patient_id']}"))
+    return manifest
+
+
+def test_other_data_is_measured_by_patient(study: StudyResult, data: Path, tmp_path: Path) -> None:
+    later = _other_patients(data, tmp_path)
+    found = evaluate_bundle(
+        study.run.bundle, later, tmp_path / "out", layout="auto", class_map={},
+        listener=lambda *_: None,
+    )  # fmt: skip
+    (result,) = found.metrics.results
+    lost = [text for text in found.metrics.warnings if "none of whose images" in text]
+    assert (result.row, result.group_unit) == ("patient", "patient")
+    assert result.n == 2 * PATIENTS - sum(text.count("later-") for text in lost)
+    assert any("training" in text for text in found.metrics.warnings)  # the very same files
+    rows = read_csv(RunFiles(found.run).run.predictions)
+    assert all(row["image_id"].startswith("later-") for row in rows)
+
+    config = study_config(
+        data, unit="patient", recipes=RECIPES, probes=[], folds=3, overrides=OVERRIDES,
+        external=[later],
+    )  # fmt: skip
+    run = RunFiles(study.run)
+    metrics, unreadable = evaluate_external(study.run, config, run.metrics, run.splits, Progress())
+    assert not unreadable
+    (entry,) = metrics.external
+    assert entry.n == result.n
+    assert entry.forecast
+
+
+def test_other_data_without_patients_is_refused(
+    study: StudyResult, data: Path, tmp_path: Path
+) -> None:
+    rows = read_csv(data)
+    manifest = tmp_path / "nobody.csv"
+    lines = [f"{(data.parent / row['path']).resolve()},{row['label']}" for row in rows]
+    manifest.write_text("\n".join(["path,label", *lines]))
+    with pytest.raises(DataError, match="every image must name its patient"):
+        evaluate_bundle(
+            study.run.bundle, manifest, tmp_path / "out", layout="auto", class_map={},
+            listener=lambda *_: None,
         )  # fmt: skip

@@ -209,11 +209,6 @@ class StudyConfig(Strict):
     @model_validator(mode="after")
     def _external_data_needs_a_bundle(self) -> StudyConfig:
         reason = self.no_bundle_reason
-        if self.external and self.unit == "patient":
-            raise ValueError(
-                'external data is measured image by image, which unit = "patient" does not know '
-                "yet; leave external out and use `leukoscope predict --by-patient`"
-            )
         if self.external and (reason or not self.bundle):
             raise ValueError(
                 "external data is measured with the study's bundle, and there will be none"

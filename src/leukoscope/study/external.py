@@ -30,6 +30,7 @@ from leukoscope.core.labels import (
     role_of,
     without_sides,
 )
+from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
@@ -45,8 +46,9 @@ from leukoscope.pipeline.entries import sampling
 from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.measured import seen_in_training, units_of_data
 from leukoscope.pipeline.progress import Listener, Progress
+from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.prediction import Prediction
-from leukoscope.runtime.predictor import load_bundle
+from leukoscope.runtime.predictor import Predictor, load_bundle
 
 RECORD = "evaluated.json"
 
@@ -79,7 +81,9 @@ def evaluate_bundle(
 ) -> ExternalResult:
     """Predict on labelled images and measure.
 
-    Intervals resample patients where the data names them, else components of connected images.
+    A bundle that answers for patients is measured by patient: all images of one must have its
+    class, and what the gate rejects takes no part. Intervals resample patients where the data names
+    them, else components of connected images.
     A class that the bundle does not know is left out and named; where the bundle knows only
     malignant and benign classes of another kind, P(malignant) is measured instead.
 
@@ -87,7 +91,8 @@ def evaluate_bundle(
         roles: Class → role, for classes of the data and of the bundle; over a column ``role``.
 
     Raises:
-        DataError: No image has a class that can be compared.
+        DataError: No image has a class that can be compared; with a bundle that answers for
+            patients, an image names no patient, or a patient has images of two classes.
         UnknownNameError: A role is stated of a class that neither has, or there is no such role.
     """
     run = RunFolder(out)
@@ -96,36 +101,89 @@ def evaluate_bundle(
     if not manifest.usable:
         raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")
     found = audit(manifest, progress=lambda done, total: listener("audit", done, total))
-    records = found.manifest.usable
+    images = found.manifest.usable
+    by_patient = predictor.patient_head is not None
+    records = Patients.of(found.manifest).records if by_patient else images
     stated = named_roles(roles or {})
     check_roles(stated, {*predictor.class_names, *manifest.class_names})
     of_column = stated_roles(data, layout=layout, class_map=class_map, target=target)
     known = {**predictor.record.roles, **named_roles(of_column), **stated}
-    answers: list[Prediction] = []
-    paths = [found.manifest.path_of(record) for record in records]
+    said: list[Prediction] = []
+    paths = [found.manifest.path_of(record) for record in images]
     for done, answer in enumerate(predictor.predict_stream(paths), start=1):
         if not isinstance(answer, Prediction):
             raise DataError(f"{answer}")
-        answers.append(answer)
+        said.append(answer)
         listener("predicting", done, len(paths))
-    table, kept, warnings = _table(predictor.class_names, known, records, answers)
-    of_image = {r.image_id: a for r, a in zip(records, answers, strict=True)}
-    kept_answers = [of_image[record.image_id] for record in kept]
+    answers: list[_Answer | None] = [*map(_of_image, said)]
+    if by_patient:
+        answers = _of_patients(predictor, images, said, records)
+    answered = {r.image_id: a for r, a in zip(records, answers, strict=True) if a is not None}
+    lost = [record.image_id for record in records if record.image_id not in answered]
+    table, kept, warnings = _table(
+        predictor.class_names,
+        known,
+        tuple(record for record in records if record.image_id in answered),
+        list(answered.values()),
+    )
+    if lost:
+        warnings.append(
+            f"{len(lost)} patients left out, none of whose images could be used: {', '.join(lost)}"
+        )
+    kept_answers = [answered[record.image_id] for record in kept]
     unit, groups = units_of_data(kept)
     same = table.class_names == predictor.class_names
     metrics = summarise_external(
         table,
         [groups[record.image_id] for record in kept],
         unit,
-        [*warnings, *seen_in_training(predictor, kept)],
+        [*warnings, *seen_in_training(predictor, images if by_patient else kept)],
         [answer.prediction_set for answer in kept_answers] if same else None,
         [answer.decision for answer in kept_answers],
         known,
+        "patient" if by_patient else "image",
     )
     found.manifest.save(run.manifest)
     table.save(run.predictions)
     save_metrics(run.metrics, metrics)
     return ExternalResult(run, metrics, found.manifest.unreadable)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What is measured of an answer for an image or a patient."""
+
+    probabilities: Mapping[str, float]
+    prediction_set: tuple[str, ...]
+    decision: str
+
+
+def _of_image(answer: Prediction) -> _Answer:
+    return _Answer(answer.probabilities, answer.prediction_set, answer.decision)
+
+
+def _of_patients(
+    predictor: Predictor,
+    images: Sequence[ImageRecord],
+    said: Sequence[Prediction],
+    patients: Sequence[ImageRecord],
+) -> list[_Answer | None]:
+    """The answer for each patient; None where none of its images could be used."""
+    turn = iter([record.patient_id for record in images])
+    collector = PatientCollector.of(predictor, lambda _: next(turn))
+    for answer in said:
+        collector.add(answer)
+    rows = {row["patient"]: row for row in collector.rows()}
+    found: list[_Answer | None] = []
+    for patient in patients:
+        row = rows[patient.image_id]
+        probs = {name: row[f"p_{name}"] for name in predictor.class_names}
+        known = row["predicted"] is not None
+        answer = (
+            _Answer(probs, tuple(row["prediction_set"].split()), row["decision"]) if known else None
+        )
+        found.append(answer)
+    return found
 
 
 def _comparable(
@@ -165,9 +223,17 @@ def _table(
     class_names: tuple[str, ...],
     roles: Roles,
     records: tuple[ImageRecord, ...],
-    answers: list[Prediction],
+    answers: Sequence[_Answer],
 ) -> tuple[PredictionTable, list[ImageRecord], list[str]]:
-    """Predictions of the images whose class can be compared, by class or by malignancy."""
+    """Predictions of the images or patients whose class can be compared.
+
+    Raises:
+        DataError: There are none.
+    """
+    if not answers:
+        raise DataError(
+            "every image was rejected as unlike the training images: nothing to measure"
+        )
     probs = np.array([[a.probabilities[name] for name in class_names] for a in answers])
     labels = {record.label for record in records}
     warnings: list[str] = []
@@ -193,7 +259,8 @@ def _table(
     if unknown:
         dropped = len(truth) - len(keep)
         why = "unknown to the bundle" if way == "class" else "their role is not stated (--role)"
-        warnings.append(f"{dropped} images of {', '.join(unknown)} left out: {why}")
+        what = "patients" if records[0].path.endswith("/") else "images"
+        warnings.append(f"{dropped} {what} of {', '.join(unknown)} left out: {why}")
     missing = [name for name in class_names if name not in labels]
     if unknown and missing and way == "class":
         both = ", ".join(name for name in class_names if name in labels)
@@ -221,6 +288,7 @@ def summarise_external(
     sets: Sequence[Sequence[str]] | None,
     decisions: Sequence[str],
     roles: Roles | None = None,
+    row: Literal["image", "patient"] = "image",
 ) -> EvaluationMetrics:
     """Statistics of a bundle on other data: one result, coverage, decisions.
 
@@ -232,6 +300,7 @@ def summarise_external(
         sets: (n,) prediction set of each row, class names; None where the classes differ.
         decisions: (n,) ``accept``, ``review`` or ``reject``.
         roles: What the classes stand for.
+        row: What a row of the table is.
     """
     intervals = bootstrap_metrics(
         table.y_true, table.probs, table.class_names, groups=list(groups), roles=roles, seed=0
@@ -257,6 +326,7 @@ def summarise_external(
                 "n_groups": len(set(groups)),
                 "group_unit": unit,
                 "folds": 1,
+                "row": row,
                 "metrics": {name: interval.to_json() for name, interval in intervals.items()},
                 "confusion": confusion.tolist(),
                 "calibrated": True,
@@ -386,7 +456,10 @@ def _entry(
     )
     units = groups_of(folds)[protocol]
     outside = PredictionTable.load(folder.predictions)
-    _, new_units = units_of_data(Manifest.load(folder.manifest, run.path).usable)
+    if config.unit == "patient":
+        new_units = {name: name for name in outside.image_id.tolist()}
+    else:
+        _, new_units = units_of_data(Manifest.load(folder.manifest, run.path).usable)
     return {
         "data": name,
         "folder": f"{run.external.name}/{name}",
