@@ -178,11 +178,10 @@ def _of_patients(
     for patient in patients:
         row = rows[patient.image_id]
         probs = {name: row[f"p_{name}"] for name in predictor.class_names}
-        known = row["predicted"] is not None
-        answer = (
-            _Answer(probs, tuple(row["prediction_set"].split()), row["decision"]) if known else None
-        )
-        found.append(answer)
+        if row["predicted"] is None:
+            found.append(None)
+        else:
+            found.append(_Answer(probs, tuple(row["prediction_set"].split()), row["decision"]))
     return found
 
 
