@@ -101,52 +101,73 @@ def evaluate_bundle(
     if not manifest.usable:
         raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")
     found = audit(manifest, progress=lambda done, total: listener("audit", done, total))
-    images = found.manifest.usable
-    by_patient = predictor.patient_head is not None
-    records = Patients.of(found.manifest).records if by_patient else images
     stated = named_roles(roles or {})
     check_roles(stated, {*predictor.class_names, *manifest.class_names})
     of_column = stated_roles(data, layout=layout, class_map=class_map, target=target)
     known = {**predictor.record.roles, **named_roles(of_column), **stated}
+    records, answers, lost = _answered(predictor, found.manifest, listener)
+    rows = "images" if predictor.patient_head is None else "patients"
+    table, kept, warnings = _table(predictor.class_names, known, records, answers, rows)
+    answered = {record.image_id: a for record, a in zip(records, answers, strict=True)}
+    warnings = [*lost, *warnings]
+    metrics = _measure(predictor, table, kept, answered, known, warnings, found.manifest)
+    found.manifest.save(run.manifest)
+    table.save(run.predictions)
+    save_metrics(run.metrics, metrics)
+    return ExternalResult(run, metrics, found.manifest.unreadable)
+
+
+def _answered(
+    predictor: Predictor, manifest: Manifest, listener: Listener
+) -> tuple[tuple[ImageRecord, ...], list[_Answer], list[str]]:
+    """The images or patients that a bundle answers for, its answers, and words on those left out.
+
+    Raises:
+        DataError: An image cannot be read; with patients, see :class:`Patients`.
+    """
+    images = manifest.usable
+    patients = None if predictor.patient_head is None else Patients.of(manifest).records
     said: list[Prediction] = []
-    paths = [found.manifest.path_of(record) for record in images]
+    paths = [manifest.path_of(record) for record in images]
     for done, answer in enumerate(predictor.predict_stream(paths), start=1):
         if not isinstance(answer, Prediction):
             raise DataError(f"{answer}")
         said.append(answer)
         listener("predicting", done, len(paths))
-    answers: list[_Answer | None] = [*map(_of_image, said)]
-    if by_patient:
-        answers = _of_patients(predictor, images, said, records)
-    answered = {r.image_id: a for r, a in zip(records, answers, strict=True) if a is not None}
-    lost = [record.image_id for record in records if record.image_id not in answered]
-    table, kept, warnings = _table(
-        predictor.class_names,
-        known,
-        tuple(record for record in records if record.image_id in answered),
-        list(answered.values()),
-    )
-    if lost:
-        warnings.append(
-            f"{len(lost)} patients left out, none of whose images could be used: {', '.join(lost)}"
-        )
-    kept_answers = [answered[record.image_id] for record in kept]
+    if patients is None:
+        return images, [*map(_of_image, said)], []
+    answers = _of_patients(predictor, images, said, patients)
+    pairs = [(r, a) for r, a in zip(patients, answers, strict=True) if a is not None]
+    lost = [r.image_id for r, a in zip(patients, answers, strict=True) if a is None]
+    words = [
+        f"{len(lost)} patients left out, none of whose images could be used: {', '.join(lost)}"
+    ]
+    return tuple(r for r, _ in pairs), [a for _, a in pairs], words if lost else []
+
+
+def _measure(
+    predictor: Predictor,
+    table: PredictionTable,
+    kept: Sequence[ImageRecord],
+    answers: Mapping[str, _Answer],
+    roles: Roles,
+    warnings: Sequence[str],
+    manifest: Manifest,
+) -> EvaluationMetrics:
+    """The statistics of the images or patients that were compared."""
+    by_patient = predictor.patient_head is not None
     unit, groups = units_of_data(kept)
     same = table.class_names == predictor.class_names
-    metrics = summarise_external(
+    return summarise_external(
         table,
         [groups[record.image_id] for record in kept],
         unit,
-        [*warnings, *seen_in_training(predictor, images if by_patient else kept)],
-        [answer.prediction_set for answer in kept_answers] if same else None,
-        [answer.decision for answer in kept_answers],
-        known,
+        [*warnings, *seen_in_training(predictor, manifest.usable if by_patient else kept)],
+        [answers[record.image_id].prediction_set for record in kept] if same else None,
+        [answers[record.image_id].decision for record in kept],
+        roles,
         "patient" if by_patient else "image",
     )
-    found.manifest.save(run.manifest)
-    table.save(run.predictions)
-    save_metrics(run.metrics, metrics)
-    return ExternalResult(run, metrics, found.manifest.unreadable)
 
 
 @dataclass(frozen=True)
@@ -223,6 +244,7 @@ def _table(
     roles: Roles,
     records: tuple[ImageRecord, ...],
     answers: Sequence[_Answer],
+    rows: str = "images",
 ) -> tuple[PredictionTable, list[ImageRecord], list[str]]:
     """Predictions of the images or patients whose class can be compared.
 
@@ -258,8 +280,7 @@ def _table(
     if unknown:
         dropped = len(truth) - len(keep)
         why = "unknown to the bundle" if way == "class" else "their role is not stated (--role)"
-        what = "patients" if records[0].path.endswith("/") else "images"
-        warnings.append(f"{dropped} {what} of {', '.join(unknown)} left out: {why}")
+        warnings.append(f"{dropped} {rows} of {', '.join(unknown)} left out: {why}")
     missing = [name for name in class_names if name not in labels]
     if unknown and missing and way == "class":
         both = ", ".join(name for name in class_names if name in labels)
