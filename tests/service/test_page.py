@@ -27,14 +27,14 @@ from leukoscope.runtime.heatmap import encode_png
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-EngineVariant = Callable[..., AbstractContextManager[SimpleNamespace]]
+Serving = Callable[..., AbstractContextManager[SimpleNamespace]]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SHOTS = os.environ.get("LEUKOSCOPE_SCREENSHOTS", "")
 
 
 @pytest.fixture(scope="module")
-def address(serving: EngineVariant, bundle: Path) -> Iterator[str]:
+def address(serving: Serving, bundle: Path) -> Iterator[str]:
     chosen = os.environ.get("LEUKOSCOPE_PAGE_BUNDLE", str(bundle))
     with serving("--bundle", chosen) as server:
         for _ in range(600):

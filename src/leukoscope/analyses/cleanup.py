@@ -20,8 +20,8 @@ REPORT = (
     "config", "environment", "metrics", "report_html", "report_md", "model_card", "checklists",
 )  # fmt: skip
 _OTHERS = (
-    "manifest", "passport", "splits", "predictions", "figures", "explanations", "ensemble",
-    "robustness", "robustness_table", "bundle", "external", "cache",
+    "manifest", "passport", "patients", "splits", "predictions", "figures", "explanations",
+    "ensemble", "robustness", "robustness_table", "bundle", "external", "cache",
 )  # fmt: skip
 REPORT_NAMES = frozenset(getattr(RunFolder(Path()), name).name for name in REPORT)
 OUR_NAMES = REPORT_NAMES | {getattr(RunFolder(Path()), name).name for name in _OTHERS} | {"models"}

@@ -58,7 +58,7 @@ def aggregate(probs: ArrayLike, method: str = DEFAULT) -> FloatArray:
         probs: (…, n, K) calibrated probabilities of the images of one patient.
 
     >>> images = [[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]
-    >>> [aggregate(images, method).round(3).tolist() for method in METHODS]
+    >>> [aggregate(images, method).round(3).tolist() for method in PATIENT_METHODS]
     [[0.675, 0.325], [0.9, 0.1], [0.625, 0.375]]
     """
     p = np.asarray(probs, dtype=np.float64)
