@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leukoscope.config.study import PATIENT_PROBES, PROBES
 from leukoscope.core.labels import CLASSES
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.metrics import compute_metrics
@@ -30,6 +31,7 @@ from leukoscope.reporting.markup import cell, inline, markdown, markdown_code, s
 from leukoscope.reporting.study import data
 from leukoscope.reporting.study.card import render_model_card
 from leukoscope.reporting.study_files import load_study
+from leukoscope.reporting.wording import PROBE_MEANING
 
 MakeStudy = Callable[..., RunFolder]
 
@@ -202,3 +204,7 @@ def test_model_card_is_written_before_the_environment(
     run = make_study(tmp_path, images=20, protocols=("random",), with_images=False)
     run.environment.unlink()
     assert "## Provenance" in render_model_card(run)
+
+
+def test_every_probe_is_explained() -> None:
+    assert set(PROBES) | set(PATIENT_PROBES) <= set(PROBE_MEANING)

@@ -37,6 +37,28 @@ PROBE_MEANING: Mapping[str, str] = {
     "cells-only": "The same on the leukocytes alone, on a neutral background.",
     "cells-only-grey": "The same on these in grey.",
     "scale-bar-only": "A classifier that sees place, size, colour and ink of the scale bar alone.",
+    "ground-only": (
+        "The plain classifier on the ground: the leukocytes of the image and, so that the holes "
+        "tell nothing, those of an image of another class are painted over."
+    ),
+    "grain-only": (
+        "A linear head on the finest detail inside and outside leukocytes: noise, sharpness and "
+        "traces of compression, which hold next to no morphology."
+    ),
+    "frame-only": (
+        "A linear head on rim, borders, empty margins, fall-off of light and place of the cell."
+    ),
+    "file-only": "Trees on what the file says: size, format, depth, compression, metadata.",
+    "stain-only": (
+        "Trees on the colours of ground and red cells, or, of cells on black, on the hue of "
+        "chromatin."
+    ),
+    "shape-only": "Trees on the silhouettes of leukocytes and nuclei; that is morphology.",
+    "count-only": (
+        "Trees on number and area of the leukocytes, which is disease as well as choice of the "
+        "field."
+    ),
+    "order-only": "Trees on the place in the list of names and the time of the picture.",
     "cell-share": (
         "No shortcut but what a clinician would use: a logistic regression on the share of each "
         "cell type among a patient’s cells, as experts named them."
