@@ -2,17 +2,21 @@
 
 Fits and tests with whole patients held out, without audit, probes and perturbed images, which on
 some thousand cells cost hours on a small machine; features are kept in ``--cache``. Prints a table.
+
+With ``--cells N --out FEW.csv`` it draws at most N cells of each patient instead, for a whole study
+of them: ``leukoscope study FEW.csv --unit patient``.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leukoscope.core.files import read_csv
+from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset
 from leukoscope.datasets.splits import make_splits
@@ -49,9 +53,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="manifest with path,label,patient_id,cell_type")
     parser.add_argument("--cache", type=Path, default=Path("runs/patients"))
+    parser.add_argument("--cells", type=int, help="draw so many cells of each patient, and stop")
+    parser.add_argument("--out", type=Path, default=Path("few.csv"), help="manifest of these")
     arguments = parser.parse_args()
+    if arguments.cells:
+        draw_cells(arguments.data, arguments.cells, arguments.out)
+        return
     for line in table(measure(arguments.data, arguments.cache)):
         print(line)
+
+
+def draw_cells(data: Path, most: int, out: Path) -> None:
+    """Write a manifest with at most ``most`` cells of each patient, drawn with seed 0."""
+    own: dict[str, list[dict[str, str]]] = {}
+    for row in read_csv(data):
+        own.setdefault(row["patient_id"], []).append(row)
+    rng = random.Random(0)
+    drawn = [row for rows in own.values() for row in rng.sample(rows, min(most, len(rows)))]
+    place = data.parent.resolve()
+    columns = ("path", "label", "patient_id", "cell_type")
+    write_csv(out, columns, ({**row, "path": str(place / row["path"])} for row in drawn))
 
 
 def measure(data: Path, cache: Path) -> dict[str, Any]:

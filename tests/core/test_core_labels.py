@@ -1,8 +1,8 @@
 import pytest
 
 from leukoscope.core.errors import UnknownNameError
+from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import (
-    CLASSES,
     check_roles,
     malignant_mask,
     match_class,

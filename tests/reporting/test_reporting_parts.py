@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.config.study import PATIENT_PROBES, PROBES
-from leukoscope.core.labels import CLASSES
+from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable

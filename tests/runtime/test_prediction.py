@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from leukoscope.config.bundle import OperatingPoint, QualityLimits
 from leukoscope.core.errors import ImageError
-from leukoscope.core.labels import Role
+from leukoscope.core.known_classes import Role
 from leukoscope.imaging.quality import QUALITY_MEASURES
 from leukoscope.runtime import prediction
 from leukoscope.runtime.prediction import Failure, decide, malignant_probability, quality_notes

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from starlette.testclient import TestClient
 
-from leukoscope.core.labels import Role
+from leukoscope.core.known_classes import Role
 from leukoscope.runtime.bundle import save_bundle
 
 AppWith = Callable[..., AbstractContextManager[TestClient]]

@@ -12,7 +12,7 @@ import pytest
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError
-from leukoscope.core.labels import Role
+from leukoscope.core.known_classes import Role
 from leukoscope.core.records import ImageRecord
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.study.external import _table, summarise_external

@@ -14,7 +14,8 @@ from typing import Any
 from leukoscope.analyses.relabel import FOLDER, QUEUE_JSON
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv, read_json, sha256_file, write_csv, write_json
-from leukoscope.core.labels import CLASSES, order_classes
+from leukoscope.core.known_classes import CLASSES
+from leukoscope.core.labels import order_classes
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layout_readers import provenance_path

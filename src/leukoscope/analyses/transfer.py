@@ -41,7 +41,8 @@ from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, WeightsError
 from leukoscope.core.files import read_json, sha256_json, write_csv, write_json
-from leukoscope.core.labels import Roles, check_roles, named_roles
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import check_roles, named_roles
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts import load_dataset

@@ -17,13 +17,8 @@ from leukoscope.cli.console import (
     progress_bars,
 )
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
-from leukoscope.core.labels import (
-    Roles,
-    class_description,
-    malignant_mask,
-    role_of,
-    without_sides,
-)
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import class_description, malignant_mask, role_of, without_sides
 
 if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord, OutOfDistribution

@@ -22,7 +22,7 @@ from leukoscope.cli.console import (
 )
 from leukoscope.cli.data_files import read_manifest
 from leukoscope.config import DEFAULT_RECIPE
-from leukoscope.core.labels import CLASSES_OF_ALL_SETS
+from leukoscope.core.known_classes import CLASSES_OF_ALL_SETS
 
 if TYPE_CHECKING:
     from leukoscope.config.study import SplitConfig

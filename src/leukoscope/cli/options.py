@@ -9,7 +9,7 @@ import typer
 
 from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
 from leukoscope.core.errors import ConfigError
-from leukoscope.core.labels import ROLES
+from leukoscope.core.known_classes import ROLES
 
 DataArgument = Annotated[
     Path, typer.Argument(help="Folder of images in any known layout, CSV manifest, or .npz file.")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from leukoscope.config.base import Strict
 from leukoscope.config.guarantees import NO_PROMISE, Parity, Precision, Promise
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.core.labels import Role
+from leukoscope.core.known_classes import Role
 
 BUNDLE_SCHEMA: Final = 1
 

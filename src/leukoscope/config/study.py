@@ -12,7 +12,7 @@ from leukoscope.config.base import Strict
 from leukoscope.config.bundle import SetGuarantee, SetScore
 from leukoscope.config.guarantees import parse_operating_point
 from leukoscope.config.recipe import FeatureClassifierTraining, Recipe
-from leukoscope.core.labels import Role
+from leukoscope.core.known_classes import Role
 from leukoscope.core.protocols import ProtocolName
 
 ProbeName = Literal[

@@ -8,13 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from leukoscope.core.errors import LayoutError, UnknownNameError
-from leukoscope.core.labels import (
-    CLASSES,
-    near_miss,
-    open_name,
-    resolve_class,
-    resolve_classes,
-)
+from leukoscope.core.known_classes import CLASSES
+from leukoscope.core.labels import near_miss, open_name, resolve_class, resolve_classes
 from leukoscope.core.records import DESCRIBING_COLUMNS
 from leukoscope.datasets.layout_rules import Placed, Placement
 

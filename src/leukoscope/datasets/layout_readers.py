@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.files import read_json, sha256_file
-from leukoscope.core.labels import CLASSES, class_title, open_name, resolve_class
+from leukoscope.core.known_classes import CLASSES
+from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
 from leukoscope.datasets.folder_levels import FIELDS, PathPattern, common_folders, read_folders
 from leukoscope.datasets.layout_rules import (

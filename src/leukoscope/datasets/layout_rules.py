@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from leukoscope.core.errors import LayoutError
-from leukoscope.core.labels import CLASSES, class_title, open_name, resolve_class
+from leukoscope.core.known_classes import CLASSES
+from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS
 from leukoscope.imaging.decode import IMAGE_SUFFIXES
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from leukoscope.core.errors import LayoutError, UnknownNameError
-from leukoscope.core.labels import Role, check_roles, class_title, order_classes, role_of
+from leukoscope.core.known_classes import Role
+from leukoscope.core.labels import check_roles, class_title, order_classes, role_of
 from leukoscope.core.records import DESCRIBING_COLUMNS, Manifest
 from leukoscope.datasets.class_names import (
     clean_class_map,

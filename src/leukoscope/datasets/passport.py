@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError, SplitError
 from leukoscope.core.files import atomic_path, read_json, sha256_json, write_json
-from leukoscope.core.labels import CLASSES, order_classes
+from leukoscope.core.known_classes import CLASSES
+from leukoscope.core.labels import order_classes
 from leukoscope.core.program import __version__
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.acquisition import (

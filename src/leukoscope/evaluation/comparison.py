@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.guarantees import BOUNDS, Parity
 from leukoscope.core.errors import DataError
-from leukoscope.core.labels import Roles
+from leukoscope.core.known_classes import Roles
 from leukoscope.evaluation.intervals import (
     Interval,
     Resampling,

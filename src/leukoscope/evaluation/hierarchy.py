@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.labels import Roles, without_sides
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import without_sides
 from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.metrics import check_predictions, malignant_classes
 

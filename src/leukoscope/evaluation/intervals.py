@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.labels import Roles
+from leukoscope.core.known_classes import Roles
 from leukoscope.evaluation.limits import (
     Scale,
     add_training_variance,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.labels import Roles
+from leukoscope.core.known_classes import Roles
 from leukoscope.evaluation.intervals import Resampling, Sampling
 from leukoscope.evaluation.metrics import METRICS, check_predictions, metric_of, weighted_metrics
 

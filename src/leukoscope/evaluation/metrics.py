@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError, UnknownNameError
-from leukoscope.core.labels import Roles, malignant_mask
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import malignant_mask
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

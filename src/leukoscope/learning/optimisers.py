@@ -22,7 +22,8 @@ from leukoscope.config.training import (
     StepSchedule,
 )
 from leukoscope.core.errors import TrainingError
-from leukoscope.core.labels import Roles, malignant_mask, without_sides
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import malignant_mask, without_sides
 from leukoscope.learning.activations import Trainable, backbone_blocks
 
 

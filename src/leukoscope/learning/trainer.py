@@ -22,7 +22,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.core.errors import BundleError, TrainingError
 from leukoscope.core.files import sha256_json
-from leukoscope.core.labels import Roles
+from leukoscope.core.known_classes import Roles
 from leukoscope.learning.activations import Trainable
 from leukoscope.learning.augment import build_augmentation
 from leukoscope.learning.backbones import Network, ToInput, evaluating

@@ -15,7 +15,7 @@ from leukoscope.config.bundle import Calibration, Conformal
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_bytes, sha256_json, write_json
-from leukoscope.core.labels import Roles
+from leukoscope.core.known_classes import Roles
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import CALIBRATION, PREDICTIONS, RunFolder
 from leukoscope.evaluation.calibration import (

@@ -17,7 +17,7 @@ from leukoscope.config.metrics.results import Result
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
-from leukoscope.core.labels import Roles
+from leukoscope.core.known_classes import Roles
 from leukoscope.core.protocols import protocol_rank
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.run_folder import RunFolder, training_history

@@ -87,19 +87,23 @@ def patients_of_folders(root: Path) -> PatientOf:
     return patient_of
 
 
-def check_patients(images: Iterable[Path | Failure], patient_of: PatientOf) -> None:
+def check_patients(
+    images: Iterable[str | Path | Failure],
+    patient_of: PatientOf,
+    hint: str = "add them to the CSV, put them below a folder of their patient, or leave them out",
+) -> None:
     """Refuse images without a patient before the first prediction.
 
     Raises:
         DataError: Names some of them.
     """
-    names = (str(item) for item in images if isinstance(item, Path))
+    names = (str(item) for item in images if not isinstance(item, Failure))
     lost = [name for name in names if not patient_of(name)]
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise DataError(
             f"no patient is known for {len(lost)} of the images: {', '.join(lost[:3])}{more}",
-            hint="add them to the CSV, put them below a folder of their patient, or leave them out",
+            hint=hint,
         )
 
 

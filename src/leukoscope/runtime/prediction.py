@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
-from leukoscope.core.labels import Roles, class_title, malignant_mask, role_of
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import class_title, malignant_mask, role_of
 from leukoscope.evaluation.gate import GATE_SCORES
 from leukoscope.runtime.output_fields import OF_CLASS, OutputField, json_values
 from leukoscope.runtime.similar import SimilarCase

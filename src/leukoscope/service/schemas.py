@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from leukoscope.config.bundle import BundleRecord
-from leukoscope.core.labels import Role
+from leukoscope.core.known_classes import Role
 from leukoscope.runtime.output_fields import OutputField
 from leukoscope.runtime.prediction import FAILURE_FIELDS, PREDICTION_FIELDS
 from leukoscope.runtime.similar import CASE_FIELDS

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import BundleRecord
-from leukoscope.core.labels import Roles, class_description, class_title, malignant_mask, role_of
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import class_description, class_title, malignant_mask, role_of
 from leukoscope.evaluation.hierarchy import split_levels
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess

@@ -21,8 +21,8 @@ from leukoscope.config.metrics.file import (
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_file, write_json
+from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import (
-    Roles,
     check_roles,
     malignant_mask,
     named_roles,

@@ -22,7 +22,8 @@ from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
-from leukoscope.core.labels import Roles, check_roles, named_roles
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import check_roles, named_roles
 from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds

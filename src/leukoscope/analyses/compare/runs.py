@@ -34,7 +34,8 @@ from leukoscope.analyses.compare.sources import (
 )
 from leukoscope.core.errors import UsageError
 from leukoscope.core.files import write_csv, write_json
-from leukoscope.core.labels import Roles, check_roles
+from leukoscope.core.known_classes import Roles
+from leukoscope.core.labels import check_roles
 from leukoscope.core.program import __version__
 from leukoscope.core.records import PARTS
 from leukoscope.pipeline.entries import sampling

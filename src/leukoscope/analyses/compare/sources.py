@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from leukoscope.config.metrics.file import load_evaluation
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import DataError
-from leukoscope.core.labels import Roles
+from leukoscope.core.known_classes import Roles
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import PREDICTIONS, RunFolder

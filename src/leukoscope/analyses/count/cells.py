@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.errors import UsageError
 from leukoscope.core.files import sha256_json
 from leukoscope.core.records import Manifest
-from leukoscope.runtime.by_patient import PatientOf, patients_of_folders, patients_of_table
+from leukoscope.runtime.by_patient import (
+    PatientOf,
+    check_patients,
+    patients_of_folders,
+    patients_of_table,
+)
 from leukoscope.runtime.input_files import Inputs
 from leukoscope.runtime.large_images import NO_LEUKOCYTE, Answered
 from leukoscope.runtime.prediction import Decision, Failure, Prediction
@@ -158,13 +163,11 @@ def _of_several(items: Sequence[str]) -> PatientOf:
 def _check(images: Sequence[str], patient_of: PatientOf) -> None:
     if not images:
         raise UsageError("there is no image to count", hint="name a folder of cells or smears")
-    lost = [name for name in images if not patient_of(name)]
-    if lost:
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise DataError(
-            f"no patient is known for {len(lost)} of the images: {', '.join(lost[:3])}{more}",
-            hint="put them below a folder of their patient, or name a CSV with --patients",
-        )
+    check_patients(
+        images,
+        patient_of,
+        "put them below a folder of their patient, or name a CSV with --patients",
+    )
 
 
 def count_cells(predictor: Predictor, material: Material, tell: Tell) -> list[PatientCells]:

@@ -41,7 +41,7 @@ def write_cell_sheet(path: Path, sheet: Mapping[str, Any]) -> None:
     classes = [{"name": name, "title": class_title(name)} for name in sheet["class_names"]]
     data = {"sha256": sheet["sha256"], "patient": sheet["patient"], "classes": classes,
             "cells": cells}  # fmt: skip
-    script = source_of("cells.js")
+    script = source_of("corrections.js") + source_of("cells.js")
     page = render(
         "cells.html.j2",
         css=stylesheet(),

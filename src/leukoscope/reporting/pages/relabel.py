@@ -49,7 +49,7 @@ def write_relabel_page(
         tell(len(rows), len(queue["rows"]))
     classes = [{"name": name, "title": class_title(name)} for name in queue["class_names"]]
     data = {"sha256": queue["sha256"], "classes": classes, "rows": rows}
-    script = source_of("relabel.js")
+    script = source_of("corrections.js") + source_of("relabel.js")
     absent = queue["lists"]["ood"].get("absent", "")
     page = render(
         "relabel.html.j2",

@@ -101,21 +101,35 @@ def _results(study: Study, entries: Sequence[PatientResult]) -> Table:
 def _chart(study: Study, gallery: Gallery, entry: PatientResult) -> Picture:
     names = study.class_names
     two = len(names) == 2
-    lines = [_line(row, names) for row in entry.patients]
-    lines.sort(key=lambda line: (names.index(line.true), line.value))
-    wrong = sum(not line.right for line in lines)
     of = class_title(names[-1]) if two else "the predicted class"
+    return draw_patients(
+        gallery,
+        [_line(row, names) for row in entry.patients],
+        names,
+        xlabel=f"aggregated probability of {of}",
+        caption=f"Each patient’s aggregated probability of {of}, recipe {entry.recipe} "
+        f"(n = {len(entry.patients)} patients; in brackets their images). Lines: "
+        f"{study.level} bootstrap over the patient’s own images.",
+    )
+
+
+def draw_patients(
+    gallery: Gallery,
+    lines: Sequence[PatientLine],
+    names: Sequence[str],
+    *,
+    xlabel: str,
+    caption: str,
+) -> Picture:
+    """One line a patient, by true class and probability."""
+    lines = sorted(lines, key=lambda line: (names.index(line.true), line.value))
+    wrong = sum(not line.right for line in lines)
     return gallery.draw(
         "patients",
         lambda: patient_chart(
-            lines,
-            class_names=names,
-            xlabel=f"aggregated probability of {of}",
-            threshold=0.5 if two else None,
+            lines, class_names=names, xlabel=xlabel, threshold=0.5 if len(names) == 2 else None
         ),
-        caption=f"Each patient’s aggregated probability of {of}, recipe {entry.recipe} "
-        f"(n = {len(lines)} patients; in brackets their images). Lines: "
-        f"{study.level} bootstrap over the patient’s own images.",
+        caption=caption,
         alt=f"{wrong} of {len(lines)} patients are predicted wrongly; the table lists all.",
     )
 

@@ -20,9 +20,10 @@ from leukoscope.reporting.content import (
     Section,
     Table,
 )
-from leukoscope.reporting.figures.subjects import PatientLine, patient_chart
+from leukoscope.reporting.figures.subjects import PatientLine
 from leukoscope.reporting.formats import count, interval, number, plural
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.study.patient_results import draw_patients
 from leukoscope.reporting.study_files import PooledScores, Study, inside
 
 BASELINE = "cell-share"
@@ -112,21 +113,15 @@ def _chart(
         value = float(p[-1]) if two else float(p[y_pred])
         right = bool(y == y_pred)
         lines.append(PatientLine(name, names[y], value, None, None, right, images[name]))
-    lines.sort(key=lambda line: (names.index(line.true), line.value))
-    wrong = sum(not line.right for line in lines)
     of = class_title(names[-1]) if two else "the predicted class"
-    return gallery.draw(
-        "patients",
-        lambda: patient_chart(
-            lines,
-            class_names=names,
-            xlabel=f"probability of {of}",
-            threshold=0.5 if two else None,
-        ),
+    return draw_patients(
+        gallery,
+        lines,
+        names,
+        xlabel=f"probability of {of}",
         caption=f"Each patient’s probability of {of}, recipe {recipe}, "
         f"{protocol_title(protocol).lower()} (n = {len(lines)} patients; in brackets their "
         "images).",
-        alt=f"{wrong} of {len(lines)} patients are predicted wrongly; the table lists all.",
     )
 
 

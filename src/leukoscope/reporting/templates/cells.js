@@ -1,8 +1,6 @@
-"use strict";
 // A sheet of cells by class; decisions live in localStorage under the sheet's hash.
 const sheet = JSON.parse(document.getElementById("sheet").textContent);
 const key = "leukoscope-cells-" + sheet.sha256;
-const $ = (id) => document.getElementById(id);
 const titles = Object.fromEntries(sheet.classes.map((c) => [c.name, c.title]));
 let state = { decided: {}, order: [], by: "" };
 let kept = true;
@@ -14,12 +12,6 @@ function load() {
 }
 function save() {
   try { localStorage.setItem(key, JSON.stringify(state)); } catch (error) { kept = false; }
-}
-function node(tag, text, name) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  if (name) made.className = name;
-  return made;
 }
 // What holds of a cell: decided here, else in the files that the count was given, else nothing.
 function made(cell) {
@@ -138,33 +130,9 @@ function tally() {
     + names.length + " counted";
   $("stored").hidden = kept;
 }
-function cell_text(text) {
-  // A leading = + - @ would be a formula to a spreadsheet.
-  const safe = /^[=+\-@\t\r]/.test(text) ? "'" + text : text;
-  return /[",\n\r]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
-}
-function csv() {
-  const columns = ["image_id", "path", "given", "decision", "label", "by", "at", "queue_sha256"];
-  const lines = sheet.cells.filter((cell) => state.decided[cell.image_id]).map((cell) => {
-    const one = state.decided[cell.image_id];
-    return [cell.image_id, cell.path, cell.predicted, one.decision, one.label, state.by, one.at,
-      sheet.sha256].map((value) => cell_text(String(value))).join(",");
-  });
-  return [columns.join(","), ...lines].join("\n") + "\n";
-}
 function save_file() {
-  if (!state.by) {
-    $("say").textContent = "Name the reviewer first: the corrections say who made them.";
-    $("by").focus();
-    return;
-  }
-  const n = Object.keys(state.decided).length;
-  if (!n) { $("say").textContent = "Nothing is decided yet."; return; }
-  const link = node("a");
-  link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
-  link.download = "corrections.csv";
-  link.click();
-  $("say").textContent = n + " decisions written to corrections.csv.";
+  const csv = () => corrections_csv(sheet.cells, (cell) => cell.predicted, state, sheet.sha256);
+  download_corrections(state, csv, "Name the reviewer first: the corrections say who made them.");
 }
 const surest = (a, b) => a.p - b.p;
 sheet.classes.forEach((c) => {

@@ -1,8 +1,6 @@
-"use strict";
 // Steps through a queue of images; decisions live in localStorage under the queue's hash.
 const queue = JSON.parse(document.getElementById("queue").textContent);
 const key = "leukoscope-relabel-" + queue.sha256;
-const $ = (id) => document.getElementById(id);
 const titles = Object.fromEntries(queue.classes.map((c) => [c.name, c.title]));
 const pictures = Object.fromEntries(queue.rows.map((row) => [row.path, row.picture]));
 let state = { decided: {}, order: [], by: "" };
@@ -22,12 +20,6 @@ function save() {
 function shown() {
   const list = $("list").value;
   return list === "all" ? queue.rows : queue.rows.filter((row) => row.list === list);
-}
-function node(tag, text, name) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  if (name) made.className = name;
-  return made;
 }
 function decide(decision, label) {
   const row = shown()[at];
@@ -133,33 +125,9 @@ function draw() {
     : "Not decided yet";
   $("made").className = made ? "made done" : "made";
 }
-function cell(text) {
-  // A leading = + - @ would be a formula to a spreadsheet.
-  const safe = /^[=+\-@\t\r]/.test(text) ? "'" + text : text;
-  return /[",\n\r]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
-}
-function csv() {
-  const columns = ["image_id", "path", "given", "decision", "label", "by", "at", "queue_sha256"];
-  const lines = queue.rows.filter((row) => state.decided[row.image_id]).map((row) => {
-    const made = state.decided[row.image_id];
-    return [row.image_id, row.path, row.given, made.decision, made.label, state.by, made.at,
-      queue.sha256].map((value) => cell(String(value))).join(",");
-  });
-  return [columns.join(","), ...lines].join("\n") + "\n";
-}
 function save_file() {
-  if (!state.by) {
-    $("say").textContent = "Name the reviewer first: the new labels say who set them.";
-    $("by").focus();
-    return;
-  }
-  const n = Object.keys(state.decided).length;
-  if (!n) { $("say").textContent = "Nothing is decided yet."; return; }
-  const link = node("a");
-  link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
-  link.download = "corrections.csv";
-  link.click();
-  $("say").textContent = n + " decisions written to corrections.csv.";
+  const csv = () => corrections_csv(queue.rows, (row) => row.given, state, queue.sha256);
+  download_corrections(state, csv, "Name the reviewer first: the new labels say who set them.");
 }
 const keys = {
   a: accept, k: keep, u: unsure, z: undo, e: save_file,
