@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import io
+import json
+from pathlib import Path
 
 import pytest
 import typer
 from rich.table import Table
 
-from leukoscope.cli.console import command, console
+from leukoscope.cli import console as shared
+from leukoscope.cli.console import command, console, print_json, say
 
 CLIPBOARD = "\x1b]52;c;Y3VybA==\x07"
 
@@ -25,6 +29,31 @@ def test_control_sequences_in_names_are_shown_not_obeyed() -> None:
     assert not {"\x1b", "\x07", "\x9b"} & set(text)
     assert "\\x1b]52;c;" in text
     assert "ä" in text
+
+
+def test_plain_lines_and_json_obey_no_name(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    name = f"{CLIPBOARD}\x9b2J\udce4.png"  # the last is a byte that is no UTF-8
+    say(f"{name}\tä\nnext", err=True)
+    print_json({"image": name})
+    out, err = capsysbinary.readouterr()
+    for text in (out.decode(), err.decode()):
+        assert not {"\x1b", "\x07", "\x9b"} & set(text)
+    assert "\\x1b]52;c;" in err.decode()
+    assert "\\xe4.png\tä\nnext" in err.decode()
+    assert json.loads(out)["image"] == name
+
+
+def test_every_command_prints_through_the_shared_functions() -> None:
+    folder = Path(shared.__file__).parent
+    past = [
+        f"{path.name}:{node.lineno}"
+        for path in folder.glob("*.py")
+        if path.name != "console.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Attribute) and node.attr in ("echo", "secho", "confirm"))
+        or (isinstance(node, ast.Name) and node.id == "print")
+    ]
+    assert not past
 
 
 def test_the_programs_own_colours_stay() -> None:

@@ -17,6 +17,7 @@ from leukoscope.cli.console import (
     print_json,
     print_verdict,
     progress_bars,
+    say,
 )
 from leukoscope.config import DEFAULT_RECIPE
 
@@ -175,8 +176,8 @@ def _print_result(result: ArmsFile, out: Path) -> None:
     print_verdict(result.verdict.level, result.verdict.headline)
     for text in result.limits:
         screen.print(f"· {text}", markup=False)
-    typer.echo(f"\nreport  {out / 'report.html'}")
-    typer.echo(DISCLAIMER)
+    say(f"\nreport  {out / 'report.html'}")
+    say(DISCLAIMER)
 
 
 def _exit_code(result: ArmsFile) -> int:

@@ -15,6 +15,7 @@ from leukoscope.cli.console import (
     name_unreadable,
     print_json,
     progress_bars,
+    say,
 )
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 from leukoscope.core.known_classes import Roles
@@ -52,7 +53,7 @@ def show(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     for name, value in _facts(found.record, found.sha256):
         table.add_row(name, value)
     console().print(table)
-    typer.echo(DISCLAIMER)
+    say(DISCLAIMER)
 
 
 @bundle_app.command("verify", epilog="Example: leukoscope bundle verify run/bundle")
@@ -99,7 +100,7 @@ def list_bundles(
         return
     if not found:
         none = f"no bundle below {folder}" if folder else "no bundle is installed"
-        typer.echo(f"{none}; a study writes one: RUN/bundle", err=True)
+        say(f"{none}; a study writes one: RUN/bundle", err=True)
         return
     from rich.table import Table
 
@@ -305,7 +306,7 @@ def evaluate(
         console().print(f"decisions: {decisions}", markup=False)
         for warning in result.metrics.warnings:
             console().print(f"[yellow]![/] {warning}")
-        typer.echo(f"\nmetrics {out / 'metrics.json'}")
+        say(f"\nmetrics {out / 'metrics.json'}")
     return name_unreadable(result.unreadable)
 
 
@@ -332,6 +333,6 @@ def export(
     files = RunFiles.open(run)
     name = recipe or files.recipes[0]
     record = export_bundle(files.run, name, out, int8=int8, um_per_px=um_per_px, compact=compact)
-    typer.echo(f"bundle {out}: {', '.join(record.class_names)}")
+    say(f"bundle {out}: {', '.join(record.class_names)}")
     for variant in record.servings:
-        typer.echo(f"  {variant.engine} {variant.precision}: {variant.words}")
+        say(f"  {variant.engine} {variant.precision}: {variant.words}")

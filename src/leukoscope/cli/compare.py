@@ -16,6 +16,7 @@ from leukoscope.cli.console import (
     print_notes,
     print_table,
     progress_bars,
+    say,
     with_interval,
     without_interval,
 )
@@ -89,7 +90,7 @@ def compare(
         print_json(result)
         return
     _print_result(result)
-    typer.echo(f"\npage   {out / 'comparison.html'}\ntables {out / 'comparison.md'}")
+    say(f"\npage   {out / 'comparison.html'}\ntables {out / 'comparison.md'}")
 
 
 def _print_result(result: dict[str, Any]) -> None:
@@ -243,7 +244,7 @@ def _print(result: StudyResult, record: dict[str, Any]) -> None:
         found.setdefault((test["protocol"], test["a"], test["b"]), []).append(_difference(test))
     titles = ("held out", "ensemble", "minus", "accuracy", "log loss")
     print_table(titles, [(*key, *cells) for key, cells in found.items()], width=WIDTH)
-    typer.echo(f"\nreport  {result.run.report_html}\n{DISCLAIMER}")
+    say(f"\nreport  {result.run.report_html}\n{DISCLAIMER}")
 
 
 def _difference(test: dict[str, Any]) -> str:

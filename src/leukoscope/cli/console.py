@@ -44,10 +44,12 @@ class GlobalOptions:
 
 
 GLOBAL_OPTIONS = GlobalOptions()
-# An escape sequence in a name could move the cursor, rewrite lines or the clipboard.
-_CONTROLS = {
-    code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if code not in (9, 10)
-}
+# An escape sequence in a name could move the cursor, rewrite lines or the clipboard. Bytes of a
+# name that is no UTF-8, which Python holds as lone surrogates, could not be written at all.
+_HIGH, _NO_UTF8 = range(0x7F, 0xA0), range(0xDC80, 0xDD00)
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *_HIGH) if code not in (9, 10)}
+_CONTROLS |= {code: f"\\x{code - 0xDC00:02x}" for code in _NO_UTF8}
+_IN_JSON = {code: f"\\u{code:04x}" for code in (*_HIGH, *_NO_UTF8)}  # json escapes the others
 _UNRELIABLE = " †"  # behind an interval from few groups
 _KEPT = "what was finished is kept: run it again with --resume"
 _ANOTHER = "name another place with --out"
@@ -84,6 +86,11 @@ def console(stderr: bool = False) -> Console:
     return Plain(stderr=stderr, highlight=False, soft_wrap=True)
 
 
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print a line of plain text; control characters in names are shown, not obeyed."""
+    typer.echo(text.translate(_CONTROLS), err=err)
+
+
 def command(function: Callable[P, int | None]) -> Callable[P, None]:
     """Turn errors into one clear message and an exit code; a returned number is the exit code."""
 
@@ -97,7 +104,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             _print_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo("stopped; what was finished is kept: run it again with --resume", err=True)
+            say("stopped; what was finished is kept: run it again with --resume", err=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
@@ -109,7 +116,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
                 place = str(error.filename or "a file").removesuffix(".partial")
                 _print_error(LeukoscopeError(f"{place}: cannot be used, {what}", hint=hint))
                 raise typer.Exit(1) from None
-            typer.echo(
+            say(
                 f"error: {type(error).__name__}: {error}\n"
                 "  → this looks like a fault of Leukoscope; run again as "
                 "`leukoscope --debug …` and report the traceback",
@@ -132,7 +139,7 @@ def _print_error(error: LeukoscopeError) -> None:
 
 def print_json(value: object) -> None:
     """Write ``value`` to standard output as JSON, for programs."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False).translate(_IN_JSON))
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 0) -> None:
@@ -206,13 +213,13 @@ def agreed(question: str) -> bool:
     """
     if not sys.stdin.isatty():
         raise UsageError("expected an answer, but there is no terminal to ask on", hint="say --yes")
-    return typer.confirm(question, err=True)
+    return typer.confirm(question.translate(_CONTROLS), err=True)
 
 
 def name_unreadable(files: Collection[tuple[str, str]]) -> int:
     """Print each unreadable file with its reason; returns the exit code."""
     for path, reason in files:
-        typer.echo(f"could not be read: {path} ({reason})", err=True)
+        say(f"could not be read: {path} ({reason})", err=True)
     return EXIT_SOME_UNREADABLE if files else 0
 
 
@@ -262,13 +269,13 @@ class _Lines:
         if step not in self.started:
             self.started[step] = (now, done)
             self.printed_at = now
-            typer.echo(f"· {step}", err=True)
+            say(f"· {step}", err=True)
         elif now - self.printed_at >= _LINE_EVERY_S and done < total:
             self.printed_at = now
             start, before = self.started[step]
             speed = (done - before) / (now - start)
             left = f", {duration((total - done) / speed)} left" if speed > 0 else ""
-            typer.echo(f"· {step}: {done:,} of {total:,}{left}", err=True)
+            say(f"· {step}: {done:,} of {total:,}{left}", err=True)
 
 
 def duration(seconds: float) -> str:

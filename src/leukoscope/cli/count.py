@@ -15,6 +15,7 @@ from leukoscope.cli.console import (
     print_json,
     print_table,
     progress_bars,
+    say,
 )
 from leukoscope.cli.options import (
     ClassOption,
@@ -195,11 +196,11 @@ def _print(result: dict[str, Any], out: Path) -> None:
     if result["truth"] and result["truth"]["blasts"]:
         found = result["truth"]["blasts"]
         error = found["mean_absolute_error"]["value"]
-        typer.echo(
+        say(
             f"blast share against the labels: mean absolute error {100 * error:.1f} points, "
             f"intervals hold {100 * found['held']:.0f} % of {result['truth']['patients']} patients"
         )
-    typer.echo(f"\npage    {out / 'counts.html'}\ntables  {out / 'counts.csv'}\n{DISCLAIMER}")
+    say(f"\npage    {out / 'counts.html'}\ntables  {out / 'counts.csv'}\n{DISCLAIMER}")
 
 
 def _tell_unreadable(cells: list[PatientCells]) -> int:

@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     print_notes,
     print_table,
     progress_bars,
+    say,
 )
 from leukoscope.cli.data_files import read_manifest
 from leukoscope.config import DEFAULT_RECIPE
@@ -85,7 +86,7 @@ def inspect(
 
 def _print_classes(found: Inspection) -> None:
     """What each class is, where it is not one of the four-class and C-NMC sets."""
-    typer.echo()
+    say()
     print_table(
         ("class", "title", "role", "images", "patients"),
         [
@@ -95,9 +96,9 @@ def _print_classes(found: Inspection) -> None:
     )
     unknown = [row.name for row in found.classes if row.role is None]
     if unknown:
-        typer.echo(f"--role {unknown[0]}=malignant states a role that is not known")
+        say(f"--role {unknown[0]}=malignant states a role that is not known")
     if found.columns:
-        typer.echo(f"further columns: {', '.join(found.columns)}")
+        say(f"further columns: {', '.join(found.columns)}")
 
 
 @data_app.command("audit", epilog="Example: leukoscope data audit path/to/images --out audit")
@@ -133,7 +134,7 @@ def audit_data(
     else:
         for finding in found.passport["findings"]:
             console().print(f"[bold]{finding['level']}[/]: {finding['text']}")
-        typer.echo(f"\nmanifest, passport and {len(pages)} contact sheets of overlaps: {out}")
+        say(f"\nmanifest, passport and {len(pages)} contact sheets of overlaps: {out}")
     return name_unreadable(found.manifest.unreadable)
 
 
@@ -194,8 +195,8 @@ def split(
     plan = plan_protocols(found.manifest, found, config)
     save_folds(out, plan.folds, found.manifest)
     for row in plan.inapplicable:
-        typer.echo(f"{row['protocol']} does not apply: {row['reason']}", err=True)
-    typer.echo(f"{len(plan.folds)} folds of {', '.join(plan.names) or 'no protocol'}: {out}")
+        say(f"{row['protocol']} does not apply: {row['reason']}", err=True)
+    say(f"{len(plan.folds)} folds of {', '.join(plan.names) or 'no protocol'}: {out}")
     return name_unreadable(found.manifest.unreadable) if plan.folds else 1
 
 
@@ -211,7 +212,7 @@ def _reuse_splits(
         own = [fold for fold in chosen if fold.protocol == name]
         plain = splits.model_copy(update={"folds": len(own)})
         for note in split_notes(own, manifest, plain):
-            typer.echo(note, err=True)
+            say(note, err=True)
     _save_applied(out, replace(applied, folds=tuple(chosen)), manifest)
     return name_unreadable(manifest.unreadable)
 
@@ -233,12 +234,12 @@ def _split_frozen(
             passport, manifest, protocols, progress=partial(show, "comparing pixels")
         )
     if found.by_pixels:
-        typer.echo(f"{found.by_pixels} images found by their pixels, not their bytes", err=True)
+        say(f"{found.by_pixels} images found by their pixels, not their bytes", err=True)
     label = {record.image_id: record.label for record in manifest.images}
     for image_id in found.relabelled:
-        typer.echo(f"class differs from the passport: {image_id} ({label[image_id]})", err=True)
+        say(f"class differs from the passport: {image_id} ({label[image_id]})", err=True)
     _save_applied(out, found.splits, manifest)
-    typer.echo(f"to cite: frozen passport {passport.name}, SHA-256 {passport.sha256}")
+    say(f"to cite: frozen passport {passport.name}, SHA-256 {passport.sha256}")
     return name_unreadable(manifest.unreadable)
 
 
@@ -248,11 +249,11 @@ def _save_applied(out: Path, applied: SavedSplits, manifest: Manifest) -> None:
 
     path = {record.image_id: record.path for record in manifest.images}
     for image_id in applied.missing:
-        typer.echo(f"missing here: {image_id}", err=True)
+        say(f"missing here: {image_id}", err=True)
     for image_id in applied.unassigned:
-        typer.echo(f"not in those splits: {path[image_id]}", err=True)
+        say(f"not in those splits: {path[image_id]}", err=True)
     save_folds(out, applied.folds, manifest)
-    typer.echo(
+    say(
         f"{len(applied.folds)} folds, {len(applied.missing)} images missing here, "
         f"{len(applied.unassigned)} of this copy not in those splits: {out}"
     )
@@ -323,13 +324,13 @@ def preview(
         seed=seed,
         overrides=override or (),
     ):
-        typer.echo(str(path))
+        say(str(path))
     if steps:
         from leukoscope.analyses.preview import draw_steps
         from leukoscope.config.loading import load_recipe
 
         for path in draw_steps(manifest, load_recipe(recipe, override or ()), out, seed=seed):
-            typer.echo(str(path))
+            say(str(path))
     return name_unreadable(manifest.unreadable)
 
 
@@ -370,4 +371,4 @@ def phantom(
     )
     with progress_bars() as show:
         folder = write_phantoms(spec, out, progress=partial(show, "drawing"))
-    typer.echo(f"{images} phantom fields with masks and truth.json: {folder}")
+    say(f"{images} phantom fields with masks and truth.json: {folder}")

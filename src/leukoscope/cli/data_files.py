@@ -17,6 +17,7 @@ from leukoscope.cli.console import (
     name_unreadable,
     print_json,
     progress_bars,
+    say,
 )
 from leukoscope.cli.options import class_map
 from leukoscope.config import DEFAULT_RECIPE
@@ -81,15 +82,15 @@ def fetch_set(
     if not is_there(folder):
         _describe(item, folder)
         if not yes and not agreed("Fetch it on these terms?"):
-            typer.echo("nothing was fetched", err=True)
+            say("nothing was fetched", err=True)
             return 1
     with progress_bars() as show:
         done = fetch(item, folder, show)
     if as_json:
         print_json({**asdict(done), "folder": str(done.folder)})
     else:
-        typer.echo(f"{done.state}: {done.images:,} images in {done.folder}; {done.checked}")
-        typer.echo(f"next     leukoscope data audit {done.folder} --out audit")
+        say(f"{done.state}: {done.images:,} images in {done.folder}; {done.checked}")
+        say(f"next     leukoscope data audit {done.folder} --out audit")
     return 0
 
 
@@ -126,7 +127,7 @@ def export_data(
         print_json({**asdict(done), "folder": str(done.folder)})
     else:
         kept = f", {done.kept} were there" if done.kept else ""
-        typer.echo(f"{done.written} images written{kept}: {out}")
+        say(f"{done.written} images written{kept}: {out}")
     return name_unreadable([*manifest.unreadable, *done.unreadable])
 
 
@@ -160,10 +161,10 @@ def find_samples(
         print_json([asdict(sample) for sample in samples])
     else:
         for sample in samples:
-            typer.echo(f"{sample.label:12s} {sample.path}")
-        typer.echo(f"\nsheet   {out}")
+            say(f"{sample.label:12s} {sample.path}")
+        say(f"\nsheet   {out}")
         if copy is not None:
-            typer.echo(f"copies  {copy}")
+            say(f"copies  {copy}")
     return name_unreadable(manifest.unreadable)
 
 
@@ -193,4 +194,4 @@ def _list_sets(items: list[PublicSet]) -> None:
         out.print(f"[bold]{item.name}[/]  {item.title}")
         for key, value in _facts(item):
             out.print(f"  {key:8s} {value}", markup=False)
-    typer.echo("\nfetch one  leukoscope data fetch NAME")
+    say("\nfetch one  leukoscope data fetch NAME")

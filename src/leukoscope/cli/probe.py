@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     print_table,
     print_verdict,
     progress_bars,
+    say,
     with_interval,
 )
 from leukoscope.core.errors import UsageError
@@ -144,7 +145,7 @@ def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
         with progress_bars() as show:
             metrics = add_probes(run, probes, show)
     else:
-        typer.echo("every probe is there; nothing was computed", err=True)
+        say("every probe is there; nothing was computed", err=True)
         metrics = load_metrics(RunFolder(run).metrics)
     _show(metrics, RunFolder(run).report_html, as_json)
     return 0
@@ -179,4 +180,4 @@ def _show(metrics: StudyMetrics, report: Path, as_json: bool) -> None:
     findings += [describe_share(entry) for entry in (shortcuts.shares if shortcuts else ())]
     for text in findings:
         out.print(f"· {text}", markup=False)
-    typer.echo(f"\nreport  {report}\n{DISCLAIMER}")
+    say(f"\nreport  {report}\n{DISCLAIMER}")

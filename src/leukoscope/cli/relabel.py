@@ -16,6 +16,7 @@ from leukoscope.cli.console import (
     name_unreadable,
     print_json,
     progress_bars,
+    say,
 )
 from leukoscope.cli.options import JsonOption, RunRecipeOption
 
@@ -88,7 +89,7 @@ def _print_queue(queue: dict[str, Any], page: Path) -> None:
             f"none: {entry['absent']}" if "absent" in entry else f"{entry['shown']} more in queue"
         )
         out.print(f"{title:20s} {text}", markup=False)
-    typer.echo(f"\nqueue {len(queue['rows'])} images\npage  {page}\n{DISCLAIMER}")
+    say(f"\nqueue {len(queue['rows'])} images\npage  {page}\n{DISCLAIMER}")
 
 
 def _print_changes(provenance: dict[str, Any], out: Path) -> None:
@@ -96,12 +97,12 @@ def _print_changes(provenance: dict[str, Any], out: Path) -> None:
     decided = ", ".join(f"{n} {name}" for name, n in made.items() if n)
     changes = provenance["changes"]
     pairs = Counter(f"{row['old']} → {row['new']}" for row in changes)
-    typer.echo(f"{decided}; {provenance['not_decided']} of the queue not decided")
-    typer.echo(f"{len(changes)} labels changed")
+    say(f"{decided}; {provenance['not_decided']} of the queue not decided")
+    say(f"{len(changes)} labels changed")
     for pair, n in sorted(pairs.items()):
-        typer.echo(f"  {n:4d}  {pair}")
+        say(f"  {n:4d}  {pair}")
     if provenance["excluded_left_out"]:
-        typer.echo(f"{provenance['excluded_left_out']} images that were excluded are left out")
-    typer.echo(f"! {provenance['caution']}")
-    typer.echo(f"\nmanifest    {out}\nprovenance  {out.with_name(f'{out.stem}.provenance.json')}")
-    typer.echo(f"next        leukoscope study {out}")
+        say(f"{provenance['excluded_left_out']} images that were excluded are left out")
+    say(f"! {provenance['caution']}")
+    say(f"\nmanifest    {out}\nprovenance  {out.with_name(f'{out.stem}.provenance.json')}")
+    say(f"next        leukoscope study {out}")

@@ -15,6 +15,7 @@ from leukoscope.cli.console import (
     print_json,
     print_table,
     progress_bars,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def robustness(
     with progress_bars() as show:
         found = _open(run, data, recipe or [], protocol, images, seed, out)
         folder = RunFolder(out or run)
-        result = measure(found, request, folder, show, lambda text: typer.echo(text, err=True))
+        result = measure(found, request, folder, show, lambda text: say(text, err=True))
         show("figures", 0, 0)
         draw_sheet(found, request, folder)
         notes = show_result(folder, own=out is None, listener=show)
@@ -76,8 +77,8 @@ def robustness(
         return
     _print(result)
     for note in (*result["warnings"], *notes):
-        typer.echo(f"! {note}")
-    typer.echo(f"\nnumbers  {folder.robustness}\nfigures  {folder.figures}\n{DISCLAIMER}")
+        say(f"! {note}")
+    say(f"\nnumbers  {folder.robustness}\nfigures  {folder.figures}\n{DISCLAIMER}")
 
 
 def _open(

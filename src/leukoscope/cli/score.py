@@ -16,6 +16,7 @@ from leukoscope.cli.console import (
     command,
     print_json,
     progress_bars,
+    say,
 )
 from leukoscope.core.errors import UsageError
 
@@ -101,8 +102,8 @@ def _run(folder: ScoreFolder, plan: Plan, pool: Workers, as_json: bool) -> int:
     from leukoscope.scale.score import run_scoring
 
     shards = f"{plan.shards:,} shard{'s' if plan.shards > 1 else ''}"
-    typer.echo(f"{plan.images:,} images in {shards}", err=True)
-    typer.echo(f"bundle {plan.reason}", err=True)
+    say(f"{plan.images:,} images in {shards}", err=True)
+    say(f"bundle {plan.reason}", err=True)
     started = time.perf_counter()
     with progress_bars("images") as show:
         result = run_scoring(folder, plan, pool, partial(show, "scoring"))
@@ -128,13 +129,13 @@ def _print_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
     before = result.images - result.scored_now
     had = f" ({before:,} had been done before)" if before else ""
     speed = f", {result.scored_now / seconds:.3g} images/s" if result.scored_now else ""
-    typer.echo(f"{result.images:,} images scored{had}{speed}: {folder.predictions}")
+    say(f"{result.images:,} images scored{had}{speed}: {folder.predictions}")
     for what, counts in (("decisions", result.decisions), ("predicted", result.predicted)):
         listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        typer.echo(f"  {what:<12}{listed or 'none'}")
+        say(f"  {what:<12}{listed or 'none'}")
     if result.unreadable:
-        typer.echo(f"  {'unreadable':<12}{result.unreadable:,}, see {folder.quarantine}")
-    typer.echo(DISCLAIMER, err=True)
+        say(f"  {'unreadable':<12}{result.unreadable:,}, see {folder.quarantine}")
+    say(DISCLAIMER, err=True)
 
 
 def _verify(folder: ScoreFolder, as_json: bool) -> int:
@@ -153,11 +154,11 @@ def _verify(folder: ScoreFolder, as_json: bool) -> int:
         )
         return 0 if found.complete else 1
     for problem in found.problems:
-        typer.echo(problem)
+        say(problem)
     if found.count > len(found.problems):
-        typer.echo(f"… and {found.count - len(found.problems)} more")
+        say(f"… and {found.count - len(found.problems)} more")
     if found.complete:
-        typer.echo(f"complete: each of {found.images:,} images stands in exactly one row")
+        say(f"complete: each of {found.images:,} images stands in exactly one row")
     else:
-        typer.echo(f"not complete: {found.found:,} of {found.images:,} images proven")
+        say(f"not complete: {found.found:,} of {found.images:,} images proven")
     return 0 if found.complete else 1

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from leukoscope.cli import options as opt
-from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars
+from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars, say
 
 audit_app = typer.Typer(
     no_args_is_help=True,
@@ -93,7 +93,7 @@ def _show_address(address: str, *, as_json: bool, open_page: bool) -> None:
     if as_json:
         print_json({"address": address})
     else:
-        typer.echo(f"{address}  (stop: Ctrl+C)\n{DISCLAIMER}", err=True)
+        say(f"{address}  (stop: Ctrl+C)\n{DISCLAIMER}", err=True)
     if open_page:
         import webbrowser
 
@@ -129,9 +129,9 @@ def verify(
         if found.recovered:
             text += f"; {found.recovered} lines cut off by a kill are recorded as such"
         console().print(text, markup=False)
-        typer.echo(f"head {found.head}")
+        say(f"head {found.head}")
         if head is None and not found.problem:
-            typer.echo("truncation is only detected with --head HASH", err=True)
+            say("truncation is only detected with --head HASH", err=True)
     return int(bool(found.problem))
 
 
@@ -169,7 +169,7 @@ def replay(
         for row in unequal:
             line = f"line {row.sequence}, {row.path}: {row.result}: {row.detail}"
             console().print(line, markup=False)
-        typer.echo(
+        say(
             f"{counts['same']} same, {counts['differs']} differ, "
             f"{counts['not replayed']} not replayed"
         )

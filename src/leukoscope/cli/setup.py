@@ -14,6 +14,7 @@ from leukoscope.cli.console import (
     print_json,
     print_verdict,
     progress_bars,
+    say,
 )
 from leukoscope.cli.options import JsonOption
 
@@ -56,8 +57,8 @@ def demo(
     with progress_bars() as show:
         result = run_demo(out, images=images, listener=show)
     print_verdict(result.verdict.level, result.verdict.headline, result.verdict.needs)
-    typer.echo(f"\nreport       {result.report}")
-    typer.echo(f"bundle       {result.bundle}")
-    typer.echo(f"predictions  {result.predictions}")
-    typer.echo(f"\ntry          leukoscope predict {result.example} --bundle {result.bundle}")
-    typer.echo(DISCLAIMER)
+    say(f"\nreport       {result.report}")
+    say(f"bundle       {result.bundle}")
+    say(f"predictions  {result.predictions}")
+    say(f"\ntry          leukoscope predict {result.example} --bundle {result.bundle}")
+    say(DISCLAIMER)

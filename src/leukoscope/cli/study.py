@@ -21,6 +21,7 @@ from leukoscope.cli.console import (
     print_verdict,
     progress_bars,
     required_data,
+    say,
     with_interval,
     without_interval,
 )
@@ -186,9 +187,9 @@ def train(
         print_json(result.metrics.to_json())
     else:
         _print_scores(result)
-        typer.echo(f"\ncheckpoints  {out / 'models'}")
+        say(f"\ncheckpoints  {out / 'models'}")
         if config.bundle:
-            typer.echo(f"next         leukoscope export {out} --out bundle")
+            say(f"next         leukoscope export {out} --out bundle")
     return name_unreadable(result.unreadable)
 
 
@@ -261,7 +262,7 @@ def _exit_code(result: StudyResult, *, open_report: bool) -> int:
         webbrowser.open(result.run.report_html.resolve().as_uri())
     control = result.metrics.control
     if control is not None and control.passed is False:
-        typer.echo(NO_TRUST, err=True)
+        say(NO_TRUST, err=True)
         return 1
     return name_unreadable(result.unreadable)
 
@@ -285,9 +286,9 @@ def _print_scores(result: StudyResult) -> None:
 def _print_result(result: StudyResult) -> None:
     verdict = result.metrics.verdict
     print_verdict(verdict.level, verdict.headline, verdict.needs)
-    typer.echo()
+    say()
     print_sources(verdict)
-    typer.echo()
+    say()
     _print_scores(result)
     if result.metrics.external:
         from leukoscope.reporting.study.other_data import in_words
@@ -296,8 +297,8 @@ def _print_result(result: StudyResult) -> None:
             console().print(in_words(entry), markup=False)
     for row in result.metrics.inapplicable:
         console().print(f"{row.protocol} does not apply: {row.reason}", markup=False)
-    typer.echo(f"\nreport  {result.run.report_html}")
+    say(f"\nreport  {result.run.report_html}")
     if result.run.bundle.is_dir():
-        typer.echo(f"bundle  {result.run.bundle}")
-        typer.echo(f"next    leukoscope predict IMAGES --bundle {result.run.bundle}")
-    typer.echo(DISCLAIMER)
+        say(f"bundle  {result.run.bundle}")
+        say(f"next    leukoscope predict IMAGES --bundle {result.run.bundle}")
+    say(DISCLAIMER)

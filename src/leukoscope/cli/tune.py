@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     print_table,
     progress_bars,
     required_data,
+    say,
 )
 from leukoscope.config import DEFAULT_RECIPE
 
@@ -127,7 +128,7 @@ def _search(
             storage=storage,
             resume=resume,
             listener=show,
-            say=lambda text: typer.echo(f"  {text}", err=True),
+            say=lambda text: say(f"  {text}", err=True),
         )
         if not final or result.interrupted:
             return result, None
@@ -165,14 +166,14 @@ def _print_result(
         value = measured[summary["criterion"]]
         interval = "" if value["low"] is None else f" ({value['low']:.4f}–{value['high']:.4f})"
         out.print(f"On the test part: {summary['criterion']} {value['value']:.4f}{interval}")
-    typer.echo(f"\nrecipe  {result.out / 'best.toml'}\npage    {result.out / 'tune.html'}")
-    typer.echo(f"next    {summary['next']}")
-    typer.echo(DISCLAIMER)
+    say(f"\nrecipe  {result.out / 'best.toml'}\npage    {result.out / 'tune.html'}")
+    say(f"next    {summary['next']}")
+    say(DISCLAIMER)
 
 
 def _exit_code(result: TuneResult) -> int:
     code = name_unreadable(result.unreadable)
     if result.interrupted:
-        typer.echo("stopped; go on with --resume", err=True)
+        say("stopped; go on with --resume", err=True)
         return EXIT_INTERRUPTED
     return code
