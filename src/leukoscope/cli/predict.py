@@ -167,9 +167,7 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
         _tell_patients(patients, out, outputs.as_json)
         if outputs.explain is not None and patients.head is not None:
             sheets = patients.save_sheets(outputs.explain)
-            say(
-                f"{len(sheets)} sheets of the cells that decided: {outputs.explain}", err=True
-            )
+            say(f"{len(sheets)} sheets of the cells that decided: {outputs.explain}", err=True)
     return unreadable
 
 
