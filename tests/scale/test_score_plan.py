@@ -11,7 +11,8 @@ import pytest
 
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.runtime.prediction import Failure
-from leukoscope.scale.image_names import image_names, local_files
+from leukoscope.scale.fetching import local_files
+from leukoscope.scale.image_names import image_names
 from leukoscope.scale.journal import Journal, ShardResult, file_of, only_process
 from leukoscope.scale.score_plan import ScoreFolder, read_inputs, write_inputs
 
@@ -52,7 +53,10 @@ def test_manifests(archive: Path, tmp_path: Path, suffix: str) -> None:
             f"label{separator}path\n" + "".join(f"x{separator}{row}\n" for row in rows)
         )
 
-    names = list(image_names([str(manifest)], root=str(archive)))
+    outside: list[str] = []
+    listed = image_names([str(manifest)], root=str(archive), urls="any", outside=outside.append)
+    names = list(listed)
+    assert outside == [rows[1]]
 
     expected = [
         str(archive / "a/1.png"),
@@ -62,6 +66,8 @@ def test_manifests(archive: Path, tmp_path: Path, suffix: str) -> None:
     ]
     assert names == expected
     assert next(iter(image_names([str(manifest)], root="s3://b/x/"))) == "s3://b/x/a/1.png"
+    with pytest.raises(UsageError, match=r"list.* found the URL file:///elsewhere/x.png"):
+        list(image_names([str(manifest)]))
 
 
 def test_what_cannot_be_named(tmp_path: Path) -> None:

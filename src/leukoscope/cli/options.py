@@ -386,6 +386,13 @@ ManifestRootOption = Annotated[
     str | None,
     typer.Option(help="Folder or URL that the names in a manifest are relative to."),
 ]
+UrlsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="URLs in a table or list: none (the default), public (http, https and object stores; "
+        "no address of your own network), or any."
+    ),
+]
 ExecutionOption = Annotated[
     str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
 ]

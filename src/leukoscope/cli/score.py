@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 
@@ -21,6 +21,7 @@ from leukoscope.cli.console import (
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from leukoscope.scale.fetching import UrlRule
     from leukoscope.scale.score import ScoreResult, Workers
     from leukoscope.scale.score_plan import Plan, ScoreFolder
 
@@ -40,6 +41,7 @@ def score(
     out: opt.ScoreOutOption = Path("scores"),
     bundle: opt.FittingBundleOption = None,
     root: opt.ManifestRootOption = None,
+    urls: opt.UrlsOption = None,
     engine: opt.ExecutionOption = "local",
     workers: opt.WorkersOption = 0,
     threads: opt.WorkerThreadsOption = 0,
@@ -69,6 +71,7 @@ def score(
             {
                 "sources": tuple(images) if images else None,
                 "root": root,
+                "urls": urls,
                 "bundle": None if bundle is None else str(bundle.resolve()),
                 "engine": None if network_engine == "auto" else network_engine,
                 "precision": None if precision == "auto" else precision,
@@ -93,6 +96,8 @@ def score(
             whole=whole,
             shard_images=shard_images,
             workers=pool.resolved()[0],
+            urls=cast("UrlRule", urls or "none"),
+            note=lambda text: say(f"! {text}", err=True),
         )
     return _run(folder, plan, pool, as_json)
 

@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from leukoscope.core.errors import DataError
@@ -81,6 +82,18 @@ def file_part(text: str) -> str:
     plain = "".join("_" if sign in "/\\" or ord(sign) < 32 else sign for sign in text)
     shown = plain.lstrip(".")
     return "_" * (len(plain) - len(shown)) + shown
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a relative or absolute path leads out of the folder that it is read from.
+
+    >>> leaves_folder("a/b.png"), leaves_folder("a/../../b.png"), leaves_folder("/etc/passwd")
+    (False, True, True)
+    """
+    if ".." not in name and name[:1] not in ("/", "\\") and name[1:2] != ":":
+        return False  # what nearly every name is
+    plain = posixpath.normpath(name.replace("\\", "/"))
+    return PureWindowsPath(name).drive != "" or plain.startswith(("/", "../")) or plain == ".."
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""From a folder, a manifest or a URL to the names of images, one at a time, and to files again.
+"""From a folder, a manifest or a URL to the names of images, one at a time.
 
 No list of all names is held: what is named here may be a billion images.
 """
@@ -7,65 +7,59 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
-from leukoscope.core.threads import ordered_map
-from leukoscope.imaging.decode import MAX_BYTES
+from leukoscope.core.files import leaves_folder
 from leukoscope.runtime.input_files import expand_inputs
-from leukoscope.runtime.prediction import Failure
+from leukoscope.scale.fetching import UrlRule, file_system, is_url
 
 TABLES = (".csv", ".tsv", ".parquet")
 LISTS = (".txt", ".lst")
 COLUMNS = ("path", "image", "file", "url")  # of a table, the first that is there
-AHEAD = 16  # files of another file system that are fetched before they are asked for
-_TRIES = 3
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(::|://)")
 
 
-def is_url(text: str) -> bool:
-    """Whether fsspec has to read it.
-
-    >>> is_url("s3://archive/smears"), is_url("smears/a.png"), is_url("C:/smears")
-    (True, False, False)
-    """
-    return _URL.match(text) is not None
-
-
-def image_names(items: Sequence[str], root: str | None = None) -> Iterator[str]:
+def image_names(
+    items: Sequence[str],
+    root: str | None = None,
+    *,
+    urls: UrlRule = "none",
+    outside: Callable[[str], None] = lambda name: None,
+) -> Iterator[str]:
     """Name of every image: an absolute path or a URL.
 
     Args:
         items: Folders, files, patterns, ``-``, tables (CSV, TSV or Parquet with a column ``path``,
             ``image``, ``file`` or ``url``), lists (``.txt``, a path a line), or URLs of folders
-            and files that fsspec can read. A table or list may hold URLs.
+            and files that fsspec can read.
         root: What relative names in tables and lists are relative to: a folder or a URL. Default:
             the folder of the table or list.
+        urls: Whether a table or list may hold URLs of its own.
+        outside: Told each name in a table or list that leads out of the folder of the names.
 
     Raises:
-        UsageError: Nothing lies behind an item.
+        UsageError: Nothing lies behind an item, or a table holds a URL against the rule.
         DataError: A table that cannot be read.
         MissingExtraError: fsspec or pyarrow is needed and not installed.
     """
+
+    def listed(item: str, names: Iterable[str], home: Path) -> Iterator[str]:
+        return _joined(item, names, root or str(home), urls, outside)
+
     for item in items:
-        suffix = Path(item).suffix.lower()
+        suffix, path = Path(item).suffix.lower(), Path(item)
         if is_url(item):
             yield from _below_url(item)
-        elif suffix in TABLES and Path(item).is_file():
-            yield from _joined(_table(Path(item)), root or str(Path(item).absolute().parent))
-        elif suffix in LISTS and Path(item).is_file():
-            with Path(item).open(encoding="utf-8-sig") as lines:
-                yield from _joined(_lines(lines), root or str(Path(item).absolute().parent))
+        elif suffix in TABLES and path.is_file():
+            yield from listed(item, _table(path), path.absolute().parent)
+        elif suffix in LISTS and path.is_file():
+            with path.open(encoding="utf-8-sig") as lines:
+                yield from listed(item, _lines(lines), path.absolute().parent)
         elif item == "-":
-            yield from _joined(_lines(sys.stdin), root or str(Path.cwd()))
+            yield from listed("standard input", _lines(sys.stdin), Path.cwd())
         else:
             for found in expand_inputs([item]):
                 if isinstance(found, Path):
@@ -80,13 +74,24 @@ def _lines(lines: Iterable[str]) -> Iterator[str]:
     return (name for line in lines if (name := line.rstrip("\r\n")))
 
 
-def _joined(names: Iterable[str], root: str) -> Iterator[str]:
+def _joined(
+    item: str, names: Iterable[str], root: str, urls: UrlRule, outside: Callable[[str], None]
+) -> Iterator[str]:
     """Names below the root, but for those that are whole already."""
     far = is_url(root)
     for name in names:
         if is_url(name):
+            if urls == "none":
+                raise UsageError(
+                    f"{item}: expected names of files, found the URL {name}",
+                    hint="--urls public reads what a table names in the public network, "
+                    "--urls any also in yours",
+                )
             yield name
-        elif far and not Path(name).is_absolute():
+            continue
+        if leaves_folder(name):
+            outside(name)
+        if far and not Path(name).is_absolute():
             yield f"{root.rstrip('/')}/{name}"
         else:
             # A Path would keep every part of every name in Python's table of strings for a while.
@@ -134,22 +139,9 @@ def _column(path: Path, header: Sequence[str]) -> str:
     return found
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    if find_spec("fsspec") is None:
-        raise MissingExtraError(f"reading {url}", "scale")
-    from fsspec.core import url_to_fs
-
-    try:
-        opened, path = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        known = "see the list of file systems in fsspec's documentation"
-        raise UsageError(f"{url}: cannot be opened: {error}", hint=known) from None
-    return opened, str(path)
-
-
 def _below_url(url: str) -> Iterator[str]:
     """Files below a URL, folder by folder, but for hidden ones; the URL itself where it is one."""
-    system, top = _file_system(url)
+    system, top = file_system(url)
     try:
         if system.isfile(top):
             yield url
@@ -167,59 +159,3 @@ def _below_url(url: str) -> Iterator[str]:
         raise UsageError(
             f"{url}: no file lies below it", hint="check the spelling, and that it can be reached"
         )
-
-
-LocalFile = tuple[Path | Failure, Path | None]
-
-
-def local_files(names: Iterable[str | Failure], folder: Path) -> Iterator[LocalFile]:
-    """Each image as a file of this machine; those behind URLs are fetched a few ahead.
-
-    Args:
-        names: Of :func:`image_names`; failures pass in their places.
-        folder: For the copies.
-
-    Yields:
-        The file, or why there is none, and the copy to delete after use, if it is one.
-    """
-
-    def far(numbered: tuple[int, str | Failure]) -> bool:
-        return isinstance(numbered[1], str) and is_url(numbered[1])
-
-    def fetch(numbered: tuple[int, str | Failure]) -> LocalFile:
-        number, url = numbered
-        return _fetch(str(url), folder / str(number))
-
-    for behind_url, group in groupby(enumerate(names), far):
-        if behind_url:
-            name = "leukoscope-fetch"
-            yield from ordered_map(fetch, group, threads=AHEAD, ahead=AHEAD, name=name)
-        else:
-            for _, item in group:
-                yield (item if isinstance(item, Failure) else Path(item)), None
-
-
-def _fetch(url: str, stem: Path) -> LocalFile:
-    """Copy one file here; what passes (a lost connection) is tried three times."""
-    target = stem.with_suffix(Path(url).suffix)
-    detail = ""
-    for attempt in range(_TRIES):
-        try:
-            system, path = _file_system(url)
-            size = system.info(path).get("size")
-            if size is not None and size > MAX_BYTES:
-                detail = f"expected at most {MAX_BYTES} bytes, found {size}"
-                return Failure(url, "too-large", detail), None
-            system.get_file(path, str(target))
-            return target, target
-        except FileNotFoundError:
-            return Failure(url, "missing", "no such file"), None
-        except (UsageError, MissingExtraError):
-            raise
-        except Exception as error:  # file systems raise what their libraries raise
-            detail = f"cannot be fetched: {type(error).__name__}: {error}"
-            if attempt + 1 < _TRIES:
-                time.sleep(0.5 * 2**attempt)
-    with suppress(OSError):
-        target.unlink()
-    return Failure(url, "unreadable", detail), None

@@ -19,7 +19,8 @@ from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
-from leukoscope.scale.image_names import image_names, local_files
+from leukoscope.scale.fetching import URL_RULES, UrlRule, local_files
+from leukoscope.scale.image_names import image_names
 from leukoscope.scale.journal import Journal, ShardResult, only_process, read_journal
 from leukoscope.scale.score_plan import (
     Plan,
@@ -99,6 +100,8 @@ def plan_scoring(
     whole: bool = False,
     shard_images: int | None = None,
     workers: int = 1,
+    urls: UrlRule = "none",
+    note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Write down what is to be done: every image's name, the bundle, how it is opened.
 
@@ -114,19 +117,33 @@ def plan_scoring(
         um_per_px, scale_bar_um, whole: See :class:`~leukoscope.scale.score_plan.Plan`.
         shard_images: Images in a shard; see :func:`leukoscope.scale.score_plan.write_inputs`.
         workers: How many there will be; the number may change later.
+        urls: Which URLs a table or list may name.
+        note: Told in words of names that lead out of the folder of their table or list.
 
     Raises:
-        UsageError: The folder holds a run, or nothing lies behind a source.
+        UsageError: The folder holds a run, nothing lies behind a source, or a table names a URL
+            against the rule.
         DataError: A manifest cannot be read, or a URL cannot be listed.
         BundleError: The bundle is damaged.
         MissingExtraError: pyarrow or fsspec is needed and not installed.
     """
+    if urls not in URL_RULES:
+        raise UnknownNameError("rule for URLs", urls, URL_RULES)
     _check_can_begin(folder, bundle, shard_images)
-    images, inputs_sha256, shard_images = _write_names(folder, sources, root, shard_images, workers)
+    outside = _Outside()
+    names = image_names(sources, root, urls=urls, outside=outside.add)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    images, inputs_sha256, shard_images = write_inputs(folder, names, shard_images, workers)
+    if not images:
+        raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
+    if outside.count:
+        note(
+            f"{outside.count:,} names lead out of the folder of their list, such as {outside.first}"
+        )
     reason = f"{bundle}, named by the user"
     if bundle is None:
         samples = sample_inputs(folder, images, shard_images)
-        bundle, reason = _installed(samples, um_per_px, scale_bar_um)
+        bundle, reason = _installed(samples, um_per_px, scale_bar_um, urls)
     read = read_bundle(bundle)
     opened = open_for(read, engine, precision, threads=1)
     plan = Plan(
@@ -143,6 +160,7 @@ def plan_scoring(
         inputs_sha256=inputs_sha256,
         sources=tuple(sources),
         root=root,
+        urls=urls,
     )
     plan.save(folder)
     return plan
@@ -163,27 +181,25 @@ def _check_can_begin(folder: ScoreFolder, bundle: Path | None, shard_images: int
         read_bundle(bundle)
 
 
-def _write_names(
-    folder: ScoreFolder,
-    sources: Sequence[str],
-    root: str | None,
-    shard_images: int | None,
-    workers: int,
-) -> tuple[int, str, int]:
-    """List the images of a run; returns their number, the list's hash, and images in a shard."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    written = write_inputs(folder, image_names(sources, root), shard_images, workers)
-    if not written[0]:
-        raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
-    return written
+@dataclass
+class _Outside:
+    """Counts names that lead out of their folder, and keeps the first."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        self.first = self.first or name
 
 
 def _installed(
-    names: Sequence[str], um_per_px: float | None, bar_um: float | None
+    names: Sequence[str], um_per_px: float | None, bar_um: float | None, urls: UrlRule
 ) -> tuple[Path, str]:
     """The installed bundle that some images resemble, and why it was taken."""
     with tempfile.TemporaryDirectory(prefix="leukoscope-") as copies:
-        files = [found for found, _ in local_files(names, Path(copies)) if isinstance(found, Path)]
+        fetched = local_files(names, Path(copies), urls=urls)
+        files = [found for found, _ in fetched if isinstance(found, Path)]
         chosen = choose_bundle(installed_bundles(), files, um_per_px=um_per_px, bar_um=bar_um)
     return chosen.predictor.bundle.folder, chosen.why
 

@@ -25,6 +25,7 @@ import numpy as np
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import atomic_path, read_json, write_json
 from leukoscope.runtime.bundle_matching import SAMPLES
+from leukoscope.scale.fetching import UrlRule
 
 SCHEMA = 1
 SHARD_IMAGES = 2000
@@ -105,6 +106,7 @@ class Plan:
         inputs_sha256: Of ``inputs.jsonl``.
         sources: What the user named.
         root: What relative names were relative to, where the user said so.
+        urls: Which URLs a table or list may name.
     """
 
     bundle: str
@@ -120,6 +122,7 @@ class Plan:
     inputs_sha256: str
     sources: tuple[str, ...]
     root: str | None = None
+    urls: UrlRule = "any"
 
     @property
     def shards(self) -> int:
@@ -151,6 +154,7 @@ def load_plan(folder: ScoreFolder) -> Plan:
     values = read_json(folder.plan)
     if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
         raise DataError(f"{folder.plan}: expected a plan of schema {SCHEMA}; score anew")
+    values.setdefault("urls", "any")  # plans of version 0.1 had no rule
     if set(values) != {field.name for field in fields(Plan)}:
         raise DataError(f"{folder.plan}: expected the fields of a plan, found {', '.join(values)}")
     return Plan(**{**values, "sources": tuple(values["sources"])})

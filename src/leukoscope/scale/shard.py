@@ -17,7 +17,7 @@ from leukoscope.runtime.engines import one_thread_each
 from leukoscope.runtime.outputs import ROW, PredictionWriter
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import load_bundle
-from leukoscope.scale.image_names import local_files
+from leukoscope.scale.fetching import local_files
 from leukoscope.scale.journal import ShardFile, ShardResult, file_of
 from leukoscope.scale.pool import TellPlace
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
@@ -162,7 +162,7 @@ class Scorer:
         copies: list[Path | None] = []
 
         def sources(folder: str) -> Iterator[Path | Failure]:
-            for found, copy in local_files(items, Path(folder)):
+            for found, copy in local_files(items, Path(folder), urls=self.plan.urls):
                 copies.append(copy)
                 yield found
 
