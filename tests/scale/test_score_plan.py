@@ -13,7 +13,7 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.runtime.prediction import Failure
 from leukoscope.scale.fetching import local_files
 from leukoscope.scale.image_names import image_names
-from leukoscope.scale.journal import Journal, ShardResult, file_of, only_process
+from leukoscope.scale.journal import Journal, ShardResult, file_of
 from leukoscope.scale.score_plan import ScoreFolder, read_inputs, write_inputs
 
 
@@ -206,13 +206,3 @@ def test_a_line_that_says_nothing_is_named(tmp_path: Path) -> None:
     folder.journal.write_text('{"shard": 1}\n')
     with pytest.raises(DataError, match="line 1: expected a committed shard"):
         Journal(folder)
-
-
-def test_two_processes_cannot_commit_into_one_folder(tmp_path: Path) -> None:
-    folder = ScoreFolder(tmp_path)
-    with (
-        only_process(folder),
-        pytest.raises(UsageError, match="another process is scoring"),
-        only_process(folder),
-    ):
-        pass

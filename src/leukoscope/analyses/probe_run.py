@@ -10,6 +10,7 @@ from leukoscope.config.loading import save_study_config
 from leukoscope.config.metrics.file import StudyMetrics, save_metrics, study_metrics
 from leukoscope.config.study import StudyConfig, chosen_probes
 from leukoscope.core.errors import DataError
+from leukoscope.core.folder_lock import only_writer
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.folds import ProtocolPlan
@@ -52,8 +53,17 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> St
 
     Returns:
         The new content of ``metrics.json``.
+
+    Raises:
+        UsageError: Another process writes to the run.
     """
     fitted = FittedRun.open(run)
+    with only_writer(run, "runs a study in"):
+        return _add_probes(fitted, names, listener)
+
+
+def _add_probes(fitted: FittedRun, names: Sequence[str] | None, listener: Listener) -> StudyMetrics:
+    """Fit, write the statistics, report."""
     folder, config, progress = fitted.run, _config(fitted, names), Progress(listener)
     old, folds, passport = fitted.metrics, fitted.splits, fitted.passport
     plan = ProtocolPlan(folds, tuple(row.model_dump() for row in old.inapplicable), ())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_csv
+from leukoscope.core.folder_lock import LOCK
 
 HISTORY = "history.csv"
 PATIENT_CELLS = "patients.json"  # among the explanations: the cells that decided
@@ -140,7 +141,7 @@ def resumes(config: Path, what: str, *, resume: bool, hint: str) -> bool:
         UsageError: The folder holds something else, or is not to be resumed.
     """
     out = config.parent
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or all(path.name == LOCK for path in out.iterdir()):
         return False
     if not config.is_file():
         raise UsageError(

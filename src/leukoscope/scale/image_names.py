@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
-from leukoscope.core.files import leaves_folder
+from leukoscope.core.files import csv_value, leaves_folder
 from leukoscope.runtime.input_files import expand_inputs
 from leukoscope.scale.fetching import UrlRule, file_system, is_url
 
@@ -109,7 +109,7 @@ def _table(path: Path) -> Iterator[str]:
             place = header.index(_column(path, header))
             for row in rows:
                 if len(row) > place and row[place]:
-                    yield row[place]
+                    yield csv_value(row[place])
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(f"{path}: expected a UTF-8 table, but {error}") from None
 

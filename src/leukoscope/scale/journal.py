@@ -13,12 +13,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from leukoscope.core.errors import DataError, MissingExtraError, UsageError
+from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_file
 from leukoscope.scale.score_plan import ScoreFolder
 
@@ -219,33 +219,6 @@ def file_of(folder: ScoreFolder, partial: Path, target: Path, rows: int) -> Shar
         partial.stat().st_size,
         sha256_file(partial),
     )
-
-
-@contextmanager
-def only_process(folder: ScoreFolder) -> Iterator[None]:
-    """Hold the run's lock; a process that dies lets it go.
-
-    Raises:
-        UsageError: Another process has it.
-        MissingExtraError: filelock is not installed.
-    """
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError:
-        raise MissingExtraError("scoring", "score") from None
-    folder.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.lock)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(
-            f"{folder.path}: another process is scoring into this folder",
-            hint="wait for it, or name a new folder with --out",
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _flush_folder(path: Path) -> None:

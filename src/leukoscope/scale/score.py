@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.errors import MissingExtraError, UnknownNameError, UsageError
-from leukoscope.core.files import atomic_path, sha256_file, write_json
+from leukoscope.core.files import atomic_path, csv_writer, sha256_file, write_json
+from leukoscope.core.folder_lock import only_writer
 from leukoscope.core.program import __version__
 from leukoscope.runtime.bundle import installed_bundles, read_bundle
 from leukoscope.runtime.bundle_matching import choose_bundle
@@ -21,7 +21,7 @@ from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
 from leukoscope.scale.fetching import URL_RULES, UrlRule, local_files
 from leukoscope.scale.image_names import image_names
-from leukoscope.scale.journal import Journal, ShardResult, only_process, read_journal
+from leukoscope.scale.journal import Journal, ShardResult, read_journal
 from leukoscope.scale.score_plan import (
     Plan,
     ScoreFolder,
@@ -130,39 +130,38 @@ def plan_scoring(
     if urls not in URL_RULES:
         raise UnknownNameError("rule for URLs", urls, URL_RULES)
     _check_can_begin(folder, bundle, shard_images)
-    outside = _Outside()
-    names = image_names(sources, root, urls=urls, outside=outside.add)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    images, inputs_sha256, shard_images = write_inputs(folder, names, shard_images, workers)
-    if not images:
-        raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
-    if outside.count:
-        note(
-            f"{outside.count:,} names lead out of the folder of their list, such as {outside.first}"
+    with only_writer(folder.path, "scores into"):
+        outside = _Outside()
+        names = image_names(sources, root, urls=urls, outside=outside.add)
+        images, inputs_sha256, shard_images = write_inputs(folder, names, shard_images, workers)
+        if not images:
+            raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
+        if outside.count:
+            many = f"{outside.count:,} names lead out of the folder of their list"
+            note(f"{many}, such as {outside.first}")
+        reason = f"{bundle}, named by the user"
+        if bundle is None:
+            samples = sample_inputs(folder, images, shard_images)
+            bundle, reason = _installed(samples, um_per_px, scale_bar_um, urls)
+        read = read_bundle(bundle)
+        opened = open_for(read, engine, precision, threads=1)
+        plan = Plan(
+            bundle=str(bundle.resolve()),
+            reason=reason,
+            bundle_sha256=read.sha256,
+            engine=opened.name,
+            precision=opened.precision,
+            um_per_px=um_per_px,
+            scale_bar_um=scale_bar_um,
+            whole=whole,
+            shard_images=shard_images,
+            images=images,
+            inputs_sha256=inputs_sha256,
+            sources=tuple(sources),
+            root=root,
+            urls=urls,
         )
-    reason = f"{bundle}, named by the user"
-    if bundle is None:
-        samples = sample_inputs(folder, images, shard_images)
-        bundle, reason = _installed(samples, um_per_px, scale_bar_um, urls)
-    read = read_bundle(bundle)
-    opened = open_for(read, engine, precision, threads=1)
-    plan = Plan(
-        bundle=str(bundle.resolve()),
-        reason=reason,
-        bundle_sha256=read.sha256,
-        engine=opened.name,
-        precision=opened.precision,
-        um_per_px=um_per_px,
-        scale_bar_um=scale_bar_um,
-        whole=whole,
-        shard_images=shard_images,
-        images=images,
-        inputs_sha256=inputs_sha256,
-        sources=tuple(sources),
-        root=root,
-        urls=urls,
-    )
-    plan.save(folder)
+        plan.save(folder)
     return plan
 
 
@@ -242,7 +241,7 @@ def run_scoring(
     """
     if workers.engine not in ENGINES:
         raise UnknownNameError("engine", workers.engine, ENGINES)
-    with only_process(folder):
+    with only_writer(folder.path, "scores into"):
         with closing(Journal(folder)) as journal:
             before = journal.images
             show(before, plan.images)
@@ -307,13 +306,13 @@ def write_quarantine(folder: ScoreFolder) -> None:
         atomic_path(folder.quarantine) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
+        write = csv_writer(file, columns)
         for result in sorted(committed(folder).values(), key=lambda r: r.shard):
             if result.unreadable:
                 table = pq.read_table(folder.path / result.files[0].name, columns=columns)
-                rows = (row for row in table.to_pylist() if row["error"])
-                writer.writerows(csv_cells(row) for row in rows)
+                for row in table.to_pylist():
+                    if row["error"]:
+                        write(csv_cells(row))
 
 
 def write_manifest(folder: ScoreFolder, plan: Plan, result: ScoreResult) -> None:

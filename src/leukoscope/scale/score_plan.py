@@ -59,11 +59,6 @@ class ScoreFolder:
         return self.path / "journal.jsonl"
 
     @property
-    def lock(self) -> Path:
-        """Held by the process that commits."""
-        return self.path / ".lock"
-
-    @property
     def predictions(self) -> Path:
         """Folder of the shards."""
         return self.path / "predictions"

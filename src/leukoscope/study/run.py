@@ -22,6 +22,7 @@ from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
+from leukoscope.core.folder_lock import LOCK, only_writer
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import check_roles, named_roles
 from leukoscope.core.patients import Patients
@@ -252,7 +253,7 @@ def run_study(
 
     Raises:
         MissingExtraError: torch is not installed.
-        UsageError: The folder holds another study.
+        UsageError: The folder holds another study, or another process runs one in it.
         DataError: The data cannot be used.
     """
     if find_spec("torch") is None:
@@ -262,6 +263,21 @@ def run_study(
         _check_shares_training(config)
     run = RunFolder(Path(out))
     progress = Progress(listener) if listener else Progress()
+    with only_writer(run.path, "runs a study in"):
+        return _run_steps(run, config, progress, executor, announce, resume=resume, report=report)
+
+
+def _run_steps(
+    run: RunFolder,
+    config: StudyConfig,
+    progress: Progress,
+    executor: Executor | None,
+    announce: Announce | None,
+    *,
+    resume: bool,
+    report: bool,
+) -> StudyResult:
+    """Everything from the audit to the report."""
     _open_folder(run, config, resume)
     with progress.step("audit"):
         found = audited_in(run, config, progress)
@@ -366,7 +382,7 @@ def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
 
 def _has_no_result(run: RunFolder) -> bool:
     """Whether a folder holds nothing but what a study writes before its splits."""
-    first = {run.config, run.cache, run.manifest, run.passport}
+    first = {run.config, run.cache, run.manifest, run.passport, run.path / LOCK}
     return set(run.path.iterdir()) <= first
 
 
