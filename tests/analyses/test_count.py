@@ -235,7 +235,8 @@ def test_a_sheet_saves_what_count_reads(smears: Path, bundle: Path, tmp_path: Pa
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         browser.close()
     assert not said
-    assert {row["by"] for row in read_csv(saved)} == {"'=me"}  # no formula to a spreadsheet
+    assert ",'=me," in saved.read_text()  # no formula to a spreadsheet
+    assert {row["by"] for row in read_csv(saved)} == {"=me"}
     result = run(smears, "-b", bundle, "--out", out, "--corrections", saved, "--json", code=3)
     a = of(result, "A")
     assert [one["cells"] for one in a["classes"]] == [5, 2, 1]

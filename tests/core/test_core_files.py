@@ -1,7 +1,11 @@
+import csv
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import (
@@ -35,6 +39,20 @@ def test_csv_round_trip_keeps_commas_quotes_and_letters(tmp_path: Path) -> None:
     rows = [{"a": 'x, "y"', "b": "größe"}, {"a": "", "b": "2"}]
     write_csv(tmp_path / "t.csv", ("a", "b"), rows)
     assert read_csv(tmp_path / "t.csv", required=("a", "b")) == rows
+
+
+@given(st.lists(st.text("'=+-@\t\r1a", max_size=4), min_size=1))
+def test_no_text_is_a_formula_and_every_text_is_read_back(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.csv"
+        rows = [{"@name": text, "n": "0"} for text in texts]
+        write_csv(path, ("@name", "n"), rows)
+        assert read_csv(path, required=("@name",)) == rows
+        with path.open(encoding="utf-8", newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+    for cell in cells:
+        if cell.startswith(tuple("=+-@\t\r")):
+            float(cell)  # a number is no formula
 
 
 def test_csv_with_a_missing_column_names_file_and_column(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import io
 import json
 import os
 import posixpath
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, TextIO
 
 from leukoscope.core.errors import DataError
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a spreadsheet knows one, behind our own apostrophes
 
 
 @contextmanager
@@ -96,12 +99,63 @@ def leaves_folder(name: str) -> bool:
     return PureWindowsPath(name).drive != "" or plain.startswith(("/", "../")) or plain == ".."
 
 
+def csv_cell(value: Any) -> Any:
+    """A value for a CSV file that a spreadsheet may open: no text of the data is a formula.
+
+    Text that begins like a formula gets an apostrophe before it, which :func:`csv_value` takes
+    off again. Numbers stay as they are.
+
+    >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell("Pro"), csv_cell(-2)
+    ("'=1+1", '-0.5', 'Pro', -2)
+    """
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def csv_value(cell: str) -> str:
+    """The text of a cell that :func:`csv_cell` wrote.
+
+    >>> csv_value("'=1+1"), csv_value("-0.5"), csv_value("'quoted'")
+    ('=1+1', '-0.5', "'quoted'")
+    """
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell, 1) else cell
+
+
+class _LineFeeds:
+    """Ends rows by a line feed; only a writer that ends them by both quotes a carriage return."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
+def csv_writer(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, Any]], object]:
+    """Write the header of a CSV file; gives what writes a row. A missing value is empty."""
+    writer = csv.writer(_LineFeeds(file))
+    writer.writerow(map(csv_cell, columns))
+    known = set(columns)
+
+    def write(row: Mapping[str, Any]) -> None:
+        if not row.keys() <= known:
+            raise ValueError(f"no columns: {', '.join(map(str, row.keys() - known))}")
+        writer.writerow([csv_cell(row.get(name, "")) for name in columns])
+
+    return write
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with the named columns, atomically; a missing value is empty."""
+    """Write rows as CSV with the named columns, atomically; see :func:`csv_cell`."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write = csv_writer(buffer, columns)
+    for row in rows:
+        write(row)
     write_text(path, buffer.getvalue())
 
 
@@ -112,19 +166,24 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
         DataError: The file is missing, not UTF-8, or lacks a required column.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: this file is missing") from None
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: expected a UTF-8 CSV file, but {error}") from None
-    reader = csv.DictReader(io.StringIO(text))
-    missing = [name for name in required if name not in (reader.fieldnames or ())]
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    names = [csv_value(name) for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    missing = [name for name in required if name not in names]
     if missing:
         raise DataError(
             f"{path}: expected the columns {', '.join(required)}; "
-            f"{', '.join(missing)} missing, found {', '.join(reader.fieldnames or ()) or 'none'}"
+            f"{', '.join(missing)} missing, found {', '.join(names) or 'none'}"
         )
-    return [{key: value or "" for key, value in row.items() if key is not None} for row in reader]
+    return [
+        {key: csv_value(value or "") for key, value in row.items() if key is not None}
+        for row in reader
+    ]
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from leukoscope.core.errors import LayoutError
-from leukoscope.core.files import read_json, sha256_file
+from leukoscope.core.files import csv_value, read_json, sha256_file
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
@@ -237,7 +237,7 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
         raise LayoutError(f"{path}: cannot be read ({error.strerror or error})") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        columns = [name.strip().lower() for name in next(reader, [])]
+        columns = [csv_value(name.strip()).lower() for name in next(reader, [])]
         missing = [name for name in required if name not in columns]
         if missing:
             raise LayoutError(
@@ -247,7 +247,7 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
         twice = [name for name, n in Counter(columns).items() if name and n > 1]
         if twice:
             raise LayoutError(f"{path}, line 1: the column {twice[0]} is there twice")
-        lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
+        lines = [(reader.line_num, [csv_value(v.strip()) for v in values]) for values in reader]
     except csv.Error as error:
         raise LayoutError(f"{path}, line {reader.line_num}: no valid CSV ({error})") from None
     lines = [(number, values) for number, values in lines if any(values)]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import write_text
+from leukoscope.core.files import csv_cell, csv_value, write_text
 from leukoscope.core.records import PARTS
 
 FloatArray = NDArray[np.float64]
@@ -145,9 +145,14 @@ class PredictionTable:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(_header(self.class_names))
-        names = (*self.class_names, "")  # index −1 is the unknown class
+        names = (*map(csv_cell, self.class_names), "")  # index −1 is the unknown class
         writer.writerows(
-            (*key, names[y], *("" if z != z else repr(z) for z in logits), *map(repr, probs))
+            (
+                *map(csv_cell, key),
+                names[y],
+                *("" if z != z else repr(z) for z in logits),
+                *map(repr, probs),
+            )
             for key, y, logits, probs in zip(
                 zip(*(getattr(self, name).tolist() for name in KEY_COLUMNS), strict=True),
                 self.y_true.tolist(),
@@ -178,13 +183,17 @@ class PredictionTable:
         for number, row in enumerate(rows, start=2):
             if len(row) != len(header):
                 raise DataError(f"{path}:{number}: expected {len(header)} cells, got {len(row)}")
-        columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
+        columns: dict[str, tuple[str, ...]] = (
+            dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
+        )
+        for name in ("y_true", *_TEXT_COLUMNS):
+            columns[name] = tuple(map(csv_value, columns.get(name, ())))
 
         def numbers(name: str, dtype: type, empty: str = "") -> NDArray[Any]:
             return _parse([cell or empty for cell in columns.get(name, ())], dtype, name, path)
 
         index = {"": -1} | {name: i for i, name in enumerate(class_names)}
-        for number, name in enumerate(columns.get("y_true", ()), start=2):
+        for number, name in enumerate(columns["y_true"], start=2):
             if name not in index:
                 raise DataError(
                     f"{path}:{number}: y_true {name!r} is none of {', '.join(class_names)}"
@@ -192,11 +201,11 @@ class PredictionTable:
         shape = (len(class_names), len(rows))
         logits = [numbers(f"logit_{name}", np.float64, "nan") for name in class_names]
         probs = [numbers(f"p_{name}", np.float64) for name in class_names]
-        texts = {name: np.array(columns.get(name, ()), dtype=np.str_) for name in _TEXT_COLUMNS}
+        texts = {name: np.array(columns[name], dtype=np.str_) for name in _TEXT_COLUMNS}
         fields: dict[str, Any] = {
             **texts,
             "fold": numbers("fold", np.int64),
-            "y_true": np.array([index[name] for name in columns.get("y_true", ())], dtype=np.int64),
+            "y_true": np.array([index[name] for name in columns["y_true"]], dtype=np.int64),
             "logits": np.ascontiguousarray(np.reshape(logits, shape).T),
             "probs": np.ascontiguousarray(np.reshape(probs, shape).T),
         }

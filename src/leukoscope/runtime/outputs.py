@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from leukoscope.core.errors import MissingExtraError, UnknownNameError
+from leukoscope.core.files import csv_writer
 from leukoscope.runtime.output_fields import OF_CLASS, OutputField, column_names
 from leukoscope.runtime.prediction import (
     FAILURE_FIELDS,
@@ -128,9 +128,8 @@ def _open_csv(path: Path, columns: Sequence[str]) -> _Opened:
 
 def _csv_rows(file: TextIO, columns: Sequence[str]) -> Callable[[_Row], object]:
     """Write the header; gives what writes a row."""
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    return lambda row: writer.writerow(csv_cells({name: row.get(name) for name in columns}))
+    write = csv_writer(file, columns)
+    return lambda row: write(csv_cells({name: row.get(name) for name in columns}))
 
 
 def csv_text(answers: Iterable[Prediction | Failure], class_names: Sequence[str]) -> str:

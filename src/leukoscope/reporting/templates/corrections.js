@@ -9,7 +9,7 @@ function node(tag, text, name) {
 }
 function csv_value(text) {
   // A leading = + - @ would be a formula to a spreadsheet.
-  const safe = /^[=+\-@\t\r]/.test(text) ? "'" + text : text;
+  const safe = /^'*[=+\-@\t\r]/.test(text) ? "'" + text : text;
   return /[",\n\r]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
 }
 // Rows with image_id and path; given(row) is the label before.
