@@ -60,3 +60,28 @@ def test_text_files_spell_out_what_is_no_unicode(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "Zelle-\\udce4.png ä"
     write_json(tmp_path / "a.json", {"name": LATIN})
     assert read_json(tmp_path / "a.json") == {"name": LATIN}
+
+
+def test_paths_that_lead_out_of_a_manifests_folder_are_said(data: Path, tmp_path: Path) -> None:
+    (data / "list").mkdir()
+    names = [path.name for path in sorted(data.glob("Pro/*.png"))]
+    rows = [f"../Pro/{name},pro_b" for name in names] + [f"{data}/Benign/Benign1.png,benign"]
+    (data / "list/manifest.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    said = f"5 paths lead out of the folder of the table, such as ../Pro/{names[0]}"
+    manifest = load_dataset(data / "list")
+    assert said in manifest.notes
+    assert len(manifest.usable) == 5
+    (tmp_path / "inside.csv").write_text(f"path,label\n{data.name}/Pro/{names[0]},pro_b\n")
+    assert not [note for note in load_dataset(tmp_path / "inside.csv").notes if "lead out" in note]
+
+
+def test_names_that_are_formulas_come_back_as_they_were(data: Path, tmp_path: Path) -> None:
+    (data / "Pro/Pro0.png").rename(data / "Pro/=1+1.png")
+    (data / "Pro/Pro1.png").rename(data / "Pro/'-x.png")
+    rows = "path,label,note\n'=1+1.png,pro_b,'+5 a\n''-x.png,pro_b,-5\n"
+    (data / "Pro/manifest.csv").write_text(rows)
+    manifest = load_dataset(data / "Pro")
+    assert [r.path for r in manifest.usable] == ["'-x.png", "=1+1.png"]
+    assert [r.column("note") for r in manifest.usable] == ["-5", "+5 a"]
+    manifest.save(tmp_path / "saved.csv")
+    assert Manifest.load(tmp_path / "saved.csv", data / "Pro").images == manifest.images

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from leukoscope.core.errors import LayoutError
-from leukoscope.core.files import csv_value, read_json, sha256_file
+from leukoscope.core.files import csv_value, leaves_folder, read_json, sha256_file
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
@@ -316,13 +316,19 @@ def place_manifest(path: Path, target: str = "") -> Placement:
     warnings = []
     if "" in first:
         warnings.append(f"line {first['']}: no {target or 'label'}; its images are excluded")
-    warnings += _corrected(path)
+    warnings += _corrected(path) + _leads_out(placed)
     if not any((path.parent / item.path).exists() for item in placed):
         raise LayoutError(
             f"{path}: none of the {len(placed)} listed files exists, e.g. {placed[0].path}",
             hint=f"paths are relative to the folder of the CSV file, {path.parent}",
         )
     return Placement(placed, warnings, lines=first, columns=tuple(rows[0][1]))
+
+
+def _leads_out(placed: Sequence[Placed]) -> list[str]:
+    """Say of a table that it names files elsewhere; those who wrote it may be others."""
+    out = [item.path for item in placed if leaves_folder(item.path)]
+    return [f"{len(out)} paths lead out of the folder of the table, such as {out[0]}"] if out else []
 
 
 _OWN_COLUMNS = {*MANIFEST_COLUMNS, "label", "split", "given_label", "source_sha256"}
