@@ -53,6 +53,32 @@ def jpeg_of_many_scans(scans: int = 4000, side: int = 1500) -> bytes:
     return data[:-2] + last * scans + b"\xff\xd9"
 
 
+def jpeg_of_many_segments(segments: int = 8_000_000) -> bytes:
+    """Empty segments before the first of a whole JPEG."""
+    data = _encoded(_grey(), "JPEG")
+    return data[:2] + b"\xff\xe5\0\2" * segments + data[2:]
+
+
+def png_of_many_chunks(chunks: int = 2_500_000) -> bytes:
+    """Empty chunks that no reader knows, behind the header of a whole PNG."""
+    data = _encoded(_grey(), "PNG")
+    empty = struct.pack(">I4sI", 0, b"abCd", zlib.crc32(b"abCd"))
+    return data[:33] + empty * chunks + data[33:]
+
+
+def webp_of_many_chunks(chunks: int = 4_000_000) -> bytes:
+    """Empty chunks behind the picture of a whole WebP."""
+    body = _encoded(_grey().convert("RGB"), "WEBP")[8:] + b"abcd\0\0\0\0" * chunks
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def gif_of_many_blocks(blocks: int = 16_000_000) -> bytes:
+    """A comment in pieces of one byte before the picture of a whole GIF."""
+    data = _encoded(_grey(), "GIF")
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    return data[:at] + b"!\xfe" + b"\1 " * blocks + b"\0" + data[at:]
+
+
 def webp_of_two_sizes() -> bytes:
     """The frame of 16383 × 16383 comes first; a later VP8X, which no decoder reads, says 8 × 8."""
     body = _encoded(_grey().convert("RGB"), "WEBP", lossless=True)[12:]
@@ -160,7 +186,7 @@ def _dicom(pixels: bytes, syntax: str, side: int = 8) -> bytes:
     return buffer.getvalue()
 
 
-def dicom_that_inflates(megabytes: int = 600) -> bytes:
+def dicom_that_inflates(megabytes: int = 220) -> bytes:
     """Deflated data of a thousandth of their size."""
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -201,6 +227,10 @@ FILES: Mapping[str, tuple[Callable[[], bytes], str]] = {
     "hidden-rst0.jpg": (lambda: jpeg_hidden_frame(0xD0), "corrupt"),
     "hidden-rst7.jpg": (lambda: jpeg_hidden_frame(0xD7), "corrupt"),
     "scans.jpg": (jpeg_of_many_scans, "too-large"),
+    "segments.jpg": (jpeg_of_many_segments, "too-large"),
+    "chunks.png": (png_of_many_chunks, "too-large"),
+    "chunks.webp": (webp_of_many_chunks, "too-large"),
+    "blocks.gif": (gif_of_many_blocks, "too-large"),
     "two-sizes.webp": (webp_of_two_sizes, "corrupt"),
     "naked.webp": (webp_without_chunks, "corrupt"),
     "two-headers.png": (png_of_two_headers, "too-large"),

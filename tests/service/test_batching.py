@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service.batching import Batcher
+from leukoscope.service.decoding import Decoders
 
 
 class SlowPredictor:
@@ -51,6 +52,7 @@ def batcher_of(predictor: Any, streams: int) -> Batcher:
         queue_images=64,
         batch_images=8,
         max_pixels=10,
+        decoders=Decoders(1, 10.0, 10),
         on_batch=lambda answers: None,
     )
 

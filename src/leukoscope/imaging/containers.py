@@ -39,6 +39,9 @@ _LEGAL_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *
 _LEGAL_BETWEEN_SEGMENTS = _LEGAL_AFTER_SCAN | _SOF
 MAX_SCANS = 100
 """Most scans of a JPEG; each costs one pass over all pixels, and an encoder makes about ten."""
+QUICK_SCANS = 4
+MAX_PIECES = 100_000
+"""Most segments or chunks of a file; each costs a step of an interpreter that others wait for."""
 _BMP_HEADER_SIZES = frozenset(
     struct.pack("<I", size) for size in (12, 16, 40, 52, 56, 64, 108, 124)
 )
@@ -141,6 +144,23 @@ def sniff(data: bytes) -> str:
     raise _not_an_image(data)
 
 
+def is_quick(data: bytes) -> bool:
+    """Whether an image takes at most about a second for all that its pixels may hold.
+
+    So it is where the work grows with the number of pixels, which the header tells: JPEG of few
+    scans, PNG, WebP, plain BMP. What is refused from its first bytes takes no time either.
+    """
+    try:
+        name = sniff(data[:512])
+    except BrokenImage:
+        return True
+    if name == "JPEG":  # a scan's marker never stands inside of pixel data
+        return data.count(b"\xff\xda") <= QUICK_SCANS
+    if name == "BMP":  # run lengths are followed by an interpreter
+        return data[28:30] == b"\x18\0" and data[30:34] == bytes(4)
+    return name in ("PNG", "WEBP")
+
+
 def read_header(data: bytes) -> Header:
     """Sniff and walk the container.
 
@@ -195,14 +215,27 @@ def _not_an_image(data: bytes) -> BrokenImage:
     return BrokenImage("not-an-image", f"expected an image, found {kind}")
 
 
+def _count_piece(count: int) -> int:
+    """One segment or chunk more.
+
+    Raises:
+        BrokenImage: There are more than any program writes.
+    """
+    if count == MAX_PIECES:
+        detail = f"expected at most {MAX_PIECES:,} segments, found more"
+        raise BrokenImage("too-large", detail, "save it again as PNG")
+    return count + 1
+
+
 def _is_text(data: bytes) -> bool:
     return not any(byte < 9 or 13 < byte < 32 for byte in data)
 
 
 def _read_jpeg(data: bytes) -> Header:
     frame: tuple[int, int, int, int] | None = None
-    orientation, scans, at = 1, 0, 2
+    orientation, scans, at, pieces = 1, 0, 2, 0
     while True:
+        pieces = _count_piece(pieces)
         found = _MARKER.match(data, at)
         if found is None:
             _jpeg_ends(data, at, "a marker")
@@ -271,11 +304,12 @@ def _jpeg_ends(data: bytes, at: int, expected: str) -> None:
 
 
 def _read_png(data: bytes) -> Header:
-    at, frames, orientation, transparent = 8, 1, 1, False
+    at, frames, orientation, transparent, pieces = 8, 1, 1, False, 0
     if data[12:16] != b"IHDR" and len(data) >= 16:
         raise BrokenImage("corrupt", "expected the PNG header chunk IHDR first")
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     while True:
+        pieces = _count_piece(pieces)
         if at + 12 > len(data):
             raise BrokenImage("truncated", "expected the PNG end chunk IEND, the file ends")
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -314,9 +348,10 @@ def _read_webp(data: bytes) -> Header:
     end = _little(data[4:8]) + 8
     if end > len(data):
         raise BrokenImage("truncated", f"expected {end} bytes of WebP, the file has {len(data)}")
-    frames, alpha, orientation, at = 0, False, 1, 12
+    frames, alpha, orientation, at, pieces = 0, False, 1, 12, 0
     sizes: list[tuple[int, int]] = []  # the decoder believes one of them: all have to be allowed
     while at + 8 <= end:
+        pieces = _count_piece(pieces)
         kind, length = data[at : at + 4], _little(data[at + 4 : at + 8])
         body = data[at + 8 : at + 8 + length]
         if at == 12 and kind not in (b"VP8X", b"VP8 ", b"VP8L"):
@@ -363,8 +398,9 @@ def _read_bmp(data: bytes) -> Header:
 def _read_gif(data: bytes) -> Header:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    frames = 0
+    frames = pieces = 0
     while (block := data[at]) != 0x3B:
+        pieces = _count_piece(pieces)
         if block == 0x2C:
             left, top, wide, high, flags = struct.unpack_from("<HHHHB", data, at + 1)
             width, height = max(width, left + wide), max(height, top + high)
@@ -376,6 +412,7 @@ def _read_gif(data: bytes) -> Header:
             raise BrokenImage("corrupt", f"found the illegal GIF block {block:02X} at byte {at}")
         while data[at]:
             at += data[at] + 1
+            pieces = _count_piece(pieces)
         at += 1
     if not frames:
         raise BrokenImage("corrupt", "expected a GIF image block, found none")

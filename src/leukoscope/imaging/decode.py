@@ -83,6 +83,14 @@ class Decoded:
         return (several,) if self.pages > 1 else ()
 
 
+@dataclass(frozen=True)
+class DecodedFile:
+    """What a file held, for who already has it; ``sha256`` is that of the file's bytes."""
+
+    decoded: Decoded
+    sha256: str
+
+
 def decode_image(
     source: Path | bytes,
     *,
@@ -291,7 +299,10 @@ def peek_size(source: Path | bytes) -> tuple[int, int] | None:
 
                 _ignore_warnings()
                 return dicom_size(file)
-            return _open_pillow(file, name).size
+            if name == "TIFF":
+                return _open_pillow(file, name).size
+            header = read_header(file.read(MAX_BYTES))
+            return header.width, header.height
     except Exception:  # a damaged file may raise anything
         return None
 

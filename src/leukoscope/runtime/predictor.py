@@ -23,7 +23,13 @@ from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import GateInputs
 from leukoscope.evaluation.patient_heads import PatientHead
 from leukoscope.imaging.background import describe_appearance
-from leukoscope.imaging.decode import MAX_PIXELS, Decoded, decode_image, read_image_file
+from leukoscope.imaging.decode import (
+    MAX_PIXELS,
+    Decoded,
+    DecodedFile,
+    decode_image,
+    read_image_file,
+)
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import BEYOND, measure_conditions, measure_quality
 from leukoscope.imaging.stain import looks_exchanged, nuclear_blue
@@ -313,7 +319,7 @@ class Predictor:
     def predict_large(
         self,
         name: str,
-        source: Path | bytes | NDArray[np.uint8],
+        source: Path | bytes | NDArray[np.uint8] | DecodedFile,
         *,
         max_pixels: int = MAX_PIXELS,
         wanted: Callable[[], bool] = lambda: True,
@@ -322,14 +328,15 @@ class Predictor:
 
         Args:
             name: Name of the image in the answer.
-            source: A file, its bytes, or (H, W, 3) uint8 RGB.
+            source: A file, its bytes, what was decoded of it, or (H, W, 3) uint8 RGB.
             max_pixels: Largest width × height of an encoded image.
             wanted: Asked before each part; where it says no, the rest is left out.
 
         Returns:
             None where the image is not to be cut, so that :meth:`prepare` and :meth:`answer` serve.
         """
-        if self.cutter is None or not self.cutter.may_cut(source):
+        sized = source.decoded.image if isinstance(source, DecodedFile) else source
+        if self.cutter is None or not self.cutter.may_cut(sized):
             return None
         try:
             decoded, sha256 = _load(source, name, max_pixels)
@@ -398,13 +405,17 @@ class Predictor:
         return item if isinstance(item, Failure) else self.prepare(*_named(number, item))
 
     def prepare(
-        self, name: str, source: Path | bytes | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
+        self,
+        name: str,
+        source: Path | bytes | NDArray[np.uint8] | DecodedFile,
+        *,
+        max_pixels: int = MAX_PIXELS,
     ) -> Prepared | Failure:
         """Decode, measure and preprocess one image; meant to be called from several threads.
 
         Args:
             name: Name of the image in the answer.
-            source: A file, its bytes, or (H, W, 3) uint8 RGB.
+            source: A file, its bytes, what was decoded of it, or (H, W, 3) uint8 RGB.
             max_pixels: Largest width × height of an encoded image.
         """
         try:
@@ -523,9 +534,11 @@ def _cannot_be_processed(name: str, error: Exception) -> Failure:
 
 
 def _load(
-    source: Path | bytes | NDArray[np.uint8], name: str, max_pixels: int
+    source: Path | bytes | NDArray[np.uint8] | DecodedFile, name: str, max_pixels: int
 ) -> tuple[Decoded, str]:
     """Read an image, and the SHA-256 of its source."""
+    if isinstance(source, DecodedFile):
+        return source.decoded, source.sha256
     if isinstance(source, (bytes, Path)):
         data = source if isinstance(source, bytes) else read_image_file(source)
         return decode_image(data, name=name, max_pixels=max_pixels), sha256_bytes(data)

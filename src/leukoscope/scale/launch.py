@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from leukoscope.core.errors import MissingExtraError, TrainingError, UsageError
+from leukoscope.core.processes import how_it_ended
 from leukoscope.runtime.engines import available_cores
-from leukoscope.scale.processes import how_it_ended
 
 if TYPE_CHECKING:
     from leukoscope.pipeline.jobs import Announce, SharedTraining

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from leukoscope.core.errors import DataError, LeukoscopeError
-from leukoscope.scale.processes import follow_parent, how_it_ended
+from leukoscope.core.processes import follow_parent, how_it_ended
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")

@@ -217,9 +217,9 @@ async def _add_heat_maps(
     """Draw the heat map of each row beside the event loop, and put it into the row."""
     loop = asyncio.get_running_loop()
     for row in rows:
-        data, answer = upload.files[row["index"]][1], answers[row["index"]]
+        file, answer = upload.files[row["index"]], answers[row["index"]]
         row["heatmap"] = await loop.run_in_executor(
-            models.pool, uploads.heat_uri, served, data, answer
+            models.pool, uploads.heat_uri, served, models.decoders.decode, file, answer
         )
 
 

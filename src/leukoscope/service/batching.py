@@ -5,7 +5,8 @@ waits, decode it and answer it. They never wait for a batch to fill: on a CPU a 
 and an idle machine should answer at once. A network on one core needs about two thirds of the
 processor time of one that spreads every layer over two; an image that comes alone goes to a copy
 that has all cores. Decoding stays in the thread that goes on with the image: handing it over costs
-more than it gains once other programs want the cores too.
+more than it gains once other programs want the cores too. Files whose decoder may take long are
+decoded before they are queued, in processes that can be ended (:mod:`leukoscope.service.decoding`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from leukoscope.core.errors import ImageError
+from leukoscope.imaging.containers import is_quick
+from leukoscope.imaging.decode import DecodedFile
 from leukoscope.runtime.large_images import LargeAnswer
 from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
+from leukoscope.service.decoding import Decoders
 
 ServedAnswer = Prediction | Failure
 
@@ -37,7 +42,7 @@ class _Job:
     """One image in the queue; ``dead`` once no request waits for it."""
 
     name: str
-    data: bytes
+    source: bytes | DecodedFile | Failure
     heat: bool
     similar: int
     future: asyncio.Future[ServedAnswer]
@@ -53,6 +58,7 @@ class Batcher:
         queue_images: Most images that wait or are being worked on.
         batch_images: Most images in one run.
         max_pixels: Largest width × height of an image.
+        decoders: For files that are not decoded in a network's thread.
         on_batch: Called in a network's thread with all answers of each batch; every answer that
             leaves this process passes through it.
     """
@@ -65,9 +71,11 @@ class Batcher:
         queue_images: int,
         batch_images: int,
         max_pixels: int,
+        decoders: Decoders,
         on_batch: Callable[[Sequence[ServedAnswer]], None],
     ) -> None:
         self._solo = solo
+        self._decoders = decoders
         self.waiting = 0
         self._limit = queue_images
         self._most = batch_images
@@ -109,14 +117,33 @@ class Batcher:
         loop = asyncio.get_running_loop()
         self.waiting += len(images)
         jobs = [_Job(name, data, heat, similar, loop.create_future()) for name, data in images]
-        for job in jobs:
-            self._jobs.put(job)
+        answers: list[Awaitable[ServedAnswer]] = []
+        for job, (name, data) in zip(jobs, images, strict=True):
+            if is_quick(data):
+                self._jobs.put(job)
+                answers.append(job.future)
+            else:
+                answers.append(self._decoded_before(job, name, data))
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.gather(*(job.future for job in jobs))
+                return await asyncio.gather(*answers)
         finally:
             for job in jobs:
                 job.dead = True
+
+    async def _decoded_before(self, job: _Job, name: str, data: bytes) -> ServedAnswer:
+        """Queue a job with its pixels; few of them wait for a network at once."""
+        try:
+            async with self._decoders.slots:
+                try:
+                    job.source = await self._decoders.decode_aside(name, data)
+                except ImageError as error:
+                    job.source = Failure(name, error.reason, error.detail, error.hint)
+                self._jobs.put(job)
+                return await job.future
+        finally:
+            if job.source is data:  # given up before it was queued
+                self.waiting -= 1
 
     @property
     def workers(self) -> int:
@@ -177,13 +204,16 @@ class Batcher:
             for job in batch:
                 if job.dead:  # it may die while those before it are decoded
                     continue
-                large = self._answer_large(job, predictor)
+                if isinstance(job.source, Failure):
+                    answered[job] = job.source
+                    continue
+                large = self._answer_large(job, job.source, predictor)
                 if large is not None:
                     answered[job] = large
                 elif not job.dead:
                     small.append(job)
                     prepared.append(
-                        predictor.prepare(job.name, job.data, max_pixels=self._max_pixels)
+                        predictor.prepare(job.name, job.source, max_pixels=self._max_pixels)
                     )
             if small:
                 answers = predictor.answer(
@@ -202,13 +232,15 @@ class Batcher:
         self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
         self._finish(batch, answered)
 
-    def _answer_large(self, job: _Job, predictor: Predictor) -> ServedAnswer | None:
+    def _answer_large(
+        self, job: _Job, source: bytes | DecodedFile, predictor: Predictor
+    ) -> ServedAnswer | None:
         """The answer to an image that is cut; None for any other, and where nobody waits any more.
 
         Its parts keep this thread from other images; a request that is given up ends them.
         """
         found = predictor.predict_large(
-            job.name, job.data, max_pixels=self._max_pixels, wanted=lambda: not job.dead
+            job.name, source, max_pixels=self._max_pixels, wanted=lambda: not job.dead
         )
         if job.dead:
             return None

@@ -17,6 +17,7 @@ from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.service.batching import Batcher, ServedAnswer
+from leukoscope.service.decoding import Decoders
 from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import ServiceSettings
 from leukoscope.service.telemetry import Metrics, log
@@ -83,6 +84,9 @@ class ModelPool:
         self._on_answers = on_answers
         self._threads = settings.threads or available_cores()
         self.pool = ThreadPoolExecutor(self._threads, "leukoscope-pictures")
+        self.decoders = Decoders(
+            min(self._threads, _MOST_STREAMS), settings.decode_s, settings.max_pixels
+        )
         self._served: dict[str, ServedModel] = {}
         self._reloading = asyncio.Lock()
 
@@ -143,6 +147,7 @@ class ModelPool:
         """
         async with self._reloading:
             loop = asyncio.get_running_loop()
+            self.decoders.warm()
             opened = await loop.run_in_executor(None, self._open_all)
             old, self._served = self._served, opened
         log("models loaded", models=[model.predictor.model for model in opened.values()])
@@ -161,6 +166,7 @@ class ModelPool:
         The requests were waited for before, for :attr:`ServiceSettings.stop_s` at most: what is
         still being worked on has nobody who waits for it, and must not keep the process alive.
         """
+        self.decoders.close()
         await _retire(self._served.values(), _GRACE_S)
         self.pool.shutdown(wait=not self.hanging, cancel_futures=True)
 
@@ -224,6 +230,7 @@ class ModelPool:
             queue_images=self._settings.queue_images,
             batch_images=self._settings.batch_images,
             max_pixels=self._settings.max_pixels,
+            decoders=self.decoders,
             on_batch=on_batch,
         )
         text = (

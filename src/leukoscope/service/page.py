@@ -112,7 +112,12 @@ async def _result_values(
             failures.append(answer)
             continue
         pictures: Pictures = await asyncio.get_running_loop().run_in_executor(
-            models.pool, draw_pictures, model.predictor, upload.files[index][1], answer
+            models.pool,
+            draw_pictures,
+            model.predictor,
+            models.decoders.decode,
+            upload.files[index],
+            answer,
         )
         cards.append(views.card(model, index, answer, pictures))
         counts[answer.decision] += 1

@@ -29,6 +29,7 @@ class ServiceSettings(Strict):
         whole: Images that are larger than a model's training images are predicted uncut.
         um_per_px: Pixel scale of all images in µm, for cutting large ones at the right size.
         scale_bar_um: Length of their scale bar in µm, likewise.
+        decode_s: Longest time for the pixels of a file that is decoded in a process of its own.
         timeout_s: Longest time from a complete upload to its answer.
         upload_s: Longest time that an upload may take, and before it the head of the request.
         drain_s: After SIGTERM: how long new requests are still taken, so that a balancer that
@@ -51,6 +52,7 @@ class ServiceSettings(Strict):
     whole: bool = False
     um_per_px: Annotated[float, Field(gt=0)] | None = None
     scale_bar_um: Annotated[float, Field(gt=0)] | None = None
+    decode_s: Annotated[float, Field(gt=0)] = 10.0
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     upload_s: Annotated[float, Field(gt=0)] = 30.0
     drain_s: Annotated[float, Field(ge=0)] = 1.0

@@ -15,12 +15,12 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.heatmap import encode_png, overlay
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service.batching import QueueFullError, ServedAnswer
+from leukoscope.service.decoding import Decode
 from leukoscope.service.model_pool import ServedModel
 from leukoscope.service.schemas import ProblemError
 from leukoscope.service.settings import MIB, ServiceSettings
@@ -287,8 +287,16 @@ def by_patient(
     return collector.rows()
 
 
-def heat_uri(model: ServedModel, data: bytes, answer: ServedAnswer) -> str | None:
+def heat_uri(
+    model: ServedModel, decode: Decode, upload: tuple[str, bytes], answer: ServedAnswer
+) -> str | None:
     """The heat map over what the model saw, or the parts of an image that was cut.
+
+    Args:
+        model: That answered.
+        decode: Decodes the upload again.
+        upload: Its name and bytes.
+        answer: With its heat, where there is one.
 
     Returns:
         A PNG data URI; None where there is neither.
@@ -299,6 +307,6 @@ def heat_uri(model: ServedModel, data: bytes, answer: ServedAnswer) -> str | Non
     if picture is None:
         if answer.heat is None:
             return None
-        seen = apply_preprocess(decode_image(data).image, model.predictor.record.preprocess)
+        seen = apply_preprocess(decode(*upload).image, model.predictor.record.preprocess)
         picture = overlay(seen, answer.heat)
     return f"data:image/png;base64,{base64.b64encode(encode_png(picture)).decode()}"

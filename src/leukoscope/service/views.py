@@ -18,12 +18,12 @@ from leukoscope.config.bundle import BundleRecord
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import class_description, class_title, malignant_mask, role_of
 from leukoscope.evaluation.hierarchy import split_levels
-from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import segment_leukocytes
 from leukoscope.runtime.heatmap import colour_map
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor
+from leukoscope.service.decoding import Decode
 from leukoscope.service.model_pool import ServedModel
 
 _SHOWN_PX = 480
@@ -51,15 +51,18 @@ class Pictures:
     leukocytes: int
 
 
-def draw_pictures(predictor: Predictor, data: bytes, answer: Prediction) -> Pictures:
+def draw_pictures(
+    predictor: Predictor, decode: Decode, upload: tuple[str, bytes], answer: Prediction
+) -> Pictures:
     """Decode the image again and draw; runs in a thread.
 
     Args:
         predictor: The model that answered.
-        data: The encoded image.
+        decode: Decodes the image.
+        upload: Its name and bytes.
         answer: With its heat, where there is one.
     """
-    image = decode_image(data).image
+    image = decode(*upload).image
     small = _fit(image)
     outlined, count = _outline(small)
     if answer.tiles is not None:
