@@ -2,14 +2,16 @@
 #   docker build -t leukoscope .
 #   docker run --read-only --tmpfs /tmp --cap-drop ALL -p 127.0.0.1:8000:8000 \
 #     -v "$PWD/run/bundle:/bundle:ro" -v "$PWD/key:/run/secrets/leukoscope-key:ro" leukoscope
-FROM python:3.11-slim AS build
+# To the byte: --build-arg PYTHON=python@sha256:… with the digest that your registry shows.
+ARG PYTHON=python:3.11.13-slim-bookworm
+FROM ${PYTHON} AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src ./src
 RUN python -m venv /opt/leukoscope \
     && /opt/leukoscope/bin/pip install --no-cache-dir --constraint constraints.txt '.[app,openvino]'
 
-FROM python:3.11-slim
+FROM ${PYTHON}
 LABEL org.opencontainers.image.title="leukoscope" \
       org.opencontainers.image.description="Research software, not a medical device." \
       org.opencontainers.image.licenses="MIT"

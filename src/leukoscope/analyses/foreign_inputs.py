@@ -18,6 +18,7 @@ from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.layout_readers import TableRow, read_rows
 from leukoscope.datasets.layout_rules import part_of
 from leukoscope.evaluation.calibration import softmax
+from leukoscope.runtime.bounded_run import run_bounded
 
 IMAGE_COLUMNS = ("sha256", "path", "file", "filename", "file_name", "image", "name", "image_id")
 CLASS_COLUMNS = ("predicted", "prediction", "predicted_class", "y_pred", "pred")
@@ -291,7 +292,11 @@ class ForeignModel:
             lacking = self.batch - len(chunk) if self.batch else 0
             fed = np.concatenate([chunk, np.repeat(chunk[-1:], max(0, lacking), axis=0)])
             name = self.session.get_inputs()[0].name
-            out = np.asarray(self.session.run([self.output], {name: self._tensor(fed)})[0])
+            try:
+                found = run_bounded(self.session, [self.output], {name: self._tensor(fed)})
+            except TimeoutError as error:
+                raise DataError(f"{self.path}: this graph does not answer: {error}") from None
+            out = np.asarray(found[0])
             parts.append(self._checked(out, len(fed))[: len(chunk)])
         return _as_probabilities(np.concatenate(parts))
 

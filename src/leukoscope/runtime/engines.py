@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import BundleError, MissingExtraError, UnknownNameError, UsageError
+from leukoscope.runtime.bounded_run import run_bounded
 
 INPUT_NAME = "image"
 
@@ -229,7 +230,10 @@ def _open_openvino(data: bytes, precision: str, threads: int, bulk: bool) -> _Op
         # Without this hint some processors compute in bfloat16 unasked.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
-    compiled = core.compile_model(core.read_model(data), "CPU", options)
+    model = core.read_model(data)
+    if any(op.get_type_name() == "Loop" for op in model.get_ops()):
+        raise BundleError("the graph holds a loop, which OpenVINO could not stop")
+    compiled = core.compile_model(model, "CPU", options)
     # OpenVINO sets up its view of arrays on first use and lets other threads run meanwhile: two
     # that come at once would wait for each other for ever.
     _ = openvino.Tensor(np.zeros(1, np.float32)).data
@@ -279,7 +283,10 @@ def _open_onnxruntime(data: bytes, precision: str, threads: int, bulk: bool) -> 
     outputs = shapes(session.get_outputs())
 
     def infer(batch: NDArray[np.uint8]) -> Outputs:
-        values = session.run(list(outputs), {INPUT_NAME: batch})
+        try:
+            values = run_bounded(session, list(outputs), {INPUT_NAME: batch})
+        except TimeoutError as error:
+            raise BundleError(f"the graph of this bundle does not answer: {error}") from None
         return {
             name: np.asarray(value, np.float32) for name, value in zip(outputs, values, strict=True)
         }
