@@ -11,8 +11,8 @@ each counts. The second does so with the server of another source tree, and tell
 processor time of an answer round by round, which a busy machine changes little. The third lets 32
 clients ask for that many seconds and prints the memory.
 
-The images are phantoms (224 px JPEG). LITSERVE_PYTHON is the interpreter of an environment with
-``litserve``, the engine, and OpenCV.
+The images are phantoms (224 px, JPEG unless --suffix says otherwise). LITSERVE_PYTHON is the
+interpreter of an environment with ``litserve``, the engine, and OpenCV.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ import numpy as np
 LEVELS = (1, 8, 32, 128)
 
 
-def phantom_jpegs(count: int = 16) -> list[bytes]:
+def phantom_images(suffix: str, count: int = 16) -> list[bytes]:
     """Encoded fields of different sessions."""
     from leukoscope.phantom.render import render_phantom
     from leukoscope.phantom.spec import PhantomSpec
 
     spec = PhantomSpec(images=count, sessions=4, seed=11)
     pictures = [render_phantom(spec, index).image for index in range(count)]
-    return [bytes(cv2.imencode(".jpg", p[..., ::-1])[1]) for p in pictures]
+    return [bytes(cv2.imencode(suffix, p[..., ::-1])[1]) for p in pictures]
 
 
 def request_bytes(path: str, image: bytes) -> bytes:
@@ -191,7 +191,7 @@ def measure(options: argparse.Namespace, images: list[bytes], servers: dict, eng
     for _, port, path in servers.values():
         load(port, path, 8, 2, images)
     for _ in range(options.rounds):
-        for level in LEVELS:
+        for level in options.clients:
             rate, ms = bare_rate(engine, options.seconds / 2)
             most, least = bare.get(level, (0.0, np.inf))
             bare[level] = max(rate, most), min(ms, least)
@@ -210,7 +210,7 @@ def measure(options: argparse.Namespace, images: list[bytes], servers: dict, eng
     )
     print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     alone = max(rate for rate, _ in bare.values())
-    for level in LEVELS:
+    for level in options.clients:
         for name in servers:
             r = best[name, level]
             print(f"| {level} | {name} | {r['rate']:.1f} | {r['p50']:.0f} | {r['p95']:.0f} "
@@ -218,7 +218,7 @@ def measure(options: argparse.Namespace, images: list[bytes], servers: dict, eng
                   f"| {r['cpu']:.1f} |")  # fmt: skip
     least = min(ms for _, ms in bare.values())
     print(f"\nbare network: {alone:.1f} images/s, {least:.2f} processor ms an image")
-    for level in LEVELS if "before" in servers else ():
+    for level in options.clients if "before" in servers else ():
         pairs = zip(cpu["leukoscope", level], cpu["before", level], strict=True)
         ratios = [ours / old for ours, old in pairs]
         print(f"{level} clients: processor ms {np.median(cpu['leukoscope', level]):.2f}, before "
@@ -247,7 +247,9 @@ if __name__ == "__main__":
     parser.add_argument("--litserve", default="")
     parser.add_argument("--against", default="", help="PYTHONPATH of another server of ours")
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--clients", type=int, nargs="+", default=LEVELS)
+    parser.add_argument("--suffix", default=".jpg", help="format of the images: .jpg, .png, .tif")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--soak", type=float, default=0)
     chosen = parser.parse_args()
-    (soak if chosen.soak else compare)(chosen, phantom_jpegs())
+    (soak if chosen.soak else compare)(chosen, phantom_images(chosen.suffix))

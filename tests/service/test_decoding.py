@@ -39,7 +39,7 @@ def encoded(kind: str, mode: str = "RGB", **options: Any) -> bytes:
 
 @pytest.fixture
 def decoders() -> Iterator[Decoders]:
-    made = Decoders(2, 0.5, 10_000)
+    made = Decoders(2, 2.0, 10_000)
     yield made
     made.close()
 
@@ -109,10 +109,10 @@ def test_a_decoder_that_hangs_is_ended_and_replaced(decoders: Decoders) -> None:
     (process,) = children()
     process.suspend()
     started = time.monotonic()
-    with pytest.raises(ImageError, match=r"within 0.5 s; it was given up") as error:
+    with pytest.raises(ImageError, match=r"within 2 s; it was given up") as error:
         decoders.decode("slow", data)
     assert error.value.reason == "too-slow"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert not process.is_running()
     assert decoders.decode("next", data).image.shape == (40, 50, 3)
 

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+import uvicorn
 
 from leukoscope.core.errors import UsageError
 from leukoscope.runtime.audit_log import verify_log
 from leukoscope.runtime.bundle import save_bundle
+from leukoscope.service import server as server_module
 from leukoscope.service.server import check_binding, read_key, serve
 from leukoscope.service.settings import ServiceSettings
 
@@ -336,6 +339,37 @@ def test_other_machines_need_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     check_binding("0.0.0.0", settings, without_key=False)
     with pytest.raises(UsageError, match="expected a file with the API key"):
         read_key(tmp_path / "none")
+
+
+def test_connections_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that say nothing too."""
+    monkeypatch.setattr(server_module, "_MOST_CONNECTIONS", 3)
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"fine"})
+
+    config = server_module._uvicorn_config(answer, ServiceSettings())  # type: ignore[arg-type]
+    config.lifespan = "off"
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        port, idle, seen = listener.getsockname()[1], [], []
+        for _ in range(3):
+            with contextlib.closing(
+                http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            ) as one:
+                one.request("GET", "/")
+                seen.append(one.getresponse().status)
+            idle.append(socket.create_connection(("127.0.0.1", port)))
+            time.sleep(0.1)  # until the server has accepted it
+        for connection in idle:
+            connection.close()
+        server.should_exit = True
+        thread.join(10)
+    assert seen == [200, 200, 503]
 
 
 def test_a_used_port_and_a_broken_bundle_are_told(tmp_path: Path, serving: Serving) -> None:

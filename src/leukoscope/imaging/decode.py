@@ -11,6 +11,7 @@ import errno
 import re
 import stat
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from io import BytesIO
@@ -260,6 +261,14 @@ _PLUGINS = {
     "GIF": "Gif",
     "TIFF": "Tiff",
 }
+
+
+def load_readers() -> None:
+    """Import the readers of all formats, so that the first file takes no longer than the next."""
+    for plugin in _PLUGINS.values():
+        import_module(f"PIL.{plugin}ImagePlugin")
+    with suppress(ImportError):
+        import_module("pydicom.pixels")
 
 
 def _open_pillow(file: BinaryIO, name: str) -> Image.Image:

@@ -28,7 +28,7 @@ from leukoscope.core.errors import ImageError
 from leukoscope.core.files import sha256_bytes
 from leukoscope.core.processes import follow_parent, how_it_ended
 from leukoscope.imaging.containers import is_quick
-from leukoscope.imaging.decode import Decoded, DecodedFile, decode_image
+from leukoscope.imaging.decode import Decoded, DecodedFile, decode_image, load_readers
 
 _CONTEXT = multiprocessing.get_context("spawn")  # threads of the networks do not survive a fork
 _BASE_BYTES, _BYTES_A_PIXEL = 512 * 2**20, 64  # of memory for one file
@@ -213,6 +213,7 @@ def _serve(pipe: Connection, max_pixels: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(1)
+    load_readers()
     _limit_memory(_BASE_BYTES + _BYTES_A_PIXEL * max_pixels)
     with suppress(EOFError, OSError):
         pipe.send_bytes(b"ready")
