@@ -19,12 +19,16 @@ from typing import Any
 
 from leukoscope.analyses.arms import Arm, check_arm
 from leukoscope.core.files import read_csv, read_json, write_csv, write_json
+from leukoscope.core.protocols import strictest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.study.run import run_study, study_config
 
 MANIFEST, AUDITED = "development.csv", "audited"
 COLUMNS = ("path", "label", "patient_id")
 METRICS = ("accuracy", "weighted_f1", "roc_auc", "ece")
+SEEN = ("train", "val")
+DAMAGE = ("blur-1", "jpeg-85")
+"""What an attempt must survive, see docs/decisions/0025-what-a-choice-must-survive.md."""
 
 
 def main() -> None:
@@ -34,6 +38,7 @@ def main() -> None:
     add.add_argument("run", type=Path)
     add.add_argument("protocol")
     add.add_argument("out", type=Path)
+    add.add_argument("--unit", choices=["image", "patient"], default="image")
     add.set_defaults(work=prepare)
     add = commands.add_parser("try")
     add.add_argument("out", type=Path)
@@ -69,12 +74,17 @@ def prepare(options: argparse.Namespace) -> None:
     rows = [
         {"path": str(data / row["path"]), "label": row["label"], "patient_id": row["patient_id"]}
         for row in read_csv(run.manifest)
-        if parts.get(row["image_id"]) in ("train", "val")
+        if parts.get(row["patient_id" if options.unit == "patient" else "image_id"]) in SEEN
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(options.out / MANIFEST, COLUMNS, rows)
-    command = f"prepare RUN {options.protocol} DEVELOPMENT"
-    about = {"protocol": options.protocol, "images": len(rows), "command": command}
+    command = f"prepare RUN {options.protocol} DEVELOPMENT --unit {options.unit}"
+    about = {
+        "protocol": options.protocol,
+        "images": len(rows),
+        "unit": options.unit,
+        "command": command,
+    }
     write_json(options.out / "about.json", about)
     config = study_config(options.out.resolve() / MANIFEST, probes=[])
     check_arm(Arm(AUDITED, AUDITED, config), options.out, _tell)
@@ -97,6 +107,7 @@ def attempt(options: argparse.Namespace) -> None:
         protocols=options.protocol,
         probes=options.probe,
         overrides=overrides,
+        unit=read_json(out / "about.json").get("unit", "image"),
         folds=options.folds,
         seed=options.seed,
     )
@@ -118,6 +129,7 @@ def attempt(options: argparse.Namespace) -> None:
     note = {
         "command": shlex.join(["try", "DEVELOPMENT", *sys.argv[3:]]),
         "seconds": round(time.perf_counter() - start),
+        "criterion": criterion(metrics, options.protocol),
         "results": [
             {
                 "recipe": row.get("recipe"),
@@ -131,9 +143,25 @@ def attempt(options: argparse.Namespace) -> None:
         ],
     }
     write_json(run.path / "attempt.json", note)
+    print(options.name, note["criterion"])
     for row in note["results"]:
         shown = {name: _cell(row[name]) for name in METRICS}
         print(options.name, row["what"], row["protocol"], shown, f"{note['seconds']} s")
+
+
+def criterion(metrics: dict[str, Any], protocols: list[str]) -> dict[str, Any]:
+    """ROC AUC under the strictest protocol of whole images, of each damage, and the least."""
+    protocol = strictest(protocols)
+    whole = next(
+        row["metrics"]["roc_auc"]["value"]
+        for row in metrics["results"]
+        if row["protocol"] == protocol
+    )
+    found = {"image": whole}
+    for row in metrics["survival"]:
+        if row["protocol"] == protocol and row["input"] in DAMAGE:
+            found[row["input"]] = 0.5 + row["share"]["value"] * (whole - 0.5)
+    return {"protocol": protocol, **found, "least": min(found.values())}
 
 
 def table(options: argparse.Namespace) -> None:
@@ -149,14 +177,19 @@ def table(options: argparse.Namespace) -> None:
     for out in options.out:
         about = read_json(out / "about.json")
         print(f"\n## {out.name}: {about['images']} images, `{about['protocol']}` fold 0\n")
-        print("| attempt | held out | images | groups | accuracy | weighted F1 | ROC AUC | ECE |")
-        print("|---|---|---|---|---|---|---|---|")
+        print(
+            "| attempt | held out | images | groups | accuracy | weighted F1 | ROC AUC | ECE ",
+            end="",
+        )
+        print("| blur 1 px | JPEG 85 | least |\n|---|---|---|---|---|---|---|---|---|---|---|")
         notes = sorted(out.glob("*/attempt.json"), key=lambda path: path.stat().st_mtime)
         for path in notes:
             for row in read_json(path)["results"]:
                 what = path.parent.name + ("" if row["what"] == "model" else f": {row['what']}")
                 cells = " | ".join(_cell(row[name]) for name in METRICS)
-                print(f"| {what} | {row['protocol']} | {row['n']} | {row['n_groups']} | {cells} |")
+                survived = " | ".join(_survived(read_json(path), row))
+                print(f"| {what} | {row['protocol']} | {row['n']} | {row['n_groups']} ", end="")
+                print(f"| {cells} | {survived} |")
         print("\nCommands; RUN is the folder of a study of all images:\n\n```")
         print(about["command"])
         for path in notes:
@@ -196,6 +229,13 @@ def outside(options: argparse.Namespace) -> None:
             for name in METRICS
         )
         print(f"| {recipe} | {len(fresh)} | {len(set(units))} | {cells} |")
+
+
+def _survived(note: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """ROC AUC on damaged images and the least of all, in the row of the strictest protocol."""
+    found = note.get("criterion", {})
+    shown = row["what"] == "model" and row["protocol"] == found.get("protocol")
+    return [f"{found[name]:.3f}" if shown and name in found else "" for name in (*DAMAGE, "least")]
 
 
 def _cell(value: Any) -> str:

@@ -238,7 +238,7 @@ def test_degraded_images_keep_what_they_show() -> None:
     image = field(0).image
     for name, change in DEGRADATIONS.items():
         done = change(image)
-        share = {"size-90": 0.9, "size-110": 1.1}.get(name, 1.0)
+        share = int(name.removeprefix("size-")) / 100 if name.startswith("size-") else 1.0
         assert done.shape == (*(round(side * share) for side in image.shape[:2]), 3)
         again = cv2.resize(done, image.shape[1::-1], interpolation=cv2.INTER_AREA)
-        assert 0 < np.abs(again.astype(int) - image).mean() < 6
+        assert 0 < np.abs(again.astype(int) - image).mean() < 25

@@ -84,6 +84,30 @@ def test_feature_levels_that_a_backbone_does_not_have(name: str, stages: int, sa
         build_network(config, num_classes=2, size_px=64)
 
 
+def test_levels_side_by_side_are_the_means_of_each() -> None:
+    config = ModelConfig(backbone="test_resnet", weights="none", levels=(2, 4))
+    network = build_network(config, num_classes=2, size_px=64)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        found = network.features(x)
+        single = [
+            build_network(
+                ModelConfig(backbone="test_resnet", weights="none", stages=stages),
+                num_classes=2,
+                size_px=64,
+            ).features(x)
+            for stages in (2, 4)
+        ]
+    torch.testing.assert_close(found, torch.cat(single, dim=1))
+    assert network.has_class_maps
+
+
+def test_levels_whose_grids_do_not_divide_are_refused() -> None:
+    config = ModelConfig(backbone="tf_efficientnet_lite0", weights="none", levels=(3, 5))
+    with pytest.raises(ConfigError, match="do not divide"):
+        build_network(config, num_classes=2, size_px=336)
+
+
 @pytest.mark.parametrize("name", ["cnn-baseline", "test_resnet"])
 def test_the_seed_decides_all_that_is_random_and_leaves_the_global_state(name: str) -> None:
     config = ModelConfig(backbone=name, weights="none", hidden=(5,))

@@ -105,3 +105,55 @@ def test_what_cannot_be_fitted_is_said(
     broken[3, 3] = np.nan
     with pytest.raises(TrainingError, match="not finite"):
         fit_linear_head(broken, y, K, c_grid=[0.1])
+
+
+def test_an_image_that_counts_twice_is_two_images(
+    data: tuple[NDArray[np.float32], NDArray[np.int64]],
+) -> None:
+    X, y = data
+    twice = np.concatenate([X, X[:100]])
+    weight = np.where(np.arange(len(y)) < 100, 2.0, 1.0)
+    heads = [
+        fit_linear_head(twice, np.concatenate([y, y[:100]]), K, c_grid=[0.01]),
+        fit_linear_head(X, y, K, c_grid=[0.01], sample_weight=weight),
+    ]
+    # Features are standardised over rows, which the two count differently.
+    np.testing.assert_allclose(heads[0].logits(X), heads[1].logits(X), atol=0.15)
+
+
+def test_a_unit_penalty_turns_from_what_tells_units_apart() -> None:
+    rng = np.random.default_rng(3)
+    unit = np.repeat(np.arange(12), 40)
+    y = (unit >= 6).astype(np.int64)
+    session = rng.normal(size=12)
+    X = rng.normal(size=(480, 6)).astype(np.float32)
+    X[:, 0] += 2 * session[unit] + 1.5 * y  # differs between units, and by chance with the class
+    X[:, 1] += 1.2 * y  # differs between the classes alone
+    plain = fit_linear_head(X, y, 2, c_grid=[0.1])
+    fair = fit_linear_head(X, y, 2, c_grid=[0.1], unit_penalty=100.0, units=unit)
+
+    def share(weight: NDArray[np.float64]) -> float:
+        return float(abs(weight[1, 0]) / abs(weight[1, 1]))
+
+    assert share(fair.weight) < 0.25 * share(plain.weight)
+    same = fit_linear_head(X, y, 2, c_grid=[0.1], unit_penalty=0.0, units=unit)
+    np.testing.assert_array_equal(same.weight, plain.weight)
+
+
+def test_a_unit_penalty_is_a_plain_one_on_turned_features() -> None:
+    rng = np.random.default_rng(4)
+    unit, X = np.repeat(np.arange(10), 30), rng.normal(size=(300, 5))
+    y = (unit % 2).astype(np.int64)
+    X += rng.normal(size=(10, 5))[unit]
+    X = (X - X.mean(0)) / X.std(0)
+    deviations = []
+    for k in range(2):
+        means = np.stack([X[unit == u].mean(0) for u in range(k, 10, 2)])
+        deviations.append(np.cov(means.T))
+    metric = np.eye(5) + 3.0 * np.mean(deviations, axis=0)
+    values, axes = np.linalg.eigh(metric)
+    root = (axes / np.sqrt(values)) @ axes.T
+    oracle = LogisticRegression(C=0.2, tol=1e-10, max_iter=5000).fit(X @ root, y)
+    head = fit_linear_head(X.astype(np.float32), y, 2, c_grid=[0.1], unit_penalty=3.0, units=unit)
+    probs = 1 / (1 + np.exp(np.subtract(*head.logits(X.astype(np.float32)).T)))
+    np.testing.assert_allclose(probs, oracle.predict_proba(X @ root)[:, 1], atol=5e-3)

@@ -52,6 +52,9 @@ class ModelConfig(Strict):
         stages: Keep only the first so many feature levels of the backbone, as timm counts them (3
             of an EfficientNet or a ResNet: a map of an eighth of the side), and average the last
             of them; 0 keeps the whole backbone. What lies above is not computed at all.
+        levels: Average several feature levels, counted as in ``stages``, in ascending order, and
+            read them side by side; not with ``stages``. The side of the input must be a multiple
+            of the deepest level's step (32 px for the fifth).
         conv: Channels of 3×3 convolutions (batch norm, ReLU) after the backbone; what follows is
             then averaged globally.
         squeeze_excite: Weigh the channels of the feature map (Hu et al. 2018); the number
@@ -78,6 +81,7 @@ class ModelConfig(Strict):
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "imagenet"
     stages: Annotated[int, Field(ge=0)] = 0
+    levels: tuple[Width, ...] = ()
     conv: tuple[Width, ...] = ()
     squeeze_excite: Annotated[int, Field(ge=0)] = 0
     pooling: Literal["native", "flatten", "attention"] = "native"
@@ -97,6 +101,14 @@ class ModelConfig(Strict):
     def views(self) -> int:
         """How many views of an image one prediction looks at."""
         return {"none": 1, "flips": 4, "dihedral": 8}[self.test_time]
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> ModelConfig:
+        if self.levels and self.stages:
+            raise ValueError("model.levels names the levels that model.stages would keep: set one")
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"model.levels must ascend, got {list(self.levels)}")
+        return self
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> ModelConfig:
@@ -232,6 +244,8 @@ class Recipe(Strict):
         if self.inner_folds == 1:
             raise ValueError("inner_folds must be 0 (one model) or at least 2")
         if isinstance(self.training, GradientTraining):
+            if model.levels:
+                raise ValueError("model.levels is for frozen features: set model.stages")
             if "batch" in (model.norm, model.input_norm) and self.training.batch_size < 2:
                 raise ValueError("batch norm in the head needs training.batch_size of 2 or more")
             return self
@@ -263,6 +277,12 @@ class Recipe(Strict):
     def frozen_features(self) -> bool:
         """Whether a classifier is fitted on features that are computed once."""
         return isinstance(self.training, (LinearHeadTraining, FeatureClassifierTraining))
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """The degraded copies of all images that a fit reads besides the images."""
+        training = self.training
+        return training.degraded if isinstance(training, LinearHeadTraining) else ()
 
     @property
     def random_training(self) -> bool:

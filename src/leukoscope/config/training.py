@@ -15,6 +15,11 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Criterion = Literal["val_loss", "val_accuracy", "val_f1"]
 Grid = Field(min_length=1)
+Degradation = Literal[
+    "blur-0.5", "blur-1", "blur-1.5", "jpeg-95", "jpeg-85", "jpeg-70", "size-80", "size-90",
+    "size-110", "size-125", "resampled", "noise", "stain-less", "stain-more", "darker", "brighter",
+]  # fmt: skip
+"""Mild damage: what :data:`leukoscope.imaging.corruption.DEGRADATIONS` does to an image."""
 
 
 class LinearHeadTraining(Strict):
@@ -24,11 +29,22 @@ class LinearHeadTraining(Strict):
         c_grid: Inverse strengths of the L2 penalty; the best log loss on ``val`` wins.
         refit_with_val: Fit once more on train + val with the selected strength. ``cal`` and
             ``test`` stay untouched.
+        degraded: Also train, and select, on these degraded copies of the images; an image and its
+            copies count together as one.
+        balance: ``units`` lets each patient of a class count the same (each acquisition cluster
+            where there are no patients), ``images`` each image.
+        unit_penalty: Penalise directions in which the units of one class differ: the penalty
+            becomes wᵀ(I + μ·B)w with B the covariance of the units' means about their class's
+            mean, of standardised features (within-class covariance normalisation, Hatch, Kajarekar
+            & Stolcke 2006, with B in its place). 0 is the plain L2 penalty.
     """
 
     method: Literal["linear-head"] = "linear-head"
     c_grid: tuple[Positive, ...] = (0.0003, 0.003, 0.03, 0.3)
     refit_with_val: bool = True
+    degraded: tuple[Degradation, ...] = ()
+    balance: Literal["images", "units"] = "images"
+    unit_penalty: NotNegative = 0.0
 
 
 class CrossEntropy(Strict):

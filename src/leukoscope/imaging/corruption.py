@@ -177,7 +177,7 @@ def _gaussian_noise(image: Image, level: float, rng: np.random.Generator) -> Ima
 
 
 def _brightness(image: Image, level: float, rng: np.random.Generator) -> Image:
-    return to_uint8(image * level)
+    return brightened(image, level)
 
 
 def _rescale(image: Image, level: float, rng: np.random.Generator) -> Image:
@@ -295,15 +295,36 @@ def resampled(image: Image, share: float = 0.8) -> Image:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
+def brightened(image: Image, factor: float) -> Image:
+    """More or less light, by a factor."""
+    return to_uint8(image * factor)
+
+
+def noisy(image: Image, share: float = 0.015) -> Image:
+    """Sensor noise with a standard deviation at half of white, as a share of white."""
+    digest = hashlib.sha256(image.tobytes()).digest()
+    return _sensor_noise(image, share, np.random.default_rng(int.from_bytes(digest[:8], "big")))
+
+
 DEGRADATIONS: Mapping[str, Callable[[Image], Image]] = MappingProxyType(
     {
         "blur-0.5": partial(blurred, sigma_px=0.5),
         "blur-1": partial(blurred, sigma_px=1.0),
+        "blur-1.5": partial(blurred, sigma_px=1.5),
         "jpeg-95": partial(compressed, quality=95),
         "jpeg-85": partial(compressed, quality=85),
+        "jpeg-70": partial(compressed, quality=70),
+        "size-80": partial(scaled, share=0.8),
         "size-90": partial(scaled, share=0.9),
         "size-110": partial(scaled, share=1.1),
+        "size-125": partial(scaled, share=1.25),
         "resampled": resampled,
+        "noise": noisy,
+        "stain-less": partial(_scale_stains, factors=(0.85, 1.1)),
+        "stain-more": partial(_scale_stains, factors=(1.15, 0.9)),
+        "darker": partial(brightened, factor=0.9),
+        "brighter": partial(brightened, factor=1.08),
     }
 )
-"""Name of each kind of :data:`leukoscope.config.study.DEGRADED` → what does it."""
+"""Name of each :data:`~leukoscope.config.training.Degradation` → what does it. A study applies its
+models to those of :data:`leukoscope.config.study.DEGRADED`; recipes may train on any."""

@@ -27,6 +27,7 @@ from leukoscope.learning.heads import (
     initialise,
 )
 from leukoscope.learning.weights import (
+    Levels,
     WeightsRecord,
     channels_of,
     keep_stages,
@@ -383,8 +384,12 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
         if config.pooling == "flatten" and hasattr(backbone, "pre_logits"):
             backbone.pre_logits = nn.Identity()  # VGG's two widest layers, which nothing reads
         record = load_weights(backbone, config, seed=seed)
+        if config.levels:
+            backbone = Levels(backbone, config.backbone, config.levels, size_px)
+        else:
+            backbone = keep_stages(backbone, config.backbone, config.stages)
         network = Network(
-            keep_stages(backbone, config.backbone, config.stages),
+            backbone,
             config,
             num_classes=num_classes,
             size_px=size_px,

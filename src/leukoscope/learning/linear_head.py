@@ -74,6 +74,10 @@ def fit_linear_head(
     y_val: NDArray[np.integer] | None = None,
     class_weight: NDArray[np.float64] | None = None,
     sample_weight: NDArray[np.float64] | None = None,
+    val_weight: NDArray[np.float64] | None = None,
+    unit_penalty: float = 0.0,
+    units: NDArray[np.integer] | None = None,
+    val_units: NDArray[np.integer] | None = None,
     refit_with_val: bool = False,
 ) -> LinearHead:
     """Fit one head per strength, each started from the one before; the best on ``val`` wins.
@@ -86,8 +90,12 @@ def fit_linear_head(
         c_grid: Inverse strengths, > 0.
         X_val: (m, D) features that select the strength; may be None with one strength.
         class_weight: (K,) weights of the classes in the loss; None for equal ones.
-        sample_weight: (n,) what each training image counts for; None for 1 each. Not with
-            ``refit_with_val``, whose further images have none.
+        sample_weight: (n,) what each training image counts for; None for 1 each.
+        val_weight: (m,) likewise of the validation images; needed beside it.
+        unit_penalty: μ ≥ 0 of the penalty ``½ Wᵀ(I + μ·B)W``, where B is the covariance of the
+            means of units about the mean of their class; 0 needs no units.
+        units: (n,) number of each training image's unit (patient, acquisition cluster).
+        val_units: (m,) likewise of the validation images, with the same numbers.
         refit_with_val: Fit once more on both with the selected strength.
 
     Raises:
@@ -96,8 +104,10 @@ def fit_linear_head(
     """
     has_val = X_val is not None and y_val is not None and len(y_val) > 0
     _check(X, y, c_grid, has_val)
-    assert sample_weight is None or not refit_with_val
-    problem = _Problem.of(X, y, n_classes, class_weight, sample_weight)
+    assert (sample_weight is None) == (val_weight is None) or not has_val
+    problem = _Problem.of(
+        X, y, n_classes, class_weight, sample_weight, UnitPenalty.of(unit_penalty, units)
+    )
     fits, history = [], []
     start = problem.start
     for c in sorted(c_grid):
@@ -112,7 +122,7 @@ def fit_linear_head(
         }
         if X_val is not None and y_val is not None and has_val:
             z = X_val @ weight.T + bias
-            row["val_loss"] = _log_loss(z, y_val)
+            row["val_loss"] = _log_loss(z, y_val, val_weight)
             row["val_accuracy"] = float((z.argmax(1) == y_val).mean())
         history.append(row)
     best = min(range(len(history)), key=lambda i: history[i]["val_loss"] or 0.0)
@@ -121,7 +131,12 @@ def fit_linear_head(
     if refit_with_val and has_val:
         assert X_val is not None and y_val is not None  # noqa: PT018
         both = _Problem.of(
-            np.concatenate([X, X_val]), np.concatenate([y, y_val]), n_classes, class_weight
+            np.concatenate([X, X_val]),
+            np.concatenate([y, y_val]),
+            n_classes,
+            class_weight,
+            _joined(sample_weight, val_weight),
+            UnitPenalty.of(unit_penalty, _joined(units, val_units)),
         )
         weight, bias = both.raw(both.solve(c, both.standardised(weight, bias)))
     return LinearHead(weight, bias, c, tuple(history), val_logits)
@@ -141,9 +156,62 @@ def _check(
         )
 
 
-def _log_loss(logits: NDArray[np.float64], y: NDArray[np.integer]) -> float:
+def _log_loss(
+    logits: NDArray[np.float64],
+    y: NDArray[np.integer],
+    weight: NDArray[np.float64] | None = None,
+) -> float:
     z = logits - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]).mean())
+    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]
+    return float(losses.mean() if weight is None else np.average(losses, weights=weight))
+
+
+def _joined(
+    first: NDArray[np.generic] | None, second: NDArray[np.generic] | None
+) -> NDArray[Any] | None:
+    return None if first is None or second is None else np.concatenate([first, second])
+
+
+@dataclass(frozen=True)
+class UnitPenalty:
+    """More penalty for weights along which the units of one class differ.
+
+    Attributes:
+        strength: μ.
+        units: (n,) number of each image's unit.
+    """
+
+    strength: float
+    units: NDArray[np.integer]
+
+    @classmethod
+    def of(cls, strength: float, units: NDArray[np.integer] | None) -> UnitPenalty | None:
+        """None where there is nothing to penalise."""
+        return cls(strength, units) if strength and units is not None else None
+
+    def root(
+        self, standard: NDArray[np.float32], y: NDArray[np.integer], n_classes: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(D, D) square root of I + μ·B of standardised features (n, D), and its inverse."""
+        deviations = []
+        for k in range(n_classes):
+            members = np.unique(self.units[y == k], return_inverse=True)[1]
+            if not len(members) or members.max() == 0:
+                continue  # one unit differs from none
+            sums = np.zeros((members.max() + 1, standard.shape[1]))
+            np.add.at(sums, members, standard[y == k])
+            means = sums / np.bincount(members)[:, None]
+            deviations.append((means - means.mean(axis=0)) / np.sqrt(len(means) - 1))
+        if not deviations:
+            identity = np.eye(standard.shape[1], dtype=np.float32)
+            return identity, identity
+        stacked = np.concatenate(deviations) / np.sqrt(len(deviations))
+        _, singular, axes = np.linalg.svd(stacked, full_matrices=False)
+        growth = np.sqrt(1 + self.strength * singular**2)
+        identity = np.eye(standard.shape[1])
+        root = identity + (axes.T * (growth - 1)) @ axes
+        inverse = identity + (axes.T * (1 / growth - 1)) @ axes
+        return root.astype(np.float32), inverse.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -156,7 +224,8 @@ class _Problem:
     """
 
     Z: NDArray[np.float32]  # (n, r) standardised features along the principal axes
-    axes: NDArray[np.float32]  # (D, r) orthonormal principal axes
+    axes: NDArray[np.float32]  # (D, r) principal axes, shorter where a unit penalty is on them
+    back: NDArray[np.float32]  # (D, r) from weights on standardised features to those on Z
     variance: NDArray[np.float64]  # (r,) variance along each axis
     y: NDArray[np.integer]
     w: NDArray[np.float32]
@@ -172,17 +241,24 @@ class _Problem:
         n_classes: int,
         class_weight: NDArray[np.float64] | None,
         sample_weight: NDArray[np.float64] | None = None,
+        unit_penalty: UnitPenalty | None = None,
     ) -> _Problem:
         mean = X.mean(axis=0, dtype=np.float64)
         sd = X.std(axis=0, dtype=np.float64)
         sd[sd < 1e-12] = 1.0  # a constant feature says nothing
         standard = ((X - mean.astype(np.float32)) / sd.astype(np.float32)).astype(np.float32)
         with _linear_algebra().limit(limits=1, user_api="blas"):
-            axes, variance = _principal_axes(standard)
+            if unit_penalty is None:
+                axes, variance = _principal_axes(standard)
+                back = axes
+            else:
+                root, inverse = unit_penalty.root(standard, y, n_classes)
+                rotated, variance = _principal_axes(standard @ inverse)
+                axes, back = inverse @ rotated, root @ rotated
             Z = standard @ axes
         weights = np.ones(n_classes) if class_weight is None else class_weight
         counts = weights[y] if sample_weight is None else weights[y] * sample_weight
-        return cls(Z, axes, variance, y, counts.astype(np.float32), mean, sd, n_classes)
+        return cls(Z, axes, back, variance, y, counts.astype(np.float32), mean, sd, n_classes)
 
     @property
     def start(self) -> NDArray[np.float64]:
@@ -254,7 +330,7 @@ class _Problem:
         self, weight: NDArray[np.float64], bias: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """The inverse of :meth:`raw`."""
-        return np.column_stack([weight * self.sd @ self.axes, bias + weight @ self.mean]).ravel()
+        return np.column_stack([weight * self.sd @ self.back, bias + weight @ self.mean]).ravel()
 
 
 def _principal_axes(

@@ -56,6 +56,7 @@ def fit_mean_spread(
     *,
     pooling: MeanSpread,
     training: LinearHeadTraining,
+    versions: int = 1,
 ) -> PatientFit:
     """A linear head on mean, standard deviation and quantiles of the features of each patient.
 
@@ -67,10 +68,15 @@ def fit_mean_spread(
         n_classes: K.
         pooling: Which quantiles.
         training: Penalties, and whether the selected one is fitted once more on both.
+        versions: How often each patient is there, as it is and with degraded images; together
+            they count as one.
     """
     shown, held = train.pooled(pooling.quantiles), val.pooled(pooling.quantiles)
+    weighted = versions > 1
     fitted = fit_linear_head(
         shown, y, n_classes, c_grid=training.c_grid, X_val=held, y_val=y_val,
+        sample_weight=np.full(len(y), 1 / versions) if weighted else None,
+        val_weight=np.full(len(y_val), 1 / versions) if weighted else None,
         refit_with_val=training.refit_with_val,
     )  # fmt: skip
     assert fitted.val_logits is not None
@@ -86,6 +92,7 @@ def fit_mean_probability(
     n_classes: int,
     *,
     training: LinearHeadTraining,
+    versions: int = 1,
 ) -> PatientFit:
     """A linear head on images that have their patient's class; patients count the same.
 
@@ -94,10 +101,12 @@ def fit_mean_probability(
     """
 
     def fit(bags: Bags, of: IntArray, c: float) -> MeanProbabilityHead:
-        counts = bags.sizes.mean() / bags.sizes[bags.members]  # in all as many as the images
+        # In all as many as the images, each counted in one of its versions.
+        counts = bags.sizes.mean() / bags.sizes[bags.members] / versions
         found = fit_linear_head(
-            bags.X, of[bags.members], n_classes, c_grid=(c,), sample_weight=counts
-        )
+            bags.X, of[bags.members], n_classes, c_grid=(c,), sample_weight=counts,
+            unit_penalty=training.unit_penalty, units=bags.members,
+        )  # fmt: skip
         return MeanProbabilityHead(found.weight, found.bias)
 
     tried = []

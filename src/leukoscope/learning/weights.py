@@ -7,7 +7,7 @@ import pickle
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError, WeightsError
@@ -75,6 +76,55 @@ def keep_stages(backbone: nn.Module, name: str, stages: int) -> nn.Module:
     network.prune_intermediate_layers([stages - 1], prune_norm=True, prune_head=False)
     network.reset_classifier(0, "avg")
     return backbone
+
+
+class Levels(nn.Module):
+    """Several feature levels of a backbone of timm as one map.
+
+    Each level is averaged down to the grid of the deepest one, so that the mean of the map over
+    all places is the mean of each level.
+
+    Args:
+        backbone: Has timm's ``forward_intermediates``; what lies above the deepest level is cut.
+        name: Of the backbone, for messages.
+        levels: Counted from 1.
+        size_px: Side of its input.
+
+    Raises:
+        ConfigError: It has no such levels, or their sides do not divide.
+    """
+
+    def __init__(self, backbone: nn.Module, name: str, levels: Sequence[int], size_px: int) -> None:
+        super().__init__()
+        self.network = keep_stages(backbone, name, levels[-1]).eval()
+        self.indices = [level - 1 for level in levels]
+        with torch.no_grad():
+            maps = self._maps(torch.zeros(1, 3, size_px, size_px))
+        sides = [one.shape[-1] for one in maps]
+        if any(side % sides[-1] for side in sides):
+            raise ConfigError(
+                f"model.levels = {list(levels)} of {name}: maps of {sides} px at {size_px} px do "
+                "not divide",
+                hint="set preprocess.size_px to a multiple of 32",
+            )
+        self.steps = [side // sides[-1] for side in sides]
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        return cast(
+            list[Tensor],
+            cast(Any, self.network).forward_intermediates(
+                x, indices=self.indices, intermediates_only=True
+            ),
+        )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) to the map (N, ΣC, h, w) of all levels."""
+        maps = zip(self._maps(x), self.steps, strict=True)
+        return torch.cat([avg_pool2d(one, step) for one, step in maps], dim=1)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
+        """(N, ΣC, h, w) to its mean (N, ΣC)."""
+        return x.mean((2, 3))
 
 
 def _does_not_fit(name: str, size_px: int, error: Exception) -> ConfigError:

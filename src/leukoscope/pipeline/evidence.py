@@ -17,7 +17,7 @@ from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.metrics import weighted_metrics
-from leukoscope.pipeline.fitting import linear_logits
+from leukoscope.pipeline.fitting import degraded_features, linear_logits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inapplicable import inapplicable_probes, picture_scale
 from leukoscope.pipeline.jobs import Labelled
@@ -64,6 +64,7 @@ def negative_control(
             path.unlink()
     with progress.step("negative control") as tell:
         features = store.features(recipe, "image", config.seed)
+        copies = degraded_features(store, recipe, config.seed)
         draws: list[float] = []
         for number in range(config.control_draws):
             y = dealt_labels(store.data, folds, config.seed + number)
@@ -73,7 +74,7 @@ def negative_control(
                     "reason": "the groups are too few to deal labels so that every fold can be "
                     "trained",
                 }
-            draws.append(_draw(recipe, features, store.data, y, folds))
+            draws.append(_draw(recipe, features, store.data, y, folds, copies))
             tell(number + 1, config.control_draws)
     entry = {"protocol": protocol, "recipe": recipe.name, **control_summary(draws)}
     write_json(path, entry)
@@ -150,6 +151,7 @@ def _draw(
     data: Labelled,
     y: IntArray,
     folds: Sequence[Fold],
+    copies: Sequence[NDArray[np.float32]],
 ) -> float:
     """Area under the curve over the test images of all folds, fitted and tested on ``y``."""
     records = zip(data.records, y, strict=True)
@@ -160,7 +162,7 @@ def _draw(
     truth, probs = [], []
     for fold in folds:
         rows: Mapping[str, IntArray] = {p: data.rows(fold, p) for p in ("train", "val", "test")}
-        logits = linear_logits(recipe, features, wrong, rows)["test"]
+        logits = linear_logits(recipe, features, wrong, rows, copies)["test"]
         truth.append(y[rows["test"]])
         probs.append(softmax(logits))
     stacked, prob = np.concatenate(truth), np.concatenate(probs)

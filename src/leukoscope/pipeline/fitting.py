@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -180,12 +180,14 @@ class HeadTrainer:
         network: The backbone; never changed.
         features: (n, D) of the images of ``data``, and of the outliers of a gate after them.
         data: Labels and names.
+        copies: (n, D) features of each kind of degraded copies that the recipe also trains on.
     """
 
     recipe: Recipe
     network: Network
     features: NDArray[np.float32]
     data: Labelled
+    copies: tuple[NDArray[np.float32], ...] = ()
 
     @classmethod
     def of(
@@ -197,7 +199,13 @@ class HeadTrainer:
         seed: int,
     ) -> HeadTrainer:
         """For one model of a recipe, or for one member of its inner folds."""
-        return cls(_of_one_model(recipe), store.network(recipe, seed), features, data)
+        return cls(
+            _of_one_model(recipe),
+            store.network(recipe, seed),
+            features,
+            data,
+            degraded_features(store, recipe, seed),
+        )
 
     def fit(
         self, rows: PartRows, folder: Path, seed: int, tell: Tell, gate: GateKeeper | None = None
@@ -216,7 +224,7 @@ class HeadTrainer:
         """Fit the classifier of the recipe, write it, and apply it to all parts but ``train``."""
         recipe, network, features, data = self.recipe, self.network, self.features, self.data
         if isinstance(recipe.training, LinearHeadTraining):
-            return _fit_linear(recipe, network, features, data, folder, rows)
+            return _fit_linear(recipe, network, features, data, folder, rows, self.copies)
         return _fit_classifier(recipe, network, features, data, folder, seed, rows)
 
 
@@ -225,14 +233,20 @@ def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, late
     tell(1000 * (job + later) + 1000 * done // max(1, total), 1000 * jobs)
 
 
+def degraded_features(store: Store, recipe: Recipe, seed: int) -> tuple[NDArray[np.float32], ...]:
+    """(n, D) features of each kind of degraded copies that a recipe trains on, of all rows."""
+    return tuple(store.features(recipe, name, seed) for name in recipe.degraded)
+
+
 def linear_logits(
     recipe: Recipe,
     features: NDArray[np.float32],
     data: Labelled,
     rows: Mapping[str, NDArray[np.int64]],
+    copies: Sequence[NDArray[np.float32]] = (),
 ) -> dict[str, Logits]:
-    """Fit a linear head on the train rows and apply it to the held-out ones."""
-    return _apply(_linear_head(recipe, features, data, rows), features, rows)
+    """Fit a linear head on the train rows and their degraded copies; apply it to the others."""
+    return _apply(_linear_head(recipe, features, data, rows, copies), features, rows)
 
 
 def _linear_head(
@@ -240,18 +254,49 @@ def _linear_head(
     features: NDArray[np.float32],
     data: Labelled,
     rows: Mapping[str, NDArray[np.int64]],
+    copies: Sequence[NDArray[np.float32]],
 ) -> LinearHead:
-    assert isinstance(recipe.training, LinearHeadTraining)
-    train, val = rows["train"], rows["val"]
-    return fit_linear_head(
-        features[train],
-        data.y[train],
+    training, times = recipe.training, 1 + len(copies)
+    assert isinstance(training, LinearHeadTraining)
+
+    def shown(of: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.concatenate([features[of], *(copy[of] for copy in copies)])
+
+    def weights(of: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        if training.balance == "images" and not copies:
+            return None
+        each = unit_weights(data, of) if training.balance == "units" else np.ones(len(of))
+        return np.tile(each / times, times)
+
+    train, val, y, units = rows["train"], rows["val"], data.y, data.units
+    head = fit_linear_head(
+        shown(train),
+        np.tile(y[train], times),
         len(data.class_names),
-        c_grid=recipe.training.c_grid,
-        X_val=features[val],
-        y_val=data.y[val],
-        refit_with_val=recipe.training.refit_with_val,
+        c_grid=training.c_grid,
+        X_val=shown(val),
+        y_val=np.tile(y[val], times),
+        sample_weight=weights(train),
+        val_weight=weights(val),
+        unit_penalty=training.unit_penalty,
+        units=np.tile(units[train], times),
+        val_units=np.tile(units[val], times),
+        refit_with_val=training.refit_with_val,
     )
+    if head.val_logits is None:
+        return head
+    return replace(head, val_logits=head.val_logits[: len(val)])  # of the images as they are
+
+
+def unit_weights(data: Labelled, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(m,) weights with which each unit of a class counts the same; classes keep their sums."""
+    y, units = data.y[rows], data.units[rows]
+    weights = np.ones(len(rows))
+    for k in np.unique(y):
+        own = np.flatnonzero(y == k)
+        _, member, sizes = np.unique(units[own], return_inverse=True, return_counts=True)
+        weights[own] = len(own) / (len(sizes) * sizes[member])
+    return weights
 
 
 def _apply(
@@ -270,9 +315,10 @@ def _fit_linear(
     data: Labelled,
     folder: Path,
     rows: Mapping[str, NDArray[np.int64]],
+    copies: Sequence[NDArray[np.float32]],
 ) -> dict[str, Logits]:
     """Fit a linear head, write its checkpoint, and apply it to the held-out rows."""
-    head = _linear_head(recipe, features, data, rows)
+    head = _linear_head(recipe, features, data, rows, copies)
     network = copy.deepcopy(network)
     network.set_linear_head(head.weight, head.bias)
     save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})

@@ -80,6 +80,12 @@ class Labelled:
         position = {name: index for index, name in enumerate(self.class_names)}
         return np.array([position[record.label] for record in self.records], dtype=np.int64)
 
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """(n,) number of each image's patient, or of its acquisition cluster without patients."""
+        names = [r.patient_id or r.acquisition_id or r.group_id for r in self.records]
+        return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
     def rows(self, fold: Fold, part: str) -> NDArray[np.int64]:
         """Row numbers of one part of a fold."""
         return np.array(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leukoscope.config.recipe import FeatureClassifierTraining, LinearHeadTraining, Recipe
 from leukoscope.config.training import GatedAttention, MeanProbability, MeanSpread
+from leukoscope.core.errors import ConfigError
 from leukoscope.core.files import write_bytes, write_csv
 from leukoscope.core.run_folder import HISTORY
 from leukoscope.evaluation.patient_heads import (
@@ -48,17 +50,28 @@ class PatientTrainer:
         recipe: What is fitted.
         bags: Features of the images of each patient of ``data``.
         data: Labels and names.
+        copies: Likewise of each kind of degraded copies that the recipe also trains on.
     """
 
     recipe: Recipe
     bags: Bags
     data: Labelled
+    copies: tuple[Bags, ...] = ()
 
     @classmethod
     def of(cls, store: PatientStore, recipe: Recipe, seed: int) -> PatientTrainer:
         """For one model of a recipe, or for one member of its inner folds."""
+        training = recipe.training
+        one_row = recipe.patient.kind != "mean-probability"
+        if one_row and isinstance(training, LinearHeadTraining) and training.unit_penalty:
+            raise ConfigError(
+                f"training.unit_penalty compares images of a patient; {recipe.patient.kind} "
+                "sees one row a patient",
+                hint='set patient.kind = "mean-probability" or training.unit_penalty = 0',
+            )
         own = member_recipe(recipe) if recipe.inner_folds else recipe
-        return cls(own, store.bags(recipe, "image", seed), store.data)
+        bags, *copies = (store.bags(recipe, name, seed) for name in ("image", *recipe.degraded))
+        return cls(own, bags, store.data, tuple(copies))
 
     def fit(
         self, rows: PartRows, folder: Path, seed: int, tell: Tell, gate: GateKeeper | None = None
@@ -86,14 +99,25 @@ class PatientTrainer:
         """The head of the recipe's pooling, selected on ``val``."""
         pooling, training = self.recipe.patient, self.recipe.training
         assert isinstance(training, LinearHeadTraining)
-        y, k = self.data.y, len(self.data.class_names)
-        train, val = (self.bags.take(rows[part]) for part in ("train", "val"))
-        known = (train, y[rows["train"]], val, y[rows["val"]], k)
+        y, k, versions = self.data.y, len(self.data.class_names), 1 + len(self.copies)
+        train, val = (self._versions(rows[part]) for part in ("train", "val"))
+        y_train, y_val = (np.tile(y[rows[part]], versions) for part in ("train", "val"))
+        known = (train, y_train, val, y_val, k)
         if isinstance(pooling, GatedAttention):
-            return fit_attention(*known, pooling=pooling, seed=seed)
-        if isinstance(pooling, MeanProbability):
-            return fit_mean_probability(*known, training=training)
-        return fit_mean_spread(*known, pooling=pooling, training=training)
+            fitted = fit_attention(*known, pooling=pooling, seed=seed)
+        elif isinstance(pooling, MeanProbability):
+            fitted = fit_mean_probability(*known, training=training, versions=versions)
+        else:
+            fitted = fit_mean_spread(*known, pooling=pooling, training=training, versions=versions)
+        # Of the patients as they are.
+        return replace(fitted, val_logits=fitted.val_logits[: len(rows["val"])])
+
+    def _versions(self, rows: NDArray[np.int64]) -> Bags:
+        """Patients, and after them the same with degraded images, kind after kind."""
+        found = self.bags.take(rows)
+        for copy in self.copies:
+            found = found.followed_by(copy.take(rows))
+        return found
 
     def _fit_classifier(
         self, rows: PartRows, folder: Path, seed: int, others: list[str]

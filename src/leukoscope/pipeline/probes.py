@@ -88,7 +88,7 @@ def prepare_study(store: Store, config: StudyConfig, *, models: bool = True) -> 
     tables = list(measured_tables(config))
     for recipe in config.recipes if models else ():
         if recipe.frozen_features:
-            wanted.append(Wanted(recipe, "image"))
+            wanted += [Wanted(recipe, name) for name in ("image", *recipe.degraded)]
         if not recipe.inner_folds and not isinstance(store, PatientStore):
             tables.append(appearance_table(recipe.preprocess))
         wanted += perturbed_wanted(store, recipe, config)

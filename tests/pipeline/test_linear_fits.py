@@ -1,0 +1,62 @@
+"""Linear heads of recipes: degraded copies, and units that count the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from leukoscope.config.loading import load_recipe
+from leukoscope.config.recipe import Recipe
+from leukoscope.core.records import ImageRecord
+from leukoscope.pipeline.fitting import linear_logits, unit_weights
+from leukoscope.pipeline.jobs import Labelled
+
+NAMES = ("benign", "pre_b")
+
+
+def data_of(patients: list[str], y: list[int]) -> Labelled:
+    rows = zip(patients, y, strict=True)
+    return Labelled(
+        tuple(
+            ImageRecord(f"i{n}", f"{n}.png", "", NAMES[k], patient_id=p)
+            for n, (p, k) in enumerate(rows)
+        ),
+        NAMES,
+    )
+
+
+def with_training(**values: object) -> Recipe:
+    recipe = load_recipe("quick")
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=values)})
+
+
+def test_units_of_a_class_count_the_same_and_classes_keep_their_sums() -> None:
+    data = data_of(["a", "a", "a", "b", "c", "c", "d", "e"], [0, 0, 0, 0, 1, 1, 1, 1])
+    weights = unit_weights(data, np.arange(8))
+    assert weights[:3].sum() == pytest.approx(weights[3]) == pytest.approx(2.0)
+    assert weights[4:6].sum() == pytest.approx(weights[6]) == pytest.approx(weights[7])
+    assert weights[4:].sum() == pytest.approx(4.0)
+
+
+def test_degraded_copies_take_weight_from_what_damage_destroys() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    X = rng.normal(size=(400, 3)).astype(np.float32)
+    X[:, 0] += 3 * y  # fine texture: gone in the copies
+    X[:, 1] += 1.5 * y
+    damaged = X.copy()
+    damaged[:, 0] = rng.normal(size=400)
+    rows = {"train": np.arange(200), "val": np.arange(200, 300), "test": np.arange(300, 400)}
+    recipe = with_training(degraded=("blur-1",))
+    shown = {"train": rows["train"], "val": rows["val"]}
+
+    def accuracy(copies: tuple[np.ndarray, ...]) -> float:
+        """Of the damaged test images."""
+        features = np.concatenate([X, damaged])
+        parts = {**shown, "test": 400 + rows["test"]}
+        twice = data_of(["p"] * 800, [*y, *y])
+        found = linear_logits(recipe, features, twice, parts, copies)
+        assert len(found["val"]) == len(rows["val"])  # of the images, not of their copies
+        return float((found["test"].argmax(axis=1) == y[rows["test"]]).mean())
+
+    assert accuracy((damaged,)) > accuracy(()) + 0.1
