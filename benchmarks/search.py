@@ -2,8 +2,10 @@
 
 The test images of that fold are in no development set, so that nothing tried here has seen them.
 
-python benchmarks/search.py prepare RUN PROTOCOL DEVELOPMENT
+python benchmarks/search.py prepare DATA PROTOCOL DEVELOPMENT [--unit patient]
 python benchmarks/search.py try DEVELOPMENT NAME -r RECIPE -p PROTOCOL [--set KEY=VALUE ...]
+python benchmarks/search.py heads DEVELOPMENT NAME -r RECIPE -p PROTOCOL [--set KEY=VALUE ...] \
+    --head 'SUFFIX KEY=VALUE ...' [--head ...]
 python benchmarks/search.py table DEVELOPMENT [DEVELOPMENT ...] > docs/results/search_log.md
 python benchmarks/search.py outside RUN PROTOCOL DEVELOPMENT
 """
@@ -13,15 +15,32 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from leukoscope.analyses.arms import Arm, check_arm
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import read_csv, read_json, write_csv, write_json
 from leukoscope.core.protocols import strictest
+from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.study.run import run_study, study_config
+from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.intervals import bootstrap_metrics
+from leukoscope.evaluation.patient_heads import bag_logits
+from leukoscope.pipeline.fitting import degraded_features, job_seed, linear_logits
+from leukoscope.pipeline.folds import plan_protocols, study_rows
+from leukoscope.pipeline.jobs import Labelled, part_rows
+from leukoscope.pipeline.patient_fitting import PatientTrainer, load_head_of
+from leukoscope.pipeline.patient_store import PatientStore, open_store
+from leukoscope.pipeline.progress import Progress
+from leukoscope.pipeline.store import InputStore, Wanted
+from leukoscope.study.run import audited, audited_in, run_study, study_config
 
 MANIFEST, AUDITED = "development.csv", "audited"
 COLUMNS = ("path", "label", "patient_id")
@@ -35,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
     add = commands.add_parser("prepare")
-    add.add_argument("run", type=Path)
+    add.add_argument("data", type=Path)
     add.add_argument("protocol")
     add.add_argument("out", type=Path)
     add.add_argument("--unit", choices=["image", "patient"], default="image")
@@ -50,6 +69,16 @@ def main() -> None:
     add.add_argument("--folds", type=int, default=3)
     add.add_argument("--seed", type=int, default=42)
     add.set_defaults(work=attempt)
+    add = commands.add_parser("heads")
+    add.add_argument("out", type=Path)
+    add.add_argument("name")
+    add.add_argument("-r", "--recipe", required=True)
+    add.add_argument("-p", "--protocol", required=True)
+    add.add_argument("-s", "--set", action="append", default=[], dest="overrides")
+    add.add_argument("--head", action="append", required=True, help="suffix and settings")
+    add.add_argument("--folds", type=int, default=3)
+    add.add_argument("--seed", type=int, default=42)
+    add.set_defaults(work=heads)
     add = commands.add_parser("table")
     add.add_argument("out", type=Path, nargs="+")
     add.set_defaults(work=table)
@@ -64,21 +93,25 @@ def main() -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     """Write the development set's manifest, and audit it once for all attempts."""
-    run = RunFolder(options.run)
-    parts = {
-        row["image_id"]: row["part"]
-        for row in read_csv(run.splits)
-        if row["protocol"] == options.protocol and row["fold"] == "0"
-    }
-    data = Path(_data_root(run))
+    patients = options.unit == "patient"
+    config = study_config(
+        options.data, recipes=["quick"], protocols=[options.protocol], probes=[],
+        unit=options.unit, folds=5,
+    )  # fmt: skip
+    found = audited(config, _tell)
+    parts = plan_protocols(study_rows(found.manifest, config), found, config).folds[0].parts
     rows = [
-        {"path": str(data / row["path"]), "label": row["label"], "patient_id": row["patient_id"]}
-        for row in read_csv(run.manifest)
-        if parts.get(row["patient_id" if options.unit == "patient" else "image_id"]) in SEEN
+        {
+            "path": str(found.manifest.path_of(record).resolve()),
+            "label": record.label,
+            "patient_id": record.patient_id,
+        }
+        for record in found.manifest.usable
+        if parts.get(record.patient_id if patients else record.image_id) in SEEN
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(options.out / MANIFEST, COLUMNS, rows)
-    command = f"prepare RUN {options.protocol} DEVELOPMENT --unit {options.unit}"
+    command = f"prepare DATA {options.protocol} DEVELOPMENT --unit {options.unit}"
     about = {
         "protocol": options.protocol,
         "images": len(rows),
@@ -100,24 +133,9 @@ def _data_root(run: RunFolder) -> str:
 def attempt(options: argparse.Namespace) -> None:
     """Run one attempt, or go on with it, and note its figures."""
     out = options.out.resolve()
-    overrides = [*options.overrides, "bootstrap=200", "bundle=false", "splits.cluster_curve=[]"]
-    config = study_config(
-        out / MANIFEST,
-        recipes=[options.recipe],
-        protocols=options.protocol,
-        probes=options.probe,
-        overrides=overrides,
-        unit=read_json(out / "about.json").get("unit", "image"),
-        folds=options.folds,
-        seed=options.seed,
-    )
+    config = _config(options, out, options.overrides)
     run = RunFolder(out / options.name)
-    for name in ("audit", "features"):
-        run.cache.mkdir(parents=True, exist_ok=True)
-        shared = out / AUDITED / run.cache.relative_to(run.path) / name
-        shared.mkdir(exist_ok=True)
-        if not (run.cache / name).exists():
-            (run.cache / name).symlink_to(shared)
+    _share_cache(run, out)
     if not run.config.is_file():
         from leukoscope.config.loading import save_study_config
 
@@ -147,6 +165,133 @@ def attempt(options: argparse.Namespace) -> None:
     for row in note["results"]:
         shown = {name: _cell(row[name]) for name in METRICS}
         print(options.name, row["what"], row["protocol"], shown, f"{note['seconds']} s")
+
+
+def _config(options: argparse.Namespace, out: Path, overrides: Sequence[str]) -> StudyConfig:
+    """The study of one attempt."""
+    protocols = options.protocol
+    return study_config(
+        out / MANIFEST,
+        recipes=[options.recipe],
+        protocols=[protocols] if isinstance(protocols, str) else protocols,
+        probes=getattr(options, "probe", []),
+        overrides=[*overrides, "bootstrap=200", "bundle=false", "splits.cluster_curve=[]"],
+        unit=read_json(out / "about.json").get("unit", "image"),
+        folds=options.folds,
+        seed=options.seed,
+    )
+
+
+def _share_cache(run: RunFolder, out: Path) -> None:
+    """Let a run use audit and features of the development set's other runs."""
+    run.cache.mkdir(parents=True, exist_ok=True)
+    for name in ("audit", "features"):
+        shared = out / AUDITED / run.cache.relative_to(run.path) / name
+        shared.mkdir(exist_ok=True)
+        if not (run.cache / name).exists():
+            (run.cache / name).symlink_to(shared)
+
+
+def heads(options: argparse.Namespace) -> None:
+    """Fit several linear heads on the features of one network; each is an attempt of its own.
+
+    All test images are damaged, and nothing is calibrated, so that an attempt has no ECE.
+    """
+    out, fits = options.out.resolve(), []
+    for spec in options.head:
+        suffix, *settings = spec.split()
+        config = _config(options, out, [*options.overrides, *settings])
+        fits.append((f"{options.name}-{suffix}", spec, config))
+    run = RunFolder(out / "heads" / options.name)
+    _share_cache(run, out)
+    found = audited_in(run, fits[0][2], Progress(_tell))
+    plan = plan_protocols(study_rows(found.manifest, fits[0][2]), found, fits[0][2])
+    store = open_store(run, found.manifest, fits[0][2], Progress(_tell))
+    kinds = dict.fromkeys(kind for _, _, c in fits for kind in c.recipes[0].degraded)
+    names = list(dict.fromkeys(["image", *DAMAGE, *kinds]))
+    recipe, seed = fits[0][2].recipes[0], fits[0][2].seed
+    store.images.prepare([Wanted(recipe, name) for name in names], [], seed)
+    for name, spec, config in fits:
+        start = time.perf_counter()
+        score = _score_patients if isinstance(store, PatientStore) else _score_images
+        scored = score(store, config, plan.folds)
+        folder = out / name
+        folder.mkdir(exist_ok=True)
+        note = _note_of_heads(options, spec, config, store.data, plan.folds, scored)
+        write_json(folder / "attempt.json", note | {"seconds": round(time.perf_counter() - start)})
+        print(name, note["criterion"], flush=True)
+
+
+Scored = dict[str, NDArray[np.float64]]
+"""Input → (n, K) logits of every row by the model that held it out; NaN without one."""
+
+
+def _score_images(store: InputStore, config: StudyConfig, folds: Sequence[Fold]) -> Scored:
+    recipe, data, n = config.recipes[0], store.data, len(store.data.records)
+    shown = ["image", *DAMAGE]
+    stacked = np.concatenate([store.features(recipe, name, config.seed) for name in shown])
+    copies = degraded_features(store, recipe, config.seed)
+    more = Labelled(data.records * len(shown), data.class_names, data.roles)
+    found = {name: np.full((n, len(data.class_names)), np.nan) for name in shown}
+    for fold in folds:
+        rows = dict(part_rows(data, fold))
+        test = rows.pop("test")
+        parts = {name: at * n + test for at, name in enumerate(shown)}
+        logits = linear_logits(recipe, stacked, more, rows | parts, copies)
+        for name in shown:
+            found[name][test] = logits[name]
+    return found
+
+
+def _score_patients(store: PatientStore, config: StudyConfig, folds: Sequence[Fold]) -> Scored:
+    recipe, data, n = config.recipes[0], store.data, len(store.data.records)
+    trainer = PatientTrainer.of(store, recipe, config.seed)
+    found = {name: np.full((n, len(data.class_names)), np.nan) for name in ("image", *DAMAGE)}
+    with tempfile.TemporaryDirectory() as scratch:
+        for fold in folds:
+            rows = part_rows(data, fold)
+            seed = job_seed(config.seed, recipe.name, fold.protocol, fold.fold)
+            trainer.fit(rows, Path(scratch), seed, lambda *_: None)
+            head = load_head_of(recipe, Path(scratch))
+            assert head is not None
+            for name in found:
+                bags = store.bags(recipe, name, config.seed)
+                found[name][rows["test"]] = bag_logits(head, bags.take(rows["test"]))
+    return found
+
+
+def _note_of_heads(
+    options: argparse.Namespace,
+    spec: str,
+    config: StudyConfig,
+    data: Labelled,
+    folds: Sequence[Fold],
+    scored: Scored,
+) -> dict[str, Any]:
+    """The entry of one attempt in the log."""
+    tested = np.isfinite(scored["image"]).all(axis=1)
+    groups = [folds[0].groups[data.records[row].image_id] for row in np.flatnonzero(tested)]
+    metrics = {
+        name: bootstrap_metrics(
+            data.y[tested], softmax(logits[tested]), data.class_names, groups=groups,
+            names=[m for m in METRICS if m != "ece"], replicates=200, seed=config.seed,
+        )
+        for name, logits in scored.items()
+    }  # fmt: skip
+    areas = {name: one["roc_auc"].value for name, one in metrics.items()}
+    shared = [w for s in options.overrides for w in ("-s", s)]
+    return {
+        "command": shlex.join([
+            "heads", "DEVELOPMENT", options.name, "-r", options.recipe, "-p", options.protocol,
+            *shared, "--head", spec, "--seed", str(options.seed),
+        ]),
+        "criterion": {"protocol": options.protocol, **areas, "least": min(areas.values())},
+        "results": [{
+            "recipe": options.recipe, "what": "model", "protocol": options.protocol,
+            "n": int(tested.sum()), "n_groups": len(set(groups)),
+            **{name: one.to_json() for name, one in metrics["image"].items()},
+        }],
+    }  # fmt: skip
 
 
 def criterion(metrics: dict[str, Any], protocols: list[str]) -> dict[str, Any]:
@@ -190,7 +335,7 @@ def table(options: argparse.Namespace) -> None:
                 survived = " | ".join(_survived(read_json(path), row))
                 print(f"| {what} | {row['protocol']} | {row['n']} | {row['n_groups']} ", end="")
                 print(f"| {cells} | {survived} |")
-        print("\nCommands; RUN is the folder of a study of all images:\n\n```")
+        print("\nCommands; DATA are all images, RUN is the folder of a study of them:\n\n```")
         print(about["command"])
         for path in notes:
             print(read_json(path)["command"])
@@ -199,7 +344,6 @@ def table(options: argparse.Namespace) -> None:
 
 def outside(options: argparse.Namespace) -> None:
     """Scores of a study on the test images that lie outside the development set."""
-    from leukoscope.evaluation.intervals import bootstrap_metrics
     from leukoscope.evaluation.predictions import PredictionTable
 
     run = RunFolder(options.run)

@@ -36,6 +36,43 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # of the table
 
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="A folder of patients' or smears' folders, several folders or files, or a CSV "
+        "manifest with labels."
+    ),
+]
+BundleOption = Annotated[Path, typer.Option("--bundle", "-b", help="A model of cell types.")]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for tables, page and sheets of cells.")
+]
+PatientsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--patients",
+        help="CSV with image and patient_id, or a folder that holds one folder for each.",
+    ),
+]
+TruthOption = Annotated[
+    bool, typer.Option("--truth", help="The data set's labels are cell types: compare with them.")
+]
+BlastOption = Annotated[
+    list[str] | None,
+    typer.Option("--blast", metavar="CLASS", help="Counts as a blast; may be repeated."),
+]
+ThresholdOption = Annotated[
+    float, typer.Option(min=0, max=100, help="Share of blasts that matters, in per cent.")
+]
+CorrectionsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--corrections", help="CSV that a sheet of cells saved; may be repeated."),
+]
+MethodOption = Annotated[
+    str, typer.Option(help="How shares are adjusted: em, inversion or posterior.")
+]
+NoSheetsOption = Annotated[bool, typer.Option("--no-sheets", help="No sheets of cells.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -48,43 +85,16 @@ def register(app: typer.Typer) -> None:
 
 @command
 def count(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            help="A folder of patients' or smears' folders, several folders or files, or a CSV "
-            "manifest with labels."
-        ),
-    ],
-    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="A model of cell types.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for tables, page and sheets of cells.")
-    ] = Path("counts"),
-    patients: Annotated[
-        Path | None,
-        typer.Option(
-            "--patients",
-            help="CSV with image and patient_id, or a folder that holds one folder for each.",
-        ),
-    ] = None,
-    truth: Annotated[
-        bool,
-        typer.Option("--truth", help="The data set's labels are cell types: compare with them."),
-    ] = False,
-    blast: Annotated[
-        list[str] | None,
-        typer.Option("--blast", metavar="CLASS", help="Counts as a blast; may be repeated."),
-    ] = None,
-    blast_threshold: Annotated[
-        float, typer.Option(min=0, max=100, help="Share of blasts that matters, in per cent.")
-    ] = 20.0,
-    corrections: Annotated[
-        list[Path] | None,
-        typer.Option("--corrections", help="CSV that a sheet of cells saved; may be repeated."),
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help="How shares are adjusted: em, inversion or posterior.")
-    ] = "em",
-    no_sheets: Annotated[bool, typer.Option("--no-sheets", help="No sheets of cells.")] = False,
+    images: ImagesArgument,
+    bundle: BundleOption,
+    out: OutOption = Path("counts"),
+    patients: PatientsOption = None,
+    truth: TruthOption = False,
+    blast: BlastOption = None,
+    blast_threshold: ThresholdOption = 20.0,
+    corrections: CorrectionsOption = None,
+    method: MethodOption = "em",
+    no_sheets: NoSheetsOption = False,
     layout: LayoutOption = "auto",
     class_names: ClassOption = None,
     target: TargetOption = "",
@@ -97,6 +107,7 @@ def count(
     as_json: JsonOption = False,
 ) -> int:
     """Count cell types by patient or smear: shares, intervals, blasts, sheets to correct."""
+    from leukoscope.analyses.count.cells import from_images
     from leukoscope.analyses.count.result import make_counts
     from leukoscope.analyses.count.shares import Question, blast_classes
     from leukoscope.core.errors import UnknownNameError
@@ -118,12 +129,9 @@ def count(
     )
     names = predictor.class_names
     question = Question(names, blast_classes(names, blast), blast_threshold / 100)
-    labelled = truth or bool(target) or (len(images) == 1 and images[0].lower().endswith(".csv"))
-    if labelled:
+    if truth or target or (len(images) == 1 and images[0].lower().endswith(".csv")):
         material = _labelled(images, layout, class_map(class_names), target, patients)
     else:
-        from leukoscope.analyses.count.cells import from_images
-
         material = from_images(images, patients)
     with progress_bars("images") as show:
         result, cells = make_counts(

@@ -67,16 +67,40 @@ def make_counts(
     patients = count_cells(predictor, material, lambda *at: show("counting", *at))
     decided = apply_corrections(patients, corrections, predictor.class_names)
     confusions = predictor.bundle.load_confusions()
-    model = None
-    if confusions is not None:
-        model = PrevalenceModel(confusions, method=method, seed=seed)
+    model = None if confusions is None else PrevalenceModel(confusions, method=method, seed=seed)
+    result = _counted(predictor, patients, model, question, labelled=material.truth is not None)
+    result["corrections"] = {"files": [path.name for path in corrections], "cells": decided}
+    save_counts(out, result, patients)
+    names = _sheet_names(patients) if sheets else {}
+    for done, one in enumerate(patients if sheets else (), start=1):
+        write_cell_sheet(out / names[one.patient], _sheet(one, predictor))
+        show("sheets", done, len(patients))
+    write_counts_page(out, result, names, lambda *at: show("figures", *at))
+    return result, patients
+
+
+def _counted(
+    predictor: Predictor,
+    patients: Sequence[PatientCells],
+    model: PrevalenceModel | None,
+    question: Question,
+    *,
+    labelled: bool,
+) -> dict[str, Any]:
+    """The content of ``counts.json`` but for the corrections that were applied."""
     found = {
         one.patient: None if model is None else patient_shares(one, model, question)
         for one in patients
     }
     record = predictor.record
     fields = counts_fields(record, patients)
-    result: dict[str, Any] = {
+    notes = notes_of(record, adjusted=model is not None, fields=fields)
+    truth = None
+    if labelled and model is not None:
+        truth = agreement_with_truth(patients, found, question)
+    elif labelled:
+        notes.append("Without adjusted shares there is no comparison with the labels.")
+    return {
         "schema": 1,
         "bundle": predictor.model,
         "class_names": list(question.class_names),
@@ -88,25 +112,10 @@ def make_counts(
         "confusions": None if record.confusions is None else record.confusions.model_dump(),
         "blast_classes": list(question.blasts),
         "blast_threshold": question.threshold,
-        "corrections": {
-            "files": [path.name for path in corrections],
-            "cells": decided,
-        },
-        "notes": notes_of(record, adjusted=model is not None, fields=fields),
+        "notes": notes,
         "patients": [patient_entry(one, found[one.patient], question) for one in patients],
-        "truth": None,
+        "truth": truth,
     }
-    if material.truth is not None and model is not None:
-        result["truth"] = agreement_with_truth(patients, found, question)
-    elif material.truth is not None:
-        result["notes"].append("Without adjusted shares there is no comparison with the labels.")
-    save_counts(out, result, patients)
-    names = _sheet_names(patients) if sheets else {}
-    for done, one in enumerate(patients if sheets else (), start=1):
-        write_cell_sheet(out / names[one.patient], _sheet(one, predictor))
-        show("sheets", done, len(patients))
-    write_counts_page(out, result, names, lambda *at: show("figures", *at))
-    return result, patients
 
 
 def _sheet_names(patients: Sequence[PatientCells]) -> dict[str, str]:
