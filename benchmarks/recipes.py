@@ -46,10 +46,13 @@ def _row(recipe: Recipe) -> tuple[str, ...]:
     model, training = recipe.model, recipe.training
     study = recipe.reference.partition(":")[0]
     backbone = model.backbone + (f", {model.stages} levels" if model.stages else "")
+    if model.levels:
+        backbone += f", levels {', '.join(map(str, model.levels))}"
     common = (f"`{recipe.name}`", study, backbone, str(recipe.preprocess.size_px))
     if isinstance(training, LinearHeadTraining):
         pooled = f"patients: {recipe.patient.kind}" if recipe.name.startswith("patient") else "—"
-        return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", pooled)
+        also = f"copies: {', '.join(training.degraded)}" if training.degraded else pooled
+        return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", also)
     if isinstance(training, FeatureClassifierTraining):
         return (*common, training.classifier.kind, "—", "—", "—", "—", "all", "—")
     loss = training.loss.kind + (", class weights" if training.class_weights else "")

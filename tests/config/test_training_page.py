@@ -19,7 +19,7 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ", ".join(f"{number:g}" for number in value)
+        return ", ".join(f"{number:g}" for number in value) or "none"
     return f"{value:g}" if isinstance(value, int | float) else str(getattr(value, "kind", value))
 
 
