@@ -47,6 +47,21 @@ MANIFEST, AUDITED = "development.csv", "audited"
 COLUMNS = ("path", "label", "patient_id")
 METRICS = ("accuracy", "weighted_f1", "roc_auc", "ece")
 SEEN = ("train", "val")
+INTRODUCTION = """# Search log
+
+The attempts of `python benchmarks/search.py try` and `heads`. They are not all that was tried:
+about 250 combinations were compared before by a script that was not kept (decision 18), and a few
+runs were lost (decision 12). A development set is the training and validation images of fold 0; the
+test images of that fold are in none. It is split again by its groups, three folds pooled; in
+brackets 95 % intervals that resample whole groups, from 200 replicates. One seed unless the name
+says another. Test images of the other folds are among these images, so scores over all folds are
+not free of this choice.
+
+Blur, JPEG and the least of the three areas are the criterion of decision 25. Attempts of `heads`
+are not calibrated, so that they have no ECE, and their areas, of logits pooled over folds, are not
+to be compared with those of `try`. `single-cell` in a command is the recipe as it was then: the
+third level alone at 336 px.
+"""
 DAMAGE = ("blur-1", "jpeg-85")
 """What an attempt must survive, see docs/decisions/0025-what-a-choice-must-survive.md."""
 
@@ -312,24 +327,7 @@ def criterion(metrics: dict[str, Any], protocols: list[str]) -> dict[str, Any]:
 
 def table(options: argparse.Namespace) -> None:
     """Print every attempt as a row of a table."""
-    print("# Search log\n")
-    print("The attempts of `python benchmarks/search.py try`. They are not all that was tried:")
-    print("about 250 combinations were compared before by a script that was not kept (decision")
-    print("18), and a few runs were lost (decision 12). A development set")
-    print("is the training and validation images of fold 0; the test images of that fold are in")
-    print("none. It is split again by its groups, three folds pooled; in brackets 95 % intervals")
-    print("that resample whole groups, from 200 replicates. One seed. Test images of the other")
-    print("folds are among these images, so scores over all folds are not free of this choice.")
-    print(
-        "\nBlur, JPEG and the least of the three areas are the criterion of decision 25. Attempts of"
-    )
-    print(
-        "`heads` are not calibrated, so that they have no ECE, and their areas, of logits pooled over"
-    )
-    print(
-        "folds, are not to be compared with those of `try`. `single-cell` in a command is the recipe as"
-    )
-    print("it was then: the third level alone at 336 px.")
+    print(INTRODUCTION)
     for out in options.out:
         about = read_json(out / "about.json")
         print(f"\n## {out.name}: {about['images']} images, `{about['protocol']}` fold 0\n")
