@@ -202,13 +202,12 @@ class UnitPenalty:
             np.add.at(sums, members, standard[y == k])
             means = sums / np.bincount(members)[:, None]
             deviations.append((means - means.mean(axis=0)) / np.sqrt(len(means) - 1))
+        identity = np.eye(standard.shape[1])
         if not deviations:
-            identity = np.eye(standard.shape[1], dtype=np.float32)
-            return identity, identity
+            return identity.astype(np.float32), identity.astype(np.float32)
         stacked = np.concatenate(deviations) / np.sqrt(len(deviations))
         _, singular, axes = np.linalg.svd(stacked, full_matrices=False)
         growth = np.sqrt(1 + self.strength * singular**2)
-        identity = np.eye(standard.shape[1])
         root = identity + (axes.T * (growth - 1)) @ axes
         inverse = identity + (axes.T * (1 / growth - 1)) @ axes
         return root.astype(np.float32), inverse.astype(np.float32)
