@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 from leukoscope.cli import console
-from leukoscope.cli.main import app
+from leukoscope.cli.main import GROUPS, app
 
 runner = CliRunner()
 
@@ -20,7 +22,7 @@ COMMANDS = [
     "evaluate",
     "explain", "features", "export", "guide", "runs list", "runs clean",
     "models show", "robustness", "probe", "relabel", "count",
-    "predict",
+    "predict", "new",
     "data inspect", "data audit", "data split", "data preview", "data fetch", "data export",
     "data frozen",
     "data samples", "recipes list", "recipes show",
@@ -44,6 +46,35 @@ def test_help_needs_no_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_help_shows_every_command_in_one_group_the_main_line_first() -> None:
+    commands = typer.main.get_command(app).commands
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(commands)
+    lines = runner.invoke(app, ["--help"]).output.splitlines()
+    start = lines.index("Start:")
+    main_line = ["demo", "guide", "new", "study", "predict", "serve"]
+    assert [line.split()[0] for line in lines[start + 1 : start + 7]] == main_line
+    shown = lines[start : lines.index("", lines.index("Data:"))]
+    commands_and_titles = len(commands) + 2 * len(GROUPS) - 1
+    assert len(shown) == commands_and_titles, "a command needs one line"
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("leukoscope stu", "study"), ("leukoscope study x -r qui", "quick")],
+)
+def test_the_shell_completes_commands_and_names(words: str, completed: str) -> None:
+    environment = os.environ | {
+        "_LEUKOSCOPE_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    code = "import sys; sys.argv[0] = 'leukoscope'; from leukoscope.cli.main import run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout.split() == [completed]
 
 
 def test_version() -> None:
@@ -82,7 +113,14 @@ def test_an_unknown_protocol_is_wrong_use(tmp_path: Path) -> None:
         (["studdy"], "'study'"),
         (["study", "x", "--set", "training.epoch=3", "-r", "finetune"], "did you mean epochs?"),
         (["study", "x", "--set", "splits.fold=3"], "did you mean folds?"),
-        (["study", "x", "-p", "patient"], "expected 'random', 'grouped'"),
+        (["study", "x", "-p", "patient"], "did you mean 'grouped'?"),
+        (["study", "x", "-p", "acquisitoin"], "did you mean 'acquisition'?"),
+        (["study", "x", "-r", "quik"], "Did you mean 'quick'?"),
+        (["study", "x", "--backbone", "resnet51"], "or 'resnet50'?"),
+        (["study", "x", "--recpe", "quick"], "Did you mean --recipe?"),
+        (["predict", "x", "--model", "run"], "Did you mean --bundle?"),
+        (["train", "x", "--epochs", "3"], "Did you mean --set training.epochs=…?"),
+        (["data", "inspect", "x", "--layot", "auto"], "Did you mean --layout?"),
     ],
 )
 def test_a_wrong_word_is_answered_with_the_right_one(typed: list[str], meant: str) -> None:

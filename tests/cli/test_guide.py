@@ -19,17 +19,18 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from typer.testing import CliRunner
 
+from leukoscope.cli.choices import CHOICES, OTHER
 from leukoscope.cli.guide import (
     LEFT_OUT,
     Entry,
     Guide,
     all_entries,
     command_line,
-    commands_of,
     run_command,
 )
-from leukoscope.cli.guide_questions import CHOICES, NOT_GIVEN, OTHER, ask, parameters_of
+from leukoscope.cli.guide_questions import NOT_GIVEN, ask
 from leukoscope.cli.main import app
+from leukoscope.cli.parameters import commands_of, parameters_of
 from leukoscope.config import DEFAULT_RECIPE
 
 COMMANDS = commands_of(typer.main.get_command(app))

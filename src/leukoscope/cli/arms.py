@@ -62,7 +62,9 @@ def transfer(
     resume: opt.ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Train on SOURCE, then on TARGET from there and directly: does the detour help?
+    """Does pretraining on other data help? Train both ways.
+
+    Trains on SOURCE, then on TARGET from there and directly.
 
     Images that both data sets show are left out of phase 1. The arms in OUT/direct and OUT/double
     have the same splits, seeds and epochs and are ordinary study folders.
@@ -114,7 +116,10 @@ def ablate(
     resume: opt.ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Train a recipe with and without each part, on the same splits: what does the part do?"""
+    """Train with and without each part of a recipe.
+
+    All on the same splits, with paired tests.
+    """
     from leukoscope.analyses.ablation import plan_ablation, run_ablation
 
     plan = plan_ablation(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord, OutOfDistribution
 
 bundle_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Bundles: models that predict without torch."
+    no_args_is_help=True, rich_markup_mode=None, help="Bundles (packed models): list, show, verify."
 )
 BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder, e.g. run/bundle.")]
 
@@ -277,7 +277,10 @@ def evaluate(
     target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Measure a bundle on labelled images that it has not seen; says so if it has."""
+    """Measure a bundle on other labelled images.
+
+    Says so where the bundle was trained on some of them.
+    """
     from leukoscope.study.external import evaluate_bundle
 
     with progress_bars() as show:
@@ -326,7 +329,10 @@ def export(
         bool, typer.Option("--compact", help="Store the weights in half the bytes.")
     ] = False,
 ) -> None:
-    """Pack the model fitted on all images as a bundle that predicts without torch."""
+    """Pack a trained model as a bundle.
+
+    It is the model fitted on all images, and predicts without torch.
+    """
     from leukoscope.evaluation.run_files import RunFiles
     from leukoscope.study.bundling import export_bundle
 

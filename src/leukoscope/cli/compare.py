@@ -69,7 +69,10 @@ def compare(
     roles: RoleOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare recipes on the same test images: tables, tests, figures, one page."""
+    """Compare recipes and runs on the same test images.
+
+    Tables, paired tests and figures on one page.
+    """
     from leukoscope.analyses.compare.runs import compare_runs
 
     with progress_bars() as show:
@@ -193,7 +196,10 @@ def ensemble(
     ] = TNormName.MIN,
     as_json: JsonOption = False,
 ) -> None:
-    """Combine the predictions of finished runs with the same splits, and measure the result."""
+    """Combine the predictions of finished runs.
+
+    They must have the same splits; the result is measured like a model.
+    """
     from leukoscope.analyses.ensemble_members import load_members
     from leukoscope.analyses.ensembles import run_ensemble
 

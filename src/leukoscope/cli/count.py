@@ -106,7 +106,10 @@ def count(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> int:
-    """Count cell types by patient or smear: shares, intervals, blasts, sheets to correct."""
+    """Count cell types by patient, with intervals.
+
+    Shares of each type, blasts, and sheets to correct.
+    """
     from leukoscope.analyses.count.cells import from_images
     from leukoscope.analyses.count.result import make_counts
     from leukoscope.analyses.count.shares import Question, blast_classes

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Get a data set, see what it is, divide it, write it out.",
+    help="Fetch, inspect, audit, split, preview, export images.",
 )
 
 
@@ -350,7 +350,10 @@ def phantom(
     size: Annotated[int, typer.Option(help="Side of a field in px.")] = 224,
     seed: opt.SeedOption = 0,
 ) -> None:
-    """Draw schematic blood smears with ground truth, for demos and for testing audits."""
+    """Draw schematic blood smears with known truth.
+
+    For demos, and to test audits with planted artefacts.
+    """
     from leukoscope.core.errors import UnknownNameError
     from leukoscope.phantom.artefacts import PIXEL_ARTEFACTS
     from leukoscope.phantom.spec import CONFOUNDERS, NO_ARTEFACT, Confound, PhantomSpec

@@ -54,7 +54,10 @@ def explain(
     out: opt.ExplanationsOutOption = None,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Draw heat maps of test images or of those that you name; measure if they may be believed."""
+    """Draw heat maps; measure whether they are reliable.
+
+    Of test images, or of images that you name.
+    """
     if audit:
         given = given_options(context) & {"images", "count", "beside", "target", "layer"}
         if given or len(recipe or ()) > 1:
@@ -191,7 +194,10 @@ def features(
     out: opt.ExplanationsOutOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Map the last layer's features of a fold's test images; show what they encode."""
+    """Map what a model's features encode.
+
+    Always the features of one fold's model on its own test images.
+    """
     from leukoscope.study.explanations import open_sources
     from leukoscope.study.feature_maps import draw_maps, read_features, write_map
 

@@ -15,7 +15,8 @@ from typing import Any
 import typer
 
 from leukoscope.cli.console import DISCLAIMER, command, say
-from leukoscope.cli.guide_questions import SAME, CommandParameter, answer_to, ask, parameters_of
+from leukoscope.cli.guide_questions import SAME, answer_to, ask
+from leukoscope.cli.parameters import CommandParameter, commands_of, parameters_of
 from leukoscope.core.errors import UsageError
 
 _RUN = (("run", "{out}"), ("bundle", "{out}/bundle"))
@@ -79,11 +80,12 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Which public sets have frozen splits?", "data frozen"),
             Entry("Use the frozen splits of a public set", "data split", "data frozen! out"),
         ),
-        "Models": (
+        "Train": (
             Entry("Which recipes are there?", "recipes list"),
             Entry("Show a recipe in full", "recipes show", "name"),
             Entry("Which backbones, and are their weights here?", "models list"),
             Entry("Show a backbone and check that it loads", "models show", "name"),
+            Entry("Write a study's options as a file to edit", "new", "data out recipe protocol"),
             Entry("Plan a study: work, time, disk", "study", "data! recipe protocol",
                   fixed=("--plan",)),
             Entry("Run a study: train, measure, report, pack", "study",
@@ -94,22 +96,26 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Does pretraining on other data help?", "transfer",
                   "source target recipe protocol out"),
             Entry("What does a part of a recipe bring?", "ablate", "data recipe without out"),
+            Entry("Combine finished runs", "ensemble", "runs! method out", gives=_RUN),
+            Entry("List runs: size, recipes, verdict", "runs list", "root"),
+            Entry("Remove runs", "runs clean", "names keep_report"),
+        ),
+        "Examine": (
+            Entry("Compare runs: tables, tests, figures", "compare", "runs out"),
             Entry("Which labels look wrong? A page to check them", "relabel", "run"),
             Entry("Write the corrected labels as a new data set", "relabel",
                   "run! apply_file! out!", gives=(("data", "{out}"),)),
-            Entry("Combine finished runs", "ensemble", "runs! method out", gives=_RUN),
-            Entry("Compare runs: tables, tests, figures", "compare", "runs out"),
-        ),
-        "Trained model": (
             Entry("Look for shortcuts in a study, or audit another model", "probe",
                   "what! data classes predictions probes out"),
             Entry("Measure a bundle on other images", "evaluate", "bundle data out"),
             Entry("Show where a model looks", "explain", "run images method count"),
-            Entry("Measure whether its heat maps may be believed", "explain", "run method masks",
+            Entry("Measure whether its heat maps are reliable", "explain", "run method masks",
                   fixed=("--audit",)),
             Entry("What do blur, stain, light and noise cost it?", "robustness",
                   "run recipe protocol images"),
             Entry("Map what a model's features follow", "features", "run recipe"),
+        ),
+        "Use": (
             Entry("Pack a trained model", "export", "run out", gives=(("bundle", "{out}"),)),
             Entry("Which bundles are there?", "bundle list", "folder"),
             Entry("Show what a bundle knows", "bundle show", "bundle"),
@@ -121,10 +127,6 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
             Entry("Does the record of predictions hold?", "audit-log verify", "log head"),
             Entry("Predict again what a record says", "audit-log replay", "log bundle"),
             Entry("Answer over HTTP, with a web page", "serve", "bundle! open_page"),
-        ),
-        "Clean up": (
-            Entry("List runs: size, recipes, verdict", "runs list", "root"),
-            Entry("Remove runs", "runs clean", "names keep_report"),
         ),
     }
 )  # fmt: skip
@@ -143,26 +145,13 @@ def register(app: typer.Typer) -> None:
 
 @command
 def guide(context: typer.Context) -> None:
-    """Choose from a menu instead of remembering commands; shows each command and runs it."""
+    """Choose from a menu; see each command and run it."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "the guide asks questions, but there is no terminal to ask on",
             hint="type a command instead: leukoscope --help lists them",
         )
     Guide(commands_of(context.find_root().command), run_command).loop()
-
-
-def commands_of(group: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Every public command of a Typer program by its full name, such as ``data inspect``."""
-    found: dict[str, Any] = {}
-    for name, inner in group.commands.items():
-        if getattr(inner, "hidden", False):
-            continue
-        if hasattr(inner, "commands"):
-            found |= commands_of(inner, (*path, name))
-        else:
-            found[" ".join((*path, name))] = inner
-    return found
 
 
 def run_command(arguments: list[str]) -> int:

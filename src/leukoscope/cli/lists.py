@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from leukoscope.learning.loading_check import LoadingCheck
 
 recipes_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Recipes: ways to make a model."
+    no_args_is_help=True, rich_markup_mode=None, help="Recipes (ways to make a model): list, show."
 )
 models_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Backbones and where their weights are."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Backbones, and whether their weights are here.",
 )
 RUNS = Path("runs")
 BUSY_S = 120  # a run that was written to so lately may still be going on
 runs_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Run folders: what is there, and clean up."
+    no_args_is_help=True, rich_markup_mode=None, help="Run folders: list, clean up."
 )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from leukoscope.cli.choices import completion
 from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
 from leukoscope.core.errors import ConfigError
 from leukoscope.core.known_classes import ROLES
@@ -17,7 +18,9 @@ DataArgument = Annotated[
 LayoutOption = Annotated[
     str,
     typer.Option(
-        "--layout", help="Name of a layout, or a pattern of folders: '{class}/{patient}/*'."
+        "--layout",
+        autocompletion=completion("layout"),
+        help="Name of a layout, or a pattern of folders: '{class}/{patient}/*'.",
     ),
 ]
 TargetOption = Annotated[
@@ -52,6 +55,7 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         "-r",
+        autocompletion=completion("recipe"),
         help=f"Recipe name or TOML file; may be repeated. Default: {DEFAULT_RECIPE}; with "
         f"--unit patient {' and '.join(PATIENT_RECIPES)}.",
     ),
@@ -65,17 +69,40 @@ UnitOption = Annotated[
 ]
 ProtocolOption = Annotated[
     list[str] | None,
-    typer.Option("--protocol", "-p", help="Protocol; may be repeated. Default: all that apply."),
+    typer.Option(
+        "--protocol",
+        "-p",
+        autocompletion=completion("protocol"),
+        help="Protocol; may be repeated. Default: all that apply.",
+    ),
 ]
-OneRecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="Recipe name or file.")]
+OneRecipeOption = Annotated[
+    str,
+    typer.Option(
+        "--recipe", "-r", autocompletion=completion("recipe"), help="Recipe name or file."
+    ),
+]
 RunRecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", help="Default: the run's first.")
 ]
-HoldOutOption = Annotated[str, typer.Option("--protocol", "-p", help="How to hold images out.")]
-PreprocessingOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="Recipe whose preprocessing to use.")
+HoldOutOption = Annotated[
+    str,
+    typer.Option(
+        "--protocol", "-p", autocompletion=completion("protocol"), help="How to hold images out."
+    ),
 ]
-EngineOption = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
+PreprocessingOption = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        autocompletion=completion("recipe"),
+        help="Recipe whose preprocessing to use.",
+    ),
+]
+EngineOption = Annotated[
+    str, typer.Option(autocompletion=completion("engine"), help="auto, openvino or onnxruntime.")
+]
 PrecisionOption = Annotated[
     str, typer.Option(help="auto, fp32, bf16 or int8; auto: the fastest that is offered.")
 ]
@@ -103,7 +130,11 @@ SetOption = Annotated[
 ]
 BackboneOption = Annotated[
     str | None,
-    typer.Option("--backbone", help="Use this backbone in place of the recipe's own."),
+    typer.Option(
+        "--backbone",
+        autocompletion=completion("backbone"),
+        help="Use this backbone in place of the recipe's own.",
+    ),
 ]
 WeightsOption = Annotated[
     str | None,
@@ -137,7 +168,10 @@ UsualFoldsOption = Annotated[
 StudyOutOption = Annotated[Path, typer.Option("--out", help="The study's folder.")]
 ProbeOption = Annotated[
     list[str] | None,
-    typer.Option(help="Probe, or all; may be repeated. Default: all that a verdict needs."),
+    typer.Option(
+        autocompletion=completion("probe"),
+        help="Probe, or all; may be repeated. Default: all that a verdict needs.",
+    ),
 ]
 NoProbesOption = Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")]
 ExternalOption = Annotated[
@@ -168,7 +202,12 @@ ResumeTrainOption = Annotated[bool, typer.Option("--resume", help="Resume a stop
 ArmsOutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
 ArmsProtocolOption = Annotated[
     list[str] | None,
-    typer.Option("--protocol", "-p", help="Protocol; may be repeated. Default: deduplicated."),
+    typer.Option(
+        "--protocol",
+        "-p",
+        autocompletion=completion("protocol"),
+        help="Protocol; may be repeated. Default: deduplicated.",
+    ),
 ]
 ResumeArmsOption = Annotated[
     bool, typer.Option("--resume", help="Resume a stopped run: the same options again.")
@@ -176,7 +215,13 @@ ResumeArmsOption = Annotated[
 SourceArgument = Annotated[Path, typer.Argument(help="Data of phase 1: folder or CSV manifest.")]
 TargetArgument = Annotated[Path, typer.Argument(help="Data of phase 2: folder or CSV manifest.")]
 TransferRecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="Recipe name or file; [phase1] tells the phases.")
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        autocompletion=completion("recipe"),
+        help="Recipe name or file; [phase1] tells the phases.",
+    ),
 ]
 SourceProtocolOption = Annotated[
     str | None,
@@ -320,7 +365,11 @@ PredictionsOption = Annotated[
 AuditOutOption = Annotated[Path, typer.Option("--out", help="Folder for the audit.")]
 AuditProbeOption = Annotated[
     list[str] | None,
-    typer.Option("--probe", help="Probe, or all; may be repeated. Default: those of `study`."),
+    typer.Option(
+        "--probe",
+        autocompletion=completion("probe"),
+        help="Probe, or all; may be repeated. Default: those of `study`.",
+    ),
 ]
 OutputClassesOption = Annotated[
     str | None, typer.Option("--classes", help="Order of the model's outputs: a,b,c.")

@@ -88,7 +88,7 @@ def predict(
     ] = 0,
     as_json: JsonOption = False,
 ) -> int:
-    """Predict: class, calibrated probabilities, prediction set, decision, reasons."""
+    """Classify images: probabilities, set, decision, reasons."""
     from functools import partial
 
     from leukoscope.core.errors import UsageError

@@ -62,7 +62,7 @@ def probe(
     roles: opt.RoleOption = None,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Look for shortcuts: add probes to a finished study, or audit another model on its data."""
+    """Look for shortcuts in a study or in a foreign model."""
     from leukoscope.study.run import study_config
 
     source: ForeignModel | Path

@@ -47,7 +47,10 @@ def relabel(
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Queue labels that are likely wrong, with a page to check them; apply what was decided."""
+    """Queue labels that look wrong; apply corrections.
+
+    Writes a page to check them on.
+    """
     from leukoscope.core.errors import UsageError
     from leukoscope.core.run_folder import RunFolder
 

@@ -47,7 +47,10 @@ def robustness(
     out: opt.RobustnessOutOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Measure what damage to the images costs: accuracy, calibration, decisions."""
+    """Measure what blur, stain, light and noise cost.
+
+    In accuracy, calibration and decisions.
+    """
     from leukoscope.analyses.robustness import (
         Request,
         choose_corruptions,

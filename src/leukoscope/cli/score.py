@@ -57,7 +57,10 @@ def score(
     verify: opt.VerifyOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Score an archive: sharded Parquet, each image exactly once, even after crashes."""
+    """Score a large archive, each image exactly once.
+
+    Writes sharded Parquet, and goes on after crashes.
+    """
     from leukoscope.scale.score import Workers, plan_scoring, resume_plan
     from leukoscope.scale.score_plan import ScoreFolder
 

@@ -14,7 +14,7 @@ from leukoscope.cli.console import DISCLAIMER, command, console, print_json, pro
 audit_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="The chained record that `predict --audit-log` writes.",
+    help="Verify or replay the record of predictions.",
 )
 NO_BUNDLE = "no bundle was named and none is installed"
 LogArgument = Annotated[Path, typer.Argument(help="The file that --audit-log wrote.")]
@@ -49,7 +49,7 @@ def serve(
     open_page: opt.OpenPageOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Answer over HTTP, with a web page: the same calibrated, explained answers as predict."""
+    """Answer over HTTP and on a web page, as predict does."""
     from leukoscope.core.errors import UsageError
     from leukoscope.runtime.bundle import bundle_folder, installed_bundles
     from leukoscope.service.server import check_binding, is_loopback, read_key

@@ -51,7 +51,10 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for phantoms and run.")] = Path("demo"),
     images: Annotated[int, typer.Option(help="Number of phantom fields.")] = 400,
 ) -> None:
-    """Run the main job on phantom smears: draw, audit, train, report, bundle, predict."""
+    """Do everything once on drawn smears, in minutes.
+
+    Draws them, audits, trains, writes a report, packs a bundle and predicts with it.
+    """
     from leukoscope.analyses.demo import run_demo
 
     with progress_bars() as show:

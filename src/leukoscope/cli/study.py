@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,7 @@ from leukoscope.cli.console import (
     with_interval,
     without_interval,
 )
+from leukoscope.cli.study_file import FREE_OPTIONS, use_study_file, whole_configuration
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.errors import UsageError
 
@@ -34,18 +35,18 @@ if TYPE_CHECKING:
     from leukoscope.scale.launch import WorkerGroup
     from leukoscope.study.run import StudyResult
 
-# With --resume these may be given alone: everything else is read from the study's folder.
-RESUME_NEEDS = {
-    "data",
-    "out",
-    "resume",
-    "jobs",
-    "executor",
-    "devices",
-    "nodes",
-    "as_json",
-    "open_report",
-}
+EXPLANATION = """\
+leukoscope study DATA --out run
+
+audits the images, divides them without leaks, trains, measures under several protocols, looks for
+shortcuts, and writes a report (run/report.html) and a model (run/bundle).
+
+  leukoscope data inspect DATA         which layout, which classes, and why
+  leukoscope study DATA --plan         what would run, how long, what the data cannot show
+  leukoscope study DATA --out run      run it; after an interruption: --out run --resume
+  leukoscope new DATA                  write the options as a file to edit and commit
+  leukoscope study --help              every option
+"""
 
 
 def register(app: typer.Typer) -> None:
@@ -67,10 +68,23 @@ NO_TRUST = (
 )
 
 
+StudyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        is_eager=True,
+        callback=use_study_file,
+        help="Take the options from a file of `new`, or repeat the study of a run's config.toml.",
+    ),
+]
+
+
 @command
 def study(
     context: typer.Context,
     data: opt.OptionalData = None,
+    study_file: StudyFileOption = None,
     out: opt.StudyOutOption = Path("runs/study"),
     recipe: opt.RecipeOption = None,
     unit: opt.UnitOption = "image",
@@ -98,19 +112,26 @@ def study(
     open_report: opt.OpenReportOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Audit, split, train, measure under several protocols, explain, report, pack a bundle."""
+    """Audit, split, train, measure, explain, report, pack.
+
+    Measures under every protocol that the data supports, looks for shortcuts, and gives a verdict.
+    """
     from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_workers
     from leukoscope.study.run import study_config
 
+    given = given_options(context)
+    if not given:
+        typer.echo(EXPLANATION)
+        return UsageError.exit_code
     fit_executor = executor_of(executor, jobs)
     workers = join_workers(1 if plan else devices, 1 if plan else nodes, jobs)
     if workers.ended is not None:
         return workers.ended
-    if resume and not given_options(context) - RESUME_NEEDS:
+    if resume and study_file is None and not given - FREE_OPTIONS - {"data"}:
         config = _saved(out, data)
     else:
-        config = study_config(
+        config = whole_configuration(context, study_file) or study_config(
             required_data(data),
             recipes=recipe or (),
             unit=unit,
@@ -158,7 +179,10 @@ def train(
     nodes: opt.NodesOption = 1,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Train one recipe under one protocol: checkpoints, history, predictions, statistics."""
+    """Train one recipe under one protocol.
+
+    Writes checkpoints, history, predictions and statistics; no report.
+    """
     from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_workers
     from leukoscope.study.run import study_config

@@ -66,7 +66,9 @@ def tune(
     final: opt.FinalOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Try values of a recipe on validation images only, and write the best as a recipe.
+    """Search a recipe's values on validation images only.
+
+    Writes the best as a recipe.
 
     Trials see the train and val parts of one hold-out; cal and test are not read by any.
     """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from leukoscope.core.errors import ConfigError
+from leukoscope.core.errors import ConfigError, nearest_names
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -48,13 +48,16 @@ def _problem(model: type[BaseModel], item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         *above, key = item["loc"]
         known = sorted(_keys_at(model, above))
-        near = difflib.get_close_matches(str(key), known, n=1)
+        near = nearest_names(str(key), known)
         choices = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
         return f"{place}: there is no such key; {choices}"
     if item["type"] == "missing":
         return f"{place}: this key is missing"
     if item["type"] == "literal_error":
-        return f"{place}: expected {item['ctx']['expected']}, got {came!r}"
+        expected = item["ctx"]["expected"]
+        near = nearest_names(str(came), re.findall(r"'([^']+)'", expected))
+        guess = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{place}: expected {expected}, got {came!r}{guess}"
     what = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
     return f"{place}: {what} (got {came!r})"
 

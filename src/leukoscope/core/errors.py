@@ -19,8 +19,33 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+
+# Words that people use → names of ours that no likeness of spelling would find.
+_MEANT = {
+    "patient": "grouped",
+    "patients": "grouped",
+    "group": "grouped",
+    "slide": "acquisition",
+    "cluster": "acquisition",
+    "clusters": "acquisition",
+    "blur": "defocus",
+    "brightness": "brighter",
+    "contrast": "uneven-light",
+    "gradcam": "grad-cam",
+}
+
+
+def nearest_names(name: str, choices: Collection[str]) -> list[str]:
+    """At most two of the choices that a mistyped name may mean, the likeliest first.
+
+    >>> nearest_names("quik", ["quick", "finetune"]), nearest_names("patient", ["grouped"])
+    (['quick'], ['grouped'])
+    """
+    if _MEANT.get(name) in choices:
+        return [_MEANT[name]]
+    return difflib.get_close_matches(name, choices, n=2, cutoff=0.7)
 
 
 class LeukoscopeError(Exception):
@@ -56,8 +81,8 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
         known = sorted(choices)
-        near = difflib.get_close_matches(name, known, n=1)
-        guess = f"Did you mean {near[0]!r}? " if near else ""
+        near = " or ".join(map(repr, nearest_names(name, known)))
+        guess = f"Did you mean {near}? " if near else ""
         super().__init__(
             f"unknown {kind} {name!r}", hint=f"{guess}Choices: {', '.join(known) or 'none'}"
         )

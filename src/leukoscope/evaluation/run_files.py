@@ -44,8 +44,9 @@ class RunFiles:
         if (path / "bundle.json").is_file():
             raise UsageError(
                 f"{path} is a bundle: it holds a graph to predict with, not the trained model",
-                hint="name the folder of the study or training run; heat maps of a bundle's "
-                "predictions: leukoscope predict IMAGE --bundle BUNDLE --explain FOLDER",
+                hint="name the folder of the study or training run. A bundle answers to: "
+                "leukoscope predict IMAGE --bundle BUNDLE (heat maps: --explain FOLDER), and "
+                "leukoscope evaluate BUNDLE DATA",
             )
         if not run.config.is_file():
             there = "holds no study or training run" if path.is_dir() else "there is no such folder"
