@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check clean
+.PHONY: help install demo docs test check clean
 
 help:
 	@echo "make demo    install, run the main job on phantom images, write a report"
+	@echo "make docs    build the documentation site into site/; broken links are errors"
 	@echo "make test    install, run all checks and tests"
 	@echo "make check   format, lint, types, layers"
 
@@ -23,6 +24,9 @@ $(STAMP): pyproject.toml bundles/pyproject.toml constraints.txt
 demo: install
 	$(BIN)/leukoscope demo --out demo
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,4 +38,4 @@ test: check
 	$(BIN)/pytest -n 2 --dist worksteal
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) demo site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -12,17 +12,19 @@ from leukoscope.config.training import (
     LinearHeadTraining,
 )
 
-HEADINGS = (
-    "recipe", "study", "backbone", "px", "head", "loss", "optimiser", "schedule", "epochs",
-    "frozen", "also",
-)  # fmt: skip
+HEADINGS = ("recipe", "study", "backbone", "px", "head", "training", "also")
 INTRODUCTION = """# Recipes
 
-Made from the recipe files by `python benchmarks/recipes.py`; `leukoscope recipes show NAME` prints
-one in full, and `--set KEY=VALUE` changes any value of it, e.g. `--set training.epochs=3`. The
-studies S0–S4 are named in each recipe's `reference`. Their published values are the defaults; what
-was not published is called ours. The tests train each recipe for one epoch on a small backbone of
-its kind; the accuracies that the studies report were not reproduced here.
+A recipe is a TOML file in `src/leukoscope/config/recipes/`, or one of your own: `-r mine.toml`.
+`leukoscope recipes show NAME` prints one in full, and `--set KEY=VALUE` changes any value of it.
+The published values of the studies [S0–S4](coming-from/README.md) are the defaults; what was not
+published is called ours. The table is written by `python benchmarks/recipes.py`.
+"""
+NOTES = """## What was published, and what was corrected
+
+`leukoscope recipes show NAME` says it at its `notes`; the site shows the notes of all recipes here.
+
+<!-- notes of recipes -->
 """
 
 
@@ -35,11 +37,7 @@ def render() -> str:
     recipes = [load_recipe(name) for name in list_recipes()]
     lines = [INTRODUCTION, f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
     lines += [f"| {' | '.join(_row(recipe))} |" for recipe in recipes]
-    lines += ["", "## What was corrected", ""]
-    for recipe in recipes:
-        lines += [f"### {recipe.name}", "", f"{recipe.title}. *{recipe.reference}.*", ""]
-        lines += [recipe.notes.strip(), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", NOTES])
 
 
 def _row(recipe: Recipe) -> tuple[str, ...]:
@@ -50,29 +48,23 @@ def _row(recipe: Recipe) -> tuple[str, ...]:
         backbone += f", levels {', '.join(map(str, model.levels))}"
     common = (f"`{recipe.name}`", study, backbone, str(recipe.preprocess.size_px))
     if isinstance(training, LinearHeadTraining):
-        pooled = f"patients: {recipe.patient.kind}" if recipe.name.startswith("patient") else "—"
+        pooled = recipe.patient.kind if recipe.name.startswith("patient") else "—"
         also = f"copies: {', '.join(training.degraded)}" if training.degraded else pooled
-        return (*common, "linear", "log loss + L2", "L-BFGS", "—", "—", "all", also)
+        return (*common, "linear", "frozen; L2", also)
     if isinstance(training, FeatureClassifierTraining):
-        return (*common, training.classifier.kind, "—", "—", "—", "—", "all", "—")
-    loss = training.loss.kind + (", class weights" if training.class_weights else "")
-    rate = f"{training.optimizer} {training.learning_rate:g}, batch {training.batch_size}"
+        return (*common, training.classifier.kind, "frozen", "—")
+    parts = [training.loss.kind + (", class weights" if training.class_weights else "")]
+    parts.append(f"{training.optimizer} {training.learning_rate:g}, batch {training.batch_size}")
     first = recipe.first_phase().training
     if recipe.phase1 and isinstance(first, GradientTraining):
-        rate += f"; phase 1: {first.learning_rate:g}, batch {first.batch_size}"
-    epochs = str(training.epochs)
-    if training.patience < training.epochs:
-        epochs += f", patience {training.patience}"
-    return (
-        *common,
-        _head(recipe),
-        loss,
-        rate,
-        _schedule(training),
-        epochs,
-        "none" if training.freeze == 0 else str(training.freeze),
-        _also(recipe, training),
-    )
+        parts.append(f"phase 1: {first.learning_rate:g}, batch {first.batch_size}")
+    if training.schedule.kind != "none":
+        parts.append(training.schedule.kind)
+    stop = f", patience {training.patience}" if training.patience < training.epochs else ""
+    parts.append(f"{training.epochs} epochs{stop}")
+    if training.freeze != 0:
+        parts.append(f"{training.freeze} blocks frozen")
+    return (*common, _head(recipe), "; ".join(parts), _also(recipe, training))
 
 
 def _head(recipe: Recipe) -> str:
@@ -100,13 +92,6 @@ def _also(recipe: Recipe, training: GradientTraining) -> str:
         if value != getattr(plain_training, name):
             parts.append(f"{name} {value}")
     return ", ".join(parts) or "—"
-
-
-def _schedule(training: GradientTraining) -> str:
-    values = training.schedule.model_dump()
-    kind = values.pop("kind")
-    shown = ", ".join(f"{key} {value}" for key, value in values.items() if key != "floor")
-    return kind if kind == "none" else f"{kind} ({shown})"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import pytest
 import leukoscope
 
 PUBLIC = {
+    "LeukoscopeClassifier",
     "audit",
+    "compare_runs",
+    "cv_splits",
     "grad_cam",
     "list_models",
     "list_recipes",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from leukoscope.core.program import __version__ as __version__
 
 if TYPE_CHECKING:
+    from leukoscope.analyses.compare.runs import compare_runs
+    from leukoscope.analyses.scikit_learn import LeukoscopeClassifier, cv_splits
     from leukoscope.config.loading import list_recipes
     from leukoscope.datasets.layouts import load_dataset
     from leukoscope.datasets.passport import audit
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from leukoscope.study.run import run_study
 
 __all__ = [
+    "LeukoscopeClassifier",
     "audit",
+    "compare_runs",
+    "cv_splits",
     "grad_cam",
     "list_models",
     "list_recipes",
@@ -32,7 +37,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "LeukoscopeClassifier": "leukoscope.analyses.scikit_learn",
     "audit": "leukoscope.datasets.passport",
+    "compare_runs": "leukoscope.analyses.compare.runs",
+    "cv_splits": "leukoscope.analyses.scikit_learn",
     "grad_cam": "leukoscope.learning.attribution",
     "list_models": "leukoscope.learning.catalogue",
     "list_recipes": "leukoscope.config.loading",
@@ -44,12 +52,12 @@ _HOMES = {
 
 
 def __dir__() -> list[str]:
-    """The public functions, imported or not, so that completion shows them."""
+    """The public names, imported or not, so that completion shows them."""
     return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public function when it is first used, so that ``import leukoscope`` is instant."""
+    """Import a public name when it is first used, so that ``import leukoscope`` is instant."""
     if name not in _HOMES:
         raise AttributeError(f"module 'leukoscope' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from leukoscope.analyses.compare.runs import compare_runs
+from leukoscope.analyses.compare.runs import ComparedRuns, compare_runs
 from leukoscope.config.metrics.file import save_metrics
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
-from leukoscope.core.files import read_csv, write_csv
+from leukoscope.core.files import read_csv, read_json, write_csv
 from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
@@ -68,6 +68,13 @@ def _copy(run: RunFolder, folder: Path) -> RunFolder:
 
 def _files_only(*runs: Path, out: Path, **options: Any) -> dict[str, Any]:
     return compare_runs(list(runs), out, models=False, **options)
+
+
+def test_a_comparison_shows_itself(compared: Path) -> None:
+    result = ComparedRuns(read_json(compared / "comparison.json"))
+    labels = [entry["label"] for entry in result["entries"]]
+    assert all(label in repr(result) and label in result._repr_html_() for label in labels)
+    assert set(result.to_frame().label) == set(labels)
 
 
 def test_every_output_is_there(compared: Path) -> None:

@@ -110,7 +110,7 @@ def test_probabilities_and_parts_are_read_under_their_usual_names(
         ([{"file": "a.png", "predicted": "cat"}], "line 2: class 'cat' is none of benign, pro_b"),
         (
             [{"file": "a.png", "predicted": "pro"}, {"file": "Benign/a.png", "predicted": "pro"}],
-            "line 3: Benign/a.png stands in line 2 already",
+            "line 3: Benign/a.png is in line 2 already",
         ),
         ([{"file": "a.png", "benign": 0.9, "pro": 0.9}], "line 2: .* found a sum of 1.8"),
         ([{"file": "a.png", "benign": "", "pro": 1}], "line 2: expected numbers, found nothing, 1"),

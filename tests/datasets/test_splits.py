@@ -274,7 +274,7 @@ def test_given_folds_are_tested_in_turn() -> None:
     ("parts", "message"),
     [
         ([""], "no parts or folds of its own"),
-        (["train", ""], "of 300 images stand in none of the data's own parts train"),
+        (["train", ""], "of 300 images are in none of the data's own parts train"),
         (["fold_0"], r"only one fold of its own \(fold_0\)"),
         (["train", "val"], "expected the data's own parts train and test"),
         (["train", "test", "fold_1"], "expected the data's own parts"),
@@ -325,7 +325,7 @@ def test_a_class_of_one_patient_cannot_be_grouped(folds: int) -> None:
         patient_id=lambda i, r: "b" if r.label == "benign" else r.patient_id,
         group_id="",
     )
-    with pytest.raises(SplitError, match="class benign stands in only 1 patient: it would be"):
+    with pytest.raises(SplitError, match="class benign has images of only 1 patient: it would be"):
         make_splits(data, "grouped", SplitConfig(folds=folds), seed=0)
 
 
@@ -510,7 +510,7 @@ def test_an_overlap_of_two_cohorts_is_kept_out_of_training() -> None:
         ),
         (
             {"cohort": lambda i, r: "late" if i == 0 else "early" if r.label else ""},
-            r"1 patients stand in two cohorts \(0-\d: early, late\)",
+            r"1 patients are in two cohorts \(0-\d: early, late\)",
         ),
         (
             {"cohort": lambda i, r: "late" if r.label == "pro_b" else r.cohort},

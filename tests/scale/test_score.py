@@ -80,7 +80,7 @@ def test_from_a_folder_to_a_proof(
     assert rows == expected
 
     assert _run("--out", out, "--verify")[:2] == (
-        0, "complete: each of 10 images stands in exactly one row\n",
+        0, "complete: each of 10 images is in exactly one row\n",
     )  # fmt: skip
     code, said, _ = _run("--out", out, "--resume", "--json")
     assert (code, json.loads(said)["scored_now"]) == (3, 0)

@@ -154,7 +154,7 @@ class _Reader:
             return
         if record.image_id in self.found:
             first = self.found[record.image_id][0]
-            self.wrong.append(f"line {line}: {record.path} stands in line {first} already")
+            self.wrong.append(f"line {line}: {record.path} is in line {first} already")
             return
         probs = (
             self._probs(line, values, of_class) if of_class else self._named(line, values, named)

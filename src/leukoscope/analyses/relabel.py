@@ -134,7 +134,7 @@ def label_conflicts(
     row_of = {record.image_id: i for i, record in enumerate(records)}
     kinds: list[tuple[str, list[Sequence[str]]]] = [
         ("overlapping field", [pair[:2] for pair in passport["overlaps"].get("pairs", ())]),
-        ("nearly equal picture", passport["near_duplicates"].get("groups", [])),
+        ("near-duplicate", passport["near_duplicates"].get("groups", [])),
         ("equal pixels", passport.get("pixel_duplicates", {}).get("groups", [])),
         ("equal file", passport["exact_duplicates"].get("groups", [])),
     ]

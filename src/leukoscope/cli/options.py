@@ -285,7 +285,7 @@ ExplainedRecipesOption = Annotated[
     typer.Option("--recipe", "-r", help="Repeat it to see two side by side. Default: first."),
 ]
 BesideOption = Annotated[
-    Path | None, typer.Option("--beside", help="Another run, shown to the right.")
+    Path | None, typer.Option("--beside", help="Another run to show beside it.")
 ]
 TargetClassOption = Annotated[
     str, typer.Option("--target", metavar="predicted|true|CLASS", help="The class explained.")
@@ -295,7 +295,7 @@ LayerOption = Annotated[
     typer.Option("--layer", help="Look at this layer. Default: the last map before pooling."),
 ]
 AuditOption = Annotated[
-    bool, typer.Option("--audit", help="Measure whether heat maps may be believed.")
+    bool, typer.Option("--audit", help="Measure whether heat maps are reliable.")
 ]
 AuditImagesOption = Annotated[
     int | None, typer.Option("--images", min=1, help="Test images of the audit. Default: 20.")

@@ -86,6 +86,10 @@ def predict(
         int,
         typer.Option("--similar", min=0, max=20, help="Show this many similar training cases."),
     ] = 0,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Say which engine and precision answer, and why."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Classify images: probabilities, set, decision, reasons."""
@@ -110,7 +114,8 @@ def predict(
     patients = _patients(predictor, sources, by_patient)
     outputs = _Outputs(out, explain, audit_log, patients, bool(similar), as_json)
     unreadable = _answer(predictor, sources, total, outputs)
-    said = f"{predictor.model} on {predictor.engine}: {predictor.record.promise_words}"
+    engine_words = f" on {predictor.engine}" if verbose else ""
+    said = f"{predictor.model}{engine_words}: {predictor.record.promise_words}"
     say(f"{said}\n{DISCLAIMER}", err=True)
     return EXIT_SOME_UNREADABLE if unreadable else 0
 

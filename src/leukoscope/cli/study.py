@@ -64,7 +64,7 @@ def register(app: typer.Typer) -> None:
 NO_TRUST = (
     "error: the negative control failed: with labels dealt at random the same pipeline is better "
     "than chance → look for images of one patient under several ids, and for labels in file names "
-    "that a manifest repeats; no figure of this study can be believed"
+    "that a manifest repeats; no figure of this study can be trusted"
 )
 
 

@@ -94,7 +94,8 @@ def new(
     given: dict[str, object] = {key: value for key, value in chosen.items() if value}
     given["data"] = os.path.relpath(data.expanduser().resolve(), out.resolve().parent)
     shown = ", ".join(f"{row.name} ({row.images:,} images)" for row in found.classes)
-    study = context.find_root().command.commands["study"]
+    program: Any = context.find_root().command
+    study = program.commands["study"]
     write_text(out, study_text(study, given, f"Layout {found.layout}. Classes: {shown}.", out))
     typer.echo(f"study file  {out}")
     typer.echo(f"next        leukoscope study --config {out} --plan")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,11 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write ``manifest.csv``."""
-        columns = (*MANIFEST_COLUMNS, *self.further_columns)
-        write_csv(path, columns, ({**_columns(r), **dict(r.further)} for r in self.images))
+        write_csv(path, (*MANIFEST_COLUMNS, *self.further_columns), self.rows())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row an image file, as ``manifest.csv`` holds it."""
+        return ({**_columns(record), **dict(record.further)} for record in self.images)
 
     @classmethod
     def load(cls, path: Path, root: Path) -> Manifest:

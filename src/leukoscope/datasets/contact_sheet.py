@@ -80,7 +80,7 @@ def _groups(manifest: Manifest, audit: Audit) -> list[_Group]:
     ids = sorted(records)
     place = {name: i for i, name in enumerate(ids)}
     kinds: dict[str, list[list[str]]] = {
-        "equal files": passport["exact_duplicates"]["groups"],
+        "duplicates": passport["exact_duplicates"]["groups"],
         "equal pixels": passport["pixel_duplicates"]["groups"],
         "twins": passport["twins"]["groups"],
         "near": passport["near_duplicates"]["groups"],

@@ -118,7 +118,7 @@ def _copies(passport: Mapping[str, Any]) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "exact-duplicates",
-            f"{_n(len(exact['groups']), 'group')} of equal files ({_n(exact['images'], 'image')}): "
+            f"{_n(len(exact['groups']), 'group')} of duplicates ({_n(exact['images'], 'image')}): "
             "a random split tests on training images.",
         )
     pixels = passport["pixel_duplicates"]
@@ -135,7 +135,7 @@ def _copies(passport: Mapping[str, Any]) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "near-duplicates",
-            f"{_n(near['pairs'], 'pair')} of nearly equal pictures{turned} "
+            f"{_n(near['pairs'], 'pair')} of near-duplicates{turned} "
             f"({_n(near['images'], 'image')}): one cell or field, taken or saved twice.",
         )
     twins = passport["twins"]
@@ -188,7 +188,7 @@ def _parts(passport: Mapping[str, Any]) -> Iterator[Finding]:
         yield _entry(
             "error",
             "given-parts-share-patients",
-            f"{_n(len(given['leaking_patients']), 'patient')} stand in more than one of the "
+            f"{_n(len(given['leaking_patients']), 'patient')} appear in more than one of the "
             f"data's own parts, e.g. {next(iter(given['leaking_patients']))}.",
         )
 
@@ -216,7 +216,7 @@ def _patients(passport: Mapping[str, Any]) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "patients-overlap",
-            f"{_n(patients['links_across'], 'pair')} of overlapping or nearly equal pictures have "
+            f"{_n(patients['links_across'], 'pair')} of overlapping images or near-duplicates have "
             "different patient ids: check the ids.",
         )
     few = [

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,6 +18,7 @@ from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import order_classes
 from leukoscope.core.program import __version__
 from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.views import data_frame, html_note, html_table
 from leukoscope.datasets.acquisition import (
     Clustering,
     ClusterTree,
@@ -42,6 +43,9 @@ from leukoscope.datasets.links import (
 )
 from leukoscope.datasets.measurements import Measures, has_bar, measure_images
 from leukoscope.datasets.neighbour_search import describe_search
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 CLUSTERS = 24
@@ -343,6 +347,23 @@ class Audit:
     tree: ClusterTree | None
     clustered: tuple[str, ...]
     tied: NDArray[np.int64]
+
+    def __repr__(self) -> str:
+        found = len(self.passport["findings"])
+        usable = len(self.manifest.usable)
+        return f"<Audit of {self.manifest.root}: {usable} images, {found} findings>"
+
+    def _repr_html_(self) -> str:
+        rows = [(finding["level"], finding["text"]) for finding in self.passport["findings"]]
+        return html_note(repr(self).strip("<>")) + html_table(("level", "finding"), rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an image file: the manifest, with component, patient and acquisition ids.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return data_frame(self.manifest.rows())
 
     def acquisition_labels(self, clusters: int) -> dict[str, str]:
         """Usable image id → acquisition cluster (``k24-00`` is the largest of 24).

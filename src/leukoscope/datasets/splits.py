@@ -258,7 +258,7 @@ def _test_sides(
     if holders.min() < 2:
         rare = images.class_names[int(holders.argmin())]
         raise SplitError(
-            f"class {rare} stands in only {holders.min()} {unit_name}: "
+            f"class {rare} has images of only {holders.min()} {unit_name}: "
             f"it would be missing from train or from test",
             hint="Groups that share overlapping images count as one. Hold out something smaller, "
             "or add data.",
@@ -345,7 +345,7 @@ def _given_sides(images: _Images) -> list[NDArray[np.str_]]:
         raise SplitError("the data has no parts or folds of its own")
     if "" in names:
         raise SplitError(
-            f"{int((given == '').sum())} of {len(given)} images stand in none of the data's own "
+            f"{int((given == '').sum())} of {len(given)} images are in none of the data's own "
             f"parts {', '.join(sorted(names - {''}))}"
         )
     if all(name.startswith("fold_") for name in names):
@@ -382,7 +382,7 @@ def _cohort_sides(images: _Images) -> list[NDArray[np.str_]]:
     if torn:
         shown = "; ".join(f"{name}: {', '.join(sorted(of_patient[name]))}" for name in torn[:3])
         raise SplitError(
-            f"{len(torn)} patients stand in two cohorts ({shown}{'; …' if torn[3:] else ''})",
+            f"{len(torn)} patients are in two cohorts ({shown}{'; …' if torn[3:] else ''})",
             hint="Give every image of a patient the same cohort.",
         )
     return [np.where(cohorts == name, "test", np.array("", dtype="<U8")) for name in names]

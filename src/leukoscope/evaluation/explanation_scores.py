@@ -1,4 +1,4 @@
-"""Scores of heat maps, their intervals, and in words whether the maps may be believed."""
+"""Scores of heat maps, their intervals, and in words whether the maps are reliable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAME = 0.5**0.5
 RANDOM, CENTRE, EDGES = "random blobs", "Gaussian in the centre", "edge detector"
 BASELINES = (RANDOM, CENTRE, EDGES)
 """Maps that do not know the model, scored like the others."""
-AUDIT_LEVELS = ("not to be believed", "not decided", "nothing against it")
+AUDIT_LEVELS = ("unreliable", "not decided", "nothing against it")
 Scored = Mapping[str, Any]
 """Of one map of one image: ``hit``, ``share``, ``insertion``, ``deletion``, ``morf``, ``lerf``
 and, of a method, ``randomised`` (by stage), ``noise``, ``sensitivity``; None where undefined."""
@@ -248,7 +248,7 @@ class Trust:
 
     level: str  # one of LEVELS
     text: str  # the level with its reasons
-    place: str  # where the heat lies, if the map may be believed
+    place: str  # where the heat lies, if the map is reliable
 
 
 def summarise(
@@ -322,7 +322,7 @@ def _columns(images: Sequence[Mapping[str, Any]], name: str) -> dict[str, NDArra
 
 
 def judge_maps(scores: Mapping[str, Any], stages: Sequence[str]) -> Trust:
-    """Decide whether the maps of a method may be believed, by the rule of ``docs/explanations.md``.
+    """Decide whether the maps of a method are reliable, by the rule of ``docs/explanations.md``.
 
     Each test needs a whole interval on the right side: a map must tell more than random blobs of
     what raises the score, twice (insertion minus deletion, and ROAD); it must be another one where
@@ -336,7 +336,7 @@ def judge_maps(scores: Mapping[str, Any], stages: Sequence[str]) -> Trust:
     against = [text for passed, text in tests if passed is False]
     open_ones = [text for passed, text in tests if passed is None]
     if against:
-        level, lead, reasons = AUDIT_LEVELS[0], "may not be believed", against
+        level, lead, reasons = AUDIT_LEVELS[0], "is unreliable", against
     elif open_ones:
         level, lead, reasons = AUDIT_LEVELS[1], "cannot be judged", open_ones
     else:

@@ -142,7 +142,7 @@ def _against(
         return [
             "the negative control failed: with labels dealt at random the same pipeline still "
             f"reaches an ROC AUC of {control.value:.2f}, where chance is 0.50. Something leaks "
-            "from training to test, and no figure of this study can be believed"
+            "from training to test, and no figure of this study can be trusted"
         ]
     useless = next((score for score in judged if not score.skill), None)
     if not judged and metrics.foreign:

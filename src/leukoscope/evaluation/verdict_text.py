@@ -259,7 +259,7 @@ def _capital(text: str) -> str:
 _LEAKS: Final[Mapping[str, str]] = {
     "copies": "a copy of a training image",
     "overlaps": "linked with a training image (overlapping field, near copy or twin)",
-    "patients": "of a patient who stands in training too",
+    "patients": "of a patient who is in training too",
 }
 
 

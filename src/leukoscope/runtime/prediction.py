@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,13 @@ from leukoscope.config.bundle import BundleRecord, QualityLimits
 from leukoscope.core.errors import ImageError
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import class_title, malignant_mask, role_of
+from leukoscope.core.views import data_frame, html_note, html_table
 from leukoscope.evaluation.gate import GATE_SCORES
 from leukoscope.runtime.output_fields import OF_CLASS, OutputField, json_values
 from leukoscope.runtime.similar import SimilarCase
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Decision = Literal["accept", "review", "reject"]
 
@@ -46,7 +50,7 @@ ONE_IMAGE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What the bundle says about one readable image.
 
@@ -96,6 +100,15 @@ class Prediction:
     heat: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     framed: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        sure = self.probabilities[self.predicted]
+        return f"<Prediction {self.image}: {self.decision}, {self.predicted} {100 * sure:.1f} %>"
+
+    def _repr_html_(self) -> str:
+        rows = [(class_title(name), f"{100 * p:.1f} %") for name, p in self.probabilities.items()]
+        note = html_note(" ".join(self.reasons) or "no objection", self.decision)
+        return note + html_table(("class", "probability"), rows, caption=self.image)
+
     def as_dict(self) -> dict[str, Any]:
         """The fields of the output, ready for JSON."""
         return json_values(PREDICTION_FIELDS, self)
@@ -128,6 +141,31 @@ class Failure:
     def as_error(self) -> ImageError:
         """The same as an exception."""
         return ImageError(self.path, self.reason, self.message, hint=self.hint)
+
+
+AnswerT = TypeVar("AnswerT", bound=Prediction | Failure)
+
+
+class Answers(list[AnswerT]):
+    """What :meth:`Predictor.predict` says of several images: a list that shows itself."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (one.image, one.decision, class_title(one.predicted),
+             f"{100 * one.probabilities[one.predicted]:.1f} %", " ".join(one.reasons))
+            if isinstance(one, Prediction)
+            else (one.path, "not read", "—", "—", one.message)
+            for one in self
+        ]  # fmt: skip
+        return html_table(("image", "decision", "class", "probability", "reasons"), rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an image, with the columns of ``predict --out``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return data_frame(one.as_dict() for one in self)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

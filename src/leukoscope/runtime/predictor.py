@@ -41,6 +41,7 @@ from leukoscope.runtime.large_images import Answered, LargeAnswer, predict_parts
 from leukoscope.runtime.prediction import (
     EXCHANGED,
     ONE_IMAGE,
+    Answers,
     Decision,
     Failure,
     Prediction,
@@ -237,7 +238,7 @@ class Predictor:
         batch_size: int = ...,
         explain: Path | None = ...,
         on_error: Literal["raise"] = ...,
-    ) -> list[Prediction]: ...
+    ) -> Answers[Prediction]: ...
 
     @overload
     def predict(
@@ -247,7 +248,7 @@ class Predictor:
         batch_size: int = ...,
         explain: Path | None = ...,
         on_error: Literal["keep"],
-    ) -> list[Prediction | Failure]: ...
+    ) -> Answers[Prediction | Failure]: ...
 
     def predict(
         self,
@@ -256,7 +257,7 @@ class Predictor:
         batch_size: int = BATCH,
         explain: Path | None = None,
         on_error: Literal["raise", "keep"] = "raise",
-    ) -> list[Prediction] | list[Prediction | Failure]:
+    ) -> Answers[Prediction] | Answers[Prediction | Failure]:
         """Predict all images.
 
         Args:
@@ -272,7 +273,7 @@ class Predictor:
         """
         if isinstance(images, (str, bytes, Path, np.ndarray)):
             raise UsageError("expected a list of images, got one", hint="write predict([image])")
-        answers: list[Prediction | Failure] = []
+        answers: Answers[Prediction | Failure] = Answers()
         for answer in self.predict_stream(images, batch_size=batch_size, explain=explain):
             if isinstance(answer, Failure) and on_error == "raise":
                 raise answer.as_error()

@@ -29,6 +29,7 @@ from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
+from leukoscope.core.views import data_frame, html_note, html_table, with_limits
 from leukoscope.datasets.layouts import load_dataset, stated_roles
 from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
@@ -39,6 +40,8 @@ from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.progress import Listener, Progress, describe_environment
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from leukoscope.pipeline.remote_fits import Executor
     from leukoscope.pipeline.shortcut_summary import Evidence
 
@@ -104,6 +107,39 @@ class StudyResult:
     run: RunFolder
     metrics: StudyMetrics
     unreadable: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        verdict = self.metrics.verdict
+        return f"<StudyResult {self.run.path}: {verdict.level}, {verdict.headline}>"
+
+    def _repr_html_(self) -> str:
+        from leukoscope.reporting.formats import interval
+
+        verdict = self.metrics.verdict
+        rows = [
+            (row.recipe, row.protocol, row.n, *(interval(row.metrics.get(m), m) for m in _SHOWN))
+            for row in self.metrics.results
+        ]
+        titles = ("model", "held out", "n", *_SHOWN)
+        return html_note(verdict.headline, verdict.level) + html_table(titles, rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a model or probe and protocol: every metric with its limits.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        names = [("model", row.recipe) for row in self.metrics.results]
+        names += [("probe", row.probe) for row in self.metrics.probes]
+        rows = (*self.metrics.results, *self.metrics.probes)
+        return data_frame(
+            {"kind": kind, "name": name, "protocol": row.protocol, "n": row.n,
+             "n_groups": row.n_groups, **with_limits(row.metrics)}
+            for (kind, name), row in zip(names, rows, strict=True)
+        )  # fmt: skip
+
+
+_SHOWN = ("accuracy", "macro_f1", "roc_auc")  # in a notebook; to_frame has all
 
 
 def study_config(

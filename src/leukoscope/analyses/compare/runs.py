@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leukoscope.analyses.compare.recipes import (
     describe_candidate,
@@ -38,12 +38,43 @@ from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import check_roles
 from leukoscope.core.program import __version__
 from leukoscope.core.records import PARTS
+from leukoscope.core.views import data_frame, html_table
 from leukoscope.pipeline.entries import sampling
 from leukoscope.pipeline.progress import Listener, Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 RESULT = "comparison.json"
 NETWORKS = ("gradient", "linear-head")  # methods whose result is one network
+
+
+class ComparedRuns(dict[str, Any]):
+    """The content of ``comparison.json``, which shows itself in a notebook."""
+
+    def __repr__(self) -> str:
+        return f"<ComparedRuns: {', '.join(entry['label'] for entry in self['entries'])}>"
+
+    def _repr_html_(self) -> str:
+        from leukoscope.reporting.formats import interval
+
+        metric = self["metric"]
+        rows = [
+            (head["name"], entry["label"], head["n"], interval(found["metrics"][metric], metric))
+            for head in self["protocols"]
+            for entry in self["entries"]
+            if (found := entry["results"].get(head["name"]))
+        ]
+        return html_table(("held out", "model", "n", metric), rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a model and protocol: every metric with its limits, ranks and cost.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return data_frame(_rows(self))
 
 
 def compare_runs(
@@ -59,7 +90,7 @@ def compare_runs(
     published: bool = False,
     roles: Mapping[str, str] | None = None,
     listener: Listener | None = None,
-) -> dict[str, Any]:
+) -> ComparedRuns:
     """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.png``.
 
     Statistics are computed again from predictions and splits, on the test images that all
@@ -109,7 +140,7 @@ def compare_runs(
         measure = partial(measure_recipes, **options)
         _add_models(comparison, candidates, measure, progress, published=published)
     _write(comparison, out, progress)
-    return comparison
+    return ComparedRuns(comparison)
 
 
 def _head(

@@ -1,0 +1,166 @@
+"""The pictures of README and docs, from phantoms.
+
+    python benchmarks/pictures.py WORK
+
+draws phantoms in WORK, runs the commands that the pictures show, and writes docs/images. What is
+finished in WORK is used again: after a change of the report, delete WORK/run/report.html. Needs
+Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+from rich.console import Console
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+DESKTOP, PHONE = (1280, 800), (390, 844)
+COLOURS = 96  # of a palette: screenshots of text need no more
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    work = parser.parse_args().work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    run(work, "phantom --images 200 --confound stain --out phantoms", "phantoms")
+    run(work, "study phantoms -r quick -p random -p grouped --out run", "run/metrics.json")
+    run(work, "study --out run --resume", "run/report.html")
+    run(work, f"data samples phantoms --per-class 4 --out {IMAGES / 'samples.png'}", "")
+    shrink(IMAGES / "samples.png")
+    audit_of_a_table(work)
+    patient_sheet(work)
+    scored_archive(work)
+    with browser() as page:
+        screenshot(page, (work / "run/report.html").as_uri(), "report.png", DESKTOP)
+        screenshot(page, (work / "audit/report.html").as_uri(), "audit.png", DESKTOP)
+        with service(work) as address:
+            for name, size in (("page-answer.png", DESKTOP), ("page-phone.png", PHONE)):
+                answer(page, address, work, name, size)
+
+
+def run(work: Path, arguments: str, made: str) -> str:
+    """Run ``leukoscope`` in WORK unless what it makes is there; what it printed."""
+    if made and (work / made).exists():
+        return ""
+    command = [sys.executable, "-m", "leukoscope", *shlex.split(arguments)]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 3):
+        sys.exit(f"{arguments}: {done.stderr}")
+    return done.stdout
+
+
+def audit_of_a_table(work: Path) -> None:
+    """An audit of predictions whose origin the program does not know."""
+    run(work, "predict phantoms --bundle run/bundle --out theirs.csv", "theirs.csv")
+    run(work, "probe --predictions theirs.csv phantoms --out audit", "audit/report.html")
+
+
+def patient_sheet(work: Path) -> None:
+    """The cells that decided about a patient, from a study of patients."""
+    run(
+        work,
+        "study phantoms --unit patient -r patient-mean --no-probes --set control_draws=0 "
+        "--out patients",
+        "patients/report.html",
+    )
+    sheets = sorted((work / "patients/explanations/patients").glob("*.png"))
+    shutil.copy(sheets[0], IMAGES / "patient.png")
+    shrink(IMAGES / "patient.png", width=900)
+
+
+def scored_archive(work: Path) -> None:
+    """The terminal while an archive is scored and verified, as SVG."""
+    shutil.rmtree(work / "scores", ignore_errors=True)
+    terminal = Console(record=True, width=92, file=io.StringIO())
+    for arguments in (
+        "score phantoms --bundle run/bundle --out scores",
+        "score --out scores --verify",
+    ):
+        terminal.print(f"$ leukoscope {arguments}", style="bold", highlight=False)
+        terminal.print(run(work, arguments, "").rstrip(), highlight=False, markup=False)
+        terminal.print()
+    svg = terminal.export_svg(title="leukoscope score", clear=True)
+    # Fonts of the reader's machine: nothing is loaded from elsewhere.
+    head, _, tail = svg.partition("<style>")
+    style, end, body = tail.partition("</style>")
+    style = "\n".join(part for part in style.split("@font-face")[:1]) + style.rpartition("}\n\n")[2]
+    (IMAGES / "score.svg").write_text(f"{head}<style>{style}{end}{body}", encoding="utf-8")
+
+
+@contextmanager
+def browser() -> Iterator[Page]:
+    with sync_playwright() as engine:
+        path = next(p for n in ("chromium", "google-chrome") if (p := shutil.which(n)))
+        opened = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened.new_page()
+        opened.close()
+
+
+def screenshot(page: Page, address: str, name: str, size: tuple[int, int]) -> None:
+    """What a reader sees first."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=IMAGES / name)
+    shrink(IMAGES / name)
+
+
+@contextmanager
+def service(work: Path) -> Iterator[str]:
+    """The page of ``leukoscope serve`` on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = [sys.executable, "-m", "leukoscope", "serve", "--bundle", "run/bundle"]
+    process = subprocess.Popen([*serve, "--port", str(port)], cwd=work)
+    try:
+        for _ in range(240):
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answer(page: Page, address: str, work: Path, name: str, size: tuple[int, int]) -> None:
+    """The page with its answer about one phantom."""
+    with (work / "phantoms/manifest.csv").open(encoding="utf-8") as file:
+        image = next(csv.DictReader(file))["path"]
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    page.set_input_files("#files", work / "phantoms" / image)
+    page.wait_for_selector("#results-heading", timeout=60_000)
+    page.locator("#results-heading").evaluate("heading => heading.scrollIntoView()")
+    page.wait_for_timeout(1500)
+    page.screenshot(path=IMAGES / name)
+    shrink(IMAGES / name)
+
+
+def shrink(path: Path, width: int = 1280) -> None:
+    """Make a picture at most so wide, with a palette."""
+    picture = Image.open(path).convert("RGB")
+    if picture.width > width:
+        picture = picture.resize((width, picture.height * width // picture.width))
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

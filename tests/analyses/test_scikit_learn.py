@@ -1,0 +1,88 @@
+"""The classifier keeps scikit-learn's rules, and the folds those of a study."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+from sklearn.utils.estimator_checks import check_estimator
+
+import leukoscope
+from leukoscope import LeukoscopeClassifier, cv_splits
+from leukoscope.core.errors import ConfigError, SplitError, UnknownNameError
+from leukoscope.imaging.decode import decode_image
+from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.phantom.writing import write_phantoms
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = PhantomSpec(images=24, sessions=3, size_px=96, class_names=("benign", "pro_b"))
+    return write_phantoms(spec, tmp_path_factory.mktemp("sklearn") / "phantoms")
+
+
+def test_it_passes_the_checks_of_scikit_learn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checks = check_estimator(LeukoscopeClassifier(), on_fail=None, on_skip=None)
+    wrong = [row["check_name"] for row in checks if row["status"] not in ("passed", "skipped")]
+    assert wrong == []
+    assert len(checks) > 40
+
+
+def test_paths_pictures_and_features_are_one_thing(phantoms: Path) -> None:
+    cv = cv_splits(phantoms, "grouped", folds=3)
+    model = LeukoscopeClassifier("quick", val=0.25).fit(cv.paths, cv.labels, cv.groups)
+    by_path = model.predict_proba(cv.paths)
+    pictures = [decode_image(Path(path)).image for path in cv.paths]
+    np.testing.assert_array_equal(model.predict_proba(np.stack(pictures)), by_path)
+    np.testing.assert_array_equal(model.predict_proba(pictures), by_path)
+    np.testing.assert_allclose(by_path.sum(axis=1), 1)
+    features = model._features(cv.paths)
+    again = clone(model).fit(features, cv.labels, cv.groups)
+    np.testing.assert_allclose(again.predict_proba(features), by_path)
+    copy = pickle.loads(pickle.dumps(model))
+    assert list(copy.predict(cv.paths)) == list(model.predict(cv.paths))
+    assert set(copy.classes_) == {"benign", "pro_b"}
+
+
+def test_folds_of_a_protocol_serve_as_cv(phantoms: Path) -> None:
+    cv = cv_splits(phantoms, "grouped", folds=3)
+    assert cv.get_n_splits() == 3
+    tested = np.concatenate([test for _, test in cv.split(cv.paths)])
+    assert sorted(tested) == list(range(24))
+    for train, test in cv.split():
+        assert not set(cv.groups[train]) & set(cv.groups[test])
+    scores = cross_val_score(LeukoscopeClassifier("quick"), cv.paths, cv.labels, cv=cv)
+    assert len(scores) == 3
+    assert np.isfinite(scores).all()
+    with pytest.raises(ValueError, match=r"expected the 24 images of \.paths, got 5 rows"):
+        list(cv.split(cv.paths[:5]))
+
+
+def test_what_cannot_be_is_said(phantoms: Path) -> None:
+    with pytest.raises(SplitError, match="cohort does not apply"):
+        cv_splits(phantoms, "cohort")
+    with pytest.raises(UnknownNameError, match="Did you mean 'aria-all'"):
+        cv_splits(phantoms, "acquisition", frozen="aria-al")
+    with pytest.raises(ConfigError, match="linear head on a frozen backbone"):
+        LeukoscopeClassifier("finetune").fit(np.eye(4), [0, 1, 0, 1])
+
+
+@pytest.mark.real_data
+def test_frozen_folds_fit_a_part_of_the_published_set(data_root: Path, tmp_path: Path) -> None:
+    for folder in sorted((data_root / "aria_all").iterdir()):
+        if folder.is_dir():
+            (tmp_path / folder.name).mkdir()
+            for image in sorted(folder.iterdir())[:8]:
+                (tmp_path / folder.name / image.name).symlink_to(image)
+    cv = leukoscope.cv_splits(tmp_path, "acquisition", frozen="aria-all")
+    assert cv.get_n_splits() == 5
+    assert len(cv.paths) > 20
+    for train, test in cv.split():
+        assert not set(train) & set(test)
