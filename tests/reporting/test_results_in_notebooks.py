@@ -16,7 +16,7 @@ from leukoscope.datasets.passport import audit
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.prediction import Answers, Failure, Prediction
-from leukoscope.study.run import StudyResult
+from leukoscope.study.result import StudyResult
 
 ANSWER = Prediction(
     "Pro/1.png", "0" * 64, "pro_b", {"benign": 0.02, "pro_b": 0.98}, 0.98, ("pro_b",), "review",

@@ -39,7 +39,8 @@ from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study import bundling, final_model
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.final_model import add_similar, all_drawn
-from leukoscope.study.run import StudyResult, run_study, study_config
+from leukoscope.study.result import StudyResult
+from leukoscope.study.run import run_study, study_config
 
 OPTIONS = {
     "protocols": ["random", "grouped", "acquisition", "given"],

@@ -57,7 +57,7 @@ from leukoscope.pipeline.jobs import (
 )
 from leukoscope.pipeline.progress import Listener, Progress, Tell, describe_environment
 from leukoscope.pipeline.summary import summarise
-from leukoscope.study.run import StudyResult
+from leukoscope.study.result import StudyResult
 
 EnsembleMethod = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
 ENSEMBLE_METHODS: tuple[EnsembleMethod, ...] = get_args(EnsembleMethod)

@@ -36,7 +36,8 @@ from leukoscope.pipeline.probes import prepare_study, run_probe
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.shortcut_summary import MODEL_ON, Evidence, add_verdict, model_on_entries
 from leukoscope.pipeline.store import InputStore
-from leukoscope.study.run import StudyResult, read_data
+from leukoscope.study.result import StudyResult
+from leukoscope.study.run import read_data
 
 EXAMPLES = 3  # pairs of images that a leak is shown by
 CHUNK = 64

@@ -24,7 +24,7 @@ from leukoscope.cli.options import JsonOption, ProtocolOption, RoleOption
 from leukoscope.cli.options import roles as stated_roles
 
 if TYPE_CHECKING:
-    from leukoscope.study.run import StudyResult
+    from leukoscope.study.result import StudyResult
 
 WIDTH = 140  # of the tables, wherever they are printed
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from leukoscope.config.study import StudyConfig
     from leukoscope.pipeline.remote_fits import Executor
     from leukoscope.scale.launch import WorkerGroup
-    from leukoscope.study.run import StudyResult
+    from leukoscope.study.result import StudyResult
 
 EXPLANATION = """\
 leukoscope study DATA --out run
@@ -122,7 +122,7 @@ def study(
 
     given = given_options(context)
     if not given:
-        typer.echo(EXPLANATION)
+        say(EXPLANATION)
         return UsageError.exit_code
     fit_executor = executor_of(executor, jobs)
     workers = join_workers(1 if plan else devices, 1 if plan else nodes, jobs)

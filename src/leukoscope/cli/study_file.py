@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leukoscope.cli import options as opt
-from leukoscope.cli.console import command, given_options
+from leukoscope.cli.console import command, given_options, say
 from leukoscope.cli.parameters import CommandParameter, parameters_of
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 
@@ -97,8 +97,8 @@ def new(
     program: Any = context.find_root().command
     study = program.commands["study"]
     write_text(out, study_text(study, given, f"Layout {found.layout}. Classes: {shown}.", out))
-    typer.echo(f"study file  {out}")
-    typer.echo(f"next        leukoscope study --config {out} --plan")
+    say(f"study file  {out}")
+    say(f"next        leukoscope study --config {out} --plan")
 
 
 def study_text(study: Any, given: Mapping[str, object], found: str, name: Path) -> str:

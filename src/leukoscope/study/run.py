@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
-from leukoscope.core.views import data_frame, html_note, html_table, with_limits
 from leukoscope.datasets.layouts import load_dataset, stated_roles
 from leukoscope.datasets.neighbour_search import search_note
 from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
@@ -38,10 +37,9 @@ from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols, 
 from leukoscope.pipeline.inputs import check_unchanged
 from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.progress import Listener, Progress, describe_environment
+from leukoscope.study.result import StudyResult
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from leukoscope.pipeline.remote_fits import Executor
     from leukoscope.pipeline.shortcut_summary import Evidence
 
@@ -92,54 +90,6 @@ _OF_STUDY = (
     "operating_point", "explanations", "bundle", "control_draws", "um_per_px", "unit",
 )  # fmt: skip
 """Keys of overrides that change the study; all others change every recipe."""
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """Where a study's results are.
-
-    Attributes:
-        run: The study's folder.
-        metrics: The content of ``metrics.json``.
-        unreadable: Path and reason of each image that was quarantined.
-    """
-
-    run: RunFolder
-    metrics: StudyMetrics
-    unreadable: tuple[tuple[str, str], ...]
-
-    def __repr__(self) -> str:
-        verdict = self.metrics.verdict
-        return f"<StudyResult {self.run.path}: {verdict.level}, {verdict.headline}>"
-
-    def _repr_html_(self) -> str:
-        from leukoscope.reporting.formats import interval
-
-        verdict = self.metrics.verdict
-        rows = [
-            (row.recipe, row.protocol, row.n, *(interval(row.metrics.get(m), m) for m in _SHOWN))
-            for row in self.metrics.results
-        ]
-        titles = ("model", "held out", "n", *_SHOWN)
-        return html_note(verdict.headline, verdict.level) + html_table(titles, rows)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a model or probe and protocol: every metric with its limits.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        names = [("model", row.recipe) for row in self.metrics.results]
-        names += [("probe", row.probe) for row in self.metrics.probes]
-        rows = (*self.metrics.results, *self.metrics.probes)
-        return data_frame(
-            {"kind": kind, "name": name, "protocol": row.protocol, "n": row.n,
-             "n_groups": row.n_groups, **with_limits(row.metrics)}
-            for (kind, name), row in zip(names, rows, strict=True)
-        )  # fmt: skip
-
-
-_SHOWN = ("accuracy", "macro_f1", "roc_auc")  # in a notebook; to_frame has all
 
 
 def study_config(

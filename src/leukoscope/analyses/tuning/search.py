@@ -60,7 +60,8 @@ from leukoscope.core.run_folder import RunFolder, resumes
 from leukoscope.evaluation.metrics import METRICS
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.store import InputStore
-from leukoscope.study.run import StudyResult, audited_in, labelled, run_study
+from leukoscope.study.result import StudyResult
+from leukoscope.study.run import audited_in, labelled, run_study
 
 FAILURES_AT_START = 3  # so many, and nothing else, mean that the recipe itself does not work
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
