@@ -73,7 +73,7 @@ def test_the_commands_print_what_readme_shows(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_python_example(folder: Path) -> None:
     (folder / "smear.jpg").write_bytes(next((folder / "phantoms/Pro").iterdir()).read_bytes())
-    (code,) = blocks(PYTHON, "python")
+    code = blocks(PYTHON, "python")[0]
     code = code.replace('"IMAGES"', '"phantoms"').replace('"run', '"again')
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nassert answers[0].predicted\n"],
