@@ -45,7 +45,8 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     it in your own loops with :func:`cv_splits`, and ``run_study`` for the evidence.
 
     Args:
-        recipe: Name or TOML file of a recipe with ``method = "linear-head"``.
+        recipe: Name or TOML file of a recipe with ``method = "linear-head"`` that needs no degraded
+            copies and no units, such as ``quick`` and ``shallow``.
         val: Share of the training rows that selects and calibrates.
         random_state: Seed of the draw of the validation part.
 
@@ -71,7 +72,7 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             groups: (n,) patient of each row: the validation part then holds whole patients.
 
         Raises:
-            ConfigError: The recipe trains a network.
+            ConfigError: The recipe trains a network, or needs more than rows and classes.
             ImageError: A file cannot be read.
             ValueError: Shapes do not fit, or there is only one class.
         """
@@ -256,8 +257,15 @@ def _linear_recipe(name: str) -> Recipe:
     if not isinstance(recipe.training, LinearHeadTraining):
         raise ConfigError(
             f"recipe {name}: expected a linear head on a frozen backbone",
-            hint="take quick, shallow or single-cell; leukoscope.run_study trains networks",
+            hint="take quick or shallow; leukoscope.run_study trains networks",
         )
+    plain = LinearHeadTraining()
+    for setting in ("degraded", "balance", "unit_penalty"):
+        if getattr(recipe.training, setting) != getattr(plain, setting):
+            raise ConfigError(
+                f"recipe {name}: training.{setting} needs the images and units of a study",
+                hint="take quick or shallow; leukoscope.run_study fits the others",
+            )
     return recipe
 
 
