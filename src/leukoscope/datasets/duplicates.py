@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from leukoscope.core.records import ImageRecord
 from leukoscope.datasets.groups import Pair, correlation, group_equal, pairs_of_groups
 from leukoscope.datasets.layout_rules import read_path, twin_key
-from leukoscope.datasets.measurements import Measures, dihedral
+from leukoscope.datasets.measurements import Measures, dihedral, inverse_variant
 from leukoscope.datasets.neighbour_search import (
     NeighbourIndex,
     evenly_chosen,
@@ -49,6 +49,7 @@ _FIELDS = 20_000  # compared at a time
 _WINDOW = 6  # px of the small picture
 _NO_WINDOW = (-1, -1)
 IntArray = NDArray[np.int64]
+_Proposed = tuple[int, IntArray, IntArray]  # a picture, others, and which way these are turned
 _RIM = np.ones((3, 3), np.uint8)
 
 
@@ -96,15 +97,31 @@ def near_duplicates(
 
 
 def _near_hashes(measures: Measures, between: int, threads: int) -> Iterator[tuple[int, int, int]]:
-    """(i, j, variant) for j turned by variant like i, after the check of the small pictures."""
+    """(i, j, variant) for j turned by variant like i, after the check of the small pictures.
+
+    All that one picture's hash proposes is compared at once: among cells on black these are
+    a fifteenth of all pairs.
+    """
     proposed = _by_index if uses_index(len(measures.hashes)) else _by_hash
     flat = _is_flat(measures)
-    for i, j, variant in proposed(measures, between, threads):
-        if flat[i] or flat[j] or (measures.pixels[i] == measures.pixels[j]).all():
-            continue
-        turned = np.asarray(dihedral(measures.relief[j], variant))
-        if correlation(measures.relief[i], turned) >= _COARSE:
-            yield i, j, variant
+    for i, others, variants in proposed(measures, between, threads):
+        other = ~flat[others] & (measures.pixels[others] != measures.pixels[i]).any(axis=1)
+        for variant in np.unique(variants[other]).tolist():
+            rows = others[other & (variants == variant)]
+            # Turning i back says the same as turning all of the others.
+            turned = np.asarray(dihedral(measures.relief[i], inverse_variant(variant)))
+            like = _correlations(turned, measures.relief[rows]) >= _COARSE
+            yield from ((i, j, variant) for j in rows[like].tolist())
+
+
+def _correlations(one: NDArray[np.generic], others: NDArray[np.int8]) -> NDArray[np.float64]:
+    """(m,) Pearson's of one picture (S, S) with others (m, S, S), none of them flat."""
+    own = one.astype(np.float32).ravel()
+    planes = others.reshape(len(others), -1).astype(np.float32)
+    own -= own.mean()
+    squares = np.einsum("ij,ij->i", planes, planes).astype(np.float64)
+    squares -= planes.sum(axis=1, dtype=np.float64) ** 2 / planes.shape[1]
+    return np.asarray((planes @ own) / (np.sqrt(squares * float(own @ own)) + 1e-6))
 
 
 def _is_flat(measures: Measures) -> NDArray[np.bool_]:
@@ -113,18 +130,19 @@ def _is_flat(measures: Measures) -> NDArray[np.bool_]:
     return np.asarray(planes.max(axis=1) == planes.min(axis=1))
 
 
-def _by_hash(measures: Measures, between: int, threads: int) -> Iterator[tuple[int, int, int]]:
+def _by_hash(measures: Measures, between: int, threads: int) -> Iterator[_Proposed]:
     hashes, flat = measures.hashes, _is_flat(measures)
     for i in np.flatnonzero(~flat[: between or len(hashes) - 1]).tolist():
         first = between or i + 1
         # The eight hashes of j belong to its eight versions, so i's own hash finds the variant.
         distance = np.bitwise_count(hashes[first:] ^ hashes[i, 0])
         near = (distance <= HASH_BITS) & ~flat[first:, None]
-        for offset, variant in np.argwhere(near).tolist():
-            yield i, first + offset, variant
+        offsets, variants = np.nonzero(near)
+        if len(offsets):
+            yield i, first + offsets, variants
 
 
-def _by_index(measures: Measures, between: int, threads: int) -> Iterator[tuple[int, int, int]]:
+def _by_index(measures: Measures, between: int, threads: int) -> Iterator[_Proposed]:
     """The same of the most similar pictures alone: hashes of single cells are too alike."""
     hashes, n, found = measures.hashes, len(measures.hashes), []
     for variant, i, j in similar_pictures(
@@ -132,9 +150,11 @@ def _by_index(measures: Measures, between: int, threads: int) -> Iterator[tuple[
     ):
         near = np.bitwise_count(hashes[i, 0] ^ hashes[j, variant]) <= HASH_BITS
         found.append((i[near] * n + j[near]) * 8 + variant)
-    for keys in row_blocks(np.unique(np.concatenate(found))):
-        pair = keys // 8
-        yield from zip((pair // n).tolist(), (pair % n).tolist(), (keys % 8).tolist(), strict=True)
+    keys = np.unique(np.concatenate(found))
+    flat = _is_flat(measures)
+    for own in np.split(keys, np.flatnonzero(np.diff(keys // 8 // n)) + 1):
+        if len(own) and not flat[i := int(own[0]) // 8 // n]:
+            yield i, own // 8 % n, own % 8
 
 
 def _fine_structure(paths: Sequence[Path], i: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

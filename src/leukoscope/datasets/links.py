@@ -119,6 +119,23 @@ def merge_patients(
     return [joined.get(r.patient_id, r.patient_id) for r in records], groups
 
 
+def join_equal_files(manifest: Manifest) -> Manifest:
+    """Components and patients joined by equal files alone; no image is opened.
+
+    What :func:`find_links` finds beyond that, such as one cell in two versions, it decodes for.
+    """
+    records = [record for record in manifest.images if record.status != "quarantined"]
+    links = Links(
+        exact=group_equal([record.sha256 for record in records]),
+        pixels=[], near=[], overlaps=[], twins=[],
+        given=group_equal([record.group_id for record in records]),
+    )  # fmt: skip
+    patients, _ = merge_patients(records, links)
+    joined = with_groups(records, name_groups(records, links), patients)
+    found = {record.image_id: record for record in joined}
+    return manifest.with_images(found.get(r.image_id, r) for r in manifest.images)
+
+
 def label_conflicts(records: Sequence[ImageRecord], links: Links) -> list[list[int]]:
     """Groups of one picture that carry two classes, by equal pixels or sure likeness."""
     return [

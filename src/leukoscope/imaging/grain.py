@@ -12,6 +12,7 @@ Where pixels are small enough, luma and single channels are read beyond the reso
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.observation import Observation
+from leukoscope.imaging.sampling import quantile, thinned_places
 from leukoscope.imaging.stain_colours import stain_plane
 
 WAVELENGTH_UM, APERTURE = 0.55, 1.3
@@ -89,6 +91,9 @@ a darker cell.
 
 _Float = NDArray[np.float32]
 _Bool = NDArray[np.bool_]
+_Places = tuple[NDArray[np.intp], NDArray[np.intp]]
+_DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
+_NEAR = ((0, 1), (1, 0), (1, 1), (0, 2))  # rows and columns to the neighbours of ``correlation_*``
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,9 @@ class _Picture:
 
     image: NDArray[np.uint8]  # (H, W, 3) uint8
     luma: _Float  # (H, W)
+    density: _Float  # (H, W, 3) optical density
     smooth: _Float  # (H, W, 3) intensities without grain
+    gains: _Float  # (H, W, 3) squared change of density with a grey level, of the same
     slope: _Float  # (H, W) steepness of smoothed luma
     sigma: float  # px, low-pass of the finest band
 
@@ -125,22 +132,23 @@ def grain_statistics(seen: Observation, um_per_px: float | None = None) -> NDArr
     """
     image, cell, lit = _middle(seen)
     picture = _prepared(image, finest_sigma(um_per_px))
-    regions = {"inside": _shrunk(cell & lit, _INSIDE), "outside": _shrunk(lit & ~cell, _OUTSIDE)}
-    bands = _across(picture, regions["outside"], 3)
-    outside = _of_region(picture, bands, regions["outside"])
-    inside = _of_region(
-        picture, _across(picture, regions["inside"], 1), regions["inside"],
-        level_only=not np.isnan(outside[0]),
-    )  # fmt: skip
+    inside, outside = _shrunk(cell & lit, _INSIDE), _shrunk(lit & ~cell, _OUTSIDE)
+    flat, flat_inside = _flattest(picture, outside), _flattest(picture, inside)
+    across = _across(picture, outside, 3)
+    of_outside = _of_region(across, outside, flat)
+    of_inside = _of_region(
+        _across(picture, inside, 1), inside, flat_inside, level_only=not np.isnan(of_outside[0])
+    )
     return np.array(
         [
-            *inside,
-            *outside,
-            *_octaves(picture, bands, regions["outside"]),
-            *_edges(picture, regions["outside"]),
-            inside[0] - outside[0],
-            *_grid(picture, regions["outside"]),
-            *(value for name in REGIONS for value in _beyond(picture, regions[name], um_per_px)),
+            *of_inside,
+            *of_outside,
+            *_octaves(across, flat),
+            *_edges(picture, outside),
+            of_inside[0] - of_outside[0],
+            *_grid(picture, outside),
+            *_beyond(picture, flat_inside, um_per_px),
+            *_beyond(picture, flat, um_per_px),
         ],
         np.float64,
     )
@@ -166,7 +174,10 @@ def _prepared(image: NDArray[np.uint8], sigma: float) -> _Picture:
     luma = np.asarray(cv2.transform(values, np.array([[0.299, 0.587, 0.114]])), np.float32)
     across, down = _slopes(_blur(luma, 2 * sigma))
     slope = np.asarray(np.abs(across) + np.abs(down), np.float32)
-    return _Picture(image, luma, _blur(values, 1.5), slope, sigma)
+    density = np.asarray(cv2.LUT(image, _DENSITY), np.float32)
+    smooth = _blur(values, 1.5)
+    gains = np.square(1 / (smooth + 1))
+    return _Picture(image, luma, density, smooth, gains, slope, sigma)
 
 
 def _blur(values: _Float, sigma: float) -> _Float:
@@ -186,141 +197,162 @@ def _shrunk(mask: _Bool, side: int) -> _Bool:
     return np.asarray(cv2.erode(framed, np.ones((side, side), np.uint8))[1:-1, 1:-1] > 0)
 
 
-def _across(picture: _Picture, region: _Bool, octaves: int) -> list[_Float] | None:
-    """The finest octaves of the density across a region's plane of stains, in grey levels.
+@dataclass(frozen=True)
+class _Across:
+    """The density across a region's plane of stains, ever smoother, and the unit it is read in."""
 
-    Divided by what noise of one grey level in each channel gives, so that they do not depend on how
-    dark a pixel is.
-    """
+    steps: list[_Float]  # (H, W) each: as it is, then after one low-pass and another
+    gain: _Float  # (H, W) what noise of one grey level in each channel gives
+
+    def octave(self, number: int, where: _Places | slice = np.s_[:]) -> _Float:
+        """What one low-pass takes away, in grey levels: however dark a pixel is."""
+        fine, coarse = (self.steps[step][where] for step in (number, number + 1))
+        return np.asarray((fine - coarse) / self.gain[where], np.float32)
+
+
+def _across(picture: _Picture, region: _Bool, octaves: int) -> _Across | None:
+    """The finest octaves across a region's plane of stains; None where it is too small."""
     plane = stain_plane(picture.smooth, region)
     if plane is None:
         return None
-    table = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
-    density = cv2.LUT(picture.image, table)
-    across = np.asarray(cv2.transform(density, plane.normal[None]), np.float32)
-    gains = plane.normal.astype(np.float32) / (picture.smooth + 1)
-    gain = cv2.sqrt(cv2.transform(np.square(gains), np.ones((1, 3), np.float32)))
-    steps = [across, *(_blur(across, picture.sigma * 2**k) for k in range(octaves))]
-    return [np.asarray((steps[i] - steps[i + 1]) / gain, np.float32) for i in range(octaves)]
+    across = np.asarray(cv2.transform(picture.density, plane.normal[None]), np.float32)
+    gain = cv2.sqrt(cv2.transform(picture.gains, np.square(plane.normal)[None]))
+    smoother = [_blur(across, picture.sigma * 2**k) for k in range(octaves)]
+    return _Across([across, *smoother], np.asarray(gain, np.float32))
 
 
-def _flattest(picture: _Picture, region: _Bool) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+def _flattest(picture: _Picture, region: _Bool) -> _Places | None:
+    """Rows and columns of the flattest pixels of a region, at most about 12,000."""
     inner = region.copy()
     inner[-2:] = False  # a pixel needs its neighbours
     inner[:, -2:] = False
-    slopes = picture.slope[inner]
-    if len(slopes) < 4 * _FEWEST:
+    places, slope = np.flatnonzero(inner), picture.slope.ravel()
+    if len(places) < 4 * _FEWEST:
         return None
-    limit = np.quantile(slopes[:: max(1, len(slopes) // _MOST)], _FLAT)
-    rows, columns = np.nonzero(inner & (picture.slope <= limit))
-    step = max(1, len(rows) // _MOST)
-    return (rows[::step], columns[::step]) if len(rows) >= _FEWEST else None
+    limit = quantile(slope[places[:: max(1, len(places) // _MOST)]], _FLAT)
+    chosen = places[slope[places] <= limit]
+    if len(chosen) < _FEWEST:
+        return None
+    rows, columns = np.divmod(chosen[:: max(1, len(chosen) // _MOST)], region.shape[1])
+    return rows, columns
 
 
 def _of_region(
-    picture: _Picture, bands: list[_Float] | None, region: _Bool, *, level_only: bool = False
+    across: _Across | None, region: _Bool, places: _Places | None, *, level_only: bool = False
 ) -> list[float]:
     """The numbers of ``_PER_REGION``; of the level only, the others are NaN."""
-    places = _flattest(picture, region)
-    if bands is None or places is None:
+    if across is None or places is None:
         return [np.nan] * len(_PER_REGION)
-    rows, columns = places
-    fine = bands[0][rows, columns]
-    half = float(np.quantile(np.abs(fine), 0.5))
+    band = across.octave(0)
+    fine, size = band[places], np.abs(band[places])
+    half = quantile(size, 0.5)
     found = dict.fromkeys(_PER_REGION, np.nan)
-    found["noise"] = _level(fine)
-    hot = np.abs(bands[0][region]) > _HOT * half + _HOT_LEVELS
-    found["outliers"] = float(np.log2(1 + 1e4 * hot.mean()))
+    found["noise"] = _log(half)
+    hot = (np.abs(band) > _HOT * half + _HOT_LEVELS) & region
+    found["outliers"] = float(np.log2(1 + 1e4 * np.count_nonzero(hot) / np.count_nonzero(region)))
     if level_only:
         return list(found.values())
-    near = [bands[0][rows + dy, columns + dx] for dy, dx in ((0, 1), (1, 0), (1, 1), (0, 2))]
-    high = float(np.quantile(np.abs(fine), 0.9))
     names = [name for name in _PER_REGION if name.startswith("correlation")]
-    found |= {name: _correlation(fine, other) for name, other in zip(names, near, strict=True)}
-    found["tails"] = float(np.log2((high + _LEAST) / (half + _LEAST)))
-    found["grid_x"], found["block_x"] = _steps(bands[0], region)
-    found["grid_y"], found["block_y"] = _steps(bands[0].T, region.T)
+    found |= dict(zip(names, _with_neighbours(band, fine, places, _NEAR), strict=True))
+    found["tails"] = _log(quantile(size, 0.9)) - found["noise"]
+    found["grid_x"], found["block_x"] = _steps(band, region)
+    found["grid_y"], found["block_y"] = _steps(*_turned(band, region))
     return list(found.values())
+
+
+def _log(level: float) -> float:
+    return float(np.log2(level + _LEAST))
 
 
 def _level(values: _Float) -> float:
     """log₂ of the median absolute value."""
-    return float(np.log2(np.median(np.abs(values)) + _LEAST))
+    return _log(quantile(np.abs(values), 0.5))
 
 
-def _correlation(first: _Float, second: _Float) -> float:
-    """Of two residues of mean 0, their extremes cut off so that no single edge decides."""
-    limits = [4 * float(np.median(np.abs(v))) for v in (first, second)]
-    a, b = (np.clip(v, -limit, limit) for v, limit in zip((first, second), limits, strict=True))
+def _with_neighbours(
+    band: _Float, fine: _Float, places: _Places, away: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Correlations of a residue at some places with its neighbours."""
+    own, (rows, columns) = _clipped(fine), places
+    return [_correlation(own, _clipped(band[rows + dy, columns + dx])) for dy, dx in away]
+
+
+def _clipped(residue: _Float) -> _Float:
+    """Extremes cut off so that no single edge decides a correlation."""
+    limit = 4 * quantile(np.abs(residue), 0.5)
+    return np.asarray(np.clip(residue, -limit, limit), np.float32)
+
+
+def _correlation(a: _Float, b: _Float) -> float:
+    """Of two residues of mean 0."""
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale > 0 else 0.0
 
 
-def _octaves(picture: _Picture, bands: list[_Float] | None, region: _Bool) -> list[float]:
-    places = _flattest(picture, region)
-    if bands is None or places is None:
+def _octaves(across: _Across | None, places: _Places | None) -> list[float]:
+    if across is None or places is None:
         return [np.nan] * 2
-    levels = [_level(band[places]) for band in bands]
-    return [levels[1] - levels[0], levels[2] - levels[0]]
+    finest, middle, coarse = (_level(across.octave(number, places)) for number in range(3))
+    return [middle - finest, coarse - finest]
 
 
 def _edges(picture: _Picture, region: _Bool) -> list[float]:
     """Width of the steepest edges, and what overshoots beside them."""
-    if region.sum() < 16 * _FEWEST:
+    if np.count_nonzero(region) < 16 * _FEWEST:
         return [np.nan] * 3
-    luma = picture.luma
-    slopes = picture.slope[region]
-    limit = np.quantile(slopes[:: max(1, len(slopes) // _MOST)], _EDGES)
-    steep = region & (picture.slope >= limit)
-    coarse = float(np.median(picture.slope[steep])) + 0.25
+    luma, slope = picture.luma, picture.slope.ravel()
+    limit = quantile(slope[thinned_places(region, _MOST)], _EDGES)
+    steep = np.flatnonzero(region & (picture.slope >= limit))
+
+    def typical(values: _Float) -> float:
+        return quantile(values.ravel()[steep], 0.5)
+
+    coarse = typical(slope) + 0.25
     smooth = [_blur(luma, picture.sigma * scale) for scale in (1, 2)]
-    fine, middle = (
-        float(np.median(np.add(*map(np.abs, _slopes(v)))[steep])) for v in (luma, smooth[0])
-    )
+    fine, middle = (typical(np.add(*map(np.abs, _slopes(v)))) for v in (luma, smooth[0]))
     kernel = np.ones((5, 5), np.uint8)
     rise = np.asarray(cv2.dilate(luma, kernel)) - cv2.dilate(smooth[1], kernel)
     fall = np.asarray(cv2.erode(smooth[1], kernel)) - cv2.erode(luma, kernel)
     return [
         float(np.log2((fine + 0.25) / coarse)),
         float(np.log2((middle + 0.25) / coarse)),
-        float(np.median((rise + fall)[steep]) / coarse),
+        typical(rise + fall) / coarse,
     ]
+
+
+def _turned(values: _Float, mask: _Bool) -> tuple[_Float, _Bool]:
+    """Rows as columns."""
+    return np.ascontiguousarray(values.T), np.ascontiguousarray(mask.T)
 
 
 def _grid(picture: _Picture, region: _Bool) -> list[float]:
     """Steps of luma at multiples of 8, across and down."""
-    turned = ((picture.luma, region), (picture.luma.T, region.T))
-    return [_steps(values, mask)[0] for values, mask in turned]
+    across, down = (picture.luma, region), _turned(picture.luma, region)
+    return [_steps(*across)[0], _steps(*down)[0]]
 
 
-def _beyond(picture: _Picture, region: _Bool, um_per_px: float | None) -> list[float]:
+def _beyond(picture: _Picture, places: _Places | None, um_per_px: float | None) -> list[float]:
     """Residues of luma and of the channels that hold nothing the optics resolve."""
-    if um_per_px is None or RESOLUTION_UM / um_per_px < _OVERSAMPLED:
+    unresolved = um_per_px is not None and RESOLUTION_UM / um_per_px >= _OVERSAMPLED
+    if places is None or not unresolved:
         return [np.nan] * len(_BEYOND)
-    places = _flattest(picture, region)
-    if places is None:
-        return [np.nan] * len(_BEYOND)
-    rows, columns = places
     residue = _sharp_residue(picture.luma, picture.sigma)
     octave = _sharp_residue(_blur(picture.luma, picture.sigma / 2), picture.sigma)
-    fine = residue[rows, columns]
-    absolute = np.abs(fine)
-    high, half = np.quantile(absolute, [0.9, 0.5])
+    fine = residue[places]
+    half, high = (quantile(np.abs(fine), share) for share in (0.5, 0.9))
     values = [np.asarray(c, np.float32) for c in cv2.split(picture.image)]
-    red, green, blue = (_sharp_residue(channel, picture.sigma) for channel in values)
+    channels = [_sharp_residue(channel, picture.sigma) for channel in values]
+    red, green, blue = (_clipped(channel[places]) for channel in channels)
     return [
+        *_with_neighbours(residue, fine, places, _NEAR),
+        _level(octave[places]) - _log(half),
+        _log(high) - _log(half),
+        _correlation(red, green),
+        _correlation(blue, green),
         *(
-            _correlation(fine, residue[rows + dy, columns + dx])
-            for dy, dx in ((0, 1), (1, 0), (1, 1), (0, 2))
-        ),
-        _level(octave[rows, columns]) - _level(fine),
-        float(np.log2((high + _LEAST) / (half + _LEAST))),
-        _correlation(red[rows, columns], green[rows, columns]),
-        _correlation(blue[rows, columns], green[rows, columns]),
-        *(
-            _correlation(one[rows, columns], one[rows + dy, columns + dx])
-            for one in (red, green, blue)
-            for dy, dx in ((0, 1), (1, 0))
+            value
+            for channel in channels
+            for value in _with_neighbours(channel, channel[places], places, _NEAR[:2])
         ),
     ]
 
@@ -342,22 +374,21 @@ def _steps(values: _Float, inside: _Bool) -> tuple[float, float]:
         Mean step at multiples of 8 minus the median of all offsets, in standard deviations, and
         log₂(1 + z) of the largest of the eight, in standard errors.
     """
-    rise = np.abs(np.diff(values, axis=1))
-    beyond = rise[:, 1:-1] - 0.5 * (rise[:, :-2] + rise[:, 2:])
+    rise = np.asarray(cv2.absdiff(values[:, 1:], values[:, :-1]), np.float32)
+    beyond = rise[:, 1:-1] - np.float32(0.5) * (rise[:, :-2] + rise[:, 2:])
     valid = inside[:, 1:-2] & inside[:, 2:-1]
-    sample = np.abs(beyond[valid])
-    usual = float(np.median(sample[:: max(1, len(sample) // _MOST)])) if len(sample) else 0.0
-    limit = 4 * usual + _LEAST
-    beyond = np.where(valid, np.clip(beyond, -limit, limit), 0)
+    sample = np.abs(beyond.ravel()[thinned_places(valid, _MOST)])
+    limit = 4 * (quantile(sample, 0.5) if len(sample) else 0.0) + _LEAST
+    beyond = np.where(valid, np.clip(beyond, -limit, limit), np.float32(0))
     offsets = (np.arange(beyond.shape[1]) + 2) % _BLOCK  # the step between columns c − 1 and c
-    sums, counts, squares = (
+    sums, counts = (
         np.bincount(offsets, part.sum(axis=0, dtype=np.float64), minlength=_BLOCK)
-        for part in (beyond, valid, np.square(beyond))
+        for part in (beyond, valid)
     )
     if counts.min() < _FEWEST / 2:
         return np.nan, np.nan
     means = sums / counts
     away = means - np.median(means)
-    deviation = float(np.sqrt(squares.sum() / counts.sum())) + 1e-6
+    deviation = float(np.sqrt(cv2.norm(beyond, cv2.NORM_L2SQR) / counts.sum())) + 1e-6
     worst = float((away * np.sqrt(counts) / deviation).max())
     return float(away[0] / deviation), float(np.log2(1 + max(0.0, worst)))

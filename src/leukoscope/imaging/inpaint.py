@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -53,10 +55,7 @@ def fit_ground(sample: _Float, plain: _Float, known: NDArray[np.bool_] | None = 
     Returns:
         (h, w, 3) log intensities.
     """
-    y, x = np.meshgrid(
-        np.linspace(-1, 1, sample.shape[0]), np.linspace(-1, 1, sample.shape[1]), indexing="ij"
-    )
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=2)
+    terms = _quadratic_terms(*sample.shape[:2])
     offset = sample - plain
     fit = np.zeros((6, 3))
     for tolerance in (GROUND_TOLERANCE, GROUND_TOLERANCE / 2):
@@ -68,6 +67,13 @@ def fit_ground(sample: _Float, plain: _Float, known: NDArray[np.bool_] | None = 
         ridge[0, 0] = 1e-6
         fit = np.linalg.solve(design.T @ design + ridge, design.T @ offset[near])
     return np.asarray(terms @ fit + plain, np.float32)
+
+
+@lru_cache(maxsize=8)
+def _quadratic_terms(height: int, width: int) -> NDArray[np.float64]:
+    """(h, w, 6): 1, x, y, x², xy, y² over [−1, 1]²."""
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=2)
 
 
 def grid_step(image: NDArray[np.uint8]) -> int:

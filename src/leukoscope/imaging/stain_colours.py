@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from leukoscope.imaging.background import on_grid
 from leukoscope.imaging.observation import Observation
+from leukoscope.imaging.sampling import quantile, thinned_places
 from leukoscope.imaging.stain import optical_density
 
 _FEWEST_IN_PLANE = 64  # pixels that a plane is fitted to
@@ -62,14 +63,12 @@ def stain_plane(smooth: NDArray[np.float32], region: NDArray[np.bool_]) -> Stain
     Returns:
         None where the region is too small.
     """
-    pixels = smooth[region]
-    if len(pixels) < _FEWEST_IN_PLANE:
+    if np.count_nonzero(region) < _FEWEST_IN_PLANE:
         return None
-    pixels = pixels[:: max(1, len(pixels) // _MOST)]
+    pixels = smooth.reshape(-1, 3)[thinned_places(region, _MOST)]
     density = -np.log((pixels.astype(np.float64) + 1) / 256)
     strength = density.sum(axis=1)
-    low, high = (float(edge) for edge in np.quantile(strength, [0.02, 0.98]))
-    edges = np.linspace(low, high, _BINS)
+    edges = np.linspace(quantile(strength, 0.02), quantile(strength, 0.98), _BINS)
     place = np.clip(np.digitize(strength, edges), 0, _BINS - 1)
     counts = np.bincount(place, minlength=_BINS)
     weights = 1 / np.maximum(counts[place], len(density) * _RAREST)

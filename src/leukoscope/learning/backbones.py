@@ -228,6 +228,11 @@ class Network(nn.Module):
         limit = self.config.clamp_logits
         return logits.clamp(-limit, limit) if limit else logits
 
+    def head_logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, K) logits of features (n, D) that are at hand, in evaluation mode."""
+        with evaluating(self), torch.inference_mode():
+            return np.asarray(self.logits_of(torch.from_numpy(features)).numpy(), np.float32)
+
     def map_and_average(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, h, w) of the image as it is, and features (N, D) over its views.
 

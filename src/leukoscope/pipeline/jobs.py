@@ -16,7 +16,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_bytes, sha256_json, write_json
 from leukoscope.core.known_classes import Roles
-from leukoscope.core.records import Fold, ImageRecord
+from leukoscope.core.records import PARTS, Fold, ImageRecord
 from leukoscope.core.run_folder import CALIBRATION, PREDICTIONS, RunFolder
 from leukoscope.evaluation.calibration import (
     apply_calibration,
@@ -88,10 +88,7 @@ class Labelled:
 
     def rows(self, fold: Fold, part: str) -> NDArray[np.int64]:
         """Row numbers of one part of a fold."""
-        return np.array(
-            [i for i, r in enumerate(self.records) if fold.parts.get(r.image_id) == part],
-            dtype=np.int64,
-        )
+        return part_rows(self, fold)[part]
 
 
 def read_fit(data: Labelled, fold: Fold, folder: Path) -> PredictionTable | None:
@@ -152,18 +149,19 @@ def write_fit(
 
 def part_rows(data: Labelled, fold: Fold) -> dict[str, NDArray[np.int64]]:
     """Row numbers of the images of each part of a fold."""
-    return {part: data.rows(fold, part) for part in ("train", *HELD_OUT)}
+    parts = np.array([fold.parts.get(record.image_id, "") for record in data.records], np.str_)
+    return {part: np.flatnonzero(parts == part) for part in PARTS}
 
 
 def _saved(table: PredictionTable, folder: Path) -> PredictionTable:
-    """The table as its file holds it, so that a resumed study computes from the same digits.
+    """The table, whose file holds the same digits, from which a resumed study computes.
 
     Whatever calibrated an earlier table of this folder goes first: a kill in between leaves a
     table that is to be calibrated, never a calibration beside a table it was not applied to.
     """
     (folder / CALIBRATION).unlink(missing_ok=True)
     table.save(folder / PREDICTIONS)
-    return PredictionTable.load(folder / PREDICTIONS)
+    return table
 
 
 def _held_out(data: Labelled, fold: Fold) -> dict[str, str]:

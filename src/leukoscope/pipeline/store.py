@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.core.errors import BundleError
 from leukoscope.core.files import atomic_path, sha256_file, sha256_json, write_text
 from leukoscope.core.records import ImageRecord, Manifest
@@ -193,18 +193,12 @@ class InputStore:
         self, recipe: Recipe, variant: str, seed: int, rows: Rows | None = None
     ) -> Path:
         """Where :meth:`features` keeps its array; the file need not be there."""
-        network = self.network(recipe, seed)
+        weights = self.network(recipe, seed).weights_record.sha256
         records = self.data.records
-        values = {
-            "preprocess": recipe.preprocess.model_dump(mode="json"),
-            "model": recipe.model.model_dump(mode="json"),
-            "weights": network.weights_record.sha256,
-            "variant": variant,
-            "images": [r.sha256 for r in (records if rows is None else [records[i] for i in rows])],
-        }
-        if variant == GROUND:
-            values["partners"] = self.partner_rows(seed).tolist()
-        return self.run.cache / "features" / f"{variant}-{sha256_json(values)[:16]}.npy"
+        if rows is not None:
+            records = tuple(records[row] for row in rows)
+        partners = self.partner_rows(seed) if variant == GROUND else None
+        return _features_path(self.run, recipe, weights, variant, records, partners)
 
     def partner_rows(self, seed: int) -> Rows:
         """(n,) row of the image whose leukocytes are removed from each one's ground too."""
@@ -399,6 +393,44 @@ class InputStore:
         with atomic_path(path) as temporary:
             np.save(temporary, values, allow_pickle=False)
         return values
+
+
+def stored_features(
+    run: RunFolder, recipe: Recipe, weights: str, records: Sequence[ImageRecord]
+) -> NDArray[np.float32] | None:
+    """(n, D) features of whole images that a linear head was fitted on, where a run has them.
+
+    Args:
+        run: The study's folder.
+        recipe: Whose network and preprocessing.
+        weights: SHA-256 of the weights of its backbone.
+        records: All usable images of the study, in their order.
+    """
+    if not isinstance(recipe.training, LinearHeadTraining):
+        return None
+    path = _features_path(run, recipe, weights, "image", records)
+    return np.asarray(np.load(path), np.float32) if _is_whole(path) else None
+
+
+def _features_path(
+    run: RunFolder,
+    recipe: Recipe,
+    weights: str,
+    variant: str,
+    records: Sequence[ImageRecord],
+    partners: Rows | None = None,
+) -> Path:
+    """Named after everything that the features depend on."""
+    values: dict[str, Any] = {
+        "preprocess": recipe.preprocess.model_dump(mode="json"),
+        "model": recipe.model.model_dump(mode="json"),
+        "weights": weights,
+        "variant": variant,
+        "images": [record.sha256 for record in records],
+    }
+    if partners is not None:
+        values["partners"] = partners.tolist()
+    return run.cache / "features" / f"{variant}-{sha256_json(values)[:16]}.npy"
 
 
 def _is_whole(path: Path) -> bool:

@@ -45,6 +45,7 @@ from leukoscope.pipeline.measured import stored_envelope
 from leukoscope.pipeline.out_of_fold import UnseenImages
 from leukoscope.pipeline.progress import package_versions
 from leukoscope.pipeline.rejection import fit_bundle_gate
+from leukoscope.pipeline.store import stored_features
 from leukoscope.pipeline.summary import method_for_bundle
 from leukoscope.runtime.bundle import MODEL, MODEL_INT8, save_bundle
 from leukoscope.runtime.engines import Engine, open_engine
@@ -56,6 +57,7 @@ from leukoscope.study.final_model import (
     load_final_model,
     patient_model,
     similar_files,
+    thinned_rows,
     write_graphs,
 )
 from leukoscope.study.patient_gate import unseen_scores
@@ -115,7 +117,7 @@ def export_bundle(
     unseen = UnseenImages.of_run(files, recipe)
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
     engine, head = open_engine(graph), final.patient_head
-    outputs = {part: run_graph(engine, images) for part, images in final.pixels.items()}
+    outputs = _outputs(final, run, engine)
     gate, limits = _gate(final, unseen, outputs, engine)
     phantoms = golden_phantoms()
     golden = np.stack([apply_preprocess(p, final.meta.recipe.preprocess) for p in phantoms])
@@ -240,6 +242,28 @@ def no_bundle_note(config: StudyConfig) -> list[str]:
         f"No bundle and no heat maps were made: recipe {first.name} comes first, and "
         f"{config.no_bundle_reason}. Name another recipe first to get them."
     ]
+
+
+def _outputs(
+    final: FinalModel, run: RunFolder, engine: Engine
+) -> dict[str, Mapping[str, NDArray[np.float32]]]:
+    """Logits and features of the final model's images, of each part.
+
+    Where the run still holds the features that the head was fitted on, no image passes through the
+    network once more: another engine gives the same but for one part in 100,000.
+    """
+    network, recipe = final.networks[0], final.meta.recipe
+    stored = None
+    if len(final.networks) == 1 and final.patient_head is None:
+        weights = network.weights_record.sha256
+        stored = stored_features(run, recipe, weights, final.data.records)
+    if stored is None:
+        return {part: run_graph(engine, images) for part, images in final.pixels.items()}
+    rows = {**final.rows, "train": thinned_rows(final.rows["train"])}
+    return {
+        part: {"features": stored[of], "logits": network.head_logits(stored[of])}
+        for part, of in rows.items()
+    }
 
 
 def _gate(

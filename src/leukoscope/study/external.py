@@ -36,6 +36,7 @@ from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layout_readers import MANIFEST_NAME
 from leukoscope.datasets.layouts import inspect_dataset, load_dataset, stated_roles
+from leukoscope.datasets.links import join_equal_files
 from leukoscope.datasets.passport import audit
 from leukoscope.evaluation.forecast import forecasts
 from leukoscope.evaluation.hierarchy import hierarchy_metrics
@@ -100,21 +101,32 @@ def evaluate_bundle(
     manifest = load_dataset(data, layout=layout, class_map=class_map, target=target)
     if not manifest.usable:
         raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")
-    found = audit(manifest, progress=lambda done, total: listener("audit", done, total))
+    manifest = _with_units(manifest, listener)
     stated = named_roles(roles or {})
     check_roles(stated, {*predictor.class_names, *manifest.class_names})
     of_column = stated_roles(data, layout=layout, class_map=class_map, target=target)
     known = {**predictor.record.roles, **named_roles(of_column), **stated}
-    records, answers, lost = _answered(predictor, found.manifest, listener)
+    records, answers, lost = _answered(predictor, manifest, listener)
     rows = "images" if predictor.patient_head is None else "patients"
     table, kept, warnings = _table(predictor.class_names, known, records, answers, rows)
     answered = {record.image_id: a for record, a in zip(records, answers, strict=True)}
     warnings = [*lost, *warnings]
-    metrics = _measure(predictor, table, kept, answered, known, warnings, found.manifest)
-    found.manifest.save(run.manifest)
+    metrics = _measure(predictor, table, kept, answered, known, warnings, manifest)
+    manifest.save(run.manifest)
     table.save(run.predictions)
     save_metrics(run.metrics, metrics)
-    return ExternalResult(run, metrics, found.manifest.unreadable)
+    return ExternalResult(run, metrics, manifest.unreadable)
+
+
+def _with_units(manifest: Manifest, listener: Listener) -> Manifest:
+    """The data with all that intervals resample.
+
+    Where every image names its patient, equal files join patients. Else the audit looks for
+    components of images that show one thing, which takes several times as long as to predict.
+    """
+    if all(record.patient_id for record in manifest.usable):
+        return join_equal_files(manifest)
+    return audit(manifest, progress=lambda done, total: listener("audit", done, total)).manifest
 
 
 def _answered(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.recipe import LinearHeadTraining
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_csv, read_json, write_bytes, write_csv, write_json
 from leukoscope.core.records import ImageRecord
@@ -30,9 +29,8 @@ from leukoscope.evaluation.feature_space import (
     why_no_map,
 )
 from leukoscope.pipeline.inputs import load_input
-from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.progress import Progress, Tell
-from leukoscope.pipeline.store import InputStore
+from leukoscope.pipeline.progress import Tell
+from leukoscope.pipeline.store import stored_features
 from leukoscope.pipeline.trained_run import FittedModel, FittedRun
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
@@ -201,9 +199,13 @@ def _features(
 
     from leukoscope.learning.backbones import ToInput
 
-    stored = _stored(source, records)
+    fitted, weights = source.fitted, model.network.weights_record.sha256
+    recipe = next(one for one in fitted.config.recipes if one.name == source.recipe)
+    usable = fitted.manifest.usable
+    stored = stored_features(fitted.run, recipe, weights, usable)
     if stored is not None:
-        return stored
+        row_of = {record.image_id: row for row, record in enumerate(usable)}
+        return stored[[row_of[record.image_id] for record in records]]
     paths = [source.fitted.manifest.path_of(record) for record in records]
     images = ordered_map(lambda path: load_input(path, "image", model.spec), paths)
     to_input, parts, group = ToInput(model.spec), [], []
@@ -216,24 +218,6 @@ def _features(
                 group = []
                 progress(done, len(paths))
     return np.concatenate(parts)
-
-
-def _stored(source: ModelSource, records: list[ImageRecord]) -> NDArray[np.float32] | None:
-    """The features that a linear head was fitted on, where the run still has them."""
-    fitted = source.fitted
-    recipe = next(r for r in fitted.config.recipes if r.name == source.recipe)
-    if not isinstance(recipe.training, LinearHeadTraining):
-        return None
-    data = Labelled(fitted.manifest.usable, fitted.manifest.class_names)
-    store = InputStore(fitted.run, fitted.manifest, data, Progress())
-    try:
-        values = np.load(
-            store.features_path(recipe, "image", fitted.config.seed), allow_pickle=False
-        )
-    except (OSError, ValueError, EOFError):
-        return None
-    row_of = {record.image_id: row for row, record in enumerate(data.records)}
-    return np.asarray(values[[row_of[record.image_id] for record in records]], np.float32)
 
 
 def _structures(features: NDArray[np.float32], records: list[ImageRecord]) -> list[Structure]:

@@ -255,10 +255,12 @@ def _read(
     blue: list[float] = []
     for part, numbers in rows.items():
         used = thinned_rows(numbers) if part == "train" else numbers
-        found = list(ordered_map(read, [data.records[i] for i in used]))
-        pixels[part] = np.stack([image for image, _, _ in found])
-        quality += [values for _, values, _ in found]
-        blue += [value for _, _, value in found]
+        pixels[part] = np.empty((len(used), spec.size_px, spec.size_px, 3), np.uint8)
+        found = ordered_map(read, [data.records[i] for i in used])
+        for row, (image, measured, of_nuclei) in enumerate(found):
+            pixels[part][row] = image
+            quality.append(measured)
+            blue.append(of_nuclei)
     return pixels, quality, blue
 
 

@@ -7,7 +7,8 @@ and asked about their images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,16 +69,16 @@ def _together(
 ) -> GateInputs:
     """What gates need of the training images, then of the validation images."""
     parts = ("train", "val")
-    pixels = np.concatenate([final.pixels[part] for part in parts])
+    images = chain.from_iterable(final.pixels[part] for part in parts)  # a copy would be large
     names = ("features", "logits")
     return _inputs(
-        pixels, {name: np.concatenate([outputs[part][name] for part in parts]) for name in names}
+        images, {name: np.concatenate([outputs[part][name] for part in parts]) for name in names}
     )
 
 
 def _inputs(
-    images: NDArray[np.uint8], found: Mapping[str, NDArray[np.float32]]
-) -> GateInputs:  # fmt: skip
+    images: Iterable[NDArray[np.uint8]], found: Mapping[str, NDArray[np.float32]]
+) -> GateInputs:
     """What a gate needs of preprocessed images and what the graph gives for them."""
     described = np.stack([describe_appearance(image) for image in images])
     return GateInputs(described, found["features"], found["logits"])
