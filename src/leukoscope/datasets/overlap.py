@@ -215,7 +215,9 @@ def _candidates(
         batch = others[start : start + _BATCH]
         surface = scipy.fft.irfft2(own * spectra[batch], s=size).reshape(len(batch), -1)
         peaks = surface.argmax(axis=1)
-        heights = surface[np.arange(len(batch)), peaks] / (surface.std(axis=1) + 1e-12)
+        squares = np.einsum("ij,ij->i", surface, surface) / surface.shape[1]
+        spread = np.sqrt(squares - np.square(surface.mean(axis=1)))
+        heights = surface[np.arange(len(batch)), peaks] / (spread + 1e-12)
         for k in np.flatnonzero(heights > _PEAK):
             shift = _best_shift(planes[i], planes[batch[k]], int(peaks[k]))
             if shift is not None:

@@ -18,6 +18,7 @@ from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.export import network_logits
+from leukoscope.learning.features import BATCH
 
 SMALLEST = 1e-30  # of a probability before its logarithm, which must stay finite
 CALIBRATION_IMAGES = 64
@@ -102,7 +103,8 @@ def mean_logits(
     networks: Sequence[Network], images: NDArray[np.uint8], spec: PreprocessSpec
 ) -> NDArray[np.float32]:
     """What torch computes for the same: (n, K) of (n, S, S, 3) uint8 RGB, preprocessed."""
-    found = [network_logits(network, images, spec) for network in networks]
+    parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    found = [np.concatenate([network_logits(n, part, spec) for part in parts]) for n in networks]
     if len(found) == 1:
         return found[0]
     mean = np.mean([softmax(logits) for logits in found], axis=0)

@@ -308,7 +308,7 @@ def normal_scores(
     train: NDArray[np.float64], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:  # fmt: skip
     """(n, d) standard normal quantiles of the place of each value among those of ``train``."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     found = np.zeros(values.shape)
     for column in range(values.shape[1]):
@@ -317,7 +317,7 @@ def normal_scores(
             continue
         places = [np.searchsorted(known, values[:, column], side=side) for side in _SIDES]
         share = (0.5 * (places[0] + places[1]) + 0.5) / (len(known) + 1)
-        found[:, column] = norm.ppf(np.clip(share, 0.5 / len(known), 1 - 0.5 / len(known)))
+        found[:, column] = ndtri(np.clip(share, 0.5 / len(known), 1 - 0.5 / len(known)))
     return found
 
 

@@ -29,6 +29,7 @@ from leukoscope.imaging.background import describe_appearance
 from leukoscope.runtime.engines import ENGINES, Engine, open_engine, unsupported_reason
 from leukoscope.runtime.golden import GOLDEN_ATOL, GoldenLogits
 
+_BATCH = 4  # an engine keeps the memory of its largest batch
 Outputs = dict[str, NDArray[np.float32]]
 Decide = Callable[[NDArray[np.floating]], tuple[Calibration, Conformal, OperatingPoint | None]]
 
@@ -141,7 +142,7 @@ def carried_over(
 
 def run_graph(engine: Engine, images: NDArray[np.uint8]) -> Outputs:
     """Logits (n, K) and features (n, D) of preprocessed images (n, S, S, 3)."""
-    batches = [engine.run(images[i : i + 32]) for i in range(0, len(images), 32)]
+    batches = [engine.run(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     return {
         name: np.concatenate([batch[name] for batch in batches]) for name in ("logits", "features")
     }
