@@ -19,7 +19,13 @@ from leukoscope.datasets.duplicates import (
     twins_by_name,
 )
 from leukoscope.datasets.groups import component_labels, components, correlation
-from leukoscope.datasets.measurements import dihedral, measure_images, perceptual_hashes
+from leukoscope.datasets.measurements import (
+    Measures,
+    dihedral,
+    inverse_variant,
+    measure_images,
+    perceptual_hashes,
+)
 
 Image = NDArray[np.uint8]
 Draw = Callable[..., Image]
@@ -40,6 +46,34 @@ def test_the_eight_variants_differ() -> None:
     shapes = [dihedral(picture, variant).shape for variant in range(8)]
     assert len(seen) == 8
     assert shapes == [(2, 3)] * 4 + [(3, 2)] * 4
+
+
+@pytest.mark.parametrize("variant", range(8))
+def test_every_variant_is_undone(variant: int) -> None:
+    picture = np.arange(9).reshape(3, 3)
+    undone = dihedral(np.asarray(dihedral(picture, variant)), inverse_variant(variant))
+    assert np.array_equal(undone, picture)
+
+
+def test_pairs_are_compared_at_once_as_one_by_one(smear: Draw, tmp_path: Path, put: Put) -> None:
+    pictures = [smear(1), np.ascontiguousarray(np.rot90(smear(1))), smear(2), smear(2)[:, ::-1]]
+    paths = [put(tmp_path / f"{k}.png", one) for k, one in enumerate(pictures)]
+    measures = measure_images(paths)
+    found = sorted(duplicates._near_hashes(measures, 0, 1))
+    assert found == sorted(_one_by_one(measures))
+    assert {(i, j) for i, j, _ in found} == {(0, 1), (2, 3)}
+
+
+def _one_by_one(measures: Measures) -> list[tuple[int, int, int]]:
+    n = len(measures.hashes)
+    return [
+        (i, j, variant)
+        for i in range(n)
+        for j in range(i + 1, n)
+        for variant in range(8)
+        if np.bitwise_count(measures.hashes[i, 0] ^ measures.hashes[j, variant]) <= 10
+        and correlation(measures.relief[i], dihedral(measures.relief[j], variant)) >= 0.85
+    ]
 
 
 def jpeg(image: Image, quality: int) -> Image:

@@ -43,6 +43,14 @@ def test_the_result_does_not_depend_on_threads(
     np.testing.assert_array_equal(one, extract_features(tiny, many, spec, batch_size=2, threads=4))
 
 
+def test_the_result_does_not_depend_on_the_size_of_a_pass(
+    tiny: Network, spec: PreprocessSpec, images: np.ndarray
+) -> None:
+    many = np.concatenate([images] * 3)
+    alone, together = (extract_features(tiny, many, spec, batch_size=n) for n in (1, 18))
+    np.testing.assert_array_equal(alone, together)
+
+
 def test_wrong_images_are_refused(tiny: Network, spec: PreprocessSpec, images: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"expected preprocessed images \(64, 64, 3\) uint8"):
         extract_features(tiny, [images[0], images[1][:32]], spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,18 @@ from leukoscope.config.metrics.other_data import BundleDecisions, DecisionShares
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.errors import ConfigError, DataError
 from leukoscope.core.files import read_csv, write_csv
+from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.links import join_equal_files
 from leukoscope.evaluation.forecast import INSIDE, OUTSIDE, forecasts
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.study.other_data import in_words
-from leukoscope.study import external
+from leukoscope.runtime.engines import open_engine
+from leukoscope.study import bundling, external
 from leukoscope.study.external import check_external, names_of
+from leukoscope.study.final_model import load_final_model, write_graphs
 from leukoscope.study.run import run_study, study_config
 
 runner = CliRunner()
@@ -113,6 +119,55 @@ def test_resuming_measures_nothing_again(run: Path, monkeypatch: pytest.MonkeyPa
     assert (run / "metrics.json").read_bytes() == before
     assert (run / "bundle" / "bundle.json").read_bytes() == bundle
     assert [path for path, _ in result.unreadable if path.startswith("clinic-of-somebody/")]
+
+
+def test_where_images_name_their_patients_no_audit_is_waited_for(
+    run: Path, data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("images were compared with each other")
+
+    monkeypatch.setattr(external, "audit", refuse)
+    found = external.evaluate_bundle(
+        run / "bundle", data[1], tmp_path / "out", layout="auto", class_map={},
+        listener=lambda *_: None,
+    )  # fmt: skip
+    (result,), (entry,) = (
+        found.metrics.results,
+        json.loads((run / "metrics.json").read_text())["external"],
+    )
+    assert (result.n_groups, result.group_unit) == (entry["n_groups"], "patient")
+    assert [path for path, _ in found.unreadable]
+
+
+def test_equal_files_join_their_patients(data: tuple[Path, Path], tmp_path: Path) -> None:
+    manifest = load_dataset(data[0])
+    first, other = (next(r for r in manifest.usable if r.patient_id == name)
+                    for name in sorted({r.patient_id for r in manifest.usable})[:2])  # fmt: skip
+    twin = replace(other, sha256=first.sha256)
+    same = [twin if r.image_id == other.image_id else r for r in manifest.images]
+    joined = {r.image_id: r for r in join_equal_files(manifest.with_images(same)).images}
+    both = f"{first.patient_id}+{other.patient_id}"
+    assert joined[first.image_id].patient_id == joined[other.image_id].patient_id == both
+    assert joined[first.image_id].group_id == joined[other.image_id].group_id
+    assert len({r.patient_id for r in joined.values()}) == len({r.patient_id for r in same}) - 1
+
+
+def test_the_bundle_takes_the_features_that_its_head_was_fitted_on(run: Path) -> None:
+    files = RunFiles.open(run)
+    final = load_final_model(files, "quick")
+    (graph, _), folder = write_graphs(final, int8=False, compact=False), files.run
+    engine = open_engine(graph)
+    stored = bundling._outputs(final, folder, engine)
+    shutil.move(folder.cache, folder.cache.with_name("away"))
+    try:
+        computed = bundling._outputs(final, folder, engine)
+    finally:
+        shutil.move(folder.cache.with_name("away"), folder.cache)
+    for part in ("train", "val"):
+        for name in ("features", "logits"):
+            scale = np.abs(computed[part][name]).max()
+            assert np.abs(stored[part][name] - computed[part][name]).max() < 1e-4 * scale
 
 
 def test_other_data_is_checked_before_any_training(data: tuple[Path, Path], tmp_path: Path) -> None:
