@@ -146,8 +146,7 @@ def grey_density(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     lit = lit_pixels(image)
     if not lit.any():
         return np.full_like(image, 255)
-    channels = (optical_density(channel, 255) for channel in cv2.split(image))
-    density = sum(channels, np.zeros(lit.shape)) / 3
+    density = optical_density(image, 255).mean(axis=2)
     low, high = np.percentile(density[lit], _RANGE)
     scaled = np.clip((density - low) / max(high - low, _LEAST_RANGE), 0, 1.2)
     levels = np.where(lit, 255 * np.exp(-_DARKEST * scaled), 255)
