@@ -11,6 +11,7 @@ import torch
 
 from leukoscope.config.recipe import LinearHeadTraining, ModelConfig, Recipe
 from leukoscope.core.errors import DataError, WeightsError
+from leukoscope.learning import checkpoint
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.checkpoint import load_checkpoint, save_checkpoint
 
@@ -59,7 +60,9 @@ def test_a_trained_network_needs_none_of_the_weights_it_started_from(
     assert meta.recipe.model.weights == gone.weights
 
 
-def test_of_a_frozen_backbone_only_the_head_is_stored(tmp_path: Path, lite: Network) -> None:
+def test_of_a_frozen_backbone_only_the_head_is_stored(
+    tmp_path: Path, lite: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = Recipe(name="q", title="", training=LinearHeadTraining())
     network = build_network(ModelConfig(), num_classes=3, size_px=224, seed=0)
     weight = np.random.default_rng(0).normal(size=(3, 1280))
@@ -71,6 +74,13 @@ def test_of_a_frozen_backbone_only_the_head_is_stored(tmp_path: Path, lite: Netw
     np.testing.assert_allclose(loaded.head.weight.detach().numpy(), weight, rtol=1e-6)
     state, expected = loaded.backbone.state_dict(), network.backbone.state_dict()
     assert all(torch.equal(state[key], expected[key]) for key in expected)
+    other = loaded  # of the same backbone: what differs is the head, and that is read
+    torch.nn.init.zeros_(other.head.weight)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "build_network", None)
+        again, _ = load_checkpoint(tmp_path, other)
+    np.testing.assert_allclose(again.head.weight.detach().numpy(), weight, rtol=1e-6)
+    assert not other.head.weight.any()
     record = json.loads((tmp_path / "checkpoint.json").read_text())
     edit(tmp_path / "checkpoint.json", weights={**record["weights"], "sha256": "0" * 64})
     with pytest.raises(WeightsError, match="the head was fitted on efficientnet-lite0"):

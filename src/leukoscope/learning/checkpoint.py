@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from leukoscope.config.base import validate
 from leukoscope.config.recipe import Recipe
@@ -95,8 +96,15 @@ def save_checkpoint(
     shutil.rmtree(folder / RESUME, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path) -> tuple[Network, CheckpointMeta]:
+def load_checkpoint(
+    folder: Path, like: Network | None = None
+) -> tuple[Network, CheckpointMeta]:  # fmt: skip
     """Rebuild a network from its folder, in evaluation mode.
+
+    Args:
+        folder: Of the model.
+        like: A network that was loaded before; where only a head stands on the same frozen
+            backbone, a copy of it is filled, which spares reading that backbone again.
 
     Raises:
         DataError: ``checkpoint.json`` is missing or is no JSON.
@@ -109,12 +117,15 @@ def load_checkpoint(folder: Path) -> tuple[Network, CheckpointMeta]:
     if not meta.frozen_backbone:
         # Everything is in the file; the weights it started from need not be at hand.
         model = model.model_copy(update={"weights": "none"})
-    network = build_network(
-        model,
-        num_classes=len(meta.class_names),
-        size_px=meta.recipe.preprocess.size_px,
-        seed=meta.seed,
-    )
+    if like is not None and _same_but_for_the_head(like, meta):
+        network = copy.deepcopy(like)
+    else:
+        network = build_network(
+            model,
+            num_classes=len(meta.class_names),
+            size_px=meta.recipe.preprocess.size_px,
+            seed=meta.seed,
+        )
     if meta.frozen_backbone and network.weights_record.sha256 != meta.weights.sha256:
         raise WeightsError(
             f"{folder}: the head was fitted on {meta.weights.source} "
@@ -141,6 +152,18 @@ def load_checkpoint(folder: Path) -> tuple[Network, CheckpointMeta]:
         )
     network.load_state_dict({**own, **tensors})
     return network, meta
+
+
+def _same_but_for_the_head(network: Network, meta: CheckpointMeta) -> bool:
+    """Whether a network has the frozen backbone and the kind of head of a checkpoint."""
+    return (
+        meta.frozen_backbone
+        and isinstance(network.head, nn.Linear)
+        and network.head.out_features == len(meta.class_names)
+        and network.config == meta.recipe.model
+        and network.size_px == meta.recipe.preprocess.size_px
+        and network.weights_record.sha256 == meta.weights.sha256
+    )
 
 
 def load_head(folder: Path) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:

@@ -8,7 +8,7 @@ notice leaves morphology as it is: what a model loses by it, it had not got from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -199,6 +199,7 @@ class PerturbedModels:
     seed: int
     _pixels: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     _values: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    _heads: dict[Path, Callable[[NDArray[np.floating]], Logits]] = field(default_factory=dict)
     _refitted: dict[str, Logits] = field(default_factory=dict)
 
     def rows(self, fold: Fold, name: str) -> Rows:
@@ -226,6 +227,7 @@ class PerturbedModels:
     def forget(self) -> None:
         """Drop what holds for one fold only."""
         self._refitted = {}
+        self._heads = {}
 
     def _members(self, fold: Fold) -> Iterator[Path]:
         folder = self.store.run.model(self.recipe.name, fold.protocol, fold.fold)
@@ -244,7 +246,9 @@ class PerturbedModels:
     def _apply(self, folder: Path, fold: Fold, name: str) -> Logits:
         rows = self.rows(fold, name)
         if self.recipe.frozen_features:
-            return load_head(folder)(self._features(name, rows))
+            if folder not in self._heads:
+                self._heads[folder] = load_head(folder)
+            return self._heads[folder](self._features(name, rows))
         if name not in self._pixels:
             self._pixels[name] = self.store.pixels(self.recipe, name, self._perturbed(name))
         network, meta = load_checkpoint(folder)

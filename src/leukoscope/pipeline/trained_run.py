@@ -158,7 +158,8 @@ class FittedRun(RunFiles):
                     f"{self.run.path}: fold {fold} of {recipe} under {protocol} is not finished, "
                     f"finished: {known}"
                 )
-            network, meta = load_checkpoint(self.run.model(*key))
+            before = (m.network for (name, *_), m in self._models.items() if name == recipe)
+            network, meta = load_checkpoint(self.run.model(*key), next(before, None))
             calibration, conformal = self._decisions(*key)
             self._models[key] = FittedModel(
                 *key,
