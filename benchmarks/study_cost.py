@@ -18,11 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+_BEFORE_FITS = "audit and features"  # one says that it computes features before it has its network
 STEPS = {
-    "reading the images": "audit",
-    "audit": "audit",
-    "splits": "audit",
-    "features": "one pass over the files",
+    "reading the images": _BEFORE_FITS,
+    "audit": _BEFORE_FITS,
+    "splits": _BEFORE_FITS,
+    "features": _BEFORE_FITS,
     "training": "models and their gates",
     "probe": "probes",
     "perturbed": "models on changed images",
@@ -114,7 +115,7 @@ def main() -> None:
     print("# Processor time and memory of a study\n")
     print("```bash\npython benchmarks/study_cost.py DATA --before CHECKOUT\n```\n")
     print(
-        f"{' '.join(('`study`', *asked.options))} of {images:,} images of {asked.data.name}, one "
+        f"{' '.join(('`study`', *asked.options))} of {images:,} images, one "
         f"thread for matrix products, commit {commit} before. Both ran at once on one machine, so "
         "that the ratios hold whatever else it did; the seconds are those of a busy machine.\n"
     )
