@@ -153,8 +153,8 @@ def _by_index(measures: Measures, between: int, threads: int) -> Iterator[_Propo
     keys = np.unique(np.concatenate(found))
     flat = _is_flat(measures)
     for own in np.split(keys, np.flatnonzero(np.diff(keys // 8 // n)) + 1):
-        if len(own) and not flat[i := int(own[0]) // 8 // n]:
-            yield i, own // 8 % n, own % 8
+        if len(own) and not flat[picture := int(own[0]) // 8 // n]:
+            yield picture, own // 8 % n, own % 8
 
 
 def _fine_structure(paths: Sequence[Path], i: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
