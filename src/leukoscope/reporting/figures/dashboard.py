@@ -52,7 +52,7 @@ class Panel:
 def dashboard(
     panels: Sequence[Panel], *, columns: int, title: str = "", num_classes: int = 2
 ) -> Figure:
-    """All panels in reading order, ``columns`` in a row (1 for small screens)."""
+    """All panels in reading order, ``columns`` in a row."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height_in = PANEL_HEIGHT_IN + 0.1 * max(0, num_classes + 1 - MANY_CLASSES)

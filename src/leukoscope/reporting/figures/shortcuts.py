@@ -1,28 +1,15 @@
-"""The shortcut audit and its cluster curve: model, probes, perturbed images."""
+"""Accuracies of model and probes, and their curve over the number of clusters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from leukoscope.reporting.figures.style import (
-    BAND,
-    INPUT_STYLES,
-    OTHER_INPUT,
-    QUIET,
-    SERIES,
-    WIDTH_IN,
-    new_figure,
-)
+from leukoscope.reporting.figures.style import QUIET, SERIES, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-LINE_IN = 0.23
-LABELS_IN = 2.1  # room of the rows' names
-WIDE_PANELS = 3  # with more, a title takes two lines
 
 
 @dataclass(frozen=True)
@@ -119,100 +106,3 @@ def cluster_curve(
     if len(lines) > 1:
         ax.legend(loc="lower right")
     return figure
-
-
-@dataclass(frozen=True)
-class ChartRow:
-    """One row of the chart, the same in every panel.
-
-    Attributes:
-        key: Key of the row's mark in each panel.
-        label: The classifier's input; without mark and input it is a heading.
-        input: Kind of input; decides colour and marker; empty for a heading.
-        hollow: Whether the model is applied to inputs that it was not trained on.
-    """
-
-    key: str
-    label: str
-    input: str = ""
-    hollow: bool = False
-
-
-@dataclass(frozen=True)
-class ProtocolPanel:
-    """The panel of one protocol.
-
-    Attributes:
-        title: Short name of the protocol.
-        note: How far a random split is above it, or its sample size.
-        marks: Row key → mark.
-    """
-
-    title: str
-    note: str
-    marks: Mapping[str, Mark]
-
-
-def shortcut_chart(
-    rows: Sequence[ChartRow],
-    panels: Sequence[ProtocolPanel],
-    chance: float,
-    *,
-    narrow: bool = False,
-) -> Figure:
-    """Accuracy with intervals, one panel per protocol.
-
-    Args:
-        rows: From top to bottom.
-        panels: From the mildest protocol to the harshest.
-        chance: Accuracy of always predicting the largest class, drawn as a dashed line.
-        narrow: Stack the panels for a small screen.
-    """
-    own = LINE_IN * (len(rows) + 1)
-    down, across = (len(panels), 1) if narrow else (1, len(panels))
-    width = 4.2 if narrow else min(WIDTH_IN, LABELS_IN + 1.75 * across)
-    figure = new_figure(down * (own + 0.45) + 0.35, width_in=width)
-    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-    marks = [mark for panel in panels for mark in panel.marks.values()]
-    lowest = min(m.value if m.low is None else m.low for m in marks)
-    for ax, panel in zip(axes, panels, strict=True):
-        _draw_panel(ax, rows, panel, chance, broken=across > WIDE_PANELS)
-        ax.set_xlim(max(0.0, 10 * int(10 * (min(lowest, chance) - 0.03))), 104)
-    axes[0].set_ylim(len(rows) - 0.5, -0.6)
-    axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
-    for ax in axes if narrow else axes[:1]:
-        for text, row in zip(ax.get_yticklabels(), rows, strict=True):
-            text.set_fontweight("normal" if row.input else "bold")
-    figure.supxlabel(f"accuracy on test images, % (dashed: largest class, {100 * chance:.1f} %)",
-                     fontsize=9)  # fmt: skip
-    return figure
-
-
-def _draw_panel(
-    ax: Axes, rows: Sequence[ChartRow], panel: ProtocolPanel, chance: float, *, broken: bool
-) -> None:
-    title, note = (t.replace(" ", "\n", 1) if broken else t for t in (panel.title, panel.note))
-    room = "\n" * (2 if broken else 1)
-    ax.set_title(f"{title}{room}", loc="left", fontsize=8)
-    ax.text(0, 1.01, note, transform=ax.transAxes, color=QUIET, fontsize=7.5, va="bottom")
-    ax.set_xticks([0, 25, 50, 75, 100], ["0", "", "50", "", "100"])
-    ax.axvline(100 * chance, color=QUIET, linestyle=(0, (4, 2)), linewidth=1.1, zorder=1)
-    for y, row in enumerate(rows):
-        if not row.input:
-            ax.axhspan(y - 0.48, y + 0.48, color=BAND, zorder=0.5, linewidth=0)
-        mark = panel.marks.get(row.key)
-        if mark is not None:
-            _draw_mark(ax, row, mark, y)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.grid(axis="x")
-
-
-def _draw_mark(ax: Axes, row: ChartRow, mark: Mark, y: float) -> None:
-    colour, marker = INPUT_STYLES.get(row.input, OTHER_INPUT)
-    if mark.low is not None and mark.high is not None:
-        ax.plot([100 * mark.low, 100 * mark.high], [y, y], color=colour, linewidth=2.2,
-                solid_capstyle="butt", alpha=0.55)  # fmt: skip
-    face, edge = ("white", colour) if row.hollow else (colour, "white")
-    ax.plot([100 * mark.value], [y], marker=marker, color=face, linestyle="none", markersize=6.0,
-            markeredgecolor=edge, markeredgewidth=1.2 if row.hollow else 0.6)  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from leukoscope.config.metrics.results import Result
 from leukoscope.core.labels import order_classes
 from leukoscope.core.protocols import protocol_title
-from leukoscope.reporting.content import Paragraph, Section
+from leukoscope.reporting.content import Folded, Section
 from leukoscope.reporting.figures import dashboard as figures
 from leukoscope.reporting.figures.classification import draw_matrix
 from leukoscope.reporting.figures.dashboard import Panel
@@ -39,7 +39,6 @@ def dashboard(study: Study, gallery: Gallery) -> Section:
     picture = gallery.draw(
         "dashboard",
         lambda: figures.dashboard(panels, columns=COLUMNS, title=title, num_classes=k),
-        narrow=lambda: figures.dashboard(panels, columns=1, num_classes=k),
         caption=(
             f"The study on one page (n = {count(n)} test images). Where a panel is about one "
             f"protocol, it is the harshest that was run: {where}."
@@ -47,8 +46,7 @@ def dashboard(study: Study, gallery: Gallery) -> Section:
         alt="; ".join(panel.title.replace("\n", " ") for panel in panels)
         + ". The numbers stand in the tables of this report.",
     )
-    text = "Every panel stands in full, with its numbers, elsewhere in this report."
-    return Section("dashboard", "On one page", [picture, Paragraph(text, note=True)])
+    return Section("dashboard", "On one page", [Folded("Nine panels for a slide", [picture])])
 
 
 def _of_study(study: Study) -> Iterator[Panel]:

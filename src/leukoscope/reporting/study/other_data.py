@@ -46,6 +46,7 @@ from leukoscope.reporting.formats import (
     plural,
 )
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.study.results import panel_title
 from leukoscope.reporting.study_files import Study
 
 EXTERNAL_METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "ece")
@@ -208,7 +209,6 @@ def _chart(study: Study, gallery: Gallery, entries: Sequence[OtherData]) -> Pict
     return gallery.draw(
         "external",
         lambda: forecast_chart(rows, titles),
-        narrow=lambda: forecast_chart(rows, titles, narrow=True),
         caption="Grey: the range that the study forecasts for as many new patients; open: its own "
         f"held-out images; filled: the other data, with {study.level} intervals.",
         alt="; ".join(in_words(entry) for entry in entries),
@@ -318,7 +318,7 @@ def _panel(study: Study, entry: Rejection) -> OodPanel:
     outlier = np.array([row["outlier"] != "" for row in rows])
     test = np.array([row["part"] == "test" for row in rows])
     return OodPanel(
-        f"{protocol_title(entry.protocol)}\n(n = {count(entry.n)})",
+        panel_title(entry),
         (scores[~test & ~outlier], scores[test & ~outlier], scores[test & outlier]),
         float(np.mean([read_json(folder / OOD_JSON)["threshold"] for folder in folders])),
     )
