@@ -91,7 +91,7 @@ def compare_runs(
     roles: Mapping[str, str] | None = None,
     listener: Listener | None = None,
 ) -> ComparedRuns:
-    """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.png``.
+    """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.svg``.
 
     Statistics are computed again from predictions and splits, on the test images that all
     recipes share; parameters, operations, latency and layers from networks built anew.

@@ -70,18 +70,6 @@ SHORT_TITLES: Mapping[str, str] = {
     "pro_b": "Pro-B",
     "all": "ALL",
 }
-INPUT_STYLES: Mapping[str, tuple[str, str]] = {  # colour and marker
-    "image": ("#111111", "o"),
-    "background-only": ("#C25400", "s"),
-    "colour-only": ("#8A5E00", "^"),
-    "cells-only": ("#007A5A", "D"),
-    "background-grey": ("#7A4E2D", "s"),
-    "silhouette-only": ("#5B3A8C", "v"),
-    "cells-only-grey": ("#2F5F52", "D"),
-    "scale-bar-only": ("#B0004E", "P"),
-    "stain-neutral": ("#1F5FA8", "X"),
-}
-OTHER_INPUT = ("#555555", "v")
 SERIES = ("#111111", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 _ROW_TITLES_IN = 1.7  # beside a heat map
 _MOST_LETTERS = 22  # of a class's name in a figure; tables hold it in full
@@ -89,11 +77,10 @@ _LINE_LETTERS = 14
 INK = "#1b2430"
 QUIET = "#5a6675"
 GRID = "#dde3ea"
-BAND = "#edf1f5"
 AXIS = "#9aa5b1"
 _THEMED: Mapping[str, str] = {  # colours that a dark page turns; `style.css` has the properties
     INK: "--ink", "#111111": "--ink", "#000000": "--ink", QUIET: "--quiet", "#555555": "--quiet",
-    GRID: "--rule", BAND: "--soft", AXIS: "--line", "#ffffff": "--paper",
+    GRID: "--rule", AXIS: "--line", "#ffffff": "--paper",
 }  # fmt: skip
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 MOST_POINTS = 1000  # of a scatter plot that is drawn as such

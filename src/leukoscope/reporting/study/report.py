@@ -23,9 +23,8 @@ from leukoscope.reporting.study import (
 from leukoscope.reporting.study.card import card_text
 from leukoscope.reporting.study.checklists import write_checklists
 from leukoscope.reporting.study.damaged_images import robustness
-from leukoscope.reporting.study.dashboard import dashboard
 from leukoscope.reporting.study.other_data import external, rejection
-from leukoscope.reporting.study.shortcuts import shortcuts, why
+from leukoscope.reporting.study.shortcuts import probe_metrics, shortcuts, why
 from leukoscope.reporting.study_files import Study, load_study
 from leukoscope.reporting.wording import GLOSSARY, REFERENCES
 
@@ -135,7 +134,7 @@ PARTS: tuple[tuple[str, tuple[Maker, ...]], ...] = (
             subjects,
             lambda study, gallery: [results.protocols(study, gallery), results.folds(study)],
             lambda study, gallery: [*robustness(gallery), *models.ensembles(study)],
-            lambda study, gallery: [dashboard(study, gallery)],
+            lambda study, _: [probe_metrics(study)],
         ),
     ),
     (

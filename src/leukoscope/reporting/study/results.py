@@ -27,7 +27,7 @@ from leukoscope.reporting.content import (
     present,
 )
 from leukoscope.reporting.figures.classification import confusion_matrices, roc_curves
-from leukoscope.reporting.figures.shortcuts import CurveLine, cluster_curve
+from leukoscope.reporting.figures.cluster_curve import CurveLine, cluster_curve
 from leukoscope.reporting.formats import DASH, count, metric_title, number, plural, sizes
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import sample
@@ -332,10 +332,9 @@ def scope(study: Study) -> Section:
 
 def glance(study: Study) -> Section:
     """The main metrics, and further ones."""
-    blocks = [
-        tables.headline(study),
-        *present(tables.further(study), tables.malignant(study), tables.levels(study)),
-    ]
+    further = tables.further(study)
+    blocks: list[Block] = [tables.headline(study), Folded(further.caption, [further])]
+    blocks += present(tables.malignant(study), tables.levels(study))
     return Section("results", "Results at a glance", blocks)
 
 

@@ -33,9 +33,7 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.figures.shortcuts import Mark, MarkGroup
 from leukoscope.reporting.formats import DASH, count, difference, interval, number, p_value
-from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.study_files import Study
 from leukoscope.reporting.wording import PROBE_MEANING, input_title
 
@@ -152,11 +150,16 @@ def shortcuts(study: Study) -> Section:
     terms += [(row.probe, f"does not apply: {row.reason}.") for row in audit_of(study).inapplicable]
     blocks: list[Block] = [Paragraph(_TEXT), accuracies(study)]
     blocks += present(_inflation_and_share(study))
-    blocks += [
-        Folded("Balanced accuracy and ROC AUC of each", [numbers(study)]),
-        Folded("What each probe sees", [Terms(tuple(terms))]),
-    ]
+    blocks.append(Folded("What each probe sees", [Terms(tuple(terms))]))
     return Section("shortcuts", "Probes", blocks)
+
+
+def probe_metrics(study: Study) -> Section:
+    """Every metric of the probes, for those who look one up."""
+    if not study.metrics.probes:
+        return Section("probe-metrics", "Probes in numbers")
+    table = numbers(study)
+    return Section("probe-metrics", "Probes in numbers", [Folded(table.caption, [table])])
 
 
 def audit_of(study: Study) -> Shortcuts:
@@ -199,41 +202,6 @@ def accuracies(study: Study) -> Table:
         note=f"Always naming the largest class gives {number(chance, 'accuracy')}. Where a probe "
         "comes close to the whole image, the accuracy does not prove that the model reads cells.",
     )  # fmt: skip
-
-
-def mark_groups(study: Study) -> list[MarkGroup]:
-    """Accuracy of the models and of the probes, protocol by protocol."""
-    groups = []
-    for protocol in study.protocols:
-        entries = [entry for entry in study.results if entry.protocol == protocol]
-        marks = [_mark(study, entry, "image") for entry in entries]
-        marks += [
-            _mark(study, entry, entry.probe)
-            for entry in study.metrics.probes
-            if entry.protocol == protocol
-        ]
-        known = tuple(mark for mark in marks if mark is not None)
-        if known:
-            groups.append(MarkGroup(protocol_title(protocol), sample(entries[0]), known))
-    return groups
-
-
-def _mark(study: Study, entry: Result | ProbeResult | PerturbedResult, seen: str) -> Mark | None:
-    record = entry.metrics.get("accuracy")
-    if record is None or record.value is None:
-        return None
-    label, short = input_title(seen), "image" if seen == "image" else seen
-    if seen == "image" and len(study.recipes) > 1:
-        label, short = f"{entry.recipe}: {label}", entry.recipe
-    return Mark(
-        label=label,
-        short=short,
-        input=seen,
-        value=record.value,
-        low=record.low,
-        high=record.high,
-        text=interval(record, "accuracy"),
-    )
 
 
 def chance_level(study: Study) -> float | None:

@@ -1,4 +1,4 @@
-"""Accuracies of model and probes, and their curve over the number of clusters."""
+"""Accuracy over the number of acquisition clusters."""
 
 from __future__ import annotations
 
@@ -10,44 +10,6 @@ from leukoscope.reporting.figures.style import QUIET, SERIES, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One mark of the chart.
-
-    Attributes:
-        label: The classifier's input, and the recipe if there are several.
-        short: The label where space is scarce.
-        input: Kind of input; decides colour and marker.
-        value: Accuracy, 0–1.
-        low: Lower limit of the interval, or None.
-        high: Upper limit, or None.
-        text: Value and interval as in the tables.
-    """
-
-    label: str
-    short: str
-    input: str
-    value: float
-    low: float | None
-    high: float | None
-    text: str
-
-
-@dataclass(frozen=True)
-class MarkGroup:
-    """The marks of one protocol.
-
-    Attributes:
-        title: Name of the protocol.
-        sample: Sample size.
-        marks: The model first, then the probes.
-    """
-
-    title: str
-    sample: str
-    marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True)
