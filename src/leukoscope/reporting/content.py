@@ -298,13 +298,15 @@ class Headline:
         level: Decides on the colour: ``unsafe``, ``caution``, ``inconclusive`` or ``plausible``.
         word: The level in words.
         sign: The same as one sign.
-        text: One sentence.
+        text: One sentence, or its end.
+        scores: Its beginning, which small screens leave to the picture below.
     """
 
     level: str
     word: str
     sign: str
     text: str
+    scores: str = ""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,10 @@ def headline(study: Study) -> Headline:
     verdict = study.metrics.verdict
     word, sign = level_title(verdict.level)
     level = verdict.level.removesuffix("-by-clusters")
-    return Headline(level, f"Verdict: {word}", sign, verdict.headline)
+    scores, mark, conclusion = verdict.headline.partition("; ")
+    if not mark:
+        scores, conclusion = "", verdict.headline
+    return Headline(level, f"Verdict: {word}", sign, conclusion, scores + mark.strip())
 
 
 def lead(study: Study) -> list[Block]:
