@@ -189,6 +189,16 @@ def metric_title(metric: str) -> str:
     return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
 
 
+def metric_words(metric: str) -> str:
+    """A metric's name in the middle of a sentence.
+
+    >>> metric_words("balanced_accuracy"), metric_words("roc_auc")
+    ('balanced accuracy', 'ROC AUC')
+    """
+    title = metric_title(metric)
+    return title if title[:2].isupper() else lower_first(title)
+
+
 def lower_first(text: str) -> str:
     """A title in the middle of a sentence.
 

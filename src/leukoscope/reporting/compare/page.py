@@ -30,7 +30,7 @@ from leukoscope.reporting.content import (
     Table,
     Terms,
 )
-from leukoscope.reporting.formats import count, finite, interval, metric_title, plural
+from leukoscope.reporting.formats import count, finite, interval, metric_title, metric_words, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 
@@ -138,9 +138,11 @@ def _answer(comparison: ComparisonResult) -> str:
     protocol, metric = comparison.protocols[-1]["name"], comparison.metric
     first, *others = comparison.under(protocol)
     score = interval(value_of(first, protocol, metric), metric)
-    what = f"{protocol_title(protocol)}: {metric_title(metric)} of {comparison.name(first)} {score}"
+    where, who = protocol_title(protocol), comparison.name(first)
+    reached = f"{metric_words(metric)}, {score}"
     if not others:
-        return f"{what}."
+        return f"{where}: {who} has {metric_words(metric)} {score}."
+    what = f"{where}: of {len(others) + 1} recipes {who} has the best {reached}"
     tests = [row for row in comparison.values["tests"] if row["protocol"] == protocol]
     alike = [
         other
@@ -150,9 +152,9 @@ def _answer(comparison: ComparisonResult) -> str:
         if other != first["label"]
     ]
     if not alike:
-        return f"{what}, the best of {len(others) + 1}."
+        return f"{what}."
     names = ", ".join(comparison.short[label] for label in alike)
-    return f"{what}, the best of {len(others) + 1}; not distinguishable from it: {names}."
+    return f"{what}; not distinguishable from it: {names}."
 
 
 def _spans(comparison: ComparisonResult) -> Ranges:

@@ -42,6 +42,7 @@ from leukoscope.reporting.formats import (
     interval,
     is_percent,
     metric_title,
+    metric_words,
     number,
     plural,
 )
@@ -80,7 +81,7 @@ def external(study: Study, gallery: Gallery) -> Section:
 def in_words(entry: OtherData) -> str:
     """One data set in a sentence or two."""
     found = [
-        f"{_lower(name)} {interval(known, name)}"
+        f"{metric_words(name)} {interval(known, name)}"
         for name in FORECAST
         if (known := entry.metrics.get(name)) and known.value is not None
     ]
@@ -90,7 +91,7 @@ def in_words(entry: OtherData) -> str:
         return f"{start}. No forecast can be compared: {forecast.reason}."
     ranges = _ranges(forecast)
     said = [
-        f"{_lower(name)} is {range_.verdict} of {_range(range_, name)}"
+        f"{metric_words(name)} is {range_.verdict} of {_range(range_, name)}"
         for name, range_ in ranges.items()
     ]
     below = any(_side(entry, name, range_) < 0 for name, range_ in ranges.items())
@@ -134,11 +135,6 @@ def _range(entry: ForecastRange, name: str) -> str:
     if is_percent(name) and low is not None and high is not None:
         return f"{100 * low:.1f}–{100 * high:.1f} %"
     return f"{number(low, name)}–{number(high, name)}"
-
-
-def _lower(name: str) -> str:
-    title = metric_title(name)
-    return title if title.isupper() or title.startswith("ROC") else title[:1].lower() + title[1:]
 
 
 def _table(study: Study, entry: OtherData) -> Table:
