@@ -82,7 +82,7 @@ def test_every_output_is_there(compared: Path) -> None:
         assert (compared / name).stat().st_size > 500, name
     tables = {path.stem for path in (compared / "tables").glob("*.csv")}
     assert tables == {*TABLES, *(f"per-class-{name}" for name in RECIPES)} - {"external"}
-    figures = {path.stem for path in (compared / "figures").glob("*.png")}
+    figures = {path.stem for path in (compared / "figures").glob("*.svg")}
     assert figures >= {
         "metrics", "places", "radar", "f1-by-class", "roc-random", "roc-grouped",
         "confusion-cnn-baseline", "parameters-accuracy", "training-time", "curves-loss",

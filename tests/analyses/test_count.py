@@ -116,9 +116,11 @@ def test_corrections_are_certain_and_the_latest_holds(
         (green[1], "pre_b", "exclude", "", "2026-01-01T11:00:00Z"),
         (black["cell_id"], black["predicted"], "other", "pro_b", "2026-01-01T11:00:00Z"),
     ]
-    _write(path, made, sheet["sha256"])
-    result = run(smears, "-b", bundle, "--out", tmp_path / "o2", "--corrections", path, "--json",
-                 code=3)  # fmt: skip
+    _write(path, made[:-1], sheet["sha256"])
+    page = tmp_path / "page.csv"  # of the page of predictions: it names no sheet
+    _write(page, made[-1:], "")
+    result = run(smears, "-b", bundle, "--out", tmp_path / "o2", "--corrections", path,
+                 "--corrections", page, "--json", code=3)  # fmt: skip
     a = of(result, "A")
     assert [one["cells"] for one in a["classes"]] == [7, 0, 1]
     assert (a["cells"], a["excluded"], a["corrected"], a["rejected"]) == (8, 1, 3, 0)
@@ -130,6 +132,7 @@ def test_corrections_are_certain_and_the_latest_holds(
     ("change", "words"),
     [
         ({"queue_sha256": "0"}, "belongs to another sheet"),
+        ({"queue_sha256": "", "image_id": "x"}, "no sheet has an image 'x'"),
         ({"label": "myeloblast"}, "expected a class of benign, pre_b, pro_b, found 'myeloblast'"),
         ({"given": "pro_b"}, "the bundle says benign, the row 'pro_b'"),
         ({"by": ""}, "expected who decided"),

@@ -134,6 +134,9 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
 
     monkeypatch.setattr(explanation_audit._HeatMapScorer, "audit", watched)
     command = ("explain", run, "--audit", "-m", "grad-cam", "--images", 3, "--out", tmp_path)
+    assert "a verdict needs 20" in leukoscope(*command, code=1)  # before the first image
+    assert not seen
+    command = (*command, "--unjudged")
     leukoscope(*command, code=130)
     stopped = json.loads((tmp_path / "audit.json").read_text())
     assert [entry["image_id"] for entry in stopped["images"]] == seen
@@ -143,7 +146,7 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     found = json.loads((tmp_path / "audit.json").read_text())
     assert all(entry in found["images"] for entry in stopped["images"])
     assert "Grad-CAM: cannot be judged: fewer than 20 independent images" in output
-    assert "! 3 independent images (components) will be scored, and a verdict needs 20" in output
+    assert "! 3 independent images (components) would be scored, a verdict needs 20" in output
     assert "exact masks of drawn phantoms" in output
     assert cv2.imread(str(tmp_path / "audit.png")).shape[1] > 1000
     assert len({entry["group"] for entry in found["images"]}) == 3
@@ -156,7 +159,7 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     monkeypatch.setattr("leukoscope.reporting.study.report.write_report",
                         lambda folder, progress: written.append(folder))  # fmt: skip
     (run / "report.html").write_text("")
-    leukoscope("explain", run, "--audit", "-m", "grad-cam", "--images", 1)
+    leukoscope("explain", run, "--audit", "-m", "grad-cam", "--images", 1, "--unjudged")
     assert written == [RunFolder(run)]
     text = str(audit_blocks(load_study(RunFolder(run)), Gallery(RunFolder(run))))
     assert "Are the heat maps reliable?" in text
@@ -180,13 +183,15 @@ def test_masks_of_a_folder(run: Path, phantoms: Path, tmp_path: Path) -> None:
     left[:, :48] = 128
     cv2.imwrite(str(masks / "phantom-0003_mask.png"), left)
     cv2.imwrite(str(masks / "phantom-0008.png"), left)
-    leukoscope(*command, masks)
+    leukoscope(*command, masks, "--unjudged")
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert {Path(e["path"]).stem for e in found["images"]} == {"phantom-0003", "phantom-0008"}
     assert {e["area"] for e in found["images"]} == {0.5}
     cv2.imwrite(str(masks / "phantom-0003_mask.png"), left[:50])
     shutil.rmtree(tmp_path / "out")
-    assert "of 96 × 96 px like its image, got 96 × 50" in leukoscope(*command, masks, code=1)
+    assert "of 96 × 96 px like its image, got 96 × 50" in leukoscope(
+        *command, masks, "--unjudged", code=1
+    )
     (masks / "phantom-0003_mask.png").write_bytes(b"no picture")
     assert "expected a mask as PNG" in leukoscope(*command, masks, code=1)
 
@@ -194,7 +199,7 @@ def test_masks_of_a_folder(run: Path, phantoms: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--images", "3"], "--images and --masks belong to --audit"),
+        (["--images", "3"], "--images, --masks and --unjudged belong to --audit"),
         (["--audit", "--count", "2"], "it has no count"),
         (["--audit", "-r", "bn-cnn", "-r", "bn-cnn"], "it has no second recipe"),
         (["--audit", "-m", "gradcam"], "Did you mean 'grad-cam'?"),

@@ -251,6 +251,22 @@ def test_the_corrected_manifest_is_data_and_says_where_it_came_from(
     assert any("have no source" in note for note in load_dataset(out).notes)
 
 
+def test_corrections_of_predictions_are_corrections_of_labels(
+    queued: RunFolder, data: Path, tmp_path: Path
+) -> None:
+    record, other = Manifest.load(queued.manifest, data).usable[:2]
+    label = next(name for name in ("benign", "healthy", "pro_b") if name != record.label)
+    rows = [
+        {"image_id": record.sha256[:12], "given": label, "decision": "keep", "label": label},
+        {"image_id": other.sha256[:12], "given": "pro_b", "decision": "exclude", "label": ""},
+    ]
+    out = tmp_path / "new.csv"
+    made = apply_corrections(queued, corrections(queued, rows, queue_sha256=""), out)
+    assert made["decisions"] == {"accept": 0, "keep": 0, "other": 1, "unsure": 1}
+    first = next(row for row in made["changes"] if row["image_id"] == record.image_id)
+    assert (first["old"], first["new"]) == (record.label, label)
+
+
 def test_every_wrong_row_is_named_and_nothing_is_written(queued: RunFolder, tmp_path: Path) -> None:
     good = decide(queued, SWAPPED[0], "accept")
     rows = [

@@ -105,7 +105,7 @@ def test_every_file_is_there_and_says_the_same(tuned: TuneResult) -> None:
     for words in ("Tuned: trial", "4 complete", "7 validation", "optimistic", "learning_rate ="):
         assert words.replace("7", str(summary["n_val"])) in recipe.notes
     for name in ("history", "parallel", "slices", "intermediate"):
-        assert (out / "figures" / f"{name}.png").stat().st_size > 5000
+        assert (out / "figures" / f"{name}.svg").stat().st_size > 5000
     assert "-r" in summary["next"]
     assert not list(out.glob("trials/*/fold0/resume"))
     assert len(list(out.glob("trials/*/fold0/history.csv"))) == 4
@@ -233,7 +233,6 @@ def test_failed_trials_are_recorded_and_do_not_end_it(
     write_tuning_page(tmp_path / "out", result.summary)
     page = (tmp_path / "out" / "tune.html").read_text()
     assert "Failed trials (4)" in page
-    assert "<script" not in page
 
 
 def test_a_recipe_that_never_works_is_an_error_with_the_reason(

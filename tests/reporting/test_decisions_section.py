@@ -48,8 +48,8 @@ def study(make_study, tmp_path: Path, drawn) -> Study:
 def words(section: Section) -> str:
     texts: list[str] = []
     for block in section.blocks:
-        tables = block.tables if isinstance(block, Folded) else (block,)
-        for part in tables:
+        parts = block.blocks if isinstance(block, Folded) else (block,)
+        for part in parts:
             if isinstance(part, Table):
                 texts += [part.caption, *(cell for row in part.rows for cell in row)]
             elif isinstance(part, Bullets):
@@ -72,7 +72,7 @@ def test_every_question_has_its_table_and_figure(study: Study, tmp_path: Path) -
     assert " | broken | " in text
     files = [block.file for block in kept.blocks if isinstance(block, Picture)]
     assert files == [
-        "figures/coverage.png", "figures/risk-coverage.png", "figures/net-benefit.png",
+        "figures/coverage.svg", "figures/risk-coverage.svg", "figures/net-benefit.svg",
     ]  # fmt: skip
 
 

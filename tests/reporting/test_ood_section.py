@@ -59,7 +59,7 @@ def test_the_section_has_a_table_a_figure_and_the_kinds(study: Study, tmp_path: 
     assert table.rows[0][2:4] == ("3 (2 patients)", "10.0 % (5.0–20.0)")
     assert table.rows[0][-1] == "knn"
     assert "cannot promise" not in table.note
-    assert kinds.tables[0].rows[0][-3:] == ("2", "0.987", "50.0 %")
+    assert kinds.blocks[0].rows[0][-3:] == ("2", "0.987", "50.0 %")
     assert (tmp_path / picture.file).is_file()
 
 

@@ -79,4 +79,4 @@ def test_many_patients_are_drawn_without_names_and_folded(study: SimpleNamespace
     study.metrics = by_patient(results=[entry])
     blocks = subjects(study, Gallery(study.run)).blocks
     assert blocks[3].title == "All 80 patients"
-    assert blocks[3].tables[0].rows[79][1] == "H79"
+    assert blocks[3].blocks[0].rows[79][1] == "H79"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import PATIENT_PROBES, PROBES
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.run_folder import RunFolder
@@ -21,13 +22,15 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.thresholds import reliability
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.figures.classification import calibration_error
+from leukoscope.reporting.figures.data import class_balance
 from leukoscope.reporting.figures.style import (
-    INPUT_STYLES,
     class_styles,
+    figure_svg,
+    house_style,
     luminance,
 )
 from leukoscope.reporting.formats import finite, interval, number
-from leukoscope.reporting.markup import cell, inline, markdown, markdown_code, stylesheet
+from leukoscope.reporting.markup import cell, inline, markdown, markdown_code, source_of
 from leukoscope.reporting.study import data
 from leukoscope.reporting.study.card import render_model_card
 from leukoscope.reporting.study_files import load_study
@@ -77,14 +80,13 @@ def test_markdown_cells_cannot_break_a_table(text: str) -> None:
         assert re.search(r"(?<!\\)\|", shown.replace("\\\\", "")) is None
 
 
-def test_each_class_and_probe_has_its_own_colour() -> None:
+def test_each_class_has_its_own_colour() -> None:
     styles = class_styles(CLASSES)
     assert set(styles) == set(CLASSES)
     assert len({(s.colour, s.marker) for s in styles.values()}) == len(CLASSES)
     eighteen = class_styles([*list(CLASSES)[18:30], *(f"own_{i}" for i in range(6))])
     assert len({style.colour for style in eighteen.values()}) == len(eighteen)
     assert styles["all"] == class_styles(["healthy", "all"])["all"]
-    assert len(set(INPUT_STYLES.values())) == len(INPUT_STYLES)
 
 
 def _contrast(first: str, second: str) -> float:
@@ -96,28 +98,48 @@ def _contrast(first: str, second: str) -> float:
     return high / low
 
 
-def test_type_is_legible_on_its_ground() -> None:
-    css = str(stylesheet())
-    names = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", css))
-    pairs = [
-        (names[ink], names[paper])
-        for ink in ("ink", "quiet", "accent")
-        for paper in ("paper", "soft")
-    ]
-    for level in ("unsafe", "plausible", "inconclusive"):
-        ground = re.search(rf"\.{level} {{ background: (#\w{{6}})", css)
-        word = re.search(rf"\.{level} \.level {{ color: (#\w{{6}})", css)
-        assert ground
-        assert word
-        pairs += [(word[1], ground[1]), (names["ink"], ground[1])]
-    pairs += [(colour, "#ffffff") for colour, _ in INPUT_STYLES.values()]
+def _themes() -> list[dict[str, str]]:
+    """Custom properties of the style sheet: light, and dark as far as it changes them."""
+    css = source_of("style.css")
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part))
+        for part in css.partition("* { box-sizing")[0].split("prefers-color-scheme: dark")
+    )
+    assert set(light) == set(dark)
+    return [light, dark]
+
+
+@pytest.mark.parametrize("theme", _themes(), ids=["light", "dark"])
+def test_type_is_legible_on_its_ground(theme: dict[str, str]) -> None:
+    grounds = ("paper", "soft")
+    pairs = [(theme[ink], theme[paper]) for ink in ("ink", "quiet", "accent") for paper in grounds]
+    for tone in ("bad", "good", "open", "none"):
+        pairs += [(theme[ink], theme[f"{tone}-bg"]) for ink in (f"{tone}-ink", "ink")]
+        pairs.append((theme[f"{tone}-ink"], theme["paper"]))
     for ink, paper in pairs:
         assert _contrast(ink, paper) >= 4.5, (ink, paper)
+    for tone in ("bad", "good", "open", "none"):  # dots and lines: WCAG 2.2, 1.4.11
+        assert _contrast(theme[f"{tone}-line"], theme["paper"]) >= 3
+
+
+def test_charts_use_the_properties_of_the_style_sheet() -> None:
+    with house_style():
+        figure = class_balance({"benign": 3, "pro_b": 4}, title="n = 7")
+        svg = figure_svg(figure, "balance one")
+    used = set(re.findall(r"var\(--([\w-]+)", svg))
+    assert used
+    assert used <= set(_themes()[0])
+    assert "<style" not in svg
+    assert not re.search(r'id="(?!balance-one-)', svg)
+    assert set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg)) <= set(
+        re.findall(r' id="([\w-]+)"', svg)
+    )
 
 
 def test_style_sheet_asks_for_nothing() -> None:
-    assert "url(" not in stylesheet()
-    assert "@import" not in stylesheet()
+    css = source_of("style.css")
+    assert "url(" not in css
+    assert "@import" not in css
 
 
 def test_reliability_error_is_the_metric() -> None:
@@ -204,6 +226,17 @@ def test_model_card_is_written_before_the_environment(
     run = make_study(tmp_path, images=20, protocols=("random",), with_images=False)
     run.environment.unlink()
     assert "## Provenance" in render_model_card(run)
+
+
+def test_every_setting_of_every_recipe_stands_under_its_key(run: RunFolder) -> None:
+    study = load_study(run)
+    recipes = (load_recipe("quick"), load_recipe("densenet121-clahe"))
+    study = replace(study, config=study.config.model_copy(update={"recipes": recipes}))
+    rows = {key: values for key, *values in data.settings(study).rows}
+    assert rows["preprocess.steps"] == ["none", "clahe (clip_limit 2, tiles 8)"]
+    assert rows["training.c_grid"] == ["0.0003, 0.003, 0.03, 0.3", "—"]
+    assert rows["training.schedule.factor"] == ["—", "0.1"]
+    assert rows["augmentation.horizontal_flip"] == ["no", "yes"]
 
 
 def test_every_probe_is_explained() -> None:

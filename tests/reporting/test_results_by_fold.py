@@ -25,7 +25,7 @@ def test_values_of_each_fold_and_their_mean(make_study: MakeStudy, tmp_path: Pat
     study = load_study(run)
     block = folds(study).blocks[1]
     assert isinstance(block, Folded)
-    linear, gradient = block.tables
+    linear, gradient = block.blocks
     assert [row[1] for row in gradient.rows] == ["0", "1", "2", "all"]
     scores = study.scores("cnn-baseline", "random")
     assert scores is not None
@@ -61,6 +61,6 @@ def test_a_fold_without_history_has_dashes(make_study: MakeStudy, tmp_path: Path
     (run.model("quick", "random", 1) / "history.csv").unlink()
     block = folds(load_study(run)).blocks[1]
     assert isinstance(block, Folded)
-    rows = block.tables[0].rows
+    rows = block.blocks[0].rows
     assert rows[1][5:] == ("—", "—", "—", "—")
     assert rows[3][6] == "—"

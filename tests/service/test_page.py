@@ -193,6 +193,50 @@ def test_many_files_a_broken_one_and_a_patient(
     assert "<script" not in report
 
 
+def test_the_table_sorts_filters_and_saves_corrections(open_page: Any, phantoms: list[str]) -> None:
+    page = open_page()
+    ask(page, *phantoms)
+    rows = page.locator(".summary tbody tr")
+    assert rows.count() == 4
+    assert page.locator("article details[open]").count() == 0  # many cards are folded
+    page.get_by_role("button", name="Image", exact=True).click()
+    names = rows.locator("th").all_inner_texts()
+    assert names == sorted(names)
+    page.get_by_role("button", name="Image", exact=True).click()
+    assert rows.locator("th").all_inner_texts() == names[::-1]
+    chip = page.locator("button.chip").first
+    chip.click()
+    kind = chip.get_attribute("data-filter")
+    shown = [row.is_visible() for row in rows.all()]
+    assert shown == [row.get_attribute("data-decision") == kind for row in rows.all()]
+    chip.click()
+    rows.first.get_by_role("link").click()
+    assert page.locator("article > details[open]").count() == 1
+    page.get_by_role("button", name="Save corrections.csv").click()
+    assert "Name the reviewer first" in page.locator("#say").inner_text()
+    rows.first.get_by_role("combobox").select_option("exclude")
+    page.get_by_label("Reviewer").fill("A. Reviewer")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save corrections.csv").click()
+    (row,) = csv.DictReader(io.StringIO(Path(waiting.value.path()).read_text()))
+    assert row["path"] == names[-1]
+    assert (row["decision"], row["by"], row["queue_sha256"]) == ("exclude", "A. Reviewer", "")
+    assert len(row["image_id"]) == 12
+    shot(page, "page-table")
+
+
+def test_earlier_answers_of_the_tab_can_be_seen_again(open_page: Any, phantoms: list[str]) -> None:
+    page = open_page()
+    ask(page, *phantoms[:2])
+    assert not page.locator("#history").is_visible()
+    page.set_input_files("#files", phantoms[2:3])
+    page.locator("article h3", has_text="smear 3.png").wait_for()
+    entries = page.locator("#history button")
+    assert entries.count() == 2
+    entries.last.click()
+    page.locator("article h3", has_text="smear 1.png").wait_for()
+
+
 def test_a_foreign_picture_is_rejected_in_words(
     open_page: Any, foreign: bytes, tmp_path: Path
 ) -> None:
@@ -232,7 +276,7 @@ def test_a_phone(open_page: Any, phantoms: list[str]) -> None:
 def test_without_the_script_it_is_a_form(open_page: Any, phantoms: list[str]) -> None:
     page = open_page(java_script_enabled=False)
     page.set_input_files("#files", phantoms[:1])
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Analyse").click()
     page.wait_for_selector("#results-heading")
     assert "smear 1.png" in page.locator("article h3").inner_text()
 

@@ -212,7 +212,7 @@ def test_the_gate_of_each_fold_is_measured(result: StudyResult) -> None:
     assert entry["rejected"]["value"] == pytest.approx(declined)
     val = [row for row in rows if row["part"] == "val" and not row["outlier"]]
     assert sum(row["accepted"] == "1" for row in val) >= 0.95 * len(val)
-    assert (result.run.figures / "ood-scores.png").is_file()
+    assert (result.run.figures / "ood-scores.svg").is_file()
     assert "What the model declines" in result.run.report_md.read_text()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,6 +27,7 @@ MANIFEST_COLUMNS = (
     "path", "label", "patient_id", "group_id", "split", "image_id", "sha256", "given_label",
 )  # fmt: skip
 SHOWN = 10
+ID_DIGITS = 12  # of a SHA-256, by which the page of predictions names an image
 CAUTION = (
     "These labels were changed after a model's predictions had been seen. A score of the same kind "
     "of model on them is flattered: the images it disagreed with were asked about, the others not."
@@ -112,12 +113,17 @@ def read_corrections(
     """
     rows = read_csv(path, required=REQUIRED)
     records = {record.image_id: record for record in manifest.images}
+    by_hash = {record.sha256[:ID_DIGITS]: record for record in manifest.images}
     suggested = {row["image_id"]: row["suggested"] for row in queue["rows"]}
     classes = order_classes(record.label for record in manifest.images if record.label)
     found: dict[str, Correction] = {}
     wrong: list[str] = []
     for line, row in enumerate(rows, start=2):
         one = Correction(line, *(row[name].strip() for name in REQUIRED[:-1]))
+        if not row["queue_sha256"] and one.image_id in by_hash:
+            one = _of_prediction(one, by_hash[one.image_id])
+            row["queue_sha256"] = queue["sha256"]
+            suggested.setdefault(one.image_id, one.label)
         problem = _problem(one, row["queue_sha256"], queue["sha256"], records, suggested, classes)
         earlier = found.setdefault(one.image_id, one)
         if not problem and (earlier.decision, earlier.label) != (one.decision, one.label):
@@ -132,6 +138,18 @@ def read_corrections(
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise DataError(f"{path}: {listed}{more}", hint="nothing was written; correct the rows")
     return found
+
+
+def _of_prediction(one: Correction, record: ImageRecord) -> Correction:
+    """A decision on a prediction, made on the page of the service, as one on the label.
+
+    There ``given`` is the predicted class, ``keep`` means that it is right, and ``exclude`` that
+    the image shows none of the classes, which says nothing of another label.
+    """
+    seen = replace(one, image_id=record.image_id, given=record.label)
+    if one.decision not in ("keep", "other"):
+        return replace(seen, decision="unsure", label=record.label)
+    return replace(seen, decision="keep" if one.label == record.label else "other")
 
 
 def _problem(

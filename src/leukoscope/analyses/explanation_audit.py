@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from leukoscope.pipeline.progress import Tell
 from leukoscope.pipeline.trained_run import RECORD, FittedModel
 from leukoscope.reporting.figures.heatmaps import audit_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
+from leukoscope.reporting.formats import seconds as duration
 from leukoscope.study.explanations import ModelSource
 
 if TYPE_CHECKING:
@@ -157,12 +159,14 @@ class AuditPlan:
         images: Number of test images.
         masks: Folder of masks; None for the ground truth of phantoms, else our segmentation.
         seed: Seed of the choice of images, of noise and of randomised weights.
+        judged: Whether to refuse fewer independent images than a verdict needs.
     """
 
     methods: tuple[str, ...] = ()
     images: int = IMAGES
     masks: Path | None = None
     seed: int = 0
+    judged: bool = True
 
 
 def audit_explanations(
@@ -181,7 +185,8 @@ def audit_explanations(
         plan: Methods and number of images.
         out: Folder of the files.
         progress: Called with (images scored, images in all).
-        warn: Called before the first image if there are too few independent images for a verdict.
+        warn: Called before the first image if no verdict was asked for and there are too few
+            independent images for one, and after it with the time that all will take.
 
     Returns:
         The content of ``audit.json``: ``settings``, ``images``, ``summary`` and ``verdicts``.
@@ -189,21 +194,19 @@ def audit_explanations(
     Raises:
         UnknownNameError: No such method.
         ConfigError: A method that this network does not allow.
-        DataError: No image has a mask, or an image or mask is damaged.
+        DataError: No image has a mask, or an image or mask is damaged, or a verdict needs more
+            independent images.
     """
     masks = LeukocyteMaskSource.find(source.fitted.manifest, plan.masks)
     chosen, groups = _choose(source, masks, plan)
     settings = _settings(source, plan, masks)
-    independent = len({groups.get(r.image_id) or r.image_id for r, _ in chosen})
-    if independent < MIN_GROUPS:
-        warn(
-            f"{independent} independent images ({settings['unit']}s) will be scored, and a verdict "
-            f"needs {MIN_GROUPS}: the maps will not be judged"
-        )
+    _check_enough(plan, len({groups.get(r.image_id) or r.image_id for r, _ in chosen}),
+                  f"{settings['unit']}s", warn)  # fmt: skip
     done = _finished(out / JSON, settings)
     found = {r.image_id: done[r.image_id] for r, _ in chosen if r.image_id in done}
     result: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
     waiting = [(record, fold) for record, fold in chosen if record.image_id not in found]
+    started = time.monotonic()
     for fold in dict.fromkeys(fold for _, fold in waiting):
         model = _HeatMapScorer(source, fold, settings["methods"], plan.seed)
         for record in (record for record, where in waiting if where == fold):
@@ -213,6 +216,9 @@ def audit_explanations(
             found[record.image_id] = {**place, **model.audit(record, masks)}
             write_json(out / JSON, {**result, "images": list(found.values())})
             progress(len(found), len(chosen))
+            if record is waiting[0][0] and len(waiting) > 1:
+                whole = (time.monotonic() - started) * len(waiting)
+                warn(f"{len(waiting)} images will take about {duration(whole)}")
     images = [found[record.image_id] for record, _ in chosen]
     config = source.fitted.config
     summary = summarise(images, confidence=config.confidence, replicates=config.bootstrap)
@@ -223,6 +229,21 @@ def audit_explanations(
     with house_style():
         write_bytes(out / FIGURE, figure_png(audit_figure(result)))
     return result
+
+
+def _check_enough(
+    plan: AuditPlan, independent: int, unit: str, warn: Callable[[str], None]
+) -> None:
+    """Refuse, or warn, before hours of work whose result could not be judged."""
+    if independent >= MIN_GROUPS:
+        return
+    found = f"{independent} independent images ({unit}) would be scored, a verdict needs"
+    if plan.judged:
+        raise DataError(
+            f"{found} {MIN_GROUPS}",
+            hint="ask for more with --images, or score them without a verdict with --unjudged",
+        )
+    warn(f"{found} {MIN_GROUPS}: the maps will not be judged")
 
 
 def put_into_report(run: RunFolder, progress: Tell) -> None:

@@ -23,6 +23,7 @@ from leukoscope.cli.console import (
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from leukoscope.analyses.explanation_audit import AuditPlan
     from leukoscope.study.explanations import Explanation, Look, ModelSource
 
 
@@ -50,6 +51,7 @@ def explain(
     layer: opt.LayerOption = None,
     audit: opt.AuditOption = False,
     audited: opt.AuditImagesOption = None,
+    unjudged: opt.UnjudgedOption = False,
     masks: opt.MasksOption = None,
     out: opt.ExplanationsOutOption = None,
     as_json: opt.JsonOption = False,
@@ -66,9 +68,14 @@ def explain(
                 f"{', '.join(sorted(given)) or 'second recipe'}",
                 hint="example: leukoscope explain RUN --audit -m grad-cam --images 24",
             )
-        return _audit(run, recipe, protocol, method, audited, masks, out, as_json)
-    if audited is not None or masks is not None:
-        raise UsageError("--images and --masks belong to --audit", hint="say --audit too")
+        from leukoscope.analyses.explanation_audit import IMAGES, AuditPlan
+
+        plan = AuditPlan(tuple(method or ()), audited or IMAGES, masks, judged=not unjudged)
+        return _audit(run, recipe, protocol, plan, out, as_json)
+    if audited is not None or masks is not None or unjudged:
+        raise UsageError(
+            "--images, --masks and --unjudged belong to --audit", hint="say --audit too"
+        )
     from leukoscope.study.explanations import Look, open_sources
 
     look = Look(tuple(dict.fromkeys(method or ("grad-cam",))), layer, target)
@@ -138,24 +145,16 @@ def _audit(
     run: Path,
     recipe: list[str] | None,
     protocol: str | None,
-    method: list[str] | None,
-    images: int | None,
-    masks: Path | None,
+    plan: AuditPlan,
     out: Path | None,
     as_json: bool,
 ) -> int:
-    from leukoscope.analyses.explanation_audit import (
-        IMAGES,
-        AuditPlan,
-        audit_explanations,
-        put_into_report,
-    )
+    from leukoscope.analyses.explanation_audit import audit_explanations, put_into_report
     from leukoscope.reporting.study.examples import audit_table
     from leukoscope.study.explanations import open_sources
 
     (source,) = open_sources(run, None, recipe or (), protocol)
     folder = out or source.fitted.run.explanations
-    plan = AuditPlan(tuple(method or ()), images or IMAGES, masks)
     with progress_bars() as show:
         found = audit_explanations(
             source,

@@ -300,6 +300,10 @@ AuditOption = Annotated[
 AuditImagesOption = Annotated[
     int | None, typer.Option("--images", min=1, help="Test images of the audit. Default: 20.")
 ]
+UnjudgedOption = Annotated[
+    bool,
+    typer.Option("--unjudged", help="Score fewer independent images than a verdict needs (20)."),
+]
 MasksOption = Annotated[
     Path | None,
     typer.Option(

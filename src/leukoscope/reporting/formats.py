@@ -52,7 +52,8 @@ def number(value: object, metric: str) -> str:
         return DASH
     if metric == "set_size":
         return f"{known:.2f}"
-    return f"{100 * known:.1f} %" if is_percent(metric) else f"{known:.3f}"
+    text = f"{100 * known:.1f} %" if is_percent(metric) else f"{known:.3f}"
+    return text.replace("-", "−")
 
 
 ValueOrEstimate = Estimate | Mapping[str, Any] | float | None
@@ -91,7 +92,7 @@ def interval(entry: ValueOrEstimate, metric: str) -> str:
     if text == DASH or low is None or high is None:
         return text
     if is_percent(metric):
-        return f"{text} ({100 * low:.1f}–{100 * high:.1f}){mark}"
+        return f"{text} ({100 * low:.1f}–{100 * high:.1f}){mark}".replace("-", "−")
     return f"{text} ({number(low, metric)}–{number(high, metric)}){mark}"
 
 
@@ -188,6 +189,16 @@ def metric_title(metric: str) -> str:
     return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
 
 
+def metric_words(metric: str) -> str:
+    """A metric's name in the middle of a sentence.
+
+    >>> metric_words("balanced_accuracy"), metric_words("roc_auc")
+    ('balanced accuracy', 'ROC AUC')
+    """
+    title = metric_title(metric)
+    return title if title[:2].isupper() else lower_first(title)
+
+
 def lower_first(text: str) -> str:
     """A title in the middle of a sentence.
 
@@ -195,3 +206,12 @@ def lower_first(text: str) -> str:
     'the whole recipe'
     """
     return text[:1].lower() + text[1:]
+
+
+def upper_first(text: str) -> str:
+    """A title at the beginning of a line.
+
+    >>> upper_first("clusters apart")
+    'Clusters apart'
+    """
+    return text[:1].upper() + text[1:]

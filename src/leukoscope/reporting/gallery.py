@@ -11,31 +11,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.core.errors import DataError, ImageError
-from leukoscope.core.files import write_bytes
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import write_text
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.imaging.decode import decode_image
 from leukoscope.reporting.content import Picture
-from leukoscope.reporting.figures.data import square_thumb
 from leukoscope.reporting.figures.style import (
     CSS_PX_PER_IN,
-    figure_png,
+    figure_svg,
     house_style,
     photo_uri,
-    png_uri,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-PHOTO_PX = 1080  # half again the CSS width: photographs are most of a page's weight
 
 
 class Gallery:
     """Draws figures into a study's folder.
 
     Args:
-        run: The folder; PNG files go to its ``figures``.
+        run: The folder; SVG files go to its ``figures``.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -48,33 +43,27 @@ class Gallery:
         *,
         caption: str,
         alt: str,
-        photo: bool = False,
-        narrow: Callable[[], Figure] | None = None,
     ) -> Picture:
-        """Make one figure, write ``figures/<name>.png`` and return it ready for the page.
+        """Make one chart, write ``figures/<name>.svg`` and return it ready for the page.
 
         Args:
             name: Stem of the file.
             make: Makes the figure; called inside the house style.
             caption: With the sample size.
             alt: For readers who cannot see it.
-            photo: Whether it shows photographs, which the page then holds as JPEG.
-            narrow: Makes a version for small screens, which only the page holds.
         """
         with house_style():
             figure = make()
-            data = figure_png(figure, photo=photo)
-            small = b"" if narrow is None else figure_png(narrow())
+            svg = figure_svg(figure, name)
         width, height = figure.get_size_inches()
-        write_bytes(self.run.figures / f"{name}.png", data)
+        write_text(self.run.figures / f"{name}.svg", svg)
         return Picture(
-            file=f"figures/{name}.png",
+            file=f"figures/{name}.svg",
             caption=caption,
             alt=alt,
-            uri=photo_uri(data, max_width_px=PHOTO_PX) if photo else png_uri(data),
             width=round(CSS_PX_PER_IN * width),
             height=round(CSS_PX_PER_IN * height),
-            narrow_uri=png_uri(small) if small else "",
+            svg=svg,
         )
 
     def stored(self, path: Path, *, caption: str, alt: str, most_px: int = 960) -> Picture | None:
@@ -121,13 +110,3 @@ def thumb_uri(image: NDArray[np.uint8], most_px: int, quality: int) -> str:
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
-
-
-def load_thumb(path: Path | None) -> NDArray[np.uint8] | None:
-    """A square thumbnail, or None where the image is not there or cannot be read."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        return square_thumb(decode_image(path).image)
-    except ImageError:
-        return None

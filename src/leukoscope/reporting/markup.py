@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
 from leukoscope.core.files import write_text
-from leukoscope.reporting.content import Section
+from leukoscope.reporting.content import STATUS_SIGNS, Head, Tab, as_table
 from leukoscope.reporting.wording import REPORT_DISCLAIMER
 
 if TYPE_CHECKING:
@@ -51,13 +54,22 @@ def cell(text: str) -> Markup:
 
 
 def lines(text: str) -> Markup:
-    """Several values of one cell, each on its own line.
+    """Several values of one cell, each on its own line, limits in lines of their own.
 
     >>> str(lines("98.3 % / 91.8 %"))
     '98.3 % /<br>91.8 %'
     """
     mark = ", " if ", " in text else " / "
-    return Markup(f"{mark.rstrip()}<br>").join(escape(part) for part in text.split(mark))
+    return Markup(f"{mark.rstrip()}<br>").join(cell(part) for part in text.split(mark))
+
+
+def tone(text: str) -> str:
+    """How the cell of a matrix is coloured, by its first sign.
+
+    >>> tone("✗ shown 74 %"), tone("12")
+    ('bad', 'none')
+    """
+    return STATUS_SIGNS.get(text[:1], "none")
 
 
 def markdown(text: str) -> str:
@@ -101,7 +113,13 @@ def templates() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        inline=inline, cell=cell, lines=lines, markdown=markdown, markdown_code=markdown_code
+        inline=inline,
+        cell=cell,
+        lines=lines,
+        tone=tone,
+        table_of=as_table,
+        markdown=markdown,
+        markdown_code=markdown_code,
     )
     return environment
 
@@ -117,35 +135,43 @@ def render(template: str, **values: object) -> str:
 
 
 def write_page(
-    html: Path,
-    values: Mapping[str, Any],
-    sections: Iterable[Section],
-    *,
-    kind: str = "report",
-    markdown: Path | None = None,
+    html: Path, head: Head, tabs: Iterable[Tab], *, markdown: Path | None = None
 ) -> None:
-    """Write a page that opens offline, and the same as Markdown; empty sections are left out.
+    """Write a page that opens offline, and the same as Markdown.
 
     Args:
         html: The page's file.
-        values: What stands above the sections.
-        sections: In order.
-        kind: Name of the templates.
+        head: What stands above the tabs.
+        tabs: In order; what is empty is left out.
         markdown: The text's file, if one is wanted.
     """
-    page = {
-        **values,
-        "disclaimer": REPORT_DISCLAIMER,
-        "sections": [s for s in sections if s.blocks],
-    }
-    write_text(html, render(f"{kind}.html.j2", css=stylesheet(), **page))
+    filled = [
+        replace(tab, sections=[section for section in tab.sections if section.blocks])
+        for tab in tabs
+    ]
+    page = {"head": head, "tabs": [tab for tab in filled if tab.sections]}
+    write_text(html, render_page("page.html.j2", ("page.js",), **page))
     if markdown is not None:
-        write_text(markdown, render(f"{kind}.md.j2", **page))
+        write_text(markdown, render("page.md.j2", disclaimer=REPORT_DISCLAIMER, **page))
 
 
-def stylesheet() -> Markup:
-    """The page's style sheet, to be placed inline."""
-    return Markup(source_of("style.css"))  # ours, not the user's
+def render_page(template: str, scripts: Sequence[str], **values: object) -> str:
+    """Fill the template of a page with its style, scripts and disclaimer inside.
+
+    Args:
+        template: One that extends ``shell.html.j2``.
+        scripts: Files of the package's ``templates``, run in this order.
+        **values: What the template uses besides.
+    """
+    script = "".join(map(source_of, scripts))
+    return render(
+        template,
+        css=Markup(source_of("style.css")),  # ours, not the user's
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        disclaimer=REPORT_DISCLAIMER,
+        **values,
+    )
 
 
 def source_of(name: str) -> str:

@@ -19,7 +19,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.protocols import protocol_rank
-from leukoscope.core.records import Fold, Manifest
+from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder, training_history
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
@@ -213,11 +213,15 @@ class Study:
 
     def image_path(self, image_id: str) -> Path | None:
         """Where an image lies, or None where the manifest does not name it inside the data."""
-        record = self._by_id.get(image_id)
+        record = self.record(image_id)
         return None if record is None else inside(self.manifest.root, record.path)
 
+    def record(self, image_id: str) -> ImageRecord | None:
+        """The image's record, or None where the manifest does not name it."""
+        return self._by_id.get(image_id)
+
     @cached_property
-    def _by_id(self) -> dict[str, Any]:
+    def _by_id(self) -> dict[str, ImageRecord]:
         if self.row == "patient":
             return {}  # a row is no picture
         return {record.image_id: record for record in self.manifest.images}

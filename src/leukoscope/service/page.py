@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from leukoscope.core.program import __version__
+from leukoscope.reporting.markup import source_of
 from leukoscope.runtime.outputs import csv_text
 from leukoscope.runtime.prediction import Failure
 from leukoscope.service import uploads, views
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _SIMILAR = 5
-_STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_STATIC = {
+    "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml",
+    "corrections.js": "text/javascript",
+}  # fmt: skip
 
 
 def add(app: FastAPI, models: ModelPool, settings: ServiceSettings, memory: UploadMemory) -> None:
@@ -141,6 +145,8 @@ async def _result_values(
 
 @cache
 def _static(name: str) -> bytes:
+    if name == "corrections.js":  # the script of all pages that collect corrections
+        return source_of(name).encode()
     return files(__package__).joinpath("static", name).read_bytes()
 
 

@@ -27,6 +27,8 @@ from leukoscope.service.decoding import Decode
 from leukoscope.service.model_pool import ServedModel
 
 _SHOWN_PX = 480
+_THUMB_PX = 64
+_BORDERLINE = 1.2  # times the largest accepted distance
 _JPEG_QUALITY = 90
 
 
@@ -35,7 +37,8 @@ class Pictures:
     """Data URIs.
 
     Attributes:
-        original: As sent, upright, made smaller.
+        thumb: As sent, upright, very small.
+        original: The same, larger.
         seen: What the network was given; None for an image that was cut.
         framed: An image that was cut, with a frame around each part; None for others.
         contours: The original with outlines of leukocytes.
@@ -43,6 +46,7 @@ class Pictures:
         leukocytes: Number of outlines.
     """
 
+    thumb: str
     original: str
     seen: str | None
     framed: str | None
@@ -65,13 +69,14 @@ def draw_pictures(
     image = decode(*upload).image
     small = _fit(image)
     outlined, count = _outline(small)
+    sent = _uri(_fit(small, _THUMB_PX)), _uri(small)
     if answer.tiles is not None:
-        return Pictures(_uri(small), None, picture_uri(answer.framed), _uri(outlined), None, count)
+        return Pictures(*sent, None, picture_uri(answer.framed), _uri(outlined), None, count)
     seen = apply_preprocess(image, predictor.record.preprocess)
     heat = None
     if answer.heat is not None:
         heat = _uri(colour_map(answer.heat, (seen.shape[0], seen.shape[1])))
-    return Pictures(_uri(small), _uri(seen), None, _uri(outlined), heat, count)
+    return Pictures(*sent, _uri(seen), None, _uri(outlined), heat, count)
 
 
 def picture_uri(image: NDArray[np.uint8] | None) -> str | None:
@@ -79,9 +84,9 @@ def picture_uri(image: NDArray[np.uint8] | None) -> str | None:
     return None if image is None else _uri(image)
 
 
-def _fit(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _fit(image: NDArray[np.uint8], most_px: int = _SHOWN_PX) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
-    scale = min(1.0, _SHOWN_PX / max(height, width))
+    scale = min(1.0, most_px / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -123,19 +128,17 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
     """One readable image."""
     record = model.predictor.record
     t = texts()
-    too_strange = (
-        record.ood is not None
-        and answer.ood_score is not None
-        and answer.ood_score > record.ood.threshold
-    )
     return {
         "number": index + 1,
         "name": answer.image,
         "sha256": answer.sha256,
         "decision": answer.decision,
-        "sentence": t["decision"]["unlike" if too_strange else answer.decision],
+        "sentence": _sentence(answer, record),
         "reasons": answer.reasons,
+        "class": answer.predicted,
         "predicted": class_title(answer.predicted),
+        "p": answer.probabilities[answer.predicted],
+        "p_malignant": answer.p_malignant,
         "probability": percent(answer.probabilities[answer.predicted]),
         "bars": [
             _bar(name, p, name in answer.prediction_set) for name, p in answer.probabilities.items()
@@ -157,6 +160,17 @@ def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures)
         "pictures": pictures,
         "size_px": record.preprocess.size_px,
     }
+
+
+def _sentence(answer: Prediction, record: BundleRecord) -> str:
+    """The decision in words; a rejection by distance says how far the image is."""
+    words = texts()["decision"]
+    if record.ood is None or answer.ood_score is None or answer.ood_score <= record.ood.threshold:
+        return str(words[answer.decision])
+    limit = record.ood.threshold
+    if answer.ood_score > _BORDERLINE * limit:
+        return str(words["unlike"])
+    return str(words["borderline"].format(score=f"{answer.ood_score:.3g}", limit=f"{limit:.3g}"))
 
 
 def _parts(answer: Prediction) -> str | None:
@@ -283,7 +297,9 @@ def about(model: ServedModel) -> dict[str, Any]:
         role = role_of(name, record.roles)
         branch = t["malignant" if role == "malignant" else "other" if role else "unstated"]
         meaning = class_description(name) or t["unknown"]
-        classes.append({"title": class_title(name), "meaning": meaning, "branch": branch})
+        classes.append(
+            {"name": name, "title": class_title(name), "meaning": meaning, "branch": branch}
+        )
     return {
         "name": model.name,
         "model": model.predictor.model,

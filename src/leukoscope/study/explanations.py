@@ -20,10 +20,9 @@ from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
 from leukoscope.pipeline.progress import Tell
 from leukoscope.pipeline.trained_run import FittedModel, FittedRun
-from leukoscope.reporting.figures.data import class_grid
+from leukoscope.reporting.figures.example_grids import class_grid, example_grids
 from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, HeatColumn, heat_panel
 from leukoscope.reporting.figures.style import figure_png, house_style, short_title
-from leukoscope.reporting.study.examples import example_grids
 from leukoscope.runtime.prediction import Failure
 
 PART_TITLES: Mapping[str, str] = {

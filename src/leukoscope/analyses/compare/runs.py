@@ -91,7 +91,7 @@ def compare_runs(
     roles: Mapping[str, str] | None = None,
     listener: Listener | None = None,
 ) -> ComparedRuns:
-    """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.png``.
+    """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.svg``.
 
     Statistics are computed again from predictions and splits, on the test images that all
     recipes share; parameters, operations, latency and layers from networks built anew.
@@ -150,15 +150,14 @@ def _head(
     settings: ComparisonSettings,
     roles: Roles,
 ) -> dict[str, Any]:
-    # Folders by name: a page that is passed on must not tell where it was made.
-    named = " ".join(Path(run).resolve().name for run in runs)
+    named = " ".join(_without_folders(str(run)) for run in runs)
     options = "" if settings.metric == "accuracy" else f" --metric {settings.metric}"
     options += "" if settings.against == BEST else f" --against '{settings.against}'"
     options += "".join(f" --role {name}={role}" for name, role in roles.items())
     return {
         "schema": SCHEMA,
         "leukoscope": __version__,
-        "command": f"leukoscope compare {named} --out {out.resolve().name}{options}",
+        "command": f"leukoscope compare {named} --out {_without_folders(str(out))}{options}",
         "metric": settings.metric,
         "against": settings.against,
         **{key: settings.how[key] for key in ("confidence", "replicates", "seed")},
@@ -206,8 +205,15 @@ def _verdict_of(source: ComparedRun) -> dict[str, Any] | None:
 
 
 def _without_folders(command: str) -> str:
-    """A command with names in place of paths, as a reader would type it."""
-    named = re.sub(r"\S*/([^/\s]+)", r"\1", command)
+    """A command as typed, with names in place of absolute paths.
+
+    A page that is passed on must not tell where it was made, but relative paths are needed to
+    repeat a command.
+
+    >>> _without_folders("leukoscope study data/aria --out=/home/me/runs/a")
+    'leukoscope study data/aria --out=a'
+    """
+    named = re.sub(r"(?<![^\s='\"])(?:~|[A-Za-z]:)?[/\\]\S*[/\\]([^/\\\s]+)", r"\1", command)
     return re.sub(r"^__main__\.py", "leukoscope", named)
 
 

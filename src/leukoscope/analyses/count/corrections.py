@@ -25,7 +25,8 @@ def apply_corrections(
 
     Args:
         patients: Their cells are replaced by corrected ones.
-        files: ``corrections.csv`` of the sheets.
+        files: ``corrections.csv`` of the sheets, or of the page of predictions, whose rows name
+            no sheet and hold for an image on any of them.
         class_names: Of the bundle.
 
     Returns:
@@ -36,10 +37,12 @@ def apply_corrections(
     """
     sheets = {one.sheet_sha256: one for one in patients}
     cells = {(sheet, cell.cell_id): cell for sheet, one in sheets.items() for cell in one.cells}
+    sheet_of = {image_id: sheet for sheet, image_id in cells}
     decided: dict[tuple[str, str], tuple[str, str, str]] = {}
     for path in files:
         wrong = []
         for line, row in enumerate(read_csv(path, required=REQUIRED), start=2):
+            row["queue_sha256"] = row["queue_sha256"] or sheet_of.get(row["image_id"], "")
             key = (row["queue_sha256"], row["image_id"])
             problem = _problem(row, row["queue_sha256"] in sheets, cells.get(key), class_names)
             if problem:
@@ -66,7 +69,9 @@ def _problem(
 ) -> str:
     """What is wrong with a row, or empty."""
     if not known_sheet:
-        return f"it belongs to another sheet ({row['queue_sha256'][:12] or 'none named'})"
+        if not row["queue_sha256"]:
+            return f"no sheet has an image {row['image_id']!r}"
+        return f"it belongs to another sheet ({row['queue_sha256'][:12]})"
     if cell is None:
         return f"the sheet has no cell {row['image_id']!r}"
     if row["given"] != cell.predicted:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from leukoscope.core.files import write_csv
 from leukoscope.core.protocols import protocol_title
@@ -15,9 +14,23 @@ from leukoscope.reporting.compare.result import (
     ComparisonResult,
     load_comparison,
     signs_of,
+    value_of,
 )
-from leukoscope.reporting.content import Section, Table
-from leukoscope.reporting.formats import count, plural
+from leukoscope.reporting.content import (
+    Block,
+    Bullets,
+    Code,
+    Folded,
+    Head,
+    Headline,
+    Ranges,
+    Section,
+    Span,
+    Tab,
+    Table,
+    Terms,
+)
+from leukoscope.reporting.formats import count, finite, interval, metric_title, metric_words, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 
@@ -37,21 +50,17 @@ TABLES: Mapping[str, Callable[[ComparisonResult], Table | None]] = {
     "prior-work": recipes.prior_work,
     "formulas": recipes.formulas,
 }
-SECTIONS: tuple[Callable[[ComparisonResult, Gallery], Section], ...] = (
-    sections.glance,
-    sections.ranking,
-    sections.further,
-    sections.classes,
-    sections.cost,
-    sections.training,
-    sections.diagrams,
-    sections.data,
-    sections.context,
-)
+PARTS: Mapping[str, tuple[Callable[[ComparisonResult, Gallery], Section], ...]] = {
+    "Ranking": (sections.glance, sections.ranking),
+    "Metrics": (sections.further, sections.classes),
+    "Cost and training": (sections.cost, sections.training, sections.diagrams),
+    "Data and context": (sections.data, sections.context),
+}
+MOST_SPANS = 10  # recipes on the first screen; tables name all
 
 
 def write_comparison(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write the pages, ``figures/*.png`` and ``tables/*.csv`` from ``comparison.json``.
+    """Write the pages, ``figures/*.svg`` and ``tables/*.csv`` from ``comparison.json``.
 
     Args:
         folder: Where ``comparison.json`` lies.
@@ -62,16 +71,19 @@ def write_comparison(folder: Path, *, progress: Callable[[int, int], None] | Non
     """
     comparison = load_comparison(folder)
     gallery = Gallery(RunFolder(folder))
-    made: list[Section] = []
-    for done, make in enumerate(SECTIONS, start=1):
-        made.append(make(comparison, gallery))
-        if progress is not None:
-            progress(done, len(SECTIONS))
+    tabs: list[Tab] = []
+    done, total = 0, sum(map(len, PARTS.values()))
+    for title, makers in PARTS.items():
+        made = []
+        for make in makers:
+            made.append(make(comparison, gallery))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        tabs.append(Tab(f"part-{title.lower().replace(' ', '-')}", title, made))
     _write_tables(folder / "tables", comparison)
-    write_page(
-        folder / "comparison.html", _head(comparison), made, kind="comparison",
-        markdown=folder / "comparison.md",
-    )  # fmt: skip
+    page, text = folder / "comparison.html", folder / "comparison.md"
+    write_page(page, _head(comparison), tabs, markdown=text)
 
 
 def _write_tables(folder: Path, comparison: ComparisonResult) -> None:
@@ -88,30 +100,74 @@ def _write_tables(folder: Path, comparison: ComparisonResult) -> None:
             write_csv(folder / f"{name}.csv", titles, rows)
 
 
-def _head(comparison: ComparisonResult) -> dict[str, Any]:
+def _head(comparison: ComparisonResult) -> Head:
     runs = comparison.values["runs"]
     data = ", ".join(dict.fromkeys(run["data"] for run in runs))
-    facts = (
-        (str(len(comparison.entries)), "recipe" if len(comparison.entries) == 1 else "recipes"),
-        (str(len(runs)), "run" if len(runs) == 1 else "runs"),
-        (", ".join(head["name"] for head in comparison.protocols), "protocols"),
-        (count(max(head["n"] for head in comparison.protocols)), "test images"),
-    )
-    return {
-        "title": f"Comparison of {plural(len(comparison.entries), 'recipe')} on {data}",
-        "name": f"{plural(len(comparison.entries), 'recipe')} on {data}",
-        "command": comparison.values["command"],
-        "facts": facts,
-        "about": _about(comparison, data),
-        "notes": [
-            *comparison.values["notes"],
-            *(
-                f"{protocol_title(head['name'])}: {note}"
-                for head in comparison.protocols
-                for note in head["notes"]
-            ),
+    recipes = "recipe" if len(comparison.entries) == 1 else "recipes"
+    name = f"{plural(len(comparison.entries), 'recipe')} on {data}"
+    notes = [
+        *comparison.values["notes"],
+        *(
+            f"{protocol_title(head['name'])}: {note}"
+            for head in comparison.protocols
+            for note in head["notes"]
+        ),
+    ]
+    how: list[Block] = [Terms(tuple(_about(comparison, data))), Code(comparison.values["command"])]
+    return Head(
+        kind="comparison",
+        title=f"Comparison of {name}",
+        name=name,
+        facts=(
+            (str(len(comparison.entries)), recipes),
+            (str(len(runs)), "run" if len(runs) == 1 else "runs"),
+            (", ".join(head["name"] for head in comparison.protocols), "protocols"),
+            (count(max(head["n"] for head in comparison.protocols)), "test images"),
+        ),
+        headline=Headline("inconclusive", "Answer", "→", _answer(comparison)),
+        lead=[
+            _spans(comparison),
+            *([Bullets(tuple(notes))] if notes else []),
+            Folded("How this was compared", how),
         ],
-    }
+    )
+
+
+def _answer(comparison: ComparisonResult) -> str:
+    """Which recipe is first where the most is held out, and which others may be as good."""
+    protocol, metric = comparison.protocols[-1]["name"], comparison.metric
+    first, *others = comparison.under(protocol)
+    score = interval(value_of(first, protocol, metric), metric)
+    where, who = protocol_title(protocol), comparison.name(first)
+    reached = f"{metric_words(metric)}, {score}"
+    if not others:
+        return f"{where}: {who} has {metric_words(metric)} {score}."
+    what = f"{where}: of {len(others) + 1} recipes {who} has the best {reached}"
+    tests = [row for row in comparison.values["tests"] if row["protocol"] == protocol]
+    alike = [
+        other
+        for row in tests
+        if row["verdict"] == "not distinguishable" and first["label"] in (row["a"], row["b"])
+        for other in (row["a"], row["b"])
+        if other != first["label"]
+    ]
+    if not alike:
+        return f"{what}."
+    names = ", ".join(comparison.short[label] for label in alike)
+    return f"{what}; not distinguishable from it: {names}."
+
+
+def _spans(comparison: ComparisonResult) -> Ranges:
+    """Every recipe where the most is held out."""
+    head, metric = comparison.protocols[-1], comparison.metric
+    spans = []
+    for entry in comparison.under(head["name"])[:MOST_SPANS]:
+        found = value_of(entry, head["name"], metric) or {}
+        place, low, high = (finite(found.get(key)) for key in ("value", "low", "high"))
+        spans.append(Span(comparison.name(entry), interval(found, metric), place, low, high))
+    title = f"{metric_title(metric)}, {protocol_title(head['name']).lower()}"
+    return Ranges(f"{title} (n = {tables.sample(head)}, {comparison.level} intervals)",
+                  tuple(spans))  # fmt: skip
 
 
 def _about(comparison: ComparisonResult, data: str) -> list[tuple[str, str]]:

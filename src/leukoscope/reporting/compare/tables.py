@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.shortcuts import SOURCES
 from leukoscope.evaluation.verdict import level_words
-from leukoscope.evaluation.verdict_text import share_text
 from leukoscope.reporting.compare.result import (
     ComparisonResult,
     RecipeEntry,
@@ -30,6 +28,7 @@ from leukoscope.reporting.content import (
     code,
     each,
     scores,
+    status,
     table_if_any,
     table_of,
     text,
@@ -51,7 +50,6 @@ from leukoscope.reporting.formats import (
 from leukoscope.reporting.result_tables import class_table
 from leukoscope.reporting.study.shortcuts import SIGNS
 
-MAIN_PLAIN = ("macro_f1", "roc_auc", "ece")
 ALL_METRICS = (
     "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece",
 )  # fmt: skip
@@ -60,7 +58,6 @@ ALL_METRICS = (
 def overview(comparison: ComparisonResult) -> Table:
     """One row a recipe, the protocols side by side, with cost and the study's own figure."""
     names = [head["name"] for head in comparison.protocols]
-    sides = " / ".join(names)
     sizes = "; ".join(f"{head['name']}: {sample(head)}" for head in comparison.protocols)
     return table_of(
         f"All recipes on the same test images ({comparison.level} intervals; {sizes})",
@@ -68,8 +65,6 @@ def overview(comparison: ComparisonResult) -> Table:
         recipe_field(comparison),
         *each(names, lambda name: f"Accuracy, {name}",
               lambda e, name: interval(value_of(e, name, "accuracy"), "accuracy")),
-        *each(MAIN_PLAIN, lambda metric: f"{metric_title(metric)}, {sides}",
-              lambda e, metric: _sides(e, names, metric), lines=True),
         value("Epochs run of published", lambda e: epochs(e, names), lines=True),
         value("Parameters", lambda e: big(_complexity(e, "parameters"))),
         value("MACs", lambda e: big(_complexity(e, "macs"))),
@@ -98,11 +93,6 @@ def sample(head: RecipeEntry) -> str:
     """How many images in how many groups."""
     groups = plural(head["n_groups"], head["group_unit"])
     return f"{count(head['n'])} images in {groups}"
-
-
-def _sides(entry: RecipeEntry, protocols: Sequence[str], metric: str) -> str:
-    found = [value_of(entry, name, metric) or {} for name in protocols]
-    return " / ".join(number(record.get("value"), metric) for record in found)
 
 
 def _training(entry: RecipeEntry, protocol: str) -> Mapping[str, Sequence[object]]:
@@ -307,7 +297,7 @@ def verdicts(comparison: ComparisonResult) -> Table | None:
         runs,
         code("Run", "name"),
         text("Verdict", lambda run: level_words(str(run["verdict"]["level"]))),
-        *(text(name, partial(_of_source, name=name)) for name in SOURCES),
+        *(status(name, partial(_of_source, name=name)) for name in SOURCES),
         note="A better score of a run that is unsafe is no better model.",
     )
 
@@ -318,5 +308,5 @@ def _of_source(run: Mapping[str, Any], name: str) -> str:
     if name not in found:
         return DASH
     row = found[name]
-    share = f" {share_text(Estimate(**row['share']), '')}" if row["share"] else ""
+    share = f" {interval(row['share'], 'share')}" if row["share"] else ""
     return f"{SIGNS[row['status']]}{share}"

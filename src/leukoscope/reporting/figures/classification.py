@@ -49,12 +49,12 @@ def confusion_matrices(
         len(panels), height_in, columns=1 if wide else 2, one_in=WIDTH_IN if wide else 4.4
     )
     for ax, (title, matrix) in zip(axes, panels, strict=False):
-        draw_matrix(ax, np.asarray(matrix, dtype=np.float64), class_names)
+        _draw_matrix(ax, np.asarray(matrix, dtype=np.float64), class_names)
         ax.set_title(title)
     return figure
 
 
-def draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str]) -> None:
+def _draw_matrix(ax: Axes, matrix: NDArray[np.float64], class_names: Sequence[str]) -> None:
     """Draw a (K, K) confusion matrix, rows true: counts and the share of each row.
 
     With many classes the colour alone shows the share.
@@ -101,12 +101,12 @@ def roc_curves(
         height_in = max(3.2, 0.9 + 0.19 * len(class_names))
         figure, axes = panel_grid(len(panels), height_in, columns=1, one_in=WIDTH_IN)
     for ax, (title, y_true, probs) in zip(axes, panels, strict=False):
-        draw_roc(ax, y_true, probs, class_names)
+        _draw_roc(ax, y_true, probs, class_names)
         ax.set_title(title)
     return figure
 
 
-def draw_roc(
+def _draw_roc(
     ax: Axes,
     y_true: NDArray[np.int64],
     probs: NDArray[np.float64],
@@ -196,7 +196,7 @@ def calibration_error(entry: Reliability) -> float:
     return float((entry.n * gap).sum() / max(1, entry.n.sum()))
 
 
-def draw_reliability(ax: Axes, panel: ReliabilityPanel) -> None:
+def _draw_reliability(ax: Axes, panel: ReliabilityPanel) -> None:
     """Accuracy over confidence, without title and legend."""
     ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)))
     for name, entry, colour, style in (
@@ -219,7 +219,7 @@ def draw_reliability(ax: Axes, panel: ReliabilityPanel) -> None:
 
 
 def _draw(top: Axes, bottom: Axes, panel: ReliabilityPanel) -> None:
-    draw_reliability(top, panel)
+    _draw_reliability(top, panel)
     top.set_title(panel.title, pad=18)
     top.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=2, handlelength=1.4,

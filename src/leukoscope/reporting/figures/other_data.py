@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.imaging.corruption import CORRUPTIONS, corrupt
-from leukoscope.reporting.figures.style import QUIET, SERIES, WIDTH_IN, new_figure, panel_grid
+from leukoscope.reporting.figures.style import QUIET, SERIES, new_figure, panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,19 +42,14 @@ class ForecastRow:
     values: Mapping[str, tuple[Estimate, Estimate, Estimate]]
 
 
-def forecast_chart(
-    rows: Sequence[ForecastRow], titles: Mapping[str, str], *, narrow: bool = False
-) -> Figure:
+def forecast_chart(rows: Sequence[ForecastRow], titles: Mapping[str, str]) -> Figure:
     """Forecast and result: one panel per metric, one row per data set.
 
-    ``titles`` maps a metric to the heading of its panel; ``narrow`` stacks the panels for a small
-    screen.
+    ``titles`` maps a metric to the heading of its panel.
     """
     names = [name for name in titles if any(name in row.values for row in rows)]
-    down, across = (len(names), 1) if narrow else (1, len(names))
-    height = down * (0.65 + ROW_IN * len(rows)) + 0.3
-    figure = new_figure(height, width_in=4.2 if narrow else WIDTH_IN)
-    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    figure = new_figure(0.95 + ROW_IN * len(rows))
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False).ravel()
     for ax, name in zip(axes, names, strict=True):
         for y, row in enumerate(rows):
             if name in row.values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,18 +70,6 @@ SHORT_TITLES: Mapping[str, str] = {
     "pro_b": "Pro-B",
     "all": "ALL",
 }
-INPUT_STYLES: Mapping[str, tuple[str, str]] = {  # colour and marker
-    "image": ("#111111", "o"),
-    "background-only": ("#C25400", "s"),
-    "colour-only": ("#8A5E00", "^"),
-    "cells-only": ("#007A5A", "D"),
-    "background-grey": ("#7A4E2D", "s"),
-    "silhouette-only": ("#5B3A8C", "v"),
-    "cells-only-grey": ("#2F5F52", "D"),
-    "scale-bar-only": ("#B0004E", "P"),
-    "stain-neutral": ("#1F5FA8", "X"),
-}
-OTHER_INPUT = ("#555555", "v")
 SERIES = ("#111111", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 _ROW_TITLES_IN = 1.7  # beside a heat map
 _MOST_LETTERS = 22  # of a class's name in a figure; tables hold it in full
@@ -88,7 +77,13 @@ _LINE_LETTERS = 14
 INK = "#1b2430"
 QUIET = "#5a6675"
 GRID = "#dde3ea"
-BAND = "#edf1f5"
+AXIS = "#9aa5b1"
+_THEMED: Mapping[str, str] = {  # colours that a dark page turns; `style.css` has the properties
+    INK: "--ink", "#111111": "--ink", "#000000": "--ink", QUIET: "--quiet", "#555555": "--quiet",
+    GRID: "--rule", AXIS: "--line", "#ffffff": "--paper",
+}  # fmt: skip
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+MOST_POINTS = 1000  # of a scatter plot that is drawn as such
 
 # For letters that DejaVu Sans lacks, such as Chinese ones in the name of a class.
 _OTHER_FONTS = (
@@ -105,7 +100,7 @@ _RC: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.labelsize": 9.0,
     "axes.labelcolor": INK,
-    "axes.edgecolor": "#9aa5b1",
+    "axes.edgecolor": AXIS,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -240,8 +235,8 @@ def legend_columns(titles: Sequence[str], most: int, *, width_in: float = WIDTH_
 
 
 def ink_on(colours: Colormap, share: float) -> str:
-    """Black or white, whichever is readable on a colour of the map."""
-    return "white" if luminance(np.asarray(colours(float(share))[:3])) < 0.4 else "black"
+    """Black or white, whichever is readable on a colour of the map; neither turns on dark pages."""
+    return "#fefefe" if luminance(np.asarray(colours(float(share))[:3])) < 0.4 else "#010101"
 
 
 def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
@@ -273,6 +268,51 @@ def figure_png(figure: Figure, *, photo: bool = False) -> bytes:
     return out.getvalue()
 
 
+def figure_svg(figure: Figure, name: str) -> str:
+    """A chart as the source of an SVG element, equal for equal input, to stand inside a page.
+
+    Type stays type; the house's greys become custom properties of CSS, so that a page can turn
+    them dark. What has very many points is drawn as pixels.
+
+    Args:
+        figure: Without photographs.
+        name: Of the file; makes identifiers differ between the figures of a page.
+    """
+    import matplotlib
+    from matplotlib.collections import PathCollection
+
+    _typeset_powers(figure)
+    for points in figure.findobj(PathCollection):
+        points.set_rasterized(np.size(points.get_offsets()) > 2 * MOST_POINTS)
+    how: dict[Any, Any] = {"text.parse_math": True, "svg.fonttype": "none", "svg.hashsalt": name}
+    out = io.StringIO()
+    with matplotlib.rc_context(how), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        figure.savefig(out, format="svg", metadata=_NO_METADATA, facecolor="none")
+    return _inlined(out.getvalue(), name)
+
+
+def _inlined(source: str, name: str) -> str:
+    """An SVG file of matplotlib as an element among others: no style, no identifier twice."""
+    svg = source[source.index("<svg") :]
+    svg = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</metadata>", "", svg, flags=re.S
+    )
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'stroke-linejoin="round"', svg, count=1)
+    used = set(re.findall(r"#([\w.-]+)[)\"]", svg))
+    prefix = re.sub(r"[^\w-]", "-", name)
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r"(url\(|href=\")#", rf"\1#{prefix}-", svg)
+    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
+    svg = re.sub(r"font-family: [^;\"]+", "font-family: 'DejaVu Sans', Verdana, sans-serif", svg)
+    svg = re.sub(
+        r": (#[0-9a-f]{6})\b",
+        lambda m: f": var({_THEMED[m[1]]}, {m[1]})" if m[1] in _THEMED else m[0],
+        svg,
+    )
+    return re.sub(r"\n\s*", "\n", svg)
+
+
 def _typeset_powers(figure: Figure) -> None:
     """Let the powers of ten beside a logarithmic axis, which are formulas, be set as such."""
     from matplotlib.ticker import LogFormatter
@@ -287,11 +327,6 @@ def _typeset_powers(figure: Figure) -> None:
             for tick in ticks:
                 tick.label1.set_parse_math(True)
                 tick.label2.set_parse_math(True)
-
-
-def png_uri(data: bytes) -> str:
-    """A ``data:`` URI of PNG bytes."""
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def photo_uri(data: bytes, *, max_width_px: int = 1440) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -16,10 +16,13 @@ from leukoscope.reporting.content import (
     Block,
     Bullets,
     Code,
+    Head,
     Heading,
+    Headline,
     Paragraph,
     Picture,
     Section,
+    Tab,
     Table,
     code,
     each,
@@ -196,7 +199,7 @@ def first_phase(result: TransferResult, study: Study, gallery: Gallery) -> Secti
 
 
 def write_arms_report(folder: RunFolder, result: AblationResult | TransferResult) -> None:
-    """Write ``figures/*.png``, ``report.html`` and ``transfer.md`` or ``ablation.md``.
+    """Write ``figures/*.svg``, ``report.html`` and ``transfer.md`` or ``ablation.md``.
 
     Args:
         folder: The comparison's folder, with the study folder of each arm in it.
@@ -207,16 +210,20 @@ def write_arms_report(folder: RunFolder, result: AblationResult | TransferResult
     """
     studies = {arm.name: load_study(RunFolder(folder.path / arm.name)) for arm in result.arms}
     gallery = Gallery(folder)
-    sections = [_answer(result, gallery), _scores(result, studies)]
+    parts = {"Answer": [_answer(result, gallery)], "Arms": [_scores(result, studies)]}
     if isinstance(result, TransferResult):
         phase1 = load_study(RunFolder(folder.path / result.phase1.folder))
-        sections += [taken_over(result), overlap(result), first_phase(result, phase1, gallery)]
-    sections += [_curves(result, studies, gallery), _reproduce(folder, result)]
+        parts["Phase 1"] = [
+            taken_over(result), overlap(result), first_phase(result, phase1, gallery)
+        ]  # fmt: skip
+    parts["Training"] = [_curves(result, studies, gallery), _reproduce(folder, result)]
+    tabs = [Tab(f"part-{name.lower().replace(' ', '-')}", name, sections)
+            for name, sections in parts.items()]  # fmt: skip
     markdown = folder.path / f"{result.kind}.md"
-    write_page(folder.report_html, _head(result, studies), sections, markdown=markdown)
+    write_page(folder.report_html, _head(result, studies), tabs, markdown=markdown)
 
 
-def _head(result: AblationResult | TransferResult, studies: Mapping[str, Study]) -> dict[str, Any]:
+def _head(result: AblationResult | TransferResult, studies: Mapping[str, Study]) -> Head:
     verdict = result.verdict
     target = Path(result.target).name
     level, sign = ARM_LEVELS.get(verdict.level, ("inconclusive", "="))
@@ -225,19 +232,13 @@ def _head(result: AblationResult | TransferResult, studies: Mapping[str, Study])
         name = f"Double transfer: {Path(result.source).name} → {target}"
     else:
         name = f"Ablation of {result.recipe} on {target}"
-    return {
-        "title": f"Leukoscope · {name}",
-        "name": name,
-        "facts": (
-            (count(len(study.manifest.usable)), "usable images"),
-            (result.recipe, "recipe"),
-            (str(len(studies)), "arms"),
-        ),
-        "headline": verdict.headline,
-        "level": level,
-        "level_word": verdict.level,
-        "level_sign": sign,
-    }
+    facts = (
+        (count(len(study.manifest.usable)), "usable images"),
+        (result.recipe, "recipe"),
+        (str(len(studies)), "arms"),
+    )
+    said = Headline(level, f"Verdict: {verdict.level}", sign, verdict.headline)
+    return Head(result.kind, f"Leukoscope · {name}", name, facts, said)
 
 
 def _answer(result: AblationResult | TransferResult, gallery: Gallery) -> Section:

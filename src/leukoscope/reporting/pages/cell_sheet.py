@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError
@@ -17,8 +14,7 @@ from leukoscope.core.files import write_text
 from leukoscope.core.labels import class_title
 from leukoscope.imaging.decode import decode_image
 from leukoscope.reporting.gallery import thumb_uri
-from leukoscope.reporting.markup import embedded_json, render, source_of, stylesheet
-from leukoscope.reporting.wording import REPORT_DISCLAIMER
+from leukoscope.reporting.markup import embedded_json, render_page
 
 PICTURE_PX = 96
 QUALITY = 80
@@ -41,16 +37,12 @@ def write_cell_sheet(path: Path, sheet: Mapping[str, Any]) -> None:
     classes = [{"name": name, "title": class_title(name)} for name in sheet["class_names"]]
     data = {"sha256": sheet["sha256"], "patient": sheet["patient"], "classes": classes,
             "cells": cells}  # fmt: skip
-    script = source_of("corrections.js") + source_of("cells.js")
-    page = render(
+    page = render_page(
         "cells.html.j2",
-        css=stylesheet(),
+        ("corrections.js", "cells.js"),
         title=f"Cells of {sheet['patient']}",
-        disclaimer=REPORT_DISCLAIMER,
         sheet=sheet,
         data=embedded_json(data),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_text(path, page)
 

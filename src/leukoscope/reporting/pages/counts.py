@@ -15,10 +15,13 @@ from leukoscope.reporting.content import (
     Column,
     Field,
     Folded,
+    Head,
+    Headline,
     Panels,
     Paragraph,
     References,
     Section,
+    Tab,
     Table,
     code,
     each,
@@ -45,7 +48,7 @@ Entry = Mapping[str, Any]
 def write_counts_page(
     out: Path, result: Entry, sheets: Mapping[str, str], tell: Callable[[int, int], None]
 ) -> None:
-    """Write ``counts.html`` and ``figures/*.png``.
+    """Write ``counts.html`` and ``figures/*.svg``.
 
     Args:
         out: The folder of the count.
@@ -55,14 +58,20 @@ def write_counts_page(
     """
     gallery = Gallery(RunFolder(out))
     patients = result["patients"]
-    sections = [
-        Section("result", "Result", _result(result, sheets, gallery)),
-        Section("agreement", "Against the count of experts", _agreement(result, gallery)),
-        Section("patients", "Cell types by patient", _each_patient(result, gallery, tell)),
-        Section("left-out", "Not counted", _left_out(patients)),
-        Section("method", "How the shares were adjusted", _method(result)),
-        Section("sources", "Sources of the methods", [References(SOURCES)]),
-    ]
+    parts = {
+        "Result": [Section("result", "Result", _result(result, sheets, gallery))],
+        "Cell types": [
+            Section("patients", "Cell types by patient", _each_patient(result, gallery, tell))
+        ],
+        "Agreement": [
+            Section("agreement", "Against the count of experts", _agreement(result, gallery))
+        ],
+        "Not counted": [Section("left-out", "Not counted", _left_out(patients))],
+        "Method": [
+            Section("method", "How the shares were adjusted", _method(result)),
+            Section("sources", "Sources of the methods", [References(SOURCES)]),
+        ],
+    }
     facts = (
         (count(len(patients)), "patients or smears"),
         (count(sum(one["cells"] for one in patients)), _noun(result) + " counted"),
@@ -71,10 +80,10 @@ def write_counts_page(
         (count(result["corrections"]["cells"]), "decided by a person"),
     )
     title = f"Cell counts by {result['bundle'].partition('@')[0]}"
-    write_page(
-        out / "counts.html", {"title": title, "name": title, "facts": facts}, sections,
-        kind="counts",
-    )  # fmt: skip
+    head = Head("cell counts", title, title, facts, _headline(result))
+    tabs = [Tab(f"part-{name.lower().replace(' ', '-')}", name, sections)
+            for name, sections in parts.items()]  # fmt: skip
+    write_page(out / "counts.html", head, tabs)
 
 
 def percent(share: float | None) -> str:
@@ -102,34 +111,35 @@ def _noun(result: Entry) -> str:
     return "cells" if result["shows"] == "cell" else "images"
 
 
-def _result(result: Entry, sheets: Mapping[str, str], gallery: Gallery) -> list[Block]:
+def _headline(result: Entry) -> Headline:
+    """How many patients lie above the threshold of blasts."""
     patients = result["patients"]
-    blocks: list[Block] = [Paragraph(note) for note in result["notes"]]
     blasts = [class_title(name) for name in result["blast_classes"]]
-    if blasts:
-        calls = [one["blasts"]["call"] for one in patients]
-        threshold = f"{100 * result['blast_threshold']:g} %"
+    if not blasts:
+        words = "No class of this bundle is known to be of blasts: name them with `--blast`."
+        return Headline("inconclusive", "Result", "→", words)
+    calls = [one["blasts"]["call"] for one in patients]
+    threshold = f"{100 * result['blast_threshold']:g} %"
+    words = (
+        f"Blasts ({', '.join(blasts)}) against {threshold}: above in {calls.count('above')}, "
+        f"below in {calls.count('below')}, cannot be told in {calls.count('cannot be told')} of "
+        f"{plural(len(patients), 'patient')}. A side is named where the whole 95 % interval lies "
+        "on it."
+    )
+    return Headline("inconclusive", "Result", "→", words)
+
+
+def _result(result: Entry, sheets: Mapping[str, str], gallery: Gallery) -> list[Block]:
+    blocks: list[Block] = [Paragraph(note) for note in result["notes"]]
+    shown = [one for one in result["patients"] if one["cells"]]
+    if result["blast_classes"] and shown:
         blocks.append(
-            Paragraph(
-                f"Blasts ({', '.join(blasts)}) against {threshold}: above in "
-                f"{calls.count('above')}, below in {calls.count('below')}, cannot be told in "
-                f"{calls.count('cannot be told')} of {plural(len(patients), 'patient')}. A side "
-                "is named where the whole 95 % interval lies on it."
+            gallery.draw(
+                "blasts",
+                partial(draw.blast_chart, shown, result["blast_threshold"]),
+                caption=f"Blast share and 95 % interval of {plural(len(shown), 'patient')}.",
+                alt="One line per patient; the table below holds the numbers.",
             )
-        )
-        shown = [one for one in patients if one["cells"]]
-        if shown:
-            blocks.append(
-                gallery.draw(
-                    "blasts",
-                    partial(draw.blast_chart, shown, result["blast_threshold"]),
-                    caption=f"Blast share and 95 % interval of {plural(len(shown), 'patient')}.",
-                    alt="One line per patient; the table below holds the numbers.",
-                )
-            )
-    else:
-        blocks.append(
-            Paragraph("No class of this bundle is known to be of blasts: name them with `--blast`.")
         )
     return [*blocks, _overview(result, sheets)]
 

@@ -8,14 +8,14 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.run_files import RunFiles
-from leukoscope.reporting.content import Block, Paragraph, Section, present
+from leukoscope.reporting.content import Block, Paragraph, Section, Tab, present
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.result_tables import headline, inapplicable
 from leukoscope.reporting.study import data
-from leukoscope.reporting.study.report import closing, head
+from leukoscope.reporting.study.report import anchor, closing, head
 from leukoscope.reporting.study.results import class_results
-from leukoscope.reporting.study.shortcuts import shortcuts, why
+from leukoscope.reporting.study.shortcuts import probe_metrics, shortcuts, why
 from leukoscope.reporting.study_files import Study
 
 _FIXED = (
@@ -33,17 +33,21 @@ def write_foreign_report(run: RunFolder, config: StudyConfig, name: str) -> None
         name: The model's, as it stands in ``metrics.json``.
     """
     study, gallery = _study(run, config, name), Gallery(run)
-    measured: list[Block] = [Paragraph(_FIXED), headline(study)]
-    sections = [
-        Section("results", "Results at a glance", measured),
-        shortcuts(study, gallery),
-        Section("why", "Why this verdict", [*why(study), *present(inapplicable(study))]),
-        data.passport(study, gallery),
-        class_results(_once(study), gallery),
-        *closing(study),
-    ]
-    values = head(study) | {"title": f"Leukoscope audit of {name}"}
-    write_page(run.report_html, values, sections, markdown=run.report_md)
+    measured: list[Block] = [Paragraph(_FIXED), headline(study), *present(inapplicable(study))]
+    parts: dict[str, list[Section]] = {
+        "Evidence": [why(study), shortcuts(study)],
+        "Performance": [
+            Section("results", "Results at a glance", measured),
+            class_results(_once(study), gallery),
+            probe_metrics(study),
+        ],
+        "Data": [data.passport(study, gallery)],
+        "Terms": closing(study),
+    }
+    top = replace(head(study), kind=f"audit of a model on {study.name}", name=name,
+                  title=f"Leukoscope audit of {name}")  # fmt: skip
+    tabs = [Tab(anchor(title), title, sections) for title, sections in parts.items()]
+    write_page(run.report_html, top, tabs, markdown=run.report_md)
 
 
 def _once(study: Study) -> Study:

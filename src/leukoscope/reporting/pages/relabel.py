@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from leukoscope.core.errors import ImageError
 from leukoscope.core.files import write_text
@@ -16,8 +12,7 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.records import Manifest
 from leukoscope.imaging.decode import decode_image
 from leukoscope.reporting.gallery import thumb_uri
-from leukoscope.reporting.markup import embedded_json, render, source_of, stylesheet
-from leukoscope.reporting.wording import REPORT_DISCLAIMER
+from leukoscope.reporting.markup import embedded_json, render_page
 
 PICTURE_PX = 288
 QUALITY = 82
@@ -49,19 +44,15 @@ def write_relabel_page(
         tell(len(rows), len(queue["rows"]))
     classes = [{"name": name, "title": class_title(name)} for name in queue["class_names"]]
     data = {"sha256": queue["sha256"], "classes": classes, "rows": rows}
-    script = source_of("corrections.js") + source_of("relabel.js")
     absent = queue["lists"]["ood"].get("absent", "")
-    page = render(
+    page = render_page(
         "relabel.html.j2",
-        css=stylesheet(),
+        ("corrections.js", "relabel.js"),
         title=f"Labels to check: {queue['run']}",
-        disclaimer=REPORT_DISCLAIMER,
         queue=queue,
         lists=[(key, text, queue["lists"][key].get("shown", 0)) for key, text in LISTS.items()],
         absent=f"No list of images unlike the others: {absent}." if absent else "",
         data=embedded_json(data),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_text(path, page)
     return [row["path"] for row in rows if not row["picture"]]

@@ -10,13 +10,18 @@ from typing import Any
 
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
+    Block,
     Code,
     Field,
     Folded,
+    Head,
+    Heading,
+    Headline,
     Paragraph,
     Picture,
     References,
     Section,
+    Tab,
     code,
     present,
     table_if_any,
@@ -42,20 +47,19 @@ FEW_IMAGES = 100
 
 
 def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
-    """Write ``figures/*.png`` and ``tune.html`` of a tuning.
+    """Write ``figures/*.svg`` and ``tune.html`` of a tuning.
 
     Args:
         out: The tuning's folder.
         summary: The content of ``tune.json``.
     """
     gallery = Gallery(RunFolder(out))
-    sections = [
-        Section("result", "Result", _result(summary)),
-        Section("course", "Course of the trials", _course(summary, gallery)),
-        Section("values", "What the values had to do with it", _values(summary, gallery)),
-        Section("next", "Measure it once", _next(summary)),
-        Section("sources", "Sources of the methods", [References(REFERENCES)]),
-    ]
+    sections = {
+        "Result": Section("result", "The best values", _result(summary)),
+        "Course": Section("course", "Course of the trials", _course(summary, gallery)),
+        "Values": Section("values", "What the values had to do with it", _values(summary, gallery)),
+        "Sources": Section("sources", "Sources of the methods", [References(REFERENCES)]),
+    }
     counts = summary["trials"]
     facts = (
         (f"{sum(n for state, n in counts.items() if state != 'stopped')}", "trials"),
@@ -64,9 +68,16 @@ def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
         (f"{summary['sampler']}, {summary['pruner']}", "sampler, pruner"),
     )
     title = f"Tuning of {summary['recipe']} on {summary['data']}"
-    write_page(
-        out / "tune.html", {"title": title, "name": title, "facts": facts}, sections, kind="tune"
+    head = Head(
+        kind="tuning",
+        title=title,
+        name=title,
+        facts=facts,
+        headline=Headline("inconclusive", "Result", "→", optimism(summary)),
+        lead=_next(summary),
     )
+    tabs = [Tab(f"part-{name.lower()}", name, [section]) for name, section in sections.items()]
+    write_page(out / "tune.html", head, tabs)
 
 
 def optimism(summary: Mapping[str, Any]) -> str:
@@ -108,11 +119,10 @@ def criterion(summary: Mapping[str, Any]) -> str:
     return str(summary["criterion"]).replace("_", " ").replace("f1", "F1")
 
 
-def _result(summary: Mapping[str, Any]) -> list[Any]:
+def _result(summary: Mapping[str, Any]) -> list[Block]:
     values = summary["best"]["values"]
     counts = ", ".join(f"{n} {state}" for state, n in summary["trials"].items())
-    blocks: list[Any] = [
-        Paragraph(optimism(summary)),
+    blocks: list[Block] = [
         table_of(
             f"Values of the best trial ({summary['best']['trial']}), as in `best.toml`", values,
             code("key", str),
@@ -135,12 +145,12 @@ def _result(summary: Mapping[str, Any]) -> list[Any]:
     return [*blocks, *present(reasons)]
 
 
-def _course(summary: Mapping[str, Any], gallery: Gallery) -> list[Any]:
+def _course(summary: Mapping[str, Any], gallery: Gallery) -> list[Block]:
     rows, name = summary["rows"], f"validation {criterion(summary)}"
     minimise = summary["direction"] == "minimise"
     history = partial(draw.optimisation_history, rows, minimise=minimise, criterion=name)
     n = len([row for row in rows if row["state"] == "complete"])
-    blocks: list[Any] = [
+    blocks: list[Block] = [
         gallery.draw(
             "history",
             history,
@@ -191,10 +201,10 @@ def _best_rows(summary: Mapping[str, Any], minimise: bool) -> Folded:
     return Folded("The best trials as a table", (table,))
 
 
-def _values(summary: Mapping[str, Any], gallery: Gallery) -> list[Any]:
+def _values(summary: Mapping[str, Any], gallery: Gallery) -> list[Block]:
     rows, space, name = summary["rows"], summary["space"], f"validation {criterion(summary)}"
     minimise = summary["direction"] == "minimise"
-    blocks: list[Any] = []
+    blocks: list[Block] = []
     if summary["importances"]:
         blocks.append(
             gallery.draw(
@@ -224,8 +234,9 @@ def _values(summary: Mapping[str, Any], gallery: Gallery) -> list[Any]:
     return blocks
 
 
-def _next(summary: Mapping[str, Any]) -> list[Any]:
+def _next(summary: Mapping[str, Any]) -> list[Block]:
     return [
+        Heading("Measure it once"),
         Paragraph(
             "This command trains the best configuration on the same hold-out and measures it on "
             "the test part, which no trial has seen. Once looked at, that part is used: tuning on "

@@ -72,8 +72,7 @@ def decisions(study: Study, gallery: Gallery) -> Section:
     if alike:
         blocks += [Heading("Does the promise apply?"), Bullets(alike)]
     blocks += _coverage_chart(study, gallery)
-    blocks += present(tables.promises(study))
-    for table in (tables.parts(study), tables.candidates(study)):
+    for table in (tables.promises(study), tables.parts(study), tables.candidates(study)):
         if table is not None:
             blocks.append(Folded(table.caption, (table,)))
     blocks += _selective(study, gallery)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.examples import EXAMPLE_KINDS, choose_examples
+from leukoscope.evaluation.examples import choose_examples
 from leukoscope.reporting.content import (
     Block,
     Bullets,
+    Case,
+    Cases,
     Column,
     Field,
     Folded,
@@ -33,10 +33,9 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.figures.data import COLUMNS, Thumbnail, class_grid
+from leukoscope.reporting.figures.example_grids import load_thumb
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, audit_figure
-from leukoscope.reporting.figures.style import INK, QUIET, short_title
 from leukoscope.reporting.formats import (
     DASH,
     UNRELIABLE_NOTE,
@@ -45,26 +44,18 @@ from leukoscope.reporting.formats import (
     interval,
     number,
     plural,
+    upper_first,
 )
-from leukoscope.reporting.gallery import Gallery, load_thumb
-from leukoscope.reporting.study_files import Study, inside
+from leukoscope.reporting.gallery import Gallery, thumb_uri
+from leukoscope.reporting.study_files import PooledScores, Study, inside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WRONG = "#b23c00"
-EXAMPLE_TITLES: Mapping[str, str] = {
-    "right": "Right predictions",
-    "wrong": "Wrong predictions",
-    "least-certain": "Least certain predictions",
-    "confident-wrong": "Most confident mistakes",
-}
-ORDERS: Mapping[str, str] = {
-    "right": "those of median confidence first",
-    "wrong": "those of median confidence first",
-    "least-certain": "highest entropy first, right and wrong",
-    "confident-wrong": "most confident first",
-}
+MISTAKE = "mistakes"
+MISTAKES, UNCERTAIN, USUAL = 120, 24, 3  # most images in the gallery; usual ones of each class
+CASE_PX = 112
+CASE_QUALITY = 72
 MASKS: Mapping[str, str] = {
     "segmented": "leukocytes found by our own segmentation (Dice .967 with whole cells drawn by "
     "hand, 300 images of single cells of Zheng et al. 2018)",
@@ -82,100 +73,6 @@ _COLUMNS = (
     ("Under noise", "noise", ""),
     ("Max-sensitivity", "sensitivity", ""),
 )
-
-
-@dataclass(frozen=True)
-class ExampleGrid:
-    """One grid, ready to be drawn.
-
-    Attributes:
-        kind: One of :data:`leukoscope.evaluation.examples.EXAMPLE_KINDS`.
-        rows: Title and thumbnails of each true class.
-        rows_shown: Numbers of the predictions shown.
-        total: Predictions of this kind in all.
-        absent: Images that could not be read.
-    """
-
-    kind: str
-    rows: tuple[tuple[str, tuple[Thumbnail, ...]], ...]
-    rows_shown: frozenset[int]
-    total: int
-    absent: int
-
-    @property
-    def shown(self) -> int:
-        """Number of thumbnails."""
-        return len(self.rows_shown)
-
-
-def example_grids(
-    kinds: Sequence[str],
-    y_true: NDArray[np.int64],
-    probs: NDArray[np.float64],
-    class_names: Sequence[str],
-    path_of: Callable[[int], Path | None],
-) -> list[ExampleGrid]:
-    """Grids of predictions, one row a true class; a grid with nothing new is left out.
-
-    Args:
-        kinds: Which, of :data:`leukoscope.evaluation.examples.EXAMPLE_KINDS`.
-        y_true: (n,) class indices.
-        probs: (n, K) calibrated probabilities.
-        class_names: K names.
-        path_of: The image file of a row, or None where it is not there.
-
-    Returns:
-        One for each kind of which there is an image; ``wrong`` only where it shows mistakes that
-        ``confident-wrong`` does not.
-    """
-    grids = [_grid_of(kind, y_true, probs, class_names, path_of) for kind in kinds]
-    worst = next((grid.rows_shown for grid in grids if grid.kind == "confident-wrong"), frozenset())
-    return [
-        grid
-        for grid in grids
-        if (grid.shown or grid.absent)
-        and not (grid.kind == "wrong" and worst and grid.rows_shown <= worst)
-    ]
-
-
-def _grid_of(
-    kind: str,
-    y_true: NDArray[np.int64],
-    probs: NDArray[np.float64],
-    class_names: Sequence[str],
-    path_of: Callable[[int], Path | None],
-) -> ExampleGrid:
-    absent, used = 0, set()
-    rows = []
-    chosen = choose_examples(kind, y_true, probs)
-    for label, candidates in enumerate(chosen):
-        thumbs: list[Thumbnail] = []
-        for row in candidates[: 2 * COLUMNS]:
-            if len(thumbs) == COLUMNS:
-                break
-            image = load_thumb(path_of(row))
-            if image is None:
-                absent += 1
-                continue
-            thumbs.append(Thumbnail(image, _lines(int(y_true[row]), probs[row], class_names)))
-            used.add(row)
-        of = "" if kind == "least-certain" else f" of {len(candidates)}"
-        rows.append((f"{short_title(class_names[label])} ({len(thumbs)}{of})", tuple(thumbs)))
-    total = sum(len(candidates) for candidates in chosen)
-    return ExampleGrid(kind, tuple(rows), frozenset(used), total, absent)
-
-
-def _lines(
-    truth: int, probs: NDArray[np.float64], class_names: Sequence[str]
-) -> tuple[tuple[str, str], ...]:
-    """What was predicted, and the class that came second."""
-    first, second = (int(k) for k in np.argsort(-probs, kind="stable")[:2])
-    colour = INK if first == truth else WRONG
-    sign = "" if first == truth else "→ "
-    return (
-        (f"{sign}{short_title(class_names[first])} {probs[first]:.2f}", colour),
-        (f"or {short_title(class_names[second])} {probs[second]:.2f}", QUIET),
-    )
 
 
 def audit_blocks(study: Study, gallery: Gallery) -> list[Block]:
@@ -262,16 +159,12 @@ def audit_table(audit: Mapping[str, Any]) -> tuple[Table, list[str]]:
     )
     words = []
     for name, verdict in audit["verdicts"].items():
-        words.append(f"{_title(name)}: {verdict['text']}. {_capital(verdict['place'])}.")
+        words.append(f"{_title(name)}: {verdict['text']}. {upper_first(verdict['place'])}.")
     return table, words
 
 
 def _title(name: str) -> str:
-    return _capital(METHOD_TITLES.get(name, name))
-
-
-def _capital(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}"
+    return upper_first(METHOD_TITLES.get(name, name))
 
 
 def explanations(study: Study, gallery: Gallery) -> Section:
@@ -348,8 +241,8 @@ def _panel(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture 
     return gallery.stored(path, caption=f"{what} `{name}`", alt=f"Original and heat map. {what}")
 
 
-def examples(study: Study, gallery: Gallery) -> Section:
-    """Images that were right, wrong, least certain and most confidently wrong, class by class."""
+def examples(study: Study, _: Gallery) -> Section:
+    """A gallery of mistakes, of right answers that were least certain, and of usual ones."""
     recipe = study.recipes[0]
     protocol, scores = study.harshest(recipe)
     title = "Right, wrong and uncertain images"
@@ -360,15 +253,17 @@ def examples(study: Study, gallery: Gallery) -> Section:
     wrong, total = int((scores.y_pred != scores.y_true).sum()), len(scores.y_true)
     where = f"recipe {recipe}, {protocol_title(protocol).lower()}"
     mistakes = plural(wrong, "mistake") if wrong else "No mistake"
+    cases, absent = _cases(study, scores)
+    shown = sum(case.kind == MISTAKE for case in cases)
     blocks: list[Block] = [Paragraph(f"{mistakes} among {plural(total, 'test image')} ({where}).")]
-    absent = 0
-    for grid in example_grids(
-        EXAMPLE_KINDS, scores.y_true, scores.probs, study.class_names,
-        lambda row: study.image_path(scores.image_id[row]),
-    ):  # fmt: skip
-        absent += grid.absent
-        if grid.shown:
-            blocks.append(_grid(grid, gallery, where))
+    if cases:
+        named = any(record.patient_id for record in study.manifest.usable)
+        unit = "patient" if named else "cluster"
+        caption = (
+            f"Mistakes, the most confident first ({count(shown)} of {count(wrong)} shown); right "
+            f"answers that were least certain; usual right answers (n = {count(total)} images)."
+        )
+        blocks.append(Cases(caption, tuple(cases), unit))
     if absent:
         blocks.append(
             Paragraph(
@@ -380,19 +275,42 @@ def examples(study: Study, gallery: Gallery) -> Section:
     return Section("examples", title, blocks)
 
 
-def _grid(grid: ExampleGrid, gallery: Gallery, where: str) -> Picture:
-    title = EXAMPLE_TITLES[grid.kind]
-    return gallery.draw(
-        f"examples-{grid.kind}",
-        lambda: class_grid(grid.rows),
-        caption=(
-            f"{title}, {ORDERS[grid.kind]}: {count(grid.shown)} of n = {count(grid.total)} "
-            f"({where}). One row a true class; below each image the predicted class with its "
-            "probability, and the class that came second."
-        ),
-        alt=f"{title}: {plural(grid.shown, 'thumbnail')} in rows by true class.",
-        photo=True,
+def _cases(study: Study, scores: PooledScores) -> tuple[list[Case], int]:
+    """Images for the gallery, and how many could not be read."""
+    wrong = scores.y_pred != scores.y_true
+    sure = scores.probs.max(axis=1)
+    order = np.argsort(-sure, kind="stable")
+    usual = [row for rows in choose_examples("right", scores.y_true, scores.probs)
+             for row in rows[:USUAL]]  # fmt: skip
+    least = [row for row in order[::-1] if not wrong[row] and row not in usual][:UNCERTAIN]
+    chosen = (
+        (MISTAKE, [row for row in order if wrong[row]][:MISTAKES]),
+        ("right, least certain", least),
+        ("right, usual", usual),
     )
+    cases, absent = [], 0
+    for kind, rows in chosen:
+        for row in rows:
+            record = study.record(scores.image_id[row])
+            image = load_thumb(study.image_path(scores.image_id[row]), CASE_PX)
+            if record is None or image is None:
+                absent += 1
+                continue
+            first, second = np.argsort(-scores.probs[row], kind="stable")[:2].tolist()
+            cases.append(
+                Case(
+                    uri=thumb_uri(image, CASE_PX, CASE_QUALITY),
+                    name=Path(record.path).name,
+                    true=class_title(study.class_names[scores.y_true[row]]),
+                    predicted=class_title(study.class_names[first]),
+                    p=round(float(scores.probs[row, first]), 4),
+                    second=f"{class_title(study.class_names[second])} "
+                    f"{scores.probs[row, second]:.2f}",
+                    group=record.patient_id or record.acquisition_id,
+                    kind=kind,
+                )
+            )
+    return cases, absent
 
 
 def _feature_map(study: Study, gallery: Gallery) -> list[Block]:

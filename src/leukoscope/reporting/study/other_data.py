@@ -42,10 +42,12 @@ from leukoscope.reporting.formats import (
     interval,
     is_percent,
     metric_title,
+    metric_words,
     number,
     plural,
 )
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.study.results import panel_title
 from leukoscope.reporting.study_files import Study
 
 EXTERNAL_METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "ece")
@@ -79,7 +81,7 @@ def external(study: Study, gallery: Gallery) -> Section:
 def in_words(entry: OtherData) -> str:
     """One data set in a sentence or two."""
     found = [
-        f"{_lower(name)} {interval(known, name)}"
+        f"{metric_words(name)} {interval(known, name)}"
         for name in FORECAST
         if (known := entry.metrics.get(name)) and known.value is not None
     ]
@@ -89,7 +91,7 @@ def in_words(entry: OtherData) -> str:
         return f"{start}. No forecast can be compared: {forecast.reason}."
     ranges = _ranges(forecast)
     said = [
-        f"{_lower(name)} is {range_.verdict} of {_range(range_, name)}"
+        f"{metric_words(name)} is {range_.verdict} of {_range(range_, name)}"
         for name, range_ in ranges.items()
     ]
     below = any(_side(entry, name, range_) < 0 for name, range_ in ranges.items())
@@ -133,11 +135,6 @@ def _range(entry: ForecastRange, name: str) -> str:
     if is_percent(name) and low is not None and high is not None:
         return f"{100 * low:.1f}–{100 * high:.1f} %"
     return f"{number(low, name)}–{number(high, name)}"
-
-
-def _lower(name: str) -> str:
-    title = metric_title(name)
-    return title if title.isupper() or title.startswith("ROC") else title[:1].lower() + title[1:]
 
 
 def _table(study: Study, entry: OtherData) -> Table:
@@ -208,7 +205,6 @@ def _chart(study: Study, gallery: Gallery, entries: Sequence[OtherData]) -> Pict
     return gallery.draw(
         "external",
         lambda: forecast_chart(rows, titles),
-        narrow=lambda: forecast_chart(rows, titles, narrow=True),
         caption="Grey: the range that the study forecasts for as many new patients; open: its own "
         f"held-out images; filled: the other data, with {study.level} intervals.",
         alt="; ".join(in_words(entry) for entry in entries),
@@ -318,7 +314,7 @@ def _panel(study: Study, entry: Rejection) -> OodPanel:
     outlier = np.array([row["outlier"] != "" for row in rows])
     test = np.array([row["part"] == "test" for row in rows])
     return OodPanel(
-        f"{protocol_title(entry.protocol)}\n(n = {count(entry.n)})",
+        panel_title(entry),
         (scores[~test & ~outlier], scores[test & ~outlier], scores[test & outlier]),
         float(np.mean([read_json(folder / OOD_JSON)["threshold"] for folder in folders])),
     )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from leukoscope.core.files import write_text
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting.content import References, Section, Terms
-from leukoscope.reporting.formats import count, plural
+from leukoscope.reporting.content import Head, References, Section, Tab, Terms
+from leukoscope.reporting.formats import count
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.study import (
     data,
     decisions,
     examples,
+    first_screen,
     models,
     patient_results,
     results,
@@ -23,11 +23,10 @@ from leukoscope.reporting.study import (
 from leukoscope.reporting.study.card import card_text
 from leukoscope.reporting.study.checklists import write_checklists
 from leukoscope.reporting.study.damaged_images import robustness
-from leukoscope.reporting.study.dashboard import dashboard
 from leukoscope.reporting.study.other_data import external, rejection
-from leukoscope.reporting.study.shortcuts import shortcuts
+from leukoscope.reporting.study.shortcuts import probe_metrics, shortcuts, why
 from leukoscope.reporting.study_files import Study, load_study
-from leukoscope.reporting.wording import GLOSSARY, REFERENCES, level_title
+from leukoscope.reporting.wording import GLOSSARY, REFERENCES
 
 
 def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> None:
@@ -46,42 +45,33 @@ def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None 
     """
     study = load_study(run)
     gallery = Gallery(run)
-    steps: list[Callable[[], list[Section]]] = [
-        lambda: results.overview(study),
-        lambda: [external(study, gallery)],
-        lambda: [shortcuts(study, gallery)],
-        lambda: [data.passport(study, gallery)],
-        lambda: [results.protocols(study, gallery)],
-        lambda: [dashboard(study, gallery)],
-        lambda: [results.folds(study)],
-        lambda: [results.class_results(study, gallery)],
-        lambda: [subjects(study, gallery)],
-        lambda: [decisions.calibration(study, gallery)],
-        lambda: [decisions.decisions(study, gallery)],
-        lambda: [rejection(study, gallery)],
-        lambda: robustness(gallery),
-        lambda: models.ensembles(study),
-        lambda: [models.training(study, gallery)],
-        lambda: images(study, gallery),
-        lambda: [data.reproduce(study)],
-        lambda: [write_checklists(run, study), *closing(study)],
-    ]
-    sections: list[Section] = []
-    for done, step in enumerate(steps, start=1):
-        sections += step()
-        if progress is not None:
-            progress(done, len(steps) + 1)
-    write_page(run.report_html, head(study), sections, markdown=run.report_md)
+    tabs: list[Tab] = []
+    done, total = 0, 1 + sum(len(makers) for _, makers in PARTS)
+    for title, makers in PARTS:
+        sections: list[Section] = []
+        for make in makers:
+            sections += make(study, gallery)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        tabs.append(Tab(anchor(title), title, sections))
+    write_page(run.report_html, head(study), tabs, markdown=run.report_md)
     write_text(run.model_card, card_text(study))
     if progress is not None:
-        progress(len(steps) + 1, len(steps) + 1)
+        progress(total, total)
 
 
-def head(study: Study) -> dict[str, Any]:
-    """What stands above the sections: title, facts, verdict."""
-    verdict = study.metrics.verdict
-    level: str = verdict.level
-    word, sign = level_title(level)
+def anchor(title: str) -> str:
+    """A tab's identifier.
+
+    >>> anchor("Calibration and decisions")
+    'part-calibration-and-decisions'
+    """
+    return f"part-{title.lower().replace(' ', '-')}"
+
+
+def head(study: Study) -> Head:
+    """What stands above the tabs: name, facts, verdict, what the accuracy is made of."""
     usable = study.manifest.usable
     patients = len({record.patient_id for record in usable})
     facts = (
@@ -91,24 +81,21 @@ def head(study: Study) -> dict[str, Any]:
         (f"{len(study.protocols)}", "protocol" if len(study.protocols) == 1 else "protocols"),
         (", ".join(study.recipes), "recipe" if len(study.recipes) == 1 else "recipes"),
     )
-    who = f"{plural(patients, 'patient')}, " if study.row == "patient" else ""
-    return {
-        "title": f"Leukoscope study of {study.name}",
-        "name": study.name,
-        "summary": f"{who}{plural(len(usable), 'image')}, {', '.join(study.recipes)}",
-        "facts": facts,
-        "headline": verdict.headline,
-        "level": level.removesuffix("-by-clusters"),
-        "level_word": word,
-        "level_sign": sign,
-    }
+    return Head(
+        kind="study report",
+        title=f"Leukoscope study of {study.name}",
+        name=study.name,
+        facts=facts,
+        headline=first_screen.headline(study),
+        lead=first_screen.lead(study),
+    )
 
 
-def subjects(study: Study, gallery: Gallery) -> Section:
+def subjects(study: Study, gallery: Gallery) -> list[Section]:
     """The patients: the unit of the study, or its images aggregated."""
     if study.row == "patient":
-        return study_patients.tested_patients(study, gallery)
-    return patient_results.subjects(study, gallery)
+        return [study_patients.tested_patients(study, gallery)]
+    return [patient_results.subjects(study, gallery)]
 
 
 def images(study: Study, gallery: Gallery) -> list[Section]:
@@ -127,3 +114,45 @@ def closing(study: Study) -> list[Section]:
         Section("glossary", "Glossary", [Terms(terms)]),
         Section("sources", "Sources of the methods", [References(REFERENCES)]),
     ]
+
+
+Maker = Callable[[Study, Gallery], list[Section]]
+PARTS: tuple[tuple[str, tuple[Maker, ...]], ...] = (
+    (
+        "Evidence",
+        (
+            lambda study, _: [why(study)],
+            lambda study, gallery: [external(study, gallery)],
+            lambda study, _: [shortcuts(study), results.scope(study)],
+        ),
+    ),
+    (
+        "Performance",
+        (
+            lambda study, _: [results.glance(study)],
+            lambda study, gallery: [results.class_results(study, gallery)],
+            subjects,
+            lambda study, gallery: [results.protocols(study, gallery), results.folds(study)],
+            lambda study, gallery: [*robustness(gallery), *models.ensembles(study)],
+            lambda study, _: [probe_metrics(study)],
+        ),
+    ),
+    (
+        "Calibration and decisions",
+        (
+            lambda study, gallery: [decisions.calibration(study, gallery)],
+            lambda study, gallery: [decisions.decisions(study, gallery)],
+            lambda study, gallery: [rejection(study, gallery)],
+        ),
+    ),
+    ("Data", (lambda study, gallery: [data.passport(study, gallery)],)),
+    ("Where it looks", (images,)),
+    (
+        "Reproduce",
+        (
+            lambda study, gallery: [models.training(study, gallery), data.reproduce(study)],
+            lambda study, _: [write_checklists(study.run, study), *closing(study)],
+        ),
+    ),
+)
+"""The parts of the page, each with the makers of its sections, in the order of reading."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from leukoscope.config.metrics.evidence import Rejection
 from leukoscope.config.metrics.results import CurvePoint, Result
 from leukoscope.core.protocols import PROTOCOLS, WORDS, protocol_title
 from leukoscope.evaluation.intervals import MIN_GROUPS
@@ -26,11 +27,10 @@ from leukoscope.reporting.content import (
     present,
 )
 from leukoscope.reporting.figures.classification import confusion_matrices, roc_curves
-from leukoscope.reporting.figures.shortcuts import CurveLine, cluster_curve
+from leukoscope.reporting.figures.cluster_curve import CurveLine, cluster_curve
 from leukoscope.reporting.formats import DASH, count, metric_title, number, plural, sizes
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import sample
-from leukoscope.reporting.study.shortcuts import why
 from leukoscope.reporting.study_files import History, Study
 
 MOST_RECIPES = 3  # with figures of their own; tables name all
@@ -161,7 +161,7 @@ def class_results(study: Study, gallery: Gallery) -> Section:
     return Section("classes", "Class by class", blocks)
 
 
-def panel_title(entry: Result) -> str:
+def panel_title(entry: Result | Rejection) -> str:
     """Title of a protocol's panel, with the sample size."""
     known = WORDS.get(entry.protocol)
     title = (known and known.panel_title) or protocol_title(entry.protocol)
@@ -231,7 +231,7 @@ def folds(study: Study) -> Section:
         "penalty, that was chosen on these same images, and so flatter it. The spread over the "
         "folds is no confidence interval: their training images overlap."
     )
-    return Section("folds", "Fold by fold", [Paragraph(text), Folded("Every fold", tuple(tables))])
+    return Section("folds", "Fold by fold", [Paragraph(text), Folded("Every fold", tables)])
 
 
 def _recipe_table(study: Study, recipe: str) -> Table | None:
@@ -319,23 +319,27 @@ def _summary(title: str, rows: list[_Row]) -> tuple[str, ...]:
     )
 
 
-def overview(study: Study) -> list[Section]:
-    """What comes right after the verdict."""
-    scope = (
+def scope(study: Study) -> Section:
+    """What the study can show and what it cannot."""
+    blocks = (
         Heading("It can show"),
         Bullets(can_show(study)),
         Heading("It cannot show"),
         Bullets(cannot_show(study)),
     )
-    return [
-        Section("scope", "What this can and cannot show", scope),
-        Section("results", "Results at a glance", [tables.headline(study)]),
-        Section("why", "Why this verdict", why(study)),
-    ]
+    return Section("scope", "What this can and cannot show", blocks)
+
+
+def glance(study: Study) -> Section:
+    """The main metrics, and further ones."""
+    further = tables.further(study)
+    blocks: list[Block] = [tables.headline(study), Folded(further.caption, [further])]
+    blocks += present(tables.malignant(study), tables.levels(study))
+    return Section("results", "Results at a glance", blocks)
 
 
 def protocols(study: Study, gallery: Gallery) -> Section:
-    """Results side by side, inapplicable protocols, the cluster curve, comparisons."""
+    """What each protocol holds out, which do not apply, the cluster curve, comparisons."""
     blocks: list[Block] = [
         Paragraph(
             "A protocol decides which images may not appear in both training and test sets. The "
@@ -343,20 +347,17 @@ def protocols(study: Study, gallery: Gallery) -> Section:
             "harshest says how much rests on having seen the slide before."
         ),
         tables.protocols(study),
+        *present(tables.inapplicable(study)),
     ]
-    blocks += present(
-        tables.inapplicable(study),
-        tables.further(study),
-        tables.malignant(study),
-        tables.levels(study),
-    )
     chart = _curve_chart(study, gallery)
     if chart is not None:
         blocks += [Heading("Over the number of acquisition clusters"), chart]
     points = tables.curve(study)
     if points is not None:
         blocks.append(Folded("The curve as a table", (points,)))
-    blocks += present(tables.comparisons(study))
+    pairs = tables.comparisons(study)
+    if pairs is not None:
+        blocks.append(Folded(pairs.caption, (pairs,)))
     return Section("protocols", "Protocols", blocks)
 
 

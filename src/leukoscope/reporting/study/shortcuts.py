@@ -1,47 +1,39 @@
-"""Shortcuts: what the verdict rests on, inflation, probes, perturbed images."""
+"""Evidence: what the verdict rests on, inflation, probes, perturbed images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from leukoscope.config.metrics.evidence import Shortcuts, SourceShare, SourceVerdict
+from leukoscope.config.metrics.evidence import Shortcuts, SourceVerdict, Survival
 from leukoscope.config.metrics.results import Estimate, PerturbedResult, ProbeResult, Result
-from leukoscope.core.protocols import WORDS, protocol_title
-from leukoscope.evaluation.shortcuts import status_of
-from leukoscope.evaluation.verdict_text import DEGRADED_WORDS, SOURCE_WORDS, share_text
+from leukoscope.core.protocols import protocol_title
+from leukoscope.evaluation.shortcuts import HALF, status_of
+from leukoscope.evaluation.verdict_text import DEGRADED_WORDS, SOURCE_WORDS, describe_control
 from leukoscope.reporting.content import (
     PROTOCOL,
     Block,
     Bullets,
     Folded,
-    Heading,
     Paragraph,
-    Picture,
     Section,
     Table,
+    Terms,
     code,
     each,
     n_rows,
     present,
     scores,
+    status,
     table_if_any,
     table_of,
     text,
     value,
 )
-from leukoscope.reporting.figures.shortcuts import (
-    ChartRow,
-    Mark,
-    MarkGroup,
-    ProtocolPanel,
-    shortcut_chart,
-)
-from leukoscope.reporting.formats import DASH, count, difference, interval, p_value
-from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.result_tables import sample
+from leukoscope.reporting.formats import DASH, count, difference, interval, number, p_value
 from leukoscope.reporting.study_files import Study
 from leukoscope.reporting.wording import PROBE_MEANING, input_title
 
@@ -57,47 +49,53 @@ _TEXT = (
     "A probe is a classifier that is deprived of the cells, trained and tested on the very "
     "folds of the model. If it does well all the same, the class can be told from something other "
     "than the cells: so much the data holds. Whether the model makes use of it is another "
-    "question, so the trained model, too, is shown perturbed versions of its test images (hollow "
-    "marks). It never saw such images: a low score there proves nothing, one above chance on "
+    "question, so the trained model, too, is shown perturbed versions of its test images. "
+    "It never saw such images: a low score there proves nothing, one above chance on "
     "images without leukocytes does. Leukemia itself changes the background."
 )
 
 
-def why(study: Study) -> list[Block]:
-    """What the verdict rests on, the table first."""
+def why(study: Study) -> Section:
+    """What the verdict rests on, as matrices; the same in sentences on request."""
     verdict = study.metrics.verdict
-    blocks: list[Block] = [*present(sources(study), survival(study))]
-    for title, items in (
-        ("What would close what is open", verdict.needs),
-        ("Findings", verdict.findings),
-        ("Warnings", study.metrics.warnings),
-    ):
-        if items:
-            blocks += [Heading(title), Bullets(items)]
+    blocks: list[Block] = [*present(sources(study), survival(study)), Paragraph(_control(study))]
+    if study.metrics.warnings:
+        blocks.append(Bullets(study.metrics.warnings))
+    sentences = [
+        *verdict.findings,
+        *(f"Would close what is open: {text}." for text in verdict.needs),
+    ]
+    blocks.append(Folded("The findings in sentences", [Bullets(tuple(sentences))]))
     if verdict.rule:
-        blocks.append(Folded("The rule behind the verdict", text=verdict.rule))
-    return blocks
+        blocks.append(Folded("The rule behind the verdict", [Paragraph(verdict.rule)]))
+    return Section("why", "Why this verdict", blocks)
+
+
+def _control(study: Study) -> str:
+    """The negative control in a sentence."""
+    found = describe_control(study.metrics.control)
+    return found[0] if found else "Negative control: none was run."
 
 
 def sources(study: Study) -> Table | None:
     """Sources of shortcut × protocols: each the share of the model's advantage over chance."""
-    verdict, rows = study.metrics.verdict, _audit(study).sources
+    verdict, rows = study.metrics.verdict, audit_of(study).sources
     shown = [p for p in study.protocols if any(row.protocol == p for row in rows)]
 
     def cell(source: SourceVerdict, protocol: str) -> str:
         own = [r for r in rows if (r.source, r.protocol) == (source.source, protocol)]
-        said = [f"{_sign(row)} {share_text(row.share, '')}" for row in own]
+        said = [f"{SIGNS[status_of(row)]} {interval(row.share, 'share')}" for row in own]
         return " / ".join(said) if said else DASH
 
     return table_if_any(
-        "What each source of shortcut gives by itself, as a share of the model’s advantage over "
-        "chance (ROC AUC above 0.5)",
+        "How much of the model’s advantage over chance (ROC AUC above 0.5) each source of "
+        "shortcut gives by itself",
         verdict.sources,
         text("Source", lambda s: SOURCE_WORDS[s.source]),
-        text("Verdict", lambda s: SIGNS[s.status], narrow=True),
-        *each(shown, protocol_title, cell, lines=True),
+        status("Verdict", lambda s: SIGNS[s.status]),
+        *[status(protocol_title(p), partial(cell, protocol=p)) for p in shown],
         code("Probe", lambda s: s.probe or DASH),
-        text("Why", lambda s: s.reason or _judged_by(s)),
+        text("To close it", lambda s: s.reason or _judged_by(s)),
         note="✗ shown: more than one half (lower limit); ✓ refuted: less than one half (upper "
         f"limit); ? open. {_rests_on(verdict.protocol)}",
     )  # fmt: skip
@@ -110,11 +108,7 @@ def _rests_on(protocol: str | None) -> str:
 
 
 def _judged_by(source: SourceVerdict) -> str:
-    return f"would need about {count(source.needed)} groups" if source.needed else DASH
-
-
-def _sign(row: SourceShare) -> str:
-    return SIGNS[status_of(row)][0]
+    return f"about {count(source.needed)} groups" if source.needed else DASH
 
 
 def survival(study: Study) -> Table | None:
@@ -129,69 +123,85 @@ def survival(study: Study) -> Table | None:
         f"(up to {count(n)} {study.row}s a protocol)",
         inputs,
         text("Test images after", lambda name: DEGRADED_WORDS.get(name, name)),
-        *each(
-            protocols,
-            protocol_title,
-            lambda name, p: share_text(found[name, p].share, "") if (name, p) in found else DASH,
-        ),
+        *[status(protocol_title(p), partial(_kept, found, p)) for p in protocols],
         note="A model that reads cells keeps nearly all of it: such steps change nothing that a "
-        "haematologist would see.",
+        "haematologist would see. ✓ at least half is kept (lower limit); ✗ less (upper limit).",
     )
 
 
-def shortcuts(study: Study, gallery: Gallery) -> Section:
-    """One figure and one table, with the numbers behind the figure on request."""
+def _kept(found: Mapping[tuple[str, str], Survival], protocol: str, name: str) -> str:
+    """What is kept after one degradation, with its sign."""
+    if (name, protocol) not in found:
+        return DASH
+    share = found[name, protocol].share
+    sign = "?"
+    if share.low is not None and share.high is not None:
+        sign = "✓" if share.low >= HALF else "✗" if share.high < HALF else "?"
+    return f"{sign} {interval(share, 'share')}"
+
+
+def shortcuts(study: Study) -> Section:
+    """What classifiers reach that are deprived of the cells, beside the model."""
     if not study.metrics.probes:
         none = Paragraph("No probe was run, so no shortcut was looked for.")
-        return Section("shortcuts", "Shortcuts", [none])
+        return Section("shortcuts", "Probes", [none])
     used = list(dict.fromkeys(entry.probe for entry in study.metrics.probes))
-    blocks: list[Block] = [Paragraph(_TEXT)]
-    figures = Folded("The numbers of the figure", (numbers(study),))
-    blocks += present(_chart(study, gallery), figures, _inflation_and_share(study))
-    meanings = [f"`{name}`: {PROBE_MEANING.get(name, input_title(name))}" for name in used]
-    meanings += [
-        f"`{row.probe}` does not apply: {row.reason}." for row in _audit(study).inapplicable
-    ]
-    return Section("shortcuts", "Shortcuts", [*blocks, Bullets(tuple(meanings))])
+    terms = [(f"{name}", PROBE_MEANING.get(name, input_title(name))) for name in used]
+    terms += [(row.probe, f"does not apply: {row.reason}.") for row in audit_of(study).inapplicable]
+    blocks: list[Block] = [Paragraph(_TEXT), accuracies(study)]
+    blocks += present(_inflation_and_share(study))
+    blocks.append(Folded("What each probe sees", [Terms(tuple(terms))]))
+    return Section("shortcuts", "Probes", blocks)
 
 
-def _audit(study: Study) -> Shortcuts:
+def probe_metrics(study: Study) -> Section:
+    """Every metric of the probes, for those who look one up."""
+    if not study.metrics.probes:
+        return Section("probe-metrics", "Probes in numbers")
+    table = numbers(study)
+    return Section("probe-metrics", "Probes in numbers", [Folded(table.caption, [table])])
+
+
+def audit_of(study: Study) -> Shortcuts:
+    """What the probes say of the study's first recipe; empty where none was run."""
     return study.metrics.shortcuts or Shortcuts(recipe="")
 
 
-def mark_groups(study: Study) -> list[MarkGroup]:
-    """Accuracy of the models and of the probes, protocol by protocol."""
-    groups = []
-    for protocol in study.protocols:
-        entries = [entry for entry in study.results if entry.protocol == protocol]
-        marks = [_mark(study, entry, "image") for entry in entries]
-        marks += [
-            _mark(study, entry, entry.probe)
-            for entry in study.metrics.probes
-            if entry.protocol == protocol
-        ]
-        known = tuple(mark for mark in marks if mark is not None)
-        if known:
-            groups.append(MarkGroup(protocol_title(protocol), sample(entries[0]), known))
-    return groups
+class _Seen(NamedTuple):
+    """What a classifier sees, and its entry under each protocol."""
+
+    title: str
+    found: Mapping[str, Result | ProbeResult | PerturbedResult]
 
 
-def _mark(study: Study, entry: Result | ProbeResult | PerturbedResult, seen: str) -> Mark | None:
-    record = entry.metrics.get("accuracy")
-    if record is None or record.value is None:
-        return None
-    label, short = input_title(seen), "image" if seen == "image" else seen
-    if seen == "image" and len(study.recipes) > 1:
-        label, short = f"{entry.recipe}: {label}", entry.recipe
-    return Mark(
-        label=label,
-        short=short,
-        input=seen,
-        value=record.value,
-        low=record.low,
-        high=record.high,
-        text=interval(record, "accuracy"),
-    )
+def accuracies(study: Study) -> Table:
+    """Accuracy of the models, of the probes, and of the models on perturbed images."""
+    rows: dict[str, dict[str, Result | ProbeResult | PerturbedResult]] = {}
+    several = len(study.recipes) > 1
+    for entry in study.results:
+        name = f"{entry.recipe}: {input_title('image')}" if several else input_title("image")
+        rows.setdefault(name, {})[entry.protocol] = entry
+    for probe in study.metrics.probes:
+        rows.setdefault(input_title(probe.probe), {})[probe.protocol] = probe
+    for seen in study.metrics.model_on:
+        who = f"{seen.recipe}, " if several else ""
+        name = f"{who}trained on whole images, shown {input_title(seen.input)}"
+        rows.setdefault(name, {})[seen.protocol] = seen
+    chance = chance_level(study)
+
+    def cell(row: _Seen, protocol: str) -> str:
+        found = row.found.get(protocol)
+        return interval(None if found is None else found.metrics.get("accuracy"), "accuracy")
+
+    return table_of(
+        f"Accuracy of a classifier by what it sees (n = {count(max(e.n for e in study.results))} "
+        f"{study.row}s, {study.level} intervals)",
+        [_Seen(title, found) for title, found in rows.items()],
+        text("The classifier sees", "title"),
+        *each(study.protocols, protocol_title, cell),
+        note=f"Always naming the largest class gives {number(chance, 'accuracy')}. Where a probe "
+        "comes close to the whole image, the accuracy does not prove that the model reads cells.",
+    )  # fmt: skip
 
 
 def chance_level(study: Study) -> float | None:
@@ -201,60 +211,6 @@ def chance_level(study: Study) -> float | None:
         if totals.sum() > 0:
             return float(totals.max() / totals.sum())
     return None
-
-
-def _perturbed(study: Study, protocol: str, recipe: str) -> list[PerturbedResult]:
-    return [
-        entry
-        for entry in study.metrics.model_on
-        if entry.protocol == protocol and entry.recipe == recipe
-    ]
-
-
-def _chart(study: Study, gallery: Gallery) -> Picture | None:
-    groups, chance = mark_groups(study), chance_level(study)
-    if not groups or chance is None:
-        return None
-    inflation = {row.protocol: row.difference for row in _audit(study).inflation}
-    panels, shown = [], {}
-    perturbed: dict[str, dict[str, str]] = {}
-    for group, protocol in zip(groups, study.protocols, strict=False):
-        marks = {mark.label: mark for mark in group.marks}
-        shown.update({mark.label: mark.input for mark in group.marks})
-        for recipe in study.recipes:
-            for entry in _perturbed(study, protocol, recipe):
-                mark = _mark(study, entry, entry.input)
-                if mark is not None:
-                    key = f"{recipe} on {entry.input}"
-                    marks[key] = mark
-                    perturbed.setdefault(recipe, {})[key] = entry.input
-        over = inflation[protocol].value if protocol in inflation else None
-        note = "" if over is None else f"random {100 * over:+.1f} points"
-        panels.append(
-            ProtocolPanel(WORDS[protocol].label if protocol in WORDS else protocol, note, marks)
-        )
-    rows = [ChartRow("", "trained and tested on")]
-    rows += [ChartRow(label, label, seen) for label, seen in shown.items()]
-    for recipe, keys in perturbed.items():
-        rows.append(ChartRow("", f"{recipe}, as trained, shown"))
-        rows += [ChartRow(key, input_title(seen), seen, hollow=True) for key, seen in keys.items()]
-    n = max(entry.n for entry in study.results)
-    return gallery.draw(
-        "shortcuts",
-        lambda: shortcut_chart(rows, panels, chance),
-        narrow=lambda: shortcut_chart(rows, panels, chance, narrow=True),
-        caption=(
-            f"The model against its probes, protocol by protocol (n = {count(n)} {study.row}s; "
-            f"{study.level} intervals), and below, hollow, each model on perturbed "
-            "versions of its test images. Under a protocol’s name: how far the accuracy of random "
-            "splits lies above it. Where a probe comes close to the whole image, the accuracy does "
-            "not prove that the model reads the cells."
-        ),
-        alt="; ".join(
-            f"{panel.title}: " + ", ".join(f"{key} {m.text}" for key, m in panel.marks.items())
-            for panel in panels
-        ),
-    )
 
 
 class _Seeing(NamedTuple):
@@ -278,10 +234,14 @@ def numbers(study: Study) -> Table:
         ]
         rows += [
             _Seeing(
-                protocol, f"{input_title(e.input)}; trained on whole images", recipe, e.metrics, e.n
+                protocol,
+                f"{input_title(e.input)}; trained on whole images",
+                e.recipe,
+                e.metrics,
+                e.n,
             )
-            for recipe in study.recipes
-            for e in _perturbed(study, protocol, recipe)
+            for e in study.metrics.model_on
+            if e.protocol == protocol
         ]
     return table_of(
         "What perturbed inputs reach: probes, and models that were trained on whole images "
@@ -294,7 +254,7 @@ def numbers(study: Study) -> Table:
 
 
 def _inflation_and_share(study: Study) -> Table | None:
-    audit = _audit(study)
+    audit = audit_of(study)
     inflation = {row.protocol: row for row in audit.inflation}
     shares = {row.protocol: row for row in audit.shares}
 
