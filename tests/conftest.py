@@ -42,6 +42,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture
+def no_study_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies end without their report: its figures take longer than a small training."""
+    monkeypatch.setattr("leukoscope.reporting.study.report.write_report", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def broken_images() -> ModuleType:
     """The module that writes twenty kinds of unusual files."""

@@ -20,6 +20,7 @@ SMALL = ("training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explana
          'training.precision="fp32"')  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_study_report")
 def test_an_ablation_measures_each_part_against_the_whole(
     four_classes: Path, tmp_path: Path
 ) -> None:

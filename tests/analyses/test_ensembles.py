@@ -154,6 +154,7 @@ def test_the_record_names_members_weights_and_tests(ensemble: StudyResult) -> No
     assert all(t["p_holm"] < 0.05 for t in record["tests"] if t["verdict"] != "not distinguishable")
 
 
+@pytest.mark.usefixtures("no_study_report")
 def test_an_ensemble_can_be_made_again_and_be_a_member(
     ensemble: StudyResult, study: StudyResult, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def _with_folds(files: RunFiles, folds: tuple[Fold, ...]) -> RunFiles:
     return changed
 
 
+@pytest.mark.usefixtures("no_study_report")
 def test_the_command_prints_scores_weights_and_tests(study: StudyResult, tmp_path: Path) -> None:
     done = runner.invoke(
         app, ["ensemble", str(study.run.path), "-m", "weighted", "--out", str(tmp_path / "out")]

@@ -28,6 +28,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_study_report")
 def test_ablate_prints_a_verdict_and_names_the_broken_file(fields: Path, tmp_path: Path) -> None:
     call = ["ablate", str(fields), "-r", "cnn-baseline", "--without", "augmentation", *SMALL]
     out = str(tmp_path / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import BundleError
+from leukoscope.learning import export
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network
 from leukoscope.learning.export import check_parity, onnx_bytes, open_session
@@ -145,3 +147,17 @@ def test_a_changed_head_makes_another_graph_and_parity_notices_the_old_one(
     with pytest.raises(BundleError, match="graph and the trained network disagree"):
         check_parity(network, old, images, spec)
     assert check_parity(network, onnx_bytes(network, spec, CLASSES), images, spec) < 1e-4
+
+
+def test_a_graph_with_another_head_put_in_is_the_one_that_is_exported_anew(
+    tiny: Network, spec: PreprocessSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_bytes(tiny, spec, CLASSES)
+    network = copy.deepcopy(tiny)
+    network.set_linear_head(np.ones((4, tiny.num_features)), np.arange(4))
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "_export", lambda *_: pytest.fail("exported again"))
+        found = onnx_bytes(network, spec, CLASSES[::-1])
+    monkeypatch.setattr(export, "_graphs", OrderedDict())
+    network.exported = ("", b"")
+    assert found == onnx_bytes(network, spec, CLASSES[::-1])

@@ -18,10 +18,12 @@ from leukoscope.pipeline.inputs import check_unchanged, load_input, observe, rea
 from leukoscope.study.run import run_study
 
 SMALL: dict[str, Any] = {
+    "recipes": ["quick"],
     "protocols": ["random"],
+    "probes": [],
     "folds": 2,
-    "overrides": ["preprocess.size_px=64", "bootstrap=100", "explanations=0", "control_draws=1",
-                  "splits.clusters=6"],
+    "overrides": ["model.backbone=test_resnet", "model.weights=none", "preprocess.size_px=64",
+                  "bootstrap=100", "explanations=0", "control_draws=0", "splits.clusters=6"],
 }  # fmt: skip
 
 

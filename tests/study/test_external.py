@@ -108,6 +108,7 @@ def test_nothing_of_the_other_data_goes_into_the_bundle(run: Path) -> None:
             assert path.is_dir() or b"clinic-of-somebody" not in path.read_bytes(), path
 
 
+@pytest.mark.usefixtures("no_study_report")
 def test_resuming_measures_nothing_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it was measured again")
