@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.analyses.demo import run_demo
+from leukoscope.analyses.demo import PICTURE_PX, SHEET, WHOLE, demo_config, run_demo
 from leukoscope.config.loading import load_study_config
-from leukoscope.study.run import study_config
+from leukoscope.config.study import DEFAULT_PROBES
+from leukoscope.imaging.decode import decode_image
 
 
 @pytest.mark.slow
@@ -18,13 +19,22 @@ def test_a_demo_after_a_broken_and_an_older_one(tmp_path: Path) -> None:
     (partial / "half.png").write_bytes(b"")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("of = 'an older version'")
-    steps: list[str] = []
-    result = run_demo(tmp_path, images=24, listener=lambda step, done, total: steps.append(step))
+    told: list[tuple[str, int, int]] = []
+    said: list[str] = []
+    result = run_demo(
+        tmp_path, images=24, listener=lambda *news: told.append(news), say=said.append
+    )
     assert result.report.is_file()
     assert result.predictions.is_file()
     assert not partial.exists()
-    assert "features and probes" in steps
+    whole = [(done, total) for step, done, total in told if step == WHOLE]
+    assert whole == sorted(whole)
+    assert whole[-1][0] == whole[-1][1]
+    drawn = [step for step, done, _ in told if step == "drawing phantoms-24" and done < 24]
+    assert len(drawn) == 23
+    assert said == [f"the first of the drawn smears: {tmp_path / SHEET}"]
+    assert decode_image(tmp_path / SHEET).image.shape == (PICTURE_PX, 20 * PICTURE_PX, 3)
     # What a second demo goes on with instead of beginning anew.
-    assert load_study_config(result.report.parent / "config.toml") == study_config(
-        tmp_path / "phantoms-24"
-    )
+    config = load_study_config(result.report.parent / "config.toml")
+    assert config == demo_config(tmp_path / "phantoms-24")
+    assert set(DEFAULT_PROBES) == set(config.probes)  # all that a verdict needs

@@ -74,6 +74,21 @@ def test_auto_takes_the_fastest_that_is_offered(
     )
 
 
+@needs_openvino
+def test_few_images_go_to_the_engine_that_starts_sooner_in_the_same_precision(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "unsupported_reason", lambda engine, precision: "")
+    plain = read_bundle(saved(tiny, tmp_path / "a"))
+    opened = open_for(plain, few=True)
+    assert (opened.name, opened.precision) == (ORT, "fp32")
+    assert opened.reason.startswith("it starts sooner, for few images; fp32")
+    assert open_for(plain, "openvino", few=True).name == "openvino"
+    lower = read_bundle(saved(tiny, tmp_path / "b", variant("openvino", "int8")))
+    found = [open_for(lower, few=few) for few in (False, True)]
+    assert [(engine.name, engine.precision) for engine in found] == [("openvino", "int8")] * 2
+
+
 def test_the_precision_that_serves_brings_its_own_decisions(
     tiny: SimpleNamespace, tmp_path: Path
 ) -> None:

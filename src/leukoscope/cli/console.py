@@ -262,16 +262,16 @@ class _Lines:
     """Prints a line when a step starts and one every half minute, for logs and pipes."""
 
     started: dict[str, tuple[float, int]] = field(default_factory=dict)
-    printed_at: float = 0.0
+    printed_at: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, step: str, done: int, total: int) -> None:
         now = time.perf_counter()
         if step not in self.started:
             self.started[step] = (now, done)
-            self.printed_at = now
+            self.printed_at[step] = now
             say(f"· {step}", err=True)
-        elif now - self.printed_at >= _LINE_EVERY_S and done < total:
-            self.printed_at = now
+        elif now - self.printed_at[step] >= _LINE_EVERY_S and done < total:
+            self.printed_at[step] = now
             start, before = self.started[step]
             speed = (done - before) / (now - start)
             left = f", {duration((total - done) / speed)} left" if speed > 0 else ""

@@ -32,6 +32,7 @@ from leukoscope.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.by_patient import PatientCollector
     from leukoscope.runtime.input_files import Inputs
     from leukoscope.runtime.prediction import Failure, Prediction
@@ -96,9 +97,9 @@ def predict(
     from functools import partial
 
     from leukoscope.core.errors import UsageError
-    from leukoscope.runtime.bundle_matching import SAMPLES
+    from leukoscope.runtime.engine_choice import FEW
     from leukoscope.runtime.engines import one_thread_each
-    from leukoscope.runtime.input_files import Inputs
+    from leukoscope.runtime.input_files import SAMPLES, Inputs
     from leukoscope.runtime.predictor import load_bundle
 
     one_thread_each()
@@ -107,8 +108,8 @@ def predict(
     if total == 0:
         raise UsageError(f"{', '.join(images)}: no image in it, so there is nothing to predict")
     load = partial(
-        load_bundle, engine=engine, precision=precision, bulk=True, similar=similar,
-        whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um,
+        load_bundle, engine=engine, precision=precision, bulk=True, few=total <= FEW,
+        similar=similar, whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um,
     )  # fmt: skip
     predictor = _predictor(bundle, samples, load, um_per_px, scale_bar_um)
     patients = _patients(predictor, sources, by_patient)
@@ -135,7 +136,6 @@ class _Outputs:
 def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs) -> int:
     """Predict all files and give their answers; returns the number that could not be read."""
     from leukoscope.runtime import bulk
-    from leukoscope.runtime.audit_log import AuditLog
     from leukoscope.runtime.prediction import Failure
 
     out, patients, log = outputs.out, outputs.patients, outputs.audit_log
@@ -146,7 +146,7 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
         if out is not None:
             further = ("similar",) if outputs.similar else ()
             files = opened.enter_context(bulk.beside(out, predictor.class_names, further))
-        audit = opened.enter_context(closing(AuditLog(log))) if log else None
+        audit = opened.enter_context(closing(_audit_log(log))) if log else None
         show = opened.enter_context(progress_bars("images"))
         stream = bulk.predict_files(predictor, sources, files, explain=outputs.explain)
         for done, answer in enumerate(stream, start=1):
@@ -174,6 +174,12 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
             sheets = patients.save_sheets(outputs.explain)
             say(f"{len(sheets)} sheets of the cells that decided: {outputs.explain}", err=True)
     return unreadable
+
+
+def _audit_log(path: Path) -> AuditLog:
+    from leukoscope.runtime.audit_log import AuditLog
+
+    return AuditLog(path)
 
 
 def _show(

@@ -49,16 +49,19 @@ def doctor(as_json: JsonOption = False) -> int:
 @command
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for phantoms and run.")] = Path("demo"),
-    images: Annotated[int, typer.Option(help="Number of phantom fields.")] = 400,
+    images: Annotated[int, typer.Option(help="Number of phantom fields.")] = 160,
 ) -> None:
     """Do everything once on drawn smears, in minutes.
 
     Draws them, audits, trains, writes a report, packs a bundle and predicts with it.
     """
+    typer.echo("drawing smears, running a study on them, predicting new ones", err=True)
     from leukoscope.analyses.demo import run_demo
 
     with progress_bars() as show:
-        result = run_demo(out, images=images, listener=show)
+        result = run_demo(
+            out, images=images, listener=show, say=lambda text: typer.echo(text, err=True)
+        )
     print_verdict(result.verdict.level, result.verdict.headline, result.verdict.needs)
     say(f"\nreport       {result.report}")
     say(f"bundle       {result.bundle}")

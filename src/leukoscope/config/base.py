@@ -19,7 +19,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Strict(BaseModel):
     """Frozen; unknown keys are errors; no infinities or NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # A validator is built when it is first used: a program that predicts uses few of them.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 def validate(model: type[ModelT], values: Mapping[str, Any], source: str) -> ModelT:

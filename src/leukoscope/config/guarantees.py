@@ -75,7 +75,8 @@ def parse_operating_point(words: str) -> OperatingTarget:
     return OperatingTarget(words.strip(), miss, confidence, unit, found[2])
 
 
-class Bound(Strict):
+@dataclass(frozen=True)
+class Bound:
     """What one precision may change.
 
     Attributes:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -20,11 +20,13 @@ from leukoscope.core.errors import BundleError, ConfigError, DataError
 from leukoscope.core.files import read_json, sha256_bytes, sha256_file, write_json
 from leukoscope.core.program import __version__
 from leukoscope.evaluation.gate import Gate
-from leukoscope.evaluation.patient_heads import PatientHead, head_from_bytes
-from leukoscope.evaluation.prevalence import Confusions
 from leukoscope.imaging.quality import BEYOND, QUALITY_MEASURES
 from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, CaseLibrary, load_cases
+
+if TYPE_CHECKING:
+    from leukoscope.evaluation.patient_heads import PatientHead
+    from leukoscope.evaluation.prevalence import Confusions
 
 # Data only: no format whose reading runs code.
 _SUFFIXES = (".onnx", ".json", ".safetensors", ".png", ".jpg", ".md", ".txt")
@@ -165,6 +167,8 @@ class Bundle:
         model = self.record.patient
         if model is None:
             return None
+        from leukoscope.evaluation.patient_heads import head_from_bytes
+
         path = self.folder / model.tensors
         try:
             return head_from_bytes(model.pooling, path.read_bytes(), str(path))
@@ -182,6 +186,8 @@ class Bundle:
             return None
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
+
+        from leukoscope.evaluation.prevalence import Confusions
 
         path = self.folder / confusions.tensors
         try:

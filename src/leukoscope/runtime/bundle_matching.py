@@ -20,7 +20,6 @@ from leukoscope.runtime.prediction import Failure, quality_notes
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.runtime.tiling import Cutter
 
-SAMPLES = 32
 _PARTS = 4  # of each large image that are looked at
 Image = NDArray[np.uint8]
 
@@ -56,7 +55,7 @@ def choose_bundle(
 
     Args:
         folders: Bundle folders; a damaged one is skipped if another can be read.
-        samples: Up to :data:`SAMPLES` of the images.
+        samples: Up to :data:`~leukoscope.runtime.input_files.SAMPLES` of the images.
         load: Opens a bundle.
         um_per_px: Scale of large images, as in :class:`~leukoscope.runtime.tiling.Cutter`.
         bar_um: Length of their scale bar, likewise.

@@ -22,6 +22,7 @@ from leukoscope.runtime.prediction import Failure
 _TRUTH = Path("truth", "truth.json")  # ground truth of `leukoscope phantom`
 _BESIDE_TRUTH = ("truth", "manifest.csv", "README.md")
 _LITTER = ("Thumbs.db", "desktop.ini")
+SAMPLES = 32  # of the files are looked at to choose a bundle
 _UNFINISHED = ".partial"  # what `predict` itself is writing, perhaps into the very folder
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import cv2
 import numpy as np
@@ -21,7 +21,6 @@ from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.calibration import apply_calibration
 from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.gate import GateInputs
-from leukoscope.evaluation.patient_heads import PatientHead
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.imaging.decode import (
     MAX_PIXELS,
@@ -50,6 +49,9 @@ from leukoscope.runtime.prediction import (
 )
 from leukoscope.runtime.similar import CaseLibrary
 from leukoscope.runtime.tiling import Cutter
+
+if TYPE_CHECKING:
+    from leukoscope.evaluation.patient_heads import PatientHead
 
 __all__ = [
     "Decision",
@@ -151,6 +153,7 @@ def load_bundle(
     precision: str = "auto",
     threads: int | None = None,
     bulk: bool = False,
+    few: bool = False,
     similar: int = 0,
     whole: bool = False,
     um_per_px: float | None = None,
@@ -165,6 +168,7 @@ def load_bundle(
             :func:`leukoscope.runtime.engine_choice.open_for`.
         threads: For network and decoding. Default: every core available to this process.
         bulk: For many images: each thread takes whole batches, from file to answer.
+        few: See :func:`leukoscope.runtime.engine_choice.open_for`.
         similar: Number of similar training cases that each answer names.
         whole: Predict images that are larger than the training images as they are, uncut; so
             does a bundle that answers for patients, whose images are the parts.
@@ -183,7 +187,7 @@ def load_bundle(
             f"{path}: this bundle carries no training cases to compare with",
             hint="ask without, or export the bundle again with this version",
         )
-    opened = open_for(bundle, engine, precision, threads=threads, bulk=bulk)
+    opened = open_for(bundle, engine, precision, threads=threads, bulk=bulk, few=few)
     field = bundle.record.field
     cutter = None
     if field is not None and bundle.record.patient is None and not whole:

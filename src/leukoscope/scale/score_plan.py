@@ -24,7 +24,7 @@ import numpy as np
 
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import atomic_path, read_json, write_json
-from leukoscope.runtime.bundle_matching import SAMPLES
+from leukoscope.runtime.input_files import SAMPLES
 from leukoscope.scale.fetching import UrlRule
 
 SCHEMA = 1
