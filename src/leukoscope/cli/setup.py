@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -55,13 +56,11 @@ def demo(
 
     Draws them, audits, trains, writes a report, packs a bundle and predicts with it.
     """
-    typer.echo("drawing smears, running a study on them, predicting new ones", err=True)
+    say("drawing smears, running a study on them, predicting new ones", err=True)
     from leukoscope.analyses.demo import run_demo
 
     with progress_bars() as show:
-        result = run_demo(
-            out, images=images, listener=show, say=lambda text: typer.echo(text, err=True)
-        )
+        result = run_demo(out, images=images, listener=show, say=partial(say, err=True))
     print_verdict(result.verdict.level, result.verdict.headline, result.verdict.needs)
     say(f"\nreport       {result.report}")
     say(f"bundle       {result.bundle}")
