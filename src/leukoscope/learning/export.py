@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -27,10 +29,9 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 OPSET = 18
-_KEPT = 3  # graphs; a study goes back and forth between no more networks
-_graphs: OrderedDict[str, bytes] = OrderedDict()
-"""The last graphs, by all that went into them but the numbers of the head."""
-_HEAD = ("head.weight", "head.bias")
+_KEPT = 3  # a study goes back and forth between no more networks
+_traces: OrderedDict[str, bytes] = OrderedDict()
+"""The last networks that were traced, by all that went into them but the numbers in them."""
 
 
 class _Graph(nn.Module):
@@ -71,55 +72,46 @@ def onnx_bytes(
     Raises:
         BundleError: The network cannot be exported.
     """
-    structure = {
+    named = {
         "spec": spec.model_dump(mode="json"),
         "model": network.config.model_dump(mode="json"),
         "opset": opset,
     }
-    tensors = network.state_dict()
-    key = sha256_json({**structure, "classes": [*class_names], "tensors": tensors_sha256(tensors)})
+    tensors = tensors_sha256(network.state_dict())
+    key = sha256_json({**named, "classes": list(class_names), "tensors": tensors})
     if network.exported[0] != key:
-        proto = _with_own_head(network, spec, structure, tensors)
+        proto = _export(network, spec, named)
+        proto.producer_name = "leukoscope"
         entry = proto.metadata_props.add()
         entry.key, entry.value = "class_names", json.dumps(list(class_names))
         network.exported = (key, bytes(proto.SerializeToString()))
     return network.exported[1]
 
 
-def _with_own_head(
-    network: Network, spec: PreprocessSpec, structure: Mapping[str, Any], tensors: dict[str, Tensor]
-) -> Any:
-    """The ONNX model; an earlier one with another head in it where nothing else differs.
+def _export(network: Network, spec: PreprocessSpec, named: Mapping[str, Any]) -> Any:
+    """The ONNX model; one that was traced earlier, with these tensors in it, where there is one.
 
-    Exporting takes seconds, and what is fitted on frozen features differs in its head alone.
+    Tracing takes seconds, and the networks of a study differ in their numbers alone.
     """
-    import onnx
-
-    own = {f"network.{name}": tensors[name] for name in _HEAD if name in tensors}
-    if len(own) < len(_HEAD) or len(network.hidden) or not network.has_class_maps:
-        return _export(network, spec, structure["opset"])  # more may have been computed from it
-    body = {name: tensor for name, tensor in tensors.items() if name not in _HEAD}
-    shapes = [list(tensor.shape) for tensor in own.values()]
-    key = sha256_json({**structure, "head": shapes, "tensors": tensors_sha256(body)})
-    if key not in _graphs:
-        _graphs[key] = _export(network, spec, structure["opset"]).SerializeToString()
-    _graphs.move_to_end(key)
-    while len(_graphs) > _KEPT:
-        _graphs.popitem(last=False)
-    proto = onnx.load_from_string(_graphs[key])
-    stored = {value.name: value for value in proto.graph.initializer}
-    for name, tensor in own.items():
-        stored[name].CopyFrom(onnx.numpy_helper.from_array(tensor.numpy(force=True), name))
-    return proto
-
-
-def _export(network: Network, spec: PreprocessSpec, opset: int) -> Any:
+    module = _Graph(network, spec)
     gives_maps = network.has_class_maps or network.has_gradient_maps
     names = ["logits", "features", *(["maps"] if gives_maps else [])]
-    with evaluating(network):
-        proto = _graph(_Graph(network, spec), spec.size_px, names, opset, network.config.backbone)
-    proto.producer_name = "leukoscope"
-    return proto
+    backbone = network.config.backbone
+    with evaluating(network), _quiet():
+        if type(network.head) is not nn.Linear:  # it may have numbers that are no tensors
+            return _optimised(_traced(module, spec.size_px, names, named["opset"], backbone))
+        shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+        key = sha256_json({**named, "shapes": shapes})
+        if key not in _traces:
+            program = _traced(module, spec.size_px, names, named["opset"], backbone)
+            _traces[key] = program.model_proto.SerializeToString()
+        _traces.move_to_end(key)
+        while len(_traces) > _KEPT:
+            _traces.popitem(last=False)
+        model = ir.serde.deserialize_model(onnx.load_from_string(_traces[key]))
+        program = torch.onnx.ONNXProgram(model, None)
+        program.apply_weights(module.state_dict())
+        return _optimised(program)
 
 
 def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str, backbone: str) -> bytes:
@@ -132,13 +124,17 @@ def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str, backbone: str) 
         BundleError: The part cannot be exported.
     """
     graph = nn.Sequential(ToInput(spec), part).eval()
-    return bytes(_graph(graph, spec.size_px, [name], OPSET, backbone).SerializeToString())
+    with _quiet():
+        program = _traced(graph, spec.size_px, [name], OPSET, backbone)
+        return bytes(_optimised(program).SerializeToString())
 
 
-def _graph(module: nn.Module, size_px: int, names: Sequence[str], opset: int, backbone: str) -> Any:
-    """The ONNX model of a module that takes (N, S, S, 3) uint8."""
+def _traced(
+    module: nn.Module, size_px: int, names: Sequence[str], opset: int, backbone: str
+) -> torch.onnx.ONNXProgram:
+    """The ONNX program of a module that takes (N, S, S, 3) uint8, its tensors as they are."""
     example = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
-    with _quiet(), _out_of_place(module):
+    with _out_of_place(module):
         try:
             program = torch.onnx.export(
                 module,
@@ -149,6 +145,7 @@ def _graph(module: nn.Module, size_px: int, names: Sequence[str], opset: int, ba
                 dynamic_shapes=[{0: torch.export.Dim("n", min=1)}],
                 opset_version=opset,
                 external_data=False,
+                optimize=False,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -157,6 +154,12 @@ def _graph(module: nn.Module, size_px: int, names: Sequence[str], opset: int, ba
                 hint="train it with another backbone to make a bundle",
             ) from error
     assert program is not None
+    return program
+
+
+def _optimised(program: torch.onnx.ONNXProgram) -> Any:
+    """The ONNX model of a program, constants computed and norms in the layers before them."""
+    program.optimize()
     return _without_origin(program.model_proto)
 
 
