@@ -38,14 +38,28 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
     assert f"Example: leukoscope {command}" in " ".join(done.output.split())
 
 
-def test_help_needs_no_heavy_import() -> None:
+@pytest.mark.parametrize(("asked", "imported"), [("", []), ("predict", ["predict"])])
+def test_help_imports_the_module_of_the_command_and_nothing_heavy(
+    asked: str, imported: list[str]
+) -> None:
     code = (
-        "import sys; from leukoscope.cli.main import app\n"
-        "heavy = {'torch', 'numpy', 'cv2', 'scipy', 'sklearn', 'rich', 'pydantic', 'matplotlib'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
+        "import sys; from leukoscope.cli.main import HOMES, run\n"
+        f"sys.argv = ['leukoscope', *{asked.split()}, '--help']\n"
+        "try: run()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'scipy', 'sklearn', 'rich', 'matplotlib'}\n"
+        "names = {name.removeprefix('leukoscope.cli.') for name in sys.modules}\n"
+        "print(sorted((heavy | set(HOMES.values())) & names))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == str(imported)
+
+
+def test_the_list_of_commands_says_what_their_own_help_says() -> None:
+    commands = typer.main.get_command(app).commands
+    for group in GROUPS.values():
+        for name, (_, words) in group.items():
+            assert commands[name].get_short_help_str(200) == words, name
 
 
 def test_help_shows_every_command_in_one_group_the_main_line_first() -> None:

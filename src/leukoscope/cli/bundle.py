@@ -31,8 +31,12 @@ BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder, e.g. 
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group to the program."""
+    """Add the group and both commands to the program."""
     app.add_typer(bundle_app, name="bundle")
+    app.command("evaluate", epilog="Example: leukoscope evaluate run/bundle other/data --out eval")(
+        evaluate
+    )
+    app.command("export", epilog="Example: leukoscope export run --out bundle")(export)
 
 
 @bundle_app.command("show", epilog="Example: leukoscope bundle show run/bundle")
@@ -256,14 +260,6 @@ def _envelope(record: BundleRecord) -> list[tuple[str, str]]:
 
 def _triple(values: tuple[float, float, float]) -> str:
     return " ".join(f"{value:g}" for value in values)
-
-
-def register_model(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    app.command("evaluate", epilog="Example: leukoscope evaluate run/bundle other/data --out eval")(
-        evaluate
-    )
-    app.command("export", epilog="Example: leukoscope export run --out bundle")(export)
 
 
 @command

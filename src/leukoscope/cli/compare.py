@@ -30,10 +30,18 @@ WIDTH = 140  # of the tables, wherever they are printed
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
+    """Add both commands to the program."""
     app.command("compare", epilog="Example: leukoscope compare runs/a runs/b --out comparison")(
         compare
     )
+    app.command(
+        "ensemble",
+        epilog=(
+            "Example: leukoscope ensemble runs/a runs/b --method weighted --method fuzzy --out "
+            "runs/both. The folds of one recipe cannot be averaged here: each image that one of "
+            "them is tested on, the others were trained on."
+        ),
+    )(ensemble)
 
 
 @command
@@ -160,18 +168,6 @@ class TNormName(StrEnum):
 
     MIN = "min"
     PRODUCT = "product"
-
-
-def register_ensemble(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(
-        "ensemble",
-        epilog=(
-            "Example: leukoscope ensemble runs/a runs/b --method weighted --method fuzzy --out "
-            "runs/both. The folds of one recipe cannot be averaged here: each image that one of "
-            "them is tested on, the others were trained on."
-        ),
-    )(ensemble)
 
 
 @command

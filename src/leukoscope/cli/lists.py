@@ -31,9 +31,10 @@ runs_app = typer.Typer(
 
 
 def register(app: typer.Typer) -> None:
-    """Add both groups to the program."""
+    """Add the groups to the program."""
     app.add_typer(recipes_app, name="recipes")
     app.add_typer(models_app, name="models")
+    app.add_typer(runs_app, name="runs")
 
 
 @recipes_app.command("list", epilog="Example: leukoscope recipes list")
@@ -177,11 +178,6 @@ def _shape(values: tuple[int, ...]) -> str:
 
 def _triple(values: tuple[float, float, float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
-
-
-def register_runs(app: typer.Typer) -> None:
-    """Add the group to the program."""
-    app.add_typer(runs_app, name="runs")
 
 
 @runs_app.command("list", epilog="Example: leukoscope runs list runs")

@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from importlib import import_module
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
-from leukoscope.cli import (
-    arms,
-    bundle,
-    compare,
-    count,
-    data,
-    explain,
-    guide,
-    lists,
-    predict,
-    probe,
-    relabel,
-    robustness,
-    score,
-    serve,
-    setup,
-    study,
-    study_file,
-    tune,
-)
 from leukoscope.cli.console import DISCLAIMER, GLOBAL_OPTIONS, say
 from leukoscope.core.program import __version__
 
-GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
-        "Start": ("demo", "guide", "new", "study", "predict", "serve", "doctor"),
-        "Train": ("train", "tune", "transfer", "ablate", "ensemble", "recipes", "models", "runs"),
-        "Examine": (
-            "compare", "evaluate", "probe", "explain", "features", "robustness", "relabel",
-        ),
-        "Use": ("export", "bundle", "score", "count", "audit-log"),
-        "Data": ("data", "phantom"),
+        "Start": {
+            "demo": ("setup", "Do everything once on drawn smears, in minutes."),
+            "guide": ("guide", "Choose from a menu; see each command and run it."),
+            "new": ("study_file", "Write a commented study file to edit, commit and run."),
+            "study": ("study", "Audit, split, train, measure, explain, report, pack."),
+            "predict": ("predict", "Classify images: probabilities, set, decision, reasons."),
+            "serve": ("serve", "Answer over HTTP and on a web page, as predict does."),
+            "doctor": ("setup", "Check the installation: PASS or FAIL, and the fix."),
+        },
+        "Train": {
+            "train": ("study", "Train one recipe under one protocol."),
+            "tune": ("tune", "Search a recipe's values on validation images only."),
+            "transfer": ("arms", "Does pretraining on other data help? Train both ways."),
+            "ablate": ("arms", "Train with and without each part of a recipe."),
+            "ensemble": ("compare", "Combine the predictions of finished runs."),
+            "recipes": ("lists", "Recipes (ways to make a model): list, show."),
+            "models": ("lists", "Backbones, and whether their weights are here."),
+            "runs": ("lists", "Run folders: list, clean up."),
+        },
+        "Examine": {
+            "compare": ("compare", "Compare recipes and runs on the same test images."),
+            "evaluate": ("bundle", "Measure a bundle on other labelled images."),
+            "probe": ("probe", "Look for shortcuts in a study or in a foreign model."),
+            "explain": ("explain", "Draw heat maps; measure whether they are reliable."),
+            "features": ("explain", "Map what a model's features encode."),
+            "robustness": ("robustness", "Measure what blur, stain, light and noise cost."),
+            "relabel": ("relabel", "Queue labels that look wrong; apply corrections."),
+        },
+        "Use": {
+            "export": ("bundle", "Pack a trained model as a bundle."),
+            "bundle": ("bundle", "Bundles (packed models): list, show, verify."),
+            "score": ("score", "Score a large archive, each image exactly once."),
+            "count": ("count", "Count cell types by patient, with intervals."),
+            "audit-log": ("serve", "Verify or replay the record of predictions."),
+        },
+        "Data": {
+            "data": ("data", "Fetch, inspect, audit, split, preview, export images."),
+            "phantom": ("data", "Draw schematic blood smears with known truth."),
+        },
     }
-)  # fmt: skip
-"""How ``--help`` shows the commands: by what they are for, the main line first."""
+)
+"""How ``--help`` shows the commands: by what they are for, the main line first; each with the
+module that holds it and the first line of its own help, so that no module is imported for that."""
+HOMES = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
 MEANT: Mapping[str, str] = MappingProxyType(
     {
         "report": "study",
@@ -61,27 +76,50 @@ MEANT: Mapping[str, str] = MappingProxyType(
 """Words of other programs → ours."""
 
 
+class Commands(Mapping[str, Any]):
+    """The commands by name. The module of one is imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._found:
+            part = typer.Typer(rich_markup_mode=None)
+            import_module(f"leukoscope.cli.{HOMES[name]}").register(part)
+            self._found |= typer.main.get_group(part).commands
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(HOMES)
+
+    def __len__(self) -> int:
+        return len(HOMES)
+
+
 class Program(TyperGroup):
     """Shows its commands in groups, and answers a mistyped word with the nearest one."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = cast(Any, Commands())
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands under the titles of :data:`GROUPS`."""
-        for title, names in GROUPS.items():
+        for title, group in GROUPS.items():
             with formatter.section(title):
-                formatter.write_dl(
-                    [(name, self.commands[name].get_short_help_str(200)) for name in names]
-                )
+                formatter.write_dl([(name, text) for name, (_, text) in group.items()])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command; for one that there is not, name what was probably meant."""
         name = args[0] if args else ""
-        homes = [
-            f"{group} {name}"
-            for group, found in self.commands.items()
-            if name in getattr(found, "commands", {})
-        ] or ([MEANT[name]] if name in MEANT else [])
-        if name not in self.commands and homes:
-            ctx.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, homes))}?")
+        if name not in HOMES:
+            homes = [
+                f"{group} {name}"
+                for group, found in self.commands.items()
+                if name in getattr(found, "commands", {})
+            ] or ([MEANT[name]] if name in MEANT else [])
+            if homes:
+                ctx.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, homes))}?")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -135,30 +173,6 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     GLOBAL_OPTIONS.debug = debug
-
-
-setup.register(app)
-data.register(app)
-study_file.register(app)
-study.register(app)
-arms.register(app)
-bundle.register_model(app)
-explain.register(app)
-robustness.register(app)
-compare.register(app)
-compare.register_ensemble(app)
-predict.register(app)
-count.register(app)
-score.register(app)
-serve.register_audit_log(app)
-probe.register(app)
-relabel.register(app)
-tune.register(app)
-bundle.register(app)
-lists.register(app)
-serve.register(app)
-lists.register_runs(app)
-guide.register(app)
 
 
 def run() -> None:

@@ -21,8 +21,9 @@ LogArgument = Annotated[Path, typer.Argument(help="The file that --audit-log wro
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
+    """Add the command and the group to the program."""
     app.command("serve", epilog="Example: leukoscope serve --bundle run/bundle --open")(serve)
+    app.add_typer(audit_app, name="audit-log")
 
 
 @command
@@ -98,11 +99,6 @@ def _show_address(address: str, *, as_json: bool, open_page: bool) -> None:
         import webbrowser
 
         webbrowser.open(address)
-
-
-def register_audit_log(app: typer.Typer) -> None:
-    """Add the group to the program."""
-    app.add_typer(audit_app, name="audit-log")
 
 
 @audit_app.command("verify", epilog="Example: leukoscope audit-log verify audit.jsonl")
