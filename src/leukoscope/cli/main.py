@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_group
 
 from leukoscope.cli.console import DISCLAIMER, GLOBAL_OPTIONS, say
 from leukoscope.core.program import __version__
@@ -86,7 +87,7 @@ class Commands(Mapping[str, Any]):
         if name not in self._found:
             part = typer.Typer(rich_markup_mode=None)
             import_module(f"leukoscope.cli.{HOMES[name]}").register(part)
-            self._found |= typer.main.get_group(part).commands
+            self._found |= get_group(part).commands
         return self._found[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -93,6 +91,9 @@ def _export(network: Network, spec: PreprocessSpec, named: Mapping[str, Any]) ->
 
     Tracing takes seconds, and the networks of a study differ in their numbers alone.
     """
+    import onnx
+    from onnxscript import ir
+
     module = _Graph(network, spec)
     gives_maps = network.has_class_maps or network.has_gradient_maps
     names = ["logits", "features", *(["maps"] if gives_maps else [])]
