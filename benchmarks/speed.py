@@ -122,8 +122,8 @@ def head(options: argparse.Namespace) -> str:
     return (
         "# Speed of the commands of every day\n\n```bash\n"
         f"git worktree add OLD {commit}\n"
-        f"python benchmarks/speed.py OLD BUNDLE DATA --turns {options.turns} "
-        f"--demo-turns {options.demo_turns}\n```\n\n"
+        f"python benchmarks/speed.py OLD BUNDLE DATA --images {options.images} "
+        f"--turns {options.turns} --demo-turns {options.demo_turns}\n```\n\n"
         f"Whole processes, both trees in turns; medians of {options.turns} turns "
         f"({max(1, options.turns // 2)} of many files, {options.demo_turns} of the demo). "
         f"{len(os.sched_getaffinity(0))} cores, load of the machine {os.getloadavg()[0]:.1f} at "
