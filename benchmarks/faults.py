@@ -399,7 +399,7 @@ def main() -> int:
     options = parser.parse_args()
     fifth = options.kills // 5
     options.kills_each = {"study": 2 * fifth, "score": 2 * fifth, "serve": fifth}
-    for name in LOADED:
+    for name in () if options.only == "serve" else LOADED:
         import_module(name)
     rows, failed = [], 0
     with tempfile.TemporaryDirectory(prefix="leukoscope-faults-") as folder:
