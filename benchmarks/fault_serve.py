@@ -226,7 +226,7 @@ class Serve:
         """Clients that send a byte now and then hold up nobody."""
         with serving(out, *self.start, "--upload-timeout", 2) as server:
             slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
-            head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\n"
+            head = f"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {FORM}\r\n"
             for connection in slow:
                 connection.sendall(f"{head}Content-Length: 100000\r\n\r\n--edge".encode())
             status = server.ask(self.image)[0]
