@@ -118,6 +118,11 @@ def files(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
         piece = data[start : start + rng.choice((4, 12, 40, 400))]
         return data[:start] + piece * rng.choice((2, 9, 2000)) + data[start:]
 
+    def flooded(data: bytes) -> bytes:
+        start = rng.randrange(len(data))
+        piece = data[start : start + rng.choice((2, 4, 8, 12))]
+        return data[:start] + piece * (2**19 // len(piece)) + data[start:]
+
     def moved(data: bytes) -> bytes:
         first, second, third = sorted(rng.randrange(len(data)) for _ in range(3))
         return data[:first] + data[second:third] + data[first:second] + data[third:]
@@ -130,8 +135,10 @@ def files(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
         other = rng.choice(whole)[1]
         return data[: rng.randrange(len(data))] + other[rng.randrange(len(other)) :]
 
-    ways = {"sized": sized, "repeated": repeated, "moved": moved, "marked": marked,
-            "spliced": spliced, "cut": lambda data: data[: rng.randrange(len(data))]}  # fmt: skip
+    ways = {
+        "sized": sized, "repeated": repeated, "flooded": flooded, "moved": moved,
+        "marked": marked, "spliced": spliced, "cut": lambda data: data[: rng.randrange(len(data))],
+    }  # fmt: skip
     for number in range(count):
         kind, data = whole[number % len(whole)]
         way = list(ways)[number // len(whole) % len(ways)]

@@ -67,6 +67,16 @@ def test_the_programs_own_colours_stay() -> None:
     assert "\x1b[1;31m" in coloured.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_an_array_that_found_no_room_is_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def writes() -> None:
+        raise OSError("46080 requested and 34784 written")  # as NumPy says it
+
+    with pytest.raises(typer.Exit):
+        writes()
+    assert "a file: cannot be used, the disk is full" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("number", "what", "hint"),
     [

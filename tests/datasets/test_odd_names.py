@@ -67,12 +67,14 @@ def test_paths_that_lead_out_of_a_manifests_folder_are_said(data: Path, tmp_path
     names = [path.name for path in sorted(data.glob("Pro/*.png"))]
     rows = [f"../Pro/{name},pro_b" for name in names] + [f"{data}/Benign/Benign1.png,benign"]
     (data / "list/manifest.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
-    said = f"5 paths lead out of the folder of the table, such as ../Pro/{names[0]}"
+    said = f"paths that lead out of the folder of the table: 5, such as ../Pro/{names[0]}"
     manifest = load_dataset(data / "list")
     assert said in manifest.notes
     assert len(manifest.usable) == 5
     (tmp_path / "inside.csv").write_text(f"path,label\n{data.name}/Pro/{names[0]},pro_b\n")
-    assert not [note for note in load_dataset(tmp_path / "inside.csv").notes if "lead out" in note]
+    assert not [
+        note for note in load_dataset(tmp_path / "inside.csv").notes if "lead out of" in note
+    ]
 
 
 def test_names_that_are_formulas_come_back_as_they_were(data: Path, tmp_path: Path) -> None:

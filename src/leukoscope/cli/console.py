@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -66,6 +67,7 @@ _FILE_FAULTS = {
     errno.ENAMETOOLONG: ("the name is too long", _ANOTHER),
 }
 """What a failure of the file system means, and what to do about it."""
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 def console(stderr: bool = False) -> Console:
@@ -111,8 +113,8 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except Exception as error:
             if GLOBAL_OPTIONS.debug:
                 raise
-            if isinstance(error, OSError) and error.errno in _FILE_FAULTS:
-                what, hint = _FILE_FAULTS[error.errno]
+            if isinstance(error, OSError) and (number := _number_of(error)) in _FILE_FAULTS:
+                what, hint = _FILE_FAULTS[number]
                 place = str(error.filename or "a file").removesuffix(".partial")
                 _print_error(LeukoscopeError(f"{place}: cannot be used, {what}", hint=hint))
                 raise typer.Exit(1) from None
@@ -127,6 +129,12 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             raise typer.Exit(code)
 
     return wrapped
+
+
+def _number_of(error: OSError) -> int | None:
+    """The system's number of a fault; NumPy only says how much of an array found room."""
+    short = error.errno is None and _SHORT_WRITE.search(str(error))
+    return errno.ENOSPC if short else error.errno
 
 
 def _print_error(error: LeukoscopeError) -> None:

@@ -328,9 +328,8 @@ def place_manifest(path: Path, target: str = "") -> Placement:
 def _leads_out(placed: Sequence[Placed]) -> list[str]:
     """Say of a table that it names files elsewhere; those who wrote it may be others."""
     out = [item.path for item in placed if leaves_folder(item.path)]
-    return (
-        [f"{len(out)} paths lead out of the folder of the table, such as {out[0]}"] if out else []
-    )
+    what = "paths that lead out of the folder of the table"
+    return [f"{what}: {len(out)}, such as {out[0]}"] if out else []
 
 
 _OWN_COLUMNS = {*MANIFEST_COLUMNS, "label", "split", "given_label", "source_sha256"}

@@ -137,8 +137,8 @@ def plan_scoring(
         if not images:
             raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
         if outside.count:
-            many = f"{outside.count:,} names lead out of the folder of their list"
-            note(f"{many}, such as {outside.first}")
+            what = "names that lead out of the folder of their list"
+            note(f"{what}: {outside.count:,}, such as {outside.first}")
         reason = f"{bundle}, named by the user"
         if bundle is None:
             samples = sample_inputs(folder, images, shard_images)
