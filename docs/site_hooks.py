@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -83,4 +85,5 @@ def _record(item: Any, context: Any) -> str:
         if shown is None:
             return ""
         name, text = shown
-    return f"| `{name}` | {' '.join(text.split()).replace('|', '&#124;')} |".replace("<", "&lt;")
+    name = re.sub(r" <.*>$", "", name)  # the type, which the help says better
+    return f"| `{name}` | {escape(' '.join(text.split()), quote=False)} |"

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from leukoscope.cli import console
 from leukoscope.cli.main import GROUPS, app
+from leukoscope.cli.parameters import commands_of
 
 runner = CliRunner()
 
@@ -72,6 +73,12 @@ def test_help_shows_every_command_in_one_group_the_main_line_first() -> None:
     shown = lines[start : lines.index("", lines.index("Data:"))]
     commands_and_titles = len(commands) + 2 * len(GROUPS) - 1
     assert len(shown) == commands_and_titles, "a command needs one line"
+
+
+def test_options_of_one_name_are_spelled_alike() -> None:
+    for name, command in commands_of(typer.main.get_command(app)).items():
+        spelled = [item.opts for item in command.params if "--out" in item.opts]
+        assert all("-o" in names for names in spelled), name
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def _triple(values: tuple[float, float, float]) -> str:
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder for predictions and metrics.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for predictions and metrics.")],
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
@@ -312,7 +312,7 @@ def evaluate(
 @command
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a study or training run.")],
-    out: Annotated[Path, typer.Option("--out", help="Where to write the bundle.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the bundle.")],
     recipe: opt.RunRecipeOption = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Also quantise to int8; offered if it is as accurate.")

@@ -50,7 +50,7 @@ def compare(
         list[Path],
         typer.Argument(help="Folders of study, train (finished or not) or evaluate."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for tables, figures and pages.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, figures and pages.")],
     protocol: ProtocolOption = None,
     metric: Annotated[
         str, typer.Option("--metric", help="Ranks the recipes and is tested.")
@@ -172,7 +172,7 @@ class TNormName(StrEnum):
 
 @command
 def ensemble(
-    out: Annotated[Path, typer.Option("--out", help="The ensemble's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The ensemble's folder.")],
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Finished runs; all their recipes are members.")
     ] = None,

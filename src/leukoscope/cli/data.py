@@ -105,7 +105,9 @@ def _print_classes(found: Inspection) -> None:
 @command
 def audit_data(
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder for manifest, passport, sheets.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for manifest, passport, sheets.")
+    ],
     clusters: Annotated[int, typer.Option(help="Number of acquisition clusters.")] = 24,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
@@ -144,7 +146,7 @@ def audit_data(
 @command
 def split(
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="Where to write splits.csv.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write splits.csv.")],
     protocol: Annotated[
         list[str] | None,
         typer.Option("--protocol", "-p", help="May be repeated. With --frozen: all by default."),
@@ -298,7 +300,7 @@ def show_frozen(
 @command
 def preview(
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the sheets.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the sheets.")],
     recipe: opt.PreprocessingOption = DEFAULT_RECIPE,
     steps: Annotated[
         bool, typer.Option("--steps", help="Also draw each preprocessing step, before and after.")
@@ -336,7 +338,7 @@ def preview(
 
 @command
 def phantom(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     images: Annotated[int, typer.Option(help="Number of fields.")] = 400,
     sessions: Annotated[int, typer.Option(help="Simulated staining and imaging sessions.")] = 24,
     confound: Annotated[

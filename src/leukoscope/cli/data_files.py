@@ -60,7 +60,7 @@ def fetch_set(
         str | None, typer.Argument(help="Which data set; without a name they are listed.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Its folder. Default: data/NAME.")
+        Path | None, typer.Option("--out", "-o", help="Its folder. Default: data/NAME.")
     ] = None,
     yes: opt.YesOption = False,
     as_json: opt.JsonOption = False,
@@ -97,7 +97,7 @@ def fetch_set(
 @command
 def export_data(
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write, outside the data.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, outside the data.")],
     recipe: opt.PreprocessingOption = DEFAULT_RECIPE,
     overrides: opt.SetOption = None,
     variant: Annotated[
@@ -134,7 +134,7 @@ def export_data(
 @command
 def find_samples(
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="PNG file for the sheet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file for the sheet.")],
     per_class: Annotated[
         int, typer.Option("--per-class", min=1, max=20, help="Images of each class.")
     ] = 5,

@@ -165,7 +165,7 @@ UsualFoldsOption = Annotated[
 ]
 
 # study
-StudyOutOption = Annotated[Path, typer.Option("--out", help="The study's folder.")]
+StudyOutOption = Annotated[Path, typer.Option("--out", "-o", help="The study's folder.")]
 ProbeOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -195,11 +195,11 @@ PlanOption = Annotated[
 OpenReportOption = Annotated[
     bool, typer.Option("--open", help="Open the report in a browser at the end.")
 ]
-TrainOutOption = Annotated[Path, typer.Option("--out", help="The run's folder.")]
+TrainOutOption = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
 ResumeTrainOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")]
 
 # transfer and ablate
-ArmsOutOption = Annotated[Path, typer.Option("--out", help="The folder of all arms.")]
+ArmsOutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder of all arms.")]
 ArmsProtocolOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -366,7 +366,7 @@ PredictionsOption = Annotated[
         "optional split.",
     ),
 ]
-AuditOutOption = Annotated[Path, typer.Option("--out", help="Folder for the audit.")]
+AuditOutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the audit.")]
 AuditProbeOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -389,7 +389,7 @@ TensorLayoutOption = Annotated[
 OutputNameOption = Annotated[str | None, typer.Option("--output", help="Which output to read.")]
 
 # tune
-TuneOutOption = Annotated[Path, typer.Option("--out", help="The tuning's folder.")]
+TuneOutOption = Annotated[Path, typer.Option("--out", "-o", help="The tuning's folder.")]
 TrialsOption = Annotated[
     int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
 ]

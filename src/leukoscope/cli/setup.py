@@ -49,7 +49,9 @@ def doctor(as_json: JsonOption = False) -> int:
 
 @command
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for phantoms and run.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for phantoms and run.")] = Path(
+        "demo"
+    ),
     images: Annotated[int, typer.Option(help="Number of phantom fields.")] = 160,
 ) -> None:
     """Do everything once on drawn smears, in minutes.

@@ -73,7 +73,9 @@ def register(app: typer.Typer) -> None:
 def new(
     context: typer.Context,
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("study.toml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
+        "study.toml"
+    ),
     recipe: opt.RecipeOption = None,
     protocol: opt.ProtocolOption = None,
 ) -> None:
