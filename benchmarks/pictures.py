@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,15 +101,24 @@ def service(work: Path) -> Iterator[str]:
     serve = [sys.executable, "-m", "leukoscope", "serve", "--bundle", "run/bundle"]
     process = subprocess.Popen([*serve, "--port", str(port)], cwd=work)
     try:
+        address = f"http://127.0.0.1:{port}"
         for _ in range(240):
-            with socket.socket() as attempt:
-                if attempt.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+            if ready(address):
+                break
             time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
+        yield address
     finally:
         process.terminate()
         process.wait()
+
+
+def ready(address: str) -> bool:
+    """Whether the service has its models; before that its page takes no files."""
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
 
 
 def answer(page: Page, address: str, work: Path, name: str, size: tuple[int, int]) -> None:
