@@ -193,7 +193,7 @@ def test_masks_of_a_folder(run: Path, phantoms: Path, tmp_path: Path) -> None:
         *command, masks, "--unjudged", code=1
     )
     (masks / "phantom-0003_mask.png").write_bytes(b"no picture")
-    assert "expected a mask as PNG" in leukoscope(*command, masks, code=1)
+    assert "expected a mask as PNG" in leukoscope(*command, masks, "--unjudged", code=1)
 
 
 @pytest.mark.parametrize(

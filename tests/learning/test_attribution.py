@@ -157,7 +157,7 @@ def test_an_unknown_layer_is_answered_with_the_nearest(network: Network) -> None
         UnknownNameError, match=r"unknown layer of cnn-baseline .layer\.8."
     ) as caught:
         find_layer(network, "layer.8")
-    assert "Did you mean 'layers.8'?" in str(caught.value)
+    assert "Did you mean 'layers.8'" in str(caught.value)
     with pytest.raises(ConfigError, match=r".hidden\.0\.linear. gives 8 values"):
         find_layer(network, "hidden.0.linear")
 

@@ -143,7 +143,7 @@ def test_images_by_path_are_known_by_their_bytes(
         (["--method", "gradcam"], "Did you mean 'grad-cam'?"),
         (["--recipe", "cnn-baselin"], "Did you mean 'cnn-baseline'?"),
         (["--protocol", "randm"], "Did you mean 'random'?"),
-        (["--layer", "layer.8"], "Did you mean 'layers.8'?"),
+        (["--layer", "layer.8"], "Did you mean 'layers.8'"),
         (["--target", "pro-c"], "unknown class of cnn-baseline 'pro-c'"),
         (["--method", "occlusion", "--layer", "layers.8"], "looks at no layer"),
     ],
