@@ -17,7 +17,7 @@ from leukoscope.core.files import read_json
 from leukoscope.evaluation.leaderboard import holm_adjusted
 
 SMALL = ("training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0",
-         'training.precision="fp32"')  # fmt: skip
+         "control_draws=0", 'training.precision="fp32"')  # fmt: skip
 
 
 @pytest.mark.usefixtures("no_study_report")

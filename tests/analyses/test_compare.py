@@ -38,7 +38,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         protocols=["random", "grouped"],
         probes=[],
         folds=1,
-        overrides=["preprocess.size_px=32", "training.epochs=1", "bootstrap=200", "bundle=false"],
+        overrides=[
+            "preprocess.size_px=32",
+            "training.epochs=1",
+            "bootstrap=200",
+            "control_draws=0",
+            "bundle=false",
+        ],
     ).run
 
 

@@ -30,7 +30,7 @@ from leukoscope.study.run import run_study
 runner = CliRunner()
 OVERRIDES = [
     "preprocess.size_px=32", "training.epochs=2", "training.batch_size=16", "bootstrap=100",
-    "explanations=0",
+    "explanations=0", "control_draws=0",
 ]  # fmt: skip
 
 

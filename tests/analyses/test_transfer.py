@@ -17,7 +17,7 @@ RECIPE = "double-transfer-resnet50"
 NAME = f"{RECIPE}-on-test_resnet"
 SMALL = (
     "training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0",
-    'training.precision="fp32"',
+    "control_draws=0", 'training.precision="fp32"',
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def plan(source: Path, target: Path, **options: object) -> TransferPlan:
     settings: dict[str, object] = {
         "recipe": RECIPE, "backbone": "test_resnet", "weights": "none",
         "protocols": ("random", "given"), "overrides": SMALL,
-        "source_overrides": ("explanations=0", "bootstrap=100"),
+        "source_overrides": ("explanations=0", "bootstrap=100", "control_draws=0"),
     } | options  # fmt: skip
     return plan_transfer(source, target, **settings)  # type: ignore[arg-type]
 

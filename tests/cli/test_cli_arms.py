@@ -13,7 +13,8 @@ from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 
 SMALL = ["-p", "random"]
-for _text in ("training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0"):
+for _text in ("training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0",
+              "control_draws=0"):  # fmt: skip
     SMALL += ["--set", _text]
 runner = CliRunner()
 

@@ -24,7 +24,7 @@ from leukoscope.study.run import run_study
 
 OVERRIDES = [
     "preprocess.size_px=32", "training.epochs=1", "training.batch_size=16", "bootstrap=100",
-    "splits.clusters=6", "splits.cluster_curve=[]", "bundle=false",
+    "splits.clusters=6", "splits.cluster_curve=[]", "control_draws=0", "bundle=false",
 ]  # fmt: skip
 
 runner = CliRunner()
