@@ -98,7 +98,7 @@ def test_an_older_bundle_has_no_cases_and_answers(
         assert client.get("/v1/models").json()[0]["similar_cases"] == 0
         page = client.post("/answers?fragment=true", files=files(red)).text
         assert "This bundle carries no training cases." in page
-        assert "expect them to be declined" in client.get("/").text
+        assert "expect them to be rejected" in client.get("/").text
 
 
 def test_a_model_without_maps_refuses_to_explain(
