@@ -20,8 +20,9 @@ PYTHON = ROOT / "docs" / "reference" / "python.md"
 
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of a language; the empty language is what a command prints."""
-    text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    fences = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    found = fences.findall(page.read_text(encoding="utf-8"))
+    return [code for of, code in found if of == language]
 
 
 def shape(line: str) -> str:
