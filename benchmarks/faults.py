@@ -170,6 +170,7 @@ class Study:
     def names(self, out: Path) -> str:
         """Names that might break the audit, tables, figures, pages and the terminal."""
         data = shutil.copytree(self.data, out / "data")
+        (data / "manifest.csv").unlink()  # the folders are the layout: it names the old names
         rename_hostile(data)
         more = ("--probe", "colour-only", "--set", "explanations=4")
         done = run("study", data, *QUICK, *more, "--out", out / "run")
