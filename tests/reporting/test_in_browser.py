@@ -110,7 +110,7 @@ def test_a_table_sorts_and_copies(opened: Any) -> None:
 def test_the_gallery_filters_and_a_chart_is_downloaded(opened: Any) -> None:
     page = opened(path="#examples")
     gallery = page.locator(".cases")
-    gallery.get_by_label("Show").select_option("mistakes")
+    gallery.get_by_role("combobox", name="Show").select_option("mistakes")
     gallery.get_by_label("True").select_option(index=1)
     found = [item for item in gallery.locator("li").all() if item.is_visible()]
     assert found
