@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from leukoscope.config.study import DEGRADED
 from leukoscope.imaging.cell_shapes import (
     count_statistics,
     scale_of_leukocytes,
@@ -241,4 +242,5 @@ def test_degraded_images_keep_what_they_show() -> None:
         share = int(name.removeprefix("size-")) / 100 if name.startswith("size-") else 1.0
         assert done.shape == (*(round(side * share) for side in image.shape[:2]), 3)
         again = cv2.resize(done, image.shape[1::-1], interpolation=cv2.INTER_AREA)
-        assert 0 < np.abs(again.astype(int) - image).mean() < 25
+        # Those that every study tries are hard to see; light and stain may change more.
+        assert 0 < np.abs(again.astype(int) - image).mean() < (6 if name in DEGRADED else 25)

@@ -102,42 +102,31 @@ def fit_linear_head(
         TrainingError: No training images, features that are not finite, or several strengths
             and nothing to select on.
     """
-    has_val = X_val is not None and y_val is not None and len(y_val) > 0
-    _check(X, y, c_grid, has_val)
-    assert (sample_weight is None) == (val_weight is None) or not has_val
-    problem = _Problem.of(
-        X, y, n_classes, class_weight, sample_weight, UnitPenalty.of(unit_penalty, units)
-    )
+    train = _Rows(X, y, sample_weight, units)
+    val = None
+    if X_val is not None and y_val is not None and len(y_val) > 0:
+        val = _Rows(X_val, y_val, val_weight, val_units)
+    _check(X, y, c_grid, val is not None)
+    problem = _Problem.of(train, n_classes, class_weight, unit_penalty)
     fits, history = [], []
     start = problem.start
     for c in sorted(c_grid):
         start = problem.solve(c, start)
         fits.append(problem.raw(start))
-        weight, bias = fits[-1]
         row: dict[str, float | None] = {
             "c": c,
-            "train_loss": _log_loss(X @ weight.T + bias, y),
+            "train_loss": train.scores(*fits[-1])[0],
             "val_loss": None,
             "val_accuracy": None,
         }
-        if X_val is not None and y_val is not None and has_val:
-            z = X_val @ weight.T + bias
-            row["val_loss"] = _log_loss(z, y_val, val_weight)
-            row["val_accuracy"] = float((z.argmax(1) == y_val).mean())
+        if val is not None:
+            row["val_loss"], row["val_accuracy"] = val.scores(*fits[-1])
         history.append(row)
     best = min(range(len(history)), key=lambda i: history[i]["val_loss"] or 0.0)
     c, (weight, bias) = sorted(c_grid)[best], fits[best]
     val_logits = None if X_val is None else np.asarray(X_val @ weight.T + bias, dtype=np.float64)
-    if refit_with_val and has_val:
-        assert X_val is not None and y_val is not None  # noqa: PT018
-        both = _Problem.of(
-            np.concatenate([X, X_val]),
-            np.concatenate([y, y_val]),
-            n_classes,
-            class_weight,
-            _joined(sample_weight, val_weight),
-            UnitPenalty.of(unit_penalty, _joined(units, val_units)),
-        )
+    if refit_with_val and val is not None:
+        both = _Problem.of(train.followed_by(val), n_classes, class_weight, unit_penalty)
         weight, bias = both.raw(both.solve(c, both.standardised(weight, bias)))
     return LinearHead(weight, bias, c, tuple(history), val_logits)
 
@@ -156,61 +145,70 @@ def _check(
         )
 
 
-def _log_loss(
-    logits: NDArray[np.float64],
-    y: NDArray[np.integer],
-    weight: NDArray[np.float64] | None = None,
-) -> float:
-    z = logits - logits.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]
-    return float(losses.mean() if weight is None else np.average(losses, weights=weight))
+@dataclass(frozen=True)
+class _Rows:
+    """Images of one part: features (n, D), classes, what each counts for, and their units."""
+
+    X: NDArray[np.floating]
+    y: NDArray[np.integer]
+    weight: NDArray[np.float64] | None
+    units: NDArray[np.integer] | None
+
+    def followed_by(self, other: _Rows) -> _Rows:
+        """These images, and others after them."""
+        return _Rows(
+            np.concatenate([self.X, other.X]),
+            np.concatenate([self.y, other.y]),
+            _joined(self.weight, other.weight),
+            _joined(self.units, other.units),
+        )
+
+    def scores(
+        self, weight: NDArray[np.float64], bias: NDArray[np.float64]
+    ) -> tuple[float, float]:  # fmt: skip
+        """Mean log loss, by what each image counts for, and accuracy of a head."""
+        z = self.X @ weight.T + bias
+        accuracy = float((z.argmax(1) == self.y).mean())
+        z = z - z.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(self.y)), self.y]
+        if self.weight is None:
+            return float(losses.mean()), accuracy
+        return float(np.average(losses, weights=self.weight)), accuracy
 
 
 def _joined(
     first: NDArray[np.generic] | None, second: NDArray[np.generic] | None
 ) -> NDArray[Any] | None:
+    assert (first is None) == (second is None)  # what one part has the other has, too
     return None if first is None or second is None else np.concatenate([first, second])
 
 
-@dataclass(frozen=True)
-class UnitPenalty:
-    """More penalty for weights along which the units of one class differ.
-
-    Attributes:
-        strength: μ.
-        units: (n,) number of each image's unit.
-    """
-
-    strength: float
-    units: NDArray[np.integer]
-
-    @classmethod
-    def of(cls, strength: float, units: NDArray[np.integer] | None) -> UnitPenalty | None:
-        """None where there is nothing to penalise."""
-        return cls(strength, units) if strength and units is not None else None
-
-    def root(
-        self, standard: NDArray[np.float32], y: NDArray[np.integer], n_classes: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(D, D) square root of I + μ·B of standardised features (n, D), and its inverse."""
-        deviations = []
-        for k in range(n_classes):
-            members = np.unique(self.units[y == k], return_inverse=True)[1]
-            if not len(members) or members.max() == 0:
-                continue  # one unit differs from none
-            sums = np.zeros((members.max() + 1, standard.shape[1]))
-            np.add.at(sums, members, standard[y == k])
-            means = sums / np.bincount(members)[:, None]
-            deviations.append((means - means.mean(axis=0)) / np.sqrt(len(means) - 1))
-        identity = np.eye(standard.shape[1])
-        if not deviations:
-            return identity.astype(np.float32), identity.astype(np.float32)
-        stacked = np.concatenate(deviations) / np.sqrt(len(deviations))
-        _, singular, axes = np.linalg.svd(stacked, full_matrices=False)
-        growth = np.sqrt(1 + self.strength * singular**2)
-        root = identity + (axes.T * (growth - 1)) @ axes
-        inverse = identity + (axes.T * (1 / growth - 1)) @ axes
-        return root.astype(np.float32), inverse.astype(np.float32)
+def _penalty_root(
+    strength: float,
+    units: NDArray[np.integer],
+    standard: NDArray[np.float32],
+    y: NDArray[np.integer],
+    n_classes: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(D, D) square root of I + μ·B of standardised features (n, D), and its inverse."""
+    deviations = []
+    for k in range(n_classes):
+        members = np.unique(units[y == k], return_inverse=True)[1]
+        if not len(members) or members.max() == 0:
+            continue  # one unit differs from none
+        sums = np.zeros((members.max() + 1, standard.shape[1]))
+        np.add.at(sums, members, standard[y == k])
+        means = sums / np.bincount(members)[:, None]
+        deviations.append((means - means.mean(axis=0)) / np.sqrt(len(means) - 1))
+    identity = np.eye(standard.shape[1])
+    if not deviations:
+        return identity.astype(np.float32), identity.astype(np.float32)
+    stacked = np.concatenate(deviations) / np.sqrt(len(deviations))
+    _, singular, axes = np.linalg.svd(stacked, full_matrices=False)
+    growth = np.sqrt(1 + strength * singular**2)
+    root = identity + (axes.T * (growth - 1)) @ axes
+    inverse = identity + (axes.T * (1 / growth - 1)) @ axes
+    return root.astype(np.float32), inverse.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -235,28 +233,27 @@ class _Problem:
     @classmethod
     def of(
         cls,
-        X: NDArray[np.floating],
-        y: NDArray[np.integer],
+        rows: _Rows,
         n_classes: int,
         class_weight: NDArray[np.float64] | None,
-        sample_weight: NDArray[np.float64] | None = None,
-        unit_penalty: UnitPenalty | None = None,
+        unit_penalty: float,
     ) -> _Problem:
+        X, y = rows.X, rows.y
         mean = X.mean(axis=0, dtype=np.float64)
         sd = X.std(axis=0, dtype=np.float64)
         sd[sd < 1e-12] = 1.0  # a constant feature says nothing
         standard = ((X - mean.astype(np.float32)) / sd.astype(np.float32)).astype(np.float32)
         with _linear_algebra().limit(limits=1, user_api="blas"):
-            if unit_penalty is None:
+            if not unit_penalty or rows.units is None:
                 axes, variance = _principal_axes(standard)
                 back = axes
             else:
-                root, inverse = unit_penalty.root(standard, y, n_classes)
+                root, inverse = _penalty_root(unit_penalty, rows.units, standard, y, n_classes)
                 rotated, variance = _principal_axes(standard @ inverse)
                 axes, back = inverse @ rotated, root @ rotated
             Z = standard @ axes
         weights = np.ones(n_classes) if class_weight is None else class_weight
-        counts = weights[y] if sample_weight is None else weights[y] * sample_weight
+        counts = weights[y] if rows.weight is None else weights[y] * rows.weight
         return cls(Z, axes, back, variance, y, counts.astype(np.float32), mean, sd, n_classes)
 
     @property
