@@ -24,7 +24,7 @@ from leukoscope.core.errors import (
 )
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import ImageRecord, Manifest, load_folds
-from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
+from leukoscope.core.run_folder import HISTORY, OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.shortcuts import SOURCES
 from leukoscope.imaging.decode import decode_image
@@ -88,6 +88,17 @@ def test_every_file_of_the_design_is_there(result: StudyResult) -> None:
     ):
         assert path.is_file(), path
     assert result.unreadable == ()
+
+
+def test_final_fit_takes_the_penalty_that_the_folds_agree_on(result: StudyResult) -> None:
+    def losses(protocol: str, fold: int) -> dict[str, float]:
+        rows = read_csv(result.run.model(DEFAULT_RECIPE, protocol, fold) / HISTORY)
+        return {row["c"]: float(row["val_loss"]) for row in rows}
+
+    folds = [losses("grouped", fold) for fold in range(2)]
+    assert len(folds[0]) > 1
+    best = min(folds[0], key=lambda c: sum(fold[c] for fold in folds))
+    assert list(losses("final", 0)) == [best]
 
 
 def test_metrics_say_what_was_measured_and_what_was_not(result: StudyResult) -> None:

@@ -334,6 +334,25 @@ class StudyVerdict(Strict):
     headline: str
     sources: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def warning(self) -> str:
+        """What a reader of an answer must know first, in a line; empty for a plausible model.
+
+        >>> StudyVerdict(level="unsafe", headline="", sources={"stain": "shown"}).warning
+        'judged unsafe by its study: most of its score can come from stain'
+        """
+        if self.level == "unsafe":
+            names, reason = self._sources("shown"), "most of its score can come from"
+        elif self.level == "inconclusive":
+            names, reason = self._sources("open"), "not ruled out as the source of its score:"
+        else:
+            return ""
+        text = f"judged {self.level} by its study"
+        return f"{text}: {reason} {', '.join(names)}" if names else text
+
+    def _sources(self, status: str) -> list[str]:
+        return [name for name, found in self.sources.items() if found == status]
+
 
 class BundleRecord(Strict):
     """``bundle.json``: everything that prediction needs besides the tensors.

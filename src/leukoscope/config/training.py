@@ -26,7 +26,8 @@ class LinearHeadTraining(Strict):
     """Frozen backbone, multinomial logistic regression on its standardised features.
 
     Attributes:
-        c_grid: Inverse strengths of the L2 penalty; the best log loss on ``val`` wins.
+        c_grid: Inverse strengths of the L2 penalty; the best log loss on ``val`` wins, in the fit
+            on all images the best mean over the folds.
         refit_with_val: Fit once more on train + val with the selected strength. ``cal`` and
             ``test`` stay untouched.
         degraded: Also train, and select, on these degraded copies of the images; an image and its
@@ -300,6 +301,8 @@ FeatureClassifier = Annotated[
 
 class FeatureClassifierTraining(Strict):
     """Frozen backbone, a classifier on its features; ``val`` selects the settings by log loss.
+
+    The fit on all images takes those with the least mean over the folds.
 
     Attributes:
         classifier: Which one, and the settings that are tried.

@@ -9,7 +9,8 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_csv
 from leukoscope.core.folder_lock import LOCK
 
-HISTORY = "history.csv"
+HISTORY = "history.csv"  # of each fit: its epochs, or the penalties of a linear head
+GRID = "grid.csv"  # of a fit of another classifier: the settings tried
 PATIENT_CELLS = "patients.json"  # among the explanations: the cells that decided
 PREDICTIONS = "predictions.csv"  # of the whole run, and of each fit in the folder of its model
 CALIBRATION = "calibration.json"  # of a fold's model, in its folder

@@ -23,6 +23,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
+from leukoscope.core.run_folder import HISTORY
 from leukoscope.evaluation.metrics import weighted_f1
 from leukoscope.learning.activations import Trainable
 from leukoscope.learning.augment import build_blend
@@ -263,7 +264,7 @@ class Loop(pl.LightningModule):
         row["seconds"] = round(time.perf_counter() - self.started, 2)
         self.history.append(row)
         if is_first():
-            write_csv(self.out / "history.csv", HISTORY_COLUMNS, self.history)
+            write_csv(self.out / HISTORY, HISTORY_COLUMNS, self.history)
         values = {k: float(v) for k, v in row.items() if k != "epoch"}
         self.log_dict(values, batch_size=1)
 

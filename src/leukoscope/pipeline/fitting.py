@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from leukoscope.config.recipe import FeatureClassifierTraining, LinearHeadTraining, Recipe
 from leukoscope.core.files import write_csv, write_text
-from leukoscope.core.protocols import PROTOCOLS
+from leukoscope.core.protocols import PROTOCOLS, promised_protocol
 from leukoscope.core.records import Fold
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import GRID, HISTORY, RunFolder
 from leukoscope.evaluation.fuzzy_inference import rules_text
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.backbones import Network
@@ -42,6 +42,7 @@ from leukoscope.pipeline.patient_fitting import PatientTrainer
 from leukoscope.pipeline.patient_store import PatientStore, Store
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import OUTLIERS, GateKeeper
+from leukoscope.pipeline.selected import selects_settings, settled_recipe
 from leukoscope.pipeline.store import InputStore
 
 RULES = "rules.txt"
@@ -121,14 +122,19 @@ class RecipeFits:
         rows, seed = part_rows(data, fold), self.seed_of(fold)
         members = max(1, recipe.inner_folds)
         within = partial(_tell_within, tell, done * members, len(self.folds) * members)
+        trainer = self.final_trainer if self.waits(fold) else self.trainer
         if recipe.inner_folds:
             logits = fit_inner_folds(
-                self.trainer, data, fold, recipe.inner_folds, folder, seed, within, rows
+                trainer, data, fold, recipe.inner_folds, folder, seed, within, rows
             )
         else:
             gate = self.gate if fold.protocol in PROTOCOLS else None
-            logits = self.trainer.fit(rows, folder, seed, within, gate)
+            logits = trainer.fit(rows, folder, seed, within, gate)
         return write_fit(data, fold, recipe.name, "image", folder, logits)
+
+    def waits(self, fold: Fold) -> bool:
+        """Whether a fit takes its settings from what the other folds found."""
+        return fold.protocol == FINAL and selects_settings(self.recipe)
 
     def seed_of(self, fold: Fold) -> int:
         """Of everything random in one fit."""
@@ -158,6 +164,19 @@ class RecipeFits:
         if self.gate is not None:
             features = self.gate.extended(features, store, recipe, self.seed)
         return HeadTrainer.of(store, recipe, features, store.data, self.seed)
+
+    @property
+    def final_trainer(self) -> Trainer:
+        """The trainer of the final fit, with the settings of the folds that calibrate it.
+
+        Raises:
+            DataError: A fold of that protocol is not fitted yet.
+        """
+        protocol = promised_protocol(fold.protocol for fold in self.folds)
+        folders = [self.folder(fold) for fold in self.folds if fold.protocol == protocol]
+        trainer = self.trainer
+        assert isinstance(trainer, (HeadTrainer, PatientTrainer))
+        return replace(trainer, recipe=settled_recipe(self.recipe, folders))
 
 
 def _of_one_model(recipe: Recipe) -> Recipe:
@@ -322,7 +341,7 @@ def _fit_linear(
     network = copy.deepcopy(network)
     network.set_linear_head(head.weight, head.bias)
     save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})
-    write_csv(folder / "history.csv", HEAD_HISTORY, head.history)
+    write_csv(folder / HISTORY, HEAD_HISTORY, head.history)
     return _apply(head, features, rows)
 
 
@@ -360,4 +379,4 @@ def _save_classifier(
     if chosen.model.rules is not None:
         write_text(folder / RULES, rules_text(chosen.model.rules, data.class_names))
     columns = dict.fromkeys(name for row in chosen.history for name in row)
-    write_csv(folder / "grid.csv", list(columns), chosen.history)
+    write_csv(folder / GRID, list(columns), chosen.history)

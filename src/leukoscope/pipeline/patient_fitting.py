@@ -13,7 +13,7 @@ from leukoscope.config.recipe import FeatureClassifierTraining, LinearHeadTraini
 from leukoscope.config.training import GatedAttention, MeanProbability, MeanSpread
 from leukoscope.core.errors import ConfigError
 from leukoscope.core.files import write_bytes, write_csv
-from leukoscope.core.run_folder import HISTORY
+from leukoscope.core.run_folder import GRID, HISTORY
 from leukoscope.evaluation.patient_heads import (
     HEAD,
     Bags,
@@ -134,7 +134,7 @@ class PatientTrainer:
             train, val, len(self.data.class_names), training, seed=seed
         )  # fmt: skip
         columns = dict.fromkeys(name for row in chosen.history for name in row)
-        write_csv(folder / "grid.csv", list(columns), chosen.history)
+        write_csv(folder / GRID, list(columns), chosen.history)
         logits = {part: chosen.model.logits(pooled[rows[part]]) for part in others}
         return {"val": chosen.val_logits, **logits}
 

@@ -75,7 +75,10 @@ def fit_elsewhere(
     passport: Mapping[str, Any],
     executor: Executor,
 ) -> None:
-    """Have an executor do every fit of a study that is not finished."""
+    """Have an executor do every fit of a study that is not finished and waits for no other.
+
+    Those that wait take seconds, and are left to :func:`~leukoscope.pipeline.fitting.fit_recipe`.
+    """
     if not isinstance(store, PatientStore):
         store = replace(store, shared=True)
     prepare_study(store, config)
@@ -85,7 +88,11 @@ def fit_elsewhere(
             missing = [f for f in fits.folds if not (fits.folder(f) / PREDICTIONS).is_file()]
             if missing:
                 fits.prepare()
-            keys += [FitKey(*_which(fits), fold.protocol, fold.fold) for fold in missing]
+            keys += [
+                FitKey(*_which(fits), fold.protocol, fold.fold)
+                for fold in missing
+                if not (isinstance(fits, RecipeFits) and fits.waits(fold))
+            ]
         if keys:
             with store.progress.step(f"fits in other processes, {len(keys)} in all") as tell:
                 executor(store.run.path, keys, tell)

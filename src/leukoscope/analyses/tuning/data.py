@@ -19,6 +19,7 @@ from leukoscope.config.tuning_space import TuneConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_json, write_csv
 from leukoscope.core.records import Fold, Manifest
+from leukoscope.core.run_folder import HISTORY
 from leukoscope.datasets.passport import Audit
 from leukoscope.evaluation.calibration import softmax
 from leukoscope.evaluation.leaderboard import LeaderboardCriterion
@@ -206,7 +207,7 @@ class ConfigurationScorer:
             X_val=features[val],
             y_val=data.y[val],
         )
-        write_csv(out / "history.csv", HEAD_HISTORY, head.history)
+        write_csv(out / HISTORY, HEAD_HISTORY, head.history)
         return head.logits(features[val])
 
     def _gradient(

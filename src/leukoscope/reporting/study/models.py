@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.protocols import protocol_title
+from leukoscope.core.run_folder import GRID
 from leukoscope.reporting.content import (
     N_IMAGES,
     PROTOCOL,
@@ -65,7 +66,7 @@ def selected_settings(study: Study) -> Table | None:
         for protocol in study.protocols:
             folder = study.run.path / "models" / recipe / protocol
             winners: Counter[str] = Counter()
-            for path in sorted(folder.glob("fold*/grid.csv")):
+            for path in sorted(folder.glob(f"fold*/{GRID}")):
                 tried = read_csv(path, required=_MEASURED)
                 best = min(tried, key=lambda row: float(row["val_loss"]))
                 winners[
@@ -79,7 +80,7 @@ def selected_settings(study: Study) -> Table | None:
     if not rows:
         return None
     columns = (Column("Recipe", code=True, narrow=True), Column("Protocol"), Column("Settings"))
-    caption = "Settings selected by log loss on validation images (all tried: `grid.csv`)"
+    caption = f"Settings selected by log loss on validation images (all tried: `{GRID}`)"
     return Table(caption, columns, tuple(rows), grouped=True)
 
 
