@@ -49,8 +49,8 @@ from adversary_sets import (
     write_set,
 )
 from leukoscope.config.metrics.file import measurements
-from leukoscope.evaluation.intervals import proportion_interval
-from leukoscope.evaluation.verdict import judge
+from leukoscope.evaluation.statistics.intervals import proportion_interval
+from leukoscope.evaluation.verdict.rule import judge
 from leukoscope.phantom.artefacts import ARTEFACTS, STRENGTHS
 
 SCORES: Final = ("accuracy", "balanced_accuracy", "roc_auc")
@@ -69,11 +69,11 @@ def _remember() -> None:
     They are drawn from one pool, so most of their images were seen before: networks, features of
     a picture, masks and numbers of a file are computed once. The study's code is not changed.
     """
-    from leukoscope.datasets import links, measurements
+    from leukoscope.datasets.audit import links, measurements
     from leukoscope.learning.features import FeatureEngine
-    from leukoscope.pipeline import one_pass
-    from leukoscope.pipeline.one_pass import NumberTable, OnePass
-    from leukoscope.pipeline.store import InputStore
+    from leukoscope.pipeline.features import one_pass
+    from leukoscope.pipeline.features.one_pass import NumberTable, OnePass
+    from leukoscope.pipeline.features.store import InputStore
 
     networks: dict[str, Any] = {}
     network_of, compute, plan = InputStore.network, FeatureEngine.__call__, OnePass.__init__

@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 
 from leukoscope.core.files import read_csv
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_temperature, evidence_weights, fit_temperature
-from leukoscope.evaluation.metrics import compute_metrics
+from leukoscope.evaluation.calibration.scaling import (
+    apply_temperature,
+    evidence_weights,
+    fit_temperature,
+)
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.statistics.metrics import compute_metrics
 
 CANDIDATES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 Scores = dict[float | None, tuple[float, float]]

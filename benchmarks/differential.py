@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.calibration.scaling import apply_temperature, fit_temperature
 from leukoscope.evaluation.prevalence import METHODS, Confusions, PrevalenceModel, Shares
 
 FloatArray = NDArray[np.float64]

@@ -64,23 +64,23 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.passport import Audit
-from leukoscope.evaluation.calibration import apply_calibration
-from leukoscope.evaluation.forecast import forecasts
-from leukoscope.evaluation.intervals import bootstrap_metrics
-from leukoscope.evaluation.metrics import weighted_metrics
+from leukoscope.datasets.audit.passport import Audit
+from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.evaluation.statistics.forecast import forecasts
+from leukoscope.evaluation.statistics.intervals import bootstrap_metrics
+from leukoscope.evaluation.statistics.metrics import weighted_metrics
 from leukoscope.learning.checkpoint import load_head
 from leukoscope.pipeline import perturbed
 from leukoscope.pipeline.evidence import gather_evidence
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.fitting import HeadTrainer, job_seed
 from leukoscope.pipeline.folds import FINAL, ProtocolPlan, final_fold, plan_protocols
 from leukoscope.pipeline.jobs import Labelled, calibrate_fits, part_rows, write_fit
-from leukoscope.pipeline.out_of_fold import UnseenImages
 from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.store import InputStore
-from leukoscope.pipeline.summary import summarise
+from leukoscope.pipeline.results.out_of_fold import UnseenImages
+from leukoscope.pipeline.results.summary import summarise
 
 METRICS: Final = ("accuracy", "roc_auc", "log_loss", "brier", "ece")
 

@@ -17,20 +17,20 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import write_bytes, write_csv
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts import load_dataset
-from leukoscope.datasets.passport import Audit
-from leukoscope.evaluation.shortcuts import SOURCES
+from leukoscope.datasets.audit.passport import Audit
+from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.evaluation.verdict.shortcuts import SOURCES
 from leukoscope.learning.backbones import Network
 from leukoscope.phantom import PhantomSpec, morphology, render_phantom
 from leukoscope.pipeline.evidence import negative_control
+from leukoscope.pipeline.features.inputs import GROUND, Rows
+from leukoscope.pipeline.features.store import InputStore, Wanted
 from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.pipeline.inapplicable import measured_tables, picture_scale
-from leukoscope.pipeline.inputs import GROUND, Rows
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import number_table
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.store import InputStore, Wanted
 from leukoscope.study.run import audited_in, labelled, study_config
 
 SEED: Final = 42

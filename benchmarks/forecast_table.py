@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from leukoscope.evaluation.intervals import proportion_interval
+from leukoscope.evaluation.statistics.intervals import proportion_interval
 
 Row = dict[str, Any]
 LEVELS = ("plausible", "plausible-by-clusters", "inconclusive")

@@ -15,8 +15,8 @@ import argparse
 from pathlib import Path
 
 import leukoscope
+from leukoscope.datasets.audit.passport import load_audit
 from leukoscope.datasets.frozen_passports import freeze
-from leukoscope.datasets.passport import load_audit
 from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.study.run import audited, study_config
 

@@ -16,11 +16,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.evaluation.calibration_error import ece_by_chance
-from leukoscope.evaluation.forecast import cohort_interval, cohort_metric_interval
-from leukoscope.evaluation.intervals import Resampling, bootstrap_metrics
-from leukoscope.evaluation.limits import ece_gaps, proportion_limits
-from leukoscope.evaluation.metrics import weighted_metrics
+from leukoscope.evaluation.calibration.errors import ece_by_chance
+from leukoscope.evaluation.statistics.forecast import cohort_interval, cohort_metric_interval
+from leukoscope.evaluation.statistics.intervals import Resampling, bootstrap_metrics
+from leukoscope.evaluation.statistics.limits import ece_gaps, proportion_limits
+from leukoscope.evaluation.statistics.metrics import weighted_metrics
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -25,18 +25,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/leukoscope/evaluation")
 MODULES = {
-    "metrics": ("metrics", "aggregation"),
-    "limits": ("limits",),
-    "conformal": ("conformal",),
-    "calibration": ("calibration",),
-    "calibration_error": ("calibration_error", "recalibration"),
-    "comparison": ("comparison", "paired_tests"),
-    "intervals": ("intervals",),
-    "thresholds": ("curves", "decision_curve", "operating_point", "selective"),
-    "combining": ("combining", "aggregation"),
-    "shortcuts": ("shortcuts", "shortcut_sources"),
+    "statistics/metrics": ("statistics/test_metrics", "test_aggregation"),
+    "statistics/limits": ("statistics/test_limits",),
+    "calibration/conformal": ("calibration/test_conformal",),
+    "calibration/scaling": ("calibration/test_calibration",),
+    "calibration/errors": ("calibration/test_calibration_error", "calibration/test_recalibration"),
+    "statistics/comparison": ("statistics/test_comparison", "statistics/test_paired_tests"),
+    "statistics/intervals": ("statistics/test_intervals",),
+    "statistics/thresholds": (
+        "statistics/test_curves",
+        "statistics/test_decision_curve",
+        "statistics/test_operating_point",
+        "statistics/test_selective",
+    ),
+    "combining": ("test_combining", "test_aggregation"),
+    "verdict/shortcuts": ("verdict/test_shortcuts", "verdict/test_shortcut_sources"),
 }
-"""Module of ``evaluation`` → its tests, without ``test_``."""
+"""Module of ``evaluation`` → its tests."""
 
 DOCTESTS = "tests/evaluation/test_examples_in_docstrings.py"
 _TYPE = "the values have that type already, or are turned into it later"
@@ -45,22 +50,22 @@ _AXIS = "the last axis is the default"
 _ROUNDING = "differs only where two numbers agree to the last bits"
 _CANCELS = "a constant factor: the distribution is divided by its sum"
 LOOKED_AT = (
-    ("conformal", "unseen_quantile", _TYPE, (3, 5, 14, 16)),
-    ("conformal", "unseen_quantile", _TIES, (19, 21, 23)),
-    ("conformal", "unseen_quantile", _ROUNDING, (27,)),
-    ("conformal", "set_scores", _TIES, (16, 19, 23, 27, 30, 33)),
-    ("conformal", "set_scores", _AXIS, (18, 29, 40, 50)),
-    ("conformal", "_image_counts", _TYPE, (25, 27)),
-    ("conformal", "_checked", _TYPE, (3, 5)),
-    ("conformal", "prediction_sets", _ROUNDING, (16,)),
-    ("conformal", "fewest_for", _ROUNDING, (9,)),
-    ("conformal", "coverage_distribution", _TYPE, (15,)),
-    ("conformal", "coverage_distribution", _CANCELS, (22, 32, 48, 49, 50, 57)),
-    ("conformal", "expected_coverage", _ROUNDING, (22, 36)),
+    ("calibration/conformal", "unseen_quantile", _TYPE, (3, 5, 14, 16)),
+    ("calibration/conformal", "unseen_quantile", _TIES, (19, 21, 23)),
+    ("calibration/conformal", "unseen_quantile", _ROUNDING, (27,)),
+    ("calibration/conformal", "set_scores", _TIES, (16, 19, 23, 27, 30, 33)),
+    ("calibration/conformal", "set_scores", _AXIS, (18, 29, 40, 50)),
+    ("calibration/conformal", "_image_counts", _TYPE, (25, 27)),
+    ("calibration/conformal", "_checked", _TYPE, (3, 5)),
+    ("calibration/conformal", "prediction_sets", _ROUNDING, (16,)),
+    ("calibration/conformal", "fewest_for", _ROUNDING, (9,)),
+    ("calibration/conformal", "coverage_distribution", _TYPE, (15,)),
+    ("calibration/conformal", "coverage_distribution", _CANCELS, (22, 32, 48, 49, 50, 57)),
+    ("calibration/conformal", "expected_coverage", _ROUNDING, (22, 36)),
 )
 """Survivors that no test could notice: module, function, why, numbers of the mutants."""
 EQUIVALENT = {
-    f"leukoscope.evaluation.{module}.x_{function}__mutmut_{number}"
+    f"leukoscope.evaluation.{module.replace('/', '.')}.x_{function}__mutmut_{number}"
     for module, function, _, numbers in LOOKED_AT
     for number in numbers
 }
@@ -76,7 +81,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.evaluation import {module} as module
+import {module} as module
 
 SOURCE = Path({source!r}).read_text(encoding="utf-8")
 EXAMPLES = {{
@@ -153,16 +158,19 @@ def prepare(module: str, folder: Path) -> None:
 
 def tests_of(module: str) -> list[str]:
     """The test files of a module."""
-    paths = [f"tests/evaluation/test_{name}.py" for name in MODULES[module]]
+    paths = [f"tests/evaluation/{name}.py" for name in MODULES[module]]
     return [path for path in paths if (ROOT / path).is_file()]
 
 
 def write_tests(module: str, folder: Path) -> None:
     """Copy a module's tests, and make one of the examples in its docstrings."""
-    (folder / "tests/evaluation").mkdir(parents=True, exist_ok=True)
     for path in ("tests/conftest.py", *tests_of(module)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, folder / path)
-    text = _DOCTESTS.format(module=module, source=str(ROOT / PACKAGE / f"{module}.py"))
+    text = _DOCTESTS.format(
+        module=f"leukoscope.evaluation.{module.replace('/', '.')}",
+        source=str(ROOT / PACKAGE / f"{module}.py"),
+    )
     (folder / DOCTESTS).write_text(text, encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from leukoscope.config.loading import load_study_config
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.records import ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.intervals import proportion_interval
+from leukoscope.evaluation.statistics.intervals import proportion_interval
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.outliers import CHALLENGES
 from leukoscope.phantom.render import render_phantom

@@ -29,12 +29,12 @@ import numpy as np
 
 from leukoscope import load_dataset
 from leukoscope.core.records import ImageRecord
-from leukoscope.datasets import measurements, neighbour_search
-from leukoscope.datasets.acquisition import cluster_images
-from leukoscope.datasets.duplicates import near_duplicates, twins_by_content
-from leukoscope.datasets.links import Links
-from leukoscope.datasets.measurements import Measures, dihedral, measure_images
-from leukoscope.datasets.overlap import find_overlaps
+from leukoscope.datasets.audit import measurements, neighbour_search
+from leukoscope.datasets.audit.acquisition import cluster_images
+from leukoscope.datasets.audit.duplicates import near_duplicates, twins_by_content
+from leukoscope.datasets.audit.links import Links
+from leukoscope.datasets.audit.measurements import Measures, dihedral, measure_images
+from leukoscope.datasets.audit.overlap import find_overlaps
 from leukoscope.imaging.background import BACKGROUND_FEATURES
 from leukoscope.phantom import PhantomSpec, design_cases, render_phantom
 

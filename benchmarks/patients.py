@@ -18,9 +18,11 @@ from typing import Any
 
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.datasets.splits import make_splits
 from leukoscope.evaluation.predictions import concatenate
+from leukoscope.pipeline.features.patient_store import PatientStore, cell_shares
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.fitting import fit_recipe
 from leukoscope.pipeline.folds import study_rows
 from leukoscope.pipeline.jobs import (
@@ -30,11 +32,9 @@ from leukoscope.pipeline.jobs import (
     part_rows,
     write_fit,
 )
-from leukoscope.pipeline.patient_store import PatientStore, cell_shares
 from leukoscope.pipeline.probes import plain_logits
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.store import InputStore
-from leukoscope.pipeline.summary import summarise
+from leukoscope.pipeline.results.summary import summarise
 from leukoscope.study.run import study_config
 
 RECIPES = ("patient-spread", "patient-mean", "patient-attention")

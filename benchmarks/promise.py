@@ -23,19 +23,19 @@ from leukoscope.config.recipe import LinearHeadTraining
 from leukoscope.core.files import read_json
 from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
-from leukoscope.evaluation.conformal import (
+from leukoscope.evaluation.calibration.conformal import (
     covered,
     fill_empty,
     fit_promise,
     fit_sets,
     prediction_sets,
 )
-from leukoscope.evaluation.metrics import compute_metrics
+from leukoscope.evaluation.calibration.scaling import apply_calibration, fit_calibration
+from leukoscope.evaluation.statistics.metrics import compute_metrics
 from leukoscope.learning.linear_head import fit_linear_head
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.store import InputStore
 
 PATIENTS, IMAGES, NEW, SIZE = 28, 40, 60, 32
 SIGNAL, SPREAD = 4.0, 1.0

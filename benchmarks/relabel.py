@@ -23,9 +23,9 @@ from leukoscope.core.files import read_csv, read_json, write_csv
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.splits import make_splits
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.evaluation.calibration.scaling import apply_temperature, fit_temperature
 from leukoscope.evaluation.combining import aggregate
-from leukoscope.evaluation.intervals import proportion_interval
+from leukoscope.evaluation.statistics.intervals import proportion_interval
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.fitting import linear_logits

@@ -31,16 +31,16 @@ from leukoscope.core.files import read_csv, read_json, write_csv, write_json
 from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import softmax
-from leukoscope.evaluation.intervals import bootstrap_metrics
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.patient_heads import bag_logits
+from leukoscope.evaluation.statistics.intervals import bootstrap_metrics
+from leukoscope.pipeline.features.patient_store import PatientStore, open_store
+from leukoscope.pipeline.features.store import InputStore, Wanted
 from leukoscope.pipeline.fitting import degraded_features, job_seed, linear_logits
 from leukoscope.pipeline.folds import plan_protocols, study_rows
 from leukoscope.pipeline.jobs import Labelled, part_rows
 from leukoscope.pipeline.patient_fitting import PatientTrainer, load_head_of
-from leukoscope.pipeline.patient_store import PatientStore, open_store
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.store import InputStore, Wanted
 from leukoscope.study.run import audited, audited_in, run_study, study_config
 
 MANIFEST, AUDITED = "development.csv", "audited"

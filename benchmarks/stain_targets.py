@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from leukoscope.config.preprocess import Macenko
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.stain import estimate_stains, lab_statistics
 

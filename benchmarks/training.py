@@ -32,11 +32,11 @@ from leukoscope.core.records import Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.learning.augment import augment_batch, build_augmentation
 from leukoscope.learning.backbones import ToInput, build_network
+from leukoscope.pipeline.features.inputs import load_input
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.gradient_training import GradientTrainer
-from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.store import InputStore
 
 Rows = dict[str, NDArray[np.int64]]
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from leukoscope.analyses.compare.runs import compare_runs
     from leukoscope.analyses.scikit_learn import LeukoscopeClassifier, cv_splits
     from leukoscope.config.loading import list_recipes
-    from leukoscope.datasets.layouts import load_dataset
-    from leukoscope.datasets.passport import audit
+    from leukoscope.datasets.audit.passport import audit
+    from leukoscope.datasets.layouts.load import load_dataset
     from leukoscope.datasets.splits import make_splits
     from leukoscope.learning.attribution import grad_cam
     from leukoscope.learning.catalogue import list_models
@@ -38,14 +38,14 @@ __all__ = [
 
 _HOMES = {
     "LeukoscopeClassifier": "leukoscope.analyses.scikit_learn",
-    "audit": "leukoscope.datasets.passport",
+    "audit": "leukoscope.datasets.audit.passport",
     "compare_runs": "leukoscope.analyses.compare.runs",
     "cv_splits": "leukoscope.analyses.scikit_learn",
     "grad_cam": "leukoscope.learning.attribution",
     "list_models": "leukoscope.learning.catalogue",
     "list_recipes": "leukoscope.config.loading",
     "load_bundle": "leukoscope.runtime.predictor",
-    "load_dataset": "leukoscope.datasets.layouts",
+    "load_dataset": "leukoscope.datasets.layouts.load",
     "make_splits": "leukoscope.datasets.splits",
     "run_study": "leukoscope.study.run",
 }

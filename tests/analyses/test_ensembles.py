@@ -18,11 +18,11 @@ from leukoscope.config.loading import load_study_config
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.calibration.scaling import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import log_probs
-from leukoscope.evaluation.leaderboard import holm_adjusted
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
+from leukoscope.evaluation.statistics.leaderboard import holm_adjusted
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.predictor import load_bundle

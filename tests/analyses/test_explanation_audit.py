@@ -21,7 +21,7 @@ from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.files import write_json
 from leukoscope.core.records import Fold, ImageRecord, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.checkpoint import save_checkpoint

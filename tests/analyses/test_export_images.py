@@ -28,7 +28,7 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import sha256_file
 from leukoscope.core.records import ImageRecord, Manifest
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.observation import PROBE_INPUTS
 from leukoscope.imaging.preprocess import apply_preprocess

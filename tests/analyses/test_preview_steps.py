@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from leukoscope.analyses.preview import draw_steps, stages, step_titles
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_recipe
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality

@@ -26,7 +26,7 @@ from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_csv, read_json, sha256_file, write_csv, write_json
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.phantom.morphology import draw_attributes
 from leukoscope.phantom.spec import PhantomSpec, design_cases, stream

@@ -35,7 +35,7 @@ from leukoscope.core.errors import (
     TrainingError,
     UsageError,
 )
-from leukoscope.datasets.passport import Audit
+from leukoscope.datasets.audit.passport import Audit
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms

@@ -49,7 +49,7 @@ def test_help_imports_the_module_of_the_command_and_nothing_heavy(
         "try: run()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'cv2', 'scipy', 'sklearn', 'rich', 'matplotlib'}\n"
-        "names = {name.removeprefix('leukoscope.cli.') for name in sys.modules}\n"
+        "names = {name.removeprefix('leukoscope.cli.commands.') for name in sys.modules}\n"
         "print(sorted((heavy | set(HOMES.values())) & names))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ from prompt_toolkit.output import DummyOutput
 from typer.testing import CliRunner
 
 from leukoscope.cli.choices import CHOICES, OTHER
-from leukoscope.cli.guide import (
+from leukoscope.cli.commands.guide import (
     LEFT_OUT,
     Entry,
     Guide,
@@ -28,7 +28,7 @@ from leukoscope.cli.guide import (
     command_line,
     run_command,
 )
-from leukoscope.cli.guide_questions import NOT_GIVEN, ask
+from leukoscope.cli.commands.guide_questions import NOT_GIVEN, ask
 from leukoscope.cli.main import app
 from leukoscope.cli.parameters import commands_of, parameters_of
 from leukoscope.config import DEFAULT_RECIPE

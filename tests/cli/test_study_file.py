@@ -11,8 +11,8 @@ import typer
 import typer.main
 from typer.testing import CliRunner
 
+from leukoscope.cli.commands.study_file import keys_of, use_study_file, whole_configuration
 from leukoscope.cli.main import app
-from leukoscope.cli.study_file import keys_of, use_study_file, whole_configuration
 from leukoscope.config.loading import load_study_config, save_study_config
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms

@@ -25,7 +25,7 @@ from leukoscope.datasets.frozen_passports import (
     load_frozen,
     recognise,
 )
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.datasets.split_checks import check_folds
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms

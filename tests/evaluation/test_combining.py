@@ -11,7 +11,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.combining import (
     accuracy_weights,
     fit_weights,

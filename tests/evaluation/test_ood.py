@@ -6,8 +6,8 @@ from safetensors.numpy import load, save
 from sklearn.decomposition import PCA
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.ood import OodModel, fit_ood, fit_threshold
+from leukoscope.evaluation.statistics.metrics import compute_metrics
 
 
 def features(n: int, d: int = 40, seed: int = 0) -> np.ndarray:

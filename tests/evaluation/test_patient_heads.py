@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.calibration import log_softmax, softmax
+from leukoscope.evaluation.calibration.scaling import log_softmax, softmax
 from leukoscope.evaluation.patient_heads import (
     AttentionHead,
     Bags,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leukoscope.evaluation.intervals import bootstrap_metrics
 from leukoscope.evaluation.robustness import (
     ConditionOutputs,
     ConditionSample,
@@ -14,6 +13,7 @@ from leukoscope.evaluation.robustness import (
     mean_corruption_error,
     tolerated,
 )
+from leukoscope.evaluation.statistics.intervals import bootstrap_metrics
 
 # AlexNet's error averaged over severities, and CE of a ResNet-50 in %, both by corruption, as
 # published with ImageNet-C (github.com/hendrycks/robustness); its mCE is given as 76.7.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import BundleError
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.learning.backbones import build_network
 from leukoscope.learning.export import onnx_bytes, open_session
 from leukoscope.learning.export_variants import merge_members

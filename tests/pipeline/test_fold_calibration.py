@@ -12,7 +12,7 @@ import pytest
 from leukoscope.config.bundle import Calibration
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import PREDICTIONS
-from leukoscope.evaluation.calibration import fit_temperature, softmax
+from leukoscope.evaluation.calibration.scaling import fit_temperature, softmax
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.pipeline import jobs
 from leukoscope.pipeline.jobs import (

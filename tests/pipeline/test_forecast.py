@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.forecast import INSIDE, forecasts
-from leukoscope.evaluation.metrics import weighted_metrics
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.pipeline.entries import Statistics, result_entry
+from leukoscope.evaluation.statistics.forecast import INSIDE, forecasts
+from leukoscope.evaluation.statistics.metrics import weighted_metrics
+from leukoscope.pipeline.results.entries import Statistics, result_entry
 from leukoscope.study.run import study_config
 
 CLASSES, NAMES = ("healthy", "all"), ("accuracy", "roc_auc")

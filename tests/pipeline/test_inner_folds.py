@@ -18,7 +18,7 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import ConfigError, SplitError
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess

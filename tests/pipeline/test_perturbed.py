@@ -11,7 +11,7 @@ import numpy as np
 from leukoscope.config.loading import load_recipe
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.calibration.scaling import apply_calibration, fit_calibration
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.pipeline.jobs import Labelled, calibrate_fits, calibrations_of_run
 from leukoscope.pipeline.measured import seen_in_training

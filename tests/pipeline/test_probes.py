@@ -16,9 +16,9 @@ from leukoscope.config.study import PROBES, DataConfig, StudyConfig
 from leukoscope.core.files import write_csv
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts import load_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.shortcuts import transplant_hits
+from leukoscope.evaluation.verdict.shortcuts import transplant_hits
 from leukoscope.imaging import observation
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.file_facts import FILE_FACTS
@@ -26,9 +26,8 @@ from leukoscope.imaging.observation import Observation, transplanted
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import LeukocyteMasks, segment_leukocytes
 from leukoscope.learning.features import extract_features
-from leukoscope.pipeline import one_pass
-from leukoscope.pipeline.inapplicable import bare_name, inapplicable_probes, listing_numbers
-from leukoscope.pipeline.inputs import (
+from leukoscope.pipeline.features import one_pass
+from leukoscope.pipeline.features.inputs import (
     load_input,
     observe,
     pack_mask,
@@ -36,8 +35,10 @@ from leukoscope.pipeline.inputs import (
     reading_order,
     unpack_mask,
 )
+from leukoscope.pipeline.features.one_pass import NUMBER_TABLES, without_cell_sizes
+from leukoscope.pipeline.features.store import InputStore, Wanted
+from leukoscope.pipeline.inapplicable import bare_name, inapplicable_probes, listing_numbers
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.one_pass import NUMBER_TABLES, without_cell_sizes
 from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import (
     NUMERIC,
@@ -49,7 +50,6 @@ from leukoscope.pipeline.probes import (
     rank_logits,
 )
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.store import InputStore, Wanted
 
 PASSPORT = {"scale_bars": {"images": 0}}
 

@@ -17,11 +17,11 @@ from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.files import sha256_bytes, write_csv, write_json
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import fit_temperature, softmax
-from leukoscope.evaluation.metrics import compute_metrics, confusion_matrix
+from leukoscope.evaluation.calibration.scaling import fit_temperature, softmax
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.evaluation.shortcuts import inflations, surviving_share
-from leukoscope.evaluation.verdict import judge
+from leukoscope.evaluation.statistics.metrics import compute_metrics, confusion_matrix
+from leukoscope.evaluation.verdict.rule import judge
+from leukoscope.evaluation.verdict.shortcuts import inflations, surviving_share
 
 ACCURACY = {  # of the made-up model and probes
     "random": {"image": 0.98, "background-only": 0.95, "colour-only": 0.96, "cells-only": 0.92},

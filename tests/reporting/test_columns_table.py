@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from leukoscope.core.records import ImageRecord
-from leukoscope.datasets.associations import associations
+from leukoscope.datasets.audit.associations import associations
 from leukoscope.reporting.study.data import columns
 from leukoscope.reporting.study_files import Study
 

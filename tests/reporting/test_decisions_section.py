@@ -10,8 +10,8 @@ import pytest
 from leukoscope.config.metrics.file import study_metrics
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.pipeline.decisions import decision_entries, operating_entry
-from leukoscope.pipeline.entries import calibration_entry
+from leukoscope.pipeline.results.decisions import decision_entries, operating_entry
+from leukoscope.pipeline.results.entries import calibration_entry
 from leukoscope.reporting.content import Bullets, Folded, Paragraph, Picture, Section, Table
 from leukoscope.reporting.figures.decisions import coverage_chart
 from leukoscope.reporting.gallery import Gallery
@@ -24,7 +24,7 @@ WORDS = "miss at most 10 % of malignant fields, with 90 % confidence"
 @pytest.fixture(scope="module")
 def drawn() -> Any:
     """The made-up predictions of the tests of ``study.decisions``."""
-    path = Path(__file__).parents[1] / "pipeline" / "test_decisions.py"
+    path = Path(__file__).parents[1] / "pipeline" / "results" / "test_decisions.py"
     spec = importlib.util.spec_from_file_location("drawn_decisions", path)
     assert spec is not None
     assert spec.loader is not None

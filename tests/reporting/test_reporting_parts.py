@@ -17,9 +17,9 @@ from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import PATIENT_PROBES, PROBES
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.thresholds import reliability
+from leukoscope.evaluation.statistics.metrics import compute_metrics
+from leukoscope.evaluation.statistics.thresholds import reliability
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.figures.classification import calibration_error
 from leukoscope.reporting.figures.data import class_balance

@@ -11,8 +11,8 @@ from leukoscope.config.metrics.file import load_metrics
 from leukoscope.core.errors import MissingExtraError
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.views import data_frame, html_table
-from leukoscope.datasets.layouts import load_dataset
-from leukoscope.datasets.passport import audit
+from leukoscope.datasets.audit.passport import audit
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.prediction import Answers, Failure, Prediction

@@ -14,8 +14,8 @@ import pytest
 from leukoscope.config.bundle import Calibration, Conformal, EngineVariant
 from leukoscope.config.guarantees import BOUNDS, Parity
 from leukoscope.core.errors import BundleError, UnknownNameError, UsageError
-from leukoscope.evaluation.comparison import measure_parity
-from leukoscope.evaluation.intervals import proportion_interval
+from leukoscope.evaluation.statistics.comparison import measure_parity
+from leukoscope.evaluation.statistics.intervals import proportion_interval
 from leukoscope.runtime import engine_choice, engines
 from leukoscope.runtime.bundle import MODEL_INT8, read_bundle, save_bundle
 from leukoscope.runtime.engine_choice import open_for

@@ -18,7 +18,7 @@ import leukoscope
 from leukoscope.config.bundle import Calibration, Conformal
 from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_file
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.imaging.decode import decode_image
 from leukoscope.runtime import predictor as module
 from leukoscope.runtime.bundle import read_bundle, save_bundle

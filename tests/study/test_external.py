@@ -18,11 +18,11 @@ from leukoscope.config.metrics.other_data import BundleDecisions, DecisionShares
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.errors import ConfigError, DataError
 from leukoscope.core.files import read_csv, write_csv
-from leukoscope.datasets.layouts import load_dataset
-from leukoscope.datasets.links import join_equal_files
-from leukoscope.evaluation.forecast import INSIDE, OUTSIDE, forecasts
+from leukoscope.datasets.audit.links import join_equal_files
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
+from leukoscope.evaluation.statistics.forecast import INSIDE, OUTSIDE, forecasts
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.study.other_data import in_words

@@ -76,8 +76,8 @@ def test_roles_are_named_as_people_write_and_hold_for_other_data_too() -> None:
 
 
 def test_the_metrics_of_malignancy_follow_the_roles() -> None:
-    from leukoscope.evaluation.hierarchy import hierarchy_metrics
-    from leukoscope.evaluation.intervals import bootstrap_metrics
+    from leukoscope.evaluation.statistics.hierarchy import hierarchy_metrics
+    from leukoscope.evaluation.statistics.intervals import bootstrap_metrics
 
     rng = np.random.default_rng(0)
     names, y = ("aml", "hairy_cell", "thing"), rng.integers(0, 3, 90)

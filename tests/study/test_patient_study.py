@@ -12,7 +12,7 @@ import pytest
 from leukoscope.core.errors import ConfigError, DataError, UsageError
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import load_folds
-from leukoscope.evaluation.calibration import apply_calibration
+from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import TRUTH_FOLDER, write_phantoms

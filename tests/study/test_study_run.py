@@ -26,14 +26,14 @@ from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import HISTORY, OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.shortcuts import SOURCES
+from leukoscope.evaluation.verdict.shortcuts import SOURCES
 from leukoscope.imaging.decode import decode_image
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import PerturbedModels
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.store import InputStore
 from leukoscope.pipeline.trained_run import FittedRun
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.predictor import load_bundle

@@ -28,20 +28,20 @@ from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.passport import save_audit
-from leukoscope.evaluation.comparison import (
+from leukoscope.datasets.audit.passport import save_audit
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.run_files import RunFiles
+from leukoscope.evaluation.statistics.comparison import (
     Comparison,
     PredictorPair,
     compare,
     paired_difference,
     paired_tests,
 )
-from leukoscope.evaluation.intervals import Sampling
-from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.run_files import RunFiles
-from leukoscope.pipeline.entries import sampling
+from leukoscope.evaluation.statistics.intervals import Sampling
 from leukoscope.pipeline.folds import groups_of, plan_protocols, unit_of
 from leukoscope.pipeline.progress import Listener, Progress
+from leukoscope.pipeline.results.entries import sampling
 from leukoscope.study.run import audited, run_study
 
 ARM_METRICS = ("accuracy", "macro_f1", "log_loss")

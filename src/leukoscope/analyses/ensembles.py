@@ -28,7 +28,7 @@ from leukoscope.core.files import sha256_file, write_json, write_text
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.combining import (
     accuracy_weights,
     fit_weights,
@@ -36,7 +36,6 @@ from leukoscope.evaluation.combining import (
     vote,
     weighted_mean,
 )
-from leukoscope.evaluation.comparison import PredictorPair, compare
 from leukoscope.evaluation.fuzzy_inference import (
     FuzzySystem,
     MembershipShape,
@@ -45,9 +44,9 @@ from leukoscope.evaluation.fuzzy_inference import (
     member_system,
     rules_text,
 )
-from leukoscope.evaluation.metrics import compute_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.pipeline.entries import sampling
+from leukoscope.evaluation.statistics.comparison import PredictorPair, compare
+from leukoscope.evaluation.statistics.metrics import compute_metrics
 from leukoscope.pipeline.folds import groups_of
 from leukoscope.pipeline.jobs import (
     calibration_tables,
@@ -56,7 +55,8 @@ from leukoscope.pipeline.jobs import (
     with_calibration,
 )
 from leukoscope.pipeline.progress import Listener, Progress, Tell, describe_environment
-from leukoscope.pipeline.summary import summarise
+from leukoscope.pipeline.results.entries import sampling
+from leukoscope.pipeline.results.summary import summarise
 from leukoscope.study.result import StudyResult
 
 EnsembleMethod = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]

@@ -19,16 +19,16 @@ from leukoscope.core.files import read_json, sha256_file, sha256_json, write_byt
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation import explanation_scores as scores
-from leukoscope.evaluation.calibration import apply_calibration
+from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.examples import interleave
 from leukoscope.evaluation.explanation_scores import BASELINES, judge_maps, summarise
-from leukoscope.evaluation.intervals import MIN_GROUPS
+from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
 from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
+from leukoscope.pipeline.features.inputs import load_input
 from leukoscope.pipeline.folds import groups_of, unit_of
-from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.progress import Tell
 from leukoscope.pipeline.trained_run import RECORD, FittedModel
 from leukoscope.reporting.figures.heatmaps import audit_figure

@@ -27,7 +27,7 @@ from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.observation import PROBE_INPUTS
-from leukoscope.pipeline.inputs import load_input
+from leukoscope.pipeline.features.inputs import load_input
 from leukoscope.reporting.figures.style import figure_png, house_style, new_figure
 
 # A manifest that `study` and `data inspect` read, and what each file was made of.

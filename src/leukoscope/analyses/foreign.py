@@ -23,19 +23,24 @@ from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.threads import ordered_map
-from leukoscope.datasets.passport import audit
+from leukoscope.datasets.audit.passport import audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.pipeline.entries import Statistics, probe_entry, result_entry
 from leukoscope.pipeline.evidence import gather_evidence
+from leukoscope.pipeline.features.inputs import load_input
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.folds import ProtocolPlan, plan_protocols
 from leukoscope.pipeline.inapplicable import inapplicable_probes
-from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import prepare_study, run_probe
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.pipeline.shortcut_summary import MODEL_ON, Evidence, add_verdict, model_on_entries
-from leukoscope.pipeline.store import InputStore
+from leukoscope.pipeline.results.entries import Statistics, probe_entry, result_entry
+from leukoscope.pipeline.results.shortcut_summary import (
+    MODEL_ON,
+    Evidence,
+    add_verdict,
+    model_on_entries,
+)
 from leukoscope.study.result import StudyResult
 from leukoscope.study.run import read_data
 
@@ -57,9 +62,9 @@ def summarise_foreign(
 ) -> dict[str, Any]:
     """Statistics of a model that was not made here, beside the probes.
 
-    Arguments are those of :func:`~leukoscope.pipeline.summary.summarise`; ``name`` is the model's
-    and stands for a recipe, ``split`` holds sizes and leaks of its own split (None where unknown),
-    ``probabilities`` says whether there are any, beside the predicted classes.
+    Arguments are those of :func:`~leukoscope.pipeline.results.summary.summarise`; ``name`` is the
+    model's and stands for a recipe, ``split`` holds sizes and leaks of its own split (None where
+    unknown), ``probabilities`` says whether there are any, beside the predicted classes.
     """
     statistics = Statistics.of(folds, config)
     test = table.select(part="test")

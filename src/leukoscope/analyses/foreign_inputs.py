@@ -15,9 +15,9 @@ from leukoscope.config.preprocess import Triple
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.labels import match_class
 from leukoscope.core.records import ImageRecord, Manifest
-from leukoscope.datasets.layout_readers import TableRow, read_rows
-from leukoscope.datasets.layout_rules import part_of
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.datasets.layouts.readers import TableRow, read_rows
+from leukoscope.datasets.layouts.rules import part_of
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.runtime.bounded_run import run_bounded
 
 IMAGE_COLUMNS = ("sha256", "path", "file", "filename", "file_name", "image", "name", "image_id")

@@ -13,12 +13,12 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.folder_lock import only_writer
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
+from leukoscope.pipeline.features.patient_store import open_store
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.jobs import calibrations_of_run
-from leukoscope.pipeline.patient_store import open_store
 from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.pipeline.summary import summarise
+from leukoscope.pipeline.results.summary import summarise
 from leukoscope.pipeline.trained_run import FittedRun
 
 

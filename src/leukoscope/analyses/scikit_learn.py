@@ -22,8 +22,8 @@ from leukoscope.core.errors import ConfigError, SplitError
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.threads import ordered_map
 from leukoscope.datasets.frozen_passports import apply_frozen, load_frozen
-from leukoscope.datasets.layouts import load_dataset
-from leukoscope.evaluation.calibration import apply_temperature, fit_temperature
+from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.evaluation.calibration.scaling import apply_temperature, fit_temperature
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.learning.backbones import Network, build_network

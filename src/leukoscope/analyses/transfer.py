@@ -45,8 +45,8 @@ from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import check_roles, named_roles
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts import load_dataset
-from leukoscope.datasets.links import SharedImage, shared_images, without_shared
+from leukoscope.datasets.audit.links import SharedImage, shared_images, without_shared
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.run import read_data, study_config
 

@@ -1,1 +1,1 @@
-"""The command line; one module a group of commands, heavy imports stay inside commands."""
+"""The command line: the program, and what its commands share."""

@@ -51,7 +51,7 @@ def _backbones() -> list[str]:
 
 
 def _layouts() -> list[str]:
-    from leukoscope.datasets.layouts import LAYOUTS
+    from leukoscope.datasets.layouts.load import LAYOUTS
 
     return ["auto", *LAYOUTS]
 

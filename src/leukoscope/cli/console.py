@@ -172,7 +172,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: 
 
 def print_verdict(level: str, headline: str, needs: Iterable[str] = ()) -> None:
     """Print the level and sentence of a verdict, and what would settle open points."""
-    from leukoscope.evaluation.verdict import level_words
+    from leukoscope.evaluation.verdict.rule import level_words
 
     out = console()
     colour = LEVEL_COLOURS.get(level, "bold")
@@ -184,7 +184,7 @@ def print_verdict(level: str, headline: str, needs: Iterable[str] = ()) -> None:
 
 def print_sources(verdict: Verdict) -> None:
     """Print the sources of shortcuts: status and share of the model's advantage."""
-    from leukoscope.evaluation.verdict_text import share_text
+    from leukoscope.evaluation.verdict.sentences import share_text
 
     rows = [
         (row.source, row.status, share_text(row.share, ""), row.reason or row.probe)

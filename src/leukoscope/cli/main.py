@@ -86,7 +86,7 @@ class Commands(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._found:
             part = typer.Typer(rich_markup_mode=None)
-            import_module(f"leukoscope.cli.{HOMES[name]}").register(part)
+            import_module(f"leukoscope.cli.commands.{HOMES[name]}").register(part)
             self._found |= get_group(part).commands
         return self._found[name]
 

@@ -17,7 +17,7 @@ from typing import Any
 from leukoscope.core.errors import DataError, SplitError, UnknownNameError
 from leukoscope.core.files import read_csv, sha256_bytes, sha256_json, write_bytes, write_json
 from leukoscope.core.records import PARTS, Fold, ImageRecord, Manifest
-from leukoscope.datasets.measurements import pixel_hash
+from leukoscope.datasets.audit.measurements import pixel_hash
 from leukoscope.imaging.decode import decode_image
 
 _REQUIRED = ("image_id", "sha256", "protocol", "fold", "part")  # group and unit may be missing

@@ -9,7 +9,7 @@ Arguments have the same names everywhere and are described where they differ fro
 * ``class_names``: the K class names, in the order of the columns.
 * ``groups``: (n,) labels of the units that are resampled or left out as a whole, such as
   patients, or a mapping from image id to that label; None means every image for itself.
-* ``**how``: a :class:`~leukoscope.evaluation.intervals.Sampling`.
+* ``**how``: a :class:`~leukoscope.evaluation.statistics.intervals.Sampling`.
 
 Functions that read these raise ``DataError`` where shapes do not fit, a true class is unknown,
 or there is no image, and ``UnknownNameError`` for a metric that the classes do not have.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError, UnknownNameError
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 
 PatientMethod = Literal["mean-logit", "median-probability", "vote"]
 PATIENT_METHODS: Final[tuple[PatientMethod, ...]] = get_args(PatientMethod)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.evaluation.intervals import MIN_GROUPS, bootstrap_mean, with_exact_limits
+from leukoscope.evaluation.statistics.intervals import MIN_GROUPS, bootstrap_mean, with_exact_limits
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.bundle import OutOfDistribution, ScoreScale
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.calibration import log_softmax
+from leukoscope.evaluation.calibration.scaling import log_softmax
 from leukoscope.evaluation.ood import (
     OodModel,
     choose_references,

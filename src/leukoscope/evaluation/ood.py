@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.conformal import unseen_quantile
+from leukoscope.evaluation.calibration.conformal import unseen_quantile
 
 Float32Array = NDArray[np.float32]
 NEIGHBOURS = 5

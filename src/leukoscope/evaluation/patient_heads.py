@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.calibration import log_softmax
+from leukoscope.evaluation.calibration.scaling import log_softmax
 from leukoscope.evaluation.combining import PatientResult, log_probs
 
 Features = NDArray[np.floating[Any]]

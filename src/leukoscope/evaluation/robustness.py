@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukoscope.evaluation.intervals import (
+from leukoscope.evaluation.statistics.intervals import (
     Interval,
     Resampling,
     Sampling,

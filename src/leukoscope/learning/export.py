@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
 from leukoscope.core.files import sha256_json
-from leukoscope.evaluation.comparison import measure_parity
+from leukoscope.evaluation.statistics.comparison import measure_parity
 from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.weights import tensors_sha256
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
-from leukoscope.evaluation.calibration import softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.export import network_logits
 from leukoscope.learning.features import BATCH

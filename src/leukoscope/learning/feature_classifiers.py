@@ -17,7 +17,7 @@ from leukoscope.config.training import (
     SvmClassifier,
 )
 from leukoscope.core.errors import TrainingError
-from leukoscope.evaluation.calibration import log_softmax
+from leukoscope.evaluation.calibration.scaling import log_softmax
 from leukoscope.evaluation.combining import log_probs
 from leukoscope.evaluation.fuzzy_inference import (
     WORDS,

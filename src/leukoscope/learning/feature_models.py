@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from leukoscope.evaluation.calibration import log_softmax
+from leukoscope.evaluation.calibration.scaling import log_softmax
 from leukoscope.evaluation.fuzzy_inference import FuzzySystem
 
 Features = NDArray[np.floating]

@@ -24,7 +24,7 @@ from leukoscope.config.recipe import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path, write_csv
 from leukoscope.core.run_folder import HISTORY
-from leukoscope.evaluation.metrics import weighted_f1
+from leukoscope.evaluation.statistics.metrics import weighted_f1
 from leukoscope.learning.activations import Trainable
 from leukoscope.learning.augment import build_blend
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from leukoscope.config.training import GatedAttention, LinearHeadTraining, MeanSpread
 from leukoscope.core.errors import TrainingError
-from leukoscope.evaluation.calibration import log_softmax
+from leukoscope.evaluation.calibration.scaling import log_softmax
 from leukoscope.evaluation.patient_heads import (
     AttentionHead,
     Bags,

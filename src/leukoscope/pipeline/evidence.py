@@ -15,16 +15,16 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_json, write_json
 from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.calibration import softmax
-from leukoscope.evaluation.metrics import weighted_metrics
+from leukoscope.evaluation.calibration.scaling import softmax
+from leukoscope.evaluation.statistics.metrics import weighted_metrics
+from leukoscope.pipeline.features.patient_store import Store
 from leukoscope.pipeline.fitting import degraded_features, linear_logits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inapplicable import inapplicable_probes, picture_scale
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.patient_store import Store
 from leukoscope.pipeline.probes import partner_classes, probe_recipe
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.shortcut_summary import Evidence
+from leukoscope.pipeline.results.shortcut_summary import Evidence
 
 IntArray = NDArray[np.int64]
 METRIC: Final = "roc_auc"

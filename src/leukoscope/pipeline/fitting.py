@@ -24,6 +24,8 @@ from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
 from leukoscope.learning.feature_models import FeatureHead, FeatureSet
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
+from leukoscope.pipeline.features.patient_store import PatientStore, Store
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.gradient_training import GradientTrainer
 from leukoscope.pipeline.inner_folds import Trainer, fit_inner_folds, member_recipe
@@ -39,11 +41,9 @@ from leukoscope.pipeline.jobs import (
     write_fit,
 )
 from leukoscope.pipeline.patient_fitting import PatientTrainer
-from leukoscope.pipeline.patient_store import PatientStore, Store
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import OUTLIERS, GateKeeper
 from leukoscope.pipeline.selected import selects_settings, settled_recipe
-from leukoscope.pipeline.store import InputStore
 
 RULES = "rules.txt"
 HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")

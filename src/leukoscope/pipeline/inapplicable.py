@@ -18,8 +18,8 @@ from leukoscope.core.files import read_json, sha256_json, write_json
 from leukoscope.core.labels import open_name, resolve_class
 from leukoscope.imaging.cell_shapes import scale_of_leukocytes, scale_of_red_cells
 from leukoscope.imaging.file_facts import FILE_FACTS
-from leukoscope.pipeline.inputs import observe, reading_order
-from leukoscope.pipeline.one_pass import (
+from leukoscope.pipeline.features.inputs import observe, reading_order
+from leukoscope.pipeline.features.one_pass import (
     NUMBER_TABLES,
     SEEN,
     TIME,
@@ -27,8 +27,8 @@ from leukoscope.pipeline.one_pass import (
     finished,
     grain_table,
 )
-from leukoscope.pipeline.patient_store import cell_type
-from leukoscope.pipeline.store import InputStore
+from leukoscope.pipeline.features.patient_store import cell_type
+from leukoscope.pipeline.features.store import InputStore
 
 _PARTS = re.compile(r"\d+|[^\W\d_]+")
 _WORDS = 5  # longest name of a class in words

@@ -15,7 +15,7 @@ from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.core.errors import SplitError
 from leukoscope.core.files import write_csv
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.calibration import log_softmax, softmax
+from leukoscope.evaluation.calibration.scaling import log_softmax, softmax
 from leukoscope.evaluation.combining import log_probs, weighted_mean
 from leukoscope.pipeline.jobs import Labelled, Logits, PartRows
 from leukoscope.pipeline.progress import Tell, TellWithin

@@ -18,14 +18,14 @@ from leukoscope.core.files import read_json, sha256_bytes, sha256_json, write_js
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.records import PARTS, Fold, ImageRecord
 from leukoscope.core.run_folder import CALIBRATION, PREDICTIONS, RunFolder
-from leukoscope.evaluation.calibration import (
+from leukoscope.evaluation.calibration.conformal import fit_sets
+from leukoscope.evaluation.calibration.scaling import (
     apply_calibration,
     evidence_weights,
     fit_calibration,
     fit_temperature,
     softmax,
 )
-from leukoscope.evaluation.conformal import fit_sets
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 
 HELD_OUT = ("val", "cal", "test")

@@ -17,9 +17,9 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_bytes, sha256_file
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
-from leukoscope.datasets.layouts import load_dataset
-from leukoscope.datasets.passport import audit
-from leukoscope.evaluation.conformal import prediction_sets
+from leukoscope.datasets.audit.passport import audit
+from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.robustness import ConditionOutputs, ConditionSample
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.preprocess import apply_preprocess

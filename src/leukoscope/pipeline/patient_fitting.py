@@ -30,9 +30,9 @@ from leukoscope.learning.patient_fits import (
     fit_mean_probability,
     fit_mean_spread,
 )
+from leukoscope.pipeline.features.patient_store import PatientStore
 from leukoscope.pipeline.inner_folds import member_recipe
 from leukoscope.pipeline.jobs import Labelled, Logits, PartRows
-from leukoscope.pipeline.patient_store import PatientStore
 from leukoscope.pipeline.progress import Tell
 
 if TYPE_CHECKING:

@@ -22,21 +22,21 @@ from leukoscope.config.study import DEGRADED, PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import PROTOCOLS, strictest
 from leukoscope.core.records import Fold
-from leukoscope.evaluation.calibration import apply_calibration, softmax
+from leukoscope.evaluation.calibration.scaling import apply_calibration, softmax
 from leukoscope.evaluation.combining import log_probs, weighted_mean
 from leukoscope.evaluation.patient_heads import Bags, bag_logits
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
 from leukoscope.learning.trainer import predict_logits
+from leukoscope.pipeline.features.patient_store import PatientStore, Store
+from leukoscope.pipeline.features.store import InputStore, Wanted
 from leukoscope.pipeline.fitting import HeadTrainer, job_seed
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inner_folds import fit_inner_folds
 from leukoscope.pipeline.jobs import Labelled, Logits, calibrate_fits, calibrations_of_run
 from leukoscope.pipeline.patient_fitting import PatientTrainer, load_head_of
-from leukoscope.pipeline.patient_store import PatientStore, Store
 from leukoscope.pipeline.progress import Progress
-from leukoscope.pipeline.shortcut_summary import MODEL_ON
-from leukoscope.pipeline.store import InputStore, Wanted
+from leukoscope.pipeline.results.shortcut_summary import MODEL_ON
 
 Rows = NDArray[np.int64]
 

@@ -2,7 +2,8 @@
 
 Each sees an image from which something was taken away
 (:mod:`leukoscope.imaging.observation`), or a few numbers of it
-(:mod:`leukoscope.pipeline.one_pass`), and is fitted and tested on the very folds of the model.
+(:mod:`leukoscope.pipeline.features.one_pass`), and is fitted and tested on the very
+folds of the model.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from leukoscope.core.files import sha256_json
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.linear_head import fit_linear_head
+from leukoscope.pipeline.features.one_pass import NUMBER_TABLES, NumberTable, finished, grain_table
+from leukoscope.pipeline.features.patient_store import PatientStore, Store, cell_shares
+from leukoscope.pipeline.features.store import InputStore, Wanted
 from leukoscope.pipeline.fitting import linear_logits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inapplicable import (
@@ -42,12 +46,9 @@ from leukoscope.pipeline.jobs import (
     read_fit,
     write_fit,
 )
-from leukoscope.pipeline.one_pass import NUMBER_TABLES, NumberTable, finished, grain_table
-from leukoscope.pipeline.patient_store import PatientStore, Store, cell_shares
 from leukoscope.pipeline.perturbed import perturbed_wanted, run_perturbed
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import appearance_table
-from leukoscope.pipeline.store import InputStore, Wanted
 
 NUMERIC = (*NUMBER_TABLES, "grain-only", "order-only")
 """Probes of every study that see numbers, not images."""

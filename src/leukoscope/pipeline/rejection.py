@@ -31,18 +31,18 @@ from leukoscope.evaluation.gate import (
     separation,
     set_threshold,
 )
-from leukoscope.evaluation.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.evaluation.statistics.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.imaging.observation import Observation
 from leukoscope.imaging.outliers import synthetic_outliers
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.pipeline.entries import sampling
+from leukoscope.pipeline.features.inputs import load_input
+from leukoscope.pipeline.features.one_pass import NumberTable
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.folds import groups_of, unit_of
-from leukoscope.pipeline.inputs import load_input
 from leukoscope.pipeline.jobs import HELD_OUT, PartRows
-from leukoscope.pipeline.one_pass import NumberTable
-from leukoscope.pipeline.store import InputStore
+from leukoscope.pipeline.results.entries import sampling
 
 ACCEPT = 0.95
 OUTLIER_IMAGES = 32  # in eight ways each; about as many passes as a twelfth of 3,000 images

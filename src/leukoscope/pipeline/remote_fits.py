@@ -17,12 +17,12 @@ from leukoscope.core.run_folder import PREDICTIONS, RunFolder
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.learning.backbones import build_network
 from leukoscope.learning.distributed import has_local_batch_norm
+from leukoscope.pipeline.features.patient_store import PatientStore, Store, open_store
 from leukoscope.pipeline.fitting import RecipeFits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.gradient_training import GradientTrainer
 from leukoscope.pipeline.inapplicable import inapplicable_probes
 from leukoscope.pipeline.jobs import SharedTraining
-from leukoscope.pipeline.patient_store import PatientStore, Store, open_store
 from leukoscope.pipeline.probes import ProbeFits, prepare_study
 from leukoscope.pipeline.progress import Progress, Tell
 

@@ -20,13 +20,13 @@ from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameErro
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import PREDICTIONS
-from leukoscope.evaluation.calibration import apply_calibration, fit_calibration
+from leukoscope.evaluation.calibration.scaling import apply_calibration, fit_calibration
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.run_files import RunFiles
-from leukoscope.pipeline.entries import units_of
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.jobs import calibration_tables, fit_fold_sets, load_calibration, load_sets
-from leukoscope.pipeline.out_of_fold import UnseenImages
+from leukoscope.pipeline.results.entries import units_of
+from leukoscope.pipeline.results.out_of_fold import UnseenImages
 
 if TYPE_CHECKING:
     from leukoscope.learning.backbones import Network
@@ -46,7 +46,7 @@ class FittedModel:
         spec: Its preprocessing.
         class_names: Order of the logits.
         calibration: See :mod:`leukoscope.pipeline.jobs`; for the fit on all images
-            :mod:`leukoscope.pipeline.out_of_fold`.
+            :mod:`leukoscope.pipeline.results.out_of_fold`.
         conformal: Prediction sets, fitted on the same images.
     """
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leukoscope.config.metrics.results import Estimate
-from leukoscope.evaluation.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
-from leukoscope.evaluation.metrics import METRICS
+from leukoscope.evaluation.statistics.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
+from leukoscope.evaluation.statistics.metrics import METRICS
 
 DASH = "—"
 UNRELIABLE = "†"

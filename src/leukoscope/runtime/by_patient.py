@@ -18,9 +18,9 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv, sha256_bytes, write_bytes, write_csv
 from leukoscope.core.labels import class_title
-from leukoscope.evaluation.calibration import apply_calibration
+from leukoscope.evaluation.calibration.conformal import prediction_sets
+from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.combining import DEFAULT, patient_result
-from leukoscope.evaluation.conformal import prediction_sets
 from leukoscope.evaluation.patient_heads import PatientHead, head_result
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess

@@ -18,8 +18,8 @@ from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_bytes, write_bytes
 from leukoscope.core.threads import ordered_map
-from leukoscope.evaluation.calibration import apply_calibration
-from leukoscope.evaluation.conformal import prediction_sets
+from leukoscope.evaluation.calibration.conformal import prediction_sets
+from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.gate import GateInputs
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.imaging.decode import (

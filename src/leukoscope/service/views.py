@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from leukoscope.config.bundle import BundleRecord
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import class_description, class_title, malignant_mask, role_of
-from leukoscope.evaluation.hierarchy import split_levels
+from leukoscope.evaluation.statistics.hierarchy import split_levels
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import segment_leukocytes
 from leukoscope.runtime.heatmap import colour_map

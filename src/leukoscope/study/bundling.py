@@ -30,7 +30,7 @@ from leukoscope.core.labels import roles_of
 from leukoscope.core.program import __version__
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration import apply_calibration
+from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.gate import Gate
 from leukoscope.evaluation.patient_heads import HEAD, head_to_bytes
 from leukoscope.evaluation.prevalence import Confusions
@@ -39,14 +39,14 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import is_cut_out
 from leukoscope.imaging.stain import blue_range
-from leukoscope.pipeline.inputs import check_unchanged
+from leukoscope.pipeline.features.inputs import check_unchanged
+from leukoscope.pipeline.features.store import stored_features
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.measured import stored_envelope
-from leukoscope.pipeline.out_of_fold import UnseenImages
 from leukoscope.pipeline.progress import package_versions
 from leukoscope.pipeline.rejection import fit_bundle_gate
-from leukoscope.pipeline.store import stored_features
-from leukoscope.pipeline.summary import method_for_bundle
+from leukoscope.pipeline.results.out_of_fold import UnseenImages
+from leukoscope.pipeline.results.summary import method_for_bundle
 from leukoscope.runtime.bundle import MODEL, MODEL_INT8, save_bundle
 from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.runtime.golden import golden_files
@@ -84,7 +84,7 @@ def export_bundle(
 
     Calibration, prediction sets, operating point and rejection threshold are fitted on the test
     images of all folds of the strictest protocol, as the models answer that held them out
-    (:mod:`leukoscope.pipeline.out_of_fold`): no patient or cluster behind them was trained
+    (:mod:`leukoscope.pipeline.results.out_of_fold`): no patient or cluster behind them was trained
     on by the model that answers. The ``val`` part scales the scores of the gate; on it is measured
     in which engine and precision the graph may serve. A bundle that lies in ``out`` is replaced as
     a whole.

@@ -23,8 +23,8 @@ from leukoscope.config.bundle import (
 )
 from leukoscope.config.guarantees import Parity, Precision, Stored
 from leukoscope.core.errors import BundleError
-from leukoscope.evaluation.comparison import measure_parity
 from leukoscope.evaluation.gate import Gate, GateInputs, rescale
+from leukoscope.evaluation.statistics.comparison import measure_parity
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.runtime.engines import ENGINES, Engine, open_engine, unsupported_reason
 from leukoscope.runtime.golden import GOLDEN_ATOL, GoldenLogits

@@ -34,19 +34,19 @@ from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layout_readers import MANIFEST_NAME
-from leukoscope.datasets.layouts import inspect_dataset, load_dataset, stated_roles
-from leukoscope.datasets.links import join_equal_files
-from leukoscope.datasets.passport import audit
-from leukoscope.evaluation.forecast import forecasts
-from leukoscope.evaluation.hierarchy import hierarchy_metrics
-from leukoscope.evaluation.intervals import bootstrap_mean, bootstrap_metrics
-from leukoscope.evaluation.metrics import confusion_matrix
+from leukoscope.datasets.audit.links import join_equal_files
+from leukoscope.datasets.audit.passport import audit
+from leukoscope.datasets.layouts.load import inspect_dataset, load_dataset, stated_roles
+from leukoscope.datasets.layouts.readers import MANIFEST_NAME
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.pipeline.entries import sampling
+from leukoscope.evaluation.statistics.forecast import forecasts
+from leukoscope.evaluation.statistics.hierarchy import hierarchy_metrics
+from leukoscope.evaluation.statistics.intervals import bootstrap_mean, bootstrap_metrics
+from leukoscope.evaluation.statistics.metrics import confusion_matrix
 from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.measured import seen_in_training, units_of_data
 from leukoscope.pipeline.progress import Listener, Progress
+from leukoscope.pipeline.results.entries import sampling
 from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle

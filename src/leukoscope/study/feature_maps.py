@@ -28,9 +28,9 @@ from leukoscope.evaluation.feature_space import (
     tsne_map,
     why_no_map,
 )
-from leukoscope.pipeline.inputs import load_input
+from leukoscope.pipeline.features.inputs import load_input
+from leukoscope.pipeline.features.store import stored_features
 from leukoscope.pipeline.progress import Tell
-from leukoscope.pipeline.store import stored_features
 from leukoscope.pipeline.trained_run import FittedModel, FittedRun
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.style import figure_png, house_style

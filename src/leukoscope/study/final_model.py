@@ -28,8 +28,8 @@ from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.imaging.stain import nuclear_blue
 from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
+from leukoscope.pipeline.features.inputs import read_unchanged
 from leukoscope.pipeline.folds import FINAL
-from leukoscope.pipeline.inputs import read_unchanged
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.engines import open_engine

@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.evaluation.calibration import evidence_weights
+from leukoscope.evaluation.calibration.scaling import evidence_weights
 from leukoscope.evaluation.gate import GateInputs, fit_gate, largest
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.pipeline.rejection import ACCEPT, OUTLIER_IMAGES, make_outliers

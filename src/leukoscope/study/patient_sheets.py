@@ -17,8 +17,8 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
+from leukoscope.pipeline.features.patient_store import PatientStore, open_store
 from leukoscope.pipeline.patient_fitting import load_head_of
-from leukoscope.pipeline.patient_store import PatientStore, open_store
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.runtime.by_patient import sheet_name
 from leukoscope.runtime.cell_sheet import cell_sheet, deciding_cells

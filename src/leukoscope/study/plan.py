@@ -18,13 +18,13 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
 from leukoscope.core.patients import Patients
 from leukoscope.core.records import Manifest
-from leukoscope.datasets.measurements import audit_image
-from leukoscope.evaluation.conformal import fewest_for
-from leukoscope.evaluation.intervals import MIN_GROUPS
+from leukoscope.datasets.audit.measurements import audit_image
+from leukoscope.evaluation.calibration.conformal import fewest_for
+from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
+from leukoscope.pipeline.features.inputs import GROUND, load_input, observe
+from leukoscope.pipeline.features.one_pass import NumberTable
 from leukoscope.pipeline.folds import OF_IMAGES
 from leukoscope.pipeline.inapplicable import PictureScale
-from leukoscope.pipeline.inputs import GROUND, load_input, observe
-from leukoscope.pipeline.one_pass import NumberTable
 from leukoscope.pipeline.perturbed import PATIENT_IMAGES, PERTURBED_IMAGES, PERTURBED_INPUTS
 from leukoscope.pipeline.probes import number_table, probe_recipe, sees_image
 from leukoscope.pipeline.progress import Listener

@@ -29,19 +29,19 @@ from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
-from leukoscope.datasets.layouts import load_dataset, stated_roles
-from leukoscope.datasets.neighbour_search import search_note
-from leukoscope.datasets.passport import Audit, audit, load_audit, save_audit
+from leukoscope.datasets.audit.neighbour_search import search_note
+from leukoscope.datasets.audit.passport import Audit, audit, load_audit, save_audit
+from leukoscope.datasets.layouts.load import load_dataset, stated_roles
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.pipeline.features.inputs import check_unchanged
 from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols, study_rows
-from leukoscope.pipeline.inputs import check_unchanged
 from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.progress import Listener, Progress, describe_environment
 from leukoscope.study.result import StudyResult
 
 if TYPE_CHECKING:
     from leukoscope.pipeline.remote_fits import Executor
-    from leukoscope.pipeline.shortcut_summary import Evidence
+    from leukoscope.pipeline.results.shortcut_summary import Evidence
 
 
 def external_values(
@@ -439,8 +439,8 @@ def _fit_everything(
     announce: Announce | None,
 ) -> tuple[list[PredictionTable], Evidence]:
     from leukoscope.pipeline.evidence import gather_evidence
+    from leukoscope.pipeline.features.patient_store import PatientStore, open_store
     from leukoscope.pipeline.fitting import fit_recipe
-    from leukoscope.pipeline.patient_store import PatientStore, open_store
     from leukoscope.pipeline.probes import prepare_study, shortcut_tables
     from leukoscope.pipeline.remote_fits import fit_elsewhere
 
@@ -470,7 +470,7 @@ def _write_statistics(
 ) -> StudyMetrics:
     from leukoscope.pipeline.jobs import calibrations_of_run
     from leukoscope.pipeline.rejection import rejection_metrics
-    from leukoscope.pipeline.summary import summarise
+    from leukoscope.pipeline.results.summary import summarise
     from leukoscope.study.bundling import no_bundle_note
 
     table = concatenate(tables)
@@ -518,7 +518,7 @@ def _explain_and_pack(
     run: RunFolder, config: StudyConfig, found: Audit, progress: Progress
 ) -> None:
     """Heat maps, feature maps and the sheets of overlaps; then the bundle."""
-    from leukoscope.datasets.contact_sheet import contact_sheet
+    from leukoscope.datasets.audit.contact_sheet import contact_sheet
     from leukoscope.study.bundling import keep_bundle
     from leukoscope.study.explanations import explain_study
     from leukoscope.study.feature_maps import map_study

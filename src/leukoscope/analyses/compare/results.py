@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from leukoscope.analyses.compare.sources import Leaderboard
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.evaluation.comparison import PredictorPair, compare
-from leukoscope.evaluation.intervals import Sampling, bootstrap_metrics
-from leukoscope.evaluation.leaderboard import bootstrap_ranks
-from leukoscope.evaluation.metrics import compute_metrics, confusion_matrix, metric_names, metric_of
-from leukoscope.evaluation.thresholds import roc_curves
+from leukoscope.evaluation.statistics.comparison import PredictorPair, compare
+from leukoscope.evaluation.statistics.intervals import Sampling, bootstrap_metrics
+from leukoscope.evaluation.statistics.leaderboard import bootstrap_ranks
+from leukoscope.evaluation.statistics.metrics import (
+    compute_metrics,
+    confusion_matrix,
+    metric_names,
+    metric_of,
+)
+from leukoscope.evaluation.statistics.thresholds import roc_curves
 from leukoscope.pipeline.folds import unit_of
 
 BEST = "best"

@@ -39,8 +39,8 @@ from leukoscope.core.labels import check_roles
 from leukoscope.core.program import __version__
 from leukoscope.core.records import PARTS
 from leukoscope.core.views import data_frame, html_table
-from leukoscope.pipeline.entries import sampling
 from leukoscope.pipeline.progress import Listener, Progress
+from leukoscope.pipeline.results.entries import sampling
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,8 @@ from leukoscope.analyses.count.cells import PatientCells
 from leukoscope.config.bundle import BundleRecord
 from leukoscope.core.errors import UnknownNameError
 from leukoscope.core.files import write_csv, write_json
-from leukoscope.evaluation.intervals import proportion_interval
 from leukoscope.evaluation.prevalence import PrevalenceModel, Shares
+from leukoscope.evaluation.statistics.intervals import proportion_interval
 
 BLASTS = (
     "blast", "myeloblast", "lymphoblast", "monoblast", "promonocyte",

@@ -11,9 +11,9 @@ import numpy as np
 from leukoscope.analyses.count.cells import PatientCells
 from leukoscope.analyses.count.shares import CONFIDENCE, Question
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.agreement import bland_altman
-from leukoscope.evaluation.intervals import bootstrap_mean
 from leukoscope.evaluation.prevalence import Shares
+from leukoscope.evaluation.statistics.agreement import bland_altman
+from leukoscope.evaluation.statistics.intervals import bootstrap_mean
 
 
 def agreement_with_truth(

@@ -20,16 +20,16 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_json, write_csv
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.run_folder import HISTORY
-from leukoscope.datasets.passport import Audit
-from leukoscope.evaluation.calibration import softmax
-from leukoscope.evaluation.leaderboard import LeaderboardCriterion
-from leukoscope.evaluation.metrics import HISTORY_METRICS, compute_metrics
+from leukoscope.datasets.audit.passport import Audit
+from leukoscope.evaluation.calibration.scaling import softmax
+from leukoscope.evaluation.statistics.leaderboard import LeaderboardCriterion
+from leukoscope.evaluation.statistics.metrics import HISTORY_METRICS, compute_metrics
 from leukoscope.learning.linear_head import fit_linear_head
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.fitting import HEAD_HISTORY, job_seed
 from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.progress import Tell
-from leukoscope.pipeline.store import InputStore
 
 Rows = NDArray[np.int64]
 # (step, value so far) → whether to end the trial there

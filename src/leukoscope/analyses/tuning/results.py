@@ -16,8 +16,8 @@ from leukoscope.analyses.tuning.trials import TrialRow, decode
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.tuning_space import TuneConfig, compact, resolve
 from leukoscope.core.files import write_csv, write_json, write_text
-from leukoscope.evaluation.leaderboard import CorrectedBest, corrected_best
-from leukoscope.evaluation.metrics import METRICS
+from leukoscope.evaluation.statistics.leaderboard import CorrectedBest, corrected_best
+from leukoscope.evaluation.statistics.metrics import METRICS
 from leukoscope.pipeline.progress import package_versions
 from leukoscope.reporting.formats import plural
 from leukoscope.reporting.pages.tuning import write_tuning_page

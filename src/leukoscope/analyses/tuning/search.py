@@ -57,9 +57,9 @@ from leukoscope.core.errors import ConfigError, LeukoscopeError, MissingExtraErr
 from leukoscope.core.files import atomic_path, sha256_json
 from leukoscope.core.records import save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
-from leukoscope.evaluation.metrics import METRICS
+from leukoscope.evaluation.statistics.metrics import METRICS
+from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.pipeline.store import InputStore
 from leukoscope.study.result import StudyResult
 from leukoscope.study.run import audited_in, labelled, run_study
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
-from leukoscope.evaluation.intervals import MIN_GROUPS
+from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.reporting.compare import recipes, tables
 from leukoscope.reporting.compare.result import (
     ComparisonResult,

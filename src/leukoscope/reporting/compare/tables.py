@@ -8,8 +8,8 @@ from typing import Any
 
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
-from leukoscope.evaluation.shortcuts import SOURCES
-from leukoscope.evaluation.verdict import level_words
+from leukoscope.evaluation.verdict.rule import level_words
+from leukoscope.evaluation.verdict.shortcuts import SOURCES
 from leukoscope.reporting.compare.result import (
     ComparisonResult,
     RecipeEntry,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.evaluation.thresholds import Reliability
-from leukoscope.evaluation.thresholds import roc_curves as roc_points
+from leukoscope.evaluation.statistics.thresholds import Reliability
+from leukoscope.evaluation.statistics.thresholds import roc_curves as roc_points
 from leukoscope.reporting.figures.style import (
     MANY_CLASSES,
     QUIET,

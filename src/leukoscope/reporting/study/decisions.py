@@ -8,8 +8,8 @@ import numpy as np
 
 from leukoscope.config.metrics.decisions import CoveredPart, Guarantee, Sets
 from leukoscope.core.protocols import protocol_title
-from leukoscope.evaluation.calibration import softmax
-from leukoscope.evaluation.thresholds import reliability, risk_coverage
+from leukoscope.evaluation.calibration.scaling import softmax
+from leukoscope.evaluation.statistics.thresholds import reliability, risk_coverage
 from leukoscope.reporting.content import (
     Block,
     Bullets,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from leukoscope.config.metrics.evidence import SourceVerdict
 from leukoscope.config.metrics.results import Estimate, NextUnit, Result
 from leukoscope.core.protocols import PROTOCOLS, SEPARATING, WORDS
-from leukoscope.evaluation.verdict import judged_protocols, protocol_scores
+from leukoscope.evaluation.verdict.rule import judged_protocols, protocol_scores
 from leukoscope.reporting.content import STATUS_SIGNS, Block, Headline, Ranges, Span, Steps
 from leukoscope.reporting.formats import finite, interval, lower_first, number, plural, upper_first
 from leukoscope.reporting.study.shortcuts import SIGNS, chance_level

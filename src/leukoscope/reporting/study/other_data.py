@@ -13,7 +13,7 @@ from leukoscope.config.metrics.results import Reason
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON
-from leukoscope.evaluation.forecast import INSIDE
+from leukoscope.evaluation.statistics.forecast import INSIDE
 from leukoscope.reporting.content import (
     RECIPE,
     Block,

@@ -11,8 +11,8 @@ import numpy as np
 from leukoscope.config.metrics.evidence import Rejection
 from leukoscope.config.metrics.results import CurvePoint, Result
 from leukoscope.core.protocols import PROTOCOLS, WORDS, protocol_title
-from leukoscope.evaluation.intervals import MIN_GROUPS
-from leukoscope.evaluation.metrics import HISTORY_METRICS, compute_metrics
+from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
+from leukoscope.evaluation.statistics.metrics import HISTORY_METRICS, compute_metrics
 from leukoscope.reporting import result_tables as tables
 from leukoscope.reporting.content import (
     Block,

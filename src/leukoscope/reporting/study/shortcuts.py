@@ -11,8 +11,8 @@ import numpy as np
 from leukoscope.config.metrics.evidence import Shortcuts, SourceVerdict, Survival
 from leukoscope.config.metrics.results import Estimate, PerturbedResult, ProbeResult, Result
 from leukoscope.core.protocols import protocol_title
-from leukoscope.evaluation.shortcuts import HALF, status_of
-from leukoscope.evaluation.verdict_text import DEGRADED_WORDS, SOURCE_WORDS, describe_control
+from leukoscope.evaluation.verdict.sentences import DEGRADED_WORDS, SOURCE_WORDS, describe_control
+from leukoscope.evaluation.verdict.shortcuts import HALF, status_of
 from leukoscope.reporting.content import (
     PROTOCOL,
     Block,

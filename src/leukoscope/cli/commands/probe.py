@@ -1,0 +1,183 @@
+"""``probe``: what a study, or a model that was not made here, may owe to shortcuts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from leukoscope.cli import options as opt
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    command,
+    console,
+    name_unreadable,
+    print_json,
+    print_sources,
+    print_table,
+    print_verdict,
+    progress_bars,
+    say,
+    with_interval,
+)
+from leukoscope.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from leukoscope.analyses.foreign_inputs import ForeignModel
+    from leukoscope.config.metrics.file import StudyMetrics
+    from leukoscope.config.metrics.results import PerturbedResult, ProbeResult, Result
+    from leukoscope.config.preprocess import Triple
+
+EPILOG = (
+    "Example: leukoscope probe runs/study --probe all · "
+    "leukoscope probe model.onnx images --classes benign,early,pre,pro --out audit · "
+    "leukoscope probe --predictions theirs.csv images --out audit"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("probe", epilog=EPILOG)(probe)
+
+
+@command
+def probe(
+    what: opt.ProbedArgument,
+    data: opt.ProbedDataArgument = None,
+    predictions: opt.PredictionsOption = None,
+    out: opt.AuditOutOption = Path("runs/probe"),
+    probes: opt.AuditProbeOption = None,
+    classes: opt.OutputClassesOption = None,
+    size: opt.InputSizeOption = None,
+    mean: opt.PixelMeanOption = "0",
+    std: opt.PixelStdOption = "1",
+    tensor: opt.TensorLayoutOption = "auto",
+    output: opt.OutputNameOption = None,
+    protocol: opt.ProtocolOption = None,
+    folds: opt.FoldsOption = 5,
+    seed: opt.SeedOption = 42,
+    layout: opt.LayoutOption = "auto",
+    folder_classes: opt.ClassOption = None,
+    roles: opt.RoleOption = None,
+    as_json: opt.JsonOption = False,
+) -> int:
+    """Look for shortcuts in a study or in a foreign model."""
+    from leukoscope.study.run import study_config
+
+    source: ForeignModel | Path
+    if predictions is not None:
+        if data is not None:
+            raise UsageError("with --predictions name the data alone, no model")
+        source, images = predictions, what
+    elif data is None:
+        return _probe_study(what, probes, as_json)
+    else:
+        source, images = _open(what, classes, folder_classes, size, mean, std, tensor, output), data
+    config = study_config(
+        images,
+        protocols=protocol,
+        probes=probes,
+        overrides=("bundle=false", "splits.cluster_curve=[]"),
+        folds=folds,
+        seed=seed,
+        layout=layout,
+        class_map=opt.class_map(folder_classes),
+        roles=opt.roles(roles),
+    )
+    from leukoscope.analyses.foreign import audit_foreign
+
+    with progress_bars() as show:
+        result = audit_foreign(source, config, out, show)
+    _show(result.metrics, result.run.report_html, as_json)
+    return name_unreadable(result.unreadable)
+
+
+def _open(
+    model: Path,
+    classes: str | None,
+    folder_classes: list[str] | None,
+    size: int | None,
+    mean: str,
+    std: str,
+    tensor: str,
+    output: str | None,
+) -> ForeignModel:
+    from leukoscope.analyses.foreign import class_order
+    from leukoscope.analyses.foreign_inputs import open_foreign_model
+
+    if classes is None:
+        raise UsageError(
+            f"{model}: expected --classes, the classes in the order of the model's outputs",
+            hint="for example --classes benign,early,pre,pro",
+        )
+    return open_foreign_model(
+        model,
+        class_order(classes, opt.class_map(folder_classes)),
+        size_px=size,
+        layout=tensor,
+        mean=_three("--mean", mean),
+        std=_three("--std", std),
+        output=output,
+    )
+
+
+def _three(option: str, text: str) -> Triple:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3):
+        raise UsageError(f"{option}: expected one or three numbers such as 0.485,0.456,0.406, "
+                         f"got {text!r}")  # fmt: skip
+    red, green, blue = values * 3 if len(values) == 1 else values
+    return red, green, blue
+
+
+def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
+    from leukoscope.analyses.probe_run import add_probes, missing_probes
+    from leukoscope.config.metrics.file import load_metrics
+    from leukoscope.core.run_folder import RunFolder
+
+    if run.suffix == ".onnx":
+        raise UsageError(f"{run}: on which data? leukoscope probe {run} DATA --classes a,b,c")
+    if missing_probes(run, probes):
+        with progress_bars() as show:
+            metrics = add_probes(run, probes, show)
+    else:
+        say("every probe is there; nothing was computed", err=True)
+        metrics = load_metrics(RunFolder(run).metrics)
+    _show(metrics, RunFolder(run).report_html, as_json)
+    return 0
+
+
+def _show(metrics: StudyMetrics, report: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(metrics.to_json())
+        return
+    from leukoscope.evaluation.verdict.sentences import describe_share
+
+    own, perturbed = ("elsewhere",) * 2 if metrics.foreign else ("the same", "whole images")
+    rows: list[tuple[str, str, Result | ProbeResult | PerturbedResult]] = [
+        *(("whole image", own, row) for row in metrics.results),
+        *((row.probe, "the same", row) for row in metrics.probes),
+        *((row.input, perturbed, row) for row in metrics.model_on),
+    ]
+    print_table(
+        ("sees", "trained on", "held out", "images", "accuracy"),
+        [
+            (seen, where, row.protocol, str(row.n), with_interval(row.metrics["accuracy"]))
+            for seen, where, row in sorted(rows, key=lambda item: item[2].protocol)
+        ],
+    )
+    out = console()
+    verdict, shortcuts = metrics.verdict, metrics.shortcuts
+    for left_out in shortcuts.inapplicable if shortcuts else ():
+        out.print(f"{left_out.probe} does not apply: {left_out.reason}", markup=False)
+    print_sources(verdict)
+    print_verdict(verdict.level, verdict.headline, verdict.needs)
+    findings = [text for text in verdict.findings if text.startswith(("Leak", "On which"))]
+    findings += [describe_share(entry) for entry in (shortcuts.shares if shortcuts else ())]
+    for text in findings:
+        out.print(f"· {text}", markup=False)
+    say(f"\nreport  {report}\n{DISCLAIMER}")

@@ -1,0 +1,328 @@
+"""``study`` and ``train``: from a folder of images to a report and a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leukoscope.cli import options as opt
+from leukoscope.cli.commands.study_file import FREE_OPTIONS, use_study_file, whole_configuration
+from leukoscope.cli.console import (
+    DISCLAIMER,
+    command,
+    console,
+    duration,
+    given_options,
+    name_unreadable,
+    print_json,
+    print_sources,
+    print_table,
+    print_verdict,
+    progress_bars,
+    required_data,
+    say,
+    with_interval,
+    without_interval,
+)
+from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from leukoscope.config.study import StudyConfig
+    from leukoscope.pipeline.remote_fits import Executor
+    from leukoscope.scale.launch import WorkerGroup
+    from leukoscope.study.result import StudyResult
+
+EXPLANATION = """\
+leukoscope study DATA --out run
+
+audits the images, divides them without leaks, trains, measures under several protocols, looks for
+shortcuts, and writes a report (run/report.html) and a model (run/bundle).
+
+  leukoscope data inspect DATA         which layout, which classes, and why
+  leukoscope study DATA --plan         what would run, how long, what the data cannot show
+  leukoscope study DATA --out run      run it; after an interruption: --out run --resume
+  leukoscope new DATA                  write the options as a file to edit and commit
+  leukoscope study --help              every option
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands to the program."""
+    app.command(
+        "study",
+        epilog="Example: leukoscope study path/to/images --out run",
+    )(study)
+    app.command(
+        "train",
+        epilog="Example: leukoscope train path/to/images -r cnn-baseline -p grouped --out run",
+    )(train)
+
+
+NO_TRUST = (
+    "error: the negative control failed: with labels dealt at random the same pipeline is better "
+    "than chance → look for images of one patient under several ids, and for labels in file names "
+    "that a manifest repeats; no figure of this study can be trusted"
+)
+
+
+StudyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        is_eager=True,
+        callback=use_study_file,
+        help="Take the options from a file of `new`, or repeat the study of a run's config.toml.",
+    ),
+]
+
+
+@command
+def study(
+    context: typer.Context,
+    data: opt.OptionalData = None,
+    study_file: StudyFileOption = None,
+    out: opt.StudyOutOption = Path("runs/study"),
+    recipe: opt.RecipeOption = None,
+    unit: opt.UnitOption = "image",
+    protocol: opt.ProtocolOption = None,
+    probe: opt.ProbeOption = None,
+    no_probes: opt.NoProbesOption = False,
+    folds: opt.UsualFoldsOption = None,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    roles: opt.RoleOption = None,
+    target: opt.TargetOption = "",
+    no_bundle: opt.NoBundleOption = False,
+    external: opt.ExternalOption = None,
+    external_layout: opt.ExternalLayoutOption = None,
+    resume: opt.ResumeStudyOption = False,
+    jobs: opt.JobsOption = 1,
+    executor: opt.ExecutorOption = "local",
+    devices: opt.DevicesOption = 1,
+    nodes: opt.NodesOption = 1,
+    plan: opt.PlanOption = False,
+    open_report: opt.OpenReportOption = False,
+    as_json: opt.JsonOption = False,
+) -> int:
+    """Audit, split, train, measure, explain, report, pack.
+
+    Measures under every protocol that the data supports, looks for shortcuts, and gives a verdict.
+    """
+    from leukoscope.scale.fit_pool import executor_of
+    from leukoscope.scale.launch import join_workers
+    from leukoscope.study.run import study_config
+
+    given = given_options(context)
+    if not given:
+        say(EXPLANATION)
+        return UsageError.exit_code
+    fit_executor = executor_of(executor, jobs)
+    workers = join_workers(1 if plan else devices, 1 if plan else nodes, jobs)
+    if workers.ended is not None:
+        return workers.ended
+    if resume and study_file is None and not given - FREE_OPTIONS - {"data"}:
+        config = _saved(out, data)
+    else:
+        config = whole_configuration(context, study_file) or study_config(
+            required_data(data),
+            recipes=recipe or (),
+            unit=unit,
+            protocols=protocol,
+            probes=() if no_probes else probe,
+            overrides=(*_bundle(no_bundle), *(overrides or ())),
+            folds=folds,
+            seed=seed,
+            layout=layout,
+            class_map=opt.class_map(classes),
+            roles=opt.roles(roles),
+            target=target,
+            backbone=backbone,
+            weights=weights,
+            external=external or (),
+            external_layouts=external_layout or (),
+        )
+    if plan:
+        return _show_plan(config, as_json, jobs)
+    result = _run(config, out, workers, fit_executor, resume=resume)
+    print_json(result.metrics.to_json()) if as_json else _print_result(result)
+    return _exit_code(result, open_report=open_report)
+
+
+@command
+def train(
+    data: opt.DataArgument,
+    out: opt.TrainOutOption,
+    recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
+    protocol: opt.HoldOutOption = "deduplicated",
+    folds: opt.FoldsOption = 1,
+    seed: opt.SeedOption = 42,
+    backbone: opt.BackboneOption = None,
+    weights: opt.WeightsOption = None,
+    overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    roles: opt.RoleOption = None,
+    target: opt.TargetOption = "",
+    no_bundle: opt.NoBundleOption = False,
+    resume: opt.ResumeTrainOption = False,
+    jobs: opt.JobsOption = 1,
+    executor: opt.ExecutorOption = "local",
+    devices: opt.DevicesOption = 1,
+    nodes: opt.NodesOption = 1,
+    as_json: opt.JsonOption = False,
+) -> int:
+    """Train one recipe under one protocol.
+
+    Writes checkpoints, history, predictions and statistics; no report.
+    """
+    from leukoscope.scale.fit_pool import executor_of
+    from leukoscope.scale.launch import join_workers
+    from leukoscope.study.run import study_config
+
+    fit_executor = executor_of(executor, jobs)
+    workers = join_workers(devices, nodes, jobs)
+    if workers.ended is not None:
+        return workers.ended
+    config = study_config(
+        data,
+        recipes=(recipe,),
+        protocols=(protocol,),
+        probes=(),
+        overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
+        folds=folds,
+        seed=seed,
+        layout=layout,
+        class_map=opt.class_map(classes),
+        roles=opt.roles(roles),
+        target=target,
+        backbone=backbone,
+        weights=weights,
+    )
+    result = _run(config, out, workers, fit_executor, resume=resume, report=False)
+    if as_json:
+        print_json(result.metrics.to_json())
+    else:
+        _print_scores(result)
+        say(f"\ncheckpoints  {out / 'models'}")
+        if config.bundle:
+            say(f"next         leukoscope export {out} --out bundle")
+    return name_unreadable(result.unreadable)
+
+
+def _run(
+    config: StudyConfig,
+    out: Path,
+    workers: WorkerGroup,
+    fit_executor: Executor | None,
+    *,
+    resume: bool,
+    report: bool = True,
+) -> StudyResult:
+    """Run a study with a progress bar, its fits where ``--jobs`` and ``--devices`` put them."""
+    from leukoscope.study.run import run_study
+
+    with workers, progress_bars() as show:
+        return run_study(
+            config,
+            out,
+            resume=resume,
+            report=report,
+            listener=show,
+            executor=fit_executor,
+            announce=workers.announce,
+        )
+
+
+def _bundle(left_out: bool) -> tuple[str, ...]:
+    return ("bundle=false",) if left_out else ()
+
+
+def _saved(out: Path, data: Path | None) -> StudyConfig:
+    from leukoscope.evaluation.run_files import RunFiles
+
+    config = RunFiles.open(out).config
+    if data is not None and str(data.expanduser().resolve()) != config.data.path:
+        raise UsageError(f"{out} holds a study of {config.data.path}, not of {data}")
+    return config
+
+
+def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
+    from dataclasses import asdict
+
+    from leukoscope.study.plan import plan_study
+
+    with progress_bars() as show:
+        plan = plan_study(config, show)
+    if as_json:
+        print_json(asdict(plan))
+        return 0
+    out = console()
+    out.print(f"{plan.n_images} usable images of {plan.n_files} files; nothing was started")
+    rows = [(step.name, step.work, duration(step.seconds)) for step in plan.steps]
+    total = ("in all", "", duration(sum(step.seconds for step in plan.steps)))
+    print_table(("step", "work", "about"), [*rows, total])
+    if jobs > 1:
+        out.print(f"The times are those of one process; with --jobs {jobs} fits overlap.")
+    out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
+    out.print("\n[bold]What this data cannot show[/]")
+    for text in plan.limits or ("nothing was found that would limit the report",):
+        out.print(f"· {text}", markup=False)
+    return 0
+
+
+def _exit_code(result: StudyResult, *, open_report: bool) -> int:
+    """1 where the negative control failed, 3 where images could not be read, else 0."""
+    if open_report:
+        import webbrowser
+
+        webbrowser.open(result.run.report_html.resolve().as_uri())
+    control = result.metrics.control
+    if control is not None and control.passed is False:
+        say(NO_TRUST, err=True)
+        return 1
+    return name_unreadable(result.unreadable)
+
+
+def _print_scores(result: StudyResult) -> None:
+    """The scores of the models; those of the probes are in the report."""
+    rows = [
+        (
+            row.recipe,
+            row.protocol,
+            str(row.n),
+            with_interval(row.metrics["accuracy"]),
+            *(without_interval(row.metrics[name]) for name in ("macro_f1", "roc_auc")),
+        )
+        for row in result.metrics.results
+        if row.metrics
+    ]
+    print_table(("model", "held out", "n", "accuracy", "macro F1", "AUC"), rows, width=80)
+
+
+def _print_result(result: StudyResult) -> None:
+    verdict = result.metrics.verdict
+    print_verdict(verdict.level, verdict.headline, verdict.needs)
+    say()
+    print_sources(verdict)
+    say()
+    _print_scores(result)
+    if result.metrics.external:
+        from leukoscope.reporting.study.other_data import in_words
+
+        for entry in result.metrics.external:
+            console().print(in_words(entry), markup=False)
+    for row in result.metrics.inapplicable:
+        console().print(f"{row.protocol} does not apply: {row.reason}", markup=False)
+    say(f"\nreport  {result.run.report_html}")
+    if result.run.bundle.is_dir():
+        say(f"bundle  {result.run.bundle}")
+        say(f"next    leukoscope predict IMAGES --bundle {result.run.bundle}")
+    say(DISCLAIMER)

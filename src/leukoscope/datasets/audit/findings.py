@@ -1,0 +1,310 @@
+"""The passport's findings: what a reader must know of a data set, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from leukoscope.core.labels import class_title
+from leukoscope.datasets.audit.associations import LEVEL
+from leukoscope.datasets.audit.neighbour_search import SLOW
+
+FindingLevel = Literal["error", "warning", "info"]
+Finding = dict[str, str]
+
+STRONG = 0.5
+"""Cramér's V from which the acquisition or the scale bar follows the class."""
+
+OF_THE_DISEASE = frozenset({"cell_type", "diagnosis", "given_label"})
+"""Columns that may follow the class because both are the disease."""
+
+UNEVEN = 3.0
+FEW_PATIENTS = 10
+
+
+def findings(passport: Mapping[str, Any]) -> list[Finding]:
+    """Sentences on a passport, errors first.
+
+    Returns:
+        Entries with ``level`` (error, warning, info), ``code`` and ``text``.
+    """
+    found = [
+        *_files(passport),
+        *_classes(passport),
+        *_copies(passport),
+        *_overlaps(passport),
+        *_search(passport),
+        *_parts(passport),
+        *_patients(passport),
+        *_bars(passport),
+        *_acquisition(passport),
+        *_columns(passport),
+    ]
+    order = {"error": 0, "warning": 1, "info": 2}
+    return sorted(found, key=lambda finding: order[finding["level"]])
+
+
+def _entry(level: FindingLevel, code: str, text: str) -> Finding:
+    return {"level": level, "code": code, "text": text}
+
+
+def _n(number: int, noun: str) -> str:
+    """``1 image``, ``1,200 images``, ``2 classes``."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def _files(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    broken = passport["quarantined"]
+    if broken:
+        first = broken[0]
+        yield _entry(
+            "warning",
+            "quarantined",
+            f"{_n(len(broken), 'file')} could not be read and are left out, e.g. {first['path']} "
+            f"({first['reason']}).",
+        )
+    for reason, count in passport["excluded"].items():
+        yield _entry("info", "excluded", f"{_n(count, 'image')} not used: {reason}.")
+    for note in passport["notes"]:
+        yield _entry("warning", "layout", note[:1].upper() + note[1:] + ".")
+
+
+def _classes(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    classes = passport["classes"]
+    if len(classes) < 2:
+        yield _entry(
+            "error",
+            "one-class",
+            f"Only one class ({', '.join(classes)}): nothing can be told apart.",
+        )
+        return
+    balance = passport["class_balance"]
+    sizes = ", ".join(f"{class_title(name)} {count:,}" for name, count in classes.items())
+    p = "p < 0.001" if balance["p"] < 0.001 else f"p = {balance['p']:.3f}"
+    yield _entry(
+        "info",
+        "class-sizes",
+        f"Images per class: {sizes}; against equal sizes χ² = {balance['chi2']:.1f}, {p}.",
+    )
+    ratio = balance["ratio"]
+    if ratio >= UNEVEN:
+        least, most = min(classes, key=classes.get), max(classes, key=classes.get)
+        yield _entry(
+            "warning",
+            "class-imbalance",
+            f"{class_title(most)} has {ratio:.1f} times as many images as "
+            f"{class_title(least)}: accuracy hides errors on the rare class; read balanced "
+            "accuracy.",
+        )
+    if "benign" in classes:
+        yield _entry(
+            "info",
+            "benign-means-hematogones",
+            "Benign means hematogones (benign B-cell precursors), not healthy blood.",
+        )
+
+
+def _copies(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    for conflict in passport["label_conflicts"]:
+        names = " and ".join(class_title(name) for name in conflict["labels"])
+        yield _entry(
+            "error",
+            "label-conflict",
+            f"The same picture carries two classes ({names}): {', '.join(conflict['paths'])}.",
+        )
+    exact = passport["exact_duplicates"]
+    if exact["pairs"]:
+        yield _entry(
+            "warning",
+            "exact-duplicates",
+            f"{_n(len(exact['groups']), 'group')} of duplicates ({_n(exact['images'], 'image')}): "
+            "a random split tests on training images.",
+        )
+    pixels = passport["pixel_duplicates"]
+    if pixels["pairs"]:
+        yield _entry(
+            "warning",
+            "pixel-duplicates",
+            f"{_n(len(pixels['groups']), 'group')} of different files with equal pixels "
+            f"({_n(pixels['images'], 'image')}).",
+        )
+    near = passport["near_duplicates"]
+    if near["pairs"]:
+        turned = f", {near['turned']:,} flipped or turned" if near["turned"] else ""
+        yield _entry(
+            "warning",
+            "near-duplicates",
+            f"{_n(near['pairs'], 'pair')} of near-duplicates{turned} "
+            f"({_n(near['images'], 'image')}): one cell or field, taken or saved twice.",
+        )
+    twins = passport["twins"]
+    if twins["pairs"]:
+        yield _entry(
+            "warning",
+            "twins",
+            f"{_n(twins['images'], 'image')} are a field and its segmented twin: they must stay "
+            "together in a split.",
+        )
+
+
+def _overlaps(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    overlaps = passport["overlaps"]
+    if overlaps["groups"]:
+        yield _entry(
+            "warning",
+            "overlaps",
+            f"{_n(overlaps['images'], 'image')} in {_n(overlaps['groups'], 'group')} show the "
+            f"same place of a smear, shifted (largest group {overlaps['largest']}): a random "
+            "split shows the model cells of its test images.",
+        )
+
+
+def _search(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    search = passport.get("search")
+    if search is None:
+        return
+    text = f"More than {search['index_from']:,} images: {SLOW}."
+    if search["library"]:
+        text = (
+            f"More than {search['index_from']:,} images: an index ({search['library']}) proposed "
+            "the pairs that were compared. It can miss a few links; it invents none."
+        )
+    yield _entry("info", "search", text)
+
+
+def _parts(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    given = passport["given_parts"]
+    if given["leaking_components"]:
+        images = sum(len(group) for group in given["leaking_components"])
+        yield _entry(
+            "error",
+            "given-parts-leak",
+            f"The data's own parts ({', '.join(given['parts'])}) share "
+            f"{_n(len(given['leaking_components']), 'group')} of equal or overlapping images "
+            f"({_n(images, 'image')}).",
+        )
+    if given["leaking_patients"]:
+        yield _entry(
+            "error",
+            "given-parts-share-patients",
+            f"{_n(len(given['leaking_patients']), 'patient')} appear in more than one of the "
+            f"data's own parts, e.g. {next(iter(given['leaking_patients']))}.",
+        )
+
+
+def _patients(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    patients = passport["patients"]
+    if not patients["n"]:
+        yield _entry(
+            "warning",
+            "no-patients",
+            "No patient is named, so a score on unseen patients cannot be measured; the "
+            "acquisition protocols are a proxy.",
+        )
+        return
+    if patients["images"] < passport["n_usable"]:
+        missing = passport["n_usable"] - patients["images"]
+        yield _entry("warning", "patients-missing", f"{_n(missing, 'image')} without a patient id.")
+    for group in patients["merged"]:
+        yield _entry(
+            "warning",
+            "patients-merged",
+            f"The patient ids {', '.join(group)} share the same cells: treated as one patient.",
+        )
+    if patients["links_across"]:
+        yield _entry(
+            "warning",
+            "patients-overlap",
+            f"{_n(patients['links_across'], 'pair')} of overlapping images or near-duplicates have "
+            "different patient ids: check the ids.",
+        )
+    few = [
+        f"{class_title(name)} {count}"
+        for name, count in patients["by_class"].items()
+        if count < FEW_PATIENTS
+    ]
+    if few:
+        yield _entry(
+            "warning",
+            "few-patients",
+            f"Few patients ({', '.join(few)}): a score on unseen patients is uncertain, however "
+            "many images there are.",
+        )
+
+
+def _bars(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    bars = passport["scale_bars"]
+    if not bars["images"]:
+        return
+    v = bars["cramers_v"]
+    strong = v is not None and v >= STRONG
+    tail = (
+        f" Its style follows the class (Cramér's V {v:.2f}): a model can read the class off it."
+        if strong
+        else " A model may read the session off it."
+    )
+    yield _entry(
+        "warning",
+        "scale-bar",
+        f"{bars['images']:,} of {_n(passport['n_usable'], 'image')} have a burned-in scale "
+        f"bar.{tail}",
+    )
+
+
+def _acquisition(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    acquisition = passport["acquisition"]
+    if not acquisition["applicable"]:
+        yield _entry(
+            "info",
+            "acquisition-not-applicable",
+            f"Acquisition clusters do not apply: {acquisition['reason']}.",
+        )
+        return
+    v = acquisition["cramers_v"]
+    if v is None:
+        return
+    strong = v >= STRONG
+    yield _entry(
+        "warning" if strong else "info",
+        "acquisition-follows-class" if strong else "acquisition",
+        f"{acquisition['clusters']} clusters of background appearance, found without labels, "
+        + (
+            f"follow the class (Cramér's V {v:.2f}): stain and light alone may suffice to guess it."
+            if strong
+            else f"hardly follow the class (Cramér's V {v:.2f})."
+        ),
+    )
+    spanning = acquisition["components_spanning_clusters"]
+    if spanning:
+        yield _entry(
+            "info",
+            "clusters-cut-slides",
+            f"{_n(spanning, 'group')} of overlapping fields span several clusters: clusters cut "
+            f"slides in two. Joined with them, {acquisition['merged_clusters']} remain (largest "
+            f"{_n(acquisition['largest_merged'], 'image')}).",
+        )
+
+
+def _columns(passport: Mapping[str, Any]) -> Iterator[Finding]:
+    columns = passport.get("columns", [])
+    tested = sum(column["p"] is not None for column in columns)
+    for column in columns:
+        if column["p_holm"] is None or column["p_holm"] >= LEVEL or not column["effect"]:
+            continue
+        name, p = column["column"], column["p_holm"]
+        shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+        family = f", corrected for {tested} columns" if tested > 1 else ""
+        biology = name in OF_THE_DISEASE
+        yield _entry(
+            "info" if biology else "warning",
+            "column-follows-class",
+            f"The column {name} ({_n(column['values'], 'value')}) follows the class "
+            f"({column['measure']} {column['effect']:.2f}, {shown} by permutation of "
+            f"{column['unit']}s{family}): "
+            + (
+                "both may be the disease; it says nothing of how the images were made."
+                if biology
+                else "a model may read it from the images in place of the disease."
+            ),
+        )

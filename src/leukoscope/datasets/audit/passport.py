@@ -1,0 +1,520 @@
+"""The audit: measure every image once, link what belongs together, write the passport."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import DataError, SplitError
+from leukoscope.core.files import atomic_path, read_json, sha256_json, write_json
+from leukoscope.core.known_classes import CLASSES
+from leukoscope.core.labels import order_classes
+from leukoscope.core.program import __version__
+from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.views import data_frame, html_note, html_table
+from leukoscope.datasets.audit.acquisition import (
+    Clustering,
+    ClusterTree,
+    cluster_images,
+    cluster_labels,
+    contingency,
+    cramers_v,
+    merge_clusters,
+)
+from leukoscope.datasets.audit.associations import associations
+from leukoscope.datasets.audit.findings import findings
+from leukoscope.datasets.audit.links import (
+    Links,
+    find_links,
+    label_conflicts,
+    leaking_parts,
+    merge_patients,
+    name_groups,
+    patients_by_part,
+    with_groups,
+)
+from leukoscope.datasets.audit.measurements import Measures, has_bar, measure_images
+from leukoscope.datasets.audit.neighbour_search import describe_search
+from leukoscope.datasets.groups import Pair, components, group_equal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+CLUSTERS = 24
+_MANIFEST, _PASSPORT, _TREE = "manifest.csv", "passport.json", "tree.npz"
+
+
+@dataclass(frozen=True)
+class PassportParts:
+    """All that the passport is written from."""
+
+    manifest: Manifest
+    given: Sequence[ImageRecord]  # the n readable images as they were loaded
+    records: Sequence[ImageRecord]  # the same with component and patient ids
+    measures: Measures  # measurements of the n images
+    links: Links
+    merged_patients: list[list[str]]  # groups of ids that were joined
+    clustering: Clustering  # acquisition clusters of the usable images
+    labels: dict[str, str]  # usable image id → acquisition cluster
+    clusters: int
+
+    def ids(self, indices: Sequence[int]) -> list[str]:
+        """Image ids, sorted."""
+        return sorted(self.records[i].image_id for i in indices)
+
+
+def describe(evidence: PassportParts) -> dict[str, Any]:
+    """The passport without its hash."""
+    manifest, links = evidence.manifest, evidence.links
+    usable = manifest.usable
+    counts = Counter(record.label for record in usable)
+    excluded = (r.reason.partition(" of ")[0] for r in manifest.images if r.status == "excluded")
+    n = len(evidence.records)
+    passport: dict[str, Any] = {
+        "schema": SCHEMA,
+        "leukoscope": __version__,
+        "root_name": manifest.root.resolve().name,
+        "n_files": len(manifest.images),
+        "n_usable": len(usable),
+        "layout": manifest.layout,
+        "notes": list(manifest.notes),
+        "classes": {name: counts[name] for name in order_classes(counts)},
+        "quarantined": [{"path": path, "reason": why} for path, why in manifest.unreadable],
+        "excluded": dict(sorted(Counter(excluded).items())),
+        "exact_duplicates": _groups(evidence, links.exact),
+        "pixel_duplicates": _groups(evidence, links.pixels),
+        "near_duplicates": {
+            **_pairs(evidence, links.near_pairs),
+            "turned": sum(pair.variant > 0 for pair in links.near),
+        },
+        "overlaps": _overlaps(evidence),
+        "twins": _pairs(evidence, links.twins),
+        "components": _components(evidence, components(n, links.all_pairs)),
+        "label_conflicts": _conflicts(evidence),
+        "patients": _patients(evidence),
+        "given_parts": _given_parts(evidence),
+        "scale_bars": _scale_bars(evidence),
+        "acquisition": _acquisition(evidence),
+        "class_balance": class_balance([counts[name] for name in order_classes(counts)]),
+    }
+    columns = associations(usable)
+    if columns:
+        passport["columns"] = [column.to_json() for column in columns]
+    search = describe_search(n)
+    if search is not None:
+        passport["search"] = search
+    passport["findings"] = findings(passport)
+    return passport
+
+
+def _groups(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+    return {
+        "pairs": sum(len(group) * (len(group) - 1) // 2 for group in groups),
+        "images": sum(len(group) for group in groups),
+        "groups": sorted(evidence.ids(group) for group in groups),
+    }
+
+
+def _pairs(evidence: PassportParts, pairs: Sequence[Pair]) -> dict[str, Any]:
+    return {**_groups(evidence, components(len(evidence.records), pairs)), "pairs": len(pairs)}
+
+
+def _overlaps(evidence: PassportParts) -> dict[str, Any]:
+    groups = components(len(evidence.records), evidence.links.overlap_pairs)
+    names = [record.image_id for record in evidence.records]
+    by_class = Counter(evidence.records[i].label for group in groups for i in group)
+    return {
+        "groups": len(groups),
+        "images": sum(len(group) for group in groups),
+        "largest": max((len(group) for group in groups), default=0),
+        "by_class": {name: by_class[name] for name in CLASSES if by_class[name]},
+        "pairs": sorted(
+            [names[o.first], names[o.second], o.dx, o.dy, o.score] for o in evidence.links.overlaps
+        ),
+    }
+
+
+def _components(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+    sizes = Counter(len(group) for group in groups)
+    return {
+        "groups": len(groups),
+        "images": sum(len(group) for group in groups),
+        "largest": max(sizes, default=0),
+        "sizes": {str(size): sizes[size] for size in sorted(sizes)},
+    }
+
+
+def _conflicts(evidence: PassportParts) -> list[dict[str, Any]]:
+    found = []
+    for group in label_conflicts(evidence.records, evidence.links):
+        members = sorted((evidence.records[i] for i in group), key=lambda r: r.path)
+        found.append(
+            {
+                "images": [record.image_id for record in members],
+                "paths": [record.path for record in members],
+                "labels": list(order_classes({r.label for r in members} - {""})),
+            }
+        )
+    return sorted(found, key=lambda entry: entry["paths"])
+
+
+def _patients(evidence: PassportParts) -> dict[str, Any]:
+    usable = [record for record in evidence.records if record.status == "ok"]
+    ids = {record.patient_id for record in usable} - {""}
+    by_class = {
+        name: len({r.patient_id for r in usable if r.label == name and r.patient_id})
+        for name in order_classes(r.label for r in usable)
+    }
+    links = evidence.links
+    across = sum(
+        1
+        for i, j in links.near_pairs + links.overlap_pairs
+        if evidence.records[i].patient_id != evidence.records[j].patient_id
+    )
+    return {
+        "n": len(ids),
+        "n_given": len({r.patient_id for r in evidence.given if r.status == "ok"} - {""}),
+        "images": sum(bool(record.patient_id) for record in usable),
+        "by_class": by_class,
+        "merged": evidence.merged_patients,
+        "links_across": across,
+    }
+
+
+def _given_parts(evidence: PassportParts) -> dict[str, Any]:
+    usable = [record for record in evidence.records if record.status == "ok"]
+    parts = Counter(record.given_part for record in usable if record.given_part)
+    leaks = leaking_parts(evidence.records, evidence.links)
+    patients = [record.patient_id for record in evidence.records]
+    return {
+        "parts": dict(sorted(parts.items())),
+        "leaking_components": sorted(evidence.ids(group) for group in leaks),
+        "leaking_patients": patients_by_part(evidence.records, patients),
+    }
+
+
+def _scale_bars(evidence: PassportParts) -> dict[str, Any]:
+    present = has_bar(evidence.measures)
+    usable = [i for i, record in enumerate(evidence.records) if record.status == "ok"]
+    labels = [evidence.records[i].label for i in usable]
+    names = order_classes(labels)
+    with_bar = [i for i in usable if present[i]]
+    by_class = Counter(evidence.records[i].label for i in with_bar)
+    rows = [_bar_style(evidence, i) for i in usable]
+    number = {style: k for k, style in enumerate(sorted(set(rows)))}
+    association = None
+    if len(names) > 1:
+        table = contingency([names.index(label) for label in labels], [number[s] for s in rows])
+        association = cramers_v(table)
+    boxes = evidence.measures.bar[with_bar]
+    return {
+        "images": len(with_bar),
+        "by_class": {name: by_class[name] for name in names},
+        "red": int(evidence.measures.bar_red[with_bar].sum()),
+        "boxes": {
+            side: [int(column.min()), int(column.max())]
+            for side, column in zip(("x0", "y0", "x1", "y1"), boxes.T, strict=True)
+            if with_bar
+        },
+        "cramers_v": association,
+    }
+
+
+def _bar_style(evidence: PassportParts, i: int) -> tuple[str, int, int]:
+    """Colour and size of an image's bar, in steps of 4 % of the image; empty where none."""
+    x0, y0, x1, y1 = (int(value) for value in evidence.measures.bar[i])
+    if x0 < 0:
+        return "", 0, 0
+    record = evidence.records[i]
+    colour = "red" if evidence.measures.bar_red[i] else "black"
+    return colour, round(25 * (x1 - x0) / record.width), round(25 * (y1 - y0) / record.height)
+
+
+def _acquisition(evidence: PassportParts) -> dict[str, Any]:
+    found = evidence.clustering
+    if found.tree is None:
+        return {"applicable": False, "reason": found.reason}
+    label_of = {record.image_id: record.label for record in evidence.records}
+    labels = [label_of[name] for name in found.ids]
+    names = order_classes(labels)
+    y = [names.index(label) for label in labels]
+    clusters = sorted(set(evidence.labels.values()))
+    assigned = [clusters.index(evidence.labels[name]) for name in found.ids]
+    table = contingency(assigned, y)
+    numbers = np.array(assigned, np.int64)
+    groups = group_equal(found.tied.tolist())
+    merged = merge_clusters(numbers, groups)
+    spanning = sum(len({assigned[i] for i in group}) > 1 for group in groups)
+    return {
+        "applicable": True,
+        "clusters": len(clusters),
+        "scaled_by_overlaps": found.tree.whitened,
+        "class_by_cluster": {
+            cluster: {name: int(row[k]) for k, name in enumerate(names)}
+            for cluster, row in zip(clusters, table, strict=True)
+        },
+        "cramers_v": cramers_v(table),
+        "components_spanning_clusters": spanning,
+        "merged_clusters": len(set(merged.tolist())),
+        "largest_merged": int(np.bincount(merged).max()),
+        "given": _agreement(evidence, numbers),
+    }
+
+
+def _agreement(evidence: PassportParts, clusters: Any) -> dict[str, Any] | None:
+    """How well the clusters agree with acquisition ids that the data names itself."""
+    named = {record.image_id: record.acquisition_id for record in evidence.given}
+    ids = [named[name] for name in evidence.clustering.ids]
+    if "" in ids or len(set(ids)) < 2:
+        return None
+    number = {name: k for k, name in enumerate(sorted(set(ids)))}
+    table = contingency([number[name] for name in ids], clusters)
+    return {"ids": len(number), "adjusted_rand": adjusted_rand(table)}
+
+
+def adjusted_rand(table: Any) -> float:
+    """Agreement of two partitions beyond chance (Hubert & Arabie 1985).
+
+    Args:
+        table: (R, C) counts.
+
+    Returns:
+        1 for equal partitions, about 0 for unrelated ones.
+
+    >>> adjusted_rand(np.array([[3.0, 0.0], [0.0, 2.0]]))
+    1.0
+    """
+
+    def pairs(counts: Any) -> float:
+        return float((counts * (counts - 1) / 2).sum())
+
+    both, rows, columns = pairs(table), pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
+    n = float(table.sum())
+    chance = rows * columns / (n * (n - 1) / 2)
+    most = (rows + columns) / 2
+    return round((both - chance) / (most - chance), 4) if most > chance else 1.0
+
+
+def class_balance(counts: Sequence[int]) -> dict[str, Any]:
+    """Test of equal class sizes, and their normalised entropy.
+
+    Returns:
+        ``chi2`` (Pearson), ``p`` (K − 1 degrees of freedom), ``entropy`` (1 for equal classes),
+        ``ratio`` (largest over smallest); None where there are fewer than two classes.
+
+    >>> class_balance([10, 10])
+    {'chi2': 0.0, 'p': 1.0, 'entropy': 1.0, 'ratio': 1.0}
+    """
+    if len(counts) < 2:
+        return {"chi2": None, "p": None, "entropy": None, "ratio": None}
+    from scipy.special import chdtrc
+
+    values = np.array(counts, np.float64)
+    expected = values.mean()
+    chi2 = float(((values - expected) ** 2 / expected).sum())
+    shares = values / values.sum()
+    entropy = float(-(shares * np.log(shares)).sum() / np.log(len(values)))
+    return {
+        "chi2": round(chi2, 6),
+        "p": float(chdtrc(len(values) - 1, chi2)),
+        "entropy": round(entropy, 6),
+        "ratio": round(float(values.max() / values.min()), 4),
+    }
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit found.
+
+    Attributes:
+        manifest: With component, patient and acquisition ids filled in.
+        passport: What the data set is, ready for JSON.
+        tree: Nested acquisition clusters of the usable images, or None where they do not apply.
+        clustered: The image ids that the tree's places belong to.
+        tied: For each of them the number of its component.
+    """
+
+    manifest: Manifest
+    passport: dict[str, Any]
+    tree: ClusterTree | None
+    clustered: tuple[str, ...]
+    tied: NDArray[np.int64]
+
+    def __repr__(self) -> str:
+        found = len(self.passport["findings"])
+        usable = len(self.manifest.usable)
+        return f"<Audit of {self.manifest.root}: {usable} images, {found} findings>"
+
+    def _repr_html_(self) -> str:
+        rows = [(finding["level"], finding["text"]) for finding in self.passport["findings"]]
+        return html_note(repr(self).strip("<>")) + html_table(("level", "finding"), rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an image file: the manifest, with component, patient and acquisition ids.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return data_frame(self.manifest.rows())
+
+    def acquisition_labels(self, clusters: int) -> dict[str, str]:
+        """Usable image id → acquisition cluster (``k24-00`` is the largest of 24).
+
+        Clusters of different numbers are nested.
+
+        Raises:
+            SplitError: The data shows nothing of its acquisition, or has too few images.
+        """
+        return self._names(self._cut(clusters), f"k{clusters}-")
+
+    def merged_labels(self, clusters: int) -> dict[str, str]:
+        """Usable image id → cluster after joining those that overlapping fields span.
+
+        No component of overlapping or duplicate images is cut in two.
+        """
+        labels = self._cut(clusters)
+        return self._names(merge_clusters(labels, group_equal(self.tied.tolist())), f"m{clusters}-")
+
+    def _cut(self, clusters: int) -> NDArray[np.int64]:
+        if self.tree is None:
+            reason = self.passport["acquisition"]["reason"]
+            raise SplitError(f"acquisition clusters do not apply: {reason}")
+        if clusters < 2 or clusters > len(self.clustered):
+            raise SplitError(
+                f"expected 2 to {len(self.clustered)} acquisition clusters (one an image), "
+                f"got {clusters}"
+            )
+        return self.tree.cut(clusters)
+
+    def _names(self, labels: NDArray[np.int64], prefix: str) -> dict[str, str]:
+        width = len(str(int(labels.max())))
+        names = [f"{prefix}{label:0{max(2, width)}d}" for label in labels.tolist()]
+        return dict(zip(self.clustered, names, strict=True))
+
+
+def audit(
+    manifest: Manifest,
+    *,
+    clusters: int = CLUSTERS,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 2,
+) -> Audit:
+    """Find duplicates, overlaps, twins, label conflicts, scale bars and acquisition clusters.
+
+    Args:
+        manifest: The data set, as :func:`leukoscope.load_dataset` reads it.
+        clusters: Number of acquisition clusters that the passport describes.
+        progress: Called with (steps done, steps in all); each image counts twice.
+
+    Raises:
+        DataError: No image can be used, or a file changed since it was loaded.
+    """
+    # In the order of content, so that the names of files decide nothing.
+    records = sorted(
+        (r for r in manifest.images if r.status != "quarantined"),
+        key=lambda r: (r.sha256, r.image_id),
+    )
+    if not any(record.status == "ok" for record in records):
+        raise DataError(
+            f"{manifest.root}: none of its {len(manifest.images)} files can be used",
+            hint="see `leukoscope data inspect`",
+        )
+    total = 2 * len(records)
+    paths = [manifest.path_of(record) for record in records]
+    measures = measure_images(paths, threads=threads, progress=_part(progress, 0, total))
+    links = find_links(
+        manifest,
+        records,
+        measures,
+        threads=threads,
+        progress=_part(progress, len(records), total),
+    )
+    patients, merged = merge_patients(records, links)
+    given = records
+    records = with_groups(records, name_groups(records, links), patients)
+    found = cluster_images(records, measures, links)
+    labels = cluster_labels(found, clusters)
+    filled = {
+        r.image_id: replace(r, acquisition_id=labels.get(r.image_id, r.acquisition_id))
+        for r in records
+    }
+    images = tuple(filled.get(r.image_id, r) for r in manifest.images)
+    complete = manifest.with_images(images)
+    passport = describe(
+        PassportParts(complete, given, records, measures, links, merged, found, labels, clusters)
+    )
+    passport["sha256"] = sha256_json(passport)
+    if progress is not None:
+        progress(total, total)
+    return Audit(complete, passport, found.tree, found.ids, found.tied)
+
+
+def _part(
+    progress: Callable[[int, int], None] | None, offset: int, total: int
+) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    tell = progress
+    return lambda done, _: tell(offset + done, total)
+
+
+def save_audit(audit: Audit, folder: Path) -> None:
+    """Write an audit as CSV, JSON and NPZ (no pickle), each file atomically."""
+    folder = Path(folder)
+    audit.manifest.save(folder / _MANIFEST)
+    arrays: dict[str, Any] = {
+        "clustered": np.array(audit.clustered, dtype=np.str_),
+        "tied": audit.tied,
+    }
+    if audit.tree is not None:
+        arrays["linkage"] = audit.tree.linkage
+        arrays["place"] = audit.tree.place
+        arrays["whitened"] = np.array(audit.tree.whitened)
+    with atomic_path(folder / _TREE) as temporary, temporary.open("wb") as handle:
+        np.savez_compressed(handle, **arrays)
+    write_json(folder / _PASSPORT, audit.passport)
+
+
+def load_audit(folder: Path, root: Path) -> Audit:
+    """Read what :func:`save_audit` wrote.
+
+    Raises:
+        DataError: A file is missing or damaged, or they do not belong together.
+    """
+    folder = Path(folder)
+    passport: Mapping[str, Any] = read_json(folder / _PASSPORT)
+    rest = {key: value for key, value in passport.items() if key != "sha256"}
+    if passport.get("sha256") != sha256_json(rest):
+        raise DataError(
+            f"{folder / _PASSPORT}: its contents do not fit its hash",
+            hint="delete the folder and audit again",
+        )
+    manifest = Manifest.load(folder / _MANIFEST, root)
+    manifest = replace(manifest, layout=str(passport["layout"]))
+    try:
+        with (folder / _TREE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        clustered = tuple(arrays["clustered"].tolist())
+        tied = arrays["tied"]
+        tree = None
+        if "linkage" in arrays:
+            tree = ClusterTree(arrays["linkage"], arrays["place"], bool(arrays["whitened"]))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise DataError(
+            f"{folder / _TREE}: expected the audit's clusters, but {error}",
+            hint="delete the folder and audit again",
+        ) from None
+    if set(clustered) != {record.image_id for record in manifest.usable}:
+        raise DataError(
+            f"{folder}: manifest and clusters are of different data",
+            hint="delete the folder and audit again",
+        )
+    return Audit(manifest, dict(passport), tree, clustered, tied)

@@ -1,0 +1,1 @@
+"""Probabilities that hold: temperature and vector scaling, their errors, prediction sets."""

@@ -1,0 +1,1 @@
+"""Metrics on weighted images, their intervals, and comparisons of several predictors."""

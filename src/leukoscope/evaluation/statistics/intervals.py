@@ -1,0 +1,429 @@
+"""Intervals that hold for patients, slides or clusters of images, not for images as such.
+
+Images of one patient, slide or overlapping field are not independent, so whole groups are left out
+or drawn. Three ways, by what is measured:
+
+* a proportion (accuracy, recall, specificity, precision, any mean of yes or no): Wilson's score
+  interval with the standard error of the jackknife over groups;
+* any other metric of predictions: the same standard error and Student's t on the logit scale
+  (metrics within 0–1) or the log scale (log loss, Brier score);
+* differences, shares and means of numbers: whole groups drawn with replacement (cluster bootstrap;
+  Davison & Hinkley 1997, section 3.8), with expanded percentiles (Hesterberg 2015) for few groups.
+
+Where every group has one class (patients do), groups are left out or drawn within their class;
+where a group mixes classes (acquisition clusters do), all groups together. How often these limits
+hold the truth is measured in ``docs/results/intervals.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.known_classes import Roles
+from leukoscope.evaluation.statistics.limits import (
+    Scale,
+    add_training_variance,
+    ece_gaps,
+    effective_groups,
+    exact_limits,
+    gap_limits,
+    jackknife_variance,
+    proportion_limits,
+    transformed_limits,
+)
+from leukoscope.evaluation.statistics.metrics import (
+    check_predictions,
+    hits_and_trials,
+    metric_of,
+    weighted_metrics,
+)
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+MIN_GROUPS = 20
+"""With fewer groups than this, "few groups" stands beside the number."""
+MIN_CLASS_GROUPS = 5
+"""Likewise where a class is in fewer groups than this."""
+MOST_BLOCKS = 200
+"""With more groups than this, several are left out together (delete-a-group jackknife)."""
+_BLOCK = 1 << 18  # weights held at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the limits of its confidence interval.
+
+    Attributes:
+        value: On all images; NaN where undefined.
+        low: Lower limit, NaN where no replicate was defined.
+        n_groups: Number of groups that were drawn or left out.
+        replicates: Number of resamples, or of groups left out, in which the value was defined.
+        reliable: False ("few groups") below ``MIN_GROUPS`` groups, where a class is in fewer than
+            ``MIN_CLASS_GROUPS`` of them, or where the value was undefined in more than half of
+            the replicates: the limits may then be too narrow or arbitrary.
+    """
+
+    value: float
+    low: float
+    high: float
+    n_groups: int
+    replicates: int
+    reliable: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``metrics.json``: value, low and high (None where NaN), and ``reliable``."""
+        return {
+            **{
+                name: None if math.isnan(number) else number
+                for name, number in (("value", self.value), ("low", self.low), ("high", self.high))
+            },
+            "reliable": self.reliable,
+        }
+
+
+class Sampling(TypedDict, total=False):
+    """How a bootstrap draws; every statistic with an interval takes these and passes them on."""
+
+    replicates: int  # number of replicates, 1000 unless given
+    confidence: float  # level of the intervals, 0.95 unless given
+    seed: int  # random seed, 0 unless given; equal seeds and groups give equal resamples
+
+
+def bootstrap_metrics(
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
+    names: Collection[str] | None = None,
+    fits: ArrayLike | None = None,
+    roles: Roles | None = None,
+    **how: Unpack[Sampling],
+) -> dict[str, Interval]:
+    """Every metric with its interval over groups.
+
+    Limits by the kind of metric, see the head of this module; those of ``ece`` are
+    :func:`~leukoscope.evaluation.statistics.limits.gap_limits`. A metric within 0–1 that is
+    exactly 0 or 1 gets the limits of Clopper & Pearson (1934), with the number of groups (for a
+    proportion: of groups concerned) as trials.
+
+    Args:
+        fits: (n,) which trained model answered each image, where another training would give
+            another model: limits then allow for that too
+            (:func:`~leukoscope.evaluation.statistics.limits.add_training_variance`),
+            but for ``ece``.
+        roles: What the user's own classes stand for, see :func:`~leukoscope.core.labels.role_of`.
+    """
+    truth, prob = check_predictions(y_true, y_prob, class_names)
+    resampling = Resampling.of(groups, truth, **how)
+    whole = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))), names, roles)
+    values = {name: float(value[0]) for name, value in whole.items()}
+    shares = {name: hits_and_trials(name, truth, prob, class_names, roles) for name in whole}
+    others = [
+        name
+        for name, share in shares.items()
+        if share is None and metric_of(name).interval != "binned"
+    ]
+    left_out = _left_out(resampling, truth, prob, class_names, others, roles)
+    without: dict[str, FloatArray] = {}
+    if fits is not None:
+        member = np.unique(np.asarray(fits), return_inverse=True)[1]
+        kept = (member != np.arange(member.max() + 1)[:, None]).astype(np.float64)
+        if len(kept) > 1:  # a single model cannot tell
+            without = weighted_metrics(truth, prob, class_names, kept, names, roles)
+    result = {}
+    for name, value in values.items():
+        share = shares[name]
+        if share is not None:
+            result[name] = resampling.proportion(*share, without.get(name))
+        elif metric_of(name).interval == "binned":
+            result[name] = resampling.binned(ece_gaps(truth, prob))
+        else:
+            scale: Scale = "log" if metric_of(name).interval == "log" else "logit"
+            result[name] = resampling.limits(
+                value, left_out[name], scale, without_fit=without.get(name)
+            )
+    return {name: replace(interval, value=values[name]) for name, interval in result.items()}
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    *,
+    groups: Sequence[str] | NDArray[np.generic] | None = None,
+    y_true: ArrayLike | None = None,
+    **how: Unpack[Sampling],
+) -> Interval:
+    """The mean of any value per image (coverage, set size, a score) with its interval.
+
+    Args:
+        values: (n,) one number per image; booleans are a proportion and get its limits.
+        y_true: (n,) class indices by which groups are stratified; None means not at all.
+
+    >>> interval = bootstrap_mean([0.0, 1.0] * 50, seed=1)
+    >>> interval.value, 0.35 < interval.low < 0.45 and 0.55 < interval.high < 0.65
+    (0.5, True)
+    """
+    given = np.asarray(values)
+    numbers = given.astype(np.float64)
+    classes = np.zeros(len(numbers), np.int64) if y_true is None else np.asarray(y_true, np.int64)
+    resampling = Resampling.of(groups, classes, **how)
+    if given.dtype == np.bool_:
+        return resampling.proportion(numbers, np.ones(len(numbers)))
+    sums, sizes = resampling.sums(numbers), resampling.sums(np.ones(len(numbers)))
+    drawn = np.concatenate([(c @ sums) / (c @ sizes) for c in resampling.counts()])
+    return resampling.interval(float(numbers.mean()), drawn)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How groups are drawn or left out; every call gives the same draws.
+
+    Attributes:
+        member: (n,) index of each image's group, 0 … G − 1.
+        strata: The groups that are drawn among each other, as arrays of group indices.
+        fewest: In how many groups the rarest class is.
+        seed: Of the random numbers.
+    """
+
+    member: IntArray
+    strata: tuple[IntArray, ...]
+    fewest: int
+    replicates: int
+    confidence: float
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        groups: Sequence[str] | NDArray[np.generic] | None,
+        y_true: IntArray,
+        *,
+        replicates: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> Resampling:
+        """Prepare the draws for images in ``groups`` (n,) of the classes ``y_true`` (n,).
+
+        Raises:
+            DataError: There is no image, or not one group label per image.
+        """
+        n = len(y_true)
+        labels = np.arange(n) if groups is None else np.asarray(groups)
+        if n == 0 or labels.shape != (n,):
+            raise DataError(
+                f"intervals: expected one group label for each of {n} ≥ 1 images, "
+                f"got {labels.shape}"
+            )
+        member = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+        pairs = np.unique(np.stack([member, y_true]), axis=1)  # the classes of each group
+        count = int(member.max()) + 1
+        if pairs.shape[1] == count:
+            strata = tuple(pairs[0][pairs[1] == name] for name in np.unique(pairs[1]))
+        else:
+            strata = (np.arange(count),)
+        fewest = int(np.bincount(pairs[1])[np.unique(pairs[1])].min())
+        return cls(member, strata, fewest, replicates, confidence, seed)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return int(self.member.max()) + 1
+
+    @property
+    def reliable(self) -> bool:
+        """Whether there are enough groups, and enough of each class, for an interval."""
+        return self.n_groups >= MIN_GROUPS and self.fewest >= MIN_CLASS_GROUPS
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of a mean over these groups, fewer where their sizes differ."""
+        return max(1.0, effective_groups(self.sums(np.ones(len(self.member)))) - len(self.strata))
+
+    def sums(self, values: FloatArray) -> FloatArray:
+        """(G, …) sum of each group of values (n, …) per image."""
+        out = np.zeros((self.n_groups, *values.shape[1:]))
+        np.add.at(out, self.member, values)
+        return out
+
+    def counts(self) -> Iterator[FloatArray]:
+        """Blocks (b, G): how often each group is drawn, ``replicates`` rows in all."""
+        rng = np.random.default_rng(self.seed)
+        step = max(1, _BLOCK // len(self.member))
+        for start in range(0, self.replicates, step):
+            rows = min(step, self.replicates - start)
+            counts = np.empty((rows, self.n_groups))
+            for stratum in self.strata:
+                size = len(stratum)
+                drawn = rng.integers(0, size, (rows, size)) + size * np.arange(rows)[:, None]
+                counts[:, stratum] = np.bincount(drawn.ravel(), minlength=rows * size).reshape(
+                    rows, size
+                )
+            yield counts
+
+    def weights(self) -> Iterator[FloatArray]:
+        """Blocks (b, n) of multiplicities, ``replicates`` rows in all."""
+        for counts in self.counts():
+            yield counts[:, self.member]
+
+    def blocks(self) -> tuple[IntArray, tuple[IntArray, ...]]:
+        """(G,) the block with which each group is left out, and the blocks of each stratum.
+
+        A block is one group, or several drawn at random where a stratum has more than its part of
+        ``MOST_BLOCKS``. A stratum of one group is joined with the others.
+        """
+        alone = any(len(stratum) == 1 for stratum in self.strata)
+        strata = (np.arange(self.n_groups),) if alone else self.strata
+        most, rng = max(MOST_BLOCKS // len(strata), 2), np.random.default_rng(self.seed)
+        block, places, start = np.empty(self.n_groups, np.int64), [], 0
+        for stratum in strata:
+            number = min(len(stratum), most)
+            order = np.arange(len(stratum))
+            block[stratum] = start + (rng.permutation(order) if len(order) > most else order) % most
+            places.append(np.arange(start, start + number))
+            start += number
+        return block, tuple(places)
+
+    def without_each(self) -> Iterator[FloatArray]:
+        """Blocks (b, n) of weights: 0 for what is left out, the rest of its stratum weighted up."""
+        block, places = self.blocks()
+        of_image = block[self.member]
+        step = max(1, _BLOCK // len(self.member))
+        for place in places:
+            up = len(place) / max(len(place) - 1, 1)
+            inside = np.where(np.isin(of_image, place), up, 1.0)
+            for rows in np.split(place, range(step, len(place), step)):
+                yield np.where(of_image == rows[:, None], 0.0, inside)
+
+    def limits(
+        self,
+        value: float,
+        left_out: FloatArray,
+        scale: Scale,
+        times: float = 1.0,
+        without_fit: FloatArray | None = None,
+    ) -> Interval:
+        """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
+
+        ``times`` multiplies the variance: for m new groups of G seen, 1 + G / m; ``without_fit``:
+        see :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`.
+        """
+        block, places = self.blocks()
+        used = np.isfinite(left_out)
+        reliable = self.reliable and bool(2 * used.sum() >= len(left_out))
+        low = high = value
+        if not math.isfinite(value) or not used.any():
+            low, high = math.nan, math.nan
+        elif scale == "logit" and value in (0.0, 1.0):
+            low, high = exact_limits(value * self.n_groups, self.n_groups, self.confidence)
+        elif value > 0:
+            sizes = np.bincount(block[self.member]).astype(np.float64)
+            variance, df = jackknife_variance(left_out, places, sizes)
+            if without_fit is not None:
+                variance, df = add_training_variance(without_fit, variance, df)
+            low, high = transformed_limits(
+                value, times * variance, df, confidence=self.confidence, scale=scale
+            )
+        return Interval(value, low, high, self.n_groups, int(used.sum()), reliable)
+
+    def proportion(
+        self, hits: FloatArray, trials: FloatArray, without_fit: FloatArray | None = None
+    ) -> Interval:
+        """The share Σ hits / Σ trials with the limits of a proportion of grouped images.
+
+        Args:
+            hits: (n,) 1 for each image that counts, else 0.
+            trials: (n,) 1 for each image that could count, else 0.
+            without_fit: See :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`.
+        """
+        k, n = self.sums(hits), self.sums(trials)
+        low, high = proportion_limits(
+            k, n, self.strata, confidence=self.confidence, without_fit=without_fit
+        )
+        value = float(hits.sum() / trials.sum()) if trials.any() else math.nan
+        concerned = int((n > 0).sum())
+        reliable = self.reliable and concerned >= MIN_CLASS_GROUPS
+        return Interval(value, low, high, self.n_groups, concerned, reliable)
+
+    def binned(self, gaps: FloatArray) -> Interval:
+        """A binned calibration error with limits of the error that a model of this kind has.
+
+        Args:
+            gaps: (n, bins) outcome minus probability of each image in the column of its bin.
+        """
+        drawn = np.concatenate(list(self.counts()))
+        sums = self.sums(np.column_stack([gaps, np.ones(len(gaps))]))
+        value, low, high = gap_limits(
+            sums[:, :-1], self.sums((gaps != 0).astype(np.float64)), sums[:, -1], drawn,
+            tail=self._tail(),
+        )  # fmt: skip
+        return Interval(value, low, high, self.n_groups, len(drawn), self.reliable)
+
+    def interval(self, value: float, drawn: FloatArray) -> Interval:
+        """Expanded percentiles (Hesterberg 2015) of replicates (B,); NaN ones are left out.
+
+        With G groups a bootstrap has only (G − 1) / G of the variance, and normal instead of
+        Student's tails; the percentiles are moved outwards to make up for both.
+        """
+        used = drawn[np.isfinite(drawn)]
+        tail = self._tail()
+        low, high = np.quantile(used, [tail, 1 - tail]) if len(used) else (np.nan, np.nan)
+        reliable = self.reliable and 2 * len(used) >= len(drawn) > 0
+        return Interval(value, float(low), float(high), self.n_groups, len(used), reliable)
+
+    def _tail(self) -> float:
+        """Share of replicates beyond each limit."""
+        from scipy.stats import norm, t
+
+        left = max(self.n_groups - len(self.strata), 1)
+        wider = (self.n_groups / left) ** 0.5
+        return float(norm.cdf(wider * t.ppf((1 - self.confidence) / 2, self.df)))
+
+
+def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a proportion of independent trials (Clopper & Pearson 1934).
+
+    It never covers less than ``confidence``.
+
+    Raises:
+        DataError: ``successes`` is not in 0 … n, or n is 0.
+
+    >>> [round(limit, 4) for limit in proportion_interval(10, 10)]
+    [0.6915, 1.0]
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise DataError(f"proportion: expected 0 … n successes of n ≥ 1, got {successes} of {n}")
+    return exact_limits(successes, n, confidence)
+
+
+def with_exact_limits(interval: Interval, trials: int, confidence: float) -> Interval:
+    """Those of Clopper & Pearson (1934) for a share of 0 or 1, of which no resample differs."""
+    if interval.value not in (0.0, 1.0) or interval.low != interval.high:
+        return interval
+    low, high = proportion_interval(int(interval.value) * trials, trials, confidence=confidence)
+    return replace(interval, low=low, high=high)
+
+
+def _left_out(
+    resampling: Resampling,
+    truth: IntArray,
+    prob: FloatArray,
+    class_names: Sequence[str],
+    names: Sequence[str],
+    roles: Roles | None,
+) -> dict[str, FloatArray]:
+    """Each metric without each group, (J,)."""
+    if not names:
+        return {}
+    found = [
+        weighted_metrics(truth, prob, class_names, w, names, roles)
+        for w in resampling.without_each()
+    ]
+    return {name: np.concatenate([part[name] for part in found]) for name in names}

@@ -1,0 +1,1 @@
+"""What the evidence of a study earns: shortcut sources, the rule, its sentences."""

@@ -1,0 +1,1 @@
+"""From the predictions of every fold to the entries of ``metrics.json``."""

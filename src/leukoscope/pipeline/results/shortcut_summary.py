@@ -1,0 +1,173 @@
+"""The keys ``model_on``, ``shortcuts``, ``survival`` and ``verdict`` of ``metrics.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from leukoscope.config.metrics.file import measurements
+from leukoscope.config.study import DEGRADED, PERTURBED
+from leukoscope.core.protocols import PROTOCOLS
+from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.verdict.rule import judge
+from leukoscope.evaluation.verdict.shortcuts import (
+    PAIRED,
+    advantage_share,
+    inflations,
+    share_of_tables,
+    source_of,
+    transplant_hits,
+)
+from leukoscope.pipeline.results.entries import Statistics, head_of
+
+PERTURBED_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+MODEL_ON = "model-on-"
+"""What the ``input`` of rows begins with that a model predicted on perturbed images."""
+
+
+SHARE_REPLICATES: Final = 500
+"""Enough for a limit that is compared with one half; the area under the curve is costly."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict needs beside the tables of predictions.
+
+    Attributes:
+        inapplicable: ``probe`` and ``reason`` of each probe that has nothing to see.
+        partners: Image id → class of the image whose leukocytes were painted over as well, for
+            the transplant control.
+        control: The negative control, see :mod:`leukoscope.pipeline.evidence`.
+        data_errors: Sentences of the audit's errors.
+        scale: What the grain probe knows of the pixel size.
+    """
+
+    inapplicable: Sequence[Mapping[str, str]] = ()
+    partners: Mapping[str, int] = field(default_factory=dict)
+    control: Mapping[str, Any] | None = None
+    data_errors: Sequence[str] = ()
+    scale: Mapping[str, Any] | None = None
+
+
+def model_on_entries(
+    statistics: Statistics, under: PredictionTable, recipes: Sequence[str], protocol: str
+) -> list[dict[str, Any]]:
+    """The models on perturbed versions of their own test images."""
+    found = [
+        (recipe, name, under.select(recipe=recipe, input=MODEL_ON + name))
+        for recipe in recipes
+        for name in PERTURBED
+    ]
+    return [
+        {
+            "recipe": recipe,
+            "input": name,
+            **head_of(statistics, rows, protocol),
+            "metrics": statistics.metrics(rows, protocol, PERTURBED_METRICS),
+        }
+        for recipe, name, rows in found
+        if len(rows)
+    ]
+
+
+def add_verdict(
+    metrics: dict[str, Any],
+    statistics: Statistics,
+    test: PredictionTable,
+    recipe: str,
+    evidence: Evidence,
+    metric: str = "roc_auc",
+) -> None:
+    """Add shares, survival, control and verdict.
+
+    ``metrics`` holds all other keys of ``metrics.json``; ``metric`` is what shares are of.
+    """
+    shares, sources, survival = [], [], []
+    for protocol in dict.fromkeys(test.protocol.tolist()):
+        under = test.select(protocol=protocol)
+        model = under.select(recipe=recipe, input="image")
+        if protocol not in PROTOCOLS or not len(model):
+            continue
+        colour, neutral = (under.select(input=name) for name in ("colour-only", "stain-neutral"))
+        if len(colour) and len(neutral):
+            found = share_of_tables(
+                model, colour, neutral, statistics.groups[protocol], **statistics.how
+            )
+            shares.append({"protocol": protocol, **found.to_json()})
+        sources += _sources(statistics, under, model, protocol, evidence, metric)
+        survival += _survival(statistics, under, model, protocol, metric)
+    scale = {} if evidence.scale is None else {"grain": dict(evidence.scale)}
+    metrics["shortcuts"] = {
+        "recipe": recipe,
+        "inflation": [
+            row.model_dump(mode="json")
+            for row in inflations(measurements(metrics).comparisons, recipe)
+        ],
+        "shares": shares,
+        "sources": sources,
+        "inapplicable": [dict(row) for row in evidence.inapplicable],
+        **scale,
+    }
+    metrics["survival"] = survival
+    metrics["control"] = None if evidence.control is None else dict(evidence.control)
+    metrics["data_errors"] = list(evidence.data_errors)
+    verdict = judge(measurements(metrics))
+    metrics["verdict"] = verdict.model_dump(mode="json", exclude_unset=True)
+    metrics["shortcuts"]["level"] = verdict.level
+
+
+def _sources(
+    statistics: Statistics,
+    under: PredictionTable,
+    model: PredictionTable,
+    protocol: str,
+    evidence: Evidence,
+    metric: str,
+) -> list[dict[str, Any]]:
+    """The share of each probe that speaks for a source of shortcut."""
+    found = []
+    for probe in dict.fromkeys(under.input.tolist()):
+        source = source_of(probe)
+        if source is None:
+            continue
+        rows = under.select(input=probe)
+        hits = transplant_hits(rows, evidence.partners) if probe == PAIRED else None
+        found.append(
+            {"source": source, "probe": probe}
+            | _share(statistics, model, rows, protocol, metric, hits=hits)
+        )
+    return found
+
+
+def _survival(
+    statistics: Statistics,
+    under: PredictionTable,
+    model: PredictionTable,
+    protocol: str,
+    metric: str,
+) -> list[dict[str, Any]]:
+    """The share of its advantage that the model keeps on mildly degraded test images."""
+    recipe = str(model.recipe[0])
+    tables = [(name, under.select(recipe=recipe, input=MODEL_ON + name)) for name in DEGRADED]
+    return [
+        {"recipe": recipe, "input": name} | _share(statistics, model, rows, protocol, metric)
+        for name, rows in tables
+        if len(rows)
+    ]
+
+
+def _share(
+    statistics: Statistics,
+    model: PredictionTable,
+    rows: PredictionTable,
+    protocol: str,
+    metric: str,
+    hits: Any = None,
+) -> dict[str, Any]:
+    how = statistics.how
+    how["replicates"] = min(SHARE_REPLICATES, how.get("replicates", SHARE_REPLICATES))
+    groups = statistics.groups[protocol]
+    share = advantage_share(model, rows, groups, hits=hits, metric=metric, **how)
+    head = head_of(statistics, rows, protocol)
+    return {"protocol": protocol, "group_unit": head["group_unit"], **share.to_json()}
