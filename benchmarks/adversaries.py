@@ -69,20 +69,18 @@ def _remember() -> None:
     They are drawn from one pool, so most of their images were seen before: networks, features of
     a picture, masks and numbers of a file are computed once. The study's code is not changed.
     """
-    from leukoscope.datasets.audit import links, measurements
+    _remember_features()
+    _remember_files()
+    _remember_numbers()
+
+
+def _remember_features() -> None:
     from leukoscope.learning.features import FeatureEngine
-    from leukoscope.pipeline.features import one_pass
-    from leukoscope.pipeline.features.one_pass import NumberTable, OnePass
     from leukoscope.pipeline.features.store import InputStore
 
     networks: dict[str, Any] = {}
-    network_of, compute, plan = InputStore.network, FeatureEngine.__call__, OnePass.__init__
     features: dict[bytes, NDArray[np.float32]] = {}
-    look = vars(one_pass)["observe"]
-    files: dict[bytes, Any] = {}
-    lock = Lock()
-    measure_of = measurements.audit_image
-    measures: dict[bytes, Any] = {}
+    network_of, compute = InputStore.network, FeatureEngine.__call__
 
     def network(self: InputStore, recipe: Any, seed: int) -> Any:
         key = f"{recipe.model} {recipe.preprocess.size_px} {seed}"
@@ -97,6 +95,19 @@ def _remember() -> None:
             found = compute(self, images[new])
             features.update((keys[at], row) for at, row in zip(new, found, strict=True))
         return np.stack([features[key] for key in keys])
+
+    setattr(InputStore, "network", network)  # noqa: B010
+    setattr(FeatureEngine, "__call__", call)  # noqa: B010
+
+
+def _remember_files() -> None:
+    from leukoscope.datasets.audit import links, measurements
+    from leukoscope.pipeline.features import one_pass
+
+    look, measure_of = vars(one_pass)["observe"], measurements.audit_image
+    files: dict[bytes, Any] = {}
+    measures: dict[bytes, Any] = {}
+    lock = Lock()
 
     def observe(path: Path) -> Any:
         key = blake2b(path.read_bytes(), digest_size=16).digest()
@@ -115,6 +126,17 @@ def _remember() -> None:
             measures[key] = measure_of(path)
         return measures[key]
 
+    vars(one_pass)["observe"] = observe
+    vars(measurements)["audit_image"] = measure
+    # No two drawn fields show the same cells, and this search takes most of an audit's time.
+    vars(links)["find_overlaps"] = lambda *_, **__: []
+
+
+def _remember_numbers() -> None:
+    from leukoscope.pipeline.features.one_pass import NumberTable, OnePass
+
+    plan = OnePass.__init__
+
     def numbers(table: NumberTable, seen: Any) -> NDArray[np.float64]:
         found: NDArray[np.float64] = seen._once(
             f"numbers {table.name}", lambda: table.numbers(seen)
@@ -125,16 +147,7 @@ def _remember() -> None:
         shared = [NumberTable(table.name, partial(numbers, table)) for table in tables]
         plan(self, paths, order, shared, *rest)
 
-    for owner, name, made in (
-        (InputStore, "network", network),
-        (FeatureEngine, "__call__", call),
-        (one_pass, "observe", observe),
-        (OnePass, "__init__", planned),
-        (measurements, "audit_image", measure),
-        # No two drawn fields show the same cells, and this search takes most of an audit's time.
-        (links, "find_overlaps", lambda *_, **__: []),
-    ):
-        setattr(owner, name, made)
+    setattr(OnePass, "__init__", planned)  # noqa: B010
 
 
 def run_case(case: Case, seed: int, pool: Path, complete: bool = False) -> dict[str, Any]:
@@ -142,7 +155,8 @@ def run_case(case: Case, seed: int, pool: Path, complete: bool = False) -> dict[
 
     ``complete`` adds random splits and the probes that inform; they never move a level.
     """
-    from leukoscope.study.run import run_study, study_config
+    from leukoscope.study.options import study_config
+    from leukoscope.study.run import run_study
 
     warnings.simplefilter("ignore")
     _remember()

@@ -31,7 +31,8 @@ from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
 from leukoscope.pipeline.probes import number_table
 from leukoscope.pipeline.progress import Progress
-from leukoscope.study.run import audited_in, labelled, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import audited_in, labelled
 
 SEED: Final = 42
 POOL, NEW, IN_STUDY, PER_PATIENT, COHORT = 240, 400, 48, 8, 12

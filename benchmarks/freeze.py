@@ -18,7 +18,8 @@ import leukoscope
 from leukoscope.datasets.audit.passport import load_audit
 from leukoscope.datasets.frozen_passports import freeze
 from leukoscope.pipeline.folds import plan_protocols
-from leukoscope.study.run import audited, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import audited
 
 FOLDER = Path(leukoscope.__file__).parent / "datasets" / "frozen"
 SETS = {

@@ -35,7 +35,7 @@ from leukoscope.pipeline.jobs import (
 from leukoscope.pipeline.probes import plain_logits
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.results.summary import summarise
-from leukoscope.study.run import study_config
+from leukoscope.study.options import study_config
 
 RECIPES = ("patient-spread", "patient-mean", "patient-attention")
 SHARES = "cell-share"

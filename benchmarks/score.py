@@ -34,7 +34,7 @@ from leukoscope.runtime.bundle import installed_bundles
 from leukoscope.scale.journal import ShardResult, file_of
 from leukoscope.scale.pool import TellPlace
 from leukoscope.scale.score import Workers, plan_scoring, run_scoring
-from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
+from leukoscope.scale.score_plan import Plan, Request, ScoreFolder, read_inputs
 from leukoscope.scale.shard import Task
 
 PROGRAM = [sys.executable, "-m", "leukoscope", "score"]
@@ -183,7 +183,7 @@ def memory(options: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     tell("start")
-    plan = plan_scoring(folder, [str(manifest)], options.bundle)
+    plan = plan_scoring(folder, Request((str(manifest),), options.bundle))
     tell("plan")
     run_scoring(folder, plan, Workers(count=2, threads=1, open_scorer=Nothing))
     tell("all shards (empty workers), manifest")

@@ -41,7 +41,8 @@ from leukoscope.pipeline.folds import plan_protocols, study_rows
 from leukoscope.pipeline.jobs import Labelled, part_rows
 from leukoscope.pipeline.patient_fitting import PatientTrainer, load_head_of
 from leukoscope.pipeline.progress import Progress
-from leukoscope.study.run import audited, audited_in, run_study, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import audited, audited_in, run_study
 
 MANIFEST, AUDITED = "development.csv", "audited"
 COLUMNS = ("path", "label", "patient_id")

@@ -27,8 +27,9 @@ from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.bundling import export_bundle
+from leukoscope.study.options import study_config
 from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study, study_config
+from leukoscope.study.run import run_study
 
 OPTIONS: dict[str, Any] = {
     "protocols": ["random"],

@@ -19,7 +19,7 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.study.run import study_config
+from leukoscope.study.options import study_config
 
 NAMES = ("benign", "early_pre_b", "pre_b", "pro_b")
 FOLDERS = ("Benign", "Early", "Pre", "Pro")

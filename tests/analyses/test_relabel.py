@@ -31,7 +31,7 @@ from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.phantom.morphology import draw_attributes
 from leukoscope.phantom.spec import PhantomSpec, design_cases, stream
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.study.run import study_config
+from leukoscope.study.options import study_config
 
 NAMES = ("benign", "early_pre_b", "pre_b", "pro_b")
 SWAPPED, DOUBTFUL, ODD, COPIES, PAIR = (3, 7), 12, 20, (24, 25), (30, 31)

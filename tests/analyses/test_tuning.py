@@ -40,7 +40,8 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.pages.tuning import write_tuning_page
-from leukoscope.study.run import audited, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import audited
 
 SEARCH = ["training.learning_rate=log:1e-4..1e-2", "training.batch_size=choice:16,32"]
 TINY = ["preprocess.size_px=32", "training.epochs=2", "training.precision=fp32"]

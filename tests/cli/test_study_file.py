@@ -16,7 +16,7 @@ from leukoscope.cli.main import app
 from leukoscope.config.loading import load_study_config, save_study_config
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.study.run import study_config
+from leukoscope.study.options import study_config
 
 runner = CliRunner()
 

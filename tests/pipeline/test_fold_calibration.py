@@ -27,7 +27,7 @@ from leukoscope.pipeline.jobs import (
     store_sets,
     with_calibration,
 )
-from leukoscope.study.run import study_config
+from leukoscope.study.options import study_config
 
 N = 90
 

@@ -18,7 +18,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.statistics.forecast import INSIDE, forecasts
 from leukoscope.evaluation.statistics.metrics import weighted_metrics
 from leukoscope.pipeline.results.entries import Statistics, result_entry
-from leukoscope.study.run import study_config
+from leukoscope.study.options import study_config
 
 CLASSES, NAMES = ("healthy", "all"), ("accuracy", "roc_auc")
 SIGNAL = (2.2, 1.2)  # distance of the classes, spread between patients

@@ -16,8 +16,9 @@ from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.remote_fits import FitKey
 from leukoscope.scale import fit_pool, pool
 from leukoscope.scale.fit_pool import executor_of, run_here
+from leukoscope.study.options import study_config
 from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study, study_config
+from leukoscope.study.run import run_study
 
 KEYS = [FitKey("recipe", "quick", "random", fold) for fold in range(3)]
 

@@ -30,7 +30,8 @@ from leukoscope.runtime.engines import open_engine
 from leukoscope.study import bundling, external
 from leukoscope.study.external import check_external, names_of
 from leukoscope.study.final_model import load_final_model, write_graphs
-from leukoscope.study.run import run_study, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import run_study
 
 runner = CliRunner()
 COLUMNS = ("path", "label", "patient_id", "cohort")

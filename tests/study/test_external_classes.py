@@ -16,7 +16,7 @@ from leukoscope.core.known_classes import Role
 from leukoscope.core.records import ImageRecord
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.study.external import _table, summarise_external
-from leukoscope.study.run import external_values, study_config
+from leukoscope.study.options import external_values, study_config
 
 BUNDLE = ("aml", "apl")
 SIDES: dict[str, Role] = {"aml": "malignant", "hairy_cell": "malignant", "thing": "other"}

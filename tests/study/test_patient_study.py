@@ -20,8 +20,9 @@ from leukoscope.pipeline.progress import Progress
 from leukoscope.runtime.by_patient import PatientCollector, features_of, patients_of_table
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.external import evaluate_bundle, evaluate_external
+from leukoscope.study.options import study_config
 from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study, study_config
+from leukoscope.study.run import run_study
 
 RECIPES = ("patient-spread", "patient-mean", "patient-attention")
 OVERRIDES = ["preprocess.size_px=64", "bootstrap=100", "control_draws=2", "explanations=1"]

@@ -19,7 +19,6 @@ from leukoscope.core.errors import (
     ConfigError,
     DataError,
     MissingExtraError,
-    UnknownNameError,
     UsageError,
 )
 from leukoscope.core.files import read_csv, read_json
@@ -40,8 +39,9 @@ from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study import bundling, final_model
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.final_model import add_similar, all_drawn
+from leukoscope.study.options import study_config
 from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study, study_config
+from leukoscope.study.run import run_study
 
 OPTIONS = {
     "protocols": ["random", "grouped", "acquisition", "given"],
@@ -401,30 +401,6 @@ def test_without_torch_a_study_says_so_before_the_audit(
     ):
         run_study(phantoms, tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists()
-
-
-def test_another_backbone_brings_its_normalisation_and_marks_the_recipe(phantoms: Path) -> None:
-    own = study_config(phantoms, recipes=("resnet50",)).recipes[0]
-    recipe = study_config(
-        phantoms, recipes=("resnet50",), backbone="tf_efficientnet_lite0"
-    ).recipes[0]
-    assert recipe.name == "resnet50-on-tf_efficientnet_lite0"
-    assert "instead of resnet50" in recipe.title
-    assert recipe.model.backbone == "tf_efficientnet_lite0"
-    assert recipe.preprocess.mean == (0.5, 0.5, 0.5) != own.preprocess.mean
-    assert recipe.preprocess.steps == own.preprocess.steps
-    assert recipe.training == own.training
-    scratch = study_config(phantoms, recipes=("resnet50",), backbone="bn-cnn").recipes[0]
-    assert scratch.model.weights == "none"
-    with pytest.raises(UnknownNameError, match="resnet5000"):
-        study_config(phantoms, backbone="resnet5000")
-
-
-def test_weights_are_named_in_full(phantoms: Path, tmp_path: Path) -> None:
-    recipe = study_config(phantoms, weights=str(tmp_path / "a.safetensors")).recipes[0]
-    assert recipe.name == DEFAULT_RECIPE
-    assert recipe.model.weights == str((tmp_path / "a.safetensors").resolve())
-    assert study_config(phantoms, weights="none").recipes[0].model.weights == "none"
 
 
 def test_a_study_without_bundle_saves_the_last_fit_and_still_reports(

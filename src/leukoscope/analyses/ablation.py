@@ -33,7 +33,8 @@ from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.study.run import read_data, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import read_data
 
 RESULT = "ablation.json"
 WHOLE = "whole"
@@ -78,7 +79,7 @@ def plan_ablation(
         without: Parts to leave out, one arm each; ``a+b`` leaves out both in one arm. See
             :func:`recipe_without`.
         settings: ``key=value`` changes, one arm each.
-        **options: Of :func:`~leukoscope.study.run.study_config`, the same for all arms.
+        **options: See :class:`~leukoscope.study.options.StudyOptions`, the same for all arms.
 
     Raises:
         UsageError: Nothing to leave out, an arm given twice, or a change without effect.

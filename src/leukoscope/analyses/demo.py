@@ -21,7 +21,8 @@ from leukoscope.pipeline.progress import Listener
 from leukoscope.runtime.outputs import PredictionWriter
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.runtime.similar import COLUMNS, contact_sheet
-from leukoscope.study.run import run_study, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import run_study
 
 IMAGES = 160
 NEW_SEED = 1  # the images that are predicted come from sessions the model has not seen

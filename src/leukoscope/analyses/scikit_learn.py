@@ -31,7 +31,8 @@ from leukoscope.learning.features import extract_features
 from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.pipeline.progress import Progress
-from leukoscope.study.run import audited, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import audited
 
 
 class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

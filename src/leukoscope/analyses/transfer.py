@@ -48,7 +48,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.audit.links import SharedImage, shared_images, without_shared
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.study.run import read_data, study_config
+from leukoscope.study.options import study_config
+from leukoscope.study.run import read_data
 
 if TYPE_CHECKING:
     import torch
@@ -145,8 +146,9 @@ def plan_transfer(
         source_overrides: ``key=value`` for phase 1 alone, applied last.
         freeze: Whether phase 2 trains the head alone.
         conv: Widths of additional convolutions before the head of phase 2.
-        **options: Of :func:`~leukoscope.study.run.study_config`. Protocols, folds and overrides of
-            the study apply to the target alone; overrides of the recipe to both phases.
+        **options: See :class:`~leukoscope.study.options.StudyOptions`. Protocols, folds and
+            overrides of the study apply to the target alone; overrides of the recipe to both
+            phases.
 
     Raises:
         ConfigError: An option does not fit.
@@ -171,13 +173,7 @@ def plan_transfer(
         "protocols": (protocol,), "folds": 1, "overrides": own, "roles": of_source_roles
     }  # fmt: skip
     first = study_config(source, **{**common, **of_source})
-    changed = apply_overrides(both.first_phase().model_dump(), of_recipe)
-    phase1 = validate(Recipe, changed, f"phase 1 of {both.name}")
-    if phase1.training.method != "gradient" or phase1.training.freeze == "all":
-        raise ConfigError(
-            "phase 1 with a frozen backbone would leave nothing to take over",
-            hint="--freeze freezes the backbone in phase 2 alone",
-        )
+    phase1 = _first_phase(both, of_recipe)
     values = both.model_dump() | {"phase1": {}}
     if freeze:
         values["training"]["freeze"] = "all"
@@ -185,6 +181,18 @@ def plan_transfer(
         values["model"]["conv"] = tuple(conv)
     phase2 = validate(Recipe, values, f"phase 2 of {both.name}")
     return TransferPlan(measure_only(first, phase1), measure_only(base, phase2))
+
+
+def _first_phase(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """What trains in phase 1: the recipe with its table ``phase1`` and what the user changed."""
+    changed = apply_overrides(recipe.first_phase().model_dump(), overrides)
+    first = validate(Recipe, changed, f"phase 1 of {recipe.name}")
+    if first.training.method != "gradient" or first.training.freeze == "all":
+        raise ConfigError(
+            "phase 1 with a frozen backbone would leave nothing to take over",
+            hint="--freeze freezes the backbone in phase 2 alone",
+        )
+    return first
 
 
 def _roles(

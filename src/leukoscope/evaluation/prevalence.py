@@ -252,6 +252,18 @@ def adjust_inversion(predicted: ArrayLike, confusion: ArrayLike) -> FloatArray:
     return np.asarray(found / found.sum())
 
 
+def check_method(name: str) -> Method:
+    """A way to adjust shares by its name.
+
+    Raises:
+        UnknownNameError: There is none of that name.
+    """
+    for method in METHODS:
+        if method == name:
+            return method
+    raise UnknownNameError("way to adjust shares", name, METHODS)
+
+
 class PrevalenceModel:
     """Adjusts the shares of new patients, by the confusions of known ones.
 
@@ -282,9 +294,7 @@ class PrevalenceModel:
         method: str = DEFAULT,
         draws: int = DRAWS,
     ) -> None:
-        if method not in METHODS:
-            raise UnknownNameError("way to adjust shares", method, METHODS)
-        self.method = method
+        self.method = check_method(method)
         self.prior = confusions.prior
         self._seed = seed
         rng = np.random.default_rng(seed)

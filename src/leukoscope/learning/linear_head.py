@@ -108,27 +108,34 @@ def fit_linear_head(
         val = _Rows(X_val, y_val, val_weight, val_units)
     _check(X, y, c_grid, val is not None)
     problem = _Problem.of(train, n_classes, class_weight, unit_penalty)
-    fits, history = [], []
-    start = problem.start
-    for c in sorted(c_grid):
+    strengths, start, fits = sorted(c_grid), problem.start, []
+    for c in strengths:
         start = problem.solve(c, start)
         fits.append(problem.raw(start))
-        row: dict[str, float | None] = {
-            "c": c,
-            "train_loss": train.scores(*fits[-1])[0],
-            "val_loss": None,
-            "val_accuracy": None,
-        }
-        if val is not None:
-            row["val_loss"], row["val_accuracy"] = val.scores(*fits[-1])
-        history.append(row)
+    history = [_measured(c, fit, train, val) for c, fit in zip(strengths, fits, strict=True)]
     best = min(range(len(history)), key=lambda i: history[i]["val_loss"] or 0.0)
-    c, (weight, bias) = sorted(c_grid)[best], fits[best]
+    c, (weight, bias) = strengths[best], fits[best]
     val_logits = None if X_val is None else np.asarray(X_val @ weight.T + bias, dtype=np.float64)
     if refit_with_val and val is not None:
         both = _Problem.of(train.followed_by(val), n_classes, class_weight, unit_penalty)
         weight, bias = both.raw(both.solve(c, both.standardised(weight, bias)))
     return LinearHead(weight, bias, c, tuple(history), val_logits)
+
+
+def _measured(
+    c: float,
+    fit: tuple[NDArray[np.float64], NDArray[np.float64]],
+    train: _Rows,
+    val: _Rows | None,
+) -> dict[str, float | None]:
+    """The line of the history about one strength."""
+    loss, accuracy = val.scores(*fit) if val is not None else (None, None)
+    return {
+        "c": c,
+        "train_loss": train.scores(*fit)[0],
+        "val_loss": loss,
+        "val_accuracy": accuracy,
+    }
 
 
 def _check(

@@ -87,6 +87,15 @@ def patients_of_folders(root: Path) -> PatientOf:
     return patient_of
 
 
+def patients_named(place: Path) -> PatientOf:
+    """The patient of an image: by a CSV with image and patient_id, or by the folder it lies in.
+
+    Raises:
+        UsageError: There is no such file or folder, or the CSV lacks a column.
+    """
+    return patients_of_folders(place) if place.is_dir() else patients_of_table(place)
+
+
 def check_patients(
     images: Iterable[str | Path | Failure],
     patient_of: PatientOf,

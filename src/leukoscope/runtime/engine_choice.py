@@ -47,22 +47,7 @@ def open_for(
         MissingExtraError: The engine is not installed.
         BundleError: The graph cannot be opened, or does not fit the record.
     """
-    if engine not in ("auto", *ENGINES):
-        raise UnknownNameError("engine", engine, ("auto", *ENGINES))
-    if precision not in ("auto", *PRECISIONS):
-        raise UnknownNameError("precision", precision, ("auto", *PRECISIONS))
-    names = [engine] if engine != "auto" else ["onnxruntime"]
-    if engine == "auto" and find_spec("openvino") is not None:
-        names.insert(0, "openvino")
-    if precision != "auto":
-        refusals = {name: refusal_reason(bundle.record, name, precision) for name in names}
-        names = [name for name in names if not refusals[name]]
-        if not names:
-            why = "; ".join(f"{name}: {words}" for name, words in refusals.items())
-            raise UsageError(
-                f"{bundle.folder}: {precision} is not offered ({why})",
-                hint="take --precision auto, which says what it took",
-            )
+    names = _usable(bundle, engine, precision)
     in_fp32 = _chosen(bundle.record, names[0], precision)[0] == "fp32"
     starts_sooner = few and len(names) > 1 and in_fp32
     names = names[::-1] if starts_sooner else names
@@ -86,6 +71,28 @@ def open_for(
             continue
         return replace(opened, reason=f"{words}; {why}")
     raise AssertionError("there is always one engine")
+
+
+def _usable(bundle: Bundle, engine: str, precision: str) -> list[str]:
+    """Installed engines that offer the precision; the one to be tried first comes first."""
+    if engine not in ("auto", *ENGINES):
+        raise UnknownNameError("engine", engine, ("auto", *ENGINES))
+    if precision not in ("auto", *PRECISIONS):
+        raise UnknownNameError("precision", precision, ("auto", *PRECISIONS))
+    names = [engine] if engine != "auto" else ["onnxruntime"]
+    if engine == "auto" and find_spec("openvino") is not None:
+        names.insert(0, "openvino")
+    if precision == "auto":
+        return names
+    refusals = {name: refusal_reason(bundle.record, name, precision) for name in names}
+    usable = [name for name in names if not refusals[name]]
+    if not usable:
+        why = "; ".join(f"{name}: {words}" for name, words in refusals.items())
+        raise UsageError(
+            f"{bundle.folder}: {precision} is not offered ({why})",
+            hint="take --precision auto, which says what it took",
+        )
+    return usable
 
 
 def offered_variants(record: BundleRecord) -> Iterator[tuple[str, str]]:

@@ -14,18 +14,18 @@ from leukoscope.core.errors import MissingExtraError, UnknownNameError, UsageErr
 from leukoscope.core.files import atomic_path, csv_writer, sha256_file, write_json
 from leukoscope.core.folder_lock import only_writer
 from leukoscope.core.program import __version__
-from leukoscope.runtime.bundle import installed_bundles, read_bundle
+from leukoscope.runtime.bundle import Bundle, installed_bundles, read_bundle
 from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
-from leukoscope.scale.fetching import URL_RULES, UrlRule, local_files
+from leukoscope.scale.fetching import URL_RULES, local_files
 from leukoscope.scale.image_names import image_names
 from leukoscope.scale.journal import Journal, ShardResult, read_journal
 from leukoscope.scale.score_plan import (
     Plan,
+    Request,
     ScoreFolder,
-    differences,
     load_plan,
     read_inputs,
     sample_inputs,
@@ -89,18 +89,9 @@ class ScoreResult:
 
 def plan_scoring(
     folder: ScoreFolder,
-    sources: Sequence[str],
-    bundle: Path | None = None,
+    request: Request,
     *,
-    root: str | None = None,
-    engine: str = "auto",
-    precision: str = "auto",
-    um_per_px: float | None = None,
-    scale_bar_um: float | None = None,
-    whole: bool = False,
-    shard_images: int | None = None,
     workers: int = 1,
-    urls: UrlRule = "none",
     note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Write down what is to be done: every image's name, the bundle, how it is opened.
@@ -109,75 +100,67 @@ def plan_scoring(
 
     Args:
         folder: Of the run; must hold none.
-        sources: See :func:`leukoscope.scale.image_names.image_names`.
-        bundle: Its folder; None takes the installed one that the images resemble.
-        root: What relative names are relative to.
-        engine: See :func:`leukoscope.runtime.engine_choice.open_for`.
-        precision: Likewise.
-        um_per_px, scale_bar_um, whole: See :class:`~leukoscope.scale.score_plan.Plan`.
-        shard_images: Images in a shard; see :func:`leukoscope.scale.score_plan.write_inputs`.
+        request: What the user asks for.
         workers: How many there will be; the number may change later.
-        urls: Which URLs a table or list may name.
         note: Told in words of names that lead out of the folder of their table or list.
 
     Raises:
-        UsageError: The folder holds a run, nothing lies behind a source, or a table names a URL
-            against the rule.
+        UsageError: The folder holds a run, no source is named, nothing lies behind one, or a
+            table names a URL against the rule.
         DataError: A manifest cannot be read, or a URL cannot be listed.
         BundleError: The bundle is damaged.
         MissingExtraError: pyarrow or fsspec is needed and not installed.
     """
-    if urls not in URL_RULES:
-        raise UnknownNameError("rule for URLs", urls, URL_RULES)
-    _check_can_begin(folder, bundle, shard_images)
+    _check_can_begin(folder, request)
+    sources, urls = request.sources or (), request.urls or "none"
     with only_writer(folder.path, "scores into"):
         outside = _Outside()
-        names = image_names(sources, root, urls=urls, outside=outside.add)
-        images, inputs_sha256, shard_images = write_inputs(folder, names, shard_images, workers)
+        names = image_names(sources, request.root, urls=urls, outside=outside.add)
+        images, inputs_sha256, in_shard = write_inputs(folder, names, request.shard_images, workers)
         if not images:
             raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
         if outside.count:
             what = "names that lead out of the folder of their list"
             note(f"{what}: {outside.count:,}, such as {outside.first}")
-        reason = f"{bundle}, named by the user"
-        if bundle is None:
-            samples = sample_inputs(folder, images, shard_images)
-            bundle, reason = _installed(samples, um_per_px, scale_bar_um, urls)
-        read = read_bundle(bundle)
-        opened = open_for(read, engine, precision, threads=1)
+        bundle, reason = _bundle(request, sample_inputs(folder, images, in_shard))
+        opened = open_for(bundle, request.engine or "auto", request.precision or "auto", threads=1)
         plan = Plan(
-            bundle=str(bundle.resolve()),
+            bundle=str(bundle.folder.resolve()),
             reason=reason,
-            bundle_sha256=read.sha256,
+            bundle_sha256=bundle.sha256,
             engine=opened.name,
             precision=opened.precision,
-            um_per_px=um_per_px,
-            scale_bar_um=scale_bar_um,
-            whole=whole,
-            shard_images=shard_images,
+            um_per_px=request.um_per_px,
+            scale_bar_um=request.scale_bar_um,
+            whole=bool(request.whole),
+            shard_images=in_shard,
             images=images,
             inputs_sha256=inputs_sha256,
-            sources=tuple(sources),
-            root=root,
+            sources=sources,
+            root=request.root,
             urls=urls,
         )
         plan.save(folder)
     return plan
 
 
-def _check_can_begin(folder: ScoreFolder, bundle: Path | None, shard_images: int | None) -> None:
+def _check_can_begin(folder: ScoreFolder, request: Request) -> None:
     """Refuse what cannot become a run before any name is listed."""
+    if not request.sources:
+        raise UsageError("which images? name a folder, a manifest or a URL")
+    if request.urls is not None and request.urls not in URL_RULES:
+        raise UnknownNameError("rule for URLs", request.urls, URL_RULES)
     if find_spec("pyarrow") is None:
         raise MissingExtraError("scoring", "score")
-    if shard_images is not None and shard_images < 1:
-        raise UsageError(f"expected at least one image in a shard, got {shard_images}")
+    if request.shard_images is not None and request.shard_images < 1:
+        raise UsageError(f"expected at least one image in a shard, got {request.shard_images}")
     if folder.plan.is_file():
         raise UsageError(
             f"{folder.path} already holds a scoring run",
             hint="add --resume to go on with it, or name a new folder with --out",
         )
-    if bundle is not None:
-        read_bundle(bundle)
+    if request.bundle is not None:
+        read_bundle(request.bundle)
 
 
 @dataclass
@@ -192,30 +175,32 @@ class _Outside:
         self.first = self.first or name
 
 
-def _installed(
-    names: Sequence[str], um_per_px: float | None, bar_um: float | None, urls: UrlRule
-) -> tuple[Path, str]:
-    """The installed bundle that some images resemble, and why it was taken."""
+def _bundle(request: Request, samples: Sequence[str]) -> tuple[Bundle, str]:
+    """The bundle that was named, or the installed one that some images resemble, and why."""
+    if request.bundle is not None:
+        return read_bundle(request.bundle), f"{request.bundle}, named by the user"
     with tempfile.TemporaryDirectory(prefix="leukoscope-") as copies:
-        fetched = local_files(names, Path(copies), urls=urls)
+        fetched = local_files(samples, Path(copies), urls=request.urls or "none")
         files = [found for found, _ in fetched if isinstance(found, Path)]
-        chosen = choose_bundle(installed_bundles(), files, um_per_px=um_per_px, bar_um=bar_um)
-    return chosen.predictor.bundle.folder, chosen.why
+        chosen = choose_bundle(
+            installed_bundles(), files, um_per_px=request.um_per_px, bar_um=request.scale_bar_um
+        )
+    return chosen.predictor.bundle, chosen.why
 
 
-def resume_plan(folder: ScoreFolder, asked: dict[str, Any]) -> Plan:
+def resume_plan(folder: ScoreFolder, request: Request) -> Plan:
     """The plan of a run that goes on.
 
     Args:
         folder: Of the run.
-        asked: Options given again, by the names of :class:`Plan`; None where they were not.
+        request: Options given again.
 
     Raises:
         UsageError: There is no such run, or an option differs from its plan.
         DataError: The plan is damaged.
     """
     plan = load_plan(folder)
-    if changed := differences(plan, asked):
+    if changed := request.differences(plan):
         raise UsageError(
             f"{folder.plan}: the run was begun otherwise: {'; '.join(changed)}",
             hint="resume with --out and --resume alone, or name a new folder",

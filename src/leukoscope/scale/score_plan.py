@@ -18,7 +18,6 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -134,6 +133,48 @@ class Plan:
         write_json(folder.plan, {"schema": SCHEMA, **asdict(self)})
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a scoring run; None where the user left it open.
+
+    A new run takes the default for what is open, one that goes on takes what its plan says.
+
+    Attributes:
+        sources: See :func:`leukoscope.scale.image_names.image_names`.
+        bundle: Its folder. Default: the installed one that the images resemble.
+        root: What relative names are relative to.
+        urls: Which URLs a table or list may name. Default: none.
+        engine: See :func:`leukoscope.runtime.engine_choice.open_for`. Default: auto.
+        precision: Likewise.
+        um_per_px: See :class:`Plan`, like all below.
+        scale_bar_um: Default: unknown.
+        whole: Default: large images are cut.
+        shard_images: Default: see :func:`write_inputs`.
+    """
+
+    sources: tuple[str, ...] | None = None
+    bundle: Path | None = None
+    root: str | None = None
+    urls: UrlRule | None = None
+    engine: str | None = None
+    precision: str | None = None
+    um_per_px: float | None = None
+    scale_bar_um: float | None = None
+    whole: bool | None = None
+    shard_images: int | None = None
+
+    def differences(self, plan: Plan) -> list[str]:
+        """What of it differs from a plan, in words."""
+        asked = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.bundle is not None:
+            asked["bundle"] = str(self.bundle.resolve())
+        return [
+            f"{name.replace('_', ' ')} is {getattr(plan, name)}, asked for {value}"
+            for name, value in asked.items()
+            if value is not None and getattr(plan, name) != value
+        ]
+
+
 def load_plan(folder: ScoreFolder) -> Plan:
     """Read ``plan.json``.
 
@@ -223,12 +264,3 @@ def sample_inputs(
         inside = list(read_inputs(folder, shard))
         names += [inside[row % shard_images] for row in rows if row // shard_images == shard]
     return names
-
-
-def differences(plan: Plan, asked: dict[str, Any]) -> list[str]:
-    """What of the options given differs from a plan, in words."""
-    return [
-        f"{name.replace('_', ' ')} is {getattr(plan, name)}, asked for {value}"
-        for name, value in asked.items()
-        if value is not None and getattr(plan, name) != value
-    ]

@@ -86,13 +86,12 @@ def export_bundle(
     images of all folds of the strictest protocol, as the models answer that held them out
     (:mod:`leukoscope.pipeline.results.out_of_fold`): no patient or cluster behind them was trained
     on by the model that answers. The ``val`` part scales the scores of the gate; on it is measured
-    in which engine and precision the graph may serve. A bundle that lies in ``out`` is replaced as
-    a whole.
+    in which engine and precision the graph may serve.
 
     Args:
         run: The study's folder.
         recipe: One of its recipes.
-        out: The bundle's folder.
+        out: The bundle's folder; a bundle that lies in it is replaced as a whole.
         int8: Also quantise the graph.
         um_per_px: Pixel scale of the training images in µm, where it is known.
         compact: Store the weights in half the bytes (:mod:`leukoscope.learning.export_variants`).
@@ -103,46 +102,66 @@ def export_bundle(
         UsageError: The study made no final fit, or int8 is asked of a study of patients.
         LeukoscopeError: An engine in fp32 and the torch model disagree.
     """
-    from leukoscope.phantom.render import golden_phantoms
     from leukoscope.reporting.study.card import render_model_card
 
     files = RunFiles.open(run.path)
-    if int8 and files.config.unit == "patient":
-        raise UsageError(
-            f"{run.path}: what int8 would change in the answer for a patient is not measured",
-            hint="export without --int8",
-        )
+    _check_int8(files, int8)
     final = load_final_model(files, recipe)
     check_unchanged(final.manifest)  # trained_on.txt is to name the files that it was trained on
     unseen = UnseenImages.of_run(files, recipe)
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
-    engine, head = open_engine(graph), final.patient_head
+    engine = open_engine(graph)
     outputs = _outputs(final, run, engine)
     gate, limits = _gate(final, unseen, outputs, engine)
-    phantoms = golden_phantoms()
-    golden = np.stack([apply_preprocess(p, final.meta.recipe.preprocess) for p in phantoms])
+    phantoms, golden = _golden(final)
     material = _material(final, unseen, gate, limits, golden, "compact" if compact else "fp32")
     variants, answers = measure_variants(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
     record = _record(files, recipe, final, unseen, limits, variants, known, um_per_px)
-    packed: dict[str, bytes] = {}
-    if head is None:  # whoever counts cells asks what each cell is, not whose
-        confusions, of_confusions = _confusions(unseen, record.calibration)
-        record = record.model_copy(update={"confusions": confusions})
-        packed[confusions.tensors] = of_confusions
-    else:
-        packed[HEAD] = head_to_bytes(final.meta.recipe.patient.kind, head)
-    packed |= {
+    record, by_unit = _with_confusions_or_head(record, final, unseen)
+    packed = {
         MODEL: graph,
         **({MODEL_INT8: quantised} if quantised and _serves_int8(variants) else {}),
         "ood.safetensors": gate.to_bytes(),
         "LICENSE": LICENCE.encode(),
         "MODEL_CARD.md": render_model_card(run).encode(),
         "trained_on.txt": _hashes(final.data, final.rows["train"]),
+        **by_unit,
         **of_cases,
         **golden_files(phantoms, engine.run(golden)["logits"], variants=answers),
     }
     return save_bundle(out, record, packed)
+
+
+def _golden(final: FinalModel) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """Drawn images that every engine must answer alike, and what the network sees of them."""
+    from leukoscope.phantom.render import golden_phantoms
+
+    phantoms = golden_phantoms()
+    steps = final.meta.recipe.preprocess
+    return phantoms, np.stack([apply_preprocess(phantom, steps) for phantom in phantoms])
+
+
+def _check_int8(files: RunFiles, asked: bool) -> None:
+    if asked and files.config.unit == "patient":
+        raise UsageError(
+            f"{files.run.path}: what int8 would change in the answer for a patient is not measured",
+            hint="export without --int8",
+        )
+
+
+def _with_confusions_or_head(
+    record: BundleRecord, final: FinalModel, unseen: UnseenImages
+) -> tuple[BundleRecord, dict[str, bytes]]:
+    """The confusions of a model of cells, or the head of one of patients, as files of the bundle.
+
+    Whoever counts cells asks what each cell is, not whose: a model of patients has no confusions.
+    """
+    if final.patient_head is not None:
+        kind = final.meta.recipe.patient.kind
+        return record, {HEAD: head_to_bytes(kind, final.patient_head)}
+    confusions, stored = _confusions(unseen, record.calibration)
+    return record.model_copy(update={"confusions": confusions}), {confusions.tensors: stored}
 
 
 def _record(

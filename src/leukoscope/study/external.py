@@ -334,21 +334,15 @@ def summarise_external(
         roles: What the classes stand for.
         row: What a row of the table is.
     """
+    names, units = table.class_names, list(groups)
     intervals = bootstrap_metrics(
-        table.y_true, table.probs, table.class_names, groups=list(groups), roles=roles, seed=0
+        table.y_true, table.probs, names, groups=units, roles=roles, seed=0
     )
-    confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(table.class_names))
-    coverage = None
-    if sets is not None:
-        truth = [table.class_names[i] for i in table.y_true]
-        held = np.array([name in names for name, names in zip(truth, sets, strict=True)])
-        coverage = bootstrap_mean(held, groups=list(groups)).to_json()
-    levels = hierarchy_metrics(
-        table.y_true, table.probs, table.class_names, groups=list(groups), roles=roles
-    )
+    confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(names))
+    levels = hierarchy_metrics(table.y_true, table.probs, names, groups=units, roles=roles)
     return evaluation_metrics({
         "schema": 1,
-        "class_names": list(table.class_names),
+        "class_names": list(names),
         "confidence": 0.95,
         "results": [
             {
@@ -374,10 +368,19 @@ def summarise_external(
                 name: round(list(decisions).count(name) / max(1, len(decisions)), 4)
                 for name in ("accept", "review", "reject")
             },
-            "coverage": coverage,
+            "coverage": None if sets is None else _coverage(table, sets, units),
         },
         "warnings": list(warnings),
     })  # fmt: skip
+
+
+def _coverage(
+    table: PredictionTable, sets: Sequence[Sequence[str]], groups: list[str]
+) -> dict[str, float | None]:
+    """How often a prediction set holds the true class, with its interval."""
+    truth = [table.class_names[i] for i in table.y_true]
+    held = np.array([name in names for name, names in zip(truth, sets, strict=True)])
+    return bootstrap_mean(held, groups=groups).to_json()
 
 
 def check_external(config: StudyConfig, class_names: Sequence[str]) -> None:

@@ -3,215 +3,39 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
-from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
-from leukoscope.config.base import validate
 from leukoscope.config.loading import (
-    apply_overrides,
-    load_recipe,
     load_study_config,
     save_study_config,
 )
 from leukoscope.config.metrics.file import StudyMetrics, save_metrics, study_metrics
-from leukoscope.config.recipe import EnsembleTraining, Recipe
-from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
+from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.folder_lock import LOCK, only_writer
-from leukoscope.core.known_classes import Roles
-from leukoscope.core.labels import check_roles, named_roles
+from leukoscope.core.labels import check_roles
 from leukoscope.core.patients import Patients
-from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder, resumes
 from leukoscope.datasets.audit.neighbour_search import search_note
 from leukoscope.datasets.audit.passport import Audit, audit, load_audit, save_audit
-from leukoscope.datasets.layouts.load import load_dataset, stated_roles
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.features.inputs import check_unchanged
 from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols, study_rows
 from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.progress import Listener, Progress, describe_environment
+from leukoscope.study.options import StudyOptions, study_config
 from leukoscope.study.result import StudyResult
 
 if TYPE_CHECKING:
     from leukoscope.pipeline.remote_fits import Executor
     from leukoscope.pipeline.results.shortcut_summary import Evidence
-
-
-def external_values(
-    paths: Sequence[Path | str],
-    layouts: Sequence[str],
-    class_map: Mapping[str, str] | None,
-    roles: Roles | None = None,
-    target: str = "",
-) -> list[dict[str, Any]]:
-    """Values of the key ``external`` of a study.
-
-    Args:
-        paths: Folder or CSV manifest of each data set.
-        layouts: Layout of each; one holds for all, and none means ``auto``.
-        class_map: Folder name → class, of every data set.
-        roles: Class → role, of every data set.
-        target: Column that is the label, of every data set.
-
-    Raises:
-        ConfigError: Neither one layout nor one for each.
-    """
-    given = list(layouts) or ["auto"]
-    given = given * len(paths) if len(given) == 1 else given
-    if len(given) != len(paths):
-        raise ConfigError(
-            f"{len(paths)} external data sets and {len(layouts)} layouts for them: expected one "
-            "layout for all, or one each in the same order"
-        )
-    return [
-        {
-            "path": str(Path(path).expanduser().resolve()),
-            "layout": layout,
-            "class_map": dict(class_map or {}),
-            "roles": {
-                **stated_roles(path, layout=layout, class_map=class_map, target=target),
-                **(roles or {}),
-            },
-            "target": target,
-        }
-        for path, layout in zip(paths, given, strict=True)
-    ]
-
-
-_OF_STUDY = (
-    "splits", "bootstrap", "confidence", "coverage", "set_score", "set_guarantee",
-    "operating_point", "explanations", "bundle", "control_draws", "um_per_px", "unit",
-)  # fmt: skip
-"""Keys of overrides that change the study; all others change every recipe."""
-
-
-def study_config(
-    data: Path | str,
-    *,
-    recipes: Sequence[str] = (),
-    unit: str = "image",
-    protocols: Sequence[str] | None = None,
-    probes: Sequence[str] | None = None,
-    overrides: Sequence[str] = (),
-    folds: int | None = None,
-    seed: int = 42,
-    layout: str = "auto",
-    class_map: dict[str, str] | None = None,
-    roles: Mapping[str, str] | None = None,
-    target: str = "",
-    backbone: str | None = None,
-    weights: str | None = None,
-    external: Sequence[Path | str] = (),
-    external_layouts: Sequence[str] = (),
-) -> StudyConfig:
-    """Resolve options to a complete configuration.
-
-    Args:
-        data: Folder or CSV manifest.
-        recipes: Recipe names or TOML files; the first becomes the bundle. Default:
-            :data:`~leukoscope.config.DEFAULT_RECIPE`, or those of
-            :data:`~leukoscope.config.PATIENT_RECIPES`.
-        unit: ``patient`` to classify each patient by all of its images together.
-        protocols: Default: all, those that do not apply are recorded with the reason.
-        probes: Default: those of :data:`~leukoscope.config.study.DEFAULT_PROBES`; ``all`` for
-            every one.
-        overrides: ``key=value`` texts. Keys that begin with ``splits.``, or name a field of the
-            study (``bootstrap``, ``coverage``, …), change the study, all others every recipe.
-        folds: Number of folds; 1 is a hold-out, None stands for
-            :func:`~leukoscope.config.study.usual_folds`.
-        seed: Seed of everything that is random.
-        layout: Name of a layout, or ``auto``.
-        class_map: Folder name → class.
-        roles: Class → ``malignant``, ``benign``, ``healthy`` or ``other``, where neither the column
-            ``role`` of a manifest nor the table of known classes says so.
-        target: Column that is the label; empty for the one that the layout gives.
-        backbone: Put it in place of each recipe's own, see :func:`replace_backbone`.
-        weights: ``imagenet``, ``none``, a file or a folder, in place of each recipe's own.
-        external: Other data to measure the bundle on; ``class_map``, ``roles`` and ``target``
-            hold for it too.
-        external_layouts: Layout of each; one for all, or none for ``auto``.
-
-    Raises:
-        ConfigError: A value is invalid; names the key.
-        UnknownNameError: No such recipe, backbone or role.
-    """
-    for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in _OF_STUDY]
-    for_recipes = [text for text in overrides if text not in for_study]
-    usual = PATIENT_RECIPES if unit == "patient" else (DEFAULT_RECIPE,)
-    chosen = _trainable_recipes(recipes or usual, for_recipes)
-    if backbone or weights:
-        chosen = [replace_backbone(recipe, backbone, weights) for recipe in chosen]
-    of_column = stated_roles(data, layout=layout, class_map=class_map, target=target)
-    stated = {**of_column, **named_roles(roles or {})}
-    values = {
-        "data": {
-            "path": str(Path(data).expanduser().resolve()),
-            "layout": layout,
-            "class_map": class_map or {},
-            "roles": stated,
-            "target": target,
-        },
-        "unit": unit,
-        "recipes": [recipe.model_dump() for recipe in chosen],
-        "protocols": list(protocols or PROTOCOLS),
-        "probes": list(chosen_probes(probes, unit)),
-        "splits": {"folds": usual_folds(chosen) if folds is None else folds},
-        "seed": seed,
-        "external": external_values(external, external_layouts, class_map, stated, target),
-    }
-    return validate(StudyConfig, apply_overrides(values, for_study), "study")
-
-
-def _trainable_recipes(names: Sequence[str], overrides: Sequence[str]) -> list[Recipe]:
-    """The recipes by name, changed as asked.
-
-    Raises:
-        ConfigError: One of them combines finished runs and cannot be trained.
-    """
-    chosen = [load_recipe(name, overrides) for name in names]
-    for recipe in chosen:
-        if isinstance(recipe.training, EnsembleTraining):
-            raise ConfigError(
-                f"recipe {recipe.name}: an ensemble of finished runs cannot be trained",
-                hint="use `leukoscope ensemble RUN…`",
-            )
-    return chosen
-
-
-def replace_backbone(recipe: Recipe, backbone: str | None, weights: str | None) -> Recipe:
-    """A recipe on another backbone, or on other weights; its name and notes say so.
-
-    Weights and the normalisation that they were trained with go together, so mean and standard
-    deviation follow the backbone; everything else stays the recipe's own.
-
-    Args:
-        recipe: The recipe.
-        backbone: A name of ``leukoscope models list`` or of timm; None keeps the recipe's.
-        weights: Default: ImageNet where such weights are published for the backbone, else none.
-    """
-    from leukoscope.learning.catalogue import backbone_info
-
-    values = recipe.model_dump()
-    if weights:
-        known = weights in ("imagenet", "none")
-        values["model"]["weights"] = weights if known else str(Path(weights).expanduser().resolve())
-    if backbone and backbone != recipe.model.backbone:
-        info = backbone_info(backbone)
-        values["name"] = f"{recipe.name}-on-{backbone.replace('.', '_')}"
-        values["title"] = f"{recipe.title}; on {backbone} instead of {recipe.model.backbone}"
-        values["notes"] = f"{recipe.notes}\nBackbone: {backbone}, not {recipe.model.backbone}."
-        values["model"]["backbone"] = backbone
-        values["preprocess"] |= {"mean": info.mean, "std": info.std}
-        if not weights:
-            values["model"]["weights"] = "none" if info.from_scratch else "imagenet"
-    return validate(Recipe, values, f"recipe {recipe.name} on {backbone}")
 
 
 def run_study(
@@ -223,19 +47,20 @@ def run_study(
     listener: Listener | None = None,
     executor: Executor | None = None,
     announce: Announce | None = None,
-    **options: Any,
+    **options: Unpack[StudyOptions],
 ) -> StudyResult:
     """Audit, split, train, measure, explain, report, and pack a bundle.
 
     Args:
-        data: A configuration from :func:`study_config`, or the data's path with its options.
+        data: A configuration from :func:`~leukoscope.study.options.study_config`, or the data's
+            path with its options.
         out: The study's folder; must be new or empty unless ``resume``.
         resume: Go on where an interrupted run stopped.
         report: Also explain, report and pack the bundle; without, stop after the statistics.
         listener: Called with (step, done, total) as the work goes on.
         executor: Does the fits in other processes; by default this one does.
         announce: Tells other processes of each gradient training, in which they take part.
-        **options: Options of :func:`study_config`, where ``data`` is a path.
+        **options: See :class:`~leukoscope.study.options.StudyOptions`, where ``data`` is a path.
 
     Raises:
         MissingExtraError: torch is not installed.

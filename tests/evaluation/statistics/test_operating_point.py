@@ -24,7 +24,7 @@ def test_other_words_are_refused_with_the_pattern(words: str) -> None:
 
 
 def test_a_study_refuses_other_words(tmp_path) -> None:
-    from leukoscope.study.run import study_config
+    from leukoscope.study.options import study_config
 
     with pytest.raises(ConfigError, match="expected the words “miss at most X %"):
         study_config(tmp_path, overrides=["operating_point=never miss"])

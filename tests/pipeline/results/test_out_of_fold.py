@@ -27,8 +27,9 @@ from leukoscope.reporting.study.card import render_model_card
 from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.study.bundling import export_bundle
+from leukoscope.study.options import study_config
 from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study, study_config
+from leukoscope.study.run import run_study
 
 PATIENTS, IMAGES = 16, 7
 SMALL = [

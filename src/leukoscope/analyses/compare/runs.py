@@ -118,15 +118,12 @@ def compare_runs(
         UnknownNameError: No such metric, recipe, class or role.
         UsageError: ``out`` is one of the runs.
     """
-    if out.resolve() in {Path(run).expanduser().resolve() for run in runs}:
-        raise UsageError(f"{out} is one of the runs", hint="name another folder with --out")
+    _check_beside(out, runs)
     progress = Progress(listener) if listener else Progress()
     with progress.step("reading the runs"):
         sources, external = read_sources(runs)
     candidates, copies = candidates_of(sources)
-    boards = make_leaderboards(candidates, protocols)
-    stated = check_roles(roles or {}, boards[0].class_names)
-    boards = [replace(board, roles={**board.roles, **stated}) for board in boards]
+    boards, stated = _with_roles(make_leaderboards(candidates, protocols), roles or {})
     candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
     settings = ComparisonSettings(metric, against, sampling(sources[0].files.config))
     check_settings(settings, boards)
@@ -135,12 +132,23 @@ def compare_runs(
     comparison |= _statistics(candidates, boards, settings, progress)
     comparison["external"] = external
     if models:
-        options: dict[str, Any] = {"threads": threads, "latency": latency}
-        options |= {"cache": out / "cache", "num_classes": len(boards[0].class_names)}
-        measure = partial(measure_recipes, **options)
+        measure = partial(measure_recipes, cache=out / "cache", threads=threads, latency=latency)
         _add_models(comparison, candidates, measure, progress, published=published)
     _write(comparison, out, progress)
     return ComparedRuns(comparison)
+
+
+def _check_beside(out: Path, runs: Sequence[Path]) -> None:
+    if out.resolve() in {Path(run).expanduser().resolve() for run in runs}:
+        raise UsageError(f"{out} is one of the runs", hint="name another folder with --out")
+
+
+def _with_roles(
+    boards: Sequence[Leaderboard], roles: Mapping[str, str]
+) -> tuple[list[Leaderboard], Roles]:
+    """The leaderboards with the roles that the user states, and these roles."""
+    stated = check_roles(roles, boards[0].class_names)
+    return [replace(board, roles={**board.roles, **stated}) for board in boards], stated
 
 
 def _head(
@@ -261,18 +269,18 @@ def _add_models(
             "Cost not measured, since a network alone does not make the prediction: "
             f"{', '.join(left)}."
         )
-    own = {}
+    own, num_classes = {}, len(comparison["class_names"])
     for recipe in recipes.values() if published else ():
         box = published_recipe(recipe)
         if box is not None and box.model.backbone != recipe.model.backbone:
             own[box.name] = box
     with progress.step("cost of the models") as tell:
-        found, notes = measure(recipes, tell=tell)
+        found, notes = measure(recipes, num_classes=num_classes, tell=tell)
     for entry in comparison["entries"]:
         entry |= found.get(entry["label"], {})
     comparison["notes"] += notes
     with progress.step("cost of the published networks") as tell:
-        found, notes = measure(own, tell=tell) if own else ({}, [])
+        found, notes = measure(own, num_classes=num_classes, tell=tell) if own else ({}, [])
     comparison["notes"] += notes
     comparison["published"] = [
         {"label": name, "title": own[name].title, "settings": own[name].model_dump(mode="json")}

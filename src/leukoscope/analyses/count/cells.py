@@ -12,8 +12,8 @@ from leukoscope.core.records import Manifest
 from leukoscope.runtime.by_patient import (
     PatientOf,
     check_patients,
+    patients_named,
     patients_of_folders,
-    patients_of_table,
 )
 from leukoscope.runtime.input_files import Inputs
 from leukoscope.runtime.large_images import NO_LEUKOCYTE, Answered
@@ -133,7 +133,7 @@ def from_images(items: Sequence[str], patients: Path | None = None) -> Material:
     """
     inputs = Inputs(items)
     if patients is not None:
-        patient_of = (patients_of_folders if patients.is_dir() else patients_of_table)(patients)
+        patient_of = patients_named(patients)
     elif len(items) == 1 and Path(items[0]).is_dir():
         patient_of = _of_one_folder(Path(items[0]))
     else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leukoscope.cli import options as opt
+from leukoscope.cli.choices import completion
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -25,6 +26,67 @@ if TYPE_CHECKING:
     from leukoscope.config.arms import ArmsFile, NamedShape, TransferResult
 
 DEFAULT_PROTOCOLS = ("deduplicated",)
+
+ArmsOutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder of all arms.")]
+ArmsProtocolOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protocol",
+        "-p",
+        autocompletion=completion("protocol"),
+        help="Protocol; may be repeated. Default: deduplicated.",
+    ),
+]
+ResumeArmsOption = Annotated[
+    bool, typer.Option("--resume", help="Resume a stopped run: the same options again.")
+]
+SourceArgument = Annotated[Path, typer.Argument(help="Data of phase 1: folder or CSV manifest.")]
+TargetArgument = Annotated[Path, typer.Argument(help="Data of phase 2: folder or CSV manifest.")]
+TransferRecipeOption = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        autocompletion=completion("recipe"),
+        help="Recipe name or file; [phase1] tells the phases.",
+    ),
+]
+SourceProtocolOption = Annotated[
+    str | None,
+    typer.Option(help="How the source is held out. Default: by patient where ids are known."),
+]
+FreezeOption = Annotated[
+    bool, typer.Option("--freeze", help="Phase 2 trains the head alone, in both arms.")
+]
+ConvOption = Annotated[
+    list[int] | None,
+    typer.Option(help="Width of a further convolution in phase 2; may be repeated."),
+]
+TransferSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value of the recipe in both phases, or of the study of TARGET.",
+    ),
+]
+SourceSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source-set", metavar="KEY=VALUE", help="Likewise, for phase 1 and its study alone."
+    ),
+]
+WithoutOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Part to leave out, one arm each: augmentation, one augmentation, a preprocessing "
+        "step, class_weights, …; a+b leaves out both. May be repeated."
+    ),
+]
+SetArmOption = Annotated[
+    list[str] | None,
+    typer.Option("--set-arm", metavar="KEY=VALUE", help="One more arm with another value."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,23 +105,23 @@ def register(app: typer.Typer) -> None:
 
 @command
 def transfer(
-    source: opt.SourceArgument,
-    target: opt.TargetArgument,
-    out: opt.ArmsOutOption,
-    recipe: opt.TransferRecipeOption = "double-transfer-resnet50",
-    protocol: opt.ArmsProtocolOption = None,
-    source_protocol: opt.SourceProtocolOption = None,
+    source: SourceArgument,
+    target: TargetArgument,
+    out: ArmsOutOption,
+    recipe: TransferRecipeOption = "double-transfer-resnet50",
+    protocol: ArmsProtocolOption = None,
+    source_protocol: SourceProtocolOption = None,
     folds: opt.FoldsOption = 1,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
-    freeze: opt.FreezeOption = False,
-    conv: opt.ConvOption = None,
-    overrides: opt.TransferSetOption = None,
-    source_set: opt.SourceSetOption = None,
+    freeze: FreezeOption = False,
+    conv: ConvOption = None,
+    overrides: TransferSetOption = None,
+    source_set: SourceSetOption = None,
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
-    resume: opt.ResumeArmsOption = False,
+    resume: ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Does pretraining on other data help? Train both ways.
@@ -101,11 +163,11 @@ def transfer(
 @command
 def ablate(
     data: opt.DataArgument,
-    out: opt.ArmsOutOption,
+    out: ArmsOutOption,
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
-    without: opt.WithoutOption = None,
-    set_arm: opt.SetArmOption = None,
-    protocol: opt.ArmsProtocolOption = None,
+    without: WithoutOption = None,
+    set_arm: SetArmOption = None,
+    protocol: ArmsProtocolOption = None,
     folds: opt.FoldsOption = 1,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
@@ -113,7 +175,7 @@ def ablate(
     overrides: opt.SetOption = None,
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
-    resume: opt.ResumeArmsOption = False,
+    resume: ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train with and without each part of a recipe.

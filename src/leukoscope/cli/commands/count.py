@@ -110,16 +110,13 @@ def count(
 
     Shares of each type, blasts, and sheets to correct.
     """
-    from leukoscope.analyses.count.cells import from_images
     from leukoscope.analyses.count.result import make_counts
     from leukoscope.analyses.count.shares import Question, blast_classes
-    from leukoscope.core.errors import UnknownNameError
-    from leukoscope.evaluation.prevalence import METHODS
+    from leukoscope.evaluation.prevalence import check_method
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.predictor import load_bundle
 
-    if method not in METHODS:
-        raise UnknownNameError("way to adjust shares", method, METHODS)
+    check_method(method)
     one_thread_each()
     predictor = load_bundle(
         bundle,
@@ -132,10 +129,7 @@ def count(
     )
     names = predictor.class_names
     question = Question(names, blast_classes(names, blast), blast_threshold / 100)
-    if truth or target or (len(images) == 1 and images[0].lower().endswith(".csv")):
-        material = _labelled(images, layout, class_map(class_names), target, patients)
-    else:
-        material = from_images(images, patients)
+    material = _material(images, patients, truth, layout, class_map(class_names), target)
     with progress_bars("images") as show:
         result, cells = make_counts(
             predictor,
@@ -152,19 +146,22 @@ def count(
     return _tell_unreadable(cells)
 
 
-def _labelled(
+def _material(
     images: list[str],
+    patients: Path | None,
+    truth: bool,
     layout: str,
     mapping: dict[str, str],
     target: str,
-    patients: Path | None,
 ) -> Material:
-    """A data set whose labels are cell types."""
-    from leukoscope.analyses.count.cells import from_labelled
+    """Images and their patients; with ``truth``, a target or a manifest, their cell types."""
+    from leukoscope.analyses.count.cells import from_images, from_labelled
     from leukoscope.core.errors import UsageError
     from leukoscope.datasets.layouts.load import load_dataset
-    from leukoscope.runtime.by_patient import patients_of_folders, patients_of_table
+    from leukoscope.runtime.by_patient import patients_named
 
+    if not (truth or target or (len(images) == 1 and images[0].lower().endswith(".csv"))):
+        return from_images(images, patients)
     if len(images) != 1:
         raise UsageError(
             f"--truth expects one data set, got {len(images)} inputs",
@@ -178,11 +175,7 @@ def _labelled(
             target=target,
             progress=lambda done, total: show("reading labels", done, total),
         )
-    patient_of = None
-    if patients is not None:
-        of_folder = patients.is_dir()
-        patient_of = (patients_of_folders if of_folder else patients_of_table)(patients)
-    return from_labelled(manifest, patient_of)
+    return from_labelled(manifest, patients_named(patients) if patients is not None else None)
 
 
 def _print(result: dict[str, Any], out: Path) -> None:

@@ -117,7 +117,8 @@ def audit_data(
     """Find duplicates, overlapping fields, scale bars, acquisition clusters, label conflicts."""
     from leukoscope.core.files import write_json
     from leukoscope.datasets.audit.contact_sheet import contact_sheet
-    from leukoscope.study.run import audited, study_config
+    from leukoscope.study.options import study_config
+    from leukoscope.study.run import audited
 
     config = study_config(
         data,
@@ -168,7 +169,8 @@ def split(
     from leukoscope.core.errors import UsageError
     from leukoscope.core.records import save_folds
     from leukoscope.pipeline.folds import plan_protocols
-    from leukoscope.study.run import audited, study_config
+    from leukoscope.study.options import study_config
+    from leukoscope.study.run import audited
 
     if frozen is not None:
         if reuse is not None:

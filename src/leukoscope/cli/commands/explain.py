@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,63 @@ if TYPE_CHECKING:
     from leukoscope.analyses.explanation_audit import AuditPlan
     from leukoscope.study.explanations import Explanation, Look, ModelSource
 
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a study or training run.")]
+RunProtocolOption = Annotated[
+    str | None, typer.Option("--protocol", "-p", help="Default: the run's first.")
+]
+ExplainedImages = Annotated[
+    list[str] | None,
+    typer.Argument(help="Image files, folders or globs. Default: test images, chosen by rule."),
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        "-m",
+        help="grad-cam, grad-cam++, occlusion or integrated-gradients; may be repeated. "
+        "Default: grad-cam; for --audit all.",
+    ),
+]
+PanelCountOption = Annotated[
+    int, typer.Option(min=1, help="Panels of right and of wrong test predictions.")
+]
+ExplainedRecipesOption = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", "-r", help="Repeat it to see two side by side. Default: first."),
+]
+BesideOption = Annotated[
+    Path | None, typer.Option("--beside", help="Another run to show beside it.")
+]
+TargetClassOption = Annotated[
+    str, typer.Option("--target", metavar="predicted|true|CLASS", help="The class explained.")
+]
+LayerOption = Annotated[
+    str | None,
+    typer.Option("--layer", help="Look at this layer. Default: the last map before pooling."),
+]
+AuditOption = Annotated[
+    bool, typer.Option("--audit", help="Measure whether heat maps are reliable.")
+]
+AuditImagesOption = Annotated[
+    int | None, typer.Option("--images", min=1, help="Test images of the audit. Default: 20.")
+]
+UnjudgedOption = Annotated[
+    bool,
+    typer.Option("--unjudged", help="Score fewer independent images than a verdict needs (20)."),
+]
+MasksOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        help="Leukocyte masks for the audit, PNG named like the images. Default: "
+        "a phantom's truth, else our segmentation.",
+    ),
+]
+ExplanationsOutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Default: a folder in RUN/explanations.")
+]
+FoldOption = Annotated[int, typer.Option("--fold", help="Whose model and test images.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
@@ -40,20 +97,20 @@ def register(app: typer.Typer) -> None:
 @command
 def explain(
     context: typer.Context,
-    run: opt.RunArgument,
-    images: opt.ExplainedImages = None,
-    method: opt.MethodOption = None,
-    count: opt.PanelCountOption = 6,
-    recipe: opt.ExplainedRecipesOption = None,
-    beside: opt.BesideOption = None,
-    protocol: opt.RunProtocolOption = None,
-    target: opt.TargetClassOption = "predicted",
-    layer: opt.LayerOption = None,
-    audit: opt.AuditOption = False,
-    audited: opt.AuditImagesOption = None,
-    unjudged: opt.UnjudgedOption = False,
-    masks: opt.MasksOption = None,
-    out: opt.ExplanationsOutOption = None,
+    run: RunArgument,
+    images: ExplainedImages = None,
+    method: MethodOption = None,
+    count: PanelCountOption = 6,
+    recipe: ExplainedRecipesOption = None,
+    beside: BesideOption = None,
+    protocol: RunProtocolOption = None,
+    target: TargetClassOption = "predicted",
+    layer: LayerOption = None,
+    audit: AuditOption = False,
+    audited: AuditImagesOption = None,
+    unjudged: UnjudgedOption = False,
+    masks: MasksOption = None,
+    out: ExplanationsOutOption = None,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Draw heat maps; measure whether they are reliable.
@@ -185,12 +242,12 @@ def _audit(
 
 @command
 def features(
-    run: opt.RunArgument,
+    run: RunArgument,
     recipe: opt.RunRecipeOption = None,
-    protocol: opt.RunProtocolOption = None,
-    fold: opt.FoldOption = 0,
+    protocol: RunProtocolOption = None,
+    fold: FoldOption = 0,
     seed: opt.SeedOption = 42,
-    out: opt.ExplanationsOutOption = None,
+    out: ExplanationsOutOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Map what a model's features encode.

@@ -20,6 +20,7 @@ from leukoscope.cli.console import (
     say,
 )
 from leukoscope.cli.options import (
+    AuditLogOption,
     EngineOption,
     FittingBundleOption,
     JsonOption,
@@ -40,6 +41,36 @@ if TYPE_CHECKING:
 
 _NAMED = 20  # files that cannot be read and are named on the screen; the output names all
 
+ImagesArgument = Annotated[
+    list[str], typer.Argument(help="Files, folders, globs, or - for a list on standard input.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Write .csv, .jsonl or .parquet instead of a table."),
+]
+ExplainOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--explain",
+        help="Folder for heat maps, overlays of cut images, and with --by-patient and a bundle "
+        "made for patients a sheet of the cells that decided about each.",
+    ),
+]
+ByPatientOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--by-patient",
+        help="Also by patient: a CSV with image and patient_id, or a folder that holds one "
+        "folder for each.",
+    ),
+]
+SimilarOption = Annotated[
+    int, typer.Option("--similar", min=0, max=20, help="Show this many similar training cases.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say which engine and precision answer, and why.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -51,46 +82,19 @@ def register(app: typer.Typer) -> None:
 
 @command
 def predict(
-    images: Annotated[
-        list[str], typer.Argument(help="Files, folders, globs, or - for a list on standard input.")
-    ],
+    images: ImagesArgument,
     bundle: FittingBundleOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Write .csv, .jsonl or .parquet instead of a table."),
-    ] = None,
-    explain: Annotated[
-        Path | None,
-        typer.Option(
-            "--explain",
-            help="Folder for heat maps, overlays of cut images, and with --by-patient and a bundle "
-            "made for patients a sheet of the cells that decided about each.",
-        ),
-    ] = None,
+    out: OutOption = None,
+    explain: ExplainOption = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
-    audit_log: Annotated[
-        Path | None, typer.Option("--audit-log", help="Append every answer to this chained log.")
-    ] = None,
-    by_patient: Annotated[
-        Path | None,
-        typer.Option(
-            "--by-patient",
-            help="Also by patient: a CSV with image and patient_id, or a folder that holds one "
-            "folder for each.",
-        ),
-    ] = None,
+    audit_log: AuditLogOption = None,
+    by_patient: ByPatientOption = None,
     um_per_px: UmPerPxOption = None,
     scale_bar_um: ScaleBarOption = None,
     whole: WholeOption = False,
-    similar: Annotated[
-        int,
-        typer.Option("--similar", min=0, max=20, help="Show this many similar training cases."),
-    ] = 0,
-    verbose: Annotated[
-        bool,
-        typer.Option("--verbose", "-v", help="Say which engine and precision answer, and why."),
-    ] = False,
+    similar: SimilarOption = 0,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Classify images: probabilities, set, decision, reasons."""
@@ -251,10 +255,7 @@ def _patients(predictor: Predictor, sources: Inputs, place: Path | None) -> Pati
         return None
     from leukoscope.runtime import by_patient
 
-    of_folder = place.is_dir()
-    patient_of = (by_patient.patients_of_folders if of_folder else by_patient.patients_of_table)(
-        place
-    )
+    patient_of = by_patient.patients_named(place)
     by_patient.check_patients(sources, patient_of)
     return by_patient.PatientCollector.of(predictor, patient_of)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leukoscope.cli import options as opt
+from leukoscope.cli.choices import completion
 from leukoscope.cli.console import (
     DISCLAIMER,
     command,
@@ -35,6 +36,44 @@ EPILOG = (
     "leukoscope probe --predictions theirs.csv images --out audit"
 )
 
+ProbedArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|MODEL.onnx|DATA",
+        help="A study's folder, an ONNX model, or with --predictions the data.",
+    ),
+]
+ProbedDataArgument = Annotated[Path | None, typer.Argument(help="The data for MODEL.onnx.")]
+PredictionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        help="CSV of another model: file name, path or sha256; predicted class or p_<class>; "
+        "optional split.",
+    ),
+]
+AuditOutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the audit.")]
+AuditProbeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--probe",
+        autocompletion=completion("probe"),
+        help="Probe, or all; may be repeated. Default: those of `study`.",
+    ),
+]
+OutputClassesOption = Annotated[
+    str | None, typer.Option("--classes", help="Order of the model's outputs: a,b,c.")
+]
+InputSizeOption = Annotated[
+    int | None, typer.Option("--size", min=8, help="Input size, where the graph has none.")
+]
+PixelMeanOption = Annotated[str, typer.Option("--mean", help="Of pixels 0–1: one or three.")]
+PixelStdOption = Annotated[str, typer.Option("--std", help="Of pixels 0–1: one or three.")]
+TensorLayoutOption = Annotated[
+    str, typer.Option("--tensor", help="nchw, nhwc, or auto: as the graph says.")
+]
+OutputNameOption = Annotated[str | None, typer.Option("--output", help="Which output to read.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -43,17 +82,17 @@ def register(app: typer.Typer) -> None:
 
 @command
 def probe(
-    what: opt.ProbedArgument,
-    data: opt.ProbedDataArgument = None,
-    predictions: opt.PredictionsOption = None,
-    out: opt.AuditOutOption = Path("runs/probe"),
-    probes: opt.AuditProbeOption = None,
-    classes: opt.OutputClassesOption = None,
-    size: opt.InputSizeOption = None,
-    mean: opt.PixelMeanOption = "0",
-    std: opt.PixelStdOption = "1",
-    tensor: opt.TensorLayoutOption = "auto",
-    output: opt.OutputNameOption = None,
+    what: ProbedArgument,
+    data: ProbedDataArgument = None,
+    predictions: PredictionsOption = None,
+    out: AuditOutOption = Path("runs/probe"),
+    probes: AuditProbeOption = None,
+    classes: OutputClassesOption = None,
+    size: InputSizeOption = None,
+    mean: PixelMeanOption = "0",
+    std: PixelStdOption = "1",
+    tensor: TensorLayoutOption = "auto",
+    output: OutputNameOption = None,
     protocol: opt.ProtocolOption = None,
     folds: opt.FoldsOption = 5,
     seed: opt.SeedOption = 42,
@@ -63,7 +102,7 @@ def probe(
     as_json: opt.JsonOption = False,
 ) -> int:
     """Look for shortcuts in a study or in a foreign model."""
-    from leukoscope.study.run import study_config
+    from leukoscope.study.options import study_config
 
     source: ForeignModel | Path
     if predictions is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,37 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # of the tables, wherever they are printed
 
+RunOrBundleArgument = Annotated[
+    Path, typer.Argument(help="Folder of a run, or a bundle (then with DATA).")
+]
+BundleDataArgument = Annotated[
+    Path | None, typer.Argument(help="Labelled images for a bundle: a folder or CSV manifest.")
+]
+ComparedRecipesOption = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", "-r", help="Repeat it to compare; the first is the reference."),
+]
+RobustnessProtocolOption = Annotated[
+    str | None,
+    typer.Option("--protocol", "-p", help="Default: grouped, deduplicated, or the first."),
+]
+CorruptionOption = Annotated[
+    list[str] | None,
+    typer.Option("--corruption", "-c", help="A name, or s1; may be repeated. Default: all 13."),
+]
+SeverityOption = Annotated[
+    list[int] | None, typer.Option("--severity", "-s", min=1, max=5, help="May be repeated.")
+]
+RobustnessImagesOption = Annotated[
+    int | None, typer.Option("--images", min=20, help="Default: as many as fit in 5 minutes.")
+]
+BoundOption = Annotated[
+    float, typer.Option("--bound", min=0.1, max=50, help="Accepted loss of accuracy, points.")
+]
+RobustnessOutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Default: RUN, its report and its bundle.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -35,16 +66,16 @@ def register(app: typer.Typer) -> None:
 
 @command
 def robustness(
-    run: opt.RunOrBundleArgument,
-    data: opt.BundleDataArgument = None,
-    recipe: opt.ComparedRecipesOption = None,
-    protocol: opt.RobustnessProtocolOption = None,
-    corruption: opt.CorruptionOption = None,
-    severity: opt.SeverityOption = None,
-    images: opt.RobustnessImagesOption = None,
-    bound: opt.BoundOption = 5.0,
+    run: RunOrBundleArgument,
+    data: BundleDataArgument = None,
+    recipe: ComparedRecipesOption = None,
+    protocol: RobustnessProtocolOption = None,
+    corruption: CorruptionOption = None,
+    severity: SeverityOption = None,
+    images: RobustnessImagesOption = None,
+    bound: BoundOption = 5.0,
     seed: opt.SeedOption = 42,
-    out: opt.RobustnessOutOption = None,
+    out: RobustnessOutOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure what blur, stain, light and noise cost.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,12 +18,56 @@ from leukoscope.cli.console import (
     progress_bars,
     say,
 )
-from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.scale.fetching import UrlRule
     from leukoscope.scale.score import ScoreResult, Workers
     from leukoscope.scale.score_plan import Plan, ScoreFolder
+
+ArchiveArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Folders, manifests (CSV, TSV, Parquet, TXT), URLs such as s3://…, or -."),
+]
+ScoreOutOption = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
+ManifestRootOption = Annotated[
+    str | None,
+    typer.Option(help="Folder or URL that the names in a manifest are relative to."),
+]
+UrlsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="URLs in a table or list: none (the default), public (http, https and object stores; "
+        "no address of your own network), or any."
+    ),
+]
+ExecutionOption = Annotated[
+    str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
+]
+WorkersOption = Annotated[
+    int, typer.Option(min=0, help="Processes or actors. Default: one for each core here.")
+]
+WorkerThreadsOption = Annotated[
+    int, typer.Option(min=0, help="Cores of each worker. Default: its share of this machine.")
+]
+ShardSizeOption = Annotated[
+    int | None,
+    typer.Option("--shard-size", min=1, help="Images in a shard. Default: at most 2000."),
+]
+ScoreEngineOption = Annotated[str | None, typer.Option(help="auto, openvino or onnxruntime.")]
+ScorePrecisionOption = Annotated[
+    str | None, typer.Option(help="auto, fp32, bf16 or int8; the same for all workers.")
+]
+StallOption = Annotated[
+    float,
+    typer.Option(min=1, help="Replace a worker after so many seconds without sign of life."),
+]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="Of a running Ray cluster. Default: RAY_ADDRESS, or start.")
+]
+ResumeScoreOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify", help="Prove that a finished run is complete; score nothing.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,24 +81,24 @@ def register(app: typer.Typer) -> None:
 
 @command
 def score(
-    images: opt.ArchiveArgument = None,
-    out: opt.ScoreOutOption = Path("scores"),
+    images: ArchiveArgument = None,
+    out: ScoreOutOption = Path("scores"),
     bundle: opt.FittingBundleOption = None,
-    root: opt.ManifestRootOption = None,
-    urls: opt.UrlsOption = None,
-    engine: opt.ExecutionOption = "local",
-    workers: opt.WorkersOption = 0,
-    threads: opt.WorkerThreadsOption = 0,
-    shard_images: opt.ShardSizeOption = None,
-    network_engine: opt.ScoreEngineOption = None,
-    precision: opt.ScorePrecisionOption = None,
+    root: ManifestRootOption = None,
+    urls: UrlsOption = None,
+    engine: ExecutionOption = "local",
+    workers: WorkersOption = 0,
+    threads: WorkerThreadsOption = 0,
+    shard_images: ShardSizeOption = None,
+    network_engine: ScoreEngineOption = None,
+    precision: ScorePrecisionOption = None,
     um_per_px: opt.UmPerPxOption = None,
     scale_bar_um: opt.ScaleBarOption = None,
     whole: opt.WholeOption = False,
-    stall: opt.StallOption = 600.0,
-    ray_address: opt.RayAddressOption = None,
-    resume: opt.ResumeScoreOption = False,
-    verify: opt.VerifyOption = False,
+    stall: StallOption = 600.0,
+    ray_address: RayAddressOption = None,
+    resume: ResumeScoreOption = False,
+    verify: VerifyOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Score a large archive, each image exactly once.
@@ -62,45 +106,30 @@ def score(
     Writes sharded Parquet, and goes on after crashes.
     """
     from leukoscope.scale.score import Workers, plan_scoring, resume_plan
-    from leukoscope.scale.score_plan import ScoreFolder
+    from leukoscope.scale.score_plan import Request, ScoreFolder
 
     folder = ScoreFolder(out)
-    pool = Workers(engine, workers, threads, ray_address, stall)
     if verify:
         return _verify(folder, as_json)
+    pool = Workers(engine, workers, threads, ray_address, stall)
+    request = Request(
+        sources=tuple(images) if images else None,
+        bundle=bundle,
+        root=root,
+        urls=cast("UrlRule | None", urls),
+        engine=None if network_engine == "auto" else network_engine,
+        precision=None if precision == "auto" else precision,
+        um_per_px=um_per_px,
+        scale_bar_um=scale_bar_um,
+        whole=whole or None,
+        shard_images=shard_images,
+    )
     if resume and folder.plan.is_file():
-        plan = resume_plan(
-            folder,
-            {
-                "sources": tuple(images) if images else None,
-                "root": root,
-                "urls": urls,
-                "bundle": None if bundle is None else str(bundle.resolve()),
-                "engine": None if network_engine == "auto" else network_engine,
-                "precision": None if precision == "auto" else precision,
-                "um_per_px": um_per_px,
-                "scale_bar_um": scale_bar_um,
-                "whole": whole or None,
-                "shard_images": shard_images,
-            },
-        )
-    elif not images:
-        raise UsageError("which images? name a folder, a manifest or a URL")
+        plan = resume_plan(folder, request)
     else:
+        count, _ = pool.resolved()
         plan = plan_scoring(
-            folder,
-            images,
-            bundle,
-            root=root,
-            engine=network_engine or "auto",
-            precision=precision or "auto",
-            um_per_px=um_per_px,
-            scale_bar_um=scale_bar_um,
-            whole=whole,
-            shard_images=shard_images,
-            workers=pool.resolved()[0],
-            urls=cast("UrlRule", urls or "none"),
-            note=lambda text: say(f"! {text}", err=True),
+            folder, request, workers=count, note=lambda text: say(f"! {text}", err=True)
         )
     return _run(folder, plan, pool, as_json)
 

@@ -19,6 +19,45 @@ audit_app = typer.Typer(
 NO_BUNDLE = "no bundle was named and none is installed"
 LogArgument = Annotated[Path, typer.Argument(help="The file that --audit-log wrote.")]
 
+ServedBundlesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--bundle",
+        "-b",
+        help="A model's folder; may be repeated: first = default. Default: the installed ones.",
+    ),
+]
+HostOption = Annotated[str, typer.Option(help="Address; 0.0.0.0 for all, needs a key.")]
+PortOption = Annotated[int, typer.Option(help="Port; 0 takes a free one.")]
+ApiKeyFileOption = Annotated[
+    Path | None,
+    typer.Option(help="File with the API key; else the variable LEUKOSCOPE_API_KEY."),
+]
+WithoutKeyOption = Annotated[
+    bool, typer.Option("--without-key", help="No key though other machines reach it.")
+]
+RateLimitOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Requests a client may make in a minute; 0: any number. "
+        "Default: 0 on this machine alone, else 600."
+    ),
+]
+CorsOriginOption = Annotated[
+    list[str] | None, typer.Option(help="Web origin whose scripts may ask; may be repeated.")
+]
+QueueOption = Annotated[int, typer.Option(help="Images that may wait for each model.")]
+BatchOption = Annotated[int, typer.Option(help="Most images the network sees at once.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Default: every core.")]
+RequestTimeoutOption = Annotated[float, typer.Option(help="Seconds until a request is given up.")]
+UploadTimeoutOption = Annotated[
+    float, typer.Option(help="Seconds that the upload of a request may take.")
+]
+DrainOption = Annotated[
+    float, typer.Option(help="Seconds between a stop signal and closing the port.")
+]
+OpenPageOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command and the group to the program."""
@@ -28,26 +67,26 @@ def register(app: typer.Typer) -> None:
 
 @command
 def serve(
-    bundle: opt.ServedBundlesOption = None,
-    host: opt.HostOption = "127.0.0.1",
-    port: opt.PortOption = 8000,
+    bundle: ServedBundlesOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
     engine: opt.EngineOption = "auto",
     precision: opt.PrecisionOption = "auto",
     audit_log: opt.AuditLogOption = None,
-    api_key_file: opt.ApiKeyFileOption = None,
-    without_key: opt.WithoutKeyOption = False,
-    rate: opt.RateLimitOption = None,
-    cors_origin: opt.CorsOriginOption = None,
-    queue: opt.QueueOption = 512,
-    batch: opt.BatchOption = 8,
-    threads: opt.ThreadsOption = None,
+    api_key_file: ApiKeyFileOption = None,
+    without_key: WithoutKeyOption = False,
+    rate: RateLimitOption = None,
+    cors_origin: CorsOriginOption = None,
+    queue: QueueOption = 512,
+    batch: BatchOption = 8,
+    threads: ThreadsOption = None,
     um_per_px: opt.UmPerPxOption = None,
     scale_bar_um: opt.ScaleBarOption = None,
     whole: opt.WholeOption = False,
-    timeout: opt.RequestTimeoutOption = 30.0,
-    upload_timeout: opt.UploadTimeoutOption = 30.0,
-    drain: opt.DrainOption = 1.0,
-    open_page: opt.OpenPageOption = False,
+    timeout: RequestTimeoutOption = 30.0,
+    upload_timeout: UploadTimeoutOption = 30.0,
+    drain: DrainOption = 1.0,
+    open_page: OpenPageOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Answer over HTTP and on a web page, as predict does."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leukoscope.cli import options as opt
+from leukoscope.cli.choices import completion
 from leukoscope.cli.commands.study_file import FREE_OPTIONS, use_study_file, whole_configuration
 from leukoscope.cli.console import (
     DISCLAIMER,
@@ -48,6 +49,68 @@ shortcuts, and writes a report (run/report.html) and a model (run/bundle).
   leukoscope study --help              every option
 """
 
+UnitOption = Annotated[
+    str,
+    typer.Option(
+        "--unit",
+        help="What is classified: each image, or each patient by all of its images together.",
+    ),
+]
+NoBundleOption = Annotated[
+    bool, typer.Option("--no-bundle", help="Measure only: save the fit on all images.")
+]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", min=1, help="Fits at once, each in a process of its own.")
+]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", metavar="local|ray", help="Where the processes of --jobs run.")
+]
+DevicesOption = Annotated[
+    int, typer.Option("--devices", min=1, help="Processes (GPUs) that share each training.")
+]
+NodesOption = Annotated[
+    int, typer.Option("--nodes", min=1, help="Machines of --devices each; torchrun or SLURM.")
+]
+UsualFoldsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--folds",
+        help="Number of folds; 1 is a hold-out. Default: 10, or 5 where networks are trained.",
+    ),
+]
+StudyOutOption = Annotated[Path, typer.Option("--out", "-o", help="The study's folder.")]
+ProbeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        autocompletion=completion("probe"),
+        help="Probe, or all; may be repeated. Default: all that a verdict needs.",
+    ),
+]
+NoProbesOption = Annotated[bool, typer.Option("--no-probes", help="Leave the probes out.")]
+ExternalOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--external",
+        metavar="DATA",
+        help="Other labelled data to measure the bundle on, beside the study's forecast; may "
+        "be repeated.",
+    ),
+]
+ExternalLayoutOption = Annotated[
+    list[str] | None,
+    typer.Option("--external-layout", help="Its layout: one for all, or one each in order."),
+]
+ResumeStudyOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped study.")]
+PlanOption = Annotated[
+    bool,
+    typer.Option("--plan", help="Say what would run, how long, how much disk; run nothing."),
+]
+OpenReportOption = Annotated[
+    bool, typer.Option("--open", help="Open the report in a browser at the end.")
+]
+TrainOutOption = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
+ResumeTrainOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add both commands to the program."""
@@ -85,13 +148,13 @@ def study(
     context: typer.Context,
     data: opt.OptionalData = None,
     study_file: StudyFileOption = None,
-    out: opt.StudyOutOption = Path("runs/study"),
+    out: StudyOutOption = Path("runs/study"),
     recipe: opt.RecipeOption = None,
-    unit: opt.UnitOption = "image",
+    unit: UnitOption = "image",
     protocol: opt.ProtocolOption = None,
-    probe: opt.ProbeOption = None,
-    no_probes: opt.NoProbesOption = False,
-    folds: opt.UsualFoldsOption = None,
+    probe: ProbeOption = None,
+    no_probes: NoProbesOption = False,
+    folds: UsualFoldsOption = None,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
@@ -100,16 +163,16 @@ def study(
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
     target: opt.TargetOption = "",
-    no_bundle: opt.NoBundleOption = False,
-    external: opt.ExternalOption = None,
-    external_layout: opt.ExternalLayoutOption = None,
-    resume: opt.ResumeStudyOption = False,
-    jobs: opt.JobsOption = 1,
-    executor: opt.ExecutorOption = "local",
-    devices: opt.DevicesOption = 1,
-    nodes: opt.NodesOption = 1,
-    plan: opt.PlanOption = False,
-    open_report: opt.OpenReportOption = False,
+    no_bundle: NoBundleOption = False,
+    external: ExternalOption = None,
+    external_layout: ExternalLayoutOption = None,
+    resume: ResumeStudyOption = False,
+    jobs: JobsOption = 1,
+    executor: ExecutorOption = "local",
+    devices: DevicesOption = 1,
+    nodes: NodesOption = 1,
+    plan: PlanOption = False,
+    open_report: OpenReportOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Audit, split, train, measure, explain, report, pack.
@@ -118,7 +181,7 @@ def study(
     """
     from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_workers
-    from leukoscope.study.run import study_config
+    from leukoscope.study.options import study_config
 
     given = given_options(context)
     if not given:
@@ -131,23 +194,9 @@ def study(
     if resume and study_file is None and not given - FREE_OPTIONS - {"data"}:
         config = _saved(out, data)
     else:
+        options = opt.study_options(context, probes=() if no_probes else probe)
         config = whole_configuration(context, study_file) or study_config(
-            required_data(data),
-            recipes=recipe or (),
-            unit=unit,
-            protocols=protocol,
-            probes=() if no_probes else probe,
-            overrides=(*_bundle(no_bundle), *(overrides or ())),
-            folds=folds,
-            seed=seed,
-            layout=layout,
-            class_map=opt.class_map(classes),
-            roles=opt.roles(roles),
-            target=target,
-            backbone=backbone,
-            weights=weights,
-            external=external or (),
-            external_layouts=external_layout or (),
+            required_data(data), **options
         )
     if plan:
         return _show_plan(config, as_json, jobs)
@@ -158,8 +207,9 @@ def study(
 
 @command
 def train(
+    context: typer.Context,
     data: opt.DataArgument,
-    out: opt.TrainOutOption,
+    out: TrainOutOption,
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
     protocol: opt.HoldOutOption = "deduplicated",
     folds: opt.FoldsOption = 1,
@@ -171,12 +221,12 @@ def train(
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
     target: opt.TargetOption = "",
-    no_bundle: opt.NoBundleOption = False,
-    resume: opt.ResumeTrainOption = False,
-    jobs: opt.JobsOption = 1,
-    executor: opt.ExecutorOption = "local",
-    devices: opt.DevicesOption = 1,
-    nodes: opt.NodesOption = 1,
+    no_bundle: NoBundleOption = False,
+    resume: ResumeTrainOption = False,
+    jobs: JobsOption = 1,
+    executor: ExecutorOption = "local",
+    devices: DevicesOption = 1,
+    nodes: NodesOption = 1,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Train one recipe under one protocol.
@@ -185,27 +235,15 @@ def train(
     """
     from leukoscope.scale.fit_pool import executor_of
     from leukoscope.scale.launch import join_workers
-    from leukoscope.study.run import study_config
+    from leukoscope.study.options import study_config
 
     fit_executor = executor_of(executor, jobs)
     workers = join_workers(devices, nodes, jobs)
     if workers.ended is not None:
         return workers.ended
-    config = study_config(
-        data,
-        recipes=(recipe,),
-        protocols=(protocol,),
-        probes=(),
-        overrides=("splits.cluster_curve=[]", *_bundle(no_bundle), *(overrides or ())),
-        folds=folds,
-        seed=seed,
-        layout=layout,
-        class_map=opt.class_map(classes),
-        roles=opt.roles(roles),
-        target=target,
-        backbone=backbone,
-        weights=weights,
-    )
+    options = opt.study_options(context, probes=())
+    options["overrides"] = ("splits.cluster_curve=[]", *options["overrides"])
+    config = study_config(data, **options)
     result = _run(config, out, workers, fit_executor, resume=resume, report=False)
     if as_json:
         print_json(result.metrics.to_json())
@@ -239,10 +277,6 @@ def _run(
             executor=fit_executor,
             announce=workers.announce,
         )
-
-
-def _bundle(left_out: bool) -> tuple[str, ...]:
-    return ("bundle=false",) if left_out else ()
 
 
 def _saved(out: Path, data: Path | None) -> StudyConfig:

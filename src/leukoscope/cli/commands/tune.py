@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,46 @@ if TYPE_CHECKING:
 RESUME_NEEDS = {"out", "resume", "trials", "timeout", "storage", "final", "as_json"}
 EXIT_INTERRUPTED = 130
 
+TuneOutOption = Annotated[Path, typer.Option("--out", "-o", help="The tuning's folder.")]
+TrialsOption = Annotated[
+    int, typer.Option("--trials", min=1, help="Trials in all, earlier sessions included.")
+]
+TuneMinutesOption = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="MINUTES", help="Start no trial later than this."),
+]
+InnerFoldsOption = Annotated[
+    int, typer.Option("--folds", help="Folds within train and val; 1 takes val as it is.")
+]
+SearchSpaceFileOption = Annotated[
+    Path | None, typer.Option("--space", metavar="FILE.toml", help="Search space as a file.")
+]
+SearchOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--search",
+        metavar="KEY=KIND:…",
+        help="log:1e-5..1e-2, uniform:0..0.5, int:1..4 or choice:16,32; may be repeated.",
+    ),
+]
+StorageOption = Annotated[
+    str,
+    typer.Option("--storage", metavar="journal:FILE|URL", help="Default: a journal in --out."),
+]
+SamplerOption = Annotated[
+    str, typer.Option("--sampler", metavar="tpe|random|grid", help="How trials are drawn.")
+]
+PrunerOption = Annotated[
+    str,
+    typer.Option("--pruner", metavar="median|hyperband|none", help="What ends poor trials."),
+]
+ResumeTuneOption = Annotated[
+    bool, typer.Option("--resume", help="Resume a stopped tuning, or join a running one.")
+]
+FinalOption = Annotated[
+    bool, typer.Option("--final", help="Then measure the best once on the test part.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -43,17 +83,17 @@ def register(app: typer.Typer) -> None:
 def tune(
     context: typer.Context,
     data: opt.OptionalData = None,
-    out: opt.TuneOutOption = Path("runs/tune"),
+    out: TuneOutOption = Path("runs/tune"),
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
-    trials: opt.TrialsOption = 20,
-    timeout: opt.TuneMinutesOption = None,
+    trials: TrialsOption = 20,
+    timeout: TuneMinutesOption = None,
     protocol: opt.HoldOutOption = "deduplicated",
-    folds: opt.InnerFoldsOption = 1,
-    space: opt.SearchSpaceFileOption = None,
-    search: opt.SearchOption = None,
-    storage: opt.StorageOption = "",
-    sampler: opt.SamplerOption = "tpe",
-    pruner: opt.PrunerOption = "median",
+    folds: InnerFoldsOption = 1,
+    space: SearchSpaceFileOption = None,
+    search: SearchOption = None,
+    storage: StorageOption = "",
+    sampler: SamplerOption = "tpe",
+    pruner: PrunerOption = "median",
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
@@ -62,8 +102,8 @@ def tune(
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
     target: opt.TargetOption = "",
-    resume: opt.ResumeTuneOption = False,
-    final: opt.FinalOption = False,
+    resume: ResumeTuneOption = False,
+    final: FinalOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
     """Search a recipe's values on validation images only.
@@ -74,26 +114,13 @@ def tune(
     """
     from leukoscope.analyses.tuning.search import CONFIG, tune_config
     from leukoscope.config.tuning_space import load_tune_config
-    from leukoscope.study.run import study_config
+    from leukoscope.study.options import study_config
 
     if resume and not given_options(context) - RESUME_NEEDS:
         config = load_tune_config(out / CONFIG)
     else:
-        study = study_config(
-            required_data(data),
-            recipes=(recipe,),
-            protocols=(protocol,),
-            probes=(),
-            overrides=overrides or (),
-            folds=1,
-            seed=seed,
-            layout=layout,
-            class_map=opt.class_map(classes),
-            roles=opt.roles(roles),
-            target=target,
-            backbone=backbone,
-            weights=weights,
-        )
+        options = opt.study_options(context, probes=(), folds=1)
+        study = study_config(required_data(data), **options)
         parameters = _space(space, search or [])
         config = tune_config(
             study, parameters, folds=folds, sampler=sampler, pruner=pruner, storage=storage
