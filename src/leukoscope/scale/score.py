@@ -19,7 +19,7 @@ from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
-from leukoscope.scale.fetching import URL_RULES, UrlRule, local_files
+from leukoscope.scale.fetching import URL_RULES, UrlRule, is_url, local_files
 from leukoscope.scale.image_names import image_names
 from leukoscope.scale.journal import Journal, ShardResult, read_journal
 from leukoscope.scale.score_plan import (
@@ -133,6 +133,8 @@ def plan_scoring(
     with only_writer(folder.path, "scores into"):
         outside = _Outside()
         names = image_names(sources, root, urls=urls, outside=outside.add)
+        if urls == "none" and any(is_url(typed) for typed in (*sources, root or "")):
+            urls = "any"  # tables were held to their rule; what was typed may be read
         images, inputs_sha256, shard_images = write_inputs(folder, names, shard_images, workers)
         if not images:
             raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
@@ -206,12 +208,16 @@ def _installed(
 def resume_plan(folder: ScoreFolder, asked: dict[str, Any]) -> Plan:
     """The plan of a run that goes on.
 
+    The folder may come from somebody else: what it says to fetch is fetched only where the user
+    says so as well, by the rule or by the URLs themselves.
+
     Args:
         folder: Of the run.
         asked: Options given again, by the names of :class:`Plan`; None where they were not.
 
     Raises:
-        UsageError: There is no such run, or an option differs from its plan.
+        UsageError: There is no such run, an option differs from its plan, or the plan reads URLs
+            and neither ``urls`` nor a URL among ``sources`` was given again.
         DataError: The plan is damaged.
     """
     plan = load_plan(folder)
@@ -219,6 +225,13 @@ def resume_plan(folder: ScoreFolder, asked: dict[str, Any]) -> Plan:
         raise UsageError(
             f"{folder.plan}: the run was begun otherwise: {'; '.join(changed)}",
             hint="resume with --out and --resume alone, or name a new folder",
+        )
+    places = (*(asked.get("sources") or ()), asked.get("root") or "")
+    typed = asked.get("urls") or any(is_url(place) for place in places)
+    if plan.urls != "none" and not typed:
+        raise UsageError(
+            f"{folder.plan}: this run reads images from URLs",
+            hint=f"if you trust this folder: --resume --urls {plan.urls}",
         )
     return plan
 
