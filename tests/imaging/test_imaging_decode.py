@@ -225,6 +225,15 @@ def test_alpha_is_composited_on_white(kind: str) -> None:
     assert decoded.image[0, 11].tolist() == [255, 255, 255]
 
 
+def test_every_colour_and_alpha_is_rounded_as_its_formula_says() -> None:
+    rgba = np.zeros((256, 256, 4), np.uint8)
+    rgba[:, :, 1], rgba[:, :, 3] = np.arange(256), np.arange(256)[:, None]
+    colour, alpha = rgba[:, :, 1].astype(int), rgba[:, :, 3].astype(int)
+    exact = np.rint((colour * alpha + 255 * (255 - alpha)) / 255)
+    decoded = decode_image(encode(Image.fromarray(rgba), "PNG"))
+    np.testing.assert_array_equal(decoded.image[:, :, 1], exact)
+
+
 def test_transparent_palette() -> None:
     palette = Image.fromarray(picture()).quantize(16)
     data = encode(palette, "PNG", transparency=bytes([0] * 16))

@@ -65,6 +65,15 @@ def test_no_file_takes_more_memory_time_or_descriptors_than_allowed(
     assert not broken
 
 
+def test_a_whole_image_takes_at_most_32_bytes_a_pixel(fuzz: ModuleType) -> None:
+    """Of every kind; 1,144 MB of 25 million transparent pixels were one small PNG's before."""
+    large = [(kind, data) for kind, data in fuzz.seeds(1000, 1200) if kind != "DICOM"]
+    list(fuzz.decode_all(iter(large[:1]), 2_000_000))  # what a first use loads does not count
+    found = list(fuzz.decode_all(iter(large), 2_000_000))
+    assert [result["outcome"] for result in found] == ["read"] * len(large)
+    assert not [result for result in found if result["mb"] > 32 * 1.2]
+
+
 def test_the_oracle_sees_memory(fuzz: ModuleType) -> None:
     large = io.BytesIO()
     Image.new("L", (8000, 8000)).save(large, "PNG", compress_level=1)

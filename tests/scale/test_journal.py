@@ -68,6 +68,13 @@ def test_a_line_overwrites_and_moves_no_other_file(tmp_path: Path, name: str, fi
         list(read_journal(folder))
 
 
+@pytest.mark.parametrize(("field", "value"), [("rows", "many"), ("bytes", None), ("name", 1)])
+def test_a_line_of_other_kinds_is_named(tmp_path: Path, field: str, value: Any) -> None:
+    folder = received(tmp_path / "run", **{field: value})
+    with pytest.raises(DataError, match=rf"journal\.jsonl, line 1: .*files\.0\.{field}: "):
+        Journal(folder)
+
+
 @pytest.mark.parametrize("name", ["journal.jsonl", "predictions", "parts"])
 def test_links_out_of_the_run_are_refused(tmp_path: Path, name: str) -> None:
     folder = received(tmp_path / "run")

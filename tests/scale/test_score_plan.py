@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.runtime.prediction import Failure
-from leukoscope.scale.fetching import local_files
+from leukoscope.scale.fetching import UrlRule, local_files
 from leukoscope.scale.image_names import image_names
 from leukoscope.scale.journal import Journal, ShardResult, file_of
-from leukoscope.scale.score_plan import ScoreFolder, read_inputs, write_inputs
+from leukoscope.scale.score import resume_plan
+from leukoscope.scale.score_plan import (
+    Plan,
+    Request,
+    ScoreFolder,
+    load_plan,
+    read_inputs,
+    write_inputs,
+)
 
 
 @pytest.fixture
@@ -92,11 +103,49 @@ def test_files_behind_urls_are_fetched_in_order(archive: Path, tmp_path: Path) -
         f"file://{archive}/gone.png", f"file://{archive}/b/2.png",
     ]  # fmt: skip
 
-    found = list(local_files(names, copies))
+    found = list(local_files(names, copies, urls="any"))
 
     texts = [f.read_text() if isinstance(f, Path) else f.reason for f, _ in found]
     assert texts == ["a/1.png", "c.png", "poison", "missing", "b/2.png"]
     assert [copy is not None for _, copy in found] == [True, False, False, False, True]
+
+
+def test_a_list_of_files_that_names_a_url_has_nothing_fetched(tmp_path: Path) -> None:
+    ((found, copy),) = local_files(["http://127.0.0.1:9/secret.png"], tmp_path, urls="none")
+    assert isinstance(found, Failure)
+    assert (found.reason, copy) == ("unreadable", None)
+    assert "which this run does not read" in found.message
+
+
+def planned(folder: Path, **changes: Any) -> ScoreFolder:
+    """A run as somebody else may have sent it."""
+    plan = Plan(
+        "b", "named", "0" * 64, "onnxruntime", "fp32", None, None, False, 10, 1, "0", ("a",)
+    )
+    folder.mkdir()
+    values = {"schema": 1, **asdict(plan), **changes}
+    (folder / "plan.json").write_text(json.dumps(values))
+    return ScoreFolder(folder)
+
+
+@pytest.mark.parametrize("rule", ["public", "any"])
+def test_a_received_run_fetches_only_what_its_reader_allows(tmp_path: Path, rule: UrlRule) -> None:
+    folder = planned(tmp_path / "run", urls=rule, sources=["s3://archive/smears"])
+    with pytest.raises(UsageError, match="reads images from URLs") as refused:
+        resume_plan(folder, Request())
+    assert f"--resume --urls {rule}" in str(refused.value.hint)
+    assert resume_plan(folder, Request(urls=rule)).urls == rule
+    assert resume_plan(folder, Request(("s3://archive/smears",))).urls == rule
+    assert resume_plan(planned(tmp_path / "files", urls="none"), Request()).urls == "none"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("images", "many"), ("images", -1), ("shard_images", 0), ("sources", 1), ("urls", "all")],
+)
+def test_a_plan_of_other_kinds_is_named(tmp_path: Path, field: str, value: Any) -> None:
+    with pytest.raises(DataError, match=rf"plan\.json: expected a plan, but {field}"):
+        load_plan(planned(tmp_path / "run", **{field: value}))
 
 
 def test_inputs_come_back_by_shard_whatever_they_are_called(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from leukoscope.config.guarantees import Measured, Promise
 from leukoscope.imaging.decode import decode_image
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.predictor import load_bundle
+from leukoscope.service import uploads
 
 AppWith = Callable[..., AbstractContextManager[TestClient]]
 
@@ -198,6 +200,18 @@ def test_limits(
 def test_forms_that_are_none(client: TestClient, content: bytes, kind: str, status: int) -> None:
     answer = client.post("/v1/predict", content=content, headers={"content-type": kind})
     assert answer.status_code == status
+
+
+@pytest.mark.parametrize("head", [b"x: " + b"y" * 9000, b"x: y\r\n" * 3000])
+def test_the_head_of_a_part_is_bounded_whatever_the_parser_allows(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    endless = partial(uploads.MultipartParser, max_header_count=10**9, max_header_size=10**9)
+    monkeypatch.setattr(uploads, "MultipartParser", endless)
+    kind = "multipart/form-data; boundary=edge"
+    body = b"--edge\r\n" + head.rstrip() + b"\r\n\r\nx\r\n--edge--\r\n"
+    answer = client.post("/v1/predict", content=body, headers={"content-type": kind})
+    assert (answer.status_code, "malformed" in answer.text) == (400, True)
 
 
 def test_nothing_is_ready_before_the_models_are(app_with: AppWith, red: bytes) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from leukoscope.core.errors import ConfigError, nearest_names
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+RecordT = TypeVar("RecordT")
 
 
 class Strict(BaseModel):
@@ -41,6 +42,20 @@ def validate(model: type[ModelT], values: Mapping[str, Any], source: str) -> Mod
             if not (item["type"] == "too_short" and item["loc"] in wrong)
         ]
         raise ConfigError(f"{source}: {'; '.join(problems)}") from None
+
+
+def validate_record(adapter: TypeAdapter[RecordT], values: object) -> RecordT:
+    """Build a plain dataclass from what a file says.
+
+    Raises:
+        ValueError: Names the first field that is wrong, in one line.
+    """
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "value"
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
 def _problem(model: type[BaseModel], item: ErrorDetails) -> str:

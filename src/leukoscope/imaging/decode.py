@@ -57,6 +57,7 @@ IMAGE_SUFFIXES: tuple[str, ...] = tuple(_SUFFIXES)
 # one that stays needs no lock, with which one slow file would hold up all others.
 _READERS_WARNINGS = re.compile(r"(PIL|pydicom)\.")
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
+_BAND_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -345,11 +346,17 @@ def _tiff_tag(picture: Image.Image, number: int, default: int) -> int:
 
 
 def _on_white(rgba: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
-    alpha = rgba[:, :, 3:].astype(np.uint32)
-    if (alpha == 255).all():
+    """Colours over a white ground, and whether anything was transparent."""
+    if (rgba[:, :, 3] == 255).all():
         return rgba[:, :, :3], False
-    mixed = rgba[:, :, :3] * alpha + 255 * (255 - alpha)
-    return ((mixed + 127) // 255).astype(np.uint8), True
+    image = np.empty((*rgba.shape[:2], 3), np.uint8)
+    # Rows by rows: wider numbers for the whole of a large image would take many times its memory.
+    for start in range(0, len(rgba), _BAND_ROWS):
+        band = rgba[start : start + _BAND_ROWS].astype(np.uint16)
+        colours, alpha = band[:, :, :3], band[:, :, 3:]
+        mixed = colours * alpha + 255 * (255 - alpha)  # at most 255 squared
+        image[start : start + _BAND_ROWS] = (mixed + 127) // 255
+    return image, True
 
 
 def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from leukoscope.imaging.decode import MAX_BYTES
 from leukoscope.runtime.prediction import Failure
 
 UrlRule = Literal["none", "public", "any"]
-"""Which URLs a table or list may name; what the user types may always be read."""
+"""Which URLs may be fetched; a run of URLs that the user typed has the rule ``any``."""
 URL_RULES: tuple[UrlRule, ...] = get_args(UrlRule)
 AHEAD = 16  # files of another file system that are fetched before they are asked for
 _TRIES = 3
@@ -77,7 +77,8 @@ def local_files(
     Args:
         names: Of :func:`leukoscope.scale.image_names.image_names`; failures pass in their places.
         folder: For the copies.
-        urls: The rule of the run. With ``public`` every address is looked at.
+        urls: The rule of the run. With ``none`` a URL is a failure; with ``public`` every address
+            is looked at.
 
     Yields:
         The file, or why there is none, and the copy to delete after use, if it is one.
@@ -88,6 +89,9 @@ def local_files(
 
     def fetch(numbered: tuple[int, str | Failure]) -> LocalFile:
         number, url = numbered
+        if urls == "none":  # a list that came from elsewhere may say more than its plan allows
+            detail = "expected the name of a file, found a URL, which this run does not read"
+            return Failure(str(url), "unreadable", detail), None
         return _fetch(str(url), folder / str(number), public=urls == "public")
 
     for behind_url, group in groupby(enumerate(names), far):

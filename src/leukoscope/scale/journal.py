@@ -15,9 +15,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from leukoscope.config.base import validate_record
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_file
 from leukoscope.scale.score_plan import ScoreFolder
@@ -170,7 +174,7 @@ def read_journal(folder: ScoreFolder) -> Iterator[ShardResult]:
                 result = result_from(json.loads(line))
                 _check_names(result)
                 yield result
-            except (ValueError, TypeError, KeyError) as error:
+            except ValueError as error:
                 raise DataError(
                     f"{folder.journal}, line {number}: expected a committed shard, but {error}",
                     hint="delete this line and run again with --resume: its shard is done again",
@@ -178,8 +182,17 @@ def read_journal(folder: ScoreFolder) -> Iterator[ShardResult]:
 
 
 def result_from(values: dict[str, Any]) -> ShardResult:
-    """A result from its JSON."""
-    return ShardResult(**{**values, "files": tuple(ShardFile(**f) for f in values["files"])})
+    """A result from its JSON.
+
+    Raises:
+        ValueError: It lacks a field, or one is of another kind.
+    """
+    return validate_record(_results(), values)
+
+
+@cache
+def _results() -> TypeAdapter[ShardResult]:
+    return TypeAdapter(ShardResult)
 
 
 def _check_names(result: ShardResult) -> None:

@@ -19,7 +19,7 @@ from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
-from leukoscope.scale.fetching import URL_RULES, local_files
+from leukoscope.scale.fetching import URL_RULES, is_url, local_files
 from leukoscope.scale.image_names import image_names
 from leukoscope.scale.journal import Journal, ShardResult, read_journal
 from leukoscope.scale.score_plan import (
@@ -116,6 +116,8 @@ def plan_scoring(
     with only_writer(folder.path, "scores into"):
         outside = _Outside()
         names = image_names(sources, request.root, urls=urls, outside=outside.add)
+        if urls == "none" and any(is_url(typed) for typed in (*sources, request.root or "")):
+            urls = "any"  # tables were held to their rule; what was typed may be read
         images, inputs_sha256, in_shard = write_inputs(folder, names, request.shard_images, workers)
         if not images:
             raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
@@ -191,12 +193,16 @@ def _bundle(request: Request, samples: Sequence[str]) -> tuple[Bundle, str]:
 def resume_plan(folder: ScoreFolder, request: Request) -> Plan:
     """The plan of a run that goes on.
 
+    The folder may come from somebody else: what it says to fetch is fetched only where the user
+    says so as well, by the rule or by the URLs themselves.
+
     Args:
         folder: Of the run.
         request: Options given again.
 
     Raises:
-        UsageError: There is no such run, or an option differs from its plan.
+        UsageError: There is no such run, an option differs from its plan, or the plan reads URLs
+            and neither ``urls`` nor a URL among ``sources`` was given again.
         DataError: The plan is damaged.
     """
     plan = load_plan(folder)
@@ -204,6 +210,13 @@ def resume_plan(folder: ScoreFolder, request: Request) -> Plan:
         raise UsageError(
             f"{folder.plan}: the run was begun otherwise: {'; '.join(changed)}",
             hint="resume with --out and --resume alone, or name a new folder",
+        )
+    places = (*(request.sources or ()), request.root or "")
+    typed = request.urls or any(is_url(place) for place in places)
+    if plan.urls != "none" and not typed:
+        raise UsageError(
+            f"{folder.plan}: this run reads images from URLs",
+            hint=f"if you trust this folder: --resume --urls {plan.urls}",
         )
     return plan
 

@@ -17,10 +17,14 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
+from leukoscope.config.base import validate_record
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import atomic_path, read_json, write_json
 from leukoscope.runtime.input_files import SAMPLES
@@ -111,8 +115,8 @@ class Plan:
     um_per_px: float | None
     scale_bar_um: float | None
     whole: bool
-    shard_images: int
-    images: int
+    shard_images: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=0)]
     inputs_sha256: str
     sources: tuple[str, ...]
     root: str | None = None
@@ -193,7 +197,15 @@ def load_plan(folder: ScoreFolder) -> Plan:
     values.setdefault("urls", "any")  # plans of version 0.1 had no rule
     if set(values) != {field.name for field in fields(Plan)}:
         raise DataError(f"{folder.plan}: expected the fields of a plan, found {', '.join(values)}")
-    return Plan(**{**values, "sources": tuple(values["sources"])})
+    try:
+        return validate_record(_plans(), values)
+    except ValueError as error:
+        raise DataError(f"{folder.plan}: expected a plan, but {error}") from None
+
+
+@cache
+def _plans() -> TypeAdapter[Plan]:
+    return TypeAdapter(Plan)
 
 
 def write_inputs(

@@ -28,6 +28,7 @@ from leukoscope.service.settings import MIB, ServiceSettings
 _MAX_NAME = 200
 _MAX_FIELD = 1000
 _MAX_FIELDS = 200
+_MAX_PART_HEAD = 8 * 1024  # bytes of the headers of one part
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # control, direction marks, surrogates
 ByPatient = Literal["one", "folder", "field"]
 
@@ -116,6 +117,7 @@ class _Form:
         self._parts = 0
         self._names: dict[bytes, bytes] = {}
         self._header = [b"", b""]
+        self._head_bytes = 0
         self._data = bytearray()
         self._complete = False
         callbacks = {
@@ -152,13 +154,18 @@ class _Form:
         if self._parts > self._settings.max_files + _MAX_FIELDS:
             raise ProblemError(413, f"expected at most {self._settings.max_files} images, got more")
         self._names, self._data = {}, bytearray()
+        self._head_bytes = 0
 
     def _grow(self, which: int, data: bytes) -> None:
+        self._head_bytes += len(data)
+        if self._head_bytes > _MAX_PART_HEAD:  # older parsers set no limit of their own
+            raise _malformed()
         self._header[which] += data
 
     def _end_header(self) -> None:
         name, value = self._header
         self._header = [b"", b""]
+        self._head_bytes += len(b": \r\n")
         if name.lower() == b"content-disposition":
             self._names = parse_options_header(value)[1]
 

@@ -19,7 +19,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.learning import activations, features, trainer
 from leukoscope.learning.backbones import build_network
 from leukoscope.learning.trainer import predict_logits
-from leukoscope.pipeline.features.store import InputStore
+from leukoscope.pipeline.features.store import InputStore, stored_features
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.progress import Progress
 
@@ -65,6 +65,22 @@ def test_the_cache_is_made_once_and_again_when_it_is_damaged(
     assert mended is not None
     assert len(told) == 2
     assert np.array_equal(mended[np.arange(6)], values)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("1/0",)
+
+
+def test_a_cache_that_holds_a_pickle_is_deleted_unread(recipe: Recipe, tmp_path: Path) -> None:
+    head = recipe.model_copy(update={"training": load_recipe("quick").training})
+    store = store_in(tmp_path, [])
+    path = store.features_path(head, "image", 0)
+    path.parent.mkdir(parents=True)
+    np.save(path, np.array([Bomb()], dtype=object), allow_pickle=True)
+    weights = store.network(head, 0).weights_record.sha256
+    assert stored_features(store.run, head, weights, store.data.records) is None
+    assert not path.exists()
 
 
 def refused(*_: object, **__: object) -> bytes:

@@ -37,7 +37,7 @@ UrlsOption = Annotated[
     str | None,
     typer.Option(
         help="URLs in a table or list: none (the default), public (http, https and object stores; "
-        "no address of your own network), or any."
+        "no address of your own network), or any. Given again to resume a run that reads URLs."
     ),
 ]
 ExecutionOption = Annotated[
