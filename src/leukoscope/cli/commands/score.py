@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from leukoscope.cli import options as opt
+from leukoscope.cli.choices import completion
 from leukoscope.cli.console import (
     DISCLAIMER,
     EXIT_SOME_UNREADABLE,
@@ -59,7 +60,7 @@ ShardSizeOption = Annotated[
 ScoreEngineOption = Annotated[
     str | None,
     typer.Option(
-        autocompletion=opt.completion("engine"),
+        autocompletion=completion("engine"),
         help="auto, openvino or onnxruntime; the same for all workers.",
     ),
 ]
