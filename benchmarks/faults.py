@@ -229,7 +229,7 @@ class Score:
         """As typed."""
         source = self.data if data is None else data
         return ("score", source, "--bundle", self.bundle, "--out", out, "--workers", 1,
-                "--shard-size", 10, "--network-engine", "onnxruntime", *more)  # fmt: skip
+                "--shard-size", 10, "--engine", "onnxruntime", *more)  # fmt: skip
 
     def rows(self, out: Path) -> list[dict[str, object]]:
         """Every row in the order of the list."""

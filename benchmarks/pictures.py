@@ -20,13 +20,16 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DESKTOP, PHONE = (1280, 800), (390, 844)
+TERMINAL = """<body style="margin: 0"><pre style="margin: 0; padding: 16px 20px; width: 860px;
+background: #1b2430; color: #e6eaf0; font: 15px/1.5 monospace; white-space: pre-wrap">{}</pre>"""
 COLOURS = 96  # of a palette: screenshots of text need no more
 
 
@@ -45,6 +48,7 @@ def main() -> None:
         with service(work) as address:
             for name, size in (("page-answer.png", DESKTOP), ("page-phone.png", PHONE)):
                 answer(page, address, work, name, size)
+        archive(page, work)
     patient_sheet(work)
 
 
@@ -58,6 +62,26 @@ def run(work: Path, arguments: str, made: str) -> None:
         sys.exit(f"{arguments}: {done.stderr}")
 
 
+def archive(page: Page, work: Path) -> None:
+    """What a terminal shows of a scored archive and of its proof."""
+    shutil.rmtree(work / "scores", ignore_errors=True)
+    shown = []
+    for arguments in ("phantoms --bundle run/bundle --out scores", "--out scores --verify"):
+        command = ["score", *shlex.split(arguments)]
+        done = subprocess.run(
+            [sys.executable, "-m", "leukoscope", *command],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        shown.append(f"<b>$ leukoscope {shlex.join(command)}</b>\n{escape(done.stdout)}")
+    page.set_viewport_size({"width": 900, "height": 600})
+    page.set_content(TERMINAL.format("\n".join(shown)))
+    page.locator("pre").screenshot(path=IMAGES / "archive.png")
+    shrink(IMAGES / "archive.png", width=900)
+
+
 def patient_sheet(work: Path) -> None:
     """The cells that decided about a patient, from a study of patients."""
     run(work, "phantom --images 96 --sessions 6 --size 160 --out cells", "cells")
@@ -68,7 +92,10 @@ def patient_sheet(work: Path) -> None:
         "patients/report.html",
     )
     sheets = sorted((work / "patients/explanations/patients").glob("*.png"))
-    shutil.copy(sheets[0], IMAGES / "patient.png")
+    sheet = Image.open(sheets[0]).convert("RGB")
+    drawn = ImageChops.difference(sheet, Image.new("RGB", sheet.size, "white")).getbbox()
+    assert drawn is not None
+    sheet.crop((0, 0, drawn[2] + 8, sheet.height)).save(IMAGES / "patient.png")
     shrink(IMAGES / "patient.png", width=900)
 
 

@@ -107,7 +107,7 @@ def speed(options: argparse.Namespace) -> None:
         "one worker, pinned to one core": (("--workers", "1", "--threads", "1"), {cores[0]}),
         f"{len(cores)} workers": (("--workers", str(len(cores)), "--threads", "1"), None),
         f"{len(cores)} actors of Ray": (
-            ("--workers", str(len(cores)), "--threads", "1", "--engine", "ray"),
+            ("--workers", str(len(cores)), "--threads", "1", "--executor", "ray"),
             None,
         ),
     }

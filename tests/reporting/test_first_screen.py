@@ -67,7 +67,7 @@ def test_a_source_that_is_shown_is_named_with_its_remedy(study: Study) -> None:
 def test_what_is_open_is_closed_and_the_honest_figure_is_quoted(study: Study) -> None:
     steps = first_screen._steps(changed(study, level="inconclusive", needs=("more groups",)))
     found = dict(steps)
-    assert found["To close what is open:"] == "more groups."
+    assert found["To settle what is open:"] == "more groups."
     assert any(key.startswith("Quote ") for key in found)
     assert "leukoscope evaluate run/bundle" in found["Measure it elsewhere:"]
 

@@ -151,7 +151,7 @@ def test_killed_again_and_again(phantoms: Path, bundle: str, tmp_path: Path) -> 
 def test_on_ray(phantoms: Path, bundle: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "scores"
-    command = [*PROGRAM, str(phantoms), "--out", str(out), "--bundle", bundle, "--engine", "ray",
+    command = [*PROGRAM, str(phantoms), "--out", str(out), "--bundle", bundle, "--executor", "ray",
                "--shard-size", "10", "--workers", "1", "--threads", "1"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -339,7 +339,10 @@ class _RowWriter:
     def _reasons(self, row: int, given: str, best: str, p: Mapping[str, float]) -> Iterator[str]:
         if p and best != given:
             tail = "" if row in self.likely else "; less than usual for that class"
-            yield f"{class_title(best)} has p {p[best]:.2f}, the given label {p[given]:.2f}{tail}"
+            yield (
+                f"probability of {class_title(best)} {p[best]:.2f}, of the given label "
+                f"{p[given]:.2f}{tail}"
+            )
         for j, what in self.partners.get(row, ()):
             other = self.evidence.records[j]
             yield f"{what} labelled {class_title(other.label)}: {other.path}"

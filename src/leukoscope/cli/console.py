@@ -179,7 +179,7 @@ def print_verdict(level: str, headline: str, needs: Iterable[str] = ()) -> None:
     out.print(f"\n[bold]verdict[/] ([{colour}]{level_words(level)}[/]): ", end="")
     out.print(headline, markup=False)
     for text in needs:
-        out.print(f"· to close it: {text}", markup=False)
+        out.print(f"· to settle it: {text}", markup=False)
 
 
 def print_sources(verdict: Verdict) -> None:

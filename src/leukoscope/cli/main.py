@@ -47,7 +47,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
         },
         "Use": {
             "export": ("bundle", "Pack a trained model as a bundle."),
-            "bundle": ("bundle", "Bundles (packed models): list, show, verify."),
+            "bundle": ("bundle", "Bundles (packed models): list, show, verify, share."),
             "score": ("score", "Score a large archive, each image exactly once."),
             "count": ("count", "Count cell types by patient, with intervals."),
             "audit-log": ("serve", "Verify or replay the record of predictions."),

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
-from leukoscope.config.guarantees import NO_PROMISE, Parity, Precision, Promise
+from leukoscope.config.guarantees import NO_PROMISE, Measured, Parity, Precision, Promise
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.known_classes import Role
 
@@ -354,6 +354,26 @@ class StudyVerdict(Strict):
         return [name for name, found in self.sources.items() if found == status]
 
 
+class Score(Measured):
+    """A test score of the models that held the images out, as the study measured it.
+
+    Attributes:
+        metric: Its name in ``metrics.json``.
+        protocol: Under which the images were held out.
+        n: Number of test images, or of patients where they are the unit of the study.
+        n_groups: Number of groups that the interval resamples.
+        group_unit: What such a group is.
+        confidence: Level of the interval.
+    """
+
+    metric: str
+    protocol: str
+    n: Annotated[int, Field(ge=1)]
+    n_groups: Annotated[int, Field(ge=1)]
+    group_unit: str
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+
 class BundleRecord(Strict):
     """``bundle.json``: everything that prediction needs besides the tensors.
 
@@ -363,6 +383,8 @@ class BundleRecord(Strict):
         created: ISO 8601 time in UTC.
         recipe: Recipe name.
         trained_on: What data, protocol and fold made the weights, in words.
+        dataset: Name of that data's folder or manifest; empty in older bundles.
+        scores: Of the recipe in the study; empty in older bundles.
         class_names: Order of the logits.
         roles: Class → what it stands for; a class that is left out has the role that the table of
             known classes gives it, or none.
@@ -402,6 +424,8 @@ class BundleRecord(Strict):
     created: str
     recipe: str
     trained_on: str
+    dataset: str = ""
+    scores: tuple[Score, ...] = ()
     class_names: Annotated[tuple[str, ...], Field(min_length=2)]
     roles: dict[str, Role] = Field(default_factory=dict)
     preprocess: PreprocessSpec
@@ -434,6 +458,12 @@ class BundleRecord(Strict):
         if self.patient is None:
             return words
         return f"{words}; a patient is answered by all images together, one image contributes"
+
+    @property
+    def measured_promise(self) -> str:
+        """The same, and how well it was kept on units that had no part in it."""
+        measured = "" if self.promise is None else self.promise.measured_words
+        return f"{self.promise_words}; {measured}" if measured else self.promise_words
 
     def variant(self, engine: str, precision: str) -> EngineVariant | None:
         """What was measured of an engine in a precision; None where nothing was."""

@@ -39,7 +39,7 @@ class CenterCrop(Strict):
 
 
 class Clahe(Strict):
-    """Contrast-limited adaptive histogram equalisation of L in LAB."""
+    """Contrast-limited adaptive histogram equalisation of L in LAB (Zuiderveld 1994)."""
 
     kind: Literal["clahe"] = "clahe"
     clip_limit: Positive = 2.0
@@ -231,7 +231,7 @@ class Macenko(Strict):
 
 
 class Grey(Strict):
-    """Three equal channels.
+    """Three equal channels: the mean optical density, or luma (ITU-R BT.601).
 
     Attributes:
         of: ``luma`` (ITU-R BT.601), or ``density``: mean optical density on a scale of its own,

@@ -21,6 +21,9 @@ Degradation = Literal[
 ]  # fmt: skip
 """Mild damage: what :data:`leukoscope.imaging.corruption.DEGRADATIONS` does to an image."""
 
+Tracker = Literal["mlflow", "wandb"]
+"""Where the epochs of a training are recorded besides the run's folder."""
+
 
 class LinearHeadTraining(Strict):
     """Frozen backbone, multinomial logistic regression on its standardised features.
@@ -144,12 +147,15 @@ class GradientTraining(Strict):
     Attributes:
         optimizer: As in torch.
         learning_rate: The largest one where a schedule changes it.
-        weight_decay: L2 penalty of ``adam``, ``adamax`` and ``sgd``, decoupled in ``adamw``.
+        weight_decay: L2 penalty of ``adam``, ``adamax`` and ``sgd``, decoupled in ``adamw``
+            (Loshchilov & Hutter 2019).
         momentum: Of ``sgd`` only.
         stage_decay: The head learns at the rate, each stage of the backbone at this share of the
-            rate of the stage after it (layer-wise decay, Bao et al. 2022); 1 is one rate for all.
-        schedule: How the rate changes.
-        loss: What is minimised.
+            rate of the stage after it (Howard & Ruder 2018; Bao et al. 2022); 1: one rate for all.
+        schedule: How the rate changes, per epoch or batch: ``none``, ``step``, ``exponential``,
+            ``cosine`` or ``one-cycle`` (Smith & Topin 2018).
+        loss: ``cross-entropy``, ``focal`` (Lin et al. 2017) or ``hierarchical``, each with
+            ``smoothing`` (Szegedy et al. 2016).
         class_weights: Weigh the loss by n / (K · n_k), counted on the training images.
         sampling: ``balanced`` draws as many images as there are, each class equally often;
             ``patients`` also draws each patient of a class equally often.
@@ -173,9 +179,13 @@ class GradientTraining(Strict):
         cached_views: Compute what the frozen blocks give for each image and for augmented copies
             of it, this many in all, once for the study, and train the rest on that; an epoch
             meets one copy of each image. 0 augments and computes anew each epoch.
+        batch_size: A single left-over image joins the batch before.
+        epochs: At most.
         patience: Epochs without an improvement of ``stop_on`` before training stops.
-        keep_best: What selects the epoch; ``val_f1`` is weighted by class sizes.
+        stop_on: ``val_loss``, ``val_accuracy``, or ``val_f1``, which is weighted by class sizes.
+        keep_best: What selects the epoch; likewise.
         precision: ``auto`` takes bfloat16 where the processor multiplies in it.
+        logger: Trackers that record each epoch and the study's report, besides TensorBoard.
     """
 
     method: Literal["gradient"] = "gradient"
@@ -203,6 +213,7 @@ class GradientTraining(Strict):
     freeze_depthwise: bool = False
     cached_views: Annotated[int, Field(ge=0, le=64)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    logger: tuple[Tracker, ...] = ()
 
     @model_validator(mode="after")
     def _frozen_blocks_are_cached(self) -> GradientTraining:

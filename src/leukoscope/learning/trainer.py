@@ -53,6 +53,7 @@ from leukoscope.learning.loop import (
     read_state,
 )
 from leukoscope.learning.optimisers import build_loss, fast_depthwise, precision_of
+from leukoscope.learning.trackers import IDS, tracking
 from leukoscope.learning.weights import tensors_sha256
 
 __all__ = ["ImageSet", "TrainingResult", "predict_logits", "predict_outputs", "train_gradient"]
@@ -203,7 +204,13 @@ def _fit(
     epoch_end: EpochEnd | None,
 ) -> TrainingResult:
     last = out / RESUME / "last.ckpt"
-    with quiet_lightning(), deterministic(), sync_batch_norms(network):
+    settings = {**config.model_dump(mode="json", exclude={"logger"}), "seed": seed}
+    with (
+        quiet_lightning(),
+        deterministic(),
+        sync_batch_norms(network),
+        tracking(config.logger, out, last.with_name(IDS), settings) as trackers,
+    ):
         module = Loop(network, config, spec, loss, sets, out, seed)
         train = Batches(sets[0], config.batch_size, module, transform, sampling=config.sampling)
         val = Batches(sets[1], config.batch_size, module, None)
@@ -220,7 +227,10 @@ def _fit(
                 BatchProgress(len(train), progress),
                 *([StopCallback(epoch_end)] if epoch_end else []),
             ],
-            logger=TensorBoardLogger(out, name="tensorboard", version="", default_hp_metric=False),
+            logger=[
+                TensorBoardLogger(out, name="tensorboard", version="", default_hp_metric=False),
+                *trackers,
+            ],
             plugins=[AtomicIO()],
             num_sanity_val_steps=0,
             enable_progress_bar=False,
@@ -290,6 +300,7 @@ def _fingerprint(
         del values["training"]["epochs"]
     for text in ("title", "reference", "notes"):
         del values[text]
+    values["training"].pop("logger", None)
     return sha256_json(
         {
             "recipe": values,

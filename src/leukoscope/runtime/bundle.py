@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -255,24 +256,41 @@ def save_bundle(
     missing = [name for name in _needed(record) if name not in files]
     if missing:
         raise BundleError(f"{folder}: the bundle needs {', '.join(missing)}")
+    with incoming_bundle(folder) as new:
+        hashes = {name: write_file(new / name, content) for name, content in sorted(files.items())}
+        record = record.model_copy(update={"files": hashes})
+        _check_record(record, folder)
+        write_json(new / RECORD, record.model_dump(mode="json"))
+    return record
+
+
+@contextmanager
+def incoming_bundle(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of ``folder``, as a whole, when the block ends well.
+
+    After an error nothing of it is left, and what was in ``folder`` stays.
+
+    Args:
+        folder: Absolute; missing, empty, or a bundle to replace.
+
+    Raises:
+        BundleError: ``folder`` holds something else, or the file system refuses.
+    """
     if not _replaceable(folder):
         raise BundleError(
             f"{folder}: expected a new folder or a bundle to replace, found something else",
             hint="give another folder",
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    home = next(place for place in folder.parents if place.is_dir())
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=home))
     try:
         new = temporary / "new"
         new.mkdir()
-        hashes = {name: write_file(new / name, content) for name, content in sorted(files.items())}
-        record = record.model_copy(update={"files": hashes})
-        _check_record(record, folder)
-        write_json(new / RECORD, record.model_dump(mode="json"))
+        yield new
+        folder.parent.mkdir(parents=True, exist_ok=True)
         swap_in(new, folder, temporary / "old")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return record
 
 
 def bundle_folder(folder: Path) -> Path:
@@ -302,6 +320,17 @@ def read_bundle(folder: Path) -> Bundle:
             wrong, or a file is missing, changed, or not listed; names the file.
     """
     folder = bundle_folder(Path(folder))
+    record = read_record(folder)
+    check_files(folder, record.files, RECORD)
+    return Bundle(folder, record, sha256_file(folder / RECORD))
+
+
+def read_record(folder: Path) -> BundleRecord:
+    """Read ``bundle.json`` alone: what the bundle's files are called, and their hashes.
+
+    Raises:
+        BundleError: Its schema version is not supported, or a key or a file's name is wrong.
+    """
     path = folder / RECORD
     try:
         values = read_json(path)
@@ -324,8 +353,7 @@ def read_bundle(folder: Path) -> Bundle:
             hint="install the version that wrote it, or export the bundle again",
         ) from None
     _check_record(record, folder)
-    check_files(folder, record.files, RECORD)
-    return Bundle(folder, record, sha256_file(path))
+    return record
 
 
 def check_graph(bundle: Bundle, engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import ipaddress
 import re
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from leukoscope.core.errors import MissingExtraError, UsageError
 from leukoscope.core.threads import ordered_map
@@ -31,6 +32,8 @@ _BLOCK = 2**20
 _TIMEOUT_S = 60.0  # without a byte
 _LONGEST_S = 300.0
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(::|://)")
+_USER = re.compile(r"://[^/\s@]*@")
+_QUERY = re.compile(r"(://[^\s?]*)\?[^\s'\"]*")
 _WEB = ("http", "https")
 _STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss")
 """Object stores, whose addresses come from the user's own configuration and never from a name."""
@@ -50,22 +53,33 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def file_system(url: str) -> tuple[Any, str]:
+def shown_url(text: str) -> str:
+    """A text in which no URL shows a password, a token or a signature.
+
+    >>> shown_url("no s3://key:secret@store/model?versionId=7&token=abc today")
+    'no s3://store/model?… today'
+    """
+    return _QUERY.sub(r"\1?…", _USER.sub("://", text))
+
+
+def file_system(url: str, extra: str = "score") -> tuple[Any, str]:
     """What fsspec reads a URL with, and the path there.
+
+    ``extra`` is the optional dependency that brings fsspec to whoever asks.
 
     Raises:
         UsageError: No file system of that name can be opened.
         MissingExtraError: fsspec is not installed.
     """
     if find_spec("fsspec") is None:
-        raise MissingExtraError(f"reading {url}", "scale")
+        raise MissingExtraError(f"opening {shown_url(url)}", extra)
     from fsspec.core import url_to_fs
 
     try:
         opened, path = url_to_fs(url)
     except (ImportError, ValueError) as error:
         known = "see the list of file systems in fsspec's documentation"
-        raise UsageError(f"{url}: cannot be opened: {error}", hint=known) from None
+        raise UsageError(f"{shown_url(url)}: cannot be opened: {error}", hint=known) from None
     return opened, str(path)
 
 
@@ -92,7 +106,9 @@ def local_files(
         if urls == "none":  # a list that came from elsewhere may say more than its plan allows
             detail = "expected the name of a file, found a URL, which this run does not read"
             return Failure(str(url), "unreadable", detail), None
-        return _fetch(str(url), folder / str(number), public=urls == "public")
+        target = (folder / str(number)).with_suffix(Path(urlsplit(str(url)).path).suffix[:10])
+        failure = fetch_file(str(url), target, public=urls == "public")
+        return (failure, None) if failure else (target, target)
 
     for behind_url, group in groupby(enumerate(names), far):
         if behind_url:
@@ -103,63 +119,83 @@ def local_files(
                 yield (item if isinstance(item, Failure) else Path(item)), None
 
 
-def _fetch(url: str, stem: Path, *, public: bool) -> LocalFile:
-    """Copy one file here; what passes (a lost connection) is tried three times."""
-    target = stem.with_suffix(Path(urlsplit(url).path).suffix[:10])
-    detail = ""
+def fetch_file(
+    url: str,
+    target: Path,
+    *,
+    public: bool = False,
+    most_bytes: int | None = None,
+    longest_s: float = _LONGEST_S,
+) -> Failure | None:
+    """Copy one file here; what passes (a lost connection) is tried three times.
+
+    Args:
+        url: The file.
+        target: Where to; nothing is left there after a failure.
+        public: Whether to connect to public addresses alone.
+        most_bytes: Largest size; default: that of an image.
+        longest_s: Longest time of one try.
+
+    Returns:
+        Why there is no copy: ``missing``, ``too-large`` or ``unreadable``; None where there is.
+    """
+    most = MAX_BYTES if most_bytes is None else most_bytes
+    failure = Failure(url, "unreadable", "")
     for attempt in range(_TRIES):
         try:
-            with closing(_open(url, public)) as source, target.open("wb") as file:
-                _copy(source, file)
-            return target, target
+            with closing(_open(url, public, most)) as source, target.open("wb") as file:
+                _copy(source, file, most, longest_s)
+            return None
         except FileNotFoundError:
-            return Failure(url, "missing", "no such file"), None
+            failure = Failure(url, "missing", "no such file")
+            break
         except _RefusedError as refused:
-            target.unlink(missing_ok=True)
-            return Failure(url, *refused.args), None
+            failure = Failure(url, *refused.args)
+            break
         except (UsageError, MissingExtraError):
             raise
         except Exception as error:  # file systems raise what their libraries raise
             detail = f"cannot be fetched: {type(error).__name__}: {error}"
+            failure = Failure(url, "unreadable", detail)
             if attempt + 1 < _TRIES:
                 time.sleep(0.5 * 2**attempt)
     with suppress(OSError):
         target.unlink()
-    return Failure(url, "unreadable", detail), None
+    return failure
 
 
-def _copy(source: BinaryIO, file: BinaryIO) -> None:
-    """Copy at most as many bytes as an image may have; a server may not say how many there are."""
-    copied, end = 0, time.monotonic() + _LONGEST_S
+def _copy(source: BinaryIO, file: BinaryIO, most: int, longest_s: float) -> None:
+    """Copy at most so many bytes; a server may not say how many there are."""
+    copied, end = 0, time.monotonic() + longest_s
     while block := source.read(_BLOCK):
         copied += len(block)
-        _check_size(copied)
+        _check_size(copied, most)
         if time.monotonic() > end:
-            raise _RefusedError("unreadable", f"expected the file within {_LONGEST_S:g} s")
+            raise _RefusedError("unreadable", f"expected the file within {longest_s:g} s")
         file.write(block)
 
 
-def _check_size(size: int | None) -> None:
-    if size is not None and size > MAX_BYTES:
-        raise _RefusedError("too-large", f"expected at most {MAX_BYTES:,} bytes, found more")
+def _check_size(size: int | None, most: int) -> None:
+    if size is not None and size > most:
+        raise _RefusedError("too-large", f"expected at most {most:,} bytes, found more")
 
 
-def _open(url: str, public: bool) -> BinaryIO:
+def _open(url: str, public: bool, most: int) -> BinaryIO:
     """The bytes behind a URL; its size is looked at first, where it is known."""
     scheme = url.partition(":")[0].lower()
     if scheme in _WEB and "::" not in url:
-        return _open_web(url, public)
+        return _open_web(url, public, most)
     if public and (scheme not in _STORES or "::" in url):
         raise _RefusedError("unreadable", _not_public(f"a URL of the kind {scheme}"))
     system, path = file_system(url)
-    _check_size(system.info(path).get("size"))
+    _check_size(system.info(path).get("size"), most)
     opened: BinaryIO = system.open(path, "rb")
     return opened
 
 
-def _open_web(url: str, public: bool) -> BinaryIO:
+def _open_web(url: str, public: bool, most: int) -> BinaryIO:
     try:
-        answer = _OPENERS[public].open(url, timeout=_TIMEOUT_S)
+        answer = _OPENERS[public].open(_request(url), timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (404, 410):
@@ -167,12 +203,23 @@ def _open_web(url: str, public: bool) -> BinaryIO:
         raise ConnectionError(f"the server answers {error.code}") from None
     size = answer.headers.get("Content-Length", "")
     try:
-        _check_size(int(size) if size.isdigit() else None)
+        _check_size(int(size) if size.isdigit() else None, most)
     except _RefusedError:
         answer.close()
         raise
     opened: BinaryIO = answer
     return opened
+
+
+def _request(url: str) -> urllib.request.Request:
+    """What asks for a URL; a password in it goes to that server and to no other."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())
+    if user:
+        code = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {code}")
+    return request
 
 
 def _not_public(what: str) -> str:

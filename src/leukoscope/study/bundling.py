@@ -19,6 +19,7 @@ from leukoscope.config.bundle import (
     ModelField,
     OutOfDistribution,
     QualityLimits,
+    Score,
     StudyVerdict,
 )
 from leukoscope.config.guarantees import Promise, Stored
@@ -63,6 +64,7 @@ from leukoscope.study.final_model import (
 from leukoscope.study.patient_gate import unseen_scores
 
 PARITY_IMAGES = 64
+PACKED_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
 MOST_UNITS = 1000  # whose confusions are packed
 LICENCE = (
     "The weights were fitted to the images of the data set named in the model card and may be used "
@@ -181,6 +183,8 @@ def _record(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         recipe=recipe,
         trained_on=_trained_on(final.config.data.path, final.rows),
+        dataset=Path(final.config.data.path).stem,
+        scores=_scores(files, recipe),
         class_names=final.meta.class_names,
         roles=roles_of(final.meta.class_names, final.config.data.roles),
         preprocess=final.meta.recipe.preprocess,
@@ -376,6 +380,27 @@ def _verdict(files: RunFiles, recipe: str) -> StudyVerdict | None:
         return None
     sources: dict[str, str] = {row.source: row.status for row in verdict.sources}
     return StudyVerdict(level=verdict.level, headline=verdict.headline, sources=sources)
+
+
+def _scores(files: RunFiles, recipe: str) -> tuple[Score, ...]:
+    """The test scores that a reader of the bundle asks for first."""
+    if not files.run.metrics.is_file():
+        return ()
+    return tuple(
+        Score(
+            metric=metric,
+            protocol=row.protocol,
+            n=row.n,
+            n_groups=row.n_groups,
+            group_unit=row.group_unit,
+            confidence=files.metrics.confidence,
+            **dict(found),
+        )
+        for row in files.metrics.results
+        if row.recipe == recipe
+        for metric in PACKED_SCORES
+        if (found := measured(row.metrics.get(metric))) is not None
+    )
 
 
 def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:

@@ -89,7 +89,10 @@ def _run_steps(
     report: bool,
 ) -> StudyResult:
     """Everything from the audit to the report."""
+    from leukoscope.learning.trackers import check_trackers, track_report
+
     _open_folder(run, config, resume)
+    check_trackers(config.recipes, run.path)
     with progress.step("audit"):
         found = audited_in(run, config, progress)
     images = labelled(found, config)
@@ -110,6 +113,7 @@ def _run_steps(
     write_json(run.environment, describe_environment(run, config.seed, progress))
     if report:
         _report(run, progress)
+        track_report(config.recipes, run, metrics)
     return StudyResult(run, metrics, unreadable)
 
 

@@ -1,4 +1,4 @@
-"""``bundle show|verify|list``, ``evaluate`` and ``export``: what is done with a trained model."""
+"""The group ``bundle``, ``evaluate`` and ``export``: what is done with a trained model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord, OutOfDistribution
 
 bundle_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Bundles (packed models): list, show, verify."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Bundles (packed models): list, show, verify, share.",
 )
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Replace a bundle that is there already.")
+]
 BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder, e.g. run/bundle.")]
 
 
@@ -118,6 +123,65 @@ def list_bundles(
     console().print(table)
 
 
+@bundle_app.command(
+    "push", epilog="Example: leukoscope bundle push run/bundle hf://my-lab/cnmc-cell"
+)
+@command
+def push(
+    bundle: BundleArgument,
+    target: Annotated[
+        str, typer.Argument(help="A folder, a URL such as s3://store/model, or hf://owner/name.")
+    ],
+    replace: ReplaceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Share a bundle: put it, and a card beside it, into a folder, store or repository.
+
+    A repository that does not exist on Hugging Face is made, private.
+    """
+    from leukoscope.scale.sharing import push_bundle
+
+    with progress_bars() as show:
+        sent = push_bundle(bundle, target, replace=replace, progress=show)
+    if as_json:
+        print_json({"place": sent.place, "name": sent.record.name, "sha256": sent.sha256})
+        return
+    say(f"{sent.record.name} is at {sent.place}, with README.md as its card")
+    say(f"To fetch exactly this one: leukoscope bundle pull {sent.place} --sha256 {sent.sha256}")
+
+
+@bundle_app.command(
+    "pull", epilog="Example: leukoscope bundle pull hf://my-lab/cnmc-cell --out model"
+)
+@command
+def pull(
+    source: Annotated[
+        str, typer.Argument(help="What push wrote: a folder, a URL (also https), hf://owner/name.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The new folder. Default: the bundle's name."),
+    ] = None,
+    sha256: Annotated[
+        str, typer.Option("--sha256", help="What the bundle's hash must be, or begin with.")
+    ] = "",
+    replace: ReplaceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a shared bundle; every hash is checked before it stands in its folder."""
+    from leukoscope.scale.sharing import pull_bundle
+
+    with progress_bars() as show:
+        got = pull_bundle(source, out, sha256=sha256, replace=replace, progress=show)
+    if as_json:
+        print_json({"place": got.place, "name": got.record.name, "sha256": got.sha256})
+        return
+    say(f"bundle {got.place}: {', '.join(got.record.class_names)}; every hash fits")
+    if not sha256:
+        say(f"Is it the one you mean? Compare with whoever gave it to you: {got.sha256}")
+    say(f"Next: leukoscope bundle verify {got.place}")
+
+
 def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
     pre = record.preprocess
     steps = ", ".join(step.kind for step in pre.steps) or "no steps"
@@ -136,7 +200,8 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
         ("similar cases", _cases(record)),
         ("normalisation", f"mean {_triple(pre.mean)}, std {_triple(pre.std)}"),
         *_verdict(record),
-        ("promise", _promise(record)),
+        *_scores(record),
+        ("promise", record.measured_promise),
         ("calibration", _calibration(record)),
         ("prediction sets", _sets(record)),
         ("operating point", _point(record)),
@@ -183,10 +248,19 @@ def _verdict(record: BundleRecord) -> list[tuple[str, str]]:
     return [("verdict", f"{level_words(record.verdict.level)}: {record.verdict.headline}")]
 
 
-def _promise(record: BundleRecord) -> str:
-    """For which new images the answers are calibrated, and how well that was measured."""
-    measured = "" if record.promise is None else record.promise.measured_words
-    return f"{record.promise_words}; {measured}" if measured else record.promise_words
+def _scores(record: BundleRecord) -> list[tuple[str, str]]:
+    """The accuracy in the study, a line for each way of holding images out."""
+    from leukoscope.reporting.formats import interval, plural
+
+    return [
+        (
+            f"accuracy, {score.protocol}",
+            f"{interval(dict(score), score.metric)}, {score.n:,} tested, "
+            f"{plural(score.n_groups, score.group_unit)}",
+        )
+        for score in record.scores
+        if score.metric == "accuracy"
+    ]
 
 
 def _behind_threshold(ood: OutOfDistribution) -> str:

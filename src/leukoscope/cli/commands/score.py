@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from leukoscope.cli import options as opt
+from leukoscope.cli.choices import completion
 from leukoscope.cli.console import (
     DISCLAIMER,
     EXIT_SOME_UNREADABLE,
@@ -40,8 +41,11 @@ UrlsOption = Annotated[
         "no address of your own network), or any. Given again to resume a run that reads URLs."
     ),
 ]
-ExecutionOption = Annotated[
-    str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor", metavar="local|ray", help="Processes of this machine, or a Ray cluster."
+    ),
 ]
 WorkersOption = Annotated[
     int, typer.Option(min=0, help="Processes or actors. Default: one for each core here.")
@@ -53,7 +57,13 @@ ShardSizeOption = Annotated[
     int | None,
     typer.Option("--shard-size", min=1, help="Images in a shard. Default: at most 2000."),
 ]
-ScoreEngineOption = Annotated[str | None, typer.Option(help="auto, openvino or onnxruntime.")]
+ScoreEngineOption = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion("engine"),
+        help="auto, openvino or onnxruntime; the same for all workers.",
+    ),
+]
 ScorePrecisionOption = Annotated[
     str | None, typer.Option(help="auto, fp32, bf16 or int8; the same for all workers.")
 ]
@@ -86,11 +96,11 @@ def score(
     bundle: opt.FittingBundleOption = None,
     root: ManifestRootOption = None,
     urls: UrlsOption = None,
-    engine: ExecutionOption = "local",
+    executor: ExecutorOption = "local",
     workers: WorkersOption = 0,
     threads: WorkerThreadsOption = 0,
     shard_images: ShardSizeOption = None,
-    network_engine: ScoreEngineOption = None,
+    engine: ScoreEngineOption = None,
     precision: ScorePrecisionOption = None,
     um_per_px: opt.UmPerPxOption = None,
     scale_bar_um: opt.ScaleBarOption = None,
@@ -111,13 +121,13 @@ def score(
     folder = ScoreFolder(out)
     if verify:
         return _verify(folder, as_json)
-    pool = Workers(engine, workers, threads, ray_address, stall)
+    pool = Workers(executor, workers, threads, ray_address, stall)
     request = Request(
         sources=tuple(images) if images else None,
         bundle=bundle,
         root=root,
         urls=cast("UrlRule | None", urls),
-        engine=None if network_engine == "auto" else network_engine,
+        engine=None if engine == "auto" else engine,
         precision=None if precision == "auto" else precision,
         um_per_px=um_per_px,
         scale_bar_um=scale_bar_um,

@@ -216,15 +216,16 @@ def _too_few(score: Score) -> list[Missing]:
 
 
 def _closing(open_: Sequence[SourceVerdict], judged: Sequence[Score]) -> str:
-    """How many groups would close the open sources."""
+    """What would settle the open sources: more groups, a probe, or other images."""
     unit = judged[0].unit
     needs = []
+    if unknown := [s.source for s in open_ if s.needed is None and s.share is None]:
+        probes = ", ".join(SOURCES[source][0] for source in unknown)
+        needs.append(f"run the probe{'s' * (len(unknown) > 1)} {probes} with {unit}s held out")
     for source in open_:
         if source.needed is not None:
             needs.append(f"about {source.needed:,} {unit}s for {source.source}")
-        elif source.share is None:
-            needs.append(f"for {source.source} a run of its probe ({SOURCES[source.source][0]})")
-        else:
+        elif source.share is not None:
             needs.append(f"for {source.source} other images: its share lies near one half")
     return "; ".join(needs)
 
@@ -236,7 +237,7 @@ def _control_missing(control: Control | None) -> list[Missing]:
         why = f"the negative control is too uncertain to pass (up to {control.high:.2f})"
         return [(why, "more groups")]
     why = (control.reason if control else "") or "no negative control was run"
-    return [(why, "run the study with control_draws of 5 or more")]
+    return [(why, "run the study with `--set control_draws=5`")]
 
 
 def survival_rows(

@@ -65,7 +65,7 @@ def overview(comparison: ComparisonResult) -> Table:
         recipe_field(comparison),
         *each(names, lambda name: f"Accuracy, {name}",
               lambda e, name: interval(value_of(e, name, "accuracy"), "accuracy")),
-        value("Epochs run of published", lambda e: epochs(e, names), lines=True),
+        value("Epochs, run / published", lambda e: epochs(e, names), lines=True),
         value("Parameters", lambda e: big(_complexity(e, "parameters"))),
         value("MACs", lambda e: big(_complexity(e, "macs"))),
         value("Latency, 1 image", lambda e: milliseconds(latency_of(e, 1), "median_ms")),
@@ -298,7 +298,7 @@ def verdicts(comparison: ComparisonResult) -> Table | None:
         code("Run", "name"),
         text("Verdict", lambda run: level_words(str(run["verdict"]["level"]))),
         *(status(name, partial(_of_source, name=name)) for name in SOURCES),
-        note="A better score of a run that is unsafe is no better model.",
+        note="A higher score does not make an unsafe run the better model.",
     )
 
 

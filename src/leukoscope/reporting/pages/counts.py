@@ -122,9 +122,9 @@ def _headline(result: Entry) -> Headline:
     threshold = f"{100 * result['blast_threshold']:g} %"
     words = (
         f"Blasts ({', '.join(blasts)}) against {threshold}: above in {calls.count('above')}, "
-        f"below in {calls.count('below')}, cannot be told in {calls.count('cannot be told')} of "
-        f"{plural(len(patients), 'patient')}. A side is named where the whole 95 % interval lies "
-        "on it."
+        f"below in {calls.count('below')}, uncertain in {calls.count('cannot be told')} of "
+        f"{plural(len(patients), 'patient')}. A patient is above or below only if the whole 95 % "
+        "interval is."
     )
     return Headline("inconclusive", "Result", "→", words)
 

@@ -128,7 +128,7 @@ def _steps(study: Study) -> Iterator[tuple[str, str]]:
         yield f"Remove “{label}” as a clue:", f"{REMEDIES[source.source]}."
     yield from _what_to_quote(study)
     for need in verdict.needs:
-        yield "To close what is open:", f"{need.rstrip('.')}."
+        yield "To settle what is open:", f"{need.rstrip('.')}."
     yield from _later(study)
 
 

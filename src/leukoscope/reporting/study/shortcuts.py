@@ -95,7 +95,7 @@ def sources(study: Study) -> Table | None:
         status("Verdict", lambda s: SIGNS[s.status]),
         *[status(protocol_title(p), partial(cell, protocol=p)) for p in shown],
         code("Probe", lambda s: s.probe or DASH),
-        text("To close it", lambda s: s.reason or _judged_by(s)),
+        text("What is missing", lambda s: s.reason or _judged_by(s)),
         note="✗ shown: more than one half (lower limit); ✓ refuted: less than one half (upper "
         f"limit); ? open. {_rests_on(verdict.protocol)}",
     )  # fmt: skip

@@ -1,0 +1,185 @@
+"""The card beside a shared bundle: what its record says, with the metadata that hubs read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from leukoscope.config.bundle import BundleRecord, Score
+from leukoscope.config.guarantees import Measured
+from leukoscope.core.labels import class_title, role_of
+from leukoscope.core.protocols import PROTOCOLS
+from leukoscope.evaluation.verdict.rule import level_words
+from leukoscope.reporting.formats import interval, metric_title, plural, upper_first
+from leukoscope.reporting.markup import render
+
+TASK = "image-classification"
+HUB_METRICS = {"macro_f1": "f1"}
+"""Our metrics whose kind has another name on hubs."""
+
+
+def render_bundle_card(record: BundleRecord, sha256: str) -> str:
+    """The card as Markdown, with YAML front matter as in Hugging Face's model cards.
+
+    Args:
+        record: Of the bundle.
+        sha256: Of the whole bundle, for whoever fetches it to compare.
+    """
+    return render(
+        "bundle_card.md.j2",
+        front_matter="".join(f"{line}\n" for line in yaml_lines(card_metadata(record))),
+        record=record,
+        sha256=sha256,
+        verdict=record.verdict and upper_first(level_words(record.verdict.level)),
+        facts=_facts(record, sha256),
+        scores=[_row(score) for score in record.scores],
+        limits=_limits(record),
+    )
+
+
+def card_metadata(record: BundleRecord) -> dict[str, object]:
+    """What a hub lists a model by: licence, library, task, tags, data sets, scores, limits."""
+    values: dict[str, object] = {
+        "license": "other",
+        "license_name": _identifier(record.licence).lower(),
+        "license_link": "bundle/LICENSE",
+        "library_name": "leukoscope",
+        "pipeline_tag": TASK,
+        "tags": ["leukemia", "blood-smear", "microscopy", "onnx", record.recipe],
+    }
+    if record.dataset:
+        values["datasets"] = [_identifier(record.dataset)]
+    if metrics := sorted({_hub_metric(score.metric) for score in record.scores}):
+        values["metrics"] = metrics
+    if results := _results(record):
+        values["model-index"] = [{"name": record.name, "results": results}]
+    return values | {"limits": _limits(record)}
+
+
+def yaml_lines(value: object, indent: str = "") -> Iterator[str]:
+    """YAML of mappings, lists and plain values, a value a line; JSON's strings are YAML's, too.
+
+    >>> list(yaml_lines({"tags": ["a: b", 1], "n": {"x": None}}))
+    ['tags:', '- "a: b"', '- 1', 'n:', '  x: null']
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if isinstance(inner, Mapping | list):
+                yield f"{indent}{key}:"
+                yield from yaml_lines(inner, indent + "  " * isinstance(inner, Mapping))
+            else:
+                yield f"{indent}{key}: {json.dumps(inner, ensure_ascii=False)}"
+    elif isinstance(value, list):
+        for inner in value:
+            first, *rest = yaml_lines(inner, indent + "  ")
+            yield f"{indent}- {first.strip()}"
+            yield from rest
+    else:
+        yield indent + json.dumps(value, ensure_ascii=False)
+
+
+def _identifier(text: str) -> str:
+    """A name as hubs allow it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+
+
+def _hub_metric(metric: str) -> str:
+    return HUB_METRICS.get(metric, metric)
+
+
+def _results(record: BundleRecord) -> list[dict[str, object]]:
+    """The entries of a model index: each score under its protocol, with its interval."""
+    name = record.dataset or "not named"
+    data = {"type": _identifier(name), "name": name}
+    metrics: dict[str, list[dict[str, object]]] = {}
+    for score in record.scores:
+        metrics.setdefault(score.protocol, []).append(_entry(score))
+    promise = record.promise
+    if promise is not None and promise.measured is not None:
+        covered = _measured_entry("coverage", "Coverage of prediction sets", promise.measured)
+        covered["args"] = {**_limits_of(promise.measured), "n": promise.n, "unit": promise.unit}
+        metrics.setdefault(promise.protocol, []).append(covered)
+    return [
+        {
+            "task": {"type": TASK, "name": _held_out(protocol)},
+            "dataset": {**data, "config": protocol, "split": "test"},
+            "metrics": found,
+        }
+        for protocol, found in metrics.items()
+    ]
+
+
+def _entry(score: Score) -> dict[str, object]:
+    entry = _measured_entry(_hub_metric(score.metric), metric_title(score.metric), score)
+    of = score.model_dump(include={"n", "n_groups", "group_unit", "confidence"})
+    return {**entry, "args": {**_limits_of(score), **of}}
+
+
+def _measured_entry(kind: str, title: str, found: Measured) -> dict[str, object]:
+    """One value; hubs show no arguments, so that its name carries the interval, too."""
+    span = _span(found)
+    return {"type": kind, "name": f"{title} {span}".strip(), "value": found.value}
+
+
+def _limits_of(found: Measured) -> dict[str, object]:
+    return {"low": found.low, "high": found.high, "reliable": found.reliable}
+
+
+def _span(found: Measured) -> str:
+    if found.low is None or found.high is None:
+        return ""
+    few = "" if found.reliable else ", few groups"
+    return f"(interval {found.low:.3f}–{found.high:.3f}{few})"
+
+
+def _held_out(protocol: str) -> str:
+    return PROTOCOLS[protocol].title if protocol in PROTOCOLS else protocol
+
+
+def _row(score: Score) -> tuple[str, ...]:
+    """A line of the table of scores."""
+    return (
+        metric_title(score.metric),
+        _held_out(score.protocol),
+        f"{interval(dict(score), score.metric)}, level {score.confidence:.0%}",
+        f"{score.n:,}",
+        plural(score.n_groups, score.group_unit),
+    )
+
+
+def _facts(record: BundleRecord, sha256: str) -> Sequence[tuple[str, str]]:
+    classes = (
+        f"{class_title(name)} ({role_of(name, record.roles) or 'role not stated'})"
+        for name in record.class_names
+    )
+    return (
+        ("Bundle", f"{record.name}@{sha256[:12]}, made {record.created[:10]}"),
+        ("Recipe", record.recipe),
+        ("Trained on", record.trained_on),
+        ("Classes", ", ".join(classes)),
+        ("Input", f"{record.preprocess.size_px} px"),
+        ("Licence of the weights", record.licence),
+        ("SHA-256 of bundle.json", sha256),
+    )
+
+
+def _limits(record: BundleRecord) -> list[str]:
+    """What the model must not be taken for."""
+    limits = [
+        "No medical device: for research and teaching.",
+        f"{upper_first(record.measured_promise)}.",
+    ]
+    if record.verdict is None:
+        limits.append("Whether it reads shortcuts was not examined.")
+    else:
+        of = [
+            name for name, status in record.verdict.sources.items() if status in ("shown", "open")
+        ]
+        if of:
+            limits.append(f"Shortcuts shown or not ruled out: {', '.join(of)}.")
+    if record.phantoms:
+        limits.append("Trained on drawn cells: it says nothing about blood.")
+    if record.envelope is None:
+        limits.append("What damage to an image it tolerates was not measured.")
+    return limits
