@@ -120,7 +120,9 @@ def test_what_was_changed_is_found_and_done_again(
 
     part.unlink()
     (out / "predictions" / "part-000009.parquet").unlink()
-    assert _run("--out", out, "--resume", "--workers", "1")[0] == 0
+    code, _, error = _run("--out", out, "--resume", "--workers", "1")
+    assert (code, "reads images from URLs" in error) == (2, True)
+    assert _run("--out", out, "--resume", "--workers", "1", "--root", f"file://{phantoms}")[0] == 0
     assert _run("--out", out, "--verify")[0] == 0
 
 
