@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from leukoscope.cli.choices import CHOICES, OTHER
 from leukoscope.cli.commands.guide import (
+    ENTRIES,
     LEFT_OUT,
     Entry,
     Guide,
-    all_entries,
     command_line,
     run_command,
 )
@@ -34,16 +34,17 @@ from leukoscope.cli.parameters import commands_of, parameters_of
 from leukoscope.config import DEFAULT_RECIPE
 
 COMMANDS = commands_of(typer.main.get_command(app))
+ALL_ENTRIES = [entry for group in ENTRIES.values() for entry in group]
 DOWN, ENTER, CTRL_C = "\x1b[B", "\r", "\x03"
 
 
 def test_every_command_has_an_entry_or_is_left_out() -> None:
-    listed = {entry.command for entry in all_entries()}
+    listed = {entry.command for entry in ALL_ENTRIES}
     assert listed.isdisjoint(LEFT_OUT)
     assert listed | set(LEFT_OUT) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("entry", all_entries(), ids=lambda entry: entry.title)
+@pytest.mark.parametrize("entry", ALL_ENTRIES, ids=lambda entry: entry.title)
 def test_an_entry_asks_for_what_its_command_has(entry: Entry) -> None:
     parameters = parameters_of(COMMANDS[entry.command])
     asked = [word.removesuffix("!") for word in entry.questions.split()]

@@ -57,7 +57,7 @@ class Correction:
     at: str
 
 
-def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str, Any]:
+def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str, object]:
     """Write a corrected manifest, and beside it what was changed, by whom, from which queue.
 
     Copies of one picture (equal files or pixels) follow the decision on any of them. Images that

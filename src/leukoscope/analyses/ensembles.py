@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -60,7 +60,6 @@ from leukoscope.pipeline.results.summary import summarise
 from leukoscope.study.result import StudyResult
 
 EnsembleMethod = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
-ENSEMBLE_METHODS: tuple[EnsembleMethod, ...] = get_args(EnsembleMethod)
 COMPARED = ("accuracy", "log_loss")
 ENSEMBLE_TITLES: Mapping[str, str] = {
     "mean": "Soft voting: plain average of {n} models",
@@ -326,7 +325,7 @@ def _tests(
     methods: Sequence[EnsembleMethod],
     folds: Sequence[Fold],
     config: StudyConfig,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Each ensemble against the best member (by log loss on val) and against plain averaging.
 
     The tests under one protocol are a family.

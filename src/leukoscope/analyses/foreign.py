@@ -56,10 +56,10 @@ def summarise_foreign(
     *,
     inapplicable: Sequence[Mapping[str, str]],
     evidence: Evidence,
-    split: Mapping[str, Any] | None,
+    split: Mapping[str, object] | None,
     probabilities: bool,
     warnings: Sequence[str],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Statistics of a model that was not made here, beside the probes.
 
     Arguments are those of :func:`~leukoscope.pipeline.results.summary.summarise`; ``name`` is the
@@ -78,7 +78,7 @@ def summarise_foreign(
         tested = [under.select(input=probe) for probe in config.probes]
         probes += [probe_entry(statistics, t, str(t.input[0]), protocol) for t in tested if len(t)]
         model_on += model_on_entries(statistics, under, [name], protocol)
-    metrics: dict[str, Any] = {
+    metrics: dict[str, object] = {
         "schema": 1,
         "class_names": list(table.class_names),
         "confidence": config.confidence,
@@ -286,7 +286,7 @@ def _rows_of(
     source: ForeignModel | Path,
     table: ForeignTable | None,
     store: InputStore,
-    split: Mapping[str, Any] | None,
+    split: Mapping[str, object] | None,
     seed: int,
     progress: Progress,
 ) -> list[PredictionTable]:

@@ -184,7 +184,7 @@ def training_distances(
 
 def make_queue(
     run: RunFolder, *, recipe: str | None = None, protocol: str | None = None, count: int = COUNT
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The queue of a run, from its ``predictions.csv``, ``manifest.csv`` and ``passport.json``.
 
     By default the run's first recipe, and the first of
@@ -279,7 +279,7 @@ def rank_images(evidence: LabelEvidence, count: int = COUNT) -> dict[str, Any]:
     }
 
 
-def _summary(errors: LabelErrors, y: NDArray[np.int64]) -> dict[str, Any]:
+def _summary(errors: LabelErrors, y: NDArray[np.int64]) -> dict[str, object]:
     """What confident learning says of all labels together."""
     joint = joint_distribution(errors.counts, np.bincount(y, minlength=len(errors.counts)))
     return {
@@ -307,7 +307,7 @@ class _RowWriter:
     suggested: Mapping[int, int]
     likely: set[int]
 
-    def row(self, name: str, row: int) -> dict[str, Any]:
+    def row(self, name: str, row: int) -> dict[str, object]:
         """All that the queue says of one image."""
         record, names, p = self.evidence.records[row], self.evidence.class_names, self._p(row)
         partners = [(self.evidence.records[j], what) for j, what in self.partners.get(row, ())]

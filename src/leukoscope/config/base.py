@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -24,7 +24,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
-def validate(model: type[ModelT], values: Mapping[str, Any], source: str) -> ModelT:
+def validate(model: type[ModelT], values: Mapping[str, object], source: str) -> ModelT:
     """Build ``model`` from ``values``.
 
     Raises:
@@ -97,7 +97,7 @@ def _keys_at(model: type[BaseModel], place: Sequence[int | str]) -> set[str]:
     return {name for one in models for name in one.model_fields}
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
     """The schemas that a type names, in unions and containers too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation

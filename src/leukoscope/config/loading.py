@@ -88,7 +88,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
     return result
 
 
-def _parse_toml(text: str, source: str) -> dict[str, Any]:
+def _parse_toml(text: str, source: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -99,7 +99,7 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
         ) from None
 
 
-def _parse_value(raw: str) -> Any:
+def _parse_value(raw: str) -> object:
     try:
         return tomllib.loads(f"value = {raw}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):

@@ -102,7 +102,7 @@ class Choice(Strict):
     """
 
     kind: Literal["choice"] = "choice"
-    values: Annotated[tuple[Any, ...], Field(min_length=1)]
+    values: Annotated[tuple[object, ...], Field(min_length=1)]
 
     @property
     def labels(self) -> tuple[bool | int | float | str, ...]:
@@ -112,15 +112,15 @@ class Choice(Strict):
             for value in self.values
         )
 
-    def value_of(self, label: Any) -> Any:
+    def value_of(self, label: object) -> object:
         """The value that a label stands for."""
         return self.values[self.labels.index(label)]
 
-    def grid(self) -> list[Any]:
+    def grid(self) -> list[object]:
         """All labels."""
         return list(self.labels)
 
-    def probes(self) -> list[Any]:
+    def probes(self) -> list[object]:
         """All values, to try whether a recipe takes them."""
         return list(self.values)
 
@@ -186,9 +186,9 @@ def compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
     """Nested tables as (dotted key, value)."""
-    found: list[tuple[str, Any]] = []
+    found: list[tuple[str, object]] = []
     for name, value in values.items():
         key = f"{prefix}{name}"
         found += leaves(value, f"{key}.") if isinstance(value, Mapping) else [(key, value)]
@@ -207,7 +207,7 @@ def _parameter(text: str, source: str) -> Range | Choice:
     return validate(Range, values | ({"steps": steps.strip()} if slash else {}), source)
 
 
-def _choices(text: str) -> list[Any]:
+def _choices(text: str) -> list[object]:
     try:
         return list(
             tomllib.loads(f"values = {text if text.startswith('[') else f'[{text}]'}")["values"]
@@ -352,20 +352,20 @@ def own_value(recipe: Recipe, key: str) -> Any:
     return value
 
 
-def own_label(recipe: Recipe, key: str) -> Any:
+def own_label(recipe: Recipe, key: str) -> object:
     """What the recipe itself says, tables and lists as JSON text."""
     value = own_value(recipe, key)
     return compact(value) if isinstance(value, (dict, list)) else value
 
 
-def baselines(recipe: Recipe, space: Space) -> list[dict[str, Any]]:
+def baselines(recipe: Recipe, space: Space) -> list[dict[str, object]]:
     """The recipe as it is, as labels of the space; one for each penalty of its list.
 
     Empty where the recipe lies outside the space.
     """
     lists = {key: recipe.training.c_grid for key in WRAPPED if key in space
              and isinstance(recipe.training, LinearHeadTraining)}  # fmt: skip
-    found: list[dict[str, Any]] = [{}]
+    found: list[dict[str, object]] = [{}]
     for key, parameter in space.items():
         own = own_value(recipe, key)
         if isinstance(parameter, Choice) and isinstance(own, (dict, list)):
@@ -420,7 +420,7 @@ def _by_loss(recipe: Recipe) -> bool:
     return isinstance(training, GradientTraining) and training.keep_best == "val_loss"
 
 
-def _in_full(recipe: Recipe, key: str, value: Any) -> Any:
+def _in_full(recipe: Recipe, key: str, value: object) -> object:
     """A value as the recipe would write it, with the defaults of a table spelled out."""
     return own_value(resolve(recipe, {key: value}), key) if isinstance(value, dict) else value
 

@@ -99,7 +99,7 @@ def leaves_folder(name: str) -> bool:
     return PureWindowsPath(name).drive != "" or plain.startswith(("/", "../")) or plain == ".."
 
 
-def csv_cell(value: Any) -> Any:
+def csv_cell(value: object) -> object:
     """A value for a CSV file that a spreadsheet may open: no text of the data is a formula.
 
     Text that begins like a formula gets an apostrophe before it, which :func:`csv_value` takes

@@ -36,7 +36,7 @@ def html_note(text: str, strong: str = "") -> str:
     return f"<p>{f'<b>{escape(strong)}</b>: ' if strong else ''}{escape(text)}</p>"
 
 
-def data_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def data_frame(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """A pandas frame of rows.
 
     Raises:

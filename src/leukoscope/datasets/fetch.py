@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +97,7 @@ class ResumingDownload:
     partial: Path  # file of what was downloaded so far
     progress: FileProgress  # called with ``(step, bytes here, bytes in all)``
 
-    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:
         """Fetch ``url`` into ``output_file``; a broken connection is taken up again at once."""
         from requests.exceptions import ChunkedEncodingError, ConnectionError, Timeout
 

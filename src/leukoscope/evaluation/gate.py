@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,11 +50,11 @@ Float64Array = NDArray[np.float64]
 class GateInputs:
     """What the gate needs of n images."""
 
-    appearance: NDArray[Any]  # (n, A) of ``imaging.appearance``
-    features: NDArray[Any]  # (n, D) of the model's graph
-    logits: NDArray[Any]  # (n, K) of the model's graph
+    appearance: NDArray[np.floating]  # (n, A) of ``imaging.appearance``
+    features: NDArray[np.floating]  # (n, D) of the model's graph
+    logits: NDArray[np.floating]  # (n, K) of the model's graph
 
-    def take(self, rows: NDArray[Any]) -> GateInputs:
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> GateInputs:
         """Some of the images, by number or mask."""
         return GateInputs(self.appearance[rows], self.features[rows], self.logits[rows])
 
@@ -97,7 +96,7 @@ class Gate:
             for scale in self.scales
         }
 
-    def appearance_scores(self, appearance: NDArray[Any]) -> Float64Array:
+    def appearance_scores(self, appearance: NDArray[np.floating]) -> Float64Array:
         """The scaled score of appearance alone, (n,), which needs no network.
 
         Raises:
@@ -132,7 +131,7 @@ class Gate:
         """The content of a safetensors file; :meth:`from_tensors` reads it."""
         from safetensors.numpy import save
 
-        tensors: dict[str, NDArray[Any]] = {}
+        tensors: dict[str, NDArray[np.generic]] = {}
         if self.features is not None:
             tensors |= self.features.tensors()
         if self.appearance is not None:
@@ -144,7 +143,9 @@ class Gate:
         return bytes(save(tensors))
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], record: OutOfDistribution) -> Gate:
+    def from_tensors(
+        cls, tensors: Mapping[str, NDArray[np.floating]], record: OutOfDistribution
+    ) -> Gate:
         """The gate that :meth:`to_bytes` wrote, with the scales of its bundle's record.
 
         Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +69,7 @@ class OodModel:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> OodModel:
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.floating]]) -> OodModel:
         """The model that :meth:`tensors` described.
 
         Raises:
@@ -152,7 +151,7 @@ def fit_threshold(
 
 
 def neighbour_distance(
-    features: ArrayLike, references: NDArray[Any], basis: NDArray[Any] | None = None
+    features: ArrayLike, references: NDArray[np.floating], basis: NDArray[np.floating] | None = None
 ) -> NDArray[np.float64]:
     """Distance to the fifth nearest reference, all vectors scaled to length 1.
 
@@ -182,7 +181,7 @@ def neighbour_distance(
 
 
 def nearest_cases(
-    features: ArrayLike, cases: NDArray[Any], basis: NDArray[Any], k: int
+    features: ArrayLike, cases: NDArray[np.floating], basis: NDArray[np.floating], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k cases nearest to each row, nearest first: their numbers and distances, (n, k).
 
@@ -212,7 +211,7 @@ def nearest_cases(
 
 
 def choose_cases(
-    features: NDArray[Any],
+    features: NDArray[np.floating],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """At most 1000 evenly chosen rows of (n, D), on at most 64 principal directions.
 
@@ -226,7 +225,7 @@ def choose_cases(
     return rows, (values @ basis).astype(np.float32), np.ascontiguousarray(basis, np.float32)
 
 
-def choose_references(features: NDArray[Any]) -> NDArray[np.float16]:
+def choose_references(features: NDArray[np.floating]) -> NDArray[np.float16]:
     """Evenly chosen training features of length 1, at most 4 MB of them."""
     most = max(NEIGHBOURS, min(MOST_REFERENCES, _MOST_BYTES // (2 * features.shape[1])))
     rows = _evenly(len(features), most)
@@ -252,7 +251,7 @@ def _evenly(n: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, n - 1, min(most, n)).round().astype(np.int64)
 
 
-def _product(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
+def _product(rows: NDArray[np.floating], matrix: NDArray[np.floating]) -> NDArray[np.float32]:
     """Product in float32; of a batch's few rows by OpenCV, which stays in the calling thread.
 
     NumPy's would wake threads that wait in a loop and take the cores from decoding and network.
@@ -267,5 +266,5 @@ def _product(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(cv2.gemm(rows, given, 1, none, 0, flags=flags), np.float32)
 
 
-def _unit(values: NDArray[Any]) -> NDArray[Any]:
+def _unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))

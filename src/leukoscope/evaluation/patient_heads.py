@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.evaluation.calibration.scaling import log_softmax
 from leukoscope.evaluation.combining import PatientResult, log_probs
 
-Features = NDArray[np.floating[Any]]
+Features = NDArray[np.floating]
 FloatArray = NDArray[np.float64]
 REPLICATES = 200
 """Of the bootstrap over a patient's images, whose features are pooled anew each time."""
@@ -110,7 +110,7 @@ class PatientHead(Protocol):
     def of_one_image(self) -> tuple[FloatArray, FloatArray]:
         """(K, D) weight and (K,) bias of the answer for a patient of one image: it is linear."""
 
-    def tensors(self) -> dict[str, NDArray[Any]]:
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Everything as arrays, for a safetensors file."""
 
 
@@ -153,12 +153,12 @@ def log_odds(logits: FloatArray) -> FloatArray:
 class _Stored:
     """A head whose attributes are its tensors."""
 
-    def tensors(self) -> dict[str, NDArray[Any]]:
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
         """See :class:`PatientHead`."""
         return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.floating]]) -> Self:
         """The head of :meth:`tensors`."""
         return cls(**{field.name: tensors[field.name] for field in fields(cls)})  # type: ignore[arg-type]
 

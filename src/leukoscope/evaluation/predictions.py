@@ -189,7 +189,7 @@ class PredictionTable:
         for name in ("y_true", *_TEXT_COLUMNS):
             columns[name] = tuple(map(csv_value, columns.get(name, ())))
 
-        def numbers(name: str, dtype: type, empty: str = "") -> NDArray[Any]:
+        def numbers(name: str, dtype: type, empty: str = "") -> NDArray[np.generic]:
             return _parse([cell or empty for cell in columns.get(name, ())], dtype, name, path)
 
         index = {"": -1} | {name: i for i, name in enumerate(class_names)}
@@ -258,7 +258,7 @@ def _classes_of(header: Sequence[str], path: Path) -> tuple[str, ...]:
     return names
 
 
-def _parse(cells: Sequence[str], dtype: type, name: str, path: Path) -> NDArray[Any]:
+def _parse(cells: Sequence[str], dtype: type, name: str, path: Path) -> NDArray[np.generic]:
     kind = "a whole number" if dtype is np.int64 else "a number"
     try:
         return np.array(list(map(int if dtype is np.int64 else float, cells)), dtype=dtype)
@@ -300,7 +300,7 @@ def _find_problem(table: Any) -> tuple[int, str] | None:
 
 
 def _find_repeat(table: Any) -> tuple[int, str] | None:
-    seen: set[tuple[Any, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     for row, key in enumerate(
         zip(*(getattr(table, name).tolist() for name in KEY_COLUMNS), strict=True)
     ):

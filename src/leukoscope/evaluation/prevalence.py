@@ -90,7 +90,7 @@ class Confusions:
             raise DataError("confusions: expected probabilities of 0 and more")
 
     @classmethod
-    def of(cls, y_true: ArrayLike, y_prob: ArrayLike, units: Sequence[Any]) -> Confusions:
+    def of(cls, y_true: ArrayLike, y_prob: ArrayLike, units: Sequence[object]) -> Confusions:
         """Number the units.
 
         Args:

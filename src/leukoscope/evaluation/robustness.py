@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,14 +58,14 @@ class ConditionSample:
         """(n,) 1 where the most probable class is not the true one, else 0."""
         return np.asarray(answers.probs.argmax(axis=1) != self.y_true, np.float64)
 
-    def describe(self, answers: ConditionOutputs, clean: ConditionOutputs) -> dict[str, Any]:
+    def describe(self, answers: ConditionOutputs, clean: ConditionOutputs) -> dict[str, object]:
         """Accuracy, ECE, shares of decisions, and the accuracy minus that on ``clean``."""
         metrics = bootstrap_metrics(
             self.y_true, answers.probs, self.class_names,
             groups=self.groups, names=CONDITION_METRICS, **self.how,
         )  # fmt: skip
         lost = self.mean(self.wrong(clean) - self.wrong(answers))
-        row = {name: interval.to_json() for name, interval in metrics.items()}
+        row: dict[str, object] = {name: interval.to_json() for name, interval in metrics.items()}
         row |= {"review": self.mean(answers.review).to_json(), "difference": lost.to_json()}
         if answers.reject is not None:
             row["reject"] = self.mean(answers.reject).to_json()
@@ -117,7 +117,7 @@ def mean_corruption_error(errors: ArrayLike, reference: ArrayLike | None = None)
     return np.asarray(ratio.mean(axis=-1), np.float64)
 
 
-def tolerated(differences: Sequence[Mapping[str, Any]], bound: float) -> int:
+def tolerated(differences: Sequence[Mapping[str, float | None]], bound: float) -> int:
     """The largest severity, counted without a gap from 1, whose loss stays within a bound.
 
     The lower limit of the paired difference of accuracy must not lie below ``-bound``. Severities
@@ -131,7 +131,8 @@ def tolerated(differences: Sequence[Mapping[str, Any]], bound: float) -> int:
     1
     """
     for severity, entry in enumerate(differences):
-        if entry["low"] is None or entry["low"] < -bound:
+        low = entry["low"]
+        if low is None or low < -bound:
             return severity
     return len(differences)
 

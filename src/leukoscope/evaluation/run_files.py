@@ -147,7 +147,7 @@ class RunFiles:
         """What one fit predicts, from its own folder; there as soon as this fit has ended."""
         return PredictionTable.load(self._written(self.run.fit_predictions(recipe, protocol, fold)))
 
-    def _json(self, path: Path) -> dict[str, Any]:
+    def _json(self, path: Path) -> dict[str, object]:
         """The content of a JSON file that holds an object."""
         found = read_json(self._written(path))
         if not isinstance(found, dict):

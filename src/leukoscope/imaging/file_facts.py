@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from datetime import datetime
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,9 @@ from numpy.typing import NDArray
 from leukoscope.imaging.containers import sniff
 from leukoscope.imaging.decode import open_header
 from leukoscope.imaging.observation import Observation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "DICOM")
 _SOFTWARE, _DATE, _ORIGINAL, _EXIF = 305, 306, 36867, 0x8769  # tags of TIFF 6.0 and EXIF 2.32
@@ -66,7 +68,7 @@ def file_facts(seen: Observation) -> NDArray[np.float64]:
         facts |= _of_header(header)
     if name == "PNG":
         facts |= _of_png(seen.data)
-    if facts["tables"]:
+    if facts["tables"] and header is not None:
         again = _written_again(seen.image, header)
         facts["bytes_ratio"] = round(float(np.log2(len(seen.data) / again)), 1)
     return np.array([float(facts[name]) for name in FILE_FACTS], np.float64)
@@ -84,9 +86,9 @@ def taken_at(data: bytes) -> float | None:
     return None
 
 
-def _of_header(header: Any) -> dict[str, float]:
+def _of_header(header: Image) -> dict[str, float]:
     """Facts of a file that Pillow has opened without reading its pixels."""
-    info: Mapping[str, Any] = header.info
+    info = header.info
     tags = _exif(header)
     software = str(tags.get(_SOFTWARE, "") or info.get("Software", ""))
     dpi = info.get("dpi") or info.get("jfif_density") or (0, 0)
@@ -105,7 +107,7 @@ def _of_header(header: Any) -> dict[str, float]:
     return facts | _of_tables(header)
 
 
-def _of_tables(header: Any) -> dict[str, float]:
+def _of_tables(header: Image) -> dict[str, float]:
     """Quantisation and subsampling of a JPEG; nothing for other formats."""
     tables = getattr(header, "quantization", None)
     if not tables:
@@ -124,11 +126,11 @@ def _of_tables(header: Any) -> dict[str, float]:
     }
 
 
-def _exif(header: Any) -> dict[int, Any]:
-    from PIL import Image
+def _exif(header: Image) -> dict[int, object]:
+    from PIL.Image import Image
 
     try:
-        tags = Image.Image.getexif(header)  # that of PNG would decode the pixels first
+        tags = Image.getexif(header)  # that of PNG would decode the pixels first
         return {**tags, **tags.get_ifd(_EXIF)}
     except Exception:  # damaged metadata may raise anything; the pixels are sound
         return {}
@@ -147,14 +149,16 @@ def _of_png(data: bytes) -> dict[str, float]:
     return {"deflate_level": level, "chunks": chunks}
 
 
-def _written_again(image: NDArray[np.uint8], header: Any) -> int:
+def _written_again(image: NDArray[np.uint8], header: Image) -> int:
     """Bytes of the same pixels as JPEG with a file's own tables."""
-    from PIL import Image
+    from PIL.Image import fromarray
     from PIL.JpegImagePlugin import get_sampling
 
     out = BytesIO()
     sampling = max(0, get_sampling(header))
-    Image.fromarray(image).save(out, "JPEG", qtables=header.quantization, subsampling=sampling)
+    fromarray(image).save(
+        out, "JPEG", qtables=getattr(header, "quantization", None), subsampling=sampling
+    )
     return len(out.getvalue())
 
 

@@ -49,7 +49,7 @@ class CropBack(v2.RandomResizedCrop):  # type: ignore[misc]
 class QuarterTurn(v2.Transform):  # type: ignore[misc]
     """A turn by a multiple of 90°; images are square, so that nothing is lost."""
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> dict[str, object]:
         """Draw the number of turns."""
         return {"turns": int(torch.randint(4, ()))}
 
@@ -77,7 +77,7 @@ class StainJitter(v2.Transform):  # type: ignore[misc]
         self.stains = torch.stack((blue, eosin, rest / rest.norm()))
         self.amounts_of = torch.linalg.inv(self.stains)
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> dict[str, object]:
         """Draw α and β, (3,) each."""
         alpha, beta = torch.empty(2, 3).uniform_(-self.sigma, self.sigma)
         return {"alpha": 1 + alpha, "beta": beta}

@@ -57,7 +57,7 @@ def save_checkpoint(
     network: Network,
     recipe: Recipe,
     class_names: Sequence[str],
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, object] | None = None,
 ) -> None:
     """Write ``checkpoint.safetensors`` and, when that stands, ``checkpoint.json``.
 

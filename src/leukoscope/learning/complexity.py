@@ -164,7 +164,7 @@ class _Passage:
     entering: dict[nn.Module, Shape] = field(default_factory=dict)
     leaving: dict[nn.Module, Shape] = field(default_factory=dict)
 
-    def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def before(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
         self.order.setdefault(module, len(self.order))
         if inputs and isinstance(inputs[0], Tensor):
             self.entering.setdefault(module, tuple(inputs[0].shape[1:]))

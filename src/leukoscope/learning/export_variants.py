@@ -80,7 +80,7 @@ def merge_members(graphs: Sequence[bytes]) -> bytes:
     return bytes(merged.SerializeToString())
 
 
-def _mean_nodes(output: str, members: int) -> list[Any]:
+def _mean_nodes(output: str, members: int) -> list[object]:
     """Nodes that average one output over the members: logits by their probabilities."""
     from onnx import helper
 
@@ -191,7 +191,7 @@ def _quantised(model: bytes, images: NDArray[np.uint8]) -> bytes:
                 [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
             )
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> dict[str, object] | None:
             batch = next(self.batches, None)
             return None if batch is None else {"image": batch}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from leukoscope.core.errors import TrainingError
 _GRADIENT_TOLERANCE = 1e-4  # of the scaled problem, whose curvature is near 1
 _LEAST_CURVATURE = 1e-4
 _MAX_ITERATIONS = 500
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ class _Rows:
 
 
 def _joined(
-    first: NDArray[np.generic] | None, second: NDArray[np.generic] | None
-) -> NDArray[Any] | None:
+    first: NDArray[_Number] | None, second: NDArray[_Number] | None
+) -> NDArray[_Number] | None:
     assert (first is None) == (second is None)  # what one part has the other has, too
     return None if first is None or second is None else np.concatenate([first, second])
 

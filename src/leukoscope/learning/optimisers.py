@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -131,11 +131,10 @@ def has_fast_bfloat16() -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def precision_of(config: GradientTraining) -> Any:
+def precision_of(config: GradientTraining) -> Literal["bf16-mixed", "32-true"]:
     """bfloat16 where the processor multiplies in it: half the time; float32 elsewhere."""
-    if config.precision == "auto":
-        return "bf16-mixed" if has_fast_bfloat16() else "32-true"
-    return {"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision]
+    fast = has_fast_bfloat16() if config.precision == "auto" else config.precision == "bf16"
+    return "bf16-mixed" if fast else "32-true"
 
 
 class _Convolve(torch.autograd.Function):
@@ -246,7 +245,7 @@ def build_optimizer(network: Trainable, config: GradientTraining) -> torch.optim
     return torch.optim.Adam(weights, lr, weight_decay=decay)
 
 
-def _by_stage(network: Trainable, config: GradientTraining) -> list[dict[str, Any]]:
+def _by_stage(network: Trainable, config: GradientTraining) -> list[dict[str, object]]:
     """Groups of weights and their rates: one, or the head and each stage before it."""
     if config.stage_decay == 1:
         return [{"params": [p for p in network.parameters() if p.requires_grad]}]
@@ -281,7 +280,7 @@ def backbone_stages(backbone: nn.Module) -> list[list[nn.Parameter]]:
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: GradientTraining, batches: int
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """The schedule of a recipe, as Lightning takes it; None where the rate stays."""
     plan = config.schedule
     if isinstance(plan, ConstantRate):

@@ -249,7 +249,7 @@ def _fit_network(
     return kept, history
 
 
-def _drawn(bags: Bags, most: int, rng: np.random.Generator) -> list[NDArray[Any]]:
+def _drawn(bags: Bags, most: int, rng: np.random.Generator) -> list[NDArray[np.generic]]:
     """Some images of each patient."""
     return [X if len(X) <= most else X[rng.choice(len(X), most, replace=False)] for X in bags]
 

@@ -60,7 +60,7 @@ def write_phantoms(
         )
     suffix = ".png" if image_format == "png" else ".jpg"
 
-    def work(index: int) -> dict[str, Any]:
+    def work(index: int) -> dict[str, object]:
         phantom = render_phantom(spec, index)
         path = f"{CLASS_FOLDERS[phantom.case.label]}/{phantom.case.name}{suffix}"
         _write_one(phantom, out, path, backgrounds)
@@ -115,7 +115,7 @@ def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
     return data.tobytes()
 
 
-def _truth(phantom: Phantom, path: str) -> dict[str, Any]:
+def _truth(phantom: Phantom, path: str) -> dict[str, object]:
     attributes = [
         {name: round(value, 4) for name, value in asdict(cell).items()}
         for cell in phantom.attributes

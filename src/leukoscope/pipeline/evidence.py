@@ -35,7 +35,7 @@ _ATTEMPTS: Final = 100
 
 def negative_control(
     store: Store, plan: ProtocolPlan, config: StudyConfig, progress: Progress
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The entry ``control`` of ``metrics.json``; what an earlier run wrote is read.
 
     The classifier is the study's first recipe where that is a linear head on frozen features,
@@ -58,7 +58,7 @@ def negative_control(
     path = store.run.cache / "control" / f"{key[:16]}.json"
     if path.is_file():
         try:
-            found: dict[str, Any] = read_json(path)
+            found: dict[str, object] = read_json(path)
             return found
         except DataError:
             path.unlink()
@@ -88,7 +88,7 @@ def control_recipe(config: StudyConfig) -> Recipe:
     return first if plain else probe_recipe(config)
 
 
-def control_summary(draws: Sequence[float]) -> dict[str, Any]:
+def control_summary(draws: Sequence[float]) -> dict[str, object]:
     """Mean of the draws with t limits, and whether it lies at chance.
 
     It passes unless the lower limit lies above chance; limits that reach above 0.75 have not
@@ -174,7 +174,7 @@ def gather_evidence(
     store: Store,
     plan: ProtocolPlan,
     config: StudyConfig,
-    passport: Mapping[str, Any],
+    passport: Mapping[str, object],
     progress: Progress,
 ) -> Evidence:
     """What was measured of the data and of the pipeline; fits the negative control."""

@@ -166,7 +166,7 @@ def measured_tables(config: StudyConfig) -> Iterator[NumberTable]:
 
 
 def inapplicable_probes(
-    config: StudyConfig, passport: Mapping[str, Any], store: InputStore
+    config: StudyConfig, passport: Mapping[str, object], store: InputStore
 ) -> list[dict[str, str]]:
     """Probes that were asked for but have nothing to see in this data, with the reasons.
 

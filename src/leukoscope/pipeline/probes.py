@@ -104,7 +104,7 @@ def prepare_study(store: Store, config: StudyConfig, *, models: bool = True) -> 
 
 def shortcut_tables(
     store: Store,
-    passport: Mapping[str, Any],
+    passport: Mapping[str, object],
     plan: ProtocolPlan,
     config: StudyConfig,
     progress: Progress,

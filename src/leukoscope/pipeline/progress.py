@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from leukoscope.core.files import sha256_file
 from leukoscope.core.run_folder import RunFolder
@@ -93,7 +93,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def describe_environment(run: RunFolder, seed: int, progress: Progress) -> dict[str, Any]:
+def describe_environment(run: RunFolder, seed: int, progress: Progress) -> dict[str, object]:
     """The content of ``environment.json``."""
     return {
         "schema": 1,
@@ -125,7 +125,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git_state() -> dict[str, Any] | None:
+def _git_state() -> dict[str, object] | None:
     """Commit and dirty flag of the source tree; None for an installed wheel or without git."""
     folder = Path(__file__).resolve().parents[3]
     if not (folder / ".git").exists():

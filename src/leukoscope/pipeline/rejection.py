@@ -179,7 +179,7 @@ def _table(
 
 def rejection_metrics(
     run: RunFolder, folds: Sequence[Fold], config: StudyConfig
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Share of rejected test images and separation of outliers, by recipe and protocol.
 
     Returns:
@@ -255,7 +255,7 @@ def roc_auc(
     inside_groups: Sequence[str] | NDArray[np.str_],
     outside_groups: Sequence[str] | NDArray[np.str_],
     **options: Unpack[Sampling],
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """Separation of outliers with an interval over resampled groups; None without outliers."""
     if len(outside) == 0 or len(inside) == 0:
         return None

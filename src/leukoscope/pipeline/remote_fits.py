@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
@@ -58,7 +58,7 @@ class Executor(Protocol):
 
 
 def all_fits(
-    store: Store, plan: ProtocolPlan, config: StudyConfig, passport: Mapping[str, Any]
+    store: Store, plan: ProtocolPlan, config: StudyConfig, passport: Mapping[str, object]
 ) -> list[RecipeFits | ProbeFits]:
     """The fits of every recipe and probe of a study."""
     left_out = {row["probe"] for row in inapplicable_probes(config, passport, store.images)}
@@ -72,7 +72,7 @@ def fit_elsewhere(
     store: Store,
     plan: ProtocolPlan,
     config: StudyConfig,
-    passport: Mapping[str, Any],
+    passport: Mapping[str, object],
     executor: Executor,
 ) -> None:
     """Have an executor do every fit of a study that is not finished and waits for no other.

@@ -266,7 +266,7 @@ def load_study(run: RunFolder) -> Study:
     )
 
 
-def _explanations(run: RunFolder) -> Sequence[Mapping[str, Any]]:
+def _explanations(run: RunFolder) -> Sequence[Mapping[str, object]]:
     path = run.explanations / "explanations.json"
     if not path.is_file():
         return ()

@@ -72,7 +72,7 @@ class AuditLog:
         with self._locked():
             pass  # a file that is no log is told before anything is predicted
 
-    def append(self, entry: Mapping[str, Any]) -> str:
+    def append(self, entry: Mapping[str, object]) -> str:
         """Write one line and return its hash, the new head of the chain.
 
         ``schema``, ``sequence``, ``time``, ``previous`` and ``hash`` are added to ``entry``, which
@@ -151,7 +151,7 @@ class AuditLog:
         self._size = -1 if torn else size
         return torn
 
-    def _write(self, entry: Mapping[str, Any], before: bytes = b"") -> str:
+    def _write(self, entry: Mapping[str, object], before: bytes = b"") -> str:
         body = {
             "schema": LOG_SCHEMA,
             "sequence": self._sequence + 1,
@@ -178,7 +178,7 @@ class AuditLog:
 
 def entry_of(
     answer: Prediction | Failure, predictor: Predictor, *, sha256: str | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The log entry of one answer: image, result, bundle, engine and precision.
 
     ``sha256`` is needed for a failure whose input was not a file; a file is hashed here.
@@ -263,7 +263,7 @@ def verify_log(path: Path, *, head: str | None = None) -> LogCheck:
     return found
 
 
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
+def read_log(path: Path) -> Iterator[dict[str, object]]:
     """Yield the entries of a log whose chain holds.
 
     Raises:
@@ -326,7 +326,7 @@ def _link(entry: Mapping[str, Any], previous: str, sequence: int) -> str:
     return ""
 
 
-def _recovery(torn: bytes) -> dict[str, Any]:
+def _recovery(torn: bytes) -> dict[str, object]:
     return {
         "kind": "recovered",
         "torn_bytes": len(torn),

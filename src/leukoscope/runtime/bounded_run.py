@@ -5,22 +5,28 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 RUN_S = 300.0
 """Longest time for one batch; a loop of a foreign graph may have no end."""
 _LOOK_S = 1.0
 
 
+class Endable(Protocol):
+    """What a run of ONNX Runtime is told; ``terminate`` ends it."""
+
+    terminate: bool
+
+
 class _Watchdog:
     """Ends runs that have passed their time; one thread for all of them, from the first on."""
 
     def __init__(self) -> None:
-        self._runs: dict[object, tuple[float, Any]] = {}
+        self._runs: dict[object, tuple[float, Endable]] = {}
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def add(self, options: Any, seconds: float) -> object:
+    def add(self, options: Endable, seconds: float) -> object:
         """Watch a run; returns what :meth:`remove` takes."""
         key = object()
         with self._turn:

@@ -103,7 +103,7 @@ def predict_files(
     sources: Iterable[Path | Failure],
     files: AnswerFiles | None = None,
     *,
-    further: Iterable[Mapping[str, Any]] = repeat(_NOTHING),
+    further: Iterable[Mapping[str, object]] = repeat(_NOTHING),
     explain: Path | None = None,
 ) -> Iterator[Prediction | Failure]:
     """Predict files of any size, in their order, in constant memory, and write each answer.

@@ -224,7 +224,7 @@ class PatientCollector:
     def _calibrated(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         return apply_calibration(logits, self.record.calibration)
 
-    def _decided(self, patient: str, p: Mapping[str, float], used: int) -> dict[str, Any]:
+    def _decided(self, patient: str, p: Mapping[str, float], used: int) -> dict[str, object]:
         """Prediction set, decision and reasons for a patient."""
         probs = np.array([list(p.values())])
         inside = prediction_sets(probs, self.record.conformal)[0]

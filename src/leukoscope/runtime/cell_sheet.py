@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -43,7 +42,7 @@ class DecidingCell:
 
 
 def deciding_cells(
-    head: PatientHead, X: NDArray[np.floating[Any]], predicted: int
+    head: PatientHead, X: NDArray[np.floating], predicted: int
 ) -> list[DecidingCell]:
     """All images of a patient, those that spoke most for the answer first.
 

@@ -52,7 +52,7 @@ class GoldenLogits:
     logits: NDArray[Any]
     atol: float = GOLDEN_ATOL
 
-    def as_json(self, names: Sequence[str]) -> dict[str, Any]:
+    def as_json(self, names: Sequence[str]) -> dict[str, object]:
         """The entry in ``golden/expected.json``."""
         rows = np.asarray(self.logits, np.float64).tolist()
         return {"atol": self.atol, "logits": dict(zip(names, rows, strict=True))}
@@ -60,7 +60,7 @@ class GoldenLogits:
 
 def golden_files(
     images: Sequence[NDArray[np.uint8]],
-    logits: NDArray[Any],
+    logits: NDArray[np.generic],
     *,
     variants: Mapping[str, GoldenLogits] | None = None,
 ) -> dict[str, bytes]:

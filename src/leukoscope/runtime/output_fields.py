@@ -34,9 +34,9 @@ class OutputField(Generic[_Answer]):
     optional: bool = False
 
 
-def json_values(fields: Iterable[OutputField[_Answer]], answer: _Answer) -> dict[str, Any]:
+def json_values(fields: Iterable[OutputField[_Answer]], answer: _Answer) -> dict[str, object]:
     """The fields of an answer, ready for JSON."""
-    row: dict[str, Any] = {}
+    row: dict[str, object] = {}
     for field in fields:
         value = field.value(answer)
         if value is None and field.optional:

@@ -151,7 +151,7 @@ def _connect(environment: Any) -> WorkerGroup:
     return WorkerGroup(announce)
 
 
-def _train_shares(told: Any) -> int:
+def _train_shares(told: object) -> int:
     """Do this process's share of every training until the first one dismisses it."""
     from torch import distributed
 

@@ -74,7 +74,7 @@ def run_tasks(
     """
     with _connected(feature) as ray:
         task = _remote(ray, at_once=at_once, tasks=len(keys))
-        queue, running = list(reversed(keys)), dict[Any, _Key]()
+        queue, running = list(reversed(keys)), dict[object, _Key]()
         try:
             for _ in keys:
                 while queue and len(running) < at_once:

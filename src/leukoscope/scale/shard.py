@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from leukoscope.core.errors import BundleError
 from leukoscope.runtime.bulk import BOX_NAMES, AnswerFiles, predict_files
@@ -155,7 +154,7 @@ class Scorer:
     def _predict(
         self,
         items: Sequence[str | Failure],
-        further: Sequence[Mapping[str, Any]],
+        further: Sequence[Mapping[str, object]],
         files: AnswerFiles,
     ) -> Iterator[Prediction | Failure]:
         """Answers; the copy of a file from elsewhere goes as soon as its answer is there."""

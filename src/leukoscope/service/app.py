@@ -52,7 +52,7 @@ def build_app(
     settings: ServiceSettings,
     metrics: Metrics,
     *,
-    load: Callable[[], Any] | None = None,
+    load: Callable[[], object] | None = None,
     draining: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
     """The ASGI application, which opens the models when it starts.
@@ -123,7 +123,7 @@ def _add_health(
             raise ProblemError(503, "No worker has answered for too long.", retry_after_s=10)
         return JSONResponse({"status": "ready"})
 
-    text: dict[int | str, dict[str, Any]] = {
+    text: dict[int | str, dict[str, object]] = {
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
     }
 
@@ -223,7 +223,7 @@ async def _add_heat_maps(
         )
 
 
-def _provenance(served: ServedModel) -> dict[str, Any]:
+def _provenance(served: ServedModel) -> dict[str, object]:
     """Which model and program gave the answers, and what is promised of them."""
     predictor = served.predictor
     return {
@@ -239,7 +239,7 @@ def _add_openapi(app: FastAPI) -> None:
     """Replace the OpenAPI document by one without validation schemas that no answer uses."""
     original = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> dict[str, object]:
         """Without the validation schemas of FastAPI, which no answer here has."""
         document = original()
         document["components"]["schemas"]["ProblemOut"] = ProblemOut.model_json_schema()

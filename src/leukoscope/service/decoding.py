@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class _Decoder:
 
     def __init__(self, seconds: float, max_pixels: int) -> None:
         self._seconds, self._max_pixels = seconds, max_pixels
-        self._process: Any = None
+        self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._changing = threading.Lock()
         self._closed = False
@@ -175,8 +176,7 @@ class _Decoder:
             return None
         process.kill()
         process.join()
-        code: int | None = process.exitcode
-        return code
+        return process.exitcode
 
 
 class _Deadline:

@@ -108,7 +108,7 @@ def _page_values(models: ModelPool, settings: ServiceSettings) -> dict[str, Any]
 
 async def _result_values(
     models: ModelPool, model: ServedModel, upload: Upload, answers: list[ServedAnswer]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The values that the template of the results shows."""
     cards, failures, counts = [], [], dict.fromkeys(("accept", "review", "reject"), 0)
     for index, answer in enumerate(answers):

@@ -61,7 +61,7 @@ class ProblemError(Exception):
     """
 
     def __init__(
-        self, status: int, detail: str, *, retry_after_s: float | None = None, **more: Any
+        self, status: int, detail: str, *, retry_after_s: float | None = None, **more: object
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -187,7 +187,7 @@ class PromiseOut(BaseModel):
     method: str | None
 
 
-def promise_of(record: BundleRecord) -> dict[str, Any]:
+def promise_of(record: BundleRecord) -> dict[str, object]:
     """The content of :class:`PromiseOut`."""
     known = record.promise.model_dump(mode="json") if record.promise is not None else {}
     names = [name for name in PromiseOut.model_fields if name != "words"]
@@ -204,7 +204,7 @@ class VerdictOut(BaseModel):
     )
 
 
-def verdict_of(record: BundleRecord) -> dict[str, Any] | None:
+def verdict_of(record: BundleRecord) -> dict[str, object] | None:
     """The content of :class:`VerdictOut`; None in older bundles."""
     return None if record.verdict is None else record.verdict.model_dump(mode="json")
 
@@ -260,7 +260,7 @@ class ProblemOut(BaseModel):
     request_id: str
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
     """The ``responses`` of a route that may answer with these errors."""
     reference = {"$ref": "#/components/schemas/ProblemOut"}
     words = {

@@ -7,7 +7,6 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -84,7 +83,7 @@ class _JsonLines(logging.Formatter):
     """Formats each record as one JSON object per line, a traceback as one field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
+        line: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname.lower(),
             "event": record.getMessage(),

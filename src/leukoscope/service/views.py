@@ -124,7 +124,9 @@ def percent(share: float) -> str:
     return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
 
 
-def card(model: ServedModel, index: int, answer: Prediction, pictures: Pictures) -> dict[str, Any]:
+def card(
+    model: ServedModel, index: int, answer: Prediction, pictures: Pictures
+) -> dict[str, object]:
     """One readable image."""
     record = model.predictor.record
     t = texts()
@@ -206,7 +208,7 @@ def promise(record: BundleRecord) -> str:
     return " ".join(words)
 
 
-def _bar(name: str, p: float, inside: bool) -> dict[str, Any]:
+def _bar(name: str, p: float, inside: bool) -> dict[str, object]:
     return {
         "title": class_title(name),
         "text": percent(p),
@@ -215,7 +217,7 @@ def _bar(name: str, p: float, inside: bool) -> dict[str, Any]:
     }
 
 
-def _similar(model: ServedModel, answer: Prediction) -> dict[str, Any] | None:
+def _similar(model: ServedModel, answer: Prediction) -> dict[str, object] | None:
     """The training cases nearest to an image; None where the bundle carries none."""
     record, library, t = model.predictor.record.similar, model.predictor.cases, texts()["similar"]
     if record is None or library is None:
@@ -238,7 +240,7 @@ def _similar(model: ServedModel, answer: Prediction) -> dict[str, Any] | None:
     }
 
 
-def _subtypes(answer: Prediction, roles: Roles) -> list[dict[str, Any]]:
+def _subtypes(answer: Prediction, roles: Roles) -> list[dict[str, object]]:
     """P(subtype | malignant); nothing where there is one malignant class, or no hierarchy."""
     if answer.p_malignant is None:
         return []
@@ -249,11 +251,11 @@ def _subtypes(answer: Prediction, roles: Roles) -> list[dict[str, Any]]:
     return [_bar(name, float(p), False) for name, p in zip(names, shares[0], strict=True)]
 
 
-def _quality(quality: Mapping[str, float], record: BundleRecord) -> list[dict[str, Any]]:
+def _quality(quality: Mapping[str, float], record: BundleRecord) -> list[dict[str, object]]:
     t, limits = texts(), record.quality
     rows = []
     for name, value in quality.items():
-        row: dict[str, Any] = {"name": t["quality"].get(name, name), "value": f"{value:.3g}"}
+        row: dict[str, object] = {"name": t["quality"].get(name, name), "value": f"{value:.3g}"}
         if limits is not None and name in limits.low:
             low, high = limits.low[name], limits.high[name]
             row["ok"] = low <= value <= high
@@ -289,7 +291,7 @@ def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any
     }
 
 
-def about(model: ServedModel) -> dict[str, Any]:
+def about(model: ServedModel) -> dict[str, object]:
     """A model and its classes."""
     record, t = model.predictor.record, texts()["about"]
     classes = []

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -481,7 +481,7 @@ def _entry(
     name: str,
     folder: RunFolder,
     found: EvaluationMetrics,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     (result,) = found.results
     recipe = config.recipes[0].name
     known = [row.protocol for row in metrics.results if row.recipe == recipe]

@@ -271,7 +271,7 @@ def _thinned(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
 
 def similar_files(
     images: FinalImages, outputs: Mapping[str, Mapping[str, NDArray[np.float32]]]
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+) -> tuple[dict[str, object], dict[str, bytes]]:
     """What a bundle carries of its training cases.
 
     A caption holds the class, the image id (first digits of the file's SHA-256, which

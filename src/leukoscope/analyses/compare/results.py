@@ -78,7 +78,7 @@ def leaderboard_results(
     }
 
 
-def _one(board: Leaderboard, label: str, settings: ComparisonSettings) -> dict[str, Any]:
+def _one(board: Leaderboard, label: str, settings: ComparisonSettings) -> dict[str, object]:
     y, probs = board.y_true, board.probs[label]
     intervals = bootstrap_metrics(
         y, probs, board.class_names, groups=board.groups, roles=board.roles, **settings.how
@@ -143,8 +143,8 @@ def _alike(board: Leaderboard) -> tuple[str, NDArray[np.str_]]:
 
 
 def leaderboard_tests(
-    board: Leaderboard, results: Mapping[str, Mapping[str, Any]], settings: ComparisonSettings
-) -> list[dict[str, Any]]:
+    board: Leaderboard, results: Mapping[str, Mapping[str, object]], settings: ComparisonSettings
+) -> list[dict[str, object]]:
     """Each recipe against the reference on the same images; together they are one family."""
     reference = reference_of(board, results, settings)
     others = [c.label for c in board.candidates if c.label != reference]
@@ -171,7 +171,7 @@ def reference_of(
     return min(labels, key=lambda label: float(results[label]["place"]["rank"]))
 
 
-def leaderboard_head(board: Leaderboard) -> dict[str, Any]:
+def leaderboard_head(board: Leaderboard) -> dict[str, object]:
     """What was tested: images, groups, classes, notes."""
     counts = np.bincount(board.y_true, minlength=len(board.class_names))
     return {

@@ -148,7 +148,7 @@ def _test_rows(table: PredictionTable, folds: Sequence[Fold]) -> tuple[Predictio
     return table.take(keep), notes
 
 
-def _read_evaluation(files: RunFiles, name: str) -> dict[str, Any]:
+def _read_evaluation(files: RunFiles, name: str) -> dict[str, object]:
     """The one result of a folder that ``evaluate`` wrote."""
     metrics = load_evaluation(files.run.metrics)
     if not metrics.results or metrics.results[0].protocol != "external":

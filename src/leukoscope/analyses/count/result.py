@@ -37,7 +37,7 @@ def make_counts(
     sheets: bool = True,
     seed: int = 0,
     show: Show,
-) -> tuple[dict[str, Any], list[PatientCells]]:
+) -> tuple[dict[str, object], list[PatientCells]]:
     """Count, and write everything to a folder.
 
     Args:

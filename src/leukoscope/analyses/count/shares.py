@@ -99,7 +99,9 @@ def patient_shares(one: PatientCells, model: PrevalenceModel, question: Question
     )
 
 
-def patient_entry(one: PatientCells, shares: Shares | None, question: Question) -> dict[str, Any]:
+def patient_entry(
+    one: PatientCells, shares: Shares | None, question: Question
+) -> dict[str, object]:
     """What ``counts.json`` holds of one patient.
 
     Args:
@@ -111,11 +113,11 @@ def patient_entry(one: PatientCells, shares: Shares | None, question: Question) 
     number = Counter(cell.named for cell in counted)
     n, names = len(counted), question.class_names
 
-    def entry(classes: Sequence[str]) -> dict[str, Any]:
+    def entry(classes: Sequence[str]) -> dict[str, object]:
         cells = sum(number[name] for name in classes)
         return {"cells": cells, **_share(cells, n, [names.index(c) for c in classes], shares)}
 
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "patient": one.patient,
         "images": len({cell.path for cell in one.cells}) + len(one.unreadable) + len(one.empty),
         "cells": n,
@@ -141,7 +143,7 @@ def patient_entry(one: PatientCells, shares: Shares | None, question: Question) 
     return found
 
 
-def _share(cells: int, n: int, places: Sequence[int], shares: Shares | None) -> dict[str, Any]:
+def _share(cells: int, n: int, places: Sequence[int], shares: Shares | None) -> dict[str, object]:
     """Shares from 0 to 1; without adjusted ones the interval is that of the sample."""
     if n == 0:
         return dict.fromkeys(("counted", "adjusted", "low", "high"))
@@ -221,7 +223,7 @@ def _patient_row(one: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _cell_rows(patients: Sequence[PatientCells]) -> list[dict[str, Any]]:
+def _cell_rows(patients: Sequence[PatientCells]) -> list[dict[str, object]]:
     return [
         {
             "patient": one.patient,

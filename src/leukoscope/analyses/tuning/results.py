@@ -82,7 +82,7 @@ def write_trials(outcome: Outcome) -> None:
         _write_best(outcome, None)
 
 
-def write_results(outcome: Outcome) -> dict[str, Any]:
+def write_results(outcome: Outcome) -> dict[str, object]:
     """Write everything; returns the content of ``tune.json``."""
     write_trials(outcome)
     corrected = _corrected(outcome)

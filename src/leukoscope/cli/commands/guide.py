@@ -136,11 +136,6 @@ ENTRIES: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
 """By group, in the order of the work."""
 
 
-def all_entries() -> list[Entry]:
-    """Every entry, in the order of the menu."""
-    return [entry for group in ENTRIES.values() for entry in group]
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command("guide", epilog="Example: leukoscope guide")(guide)

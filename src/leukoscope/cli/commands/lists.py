@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -258,13 +258,13 @@ def _print_plan(plan: CleanPlan) -> None:
         out.print(f"  stays    {', '.join(path.name for path in plan.keep)}", markup=False)
 
 
-def _run_as_dict(run: RunInfo) -> dict[str, Any]:
+def _run_as_dict(run: RunInfo) -> dict[str, object]:
     from dataclasses import asdict
 
     return {**asdict(run), "path": str(run.path)}
 
 
-def _plan_dict(plan: CleanPlan) -> dict[str, Any]:
+def _plan_dict(plan: CleanPlan) -> dict[str, object]:
     return {
         "run": _run_as_dict(plan.run),
         "remove": [str(path) for path in plan.remove],

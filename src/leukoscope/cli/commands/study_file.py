@@ -103,7 +103,7 @@ def new(
     say(f"next        leukoscope study --config {out} --plan")
 
 
-def study_text(study: Any, given: Mapping[str, object], found: str, name: Path) -> str:
+def study_text(study: object, given: Mapping[str, object], found: str, name: Path) -> str:
     """The text of a study file: every option with its help, unset ones commented out.
 
     Args:
@@ -168,7 +168,7 @@ def _is_whole(values: Mapping[str, Any]) -> bool:
     return "recipes" in values
 
 
-def keys_of(study: Any) -> dict[str, CommandParameter]:
+def keys_of(study: object) -> dict[str, CommandParameter]:
     """Key of a study file → parameter of the command ``study``."""
     return {
         parameter.option.removeprefix("--") or name: parameter

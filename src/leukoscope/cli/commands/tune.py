@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +24,7 @@ from leukoscope.config import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from leukoscope.analyses.tuning.search import TuneResult
-    from leukoscope.config.tuning_space import TuneConfig
+    from leukoscope.config.tuning_space import Choice, Range, TuneConfig
 
 # With --resume these may be given alone: everything else is read from the tuning's folder.
 RESUME_NEEDS = {"out", "resume", "trials", "timeout", "storage", "final", "as_json"}
@@ -164,7 +164,7 @@ def _search(
         return result, measure_best(config, out, show).metrics.to_json()["results"][0]["metrics"]
 
 
-def _space(path: Path | None, search: list[str]) -> dict[str, Any]:
+def _space(path: Path | None, search: list[str]) -> dict[str, Range | Choice]:
     from leukoscope.config.tuning_space import load_space, parse_search
 
     return (load_space(path) if path else {}) | parse_search(search)

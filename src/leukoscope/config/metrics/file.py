@@ -128,12 +128,12 @@ FileT = TypeVar("FileT", bound=MetricsFile)
 _REFUSED: Final = "this is an error of the program: please report it"
 
 
-def measurements(values: Mapping[str, Any]) -> Measurements:
+def measurements(values: Mapping[str, object]) -> Measurements:
     """Check what a study measured before it is judged; raises as :func:`study_metrics`."""
     return _checked(Measurements, values, "metrics", _REFUSED)
 
 
-def study_metrics(values: Mapping[str, Any], source: str = "metrics") -> StudyMetrics:
+def study_metrics(values: Mapping[str, object], source: str = "metrics") -> StudyMetrics:
     """Check what a study measured.
 
     Raises:
@@ -142,7 +142,7 @@ def study_metrics(values: Mapping[str, Any], source: str = "metrics") -> StudyMe
     return _checked(StudyMetrics, values, source, _REFUSED)
 
 
-def evaluation_metrics(values: Mapping[str, Any], source: str = "metrics") -> EvaluationMetrics:
+def evaluation_metrics(values: Mapping[str, object], source: str = "metrics") -> EvaluationMetrics:
     """Check what an evaluation on other data measured; raises as :func:`study_metrics`."""
     return _checked(EvaluationMetrics, values, source, _REFUSED)
 

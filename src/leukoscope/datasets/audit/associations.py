@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.passport import ColumnAssociation
 from leukoscope.core.labels import order_classes
 from leukoscope.core.records import DESCRIBING_COLUMNS, ImageRecord
 from leukoscope.datasets.audit.acquisition import cramers_v
@@ -51,9 +52,19 @@ class Association:
     p_holm: float | None = None
     reason: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ColumnAssociation:
         """For the passport."""
-        return asdict(self)
+        return {
+            "column": self.column,
+            "values": self.values,
+            "missing": self.missing,
+            "unit": self.unit,
+            "measure": self.measure,
+            "effect": self.effect,
+            "p": self.p,
+            "p_holm": self.p_holm,
+            "reason": self.reason,
+        }
 
 
 def associations(

@@ -79,12 +79,16 @@ def _groups(manifest: Manifest, audit: Audit) -> list[_Group]:
     records = {record.image_id: record for record in manifest.images}
     ids = sorted(records)
     place = {name: i for i, name in enumerate(ids)}
+    overlaps: list[Shared] = [
+        (str(first), str(second), int(dx), int(dy), float(score))
+        for first, second, dx, dy, score in passport["overlaps"]["pairs"]
+    ]
     kinds: dict[str, list[list[str]]] = {
         "duplicates": passport["exact_duplicates"]["groups"],
         "equal pixels": passport["pixel_duplicates"]["groups"],
         "twins": passport["twins"]["groups"],
         "near": passport["near_duplicates"]["groups"],
-        "overlap": [pair[:2] for pair in passport["overlaps"]["pairs"]],
+        "overlap": [[first, second] for first, second, *_ in overlaps],
     }
     links = [(group[0], other) for groups in kinds.values() for group in groups for other in group]
     found = []
@@ -94,7 +98,7 @@ def _groups(manifest: Manifest, audit: Audit) -> list[_Group]:
         kind = next(
             kind for kind, groups in kinds.items() if any(names & set(group) for group in groups)
         )
-        shared = [p for p in passport["overlaps"]["pairs"] if p[0] in names]
+        shared = [pair for pair in overlaps if pair[0] in names]
         members.sort(key=lambda record: record.path)
         found.append(_Group(tuple(members), kind, _boxes(shared, records)))
     return sorted(found, key=lambda group: (-len(group.members), group.members[0].path))

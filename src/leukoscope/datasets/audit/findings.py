@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator
 
+from leukoscope.config.passport import Finding, FindingLevel, Passport
 from leukoscope.core.labels import class_title
 from leukoscope.datasets.audit.associations import LEVEL
 from leukoscope.datasets.audit.neighbour_search import SLOW
-
-FindingLevel = Literal["error", "warning", "info"]
-Finding = dict[str, str]
 
 STRONG = 0.5
 """Cramér's V from which the acquisition or the scale bar follows the class."""
@@ -22,12 +19,8 @@ UNEVEN = 3.0
 FEW_PATIENTS = 10
 
 
-def findings(passport: Mapping[str, Any]) -> list[Finding]:
-    """Sentences on a passport, errors first.
-
-    Returns:
-        Entries with ``level`` (error, warning, info), ``code`` and ``text``.
-    """
+def findings(passport: Passport) -> list[Finding]:
+    """Sentences on a passport, errors first."""
     found = [
         *_files(passport),
         *_classes(passport),
@@ -54,7 +47,7 @@ def _n(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
-def _files(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _files(passport: Passport) -> Iterator[Finding]:
     broken = passport["quarantined"]
     if broken:
         first = broken[0]
@@ -70,26 +63,26 @@ def _files(passport: Mapping[str, Any]) -> Iterator[Finding]:
         yield _entry("warning", "layout", note[:1].upper() + note[1:] + ".")
 
 
-def _classes(passport: Mapping[str, Any]) -> Iterator[Finding]:
-    classes = passport["classes"]
-    if len(classes) < 2:
+def _classes(passport: Passport) -> Iterator[Finding]:
+    classes, balance = passport["classes"], passport["class_balance"]
+    chi2, p, ratio = balance["chi2"], balance["p"], balance["ratio"]
+    if chi2 is None or p is None or ratio is None:
         yield _entry(
             "error",
             "one-class",
             f"Only one class ({', '.join(classes)}): nothing can be told apart.",
         )
         return
-    balance = passport["class_balance"]
     sizes = ", ".join(f"{class_title(name)} {count:,}" for name, count in classes.items())
-    p = "p < 0.001" if balance["p"] < 0.001 else f"p = {balance['p']:.3f}"
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     yield _entry(
         "info",
         "class-sizes",
-        f"Images per class: {sizes}; against equal sizes χ² = {balance['chi2']:.1f}, {p}.",
+        f"Images per class: {sizes}; against equal sizes χ² = {chi2:.1f}, {shown}.",
     )
-    ratio = balance["ratio"]
     if ratio >= UNEVEN:
-        least, most = min(classes, key=classes.get), max(classes, key=classes.get)
+        by_size = sorted(classes, key=lambda name: classes[name])
+        least, most = by_size[0], by_size[-1]
         yield _entry(
             "warning",
             "class-imbalance",
@@ -105,7 +98,7 @@ def _classes(passport: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _copies(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _copies(passport: Passport) -> Iterator[Finding]:
     for conflict in passport["label_conflicts"]:
         names = " and ".join(class_title(name) for name in conflict["labels"])
         yield _entry(
@@ -148,7 +141,7 @@ def _copies(passport: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _overlaps(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _overlaps(passport: Passport) -> Iterator[Finding]:
     overlaps = passport["overlaps"]
     if overlaps["groups"]:
         yield _entry(
@@ -160,7 +153,7 @@ def _overlaps(passport: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _search(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _search(passport: Passport) -> Iterator[Finding]:
     search = passport.get("search")
     if search is None:
         return
@@ -173,7 +166,7 @@ def _search(passport: Mapping[str, Any]) -> Iterator[Finding]:
     yield _entry("info", "search", text)
 
 
-def _parts(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _parts(passport: Passport) -> Iterator[Finding]:
     given = passport["given_parts"]
     if given["leaking_components"]:
         images = sum(len(group) for group in given["leaking_components"])
@@ -193,7 +186,7 @@ def _parts(passport: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _patients(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _patients(passport: Passport) -> Iterator[Finding]:
     patients = passport["patients"]
     if not patients["n"]:
         yield _entry(
@@ -233,7 +226,7 @@ def _patients(passport: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _bars(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _bars(passport: Passport) -> Iterator[Finding]:
     bars = passport["scale_bars"]
     if not bars["images"]:
         return
@@ -252,7 +245,7 @@ def _bars(passport: Mapping[str, Any]) -> Iterator[Finding]:
     )
 
 
-def _acquisition(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _acquisition(passport: Passport) -> Iterator[Finding]:
     acquisition = passport["acquisition"]
     if not acquisition["applicable"]:
         yield _entry(
@@ -286,7 +279,7 @@ def _acquisition(passport: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _columns(passport: Mapping[str, Any]) -> Iterator[Finding]:
+def _columns(passport: Passport) -> Iterator[Finding]:
     columns = passport.get("columns", [])
     tested = sum(column["p"] is not None for column in columns)
     for column in columns:

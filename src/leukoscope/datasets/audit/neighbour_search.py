@@ -25,6 +25,8 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from leukoscope.config.passport import Search
+
 INDEX_FROM = 20_000
 """Number of images beyond which an index proposes the pairs, where faiss is installed."""
 
@@ -62,7 +64,7 @@ def search_note(n: int) -> str:
     return SLOW if n > INDEX_FROM and not index_library() else ""
 
 
-def describe_search(n: int) -> dict[str, Any] | None:
+def describe_search(n: int) -> Search | None:
     """What the passport says of the search; None where n is small and every pair is compared."""
     if n <= INDEX_FROM:
         return None

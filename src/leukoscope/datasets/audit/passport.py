@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,19 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.passport import (
+    Acquisition,
+    Agreement,
+    ClassBalance,
+    Components,
+    GivenParts,
+    LabelConflict,
+    LinkedImages,
+    Overlaps,
+    Passport,
+    PatientCounts,
+    ScaleBars,
+)
 from leukoscope.core.errors import DataError, SplitError
 from leukoscope.core.files import atomic_path, read_json, sha256_json, write_json
 from leukoscope.core.known_classes import CLASSES
@@ -71,14 +84,14 @@ class PassportParts:
         return sorted(self.records[i].image_id for i in indices)
 
 
-def describe(evidence: PassportParts) -> dict[str, Any]:
+def describe(evidence: PassportParts) -> Passport:
     """The passport without its hash."""
     manifest, links = evidence.manifest, evidence.links
     usable = manifest.usable
     counts = Counter(record.label for record in usable)
     excluded = (r.reason.partition(" of ")[0] for r in manifest.images if r.status == "excluded")
     n = len(evidence.records)
-    passport: dict[str, Any] = {
+    passport: Passport = {
         "schema": SCHEMA,
         "leukoscope": __version__,
         "root_name": manifest.root.resolve().name,
@@ -115,7 +128,7 @@ def describe(evidence: PassportParts) -> dict[str, Any]:
     return passport
 
 
-def _groups(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _groups(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> LinkedImages:
     return {
         "pairs": sum(len(group) * (len(group) - 1) // 2 for group in groups),
         "images": sum(len(group) for group in groups),
@@ -123,26 +136,27 @@ def _groups(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> dict[st
     }
 
 
-def _pairs(evidence: PassportParts, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _pairs(evidence: PassportParts, pairs: Sequence[Pair]) -> LinkedImages:
     return {**_groups(evidence, components(len(evidence.records), pairs)), "pairs": len(pairs)}
 
 
-def _overlaps(evidence: PassportParts) -> dict[str, Any]:
+def _overlaps(evidence: PassportParts) -> Overlaps:
     groups = components(len(evidence.records), evidence.links.overlap_pairs)
     names = [record.image_id for record in evidence.records]
     by_class = Counter(evidence.records[i].label for group in groups for i in group)
+    pairs: list[list[str | float]] = [
+        [names[o.first], names[o.second], o.dx, o.dy, o.score] for o in evidence.links.overlaps
+    ]
     return {
         "groups": len(groups),
         "images": sum(len(group) for group in groups),
         "largest": max((len(group) for group in groups), default=0),
         "by_class": {name: by_class[name] for name in CLASSES if by_class[name]},
-        "pairs": sorted(
-            [names[o.first], names[o.second], o.dx, o.dy, o.score] for o in evidence.links.overlaps
-        ),
+        "pairs": sorted(pairs),
     }
 
 
-def _components(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _components(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> Components:
     sizes = Counter(len(group) for group in groups)
     return {
         "groups": len(groups),
@@ -152,8 +166,8 @@ def _components(evidence: PassportParts, groups: Sequence[Sequence[int]]) -> dic
     }
 
 
-def _conflicts(evidence: PassportParts) -> list[dict[str, Any]]:
-    found = []
+def _conflicts(evidence: PassportParts) -> list[LabelConflict]:
+    found: list[LabelConflict] = []
     for group in label_conflicts(evidence.records, evidence.links):
         members = sorted((evidence.records[i] for i in group), key=lambda r: r.path)
         found.append(
@@ -166,7 +180,7 @@ def _conflicts(evidence: PassportParts) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: entry["paths"])
 
 
-def _patients(evidence: PassportParts) -> dict[str, Any]:
+def _patients(evidence: PassportParts) -> PatientCounts:
     usable = [record for record in evidence.records if record.status == "ok"]
     ids = {record.patient_id for record in usable} - {""}
     by_class = {
@@ -189,7 +203,7 @@ def _patients(evidence: PassportParts) -> dict[str, Any]:
     }
 
 
-def _given_parts(evidence: PassportParts) -> dict[str, Any]:
+def _given_parts(evidence: PassportParts) -> GivenParts:
     usable = [record for record in evidence.records if record.status == "ok"]
     parts = Counter(record.given_part for record in usable if record.given_part)
     leaks = leaking_parts(evidence.records, evidence.links)
@@ -201,7 +215,7 @@ def _given_parts(evidence: PassportParts) -> dict[str, Any]:
     }
 
 
-def _scale_bars(evidence: PassportParts) -> dict[str, Any]:
+def _scale_bars(evidence: PassportParts) -> ScaleBars:
     present = has_bar(evidence.measures)
     usable = [i for i, record in enumerate(evidence.records) if record.status == "ok"]
     labels = [evidence.records[i].label for i in usable]
@@ -238,7 +252,7 @@ def _bar_style(evidence: PassportParts, i: int) -> tuple[str, int, int]:
     return colour, round(25 * (x1 - x0) / record.width), round(25 * (y1 - y0) / record.height)
 
 
-def _acquisition(evidence: PassportParts) -> dict[str, Any]:
+def _acquisition(evidence: PassportParts) -> Acquisition:
     found = evidence.clustering
     if found.tree is None:
         return {"applicable": False, "reason": found.reason}
@@ -269,7 +283,7 @@ def _acquisition(evidence: PassportParts) -> dict[str, Any]:
     }
 
 
-def _agreement(evidence: PassportParts, clusters: Any) -> dict[str, Any] | None:
+def _agreement(evidence: PassportParts, clusters: NDArray[np.int64]) -> Agreement | None:
     """How well the clusters agree with acquisition ids that the data names itself."""
     named = {record.image_id: record.acquisition_id for record in evidence.given}
     ids = [named[name] for name in evidence.clustering.ids]
@@ -280,7 +294,7 @@ def _agreement(evidence: PassportParts, clusters: Any) -> dict[str, Any] | None:
     return {"ids": len(number), "adjusted_rand": adjusted_rand(table)}
 
 
-def adjusted_rand(table: Any) -> float:
+def adjusted_rand(table: NDArray[np.float64]) -> float:
     """Agreement of two partitions beyond chance (Hubert & Arabie 1985).
 
     Args:
@@ -293,7 +307,7 @@ def adjusted_rand(table: Any) -> float:
     1.0
     """
 
-    def pairs(counts: Any) -> float:
+    def pairs(counts: NDArray[np.float64]) -> float:
         return float((counts * (counts - 1) / 2).sum())
 
     both, rows, columns = pairs(table), pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
@@ -303,7 +317,7 @@ def adjusted_rand(table: Any) -> float:
     return round((both - chance) / (most - chance), 4) if most > chance else 1.0
 
 
-def class_balance(counts: Sequence[int]) -> dict[str, Any]:
+def class_balance(counts: Sequence[int]) -> ClassBalance:
     """Test of equal class sizes, and their normalised entropy.
 
     Returns:
@@ -343,7 +357,7 @@ class Audit:
     """
 
     manifest: Manifest
-    passport: dict[str, Any]
+    passport: Passport
     tree: ClusterTree | None
     clustered: tuple[str, ...]
     tied: NDArray[np.int64]
@@ -490,7 +504,7 @@ def load_audit(folder: Path, root: Path) -> Audit:
         DataError: A file is missing or damaged, or they do not belong together.
     """
     folder = Path(folder)
-    passport: Mapping[str, Any] = read_json(folder / _PASSPORT)
+    passport: Passport = read_json(folder / _PASSPORT)
     rest = {key: value for key, value in passport.items() if key != "sha256"}
     if passport.get("sha256") != sha256_json(rest):
         raise DataError(
@@ -517,4 +531,4 @@ def load_audit(folder: Path, root: Path) -> Audit:
             f"{folder}: manifest and clusters are of different data",
             hint="delete the folder and audit again",
         )
-    return Audit(manifest, dict(passport), tree, clustered, tied)
+    return Audit(manifest, passport, tree, clustered, tied)

@@ -157,7 +157,11 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _check_images(
-    path: Path, archive: zipfile.ZipFile, part: str, shape: tuple[int, ...], kind: np.dtype[Any]
+    path: Path,
+    archive: zipfile.ZipFile,
+    part: str,
+    shape: tuple[int, ...],
+    kind: np.dtype[np.generic],
 ) -> None:
     is_rgb = len(shape) == 4 and shape[3] == 3
     if kind != np.uint8 or not (is_rgb or len(shape) == 3):

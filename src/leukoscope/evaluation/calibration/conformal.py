@@ -273,7 +273,7 @@ def _rank(n: int, coverage: float) -> int:
     return math.ceil((n + 1) * coverage - 1e-9)  # 20 · 0.95 must be 19, whatever the last bit
 
 
-def _group_weights(groups: NDArray[Any]) -> FloatArray:
+def _group_weights(groups: NDArray[np.generic]) -> FloatArray:
     """(n,) one over the number of images of each image's group."""
     member = np.unique(groups, return_inverse=True)[1]
     return np.asarray(1 / np.bincount(member)[member])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -123,7 +123,7 @@ def ece_by_chance(
     *,
     groups: Sequence[str] | NDArray[np.generic] | None = None,
     **how: Unpack[Sampling],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The band in which the ECE of a calibrated model of this size lies, and the ECE beyond it.
 
     Args:

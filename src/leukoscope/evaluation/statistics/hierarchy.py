@@ -7,7 +7,7 @@ that sum. Both follow from the class probabilities; no second model is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,7 +65,7 @@ def hierarchy_metrics(
     groups: Sequence[str],
     roles: Roles | None = None,
     **how: Unpack[Sampling],
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """Metrics of both levels with intervals, for ``metrics.json``.
 
     Args:
@@ -87,7 +87,7 @@ def hierarchy_metrics(
     is_malignant = mask[truth]
 
     def level(y: ArrayLike, p: FloatArray, classes: Sequence[str], rows: NDArray[np.bool_],
-              wanted: Sequence[str]) -> dict[str, Any]:  # fmt: skip
+              wanted: Sequence[str]) -> dict[str, object]:  # fmt: skip
         found = bootstrap_metrics(y, p, classes, groups=units[rows], names=wanted, **how)
         return {
             "n": int(rows.sum()),
@@ -97,7 +97,9 @@ def hierarchy_metrics(
 
     binary = np.stack([1 - p_malignant, p_malignant], axis=1)
     everyone = np.ones(len(truth), dtype=bool)
-    result = {"binary": level(is_malignant.astype(int), binary, BRANCHES, everyone, BINARY_METRICS)}
+    result: dict[str, object] = {
+        "binary": level(is_malignant.astype(int), binary, BRANCHES, everyone, BINARY_METRICS)
+    }
     place = np.cumsum(mask) - 1  # class index → index among the malignant ones
     if len(names) > 1 and is_malignant.any():
         result["subtype"] = level(

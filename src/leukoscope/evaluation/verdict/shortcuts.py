@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal, Unpack
 
@@ -345,11 +346,11 @@ def _source(
     protocols: Sequence[str],
 ) -> SourceVerdict:
     """One source: shown by any of its probes, refuted only by all that apply."""
-    known: dict[str, Any] = {"probe": "", "protocol": "", "share": None, "needed": None}
+    without = partial(SourceVerdict, source=name, probe="", protocol="", share=None, needed=None)
     wanted = [probe for probe in SOURCES[name] if probe not in reasons]
     if not wanted:
         why = "; ".join(dict.fromkeys(reasons[probe] for probe in SOURCES[name]))
-        return SourceVerdict(source=name, status="inapplicable", reason=why, **known)
+        return without(status="inapplicable", reason=why)
     own = [row for row in rows if source_of(row.probe) == name]
     found = [row for p in protocols for row in own if row.protocol == p]
     main = SOURCES[name][0]
@@ -357,7 +358,7 @@ def _source(
     # A scale bar is looked for only where it was asked for; the main probe must have been run.
     if not found or (main in lacking and main in wanted):
         why = f"the probe {main} was not run on held-out groups"
-        return SourceVerdict(source=name, status="open", reason=why, **known)
+        return without(status="open", reason=why)
     shown = [row for row in found if status_of(row) == "shown"]
     unclear = [row for row in found if status_of(row) == "open"]
     decisive = max(shown or unclear or found, key=_upper)

@@ -150,7 +150,7 @@ class InputStore:
         names = [f"features of {one.variant}" for one in shown] + [t.name for t in bare.values()]
         with self.progress.step(names[0] if len(names) == 1 else "features and probes") as tell:
             features, numbers = one_pass.run(tell)
-        found: list[NDArray[Any]] = [*features, *numbers]
+        found: list[NDArray[np.generic]] = [*features, *numbers]
         for path, values in zip([*missing, *bare], found, strict=True):
             with atomic_path(path) as temporary:
                 np.save(temporary, values, allow_pickle=False)
@@ -187,7 +187,7 @@ class InputStore:
             return np.asarray(np.load(self.features_path(recipe, variant, seed, rows)))
         network = self.network(recipe, seed)
 
-        def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
+        def compute(tell: Callable[[int, int], None]) -> NDArray[np.generic]:
             return extract_features(
                 network, made, recipe.preprocess, total=len(made), progress=tell
             )  # fmt: skip
@@ -297,7 +297,7 @@ class InputStore:
             values = self._activations(path, recipe, pixels, seed, training)
             return None if values is None else CachedRows(values, every, key)
 
-        def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
+        def compute(tell: Callable[[int, int], None]) -> NDArray[np.generic]:
             return pooled_views(recipe, pixels, training.cached_views, seed=seed, progress=tell)
 
         return CachedRows(self._cached(path, f"features of {recipe.name}", compute), every, key)
@@ -350,7 +350,7 @@ class InputStore:
         if self.parent is not None:
             return self.parent.table(name, function)[self.parent_rows]
 
-        def compute(tell: Callable[[int, int], None]) -> NDArray[Any]:
+        def compute(tell: Callable[[int, int], None]) -> NDArray[np.generic]:
             rows = []
             for row in ordered_map(function, self.paths()):
                 rows.append(row)
@@ -427,7 +427,7 @@ def _features_path(
     partners: Rows | None = None,
 ) -> Path:
     """Named after everything that the features depend on."""
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "preprocess": recipe.preprocess.model_dump(mode="json"),
         "model": recipe.model.model_dump(mode="json"),
         "weights": weights,

@@ -85,7 +85,7 @@ def refusal(point: ChosenThreshold, target: OperatingTarget) -> str:
 
 def operating_entry(
     tests: Sequence[FoldResults], words: str, patients: Mapping[str, str] | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """``decisions.operating_point`` of ``metrics.json``.
 
     ``words`` may be empty; ``patients``: image id → patient, None where unknown.
@@ -149,7 +149,7 @@ def _under(
 
 def decision_entries(
     tests: Sequence[FoldResults], recipe: str, partitions: Mapping[str, Mapping[str, str]]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Prediction sets, what may be promised, and what an order by confidence is worth.
 
     ``partitions``: ``patient``, ``acquisition cluster`` → image id → group, where known.
@@ -263,7 +263,7 @@ def _by_unit(
     mapping: Mapping[str, str],
     held: NDArray[np.bool_],
     size: NDArray[np.int64],
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Every patient or cluster, the worst covered first."""
     ids = [image_id for t in tested.test for image_id in t.image_id.tolist()]
     groups = np.array([mapping.get(image_id, "") for image_id in ids])
@@ -304,9 +304,9 @@ def _attained(tested: FoldResults, guarantee: SetGuarantee) -> dict[str, Any]:
     return {"n": n, "needed": needed, "attainable": n >= needed}
 
 
-def _promises(tested: FoldResults) -> list[dict[str, Any]]:
+def _promises(tested: FoldResults) -> list[dict[str, object]]:
     """Each guarantee: whether the calibration images suffice, and what it gives on test."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for guarantee in get_args(SetGuarantee):
         row = {"guarantee": guarantee, **_attained(tested, guarantee)}
         if row["attainable"]:
@@ -339,7 +339,7 @@ def _coverage(tested: FoldResults, held: NDArray[np.bool_], *, by_group: bool) -
     return bootstrap_mean(np.bincount(member, weights=held) / np.bincount(member), **options)
 
 
-def _candidates(tested: FoldResults) -> list[dict[str, Any]]:
+def _candidates(tested: FoldResults) -> list[dict[str, object]]:
     """Each score and guarantee measured on ``val``, so that one can be chosen."""
     rows = []
     y = np.concatenate([t.y_true for t in tested.val])
@@ -363,7 +363,7 @@ def _candidates(tested: FoldResults) -> list[dict[str, Any]]:
     return rows
 
 
-def _selective(tested: FoldResults) -> dict[str, Any]:
+def _selective(tested: FoldResults) -> dict[str, object]:
     """Area under the risk–coverage curve, and the risk where some images are left unanswered."""
     probs = tested.probs
     confidence, wrong = probs.max(axis=1), probs.argmax(axis=1) != tested.y
@@ -377,7 +377,7 @@ def _selective(tested: FoldResults) -> dict[str, Any]:
     }
 
 
-def _net_benefit(tested: FoldResults) -> dict[str, Any]:
+def _net_benefit(tested: FoldResults) -> dict[str, object]:
     """What acting on P(malignant) is worth, where there are malignant and other images."""
     mask = tested.malignant
     ill = None if mask is None else mask[tested.y]

@@ -88,7 +88,7 @@ class Statistics:
 
     def metrics(
         self, table: PredictionTable, protocol: str, names: Sequence[str] | None = None
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Every metric with its interval."""
         intervals = bootstrap_metrics(
             table.y_true,
@@ -102,7 +102,7 @@ class Statistics:
         )
         return {name: interval.to_json() for name, interval in intervals.items()}
 
-    def hierarchy(self, table: PredictionTable, protocol: str) -> dict[str, Any] | None:
+    def hierarchy(self, table: PredictionTable, protocol: str) -> dict[str, object] | None:
         """Both levels: malignant or not, which subtype if malignant."""
         return hierarchy_metrics(
             table.y_true,
@@ -132,7 +132,7 @@ def result_entry(
     recipe: str,
     protocol: str,
     names: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A trained model on the test images: metrics (all, or those named) and confusion matrix."""
     confusion = confusion_matrix(rows.y_true, rows.probs.argmax(axis=1), len(rows.class_names))
     return {
@@ -145,7 +145,7 @@ def result_entry(
     }
 
 
-def next_unit(statistics: Statistics, rows: PredictionTable, protocol: str) -> dict[str, Any]:
+def next_unit(statistics: Statistics, rows: PredictionTable, protocol: str) -> dict[str, object]:
     """The accuracy to expect on the next patient or cluster, where the protocol holds them out."""
     unit = statistics.unit[protocol]
     if not holds_out_units(protocol, unit):
@@ -166,7 +166,7 @@ def next_unit(statistics: Statistics, rows: PredictionTable, protocol: str) -> d
 
 def curve_entry(
     statistics: Statistics, rows: PredictionTable, recipe: str, protocol: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A point of the curve over the number of acquisition clusters."""
     _, _, number = protocol.partition("-k")
     clusters = int(number) if number else statistics.config.splits.clusters
@@ -180,7 +180,7 @@ def curve_entry(
 
 def probe_entry(
     statistics: Statistics, rows: PredictionTable, probe: str, protocol: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A probe on the test images."""
     return {
         "probe": probe,
@@ -293,7 +293,7 @@ class FoldResults:
         ]  # fmt: skip
 
 
-def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, Any]:
+def calibration_entry(tested: FoldResults, recipe: str) -> dict[str, object]:
     """Which scaling serves in each fold, and every calibration measure before and after."""
     records = tested.calibrations
     logits = np.concatenate([t.logits for t in tested.test])

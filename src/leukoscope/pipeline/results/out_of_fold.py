@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.bundle import Calibration, Conformal, OperatingPoint
 from leukoscope.config.guarantees import parse_operating_point
@@ -207,7 +206,7 @@ class Nested:
         )
 
 
-def promise_entry(tests: Sequence[FoldResults], recipe: str) -> dict[str, Any]:
+def promise_entry(tests: Sequence[FoldResults], recipe: str) -> dict[str, object]:
     """The promise of a bundle of this recipe, kept or not, under the strictest protocol.
 
     Coverage and size of the sets are means over units that all count the same, where whole units
@@ -259,7 +258,7 @@ def promise_entry(tests: Sequence[FoldResults], recipe: str) -> dict[str, Any]:
     }
 
 
-def _mean(tested: FoldResults, values: NDArray[Any], whole: bool) -> Interval:
+def _mean(tested: FoldResults, values: ArrayLike, whole: bool) -> Interval:
     """Over units that count the same, or over images."""
     config = tested.config
     numbers = np.asarray(values, dtype=np.float64)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from numpy.typing import ArrayLike
+
 from leukoscope.config.metrics.file import measurements
 from leukoscope.config.study import DEGRADED, PERTURBED
 from leukoscope.core.protocols import PROTOCOLS
@@ -52,7 +54,7 @@ class Evidence:
 
 def model_on_entries(
     statistics: Statistics, under: PredictionTable, recipes: Sequence[str], protocol: str
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The models on perturbed versions of their own test images."""
     found = [
         (recipe, name, under.select(recipe=recipe, input=MODEL_ON + name))
@@ -124,7 +126,7 @@ def _sources(
     protocol: str,
     evidence: Evidence,
     metric: str,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The share of each probe that speaks for a source of shortcut."""
     found = []
     for probe in dict.fromkeys(under.input.tolist()):
@@ -146,7 +148,7 @@ def _survival(
     model: PredictionTable,
     protocol: str,
     metric: str,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The share of its advantage that the model keeps on mildly degraded test images."""
     recipe = str(model.recipe[0])
     tables = [(name, under.select(recipe=recipe, input=MODEL_ON + name)) for name in DEGRADED]
@@ -163,8 +165,8 @@ def _share(
     rows: PredictionTable,
     protocol: str,
     metric: str,
-    hits: Any = None,
-) -> dict[str, Any]:
+    hits: ArrayLike | None = None,
+) -> dict[str, object]:
     how = statistics.how
     how["replicates"] = min(SHARE_REPLICATES, how.get("replicates", SHARE_REPLICATES))
     groups = statistics.groups[protocol]

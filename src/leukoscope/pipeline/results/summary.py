@@ -63,7 +63,7 @@ def by_patient(
     patients: Mapping[str, str],
     config: StudyConfig,
     inapplicable: Sequence[Mapping[str, str]],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The key ``subjects`` of ``metrics.json``.
 
     In each fold the way to aggregate is chosen by log loss on the fold's own validation patients,
@@ -93,7 +93,7 @@ def by_patient(
 
 def _of_recipe(
     table: PredictionTable, patients: Mapping[str, str], config: StudyConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """One recipe: the choice in each fold, the metrics, and a row for each patient."""
     found: list[tuple[PatientResult, int, int]] = []
     folds, mixed = [], set[str]()
@@ -166,7 +166,7 @@ def _patients(
 
 def _metrics(
     y: NDArray[np.int64], probs: NDArray[np.float64], names: Sequence[str], config: StudyConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Metrics over patients; as each is a group of its own, proportions have exact limits."""
     available = metric_names(names, config.data.roles)
     wanted = [name for name in _MEASURED if name in available]
@@ -194,7 +194,7 @@ def summarise(
     evidence: Evidence | None = None,
     warnings: Sequence[str] = (),
     calibrations: Calibrations | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All statistics of a study.
 
     Args:
@@ -215,7 +215,7 @@ def summarise(
     recipes = [recipe.name for recipe in config.recipes]
     entries = _entries(statistics, test, recipes, protocols)
     curve = entries.pop("curve")
-    metrics: dict[str, Any] = {
+    metrics: dict[str, object] = {
         "schema": 1,
         "class_names": list(table.class_names),
         "confidence": config.confidence,

@@ -81,7 +81,7 @@ def recipe_field(comparison: ComparisonResult) -> Field:
     return text("Recipe", comparison.name, narrow=True)
 
 
-def _complexity(entry: RecipeEntry, key: str) -> Any:
+def _complexity(entry: RecipeEntry, key: str) -> object:
     return (entry.get("complexity") or {}).get(key)
 
 

@@ -253,7 +253,7 @@ def intermediate_values(
     return figure
 
 
-def short(label: Any) -> str:
+def short(label: object) -> str:
     """A label where space is scarce; for a table its kind.
 
     >>> short('{"kind":"cosine","floor":0.0}'), short(0.0001), short(True)
@@ -264,7 +264,7 @@ def short(label: Any) -> str:
     if isinstance(label, (int, float)):
         return f"{label:.3g}"
     if str(label).startswith(("{", "[")):
-        value = json.loads(label)
+        value = json.loads(str(label))
         if isinstance(value, dict) and "kind" in value:
             return str(value["kind"])
     return str(label)

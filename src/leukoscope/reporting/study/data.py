@@ -113,7 +113,7 @@ def ties(study: Study) -> Table | None:
     return replace(made, note="— : not counted for this kind of tie.")
 
 
-def _size(listed: Any) -> Any:
+def _size(listed: object) -> object:
     """How many; older passports list them."""
     return len(listed) if isinstance(listed, list) else listed
 

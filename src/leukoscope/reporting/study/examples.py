@@ -116,7 +116,7 @@ def _current(run: RunFolder, settings: Mapping[str, Any]) -> bool:
         return False
 
 
-def finished_audit(study: Study) -> Mapping[str, Any] | None:
+def finished_audit(study: Study) -> Mapping[str, object] | None:
     """``audit.json``, where it is complete and of the models that are there."""
     path = study.run.explanations / "audit.json"
     audit = read_json(path) if path.is_file() else None
