@@ -168,7 +168,7 @@ def decode_all(source: Iterator[tuple[str, bytes]], max_pixels: int) -> Iterator
     for number, (kind, data) in enumerate(source):
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before, opened = _status_mb("VmRSS"), _open_files()
-        started = time.perf_counter()
+        started = time.process_time()  # a busy machine is no fault of a file
         try:
             decode_image(data, max_pixels=max_pixels)
             outcome = "read"
@@ -180,7 +180,7 @@ def decode_all(source: Iterator[tuple[str, bytes]], max_pixels: int) -> Iterator
             "number": number,
             "kind": kind,
             "outcome": outcome,
-            "s": round(time.perf_counter() - started, 3),
+            "s": round(time.process_time() - started, 3),
             "mb": round(_status_mb("VmHWM") - before, 1),
             "fds": _open_files() - opened,
         }

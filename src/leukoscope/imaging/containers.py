@@ -145,7 +145,7 @@ def sniff(data: bytes) -> str:
 
 
 def is_quick(data: bytes) -> bool:
-    """Whether an image takes at most about a second for all that its pixels may hold.
+    """Whether an image takes at most about two seconds for all that its pixels may hold.
 
     So it is where the work grows with the number of pixels, which the header tells: JPEG of few
     scans, PNG, WebP, plain BMP. What is refused from its first bytes takes no time either.

@@ -1,8 +1,8 @@
 """Decoding that can be ended: files whose header does not bound the work go to other processes.
 
-A JPEG of few scans, a PNG, a WebP or a plain BMP takes at most about a second for the pixels that
-its header announces, and stays in the thread that goes on with it. What lies in a TIFF, a GIF, a
-DICOM or a JPEG of many scans is for its decoder to find out: it does so in a process with bounded
+A JPEG of few scans, a PNG, a WebP or a plain BMP takes at most about two seconds for the pixels
+that its header announces, and stays in the thread that goes on with it. What lies in a TIFF, a GIF,
+a DICOM or a JPEG of many scans is for its decoder to find out: it does so in a process with bounded
 memory, which is ended where it takes too long, and replaced.
 """
 
