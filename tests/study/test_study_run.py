@@ -259,6 +259,16 @@ def test_the_bundle_knows_how_classes_are_confused(result: StudyResult, phantoms
     assert record.n_units == len(confusions.counts)
 
 
+def test_the_bundle_keeps_the_scores_of_the_study(result: StudyResult, phantoms: Path) -> None:
+    record = read_bundle(result.run.bundle).record
+    kept = {(row.protocol, row.metric): row.value for row in record.scores}
+    rows = [row for row in result.metrics.results if row.recipe == record.recipe]
+    assert rows
+    for row in rows:
+        assert kept[row.protocol, "accuracy"] == row.metrics["accuracy"].value
+    assert record.dataset == phantoms.stem
+
+
 def test_the_bundle_carries_its_training_cases(
     result: StudyResult, phantoms: Path, tmp_path: Path
 ) -> None:
