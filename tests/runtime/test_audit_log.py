@@ -114,9 +114,11 @@ def test_a_log_that_was_moved_away_is_told(replaced: bool, tmp_path: Path) -> No
         path.rename(tmp_path / "log.jsonl.1")
         if replaced:
             path.touch()
+        assert not log.in_place
         with pytest.raises(DataError, match="it was moved or removed"):
             log.append({"kind": "note"})
         (tmp_path / "log.jsonl.1").replace(path)
+        assert log.in_place
         log.append({"kind": "note"})
     assert verify_log(path).entries == 2
 

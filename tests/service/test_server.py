@@ -120,6 +120,31 @@ def test_a_stop_under_load_loses_no_accepted_request(
     assert (checked.problem, checked.entries) == ("", len(answered))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows moves no file that is open")
+def test_a_server_whose_audit_log_was_moved_is_not_ready(
+    serving: Serving, bundle: Path, tmp_path: Path
+) -> None:
+    record = tmp_path / "answers.jsonl"
+
+    def ready(address: str) -> str:
+        """What the server says of itself, once its models are open."""
+        while True:
+            try:
+                return urllib.request.urlopen(f"{address}/readyz", timeout=10).read().decode()
+            except urllib.error.HTTPError as error:
+                text = error.read().decode()
+                if "being opened" not in text:
+                    return text
+                time.sleep(0.1)
+
+    with serving("--bundle", str(bundle), "--audit-log", str(record)) as server:
+        assert "ready" in ready(server.address)
+        record.rename(tmp_path / "moved.jsonl")
+        assert "The audit log was moved" in ready(server.address)
+        (tmp_path / "moved.jsonl").rename(record)
+        assert "ready" in ready(server.address)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
 def test_a_bundle_is_exchanged_without_dropping_a_request(
     serving: Serving, bundle: Path, red: bytes, tiny_parts: ModuleType, tmp_path: Path

@@ -111,17 +111,26 @@ class AuditLog:
                 if fcntl is not None:
                     fcntl.flock(self._handle, fcntl.LOCK_UN)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the file under its name is still the one that was opened."""
+        return self._found_instead() is None
+
+    def _found_instead(self) -> str | None:
+        """What lies in the place of the file that was opened; None where it does itself."""
+        try:
+            there = self.path.stat()
+        except OSError:
+            return "no file"
+        return None if os.path.samestat(os.fstat(self._handle), there) else "another file"
+
     def _check_place(self) -> None:
         """Refuse to write on to a file that nobody will find: moved away, deleted or replaced."""
-        ours = os.fstat(self._handle)
-        try:
-            there: os.stat_result | None = self.path.stat()
-        except OSError:
-            there = None
-        if there is None or not os.path.samestat(ours, there):
+        found = self._found_instead()
+        if found is not None:
             raise DataError(
-                f"{self.path}: expected the audit log that was opened, found "
-                f"{'no file' if there is None else 'another file'}: it was moved or removed",
+                f"{self.path}: expected the audit log that was opened, found {found}: it was moved "
+                "or removed",
                 hint="a chain is not to be rotated: put the file back, or start again with another "
                 "--audit-log",
             )

@@ -54,11 +54,12 @@ def build_app(
     *,
     load: Callable[[], object] | None = None,
     draining: Callable[[], bool] = lambda: False,
+    recording: Callable[[], bool] = lambda: True,
 ) -> FastAPI:
     """The ASGI application, which opens the models when it starts.
 
     ``load`` replaces ``models.load`` as what opens them; ``draining`` says whether the server is
-    about to stop.
+    about to stop; ``recording`` whether its audit log, if it keeps one, is in its place.
     """
 
     @asynccontextmanager
@@ -91,7 +92,7 @@ def build_app(
     )
     memory = UploadMemory(settings)
     schemas.install(app)
-    _add_health(app, models, metrics, memory, draining)
+    _add_health(app, models, metrics, memory, draining, recording)
     _add_models(app, models)
     _add_predict(app, models, settings, memory)
     _add_openapi(app)
@@ -105,6 +106,7 @@ def _add_health(
     metrics: Metrics,
     memory: UploadMemory,
     draining: Callable[[], bool],
+    recording: Callable[[], bool],
 ) -> None:
     """Add the routes of health and of the Prometheus metrics."""
 
@@ -115,12 +117,14 @@ def _add_health(
 
     @app.get("/readyz", response_model=State, responses=may_fail(503), tags=["health"])
     async def readyz() -> Response:
-        """All models are warm, and the server is not about to stop."""
+        """All models are warm, answers can be recorded, and no stop was asked for."""
         if not models.ready or draining():
             what = "The server is stopping." if draining() else "The models are being opened."
             raise ProblemError(503, what, retry_after_s=2)
         if models.stuck:
             raise ProblemError(503, "No worker has answered for too long.", retry_after_s=10)
+        if not recording():
+            raise ProblemError(503, "The audit log was moved or removed.", retry_after_s=10)
         return JSONResponse({"status": "ready"})
 
     text: dict[int | str, dict[str, object]] = {

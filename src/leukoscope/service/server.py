@@ -128,6 +128,7 @@ def serve(
         metrics,
         load=lambda: server.start_job(load),
         draining=lambda: server.draining,
+        recording=lambda: record is None or record.in_place,
     )
     listener, address = _listen(host, port)
     server = GracefulServer(
