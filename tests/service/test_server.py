@@ -138,11 +138,11 @@ def test_a_server_whose_audit_log_was_moved_is_not_ready(
                 time.sleep(0.1)
 
     with serving("--bundle", str(bundle), "--audit-log", str(record)) as server:
-        assert "ready" in ready(server.address)
+        assert '"ready"' in ready(server.address)
         record.rename(tmp_path / "moved.jsonl")
         assert "The audit log was moved" in ready(server.address)
         (tmp_path / "moved.jsonl").rename(record)
-        assert "ready" in ready(server.address)
+        assert '"ready"' in ready(server.address)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
