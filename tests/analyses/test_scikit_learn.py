@@ -51,6 +51,24 @@ def test_paths_pictures_and_features_are_one_thing(phantoms: Path) -> None:
     assert set(copy.classes_) == {"benign", "pro_b"}
 
 
+def test_the_unit_penalty_of_a_recipe_needs_groups(tmp_path: Path) -> None:
+    recipe = tmp_path / "held.toml"
+    recipe.write_text(
+        'name = "held"\ntitle = "held"\n[training]\nmethod = "linear-head"\n'
+        "c_grid = [0.01]\nunit_penalty = 100\n"
+    )
+    rng = np.random.default_rng(0)
+    patients, y = np.repeat(np.arange(40), 6), np.repeat(np.arange(40) % 2, 6)
+    X = rng.normal(size=(240, 2)) + np.outer(y, [1, 1])
+    X[:, 0] += rng.normal(scale=3, size=40)[patients]  # what tells patients of a class apart
+
+    def ratio(groups: np.ndarray | None) -> float:
+        weight = LeukoscopeClassifier(str(recipe)).fit(X, y, groups).head_.weight[1]
+        return float(abs(weight[0] / weight[1]))
+
+    assert ratio(patients) < 0.5 * ratio(None)
+
+
 def test_folds_of_a_protocol_serve_as_cv(phantoms: Path) -> None:
     cv = cv_splits(phantoms, "grouped", folds=3)
     assert cv.get_n_splits() == 3

@@ -112,6 +112,17 @@ def test_every_file_is_there_and_says_the_same(tuned: TuneResult) -> None:
     assert len(list(out.glob("trials/*/fold0/history.csv"))) == 4
 
 
+@pytest.mark.usefixtures("no_audit")
+def test_a_linear_head_is_fitted_by_all_that_its_training_says(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    study = study_config(phantoms, recipes=["quick"], protocols=["grouped"], overrides=LINEAR)
+    space = parse_search(["training.unit_penalty=choice:0,1000"])
+    run_tune(tune_config(study, space, sampler="grid"), tmp_path / "out", trials=2)
+    free, held = (np.load(path) for path in sorted((tmp_path / "out/trials").glob("*/probs.npy")))
+    assert np.abs(free - held).max() > 0.001
+
+
 def test_the_value_is_that_of_the_kept_probabilities(tuned: TuneResult, found: Audit) -> None:
     config = load_tune_config(tuned.out / CONFIG)
     data = tuning_data(found, config, hold_out(found, config.study))

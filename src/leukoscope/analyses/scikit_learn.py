@@ -47,7 +47,8 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     Args:
         recipe: Name or TOML file of a recipe with ``method = "linear-head"`` that needs no degraded
-            copies and no units, such as ``quick`` and ``shallow``.
+            copies and no equal weight of units, such as ``quick`` and ``shallow``. Its
+            ``unit_penalty`` needs the ``groups`` of :meth:`fit`, and is left out without them.
         val: Share of the training rows that selects and calibrates.
         random_state: Seed of the draw of the validation part.
 
@@ -70,7 +71,8 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         Args:
             X: Paths, images or features.
             y: (n,) class of each row.
-            groups: (n,) patient of each row: the validation part then holds whole patients.
+            groups: (n,) patient of each row: the validation part then holds whole patients, and
+                the recipe's ``unit_penalty`` holds down what tells those of a class apart.
 
         Raises:
             ConfigError: The recipe trains a network, or needs more than rows and classes.
@@ -91,6 +93,7 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             raise ValueError(f"expected at least two classes, got 1 class: {self.classes_[0]!r}")
         held = self._validation(codes, groups)
         several = held.any()
+        units = None if groups is None else np.unique(groups, return_inverse=True)[1]
         self.head_: LinearHead = fit_linear_head(
             features[~held],
             codes[~held],
@@ -98,6 +101,9 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             c_grid=training.c_grid if several else training.c_grid[-1:],
             X_val=features[held] if several else None,
             y_val=codes[held] if several else None,
+            unit_penalty=training.unit_penalty,
+            units=None if units is None else units[~held],
+            val_units=None if units is None else units[held],
             refit_with_val=training.refit_with_val and bool(several),
         )
         self.temperature_ = (
@@ -261,7 +267,7 @@ def _linear_recipe(name: str) -> Recipe:
             hint="take quick or shallow; leukoscope.run_study trains networks",
         )
     plain = LinearHeadTraining()
-    for setting in ("degraded", "balance", "unit_penalty"):
+    for setting in ("degraded", "balance"):
         if getattr(recipe.training, setting) != getattr(plain, setting):
             raise ConfigError(
                 f"recipe {name}: training.{setting} needs the images and units of a study",

@@ -265,16 +265,28 @@ def linear_logits(
     copies: Sequence[NDArray[np.float32]] = (),
 ) -> dict[str, Logits]:
     """Fit a linear head on the train rows and their degraded copies; apply it to the others."""
-    return _apply(_linear_head(recipe, features, data, rows, copies), features, rows)
+    return _apply(fit_head(recipe, features, data, rows, copies), features, rows)
 
 
-def _linear_head(
+def fit_head(
     recipe: Recipe,
     features: NDArray[np.float32],
     data: Labelled,
     rows: Mapping[str, NDArray[np.int64]],
     copies: Sequence[NDArray[np.float32]],
 ) -> LinearHead:
+    """Fit the linear head of a recipe, by all that its training says.
+
+    Args:
+        recipe: With a linear head.
+        features: (n, D) of the images of ``data``.
+        data: Labels and units.
+        rows: Row numbers of ``train`` and of ``val``, which selects the penalty.
+        copies: (n, D) features of each kind of degraded copies, see :func:`degraded_features`.
+
+    Returns:
+        The head; its ``val_logits`` are of the images as they are.
+    """
     training, times = recipe.training, 1 + len(copies)
     assert isinstance(training, LinearHeadTraining)
 
@@ -337,7 +349,7 @@ def _fit_linear(
     copies: Sequence[NDArray[np.float32]],
 ) -> dict[str, Logits]:
     """Fit a linear head, write its checkpoint, and apply it to the held-out rows."""
-    head = _linear_head(recipe, features, data, rows, copies)
+    head = fit_head(recipe, features, data, rows, copies)
     network = copy.deepcopy(network)
     network.set_linear_head(head.weight, head.bias)
     save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})
