@@ -387,6 +387,9 @@ def test_everybody_is_told_for_whom_a_model_is_calibrated(
         assert made["words"] == promise.words
         assert client.get("/v1/models").json()[0]["verdict"] == verdict.model_dump()
         assert verdict.headline in client.get("/").text
+        warning = "Judged unsafe by its study: most of its score can come from ground."
+        assert client.post("/v1/predict", files=files(red)).json()["warning"] == warning
+        assert warning in client.post("/answers", files=files(red)).text
         for text in (client.get("/").text, client.post("/answers", files=files(red)).text):
             assert "calibrated for new patients (25 patients held out)" in text
             assert "holds the true class in 95.6 % (interval 91.6 % to 98.3 %)" in text

@@ -336,10 +336,10 @@ class StudyVerdict(Strict):
 
     @property
     def warning(self) -> str:
-        """What a reader of an answer must know first, in a line; empty for a plausible model.
+        """What a reader of an answer must know first, a sentence; empty for a plausible model.
 
         >>> StudyVerdict(level="unsafe", headline="", sources={"stain": "shown"}).warning
-        'judged unsafe by its study: most of its score can come from stain'
+        'Judged unsafe by its study: most of its score can come from stain.'
         """
         if self.level == "unsafe":
             names, reason = self._sources("shown"), "most of its score can come from"
@@ -347,8 +347,8 @@ class StudyVerdict(Strict):
             names, reason = self._sources("open"), "not ruled out as the source of its score:"
         else:
             return ""
-        text = f"judged {self.level} by its study"
-        return f"{text}: {reason} {', '.join(names)}" if names else text
+        because = f": {reason} {', '.join(names)}" if names else ""
+        return f"Judged {self.level} by its study{because}."
 
     def _sources(self, status: str) -> list[str]:
         return [name for name, found in self.sources.items() if found == status]
@@ -450,6 +450,11 @@ class BundleRecord(Strict):
     licence: str
     servings: tuple[EngineVariant, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def warning(self) -> str:
+        """What its study's verdict says against its answers, a sentence; empty for nothing."""
+        return "" if self.verdict is None else self.verdict.warning
 
     @property
     def promise_words(self) -> str:

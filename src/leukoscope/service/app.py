@@ -234,6 +234,7 @@ def _provenance(served: ServedModel) -> dict[str, object]:
         "model": predictor.model,
         "model_sha256": predictor.bundle.sha256,
         "promise": predictor.record.promise_words,
+        "warning": predictor.record.warning,
         "version": __version__,
         "disclaimer": DISCLAIMER,
     }

@@ -220,6 +220,9 @@ class PredictOut(BaseModel):
     model: str
     model_sha256: str
     promise: str = Field(description="For which new images the answers are calibrated.")
+    warning: str = Field(
+        description="What the verdict of the model's study says against its answers, or empty."
+    )
     version: str
     disclaimer: str
     request_id: str

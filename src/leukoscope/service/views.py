@@ -310,6 +310,7 @@ def about(model: ServedModel) -> dict[str, object]:
         "licence": record.licence,
         "promise": promise(record),
         "verdict": "" if record.verdict is None else record.verdict.headline,
+        "warning": record.warning,
         "classes": classes,
         "two_sides": malignant_mask(record.class_names, record.roles) is not None,
         "hematogones": "benign" in record.class_names,

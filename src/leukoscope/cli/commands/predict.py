@@ -120,10 +120,8 @@ def predict(
     outputs = _Outputs(out, explain, audit_log, patients, bool(similar), as_json)
     unreadable = _answer(predictor, sources, total, outputs)
     engine_words = f" on {predictor.engine}" if verbose else ""
-    record = predictor.record
-    warning = "" if record.verdict is None else record.verdict.warning
-    words = record.promise_words + (warning and f"\n{warning[0].upper()}{warning[1:]}.")
-    say(f"{predictor.model}{engine_words}: {words}\n{DISCLAIMER}", err=True)
+    said = f"{predictor.model}{engine_words}: {predictor.record.promise_words}"
+    say("\n".join(filter(None, (said, predictor.record.warning, DISCLAIMER))), err=True)
     return EXIT_SOME_UNREADABLE if unreadable else 0
 
 
