@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,11 +89,17 @@ def test_wandb_records_offline(
     train(recipe, coloured, run.model("tiny", "grouped", 0))
     track_report([recipe], run, results())
 
-    files = [path.read_bytes() for path in run.path.glob("wandb/offline-run-*/run-*.wandb")]
-    assert len(files) == 2, "a run for the training, one for the report"
-    assert sum(b"models/tiny/grouped/fold0" in content for content in files) == 1
-    assert sum(b"val_accuracy" in content for content in files) == 1
-    assert sum(b"report.html" in content for content in files) == 1
+    def files() -> list[bytes]:
+        return [path.read_bytes() for path in run.path.glob("wandb/offline-run-*/run-*.wandb")]
+
+    assert len(files()) == 2, "a run for the training, one for the report"
+    deadline = time.monotonic() + 30  # W&B's own process may write the end after `finish`
+    while not any(b"report.html" in file for file in files()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    written = files()
+    assert sum(b"models/tiny/grouped/fold0" in content for content in written) == 1
+    assert sum(b"val_accuracy" in content for content in written) == 1
+    assert sum(b"report.html" in content for content in written) == 1
     import wandb
 
     assert wandb.run is None, "the next training does not go on with it"
