@@ -74,6 +74,8 @@ def test_folds_that_tried_different_settings_are_refused(tmp_path: Path) -> None
     other = tried(tmp_path / "other", HISTORY, [{"c": 0.5, "val_loss": 0.1}])
     with pytest.raises(DataError, match="other settings"):
         settled_recipe(recipe, [*folders, other])
+    with pytest.raises(DataError, match=r"the folds tried 0\.5, and the recipe does not"):
+        settled_recipe(recipe, [other])
 
 
 def test_members_select_on_their_own() -> None:

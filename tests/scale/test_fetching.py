@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,19 +46,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def web(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]) -> SimpleNamespace:
     monkeypatch.setattr(fetching, "_TRIES", 1)
     monkeypatch.setattr(fetching, "MAX_BYTES", 2**20)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     seen = SimpleNamespace(asked=[], sent=0, closed=threading.Event())
-    server.seen = seen  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    seen.url = f"http://127.0.0.1:{server.server_port}"
-    yield seen
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    seen.url = f"http://127.0.0.1:{serve(Handler, seen=seen).server_port}"
+    return seen
 
 
 def fetched(url: str, folder: Path, urls: UrlRule) -> str | bytes:

@@ -8,10 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,19 +211,13 @@ class Files(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def web(bundle: Path, tmp_path: Path) -> Iterator[SimpleNamespace]:
+def web(bundle: Path, tmp_path: Path, serve: Callable[..., Any]) -> SimpleNamespace:
     """A web server on this machine with a shared bundle below ``/lab``."""
     push_bundle(bundle, str(tmp_path / "www/lab"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(tmp_path / "www")))
     seen = SimpleNamespace(asked=[], locked=False, breaks=False)
-    server.seen = seen  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
+    server = serve(partial(Files, directory=str(tmp_path / "www")), seen=seen)
     seen.host = f"127.0.0.1:{server.server_port}"
-    yield seen
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return seen
 
 
 def test_from_a_web_server(web: Any, bundle: Path, tmp_path: Path) -> None:
@@ -378,15 +371,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub() -> Iterator[Any]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files, server.commits, server.made = None, 0, {}
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def hub(serve: Callable[..., Any]) -> Any:
+    return serve(Hub, files=None, commits=0, made={})
 
 
 def test_a_repository_on_the_hub(hub: Any, bundle: Path, tmp_path: Path) -> None:

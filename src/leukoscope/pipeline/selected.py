@@ -23,6 +23,8 @@ _FOUND = ("train_loss", "val_loss", "val_accuracy", "rounds")
 _FIELDS: Mapping[str, str] = MappingProxyType({"kernel": "kernels"})
 """Columns that have another name than the field of the classifier's settings."""
 
+_HINT = "fits of two recipes stand beside each other; run the study into a new folder"
+
 Setting = tuple[tuple[str, str], ...]
 """Names and values as in the file; those without a value are left out."""
 
@@ -53,7 +55,7 @@ def settled_recipe(recipe: Recipe, folders: Iterable[Path]) -> Recipe:
         folders: Of its finished fits under one protocol.
 
     Raises:
-        DataError: A fit left no table of what it tried, or another one than the others.
+        DataError: A fit left no table of what it tried, or the table is not that of this recipe.
     """
     training = recipe.training
     if isinstance(training, LinearHeadTraining):
@@ -74,11 +76,7 @@ def _least_loss(paths: list[Path]) -> Setting:
     first, losses = paths[0], [_losses(path) for path in paths]
     for path, found in zip(paths, losses, strict=True):
         if list(found) != list(losses[0]):
-            raise DataError(
-                f"{path}: other settings than in {first}",
-                hint="fits of two versions stand beside each other; run the study into a new "
-                "folder",
-            )
+            raise DataError(f"{path}: other settings than in {first}", hint=_HINT)
     return min(losses[0], key=lambda setting: float(np.mean([one[setting] for one in losses])))
 
 
@@ -91,5 +89,8 @@ def _losses(path: Path) -> dict[Setting, float]:
 
 
 def _kept(tried: tuple[object, ...], text: str) -> tuple[object, ...]:
-    """The one value that a file names, as in the recipe."""
-    return tuple(value for value in tried if str(value) == text)
+    """The one value that the files of the folds name, as in the recipe."""
+    kept = tuple(value for value in tried if str(value) == text)
+    if not kept:
+        raise DataError(f"the folds tried {text}, and the recipe does not", hint=_HINT)
+    return kept

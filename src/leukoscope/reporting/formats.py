@@ -86,14 +86,17 @@ def interval(entry: ValueOrEstimate, metric: str) -> str:
     ('0.500', '—')
     >>> interval({"value": 0.5, "low": 0.4, "high": 0.6, "reliable": False}, "accuracy")
     '50.0 % (40.0–60.0)†'
+    >>> interval({"value": -0.2, "low": -0.4, "high": -0.1}, "accuracy")
+    '−20.0 % (−40.0 to −10.0)'
     """
     value, low, high, mark = _limits(entry)
     text = number(value, metric)
     if text == DASH or low is None or high is None:
         return text
+    between = " to " if low < 0 else "–"  # which would read as a sign
     if is_percent(metric):
-        return f"{text} ({100 * low:.1f}–{100 * high:.1f}){mark}".replace("-", "−")
-    return f"{text} ({number(low, metric)}–{number(high, metric)}){mark}"
+        return f"{text} ({100 * low:.1f}{between}{100 * high:.1f}){mark}".replace("-", "−")
+    return f"{text} ({number(low, metric)}{between}{number(high, metric)}){mark}"
 
 
 def difference(entry: ValueOrEstimate, metric: str) -> str:
