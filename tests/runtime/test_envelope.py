@@ -14,8 +14,9 @@ from leukoscope.core.errors import BundleError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.runtime.bundle import read_bundle
+from leukoscope.runtime.envelope import checked_limits, envelope_notes, store_envelope
 from leukoscope.runtime.golden import verify_bundle
-from leukoscope.runtime.predictor import checked_limits, envelope_notes, load_bundle, store_envelope
+from leukoscope.runtime.predictor import load_bundle
 
 
 def limit(name: str, statistic: str = "", **sides: float) -> EnvelopeLimit:

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from leukoscope.config.bundle import StudyVerdict
-from leukoscope.config.guarantees import Measured, Promise
+from leukoscope.config.guarantees import Measured, Promise, StudyVerdict
 from leukoscope.imaging.decode import decode_image
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.predictor import load_bundle

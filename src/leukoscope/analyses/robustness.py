@@ -43,7 +43,7 @@ from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.damaged_images import SHEET, draw
 from leukoscope.reporting.study.report import write_report
 from leukoscope.runtime.bundle import read_bundle
-from leukoscope.runtime.predictor import store_envelope
+from leukoscope.runtime.envelope import store_envelope
 
 SETS = {"haematology": HAEMATOLOGY, "s1": STUDY_S1}
 CLEAN = "none"

@@ -7,7 +7,14 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from leukoscope.config.base import Strict
-from leukoscope.config.guarantees import NO_PROMISE, Measured, Parity, Precision, Promise
+from leukoscope.config.guarantees import (
+    NO_PROMISE,
+    Parity,
+    Precision,
+    Promise,
+    Score,
+    StudyVerdict,
+)
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.known_classes import Role
 
@@ -319,59 +326,6 @@ class ConfusionsFile(Strict):
     unit: str
     n_units: Annotated[int, Field(ge=1)]
     n: Annotated[int, Field(ge=1)]
-
-
-class StudyVerdict(Strict):
-    """What the study behind a bundle allows one to say.
-
-    Attributes:
-        level: ``unsafe``, ``inconclusive``, ``plausible`` or ``plausible-by-clusters``.
-        headline: The verdict in one sentence.
-        sources: Source of shortcut → ``shown``, ``refuted``, ``open`` or ``inapplicable``.
-    """
-
-    level: str
-    headline: str
-    sources: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def warning(self) -> str:
-        """What a reader of an answer must know first, a sentence; empty for a plausible model.
-
-        >>> StudyVerdict(level="unsafe", headline="", sources={"stain": "shown"}).warning
-        'Judged unsafe by its study: most of its score can come from stain.'
-        """
-        if self.level == "unsafe":
-            names, reason = self._sources("shown"), "most of its score can come from"
-        elif self.level == "inconclusive":
-            names, reason = self._sources("open"), "not ruled out as the source of its score:"
-        else:
-            return ""
-        because = f": {reason} {', '.join(names)}" if names else ""
-        return f"Judged {self.level} by its study{because}."
-
-    def _sources(self, status: str) -> list[str]:
-        return [name for name, found in self.sources.items() if found == status]
-
-
-class Score(Measured):
-    """A test score of the models that held the images out, as the study measured it.
-
-    Attributes:
-        metric: Its name in ``metrics.json``.
-        protocol: Under which the images were held out.
-        n: Number of test images, or of patients where they are the unit of the study.
-        n_groups: Number of groups that the interval resamples.
-        group_unit: What such a group is.
-        confidence: Level of the interval.
-    """
-
-    metric: str
-    protocol: str
-    n: Annotated[int, Field(ge=1)]
-    n_groups: Annotated[int, Field(ge=1)]
-    group_unit: str
-    confidence: Annotated[float, Field(gt=0.5, lt=1)]
 
 
 class BundleRecord(Strict):

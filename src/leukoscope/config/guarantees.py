@@ -1,4 +1,4 @@
-"""What a bundle is held to: operating point, parity of its engines, units it is calibrated for."""
+"""What a bundle is held to: operating point, parity, promise; and what its study says of it."""
 
 from __future__ import annotations
 
@@ -215,3 +215,56 @@ class Promise(Strict):
             span = f" ({100 * found.low:.1f}–{100 * found.high:.1f} %)"
         few = "" if found.reliable else ", few groups"
         return f"measured coverage {100 * found.value:.1f} %{span}{few}"
+
+
+class StudyVerdict(Strict):
+    """What the study behind a bundle allows one to say.
+
+    Attributes:
+        level: ``unsafe``, ``inconclusive``, ``plausible`` or ``plausible-by-clusters``.
+        headline: The verdict in one sentence.
+        sources: Source of shortcut → ``shown``, ``refuted``, ``open`` or ``inapplicable``.
+    """
+
+    level: str
+    headline: str
+    sources: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def warning(self) -> str:
+        """What a reader of an answer must know first, a sentence; empty for a plausible model.
+
+        >>> StudyVerdict(level="unsafe", headline="", sources={"stain": "shown"}).warning
+        'Judged unsafe by its study: most of its score can come from stain.'
+        """
+        if self.level == "unsafe":
+            names, reason = self._sources("shown"), "most of its score can come from"
+        elif self.level == "inconclusive":
+            names, reason = self._sources("open"), "not ruled out as the source of its score:"
+        else:
+            return ""
+        because = f": {reason} {', '.join(names)}" if names else ""
+        return f"Judged {self.level} by its study{because}."
+
+    def _sources(self, status: str) -> list[str]:
+        return [name for name, found in self.sources.items() if found == status]
+
+
+class Score(Measured):
+    """A test score of the models that held the images out, as the study measured it.
+
+    Attributes:
+        metric: Its name in ``metrics.json``.
+        protocol: Under which the images were held out.
+        n: Number of test images, or of patients where they are the unit of the study.
+        n_groups: Number of groups that the interval resamples.
+        group_unit: What such a group is.
+        confidence: Level of the interval.
+    """
+
+    metric: str
+    protocol: str
+    n: Annotated[int, Field(ge=1)]
+    n_groups: Annotated[int, Field(ge=1)]
+    group_unit: str
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]

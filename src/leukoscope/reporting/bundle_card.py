@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from leukoscope.config.bundle import BundleRecord, Score
-from leukoscope.config.guarantees import Measured
+from leukoscope.config.bundle import BundleRecord
+from leukoscope.config.guarantees import Measured, Score
 from leukoscope.core.labels import class_title, role_of
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.verdict.rule import level_words

@@ -291,7 +291,7 @@ def decide(
         quality: Of the image.
         probabilities: Of each class, for the operating point; None leaves it out.
         ood_scores: The scores whose largest is ``ood_score``, so that the reason names them.
-        beyond: Sentences of :func:`leukoscope.runtime.predictor.envelope_notes`.
+        beyond: Sentences of :func:`leukoscope.runtime.envelope.envelope_notes`.
         unsure: Whether no class is probable enough, so that the set holds the most probable one.
 
     Returns:

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import BundleError, ImageError, UsageError
 from leukoscope.core.files import sha256_bytes, write_bytes
 from leukoscope.core.threads import ordered_map
@@ -30,11 +29,12 @@ from leukoscope.imaging.decode import (
     read_image_file,
 )
 from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.imaging.quality import BEYOND, measure_conditions, measure_quality
+from leukoscope.imaging.quality import measure_quality
 from leukoscope.imaging.stain import looks_exchanged, nuclear_blue
-from leukoscope.runtime.bundle import Bundle, read_bundle, save_bundle
+from leukoscope.runtime.bundle import Bundle, read_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import Engine
+from leukoscope.runtime.envelope import envelope_notes
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
 from leukoscope.runtime.large_images import Answered, LargeAnswer, predict_parts
 from leukoscope.runtime.prediction import (
@@ -67,62 +67,6 @@ BATCH = 8  # larger ones leave the caches of a core, and are slower
 ImageSource = Path | str | bytes | NDArray[np.uint8] | Failure
 
 
-def envelope_notes(
-    image: NDArray[np.uint8], quality: Mapping[str, float], envelope: Envelope | None
-) -> tuple[str, ...]:
-    """One sentence for each limit of the envelope that an image exceeds.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, before preprocessing.
-        quality: Of the same image, from :func:`leukoscope.imaging.quality.measure_quality`.
-        envelope: The bundle's envelope; None checks nothing.
-    """
-    if envelope is None:
-        return ()
-    found = measure_conditions(image, quality)
-    notes = []
-    for (statistic, side), limit in checked_limits(envelope).items():
-        value = found[statistic]
-        if value < limit if side == "low" else value > limit:
-            notes.append(
-                f"The image is {BEYOND[statistic, side]} than the limit at which this model still "
-                f"keeps within {100 * envelope.bound:g} points of its accuracy "
-                f"({statistic.replace('_', ' ')} {value:.3g}, limit {limit:.3g})."
-            )
-    return tuple(notes)
-
-
-def checked_limits(envelope: Envelope) -> dict[tuple[str, str], float]:
-    """The strictest limit for each statistic and side.
-
-    Two kinds of damage (defocus and motion) may change one measure, and the measure does not show
-    which it was, so the stricter limit applies.
-    """
-    strictest: dict[tuple[str, str], float] = {}
-    for statistic, side, limit in _sides(envelope):
-        choose = max if side == "low" else min
-        strictest[statistic, side] = choose(limit, strictest.get((statistic, side), limit))
-    return strictest
-
-
-def _sides(envelope: Envelope) -> Iterator[tuple[str, str, float]]:
-    for limit in envelope.limits:
-        for side, value in (("low", limit.low), ("high", limit.high)):
-            if limit.statistic and value is not None:
-                yield limit.statistic, side, value
-
-
-def store_envelope(folder: Path, envelope: Envelope) -> None:
-    """Give a bundle a new envelope in place of its own; the bundle is replaced as a whole.
-
-    Raises:
-        BundleError: The bundle is damaged, or cannot be replaced.
-    """
-    bundle = read_bundle(folder)
-    record = bundle.record.model_copy(update={"envelope": envelope})
-    save_bundle(bundle.folder, record, {name: bundle.folder / name for name in record.files})
-
-
 @dataclass(frozen=True)
 class Prepared:
     """An image that is ready for the network; its full-size pixels are already released.
@@ -132,7 +76,7 @@ class Prepared:
         sha256: Of the file's bytes, or of the pixels of an array.
         pixels: (size_px, size_px, 3) uint8 RGB, the network's input.
         quality: Measures of :mod:`leukoscope.imaging.quality` of the whole image.
-        beyond: Sentences of :func:`envelope_notes`.
+        beyond: Sentences of :func:`~leukoscope.runtime.envelope.envelope_notes`.
         nuclear_blue: Measure of :mod:`leukoscope.imaging.channel_order`.
         appearance: (A,) of :mod:`leukoscope.imaging.appearance`; empty if the gate does not use it.
     """

@@ -19,10 +19,8 @@ from leukoscope.config.bundle import (
     ModelField,
     OutOfDistribution,
     QualityLimits,
-    Score,
-    StudyVerdict,
 )
-from leukoscope.config.guarantees import Promise, Stored
+from leukoscope.config.guarantees import Promise, Score, Stored, StudyVerdict
 from leukoscope.config.metrics.results import measured
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import UsageError
