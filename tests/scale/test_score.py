@@ -21,6 +21,10 @@ from leukoscope.cli.main import app
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.bundle import installed_bundles
+from leukoscope.runtime.bundle_matching import BundleChoice, choose_bundle
+from leukoscope.scale import score
+from leukoscope.scale.score import plan_scoring
+from leukoscope.scale.score_plan import Request, ScoreFolder
 
 PROGRAM = [sys.executable, "-m", "leukoscope", "score"]
 
@@ -124,6 +128,21 @@ def test_what_was_changed_is_found_and_done_again(
     assert (code, "reads images from URLs" in error) == (2, True)
     assert _run("--out", out, "--resume", "--workers", "1", "--root", f"file://{phantoms}")[0] == 0
     assert _run("--out", out, "--verify")[0] == 0
+
+
+def test_images_of_a_typed_url_choose_the_bundle(
+    phantoms: Path, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+
+    def choose(_: Any, samples: Any, **options: Any) -> BundleChoice:
+        looked.extend(samples)
+        return choose_bundle([Path(bundle)], samples, **options)
+
+    monkeypatch.setattr(score, "choose_bundle", choose)
+    plan = plan_scoring(ScoreFolder(tmp_path / "run"), Request((f"file://{phantoms}",)))
+    assert looked
+    assert plan.urls == "any"
 
 
 def test_killed_again_and_again(phantoms: Path, bundle: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
-from leukoscope.scale.fetching import URL_RULES, is_url, local_files
+from leukoscope.scale.fetching import URL_RULES, UrlRule, is_url, local_files
 from leukoscope.scale.image_names import image_names
 from leukoscope.scale.journal import Journal, ShardResult, read_journal
 from leukoscope.scale.score_plan import (
@@ -112,7 +112,8 @@ def plan_scoring(
         MissingExtraError: pyarrow or fsspec is needed and not installed.
     """
     _check_can_begin(folder, request)
-    sources, urls = request.sources or (), request.urls or "none"
+    sources = request.sources or ()
+    urls: UrlRule = request.urls or "none"
     with only_writer(folder.path, "scores into"):
         outside = _Outside()
         names = image_names(sources, request.root, urls=urls, outside=outside.add)
@@ -124,7 +125,7 @@ def plan_scoring(
         if outside.count:
             what = "names that lead out of the folder of their list"
             note(f"{what}: {outside.count:,}, such as {outside.first}")
-        bundle, reason = _bundle(request, sample_inputs(folder, images, in_shard))
+        bundle, reason = _bundle(request, sample_inputs(folder, images, in_shard), urls)
         opened = open_for(bundle, request.engine or "auto", request.precision or "auto", threads=1)
         plan = Plan(
             bundle=str(bundle.folder.resolve()),
@@ -177,12 +178,12 @@ class _Outside:
         self.first = self.first or name
 
 
-def _bundle(request: Request, samples: Sequence[str]) -> tuple[Bundle, str]:
+def _bundle(request: Request, samples: Sequence[str], urls: UrlRule) -> tuple[Bundle, str]:
     """The bundle that was named, or the installed one that some images resemble, and why."""
     if request.bundle is not None:
         return read_bundle(request.bundle), f"{request.bundle}, named by the user"
     with tempfile.TemporaryDirectory(prefix="leukoscope-") as copies:
-        fetched = local_files(samples, Path(copies), urls=request.urls or "none")
+        fetched = local_files(samples, Path(copies), urls=urls)
         files = [found for found, _ in fetched if isinstance(found, Path)]
         chosen = choose_bundle(
             installed_bundles(), files, um_per_px=request.um_per_px, bar_um=request.scale_bar_um
