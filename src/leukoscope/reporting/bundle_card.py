@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from leukoscope.config.bundle import BundleRecord
 from leukoscope.config.guarantees import Measured, Score
@@ -20,7 +20,9 @@ HUB_METRICS = {"macro_f1": "f1"}
 
 
 def render_bundle_card(record: BundleRecord, sha256: str) -> str:
-    """The card as Markdown, with YAML front matter as in Hugging Face's model cards.
+    """The card as Markdown, with front matter as in Hugging Face's model cards.
+
+    Front matter is YAML, and JSON is YAML, too: it needs no writer of its own.
 
     Args:
         record: Of the bundle.
@@ -28,7 +30,7 @@ def render_bundle_card(record: BundleRecord, sha256: str) -> str:
     """
     return render(
         "bundle_card.md.j2",
-        front_matter="".join(f"{line}\n" for line in yaml_lines(card_metadata(record))),
+        front_matter=json.dumps(card_metadata(record), indent=2, ensure_ascii=False),
         record=record,
         sha256=sha256,
         verdict=record.verdict and upper_first(level_words(record.verdict.level)),
@@ -55,28 +57,6 @@ def card_metadata(record: BundleRecord) -> dict[str, object]:
     if results := _results(record):
         values["model-index"] = [{"name": record.name, "results": results}]
     return values | {"limits": _limits(record)}
-
-
-def yaml_lines(value: object, indent: str = "") -> Iterator[str]:
-    """YAML of mappings, lists and plain values, a value a line; JSON's strings are YAML's, too.
-
-    >>> list(yaml_lines({"tags": ["a: b", 1], "n": {"x": None}}))
-    ['tags:', '- "a: b"', '- 1', 'n:', '  x: null']
-    """
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if isinstance(inner, Mapping | list):
-                yield f"{indent}{key}:"
-                yield from yaml_lines(inner, indent + "  " * isinstance(inner, Mapping))
-            else:
-                yield f"{indent}{key}: {json.dumps(inner, ensure_ascii=False)}"
-    elif isinstance(value, list):
-        for inner in value:
-            first, *rest = yaml_lines(inner, indent + "  ")
-            yield f"{indent}- {first.strip()}"
-            yield from rest
-    else:
-        yield indent + json.dumps(value, ensure_ascii=False)
 
 
 def _identifier(text: str) -> str:
