@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 
+from leukoscope.config.training import LinearHeadTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.linear_head import balanced_weights, fit_linear_head
 
@@ -157,3 +158,53 @@ def test_a_unit_penalty_is_a_plain_one_on_turned_features() -> None:
     head = fit_linear_head(X.astype(np.float32), y, 2, c_grid=[0.1], unit_penalty=3.0, units=unit)
     probs = 1 / (1 + np.exp(np.subtract(*head.logits(X.astype(np.float32)).T)))
     np.testing.assert_allclose(probs, oracle.predict_proba(X @ root)[:, 1], atol=5e-3)
+
+
+def test_a_copy_penalty_turns_from_what_damage_changes() -> None:
+    rng = np.random.default_rng(5)
+    y = np.repeat([0, 1], 200)
+    X = rng.normal(size=(400, 6)).astype(np.float32)
+    X[:, 0] += 1.5 * y  # fine texture: a copy has another
+    X[:, 1] += 1.2 * y  # a copy has the same
+    copy = X.copy()
+    copy[:, 0] = rng.normal(size=400)
+    both, images = np.concatenate([X, copy]), np.tile(np.arange(400), 2)
+    plain = fit_linear_head(both, np.tile(y, 2), 2, c_grid=[0.1])
+    kept = fit_linear_head(both, np.tile(y, 2), 2, c_grid=[0.1], copy_penalty=100.0, images=images)
+
+    def share(weight: NDArray[np.float64]) -> float:
+        return float(abs(weight[1, 0]) / abs(weight[1, 1]))
+
+    assert share(kept.weight) < 0.25 * share(plain.weight)
+
+
+def test_penalties_add_up() -> None:
+    rng = np.random.default_rng(6)
+    unit, X = np.tile(np.repeat(np.arange(10), 30), 2), rng.normal(size=(600, 5))
+    X += rng.normal(size=(10, 5))[unit]
+    X = (X - X.mean(0)) / X.std(0)
+    y, images = (unit % 2).astype(np.int64), np.tile(np.arange(300), 2)
+    means = [np.stack([X[unit == u].mean(0) for u in range(k, 10, 2)]) for k in range(2)]
+    between = np.mean([np.cov(m.T) for m in means], axis=0)
+    half = (X[:300] - X[300:]) / 2
+    within = 2 * half.T @ half / 300
+    values, axes = np.linalg.eigh(np.eye(5) + 3.0 * between + 2.0 * within)
+    root = (axes / np.sqrt(values)) @ axes.T
+    oracle = LogisticRegression(C=0.1, tol=1e-10, max_iter=5000).fit(X @ root, y)
+    head = fit_linear_head(
+        X.astype(np.float32),
+        y,
+        2,
+        c_grid=[0.05],
+        unit_penalty=3.0,
+        units=unit,
+        copy_penalty=2.0,
+        images=images,
+    )
+    probs = 1 / (1 + np.exp(np.subtract(*head.logits(X.astype(np.float32)).T)))
+    np.testing.assert_allclose(probs, oracle.predict_proba(X @ root)[:, 1], atol=5e-3)
+
+
+def test_a_copy_penalty_needs_copies() -> None:
+    with pytest.raises(ValueError, match="name them in degraded"):
+        LinearHeadTraining(copy_penalty=1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,8 @@ class LinearHeadTraining(Strict):
             becomes wᵀ(I + μ·B)w with B the covariance of the units' means about their class's
             mean, of standardised features (within-class covariance normalisation, Hatch, Kajarekar
             & Stolcke 2006, with B in its place). 0 is the plain L2 penalty.
+        copy_penalty: Penalise directions in which an image and its ``degraded`` copies differ, in
+            the same way: ν·C is added, with C the covariance of versions about their image's mean.
     """
 
     method: Literal["linear-head"] = "linear-head"
@@ -49,6 +51,15 @@ class LinearHeadTraining(Strict):
     degraded: tuple[Degradation, ...] = ()
     balance: Literal["images", "units"] = "images"
     unit_penalty: NotNegative = 0.0
+    copy_penalty: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _copies_are_there(self) -> Self:
+        if self.copy_penalty and not self.degraded:
+            raise ValueError(
+                "copy_penalty compares an image with its copies: name them in degraded"
+            )
+        return self
 
 
 class CrossEntropy(Strict):

@@ -79,6 +79,9 @@ def fit_linear_head(
     unit_penalty: float = 0.0,
     units: NDArray[np.integer] | None = None,
     val_units: NDArray[np.integer] | None = None,
+    copy_penalty: float = 0.0,
+    images: NDArray[np.integer] | None = None,
+    val_images: NDArray[np.integer] | None = None,
     refit_with_val: bool = False,
 ) -> LinearHead:
     """Fit one head per strength, each started from the one before; the best on ``val`` wins.
@@ -93,22 +96,27 @@ def fit_linear_head(
         class_weight: (K,) weights of the classes in the loss; None for equal ones.
         sample_weight: (n,) what each training image counts for; None for 1 each.
         val_weight: (m,) likewise of the validation images; needed beside it.
-        unit_penalty: μ ≥ 0 of the penalty ``½ Wᵀ(I + μ·B)W``, where B is the covariance of the
-            means of units about the mean of their class; 0 needs no units.
+        unit_penalty: μ ≥ 0 of the penalty ``½ Wᵀ(I + μ·B + ν·C)W``, where B is the covariance of
+            the means of units about the mean of their class; 0 needs no units.
         units: (n,) number of each training image's unit (patient, acquisition cluster).
         val_units: (m,) likewise of the validation images, with the same numbers.
+        copy_penalty: ν ≥ 0, where C is the covariance of the versions of an image about their
+            mean; 0 needs no images.
+        images: (n,) number of the image of which each training row is a version.
+        val_images: (m,) likewise of the validation rows; no number of ``images``.
         refit_with_val: Fit once more on both with the selected strength.
 
     Raises:
         TrainingError: No training images, features that are not finite, or several strengths
             and nothing to select on.
     """
-    train = _Rows(X, y, sample_weight, units)
+    train = _Rows(X, y, sample_weight, units, images)
     val = None
     if X_val is not None and y_val is not None and len(y_val) > 0:
-        val = _Rows(X_val, y_val, val_weight, val_units)
+        val = _Rows(X_val, y_val, val_weight, val_units, val_images)
     _check(X, y, c_grid, val is not None)
-    problem = _Problem.of(train, n_classes, class_weight, unit_penalty)
+    penalty = _Penalty(unit_penalty, copy_penalty)
+    problem = _Problem.of(train, n_classes, class_weight, penalty)
     strengths, start, fits = sorted(c_grid), problem.start, []
     for c in strengths:
         start = problem.solve(c, start)
@@ -118,7 +126,7 @@ def fit_linear_head(
     c, (weight, bias) = strengths[best], fits[best]
     val_logits = None if X_val is None else np.asarray(X_val @ weight.T + bias, dtype=np.float64)
     if refit_with_val and val is not None:
-        both = _Problem.of(train.followed_by(val), n_classes, class_weight, unit_penalty)
+        both = _Problem.of(train.followed_by(val), n_classes, class_weight, penalty)
         weight, bias = both.raw(both.solve(c, both.standardised(weight, bias)))
     return LinearHead(weight, bias, c, tuple(history), val_logits)
 
@@ -155,12 +163,13 @@ def _check(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Images of one part: features (n, D), classes, what each counts for, and their units."""
+    """Rows of one part: features (n, D), classes, what each counts for, its unit, its image."""
 
     X: NDArray[np.floating]
     y: NDArray[np.integer]
     weight: NDArray[np.float64] | None
     units: NDArray[np.integer] | None
+    images: NDArray[np.integer] | None
 
     def followed_by(self, other: _Rows) -> _Rows:
         """These images, and others after them."""
@@ -169,6 +178,7 @@ class _Rows:
             np.concatenate([self.y, other.y]),
             _joined(self.weight, other.weight),
             _joined(self.units, other.units),
+            _joined(self.images, other.images),
         )
 
     def scores(
@@ -191,32 +201,70 @@ def _joined(
     return None if first is None or second is None else np.concatenate([first, second])
 
 
-def _penalty_root(
-    strength: float,
+@dataclass(frozen=True)
+class _Penalty:
+    """½ Wᵀ(I + μ·B + ν·C)W on weights of standardised features."""
+
+    unit: float  # μ
+    copy: float  # ν
+
+    def applies_to(self, rows: _Rows) -> bool:
+        """Whether it is another than the plain one."""
+        units, copies = rows.units is not None, rows.images is not None
+        return bool(self.unit and units) or bool(self.copy and copies)
+
+    def root(
+        self, rows: _Rows, standard: NDArray[np.float32], n_classes: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(D, D) square root of I + μ·B + ν·C of standardised features (n, D), and its inverse."""
+        parts = [np.empty((0, standard.shape[1]))]
+        if self.unit and rows.units is not None:
+            parts.append(
+                np.sqrt(self.unit) * _between_units(rows.units, standard, rows.y, n_classes)
+            )
+        if self.copy and rows.images is not None:
+            parts.append(np.sqrt(self.copy) * _within_images(rows.images, standard))
+        identity = np.eye(standard.shape[1])
+        _, singular, axes = np.linalg.svd(np.concatenate(parts), full_matrices=False)
+        growth = np.sqrt(1 + singular**2)
+        root = identity + (axes.T * (growth - 1)) @ axes
+        inverse = identity + (axes.T * (1 / growth - 1)) @ axes
+        return root.astype(np.float32), inverse.astype(np.float32)
+
+
+def _between_units(
     units: NDArray[np.integer],
     standard: NDArray[np.float32],
     y: NDArray[np.integer],
     n_classes: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(D, D) square root of I + μ·B of standardised features (n, D), and its inverse."""
-    deviations = []
+) -> NDArray[np.float64]:
+    """(m, D) A with AᵀA = B, the covariance of means of units about the mean of their class."""
+    deviations = [np.empty((0, standard.shape[1]))]
     for k in range(n_classes):
         members = np.unique(units[y == k], return_inverse=True)[1]
         if not len(members) or members.max() == 0:
             continue  # one unit differs from none
-        sums = np.zeros((members.max() + 1, standard.shape[1]))
-        np.add.at(sums, members, standard[y == k])
-        means = sums / np.bincount(members)[:, None]
+        means = _means(members, standard[y == k])
         deviations.append((means - means.mean(axis=0)) / np.sqrt(len(means) - 1))
-    identity = np.eye(standard.shape[1])
-    if not deviations:
-        return identity.astype(np.float32), identity.astype(np.float32)
-    stacked = np.concatenate(deviations) / np.sqrt(len(deviations))
-    _, singular, axes = np.linalg.svd(stacked, full_matrices=False)
-    growth = np.sqrt(1 + strength * singular**2)
-    root = identity + (axes.T * (growth - 1)) @ axes
-    inverse = identity + (axes.T * (1 / growth - 1)) @ axes
-    return root.astype(np.float32), inverse.astype(np.float32)
+    return np.concatenate(deviations) / np.sqrt(max(1, len(deviations) - 1))
+
+
+def _within_images(
+    images: NDArray[np.integer], standard: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(D, D) A with AᵀA = C, the covariance of the versions of an image about their mean."""
+    members = np.unique(images, return_inverse=True)[1]
+    deviations = standard - _means(members, standard)[members]
+    freedom = max(1, len(images) - members.max() - 1)
+    variance, axes = np.linalg.eigh(deviations.T @ deviations / freedom)
+    return np.asarray(np.sqrt(np.maximum(variance, 0.0))[:, None] * axes.T)
+
+
+def _means(members: NDArray[np.integer], standard: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(m, D) mean of the rows of each of m members, numbered without gaps."""
+    sums = np.zeros((members.max() + 1, standard.shape[1]))
+    np.add.at(sums, members, standard)
+    return np.asarray(sums / np.bincount(members)[:, None])
 
 
 @dataclass(frozen=True)
@@ -229,7 +277,7 @@ class _Problem:
     """
 
     Z: NDArray[np.float32]  # (n, r) standardised features along the principal axes
-    axes: NDArray[np.float32]  # (D, r) principal axes, shorter where a unit penalty is on them
+    axes: NDArray[np.float32]  # (D, r) principal axes, shorter where a penalty is on them
     back: NDArray[np.float32]  # (D, r) from weights on standardised features to those on Z
     variance: NDArray[np.float64]  # (r,) variance along each axis
     y: NDArray[np.integer]
@@ -244,7 +292,7 @@ class _Problem:
         rows: _Rows,
         n_classes: int,
         class_weight: NDArray[np.float64] | None,
-        unit_penalty: float,
+        penalty: _Penalty,
     ) -> _Problem:
         X, y = rows.X, rows.y
         mean = X.mean(axis=0, dtype=np.float64)
@@ -252,11 +300,11 @@ class _Problem:
         sd[sd < 1e-12] = 1.0  # a constant feature says nothing
         standard = ((X - mean.astype(np.float32)) / sd.astype(np.float32)).astype(np.float32)
         with _linear_algebra().limit(limits=1, user_api="blas"):
-            if not unit_penalty or rows.units is None:
+            if not penalty.applies_to(rows):
                 axes, variance = _principal_axes(standard)
                 back = axes
             else:
-                root, inverse = _penalty_root(unit_penalty, rows.units, standard, y, n_classes)
+                root, inverse = penalty.root(rows, standard, n_classes)
                 rotated, variance = _principal_axes(standard @ inverse)
                 axes, back = inverse @ rotated, root @ rotated
             Z = standard @ axes

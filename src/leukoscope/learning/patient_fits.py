@@ -72,11 +72,13 @@ def fit_mean_spread(
             they count as one.
     """
     shown, held = train.pooled(pooling.quantiles), val.pooled(pooling.quantiles)
-    weighted = versions > 1
+    weighted, numbers = versions > 1, _versions_of(len(y), versions)
     fitted = fit_linear_head(
         shown, y, n_classes, c_grid=training.c_grid, X_val=held, y_val=y_val,
         sample_weight=np.full(len(y), 1 / versions) if weighted else None,
         val_weight=np.full(len(y_val), 1 / versions) if weighted else None,
+        copy_penalty=training.copy_penalty, images=numbers,
+        val_images=len(y) + _versions_of(len(y_val), versions),
         refit_with_val=training.refit_with_val,
     )  # fmt: skip
     assert fitted.val_logits is not None
@@ -100,24 +102,31 @@ def fit_mean_probability(
     :func:`fit_mean_spread`.
     """
 
-    def fit(bags: Bags, of: IntArray, c: float) -> MeanProbabilityHead:
+    def fit(bags: Bags, of: IntArray, images: IntArray, c: float) -> MeanProbabilityHead:
         # In all as many as the images, each counted in one of its versions.
         counts = bags.sizes.mean() / bags.sizes[bags.members] / versions
         found = fit_linear_head(
             bags.X, of[bags.members], n_classes, c_grid=(c,), sample_weight=counts,
             unit_penalty=training.unit_penalty, units=bags.members,
+            copy_penalty=training.copy_penalty, images=images,
         )  # fmt: skip
         return MeanProbabilityHead(found.weight, found.bias)
 
-    tried = []
+    images, tried = _versions_of(len(train.X), versions), []
     for c in sorted(training.c_grid):
-        head = fit(train, y, c)
+        head = fit(train, y, images, c)
         tried.append((head, bag_logits(head, val), {"c": c}))
         tried[-1][2].update(_losses(head, train, y, tried[-1][1], y_val))
     head, logits, chosen = min(tried, key=lambda one: one[2]["val_loss"])
     if training.refit_with_val:
-        head = fit(train.followed_by(val), np.concatenate([y, y_val]), chosen["c"])
+        images = np.append(images, len(images) + _versions_of(len(val.X), versions))
+        head = fit(train.followed_by(val), np.concatenate([y, y_val]), images, chosen["c"])
     return PatientFit(head, logits, tuple(row for _, _, row in tried))
+
+
+def _versions_of(rows: int, versions: int) -> IntArray:
+    """(n,) of which image each row is a version, where each version is a block of all images."""
+    return np.tile(np.arange(rows // versions), versions)
 
 
 def _losses(

@@ -312,6 +312,9 @@ def fit_head(
         unit_penalty=training.unit_penalty,
         units=np.tile(units[train], times),
         val_units=np.tile(units[val], times),
+        copy_penalty=training.copy_penalty,
+        images=np.tile(train, times),
+        val_images=np.tile(val, times),
         refit_with_val=training.refit_with_val,
     )
     if head.val_logits is None:

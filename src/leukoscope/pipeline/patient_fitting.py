@@ -61,14 +61,7 @@ class PatientTrainer:
     @classmethod
     def of(cls, store: PatientStore, recipe: Recipe, seed: int) -> PatientTrainer:
         """For one model of a recipe, or for one member of its inner folds."""
-        training = recipe.training
-        one_row = recipe.patient.kind != "mean-probability"
-        if one_row and isinstance(training, LinearHeadTraining) and training.unit_penalty:
-            raise ConfigError(
-                f"training.unit_penalty compares images of a patient; {recipe.patient.kind} "
-                "sees one row a patient",
-                hint='set patient.kind = "mean-probability" or training.unit_penalty = 0',
-            )
+        _check_penalties(recipe)
         own = member_recipe(recipe) if recipe.inner_folds else recipe
         bags, *copies = (store.bags(recipe, name, seed) for name in ("image", *recipe.degraded))
         return cls(own, bags, store.data, tuple(copies))
@@ -137,6 +130,27 @@ class PatientTrainer:
         write_csv(folder / GRID, list(columns), chosen.history)
         logits = {part: chosen.model.logits(pooled[rows[part]]) for part in others}
         return {"val": chosen.val_logits, **logits}
+
+
+def _check_penalties(recipe: Recipe) -> None:
+    """Refuse penalties on what the pooling does not show to a linear head.
+
+    Raises:
+        ConfigError: With the pooling that would do.
+    """
+    training, kind = recipe.training, recipe.patient.kind
+    if not isinstance(training, LinearHeadTraining):
+        return
+    if training.unit_penalty and kind != "mean-probability":
+        raise ConfigError(
+            f"training.unit_penalty compares images of a patient; {kind} sees one row a patient",
+            hint='set patient.kind = "mean-probability" or training.unit_penalty = 0',
+        )
+    if training.copy_penalty and isinstance(recipe.patient, GatedAttention):
+        raise ConfigError(
+            f"training.copy_penalty is of linear heads; {kind} has none",
+            hint='set patient.kind = "mean-probability" or training.copy_penalty = 0',
+        )
 
 
 def load_head_of(recipe: Recipe, folder: Path) -> PatientHead | None:

@@ -302,9 +302,16 @@ def _verify(candidate: ShiftCandidate, load: Callable[[int], _Plane]) -> Overlap
         return None
     x, y = (np.asarray(part, np.float32) for part in _shared(a.relief, b.relief, dx, dy))
     even = _shared(a.even, b.even, dx, dy)
+
+    def convinces(correlation: float) -> bool:
+        return overlap_evidence(correlation, share) >= LEAST_EVIDENCE
+
     score = correlation(x[valid], y[valid])
-    least = min(score, tile_agreement(x, y, valid), correlation(even[0][valid], even[1][valid]))
-    if overlap_evidence(least, share) < LEAST_EVIDENCE:
+    if not convinces(score):  # the cheapest of the three first
+        return None
+    if not convinces(correlation(even[0][valid], even[1][valid])):
+        return None
+    if not convinces(tile_agreement(x, y, valid)):
         return None
     return Overlap(i, j, round(dx * a.scale), round(dy * a.scale), round(score, 3), round(share, 3))
 
