@@ -77,10 +77,14 @@ class Arm:
 
 
 def measure_only(config: StudyConfig, recipe: Recipe) -> StudyConfig:
-    """The configuration of a study of one recipe without probes, cluster curve and bundle."""
+    """The configuration of a study of one recipe that measures it, and no more.
+
+    Probes, cluster curve and negative control ask about the data and the pipeline, which all arms
+    share.
+    """
     splits = config.splits.model_copy(update={"cluster_curve": ()})
-    changes = {"recipes": (recipe,), "probes": (), "bundle": False, "splits": splits}
-    return config.model_copy(update=changes)
+    changes = {"probes": (), "control_draws": 0, "bundle": False, "splits": splits}
+    return config.model_copy(update={"recipes": (recipe,), **changes})
 
 
 def open_arms(out: Path, content: str, *, resume: bool) -> None:

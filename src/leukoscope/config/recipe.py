@@ -55,6 +55,7 @@ class ModelConfig(Strict):
         levels: Average several feature levels, counted as in ``stages``, in ascending order, and
             read them side by side; not with ``stages``. The side of the input must be a multiple
             of the deepest level's step (32 px for the fifth).
+        top: Beside ``levels``, read the map of the last layer too.
         conv: Channels of 3×3 convolutions (batch norm, ReLU) after the backbone; what follows is
             then averaged globally.
         squeeze_excite: Weigh the channels of the feature map (Hu et al. 2018); the number
@@ -82,6 +83,7 @@ class ModelConfig(Strict):
     weights: str = "imagenet"
     stages: Annotated[int, Field(ge=0)] = 0
     levels: tuple[Width, ...] = ()
+    top: bool = False
     conv: tuple[Width, ...] = ()
     squeeze_excite: Annotated[int, Field(ge=0)] = 0
     pooling: Literal["native", "flatten", "attention"] = "native"
@@ -108,6 +110,8 @@ class ModelConfig(Strict):
             raise ValueError("model.levels names the levels that model.stages would keep: set one")
         if list(self.levels) != sorted(set(self.levels)):
             raise ValueError(f"model.levels must ascend, got {list(self.levels)}")
+        if self.top and not self.levels:
+            raise ValueError("model.top goes beside model.levels; without them it is what is read")
         return self
 
     @model_validator(mode="after")

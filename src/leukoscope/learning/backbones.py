@@ -390,7 +390,7 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
             backbone.pre_logits = nn.Identity()  # VGG's two widest layers, which nothing reads
         record = load_weights(backbone, config, seed=seed)
         if config.levels:
-            backbone = Levels(backbone, config.backbone, config.levels, size_px)
+            backbone = Levels(backbone, config.backbone, config.levels, size_px, top=config.top)
         else:
             backbone = keep_stages(backbone, config.backbone, config.stages)
         network = Network(

@@ -61,8 +61,16 @@ def keep_stages(backbone: nn.Module, name: str, stages: int) -> nn.Module:
     """
     if not stages:
         return backbone
-    levels = getattr(backbone, "feature_info", ())
+    _check_stages(backbone, name, stages)
     network = cast(Any, backbone)
+    network.prune_intermediate_layers([stages - 1], prune_norm=True, prune_head=False)
+    network.reset_classifier(0, "avg")
+    return backbone
+
+
+def _check_stages(backbone: nn.Module, name: str, stages: int) -> None:
+    """Raise a ConfigError unless a backbone has so many feature levels."""
+    levels = getattr(backbone, "feature_info", ())
     if not hasattr(backbone, "prune_intermediate_layers") or not levels:
         raise ConfigError(
             f"model.stages = {stages}, but {name} has no feature levels to stop at",
@@ -73,9 +81,6 @@ def keep_stages(backbone: nn.Module, name: str, stages: int) -> nn.Module:
             f"model.stages = {stages}, but {name} has {len(levels)} feature levels",
             hint="set model.stages = 0 to keep the whole backbone",
         )
-    network.prune_intermediate_layers([stages - 1], prune_norm=True, prune_head=False)
-    network.reset_classifier(0, "avg")
-    return backbone
 
 
 class Levels(nn.Module):
@@ -89,15 +94,25 @@ class Levels(nn.Module):
         name: Of the backbone, for messages.
         levels: Counted from 1.
         size_px: Side of its input.
+        top: Keep the last layer, and put its map after those of the levels.
 
     Raises:
         ConfigError: It has no such levels, or their sides do not divide.
     """
 
-    def __init__(self, backbone: nn.Module, name: str, levels: Sequence[int], size_px: int) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        name: str,
+        levels: Sequence[int],
+        size_px: int,
+        *,
+        top: bool = False,
+    ) -> None:
         super().__init__()
-        self.network = keep_stages(backbone, name, levels[-1]).eval()
-        self.indices = [level - 1 for level in levels]
+        _check_stages(backbone, name, levels[-1])
+        self.network = (backbone if top else keep_stages(backbone, name, levels[-1])).eval()
+        self.indices, self.top = [level - 1 for level in levels], top
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, 3, size_px, size_px))
         sides = [one.shape[-1] for one in maps]
@@ -110,12 +125,11 @@ class Levels(nn.Module):
         self.steps = [side // sides[-1] for side in sides]
 
     def _maps(self, x: Tensor) -> list[Tensor]:
-        return cast(
-            list[Tensor],
-            cast(Any, self.network).forward_intermediates(
-                x, indices=self.indices, intermediates_only=True
-            ),
+        """The levels, and the last layer after them where it is read."""
+        found = cast(Any, self.network).forward_intermediates(
+            x, indices=self.indices, intermediates_only=not self.top
         )
+        return [*found[1], found[0]] if self.top else cast(list[Tensor], found)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) to the map (N, ΣC, h, w) of all levels."""
