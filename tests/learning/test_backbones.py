@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,31 @@ def test_levels_side_by_side_are_the_means_of_each() -> None:
         ]
     torch.testing.assert_close(found, torch.cat(single, dim=1))
     assert network.has_class_maps
+
+
+def test_the_last_layer_stands_after_the_levels() -> None:
+    x = torch.randn(2, 3, 64, 64)
+
+    def features(**levels: Any) -> torch.Tensor:
+        config = ModelConfig(backbone="tf_efficientnet_lite0", weights="none", **levels)
+        network = build_network(config, num_classes=2, size_px=64)
+        assert network.has_class_maps
+        with torch.no_grad():
+            return network.features(x)
+
+    found = features(levels=(3, 5), top=True)
+    torch.testing.assert_close(found, torch.cat([features(levels=(3, 5)), features()], dim=1))
+
+
+def test_a_last_layer_of_tokens_cannot_stand_beside_levels() -> None:
+    config = ModelConfig(backbone="test_vit", weights="none", levels=(1,), top=True)
+    with pytest.raises(ConfigError, match="no map beside its levels"):
+        build_network(config, num_classes=2, size_px=64)
+
+
+def test_the_last_layer_alone_needs_no_levels() -> None:
+    with pytest.raises(ValueError, match=r"goes beside model\.levels"):
+        ModelConfig(top=True)
 
 
 def test_levels_whose_grids_do_not_divide_are_refused() -> None:

@@ -97,7 +97,7 @@ class Levels(nn.Module):
         top: Keep the last layer, and put its map after those of the levels.
 
     Raises:
-        ConfigError: It has no such levels, or their sides do not divide.
+        ConfigError: It has no such levels, their sides do not divide, or the last layer has no map.
     """
 
     def __init__(
@@ -115,6 +115,11 @@ class Levels(nn.Module):
         self.indices, self.top = [level - 1 for level in levels], top
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, 3, size_px, size_px))
+        if top and (maps[-1].ndim != 4 or layout_of(backbone, maps[-1]) != "NCHW"):
+            raise ConfigError(
+                f"model.top: the last layer of {name} is no map beside its levels",
+                hint="set model.top = false, or choose a convolutional backbone of timm",
+            )
         sides = [one.shape[-1] for one in maps]
         if any(side % sides[-1] for side in sides):
             raise ConfigError(
