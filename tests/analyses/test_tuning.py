@@ -91,23 +91,23 @@ def tuned(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> TuneResul
 
 def test_every_file_is_there_and_says_the_same(tuned: TuneResult) -> None:
     out, summary = tuned.out, tuned.summary
-    assert summary == json.loads((out / "tune.json").read_text())
+    assert summary.to_json() == json.loads((out / "tune.json").read_text())
     with (out / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     complete = [row for row in rows if row["state"] == "complete"]
     assert len(rows) == 4
     assert rows[0]["training.learning_rate"] == "0.001"  # the recipe as it is
     best = max(complete, key=lambda row: float(row["value"]))
-    assert float(best["value"]) == summary["best"]["value"]
+    assert float(best["value"]) == summary.best.value
     recipe = load_recipe(str(out / "best.toml"))
     assert recipe.name == "cnn-baseline-tuned"
     assert recipe.training.learning_rate == float(best["training.learning_rate"])
     assert recipe.training.batch_size == int(best["training.batch_size"])
     for words in ("Tuned: trial", "4 complete", "7 validation", "optimistic", "learning_rate ="):
-        assert words.replace("7", str(summary["n_val"])) in recipe.notes
+        assert words.replace("7", str(summary.n_val)) in recipe.notes
     for name in ("history", "parallel", "slices", "intermediate"):
         assert (out / "figures" / f"{name}.svg").stat().st_size > 5000
-    assert "-r" in summary["next"]
+    assert "-r" in summary.next
     assert not list(out.glob("trials/*/fold0/resume"))
     assert len(list(out.glob("trials/*/fold0/history.csv"))) == 4
 
@@ -126,10 +126,10 @@ def test_a_linear_head_is_fitted_by_all_that_its_training_says(
 def test_the_value_is_that_of_the_kept_probabilities(tuned: TuneResult, found: Audit) -> None:
     config = load_tune_config(tuned.out / CONFIG)
     data = tuning_data(found, config, hold_out(found, config.study))
-    number = tuned.summary["best"]["trial"]
+    number = tuned.summary.best.trial
     probs = np.load(tuned.out / "trials" / f"{number:04d}" / "probs.npy")
     accuracy = (probs.argmax(axis=1) == data.data.y[data.val_rows]).mean()
-    assert accuracy == pytest.approx(tuned.summary["best"]["value"])
+    assert accuracy == pytest.approx(tuned.summary.best.value)
 
 
 def test_the_best_is_measured_once_and_its_validation_value_is_met_again(
@@ -142,7 +142,7 @@ def test_the_best_is_measured_once_and_its_validation_value_is_met_again(
     table = PredictionTable.load(result.run.predictions)
     val = table.select(part="val")
     assert (val.probs.argmax(axis=1) == val.y_true).mean() == pytest.approx(
-        tuned.summary["best"]["value"]
+        tuned.summary.best.value
     )
     assert result.metrics.results[0].n == len(table.select(part="test", input="image"))
     measure_best(config, out, lambda *_: None)
@@ -230,7 +230,7 @@ def test_failed_trials_are_recorded_and_do_not_end_it(
     ])  # fmt: skip
     said: list[str] = []
     result = run_tune(gradient(phantoms), tmp_path / "out", trials=7, say=said.append)
-    assert [(row["state"], row["reason"]) for row in result.summary["rows"]] == [
+    assert [(row.state, row.reason) for row in result.summary.rows] == [
         ("failed", "TrainingError: the loss became nan"),
         ("complete", ""),
         ("failed", "out of memory"),
@@ -239,7 +239,7 @@ def test_failed_trials_are_recorded_and_do_not_end_it(
         ("complete", ""),
         ("failed", "RuntimeError: mat1 and mat2"),
     ]
-    assert result.summary["best"]["trial"] == 5
+    assert result.summary.best.trial == 5
     assert said[0].startswith("trial 0: failed, TrainingError: the loss became nan")
     assert said[5].endswith("best 0.7000 (trial 5)")
     write_tuning_page(tmp_path / "out", result.summary)
@@ -264,12 +264,12 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_takes_the_trial_up_again(
     scripted(monkeypatch, [0.5, KeyboardInterrupt()])
     result = run_tune(config, out, trials=3)
     assert result.interrupted
-    assert result.summary["trials"] == {"complete": 1, "stopped": 1}
+    assert result.summary.trials == {"complete": 1, "stopped": 1}
     assert load_recipe(str(out / "best.toml")).name == "cnn-baseline-tuned"
     scripted(monkeypatch, [0.6, 0.7])
-    rows = run_tune(load_tune_config(out / CONFIG), out, trials=3, resume=True).summary["rows"]
-    assert [row["state"] for row in rows] == ["complete", "stopped", "complete", "complete"]
-    assert rows[2]["labels"] == rows[1]["labels"]
+    rows = run_tune(load_tune_config(out / CONFIG), out, trials=3, resume=True).summary.rows
+    assert [row.state for row in rows] == ["complete", "stopped", "complete", "complete"]
+    assert rows[2].labels == rows[1].labels
 
 
 def test_a_fault_of_ours_is_shown_and_leaves_no_trial_running(
@@ -280,7 +280,7 @@ def test_a_fault_of_ours_is_shown_and_leaves_no_trial_running(
         run_tune(gradient(phantoms), tmp_path / "out", trials=3)
     scripted(monkeypatch, [0.6, 0.7])
     result = run_tune(gradient(phantoms), tmp_path / "out", trials=3, resume=True)
-    assert result.summary["trials"] == {"complete": 3, "stopped": 1}
+    assert result.summary.trials == {"complete": 3, "stopped": 1}
 
 
 def test_no_trial_starts_after_the_time(
@@ -290,7 +290,7 @@ def test_no_trial_starts_after_the_time(
     clock = iter(range(0, 900, 50))
     monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     result = run_tune(gradient(phantoms), tmp_path / "out", trials=9, minutes=2)
-    assert result.summary["trials"] == {"complete": 2}
+    assert result.summary.trials == {"complete": 2}
 
 
 def test_folders_and_options_that_do_not_fit_are_refused(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from leukoscope.config.tuning_results import TuningFile
 from leukoscope.reporting.pages.tuning import optimism, write_tuning_page
 
 SPACE = {
@@ -31,9 +33,10 @@ def row(number: int, state: str = "complete", **more: Any) -> dict[str, Any]:
             "reported": reported} | more  # fmt: skip
 
 
-def summary(**more: Any) -> dict[str, Any]:
+def summary(**more: Any) -> TuningFile:
     rows = [*(row(i) for i in range(9)), row(9, "pruned"), row(10, "failed")]
-    return {
+    content = {
+        "schema": 1, "tuned": "cnn-baseline-tuned", "seed": 42, "storage": "", "packages": {},
         "recipe": "cnn-baseline", "recipe_method": "gradient", "data": "cells", "folds": 1,
         "protocol": "grouped", "n_images": 300, "n_val": 40, "criterion": "accuracy",
         "direction": "maximise", "sampler": "tpe", "pruner": "median",
@@ -45,6 +48,7 @@ def summary(**more: Any) -> dict[str, Any]:
         "importances": {"training.learning_rate": 0.9, "training.optimizer": 0.1},
         "space": SPACE, "next": "leukoscope study cells -r best.toml",
     } | more  # fmt: skip
+    return TuningFile.model_validate_json(json.dumps(content))
 
 
 def test_the_page_holds_the_result_the_figures_and_the_next_command(tmp_path: Path) -> None:

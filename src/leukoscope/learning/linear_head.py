@@ -246,7 +246,8 @@ def _between_units(
             continue  # one unit differs from none
         means = _means(members, standard[y == k])
         deviations.append((means - means.mean(axis=0)) / np.sqrt(len(means) - 1))
-    return np.concatenate(deviations) / np.sqrt(max(1, len(deviations) - 1))
+    classes = max(1, len(deviations) - 1)
+    return np.asarray(np.concatenate(deviations) / np.sqrt(classes), dtype=np.float64)
 
 
 def _within_images(

@@ -7,13 +7,18 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from leukoscope.analyses.tuning.data import TuningData, criterion_of
-from leukoscope.analyses.tuning.trials import TrialRow, decode
+from leukoscope.analyses.tuning.trials import decode
 from leukoscope.config.recipe import Recipe
+from leukoscope.config.tuning_results import (
+    BestTrial,
+    CorrectedValue,
+    TrialRecord,
+    TuningFile,
+)
 from leukoscope.config.tuning_space import TuneConfig, compact, resolve
 from leukoscope.core.files import write_csv, write_json, write_text
 from leukoscope.evaluation.statistics.leaderboard import CorrectedBest, corrected_best
@@ -40,11 +45,11 @@ class Outcome:
     config: TuneConfig
     out: Path
     data: TuningData
-    rows: list[TrialRow]
+    rows: list[TrialRecord]
     importances: Mapping[str, float]
 
     @property
-    def complete(self) -> list[TrialRow]:
+    def complete(self) -> list[TrialRecord]:
         """Trials with a final value."""
         return [row for row in self.rows if row.state == "complete" and row.value is not None]
 
@@ -54,10 +59,10 @@ class Outcome:
         return not METRICS[criterion_of(self.config.recipe)].higher_is_better
 
     @property
-    def best(self) -> TrialRow:
+    def best(self) -> TrialRecord:
         """The best complete trial; the first of equal ones."""
         sign = 1 if self.minimise else -1
-        return min(self.complete, key=lambda row: (sign * (row.value or 0.0), row.number))
+        return min(self.complete, key=lambda row: (sign * (row.value or 0.0), row.trial))
 
 
 def tuned_name(config: TuneConfig) -> str:
@@ -76,69 +81,68 @@ def write_trials(outcome: Outcome) -> None:
     write_csv(
         outcome.out / "trials.csv",
         (*OWN_COLUMNS, *keys),
-        ({**_facts(row), "own": "yes" if row.own else "", **row.labels} for row in outcome.rows),
+        (
+            {
+                **row.model_dump(include=set(OWN_COLUMNS)),
+                "own": "yes" if row.own else "",
+                **row.labels,
+            }
+            for row in outcome.rows
+        ),
     )
     if outcome.complete:
         _write_best(outcome, None)
 
 
-def write_results(outcome: Outcome) -> dict[str, object]:
+def write_results(outcome: Outcome) -> TuningFile:
     """Write everything; returns the content of ``tune.json``."""
     write_trials(outcome)
     corrected = _corrected(outcome)
     _write_best(outcome, corrected)
     summary = summarise(outcome, corrected)
-    write_json(outcome.out / "tune.json", summary)
+    write_json(outcome.out / "tune.json", summary.to_json())
     write_tuning_page(outcome.out, summary)
     return summary
 
 
-def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> dict[str, Any]:
+def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> TuningFile:
     """The content of ``tune.json``."""
     config, best = outcome.config, outcome.best
     states = [row.state for row in outcome.rows]
-    return {
-        "schema": 1,
-        "recipe": config.recipe.name,
-        "recipe_method": config.recipe.training.method,
-        "tuned": tuned_name(config),
-        "data": Path(config.study.data.path).name,
-        "protocol": outcome.data.protocol,
-        "folds": len(outcome.data.folds),
-        "n_images": len(outcome.data.data.records),
-        "n_val": len(outcome.data.val_rows),
-        "criterion": criterion_of(config.recipe),
-        "direction": "minimise" if outcome.minimise else "maximise",
-        "sampler": config.sampler,
-        "pruner": config.pruner,
-        "seed": config.study.seed,
-        "storage": config.storage,
-        "trials": {state: states.count(state) for state in dict.fromkeys(states)},
-        "best": {
-            "trial": best.number,
-            "value": best.value,
-            "values": decode(config.space, best.labels),
-        },
-        "own": _unchanged_value(outcome),
-        "corrected": None
+    assert best.value is not None  # it is complete
+    values = {"trial": best.trial, "value": best.value, "values": decode(config.space, best.labels)}
+    return TuningFile(
+        recipe=config.recipe.name,
+        recipe_method=config.recipe.training.method,
+        tuned=tuned_name(config),
+        data=Path(config.study.data.path).name,
+        protocol=outcome.data.protocol,
+        folds=len(outcome.data.folds),
+        n_images=len(outcome.data.data.records),
+        n_val=len(outcome.data.val_rows),
+        criterion=criterion_of(config.recipe),
+        direction="minimise" if outcome.minimise else "maximise",
+        sampler=config.sampler,
+        pruner=config.pruner,
+        seed=config.study.seed,
+        storage=config.storage,
+        trials={state: states.count(state) for state in dict.fromkeys(states)},
+        best=BestTrial.model_validate(values),
+        own=_unchanged_value(outcome),
+        corrected=None
         if corrected is None
-        else {
-            "value": corrected.corrected,
-            **{name: getattr(corrected, name) for name in ("low", "high", "n_groups")},
-        },
-        "importances": dict(outcome.importances),
-        "space": {key: p.model_dump(mode="json") for key, p in config.space.items()},
-        "rows": [
-            {
-                **_facts(row),
-                "labels": dict(row.labels),
-                "reported": [list(pair) for pair in row.reported.items()],
-            }
-            for row in outcome.rows
-        ],
-        "next": next_command(outcome),
-        "packages": package_versions(),
-    }
+        else CorrectedValue(
+            value=corrected.corrected,
+            low=corrected.low,
+            high=corrected.high,
+            n_groups=corrected.n_groups,
+        ),
+        importances=dict(outcome.importances),
+        space=dict(config.space),
+        rows=tuple(outcome.rows),
+        next=next_command(outcome),
+        packages=package_versions(),
+    )
 
 
 def next_command(outcome: Outcome) -> str:
@@ -176,7 +180,7 @@ def _corrected(outcome: Outcome) -> CorrectedBest | None:
     rows = outcome.data.val_rows
     shape = (len(rows), len(outcome.data.data.class_names))
     for row in outcome.complete:
-        path = probs_file(outcome.out, row.number)
+        path = probs_file(outcome.out, row.trial)
         if path.is_file():
             table = np.load(path, allow_pickle=False).astype(np.float64)
             if table.shape == shape:
@@ -205,7 +209,7 @@ def _best_recipe(outcome: Outcome, corrected: CorrectedBest | None) -> Recipe:
     )
     name = criterion_of(recipe).replace("_", " ")
     text = (
-        f"Tuned: trial {best.number} of {counts} ({config.sampler}, seed {config.study.seed}), "
+        f"Tuned: trial {best.trial} of {counts} ({config.sampler}, seed {config.study.seed}), "
         f"protocol {outcome.data.protocol}, {plural(len(outcome.data.folds), 'fold')}, "
         f"{len(outcome.data.val_rows)} validation images. Validation {name} {best.value:.4f}, "
         "which is optimistic: it chose the configuration"
@@ -231,7 +235,3 @@ def _write_best(outcome: Outcome, corrected: CorrectedBest | None) -> None:
 
 def _plain(value: object) -> str:
     return compact(value) if isinstance(value, (dict, list)) else str(value)
-
-
-def _facts(row: TrialRow) -> dict[str, Any]:
-    return {"trial": row.number, **{name: getattr(row, name) for name in OWN_COLUMNS[1:]}}

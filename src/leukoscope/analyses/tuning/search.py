@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,7 +31,6 @@ from leukoscope.analyses.tuning.results import (
 )
 from leukoscope.analyses.tuning.trials import (
     TrialPool,
-    TrialRow,
     decode,
     grid_size,
     nothing_completed,
@@ -42,6 +41,7 @@ from leukoscope.config.base import validate
 from leukoscope.config.loading import load_recipe, save_study_config
 from leukoscope.config.recipe import GradientTraining
 from leukoscope.config.study import StudyConfig
+from leukoscope.config.tuning_results import TrialRecord, TuningFile
 from leukoscope.config.tuning_space import (
     SPACES,
     Choice,
@@ -62,6 +62,9 @@ from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.result import StudyResult
 from leukoscope.study.run import audited_in, labelled, run_study
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 FAILURES_AT_START = 3  # so many, and nothing else, mean that the recipe itself does not work
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -139,7 +142,7 @@ class TuningWorker:
         tell(1000 * min(number, limit - 1) + 1000 * done // max(1, total), 1000 * limit)
 
     def _run_trial(
-        self, trial: Any, labels: dict[str, Any], tell: Callable[[int, int], None]
+        self, trial: Trial, labels: Mapping[str, object], tell: Callable[[int, int], None]
     ) -> None:
         """Fit one configuration; an error ends only this trial."""
         folder = self.out / "trials" / f"{trial.number:04d}"
@@ -175,15 +178,15 @@ def _runtime_reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _line(rows: Sequence[TrialRow], number: int, minimise: bool) -> str:
+def _line(rows: Sequence[TrialRecord], number: int, minimise: bool) -> str:
     """The line that is printed after a trial: its value, its time and the best so far."""
-    row = next(row for row in rows if row.number == number)
+    row = next(row for row in rows if row.trial == number)
     took = "" if row.seconds is None else f", {row.seconds:.0f} s"
     if row.state == "failed":
         return f"trial {number}: failed, {row.reason}{took}"
     value = "—" if row.value is None else f"{row.value:.4f}"
     text = f"trial {number}: {value}{' (pruned)' if row.state == 'pruned' else ''}{took}"
-    done = [(r.value, r.number) for r in rows if r.state == "complete" and r.value is not None]
+    done = [(r.value, r.trial) for r in rows if r.state == "complete" and r.value is not None]
     if not done:
         return text
     best, first = min(done, key=lambda pair: (pair[0] if minimise else -pair[0], pair[1]))
@@ -202,7 +205,7 @@ class TuneResult:
     """
 
     out: Path
-    summary: dict[str, Any]
+    summary: TuningFile
     interrupted: bool
     unreadable: tuple[tuple[str, str], ...]
 
@@ -387,7 +390,7 @@ def _remove_stopped(outcome: Outcome) -> None:
     """Remove the folders of killed trials, which run again under another number."""
     for row in outcome.rows:
         if row.state == "stopped":
-            shutil.rmtree(outcome.out / "trials" / f"{row.number:04d}", ignore_errors=True)
+            shutil.rmtree(outcome.out / "trials" / f"{row.trial:04d}", ignore_errors=True)
 
 
 def _steps(config: TuneConfig, data: TuningData) -> int:

@@ -10,17 +10,18 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, cast
 
+from leukoscope.config.tuning_results import Label, TrialRecord, TrialState
 from leukoscope.config.tuning_space import Choice, Range, Space, TuneConfig, baselines
 from leukoscope.core.errors import DataError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.distributions import CategoricalChoiceType
     from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
@@ -122,32 +123,6 @@ def shown_storage(text: str) -> str:
         raise UsageError(f"--storage {_short(text)}: this is no database URL") from None
 
 
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial, for tables and figures.
-
-    Attributes:
-        number: From 0, in the order of drawing.
-        state: ``complete``, ``pruned``, ``failed``, ``stopped`` (killed or interrupted; queued
-            again with the same values) or ``running``.
-        value: Value of the criterion; for a pruned trial the last one reported.
-        labels: Recipe key → label of its value.
-        reason: Why it failed or was stopped.
-        seconds: Duration.
-        reported: Step → value.
-        own: Whether its values are those of the unchanged recipe.
-    """
-
-    number: int
-    state: Literal["complete", "pruned", "failed", "stopped", "running"]
-    value: float | None
-    labels: Mapping[str, Any]
-    reason: str
-    seconds: float | None
-    reported: Mapping[int, float]
-    own: bool
-
-
 class TrialPool:
     """The trials of one tuning; inside the context this process is one of its workers.
 
@@ -199,18 +174,19 @@ class TrialPool:
         from optuna import create_study
         from optuna.exceptions import DuplicatedStudyError
 
-        options: dict[str, Any] = {
-            "storage": self.storage,
-            "study_name": self.name,
-            "direction": "minimize" if self.minimise else "maximize",
-            "pruner": _pruner(self.config.pruner, self.steps),
-        }
+        create = partial(
+            create_study,
+            storage=self.storage,
+            study_name=self.name,
+            direction="minimize" if self.minimise else "maximize",
+            pruner=_pruner(self.config.pruner, self.steps),
+        )
         created = True
         try:
-            self.study: Study = create_study(**options)
+            self.study: Study = create()
         except DuplicatedStudyError:
             created = False
-            self.study = create_study(**options, load_if_exists=True)
+            self.study = create(load_if_exists=True)
         end = time.monotonic() + QUEUE_S
         while not created and not self.study.user_attrs.get(QUEUED) and time.monotonic() < end:
             time.sleep(0.1)
@@ -219,7 +195,7 @@ class TrialPool:
         if not self.study.user_attrs.get(QUEUED):
             self.study.set_user_attr(QUEUED, True)
 
-    def ask(self, limit: int) -> tuple[Trial, dict[str, Any]] | None:
+    def ask(self, limit: int) -> tuple[Trial, dict[str, Label]] | None:
         """Draw the next trial and its values; None once ``limit`` trials are drawn."""
         while True:
             with self.lock:
@@ -240,7 +216,7 @@ class TrialPool:
             time.sleep(random.uniform(0, 0.5))
 
     def _counted(self, until: float = math.inf) -> int:
-        return sum(row.state != "stopped" and row.number < until for row in self.rows())
+        return sum(row.state != "stopped" and row.trial < until for row in self.rows())
 
     def complete(self, trial: Trial, value: float) -> None:
         """End a trial with its value."""
@@ -261,7 +237,7 @@ class TrialPool:
         with self.lock:
             self._end(trial.number, reason, stopped=True)
 
-    def rows(self) -> list[TrialRow]:
+    def rows(self) -> list[TrialRecord]:
         """All trials that were drawn, in order."""
         trials = self.study.get_trials(deepcopy=False)
         return [_row(trial) for trial in trials if trial.state.name != "WAITING"]
@@ -346,7 +322,7 @@ def _lock_folder(storage: str, out: Path) -> Path:
     return out / "cache" / "workers"
 
 
-def grid(space: Space, seed: int) -> list[dict[str, Any]]:
+def grid(space: Space, seed: int) -> list[dict[str, object]]:
     """Every combination of a space's grid points as labels, in random order.
 
     Raises:
@@ -370,7 +346,7 @@ def grid_size(space: Space) -> int:
     return math.prod(len(parameter.grid()) for parameter in space.values())
 
 
-def decode(space: Space, labels: Mapping[str, Any]) -> dict[str, Any]:
+def decode(space: Space, labels: Mapping[str, object]) -> dict[str, object]:
     """The recipe's values for the labels of a trial."""
     return {
         key: parameter.value_of(label) if isinstance(parameter := space[key], Choice) else label
@@ -378,15 +354,15 @@ def decode(space: Space, labels: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _suggest(trial: Trial, key: str, parameter: Range | Choice) -> CategoricalChoiceType:
+def _suggest(trial: Trial, key: str, parameter: Range | Choice) -> Label:
     if isinstance(parameter, Choice):
-        return trial.suggest_categorical(key, parameter.labels)
+        return cast(Label, trial.suggest_categorical(key, parameter.labels))
     if parameter.kind == "int":
         return trial.suggest_int(key, int(parameter.low), int(parameter.high))
     return trial.suggest_float(key, parameter.low, parameter.high, log=parameter.kind == "log")
 
 
-def _sampler(kind: str, seed: int) -> Any:
+def _sampler(kind: str, seed: int) -> BaseSampler:
     from optuna.samplers import RandomSampler, TPESampler
 
     # Every point of a grid stands in the queue: nothing is left to draw.
@@ -403,27 +379,29 @@ def _pruner(kind: str, steps: int) -> BasePruner:
     return NopPruner()
 
 
-def _row(trial: FrozenTrial) -> TrialRow:
+def _row(trial: FrozenTrial) -> TrialRecord:
     state = trial.state.name
     reported = {int(step): float(v) for step, v in sorted(trial.intermediate_values.items())}
     value = trial.value
     if state == "PRUNED":
         value = next(reversed(reported.values()), None)
     stopped = bool(trial.user_attrs.get("stopped"))
-    states: dict[str, Any] = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running"}
-    return TrialRow(
-        number=trial.number,
+    states: dict[str, TrialState] = {
+        "COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running",
+    }  # fmt: skip
+    return TrialRecord(
+        trial=trial.number,
         state=states.get(state, "stopped" if stopped else "failed"),
         value=value,
         labels=dict(trial.params),
         reason=str(trial.user_attrs.get("reason", "")),
         seconds=trial.duration.total_seconds() if trial.duration else None,
-        reported=reported,
+        reported=tuple(reported.items()),
         own=bool(trial.user_attrs.get("own")),
     )
 
 
-def nothing_completed(rows: list[TrialRow]) -> TrainingError:
+def nothing_completed(rows: list[TrialRecord]) -> TrainingError:
     """The error of a tuning whose trials all failed, with the reasons."""
     reasons = dict.fromkeys(row.reason for row in rows if row.state == "failed")
     return TrainingError(

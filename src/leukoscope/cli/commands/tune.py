@@ -129,7 +129,7 @@ def tune(
         config, out, trials=trials, minutes=timeout, storage=storage, resume=resume, final=final
     )
     if as_json:
-        print_json(result.summary | ({"final": measured} if measured else {}))
+        print_json(result.summary.to_json() | ({"final": measured} if measured else {}))
     else:
         _print_result(config, result, measured)
     return _exit_code(result)
@@ -178,25 +178,25 @@ def _print_result(
     from leukoscope.reporting.pages.tuning import optimism
 
     summary, out = result.summary, console()
-    best = summary["best"]
-    labels = next(row["labels"] for row in summary["rows"] if row["trial"] == best["trial"])
+    best = summary.best
+    labels = next(row.labels for row in summary.rows if row.trial == best.trial)
     owns = {key: own_label(config.recipe, key) for key in config.space}
     print_table(
-        ("key", "recipe", f"trial {best['trial']}"),
+        ("key", "recipe", f"trial {best.trial}"),
         [
             (key, "several" if own is None else short(own), short(labels[key]))
             for key, own in owns.items()
         ],
     )
-    counts = ", ".join(f"{number} {state}" for state, number in summary["trials"].items())
+    counts = ", ".join(f"{number} {state}" for state, number in summary.trials.items())
     out.print(f"\ntrials: {counts}")
     out.print(optimism(summary), markup=False)
     if measured is not None:
-        value = measured[summary["criterion"]]
+        value = measured[summary.criterion]
         interval = "" if value["low"] is None else f" ({value['low']:.4f}–{value['high']:.4f})"
-        out.print(f"On the test part: {summary['criterion']} {value['value']:.4f}{interval}")
+        out.print(f"On the test part: {summary.criterion} {value['value']:.4f}{interval}")
     say(f"\nrecipe  {result.out / 'best.toml'}\npage    {result.out / 'tune.html'}")
-    say(f"next    {summary['next']}")
+    say(f"next    {summary.next}")
     say(DISCLAIMER)
 
 

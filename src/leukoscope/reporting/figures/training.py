@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.tuning_results import Label, TrialRecord
+from leukoscope.config.tuning_space import Choice, Range, Space
 from leukoscope.reporting.figures.style import INK, QUIET, SERIES, new_figure, panel_grid
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, NDArray[np.float64]]
 TRAIN, VAL = "#5a6675", "#0072B2"
-TrialRow = Mapping[str, Any]
 BEST, PRUNED = SERIES[1], "#9aa5b1"
 MOST_LINES = 200  # more would be a grey surface
 
@@ -99,7 +100,7 @@ def _band(
         )
 
 
-def optimisation_history(rows: Sequence[TrialRow], *, minimise: bool, criterion: str) -> Figure:
+def optimisation_history(rows: Sequence[TrialRecord], *, minimise: bool, criterion: str) -> Figure:
     """The value of each trial, and the best so far.
 
     ``rows`` are those of ``tune.json`` (``trial``, ``state``, ``value``); ``criterion`` names the
@@ -110,18 +111,18 @@ def optimisation_history(rows: Sequence[TrialRow], *, minimise: bool, criterion:
     figure = new_figure(3.0)
     ax = figure.subplots()
     complete = _in_state(rows, "complete")
-    pruned = [row for row in _in_state(rows, "pruned") if row["value"] is not None]
+    pruned = [row for row in _in_state(rows, "pruned") if row.value is not None]
     best = np.minimum if minimise else np.maximum
-    x = [row["trial"] for row in complete]
-    so_far = best.accumulate([row["value"] for row in complete])
+    x = [row.trial for row in complete]
+    so_far = best.accumulate([row.score for row in complete])
     ax.step(x, so_far, where="post", color=BEST, label="best so far")
-    ax.plot(x, [row["value"] for row in complete], "o", color=INK, label="complete")
+    ax.plot(x, [row.score for row in complete], "o", color=INK, label="complete")
     if pruned:
-        ax.plot([row["trial"] for row in pruned], [row["value"] for row in pruned], "o",
+        ax.plot([row.trial for row in pruned], [row.score for row in pruned], "o",
                 color=PRUNED, fillstyle="none", label="pruned, last value")  # fmt: skip
     failed = _in_state(rows, "failed")
     if failed:
-        ax.plot([row["trial"] for row in failed], [0.02] * len(failed), "x", color=BEST,
+        ax.plot([row.trial for row in failed], [0.02] * len(failed), "x", color=BEST,
                 transform=ax.get_xaxis_transform(), label="failed")  # fmt: skip
     ax.set_xlabel("trial")
     ax.set_ylabel(criterion)
@@ -147,7 +148,7 @@ def parameter_importances(importances: Mapping[str, float]) -> Figure:
 
 
 def parallel_coordinates(
-    rows: Sequence[TrialRow], space: Mapping[str, TrialRow], *, minimise: bool, criterion: str
+    rows: Sequence[TrialRecord], space: Space, *, minimise: bool, criterion: str
 ) -> Figure:
     """One line per complete trial through its values, the best in front.
 
@@ -160,18 +161,18 @@ def parallel_coordinates(
     figure = new_figure(3.9)
     ax = figure.subplots()
     keys = list(space)
-    done = sorted(_in_state(rows, "complete"), key=lambda r: r["value"], reverse=minimise)
+    done = sorted(_in_state(rows, "complete"), key=lambda r: r.score, reverse=minimise)
     done = done[-MOST_LINES:]
     colours = _colours().reversed() if minimise else _colours()
-    values = [row["value"] for row in done]
+    values = [row.score for row in done]
     norm = Normalize(min(values), max(values) + 1e-12)
     for row in done:
-        y = [_place(space[key], row["labels"][key]) for key in keys]
+        y = [_place(space[key], row.labels[key]) for key in keys]
         if len(keys) == 1:  # a line needs two places
-            ax.plot([0], y, "o", color=colours(norm(row["value"])))
+            ax.plot([0], y, "o", color=colours(norm(row.score)))
         else:
             last = row is done[-1]
-            ax.plot(range(len(keys)), y, color=BEST if last else colours(norm(row["value"])),
+            ax.plot(range(len(keys)), y, color=BEST if last else colours(norm(row.score)),
                     linewidth=2.6 if last else 1.0, alpha=1.0 if last else 0.7)  # fmt: skip
     for x, key in enumerate(keys):
         ax.axvline(x, color=QUIET, linewidth=0.8, zorder=0)
@@ -192,7 +193,7 @@ def parallel_coordinates(
     return figure
 
 
-def slices(rows: Sequence[TrialRow], space: Mapping[str, TrialRow], *, criterion: str) -> Figure:
+def slices(rows: Sequence[TrialRecord], space: Space, *, criterion: str) -> Figure:
     """The value by each key alone; later trials are darker.
 
     ``rows`` and ``space`` (recipe key → parameter) are those of ``tune.json``; ``criterion`` names
@@ -201,17 +202,17 @@ def slices(rows: Sequence[TrialRow], space: Mapping[str, TrialRow], *, criterion
     done = _in_state(rows, "complete")
     figure, axes = panel_grid(len(space), 2.1, columns=3, extra_in=0.4, sharey=True)
     for ax, (key, parameter) in zip(axes, space.items(), strict=False):
-        categories = parameter["kind"] == "choice"
-        labels = [row["labels"][key] for row in done]
+        categories = isinstance(parameter, Choice)
+        labels = [row.labels[key] for row in done]
         x = [_place(parameter, label) for label in labels] if categories else labels
-        ax.scatter(x, [row["value"] for row in done], c=[row["trial"] for row in done],
+        ax.scatter(x, [row.score for row in done], c=[row.trial for row in done],
                    cmap=_colours(), s=22, linewidths=0)  # fmt: skip
         if categories:
             places = [place for place, _ in _ticks(parameter)]
             texts = [text for _, text in _ticks(parameter)]
             ax.set_xticks(places, texts, rotation=30 if max(map(len, texts)) > 5 else 0)
             ax.set_xlim(-0.15, 1.15)
-        elif parameter["kind"] == "log":
+        elif parameter.kind == "log":
             ax.set_xscale("log")
         ax.set_xlabel(key)
         ax.grid()
@@ -221,7 +222,7 @@ def slices(rows: Sequence[TrialRow], space: Mapping[str, TrialRow], *, criterion
 
 
 def intermediate_values(
-    rows: Sequence[TrialRow], *, best: int, unit: str, criterion: str
+    rows: Sequence[TrialRecord], *, best: int, unit: str, criterion: str
 ) -> Figure:
     """The values that each trial reported, by step; pruned trials end early.
 
@@ -233,13 +234,13 @@ def intermediate_values(
     figure = new_figure(3.2)
     ax = figure.subplots()
     seen: set[str] = set()
-    shown = sorted(rows, key=lambda row: (row["trial"] == best, row["state"] == "complete"))
+    shown = sorted(rows, key=lambda row: (row.trial == best, row.state == "complete"))
     for row in shown:
-        if not row["reported"] or row["state"] not in ("complete", "pruned"):
+        if not row.reported or row.state not in ("complete", "pruned"):
             continue
-        kind = "best" if row["trial"] == best else row["state"]
+        kind = "best" if row.trial == best else row.state
         colour = {"best": BEST, "complete": SERIES[2], "pruned": PRUNED}[kind]
-        steps, values = zip(*row["reported"], strict=True)
+        steps, values = zip(*row.reported, strict=True)
         ax.plot(steps, values, "-" if kind != "pruned" else "--", color=colour,
                 linewidth=2.4 if kind == "best" else 1.1, alpha=1 if kind == "best" else 0.75,
                 marker="o" if len(steps) == 1 else None, markersize=3.5,
@@ -270,8 +271,8 @@ def short(label: object) -> str:
     return str(label)
 
 
-def _in_state(rows: Sequence[TrialRow], state: str) -> list[TrialRow]:
-    return [row for row in rows if row["state"] == state]
+def _in_state(rows: Sequence[TrialRecord], state: str) -> list[TrialRecord]:
+    return [row for row in rows if row.state == state]
 
 
 def _colours() -> Colormap:
@@ -282,28 +283,20 @@ def _colours() -> Colormap:
     return ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.3, 1.0, 256)))
 
 
-def _labels(parameter: TrialRow) -> list[Any]:
-    return [
-        json.dumps(value, separators=(",", ":")) if isinstance(value, (dict, list)) else value
-        for value in parameter["values"]
-    ]
-
-
-def _place(parameter: TrialRow, label: Any) -> float:
+def _place(parameter: Range | Choice, label: Label) -> float:
     """Position of a label on its axis, 0–1."""
-    if parameter["kind"] == "choice":
-        labels = _labels(parameter)
-        return labels.index(label) / max(1, len(labels) - 1)
-    low, high = parameter["low"], parameter["high"]
-    if parameter["kind"] == "log":
-        low, high, label = math.log(low), math.log(high), math.log(label)
-    return float((label - low) / (high - low))
+    if isinstance(parameter, Choice):
+        return parameter.labels.index(label) / max(1, len(parameter.labels) - 1)
+    low, high, at = parameter.low, parameter.high, float(label)
+    if parameter.kind == "log":
+        low, high, at = math.log(low), math.log(high), math.log(at)
+    return (at - low) / (high - low)
 
 
-def _ticks(parameter: TrialRow) -> list[tuple[float, str]]:
-    if parameter["kind"] == "choice":
-        return [(_place(parameter, label), short(label)) for label in _labels(parameter)]
-    return [(0.0, short(parameter["low"])), (1.0, short(parameter["high"]))]
+def _ticks(parameter: Range | Choice) -> list[tuple[float, str]]:
+    if isinstance(parameter, Choice):
+        return [(_place(parameter, label), short(label)) for label in parameter.labels]
+    return [(0.0, short(parameter.low)), (1.0, short(parameter.high))]
 
 
 def _broken(key: str, *, short: bool) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from leukoscope.config.tuning_results import TuningFile
+from leukoscope.config.tuning_space import Choice, Range
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
     Block,
@@ -46,7 +46,7 @@ SHOWN = 10
 FEW_IMAGES = 100
 
 
-def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
+def write_tuning_page(out: Path, summary: TuningFile) -> None:
     """Write ``figures/*.svg`` and ``tune.html`` of a tuning.
 
     Args:
@@ -60,14 +60,14 @@ def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
         "Values": Section("values", "What the values had to do with it", _values(summary, gallery)),
         "Sources": Section("sources", "Sources of the methods", [References(REFERENCES)]),
     }
-    counts = summary["trials"]
+    counts = summary.trials
     facts = (
         (f"{sum(n for state, n in counts.items() if state != 'stopped')}", "trials"),
-        (str(summary["protocol"]), "protocol"),
-        (f"{summary['n_val']}", "validation images"),
-        (f"{summary['sampler']}, {summary['pruner']}", "sampler, pruner"),
+        (str(summary.protocol), "protocol"),
+        (f"{summary.n_val}", "validation images"),
+        (f"{summary.sampler}, {summary.pruner}", "sampler, pruner"),
     )
-    title = f"Tuning of {summary['recipe']} on {summary['data']}"
+    title = f"Tuning of {summary.recipe} on {summary.data}"
     head = Head(
         kind="tuning",
         title=title,
@@ -80,28 +80,28 @@ def write_tuning_page(out: Path, summary: Mapping[str, Any]) -> None:
     write_page(out / "tune.html", head, tabs)
 
 
-def optimism(summary: Mapping[str, Any]) -> str:
+def optimism(summary: TuningFile) -> str:
     """In words, how far the best value can be trusted."""
     name = criterion(summary)
-    best = summary["best"]["value"]
-    n = summary["trials"].get("complete", 0)
+    best = summary.best.value
+    n = summary.trials.get("complete", 0)
     sentences = [
         f"The best of {plural(n, 'complete trial')} has a validation {name} of {best:.4f}."
     ]
-    corrected = summary["corrected"]
+    corrected = summary.corrected
     if n > 1:
         sentences.append("This is optimistic, because it chose the configuration;")
         if corrected is None:
             sentences.append("the trials at hand do not allow to say by how much.")
         else:
             sentences.append(
-                f"corrected for the choice it is {corrected['value']:.4f} "
-                f"({corrected['low']:.4f}–{corrected['high']:.4f}, bootstrap over "
-                f"{plural(corrected['n_groups'], 'group')})."
+                f"corrected for the choice it is {corrected.value:.4f} "
+                f"({corrected.low:.4f}–{corrected.high:.4f}, bootstrap over "
+                f"{plural(corrected.n_groups, 'group')})."
             )
-    if summary["own"] is not None:
-        sentences.append(f"The recipe as it is has {summary['own']:.4f}.")
-    few = summary["n_val"]
+    if summary.own is not None:
+        sentences.append(f"The recipe as it is has {summary.own:.4f}.")
+    few = summary.n_val
     if few < FEW_IMAGES:
         sentences.append(
             f"There are only {few} validation images, one is {100 / few:.1f} % of them: take more "
@@ -110,72 +110,68 @@ def optimism(summary: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def criterion(summary: Mapping[str, Any]) -> str:
-    """What the trials are compared by, in words.
-
-    >>> criterion({"criterion": "weighted_f1"})
-    'weighted F1'
-    """
-    return str(summary["criterion"]).replace("_", " ").replace("f1", "F1")
+def criterion(summary: TuningFile) -> str:
+    """What the trials are compared by, in words, such as ``weighted F1``."""
+    return summary.criterion.replace("_", " ").replace("f1", "F1")
 
 
-def _result(summary: Mapping[str, Any]) -> list[Block]:
-    values = summary["best"]["values"]
-    counts = ", ".join(f"{n} {state}" for state, n in summary["trials"].items())
+def _result(summary: TuningFile) -> list[Block]:
+    values = summary.best.values
+    counts = ", ".join(f"{n} {state}" for state, n in summary.trials.items())
     blocks: list[Block] = [
         table_of(
-            f"Values of the best trial ({summary['best']['trial']}), as in `best.toml`", values,
+            f"Values of the best trial ({summary.best.trial}), as in `best.toml`", values,
             code("key", str),
             code("value", lambda key: _text(values[key]), narrow=False),
-            code("searched", lambda key: _range(summary["space"][key]), narrow=False),
+            code("searched", lambda key: _range(summary.space[key]), narrow=False),
         ),
         Paragraph(
-            f"Trials: {counts}. They saw {summary['n_images']} images, the train and val parts of "
-            f"the protocol {summary['protocol']}; no trial read an image or a label of cal or "
+            f"Trials: {counts}. They saw {summary.n_images} images, the train and val parts of "
+            f"the protocol {summary.protocol}; no trial read an image or a label of cal or "
             "test. The choice of the best epoch within each trial is not corrected for, so that "
             "even the corrected value leans to the good side.",
             note=True,
         ),
     ]  # fmt: skip
-    failed = [row for row in summary["rows"] if row["state"] == "failed"]
+    failed = summary.in_state("failed")
     reasons = table_if_any(
         f"Failed trials ({len(failed)})", failed,
-        value("trial", lambda row: str(row["trial"])), text("reason", "reason"),
+        value("trial", lambda row: str(row.trial)), text("reason", "reason"),
     )  # fmt: skip
     return [*blocks, *present(reasons)]
 
 
-def _course(summary: Mapping[str, Any], gallery: Gallery) -> list[Block]:
-    rows, name = summary["rows"], f"validation {criterion(summary)}"
-    minimise = summary["direction"] == "minimise"
+def _course(summary: TuningFile, gallery: Gallery) -> list[Block]:
+    rows, name = summary.rows, f"validation {criterion(summary)}"
+    minimise = summary.minimise
     history = partial(draw.optimisation_history, rows, minimise=minimise, criterion=name)
-    n = len([row for row in rows if row["state"] == "complete"])
+    n = len(summary.in_state("complete"))
     blocks: list[Block] = [
         gallery.draw(
             "history",
             history,
             caption=f"The value of each trial and the best so far ({plural(n, 'complete trial')}).",
-            alt=f"Best {name} so far, {summary['best']['value']:.4f} at the end.",
+            alt=f"Best {name} so far, {summary.best.value:.4f} at the end.",
         )
     ]
-    if any(row["reported"] for row in rows):
+    if any(row.reported for row in rows):
         blocks.append(_intermediate(summary, gallery))
     blocks.append(_best_rows(summary, minimise))
     return blocks
 
 
-def _intermediate(summary: Mapping[str, Any], gallery: Gallery) -> Picture:
-    steps = "fold" if summary["recipe_method"] == "linear-head" else "epoch"
-    unit = steps if steps == "fold" or summary["folds"] == 1 else "epoch, one fold after the other"
+def _intermediate(summary: TuningFile, gallery: Gallery) -> Picture:
+    steps = "fold" if summary.recipe_method == "linear-head" else "epoch"
+    unit = steps if steps == "fold" or summary.folds == 1 else "epoch, one fold after the other"
     what = {"log_loss": "loss", "weighted_f1": "weighted F1"}.get(
-        summary["criterion"], summary["criterion"]
+        summary.criterion, summary.criterion
     )
     return gallery.draw(
         "intermediate",
         partial(
             draw.intermediate_values,
-            summary["rows"],
-            best=summary["best"]["trial"],
+            summary.rows,
+            best=summary.best.trial,
             unit=unit,
             criterion=f"best validation {what} so far",
         ),
@@ -184,32 +180,32 @@ def _intermediate(summary: Mapping[str, Any], gallery: Gallery) -> Picture:
     )
 
 
-def _best_rows(summary: Mapping[str, Any], minimise: bool) -> Folded:
-    done = [row for row in summary["rows"] if row["state"] == "complete"]
-    done.sort(key=lambda row: (row["value"] if minimise else -row["value"], row["trial"]))
+def _best_rows(summary: TuningFile, minimise: bool) -> Folded:
+    done = summary.in_state("complete")
+    done.sort(key=lambda row: (row.score if minimise else -row.score, row.trial))
 
     def setting(key: str) -> Field:
-        return code(key, lambda row: draw.short(row["labels"][key]), narrow=False)
+        return code(key, lambda row: draw.short(row.labels[key]), narrow=False)
 
     table = table_of(
         f"The best {min(SHOWN, len(done))} of {len(done)} complete trials; all are in `trials.csv`",
         done[:SHOWN],
-        value("trial", lambda row: str(row["trial"])),
-        value(criterion(summary), lambda row: f"{row['value']:.4f}"),
-        *map(setting, summary["space"]),
+        value("trial", lambda row: str(row.trial)),
+        value(criterion(summary), lambda row: f"{row.score:.4f}"),
+        *map(setting, summary.space),
     )
     return Folded("The best trials as a table", (table,))
 
 
-def _values(summary: Mapping[str, Any], gallery: Gallery) -> list[Block]:
-    rows, space, name = summary["rows"], summary["space"], f"validation {criterion(summary)}"
-    minimise = summary["direction"] == "minimise"
+def _values(summary: TuningFile, gallery: Gallery) -> list[Block]:
+    rows, space, name = summary.rows, summary.space, f"validation {criterion(summary)}"
+    minimise = summary.minimise
     blocks: list[Block] = []
-    if summary["importances"]:
+    if summary.importances:
         blocks.append(
             gallery.draw(
                 "importances",
-                partial(draw.parameter_importances, summary["importances"]),
+                partial(draw.parameter_importances, summary.importances),
                 caption="Share of the variance between complete trials that each key explains "
                 "(fANOVA); with few trials it is rough.",
                 alt="Bars, the most important key on top.",
@@ -234,7 +230,7 @@ def _values(summary: Mapping[str, Any], gallery: Gallery) -> list[Block]:
     return blocks
 
 
-def _next(summary: Mapping[str, Any]) -> list[Block]:
+def _next(summary: TuningFile) -> list[Block]:
     return [
         Heading("Measure it once"),
         Paragraph(
@@ -243,7 +239,7 @@ def _next(summary: Mapping[str, Any]) -> list[Block]:
             "after it makes its score optimistic too. Folds of the whole data set, and other "
             "protocols, test on images that chose the configuration."
         ),
-        Code(summary["next"]),
+        Code(summary.next),
     ]
 
 
@@ -254,7 +250,7 @@ def _text(found: object) -> str:
     return draw.short(json.dumps(found)) if isinstance(found, (dict, list)) else str(found)
 
 
-def _range(parameter: Mapping[str, Any]) -> str:
-    if parameter["kind"] == "choice":
-        return ", ".join(map(_text, parameter["values"]))
-    return f"{parameter['kind']} {parameter['low']:g}..{parameter['high']:g}"
+def _range(parameter: Range | Choice) -> str:
+    if isinstance(parameter, Choice):
+        return ", ".join(map(_text, parameter.values))
+    return f"{parameter.kind} {parameter.low:g}..{parameter.high:g}"
