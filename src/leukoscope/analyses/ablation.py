@@ -38,10 +38,11 @@ from leukoscope.study.run import read_data
 
 RESULT = "ablation.json"
 WHOLE = "whole"
-SENTENCES = {
+SAME: ArmLevel = "no difference shown"
+SENTENCES: dict[ArmLevel, str] = {
     "helps": "The whole recipe is more accurate than",
     "harms": "The whole recipe is less accurate than",
-    "no difference shown": "No difference in accuracy was shown between the whole recipe and",
+    SAME: "No difference in accuracy was shown between the whole recipe and",
     "depends on the protocol": "It depends on the protocol whether the whole recipe is better than",
 }
 OFF: tuple[object, ...] = (False, 0, (), "none", "shuffle", ConstantRate())
@@ -287,8 +288,18 @@ def _join_verdicts(verdicts: Sequence[tuple[Arm, ArmsVerdict]]) -> ArmsVerdict:
     return ArmsVerdict(
         level=next(iter(by_level)) if len(by_level) == 1 else "depends on the part",
         headline=" ".join(
-            f"{SENTENCES[level]} the one {'; the one '.join(arms)}."
+            f"{SENTENCES[level]} {_joined(arms, 'or' if level == SAME else 'and')}."
             for level, arms in by_level.items()
         ),
         sentences=tuple(text for _, verdict in verdicts for text in verdict.sentences),
     )
+
+
+def _joined(arms: Sequence[str], word: str) -> str:
+    """Arms in a sentence.
+
+    >>> _joined(["without a", "without b", "with c"], "and")
+    'the one without a, the one without b and the one with c'
+    """
+    *first, last = (f"the one {arm}" for arm in arms)
+    return f"{', '.join(first)} {word} {last}" if first else last
