@@ -120,9 +120,9 @@ all("pre").forEach((block) => {
   block.append(button("Copy", (node) => copy(text, node)));
 });
 
-// A table that is wider than the page says so.
+// A table or figure that is wider than the page says so.
 function cues() {
-  all(".table").forEach((region) => {
+  all(".table, figure .scroll").forEach((region) => {
     region.classList.toggle("wide", region.scrollWidth > region.clientWidth + 1);
   });
 }
