@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     name_unreadable,
     print_json,
     print_sources,
+    print_subgroups,
     print_table,
     print_verdict,
     progress_bars,
@@ -353,6 +354,7 @@ def _print_result(result: StudyResult) -> None:
 
         for entry in result.metrics.external:
             console().print(in_words(entry), markup=False)
+    print_subgroups(result.metrics)
     for row in result.metrics.inapplicable:
         console().print(f"{row.protocol} does not apply: {row.reason}", markup=False)
     say(f"\nreport  {result.run.report_html}")
