@@ -343,6 +343,16 @@ def phantom(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     images: Annotated[int, typer.Option(help="Number of fields.")] = 400,
     sessions: Annotated[int, typer.Option(help="Simulated staining and imaging sessions.")] = 24,
+    patients: Annotated[
+        int, typer.Option(help="Number of patients; 0: one of each class in each session.")
+    ] = 0,
+    smears: Annotated[
+        int,
+        typer.Option(
+            help="Smears of each patient: folders patient/smear/class, and a diagnosis, age and "
+            "sex for each patient."
+        ),
+    ] = 0,
     confound: Annotated[
         str, typer.Option(help="Tie something to the class: none, stain or scale-bar.")
     ] = "none",
@@ -370,6 +380,8 @@ def phantom(
     spec = PhantomSpec(
         images=images,
         sessions=sessions,
+        patients=patients,
+        smears=smears,
         confound=cast("Confound", confound),
         artefact=artefact,
         strength=strength,
