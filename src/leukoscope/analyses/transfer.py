@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,9 @@ def plan_transfer(
     recipe: str,
     source_protocol: str | None = None,
     source_overrides: Sequence[str] = (),
+    source_layout: str = "auto",
+    label_column: str = "",
+    source_label_column: str = "",
     freeze: bool = False,
     conv: Sequence[int] = (),
     **options: Any,
@@ -144,6 +148,10 @@ def plan_transfer(
         source_protocol: How the source is held out. Default: ``grouped`` if every image has a
             patient id, else ``deduplicated``.
         source_overrides: ``key=value`` for phase 1 alone, applied last.
+        source_layout: Layout of the source; ``layout`` among the options is that of the target.
+        label_column: Column that is the label in the target, see ``target`` of
+            :class:`~leukoscope.study.options.StudyOptions`.
+        source_label_column: Likewise in the source.
         freeze: Whether phase 2 trains the head alone.
         conv: Widths of additional convolutions before the head of phase 2.
         **options: See :class:`~leukoscope.study.options.StudyOptions`. Protocols, folds and
@@ -156,8 +164,15 @@ def plan_transfer(
             set.
     """
     common = {**DEFAULTS, **options, "recipes": (recipe,), "probes": ()}
-    of_source_roles, of_target_roles = _roles(source, target, options)
-    base = study_config(target, **{**common, "roles": of_target_roles})
+    class_map, layout = options.get("class_map"), options.get("layout", "auto")
+    of_source_data = cache(partial(
+        load_dataset, source, layout=source_layout, class_map=class_map, target=source_label_column
+    ))  # fmt: skip
+    of_target_data = partial(
+        load_dataset, target, layout=layout, class_map=class_map, target=label_column
+    )
+    of_source_roles, of_target_roles = _roles(options.get("roles"), of_source_data, of_target_data)
+    base = study_config(target, **{**common, "roles": of_target_roles, "target": label_column})
     both = base.recipes[0]
     if not isinstance(both.training, GradientTraining):
         raise ConfigError(
@@ -168,10 +183,14 @@ def plan_transfer(
     fields = set(StudyConfig.model_fields)
     own = [text for text in source_overrides if text.partition("=")[0].split(".")[0] in fields]
     of_recipe = [text for text in source_overrides if text not in own]
-    protocol = source_protocol or _source_protocol(source, options.get("class_map"))
     of_source = {
-        "protocols": (protocol,), "folds": 1, "overrides": own, "roles": of_source_roles
-    }  # fmt: skip
+        "protocols": (source_protocol or _source_protocol(of_source_data()),),
+        "folds": 1,
+        "overrides": own,
+        "roles": of_source_roles,
+        "layout": source_layout,
+        "target": source_label_column,
+    }
     first = study_config(source, **{**common, **of_source})
     phase1 = _first_phase(both, of_recipe)
     values = both.model_dump() | {"phase1": {}}
@@ -196,23 +215,22 @@ def _first_phase(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def _roles(
-    source: Path | str, target: Path | str, options: Mapping[str, Any]
+    given: Mapping[str, str] | None, source: Callable[[], Manifest], target: Callable[[], Manifest]
 ) -> tuple[Roles, Roles]:
-    """The stated roles of the classes that each data set has."""
-    stated = named_roles(options.get("roles") or {})
+    """The stated roles of the classes that each data set has; without any nothing is read."""
+    stated = named_roles(given or {})
     if not stated:
         return {}, {}
-    class_map = options.get("class_map")
-    first, second = (load_dataset(Path(p), class_map=class_map).class_names
-                     for p in (source, target))  # fmt: skip
+    first, second = source().class_names, target().class_names
     check_roles(stated, {*first, *second})
     of_source = {name: role for name, role in stated.items() if name in first}
     return of_source, {name: role for name, role in stated.items() if name in second}
 
 
-def _source_protocol(source: Path | str, class_map: dict[str, str] | None) -> str:
-    usable = load_dataset(Path(source), class_map=class_map).usable
-    return "grouped" if usable and all(r.patient_id for r in usable) else "deduplicated"
+def _source_protocol(source: Manifest) -> str:
+    """Patients are held out where every image names one."""
+    named = bool(source.usable) and all(record.patient_id for record in source.usable)
+    return "grouped" if named else "deduplicated"
 
 
 def run_transfer(

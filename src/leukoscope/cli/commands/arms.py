@@ -55,6 +55,20 @@ SourceProtocolOption = Annotated[
     str | None,
     typer.Option(help="How the source is held out. Default: by patient where ids are known."),
 ]
+SourceLayoutOption = Annotated[
+    str,
+    typer.Option(
+        "--source-layout",
+        autocompletion=completion("layout"),
+        help="Layout of SOURCE; --layout is that of TARGET.",
+    ),
+]
+SourceTargetOption = Annotated[
+    str,
+    typer.Option(
+        "--source-target", metavar="COLUMN", help="Label of SOURCE; --target is that of TARGET."
+    ),
+]
 FreezeOption = Annotated[
     bool, typer.Option("--freeze", help="Phase 2 trains the head alone, in both arms.")
 ]
@@ -119,6 +133,10 @@ def transfer(
     conv: ConvOption = None,
     overrides: TransferSetOption = None,
     source_set: SourceSetOption = None,
+    layout: opt.LayoutOption = "auto",
+    source_layout: SourceLayoutOption = "auto",
+    label_column: opt.TargetOption = "",
+    source_label_column: SourceTargetOption = "",
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
     resume: ResumeArmsOption = False,
@@ -147,6 +165,10 @@ def transfer(
         seed=seed,
         backbone=backbone,
         weights=weights,
+        layout=layout,
+        source_layout=source_layout,
+        label_column=label_column,
+        source_label_column=source_label_column,
         class_map=opt.class_map(classes),
         roles=opt.roles(roles),
     )
@@ -173,8 +195,10 @@ def ablate(
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
     overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
+    target: opt.TargetOption = "",
     resume: ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
@@ -195,8 +219,10 @@ def ablate(
         seed=seed,
         backbone=backbone,
         weights=weights,
+        layout=layout,
         class_map=opt.class_map(classes),
         roles=opt.roles(roles),
+        target=target,
     )
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)

@@ -233,7 +233,7 @@ def _split_frozen(
 
     passport = load_frozen(name)
     with progress_bars() as show:
-        manifest = read_manifest(data, layout, classes, show)
+        manifest = read_manifest(data, layout, classes, "", show)
         found = apply_frozen(
             passport, manifest, protocols, progress=partial(show, "comparing pixels")
         )
@@ -313,12 +313,13 @@ def preview(
     seed: opt.SeedOption = 42,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
 ) -> int:
     """Draw originals, preprocessed images, what probes see, statistics."""
     from leukoscope.analyses.preview import draw_preview
 
     with progress_bars() as show:
-        manifest = read_manifest(data, layout, classes, show)
+        manifest = read_manifest(data, layout, classes, target, show)
     for path in draw_preview(
         manifest,
         out,
