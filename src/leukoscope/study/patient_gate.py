@@ -1,20 +1,24 @@
-"""How unlike the training images those of a new patient look: what sets the gate of a bundle.
+"""How unlike those of the study a new patient looks: what sets the gates of a bundle.
 
 A patient's images resemble each other in stain and light, so that images of patients behind a gate
 say little about those of new ones. Here gates are fitted without a fifth of the patients at a time
-and asked about their images.
+and asked about their images, and about each patient as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.bundle import PatientLimits
 from leukoscope.evaluation.calibration.scaling import evidence_weights
 from leukoscope.evaluation.gate import GateInputs, fit_gate, largest
+from leukoscope.evaluation.ood import fit_threshold
+from leukoscope.evaluation.patient_gate import PatientGate, unseen_distances
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.pipeline.rejection import ACCEPT, OUTLIER_IMAGES, make_outliers
 from leukoscope.study.final_model import FinalModel, thinned_rows
@@ -23,11 +27,59 @@ FOLDS = 5
 _FEWEST = 10  # patients; fewer cannot say what new ones look like
 
 
-def unseen_scores(
+@dataclass(frozen=True)
+class UnseenPatients:
+    """Images of patients, judged by gates that knew nothing of these.
+
+    Attributes:
+        patients: (n,) name of the patient of each image.
+        fold: (n,) fold of that patient.
+        features: (n, D) by the graph that will serve.
+        scores: (n,) largest scaled OOD score.
+    """
+
+    patients: NDArray[np.str_]
+    fold: NDArray[np.int64]
+    features: NDArray[np.float32]
+    scores: NDArray[np.float64]
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """(n,) what each image counts for."""
+        return evidence_weights(self.patients)
+
+    def limits(self, threshold: float) -> tuple[PatientLimits, PatientGate]:
+        """What a new patient may be like, and whom it is compared with.
+
+        Args:
+            threshold: Largest OOD score of an image that the bundle accepts; the mean of a
+                patient's features is that of such images, of all where there are none.
+        """
+        names, member = np.unique(self.patients, return_inverse=True)
+        inside = self.scores <= threshold
+        pooled, fold, rejected = [], [], []
+        for k in range(len(names)):
+            own = member == k
+            used = own & inside if (own & inside).any() else own
+            pooled.append(self.features[used].mean(axis=0, dtype=np.float64))
+            fold.append(self.fold[own][0])
+            rejected.append(1 - float(inside[own].mean()))
+        means = np.stack(pooled)
+        distances = unseen_distances(means, np.array(fold))
+        limits = PatientLimits(
+            accept=ACCEPT,
+            distance=fit_threshold(distances, accept=ACCEPT),
+            rejected=fit_threshold(rejected, accept=ACCEPT),
+            n_patients=len(names),
+        )
+        return limits, PatientGate.of(means)
+
+
+def unseen_patients(
     final: FinalModel,
     outputs: Mapping[str, Mapping[str, NDArray[np.float32]]],
     run_graph: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+) -> UnseenPatients | None:
     """OOD scores of images by gates that knew nothing of their patients.
 
     Each gate is scaled by the images of another fifth of the patients, and chooses its scores by
@@ -39,8 +91,7 @@ def unseen_scores(
         run_graph: For the outliers.
 
     Returns:
-        (n,) largest scaled score of each image and (n,) what it counts for; None with fewer than
-        ten patients.
+        The images with their scores; None with fewer than ten patients.
     """
     seen = _together(final, outputs)
     rows = np.concatenate([thinned_rows(final.rows["train"]), final.rows["val"]])
@@ -61,7 +112,7 @@ def unseen_scores(
         gate, _ = fit_gate(train, own, outliers, kinds.tolist(), accept=ACCEPT)
         found = gate.scores(seen.take(out))
         scores[out] = largest(found, list(found))
-    return scores, evidence_weights(patients)
+    return UnseenPatients(patients, fold, seen.features, scores)
 
 
 def _together(
