@@ -270,9 +270,8 @@ class PatientCollector:
         """What a reader must know of the images that the answer rests on, in sentences."""
         found, model = [], self.record.patient
         if model is not None and used < model.images[0]:
-            found.append(
-                f"{used} usable images; the patients of the study had {model.images[0]} or more."
-            )
+            images = "1 usable image" if used == 1 else f"{used} usable images"
+            found.append(f"{images}; the patients of the study had {model.images[0]} or more.")
         lost = self._left_out[patient, "rejected"]
         limits = None if model is None else model.limits
         if lost > (used if limits is None else limits.rejected * (used + lost)):

@@ -281,6 +281,7 @@ def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any
         rejected=row["n_rejected"],
         unreadable=row["n_unreadable"],
     )
+    chosen = (row.get("prediction_set") or "").split()
     interval = ""
     if row["low"] is not None:
         interval = t["interval"].format(low=percent(row["low"]), high=percent(row["high"]))
@@ -289,9 +290,9 @@ def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any
         "predicted": class_title(row["predicted"]),
         "interval": interval,
         "agreement": ""
-        if row["agreement"] is None
+        if row["agreement"] is None or row["n_images"] == 1
         else t["agreement"].format(share=percent(row["agreement"])),
-        "bars": [_bar(name, row[f"p_{name}"], False) for name in class_names],
+        "bars": [_bar(name, row[f"p_{name}"], name in chosen) for name in class_names],
         "malignant": None if row["p_malignant"] is None else percent(row["p_malignant"]),
     }
 
@@ -321,5 +322,6 @@ def about(model: ServedModel) -> dict[str, object]:
         "hematogones": "benign" in record.class_names,
         "has_card": bool(model.card),
         "knows_phantoms": record.phantoms,
+        "by_patient": record.patient is not None,
         "examples": sorted(model.examples),
     }

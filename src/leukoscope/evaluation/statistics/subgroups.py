@@ -111,7 +111,8 @@ def difference_p(
     sums, sizes = residual, np.ones(len(residual))
     strata = units * (int(classes.max()) + 1) + classes
     if is_constant(codes, units):
-        sums, sizes = np.bincount(units, residual), np.bincount(units).astype(np.float64)
+        sums = np.bincount(units, residual).astype(np.float64)
+        sizes = np.bincount(units).astype(np.float64)
         one_class = is_constant(classes, units)
         strata = of_units(classes if one_class else np.zeros_like(classes), units)
         codes = of_units(codes, units)
