@@ -47,7 +47,7 @@ from leukoscope.core.labels import check_roles, named_roles
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.audit.links import SharedImage, shared_images, without_shared
-from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.datasets.layouts.load import HowRead, load_dataset
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.options import study_config
 from leukoscope.study.run import read_data
@@ -164,46 +164,51 @@ def plan_transfer(
             set.
     """
     common = {**DEFAULTS, **options, "recipes": (recipe,), "probes": ()}
-    class_map, layout = options.get("class_map"), options.get("layout", "auto")
-    of_source_data = cache(partial(
-        load_dataset, source, layout=source_layout, class_map=class_map, target=source_label_column
-    ))  # fmt: skip
-    of_target_data = partial(
-        load_dataset, target, layout=layout, class_map=class_map, target=label_column
-    )
-    of_source_roles, of_target_roles = _roles(options.get("roles"), of_source_data, of_target_data)
-    base = study_config(target, **{**common, "roles": of_target_roles, "target": label_column})
+    class_map = options.get("class_map")
+    of_source: HowRead = {
+        "layout": source_layout, "class_map": class_map, "target": source_label_column
+    }  # fmt: skip
+    of_target: HowRead = {
+        "layout": options.get("layout", "auto"), "class_map": class_map, "target": label_column
+    }  # fmt: skip
+    read_source = cache(partial(load_dataset, source, **of_source))
+    read_target = partial(load_dataset, target, **of_target)
+    source_roles, target_roles = _roles(options.get("roles"), read_source, read_target)
+    base = study_config(target, **{**common, **of_target, "roles": target_roles})
     both = base.recipes[0]
-    if not isinstance(both.training, GradientTraining):
-        raise ConfigError(
-            f"recipe {both.name}: its backbone is frozen and its head linear, so phase 1 would "
-            "leave nothing to take over",
-            hint="choose a recipe with training.method = 'gradient', e.g. double-transfer-resnet50",
-        )
-    fields = set(StudyConfig.model_fields)
-    own = [text for text in source_overrides if text.partition("=")[0].split(".")[0] in fields]
-    of_recipe = [text for text in source_overrides if text not in own]
-    of_source = {
-        "protocols": (source_protocol or _source_protocol(of_source_data()),),
-        "folds": 1,
-        "overrides": own,
-        "roles": of_source_roles,
-        "layout": source_layout,
-        "target": source_label_column,
-    }
-    first = study_config(source, **{**common, **of_source})
-    phase1 = _first_phase(both, of_recipe)
-    values = both.model_dump() | {"phase1": {}}
+    own = [text for text in source_overrides if _of_study(text)]
+    phase1 = _first_phase(both, [text for text in source_overrides if text not in own])
+    protocols = (source_protocol or _source_protocol(read_source()),)
+    of_first = {"protocols": protocols, "folds": 1, "overrides": own, "roles": source_roles}
+    first = study_config(source, **{**common, **of_source, **of_first})
+    return TransferPlan(
+        measure_only(first, phase1), measure_only(base, _second_phase(both, freeze, conv))
+    )
+
+
+def _of_study(override: str) -> bool:
+    """Whether ``key=value`` changes the study, not the recipe."""
+    return override.partition("=")[0].split(".")[0] in StudyConfig.model_fields
+
+
+def _second_phase(recipe: Recipe, freeze: bool, conv: Sequence[int]) -> Recipe:
+    """What trains in phase 2: the recipe without its table ``phase1``, and what the user added."""
+    values = recipe.model_dump() | {"phase1": {}}
     if freeze:
         values["training"]["freeze"] = "all"
     if conv:
         values["model"]["conv"] = tuple(conv)
-    phase2 = validate(Recipe, values, f"phase 2 of {both.name}")
-    return TransferPlan(measure_only(first, phase1), measure_only(base, phase2))
+    return validate(Recipe, values, f"phase 2 of {recipe.name}")
 
 
 def _first_phase(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """What trains in phase 1: the recipe with its table ``phase1`` and what the user changed."""
+    if not isinstance(recipe.training, GradientTraining):
+        raise ConfigError(
+            f"recipe {recipe.name}: its backbone is frozen and its head linear, so phase 1 would "
+            "leave nothing to take over",
+            hint="choose a recipe with training.method = 'gradient', e.g. double-transfer-resnet50",
+        )
     changed = apply_overrides(recipe.first_phase().model_dump(), overrides)
     first = validate(Recipe, changed, f"phase 1 of {recipe.name}")
     if first.training.method != "gradient" or first.training.freeze == "all":

@@ -30,9 +30,9 @@ _NOTE = (
 
 
 def subgroup_blocks(found: Subgroups) -> list[Block]:
-    """What the tests say, and a folded table a column."""
+    """What the tests say, a folded table a column, and how to read both."""
     folded = [Folded(table.caption, (table,)) for table in subgroup_tables(found)]
-    return [*map(Paragraph, in_words(found)), *folded]
+    return [*map(Paragraph, in_words(found)), *folded, Paragraph(_NOTE, note=True)]
 
 
 def in_words(found: Subgroups) -> Iterator[str]:
@@ -73,10 +73,12 @@ def _table(found: Subgroups, column: SubgroupColumn) -> Table:
     def classes(group: Subgroup) -> str:
         return ", ".join(f"{class_title(name)} {n}" for name, n in group.by_class.items() if n)
 
+    alone = found.group_unit == found.row  # each row is a group
+    groups = [] if alone else [value(f"n {found.group_unit}s", "n_groups")]
     without = f" {plural(column.missing, found.row)} without a value." if column.missing else ""
     bands = " Bands hold about a third of the groups each." if column.kind == "bands" else ""
     test = (
-        f" p {p_value(column.p)}, corrected {p_value(column.p_holm)}."
+        f" Test of the accuracy: p {p_value(column.p)}, corrected {p_value(column.p_holm)}."
         if column.p is not None
         else ""
     )
@@ -87,7 +89,7 @@ def _table(found: Subgroups, column: SubgroupColumn) -> Table:
         text(column.column, "value"),
         *scores([name for name in ("accuracy", "roc_auc") if name in column.groups[0].metrics]),
         n_rows(found.row),
-        value(f"n {found.group_unit}s", "n_groups"),
+        *groups,
         text("Classes", classes),
-        note=f"{_NOTE}{bands}{without}{test}",
+        note=f"{bands}{without}{test}".strip(),
     )  # fmt: skip

@@ -112,10 +112,7 @@ def export_bundle(
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
     engine = open_engine(graph)
     outputs = _outputs(final, run, engine)
-    patients = None
-    if final.patient_head is not None:
-        patients = unseen_patients(final, outputs, partial(run_graph, engine))
-    gate, limits = _gate(final, unseen, outputs, engine, patients)
+    gate, limits, patients = _gate(final, unseen, outputs, engine)
     phantoms, golden = _golden(final)
     material = _material(final, unseen, gate, limits, golden, "compact" if compact else "fp32")
     variants, answers = measure_variants(graph, quantised, material)
@@ -305,18 +302,24 @@ def _gate(
     unseen: UnseenImages,
     outputs: Mapping[str, Mapping[str, NDArray[np.float32]]],
     engine: Engine,
-    patients: UnseenPatients | None,
-) -> tuple[Gate, OutOfDistribution]:
-    """The rejection of a bundle, on validation logits that no refit has touched."""
+) -> tuple[Gate, OutOfDistribution, UnseenPatients | None]:
+    """The rejection of a bundle, on validation logits that no refit has touched.
+
+    Where patients are the unit of the study, also what they are like to gates that had not seen
+    them.
+    """
     val = {**outputs["val"], "logits": final.val_logits.astype(np.float32)}
     answered = partial(run_graph, engine)
     scores = unseen.ood_scores
     known = None if scores is None else (scores, unseen.weights)
-    if patients is not None:
-        known = (patients.scores, patients.weights)
-    return fit_bundle_gate(
+    patients = None
+    if final.patient_head is not None:
+        patients = unseen_patients(final, outputs, answered)
+        known = None if patients is None else (patients.scores, patients.weights)
+    gate, limits = fit_bundle_gate(
         final.pixels, {**outputs, "val": val}, answered, final.config.seed, known
     )
+    return gate, limits, patients
 
 
 def bundle_promise(files: RunFiles, recipe: str, unseen: UnseenImages) -> Promise:

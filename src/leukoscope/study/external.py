@@ -339,32 +339,14 @@ def summarise_external(
         records: (n,) what the manifest says of each row, for subgroups.
     """
     names, units = table.class_names, list(groups)
-    intervals = bootstrap_metrics(
-        table.y_true, table.probs, names, groups=units, roles=roles, seed=0
-    )
-    confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(names))
     levels = hierarchy_metrics(table.y_true, table.probs, names, groups=units, roles=roles)
     columns = subgroup_columns(table, records, units, roles=roles) if records else []
-    head = {"recipe": "bundle", "protocol": "external", "group_unit": unit, "row": row,
-            "confidence": 0.95}  # fmt: skip
+    head = {"recipe": "bundle", "protocol": "external", "group_unit": unit, "row": row}
     return evaluation_metrics({
         "schema": 1,
         "class_names": list(names),
         "confidence": 0.95,
-        "results": [
-            {
-                "recipe": "bundle",
-                "protocol": "external",
-                "n": len(table),
-                "n_groups": len(set(groups)),
-                "group_unit": unit,
-                "folds": 1,
-                "row": row,
-                "metrics": {name: interval.to_json() for name, interval in intervals.items()},
-                "confusion": confusion.tolist(),
-                "calibrated": True,
-            }
-        ],
+        "results": [{**head, **_result(table, units, roles)}],
         "probes": [],
         "hierarchy": [{"recipe": "bundle", "protocol": "external", **levels}] if levels else [],
         "comparisons": [],
@@ -378,8 +360,25 @@ def summarise_external(
             "coverage": None if sets is None else _coverage(table, sets, units),
         },
         "warnings": list(warnings),
-        **({"subgroups": {**head, "columns": columns}} if columns else {}),
+        **({"subgroups": {**head, "confidence": 0.95, "columns": columns}} if columns else {}),
     })  # fmt: skip
+
+
+def _result(table: PredictionTable, units: list[str], roles: Roles | None) -> dict[str, object]:
+    """Sizes, metrics and confusion matrix of a bundle's answers."""
+    names = table.class_names
+    intervals = bootstrap_metrics(
+        table.y_true, table.probs, names, groups=units, roles=roles, seed=0
+    )
+    confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(names))
+    return {
+        "n": len(table),
+        "n_groups": len(set(units)),
+        "folds": 1,
+        "metrics": {name: interval.to_json() for name, interval in intervals.items()},
+        "confusion": confusion.tolist(),
+        "calibrated": True,
+    }
 
 
 def _coverage(

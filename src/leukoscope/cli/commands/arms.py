@@ -119,6 +119,7 @@ def register(app: typer.Typer) -> None:
 
 @command
 def transfer(
+    context: typer.Context,
     source: SourceArgument,
     target: TargetArgument,
     out: ArmsOutOption,
@@ -151,26 +152,19 @@ def transfer(
     """
     from leukoscope.analyses.transfer import plan_transfer, run_transfer
 
+    shared = opt.study_options(context, protocols=protocol or DEFAULT_PROTOCOLS)
     plan = plan_transfer(
         source,
         target,
         recipe=recipe,
-        protocols=protocol or DEFAULT_PROTOCOLS,
         source_protocol=source_protocol,
-        overrides=overrides or (),
         source_overrides=source_set or (),
-        freeze=freeze,
-        conv=conv or (),
-        folds=folds,
-        seed=seed,
-        backbone=backbone,
-        weights=weights,
-        layout=layout,
         source_layout=source_layout,
         label_column=label_column,
         source_label_column=source_label_column,
-        class_map=opt.class_map(classes),
-        roles=opt.roles(roles),
+        freeze=freeze,
+        conv=conv or (),
+        **{name: value for name, value in shared.items() if name != "target"},
     )
     with progress_bars() as show:
         result = run_transfer(plan, out, resume=resume, listener=show)
@@ -184,6 +178,7 @@ def transfer(
 
 @command
 def ablate(
+    context: typer.Context,
     data: opt.DataArgument,
     out: ArmsOutOption,
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
@@ -213,16 +208,7 @@ def ablate(
         recipe=recipe,
         without=without or (),
         settings=set_arm or (),
-        protocols=protocol or DEFAULT_PROTOCOLS,
-        overrides=overrides or (),
-        folds=folds,
-        seed=seed,
-        backbone=backbone,
-        weights=weights,
-        layout=layout,
-        class_map=opt.class_map(classes),
-        roles=opt.roles(roles),
-        target=target,
+        **opt.study_options(context, protocols=protocol or DEFAULT_PROTOCOLS),
     )
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)
