@@ -7,7 +7,7 @@ import pytest
 
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.ood import fit_threshold
-from leukoscope.evaluation.patient_gate import PatientGate, unseen_distances
+from leukoscope.evaluation.patient_gate import PatientGate, means_of, unseen_distances
 
 PATIENTS, IMAGES, D = 60, 20, 40
 
@@ -22,19 +22,18 @@ def bags(rng: np.random.Generator, n: int, shift: float = 0.0) -> list[np.ndarra
 def test_a_shift_that_single_images_hide_shows_in_the_mean_of_a_patient() -> None:
     rng = np.random.default_rng(0)
     known, new, foreign = bags(rng, PATIENTS), bags(rng, 100), bags(rng, 100, shift=1.0)
-    pooled = np.stack([X.mean(axis=0) for X in known])
     fold = np.arange(PATIENTS) % 5
-    limit = fit_threshold(unseen_distances(pooled, fold), accept=0.95)
-    gate = PatientGate.of(pooled)
+    limit = fit_threshold(unseen_distances(known, fold, enumerate(known)), accept=0.95)
+    gate = PatientGate.of(means_of(known))
     accepted = np.mean([gate.distance(X) <= limit for X in new])
     assert accepted >= 0.9  # 95 % are aimed at
     assert np.mean([gate.distance(X) <= limit for X in foreign]) < 0.05
 
     # Images alone: the same machinery lets nearly all of the foreign ones pass.
-    images = np.concatenate(known)
-    of_image = np.repeat(fold, IMAGES)
-    limit_of_image = fit_threshold(unseen_distances(images, of_image), accept=0.95)
-    alone = PatientGate.of(images)
+    images = [x[None] for X in known for x in X]
+    found = unseen_distances(images, np.repeat(fold, IMAGES), enumerate(images))
+    limit_of_image = fit_threshold(found, accept=0.95)
+    alone = PatientGate.of(means_of(images))
     passed = np.mean([alone.distance(x[None]) <= limit_of_image for X in foreign[:20] for x in X])
     assert passed > 0.5
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leukoscope.config.bundle import DistanceLimit
 from leukoscope.core.errors import ConfigError, DataError, UsageError
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import load_folds
@@ -157,7 +158,7 @@ def test_a_patient_unlike_those_of_the_study_is_rejected_with_the_reason(
     rows = [row for row in read_csv(data) if row["patient_id"] == "apl-02"]
     answers = predictor.predict([data.parent / row["path"] for row in rows])
 
-    def row(**changed: float) -> dict[str, object]:
+    def row(**changed: object) -> dict[str, object]:
         own = model.model_copy(update={"limits": limits.model_copy(update=changed)})
         collector = PatientCollector.of(predictor, patients_of_table(data))
         collector.record = predictor.record.model_copy(update={"patient": own})
@@ -165,8 +166,10 @@ def test_a_patient_unlike_those_of_the_study_is_rejected_with_the_reason(
             collector.add(answer)
         return collector.rows()[0]
 
-    assert 0 < row()["distance"] <= limits.distance
-    far = row(distance=0.0)
+    assert [one.images for one in limits.distances] == [1, 2]
+    assert limits.distance(1) > limits.distance(2) == limits.distance(50)
+    assert 0 < row()["distance"] <= limits.distance(3)
+    far = row(distances=(DistanceLimit(images=1, distance=0.0),))
     assert far["decision"] == "reject"
     assert "The images together are unlike those of the study's patients" in far["reasons"]
     assert far["predicted"] == row()["predicted"]

@@ -286,6 +286,13 @@ class SimilarCases(Strict):
     picture_px: Annotated[int, Field(ge=16)] | None = None
 
 
+class DistanceLimit(Strict):
+    """How far a patient may be from those of the study, by so many of its images or more."""
+
+    images: Annotated[int, Field(ge=1)]
+    distance: Annotated[float, Field(ge=0)]
+
+
 class PatientLimits(Strict):
     """Limits of what a patient may be and still be like those of the study.
 
@@ -295,16 +302,24 @@ class PatientLimits(Strict):
     Attributes:
         tensors: File in the bundle with the tensors of ``evaluation.patient_gate.PatientGate``.
         accept: Share of patients like these that each limit accepts.
-        distance: Largest accepted distance of the mean features from those of the study's patients.
+        distances: Largest accepted distance of the mean features from those of the study's
+            patients, from one image upwards: the mean of few images varies more.
         rejected: Largest accepted share of a patient's images that the gate rejects.
         n_patients: Number of patients behind the limits.
     """
 
     tensors: str = "patient_gate.safetensors"
     accept: Annotated[float, Field(gt=0, lt=1)]
-    distance: Annotated[float, Field(ge=0)]
+    distances: Annotated[tuple[DistanceLimit, ...], Field(min_length=1)]
     rejected: Annotated[float, Field(ge=0, le=1)]
     n_patients: Annotated[int, Field(ge=2)]
+
+    def distance(self, images: int) -> float:
+        """Largest accepted distance by so many images."""
+        return next(
+            (one.distance for one in reversed(self.distances) if one.images <= images),
+            self.distances[0].distance,
+        )
 
 
 class PatientModel(Strict):

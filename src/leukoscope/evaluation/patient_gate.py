@@ -6,6 +6,7 @@ less, so that a shift of stain or light that no single image betrays shows in it
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,16 +69,26 @@ class PatientGate:
         return cls(references)
 
 
-def unseen_distances(pooled: Features, fold: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Distance of each patient from those of the other folds.
+def means_of(bags: Sequence[Features]) -> NDArray[np.float64]:
+    """(P, D) mean features of patients, by features (n_i, D) of the images of each."""
+    return np.stack([X.mean(axis=0, dtype=np.float64) for X in bags])
+
+
+def unseen_distances(
+    bags: Sequence[Features],
+    fold: NDArray[np.int64],
+    asked: Iterable[tuple[int, Features]],
+) -> NDArray[np.float64]:
+    """Distances from the patients of other folds.
 
     Args:
-        pooled: (P, D) mean features.
-        fold: (P,) fold of each patient.
+        bags: (n_i, D) features of the images of each of P patients.
+        fold: (P,) fold of each.
+        asked: m pairs: number of a patient, and features of some of its images.
+
+    Returns:
+        (m,) distance of each pair.
     """
-    found = np.empty(len(pooled))
-    for number in np.unique(fold):
-        out = fold == number
-        gate = PatientGate.of(pooled[~out])
-        found[out] = [gate.distance(row[None]) for row in pooled[out]]
-    return found
+    means = means_of(bags)
+    gates = {k: PatientGate.of(means[fold != k]) for k in np.unique(fold).tolist()}
+    return np.array([gates[int(fold[row])].distance(X) for row, X in asked])

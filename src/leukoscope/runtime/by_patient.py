@@ -258,12 +258,12 @@ class PatientCollector:
         limits = self.record.patient.limits if self.record.patient else None
         if self.gate is None or limits is None:
             return None, ""
-        found = self.gate.distance(features_of(images))
-        if found <= limits.distance:
+        found, limit = self.gate.distance(features_of(images)), limits.distance(len(images))
+        if found <= limit:
             return round(found, 6), ""
         return round(found, 6), (
             f"The images together are unlike those of the study's patients (distance {found:.4g}, "
-            f"accepted up to {limits.distance:.4g})."
+            f"accepted up to {limit:.4g})."
         )
 
     def _about_images(self, patient: str, used: int) -> list[str]:
@@ -274,7 +274,7 @@ class PatientCollector:
             found.append(f"{images}; the patients of the study had {model.images[0]} or more.")
         lost = self._left_out[patient, "rejected"]
         limits = None if model is None else model.limits
-        if lost > (used if limits is None else limits.rejected * (used + lost)):
+        if lost / (used + lost) > (0.5 if limits is None else limits.rejected):
             usual = "" if limits is None else (
                 f"; of the study's patients {limits.accept:.0%} had at most {limits.rejected:.0%}"
             )  # fmt: skip

@@ -7,24 +7,25 @@ and asked about their images, and about each patient as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.bundle import PatientLimits
+from leukoscope.config.bundle import DistanceLimit, PatientLimits
 from leukoscope.evaluation.calibration.scaling import evidence_weights
 from leukoscope.evaluation.gate import GateInputs, fit_gate, largest
 from leukoscope.evaluation.ood import fit_threshold
-from leukoscope.evaluation.patient_gate import PatientGate, unseen_distances
+from leukoscope.evaluation.patient_gate import PatientGate, means_of, unseen_distances
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.pipeline.rejection import ACCEPT, OUTLIER_IMAGES, make_outliers
 from leukoscope.study.final_model import FinalModel, thinned_rows
 
 FOLDS = 5
 _FEWEST = 10  # patients; fewer cannot say what new ones look like
+_DRAWS = 5  # of some of a patient's images
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,43 @@ class UnseenPatients:
             threshold: Largest OOD score of an image that the bundle accepts; the mean of a
                 patient's features is that of such images, of all where there are none.
         """
-        names, member = np.unique(self.patients, return_inverse=True)
         inside = self.scores <= threshold
-        pooled, fold, rejected = [], [], []
-        for k in range(len(names)):
-            own = member == k
+        bags, fold, rejected = [], [], []
+        for name in np.unique(self.patients):
+            own = self.patients == name
             used = own & inside if (own & inside).any() else own
-            pooled.append(self.features[used].mean(axis=0, dtype=np.float64))
+            bags.append(self.features[used])
             fold.append(self.fold[own][0])
-            rejected.append(1 - float(inside[own].mean()))
-        means = np.stack(pooled)
-        distances = unseen_distances(means, np.array(fold))
+            rejected.append(float((~inside[own]).mean()))
         limits = PatientLimits(
             accept=ACCEPT,
-            distance=fit_threshold(distances, accept=ACCEPT),
+            distances=_distance_limits(bags, np.array(fold)),
             rejected=fit_threshold(rejected, accept=ACCEPT),
-            n_patients=len(names),
+            n_patients=len(bags),
         )
-        return limits, PatientGate.of(means)
+        return limits, PatientGate.of(means_of(bags))
+
+
+def _distance_limits(
+    bags: Sequence[NDArray[np.float32]], fold: NDArray[np.int64]
+) -> tuple[DistanceLimit, ...]:
+    """The limit by 1, 2, 4 … of a patient's images, as far as ten patients have so many."""
+    rng = np.random.default_rng(0)
+    sizes = np.array([len(X) for X in bags])
+    found, images = [], 1
+    while (sizes >= images).sum() >= _FEWEST:
+        drawn = [
+            (k, X[rng.choice(len(X), images, replace=False)])
+            for k, X in enumerate(bags)
+            if len(X) >= images
+            for _ in range(_DRAWS)
+        ]
+        distances = unseen_distances(bags, fold, drawn)
+        weights = np.full(len(drawn), 1 / _DRAWS)  # each patient counts once
+        limit = fit_threshold(distances, accept=ACCEPT, weights=weights)
+        found.append(DistanceLimit(images=images, distance=limit))
+        images *= 2
+    return tuple(found)
 
 
 def unseen_patients(
