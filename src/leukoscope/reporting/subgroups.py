@@ -31,7 +31,8 @@ _NOTE = (
 
 def subgroup_blocks(found: Subgroups) -> list[Block]:
     """What the tests say, a folded table a column, and how to read both."""
-    folded = [Folded(table.caption, (table,)) for table in subgroup_tables(found)]
+    divided = [column for column in found.columns if column.groups]
+    folded = [Folded(f"By {column.column}", (_table(found, column),)) for column in divided]
     return [*map(Paragraph, in_words(found)), *folded, Paragraph(_NOTE, note=True)]
 
 
