@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from leukoscope.analyses.ablation import plan_ablation
+from leukoscope.analyses.transfer import plan_transfer
 from leukoscope.cli.main import app
+from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.config.study import StudyConfig
+from leukoscope.core.errors import UsageError
 from leukoscope.core.files import read_csv, read_json
 
 
@@ -67,3 +72,58 @@ def test_another_column_as_label_is_audited_by_patient(smears: Path, tmp_path: P
 def test_a_pattern_chooses_the_class(smears: Path) -> None:
     found = json.loads(run("inspect", str(smears), "--layout", "{patient}/{class}/*", "--json"))
     assert [row["name"] for row in found["classes"]] == ["smear_1", "smear_2"]
+
+
+def test_a_target_is_the_label_wherever_images_are_shown_or_written(
+    smears: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = run("samples", str(smears), "--target", "diagnosis", "--per-class", "2", "--out",
+                f"{out}/s.png", "--json")  # fmt: skip
+    assert {row["label"] for row in json.loads(found[found.index("[") :])} == {"aml", "hcl"}
+    run("export", str(smears), "--target", "diagnosis", "--out", str(out / "pixels"))
+    assert {row["label"] for row in read_csv(out / "pixels" / "manifest.csv")} == {"aml", "hcl"}
+    run("preview", str(smears), "--target", "diagnosis", "--per-class", "1", "--out", str(out))
+    assert (out / "inputs.png").is_file()
+
+
+def test_train_by_patient_takes_a_recipe_and_a_protocol_for_patients(
+    smears: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[StudyConfig] = []
+
+    def stop(config: StudyConfig, *_: object, **__: object) -> None:
+        asked.append(config)
+        raise UsageError("stopped")
+
+    monkeypatch.setattr("leukoscope.study.run.run_study", stop)
+    for more in (["--target", "diagnosis", "--unit", "patient"], []):
+        call = ["train", str(smears), *more, "--out", str(tmp_path / "run")]
+        assert "stopped" in CliRunner().invoke(app, call).output
+    patients, images = asked
+    assert (patients.unit, patients.data.target) == ("patient", "diagnosis")
+    assert [recipe.name for recipe in patients.recipes] == ["patient-mean"]
+    assert patients.protocols == ("grouped",)
+    assert ([recipe.name for recipe in images.recipes], images.protocols) == (
+        [DEFAULT_RECIPE], ("deduplicated",),
+    )  # fmt: skip
+
+
+def test_both_sides_of_a_transfer_and_an_ablation_have_a_label_column(smears: Path) -> None:
+    both = plan_transfer(
+        smears, smears, recipe="double-transfer-resnet50", label_column="diagnosis",
+        source_label_column="cell_type", source_layout="*/*/{cell_type}",
+    )  # fmt: skip
+    assert (both.source.data.target, both.source.data.layout) == ("cell_type", "*/*/{cell_type}")
+    assert both.source.protocols == ("deduplicated",)  # this layout names no patient
+    assert (both.target.data.target, both.target.data.layout) == ("diagnosis", "auto")
+    plan = plan_ablation(
+        smears, recipe="cnn-baseline", without=["augmentation"], target="diagnosis"
+    )  # fmt: skip
+    assert {arm.config.data.target for arm in plan.variants} == {"diagnosis"}
+
+
+def test_how_data_is_read_is_no_option_of_a_finished_run(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["robustness", str(tmp_path), "--target", "diagnosis"])
+    assert done.exit_code == 2
+    assert "a run knows its own images" in " ".join(done.output.split())

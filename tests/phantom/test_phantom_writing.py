@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from leukoscope.core.errors import UsageError
+from leukoscope.core.errors import ConfigError, UsageError
 from leukoscope.core.files import read_csv, read_json, sha256_file
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.phantom import PhantomSpec, render_phantom, write_phantoms
 
 SPEC = PhantomSpec(images=8, sessions=2, size_px=96, seed=11)
@@ -72,3 +73,43 @@ def test_never_writes_into_a_folder_that_holds_something(tmp_path):
     with pytest.raises(UsageError, match="png or jpeg"):
         write_phantoms(SPEC, tmp_path / "x", image_format="gif")
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_three_levels_read_as_folders_and_as_a_manifest(tmp_path):
+    spec = PhantomSpec(images=36, sessions=4, size_px=96, seed=3, patients=6, smears=2)
+    out = write_phantoms(spec, tmp_path / "set")
+    rows = read_csv(out / "manifest.csv")
+    by_patient = {name: [r for r in rows if r["patient_id"] == name] for name in
+                  sorted({row["patient_id"] for row in rows})}  # fmt: skip
+    assert len(by_patient) == 6
+    for own in by_patient.values():
+        assert len(own) == 6
+        assert len({row["session"] for row in own}) == 2
+        assert len({(row["diagnosis"], row["age"], row["sex"]) for row in own}) == 1
+        (diagnosis,) = {row["diagnosis"] for row in own}
+        blasts = sum(row["label"] != "benign" for row in own)
+        assert blasts == 0 if diagnosis == "healthy" else 1 <= blasts < 6
+    # A session has smears of both kinds of patients: its stain tells nothing.
+    both = {(row["acquisition_id"], row["diagnosis"]) for row in rows}
+    assert len(both) == 2 * len({row["acquisition_id"] for row in rows})
+    assert rows[0]["path"].split("/")[:2] == [rows[0]["patient_id"], rows[0]["session"]]
+
+    (out / "manifest.csv").unlink()
+    records = load_dataset(out).usable
+    found = {r.path: (r.patient_id, r.session, r.label) for r in records}
+    expected = {r["path"]: (r["patient_id"], r["session"], r["label"]) for r in rows}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"patients": 0}, "at least 2 patients"),
+        ({"patients": 6, "images": 8}, "6 × 2 smears"),
+        ({"patients": 4, "confound": "stain", "sessions": 8}, "confounder none"),
+        ({"patients": 2, "class_names": ("benign",), "images": 8}, "two classes of cells"),
+    ],
+)
+def test_levels_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        PhantomSpec(**{"images": 36, "sessions": 4, "smears": 2, **options})

@@ -393,3 +393,10 @@ def test_everybody_is_told_for_whom_a_model_is_calibrated(
             assert "calibrated for new patients (25 patients held out)" in text
             assert "holds the true class in 95.6 % (interval 91.6 % to 98.3 %)" in text
             assert "Few groups" in text
+
+
+def test_a_patient_without_a_usable_image_gets_a_page(client: TestClient, foreign: bytes) -> None:
+    answer = client.post("/answers", files=files(foreign), data={"one_patient": "on"})
+    assert answer.status_code == 200, answer.text
+    assert "No image could be used" in answer.text
+    assert "These images as one patient" in answer.text

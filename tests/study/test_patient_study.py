@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from leukoscope.config.bundle import DistanceLimit
 from leukoscope.core.errors import ConfigError, DataError, UsageError
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import load_folds
@@ -34,7 +36,8 @@ def phantom_patients(folder: Path) -> Path:
     """Draw two classes of phantoms, and deal them to patients.
 
     Returns:
-        The manifest, with columns ``path``, ``label``, ``patient_id`` and ``cell_type``.
+        The manifest, with columns ``path``, ``label``, ``patient_id``, ``cell_type``, ``site`` and
+        ``age``.
     """
     root = write_phantoms(PhantomSpec(images=112, sessions=9, size_px=96, seed=5), folder)
     paths = sorted(p for p in root.rglob("*.png") if TRUTH_FOLDER not in p.parts)
@@ -45,11 +48,13 @@ def phantom_patients(folder: Path) -> Path:
     manifest = root / "cells.csv"
     with manifest.open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow(("path", "label", "patient_id", "cell_type"))
+        writer.writerow(("path", "label", "patient_id", "cell_type", "site", "age"))
         for label, name in (("aml", first), ("apl", last)):
             for place, path in enumerate(found[name][: IMAGES * PATIENTS]):
                 kind = "blast" if (place + (label == "apl")) % 3 else "lymphocyte"
-                writer.writerow((path, label, f"{label}-{place // IMAGES:02d}", kind))
+                patient = place // IMAGES
+                site, age = "ab"[patient % 2], 30 + 3 * patient + (label == "apl")
+                writer.writerow((path, label, f"{label}-{patient:02d}", kind, site, age))
     return manifest
 
 
@@ -77,6 +82,23 @@ def test_every_result_counts_patients(study: StudyResult) -> None:
     reasons = {row.protocol: row.reason for row in study.metrics.inapplicable}
     assert "a row of this study is a patient" in reasons["random"]
     assert "every row of this study is a patient" in study.metrics.subjects.inapplicable
+
+
+def test_subgroups_count_patients(study: StudyResult) -> None:
+    found = study.metrics.subgroups
+    assert found is not None
+    assert (found.recipe, found.protocol, found.row) == (RECIPES[0], "grouped", "patient")
+    site, age = found.columns  # cell types differ within patients
+    assert [(group.value, group.n, group.n_groups) for group in site.groups] == [
+        ("a", PATIENTS, PATIENTS), ("b", PATIENTS, PATIENTS),
+    ]  # fmt: skip
+    assert site.groups[0].by_class == {"aml": PATIENTS // 2, "apl": PATIENTS // 2}
+    assert not site.groups[0].metrics["accuracy"].reliable
+    assert site.p is not None
+    assert (age.kind, len(age.groups), sum(group.n for group in age.groups)) == ("bands", 3, 16)
+    text = study.run.report_md.read_text()
+    assert "By subgroup" in text
+    assert "By age, recipe patient-spread" in text
 
 
 def test_folds_hold_whole_patients_out(study: StudyResult) -> None:
@@ -122,6 +144,39 @@ def test_the_bundle_answers_as_the_head_of_the_study(study: StudyResult, data: P
     one = predictor.patient_head.logits(features_of(answers[:1]))
     np.testing.assert_allclose(one - one.mean(), np.array(answers[0].logits) - np.mean(
         answers[0].logits), atol=1e-3)  # fmt: skip
+
+
+def test_a_patient_unlike_those_of_the_study_is_rejected_with_the_reason(
+    study: StudyResult, data: Path
+) -> None:
+    predictor = load_bundle(study.run.bundle)
+    model = predictor.record.patient
+    assert model is not None
+    limits = model.limits
+    assert limits is not None
+    assert (limits.n_patients, limits.accept) == (2 * PATIENTS, 0.95)
+    rows = [row for row in read_csv(data) if row["patient_id"] == "apl-02"]
+    answers = predictor.predict([data.parent / row["path"] for row in rows])
+
+    def row(**changed: object) -> dict[str, object]:
+        own = model.model_copy(update={"limits": limits.model_copy(update=changed)})
+        collector = PatientCollector.of(predictor, patients_of_table(data))
+        collector.record = predictor.record.model_copy(update={"patient": own})
+        for answer in answers:
+            collector.add(answer)
+        return collector.rows()[0]
+
+    assert [one.images for one in limits.distances] == [1, 2]
+    assert limits.distance(1) > limits.distance(2) == limits.distance(50)
+    assert 0 < row()["distance"] <= limits.distance(3)
+    far = row(distances=(DistanceLimit(images=1, distance=0.0),))
+    assert far["decision"] == "reject"
+    assert "The images together are unlike those of the study's patients" in far["reasons"]
+    assert far["predicted"] == row()["predicted"]
+    answers[0] = replace(answers[0], decision="reject")
+    lost = row(rejected=0.0)
+    assert lost["decision"] == "review"
+    assert "1 of 3 images are unlike the training images; of the study's" in lost["reasons"]
 
 
 def test_sheets_of_new_patients(study: StudyResult, data: Path, tmp_path: Path) -> None:

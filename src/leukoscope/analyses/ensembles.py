@@ -149,6 +149,7 @@ def run_ensemble(
             summarise(
                 table, folds, config, inapplicable=inapplicable, warnings=warnings,
                 calibrations=calibrations | _calibrations_of(members, folds),
+                rows=members[0].files.rows.usable,
             )
         )  # fmt: skip
         save_metrics(run.metrics, metrics)

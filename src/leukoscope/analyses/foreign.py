@@ -41,6 +41,8 @@ from leukoscope.pipeline.results.shortcut_summary import (
     add_verdict,
     model_on_entries,
 )
+from leukoscope.pipeline.results.subgroups import METRICS as SUBGROUP_METRICS
+from leukoscope.pipeline.results.subgroups import subgroups_entry
 from leukoscope.study.result import StudyResult
 from leukoscope.study.run import read_data
 
@@ -59,6 +61,7 @@ def summarise_foreign(
     split: Mapping[str, object] | None,
     probabilities: bool,
     warnings: Sequence[str],
+    rows: Sequence[ImageRecord] = (),
 ) -> dict[str, object]:
     """Statistics of a model that was not made here, beside the probes.
 
@@ -72,9 +75,9 @@ def summarise_foreign(
     results, probes, model_on = [], [], []
     for protocol in protocols:
         under = test.select(protocol=protocol)
-        rows = under.select(recipe=name, input="image")
+        own = under.select(recipe=name, input="image")
         names = None if probabilities else _decided(table.class_names)
-        results.append(result_entry(statistics, rows, name, protocol, names))
+        results.append(result_entry(statistics, own, name, protocol, names))
         tested = [under.select(input=probe) for probe in config.probes]
         probes += [probe_entry(statistics, t, str(t.input[0]), protocol) for t in tested if len(t)]
         model_on += model_on_entries(statistics, under, [name], protocol)
@@ -91,6 +94,9 @@ def summarise_foreign(
         "split": split,
         "warnings": list(warnings),
     }
+    shown = SUBGROUP_METRICS if probabilities else ("accuracy",)
+    subgroups = subgroups_entry(statistics, test, name, rows, shown)
+    metrics |= {"subgroups": subgroups} if subgroups else {}
     metric = "roc_auc" if probabilities else "balanced_accuracy"
     add_verdict(metrics, statistics, test, name, evidence, metric)
     return metrics
@@ -172,6 +178,7 @@ def audit_foreign(
                 *(table.notes if table else _notes(source)),
                 *(note for note in plan.notes if split and note.startswith("given")),
             ],
+            rows=data.records,
         )
         metrics = study_metrics(measured)
         save_metrics(run.metrics, metrics)

@@ -83,6 +83,7 @@ def _add_probes(fitted: FittedRun, names: Sequence[str] | None, listener: Listen
             evidence=evidence,
             warnings=old.warnings,
             calibrations=calibrations_of_run(folder, fitted.recipes, folds),
+            rows=fitted.rows.usable,
         )
         # What other steps added stays.
         metrics = study_metrics({**old.to_json(), **measured})

@@ -216,6 +216,7 @@ def cv_splits(
     folds: int = 5,
     seed: int = 42,
     layout: str = "auto",
+    target: str = "",
 ) -> CrossValidation:
     """Folds of a protocol for scikit-learn, those that ``leukoscope study`` would use.
 
@@ -231,16 +232,19 @@ def cv_splits(
         folds: Number of folds, where nothing is frozen.
         seed: Likewise.
         layout: Name of a layout, ``auto``, or a pattern of folders.
+        target: Column that is the label; empty for the one that the layout gives.
 
     Raises:
         SplitError: The data cannot support the protocol; says why.
         UnknownNameError: No such protocol, layout or passport.
     """
     if frozen:
-        manifest = load_dataset(data, layout=layout)
+        manifest = load_dataset(data, layout=layout, target=target)
         found = apply_frozen(load_frozen(frozen), manifest, [protocol]).splits.folds
     else:
-        config = study_config(data, protocols=[protocol], folds=folds, seed=seed, layout=layout)
+        config = study_config(
+            data, protocols=[protocol], folds=folds, seed=seed, layout=layout, target=target
+        )
         audit = audited(config, Progress().listener)
         manifest, plan = audit.manifest, plan_protocols(audit.manifest, audit, config)
         if not plan.folds:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ from leukoscope.core.labels import check_roles, named_roles
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.audit.links import SharedImage, shared_images, without_shared
-from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.datasets.layouts.load import HowRead, load_dataset
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.options import study_config
 from leukoscope.study.run import read_data
@@ -131,6 +132,9 @@ def plan_transfer(
     recipe: str,
     source_protocol: str | None = None,
     source_overrides: Sequence[str] = (),
+    source_layout: str = "auto",
+    label_column: str = "",
+    source_label_column: str = "",
     freeze: bool = False,
     conv: Sequence[int] = (),
     **options: Any,
@@ -144,6 +148,10 @@ def plan_transfer(
         source_protocol: How the source is held out. Default: ``grouped`` if every image has a
             patient id, else ``deduplicated``.
         source_overrides: ``key=value`` for phase 1 alone, applied last.
+        source_layout: Layout of the source; ``layout`` among the options is that of the target.
+        label_column: Column that is the label in the target, see ``target`` of
+            :class:`~leukoscope.study.options.StudyOptions`.
+        source_label_column: Likewise in the source.
         freeze: Whether phase 2 trains the head alone.
         conv: Widths of additional convolutions before the head of phase 2.
         **options: See :class:`~leukoscope.study.options.StudyOptions`. Protocols, folds and
@@ -156,35 +164,51 @@ def plan_transfer(
             set.
     """
     common = {**DEFAULTS, **options, "recipes": (recipe,), "probes": ()}
-    of_source_roles, of_target_roles = _roles(source, target, options)
-    base = study_config(target, **{**common, "roles": of_target_roles})
-    both = base.recipes[0]
-    if not isinstance(both.training, GradientTraining):
-        raise ConfigError(
-            f"recipe {both.name}: its backbone is frozen and its head linear, so phase 1 would "
-            "leave nothing to take over",
-            hint="choose a recipe with training.method = 'gradient', e.g. double-transfer-resnet50",
-        )
-    fields = set(StudyConfig.model_fields)
-    own = [text for text in source_overrides if text.partition("=")[0].split(".")[0] in fields]
-    of_recipe = [text for text in source_overrides if text not in own]
-    protocol = source_protocol or _source_protocol(source, options.get("class_map"))
-    of_source = {
-        "protocols": (protocol,), "folds": 1, "overrides": own, "roles": of_source_roles
+    class_map = options.get("class_map")
+    of_source: HowRead = {
+        "layout": source_layout, "class_map": class_map, "target": source_label_column
     }  # fmt: skip
-    first = study_config(source, **{**common, **of_source})
-    phase1 = _first_phase(both, of_recipe)
-    values = both.model_dump() | {"phase1": {}}
+    of_target: HowRead = {
+        "layout": options.get("layout", "auto"), "class_map": class_map, "target": label_column
+    }  # fmt: skip
+    read_source = cache(partial(load_dataset, source, **of_source))
+    read_target = partial(load_dataset, target, **of_target)
+    source_roles, target_roles = _roles(options.get("roles"), read_source, read_target)
+    base = study_config(target, **{**common, **of_target, "roles": target_roles})
+    both = base.recipes[0]
+    own = [text for text in source_overrides if _of_study(text)]
+    phase1 = _first_phase(both, [text for text in source_overrides if text not in own])
+    protocols = (source_protocol or _source_protocol(read_source()),)
+    of_first = {"protocols": protocols, "folds": 1, "overrides": own, "roles": source_roles}
+    first = study_config(source, **{**common, **of_source, **of_first})
+    return TransferPlan(
+        measure_only(first, phase1), measure_only(base, _second_phase(both, freeze, conv))
+    )
+
+
+def _of_study(override: str) -> bool:
+    """Whether ``key=value`` changes the study, not the recipe."""
+    return override.partition("=")[0].split(".")[0] in StudyConfig.model_fields
+
+
+def _second_phase(recipe: Recipe, freeze: bool, conv: Sequence[int]) -> Recipe:
+    """What trains in phase 2: the recipe without its table ``phase1``, and what the user added."""
+    values = recipe.model_dump() | {"phase1": {}}
     if freeze:
         values["training"]["freeze"] = "all"
     if conv:
         values["model"]["conv"] = tuple(conv)
-    phase2 = validate(Recipe, values, f"phase 2 of {both.name}")
-    return TransferPlan(measure_only(first, phase1), measure_only(base, phase2))
+    return validate(Recipe, values, f"phase 2 of {recipe.name}")
 
 
 def _first_phase(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """What trains in phase 1: the recipe with its table ``phase1`` and what the user changed."""
+    if not isinstance(recipe.training, GradientTraining):
+        raise ConfigError(
+            f"recipe {recipe.name}: its backbone is frozen and its head linear, so phase 1 would "
+            "leave nothing to take over",
+            hint="choose a recipe with training.method = 'gradient', e.g. double-transfer-resnet50",
+        )
     changed = apply_overrides(recipe.first_phase().model_dump(), overrides)
     first = validate(Recipe, changed, f"phase 1 of {recipe.name}")
     if first.training.method != "gradient" or first.training.freeze == "all":
@@ -196,23 +220,22 @@ def _first_phase(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def _roles(
-    source: Path | str, target: Path | str, options: Mapping[str, Any]
+    given: Mapping[str, str] | None, source: Callable[[], Manifest], target: Callable[[], Manifest]
 ) -> tuple[Roles, Roles]:
-    """The stated roles of the classes that each data set has."""
-    stated = named_roles(options.get("roles") or {})
+    """The stated roles of the classes that each data set has; without any nothing is read."""
+    stated = named_roles(given or {})
     if not stated:
         return {}, {}
-    class_map = options.get("class_map")
-    first, second = (load_dataset(Path(p), class_map=class_map).class_names
-                     for p in (source, target))  # fmt: skip
+    first, second = source().class_names, target().class_names
     check_roles(stated, {*first, *second})
     of_source = {name: role for name, role in stated.items() if name in first}
     return of_source, {name: role for name, role in stated.items() if name in second}
 
 
-def _source_protocol(source: Path | str, class_map: dict[str, str] | None) -> str:
-    usable = load_dataset(Path(source), class_map=class_map).usable
-    return "grouped" if usable and all(r.patient_id for r in usable) else "deduplicated"
+def _source_protocol(source: Manifest) -> str:
+    """Patients are held out where every image names one."""
+    named = bool(source.usable) and all(record.patient_id for record in source.usable)
+    return "grouped" if named else "deduplicated"
 
 
 def run_transfer(

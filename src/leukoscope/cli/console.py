@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from leukoscope.config.metrics.evidence import Verdict
+    from leukoscope.config.metrics.file import MetricsFile
     from leukoscope.config.metrics.results import Estimate
 
 EXIT_SOME_UNREADABLE = 3
@@ -192,6 +193,15 @@ def print_sources(verdict: Verdict) -> None:
     ]
     if rows:
         print_table(("shortcut", "status", "share of the advantage", "by"), rows)
+
+
+def print_subgroups(metrics: MetricsFile) -> None:
+    """Print by which columns the accuracy differs, where the manifest has any."""
+    from leukoscope.reporting.subgroups import in_words
+
+    if metrics.subgroups is not None:
+        for sentence in in_words(metrics.subgroups):
+            console().print(sentence, markup=False)
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -35,6 +35,13 @@ TargetOption = Annotated[
         help="Column that is the label, such as diagnosis. Default: label, or the class folder.",
     ),
 ]
+UnitOption = Annotated[
+    str,
+    typer.Option(
+        "--unit",
+        help="What is classified: each image, or each patient by all of its images together.",
+    ),
+]
 ClassOption = Annotated[
     list[str] | None,
     typer.Option("--class", metavar="FOLDER=CLASS", help="What a folder name stands for."),

@@ -286,6 +286,42 @@ class SimilarCases(Strict):
     picture_px: Annotated[int, Field(ge=16)] | None = None
 
 
+class DistanceLimit(Strict):
+    """How far a patient may be from those of the study, by so many of its images or more."""
+
+    images: Annotated[int, Field(ge=1)]
+    distance: Annotated[float, Field(ge=0)]
+
+
+class PatientLimits(Strict):
+    """Limits of what a patient may be and still be like those of the study.
+
+    Each patient of the study was compared with patients of other folds, and its images were judged
+    by gates that had not seen it.
+
+    Attributes:
+        tensors: File in the bundle with the tensors of ``evaluation.patient_gate.PatientGate``.
+        accept: Share of patients like these that each limit accepts.
+        distances: Largest accepted distance of the mean features from those of the study's
+            patients, from one image upwards: the mean of few images varies more.
+        rejected: Largest accepted share of a patient's images that the gate rejects.
+        n_patients: Number of patients behind the limits.
+    """
+
+    tensors: str = "patient_gate.safetensors"
+    accept: Annotated[float, Field(gt=0, lt=1)]
+    distances: Annotated[tuple[DistanceLimit, ...], Field(min_length=1)]
+    rejected: Annotated[float, Field(ge=0, le=1)]
+    n_patients: Annotated[int, Field(ge=2)]
+
+    def distance(self, images: int) -> float:
+        """Largest accepted distance by so many images."""
+        return next(
+            (one.distance for one in reversed(self.distances) if one.images <= images),
+            self.distances[0].distance,
+        )
+
+
 class PatientModel(Strict):
     """How a bundle answers for a patient, by the features of all of its images.
 
@@ -294,12 +330,14 @@ class PatientModel(Strict):
         tensors: File in the bundle with the tensors of that head.
         n_patients: Number of patients that it was fitted on.
         images: Images of a patient in the fit: the fewest, the median, the most.
+        limits: Of the patient as a whole; None where too few patients could set them.
     """
 
     pooling: Literal["mean-spread", "mean-probability", "gated-attention"]
     tensors: str = "patient_head.safetensors"
     n_patients: Annotated[int, Field(ge=2)]
     images: tuple[int, int, int]
+    limits: PatientLimits | None = None
 
     @property
     def words(self) -> str:

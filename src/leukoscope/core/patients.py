@@ -24,8 +24,8 @@ class Patients:
     Attributes:
         records: One record a patient, of the form of an image's: ``image_id`` and ``patient_id``
             are the patient's name, ``label`` is the class of all its images, ``sha256`` the hash
-            of theirs, ``group_id`` a component of patients whose images overlap, ``cohort`` and
-            ``given_part`` what all its images have.
+            of theirs, ``group_id`` a component of patients whose images overlap; ``given_part``,
+            ``cohort``, ``site`` … and the user's own columns are what all its images have.
         rows: (n_i,) int64 row numbers of each one's images among the usable ones.
         images: Number of usable images.
     """
@@ -125,9 +125,11 @@ def _components(own: Mapping[str, Sequence[ImageRecord]]) -> dict[str, str]:
 def _record(name: str, images: Sequence[ImageRecord], component: str) -> ImageRecord:
     """The row of one patient."""
 
-    def shared(field: str) -> str:
-        found = {getattr(record, field) for record in images}
+    def shared(column: str) -> str:
+        found = {record.column(column) for record in images}
         return found.pop() if len(found) == 1 else ""
+
+    own = dict.fromkeys(column for record in images for column, _ in record.further)
 
     return ImageRecord(
         image_id=name,
@@ -138,4 +140,9 @@ def _record(name: str, images: Sequence[ImageRecord], component: str) -> ImageRe
         group_id=component,
         given_part=shared("given_part"),
         cohort=shared("cohort"),
+        site=shared("site"),
+        session=shared("session"),
+        cell_type=shared("cell_type"),
+        diagnosis=shared("diagnosis"),
+        further=tuple((column, value) for column in own if (value := shared(column))),
     )

@@ -82,8 +82,21 @@ MANIFEST_COLUMNS = tuple(c.name for c in fields(ImageRecord) if c.name != "furth
 DESCRIBING_COLUMNS = ("cohort", "site", "session", "cell_type", "diagnosis")
 """Columns that say something of an image beside its label, and that the user may name as label."""
 
+_OF_CLASSES = "role"  # a column that says what a class is, not what an image or patient is
 _LATER_COLUMNS = set(DESCRIBING_COLUMNS)  # manifests of older runs lack them
 _NUMBERS: Mapping[str, Callable[[str], Any]] = {"width": int, "height": int}
+
+
+def columns_of(records: Iterable[ImageRecord]) -> tuple[str, ...]:
+    """The columns that say something of these records beside their label.
+
+    >>> columns_of([ImageRecord("a", "a.png", site="north", further=(("age", "61"),))])
+    ('site', 'age')
+    """
+    found = tuple(records)
+    known = [name for name in DESCRIBING_COLUMNS if any(getattr(r, name) for r in found)]
+    own = dict.fromkeys(name for record in found for name, _ in record.further)
+    return (*known, *(name for name in own if name != _OF_CLASSES))
 
 
 @dataclass(frozen=True)

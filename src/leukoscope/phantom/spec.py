@@ -37,6 +37,9 @@ class PhantomSpec:
         seed: Seed of every random stream.
         class_names: Classes to draw, in the order in which they take turns.
         patients: Number of patients; 0 stands for one of each class in each session.
+        smears: Of each patient; 0 for images that belong to patients of one class alone. With
+            smears there are three levels: a patient is healthy, with cells of the first class
+            only, or has leukemia, with cells of the first class and of one other.
         artefact: Planted into every image of the first class: ``none``, or one of
             :data:`~leukoscope.phantom.artefacts.PIXEL_ARTEFACTS`.
         strength: Of the artefact, 1 to 3.
@@ -50,6 +53,7 @@ class PhantomSpec:
     seed: int = 0
     class_names: tuple[str, ...] = tuple(MORPHOLOGY)
     patients: int = 0
+    smears: int = 0
     artefact: str = NO_ARTEFACT
     strength: int = 2
     noise: float = 1.0
@@ -78,6 +82,8 @@ class PhantomSpec:
                     else "every class needs an image, a patient and, with the stain confounder, "
                     "a session of its own",
                 )
+        if self.smears:
+            self._check_levels()
         if self.artefact not in (NO_ARTEFACT, *PIXEL_ARTEFACTS):
             raise ConfigError(
                 f"artefact: expected one of {NO_ARTEFACT}, {', '.join(PIXEL_ARTEFACTS)}, "
@@ -90,6 +96,24 @@ class PhantomSpec:
         if self.size_px > 2048:
             raise ConfigError(f"size_px: expected at most 2048, got {self.size_px}")
 
+    def _check_levels(self) -> None:
+        """Whether patients, smears and cells fit together."""
+        if self.confound != "none":
+            raise ConfigError(
+                f"smears: expected the confounder none beside them, got {self.confound}",
+                hint="a confounder ties something to the class of an image, and with smears a "
+                "patient has images of several",
+            )
+        if len(self.class_names) < 2:
+            raise ConfigError("smears: expected two classes of cells or more")
+        least = self.patients * self.smears
+        if self.patients < 2 or self.smears < 0 or self.images < least:
+            raise ConfigError(
+                f"smears: expected at least 2 patients and an image for each of "
+                f"{self.patients} × {self.smears} smears, got {self.images} images",
+                hint="give --patients, --smears and enough --images",
+            )
+
 
 @dataclass(frozen=True)
 class PhantomCase:
@@ -98,8 +122,15 @@ class PhantomCase:
     index: int  # number of the image from 0
     name: str  # file name without suffix
     label: str
-    patient: int  # number of the patient from 0; a patient has one class
+    patient: int  # number of the patient from 0; without smears a patient has one class
     session: int  # number of the session from 0
+    smear: int = -1  # number of the smear among those of all patients, or −1 without smears
+    diagnosis: str = ""  # of the patient, with smears
+
+    @property
+    def smear_id(self) -> str:
+        """The smear as files name it; empty without smears."""
+        return f"smear-{self.smear + 1:03d}" if self.smear >= 0 else ""
 
     @property
     def patient_id(self) -> str:
@@ -122,9 +153,13 @@ def design_cases(spec: PhantomSpec) -> tuple[PhantomCase, ...]:
     the patient out would leave the other classes of that session in training, and its background
     would tell which class it is not.
 
+    With smears see :func:`_levels`.
+
     Returns:
         The cases in the order of their index.
     """
+    if spec.smears:
+        return _levels(spec)
     k = len(spec.class_names)
     patients = min(spec.patients or k * spec.sessions, spec.images)
     cases = []
@@ -150,7 +185,41 @@ def design_cases(spec: PhantomSpec) -> tuple[PhantomCase, ...]:
     return tuple(cases)
 
 
-_Stream = Literal["session", "background", "leukocytes", "patient", "artefact"]
+def _levels(spec: PhantomSpec) -> tuple[PhantomCase, ...]:
+    """Patients, their smears, and the cells of each smear.
+
+    Every other patient has leukemia: three to nine cells in ten are of one class of blasts, the
+    rest of the first class. Each smear was stained in one session, and a session has smears of
+    both kinds of patients, so that it tells nothing of the diagnosis.
+    """
+    first, *blasts = spec.class_names
+    labels: list[list[str]] = []
+    for patient in range(spec.patients):
+        own = len(range(patient, spec.images, spec.patients))
+        ill = bool(patient % 2)
+        rng = stream(spec, "design", patient)
+        kind = blasts[patient // 2 % len(blasts)]
+        n = max(1, round(own * rng.uniform(0.3, 0.9))) if ill else 0
+        labels.append(rng.permutation([kind] * n + [first] * (own - n)).tolist())
+    cases = []
+    for index in range(spec.images):
+        patient, turn = index % spec.patients, index // spec.patients
+        smear = turn % spec.smears
+        cases.append(
+            PhantomCase(
+                index,
+                f"phantom-{index + 1:04d}",
+                labels[patient][turn],
+                patient,
+                (patient // 2 * spec.smears + smear) % spec.sessions,
+                patient * spec.smears + smear,
+                "all" if patient % 2 else "healthy",
+            )
+        )
+    return tuple(cases)
+
+
+_Stream = Literal["session", "background", "leukocytes", "patient", "artefact", "design"]
 _STREAMS: tuple[str, ...] = get_args(_Stream)
 
 

@@ -17,12 +17,20 @@ from leukoscope.core.files import write_bytes, write_csv, write_json, write_text
 from leukoscope.phantom.artefacts import artefact_level
 from leukoscope.phantom.morphology import MORPHOLOGY
 from leukoscope.phantom.render import Phantom, render_phantom
-from leukoscope.phantom.spec import CLASS_FOLDERS, NO_ARTEFACT, PhantomSpec
+from leukoscope.phantom.spec import (
+    CLASS_FOLDERS,
+    NO_ARTEFACT,
+    PhantomCase,
+    PhantomSpec,
+    stream,
+)
 
 Tell = Callable[[int, int], None]
 TRUTH_FOLDER = "truth"
 TRUTH_FILE = "truth.json"
 MANIFEST_COLUMNS = ("path", "label", "patient_id", "acquisition_id")
+PATIENT_COLUMNS = ("session", "diagnosis", "age", "sex")
+"""Further columns of a set with smears."""
 
 
 def write_phantoms(
@@ -38,7 +46,9 @@ def write_phantoms(
 
     Writes ``<class folder>/phantom-0001.png`` …, ``manifest.csv`` (path, label, patient_id,
     acquisition_id), ``README.md`` and, apart from the classes, ``truth/truth.json`` with
-    ``truth/phantom-0001_mask.png`` (0 background, 1 red cell, 2 cytoplasm, 3 nucleus).
+    ``truth/phantom-0001_mask.png`` (0 background, 1 red cell, 2 cytoplasm, 3 nucleus). With smears
+    the folders are ``<patient>/<smear>/<class folder>/``, and the manifest also has the smear
+    (``session``), the patient's diagnosis, age and sex; these last two tell nothing.
 
     Args:
         spec: The set; equal specifications give equal bytes, whatever the number of threads.
@@ -62,9 +72,9 @@ def write_phantoms(
 
     def work(index: int) -> dict[str, object]:
         phantom = render_phantom(spec, index)
-        path = f"{CLASS_FOLDERS[phantom.case.label]}/{phantom.case.name}{suffix}"
+        path = f"{_folder(phantom.case)}/{phantom.case.name}{suffix}"
         _write_one(phantom, out, path, backgrounds)
-        return _truth(phantom, path)
+        return _truth(phantom, path) | _of_patient(spec, phantom.case)
 
     rows = []
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
@@ -76,11 +86,26 @@ def write_phantoms(
     return out
 
 
+def _folder(case: PhantomCase) -> str:
+    """Where an image lies."""
+    levels = (case.patient_id, case.smear_id) if case.smear_id else ()
+    return "/".join((*levels, CLASS_FOLDERS[case.label]))
+
+
+def _of_patient(spec: PhantomSpec, case: PhantomCase) -> dict[str, object]:
+    """Smear and patient of an image, where the set has smears."""
+    if not case.smear_id:
+        return {}
+    rng = stream(spec, "design", spec.patients + case.patient)  # not that of the patient's cells
+    age, sex = int(rng.integers(2, 80)), str(rng.choice(["f", "m"]))
+    values = (case.smear_id, case.diagnosis, age, sex)
+    return dict(zip(PATIENT_COLUMNS, values, strict=True))
+
+
 def _write_lists(spec: PhantomSpec, out: Path, rows: list[dict[str, Any]]) -> None:
+    columns = (*MANIFEST_COLUMNS, *(PATIENT_COLUMNS if spec.smears else ()))
     write_csv(
-        out / "manifest.csv",
-        MANIFEST_COLUMNS,
-        ({name: row[name] for name in MANIFEST_COLUMNS} for row in rows),
+        out / "manifest.csv", columns, ({name: row[name] for name in columns} for row in rows)
     )
     write_text(out / "README.md", _readme(spec))
     truth = {
@@ -151,6 +176,12 @@ def _artefact(spec: PhantomSpec) -> str:
 
 
 def _readme(spec: PhantomSpec) -> str:
+    levels = ""
+    if spec.smears:
+        levels = (
+            f"\nLevels. {spec.patients} patients with {spec.smears} smears each, cells of several "
+            "classes on a smear. `diagnosis` is the patient's; `age` and `sex` tell nothing.\n"
+        )
     classes = "\n".join(
         f"- `{CLASS_FOLDERS[name]}/` ({name}): {MORPHOLOGY[name].caption} "
         f"({MORPHOLOGY[name].reason})."
@@ -163,7 +194,7 @@ come from no patient and are for testing software only; differences between the 
 are a schematic convention, not a diagnostic rule.
 
 Confounder. {_PLANTED[spec.confound]}
-{_artefact(spec)}
+{_artefact(spec)}{levels}
 
 {classes}
 

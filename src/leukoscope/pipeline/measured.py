@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from leukoscope.core.files import sha256_bytes, sha256_file
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
 from leukoscope.datasets.audit.passport import audit
-from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.datasets.layouts.load import HowRead, load_dataset
 from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.robustness import ConditionOutputs, ConditionSample
 from leukoscope.evaluation.run_files import RunFiles
@@ -128,14 +128,23 @@ def open_run(
     )  # fmt: skip
 
 
-def open_bundle(bundle: Path, data: Path, images: int, seed: int) -> MeasuredModels:
+def open_bundle(
+    bundle: Path, data: Path, images: int, seed: int, **how: Unpack[HowRead]
+) -> MeasuredModels:
     """A bundle on labelled images; groups are patients, or components found among these images.
+
+    Args:
+        bundle: The model's folder.
+        data: Labelled images.
+        images: How many are taken at most, spread over the classes.
+        seed: Of that choice.
+        **how: The data is read.
 
     Raises:
         DataError: No image has a class that the bundle knows.
     """
     predictor = load_bundle(bundle)
-    manifest = load_dataset(data)
+    manifest = load_dataset(data, **how)
     known = [r for r in manifest.usable if r.label in predictor.class_names]
     if not known:
         raise DataError(

@@ -26,6 +26,7 @@ from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, CaseLibrary, load_cases
 
 if TYPE_CHECKING:
+    from leukoscope.evaluation.patient_gate import PatientGate
     from leukoscope.evaluation.patient_heads import PatientHead
     from leukoscope.evaluation.prevalence import Confusions
 
@@ -173,6 +174,23 @@ class Bundle:
         path = self.folder / model.tensors
         try:
             return head_from_bytes(model.pooling, path.read_bytes(), str(path))
+        except (DataError, OSError) as error:
+            raise BundleError(str(error)) from None
+
+    def load_patient_gate(self) -> PatientGate | None:
+        """Whom a patient as a whole is compared with, or None where the bundle has no such limits.
+
+        Raises:
+            BundleError: The tensors are damaged.
+        """
+        model = self.record.patient
+        if model is None or model.limits is None:
+            return None
+        from leukoscope.evaluation.patient_gate import PatientGate
+
+        path = self.folder / model.limits.tensors
+        try:
+            return PatientGate.from_bytes(path.read_bytes(), str(path))
         except (DataError, OSError) as error:
             raise BundleError(str(error)) from None
 

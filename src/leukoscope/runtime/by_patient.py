@@ -21,6 +21,7 @@ from leukoscope.core.labels import class_title
 from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.combining import DEFAULT, patient_result
+from leukoscope.evaluation.patient_gate import PatientGate
 from leukoscope.evaluation.patient_heads import PatientHead, head_result
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
@@ -31,7 +32,7 @@ from leukoscope.runtime.predictor import Predictor
 
 PatientOf = Callable[[str], str]
 NUMBER_COLUMNS = ("low", "high", "stability", "agreement", "n_images", "n_rejected", "n_unreadable")
-DECIDED = ("prediction_set", "decision", "reasons")
+DECIDED = ("prediction_set", "decision", "reasons", "distance")
 """Columns of bundles that answer for patients."""
 
 
@@ -144,19 +145,24 @@ class PatientCollector:
         model: Name of the bundle, repeated in each row.
         patient_of: Maps an image to its patient.
         head: What answers for a patient; None aggregates probabilities.
+        gate: Whom a patient as a whole is compared with; None where the bundle has no limits.
     """
 
     record: BundleRecord
     model: str
     patient_of: PatientOf
     head: PatientHead | None = None
+    gate: PatientGate | None = None
     _images: dict[str, list[UsedImage]] = field(default_factory=dict)
     _left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, predictor: Predictor, patient_of: PatientOf) -> PatientCollector:
         """For the answers of a bundle at work."""
-        return cls(predictor.record, predictor.model, patient_of, predictor.patient_head)
+        return cls(
+            predictor.record, predictor.model, patient_of, predictor.patient_head,
+            predictor.patient_gate,
+        )  # fmt: skip
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -219,38 +225,60 @@ class PatientCollector:
         p = dict(zip(self.record.class_names, found.probs.tolist(), strict=True))
         malignant = malignant_probability(p, self.record.roles)
         row["p_malignant"] = None if malignant is None else round(malignant, 6)
-        return row if self.head is None else row | self._decided(patient, p, len(images))
+        return row if self.head is None else row | self._decided(patient, p, images)
 
     def _calibrated(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         return apply_calibration(logits, self.record.calibration)
 
-    def _decided(self, patient: str, p: Mapping[str, float], used: int) -> dict[str, object]:
-        """Prediction set, decision and reasons for a patient."""
+    def _decided(
+        self, patient: str, p: Mapping[str, float], images: list[UsedImage]
+    ) -> dict[str, object]:
+        """Prediction set, decision, reasons and distance of a patient."""
         probs = np.array([list(p.values())])
         inside = prediction_sets(probs, self.record.conformal)[0]
         chosen = tuple(name for name, is_in in zip(p, inside, strict=True) if is_in)
         by_answer = self.record.model_copy(update={"quality": None, "ood": None})
         decision, reasons = decide(
             by_answer, chosen, None, {}, probabilities=p, unsure=not chosen,
-            beyond=self._about_images(patient, used),
+            beyond=self._about_images(patient, len(images)),
         )  # fmt: skip
+        distance, far = self._distance(images)
+        if far:
+            decision, reasons = "reject", (far, *reasons)
         best = max(p, key=lambda name: p[name])
         return {
             "prediction_set": " ".join(chosen or (best,)),
             "decision": decision,
             "reasons": " ".join(reasons),
+            "distance": distance,
         }
+
+    def _distance(self, images: list[UsedImage]) -> tuple[float | None, str]:
+        """How far a patient as a whole is from those of the study, and what to say if too far."""
+        limits = self.record.patient.limits if self.record.patient else None
+        if self.gate is None or limits is None:
+            return None, ""
+        found, limit = self.gate.distance(features_of(images)), limits.distance(len(images))
+        if found <= limit:
+            return round(found, 6), ""
+        return round(found, 6), (
+            f"The images together are unlike those of the study's patients (distance {found:.4g}, "
+            f"accepted up to {limit:.4g})."
+        )
 
     def _about_images(self, patient: str, used: int) -> list[str]:
         """What a reader must know of the images that the answer rests on, in sentences."""
         found, model = [], self.record.patient
         if model is not None and used < model.images[0]:
-            found.append(
-                f"{used} usable images; the patients of the study had {model.images[0]} or more."
-            )
+            images = "1 usable image" if used == 1 else f"{used} usable images"
+            found.append(f"{images}; the patients of the study had {model.images[0]} or more.")
         lost = self._left_out[patient, "rejected"]
-        if lost > used:
-            found.append(f"More images are unlike the training images ({lost}) than like ({used}).")
+        limits = None if model is None else model.limits
+        if lost / (used + lost) > (0.5 if limits is None else limits.rejected):
+            usual = "" if limits is None else (
+                f"; of the study's patients {limits.accept:.0%} had at most {limits.rejected:.0%}"
+            )  # fmt: skip
+            found.append(f"{lost} of {used + lost} images are unlike the training images{usual}.")
         return found
 
     def save(self, path: Path) -> None:

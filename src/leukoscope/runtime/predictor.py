@@ -51,6 +51,7 @@ from leukoscope.runtime.similar import CaseLibrary
 from leukoscope.runtime.tiling import Cutter
 
 if TYPE_CHECKING:
+    from leukoscope.evaluation.patient_gate import PatientGate
     from leukoscope.evaluation.patient_heads import PatientHead
 
 __all__ = [
@@ -172,6 +173,11 @@ class Predictor:
     def patient_head(self) -> PatientHead | None:
         """What answers for a patient by all of its images; None where images are the unit."""
         return self.bundle.load_patient_head()
+
+    @cached_property
+    def patient_gate(self) -> PatientGate | None:
+        """Whom a patient as a whole is compared with; None where the bundle has no such limits."""
+        return self.bundle.load_patient_gate()
 
     @property
     def has_maps(self) -> bool:

@@ -265,29 +265,35 @@ def _quality(quality: Mapping[str, float], record: BundleRecord) -> list[dict[st
 
 
 def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """The images of one patient put together."""
+    """The images of one patient put together; without a usable image only why there is none."""
     t = texts()["patient"]
+    decision = row.get("decision") or ""
+    found = {
+        "decision": decision,
+        "decided": t[decision] if decision else "",
+        "reasons": row.get("reasons") or "",
+    }
     if not row["predicted"]:
-        return {"sentence": t["none"], "bars": []}
+        return found | {"sentence": t["none"], "bars": [], "agreement": "", "reasons": ""}
     uses = t["uses"].format(
         n=row["n_images"],
         method=row["method"],
         rejected=row["n_rejected"],
         unreadable=row["n_unreadable"],
     )
+    chosen = (row.get("prediction_set") or "").split()
     interval = ""
     if row["low"] is not None:
         interval = t["interval"].format(low=percent(row["low"]), high=percent(row["high"]))
-    return {
+    return found | {
         "sentence": uses,
         "predicted": class_title(row["predicted"]),
         "interval": interval,
         "agreement": ""
-        if row["agreement"] is None
+        if row["agreement"] is None or row["n_images"] == 1
         else t["agreement"].format(share=percent(row["agreement"])),
-        "bars": [_bar(name, row[f"p_{name}"], False) for name in class_names],
+        "bars": [_bar(name, row[f"p_{name}"], name in chosen) for name in class_names],
         "malignant": None if row["p_malignant"] is None else percent(row["p_malignant"]),
-        "decided": f"{t[row['decision']]} {row['reasons']}" if "decision" in row else "",
     }
 
 
@@ -316,5 +322,6 @@ def about(model: ServedModel) -> dict[str, object]:
         "hematogones": "benign" in record.class_names,
         "has_card": bool(model.card),
         "knows_phantoms": record.phantoms,
+        "by_patient": record.patient is not None,
         "examples": sorted(model.examples),
     }

@@ -59,7 +59,7 @@ from leukoscope.study.final_model import (
     thinned_rows,
     write_graphs,
 )
-from leukoscope.study.patient_gate import unseen_scores
+from leukoscope.study.patient_gate import UnseenPatients, unseen_patients
 
 PARITY_IMAGES = 64
 PACKED_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
@@ -112,13 +112,13 @@ def export_bundle(
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
     engine = open_engine(graph)
     outputs = _outputs(final, run, engine)
-    gate, limits = _gate(final, unseen, outputs, engine)
+    gate, limits, patients = _gate(final, unseen, outputs, engine)
     phantoms, golden = _golden(final)
     material = _material(final, unseen, gate, limits, golden, "compact" if compact else "fp32")
     variants, answers = measure_variants(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
     record = _record(files, recipe, final, unseen, limits, variants, known, um_per_px)
-    record, by_unit = _with_confusions_or_head(record, final, unseen)
+    record, by_unit = _with_confusions_or_head(record, final, unseen, patients)
     packed = {
         MODEL: graph,
         **({MODEL_INT8: quantised} if quantised and _serves_int8(variants) else {}),
@@ -151,15 +151,25 @@ def _check_int8(files: RunFiles, asked: bool) -> None:
 
 
 def _with_confusions_or_head(
-    record: BundleRecord, final: FinalModel, unseen: UnseenImages
+    record: BundleRecord,
+    final: FinalModel,
+    unseen: UnseenImages,
+    patients: UnseenPatients | None,
 ) -> tuple[BundleRecord, dict[str, bytes]]:
-    """The confusions of a model of cells, or the head of one of patients, as files of the bundle.
+    """The confusions of a model of cells, or head and gate of one of patients, as files.
 
     Whoever counts cells asks what each cell is, not whose: a model of patients has no confusions.
     """
     if final.patient_head is not None:
-        kind = final.meta.recipe.patient.kind
-        return record, {HEAD: head_to_bytes(kind, final.patient_head)}
+        files = {HEAD: head_to_bytes(final.meta.recipe.patient.kind, final.patient_head)}
+        if patients is None or record.patient is None or record.ood is None:
+            return record, files
+        limits, gate = patients.limits(record.ood.threshold)
+        model = record.patient.model_copy(update={"limits": limits})
+        return (
+            record.model_copy(update={"patient": model}),
+            {**files, limits.tensors: gate.to_bytes()},
+        )
     confusions, stored = _confusions(unseen, record.calibration)
     return record.model_copy(update={"confusions": confusions}), {confusions.tensors: stored}
 
@@ -292,17 +302,24 @@ def _gate(
     unseen: UnseenImages,
     outputs: Mapping[str, Mapping[str, NDArray[np.float32]]],
     engine: Engine,
-) -> tuple[Gate, OutOfDistribution]:
-    """The rejection of a bundle, on validation logits that no refit has touched."""
+) -> tuple[Gate, OutOfDistribution, UnseenPatients | None]:
+    """The rejection of a bundle, on validation logits that no refit has touched.
+
+    Where patients are the unit of the study, also what they are like to gates that had not seen
+    them.
+    """
     val = {**outputs["val"], "logits": final.val_logits.astype(np.float32)}
     answered = partial(run_graph, engine)
     scores = unseen.ood_scores
     known = None if scores is None else (scores, unseen.weights)
+    patients = None
     if final.patient_head is not None:
-        known = unseen_scores(final, outputs, answered)
-    return fit_bundle_gate(
+        patients = unseen_patients(final, outputs, answered)
+        known = None if patients is None else (patients.scores, patients.weights)
+    gate, limits = fit_bundle_gate(
         final.pixels, {**outputs, "val": val}, answered, final.config.seed, known
     )
+    return gate, limits, patients
 
 
 def bundle_promise(files: RunFiles, recipe: str, unseen: UnseenImages) -> Promise:

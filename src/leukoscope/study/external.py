@@ -47,6 +47,7 @@ from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.measured import seen_in_training, units_of_data
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.results.entries import sampling
+from leukoscope.pipeline.results.subgroups import subgroup_columns
 from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle
@@ -179,6 +180,7 @@ def _measure(
         [answers[record.image_id].decision for record in kept],
         roles,
         "patient" if by_patient else "image",
+        kept,
     )
 
 
@@ -321,8 +323,9 @@ def summarise_external(
     decisions: Sequence[str],
     roles: Roles | None = None,
     row: Literal["image", "patient"] = "image",
+    records: Sequence[ImageRecord] = (),
 ) -> EvaluationMetrics:
-    """Statistics of a bundle on other data: one result, coverage, decisions.
+    """Statistics of a bundle on other data: one result, subgroups, coverage, decisions.
 
     Args:
         table: Predictions, protocol ``external``.
@@ -333,31 +336,17 @@ def summarise_external(
         decisions: (n,) ``accept``, ``review`` or ``reject``.
         roles: What the classes stand for.
         row: What a row of the table is.
+        records: (n,) what the manifest says of each row, for subgroups.
     """
     names, units = table.class_names, list(groups)
-    intervals = bootstrap_metrics(
-        table.y_true, table.probs, names, groups=units, roles=roles, seed=0
-    )
-    confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(names))
     levels = hierarchy_metrics(table.y_true, table.probs, names, groups=units, roles=roles)
+    columns = subgroup_columns(table, records, units, roles=roles) if records else []
+    head = {"recipe": "bundle", "protocol": "external", "group_unit": unit, "row": row}
     return evaluation_metrics({
         "schema": 1,
         "class_names": list(names),
         "confidence": 0.95,
-        "results": [
-            {
-                "recipe": "bundle",
-                "protocol": "external",
-                "n": len(table),
-                "n_groups": len(set(groups)),
-                "group_unit": unit,
-                "folds": 1,
-                "row": row,
-                "metrics": {name: interval.to_json() for name, interval in intervals.items()},
-                "confusion": confusion.tolist(),
-                "calibrated": True,
-            }
-        ],
+        "results": [{**head, **_result(table, units, roles)}],
         "probes": [],
         "hierarchy": [{"recipe": "bundle", "protocol": "external", **levels}] if levels else [],
         "comparisons": [],
@@ -371,7 +360,25 @@ def summarise_external(
             "coverage": None if sets is None else _coverage(table, sets, units),
         },
         "warnings": list(warnings),
+        **({"subgroups": {**head, "confidence": 0.95, "columns": columns}} if columns else {}),
     })  # fmt: skip
+
+
+def _result(table: PredictionTable, units: list[str], roles: Roles | None) -> dict[str, object]:
+    """Sizes, metrics and confusion matrix of a bundle's answers."""
+    names = table.class_names
+    intervals = bootstrap_metrics(
+        table.y_true, table.probs, names, groups=units, roles=roles, seed=0
+    )
+    confusion = confusion_matrix(table.y_true, table.probs.argmax(axis=1), len(names))
+    return {
+        "n": len(table),
+        "n_groups": len(set(units)),
+        "folds": 1,
+        "metrics": {name: interval.to_json() for name, interval in intervals.items()},
+        "confusion": confusion.tolist(),
+        "calibrated": True,
+    }
 
 
 def _coverage(
@@ -503,6 +510,7 @@ def _entry(
         ),
         "class_names": list(found.class_names),
         "decisions": found.decisions.model_dump(mode="json"),
+        **found.model_dump(mode="json", include={"subgroups"}, exclude_none=True),
         "warnings": list(found.warnings),
         "internal": {"recipe": recipe, "protocol": protocol},
         "forecast": forecasts(

@@ -1,33 +1,105 @@
-"""How unlike the training images those of a new patient look: what sets the gate of a bundle.
+"""How unlike those of the study a new patient looks: what sets the gates of a bundle.
 
 A patient's images resemble each other in stain and light, so that images of patients behind a gate
 say little about those of new ones. Here gates are fitted without a fifth of the patients at a time
-and asked about their images.
+and asked about their images, and about each patient as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.bundle import DistanceLimit, PatientLimits
 from leukoscope.evaluation.calibration.scaling import evidence_weights
 from leukoscope.evaluation.gate import GateInputs, fit_gate, largest
+from leukoscope.evaluation.ood import fit_threshold
+from leukoscope.evaluation.patient_gate import PatientGate, means_of, unseen_distances
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.pipeline.rejection import ACCEPT, OUTLIER_IMAGES, make_outliers
 from leukoscope.study.final_model import FinalModel, thinned_rows
 
 FOLDS = 5
 _FEWEST = 10  # patients; fewer cannot say what new ones look like
+_DRAWS = 5  # of some of a patient's images
 
 
-def unseen_scores(
+@dataclass(frozen=True)
+class UnseenPatients:
+    """Images of patients, judged by gates that knew nothing of these.
+
+    Attributes:
+        patients: (n,) name of the patient of each image.
+        fold: (n,) fold of that patient.
+        features: (n, D) by the graph that will serve.
+        scores: (n,) largest scaled OOD score.
+    """
+
+    patients: NDArray[np.str_]
+    fold: NDArray[np.int64]
+    features: NDArray[np.float32]
+    scores: NDArray[np.float64]
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """(n,) what each image counts for."""
+        return evidence_weights(self.patients)
+
+    def limits(self, threshold: float) -> tuple[PatientLimits, PatientGate]:
+        """What a new patient may be like, and whom it is compared with.
+
+        Args:
+            threshold: Largest OOD score of an image that the bundle accepts; the mean of a
+                patient's features is that of such images, of all where there are none.
+        """
+        inside = self.scores <= threshold
+        bags, fold, rejected = [], [], []
+        for name in np.unique(self.patients):
+            own = self.patients == name
+            used = own & inside if (own & inside).any() else own
+            bags.append(self.features[used])
+            fold.append(self.fold[own][0])
+            rejected.append(float((~inside[own]).mean()))
+        limits = PatientLimits(
+            accept=ACCEPT,
+            distances=_distance_limits(bags, np.array(fold)),
+            rejected=fit_threshold(rejected, accept=ACCEPT),
+            n_patients=len(bags),
+        )
+        return limits, PatientGate.of(means_of(bags))
+
+
+def _distance_limits(
+    bags: Sequence[NDArray[np.float32]], fold: NDArray[np.int64]
+) -> tuple[DistanceLimit, ...]:
+    """The limit by 1, 2, 4 … of a patient's images, as far as ten patients have so many."""
+    rng = np.random.default_rng(0)
+    sizes = np.array([len(X) for X in bags])
+    found, images = [], 1
+    while (sizes >= images).sum() >= _FEWEST:
+        drawn = [
+            (k, X[rng.choice(len(X), images, replace=False)])
+            for k, X in enumerate(bags)
+            if len(X) >= images
+            for _ in range(_DRAWS)
+        ]
+        distances = unseen_distances(bags, fold, drawn)
+        weights = np.full(len(drawn), 1 / _DRAWS)  # each patient counts once
+        limit = fit_threshold(distances, accept=ACCEPT, weights=weights)
+        found.append(DistanceLimit(images=images, distance=limit))
+        images *= 2
+    return tuple(found)
+
+
+def unseen_patients(
     final: FinalModel,
     outputs: Mapping[str, Mapping[str, NDArray[np.float32]]],
     run_graph: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+) -> UnseenPatients | None:
     """OOD scores of images by gates that knew nothing of their patients.
 
     Each gate is scaled by the images of another fifth of the patients, and chooses its scores by
@@ -39,8 +111,7 @@ def unseen_scores(
         run_graph: For the outliers.
 
     Returns:
-        (n,) largest scaled score of each image and (n,) what it counts for; None with fewer than
-        ten patients.
+        The images with their scores; None with fewer than ten patients.
     """
     seen = _together(final, outputs)
     rows = np.concatenate([thinned_rows(final.rows["train"]), final.rows["val"]])
@@ -61,7 +132,7 @@ def unseen_scores(
         gate, _ = fit_gate(train, own, outliers, kinds.tolist(), accept=ACCEPT)
         found = gate.scores(seen.take(out))
         scores[out] = largest(found, list(found))
-    return scores, evidence_weights(patients)
+    return UnseenPatients(patients, fold, seen.features, scores)
 
 
 def _together(

@@ -317,6 +317,7 @@ def _write_statistics(
             *(row["text"] for row in found.passport["findings"] if row["level"] != "info"),
         ],
         calibrations=calibrations_of_run(run, [r.name for r in config.recipes], plan.folds),
+        rows=study_rows(found.manifest, config).usable,
     )
     metrics = study_metrics(measured | {"ood": rejection_metrics(run, plan.folds, config)})
     save_metrics(run.metrics, metrics)

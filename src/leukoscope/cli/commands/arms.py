@@ -55,6 +55,20 @@ SourceProtocolOption = Annotated[
     str | None,
     typer.Option(help="How the source is held out. Default: by patient where ids are known."),
 ]
+SourceLayoutOption = Annotated[
+    str,
+    typer.Option(
+        "--source-layout",
+        autocompletion=completion("layout"),
+        help="Layout of SOURCE; --layout is that of TARGET.",
+    ),
+]
+SourceTargetOption = Annotated[
+    str,
+    typer.Option(
+        "--source-target", metavar="COLUMN", help="Label of SOURCE; --target is that of TARGET."
+    ),
+]
 FreezeOption = Annotated[
     bool, typer.Option("--freeze", help="Phase 2 trains the head alone, in both arms.")
 ]
@@ -105,6 +119,7 @@ def register(app: typer.Typer) -> None:
 
 @command
 def transfer(
+    context: typer.Context,
     source: SourceArgument,
     target: TargetArgument,
     out: ArmsOutOption,
@@ -119,6 +134,10 @@ def transfer(
     conv: ConvOption = None,
     overrides: TransferSetOption = None,
     source_set: SourceSetOption = None,
+    layout: opt.LayoutOption = "auto",
+    source_layout: SourceLayoutOption = "auto",
+    label_column: opt.TargetOption = "",
+    source_label_column: SourceTargetOption = "",
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
     resume: ResumeArmsOption = False,
@@ -133,22 +152,19 @@ def transfer(
     """
     from leukoscope.analyses.transfer import plan_transfer, run_transfer
 
+    shared = opt.study_options(context, protocols=protocol or DEFAULT_PROTOCOLS)
     plan = plan_transfer(
         source,
         target,
         recipe=recipe,
-        protocols=protocol or DEFAULT_PROTOCOLS,
         source_protocol=source_protocol,
-        overrides=overrides or (),
         source_overrides=source_set or (),
+        source_layout=source_layout,
+        label_column=label_column,
+        source_label_column=source_label_column,
         freeze=freeze,
         conv=conv or (),
-        folds=folds,
-        seed=seed,
-        backbone=backbone,
-        weights=weights,
-        class_map=opt.class_map(classes),
-        roles=opt.roles(roles),
+        **{name: value for name, value in shared.items() if name != "target"},
     )
     with progress_bars() as show:
         result = run_transfer(plan, out, resume=resume, listener=show)
@@ -162,6 +178,7 @@ def transfer(
 
 @command
 def ablate(
+    context: typer.Context,
     data: opt.DataArgument,
     out: ArmsOutOption,
     recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
@@ -173,8 +190,10 @@ def ablate(
     backbone: opt.BackboneOption = None,
     weights: opt.WeightsOption = None,
     overrides: opt.SetOption = None,
+    layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
+    target: opt.TargetOption = "",
     resume: ResumeArmsOption = False,
     as_json: opt.JsonOption = False,
 ) -> int:
@@ -189,14 +208,7 @@ def ablate(
         recipe=recipe,
         without=without or (),
         settings=set_arm or (),
-        protocols=protocol or DEFAULT_PROTOCOLS,
-        overrides=overrides or (),
-        folds=folds,
-        seed=seed,
-        backbone=backbone,
-        weights=weights,
-        class_map=opt.class_map(classes),
-        roles=opt.roles(roles),
+        **opt.study_options(context, protocols=protocol or DEFAULT_PROTOCOLS),
     )
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)

@@ -14,6 +14,7 @@ from leukoscope.cli.console import (
     console,
     name_unreadable,
     print_json,
+    print_subgroups,
     progress_bars,
     say,
 )
@@ -368,7 +369,7 @@ def evaluate(
         print_json(result.metrics.to_json())
     else:
         row = result.metrics.results[0]
-        console().print(f"{row.n} images, {row.n_groups} groups", markup=False)
+        console().print(f"{row.n} {row.row}s, {row.n_groups} groups", markup=False)
         for name, found in row.metrics.items():
             if found.value is None:
                 continue
@@ -377,6 +378,7 @@ def evaluate(
         share = result.metrics.decisions.share.model_dump()
         decisions = ", ".join(f"{name} {value:.1%}" for name, value in share.items())
         console().print(f"decisions: {decisions}", markup=False)
+        print_subgroups(result.metrics)
         for warning in result.metrics.warnings:
             console().print(f"[yellow]![/] {warning}")
         say(f"\nmetrics {out / 'metrics.json'}")

@@ -233,7 +233,7 @@ def _split_frozen(
 
     passport = load_frozen(name)
     with progress_bars() as show:
-        manifest = read_manifest(data, layout, classes, show)
+        manifest = read_manifest(data, layout, classes, "", show)
         found = apply_frozen(
             passport, manifest, protocols, progress=partial(show, "comparing pixels")
         )
@@ -313,12 +313,13 @@ def preview(
     seed: opt.SeedOption = 42,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
 ) -> int:
     """Draw originals, preprocessed images, what probes see, statistics."""
     from leukoscope.analyses.preview import draw_preview
 
     with progress_bars() as show:
-        manifest = read_manifest(data, layout, classes, show)
+        manifest = read_manifest(data, layout, classes, target, show)
     for path in draw_preview(
         manifest,
         out,
@@ -343,6 +344,16 @@ def phantom(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     images: Annotated[int, typer.Option(help="Number of fields.")] = 400,
     sessions: Annotated[int, typer.Option(help="Simulated staining and imaging sessions.")] = 24,
+    patients: Annotated[
+        int, typer.Option(help="Number of patients; 0: one of each class in each session.")
+    ] = 0,
+    smears: Annotated[
+        int,
+        typer.Option(
+            help="Smears of each patient: folders patient/smear/class, and a diagnosis, age and "
+            "sex for each patient."
+        ),
+    ] = 0,
     confound: Annotated[
         str, typer.Option(help="Tie something to the class: none, stain or scale-bar.")
     ] = "none",
@@ -370,6 +381,8 @@ def phantom(
     spec = PhantomSpec(
         images=images,
         sessions=sessions,
+        patients=patients,
+        smears=smears,
         confound=cast("Confound", confound),
         artefact=artefact,
         strength=strength,

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 
 def read_manifest(
-    data: Path, layout: str, classes: list[str] | None, show: Callable[[str, int, int], None]
+    data: Path,
+    layout: str,
+    classes: list[str] | None,
+    target: str,
+    show: Callable[[str, int, int], None],
 ) -> Manifest:
     """Read the images of a folder or table with the options of a command."""
     from leukoscope.datasets.layouts.load import load_dataset
@@ -37,6 +41,7 @@ def read_manifest(
         data,
         layout=layout,
         class_map=class_map(classes),
+        target=target,
         progress=partial(show, "reading the images"),
     )
 
@@ -105,6 +110,7 @@ def export_data(
     ] = "image",
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
     """Write preprocessed images as PNG files in class folders, with hashes; can be stopped."""
@@ -115,7 +121,7 @@ def export_data(
 
     chosen = load_recipe(recipe, overrides or ())
     with progress_bars() as show:
-        manifest = read_manifest(data, layout, classes, show)
+        manifest = read_manifest(data, layout, classes, target, show)
         done = export_images(
             manifest,
             chosen,
@@ -144,6 +150,7 @@ def find_samples(
     seed: opt.SeedOption = 42,
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
     """Find samples of each class and lay them out on a labelled sheet; the same for a seed."""
@@ -152,7 +159,7 @@ def find_samples(
     from leukoscope.analyses.export_images import copy_samples, draw_samples, pick_samples
 
     with progress_bars() as show:
-        manifest = read_manifest(data, layout, classes, show)
+        manifest = read_manifest(data, layout, classes, target, show)
     samples = pick_samples(manifest, per_class, seed)
     draw_samples(manifest, samples, out, seed=seed)
     if copy is not None:

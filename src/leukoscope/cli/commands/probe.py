@@ -99,6 +99,7 @@ def probe(
     layout: opt.LayoutOption = "auto",
     folder_classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
+    target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
     """Look for shortcuts in a study or in a foreign model."""
@@ -123,6 +124,7 @@ def probe(
         layout=layout,
         class_map=opt.class_map(folder_classes),
         roles=opt.roles(roles),
+        target=target,
     )
     from leukoscope.analyses.foreign import audit_foreign
 

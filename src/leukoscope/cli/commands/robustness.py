@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from leukoscope.datasets.layouts.load import HowRead
     from leukoscope.pipeline.measured import MeasuredModels
 
 WIDTH = 120  # of the tables, wherever they are printed
@@ -76,6 +77,9 @@ def robustness(
     bound: BoundOption = 5.0,
     seed: opt.SeedOption = 42,
     out: RobustnessOutOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure what blur, stain, light and noise cost.
@@ -99,7 +103,12 @@ def robustness(
         bound=bound / 100,
     )
     with progress_bars() as show:
-        found = _open(run, data, recipe or [], protocol, images, seed, out)
+        how: HowRead = {
+            "layout": layout,
+            "class_map": opt.class_map(classes),
+            "target": target,
+        }
+        found = _open(run, data, how, recipe or [], protocol, images, seed, out)
         folder = RunFolder(out or run)
         result = measure(found, request, folder, show, lambda text: say(text, err=True))
         show("figures", 0, 0)
@@ -118,6 +127,7 @@ def robustness(
 def _open(
     run: Path,
     data: Path | None,
+    how: HowRead,
     recipes: list[str],
     protocol: str | None,
     images: int | None,
@@ -143,7 +153,13 @@ def _open(
             hint=f"leukoscope robustness {run}, or name a bundle: {run / 'bundle'}",
         )
     if data is not None:
-        return open_bundle(run, data, images or MOST_IMAGES, seed)
+        return open_bundle(run, data, images or MOST_IMAGES, seed, **how)
+    if how["layout"] != "auto" or how["class_map"] or how["target"]:
+        raise UsageError(
+            "--layout, --class and --target say how the DATA of a bundle is read; a run knows its "
+            "own images",
+            hint="leave them out",
+        )
     return open_run(FittedRun.open(run), recipes, protocol, seed)
 
 

@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     name_unreadable,
     print_json,
     print_sources,
+    print_subgroups,
     print_table,
     print_verdict,
     progress_bars,
@@ -27,7 +28,7 @@ from leukoscope.cli.console import (
     with_interval,
     without_interval,
 )
-from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,13 +50,6 @@ shortcuts, and writes a report (run/report.html) and a model (run/bundle).
   leukoscope study --help              every option
 """
 
-UnitOption = Annotated[
-    str,
-    typer.Option(
-        "--unit",
-        help="What is classified: each image, or each patient by all of its images together.",
-    ),
-]
 NoBundleOption = Annotated[
     bool, typer.Option("--no-bundle", help="Measure only: save the fit on all images.")
 ]
@@ -108,6 +102,25 @@ PlanOption = Annotated[
 OpenReportOption = Annotated[
     bool, typer.Option("--open", help="Open the report in a browser at the end.")
 ]
+TrainRecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        autocompletion=completion("recipe"),
+        help=f"Recipe name or file. Default: {DEFAULT_RECIPE}; with --unit patient "
+        f"{PATIENT_RECIPES[0]}.",
+    ),
+]
+TrainProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        "-p",
+        autocompletion=completion("protocol"),
+        help="How to hold images out. Default: deduplicated; with --unit patient grouped.",
+    ),
+]
 TrainOutOption = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
 ResumeTrainOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")]
 
@@ -150,7 +163,7 @@ def study(
     study_file: StudyFileOption = None,
     out: StudyOutOption = Path("runs/study"),
     recipe: opt.RecipeOption = None,
-    unit: UnitOption = "image",
+    unit: opt.UnitOption = "image",
     protocol: opt.ProtocolOption = None,
     probe: ProbeOption = None,
     no_probes: NoProbesOption = False,
@@ -210,8 +223,9 @@ def train(
     context: typer.Context,
     data: opt.DataArgument,
     out: TrainOutOption,
-    recipe: opt.OneRecipeOption = DEFAULT_RECIPE,
-    protocol: opt.HoldOutOption = "deduplicated",
+    recipe: TrainRecipeOption = None,
+    unit: opt.UnitOption = "image",
+    protocol: TrainProtocolOption = None,
     folds: opt.FoldsOption = 1,
     seed: opt.SeedOption = 42,
     backbone: opt.BackboneOption = None,
@@ -242,6 +256,9 @@ def train(
     if workers.ended is not None:
         return workers.ended
     options = opt.study_options(context, probes=())
+    by_patient = unit == "patient"
+    options["recipes"] = (recipe or (PATIENT_RECIPES[0] if by_patient else DEFAULT_RECIPE),)
+    options["protocols"] = (protocol or ("grouped" if by_patient else "deduplicated"),)
     options["overrides"] = ("splits.cluster_curve=[]", *options["overrides"])
     config = study_config(data, **options)
     result = _run(config, out, workers, fit_executor, resume=resume, report=False)
@@ -353,6 +370,7 @@ def _print_result(result: StudyResult) -> None:
 
         for entry in result.metrics.external:
             console().print(in_words(entry), markup=False)
+    print_subgroups(result.metrics)
     for row in result.metrics.inapplicable:
         console().print(f"{row.protocol} does not apply: {row.reason}", markup=False)
     say(f"\nreport  {result.run.report_html}")

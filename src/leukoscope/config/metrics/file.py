@@ -29,6 +29,7 @@ from leukoscope.config.metrics.results import (
     Record,
     Result,
 )
+from leukoscope.config.metrics.subgroups import Subgroups
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
 
@@ -48,6 +49,7 @@ class MetricsFile(Record):
         comparisons: Paired differences on the same images.
         inapplicable: Protocols that the data cannot support.
         curve: Results over the number of acquisition clusters.
+        subgroups: The first model by the values of the manifest's further columns.
         warnings: What a reader must know.
     """
 
@@ -60,6 +62,7 @@ class MetricsFile(Record):
     comparisons: tuple[Comparison, ...] = ()
     inapplicable: tuple[InapplicableProtocol, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
+    subgroups: Subgroups | None = None
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

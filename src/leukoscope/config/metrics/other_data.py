@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Discriminator, Tag
 
 from leukoscope.config.metrics.results import RECORD_KINDS, Estimate, Reason, Record, kind_of_record
+from leukoscope.config.metrics.subgroups import Subgroups
 
 
 class Leak(Record):
@@ -101,6 +102,7 @@ class OtherData(Record):
         confusion: Images by true class (row) and predicted class (column).
         class_names: In the order of ``confusion``.
         decisions: What the bundle decided.
+        subgroups: Results by the values of its manifest's further columns.
         warnings: What a reader must know.
         internal: The study's own result beside it.
         forecast: What the study forecast, or why it could not.
@@ -115,6 +117,7 @@ class OtherData(Record):
     confusion: tuple[tuple[int, ...], ...]
     class_names: tuple[str, ...]
     decisions: BundleDecisions
+    subgroups: Subgroups | None = None
     warnings: tuple[str, ...]
     internal: Held
     forecast: Annotated[

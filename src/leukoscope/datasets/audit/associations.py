@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 
 from leukoscope.config.passport import ColumnAssociation
 from leukoscope.core.labels import order_classes
-from leukoscope.core.records import DESCRIBING_COLUMNS, ImageRecord
+from leukoscope.core.records import ImageRecord, columns_of
 from leukoscope.datasets.audit.acquisition import cramers_v
 from leukoscope.evaluation.statistics.leaderboard import holm_adjusted
+from leukoscope.evaluation.statistics.subgroups import as_numbers, dealt, is_constant
 
 DRAWS = 1999
 LEVEL = 0.05
-NUMBERS_FROM = 10
-"""Distinct values from which a column of numbers counts as a measurement, not as categories."""
-
-_NOT_TESTED = frozenset({"role"})  # it is said of the class
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -80,10 +77,7 @@ def associations(
     >>> [(a.column, a.effect, a.p) for a in associations(rows)]
     [('site', 1.0, 0.0005)]
     """
-    own = dict.fromkeys(name for record in records for name, _ in record.further)
-    names = [n for n in DESCRIBING_COLUMNS if any(getattr(r, n) for r in records)]
-    names += [name for name in own if name not in _NOT_TESTED]
-    found = [_test(records, name, draws, seed) for name in names]
+    found = [_test(records, name, draws, seed) for name in columns_of(records)]
     adjusted = iter(holm_adjusted([one.p for one in found if one.p is not None] or [1.0]))
     return [one if one.p is None else replace(one, p_holm=next(adjusted)) for one in found]
 
@@ -136,8 +130,8 @@ class _Data:
         units = np.array([unit[text] for text in ids], np.int64)
         weights = 1 / np.bincount(units)[units] if len(rows) else np.zeros(0)
         return cls(
-            labels, codes, units, weights, _numbers(values),
-            _is_constant(codes, units), _is_constant(labels, units),
+            labels, codes, units, weights, as_numbers(values),
+            is_constant(codes, units), is_constant(labels, units),
         )  # fmt: skip
 
     def why_not(self, values: int) -> str:
@@ -181,36 +175,13 @@ class _Data:
     def shuffled(self, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Labels and codes as chance could have dealt them."""
         if self.fixed_codes:
-            return self.labels, _dealt(self.codes, self.units, rng)
+            return self.labels, dealt(self.codes, self.units, rng)
         if self.fixed_labels:
-            return _dealt(self.labels, self.units, rng), self.codes
+            return dealt(self.labels, self.units, rng), self.codes
         order = np.lexsort((rng.random(len(self.units)), self.units))
         mixed = np.empty_like(self.labels)
         mixed[np.argsort(self.units, kind="stable")] = self.labels[order]
         return mixed, self.codes
-
-
-def _numbers(values: Sequence[str]) -> FloatArray | None:
-    """The values as measurements, or None where they are categories."""
-    if len(values) <= NUMBERS_FROM:
-        return None
-    try:
-        numbers = np.array([float(value) for value in values])
-    except ValueError:
-        return None
-    return numbers if np.isfinite(numbers).all() else None
-
-
-def _is_constant(values: IntArray, units: IntArray) -> bool:
-    """Whether no unit has two values."""
-    return len(set(zip(units.tolist(), values.tolist(), strict=True))) == len(set(units.tolist()))
-
-
-def _dealt(values: IntArray, units: IntArray, rng: np.random.Generator) -> IntArray:
-    """The values of whole units, dealt out at random."""
-    of_unit = np.zeros(int(units.max()) + 1, np.int64)
-    of_unit[units] = values
-    return rng.permutation(of_unit)[units]
 
 
 def _between(values: FloatArray, labels: IntArray, weights: FloatArray) -> float:

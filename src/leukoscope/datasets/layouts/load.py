@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypedDict
 
 from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.known_classes import Role
@@ -239,6 +240,14 @@ class Inspection:
     warnings: tuple[str, ...]  # what is odd, in sentences
     classes: tuple[ClassRow, ...] = ()
     columns: tuple[str, ...] = ()  # describing and further columns that the data has
+
+
+class HowRead(TypedDict, total=False):
+    """What a user may say of how a data set is read; see :func:`load_dataset`."""
+
+    layout: str
+    class_map: ClassMap | None
+    target: str
 
 
 def load_dataset(

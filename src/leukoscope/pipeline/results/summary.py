@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.protocols import PROTOCOLS, base_name
-from leukoscope.core.records import Fold
+from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.evaluation.calibration.scaling import apply_calibration, fit_calibration
 from leukoscope.evaluation.combining import (
     PATIENT_METHODS,
@@ -41,6 +41,7 @@ from leukoscope.pipeline.results.entries import (
 )
 from leukoscope.pipeline.results.out_of_fold import promise_entry
 from leukoscope.pipeline.results.shortcut_summary import Evidence, add_verdict, model_on_entries
+from leukoscope.pipeline.results.subgroups import subgroups_entry
 
 PROTOCOL = "grouped"
 _MEASURED = (
@@ -194,6 +195,7 @@ def summarise(
     evidence: Evidence | None = None,
     warnings: Sequence[str] = (),
     calibrations: Calibrations | None = None,
+    rows: Sequence[ImageRecord] = (),
 ) -> dict[str, object]:
     """All statistics of a study.
 
@@ -205,6 +207,7 @@ def summarise(
         evidence: What the verdict needs beside the tables; without it nothing is plausible.
         warnings: What a reader must know of the data and the splits.
         calibrations: Of the folds' models; one that is missing is fitted from the table.
+        rows: What a manifest says of the images or patients, for subgroups.
 
     Returns:
         The content of ``metrics.json``.
@@ -227,6 +230,8 @@ def summarise(
         "warnings": list(warnings),
         **_promises(statistics, table, folds, recipes, protocols, calibrations or {}),
     }
+    subgroups = subgroups_entry(statistics, test, recipes[0], rows)
+    metrics |= {"subgroups": subgroups} if subgroups else {}
     add_verdict(metrics, statistics, test, recipes[0], evidence or Evidence())
     return metrics
 

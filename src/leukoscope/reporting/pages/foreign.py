@@ -14,7 +14,7 @@ from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.result_tables import headline, inapplicable
 from leukoscope.reporting.study import data
 from leukoscope.reporting.study.report import anchor, closing, head
-from leukoscope.reporting.study.results import class_results
+from leukoscope.reporting.study.results import by_subgroup, class_results
 from leukoscope.reporting.study.shortcuts import probe_metrics, shortcuts, why
 from leukoscope.reporting.study_files import Study
 
@@ -39,6 +39,7 @@ def write_foreign_report(run: RunFolder, config: StudyConfig, name: str) -> None
         "Performance": [
             Section("results", "Results at a glance", measured),
             class_results(_once(study), gallery),
+            by_subgroup(study),
             probe_metrics(study),
         ],
         "Data": [data.passport(study, gallery)],

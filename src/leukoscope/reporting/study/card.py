@@ -71,6 +71,7 @@ def card_text(study: Study) -> str:
             study, result_facts.metrics_used, result_facts.uncertainty, study_facts.output
         ),
         details=present(result_tables.per_class(study, recipe.name), by_patient(study)),
+        subgroups=result_facts.subgroups(study),
         shortcuts=_shortcuts(study),
         decisions=decision_tables.sets(study),
         promise=decision_tables.promise_words(study),
@@ -95,15 +96,20 @@ def _factors(study: Study) -> list[str]:
     units = dict.fromkeys(
         entry.group_unit for entry in study.results if entry.group_unit not in ("", "image")
     )
+    found = study.metrics.subgroups
+    examined = [column.column for column in found.columns if column.groups] if found else []
     patients = any(record.patient_id for record in study.manifest.usable)
+    usual = ("age", "sex", "origin and treatment of the patients",
+             *(() if patients else ("who is the patient",)),
+             "laboratory", "stain", "microscope", "camera")  # fmt: skip
+    unknown = [name for name in usual if name not in examined]
     factors = [
         "Class: results by class stand below.",
         f"What is held out together: {', '.join(units)}." if units else "",
         "Input with something taken away: "
         f"{'; '.join(input_title(name) for name in study.config.probes) or 'not examined'}.",
-        "Not examined, for the files do not hold it: age, sex, origin and treatment of the "
-        f"patients{'' if patients else ', who is the patient'}, laboratory, stain, microscope and "
-        "camera.",
+        f"Columns of the manifest: {', '.join(examined)}." if examined else "",
+        f"Not examined, for the files do not hold it: {', '.join(unknown)}.",
     ]
     return [factor for factor in factors if factor]
 

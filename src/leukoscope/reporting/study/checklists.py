@@ -40,7 +40,7 @@ FACTS: Mapping[str, Callable[[Study], Answer | None]] = {
         result_facts.intended_use, result_facts.internal_testing, result_facts.limitations,
         result_facts.metrics_used, result_facts.patients, result_facts.performance,
         result_facts.questions, result_facts.rejection, result_facts.robustness,
-        result_facts.summary, result_facts.uncertainty,
+        result_facts.subgroups, result_facts.summary, result_facts.uncertainty,
     )
 }  # fmt: skip
 UNKNOWN = "The files of this run do not say it: add it."

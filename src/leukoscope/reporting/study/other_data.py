@@ -49,6 +49,7 @@ from leukoscope.reporting.formats import (
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.results import panel_title
 from leukoscope.reporting.study_files import Study
+from leukoscope.reporting.subgroups import subgroup_blocks
 
 EXTERNAL_METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "ece")
 FORECAST = ("accuracy", "roc_auc")
@@ -72,6 +73,7 @@ def external(study: Study, gallery: Gallery) -> Section:
         blocks += [Heading(entry.data)] if len(entries) > 1 else []
         blocks.append(_table(study, entry))
         blocks.append(Paragraph(_decisions(entry.decisions)))
+        blocks += subgroup_blocks(entry.subgroups) if entry.subgroups else []
         if entry.warnings:
             blocks.append(Bullets(entry.warnings))
     blocks.append(Paragraph(_MEANING, note=True))

@@ -132,6 +132,7 @@ PARTS: tuple[tuple[str, tuple[Maker, ...]], ...] = (
             lambda study, _: [results.glance(study)],
             lambda study, gallery: [results.class_results(study, gallery)],
             subjects,
+            lambda study, _: [results.by_subgroup(study)],
             lambda study, gallery: [results.protocols(study, gallery), results.folds(study)],
             lambda study, gallery: [*robustness(gallery), *models.ensembles(study)],
             lambda study, _: [probe_metrics(study)],

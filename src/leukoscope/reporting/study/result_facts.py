@@ -24,6 +24,7 @@ from leukoscope.reporting.study import (
 from leukoscope.reporting.study.results import can_show, cannot_show
 from leukoscope.reporting.study.study_facts import Answer, answer, listed, shown
 from leukoscope.reporting.study_files import Study
+from leukoscope.reporting.subgroups import in_words, subgroup_tables
 
 EXTERNAL = "external"
 
@@ -193,6 +194,15 @@ def heterogeneity(study: Study) -> Answer | None:
             f"{100 * min(folds):.1f} to {100 * max(folds):.1f} %."
         )
     return answer(sentences, "predictions.csv", "report.html")
+
+
+def subgroups(study: Study) -> Answer | None:
+    """Results for the values of the manifest's further columns."""
+    found = study.metrics.subgroups
+    if found is None:
+        return None
+    files = ("metrics.json", "report.html")
+    return Answer(" ".join(in_words(found)), files, tuple(subgroup_tables(found)))
 
 
 def comparison(study: Study) -> Answer | None:

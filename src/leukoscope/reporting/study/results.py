@@ -32,6 +32,7 @@ from leukoscope.reporting.formats import DASH, count, metric_title, number, plur
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import sample
 from leukoscope.reporting.study_files import History, Study
+from leukoscope.reporting.subgroups import subgroup_blocks
 
 MOST_RECIPES = 3  # with figures of their own; tables name all
 MOST_RECIPES_BY_FOLD = 8
@@ -336,6 +337,12 @@ def glance(study: Study) -> Section:
     blocks: list[Block] = [tables.headline(study), Folded(further.caption, [further])]
     blocks += present(tables.malignant(study), tables.levels(study))
     return Section("results", "Results at a glance", blocks)
+
+
+def by_subgroup(study: Study) -> Section:
+    """Results for the values of the manifest's further columns; empty where there are none."""
+    found = study.metrics.subgroups
+    return Section("subgroups", "By subgroup", subgroup_blocks(found) if found else ())
 
 
 def protocols(study: Study, gallery: Gallery) -> Section:
