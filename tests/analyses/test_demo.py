@@ -6,14 +6,29 @@ from pathlib import Path
 
 import pytest
 
+from leukoscope.analyses import demo
 from leukoscope.analyses.demo import PICTURE_PX, SHEET, WHOLE, demo_config, run_demo
 from leukoscope.config.loading import load_study_config
-from leukoscope.config.study import DEFAULT_PROBES
+from leukoscope.config.study import DEFAULT_PROBES, StudyConfig
 from leukoscope.imaging.decode import decode_image
 
 
+def small_config(data: Path) -> StudyConfig:
+    """The demo's study on small images, in two folds."""
+    whole = demo_config(data)
+    preprocess = whole.recipes[0].preprocess.model_copy(update={"size_px": 64})
+    recipe = whole.recipes[0].model_copy(update={"preprocess": preprocess})
+    splits = whole.splits.model_copy(update={"folds": 2})
+    return whole.model_copy(
+        update={"recipes": (recipe,), "splits": splits, "bootstrap": 100, "explanations": 1}
+    )
+
+
 @pytest.mark.slow
-def test_a_demo_after_a_broken_and_an_older_one(tmp_path: Path) -> None:
+def test_a_demo_after_a_broken_and_an_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "demo_config", small_config)
     partial = tmp_path / ".phantoms-24.partial"
     partial.mkdir()
     (partial / "half.png").write_bytes(b"")
@@ -36,5 +51,5 @@ def test_a_demo_after_a_broken_and_an_older_one(tmp_path: Path) -> None:
     assert decode_image(tmp_path / SHEET).image.shape == (PICTURE_PX, 20 * PICTURE_PX, 3)
     # What a second demo goes on with instead of beginning anew.
     config = load_study_config(result.report.parent / "config.toml")
-    assert config == demo_config(tmp_path / "phantoms-24")
+    assert config == small_config(tmp_path / "phantoms-24")
     assert set(DEFAULT_PROBES) == set(config.probes)  # all that a verdict needs

@@ -54,7 +54,7 @@ def write_run(out: Path, phantoms: Path, eye: tuple[tuple[float, ...], float]) -
     out.mkdir()
     manifest = load_dataset(phantoms)
     manifest.save(run.manifest)
-    plain = ["preprocess.size_px=64", "preprocess.mean=[0,0,0]", "preprocess.std=[1,1,1]"]
+    plain = ["preprocess.size_px=32", "preprocess.mean=[0,0,0]", "preprocess.std=[1,1,1]"]
     recipe = load_recipe("bn-cnn", plain)
     config = StudyConfig(
         data=DataConfig(path=str(phantoms)), recipes=(recipe,), protocols=("random",), bootstrap=200
@@ -68,7 +68,7 @@ def write_run(out: Path, phantoms: Path, eye: tuple[tuple[float, ...], float]) -
         parts = ["test" if number % 2 == fold else "cal" for number in range(len(ids))]
         groups = {name: f"component-{name}" for name in ids}
         folds.append(Fold("random", fold, dict(zip(ids, parts, strict=True)), groups))
-        network = build_network(recipe.model, num_classes=4, size_px=64, seed=1)
+        network = build_network(recipe.model, num_classes=4, size_px=32, seed=1)
         look_for(network, *eye)
         save_checkpoint(run.model("bn-cnn", "random", fold), network, recipe, manifest.class_names)
         PredictionTable.build(

@@ -28,13 +28,8 @@ FAST = [
 ]  # fmt: skip
 
 
-def _leukoscope(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leukoscope", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-
-
 def _typed(*arguments: object) -> Result:
-    """The same in this process, which has paid for its imports."""
+    """A command in this process, which has paid for its imports."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -53,8 +48,8 @@ def data(tmp_path_factory: pytest.TempPathFactory, broken_images: ModuleType) ->
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     out = data.parent / "run"
-    done = _leukoscope("study", data, "--out", out, *FAST)
-    assert done.returncode == 3, done.stderr
+    done = _typed("study", data, "--out", out, *FAST)
+    assert done.exit_code == 3, done.stderr
     return out
 
 
@@ -129,8 +124,8 @@ def test_a_study_killed_again_and_again_ends_with_the_same_metrics(
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = _leukoscope("study", "--out", out, "--resume")
-    assert done.returncode == 3, done.stderr
+    done = _typed("study", "--out", out, "--resume")
+    assert done.exit_code == 3, done.stderr
     for name, reason in broken_images.EXPECTED.items():
         assert (name in done.stderr) == bool(reason), name
     assert (out / "metrics.json").read_bytes() == (run / "metrics.json").read_bytes()

@@ -12,8 +12,9 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, ModelConfig, Recipe
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import ImageSet
+from leukoscope.learning.features import predict_logits
 from leukoscope.learning.loop import moving_average
-from leukoscope.learning.trainer import TrainingResult, predict_logits, train_gradient
+from leukoscope.learning.trainer import TrainingResult, train_gradient
 
 Sets = tuple[ImageSet, ImageSet]
 RECIPE = Recipe(

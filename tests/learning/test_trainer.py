@@ -14,8 +14,9 @@ import torch
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, ModelConfig, Recipe
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.backbones import Network, build_network
+from leukoscope.learning.features import predict_logits
 from leukoscope.learning.optimisers import precision_of
-from leukoscope.learning.trainer import ImageSet, TrainingResult, predict_logits, train_gradient
+from leukoscope.learning.trainer import ImageSet, TrainingResult, train_gradient
 
 Sets = tuple[ImageSet, ImageSet]
 

@@ -17,8 +17,8 @@ from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network, views
 from leukoscope.learning.batches import ImageSet
 from leukoscope.learning.export import check_parity, onnx_bytes, open_session
-from leukoscope.learning.features import extract_features
-from leukoscope.learning.trainer import predict_logits, train_gradient
+from leukoscope.learning.features import extract_features, predict_logits
+from leukoscope.learning.trainer import train_gradient
 
 
 def network_with(kind: str, backbone: str = "test_resnet", **model: object) -> Network:

@@ -11,7 +11,6 @@ import pytest
 from leukoscope.config.loading import load_recipe
 from leukoscope.core.records import ImageRecord
 from leukoscope.learning import trainer
-from leukoscope.pipeline import gradient_training
 from leukoscope.pipeline.gradient_training import GradientTrainer
 from leukoscope.pipeline.jobs import Labelled
 
@@ -35,7 +34,7 @@ def test_images_go_with_their_files_and_patients(
         seen.extend(sets[:2])
         return train(network, recipe, *sets, **options)
 
-    monkeypatch.setattr(gradient_training, "train_gradient", watched)
+    monkeypatch.setattr(trainer, "train_gradient", watched)
     parts = {"train": [5, 0, 3, 8], "val": [1, 2], "cal": [4], "test": [6, 7]}
     rows = {part: np.array(numbers) for part, numbers in parts.items()}
     data = Labelled(records, ("all", "hem"))

@@ -13,14 +13,11 @@ import pytest
 from leukoscope.core.errors import TrainingError, UnknownNameError, UsageError
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
-from leukoscope.pipeline.remote_fits import FitKey
 from leukoscope.scale import fit_pool, pool
 from leukoscope.scale.fit_pool import executor_of, run_here
 from leukoscope.study.options import study_config
 from leukoscope.study.result import StudyResult
 from leukoscope.study.run import run_study
-
-KEYS = [FitKey("recipe", "quick", "random", fold) for fold in range(3)]
 
 
 def quiet(done: int, total: int) -> None:
@@ -83,34 +80,30 @@ def test_two_processes_write_the_bytes_of_one(
 
 
 @pytest.fixture
-def fits_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # the processes get this path
     import fakes_fit
 
-    yield fakes_fit.fits_of
+    yield fakes_fit
     del sys.modules["fakes_fit"]
-
-
-def keys_of(*names: str) -> list[FitKey]:
-    return [FitKey("recipe", name, "random", fold) for fold, name in enumerate(names)]
 
 
 def attempts(run: Path) -> list[str]:
     return sorted((run / "attempts").read_text().splitlines())
 
 
-def test_a_fit_whose_process_is_killed_is_done_once_more(tmp_path: Path, fits_of: Any) -> None:
+def test_a_fit_whose_process_is_killed_is_done_once_more(tmp_path: Path, fakes: Any) -> None:
     told: list[tuple[int, int]] = []
-    keys = keys_of("quick", "once", "quick")
-    run_here(tmp_path, keys, lambda *counts: told.append(counts), 2, fits_of)
+    keys = fakes.keys_of("quick", "once", "quick")
+    run_here(tmp_path, keys, lambda *counts: told.append(counts), 2, fakes.fits_of)
     assert attempts(tmp_path) == ["once 1", "once 1", "quick 0", "quick 2"]
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert not multiprocessing.active_children()
 
 
-def test_a_fit_that_kills_every_process_is_named(tmp_path: Path, fits_of: Any) -> None:
+def test_a_fit_that_kills_every_process_is_named(tmp_path: Path, fakes: Any) -> None:
     with pytest.raises(TrainingError, match=r"dies, random, fold 0 .*\(SIGKILL, often") as caught:
-        run_here(tmp_path, keys_of("dies", "quick"), quiet, 1, fits_of)
+        run_here(tmp_path, fakes.keys_of("dies", "quick"), quiet, 1, fakes.fits_of)
     assert "--resume" in caught.value.hint
     assert attempts(tmp_path).count("dies 0") == 2
     assert not multiprocessing.active_children()
@@ -124,21 +117,23 @@ def test_a_fit_that_kills_every_process_is_named(tmp_path: Path, fits_of: Any) -
     ],
 )
 def test_the_error_of_a_fit_comes_back_with_its_name(
-    tmp_path: Path, fits_of: Any, name: str, message: str, hint: str
+    tmp_path: Path, fakes: Any, name: str, message: str, hint: str
 ) -> None:
     with pytest.raises(TrainingError, match=message) as caught:
-        run_here(tmp_path, keys_of(name), quiet, 1, fits_of)
+        run_here(tmp_path, fakes.keys_of(name), quiet, 1, fakes.fits_of)
     assert hint in caught.value.hint
     assert not multiprocessing.active_children()
 
 
-def test_ctrl_c_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_the_processes(
+    tmp_path: Path, fakes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pool, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_here(tmp_path, KEYS, quiet, 2)
+        run_here(tmp_path, fakes.keys_of(*["quick"] * 3), quiet, 2, fakes.fits_of)
     assert not multiprocessing.active_children()
 
 

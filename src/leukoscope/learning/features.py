@@ -1,19 +1,21 @@
-"""Features of many images, at the speed of an inference engine."""
+"""Features and logits of many images, at the speed of an inference engine."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.core.errors import DataError
+from leukoscope.core.errors import BundleError, DataError
 from leukoscope.core.threads import ordered_map
-from leukoscope.learning.backbones import Network
+from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.export import onnx_bytes, open_session
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ Outputs = dict[str, NDArray[np.float32]]
 BATCH = 4
 """Images of one pass in one thread. An engine keeps the memory of its largest pass: at 336 px
 sixteen images take 360 MB a thread, four 110 MB, for the same features in the same time."""
+TORCH_BATCH = 32
+MANY = 300
+"""Images from which on the exported graph is worth its export."""
 
 
 def extract_features(
@@ -148,6 +153,40 @@ def stream_outputs(
 
     batches = _batches(images, batch_size, spec.size_px)
     yield from ordered_map(run, batches, threads=workers, ahead=workers)
+
+
+def predict_logits(
+    network: Network, images: NDArray[np.uint8], spec: PreprocessSpec
+) -> NDArray[np.float64]:
+    """Logits of preprocessed images over the recipe's views; see :func:`predict_outputs`."""
+    return predict_outputs(network, images, spec)[1]
+
+
+def predict_outputs(
+    network: Network, images: NDArray[np.uint8], spec: PreprocessSpec
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Features and logits of preprocessed images in float32, in one pass.
+
+    Many images go through the exported graph, which is several times faster than torch on a CPU
+    but takes seconds to make; the two agree to about one part in 100,000.
+
+    Returns:
+        Features (n, D) float32 and logits (n, K) float64.
+    """
+    if len(images) >= MANY:
+        with suppress(BundleError):  # torch runs what cannot be exported
+            found = run_network(network, images, spec)
+            return found["features"], found["logits"].astype(np.float64)
+    to_input = ToInput(spec)
+    features = [np.empty((0, network.num_features), np.float32)]
+    logits = [np.empty((0, network.head.out_features))]
+    with evaluating(network), torch.inference_mode():
+        for start in range(0, len(images), TORCH_BATCH):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + TORCH_BATCH]))
+            read = network.map_and_average(to_input(batch))[1]
+            features.append(read.float().numpy())
+            logits.append(network.logits_of(read).double().numpy())
+    return np.concatenate(features), np.concatenate(logits)
 
 
 def _own_share() -> int:

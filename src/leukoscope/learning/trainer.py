@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
@@ -20,12 +17,11 @@ from torchvision.transforms import v2
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, Recipe
-from leukoscope.core.errors import BundleError, TrainingError
+from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import sha256_json
 from leukoscope.core.known_classes import Roles
 from leukoscope.learning.activations import Trainable
 from leukoscope.learning.augment import build_augmentation
-from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.batches import Batches, ImageSet
 from leukoscope.learning.checkpoint import RESUME
 from leukoscope.learning.distributed import (
@@ -35,7 +31,6 @@ from leukoscope.learning.distributed import (
     trainer_options,
     wait_for_all,
 )
-from leukoscope.learning.features import run_network
 from leukoscope.learning.linear_head import balanced_weights
 from leukoscope.learning.loop import (
     LEFT_OUT,
@@ -56,12 +51,9 @@ from leukoscope.learning.optimisers import build_loss, fast_depthwise, precision
 from leukoscope.learning.trackers import IDS, tracking
 from leukoscope.learning.weights import tensors_sha256
 
-__all__ = ["ImageSet", "TrainingResult", "predict_logits", "predict_outputs", "train_gradient"]
+__all__ = ["ImageSet", "TrainingResult", "train_gradient"]
 
 HORIZON = ("cosine", "one-cycle")
-BATCH = 32
-MANY = 300
-"""Images from which on the exported graph is worth its export."""
 
 
 @dataclass(frozen=True)
@@ -154,40 +146,6 @@ def _prepare_resume(out: Path, key: str, *, resume: bool) -> None:
         (out / LEFT_OUT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.txt").write_text(key, encoding="utf-8")
-
-
-def predict_logits(
-    network: Network, images: NDArray[np.uint8], spec: PreprocessSpec
-) -> NDArray[np.float64]:
-    """Logits of preprocessed images over the recipe's views; see :func:`predict_outputs`."""
-    return predict_outputs(network, images, spec)[1]
-
-
-def predict_outputs(
-    network: Network, images: NDArray[np.uint8], spec: PreprocessSpec
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Features and logits of preprocessed images in float32, in one pass.
-
-    Many images go through the exported graph, which is several times faster than torch on a CPU
-    but takes seconds to make; the two agree to about one part in 100,000.
-
-    Returns:
-        Features (n, D) float32 and logits (n, K) float64.
-    """
-    if len(images) >= MANY:
-        with suppress(BundleError):  # torch runs what cannot be exported
-            found = run_network(network, images, spec)
-            return found["features"], found["logits"].astype(np.float64)
-    to_input = ToInput(spec)
-    features = [np.empty((0, network.num_features), np.float32)]
-    logits = [np.empty((0, network.head.out_features))]
-    with evaluating(network), torch.inference_mode():
-        for start in range(0, len(images), BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))
-            read = network.map_and_average(to_input(batch))[1]
-            features.append(read.float().numpy())
-            logits.append(network.logits_of(read).double().numpy())
-    return np.concatenate(features), np.concatenate(logits)
 
 
 def _fit(

@@ -17,7 +17,7 @@ from leukoscope.learning.activations import HeadOnly, UpperPart, upper_part
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import CachedRows, ImageSet
 from leukoscope.learning.checkpoint import RESUME, save_checkpoint
-from leukoscope.learning.trainer import predict_logits, predict_outputs, train_gradient
+from leukoscope.learning.features import predict_logits, predict_outputs
 from leukoscope.pipeline.jobs import HELD_OUT, Labelled, Logits, PartRows
 from leukoscope.pipeline.progress import Tell
 from leukoscope.pipeline.rejection import GateKeeper
@@ -54,6 +54,8 @@ class GradientTrainer:
 
     def train(self, rows: PartRows, folder: Path, seed: int, tell: Tell) -> Network:
         """The trained network: by the recipe's training, then its refinement."""
+        from leukoscope.learning.trainer import train_gradient  # brings Lightning; most fits do not
+
         recipe = self.recipe
         network = build_network(
             recipe.model,

@@ -27,7 +27,7 @@ from leukoscope.evaluation.combining import log_probs, weighted_mean
 from leukoscope.evaluation.patient_heads import Bags, bag_logits
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
-from leukoscope.learning.trainer import predict_logits
+from leukoscope.learning.features import predict_logits
 from leukoscope.pipeline.features.patient_store import PatientStore, Store
 from leukoscope.pipeline.features.store import InputStore, Wanted
 from leukoscope.pipeline.fitting import HeadTrainer, job_seed

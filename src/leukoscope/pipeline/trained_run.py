@@ -68,7 +68,7 @@ class FittedModel:
         Returns:
             (n, K) float64.
         """
-        from leukoscope.learning.trainer import predict_logits
+        from leukoscope.learning.features import predict_logits
 
         logits = predict_logits(self.network, images, self.spec)
         return apply_calibration(logits, self.calibration)

@@ -122,7 +122,7 @@ def _load_patient_model(files: RunFiles, recipe: str) -> FinalModel:
     """
     from leukoscope.learning.backbones import build_network
     from leukoscope.learning.checkpoint import CheckpointMeta
-    from leukoscope.learning.trainer import predict_logits
+    from leukoscope.learning.features import predict_logits
 
     config, names = files.config, files.rows.class_names
     own = next(one for one in config.recipes if one.name == recipe)

@@ -16,9 +16,9 @@ from leukoscope.config.recipe import GradientTraining, ModelConfig, Recipe
 from leukoscope.core.errors import BundleError
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.learning import activations, features, trainer
+from leukoscope.learning import activations, features
 from leukoscope.learning.backbones import build_network
-from leukoscope.learning.trainer import predict_logits
+from leukoscope.learning.features import predict_logits
 from leukoscope.pipeline.features.store import InputStore, stored_features
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.progress import Progress
@@ -92,7 +92,7 @@ def test_what_cannot_be_exported_is_predicted_by_torch(
 ) -> None:
     network = build_network(recipe.model, num_classes=2, size_px=32, seed=0)
     few = predict_logits(network, PIXELS, recipe.preprocess)
-    monkeypatch.setattr(trainer, "MANY", 2)
+    monkeypatch.setattr(features, "MANY", 2)
     assert np.allclose(predict_logits(network, PIXELS, recipe.preprocess), few, atol=1e-4)
     monkeypatch.setattr(features, "onnx_bytes", refused)
     assert np.array_equal(predict_logits(network, PIXELS, recipe.preprocess), few)

@@ -216,7 +216,8 @@ class ConfigurationScorer:
     ) -> NDArray[np.float64]:
         from leukoscope.learning.backbones import build_network
         from leukoscope.learning.batches import ImageSet
-        from leukoscope.learning.trainer import predict_logits, train_gradient
+        from leukoscope.learning.features import predict_logits
+        from leukoscope.learning.trainer import train_gradient
 
         assert isinstance(recipe.training, GradientTraining)
         data, pixels = self.tuning.data, self._all_pixels(recipe)

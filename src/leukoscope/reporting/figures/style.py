@@ -288,8 +288,24 @@ def figure_svg(figure: Figure, name: str) -> str:
     out = io.StringIO()
     with matplotlib.rc_context(how), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        _lay_out(figure)
         figure.savefig(out, format="svg", metadata=_NO_METADATA, facecolor="none")
     return _inlined(out.getvalue(), name)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the parts of a figure for SVG; to have it done, ``savefig`` draws everything twice."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        FigureCanvasSVG(figure)  # type is measured as the file will have it
+        dpi = figure.dpi
+        engine.execute(figure)
+        figure.dpi = dpi  # measuring for SVG sets its own
+        with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
 
 
 def _inlined(source: str, name: str) -> str:
