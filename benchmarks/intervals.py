@@ -35,6 +35,8 @@ SIGNALS = ((1.2, 0.8), (2.2, 1.2))  # distance of the classes, spread between gr
 PATIENTS = (
     1, 1, 1, .997, .974, .949, .945, .921, .88, .774, .706, .637, .395, .232,
 )  # fmt: skip
+DESIGNS = ((32, 4.0, 1.0), (32, 4.0, 2.0), (200, 5.0, 1.0))
+"""Features, distance of the classes along the first, standard deviation of patients in each."""
 REPLICATES = 400
 TAILS = (0.025, 0.975)
 
@@ -46,6 +48,7 @@ def main() -> None:
     parts = {
         "proportions": (proportions, 2.0),
         "trainings": (trainings, 2.0),
+        "cross-validation": (cross_validation, 0.5),
         "ranked": (ranked, 1.0),
         "next-units": (next_units, 1.0),
         "ranked-cohorts": (ranked_cohorts, 1.0),
@@ -156,6 +159,76 @@ def scores(
     score = (2 * y - 1) * distance + shift + rng.normal(0, 1, len(member))
     p = 1 / (1 + np.exp(-2 * distance / (1 + between**2) * score))
     return y, np.column_stack([1 - p, p]), member
+
+
+def cross_validation(repetitions: int) -> None:
+    """Accuracy and ROC AUC pooled over folds, whose models share patients: does it hold a new one?
+
+    The truth of a repetition is what the model fitted on all patients has on 600 new ones.
+    """
+    rows = []
+    for patients, folds in ((24, 10), (48, 2), (48, 5), (48, 10), (48, 24), (120, 10)):
+        cells = [f"{patients} patients, {folds} folds"]
+        for width, signal, spread in DESIGNS:
+            held = _cross_validated(patients, folds, width, (signal, spread), repetitions)
+            cells += [f"{a:.2f} · {b:.2f}" for a, b in held]
+        rows.append(cells)
+    columns = [
+        f"{metric}, {width} features, patients {spread:g} apart"
+        for width, _, spread in DESIGNS
+        for metric in ("accuracy", "ROC AUC")
+    ]
+    table("Cross-validated values, by the spread between groups · with the factor for shared "
+          "training: coverage of what the model of all patients has", repetitions,
+          ("study", *columns), rows)  # fmt: skip
+
+
+def _cross_validated(
+    patients: int, folds: int, width: int, effect: tuple[float, float], repetitions: int
+) -> FloatArray:
+    """(2, 2) coverage of accuracy and ROC AUC, without and with the factor."""
+    rng, found = np.random.default_rng([patients, folds, width]), []
+    new = _cells(600, width, effect, rng)
+    for _ in range(repetitions):
+        x, y, member = _cells(patients, width, effect, rng)
+        turn = np.empty(patients, np.int64)
+        turn[np.concatenate([rng.permutation(np.arange(k, patients, 2)) for k in (0, 1)])] = (
+            np.arange(patients) % folds
+        )
+        p = np.empty((len(y), 2))
+        for fold in range(folds):
+            test = turn[member] == fold
+            p[test] = _answers(x[~test], y[~test], x[test])
+        names = ("accuracy", "roc_auc")
+        truth = weighted_metrics(
+            new[1], _answers(x, y, new[0]), CLASSES, np.ones((1, len(new[1]))), names
+        )
+        ways = [
+            bootstrap_metrics(y, p, CLASSES, groups=member, names=names, folds=n)
+            for n in (1, folds)
+        ]
+        found.append([[w[n].low <= truth[n][0] <= w[n].high for w in ways] for n in names])
+    return np.mean(found, axis=0)
+
+
+def _cells(
+    patients: int, width: int, effect: tuple[float, float], rng: np.random.Generator
+) -> tuple[FloatArray, IntArray, IntArray]:
+    """Eight cells of each patient: features, classes, and whose they are."""
+    signal, spread = effect
+    member = np.repeat(np.arange(patients), 8)
+    own = rng.normal(0, spread, (patients, width))
+    own[:, 0] += signal * (np.arange(patients) % 2)
+    return own[member] + rng.normal(0, 1, (len(member), width)), member % 2, member
+
+
+def _answers(x: FloatArray, y: IntArray, new: FloatArray) -> FloatArray:
+    """(m, 2) probabilities of a ridge classifier."""
+    from scipy.special import expit
+    from sklearn.linear_model import RidgeClassifier
+
+    p = expit(2 * RidgeClassifier(alpha=10.0).fit(x, y).decision_function(new))
+    return np.column_stack([1 - p, p])
 
 
 def ranked(repetitions: int) -> None:

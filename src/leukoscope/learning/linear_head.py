@@ -94,16 +94,13 @@ def fit_linear_head(
         c_grid: Inverse strengths, > 0.
         X_val: (m, D) features that select the strength; may be None with one strength.
         class_weight: (K,) weights of the classes in the loss; None for equal ones.
-        sample_weight: (n,) what each training image counts for; None for 1 each.
-        val_weight: (m,) likewise of the validation images; needed beside it.
+        sample_weight, val_weight: (n,) and (m,) what each image counts for; None for 1 each.
         unit_penalty: μ ≥ 0 of the penalty ``½ Wᵀ(I + μ·B + ν·C)W``, where B is the covariance of
             the means of units about the mean of their class; 0 needs no units.
-        units: (n,) number of each training image's unit (patient, acquisition cluster).
-        val_units: (m,) likewise of the validation images, with the same numbers.
+        units, val_units: (n,) and (m,) number of each image's unit (patient, acquisition cluster).
         copy_penalty: ν ≥ 0, where C is the covariance of the versions of an image about their
             mean; 0 needs no images.
-        images: (n,) number of the image of which each training row is a version.
-        val_images: (m,) likewise of the validation rows; no number of ``images``.
+        images, val_images: (n,) and (m,) of which image each row is a version; no number twice.
         refit_with_val: Fit once more on both with the selected strength.
 
     Raises:
@@ -117,10 +114,8 @@ def fit_linear_head(
     _check(X, y, c_grid, val is not None)
     penalty = _Penalty(unit_penalty, copy_penalty)
     problem = _Problem.of(train, n_classes, class_weight, penalty)
-    strengths, start, fits = sorted(c_grid), problem.start, []
-    for c in strengths:
-        start = problem.solve(c, start)
-        fits.append(problem.raw(start))
+    strengths = sorted(c_grid)
+    fits = problem.path(strengths)
     history = [_measured(c, fit, train, val) for c, fit in zip(strengths, fits, strict=True)]
     best = min(range(len(history)), key=lambda i: history[i]["val_loss"] or 0.0)
     c, (weight, bias) = strengths[best], fits[best]
@@ -317,6 +312,16 @@ class _Problem:
     def start(self) -> NDArray[np.float64]:
         """Parameters of a head that says nothing."""
         return np.zeros(self.n_classes * (self.Z.shape[1] + 1))
+
+    def path(
+        self, strengths: Sequence[float]
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Weight and bias at each strength, each started from the one before."""
+        start, fits = self.start, []
+        for c in strengths:
+            start = self.solve(c, start)
+            fits.append(self.raw(start))
+        return fits
 
     def solve(self, c: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
         """L-BFGS on the objective divided by c · Σ w, which keeps its scale near 1."""

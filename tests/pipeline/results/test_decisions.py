@@ -10,6 +10,7 @@ from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.evaluation.statistics.limits import shared_training
 from leukoscope.pipeline.jobs import calibration_tables, fit_fold_calibration, with_calibration
 from leukoscope.pipeline.results.decisions import decision_entries, operating_entry
 from leukoscope.pipeline.results.entries import (
@@ -197,4 +198,18 @@ def test_intervals_allow_for_the_training_only_where_it_is_random() -> None:
     uneven = PredictionTable(**{**vars(test), "probs": worse})
     narrow, wide = (s.metrics(uneven, "grouped", ["accuracy"])["accuracy"] for s in (plain, random))
     assert narrow["value"] == wide["value"]
-    assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
+    assert wide["high"] - wide["low"] > 1.2 * (narrow["high"] - narrow["low"])
+
+
+def test_the_interval_of_pooled_folds_is_wider_than_that_of_one_model() -> None:
+    table, folds = drawn("grouped", harder=2.5)
+    test = table.select(part="test")
+    statistics = Statistics.of(folds, config())
+    several = statistics.metrics(test, "grouped", ["accuracy", "log_loss"])
+    one = PredictionTable(**{**vars(test), "fold": np.zeros_like(test.fold)})
+    alone = statistics.metrics(one, "grouped", ["accuracy", "log_loss"])
+    factor = shared_training(len(set(test.fold.tolist()))) ** 0.5
+    for name in ("accuracy", "log_loss"):
+        widths = [found[name]["high"] - found[name]["low"] for found in (several, alone)]
+        assert several[name]["value"] == alone[name]["value"]
+        assert widths[0] == pytest.approx(factor * widths[1], rel=0.15)

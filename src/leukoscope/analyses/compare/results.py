@@ -79,15 +79,17 @@ def leaderboard_results(
 
 
 def _one(board: Leaderboard, label: str, settings: ComparisonSettings) -> dict[str, object]:
-    y, probs = board.y_true, board.probs[label]
+    y, probs, folds = board.y_true, board.probs[label], len(set(board.fold[label].tolist()))
+    how: Sampling = {**settings.how, "folds": folds}
     intervals = bootstrap_metrics(
-        y, probs, board.class_names, groups=board.groups, roles=board.roles, **settings.how
-    )
+        y, probs, board.class_names, groups=board.groups, roles=board.roles,
+        **how,
+    )  # fmt: skip
     return {
         "metrics": {name: interval.to_json() for name, interval in intervals.items()},
         "confusion": confusion_matrix(y, probs.argmax(axis=1), len(board.class_names)).tolist(),
         "roc": _roc(y, probs, board.class_names),
-        "folds": len(set(board.fold[label].tolist())),
+        "folds": folds,
     }
 
 

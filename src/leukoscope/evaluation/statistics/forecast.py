@@ -14,6 +14,7 @@ from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS, Interval, Resampling, Sampling
+from leukoscope.evaluation.statistics.limits import shared_training
 from leukoscope.evaluation.statistics.metrics import check_predictions, weighted_metrics
 
 FloatArray = NDArray[np.float64]
@@ -59,6 +60,7 @@ def next_unit_interval(
     confidence: float = 0.95,
     seed: int = 0,
     images: int | None = None,
+    folds: int = 1,
 ) -> Forecast:
     """Prediction interval for the accuracy on the images of the next group.
 
@@ -66,6 +68,7 @@ def next_unit_interval(
         correct: (n,) whether each image was classified rightly.
         confidence: Probability that the next accuracy lies inside.
         images: Number of images of the next group; None draws it from those seen.
+        folds: Of how many folds the images are pooled, see :func:`cohort_interval`.
 
     Raises:
         DataError: Fewer than ``FEWEST`` groups, or shapes do not fit.
@@ -76,7 +79,9 @@ def next_unit_interval(
     True
     """
     sizes = None if images is None else [images]
-    return cohort_interval(correct, groups, count=1, confidence=confidence, seed=seed, images=sizes)
+    return cohort_interval(
+        correct, groups, count=1, confidence=confidence, seed=seed, images=sizes, folds=folds
+    )
 
 
 def cohort_interval(
@@ -87,12 +92,15 @@ def cohort_interval(
     confidence: float = 0.95,
     seed: int = 0,
     images: Sequence[int] | None = None,
+    folds: int = 1,
 ) -> Forecast:
     """Prediction interval for the accuracy over all images of the next ``count`` groups.
 
     Args:
         correct: (n,) whether each image was classified rightly.
         images: (count,) number of images of each; None draws them from those seen.
+        folds: Of how many folds the images are pooled: groups then tell as much as fewer would
+            (:func:`~leukoscope.evaluation.statistics.limits.shared_training`).
 
     Raises:
         DataError: Fewer than ``FEWEST`` groups, no new group, or shapes do not fit.
@@ -106,7 +114,7 @@ def cohort_interval(
     if count < 1 or (images is not None and (len(images) != count or min(images) < 1)):
         raise DataError(f"forecast: expected the images of {count} ≥ 1 new groups, got {images}")
     rng = np.random.default_rng(seed)
-    a, b, weight = _posterior(hits, sizes)
+    a, b, weight = _posterior(hits, sizes, shared_training(folds))
     drawn = rng.choice(len(weight), DRAWS, p=weight)
     chance = rng.beta(a[drawn][:, None], b[drawn][:, None], (DRAWS, count))
     if images is None:
@@ -135,7 +143,8 @@ def cohort_metric_interval(
     """Prediction interval for a metric pooled over the images of the next ``count`` groups.
 
     With G groups seen and m new ones, the difference between the new value and the one measured
-    has the variance V (1 + G / m), where V is that of the jackknife over the groups seen. Limits as
+    has the variance V (1 + G / m), where V is that of the jackknife over the groups seen; in place
+    of 1 stands the factor of pooled folds, where ``how`` names their number. Limits as
     for the confidence interval: Student's t on the logit scale. It supposes that a pooled value is
     about normal there, so it is meant for several new groups, not for one.
 
@@ -173,13 +182,18 @@ def _by_group(correct: ArrayLike, groups: ArrayLike) -> tuple[IntArray, IntArray
     return np.bincount(member, weights=right).astype(np.int64), np.bincount(member)
 
 
-def _posterior(hits: IntArray, sizes: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _posterior(
+    hits: IntArray, sizes: IntArray, widening: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Parameters a and b of the beta distribution on a grid, and the probability of each.
+
+    The log likelihood is divided by ``widening``.
 
     The prior is p(a, b) ∝ (a + b)^(−5/2): uniform in the mean, and in (a + b)^(−1/2), which is
     about the standard deviation between groups (Gelman et al. 2013, equation 5.9).
     """
-    pairs, times = np.unique(np.stack([hits, sizes - hits]), axis=1, return_counts=True)
+    pairs, counts = np.unique(np.stack([hits, sizes - hits]), axis=1, return_counts=True)
+    times = counts / widening
     ranges = (_LOGIT_MEAN, _LOG_SIZE)
     grid, weight = _on_grid(pairs, times, ranges)
     seen = weight > weight.max() * 1e-6  # the same again, only where the posterior is
@@ -192,7 +206,7 @@ def _posterior(hits: IntArray, sizes: IntArray) -> tuple[FloatArray, FloatArray,
 
 
 def _on_grid(
-    pairs: IntArray, times: IntArray, ranges: Sequence[tuple[float, float]]
+    pairs: IntArray, times: FloatArray, ranges: Sequence[tuple[float, float]]
 ) -> tuple[list[FloatArray], FloatArray]:
     """Logit of the mean and log(a + b) on a grid, and the posterior there, which sums to 1."""
     from scipy.special import betaln
@@ -253,7 +267,8 @@ def forecasts(
     y, probs, labels = inside.y_true[rows], inside.probs[rows], np.array(groups)[rows]
     sizes = list(Counter(new_groups).values())
     result: dict[str, Any] = {"unit": unit, "n_units": len(sizes)}
-    plain = {"confidence": how["confidence"], "seed": how["seed"]}
+    how = {**how, "folds": len(set(inside.fold.tolist()))}
+    plain = {name: how[name] for name in ("confidence", "seed", "folds")}
     try:
         forecast = cohort_interval(
             probs.argmax(axis=1) == y, labels, count=len(sizes), images=sizes, **plain

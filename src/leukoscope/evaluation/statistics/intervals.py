@@ -11,8 +11,10 @@ or drawn. Three ways, by what is measured:
   Davison & Hinkley 1997, section 3.8), with expanded percentiles (Hesterberg 2015) for few groups.
 
 Where every group has one class (patients do), groups are left out or drawn within their class;
-where a group mixes classes (acquisition clusters do), all groups together. How often these limits
-hold the truth is measured in ``docs/results/intervals.md``.
+where a group mixes classes (acquisition clusters do), all groups together. Limits of the first two
+kinds are wider where the images of several folds are pooled, whose models share training images
+(:func:`~leukoscope.evaluation.statistics.limits.shared_training`). How often these limits hold the
+truth is measured in ``docs/results/intervals.md``.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from leukoscope.evaluation.statistics.limits import (
     gap_limits,
     jackknife_variance,
     proportion_limits,
+    shared_training,
     transformed_limits,
 )
 from leukoscope.evaluation.statistics.metrics import (
@@ -95,6 +98,7 @@ class Sampling(TypedDict, total=False):
     replicates: int  # number of replicates, 1000 unless given
     confidence: float  # level of the intervals, 0.95 unless given
     seed: int  # random seed, 0 unless given; equal seeds and groups give equal resamples
+    folds: int  # of how many folds the images are pooled, 1 unless given
 
 
 def bootstrap_metrics(
@@ -191,6 +195,7 @@ class Resampling:
         strata: The groups that are drawn among each other, as arrays of group indices.
         fewest: In how many groups the rarest class is.
         seed: Of the random numbers.
+        folds: Of how many folds the images are pooled.
     """
 
     member: IntArray
@@ -199,6 +204,7 @@ class Resampling:
     replicates: int
     confidence: float
     seed: int
+    folds: int = 1
 
     @classmethod
     def of(
@@ -209,6 +215,7 @@ class Resampling:
         replicates: int = 1000,
         confidence: float = 0.95,
         seed: int = 0,
+        folds: int = 1,
     ) -> Resampling:
         """Prepare the draws for images in ``groups`` (n,) of the classes ``y_true`` (n,).
 
@@ -230,7 +237,7 @@ class Resampling:
         else:
             strata = (np.arange(count),)
         fewest = int(np.bincount(pairs[1])[np.unique(pairs[1])].min())
-        return cls(member, strata, fewest, replicates, confidence, seed)
+        return cls(member, strata, fewest, replicates, confidence, seed, folds)
 
     @property
     def n_groups(self) -> int:
@@ -312,8 +319,9 @@ class Resampling:
     ) -> Interval:
         """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
 
-        ``times`` multiplies the variance: for m new groups of G seen, 1 + G / m; ``without_fit``:
-        see :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`.
+        ``times`` multiplies the variance between groups: for m new groups of G seen, 1 + G / m;
+        ``without_fit``: see
+        :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`.
         """
         block, places = self.blocks()
         used = np.isfinite(left_out)
@@ -325,11 +333,13 @@ class Resampling:
             low, high = exact_limits(value * self.n_groups, self.n_groups, self.confidence)
         elif value > 0:
             sizes = np.bincount(block[self.member]).astype(np.float64)
-            variance, df = jackknife_variance(left_out, places, sizes)
+            between, df = jackknife_variance(left_out, places, sizes)
+            variance = between
             if without_fit is not None:
-                variance, df = add_training_variance(without_fit, variance, df)
+                variance, df = add_training_variance(without_fit, between, df)
+            variance += (shared_training(self.folds) - 1 + times - 1) * between
             low, high = transformed_limits(
-                value, times * variance, df, confidence=self.confidence, scale=scale
+                value, variance, df, confidence=self.confidence, scale=scale
             )
         return Interval(value, low, high, self.n_groups, int(used.sum()), reliable)
 
@@ -345,8 +355,9 @@ class Resampling:
         """
         k, n = self.sums(hits), self.sums(trials)
         low, high = proportion_limits(
-            k, n, self.strata, confidence=self.confidence, without_fit=without_fit
-        )
+            k, n, self.strata, confidence=self.confidence, times=shared_training(self.folds),
+            without_fit=without_fit,
+        )  # fmt: skip
         value = float(hits.sum() / trials.sum()) if trials.any() else math.nan
         concerned = int((n > 0).sum())
         reliable = self.reliable and concerned >= MIN_CLASS_GROUPS

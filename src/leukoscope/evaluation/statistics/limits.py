@@ -100,6 +100,21 @@ def add_training_variance(left_out: FloatArray, variance: float, df: float) -> t
     return both, both**2 / (variance**2 / df + more**2 / (len(values) - 1))
 
 
+def shared_training(folds: int) -> float:
+    """By how much training sets that overlap make the variance of a cross-validated value larger.
+
+    The models of K folds share most of their training images, and what one fold tests is missing
+    in its training, so that folds err together. The spread between groups does not see that
+    (Bates, Hastie & Tibshirani 2023). The factor is 1 + K / (K − 1): (1/J + n_test/n_train) of
+    Nadeau & Bengio (2003) with J = K and n_test/n_train = 1/(K − 1), over 1/J. One hold-out
+    has images that no training has to do with: 1.
+
+    >>> shared_training(1), shared_training(2), round(shared_training(10), 2)
+    (1.0, 3.0, 2.11)
+    """
+    return 1.0 if folds < 2 else 1.0 + folds / (folds - 1)
+
+
 def transformed_limits(
     value: float, variance: float, df: float, *, confidence: float, scale: Scale
 ) -> tuple[float, float]:
@@ -130,6 +145,7 @@ def proportion_limits(
     strata: Sequence[IntArray],
     *,
     confidence: float,
+    times: float = 1.0,
     without_fit: FloatArray | None = None,
 ) -> tuple[float, float]:
     """Score limits of a proportion of images that stand in groups.
@@ -145,6 +161,8 @@ def proportion_limits(
         hits: (G,) number of hits in each group.
         trials: (G,) number of images in each group; groups without any are left out.
         strata: Indices of the groups that are drawn among each other.
+        times: Multiplies the variance between groups, see :func:`shared_training`; not where all
+            groups agree, whose limits are far apart already.
         without_fit: (F,) the proportion without the images of each trained model, for
             :func:`add_training_variance`.
 
@@ -162,16 +180,20 @@ def proportion_limits(
     if groups == 0:
         return float("nan"), float("nan")
     p = found / total
-    if p in (0.0, 1.0) or groups == total:
+    if p in (0.0, 1.0):
         return exact_limits(p * groups, groups, confidence)
+    if groups == total:
+        return exact_limits(found / times, total / times, confidence)
     left_out, own = _without_each(hits, trials, strata)
     variance, df = jackknife_variance(left_out, own, trials[trials > 0])
     mean_size = float((trials**2).sum()) / total
     prior = p * (1 - p) * (1 + (mean_size - 1) * PRIOR_ICC) / total
-    moderated, df = (df * variance + PRIOR_DF * prior) / (df + PRIOR_DF), df + PRIOR_DF
+    between, df = (df * variance + PRIOR_DF * prior) / (df + PRIOR_DF), df + PRIOR_DF
+    moderated = between
     if without_fit is not None:
-        moderated, df = add_training_variance(without_fit, moderated, df)
-    effective = min(total, p * (1 - p) / moderated)
+        moderated, df = add_training_variance(without_fit, between, df)
+    moderated += (times - 1) * between
+    effective = min(total / times, p * (1 - p) / moderated)
     quantile = float(t.ppf((1 + confidence) / 2, df))
     shift = quantile**2 / effective
     middle = (p + shift / 2) / (1 + shift)
@@ -179,7 +201,7 @@ def proportion_limits(
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def exact_limits(successes: float, n: int, confidence: float) -> tuple[float, float]:
+def exact_limits(successes: float, n: float, confidence: float) -> tuple[float, float]:
     """Interval of a proportion of independent trials (Clopper & Pearson 1934).
 
     >>> [round(limit, 4) for limit in exact_limits(10, 10, 0.95)]

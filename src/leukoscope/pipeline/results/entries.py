@@ -43,13 +43,19 @@ PROBE_METRICS = (
 )
 
 
-def sampling(config: StudyConfig) -> Sampling:
-    """How the intervals of a study are drawn."""
+def sampling(config: StudyConfig, folds: int = 1) -> Sampling:
+    """How the intervals of a study are drawn; ``folds`` of values pooled over so many."""
     return {
         "replicates": config.bootstrap,
         "confidence": config.confidence,
         "seed": config.seed,
+        "folds": folds,
     }
+
+
+def count_folds(table: PredictionTable) -> int:
+    """How many models answered the images of a table."""
+    return len(set(table.fold.tolist()))
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,10 @@ class Statistics:
         """Of every bootstrap."""
         return sampling(self.config)
 
+    def how_of(self, table: PredictionTable) -> Sampling:
+        """Of the intervals of a model's values, whose folds share training images."""
+        return sampling(self.config, count_folds(table))
+
     def units(self, table: PredictionTable, protocol: str) -> list[str]:
         """(n,) unit of each row."""
         mapping = self.groups[protocol]
@@ -98,7 +108,7 @@ class Statistics:
             names=names,
             fits=table.fold if str(table.recipe[0]) in self.random else None,
             roles=self.config.data.roles,
-            **self.how,
+            **self.how_of(table),
         )
         return {name: interval.to_json() for name, interval in intervals.items()}
 
@@ -110,7 +120,7 @@ class Statistics:
             table.class_names,
             groups=self.units(table, protocol),
             roles=self.config.data.roles,
-            **self.how,
+            **self.how_of(table),
         )
 
 
@@ -121,7 +131,7 @@ def head_of(statistics: Statistics, rows: PredictionTable, protocol: str) -> dic
         "n": len(rows),
         "n_groups": len(set(statistics.units(rows, protocol))),
         "group_unit": statistics.unit[protocol],
-        "folds": len(set(rows.fold.tolist())),
+        "folds": count_folds(rows),
         **({} if statistics.config.unit == "image" else {"row": statistics.config.unit}),
     }
 
@@ -153,12 +163,15 @@ def next_unit(statistics: Statistics, rows: PredictionTable, protocol: str) -> d
     right = rows.probs.argmax(axis=1) == rows.y_true
     config = statistics.config
     units, level, seed = statistics.units(rows, protocol), config.confidence, config.seed
+    folds = count_folds(rows)
     try:
         if config.unit == "patient":  # one answer is right or wrong: of several a share can be told
             unit, count = f"{NEXT_PATIENTS} patients", NEXT_PATIENTS
-            found = cohort_interval(right, units, count=count, confidence=level, seed=seed)
+            found = cohort_interval(
+                right, units, count=count, confidence=level, seed=seed, folds=folds
+            )
         else:
-            found = next_unit_interval(right, units, confidence=level, seed=seed)
+            found = next_unit_interval(right, units, confidence=level, seed=seed, folds=folds)
     except DataError as error:
         return {"reason": error.message}
     return {"unit": unit, "metric": "accuracy", **found.to_json()}
@@ -280,7 +293,7 @@ class FoldResults:
     @property
     def options(self) -> dict[str, Any]:
         """Of every bootstrap."""
-        return {"groups": self.units, **sampling(self.config)}
+        return {"groups": self.units, **sampling(self.config, len(self.folds))}
 
     def fit(self, score: SetScore, guarantee: SetGuarantee) -> list[Conformal]:
         """Thresholds of each fold."""

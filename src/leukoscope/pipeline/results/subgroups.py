@@ -51,7 +51,7 @@ def subgroups_entry(
         [known[image_id] for image_id in rows.image_id.tolist()],
         statistics.units(rows, protocol),
         roles=statistics.config.data.roles,
-        how=statistics.how,
+        how=statistics.how_of(rows),
         metrics=metrics,
     )
     if not columns:

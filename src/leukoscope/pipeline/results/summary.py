@@ -124,7 +124,7 @@ def _of_recipe(
         "mixed": sorted(mixed),
         "folds": folds,
         "bundle_method": _bundle_method(table.select(part="test"), patients),
-        "metrics": _metrics(y, probs, names, config) if len(found) else {},
+        "metrics": _metrics(y, probs, names, config, len(folds)) if len(found) else {},
         "patients": [
             {"true": names[truth], "fold": fold, **result.to_json(names)}
             for result, truth, fold in sorted(found, key=lambda row: (row[1], row[0].patient))
@@ -166,7 +166,11 @@ def _patients(
 
 
 def _metrics(
-    y: NDArray[np.int64], probs: NDArray[np.float64], names: Sequence[str], config: StudyConfig
+    y: NDArray[np.int64],
+    probs: NDArray[np.float64],
+    names: Sequence[str],
+    config: StudyConfig,
+    folds: int,
 ) -> dict[str, object]:
     """Metrics over patients; as each is a group of its own, proportions have exact limits."""
     available = metric_names(names, config.data.roles)
@@ -174,7 +178,12 @@ def _metrics(
     if len(names) == 2 and "roc_auc_malignant" in wanted:
         wanted.remove("roc_auc_malignant")  # the same number
     intervals = bootstrap_metrics(
-        y, probs, names, names=wanted, roles=config.data.roles, **sampling(config)
+        y,
+        probs,
+        names,
+        names=wanted,
+        roles=config.data.roles,
+        **sampling(config, folds),
     )
     return {name: intervals[name].to_json() for name in wanted}
 
