@@ -81,6 +81,7 @@ from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.results.out_of_fold import UnseenImages
 from leukoscope.pipeline.results.summary import summarise
+from leukoscope.pipeline.selected import selects_settings, settled_recipe
 
 METRICS: Final = ("accuracy", "roc_auc", "log_loss", "brier", "ece")
 
@@ -139,17 +140,19 @@ def fit_all(
     recipe = config.recipes[0]
     features = store.features(recipe, "image", config.seed)
     trainer = HeadTrainer.of(store, recipe, features, store.data, config.seed)
-    tables = []
-    for fold in folds:
-        folder = store.run.model(recipe.name, fold.protocol, fold.fold)
-        seed = job_seed(config.seed, recipe.name, fold.protocol, fold.fold)
-        rows = part_rows(store.data, fold)
-        logits = trainer.fit(rows, folder, seed, lambda done, total: None)
-        tables.append(write_fit(store.data, fold, recipe.name, "image", folder, logits))
 
     def folder_of(fold: Fold) -> Path:
         return store.run.model(recipe.name, fold.protocol, fold.fold)
 
+    tables = []
+    for fold in folds:
+        own, folder = trainer, folder_of(fold)
+        if fold.protocol == FINAL and selects_settings(recipe):
+            known = [folder_of(other) for other in folds if other.protocol != FINAL]
+            own = replace(trainer, recipe=settled_recipe(recipe, known))
+        seed = job_seed(config.seed, recipe.name, fold.protocol, fold.fold)
+        logits = own.fit(part_rows(store.data, fold), folder, seed, lambda done, total: None)
+        tables.append(write_fit(store.data, fold, recipe.name, "image", folder, logits))
     return calibrate_fits(folds, tables, folder_of, PROTOCOLS)
 
 
