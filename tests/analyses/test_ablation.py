@@ -16,7 +16,7 @@ from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
 from leukoscope.evaluation.statistics.leaderboard import holm_adjusted
 
-SMALL = ("training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0",
+SMALL = ("training.epochs=1", "preprocess.size_px=32", "bootstrap=100", "explanations=0",
          "control_draws=0", 'training.precision="fp32"')  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from leukoscope.core.run_folder import RunFolder
 RECIPE = "double-transfer-resnet50"
 NAME = f"{RECIPE}-on-test_resnet"
 SMALL = (
-    "training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0",
+    "training.epochs=1", "preprocess.size_px=32", "bootstrap=100", "explanations=0",
     "control_draws=0", 'training.precision="fp32"',
 )  # fmt: skip
 
@@ -118,8 +119,12 @@ def test_a_killed_transfer_ends_as_an_undisturbed_one(
             raise KeyboardInterrupt
 
     again = tmp_path / "again"
+    later = shutil.ignore_patterns("double", "transfer.*", "report.html", "figures")
+    shutil.copytree(out, again, ignore=later)  # before its last arm
+    config = RunFolder(again / "phase1").config  # the only one that names the folder
+    config.write_text(config.read_text().replace(str(out), str(again)))
     with pytest.raises(KeyboardInterrupt):
-        run_transfer(plan(two_classes, four_classes), again, listener=kill)
+        run_transfer(plan(two_classes, four_classes), again, resume=True, listener=kill)
     with pytest.raises(UsageError, match="already holds a comparison"):
         run_transfer(plan(two_classes, four_classes), again)
     steps = []

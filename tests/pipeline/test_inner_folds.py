@@ -23,7 +23,7 @@ from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.learning.checkpoint import load_checkpoint
-from leukoscope.learning.trainer import predict_logits
+from leukoscope.learning.features import predict_logits
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.inner_folds import fit_inner_folds, inner_parts, member_recipe
@@ -99,9 +99,10 @@ def test_the_recipe_says_so_and_members_do_not_refit() -> None:
 
 def test_a_study_with_inner_folds(tmp_path: Path) -> None:
     """A linear head and a gradient training, two members each."""
-    phantoms = write_phantoms(PhantomSpec(images=64, sessions=8, size_px=96, seed=5),
+    phantoms = write_phantoms(PhantomSpec(images=48, sessions=6, size_px=96, seed=5),
                               tmp_path / "phantoms")  # fmt: skip
-    small = ["preprocess.size_px=32", "model.weights=none", "bootstrap=100", "inner_folds=2"]
+    small = ["preprocess.size_px=32", "model.weights=none", "bootstrap=100", "inner_folds=2",
+             "control_draws=0"]  # fmt: skip
     for recipe, more in (
         ("quick", ["model.backbone=test_resnet"]),
         ("leaky-cnn", ["training.epochs=1", "training.precision=fp32"]),

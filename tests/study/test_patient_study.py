@@ -39,18 +39,25 @@ def phantom_patients(folder: Path) -> Path:
         The manifest, with columns ``path``, ``label``, ``patient_id``, ``cell_type``, ``site`` and
         ``age``.
     """
-    root = write_phantoms(PhantomSpec(images=112, sessions=9, size_px=96, seed=5), folder)
+    spec = PhantomSpec(
+        images=2 * PATIENTS * IMAGES,
+        sessions=9,
+        size_px=96,
+        seed=5,
+        class_names=("benign", "pro_b"),
+    )
+    root = write_phantoms(spec, folder)
     paths = sorted(p for p in root.rglob("*.png") if TRUTH_FOLDER not in p.parts)
     found: dict[str, list[str]] = {}
     for path in paths:
         found.setdefault(path.parent.name, []).append(str(path.relative_to(root)))
-    (first, *_, last) = sorted(name for name, own in found.items() if len(own) >= IMAGES * PATIENTS)
+    first, last = sorted(found)
     manifest = root / "cells.csv"
     with manifest.open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(("path", "label", "patient_id", "cell_type", "site", "age"))
         for label, name in (("aml", first), ("apl", last)):
-            for place, path in enumerate(found[name][: IMAGES * PATIENTS]):
+            for place, path in enumerate(found[name]):
                 kind = "blast" if (place + (label == "apl")) % 3 else "lymphocyte"
                 patient = place // IMAGES
                 site, age = "ab"[patient % 2], 30 + 3 * patient + (label == "apl")
