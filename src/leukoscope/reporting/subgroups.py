@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.config.metrics.subgroups import Subgroup, SubgroupColumn, Subgroups
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
@@ -25,7 +26,7 @@ _NOTE = (
     "Intervals resample whole groups; those of different values overlap or not for many reasons, "
     "so only the test says whether the accuracy differs. It deals whole groups among the values "
     "(within the classes, where each group has one), allows for classes that are harder, and is "
-    "corrected for all columns (Holm). A ROC AUC needs images of every class."
+    "corrected for all columns (Holm). A ROC AUC needs images of every class, in several groups."
 )
 
 
@@ -70,6 +71,12 @@ def subgroup_tables(found: Subgroups) -> list[Table]:
     return [_table(found, column) for column in found.columns if column.groups]
 
 
+def _with_limits(group: Subgroup, metric: str) -> Estimate | None:
+    """A metric that has an interval: of one or two groups a value alone would say too much."""
+    found = group.metrics.get(metric)
+    return found if found is not None and found.low is not None else None
+
+
 def _table(found: Subgroups, column: SubgroupColumn) -> Table:
     def classes(group: Subgroup) -> str:
         return ", ".join(f"{class_title(name)} {n}" for name, n in group.by_class.items() if n)
@@ -88,7 +95,7 @@ def _table(found: Subgroups, column: SubgroupColumn) -> Table:
         f"({100 * found.confidence:g} % intervals)",
         column.groups,
         text(column.column, "value"),
-        *scores([name for name in ("accuracy", "roc_auc") if name in column.groups[0].metrics]),
+        *scores(column.groups[0].metrics, _with_limits),
         n_rows(found.row),
         *groups,
         text("Classes", classes),

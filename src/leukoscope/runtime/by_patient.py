@@ -309,7 +309,7 @@ class PatientCollector:
         return found
 
 
-def features_of(images: Sequence[UsedImage]) -> NDArray[np.float32]:
+def features_of(images: Sequence[UsedImage | Prediction]) -> NDArray[np.float32]:
     """(n, D) features of the images of a patient, by a bundle that answers for patients.
 
     Raises:

@@ -56,6 +56,15 @@ def deciding_cells(
     return [DecidingCell(int(row), float(weights[row]), float(added[row])) for row in order]
 
 
+def for_and_against(
+    cells: Sequence[DecidingCell],
+) -> tuple[list[DecidingCell], list[DecidingCell]]:
+    """Those of :func:`deciding_cells` that spoke most for the answer, and most against it."""
+    speaking = [cell for cell in cells if cell.contribution > 0][:FOR]
+    against = [cell for cell in reversed(cells) if cell.contribution < 0][:AGAINST]
+    return speaking, against
+
+
 def cell_sheet(
     title: str, predicted: str, cells: Sequence[DecidingCell], picture: Callable[[int], Image]
 ) -> Image:
@@ -71,8 +80,7 @@ def cell_sheet(
         (H', W', 3) uint8 RGB.
     """
     name = class_title(predicted)
-    speaking = [cell for cell in cells if cell.contribution > 0][:FOR]
-    against = [cell for cell in reversed(cells) if cell.contribution < 0][:AGAINST]
+    speaking, against = for_and_against(cells)
     blocks = [(f"Cells for {name}", speaking), (f"Cells against {name}", against)]
     if not speaking and not against:
         blocks = [("Cells that all say the same", list(cells[:FOR]))]

@@ -111,6 +111,7 @@ async def _result_values(
 ) -> dict[str, object]:
     """The values that the template of the results shows."""
     cards, failures, counts = [], [], dict.fromkeys(("accept", "review", "reject"), 0)
+    thumbs: dict[int, str] = {}
     for index, answer in enumerate(answers):
         if isinstance(answer, Failure):
             failures.append(answer)
@@ -124,6 +125,7 @@ async def _result_values(
             answer,
         )
         cards.append(views.card(model, index, answer, pictures))
+        thumbs[index] = pictures.thumb
         counts[answer.decision] += 1
     together = uploads.by_patient(model, upload, answers, "one") if upload.one_patient else []
     names = model.predictor.class_names
@@ -132,6 +134,8 @@ async def _result_values(
         "failures": failures,
         "counts": counts,
         "patient": views.patient(together[0], names) if together else None,
+        "deciding": views.deciding(model, answers, together[0]["predicted"]) if together else [],
+        "thumbs": thumbs,
         "about": views.about(model),
         "csv": base64.b64encode(csv_text(answers, names).encode()).decode(),
         "made": views.texts()["results"]["made"].format(

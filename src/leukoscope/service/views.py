@@ -20,8 +20,10 @@ from leukoscope.core.labels import class_description, class_title, malignant_mas
 from leukoscope.evaluation.statistics.hierarchy import split_levels
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.segment import segment_leukocytes
+from leukoscope.runtime.by_patient import features_of
+from leukoscope.runtime.cell_sheet import deciding_cells, for_and_against
 from leukoscope.runtime.heatmap import colour_map
-from leukoscope.runtime.prediction import Prediction
+from leukoscope.runtime.prediction import Failure, Prediction
 from leukoscope.runtime.predictor import Predictor
 from leukoscope.service.decoding import Decode
 from leukoscope.service.model_pool import ServedModel
@@ -262,6 +264,40 @@ def _quality(quality: Mapping[str, float], record: BundleRecord) -> list[dict[st
             row["limits"] = t["card"]["limits"].format(low=f"{low:.3g}", high=f"{high:.3g}")
         rows.append(row)
     return rows
+
+
+def deciding(
+    model: ServedModel, answers: Sequence[Prediction | Failure], predicted: str | None
+) -> list[dict[str, object]]:
+    """The images that moved the answer for a patient most, for it and against it.
+
+    Args:
+        model: That answered.
+        answers: For the images, in the order of the upload.
+        predicted: Class of the patient; None where no image could be used.
+
+    Returns:
+        Groups with a heading and their images; none where there is no choice of images, or where
+        the answers for images are put together.
+    """
+    head, t = model.predictor.patient_head, texts()["patient"]
+    used = [
+        (place, answer)
+        for place, answer in enumerate(answers)
+        if isinstance(answer, Prediction) and answer.decision != "reject"
+    ]
+    if head is None or predicted is None or len(used) < 2:
+        return []
+    best = model.predictor.class_names.index(predicted)
+    cells = deciding_cells(head, features_of([answer for _, answer in used]), best)
+    return [
+        {
+            "heading": t[words].format(title=class_title(predicted)),
+            "cells": [{"place": used[cell.row][0], "caption": cell.caption} for cell in found],
+        }
+        for words, found in zip(("for", "against"), for_and_against(cells), strict=True)
+        if found
+    ]
 
 
 def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
