@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from leukoscope.cli.main import app
 from leukoscope.core.errors import MissingExtraError, UsageError
 from leukoscope.core.files import read_csv
 from leukoscope.learning import trainer
@@ -87,24 +89,27 @@ def second_of(launcher: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_study_report")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found through /proc")
 def test_after_a_kill_the_rest_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     data = write_phantoms(PhantomSpec(images=32, sessions=4, size_px=96, seed=3), tmp_path / "data")
     more = ("preprocess.size_px=32", "training.precision=fp32", "model.dropout=0")
     slow = ("training.optimizer=sgd", "training.learning_rate=1e-4")  # rounding stays small
-    long = ("training.patience=60", "training.epochs=60", *slow, *more)
+    long = ("training.patience=12", "training.epochs=12", *slow, *more)
+    short = ("bootstrap=100", "explanations=0", "control_draws=0")  # what comes after the training
 
-    def command(out: Path, *words: object) -> list[str]:
-        sets = [word for value in long for word in ("--set", value)]
-        start = ("-m", "leukoscope", "train", data, "-r", "cnn-baseline", "-p", "random")
-        return python(*start, "--no-bundle", *sets, "--out", out, *words)
+    def words(out: Path, *more: object) -> list[str]:
+        sets = [word for value in (*long, *short) for word in ("--set", value)]
+        start = ("train", data, "-r", "cnn-baseline", "-p", "random")
+        return [str(word) for word in (*start, "--no-bundle", *sets, "--out", out, *more)]
+
+    def command(out: Path, *more: object) -> list[str]:
+        return python("-m", "leukoscope", *words(out, "--devices", 2, *more))
 
     out, alone = tmp_path / "out", tmp_path / "alone"
     models = Path("models") / "cnn-baseline" / "random" / "fold0"
     last = out / models / "resume" / "last.ckpt"
-    with subprocess.Popen(
-        command(out, "--devices", 2), stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 120
         while not last.is_file() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
@@ -113,8 +118,9 @@ def test_after_a_kill_the_rest_goes_on_as_if_nothing_had_happened(tmp_path: Path
     assert process.returncode == 1
     assert "process 2 of 2 was killed (SIGKILL, often for want of memory)" in said
     assert "--resume" in said
-    for folder, words in ((out, ("--resume", "--devices", 2)), (alone, ())):
-        run(command(folder, *words))
+    run(command(out, "--resume"))
+    done = CliRunner().invoke(app, words(alone))
+    assert done.exit_code == 0, done.output
     np.testing.assert_allclose(
         numbers(out / models / "history.csv"), numbers(alone / models / "history.csv"), atol=1e-4
     )
