@@ -14,13 +14,13 @@ import pytest
 from leukoscope.analyses.tuning.trials import (
     JOURNAL,
     TrialPool,
-    TrialRow,
     grid,
     open_storage,
     shown_storage,
 )
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.study import DataConfig, SplitConfig, StudyConfig
+from leukoscope.config.tuning_results import TrialRecord
 from leukoscope.config.tuning_space import TuneConfig, parse_search
 from leukoscope.core.errors import DataError, UsageError
 
@@ -51,7 +51,7 @@ def run(pool: TrialPool, limit: int, sessions_end: int | None = None) -> None:
         pool.complete(trial, labels["training.learning_rate"])
 
 
-def labels(rows: list[TrialRow]) -> list[dict[str, object]]:
+def labels(rows: list[TrialRecord]) -> list[dict[str, object]]:
     return [dict(row.labels) for row in rows if row.state == "complete"]
 
 
@@ -199,7 +199,7 @@ def test_a_hopeless_trial_is_pruned(tmp_path: Path, pruner: str) -> None:
     pruned = [row for row in rows if row.state == "pruned"]
     assert pruned
     assert rows[0].state == "complete"
-    assert all(row.value == row.number and len(row.reported) < 9 for row in pruned)
+    assert all(row.value == row.trial and len(row.reported) < 9 for row in pruned)
 
 
 def test_other_keys_stay_apart_in_one_storage(tmp_path: Path) -> None:
