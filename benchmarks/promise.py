@@ -218,7 +218,7 @@ coverage and size: mean over patients.
 OF_RUN = """
 ## The study `{name}`
 
-Made by `leukoscope study {data} -r {recipe} {protocols} --probe colour-only --out {name}`.
+Made by `leukoscope study {data} {recipes} {protocols} --out {name}`; the first recipe.
 On training patients: in each fold a model is fitted, selected and calibrated by image on the
 patients outside its test part. On unseen patients: each fold is judged by what the test images of
 the other folds gave (`promise` in `metrics.json`). T is a mean over folds, and so, weighted by
@@ -251,7 +251,7 @@ def main() -> None:
             OF_RUN.format(
                 name=path.name,
                 data=Path(config.data.path).name,
-                recipe=config.recipes[0].name,
+                recipes=" ".join(f"-r {recipe.name}" for recipe in config.recipes),
                 protocols=" ".join(f"-p {name}" for name in config.protocols),
             )
         )
