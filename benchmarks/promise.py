@@ -205,7 +205,7 @@ HEAD = """# What is promised of new patients
 Made by `python benchmarks/promise.py{named}`.
 Prediction sets aim at 95 %. *On training patients* is how bundles were calibrated before: a tenth
 of the images, whose patients are trained on too. *On unseen patients* is how they are now: the test
-images of five folds that hold whole patients out, pooled
+images of folds that hold whole patients out, pooled
 ([decision 19](../decisions/0019-promises-for-new-patients.md)).
 
 ## Simulated patients
@@ -219,8 +219,8 @@ OF_RUN = """
 ## The study `{name}`
 
 Made by `leukoscope study {data} {recipes} {protocols} --out {name}`; the first recipe.
-On training patients: in each fold a model is fitted, selected and calibrated by image on the
-patients outside its test part. On unseen patients: each fold is judged by what the test images of
+On training patients: in each fold a plain linear head, without degraded copies and penalties on
+units, is fitted, selected and calibrated by image on the patients outside its test part. On unseen patients: each fold is judged by what the test images of
 the other folds gave (`promise` in `metrics.json`). T is a mean over folds, and so, weighted by
 patients, are the figures of the first row.
 """
