@@ -220,9 +220,10 @@ OF_RUN = """
 
 Made by `leukoscope study {data} {recipes} {protocols} --out {name}`; the first recipe.
 On training patients: in each fold a plain linear head, without degraded copies and penalties on
-units, is fitted, selected and calibrated by image on the patients outside its test part. On unseen patients: each fold is judged by what the test images of
-the other folds gave (`promise` in `metrics.json`). T is a mean over folds, and so, weighted by
-patients, are the figures of the first row.
+units, is fitted, selected and calibrated by image on the patients outside its test part. On unseen
+patients: each fold is judged by what the test images of the other folds gave (`promise` in
+`metrics.json`). T is a mean over folds, and so, weighted by patients, are the figures of the first
+row.
 """
 
 
