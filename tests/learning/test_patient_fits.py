@@ -49,6 +49,27 @@ def test_a_shift_is_seen_by_the_mean_of_probabilities() -> None:
     assert accuracy(fit_mean_probability, "mean", training=TRAINING) > 0.95
 
 
+@pytest.mark.parametrize("fit", [fit_mean_probability, fit_mean_spread])
+def test_a_copy_penalty_turns_from_what_damage_changes_in_a_patients_images(fit) -> None:
+    def shown(n: int, seed: int) -> tuple[Bags, np.ndarray]:
+        """Patients, and after them the same with degraded images: the first feature is lost."""
+        whole, y = bags("mean", n, seed)
+        whole.X[:, 1] += 0.8 * np.repeat(y, 20)
+        damaged = whole.X.copy()
+        damaged[:, 0] = np.random.default_rng(seed + 9).normal(size=len(damaged))
+        return whole.followed_by(Bags(damaged, whole.ends)), np.tile(y, 2)
+
+    known, held = shown(40, 0), shown(20, 1)
+    more = {"pooling": MeanSpread()} if fit is fit_mean_spread else {}
+
+    def share(penalty: float) -> float:
+        training = LinearHeadTraining(c_grid=(0.1,), degraded=("blur-1",), copy_penalty=penalty)
+        weight = fit(*known, *held, 2, training=training, versions=2, **more).head.weight
+        return float(abs(weight[1, 0]) / abs(weight[1, 1]))
+
+    assert share(1000.0) < 0.5 * share(0.0)
+
+
 def test_attention_finds_few_telling_images_and_repeats_itself() -> None:
     pooling = GatedAttention(components=6, hidden=8, seeds=2, learning_rate=0.02, epochs=120)
     assert accuracy(fit_attention, "witness", pooling=pooling, seed=1) > 0.9
