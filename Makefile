@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test check clean
+.PHONY: help install demo docs test check results clean
 
 help:
 	@echo "make demo    install, run the main job on phantom images, write a report"
 	@echo "make docs    build the documentation site into site/; broken links are errors"
 	@echo "make test    install, run all checks and tests"
 	@echo "make check   format, lint, types, layers"
+	@echo "make results SETS=FOLDER   make every table of docs/results again from the sets in FOLDER: days"
 
 install: $(STAMP)
 
@@ -36,6 +37,9 @@ check: install
 test: check
 	sh tests/install_chromium.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+
+results: install
+	$(BIN)/python benchmarks/remake.py $(SETS) --out results
 
 clean:
 	rm -rf $(VENV) demo site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -26,11 +26,19 @@ def tables(sets: Sequence[list[Row]]) -> Iterator[str]:
         ("", "plausible", "plausible (by clusters)", "inconclusive", "unsafe: no skill",
          "unsafe: a shortcut or the control", "wrong", "share of wrong verdicts"),
     )  # fmt: skip
-    for head, cells in zip(heads, (coverage, biases, verdicts), strict=True):
+    titles = (
+        "Do the intervals hold what came?",
+        "Is the estimate right?",
+        "Are the verdicts right?",
+    )
+    for title, head, cells in zip(titles, heads, (coverage, biases, verdicts), strict=True):
         shown = [rows for rows in sets if done(rows)]
         if cells is verdicts:
             shown = [rows for rows in shown if "level" in done(rows)[0]]
         if shown:
+            yield f"## {title}\n"
+            if cells is biases:
+                yield "The report's value minus what came, in points or in the metric's own unit.\n"
             yield "| " + " | ".join(head) + " |"
             yield "|---|" + "---|" * (len(head) - 1)
             yield from (f"| {name_of(rows)} | " + " | ".join(cells(rows)) + " |" for rows in shown)

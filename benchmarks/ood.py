@@ -1,6 +1,6 @@
 """Print how a study's bundle takes pictures of other sources, as Markdown.
 
-python benchmarks/ood.py RUN [DATA …] >> docs/results/ood.md
+python benchmarks/ood.py RUN [DATA …]
 
 RUN is a study's folder with its bundle, DATA are folders or patterns of images of other sources.
 Pictures that are made (phantoms, noise, inverted images …) are added.
@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -189,8 +188,7 @@ def main() -> None:
     strangers = meet_strangers(run, items, tell)
     record = read_bundle(run.bundle).record
     assert record.ood is not None
-    shown = " ".join([run.path.name, *(quote(short(item)) for item in items)])
-    print(f"\n## {record.name}\n\n```bash\npython benchmarks/ood.py {shown}\n```\n")
+    print(f"\n## {record.name}\n")
     scores = ", ".join(f"`{scale.name}`" for scale in record.ood.scores)
     print(f"Scores that decide: {scores}; threshold {record.ood.threshold:.3f} from")
     print(f"{record.ood.n_val} validation images. Each score alone against the synthetic outliers")
@@ -217,11 +215,6 @@ def print_study(rows: list[dict[str, Any]]) -> None:
             f"| {row['protocol']} | {row['n']} | {row['n_groups']} {row['unit']}s | {rejected} "
             f"| {row['n_outliers']} | {area(row['roc_auc'])} | {used} |"
         )
-
-
-def short(item: str) -> str:
-    name = source_name(item)
-    return name if Path(item).name == name else f"{name}/{Path(item).name}"
 
 
 def percent(value: float, low: float, high: float) -> str:

@@ -1,7 +1,8 @@
 """Print the results of study folders as Markdown, each under the command that made it.
 
-python benchmarks/results.py RUN [RUN ...] > docs/results/studies.md
+python benchmarks/results.py RUN [RUN ...]
 python benchmarks/results.py --repeats RUN [RUN ...]     # the same study with several seeds
+python benchmarks/results.py --short NAME=RUN [...]      # the table of the README
 """
 
 from __future__ import annotations
@@ -27,20 +28,64 @@ METRICS = (
 )
 
 
+SHORT = {
+    "random": "random images",
+    "acquisition": "acquisition clusters",
+    "acquisition-merged": "joined clusters",
+    "grouped": "patients",
+}
+"""Protocols of the README's table, in its words."""
+
+
 def main() -> None:
-    folders = [Path(name) for name in sys.argv[1:] if name != "--repeats"]
-    if not folders:
+    kind, names = "", sys.argv[1:]
+    if names and names[0] in ("--repeats", "--short"):
+        kind, *names = names
+    if not names:
         raise SystemExit(__doc__)
-    if "--repeats" in sys.argv[1:]:
-        print_repeats(folders)
-        return
-    print("# Results of studies\n")
-    print(
-        "Made by `python benchmarks/results.py RUN …` from each study's `metrics.json`. Test parts"
-    )
-    print("of all folds pooled; in brackets 95 % intervals that resample whole groups.")
-    for folder in folders:
-        print_study(folder)
+    if kind == "--short":
+        print_short({name: Path(folder) for name, folder in (one.split("=") for one in names)})
+    elif kind == "--repeats":
+        print_repeats([Path(name) for name in names])
+    else:
+        for name in names:
+            print_study(Path(name))
+
+
+def print_short(folders: dict[str, Path]) -> None:
+    """The first recipe of each study, under the protocols that a reader should know of."""
+    print("| data, held out | accuracy | ROC AUC | ground alone | verdict |\n|---|---|---|---|---|")
+    for name, folder in folders.items():
+        metrics = json.loads((folder / "metrics.json").read_text())
+        sources = metrics["shortcuts"].get("sources", [])
+        ground = {row["protocol"]: row["share"] for row in sources if row["probe"] == "ground-only"}
+        first = metrics["results"][0]["recipe"]
+        for row in metrics["results"]:
+            protocol = row["protocol"]
+            if (
+                row["recipe"] != first
+                or protocol not in SHORT
+                or (not ground and protocol == "random")
+            ):
+                continue
+            found = row["metrics"]
+            cells = (
+                f"{name}, {SHORT[protocol]}{' (few)' if not found['accuracy']['reliable'] else ''}",
+                interval(found["accuracy"], percent=True),
+                interval(found["roc_auc"]),
+                interval(ground[protocol], percent=True) if ground else "no ground in the images",
+                "" if protocol == "random" else metrics["verdict"]["level"],
+            )
+            print(f"| {' | '.join(cells)} |")
+
+
+def interval(found: dict[str, Any], percent: bool = False) -> str:
+    """A value with its limits: ``98.1 % (93.8–99.4)`` or ``.896 (.784–.953)``."""
+    if percent:
+        value, low, high = (f"{100 * found[key]:.1f}" for key in ("value", "low", "high"))
+        return f"{value} % ({low}–{high})"
+    value, low, high = (f"{found[key]:.3f}".lstrip("0") for key in ("value", "low", "high"))
+    return f"{value} ({low}–{high})"
 
 
 def print_study(folder: Path) -> None:
@@ -49,9 +94,6 @@ def print_study(folder: Path) -> None:
     command = re.sub(r"\S*/([^/\s]+)", r"\1", environment["command"]).replace(" --resume", "")
     seconds = sum(environment["seconds"].values())
     print(f"\n## {command}\n")
-    print("```bash")
-    print(command)
-    print("```\n")
     print(f"{metrics['verdict']['headline']} (verdict: {metrics['verdict']['level']})\n")
     print("| what | held out | images | groups | " + " | ".join(t for _, t in METRICS) + " |")
     print("|---|---|---|---|" + "---|" * len(METRICS))

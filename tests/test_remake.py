@@ -1,0 +1,134 @@
+"""``make results``: the plan fits the pages; steps run once, resume, and fail alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = "# Page\n\n<!-- made by: count -->\n\nold\n\n<!-- end -->\n\nProse.\n"
+
+
+@pytest.fixture(name="remake")
+def _remake(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import remake
+
+    return remake
+
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(name="run")
+def _run(remake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Do the steps of a plan in a repository that holds one page."""
+    (tmp_path / "page.md").write_text(PAGE)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "sets" / "cells").mkdir(parents=True)
+    monkeypatch.setattr(remake, "ROOT", tmp_path)
+    monkeypatch.setattr(remake, "PLAN", tmp_path / "plan.toml")
+    monkeypatch.setattr(remake, "_git", lambda *arguments: "abc" * (arguments[0] == "rev-parse"))
+
+    def run(plan: str, *options: str) -> int:
+        (tmp_path / "plan.toml").write_text(plan)
+        command = ["remake.py", str(tmp_path / "sets"), "--out", str(tmp_path / "out"), *options]
+        monkeypatch.setattr("sys.argv", command)
+        return int(remake.main())
+
+    return run
+
+
+COUNT = """
+[[step]]
+name = "count"
+page = "page.md"
+command = 'echo once >> times; echo "# Title"; echo "| $(wc -l < times) |"'
+data = ["cells"]
+"""
+
+
+def test_every_step_has_its_marks_and_every_mark_its_step(remake: ModuleType) -> None:
+    steps = remake.read_plan(remake.PLAN)
+    marked = [
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
+        for name in re.findall(r"<!-- made by: (\S+) -->", path.read_text(encoding="utf-8"))
+    ]
+    assert sorted(marked) == sorted((step.page, step.name) for step in steps if step.page)
+
+
+def test_scripts_of_the_plan_exist(remake: ModuleType) -> None:
+    commands = "\n".join(step.command for step in remake.read_plan(remake.PLAN))
+    scripts = set(re.findall(r"python (benchmarks/\w+\.py)", commands))
+    assert scripts
+    assert [name for name in scripts if not (ROOT / name).is_file()] == []
+
+
+def test_table_replaces_what_stood_there_and_is_made_once(run: Run, tmp_path: Path) -> None:
+    assert run(COUNT) == 0
+    text = (tmp_path / "page.md").read_text()
+    assert "old" not in text
+    assert "\n# Title" not in text
+    assert "| 1 |\n\n<!-- end -->\n\nProse.\n" in text
+    assert re.search(r"<!-- Made \d{4}-\d\d-\d\d by commit abc, \d+ s of processor -->", text)
+    assert "```bash\necho once >> times" in text
+    assert run(COUNT) == 0
+    assert (tmp_path / "out" / "times").read_text() == "once\n"
+
+
+def test_stale_step_is_made_again_when_asked(run: Run, tmp_path: Path, remake: ModuleType) -> None:
+    run(COUNT)
+    remake._git = lambda *arguments: "def" * (arguments[0] == "rev-parse")
+    assert run(COUNT) == 0
+    assert "| 1 |" in (tmp_path / "page.md").read_text()
+    assert run(COUNT, "--stale") == 0
+    assert "| 2 |" in (tmp_path / "page.md").read_text()
+
+
+def test_failure_and_missing_data_leave_the_others_alone(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = """
+[[step]]
+name = "broken"
+command = "echo no >&2; false"
+[[step]]
+name = "reader"
+command = "echo never > read"
+after = ["broken"]
+[[step]]
+name = "absent"
+command = "true"
+data = ["smears"]
+"""
+    assert run(plan + COUNT) == 1
+    said = capsys.readouterr().out
+    assert "broken.log" in said
+    assert "absent: needs smears" in said
+    assert "not made: absent, broken, reader" in said
+    assert not (tmp_path / "out" / "read").exists()
+    assert "| 1 |" in (tmp_path / "page.md").read_text()
+    assert json.loads((tmp_path / "out" / "steps" / "count.json").read_text())["commit"] == "abc"
+
+
+def test_a_study_that_began_is_resumed(remake: ModuleType, tmp_path: Path) -> None:
+    made = remake.Remake([], tmp_path, tmp_path)
+    command = (
+        "leukoscope study cells \\\n    -r quick --out one >&2\nleukoscope study cells --out two"
+    )
+    (tmp_path / "one").mkdir()
+    assert made._resumed(command) == command.replace("--out one", "--out one --resume")
+
+
+def test_unknown_step_and_a_step_after_a_later_one(run: Run) -> None:
+    with pytest.raises(SystemExit, match="no step tables; there are count"):
+        run(COUNT, "--only", "tables")
+    with pytest.raises(ValueError, match="step count: twice, or after"):
+        run(COUNT + 'after = ["later"]\n')
