@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from leukoscope.core.files import read_csv, write_csv
+from leukoscope.core.user_cache import VARIABLE
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import write_phantoms
 
@@ -23,6 +25,16 @@ def data_root() -> Path:
     if not folder.is_dir():
         pytest.skip("the public data sets are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What this program keeps for a user, shared by all processes of these tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # each worker has a folder in it
+    os.environ[VARIABLE] = str(folder / "user-cache")
+    return folder / "user-cache"
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import torch
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import BundleError
-from leukoscope.learning import export
+from leukoscope.learning import export, traces
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network
 from leukoscope.learning.export import check_parity, onnx_bytes, open_session
@@ -163,6 +163,7 @@ def test_a_network_that_was_traced_before_gives_the_graph_of_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(export, "_traced", lambda *_: pytest.fail("traced again"))
         found = onnx_bytes(second, spec, CLASSES[::-1])
-    monkeypatch.setattr(export, "_traces", OrderedDict())
+    monkeypatch.setenv("LEUKOSCOPE_CACHE", "off")
+    monkeypatch.setattr(traces, "_recent", OrderedDict())
     second.exported = ("", b"")
     assert found == onnx_bytes(second, spec, CLASSES[::-1])

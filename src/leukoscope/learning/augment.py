@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from leukoscope.config.recipe import Augmentation
 from leukoscope.config.training import GradientTraining
 from leukoscope.imaging.stain import BLACK
+from leukoscope.learning.lean import v2
 
 # Unit optical densities (RGB) of methylene blue and eosin, the dyes of Giemsa's and of the other
 # Romanowsky stains of blood: G. Landini's measurement, the entry "Giemsa" of ImageJ's colour
@@ -34,8 +33,8 @@ class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
         """Change one image (3, H, W)."""
         height, width = inpt.shape[-2:]
         pad = _reach(height, width, params)
-        padded = functional.pad(inpt, [pad] * 4, padding_mode="reflect")
-        return functional.center_crop(super().transform(padded, params), [height, width])
+        padded = v2.functional.pad(inpt, [pad] * 4, padding_mode="reflect")
+        return v2.functional.center_crop(super().transform(padded, params), [height, width])
 
 
 class CropBack(v2.RandomResizedCrop):  # type: ignore[misc]
@@ -43,7 +42,9 @@ class CropBack(v2.RandomResizedCrop):  # type: ignore[misc]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Change one image (3, H, W)."""
-        return functional.resized_crop(inpt, **params, size=list(inpt.shape[-2:]), antialias=True)
+        return v2.functional.resized_crop(
+            inpt, **params, size=list(inpt.shape[-2:]), antialias=True
+        )
 
 
 class QuarterTurn(v2.Transform):  # type: ignore[misc]

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -26,6 +25,7 @@ from leukoscope.learning.heads import (
     head_gradient,
     initialise,
 )
+from leukoscope.learning.lean import torchvision
 from leukoscope.learning.weights import (
     Levels,
     WeightsRecord,

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import v2
 
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.augment import augment_batch
+from leukoscope.learning.lean import v2
 
 SamplingMode = Literal["shuffle", "balanced", "patients"]
 

@@ -156,8 +156,9 @@ def backbone_info(name: str) -> ModelInfo:
     """One backbone by name, of the list or of timm."""
     if name in BACKBONES:
         return _found(BACKBONES[name])
-    import timm  # slow, and needs torch
+    from leukoscope.learning.lean import import_timm
 
+    timm = import_timm()  # slow, and needs torch
     published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if published is None:
         raise UnknownNameError("backbone", name, nearest_backbones(name, timm.list_models()))

@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +20,14 @@ from leukoscope.core.errors import BundleError
 from leukoscope.core.files import sha256_json
 from leukoscope.evaluation.statistics.comparison import measure_parity
 from leukoscope.learning.backbones import Network, ToInput, evaluating
+from leukoscope.learning.traces import filled_trace
 from leukoscope.learning.weights import tensors_sha256
 
 if TYPE_CHECKING:
+    import onnx
     from onnxruntime import InferenceSession
 
 OPSET = 18
-_KEPT = 3  # a study goes back and forth between no more networks
-_traces: OrderedDict[str, bytes] = OrderedDict()
-"""The last networks that were traced, by all that went into them but the numbers in them."""
 
 
 class _Graph(nn.Module):
@@ -78,41 +76,15 @@ def onnx_bytes(
     tensors = tensors_sha256(network.state_dict())
     key = sha256_json({**named, "classes": list(class_names), "tensors": tensors})
     if network.exported[0] != key:
-        proto = _export(network, spec, named)
+        gives_maps = network.has_class_maps or network.has_gradient_maps
+        outputs = ["logits", "features", *(["maps"] if gives_maps else [])]
+        with evaluating(network):
+            proto = _export(_Graph(network, spec), outputs, named)
         proto.producer_name = "leukoscope"
         entry = proto.metadata_props.add()
         entry.key, entry.value = "class_names", json.dumps(list(class_names))
         network.exported = (key, bytes(proto.SerializeToString()))
     return network.exported[1]
-
-
-def _export(network: Network, spec: PreprocessSpec, named: Mapping[str, Any]) -> Any:
-    """The ONNX model; one that was traced earlier, with these tensors in it, where there is one.
-
-    Tracing takes seconds, and the networks of a study differ in their numbers alone.
-    """
-    import onnx
-    from onnxscript import ir
-
-    module = _Graph(network, spec)
-    gives_maps = network.has_class_maps or network.has_gradient_maps
-    names = ["logits", "features", *(["maps"] if gives_maps else [])]
-    backbone = network.config.backbone
-    with evaluating(network), _quiet():
-        if type(network.head) is not nn.Linear:  # it may have numbers that are no tensors
-            return _optimised(_traced(module, spec.size_px, names, named["opset"], backbone))
-        shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-        key = sha256_json({**named, "shapes": shapes})
-        if key not in _traces:
-            program = _traced(module, spec.size_px, names, named["opset"], backbone)
-            _traces[key] = program.model_proto.SerializeToString()
-        _traces.move_to_end(key)
-        while len(_traces) > _KEPT:
-            _traces.popitem(last=False)
-        model = ir.serde.deserialize_model(onnx.load_from_string(_traces[key]))
-        program = torch.onnx.ONNXProgram(model, None)
-        program.apply_weights(module.state_dict())
-        return _optimised(program)
 
 
 def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str, backbone: str) -> bytes:
@@ -125,15 +97,32 @@ def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str, backbone: str) 
         BundleError: The part cannot be exported.
     """
     graph = nn.Sequential(ToInput(spec), part).eval()
+    named = {"spec": spec.model_dump(mode="json"), "model": {"backbone": backbone}, "opset": OPSET}
+    return bytes(_export(graph, [name], named).SerializeToString())
+
+
+def _export(module: nn.Module, outputs: Sequence[str], named: Mapping[str, Any]) -> onnx.ModelProto:
+    """The ONNX model of a module that takes (N, S, S, 3) uint8.
+
+    Constants are computed, and norms are in the layers before them.
+
+    Args:
+        named: ``spec``, ``model`` and ``opset``, as JSON.
+    """
+    from onnxscript import ir
+
     with _quiet():
-        program = _traced(graph, spec.size_px, [name], OPSET, backbone)
-        return bytes(_optimised(program).SerializeToString())
+        proto = filled_trace(
+            module, {**named, "outputs": outputs}, lambda: _traced(module, outputs, named)
+        )
+        program = torch.onnx.ONNXProgram(ir.serde.deserialize_model(proto), None)
+        program.optimize()
+        return _without_origin(program.model_proto)
 
 
-def _traced(
-    module: nn.Module, size_px: int, names: Sequence[str], opset: int, backbone: str
-) -> torch.onnx.ONNXProgram:
-    """The ONNX program of a module that takes (N, S, S, 3) uint8, its tensors as they are."""
+def _traced(module: nn.Module, outputs: Sequence[str], named: Mapping[str, Any]) -> onnx.ModelProto:
+    """The ONNX graph of a module as it is traced, its tensors as they are."""
+    size_px = named["spec"]["size_px"]
     example = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
     with _out_of_place(module):
         try:
@@ -142,29 +131,23 @@ def _traced(
                 (example,),
                 dynamo=True,
                 input_names=["image"],
-                output_names=list(names),
+                output_names=list(outputs),
                 dynamic_shapes=[{0: torch.export.Dim("n", min=1)}],
-                opset_version=opset,
+                opset_version=named["opset"],
                 external_data=False,
                 optimize=False,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise BundleError(
-                f"{backbone} cannot be written as ONNX: {error}",
+                f"{named['model']['backbone']} cannot be written as ONNX: {error}",
                 hint="train it with another backbone to make a bundle",
             ) from error
     assert program is not None
-    return program
-
-
-def _optimised(program: torch.onnx.ONNXProgram) -> Any:
-    """The ONNX model of a program, constants computed and norms in the layers before them."""
-    program.optimize()
     return _without_origin(program.model_proto)
 
 
-def _without_origin(proto: Any) -> Any:
+def _without_origin(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model without the exporter's notes of where in whose source each node was made.
 
     They name folders of the machine, and equal networks would have different hashes.

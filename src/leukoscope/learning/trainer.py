@@ -13,7 +13,6 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
-from torchvision.transforms import v2
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, Recipe
@@ -31,6 +30,7 @@ from leukoscope.learning.distributed import (
     trainer_options,
     wait_for_all,
 )
+from leukoscope.learning.lean import v2
 from leukoscope.learning.linear_head import balanced_weights
 from leukoscope.learning.loop import (
     LEFT_OUT,

@@ -21,6 +21,7 @@ from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError, WeightsError
 from leukoscope.core.files import read_json, sha256_file
 from leukoscope.learning.catalogue import BACKBONES, hub_file, nearest_backbones, package_file
+from leukoscope.learning.lean import import_timm
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _OWN_CHECKPOINT, _OWN_RECORD = "checkpoint.safetensors", "checkpoint.json"
@@ -35,8 +36,7 @@ def timm_backbone(config: ModelConfig, size_px: int) -> nn.Module:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm warns of its own renamed models
-        import timm
-
+        timm = import_timm()
         if not timm.is_model(config.backbone):
             choices = nearest_backbones(config.backbone, timm.list_models())
             raise UnknownNameError("backbone", config.backbone, choices)
@@ -44,7 +44,9 @@ def timm_backbone(config: ModelConfig, size_px: int) -> nn.Module:
         fixed = bool(published and published.fixed_input_size)
         options: dict[str, Any] = {"img_size": size_px} if fixed else {}
         try:
-            model = timm.create_model(config.backbone, pretrained=False, num_classes=0, **options)
+            model: nn.Module = timm.create_model(
+                config.backbone, pretrained=False, num_classes=0, **options
+            )
         except (AssertionError, RuntimeError, ValueError) as error:
             raise _does_not_fit(config.backbone, size_px, error) from error
     return model
@@ -270,8 +272,7 @@ def _by_order(backbone: nn.Module, tensors: Mapping[str, Tensor], file: Path) ->
 
 
 def _load_timm(backbone: nn.Module, name: str) -> tuple[str, str]:
-    import timm
-
+    timm = import_timm()
     config = timm.get_pretrained_cfg(name)
     hub_id = getattr(config, "hf_hub_id", None) or ""
     cached = hub_file(hub_id)

@@ -1,0 +1,86 @@
+"""timm and torchvision without what they import and nothing here uses.
+
+torchvision imports torch's compiler for one function, timm looks whether W&B is there for its
+training script: together most of the seconds that both take. Nothing here compiles a network; who
+imports the compiler after all, as torch's optimisers do, gets the real one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch  # noqa: F401  (what is left out below is left out of what torch does not need)
+
+_COMPILER = "torch._dynamo"
+_UTILS = f"{_COMPILER}.utils"
+
+
+class _Later(ModuleType):
+    """Stands in for a module; the real one is imported when anything else of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        _remove_stand_ins()
+        return getattr(import_module(self.__name__), name)
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Of torch's compiler, decorators that tell it to leave a function alone need nothing."""
+    if _COMPILER in sys.modules:
+        yield
+        return
+    compiler, utils = _Later(_COMPILER), _Later(_UTILS)
+    vars(compiler).update(__path__=[], disable=_left_alone, utils=utils)
+    vars(utils).update(is_compile_supported=_is_compile_supported)
+    sys.modules |= {_COMPILER: compiler, _UTILS: utils}
+    try:
+        yield
+    finally:
+        _remove_stand_ins()
+
+
+def _remove_stand_ins() -> None:
+    for name in (_COMPILER, _UTILS):
+        if isinstance(sys.modules.get(name), _Later):
+            del sys.modules[name]
+
+
+def _left_alone(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+    """What ``torch.compiler.disable`` makes of a function that nothing compiles: the same."""
+    return function if function is not None else _left_alone
+
+
+def _is_compile_supported(device: str) -> Any:
+    """The function that torchvision imports and asks for some operations on a GPU."""
+    return import_module(_UTILS).is_compile_supported(device)
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Who imports the module meanwhile finds that it is not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def import_timm() -> Any:
+    """The module ``timm``; it builds a list of all its networks, which takes a second."""
+    with _without_compiler(), _without("wandb"):
+        return import_module("timm")
+
+
+with _without_compiler():
+    import torchvision as torchvision
+    from torchvision.transforms import v2 as v2
