@@ -27,6 +27,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache, partial
 from hashlib import blake2b
+from inspect import signature
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -109,21 +110,21 @@ def _remember_files() -> None:
     measures: dict[bytes, Any] = {}
     lock = Lock()
 
-    def observe(path: Path) -> Any:
+    def observe(path: Path, *given: Any) -> Any:
         key = blake2b(path.read_bytes(), digest_size=16).digest()
         with lock:
             found = files.pop(key, None)
-        found = found or look(path)
+        found = found or look(path, *given)
         with lock:  # several threads read
             if len(files) >= MOST_REMEMBERED:
                 files.pop(next(iter(files)))  # the one that was used longest ago
             files[key] = found
         return found
 
-    def measure(path: Path) -> Any:
+    def measure(path: Path, *given: Any) -> Any:
         key = blake2b(path.read_bytes(), digest_size=16).digest()
         if key not in measures:
-            measures[key] = measure_of(path)
+            measures[key] = measure_of(path, *given)
         return measures[key]
 
     vars(one_pass)["observe"] = observe
@@ -143,9 +144,12 @@ def _remember_numbers() -> None:
         )
         return found
 
-    def planned(self: OnePass, paths: Any, order: Any, tables: Any, *rest: Any) -> None:
-        shared = [NumberTable(table.name, partial(numbers, table)) for table in tables]
-        plan(self, paths, order, shared, *rest)
+    def planned(self: OnePass, *given: Any, **named: Any) -> None:
+        call = signature(plan).bind(self, *given, **named)
+        call.arguments["tables"] = [
+            NumberTable(table.name, partial(numbers, table)) for table in call.arguments["tables"]
+        ]
+        plan(*call.args, **call.kwargs)
 
     setattr(OnePass, "__init__", planned)  # noqa: B010
 

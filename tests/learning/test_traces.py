@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from leukoscope.config.recipe import ModelConfig
 from leukoscope.learning import traces
+from leukoscope.learning.backbones import build_network
 from leukoscope.learning.traces import filled_trace
 
 
@@ -106,6 +109,38 @@ def test_what_a_graph_depends_on_makes_another_one(
     calls = []
     filled_trace(module, named, lambda: calls.append(module) or traced(inner))
     assert calls == [module]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_kept"),
+    [
+        (nn.functional.relu, nn.functional.gelu, True),
+        (partial(nn.functional.gelu, approximate="none"), partial(nn.functional.gelu), True),
+        ({"side": 7}, {"side": 9}, True),
+        (lambda x: x, lambda x: x, False),
+        (object(), object(), False),
+    ],
+    ids=["a function", "a function with arguments", "a table", "no name", "unknown"],
+)
+def test_what_a_layer_calls_is_part_of_its_key_or_nothing_is_kept(
+    ask: Ask, folder: Path, one: object, other: object, is_kept: bool
+) -> None:
+    def layer(value: object) -> Scaled:
+        made = Scaled(2, 0.5, weight=3)
+        made.called = value
+        return made
+
+    assert ask(layer(one))[1]
+    assert ask(layer(one))[1] is not is_kept
+    assert ask(layer(other))[1]
+    assert folder.exists() is is_kept
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"])
+def test_backbones_can_be_kept(name: str) -> None:
+    config = ModelConfig(backbone=name, weights="none")
+    first, second = (build_network(config, num_classes=2, size_px=224, seed=k) for k in (1, 2))
+    assert traces._structure(first)["layers"] == traces._structure(second)["layers"]
 
 
 def test_another_version_traces_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from leukoscope.core.files import read_csv
+from leukoscope.core.files import read_csv, sha256_file
+from leukoscope.datasets.audit import links, measurements
+from leukoscope.pipeline.features import one_pass
+from leukoscope.pipeline.features.one_pass import NumberTable, OnePass
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +131,30 @@ def test_files_of_both_labels_are_jpeg_where_the_format_is_planted(sets, pool, t
         for label in sets.CLASSES
     }
     assert size[sets.CLASSES[0]] > 2 * size[sets.CLASSES[1]]
+
+
+def test_numbers_of_a_picture_are_computed_once_for_all_sets(monkeypatch, tmp_path):
+    """What a process remembers is put in by name, so that it fits the code of a study."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    adversaries = importlib.import_module("adversaries")
+    for holder, name in (
+        (OnePass, "__init__"), (one_pass, "observe"), (measurements, "audit_image"),
+        (links, "find_overlaps"),
+    ):  # fmt: skip
+        monkeypatch.setattr(holder, name, getattr(holder, name))  # given back after the test
+    adversaries._remember_files()
+    adversaries._remember_numbers()
+    path = tmp_path / "field.png"
+    cv2.imwrite(str(path), np.full((64, 64, 3), 200, np.uint8))
+    hashes, rows, calls = [sha256_file(path)], np.array([0]), []
+
+    def brightness(seen):
+        calls.append(seen)
+        return np.array([seen.image.mean()])
+
+    for _ in range(2):
+        made = OnePass([path], hashes, rows, [NumberTable("light", brightness)], [], np.array([0]))
+        _, (found,) = made.run(lambda done, total: None)
+        assert found.tolist() == [[200.0]]
+    assert len(calls) == 1
+    assert measurements.audit_image(path) is measurements.audit_image(path)

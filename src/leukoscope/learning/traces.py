@@ -11,14 +11,16 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import onnx
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from leukoscope.core.files import sha256_bytes, sha256_json, write_bytes
@@ -28,6 +30,10 @@ from leukoscope.learning.weights import tensors_sha256
 LIMIT_BYTES = 32 * 2**20
 _TRACERS = ("torch", "timm", "onnx", "onnx-ir", "onnxscript")
 _NUMBERS = (bool, int, float, str)
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Parameters, children, hooks: described otherwise, or no part of a graph."""
+_ORIGIN = frozenset({"seed", "weights_record", "exported"})
+"""What says where the numbers of a network come from, and the graph it was exported to."""
 _IN_MEMORY = 3  # a study goes back and forth between no more networks
 _DIGEST = 64
 _recent: OrderedDict[str, bytes] = OrderedDict()
@@ -39,11 +45,17 @@ def filled_trace(
 ) -> onnx.ModelProto:
     """The traced graph of a module, with the module's tensors in it.
 
+    Nothing is kept of a module with a layer that cannot be described by text.
+
     Args:
         asked: What else the graph depends on, as JSON: sizes, names of outputs, opset.
         trace: Makes the graph where none is kept; its tensors have the names of the module's.
     """
-    key = sha256_json({"asked": asked, "made by": _makers(), "module": _structure(module)})
+    try:
+        structure = _structure(module)
+    except _UnknownError:
+        return trace()
+    key = sha256_json({"asked": asked, "made by": _makers(), "module": structure})
     tensors = module.state_dict()
     empty = _recent.pop(key, None) or _read(key)
     if empty is None:
@@ -68,10 +80,18 @@ def _without(tensors: Mapping[str, Tensor], proto: onnx.ModelProto) -> bytes:
     return bytes(proto.SerializeToString())
 
 
+class _UnknownError(Exception):
+    """A layer holds something of which nobody can say whether its graph depends on it."""
+
+
 def _structure(module: nn.Module) -> dict[str, Any]:
-    """All of a module that its graph depends on but the numbers that are put into it later."""
+    """All of a module that its graph depends on but the numbers that are put into it later.
+
+    Raises:
+        _UnknownError: A layer has an attribute that cannot be told from another by its text.
+    """
     filled = module.state_dict()
-    layers = {name: [_kind(part), _settings(part)] for name, part in module.named_modules()}
+    layers = {name: [_name(type(part)), _settings(part)] for name, part in module.named_modules()}
     shapes = {name: [str(value.dtype), *value.shape] for name, value in filled.items()}
     fixed = {
         name: value
@@ -81,23 +101,39 @@ def _structure(module: nn.Module) -> dict[str, Any]:
     return {"layers": layers, "shapes": shapes, "constants": tensors_sha256(fixed)}
 
 
-def _kind(part: object) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"
-
-
 def _settings(part: nn.Module) -> dict[str, Any]:
-    """Plain values among a layer's attributes: strides, rates, places; not what it was drawn by."""
+    """A layer's own attributes: strides, rates, places, functions; not what it was drawn by."""
     return {
-        name: value
+        name: _text_of(value)
         for name, value in sorted(vars(part).items())
-        if name not in ("seed", "training") and _is_plain(value)
+        if name not in _OF_EVERY_MODULE and name not in _ORIGIN
     }
 
 
-def _is_plain(value: object) -> bool:
+def _text_of(value: object) -> Any:
+    """Plain values as they are, functions and classes by name."""
+    if value is None or isinstance(value, _NUMBERS):
+        return value
     if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, _NUMBERS)
+        return [_text_of(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _text_of(part) for name, part in value.items()}
+    if isinstance(value, partial):
+        return [_text_of(part) for part in (value.func, value.args, value.keywords)]
+    if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
+        return _name(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (torch.dtype, torch.device)):
+        return str(value)
+    raise _UnknownError
+
+
+def _name(kind: type | FunctionType | BuiltinFunctionType) -> str:
+    """Where a class or a function stands; a function without a name could be any."""
+    if "<" in kind.__qualname__:
+        raise _UnknownError
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 @cache
