@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from leukoscope.analyses.compare.runs import ComparedRuns, compare_runs
-from leukoscope.config.metrics.file import save_metrics
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_csv, read_json, write_csv
 from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder
@@ -296,7 +295,7 @@ def test_an_evaluation_on_other_data_stands_in_its_own_table(
         table, table.image_id.tolist(), "patient", ["made for a test"], None, ["accept"]
     )
     folder = RunFolder(tmp_path / "elsewhere")
-    save_metrics(folder.metrics, metrics)
+    metrics.save(folder.metrics)
     table.save(folder.predictions)
     result = _files_only(run.path, folder.path, out=tmp_path / "out")
     assert [entry["name"] for entry in result["external"]] == ["elsewhere"]

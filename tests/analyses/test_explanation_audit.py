@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from typer.testing import CliRunner
 from leukoscope import load_dataset
 from leukoscope.analyses import explanation_audit
 from leukoscope.cli.main import app
+from leukoscope.config.heat_map_audit import AuditedImage, AuditFile
 from leukoscope.config.loading import load_recipe, save_study_config
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.files import write_json
@@ -126,11 +126,11 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     seen: list[str] = []
     once = explanation_audit._HeatMapScorer.audit
 
-    def watched(self: object, record: ImageRecord, masks: object) -> dict[str, Any]:
+    def watched(self: object, record: ImageRecord, *rest: object) -> AuditedImage:
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.append(record.image_id)
-        return once(self, record, masks)  # type: ignore[arg-type]
+        return once(self, record, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(explanation_audit._HeatMapScorer, "audit", watched)
     command = ("explain", run, "--audit", "-m", "grad-cam", "--images", 3, "--out", tmp_path)
@@ -170,7 +170,7 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     path.write_text(json.dumps(changed))
     text = str(audit_blocks(load_study(RunFolder(run)), Gallery(RunFolder(run))))
     assert "The models were trained again since" in text
-    assert explanation_audit._finished(path, found["settings"]) == {}
+    assert explanation_audit._finished(path, AuditFile.load(tmp_path / "audit.json").settings) == {}
 
 
 def test_masks_of_a_folder(run: Path, phantoms: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from leukoscope.analyses.robustness import Request, _update_bundle, choose_corruptions, measure
 from leukoscope.cli.main import app
+from leukoscope.config.robustness import RobustnessFile
 from leukoscope.core.errors import UnknownNameError
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.run_folder import RunFolder
@@ -196,11 +197,13 @@ def test_a_bundle_is_measured_with_its_own_decisions(
 
 
 def test_a_partial_measurement_leaves_the_bundle(measured: tuple) -> None:
-    folder, result, _ = measured
+    folder, _, _ = measured
     before = read_bundle(folder.bundle).sha256
-    partial = {"recipe": "cnn-baseline", "envelope": None, "envelope_note": "only a part"}
-    for model, words in ((partial, "only a part"), ({"recipe": "bn-cnn"}, "holds cnn-baseline")):
-        (note,) = _update_bundle(folder, {**result, "recipes": [model]})
+    result = RobustnessFile.load(folder.robustness)
+    partial = {"envelope": None, "envelope_note": "only a part"}
+    for change, words in ((partial, "only a part"), ({"recipe": "bn-cnn"}, "holds cnn-baseline")):
+        model = result.recipes[0].model_copy(update=change)
+        (note,) = _update_bundle(folder, result.model_copy(update={"recipes": (model,)}))
         assert words in note
     assert read_bundle(folder.bundle).sha256 == before
 

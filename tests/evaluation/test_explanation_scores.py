@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from captum.metrics import sensitivity_max
 from scipy.stats import spearmanr
 from sklearn.metrics import auc
 
+from leukoscope.config.heat_map_audit import BASELINES, AuditedImage, MapScores, TrustLevel
 from leukoscope.evaluation import explanation_scores as scores
-from leukoscope.evaluation.explanation_scores import AUDIT_LEVELS, BASELINES, judge_maps, summarise
+from leukoscope.evaluation.explanation_scores import judge_maps, summarise
 
 RNG = np.random.default_rng(0)
 
@@ -113,22 +113,29 @@ def test_baselines_know_what_they_say() -> None:
     assert scores.blurred(image).std() < image.std()
 
 
-def _entry(name: str, rng: np.random.Generator, **planted: float) -> dict[str, Any]:
+def _entry(name: str, rng: np.random.Generator, **planted: float) -> MapScores:
     """Scores of one map; a good one is inserted early, deleted early, forgets, and is stable."""
     good = planted.get("good", 0.0)
     ramp = np.linspace(0, 1, 11)
     noise = rng.normal(0, 0.02)
-    return {
-        "hit": float(rng.random() < 0.5),
-        "share": planted.get("share", 0.2) + rng.normal(0, 0.01),
-        "insertion": np.clip(ramp ** (1 / (1 + good)) + noise, 0, 1).tolist(),
-        "deletion": np.clip(1 - ramp ** (1 / (1 + good)) + noise, 0, 1).tolist(),
-        "morf": [0.5 - good / 4 + noise] * 5,
-        "lerf": [0.5 + good / 4 + noise] * 5,
-        "randomised": None if name in BASELINES else [planted["head"], planted["all"]],
-        "noise": None if name in BASELINES else planted["noise"] + rng.normal(0, 0.01),
-        "sensitivity": None if name in BASELINES else 0.2,
-    }
+    return MapScores(
+        hit=float(rng.random() < 0.5),
+        share=planted.get("share", 0.2) + rng.normal(0, 0.01),
+        insertion=tuple(np.clip(ramp ** (1 / (1 + good)) + noise, 0, 1).tolist()),
+        deletion=tuple(np.clip(1 - ramp ** (1 / (1 + good)) + noise, 0, 1).tolist()),
+        morf=(0.5 - good / 4 + noise,) * 5,
+        lerf=(0.5 + good / 4 + noise,) * 5,
+        randomised=None if name in BASELINES else (planted["head"], planted["all"]),
+        noise=None if name in BASELINES else planted["noise"] + rng.normal(0, 0.01),
+        sensitivity=None if name in BASELINES else 0.2,
+    )
+
+
+def _image(group: str, area: float, maps: dict[str, MapScores]) -> AuditedImage:
+    return AuditedImage(
+        image_id=group, path=group, y_true="all", group=group, fold=0, explained="all", p=0.9,
+        area=area, stages=("head", "all layers"), maps=maps,
+    )  # fmt: skip
 
 
 GOOD = {"good": 1.0, "head": 0.3, "all": 0.0, "noise": 0.98, "share": 0.5}
@@ -137,47 +144,57 @@ GOOD = {"good": 1.0, "head": 0.3, "all": 0.0, "noise": 0.98, "share": 0.5}
 @pytest.mark.parametrize(
     ("change", "n", "level", "said"),
     [
-        ({}, 24, 2, "the heat favours leukocytes"),
-        ({"good": 0.0}, 24, 0, "not shown to mark what the score rests on better than blobs"),
-        ({"good": -0.5}, 24, 0, "worse than random blobs do"),
-        ({"head": 0.93}, 24, 0, "randomising the head leaves the map nearly the same (similarity"),
-        ({"all": 0.8}, 24, 0, "randomising all layers leaves the map nearly the same"),
-        ({"all": -0.95}, 24, 0, "randomising all layers leaves the map nearly the same"),
-        ({"head": -0.95}, 24, 0, "randomising the head leaves the map nearly the same"),
-        ({"noise": -0.98}, 24, 0, "noise that no eye sees makes another map"),
-        ({"noise": 0.5}, 24, 0, "noise that no eye sees makes another map"),
-        ({"share": 0.05}, 24, 2, "the heat lies outside the leukocytes"),
-        ({"share": 0.196}, 24, 2, "as if spread evenly"),
-        ({}, 8, 1, "fewer than 20 independent images"),
+        ({}, 24, "nothing against it", "the heat favours leukocytes"),
+        (
+            {"good": 0.0},
+            24,
+            "unreliable",
+            "not shown to mark what the score rests on better",
+        ),
+        ({"good": -0.5}, 24, "unreliable", "worse than random blobs do"),
+        (
+            {"head": 0.93},
+            24,
+            "unreliable",
+            "randomising the head leaves the map nearly the same",
+        ),
+        ({"all": 0.8}, 24, "unreliable", "randomising all layers leaves the map nearly the same"),
+        ({"all": -0.95}, 24, "unreliable", "randomising all layers leaves the map nearly the same"),
+        ({"head": -0.95}, 24, "unreliable", "randomising the head leaves the map nearly the same"),
+        ({"noise": -0.98}, 24, "unreliable", "noise that no eye sees makes another map"),
+        ({"noise": 0.5}, 24, "unreliable", "noise that no eye sees makes another map"),
+        ({"share": 0.05}, 24, "nothing against it", "the heat lies outside the leukocytes"),
+        ({"share": 0.196}, 24, "nothing against it", "as if spread evenly"),
+        ({}, 8, "not decided", "fewer than 20 independent images"),
     ],
 )
-def test_the_rule(change: dict[str, float], n: int, level: int, said: str) -> None:
+def test_the_rule(change: dict[str, float], n: int, level: TrustLevel, said: str) -> None:
     rng = np.random.default_rng(3)
     planted = GOOD | change
     images = [
-        {
-            "group": f"g{number}",
-            "area": 0.2 + (0.001 if number % 2 else -0.001),
-            "maps": {"grad-cam": _entry("grad-cam", rng, **planted)}
+        _image(
+            f"g{number}",
+            0.2 + (0.001 if number % 2 else -0.001),
+            {"grad-cam": _entry("grad-cam", rng, **planted)}
             | {name: _entry(name, rng) for name in BASELINES},
-        }
+        )
         for number in range(n)
     ]
     summary = summarise(images, replicates=200)
     belief = judge_maps(summary["grad-cam"], ["head", "all layers"])
-    assert belief.level == AUDIT_LEVELS[level]
+    assert belief.level == level
     assert said in f"{belief.text}. {belief.place}"
-    assert summary["random blobs"]["randomised"] == [None]
+    assert summary["random blobs"].randomised == (None,)
 
 
 def test_maps_that_are_empty_everywhere_cannot_be_judged() -> None:
     rng = np.random.default_rng(3)
-    empty = dict.fromkeys(("hit", "share", "noise", "sensitivity"))
+    empty = dict.fromkeys(("hit", "share", "noise", "sensitivity")) | {"randomised": (None, None)}
     images = []
     for number in range(12):
-        entry = _entry("grad-cam", rng, **GOOD) | empty | {"randomised": [None, None]}
+        entry = _entry("grad-cam", rng, **GOOD).model_copy(update=empty)
         maps = {"grad-cam": entry} | {name: _entry(name, rng) for name in BASELINES}
-        images.append({"group": str(number), "area": 0.2, "maps": maps})
+        images.append(_image(str(number), 0.2, maps))
     belief = judge_maps(summarise(images, replicates=100)["grad-cam"], ["head", "all layers"])
     assert belief.level == "not decided"
     assert belief.place == "no leukocyte, or no heat, to compare"

@@ -47,15 +47,16 @@ SAMPLE = ConditionSample(
 
 def test_a_condition_is_compared_image_by_image() -> None:
     clean, damaged = answers([1] * 36 + [0] * 4), answers([1] * 30 + [0] * 10)
-    row = SAMPLE.describe(damaged, clean)
-    assert row["accuracy"]["value"] == 0.75
-    assert row["difference"]["value"] == pytest.approx(-0.15)
-    assert row["difference"]["low"] < -0.15 < row["difference"]["high"] <= 0
-    assert row["review"]["value"] == 0.25
-    assert "reject" not in row
+    row = SAMPLE.describe(("defocus", 2, 1.5), damaged, clean)
+    assert (row.corruption, row.severity, row.level) == ("defocus", 2, 1.5)
+    assert row.accuracy.value == 0.75
+    assert row.difference.value == pytest.approx(-0.15)
+    assert row.difference.low < -0.15 < row.difference.high <= 0
+    assert row.review.value == 0.25
+    assert row.reject is None
     oracle = bootstrap_metrics(SAMPLE.y_true, damaged.probs, SAMPLE.class_names,
                                groups=SAMPLE.groups, names=["ece"])["ece"]  # fmt: skip
-    assert row["ece"]["value"] == oracle.value
+    assert row.ece.value == oracle.value
 
 
 def test_the_interval_of_the_error_is_that_of_its_mean_over_images() -> None:
@@ -72,9 +73,9 @@ def test_the_interval_of_the_error_is_that_of_its_mean_over_images() -> None:
 
 
 def test_severities_count_up_to_the_first_failure() -> None:
-    assert tolerated([{"low": -0.05}, {"low": -0.0501}], 0.05) == 1
+    assert tolerated([-0.05, -0.0501], 0.05) == 1
     assert tolerated([], 0.05) == 0
-    assert tolerated([{"low": None}], 0.05) == 0
+    assert tolerated([None], 0.05) == 0
 
 
 def test_a_limit_keeps_what_is_tolerated_and_is_dropped_where_it_never_catches() -> None:

@@ -20,7 +20,7 @@ from leukoscope.config.arms import (
     UnreadableImage,
 )
 from leukoscope.config.loading import load_study_config, save_study_config
-from leukoscope.config.metrics.results import Disagreement, Estimate, Result
+from leukoscope.config.metrics.results import Disagreement, Result
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
@@ -248,7 +248,7 @@ def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -
         confidence=round(how["confidence"], 6),
         first_values={name: first.get(name) for name in ARM_METRICS},
         second_values={name: second.get(name) for name in ARM_METRICS},
-        differences={name: Estimate(**one.to_json()) for name, one in differences.items()},
+        differences={name: one.estimate for name, one in differences.items()},
         p=round(accuracy.p, 5),
         p_holm=round(accuracy.p_holm, 5),
         verdict=accuracy.verdict,

@@ -19,7 +19,7 @@ from leukoscope.analyses.cleanup import is_study_file
 from leukoscope.analyses.ensemble_members import Member, Stacked, common_folds, stack
 from leukoscope.config.bundle import Calibration
 from leukoscope.config.loading import save_study_config
-from leukoscope.config.metrics.file import save_metrics, study_metrics
+from leukoscope.config.metrics.file import study_metrics
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.config.training import EnsembleTraining
@@ -152,7 +152,7 @@ def run_ensemble(
                 rows=members[0].files.rows.usable,
             )
         )  # fmt: skip
-        save_metrics(run.metrics, metrics)
+        metrics.save(run.metrics)
     with progress.step("comparing"):
         write_json(run.ensemble, {
             "schema": 1,

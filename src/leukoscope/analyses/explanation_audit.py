@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.heat_map_audit import (
+    BASELINES,
+    AuditedImage,
+    AuditFile,
+    AuditSettings,
+    MapScores,
+    MaskKind,
+)
 from leukoscope.config.preprocess import CenterCrop, PreprocessSpec
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json, sha256_file, sha256_json, write_bytes, write_json
+from leukoscope.core.files import read_json, sha256_file, sha256_json, write_bytes
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation import explanation_scores as scores
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.examples import interleave
-from leukoscope.evaluation.explanation_scores import BASELINES, judge_maps, summarise
+from leukoscope.evaluation.explanation_scores import judge_maps, summarise
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
@@ -39,9 +47,9 @@ from leukoscope.study.explanations import ModelSource
 if TYPE_CHECKING:
     from leukoscope.learning.backbones import Network
 
+Heat = NDArray[np.float32] | NDArray[np.float64]
 _TRUTH_CELL = 2  # in a phantom's truth: 0 background, 1 red cell, 2 cytoplasm, 3 nucleus
 JSON, FIGURE = "audit.json", "audit.png"
-SCHEMA = 1
 IMAGES = MIN_GROUPS  # fewer could not be judged
 NOISE = 0.01  # standard deviation, of white
 NOISY_COPIES = 2
@@ -61,7 +69,7 @@ class LeukocyteMaskSource:
         from_value: Smallest pixel value that counts as leukocyte.
     """
 
-    kind: str
+    kind: MaskKind
     files: dict[str, Path]
     from_value: int = 1
 
@@ -175,7 +183,7 @@ def audit_explanations(
     out: Path,
     progress: Tell,
     warn: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+) -> AuditFile:
     """Score heat maps and write ``audit.json`` and ``audit.png``.
 
     Scores of an earlier audit with the same models and settings are reused.
@@ -188,9 +196,6 @@ def audit_explanations(
         warn: Called before the first image if no verdict was asked for and there are too few
             independent images for one, and after it with the time that all will take.
 
-    Returns:
-        The content of ``audit.json``: ``settings``, ``images``, ``summary`` and ``verdicts``.
-
     Raises:
         UnknownNameError: No such method.
         ConfigError: A method that this network does not allow.
@@ -201,31 +206,34 @@ def audit_explanations(
     chosen, groups = _choose(source, masks, plan)
     settings = _settings(source, plan, masks)
     _check_enough(plan, len({groups.get(r.image_id) or r.image_id for r, _ in chosen}),
-                  f"{settings['unit']}s", warn)  # fmt: skip
+                  f"{settings.unit}s", warn)  # fmt: skip
     done = _finished(out / JSON, settings)
     found = {r.image_id: done[r.image_id] for r, _ in chosen if r.image_id in done}
-    result: dict[str, Any] = {"schema": SCHEMA, "settings": settings}
     waiting = [(record, fold) for record, fold in chosen if record.image_id not in found]
     started = time.monotonic()
     for fold in dict.fromkeys(fold for _, fold in waiting):
-        model = _HeatMapScorer(source, fold, settings["methods"], plan.seed)
+        model = _HeatMapScorer(source, fold, settings.methods, plan.seed)
         for record in (record for record, where in waiting if where == fold):
-            place = {"image_id": record.image_id, "path": record.path, "y_true": record.label,
-                     "group": groups.get(record.image_id) or record.image_id,
-                     "fold": fold}  # fmt: skip
-            found[record.image_id] = {**place, **model.audit(record, masks)}
-            write_json(out / JSON, {**result, "images": list(found.values())})
+            group = groups.get(record.image_id) or record.image_id
+            found[record.image_id] = model.audit(record, group, masks)
+            AuditFile(schema=1, settings=settings, images=tuple(found.values())).save(out / JSON)
             progress(len(found), len(chosen))
             if record is waiting[0][0] and len(waiting) > 1:
                 whole = (time.monotonic() - started) * len(waiting)
                 warn(f"{len(waiting)} images will take about {duration(whole)}")
-    images = [found[record.image_id] for record, _ in chosen]
+    images = tuple(found[record.image_id] for record, _ in chosen)
     config = source.fitted.config
     summary = summarise(images, confidence=config.confidence, replicates=config.bootstrap)
-    stages = images[0]["stages"]
-    verdicts = {name: asdict(judge_maps(summary[name], stages)) for name in settings["methods"]}
-    result |= {"stages": stages, "verdicts": verdicts, "summary": summary, "images": images}
-    write_json(out / JSON, result)
+    stages = images[0].stages
+    result = AuditFile(
+        schema=1,
+        settings=settings,
+        stages=stages,
+        verdicts={name: judge_maps(summary[name], stages) for name in settings.methods},
+        summary=summary,
+        images=images,
+    )
+    result.save(out / JSON)
     with house_style():
         write_bytes(out / FIGURE, figure_png(audit_figure(result)))
     return result
@@ -290,8 +298,7 @@ def _folds(source: ModelSource) -> list[Fold]:
     return list(fitted.splits) if fitted.run.splits.is_file() else []
 
 
-def _settings(source: ModelSource, plan: AuditPlan, masks: LeukocyteMaskSource) -> dict[str, Any]:
-    """What determines an audit: with equal settings an image has equal scores."""
+def _settings(source: ModelSource, plan: AuditPlan, masks: LeukocyteMaskSource) -> AuditSettings:
     from leukoscope.learning.attribution import METHODS, find_layer, find_method
 
     for name in plan.methods:
@@ -303,29 +310,40 @@ def _settings(source: ModelSource, plan: AuditPlan, masks: LeukocyteMaskSource) 
     if set(plan.methods) & set(needs_map):
         find_layer(network, None)  # says what else to use
     allowed = [m for m in METHODS if network.gradcam_layer is not None or m not in needs_map]
-    return {
-        "recipe": recipe,
-        "protocol": protocol,
-        "unit": unit_of(protocol, _folds(source)),
-        "methods": list(dict.fromkeys(plan.methods)) or allowed,
-        "masks": masks.kind,
-        "masks_sha256": masks.sha256,
-        "seed": plan.seed,
-        "checkpoints": {
+    return AuditSettings(
+        recipe=recipe,
+        protocol=protocol,
+        unit=unit_of(protocol, _folds(source)),
+        methods=tuple(dict.fromkeys(plan.methods)) or tuple(allowed),
+        masks=masks.kind,
+        masks_sha256=masks.sha256,
+        seed=plan.seed,
+        checkpoints={
             str(fold): read_json(fitted.run.model(recipe, protocol, fold) / RECORD)["sha256"]
             for fold in folds
         },
-    }
+    )
 
 
-def _finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _finished(path: Path, settings: AuditSettings) -> dict[str, AuditedImage]:
     """Entries of an earlier audit that can be reused, by image."""
     try:
-        old = read_json(path)
-        same = (old["schema"], old["settings"]) == (SCHEMA, settings)
-        return {entry["image_id"]: entry for entry in old["images"]} if same else {}
-    except (DataError, KeyError, TypeError):
+        old = AuditFile.load(path)
+    except DataError:
         return {}
+    return {image.image_id: image for image in old.images} if old.settings == settings else {}
+
+
+@dataclass(frozen=True)
+class _SanityChecks:
+    """What randomised weights and slight noise do to a map, see :class:`MapScores`."""
+
+    randomised: tuple[float | None, ...] | None
+    noise: float | None
+    sensitivity: float | None
+
+
+_UNCHECKED = _SanityChecks(None, None, None)  # of a map that knows no model
 
 
 class _HeatMapScorer:
@@ -355,34 +373,52 @@ class _HeatMapScorer:
             self._forgetful = randomised(self.model.network, batch, seed=self._seed)
         return self._forgetful
 
-    def audit(self, record: ImageRecord, masks: LeukocyteMaskSource) -> dict[str, Any]:
-        """The scores of every method and baseline on one image."""
+    def audit(self, record: ImageRecord, group: str, masks: LeukocyteMaskSource) -> AuditedImage:
+        """The scores of every method and baseline on one image; ``group`` is its unit."""
         image = decode_image(self._source.fitted.manifest.path_of(record)).image
         shown = apply_preprocess(image, self.model.spec)
         mask = masks.mask(record, image, self.model.spec)
         seed = (self._seed << 32) + int(record.sha256[:8] or "0", 16)
         probs = self.probs(shown[None])[0]
         target = int(probs.argmax())
-        maps: dict[str, NDArray[Any]] = {m: self.heat(m, shown, target)[0] for m in self._methods}
-        own = {m: self._sanity_checks(m, shown, target, heat, seed) for m, heat in maps.items()}
+        heats = {m: self.heat(m, shown, target)[0] for m in self._methods}
+        own = {m: self._sanity_checks(m, shown, target, heat, seed) for m, heat in heats.items()}
         size_px = shown.shape[0]
         known = (scores.random_map(seed), scores.centre_map(size_px), scores.edge_map(shown))
-        maps |= dict(zip(BASELINES, known, strict=True))
-        nothing = {"randomised": None, "noise": None, "sensitivity": None}
-        return {
-            "explained": self.model.class_names[target],
-            "p": round(float(probs[target]), 4),
-            "area": round(float(mask.mean()), 4),
-            "stages": [name for name, _ in self.randomised],
-            "maps": {
-                name: {
-                    **_place(scores.enlarge(heat, size_px), mask),
-                    **self._curves(shown, heat, target, seed),
-                    **own.get(name, nothing),
-                }
+        maps: dict[str, Heat] = {**heats, **dict(zip(BASELINES, known, strict=True))}
+        return AuditedImage(
+            image_id=record.image_id,
+            path=record.path,
+            y_true=record.label,
+            group=group,
+            fold=self._fold,
+            explained=self.model.class_names[target],
+            p=round(float(probs[target]), 4),
+            area=round(float(mask.mean()), 4),
+            stages=tuple(name for name, _ in self.randomised),
+            maps={
+                name: self._scores(shown, heat, mask, target, seed, own.get(name, _UNCHECKED))
                 for name, heat in maps.items()
             },
-        }
+        )
+
+    def _scores(
+        self, shown: NDArray[np.uint8], heat: Heat, mask: NDArray[np.bool_], target: int,
+        seed: int, checks: _SanityChecks,
+    ) -> MapScores:  # fmt: skip
+        """What one map scores on one image."""
+        wide, curves = scores.enlarge(heat, shown.shape[0]), self._curves(shown, heat, target, seed)
+        return MapScores(
+            hit=_known(scores.pointing_hit(wide, mask)),
+            share=_known(scores.heat_share(wide, mask)),
+            insertion=curves["insertion"],
+            deletion=curves["deletion"],
+            morf=curves["morf"],
+            lerf=curves["lerf"],
+            randomised=checks.randomised,
+            noise=checks.noise,
+            sensitivity=checks.sensitivity,
+        )
 
     def probs(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Calibrated probabilities of one view, which the methods explain."""
@@ -414,7 +450,7 @@ class _HeatMapScorer:
     def _sanity_checks(
         self, method: str, shown: NDArray[np.uint8], target: int, heat: NDArray[np.float32],
         seed: int,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> _SanityChecks:  # fmt: skip
         """Compare a heat map with those of randomised weights and of slightly noisy images."""
         cells = scores.cells_per_side(shown.shape[0])
 
@@ -426,20 +462,21 @@ class _HeatMapScorer:
         noise = np.random.default_rng(seed).normal(0, NOISE, shape).astype(np.float32)
         noisy = self.heat(method, shown, target, noise=noise)
         under = [value for other in noisy if (value := similar(other)) is not None]
-        return {
-            "randomised": [
-                None
-                if method in _SLOW and 0 < stage < len(self.randomised) - 1
-                else similar(self.heat(method, shown, target, network=network)[0])
-                for stage, (_, network) in enumerate(self.randomised)
-            ],
-            "noise": _known(np.mean(under)) if under else None,
-            "sensitivity": _known(scores.max_sensitivity(heat, list(noisy))),
-        }
+        randomised = tuple(
+            None
+            if method in _SLOW and 0 < stage < len(self.randomised) - 1
+            else similar(self.heat(method, shown, target, network=network)[0])
+            for stage, (_, network) in enumerate(self.randomised)
+        )
+        return _SanityChecks(
+            randomised,
+            noise=_known(np.mean(under)) if under else None,
+            sensitivity=_known(scores.max_sensitivity(heat, list(noisy))),
+        )
 
     def _curves(
-        self, shown: NDArray[np.uint8], heat: NDArray[Any], target: int, seed: int
-    ) -> dict[str, list[float]]:  # fmt: skip
+        self, shown: NDArray[np.uint8], heat: Heat, target: int, seed: int
+    ) -> dict[str, tuple[float, ...]]:  # fmt: skip
         """Insertion and deletion curves: class probability as pixels come or go by heat."""
         cells, size_px = scores.cells_per_side(shown.shape[0]), shown.shape[0]
         blurred, blank = scores.blurred(shown), scores.mean_colour(shown)
@@ -459,17 +496,10 @@ class _HeatMapScorer:
             ],
         }
         return {
-            name: self.probs(np.stack(images))[:, target].round(4).tolist()
+            name: tuple(self.probs(np.stack(images))[:, target].round(4).tolist())
             for name, images in versions.items()
         }
 
 
-def _place(heat: NDArray[np.float64], mask: NDArray[np.bool_]) -> dict[str, float | None]:
-    return {
-        "hit": _known(scores.pointing_hit(heat, mask)),
-        "share": _known(scores.heat_share(heat, mask)),
-    }
-
-
-def _known(value: Any) -> float | None:
+def _known(value: float | np.floating) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.analyses.foreign_inputs import ForeignModel, ForeignTable, read_foreign_csv
-from leukoscope.config.metrics.file import save_metrics, study_metrics
+from leukoscope.config.metrics.file import study_metrics
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
@@ -181,7 +181,7 @@ def audit_foreign(
             rows=data.records,
         )
         metrics = study_metrics(measured)
-        save_metrics(run.metrics, metrics)
+        metrics.save(run.metrics)
     with progress.step("report"):
         from leukoscope.reporting.pages.foreign import write_foreign_report
 

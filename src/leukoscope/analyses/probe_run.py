@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leukoscope.config.base import validate
 from leukoscope.config.loading import save_study_config
-from leukoscope.config.metrics.file import StudyMetrics, save_metrics, study_metrics
+from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.study import StudyConfig, chosen_probes
 from leukoscope.core.errors import DataError
 from leukoscope.core.folder_lock import only_writer
@@ -88,7 +88,7 @@ def _add_probes(fitted: FittedRun, names: Sequence[str] | None, listener: Listen
         # What other steps added stays.
         metrics = study_metrics({**old.to_json(), **measured})
         save_study_config(folder.config, config)
-        save_metrics(folder.metrics, metrics)
+        metrics.save(folder.metrics)
     with progress.step("report"):
         from leukoscope.reporting.study.report import write_report
 

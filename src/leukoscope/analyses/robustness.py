@@ -11,11 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Envelope, EnvelopeLimit
+from leukoscope.config.metrics.results import Estimate
+from leukoscope.config.robustness import (
+    CLEAN,
+    Condition,
+    ConditionMetric,
+    DamagedModel,
+    DamageFacts,
+    RobustnessFile,
+)
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.core.files import read_json, sha256_json, write_bytes, write_csv, write_json
 from leukoscope.core.records import ImageRecord
@@ -46,12 +56,11 @@ from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.envelope import store_envelope
 
 SETS = {"haematology": HAEMATOLOGY, "s1": STUDY_S1}
-CLEAN = "none"
 MOST_IMAGES, FEWEST_IMAGES = 300, 100
 BUDGET_S = 300.0  # the default number of images is chosen so that measuring takes about as long
 _TRIAL = 16
 COLUMNS = ("recipe", "corruption", "severity", "level", "metric", "value", "low", "high")
-ROBUSTNESS_METRICS = ("accuracy", "ece", "difference", "review", "reject")
+_LIMITS = ("low", "high", "caught", "caught_worst")  # of what is checked, as far as it is
 _VERSION = 1  # of the corruptions and of what is kept
 
 
@@ -111,43 +120,43 @@ def measure(
     out: RunFolder,
     listener: Listener,
     tell: Callable[[str], None],
-) -> dict[str, Any]:
+) -> RobustnessFile:
     """Measure, and write ``robustness.json`` and ``robustness.csv``.
 
     ``listener`` hears of conditions done, ``tell`` in words what will be done and how long it
     takes.
-
-    Returns:
-        The content of ``robustness.json``.
     """
     available = len(found.records)
     found = found.first(_number_of_images(found, request, out, tell))
     sample = found.sample(request.seed)
-    models, errors = [], []
-    for model in found.models:
+    models: list[DamagedModel] = []
+    first = None  # the errors of the model that the others are compared with
+    for number, model in enumerate(found.models):
         kept = dict(_answers(found, model, request, out, listener, tell))
-        models.append(_describe(model, kept, sample, request, found.protocol))
-        errors.append(_errors(kept, sample, request))
-    for row, own in zip(models, errors, strict=True):
-        row |= _corruption_errors(own, errors[0], sample) if own is not None else {}
-    result = {
-        "schema": 1,
-        "protocol": found.protocol,
-        "group_unit": found.group_unit,
-        "n": len(found.records),
-        "n_available": available,
-        "n_groups": len(set(sample.groups)),
-        "seed": request.seed,
-        "confidence": found.confidence,
-        "bound": request.bound,
-        "corruptions": {
-            name: {k: getattr(CORRUPTIONS[name], k) for k in ("title", "unit", "statistic")}
-            for name in request.corruptions
+        errors = _errors(kept, sample, request)
+        first = errors if number == 0 else first
+        described = _describe(model, kept, sample, request, found.protocol)
+        models.append(described.model_copy(update=_corruption_errors(errors, first, sample)))
+    kinds = {name: CORRUPTIONS[name] for name in request.corruptions}
+    result = RobustnessFile(
+        schema=1,
+        protocol=found.protocol,
+        group_unit=found.group_unit,
+        n=len(found.records),
+        n_available=available,
+        n_groups=len(set(sample.groups)),
+        seed=request.seed,
+        confidence=found.confidence,
+        bound=request.bound,
+        corruptions={
+            name: DamageFacts(title=kind.title, unit=kind.unit, statistic=kind.statistic)
+            for name, kind in kinds.items()
         },
-        "warnings": list(found.warnings),
-        "recipes": models,
-    }
-    _save_result(out, result)
+        warnings=tuple(found.warnings),
+        recipes=tuple(models),
+    )
+    result.save(out.robustness)
+    write_csv(out.robustness_table, COLUMNS, _table_rows(result))
     return result
 
 
@@ -169,7 +178,7 @@ def show_result(out: RunFolder, *, own: bool, listener: Listener) -> list[str]:
     Returns:
         What was done, and what was not and why, in sentences.
     """
-    result = read_json(out.robustness)
+    result = RobustnessFile.load(out.robustness)
     if own and out.metrics.is_file():
         write_report(out, progress=partial(listener, "report"))
         return _update_bundle(out, result)
@@ -177,16 +186,16 @@ def show_result(out: RunFolder, *, own: bool, listener: Listener) -> list[str]:
     return ["the run is not finished: its report will show this when it is"] if own else []
 
 
-def _update_bundle(run: RunFolder, result: dict[str, Any]) -> list[str]:
+def _update_bundle(run: RunFolder, result: RobustnessFile) -> list[str]:
     if not (run.bundle / "bundle.json").is_file():
         return []
     recipe = read_bundle(run.bundle).record.recipe
-    row = next((row for row in result["recipes"] if row["recipe"] == recipe), None)
+    row = next((row for row in result.recipes if row.recipe == recipe), None)
     if row is None:
         return [f"the bundle stays as it was: it holds {recipe}, which was not measured"]
-    if row["envelope"] is None:
-        return [f"the bundle stays as it was: {row['envelope_note']}"]
-    store_envelope(run.bundle, Envelope(**row["envelope"]))
+    if row.envelope is None:
+        return [f"the bundle stays as it was: {row.envelope_note}"]
+    store_envelope(run.bundle, row.envelope)
     return [f"{run.bundle} now checks each image against the envelope"]
 
 
@@ -261,50 +270,51 @@ def _describe(
     sample: ConditionSample,
     request: Request,
     protocol: str,
-) -> dict[str, Any]:
+) -> DamagedModel:
     """Every condition of one model, and its envelope."""
     clean = kept[CLEAN, 0][0]
     rows = [
-        {"corruption": name, "severity": severity, "level": level}
-        | sample.describe(kept[name, severity][0], clean)
-        for name, severity, level in request.conditions
+        sample.describe(condition, kept[condition[:2]][0], clean)
+        for condition in request.conditions
     ]
-    envelope, note = _envelope(kept, rows, sample, request, protocol)
-    return {
-        "recipe": model.name,
-        "clean": rows[0],
-        "conditions": rows[1:],
-        "tolerated": {
-            name: tolerated(_differences(rows, name), request.bound)
-            for name in request.corruptions
-            if name in HAEMATOLOGY
-        },
-        "envelope": None if envelope is None else envelope.model_dump(mode="json"),
-        "envelope_note": note,
+    kept_up_to = {
+        name: tolerated(_lower_limits(rows, name), request.bound)
+        for name in request.corruptions
+        if name in HAEMATOLOGY
     }
+    envelope, note = _envelope(kept, rows, kept_up_to, sample, request, protocol)
+    return DamagedModel(
+        recipe=model.name,
+        clean=rows[0],
+        conditions=tuple(rows[1:]),
+        tolerated=kept_up_to,
+        envelope=envelope,
+        envelope_note=note,
+    )
 
 
-def _differences(rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Paired differences of severity 1, 2 … without a gap."""
-    found = {row["severity"]: row["difference"] for row in rows if row["corruption"] == name}
+def _lower_limits(rows: Sequence[Condition], name: str) -> list[float | None]:
+    """Of the paired differences at severity 1, 2 … without a gap."""
+    found = {row.severity: row.difference.low for row in rows if row.corruption == name}
     return [found[s] for s in range(1, len(found) + 1) if set(range(1, s + 1)) <= set(found)]
 
 
 def _envelope(
     kept: dict[tuple[str, int], Kept],
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Condition],
+    kept_up_to: Mapping[str, int],
     sample: ConditionSample,
     request: Request,
     protocol: str,
 ) -> tuple[Envelope | None, str]:
     if not request.complete:
         return None, "only a measurement of all corruptions and severities gives an envelope"
-    if not rows[-1]["difference"]["reliable"]:
+    if not rows[-1].difference.reliable:
         return None, f"too few groups ({len(set(sample.groups))}) for intervals to be relied on"
     limits = []
     alarms = np.zeros(len(sample.y_true), np.bool_)
     for name in HAEMATOLOGY:
-        severity = tolerated(_differences(rows, name), request.bound)
+        severity = kept_up_to[name]
         kind = CORRUPTIONS[name]
         values = [kept[CLEAN, 0][1], *(kept[name, s][1] for s in request.severities)]
         found: dict[str, float] = {}
@@ -318,7 +328,7 @@ def _envelope(
                 severity=severity,
                 severities=len(request.severities),
                 statistic=kind.statistic if {"low", "high"} & set(found) else "",
-                **found,
+                **{name: found.get(name) for name in _LIMITS},
             )
         )
     return Envelope(
@@ -330,7 +340,7 @@ def _envelope(
 
 def _errors(
     kept: dict[tuple[str, int], Kept], sample: ConditionSample, request: Request
-) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+) -> NDArray[np.float64] | None:
     """(C, S, n) errors under the haematology corruptions; None where none was measured."""
     names = [name for name in request.corruptions if name in HAEMATOLOGY]
     if not names:
@@ -340,10 +350,15 @@ def _errors(
     )
 
 
-def _corruption_errors(own: Any, first: Any, sample: ConditionSample) -> dict[str, Any]:
-    found = {"mean_error": sample.corruption_error(own).to_json()}
+def _corruption_errors(
+    own: NDArray[np.float64] | None, first: NDArray[np.float64] | None, sample: ConditionSample
+) -> dict[str, Estimate]:
+    """Mean error, and that against the first model: fields of :class:`DamagedModel`."""
+    if own is None:
+        return {}
+    found = {"mean_error": sample.corruption_error(own).estimate}
     if own is not first:
-        found["mce"] = sample.corruption_error(own, first).to_json()
+        found["mce"] = sample.corruption_error(own, first).estimate
     return found
 
 
@@ -380,20 +395,13 @@ def _save_answers(path: Path, key: str, kept: Kept) -> None:
     )
 
 
-def _save_result(run: RunFolder, result: Mapping[str, Any]) -> None:
-    """Write ``robustness.json`` and the same as a table of one row a number."""
-    write_json(run.robustness, result)
-    rows: list[dict[str, Any]] = []
-    for model in result["recipes"]:
-        for condition in (model["clean"], *model["conditions"]):
-            head = {name: condition[name] for name in ("corruption", "severity", "level")}
-            rows += [
-                {"recipe": model["recipe"], **head, "metric": metric, **_number(condition[metric])}
-                for metric in ROBUSTNESS_METRICS
-                if metric in condition
-            ]
-    write_csv(run.robustness_table, COLUMNS, rows)
-
-
-def _number(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry[name] for name in ("value", "low", "high")}
+def _table_rows(result: RobustnessFile) -> Iterator[dict[str, object]]:
+    """The same as a table of one row a number."""
+    for model in result.recipes:
+        for condition in (model.clean, *model.conditions):
+            head = condition.model_dump(include={"corruption", "severity", "level"})
+            for metric in get_args(ConditionMetric):
+                found = condition.metric(metric)
+                if found is not None:
+                    number = found.model_dump(exclude={"reliable"})
+                    yield {"recipe": model.recipe, **head, "metric": metric, **number}

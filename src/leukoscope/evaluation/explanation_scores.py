@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.heat_map_audit import (
+    BASELINES,
+    CENTRE,
+    EDGES,
+    AuditedImage,
+    MapSummary,
+    MapVerdict,
+    MeanScore,
+    TrustLevel,
+)
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS, bootstrap_mean, with_exact_limits
 
 Float = NDArray[np.float64]
@@ -23,13 +32,6 @@ IMPUTATION_NOISE = 0.01  # of white, as in the authors' code
 _NEIGHBOURS = {1: 1 / 6, 2: 1 / 12}  # squared distance: weight (Rong et al. 2022, section 4)
 SAME = 0.5**0.5
 """Rank correlation above which two maps share more than half of the variance of their ranks."""
-RANDOM, CENTRE, EDGES = "random blobs", "Gaussian in the centre", "edge detector"
-BASELINES = (RANDOM, CENTRE, EDGES)
-"""Maps that do not know the model, scored like the others."""
-AUDIT_LEVELS = ("unreliable", "not decided", "nothing against it")
-Scored = Mapping[str, Any]
-"""Of one map of one image: ``hit``, ``share``, ``insertion``, ``deletion``, ``morf``, ``lerf``
-and, of a method, ``randomised`` (by stage), ``noise``, ``sensitivity``; None where undefined."""
 _Test = tuple[bool | None, str]
 _TOO_FEW = f"fewer than {MIN_GROUPS} independent images have a map to test"
 
@@ -242,33 +244,13 @@ def edge_map(image: Image) -> Float:
     return enlarge(strength, cells_per_side(image.shape[0]))
 
 
-@dataclass(frozen=True)
-class Trust:
-    """How far a method's maps may be trusted."""
-
-    level: str  # one of LEVELS
-    text: str  # the level with its reasons
-    place: str  # where the heat lies, if the map is reliable
-
-
 def summarise(
-    images: Sequence[Mapping[str, Any]], *, confidence: float = 0.95, replicates: int = 1000
-) -> dict[str, dict[str, Any]]:
-    """Means over images of every score, and of what each map has more than the baselines.
+    images: Sequence[AuditedImage], *, confidence: float = 0.95, replicates: int = 1000
+) -> dict[str, MapSummary]:
+    """Means over images of every score of each map, and of what it has more than the baselines."""
+    groups = np.array([image.group for image in images])
 
-    Args:
-        images: One mapping an image, with ``group``, ``area`` (share of the image that leukocytes
-            cover) and ``maps``, by name the scores of each map.
-
-    Returns:
-        By map and score ``{"value", "low", "high", "reliable", "n"}``; ``gain`` is insertion minus
-        deletion, ``road`` half of what remains more if the coldest go first, ``…_over_<baseline>``
-        the difference in the same images; ``randomised`` is the size of the rank correlation,
-        so that an inverted map counts as kept; None where no image has the score.
-    """
-    groups = np.array([image["group"] for image in images])
-
-    def mean(values: NDArray[np.float64]) -> dict[str, Any] | None:
+    def mean(values: Float) -> MeanScore | None:
         known = np.isfinite(values)
         if not known.any():
             return None
@@ -276,52 +258,62 @@ def summarise(
             values[known], groups=groups[known], confidence=confidence, replicates=replicates
         )
         exact = with_exact_limits(interval, interval.n_groups, confidence)
-        return {**exact.to_json(), "n": int(known.sum())}
+        return MeanScore(**dict(exact.estimate), n=int(known.sum()))
 
-    names = list(images[0]["maps"])
+    names = list(images[0].maps)
     columns = {name: _columns(images, name) for name in names}
-    result: dict[str, dict[str, Any]] = {}
+    result = {}
     for name in names:
         own = dict(columns[name])
         for score in ("gain", "road"):
             for other in BASELINES:
                 if other != name:
                     own[f"{score}_over_{other}"] = own[score] - columns[other][score]
-        randomised = own.pop("randomised")
-        result[name] = {score: mean(values) for score, values in own.items()}
-        result[name]["randomised"] = [mean(stage) for stage in randomised.T]
+        stages = _randomised(images, name)
+        result[name] = MapSummary.model_validate(
+            {score: mean(values) for score, values in own.items()}
+            | {"randomised": tuple(mean(stage) for stage in stages.T)}
+        )
     return result
 
 
-def _columns(images: Sequence[Mapping[str, Any]], name: str) -> dict[str, NDArray[np.float64]]:
+def _columns(images: Sequence[AuditedImage], name: str) -> dict[str, Float]:
     """One number an image of each score; NaN where undefined."""
-    maps: list[Scored] = [image["maps"][name] for image in images]
+    maps = [image.maps[name] for image in images]
 
-    def of(key: str) -> NDArray[np.float64]:
-        return np.array([entry[key] for entry in maps], np.float64)
+    def of(values: Sequence[float | None] | Sequence[Sequence[float]]) -> Float:
+        return np.array(values, np.float64)
 
-    area = np.array([image["area"] for image in images])
-    insertion, deletion = (
-        np.array([area_under(entry[key]) for entry in maps]) for key in ("insertion", "deletion")
-    )
+    hit, share = of([entry.hit for entry in maps]), of([entry.share for entry in maps])
+    area = of([image.area for image in images])
+    insertion = of([area_under(entry.insertion) for entry in maps])
+    deletion = of([area_under(entry.deletion) for entry in maps])
+    coldest, hottest = of([entry.lerf for entry in maps]), of([entry.morf for entry in maps])
     return {
-        "hit": of("hit"),
-        "hit_over_area": of("hit") - area,
-        "share": of("share"),
-        "share_over_area": of("share") - area,
+        "hit": hit,
+        "hit_over_area": hit - area,
+        "share": share,
+        "share_over_area": share - area,
         "area": np.where(area > 0, area, np.nan),
         "insertion": insertion,
         "deletion": deletion,
         "gain": insertion - deletion,
-        "road": (of("lerf").mean(axis=1) - of("morf").mean(axis=1)) / 2,
-        "noise": of("noise"),
-        "sensitivity": of("sensitivity"),
-        # An inverted map has forgotten nothing: it orders the same places.
-        "randomised": np.abs(of("randomised")).reshape(len(maps), -1),
+        "road": (coldest.mean(axis=1) - hottest.mean(axis=1)) / 2,
+        "noise": of([entry.noise for entry in maps]),
+        "sensitivity": of([entry.sensitivity for entry in maps]),
     }
 
 
-def judge_maps(scores: Mapping[str, Any], stages: Sequence[str]) -> Trust:
+def _randomised(images: Sequence[AuditedImage], name: str) -> Float:
+    """(n, stages) sizes of the rank correlation; of a baseline one column of NaN.
+
+    An inverted map has forgotten nothing: it orders the same places.
+    """
+    rows = [image.maps[name].randomised or (None,) for image in images]
+    return np.abs(np.array(rows, np.float64))
+
+
+def judge_maps(scores: MapSummary, stages: Sequence[str]) -> MapVerdict:
     """Decide whether the maps of a method are reliable, by the rule of ``docs/explanations.md``.
 
     Each test needs a whole interval on the right side: a map must tell more than random blobs of
@@ -329,80 +321,97 @@ def judge_maps(scores: Mapping[str, Any], stages: Sequence[str]) -> Trust:
     the head, and where all layers, were randomised; it must be the same one under small noise.
     """
     tests = [
-        _beats_chance(scores[f"gain_over_{RANDOM}"], scores[f"road_over_{RANDOM}"]),
-        *(_forgets(scores["randomised"][at], stages[at]) for at in sorted({0, len(stages) - 1})),
-        _stable(scores["noise"]),
+        _beats_chance(_reliable(scores.gain_over_random), _reliable(scores.road_over_random)),
+        *(
+            _forgets(_reliable(scores.randomised[at]), stages[at])
+            for at in sorted({0, len(stages) - 1})
+        ),
+        _stable(_reliable(scores.noise)),
     ]
     against = [text for passed, text in tests if passed is False]
     open_ones = [text for passed, text in tests if passed is None]
+    level: TrustLevel
     if against:
-        level, lead, reasons = AUDIT_LEVELS[0], "is unreliable", against
+        level, lead, reasons = "unreliable", "is unreliable", against
     elif open_ones:
-        level, lead, reasons = AUDIT_LEVELS[1], "cannot be judged", open_ones
+        level, lead, reasons = "not decided", "cannot be judged", open_ones
     else:
-        level, lead = AUDIT_LEVELS[2], "nothing was found against it"
+        level, lead = "nothing against it", "nothing was found against it"
         reasons = [text for _, text in tests] + _caveats(scores)
-    return Trust(level, f"{lead}: {'; '.join(dict.fromkeys(reasons))}", _place(scores))
+    text = f"{lead}: {'; '.join(dict.fromkeys(reasons))}"
+    return MapVerdict(level=level, text=text, place=_place(scores))
 
 
-def _beats_chance(gain: Mapping[str, Any] | None, road: Mapping[str, Any] | None) -> _Test:
-    if gain is None or road is None or not (gain["reliable"] and road["reliable"]):
+class _Range(NamedTuple):
+    """A mean with an interval that can be relied on."""
+
+    value: float
+    low: float
+    high: float
+
+    def text(self, form: str) -> str:
+        """Value and limits, each in the format."""
+        value, low, high = (f"{number:{form}}".replace("-", "−") for number in self)
+        return f"{value}, {low} to {high}"
+
+
+def _reliable(entry: MeanScore | None) -> _Range | None:
+    """The mean; None where too few images have the score."""
+    if entry is None or not entry.reliable:
+        return None
+    if entry.value is None or entry.low is None or entry.high is None:
+        return None
+    return _Range(entry.value, entry.low, entry.high)
+
+
+def _beats_chance(gain: _Range | None, road: _Range | None) -> _Test:
+    if gain is None or road is None:
         return None, _TOO_FEW
-    shown = f"(insertion minus deletion by {_signed(gain)}; ROAD by {_signed(road)})"
-    if min(gain["low"], road["low"]) > 0:
+    shown = f"(insertion minus deletion by {gain.text('+.3f')}; ROAD by {road.text('+.3f')})"
+    if min(gain.low, road.low) > 0:
         return True, f"it marks what the score rests on better than random blobs do {shown}"
-    if max(gain["high"], road["high"]) < 0:
+    if max(gain.high, road.high) < 0:
         return False, f"it marks what the score rests on worse than random blobs do {shown}"
     return False, f"it is not shown to mark what the score rests on better than blobs {shown}"
 
 
-def _forgets(entry: Mapping[str, Any] | None, stage: str) -> _Test:
-    if entry is None or not entry["reliable"]:
+def _forgets(entry: _Range | None, stage: str) -> _Test:
+    if entry is None:
         return None, _TOO_FEW
     what = "randomising the head" if stage == "head" else "randomising all layers"
-    shown = f"(similarity {_similarity(entry)})"
-    if entry["high"] < SAME:
+    shown = f"(similarity {entry.text('.2f')})"
+    if entry.high < SAME:
         return True, f"{what} changes the map {shown}"
-    kept = "leaves the map nearly the same" if entry["low"] >= SAME else "is not shown to change it"
+    kept = "leaves the map nearly the same" if entry.low >= SAME else "is not shown to change it"
     return False, f"{what} {kept} {shown}"
 
 
-def _stable(entry: Mapping[str, Any] | None) -> _Test:
-    if entry is None or not entry["reliable"]:
+def _stable(entry: _Range | None) -> _Test:
+    if entry is None:
         return None, _TOO_FEW
-    shown = f"(similarity {_similarity(entry)})"
-    if entry["low"] >= SAME:
+    shown = f"(similarity {entry.text('.2f')})"
+    if entry.low >= SAME:
         return True, f"it stays the same under noise that no eye sees {shown}"
     return False, f"noise that no eye sees makes another map {shown}"
 
 
-def _caveats(scores: Mapping[str, Any]) -> list[str]:
+def _caveats(scores: MapSummary) -> list[str]:
     """Baselines without a model that do as well."""
-    equal = [name for name in (CENTRE, EDGES) if not scores[f"gain_over_{name}"]["low"] > 0]
-    articles = {CENTRE: "a", EDGES: "an"}
-    return [f"but {articles[n]} {n}, which knows no model, marks it as well" for n in equal]
+    against = ((f"a {CENTRE}", scores.gain_over_centre), (f"an {EDGES}", scores.gain_over_edges))
+    equal = [name for name, more in against if more is None or not (more.low or 0) > 0]
+    return [f"but {name}, which knows no model, marks it as well" for name in equal]
 
 
-def _place(scores: Mapping[str, Any]) -> str:
-    share, area, more = scores["share"], scores["area"], scores["share_over_area"]
-    if share is None:
+def _place(scores: MapSummary) -> str:
+    if scores.share is None or scores.area is None:
         return "no leukocyte, or no heat, to compare"
-    heat, cover = (f"{100 * entry['value']:.0f} %" for entry in (share, area))
+    heat, cover = (f"{100 * (entry.value or 0):.0f} %" for entry in (scores.share, scores.area))
     shown = f"{heat} of the heat in leukocytes, which cover {cover}"
-    if not more["reliable"]:
+    more = _reliable(scores.share_over_area)
+    if more is None:
         return f"{shown} (too few independent images to say more)"
-    if more["low"] > 0:
+    if more.low > 0:
         return f"the heat favours leukocytes: {shown}"
-    if more["high"] < 0:
+    if more.high < 0:
         return f"the heat lies outside the leukocytes: {shown}"
     return f"the heat lies as if spread evenly: {shown}"
-
-
-def _similarity(entry: Mapping[str, Any]) -> str:
-    value, low, high = (f"{entry[key]:.2f}".replace("-", "−") for key in ("value", "low", "high"))
-    return f"{value}, {low} to {high}"
-
-
-def _signed(entry: Mapping[str, Any]) -> str:
-    value, low, high = (f"{entry[key]:+.3f}".replace("-", "−") for key in ("value", "low", "high"))
-    return f"{value}, {low} to {high}"

@@ -5,13 +5,14 @@ Every interval resamples whole groups. A difference is paired: the same images, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from leukoscope.config.robustness import Condition
 from leukoscope.evaluation.statistics.intervals import (
     Interval,
     Resampling,
@@ -58,18 +59,30 @@ class ConditionSample:
         """(n,) 1 where the most probable class is not the true one, else 0."""
         return np.asarray(answers.probs.argmax(axis=1) != self.y_true, np.float64)
 
-    def describe(self, answers: ConditionOutputs, clean: ConditionOutputs) -> dict[str, object]:
-        """Accuracy, ECE, shares of decisions, and the accuracy minus that on ``clean``."""
+    def describe(
+        self, condition: tuple[str, int, float], answers: ConditionOutputs, clean: ConditionOutputs
+    ) -> Condition:
+        """Accuracy, ECE, shares of decisions, and the accuracy minus that on ``clean``.
+
+        ``condition`` is the name of the corruption, its severity and its level.
+        """
         metrics = bootstrap_metrics(
             self.y_true, answers.probs, self.class_names,
             groups=self.groups, names=CONDITION_METRICS, **self.how,
         )  # fmt: skip
         lost = self.mean(self.wrong(clean) - self.wrong(answers))
-        row: dict[str, object] = {name: interval.to_json() for name, interval in metrics.items()}
-        row |= {"review": self.mean(answers.review).to_json(), "difference": lost.to_json()}
-        if answers.reject is not None:
-            row["reject"] = self.mean(answers.reject).to_json()
-        return row
+        corruption, severity, level = condition
+        found = Condition(
+            corruption=corruption,
+            severity=severity,
+            level=level,
+            **{name: interval.estimate for name, interval in metrics.items()},
+            review=self.mean(answers.review).estimate,
+            difference=lost.estimate,
+        )
+        if answers.reject is None:
+            return found
+        return found.model_copy(update={"reject": self.mean(answers.reject).estimate})
 
     def corruption_error(self, errors: FloatArray, reference: FloatArray | None = None) -> Interval:
         """:func:`mean_corruption_error` with its interval.
@@ -117,7 +130,7 @@ def mean_corruption_error(errors: ArrayLike, reference: ArrayLike | None = None)
     return np.asarray(ratio.mean(axis=-1), np.float64)
 
 
-def tolerated(differences: Sequence[Mapping[str, float | None]], bound: float) -> int:
+def tolerated(lows: Sequence[float | None], bound: float) -> int:
     """The largest severity, counted without a gap from 1, whose loss stays within a bound.
 
     The lower limit of the paired difference of accuracy must not lie below ``-bound``. Severities
@@ -125,16 +138,15 @@ def tolerated(differences: Sequence[Mapping[str, float | None]], bound: float) -
     correction (a fixed sequence; Maurer et al. 1995).
 
     Args:
-        differences: ``{"low": …}`` of severity 1, 2 …
+        lows: That limit at severity 1, 2 …
 
-    >>> tolerated([{"low": -0.01}, {"low": -0.07}, {"low": -0.02}], 0.05)
+    >>> tolerated([-0.01, -0.07, -0.02], 0.05)
     1
     """
-    for severity, entry in enumerate(differences):
-        low = entry["low"]
+    for severity, low in enumerate(lows):
         if low is None or low < -bound:
             return severity
-    return len(differences)
+    return len(lows)
 
 
 def fit_limit(

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.metrics.file import StudyMetrics, load_metrics
+from leukoscope.config.robustness import RobustnessFile
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json
@@ -116,9 +117,9 @@ class RunFiles:
         return load_metrics(self._written(self.run.metrics))
 
     @cached_property
-    def robustness(self) -> dict[str, Any]:
+    def robustness(self) -> RobustnessFile:
         """What ``robustness`` measured."""
-        return self._json(self.run.robustness)
+        return RobustnessFile.load(self._written(self.run.robustness))
 
     @cached_property
     def predictions(self) -> PredictionTable:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Protocol, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.base import validate
 from leukoscope.config.bundle import Envelope
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_bytes, sha256_file
@@ -309,11 +308,7 @@ def stored_envelope(files: RunFiles, recipe: str) -> Envelope | None:
 
     Raises:
         DataError: ``robustness.json`` is damaged.
-        ConfigError: It holds no valid envelope.
     """
-    path = files.run.robustness
-    if not path.is_file():
+    if not files.run.robustness.is_file():
         return None
-    models: Sequence[Mapping[str, Any]] = files.robustness.get("recipes", ())
-    found = next((m.get("envelope") for m in models if m["recipe"] == recipe), None)
-    return None if found is None else validate(Envelope, found, str(path))
+    return next((m.envelope for m in files.robustness.recipes if m.recipe == recipe), None)

@@ -255,7 +255,7 @@ def roc_auc(
     inside_groups: Sequence[str] | NDArray[np.str_],
     outside_groups: Sequence[str] | NDArray[np.str_],
     **options: Unpack[Sampling],
-) -> dict[str, object] | None:
+) -> dict[str, float | bool | None] | None:
     """Separation of outliers with an interval over resampled groups; None without outliers."""
     if len(outside) == 0 or len(inside) == 0:
         return None

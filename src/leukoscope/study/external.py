@@ -15,7 +15,6 @@ from leukoscope.config.metrics.file import (
     StudyMetrics,
     evaluation_metrics,
     load_evaluation,
-    save_metrics,
     study_metrics,
 )
 from leukoscope.config.study import DataConfig, StudyConfig
@@ -115,7 +114,7 @@ def evaluate_bundle(
     metrics = _measure(predictor, table, kept, answered, known, warnings, manifest)
     manifest.save(run.manifest)
     table.save(run.predictions)
-    save_metrics(run.metrics, metrics)
+    metrics.save(run.metrics)
     return ExternalResult(run, metrics, manifest.unreadable)
 
 
@@ -456,7 +455,7 @@ def evaluate_external(
         manifest = Manifest.load(folder.manifest, data.root)
         unreadable += [(f"{name}/{path}", reason) for path, reason in manifest.unreadable]
     metrics = study_metrics({**metrics.to_json(), "external": entries})
-    save_metrics(run.metrics, metrics)
+    metrics.save(run.metrics)
     return metrics, tuple(unreadable)
 
 

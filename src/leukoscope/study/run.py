@@ -13,7 +13,7 @@ from leukoscope.config.loading import (
     load_study_config,
     save_study_config,
 )
-from leukoscope.config.metrics.file import StudyMetrics, save_metrics, study_metrics
+from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
@@ -320,7 +320,7 @@ def _write_statistics(
         rows=study_rows(found.manifest, config).usable,
     )
     metrics = study_metrics(measured | {"ood": rejection_metrics(run, plan.folds, config)})
-    save_metrics(run.metrics, metrics)
+    metrics.save(run.metrics)
     return metrics
 
 

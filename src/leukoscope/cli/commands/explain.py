@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from leukoscope.analyses.explanation_audit import AuditPlan
     from leukoscope.study.explanations import Explanation, Look, ModelSource
 
+AUDIT_PARTS = {"settings", "stages", "summary", "verdicts"}  # printed with --json
+
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a study or training run.")]
 RunProtocolOption = Annotated[
     str | None, typer.Option("--protocol", "-p", help="Default: the run's first.")
@@ -223,7 +225,7 @@ def _audit(
         if out is None:
             put_into_report(source.fitted.run, partial(show, "report"))
     if as_json:
-        print_json({key: found[key] for key in ("settings", "stages", "summary", "verdicts")})
+        print_json({key: part for key, part in found.to_json().items() if key in AUDIT_PARTS})
         return 0
     from rich.table import Column, Table
 

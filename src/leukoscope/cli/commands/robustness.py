@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,8 @@ from leukoscope.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from leukoscope.config.metrics.results import Estimate
+    from leukoscope.config.robustness import RobustnessFile
     from leukoscope.datasets.layouts.load import HowRead
     from leukoscope.pipeline.measured import MeasuredModels
 
@@ -116,10 +118,10 @@ def robustness(
         notes = show_result(folder, own=out is None, listener=show)
         show("figures", 1, 1)
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
         return
     _print(result)
-    for note in (*result["warnings"], *notes):
+    for note in (*result.warnings, *notes):
         say(f"! {note}")
     say(f"\nnumbers  {folder.robustness}\nfigures  {folder.figures}\n{DISCLAIMER}")
 
@@ -163,37 +165,42 @@ def _open(
     return open_run(FittedRun.open(run), recipes, protocol, seed)
 
 
-def _print(result: dict[str, Any]) -> None:
+def _percent(found: Estimate, digits: int = 1) -> str:
+    return "—" if found.value is None else f"{100 * found.value:.{digits}f}"
+
+
+def _print(result: RobustnessFile) -> None:
     from leukoscope.reporting.formats import interval
 
     out = console()
-    severities = sorted({row["severity"] for row in result["recipes"][0]["conditions"]})
-    for model in result["recipes"]:
-        clean = interval(model["clean"]["accuracy"], "accuracy")
-        out.print(f"\n[bold]{model['recipe']}[/]  undamaged {clean}", end="")
-        if "mean_error" in model:
-            out.print(f", mean error damaged {interval(model['mean_error'], 'share')}", end="")
-        if "mce" in model:
-            out.print(f", mCE {interval(model['mce'], 'share')}", end="")
+    severities = sorted({row.severity for row in result.recipes[0].conditions})
+    for model in result.recipes:
+        clean = interval(model.clean.accuracy, "accuracy")
+        out.print(f"\n[bold]{model.recipe}[/]  undamaged {clean}", end="")
+        if model.mean_error is not None:
+            out.print(f", mean error damaged {interval(model.mean_error, 'share')}", end="")
+        if model.mce is not None:
+            out.print(f", mCE {interval(model.mce, 'share')}", end="")
         out.print()
-        shares = [key for key in ("review", "reject") if key in model["clean"]]
-        titles = ("to review", "rejected")[: len(shares)]
+        shares = {"review": "to review", "reject": "rejected"}
+        if model.clean.reject is None:
+            del shares["reject"]
         cells = []
-        for name, kind in result["corruptions"].items():
-            rows = [row for row in model["conditions"] if row["corruption"] == name]
-            kept = model["tolerated"].get(name)
+        for name, kind in result.corruptions.items():
+            rows = [row for row in model.conditions if row.corruption == name]
+            kept = model.tolerated.get(name)
             cells.append(
                 (
-                    kind["title"],
-                    *(f"{100 * row['accuracy']['value']:.1f}" for row in rows),
+                    kind.title,
+                    *(_percent(row.accuracy) for row in rows),
                     "" if kept is None else str(kept),
-                    *(f"{100 * rows[-1][key]['value']:.0f} %" for key in shares),
+                    *(f"{_percent(getattr(rows[-1], key), 0)} %" for key in shares),
                 )
             )
-        heads = ("accuracy, %", *map(str, severities), "kept up to", *titles)
+        heads = ("accuracy, %", *map(str, severities), "kept up to", *shares.values())
         print_table(heads, cells, width=WIDTH)
     out.print(
-        f"n = {result['n']} of {result['n_available']} test images, {result['n_groups']} "
-        f"{result['group_unit']}s, {result['protocol']}; kept up to: largest severity within "
-        f"{100 * result['bound']:g} points; decisions: at the last severity"
+        f"n = {result.n} of {result.n_available} test images, {result.n_groups} "
+        f"{result.group_unit}s, {result.protocol}; kept up to: largest severity within "
+        f"{100 * result.bound:g} points; decisions: at the last severity"
     )

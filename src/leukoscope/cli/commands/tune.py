@@ -23,7 +23,10 @@ from leukoscope.cli.console import (
 from leukoscope.config import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from leukoscope.analyses.tuning.search import TuneResult
+    from leukoscope.config.metrics.results import Estimate
     from leukoscope.config.tuning_space import Choice, Range, TuneConfig
 
 # With --resume these may be given alone: everything else is read from the tuning's folder.
@@ -129,7 +132,8 @@ def tune(
         config, out, trials=trials, minutes=timeout, storage=storage, resume=resume, final=final
     )
     if as_json:
-        print_json(result.summary.to_json() | ({"final": measured} if measured else {}))
+        final_values = {name: value.model_dump() for name, value in measured.items()}
+        print_json(result.summary.to_json() | ({"final": final_values} if measured else {}))
     else:
         _print_result(config, result, measured)
     return _exit_code(result)
@@ -144,8 +148,11 @@ def _search(
     storage: str,
     resume: bool,
     final: bool,
-) -> tuple[TuneResult, dict[str, dict[str, float]] | None]:
-    """Run the trials and, with ``final``, measure the best recipe on the test part."""
+) -> tuple[TuneResult, Mapping[str, Estimate]]:
+    """Run the trials and, with ``final``, measure the best recipe on the test part.
+
+    Gives the result, and metric → value on the test part.
+    """
     from leukoscope.analyses.tuning.search import measure_best, run_tune
 
     with progress_bars() as show:
@@ -160,8 +167,8 @@ def _search(
             say=lambda text: say(f"  {text}", err=True),
         )
         if not final or result.interrupted:
-            return result, None
-        return result, measure_best(config, out, show).metrics.to_json()["results"][0]["metrics"]
+            return result, {}
+        return result, measure_best(config, out, show).metrics.results[0].metrics
 
 
 def _space(path: Path | None, search: list[str]) -> dict[str, Range | Choice]:
@@ -170,9 +177,7 @@ def _space(path: Path | None, search: list[str]) -> dict[str, Range | Choice]:
     return (load_space(path) if path else {}) | parse_search(search)
 
 
-def _print_result(
-    config: TuneConfig, result: TuneResult, measured: dict[str, dict[str, float]] | None
-) -> None:
+def _print_result(config: TuneConfig, result: TuneResult, measured: Mapping[str, Estimate]) -> None:
     from leukoscope.config.tuning_space import own_label
     from leukoscope.reporting.figures.training import short
     from leukoscope.reporting.pages.tuning import optimism
@@ -191,10 +196,10 @@ def _print_result(
     counts = ", ".join(f"{number} {state}" for state, number in summary.trials.items())
     out.print(f"\ntrials: {counts}")
     out.print(optimism(summary), markup=False)
-    if measured is not None:
-        value = measured[summary.criterion]
-        interval = "" if value["low"] is None else f" ({value['low']:.4f}–{value['high']:.4f})"
-        out.print(f"On the test part: {summary.criterion} {value['value']:.4f}{interval}")
+    found = measured.get(summary.criterion)
+    if found is not None:
+        limits = "" if found.low is None else f" ({found.low:.4f}–{found.high:.4f})"
+        out.print(f"On the test part: {summary.criterion} {found.value:.4f}{limits}")
     say(f"\nrecipe  {result.out / 'best.toml'}\npage    {result.out / 'tune.html'}")
     say(f"next    {summary.next}")
     say(DISCLAIMER)

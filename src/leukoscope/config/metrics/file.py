@@ -1,24 +1,21 @@
 """The file ``metrics.json``: what a study or an evaluation measured, and its one reader.
 
-Every file is written by :func:`save_metrics` and read by :func:`load_metrics`, so that a wrong key
-is found where it arises. A key that does not apply is left out of the file, and then has the
-default here.
+Every file is written by ``save`` and read by ``load_metrics``, so that a wrong key
+is found where it arises.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from leukoscope.config.metrics.decisions import CalibrationResult, Decisions, PromiseResult
 from leukoscope.config.metrics.evidence import Control, Rejection, Shortcuts, Survival, Verdict
 from leukoscope.config.metrics.other_data import BundleDecisions, ForeignSplit, OtherData
 from leukoscope.config.metrics.results import (
-    RECORD_KINDS,
     Comparison,
     CurvePoint,
     Hierarchy,
@@ -26,17 +23,14 @@ from leukoscope.config.metrics.results import (
     Patients,
     PerturbedResult,
     ProbeResult,
-    Record,
     Result,
 )
 from leukoscope.config.metrics.subgroups import Subgroups
-from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json, write_json
-
-SCHEMA_VERSION: Final = 1
+from leukoscope.config.stored import StoredFile, check_record
+from leukoscope.core.files import read_json
 
 
-class MetricsFile(Record):
+class MetricsFile(StoredFile):
     """What every ``metrics.json`` holds.
 
     Attributes:
@@ -64,10 +58,6 @@ class MetricsFile(Record):
     curve: tuple[CurvePoint, ...] = ()
     subgroups: Subgroups | None = None
     warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in the file: without the keys that do not apply."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Measurements(MetricsFile):
@@ -127,13 +117,9 @@ class EvaluationMetrics(MetricsFile):
     decisions: BundleDecisions
 
 
-FileT = TypeVar("FileT", bound=MetricsFile)
-_REFUSED: Final = "this is an error of the program: please report it"
-
-
 def measurements(values: Mapping[str, object]) -> Measurements:
     """Check what a study measured before it is judged; raises as :func:`study_metrics`."""
-    return _checked(Measurements, values, "metrics", _REFUSED)
+    return check_record(Measurements, values, "metrics", MetricsFile.hint)
 
 
 def study_metrics(values: Mapping[str, object], source: str = "metrics") -> StudyMetrics:
@@ -142,17 +128,12 @@ def study_metrics(values: Mapping[str, object], source: str = "metrics") -> Stud
     Raises:
         DataError: Names each key that is wrong, what was expected and what came.
     """
-    return _checked(StudyMetrics, values, source, _REFUSED)
+    return check_record(StudyMetrics, values, source, MetricsFile.hint)
 
 
 def evaluation_metrics(values: Mapping[str, object], source: str = "metrics") -> EvaluationMetrics:
     """Check what an evaluation on other data measured; raises as :func:`study_metrics`."""
-    return _checked(EvaluationMetrics, values, source, _REFUSED)
-
-
-def save_metrics(path: Path, metrics: MetricsFile) -> None:
-    """Write ``metrics.json``."""
-    write_json(path, metrics.to_json())
+    return check_record(EvaluationMetrics, values, source, MetricsFile.hint)
 
 
 def load_metrics(path: Path) -> StudyMetrics:
@@ -163,39 +144,10 @@ def load_metrics(path: Path) -> StudyMetrics:
             the file, the key, what was expected and what was found.
     """
     hint = f"measure again: leukoscope study --out {path.parent} --resume"
-    return _checked(StudyMetrics, read_json(path), str(path), hint)
+    return check_record(StudyMetrics, read_json(path), str(path), hint)
 
 
 def load_evaluation(path: Path) -> EvaluationMetrics:
     """Read the ``metrics.json`` of an evaluation on other data; raises as :func:`load_metrics`."""
     hint = "name the folder that `leukoscope evaluate … --out` wrote, or evaluate again"
-    return _checked(EvaluationMetrics, read_json(path), str(path), hint)
-
-
-def _checked(model: type[FileT], values: object, source: str, hint: str) -> FileT:
-    """Validate in strict JSON mode, where lists stand for tuples but text is no number."""
-    if not isinstance(values, Mapping):
-        found = type(values).__name__
-        raise DataError(f"{source}: expected a JSON object, found {found}", hint=hint)
-    try:
-        return model.model_validate_json(json.dumps(values, allow_nan=False), by_alias=True)
-    except ValidationError as error:
-        shown = [_problem(item) for item in error.errors(include_url=False)[:3]]
-        more = error.error_count() - len(shown)
-        rest = f"; and {more} more" if more else ""
-        raise DataError(f"{source}: {'; '.join(shown)}{rest}", hint=hint) from None
-    except ValueError as error:  # a number that JSON does not have
-        raise DataError(f"{source}: expected finite numbers or null ({error})", hint=hint) from None
-
-
-def _problem(item: Any) -> str:
-    """One wrong key: where it is, what was expected, what was found."""
-    where = ".".join(str(part) for part in item["loc"] if part not in RECORD_KINDS) or "file"
-    if item["type"] == "missing":
-        return f"{where}: expected this key, found none"
-    if item["type"] == "extra_forbidden":
-        return f"{where}: found a key that the schema (version {SCHEMA_VERSION}) does not know"
-    found = json.dumps(item["input"], default=str)
-    found = found if len(found) <= 60 else f"{found[:57]}…"
-    expected = item["msg"].removeprefix("Input should be ")
-    return f"{where}: expected {expected}, found {found}"
+    return check_record(EvaluationMetrics, read_json(path), str(path), hint)

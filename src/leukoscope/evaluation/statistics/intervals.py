@@ -22,11 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.errors import DataError
 from leukoscope.core.known_classes import Roles
 from leukoscope.evaluation.statistics.limits import (
@@ -81,15 +82,17 @@ class Interval:
     replicates: int
     reliable: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """For ``metrics.json``: value, low and high (None where NaN), and ``reliable``."""
-        return {
-            **{
-                name: None if math.isnan(number) else number
-                for name, number in (("value", self.value), ("low", self.low), ("high", self.high))
-            },
-            "reliable": self.reliable,
-        }
+    @property
+    def estimate(self) -> Estimate:
+        """As a file holds it: None where the value or a limit is NaN."""
+        value, low, high = (
+            None if math.isnan(number) else number for number in (self.value, self.low, self.high)
+        )
+        return Estimate(value=value, low=low, high=high, reliable=self.reliable)
+
+    def to_json(self) -> dict[str, float | bool | None]:
+        """The same as a mapping."""
+        return self.estimate.model_dump()
 
 
 class Sampling(TypedDict, total=False):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
 from leukoscope.config.guarantees import OperatingTarget, parse_operating_point
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.labels import without_sides
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.calibration.conformal import (
@@ -186,19 +187,22 @@ def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> d
     sets = fill_empty(probable, tested.probs)
     held, size, y = covered(sets, tested.y), sets.sum(axis=1), tested.y
     single = probable.sum(axis=1) == 1
-    coverage = _coverage(tested, held, by_group=False).to_json()
-    if not _attained(tested, config.set_guarantee)["attainable"]:
-        coverage = dict.fromkeys(coverage) | {"reliable": False}  # sets of every class say nothing
-    limits = ("value", "low", "high")
-    gap = {k: None if coverage[k] is None else coverage[k] - config.coverage for k in limits}
+    coverage = _coverage(tested, held, by_group=False).estimate
+    if not _attained(tested, config.set_guarantee)["attainable"]:  # sets of every class say nothing
+        coverage = Estimate(value=None, low=None, high=None, reliable=False)
+    value, low, high = (
+        None if share is None else share - config.coverage
+        for share in (coverage.value, coverage.low, coverage.high)
+    )
+    gap = Estimate(value=value, low=low, high=high, reliable=coverage.reliable)
     whole = _part(tested, np.ones(len(y), dtype=bool), held, size)
     names = tested.test[0].class_names
     return {
         "n": len(y),
         "n_cal": [len(t) for t in tested.cal],
         "group_unit": tested.unit,
-        "coverage": coverage,
-        "gap": {**gap, "reliable": coverage["reliable"]},
+        "coverage": coverage.model_dump(),
+        "gap": gap.model_dump(),
         "expected": whole["expected"],
         "size": bootstrap_mean(size, **options).to_json(),
         "empty": float((~probable.any(axis=1)).mean()),

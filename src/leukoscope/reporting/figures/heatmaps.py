@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.heat_map_audit import BASELINES, AuditFile, MapSummary
 from leukoscope.core.program import DISCLAIMER
-from leukoscope.evaluation.explanation_scores import BASELINES, SAME, STEPS
+from leukoscope.evaluation.explanation_scores import SAME, STEPS
 from leukoscope.reporting.figures.style import GRID, INK, QUIET, SERIES, new_figure
 from leukoscope.runtime.heatmap import overlay
 
@@ -30,7 +31,8 @@ BOTTOM_IN = 0.42
 SCALE_IN = 0.62
 GAP_IN = 0.07
 _METHOD_COLOURS = SERIES[1:]
-_BASELINE_DASHES: Sequence[Any] = ((0, (1, 1.2)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)))
+Dashes: TypeAlias = tuple[int, tuple[float, ...]]
+_BASELINE_DASHES: Sequence[Dashes] = ((0, (1, 1.2)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -94,56 +96,57 @@ def _note(figure: Figure, note: str, width: float, height: float) -> None:
         figure.text(0, y, text, va="top", fontsize=size, color=QUIET)
 
 
-def audit_figure(audit: Mapping[str, Any]) -> Figure:
-    """Insertion and deletion curves, heat in leukocytes, similarity of randomised maps.
-
-    ``audit`` is the content of ``audit.json``.
-    """
+def audit_figure(audit: AuditFile) -> Figure:
+    """Insertion and deletion curves, heat in leukocytes, similarity of randomised maps."""
     figure = new_figure(5.9)
     (insertion, deletion), (place, forgets) = figure.subplots(2, 2)
-    names = list(audit["summary"])
-    for ax, key, title in (
-        (insertion, "insertion", "Insertion, hottest first"),
-        (deletion, "deletion", "Deletion, hottest first"),
+    names = list(audit.summary)
+    for ax, title, curves in (
+        (insertion, "Insertion", {n: [i.maps[n].insertion for i in audit.images] for n in names}),
+        (deletion, "Deletion", {n: [i.maps[n].deletion for i in audit.images] for n in names}),
     ):
-        for number, name in enumerate(names):
-            curves = np.array([image["maps"][name][key] for image in audit["images"]])
-            ax.plot(
-                STEPS,
-                curves.mean(axis=0),
-                label=METHOD_TITLES.get(name, name),
-                **_style(name, number),
-            )
-        ax.set(title=title, xlabel="share of the image", ylim=(-0.02, 1.02), xlim=(0, 1))
-        ax.set_ylabel("probability of the class")
+        for number, (name, rows) in enumerate(curves.items()):
+            label = METHOD_TITLES.get(name, name)
+            ax.plot(STEPS, np.mean(rows, axis=0), label=label, **_style(name, number))
+        ax.set(title=f"{title}, hottest first", xlabel="share of the image")
+        ax.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="probability of the class")
         ax.grid(axis="y")
-    _bars(place, audit["summary"], names)
+    _bars(place, audit.summary, names)
     _stages(forgets, audit, [name for name in names if name not in BASELINES])
     handles, labels = insertion.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=2.4)
     return figure
 
 
-def _style(name: str, number: int) -> dict[str, Any]:
+class LineStyle(TypedDict, total=False):
+    """How a map's line is drawn."""
+
+    color: str
+    linestyle: Dashes
+    lw: float
+
+
+def _style(name: str, number: int) -> LineStyle:
     if name in BASELINES:
         return {"color": QUIET, "linestyle": _BASELINE_DASHES[BASELINES.index(name)], "lw": 1.2}
     return {"color": _METHOD_COLOURS[number % len(_METHOD_COLOURS)]}
 
 
-def _bars(ax: Axes, summary: Mapping[str, Any], names: Sequence[str]) -> None:
+def _bars(ax: Axes, summary: Mapping[str, MapSummary], names: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    known = [(n, name) for n, name in enumerate(names) if summary[name]["share"]]
-    for row, (number, name) in enumerate(known):
-        share = summary[name]["share"]
+    known = [(n, name, share) for n, name in enumerate(names) if (share := summary[name].share)]
+    for row, (number, name, share) in enumerate(known):
         colour = _style(name, number)["color"]
-        ax.barh(row, share["value"], color=colour, height=0.62)
-        ax.plot([share["low"], share["high"]], [row, row], color=INK, lw=1.2)
-    if known:
-        area = summary[known[0][1]]["area"]["value"]
+        ax.barh(row, share.value or 0.0, color=colour, height=0.62)
+        if share.low is not None and share.high is not None:
+            ax.plot([share.low, share.high], [row, row], color=INK, lw=1.2)
+    covered = next((summary[name].area for _, name, _ in known), None)
+    if covered is not None and covered.value is not None:
+        area = covered.value
         ax.axvline(area, color=INK, lw=1, linestyle=(0, (4, 2)))
         ax.text(area, -0.75, " area", fontsize=8, va="center", color=INK)
-    ax.set_yticks(range(len(known)), [METHOD_TITLES.get(name, name) for _, name in known])
+    ax.set_yticks(range(len(known)), [METHOD_TITLES.get(name, name) for _, name, _ in known])
     ax.set(title="Heat in leukocytes", xlabel="share of the heat", ylim=(len(known) - 0.4, -1.1))
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter("{x:.0%}")
@@ -151,22 +154,24 @@ def _bars(ax: Axes, summary: Mapping[str, Any], names: Sequence[str]) -> None:
     ax.grid(axis="x")
 
 
-def _stages(ax: Axes, audit: Mapping[str, Any], methods: Sequence[str]) -> None:
-    places = np.arange(len(audit["stages"]) + 1)
-    names = list(audit["summary"])
+def _stages(ax: Axes, audit: AuditFile, methods: Sequence[str]) -> None:
+    places = np.arange(len(audit.stages) + 1)
+    names = list(audit.summary)
     for number, method in enumerate(methods):
-        entries = audit["summary"][method]["randomised"]
-        known = [0, *(place for place, entry in enumerate(entries, start=1) if entry)]
-        shift = np.array(known) + 0.05 * (number - (len(methods) - 1) / 2)
+        entries = audit.summary[method].randomised
+        aside = 0.05 * (number - (len(methods) - 1) / 2)
         style = _style(method, names.index(method))
-        values = [1.0, *(entry["value"] for entry in entries if entry)]
-        ax.plot(shift, values, marker="o", **style)
-        for x, place in zip(shift[1:], known[1:], strict=True):
-            entry = entries[place - 1]
-            ax.plot([x, x], [entry["low"], entry["high"]], color=style["color"], lw=1)
+        line = [(aside, 1.0)]
+        for place, entry in enumerate(entries, start=1):
+            if entry is None or entry.value is None:
+                continue
+            line.append((place + aside, entry.value))
+            if entry.low is not None and entry.high is not None:
+                ax.plot([place + aside] * 2, [entry.low, entry.high], color=style["color"], lw=1)
+        ax.plot(*zip(*line, strict=True), marker="o", **style)
     ax.axhline(SAME, color=INK, lw=1, linestyle=(0, (4, 2)))
     ax.text(places[-1] + 0.15, SAME - 0.02, "the same above", fontsize=8, ha="right", va="top")
     ax.axhline(0, color=GRID, lw=1, zorder=0)
-    labels = ["trained", *audit["stages"]]
+    labels = ["trained", *audit.stages]
     ax.set_xticks(places, labels, rotation=20, ha="right", rotation_mode="anchor")
     ax.set(title="Randomised from the head on", ylabel="rank correlation", ylim=(-0.6, 1.05))

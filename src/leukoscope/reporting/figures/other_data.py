@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.metrics.results import Estimate
+from leukoscope.config.robustness import ConditionMetric, RobustnessFile
 from leukoscope.imaging.corruption import CORRUPTIONS, corrupt
 from leukoscope.reporting.figures.style import QUIET, SERIES, new_figure, panel_grid
 
@@ -27,6 +28,7 @@ STYLES = (("validation", "#0072B2", "--"), ("test", "#111111", "-"), ("outliers"
 _MARKERS = "osD^vP"
 _COLUMNS = 4
 _THUMB_PX = 150
+_NOTHING = Estimate(value=None, low=None, high=None)
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,12 @@ def _draw(ax: Axes, panel: OodPanel) -> None:
     ax.grid(axis="y")
 
 
-def damage_curves(result: Mapping[str, Any], metric: str, label: str) -> Figure:
+def damage_curves(result: RobustnessFile, metric: ConditionMetric, label: str) -> Figure:
     """A metric by severity: one panel per corruption, one line per recipe.
 
-    ``result`` is the content of ``robustness.json``; ``metric`` is ``accuracy``, ``ece``,
-    ``review`` or ``reject``, shown in %; ``label`` is that of the vertical axis.
+    ``metric`` is shown in %; ``label`` is that of the vertical axis.
     """
-    names = list(result["corruptions"])
+    names = list(result.corruptions)
     figure, axes = panel_grid(len(names), 1.55, columns=_COLUMNS, extra_in=0.75, sharey=True)
     for ax, name in zip(axes, names, strict=False):
         _panel(ax, result, name, metric)
@@ -155,28 +156,28 @@ def damage_curves(result: Mapping[str, Any], metric: str, label: str) -> Figure:
     return figure
 
 
-def _panel(ax: Axes, result: Mapping[str, Any], name: str, metric: str) -> None:
-    kind = result["corruptions"][name]
-    for number, model in enumerate(result["recipes"]):
-        rows = [row for row in model["conditions"] if row["corruption"] == name]
-        graded = not name.startswith("s1-")  # their levels are an axis of their own
-        points = [(row["severity"] if graded else row["level"], row[metric]) for row in rows]
-        clean = model["clean"][metric]
-        if graded:
-            points.insert(0, (0, clean))
-        x = [place for place, _ in points]
+def _panel(ax: Axes, result: RobustnessFile, name: str, metric: ConditionMetric) -> None:
+    graded = not name.startswith("s1-")  # their levels are an axis of their own
+    for number, model in enumerate(result.recipes):
+        rows = [row for row in model.conditions if row.corruption == name]
+        rows = [model.clean, *rows] if graded else rows
+        x = [row.severity if graded else row.level for row in rows]
+        found = [row.metric(metric) or _NOTHING for row in rows]
         value, low, high = (
-            [math.nan if e[key] is None else 100 * e[key] for _, e in points]
-            for key in ("value", "low", "high")
-        )
+            [math.nan if share is None else 100 * share for share in shares]
+            for shares in (
+                [e.value for e in found], [e.low for e in found], [e.high for e in found],
+            )
+        )  # fmt: skip
         colour = SERIES[number % len(SERIES)]
         ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.plot(x, value, color=colour, marker=_MARKERS[number % len(_MARKERS)], markersize=3.5,
-                label=model["recipe"])  # fmt: skip
-        if metric == "accuracy" and clean["value"] is not None:
-            floor = 100 * (clean["value"] - result["bound"])
+                label=model.recipe)  # fmt: skip
+        clean = model.clean.accuracy.value
+        if metric == "accuracy" and clean is not None:
+            floor = 100 * (clean - result.bound)
             ax.axhline(floor, color=colour, linewidth=0.8, linestyle=(0, (4, 2)))
-    ax.set_title(kind["title"], fontsize=8.5)
+    ax.set_title(result.corruptions[name].title, fontsize=8.5)
     ax.grid(axis="y")
     if graded:
         ax.set_xticks(range(6))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leukoscope.config.heat_map_audit import (
+    AuditFile,
+    AuditSettings,
+    MapSummary,
+    MaskKind,
+    MeanScore,
+)
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.labels import class_title
@@ -37,7 +44,6 @@ from leukoscope.reporting.figures.example_grids import load_thumb
 from leukoscope.reporting.figures.feature_maps import feature_figure
 from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, audit_figure
 from leukoscope.reporting.formats import (
-    DASH,
     UNRELIABLE_NOTE,
     count,
     finite,
@@ -56,22 +62,22 @@ MISTAKE = "mistakes"
 MISTAKES, UNCERTAIN, USUAL = 120, 24, 3  # most images in the gallery; usual ones of each class
 CASE_PX = 112
 CASE_QUALITY = 72
-MASKS: Mapping[str, str] = {
+MASKS: Mapping[MaskKind, str] = {
     "segmented": "leukocytes found by our own segmentation (Dice .967 with whole cells drawn by "
     "hand, 300 images of single cells of Zheng et al. 2018)",
     "exact": "exact masks of drawn phantoms",
     "given": "masks that the user gave",
 }
-_COLUMNS = (
-    ("Pointing game", "hit", "share"),
-    ("Heat in leukocytes", "share", "share"),
-    ("Insertion", "insertion", ""),
-    ("Deletion", "deletion", ""),
-    ("ROAD", "road", ""),
-    ("Head randomised", 0, ""),
-    ("All randomised", -1, ""),
-    ("Under noise", "noise", ""),
-    ("Max-sensitivity", "sensitivity", ""),
+_COLUMNS: tuple[tuple[str, Callable[[MapSummary], MeanScore | None], str], ...] = (
+    ("Pointing game", lambda e: e.hit, "share"),
+    ("Heat in leukocytes", lambda e: e.share, "share"),
+    ("Insertion", lambda e: e.insertion, ""),
+    ("Deletion", lambda e: e.deletion, ""),
+    ("ROAD", lambda e: e.road, ""),
+    ("Head randomised", lambda e: e.randomised[0], ""),
+    ("All randomised", lambda e: e.randomised[-1], ""),
+    ("Under noise", lambda e: e.noise, ""),
+    ("Max-sensitivity", lambda e: e.sensitivity, ""),
 )
 
 
@@ -80,14 +86,14 @@ def audit_blocks(study: Study, gallery: Gallery) -> list[Block]:
     path = study.run.explanations / "audit.json"
     if not path.is_file():
         return []
-    audit = read_json(path)
+    audit = AuditFile.load(path)
     title = Heading("Are the heat maps reliable?")
-    if not isinstance(audit, dict) or "verdicts" not in audit:
+    if not audit.complete:
         return [
             title,
             Paragraph("The audit of the heat maps was stopped; run it again.", note=True),
         ]
-    if not _current(study.run, audit["settings"]):
+    if not _current(study.run, audit.settings):
         text = "The models were trained again since the heat maps were audited; run it again."
         return [title, Paragraph(text, note=True)]
     table, words = audit_table(audit)
@@ -97,69 +103,63 @@ def audit_blocks(study: Study, gallery: Gallery) -> list[Block]:
         caption=(
             "Insertion and deletion curves, share of the heat in leukocytes with its interval "
             "beside the share of the area, and rank correlation of the maps before and after "
-            f"layers were randomised (n = {plural(len(audit['images']), 'image')})."
+            f"layers were randomised (n = {plural(len(audit.images), 'image')})."
         ),
         alt="Heat maps scored beside maps that know no model.",
     )
     return [title, Bullets(tuple(words)), table, picture]
 
 
-def _current(run: RunFolder, settings: Mapping[str, Any]) -> bool:
+def _current(run: RunFolder, settings: AuditSettings) -> bool:
     """Whether the models that were audited are those of the run."""
     try:
         return all(
-            read_json(run.model(settings["recipe"], settings["protocol"], int(fold))
+            read_json(run.model(settings.recipe, settings.protocol, int(fold))
                       / "checkpoint.json")["sha256"] == sha256
-            for fold, sha256 in settings["checkpoints"].items()
+            for fold, sha256 in settings.checkpoints.items()
         )  # fmt: skip
     except DataError:
         return False
 
 
-def finished_audit(study: Study) -> Mapping[str, object] | None:
+def finished_audit(study: Study) -> AuditFile | None:
     """``audit.json``, where it is complete and of the models that are there."""
     path = study.run.explanations / "audit.json"
-    audit = read_json(path) if path.is_file() else None
-    if not isinstance(audit, dict) or "verdicts" not in audit:
+    audit = AuditFile.load(path) if path.is_file() else None
+    if audit is None or not audit.complete:
         return None
-    return audit if _current(study.run, audit["settings"]) else None
+    return audit if _current(study.run, audit.settings) else None
 
 
-def audit_table(audit: Mapping[str, Any]) -> tuple[Table, list[str]]:
-    """One row a map, methods first, and what may be said of each method.
-
-    Args:
-        audit: What ``audit.json`` holds.
-    """
-    settings, summary = audit["settings"], audit["summary"]
-    rows = []
-    for name, scores in summary.items():
-        cells = []
-        for _, key, metric in _COLUMNS:
-            entry = scores[key] if isinstance(key, str) else scores["randomised"][key]
-            cells.append(DASH if entry is None else interval(entry, metric))
-        rows.append((_title(name), *cells))
-    area = next((s["area"] for s in summary.values() if s["area"]), None)
-    n, groups = len(audit["images"]), len({image["group"] for image in audit["images"]})
+def audit_table(audit: AuditFile) -> tuple[Table, list[str]]:
+    """One row a map, methods first, and what may be said of each method."""
+    settings, summary = audit.settings, audit.summary
+    rows = [
+        (_title(name), *(interval(entry(scores), metric) for _, entry, metric in _COLUMNS))
+        for name, scores in summary.items()
+    ]
+    area = next((s.area for s in summary.values() if s.area), None)
+    n, groups = len(audit.images), len({image.group for image in audit.images})
     table = Table(
         caption=(
-            f"Heat maps of {settings['recipe']} ({protocol_title(settings['protocol']).lower()}): "
-            f"{plural(n, 'test image')} of {plural(groups, settings['unit'])}"
+            f"Heat maps of {settings.recipe} ({protocol_title(settings.protocol).lower()}): "
+            f"{plural(n, 'test image')} of {plural(groups, settings.unit)}"
         ),
         columns=(Column("Map"), *(Column(title, numeric=True) for title, _, _ in _COLUMNS)),
         rows=tuple(rows),
         note=(
-            f"Masks: {MASKS[settings['masks']]}; leukocytes cover {interval(area, 'share')} of the "
+            f"Masks: {MASKS[settings.masks]}; leukocytes cover {interval(area, 'share')} of the "
             "image, which is what the pointing game gives by chance and heat if spread evenly. "
             "Insertion, ROAD: more is better; deletion: less. Randomised: similarity with the map "
             "of the trained model, less is better; under noise: more is better, of "
-            f"max-sensitivity less. Intervals resample groups ({settings['unit']}s). "
+            f"max-sensitivity less. Intervals resample groups ({settings.unit}s). "
             + UNRELIABLE_NOTE
         ),
     )
-    words = []
-    for name, verdict in audit["verdicts"].items():
-        words.append(f"{_title(name)}: {verdict['text']}. {upper_first(verdict['place'])}.")
+    words = [
+        f"{_title(name)}: {verdict.text}. {upper_first(verdict.place)}."
+        for name, verdict in audit.verdicts.items()
+    ]
     return table, words
 
 

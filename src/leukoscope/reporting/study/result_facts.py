@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from leukoscope.config.metrics.results import Result
-from leukoscope.core.files import read_json
+from leukoscope.config.robustness import RobustnessFile
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting import result_tables
@@ -176,7 +176,7 @@ def robustness(study: Study) -> Answer | None:
     tables = [shortcuts.numbers(study), result_tables.curve(study)]
     files = ["metrics.json", "report.html"]
     if study.run.robustness.is_file():
-        tables.append(damaged_images.summary(read_json(study.run.robustness)))
+        tables.append(damaged_images.summary(RobustnessFile.load(study.run.robustness)))
         files.append(study.run.robustness.name)
     return shown(tables, *files)
 
