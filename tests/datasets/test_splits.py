@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from leukoscope.config.study import SplitConfig
 from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
 from leukoscope.core.files import sha256_bytes
+from leukoscope.core.patients import Patients
 from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds, save_folds
 from leukoscope.datasets.split_checks import check_folds, split_notes
-from leukoscope.datasets.splits import make_splits
+from leukoscope.datasets.splits import make_splits, split_train_val
 
 CLASSES = ("benign", "early_pre_b", "pre_b", "pro_b")
 FIVE = SplitConfig()
@@ -464,10 +465,11 @@ def cohorts(n: int = 400) -> Manifest:
     )
 
 
-def test_each_cohort_is_tested_once_by_models_of_the_others() -> None:
-    data = cohorts()
-    folds = make_splits(data, "cohort", FIVE, seed=0)
-    cohort, patient = column(data, "cohort"), column(data, "patient_id")
+@pytest.mark.parametrize("name", ["cohort", "site"])
+def test_each_cohort_or_site_is_tested_once_by_models_of_the_others(name: str) -> None:
+    data = changed(cohorts(), site=lambda i, r: r.cohort)
+    folds = make_splits(data, name, FIVE, seed=0)
+    cohort, patient = column(data, name), column(data, "patient_id")
     assert [{cohort[i] for i in fold.ids("test")} for fold in folds] == [{"early"}, {"late"}]
     for fold in folds:
         assert len(fold.ids("test")) == sum(
@@ -479,7 +481,7 @@ def test_each_cohort_is_tested_once_by_models_of_the_others() -> None:
     note = split_notes(folds, data, FIVE)[-1]
     assert "fold 0 tests early" in note
     assert "24 patients" in note
-    assert "not of another cohort" in note
+    assert f"not of another {name}" in note
 
 
 def test_cohorts_do_not_depend_on_the_order_or_names_of_files() -> None:
@@ -521,6 +523,82 @@ def test_an_overlap_of_two_cohorts_is_kept_out_of_training() -> None:
 def test_cohorts_that_cannot_be_held_out_say_why(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(SplitError, match=message):
         make_splits(changed(cohorts(), **columns), "cohort", FIVE, seed=0)
+
+
+def sessions(*, nested: bool) -> Manifest:
+    """Twelve sessions; nested: each of one patient. An overlap joins images of two sessions."""
+    data = changed(
+        manifest(400, patients=12 if nested else 20),
+        session=lambda i, r: f"{r.patient_id} {i % 2}" if nested else f"day {i % 12}",
+        group_id="",
+    )
+    pair = data.images[0], next(r for r in data.images if r.session != data.images[0].session)
+    return changed(data, group_id=lambda i, r: "both" if r in pair else "")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_no_session_is_on_two_sides_and_overlaps_are_purged(nested: bool) -> None:
+    data = sessions(nested=nested)
+    folds = make_splits(data, "session", FIVE, seed=0)
+    session, group = column(data, "session"), column(data, "group_id")
+    tested: list[str] = []
+    for fold in folds:
+        own = {part: {session[i] for i in fold.ids(part)} for part in ("train", "val", "test")}
+        assert all(own.values())
+        assert not own["test"] & (own["train"] | own["val"])
+        assert not own["val"] & own["train"]
+        tested += fold.ids("test")
+        purged = fold.ids("purged")
+        assert {group[i] for i in purged} <= {"both"}
+        assert not purged or any(group[i] == "both" for i in fold.ids("test"))
+    assert sorted(tested) == sorted(session)
+    assert any(fold.ids("purged") for fold in folds)
+
+
+def test_intervals_over_smears_resample_patients_and_over_days_resample_days() -> None:
+    smears, days = sessions(nested=True), sessions(nested=False)
+    fold = make_splits(smears, "session", FIVE, seed=0)[0]
+    patients = column(smears, "patient_id")
+    assert fold.unit == "patient"
+    assert len(set(fold.groups.values())) < len(set(patients.values()))  # two overlap
+    assert len({(patients[i], unit) for i, unit in fold.groups.items()}) == len(
+        set(patients.values())
+    )
+    fold = make_splits(days, "session", FIVE, seed=0)[0]
+    assert fold.unit == ""
+    assert fold.groups == column(days, "session")
+
+
+def test_patients_on_both_sides_of_a_session_are_told() -> None:
+    data = sessions(nested=False)
+    notes = split_notes(make_splits(data, "session", FIVE, seed=0), data, FIVE)
+    assert any("share a patient" in note for note in notes)
+
+
+def test_the_final_model_selects_on_whole_sessions() -> None:
+    data = sessions(nested=False)
+    like = make_splits(data, "session", FIVE, seed=0)[0]
+    fold = split_train_val(data, like, FIVE, seed=0, name="final")
+    session = column(data, "session")
+    own = {part: {session[i] for i in fold.ids(part)} for part in ("train", "val")}
+    assert all(own.values())
+    assert not own["train"] & own["val"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("", "the images have no sessions"), ("one", "has images of only 1 session")],
+)
+def test_sessions_that_cannot_be_held_out_say_why(value: str, message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        make_splits(changed(manifest(100), session=value), "session", FIVE, seed=0)
+
+
+def test_patients_without_one_session_are_named_as_patients() -> None:
+    data = changed(manifest(100, patients=12), session=lambda i, r: f"s{i}", group_id="")
+    rows = Patients.of(data).manifest(data.root)
+    with pytest.raises(SplitError, match=r"27 of 44 patients have no session, or several"):
+        make_splits(rows, "session", FIVE, seed=0)
 
 
 def test_splits_survive_their_file(tmp_path: Path) -> None:

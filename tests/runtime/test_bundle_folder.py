@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
+from leukoscope.config.bundle import ConfusionsFile, DistanceLimit, PatientLimits, PatientModel
 from leukoscope.core.errors import BundleError
+from leukoscope.reporting.bundle_card import render_bundle_card
+from leukoscope.reporting.bundle_patients import patient_facts
 from leukoscope.runtime.bundle import find_bundles
 
 runner = CliRunner()
@@ -66,3 +70,48 @@ def test_show_says_what_the_classes_are(shelf: Path) -> None:
     done = runner.invoke(app, ["bundle", "show", str(shelf / "bad")])
     assert done.exit_code == 1
     assert "LICENSE" in done.output
+
+
+LIMITS = PatientLimits(
+    accept=0.95,
+    distances=(DistanceLimit(images=1, distance=0.6), DistanceLimit(images=4, distance=0.25)),
+    rejected=0.2,
+    n_patients=30,
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "gate", "review"),
+    [
+        (
+            LIMITS,
+            "than 0.6 by 1, 0.25 by 4 images or more (accepts 95% of patients like them)",
+            "fewer than 12 usable images, or more than 20.0% of the images rejected",
+        ),
+        (None, "none: too few patients to set one", "12 usable images, or most of the images"),
+    ],
+)
+def test_a_model_of_patients_says_what_a_patient_may_be_like(
+    tiny: SimpleNamespace, limits: PatientLimits | None, gate: str, review: str
+) -> None:
+    model = PatientModel(
+        pooling="mean-probability", n_patients=30, images=(12, 20, 60), limits=limits
+    )
+    record = tiny.record(patient=model)
+    found = dict(patient_facts(record))
+    assert "30 patients with 12 to 60 images each (median 20)" in found["a patient is"]
+    assert gate in found["patient gate"]
+    assert review in found["patient for review"]
+    assert "Patient gate" in render_bundle_card(record, "a" * 64)
+
+
+def test_a_model_of_images_says_how_a_patient_is_answered_and_counted(
+    shelf: Path, tiny: SimpleNamespace
+) -> None:
+    shown = runner.invoke(app, ["bundle", "show", str(shelf / "good")])
+    words = " ".join(shown.output.split())
+    assert "images of a patient joined by" in words
+    assert "not adjusted: confusions are not known" in words
+    known = ConfusionsFile(protocol="grouped", unit="patient", n_units=25, n=1400)
+    found = dict(patient_facts(tiny.record(confusions=known)))
+    assert "1,400 images of 25 patients held out (grouped)" in found["counts of cells"]

@@ -169,7 +169,7 @@ class Promise(Strict):
 
     Attributes:
         unit: What was held out as a whole: ``patient``, ``merged acquisition cluster``,
-            ``acquisition cluster`` or, where nothing larger was, ``image``.
+            ``acquisition cluster``, ``session`` or, where nothing larger was, ``image``.
         protocol: Under which the folds held it out.
         n_groups: Number of such units.
         n: Number of their images.
@@ -193,6 +193,8 @@ class Promise(Strict):
             return "new patients"
         if self.unit.endswith("cluster"):
             return f"new {self.unit}s, a stand-in for slides"
+        if self.unit == "session":
+            return "new sessions (smears, days of imaging)"
         return "new images from the patients and slides of the training images"
 
     @property

@@ -13,6 +13,8 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_json, write_csv
 from leukoscope.core.records import ImageRecord, Manifest
 
+PATIENTS_LAYOUT = "patients"
+"""Layout of a manifest whose rows are patients."""
 _NAMED = 3
 COLUMNS = ("patient_id", "label", "images", "group_id", "cohort", "given_part", "sha256")
 
@@ -56,7 +58,7 @@ class Patients:
 
     def manifest(self, root: Path) -> Manifest:
         """The patients in the place of images, e.g. to divide them; they have no files."""
-        return Manifest(root, self.records, layout="patients")
+        return Manifest(root, self.records, layout=PATIENTS_LAYOUT)
 
     def of_images(self) -> NDArray[np.int64]:
         """(number of images,) the row of each image's patient."""

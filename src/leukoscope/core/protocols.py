@@ -1,7 +1,8 @@
 """The registry of protocols: what each holds out, its words, and the orders they are taken in.
 
-A new protocol is one entry here, one name in :data:`ProtocolName` with its place in the orders
-below, and its split in :mod:`leukoscope.datasets.splits`.
+A new protocol is one entry here, with its name in :data:`ProtocolName` and its place in the orders
+below. One that holds out the values of a column of the manifest needs no more; another needs its
+split in :mod:`leukoscope.datasets.splits`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 ProtocolName = Literal[
-    "random", "grouped", "deduplicated", "acquisition", "acquisition-merged", "given", "cohort"
-]
+    "random", "grouped", "deduplicated", "acquisition", "acquisition-merged", "session", "given",
+    "site", "cohort",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Protocol:
         name: As configured and as in every file.
         unit: What its intervals resample unless a fold says otherwise.
         held_out: What stands on one side of a split as a whole.
+        column: Of the manifest, that names what is held out; empty where none does.
         label: Name where space is scarce.
         panel_title: Name over a small figure.
         question: What a result under it answers.
@@ -32,7 +35,8 @@ class Protocol:
         shows: What a result says of the model; ``{}`` is the sample.
         basis: What out-of-fold probabilities under it rest on.
         whole_units: Whether it holds out whole patients or slides, seen in no other part.
-        own_parts: Whether the data itself says what is tested, so that folds cannot be chosen.
+        own_parts: Whether the data itself says what is tested, so that folds cannot be chosen;
+            with a ``column`` each of its values is a fold.
         purges: Whether training images that overlap a test image are set aside.
     """
 
@@ -43,6 +47,7 @@ class Protocol:
     question: str
     shows: str
     held_out: str = ""
+    column: str = ""
     panel_title: str = ""
     setting: str = ""
     setting_label: str = ""
@@ -75,6 +80,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 name="grouped",
                 unit="patient",
                 held_out="patient",
+                column="patient_id",
                 title="Whole patients held out",
                 label="patients apart",
                 question="Does it work on patients it has never seen, from the same laboratory?",
@@ -89,6 +95,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 name="deduplicated",
                 unit="component",
                 held_out="component of overlapping images",
+                column="group_id",
                 title="Duplicates and overlaps kept together",
                 label="overlaps joined",
                 panel_title="Duplicates, overlaps together",
@@ -105,6 +112,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 name="acquisition",
                 unit="acquisition cluster",
                 held_out="acquisition cluster",
+                column="acquisition_id",
                 title="Whole acquisition clusters held out",
                 label="clusters apart",
                 panel_title="Acquisition clusters held out",
@@ -122,6 +130,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 name="acquisition-merged",
                 unit="merged acquisition cluster",
                 held_out="merged acquisition cluster",
+                column="acquisition_id",
                 title="Clusters joined with overlapping fields held out",
                 label="clusters merged",
                 panel_title="Clusters joined with overlaps",
@@ -133,6 +142,22 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 "the harshest stand-in for an unseen slide that this data allows.",
                 basis="each image is judged by a model that saw nothing of its merged "
                 "acquisition cluster",
+                whole_units=True,
+            ),
+            Protocol(
+                name="session",
+                unit="session",
+                held_out="session",
+                column="session",
+                title="Whole sessions held out",
+                label="sessions apart",
+                question="Does it work on a smear, or a day of staining and imaging, that it has "
+                "never seen?",
+                setting="when whole sessions are held out",
+                setting_label="sessions held out",
+                shows="How the model does on sessions (smears, days of imaging) that it has never "
+                "seen ({}), of patients that it may know.",
+                basis="each image is judged by a model that saw nothing of its session",
                 whole_units=True,
                 purges=True,
             ),
@@ -150,8 +175,24 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 own_parts=True,
             ),
             Protocol(
+                name="site",
+                unit="component",
+                column="site",
+                title="Whole sites held out",
+                label="sites apart",
+                question="Does it work on images of a laboratory that it has never seen?",
+                setting="when a whole site is held out",
+                setting_label="sites held out",
+                shows="How the model does on sites (a hospital, a laboratory) that it has never "
+                "seen ({}).",
+                basis="each image is judged by a model that saw nothing of its site",
+                own_parts=True,
+                purges=True,
+            ),
+            Protocol(
                 name="cohort",
                 unit="component",
+                column="cohort",
                 title="Whole cohorts held out",
                 label="cohorts apart",
                 question="Does it work on patients of a hospital, or of years, that it has never "
@@ -184,8 +225,8 @@ WORDS: Final[Mapping[str, Protocol]] = MappingProxyType(
         **{
             name: PROTOCOLS[name]
             for name in (
-                "random", "deduplicated", "given", "grouped", "cohort", "acquisition",
-                "acquisition-merged",
+                "random", "deduplicated", "given", "session", "grouped", "site", "cohort",
+                "acquisition", "acquisition-merged",
             )
         },
         EXTERNAL.name: EXTERNAL,
@@ -194,23 +235,27 @@ WORDS: Final[Mapping[str, Protocol]] = MappingProxyType(
 """What a report speaks of, from the mildest to the harshest, another data set last."""
 
 IN_VERDICT: Final = (
-    "random", "deduplicated", "given", "acquisition", "acquisition-merged", "grouped", "cohort",
+    "random", "deduplicated", "given", "acquisition", "acquisition-merged", "session", "grouped",
+    "site", "cohort",
 )  # fmt: skip
 """The order in which a verdict goes through the scores."""
 
 BY_STRICTNESS: Final = (
-    "grouped", "acquisition-merged", "acquisition", "deduplicated", "random",
+    "grouped", "acquisition-merged", "acquisition", "session", "deduplicated", "random",
 )  # fmt: skip
 """By how much they keep from training, the strictest first."""
 
-SEPARATING: Final = ("cohort", "grouped", "acquisition-merged", "acquisition")
+SEPARATING: Final = (
+    "cohort", "site", "grouped", "session", "acquisition-merged", "acquisition",
+)  # fmt: skip
 """Those that keep cohorts, patients or slides apart, the strictest first."""
 
 JUDGED: Final = (("grouped",), ("acquisition-merged", "acquisition"))
 """Protocols that a verdict rests on: patients where they were held out, else clusters."""
 
 VOUCHING: Final = (
-    "deduplicated", "grouped", "cohort", "acquisition", "acquisition-merged", "random", "given",
+    "deduplicated", "grouped", "site", "cohort", "session", "acquisition", "acquisition-merged",
+    "random", "given",
 )  # fmt: skip
 """By how well their out-of-fold probabilities speak for or against a label, the best first."""
 
@@ -227,7 +272,8 @@ def base_name(protocol: str) -> str:
 def strictest(protocols: Iterable[str]) -> str | None:
     """Which of the protocols holds out the largest real unit; None where there is none.
 
-    Patients come before acquisition clusters, which are a proxy, and these before images.
+    Patients come before acquisition clusters, which are a proxy, these before sessions, on which no
+    verdict rests, and these before images.
 
     >>> strictest(["random", "acquisition", "grouped"]), strictest([])
     ('grouped', None)
@@ -243,7 +289,8 @@ def promised_protocol(protocols: Iterable[str]) -> str | None:
     ('random', 'given')
     """
     known = set(protocols)
-    return strictest(known) or next((name for name in ("cohort", "given") if name in known), None)
+    own = (name for name in ("cohort", "site", "given") if name in known)
+    return strictest(known) or next(own, None)
 
 
 def promised_unit(protocol: str) -> str:
@@ -267,7 +314,18 @@ def holds_out_units(protocol: str, unit: str) -> bool:
     found = PROTOCOLS.get(base_name(protocol))
     if found is None:
         return False
-    return found.whole_units or (found.name == "cohort" and unit == "patient")
+    if found.whole_units:
+        return unit == found.unit
+    return by_column(found) and unit == "patient"
+
+
+def by_column(protocol: Protocol) -> bool:
+    """Whether each value of a column of the manifest is tested once, as a fold of its own.
+
+    >>> by_column(PROTOCOLS["cohort"]), by_column(PROTOCOLS["session"])
+    (True, False)
+    """
+    return protocol.own_parts and bool(protocol.column)
 
 
 def protocol_title(name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from leukoscope.config.study import SplitConfig
 from leukoscope.core.errors import SplitError
-from leukoscope.core.protocols import PROTOCOLS
+from leukoscope.core.protocols import PROTOCOLS, by_column
 from leukoscope.core.records import Fold, Manifest
 
 
@@ -44,8 +44,9 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
     name = folds[0].protocol
     patients = {r.image_id: r.patient_id for r in manifest.usable if r.patient_id}
     components = {r.image_id: r.group_id for r in manifest.usable if r.group_id}
+    known = PROTOCOLS.get(name)  # not a point of the curve over clusters
     notes = []
-    if not (name in PROTOCOLS and PROTOCOLS[name].own_parts) and config.folds > len(folds):
+    if not (known and known.own_parts) and config.folds > len(folds):
         notes.append(
             f"{name}: {len(folds)} folds instead of {config.folds}: there are too few groups, or "
             f"more folds would leave no image of a class to train on."
@@ -67,7 +68,8 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
                 f"was made with."
             )
     held = sum(count_shared(fold, patients, ("val", "cal"), ("train",)) > 0 for fold in folds)
-    if name.startswith(("grouped", "cohort")) and held:
+    valued = known is not None and by_column(known)
+    if (name == "grouped" or valued) and held:
         notes.append(
             f"{name}: in {held} of {len(folds)} folds val or cal shares patients with train, "
             f"because a class has fewer than three patients left; test is disjoint."
@@ -77,8 +79,8 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
             f"{name}: in {held} of {len(folds)} folds val or cal share patients with train: the "
             f"data's own val does, or a class has too few patients to cut."
         )
-    if name == "cohort":
-        notes.append(_tested_cohorts(folds, manifest))
+    if known is not None and valued:
+        notes.append(_tested_values(folds, manifest, known.column))
     return notes
 
 
@@ -96,18 +98,18 @@ def _shared_patients(folds: Sequence[Fold], patients: Mapping[str, str]) -> str:
     return f" (of {len(shared)} of {len(tested)} patients)"
 
 
-def _tested_cohorts(folds: Sequence[Fold], manifest: Manifest) -> str:
-    """Which fold tests which cohort."""
+def _tested_values(folds: Sequence[Fold], manifest: Manifest, column: str) -> str:
+    """Which fold tests which site or cohort."""
     records = {record.image_id: record for record in manifest.usable}
     shown = []
     for fold in folds:
         tested = [records[i] for i in fold.ids("test")]
         people = {record.patient_id for record in tested} - {""}
         size = f"{len(tested)} images" + (f", {len(people)} patients" if people else "")
-        shown.append(f"fold {fold.fold} tests {tested[0].cohort} ({size})")
+        shown.append(f"fold {fold.fold} tests {tested[0].column(column)} ({size})")
     return (
-        f"cohort: {'; '.join(shown)}. Its intervals speak of further patients of these cohorts, "
-        f"not of another cohort."
+        f"{column}: {'; '.join(shown)}. Its intervals speak of further patients of these "
+        f"{column}s, not of another {column}."
     )
 
 

@@ -8,9 +8,10 @@
 ``acquisition``       whole acquisition clusters; images outside the test part whose component
                       touches a test image are purged
 ``acquisition-merged``  clusters joined with the components that span them
+``session``           whole sessions (smears, days of imaging); purged like ``acquisition``
 ``given``             the data's own parts or folds; overlaps are counted, not removed
-``cohort``            whole cohorts (hospital, years), each tested once; images outside the test
-                      part that overlap a test image are purged
+``site``, ``cohort``  whole sites or cohorts (hospital, years), each tested once; images outside
+                      the test part that overlap a test image are purged
 ===================== ==================================================================
 
 The result depends on the images' contents and the seed, never on the order or names of files.
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 
 from leukoscope.config.study import SplitConfig
 from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
-from leukoscope.core.protocols import PROTOCOLS
+from leukoscope.core.patients import PATIENTS_LAYOUT
+from leukoscope.core.protocols import PROTOCOLS, by_column
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.datasets.groups import allocate, allocate_at_random, count_classes, join_groups
 from leukoscope.datasets.split_checks import check_folds
@@ -36,8 +38,13 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 _ATTEMPTS = 8
-MOST_COHORTS = 20
-"""Each cohort is a fold of its own, as many as :class:`SplitConfig` allows."""
+MOST_VALUES = 20
+"""Each site or cohort is a fold of its own, as many as :class:`SplitConfig` allows."""
+_TITLES = {
+    "patient_id": "patient id",
+    "group_id": "component",
+    "acquisition_id": "acquisition cluster",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class _Images:
     class_names: tuple[str, ...]
     labels: IntArray
     component: IntArray
+    row: str = "image"  # or patient
 
     @classmethod
     def of(cls, manifest: Manifest) -> _Images:
@@ -59,7 +67,9 @@ class _Images:
                 f"found {', '.join(names) or 'no usable image'}"
             )
         labels = np.array([names.index(record.label) for record in records])
-        return cls(records, names, labels, join_groups([r.group_id for r in records]))
+        component = join_groups([r.group_id for r in records])
+        row = "patient" if manifest.layout == PATIENTS_LAYOUT else "image"
+        return cls(records, names, labels, component, row)
 
     @property
     def patient_units(self) -> IntArray:
@@ -74,11 +84,16 @@ class _Images:
         """The label of each image in a mapping from image ids."""
         found = [groups.get(record.image_id, "") for record in self.records]
         if "" in found:
+            several = ", or several" if self.row == "patient" else ""
             raise SplitError(
-                f"{found.count('')} of {len(found)} images have no {what}, "
+                f"{found.count('')} of {len(found)} {self.row}s have no {what}{several}, "
                 f"e.g. {self.records[found.index('')].path}"
             )
         return found
+
+    def own(self, column: str) -> dict[str, str]:
+        """Image id → the value of a column of the manifest."""
+        return {record.image_id: record.column(column) for record in self.records}
 
 
 def make_splits(
@@ -100,8 +115,7 @@ def make_splits(
     never from a train part.
 
     Args:
-        protocol: ``random``, ``grouped``, ``deduplicated``, ``acquisition``,
-            ``acquisition-merged``, ``given`` or ``cohort``.
+        protocol: One of :data:`~leukoscope.core.protocols.PROTOCOLS`.
         groups: Image id → unit to hold out; None means the manifest's, as the protocol says.
         purge_groups: Image id → label that no other part may share with test: such images
             become ``purged``. None means the components in the acquisition protocols, and no
@@ -110,27 +124,31 @@ def make_splits(
 
     Returns:
         The folds; each covers all usable images. Their ``groups`` are the units held out, or
-        (``random``, ``deduplicated``, ``given``, ``cohort``) patients, else components.
+        (``random``, ``deduplicated``, ``given``, ``site``, ``cohort``; ``session`` where each is
+        one patient's) patients, else components.
 
     Raises:
         SplitError: The data cannot support the protocol; says why.
     """
     if protocol not in tuple(PROTOCOLS):
         raise UnknownNameError("protocol", protocol, tuple(PROTOCOLS))
-    if groups is not None and (protocol == "random" or PROTOCOLS[protocol].own_parts):
+    own = PROTOCOLS[protocol]
+    if groups is not None and (own.own_parts or not own.column):
         raise UsageError(f"the protocol {protocol} uses no groups")
     images, name = _Images.of(manifest), name or protocol
     purge = _purge_labels(images, protocol, purge_groups)
     streams = [seed, crc32(name.encode())]
-    if PROTOCOLS[protocol].own_parts:
+    if own.own_parts:
         held_out, labels = images.patient_units, None
-        sides = _given_sides(images) if protocol == "given" else _cohort_sides(images)
+        sides = _sides_by(images, protocol) if own.column else _given_sides(images)
     else:
         held_out, labels = _units(images, protocol, groups)
-        tests = _test_sides(images, held_out, purge, config, streams, PROTOCOLS[protocol].held_out)
+        tests = _test_sides(images, held_out, purge, config, streams, own.held_out)
         sides = [np.where(test, "test", "") for test in tests]
     # in the acquisition protocols val and cal are cut from the rest by component
     units = images.component if protocol.startswith("acquisition") else held_out
+    if protocol == "session":
+        labels = _sessions_or_patients(images, labels)
     unit, resampled = _interval_groups(images, held_out, labels)
     folds = []
     for number, side in enumerate(sides):
@@ -152,7 +170,9 @@ def _check_leaks(
 ) -> None:
     """Refuse folds that leak. They are planned not to; this holds whatever changes there."""
     apart = [str(unit) for unit in held_out]
-    if protocol == "cohort":  # an overlap of two cohorts is purged, the rest of its patients stays
+    if by_column(
+        PROTOCOLS[protocol]
+    ):  # an overlap of two is purged, the rest of its patients stays
         apart = [record.patient_id for record in images.records]
     for names in ([] if protocol == "given" else apart, [] if purge is None else purge.astype(str)):
         if len(names):
@@ -166,14 +186,14 @@ def split_train_val(
 
     A model that is selected on this ``val`` is made as theirs are, so that what is fitted on
     their test images holds for it: ``val`` takes whole patients in the protocol ``grouped`` (if
-    there are enough of them), and components in all others.
+    there are enough of them), whole sessions in ``session``, and components in all others.
 
     Raises:
         SplitError: There are too few groups for two parts.
     """
     images = _Images.of(manifest)
     units = images.component
-    if like.protocol == "grouped":
+    if like.protocol in ("grouped", "session"):
         units, _ = _units(images, like.protocol, None)
     parts = np.full(len(images.records), "", dtype="<U8")
     rng = np.random.default_rng([seed, crc32(name.encode())])
@@ -203,24 +223,34 @@ def _units(
     """(n,) number of what is held out as a whole, and its names; None for components."""
     if protocol == "random":
         return np.arange(len(images.records)), None
-    what, field = {
-        "grouped": ("patient id", "patient_id"),
-        "deduplicated": ("component", "group_id"),
-    }.get(protocol, ("acquisition cluster", "acquisition_id"))
-    own = {record.image_id: getattr(record, field) for record in images.records}
+    found = PROTOCOLS[protocol]
+    what, own = _TITLES.get(found.column, found.column), images.own(found.column)
     if groups is None and not any(own.values()):
+        by_audit = found.column in ("group_id", "acquisition_id")
         raise SplitError(
-            f"the images have no {what}s",
-            hint="The names or the manifest must give them."
-            if protocol == "grouped"
-            else "The audit finds them: run it first.",
+            f"the {images.row}s have no {what}s",
+            hint="The audit finds them: run it first."
+            if by_audit
+            else "The names or the manifest must give them.",
         )
     if protocol == "deduplicated" and groups is None:
         return images.component, None
     labels = images.column(own if groups is None else groups, what)
-    if protocol == "acquisition":
+    if found.purges:
         return join_groups(labels), labels
     return join_groups(labels, images.component.tolist()), labels
+
+
+def _sessions_or_patients(images: _Images, labels: list[str] | None) -> list[str] | None:
+    """What an interval over sessions resamples: None, for patients, where each is of one patient.
+
+    Smears of one patient resemble each other, so that they count together.
+    """
+    patients: dict[str, set[str]] = {}
+    for session, record in zip(labels or (), images.records, strict=True):
+        patients.setdefault(session, set()).add(record.patient_id)
+    nested = all(len(own) == 1 and "" not in own for own in patients.values())
+    return None if nested else labels
 
 
 def _interval_groups(
@@ -361,31 +391,32 @@ def _given_sides(images: _Images) -> list[NDArray[np.str_]]:
     return [given]
 
 
-def _cohort_sides(images: _Images) -> list[NDArray[np.str_]]:
-    """Each cohort as the test part of one fold, in the order of their names."""
-    own = {record.image_id: record.cohort for record in images.records}
+def _sides_by(images: _Images, protocol: str) -> list[NDArray[np.str_]]:
+    """Each value of the protocol's column as the test part of one fold, in their order."""
+    what = PROTOCOLS[protocol].column
+    own = images.own(what)
     if not any(own.values()):
         raise SplitError(
-            "the images have no cohorts", hint="A manifest's column cohort gives them."
+            f"the {images.row}s have no {what}s", hint=f"A manifest's column {what} gives them."
         )
-    cohorts = np.array(images.column(own, "cohort"))
-    names = sorted(set(cohorts.tolist()))
-    if not 2 <= len(names) <= MOST_COHORTS:
+    values = np.array(images.column(own, what))
+    names = sorted(set(values.tolist()))
+    if not 2 <= len(names) <= MOST_VALUES:
         raise SplitError(
-            f"expected 2 to {MOST_COHORTS} cohorts, found {len(names)}"
+            f"expected 2 to {MOST_VALUES} {what}s, found {len(names)}"
             + (f" ({names[0]})" if len(names) == 1 else "")
         )
     of_patient: dict[str, set[str]] = {}
     for record in images.records:
-        of_patient.setdefault(record.patient_id, set()).add(record.cohort)
+        of_patient.setdefault(record.patient_id, set()).add(own[record.image_id])
     torn = sorted(name for name, found in of_patient.items() if name and len(found) > 1)
     if torn:
         shown = "; ".join(f"{name}: {', '.join(sorted(of_patient[name]))}" for name in torn[:3])
         raise SplitError(
-            f"{len(torn)} patients are in two cohorts ({shown}{'; …' if torn[3:] else ''})",
-            hint="Give every image of a patient the same cohort.",
+            f"{len(torn)} patients are in two {what}s ({shown}{'; …' if torn[3:] else ''})",
+            hint=f"Give every image of a patient the same {what}.",
         )
-    return [np.where(cohorts == name, "test", np.array("", dtype="<U8")) for name in names]
+    return [np.where(values == name, "test", np.array("", dtype="<U8")) for name in names]
 
 
 def _check_classes(images: _Images, folds: Sequence[Fold]) -> None:

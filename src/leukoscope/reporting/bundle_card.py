@@ -11,6 +11,7 @@ from leukoscope.config.guarantees import Measured, Score
 from leukoscope.core.labels import class_title, role_of
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.verdict.rule import level_words
+from leukoscope.reporting.bundle_patients import patient_facts
 from leukoscope.reporting.formats import interval, metric_title, plural, upper_first
 from leukoscope.reporting.markup import render
 
@@ -139,6 +140,7 @@ def _facts(record: BundleRecord, sha256: str) -> Sequence[tuple[str, str]]:
         ("Trained on", record.trained_on),
         ("Classes", ", ".join(classes)),
         ("Input", f"{record.preprocess.size_px} px"),
+        *((upper_first(name), value) for name, value in patient_facts(record)),
         ("Licence of the weights", record.licence),
         ("SHA-256 of bundle.json", sha256),
     )

@@ -17,7 +17,8 @@ from leukoscope.config.study import PERTURBED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
 from leukoscope.core.patients import Patients
-from leukoscope.core.records import Manifest
+from leukoscope.core.protocols import PROTOCOLS
+from leukoscope.core.records import DESCRIBING_COLUMNS, Manifest
 from leukoscope.datasets.audit.measurements import audit_image
 from leukoscope.evaluation.calibration.conformal import fewest_for
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
@@ -268,8 +269,10 @@ def _likely_protocols(manifest: Manifest, config: StudyConfig, cut_out: bool) ->
         ruled_out.add("grouped")
     if not any(record.given_part for record in records):
         ruled_out.add("given")
-    if not all(record.cohort for record in records):
-        ruled_out.add("cohort")
+    for name, protocol in PROTOCOLS.items():
+        column = protocol.column
+        if column in DESCRIBING_COLUMNS and not all(record.column(column) for record in records):
+            ruled_out.add(name)
     return [name for name in config.protocols if name not in ruled_out]
 
 

@@ -127,4 +127,4 @@ def test_a_folder_that_cannot_be_written_to(
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(DataError, match="Read-only") as caught:
         load_dataset(path)
-    assert "copy the file to a folder" in caught.value.hint
+    assert "copy the data to a folder" in caught.value.hint

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +11,55 @@ from leukoscope.analyses.count.cells import Material, PatientCells, count_cells
 from leukoscope.analyses.count.corrections import apply_corrections
 from leukoscope.analyses.count.shares import (
     CONFIDENCE,
+    HELD_OUT,
     Question,
     counts_fields,
     notes_of,
     patient_entry,
     patient_shares,
     save_counts,
+    seen_as_fields,
 )
 from leukoscope.analyses.count.truth import agreement_with_truth
+from leukoscope.config.bundle import ConfusionsFile
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import file_part
 from leukoscope.evaluation.prevalence import PrevalenceModel
+from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.runtime.predictor import Predictor
 
 Show = Callable[[str, int, int], None]
 
 
-def make_counts(
-    predictor: Predictor,
-    material: Material,
-    question: Question,
-    out: Path,
-    *,
-    method: str,
-    corrections: Sequence[Path] = (),
-    sheets: bool = True,
-    seed: int = 0,
-    show: Show,
-) -> tuple[dict[str, object], list[PatientCells]]:
-    """Count, and write everything to a folder.
+@dataclass(frozen=True)
+class Named:
+    """Cells, who named them, and what their shares are adjusted by.
 
-    Args:
-        predictor: A bundle at work.
-        material: Images, and their patients.
-        question: Blast classes and their threshold.
+    Attributes:
+        patients: Their cells.
+        by: Bundle, or study and recipe.
+        models: Patient → what adjusts its shares; empty where nothing does.
+        confusions: What these rest on.
+        fields: Whether what is counted are fields of view, not cells.
+        notes: What limits the counts.
+        labelled: Whether labels of the data are the truth.
+    """
+
+    patients: list[PatientCells]
+    by: str
+    models: Mapping[str, PrevalenceModel]
+    confusions: ConfusionsFile | None
+    fields: bool
+    notes: tuple[str, ...]
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a count, and what is written.
+
+    Attributes:
+        question: Classes, blasts and their threshold.
         out: Gets ``counts.json``, ``counts.csv``, ``patients.csv``, ``cells.csv``,
             ``counts.html`` and ``sheets/``.
         method: How shares are adjusted, see :mod:`leukoscope.evaluation.prevalence`.
@@ -51,70 +67,128 @@ def make_counts(
         sheets: Whether to write a sheet of cells for each patient.
         seed: Of the draws behind the intervals.
         show: Told (step, done, total).
-
-    Returns:
-        The content of ``counts.json``, and the cells.
     """
-    from leukoscope.reporting.pages.cell_sheet import write_cell_sheet
-    from leukoscope.reporting.pages.counts import write_counts_page
 
-    if predictor.record.patient is not None:
+    question: Question
+    out: Path
+    method: str
+    corrections: Sequence[Path]
+    sheets: bool
+    seed: int
+    show: Show
+
+
+Counted = tuple[dict[str, object], list[PatientCells]]
+"""The content of ``counts.json``, and the cells."""
+
+
+def make_counts(predictor: Predictor, material: Material, wanted: Wanted) -> Counted:
+    """Count what a bundle names, and write everything to a folder.
+
+    Args:
+        predictor: A bundle at work.
+        material: Images, and their patients.
+        wanted: What is asked.
+    """
+    record = predictor.record
+    if record.patient is not None:
         raise UsageError(
             f"{predictor.bundle.folder}: this bundle answers for patients and does not know what "
             "a single cell is",
             hint="count with a bundle of a study whose labels are cell types",
         )
-    patients = count_cells(predictor, material, lambda *at: show("counting", *at))
-    decided = apply_corrections(patients, corrections, predictor.class_names)
-    confusions = predictor.bundle.load_confusions()
-    model = None if confusions is None else PrevalenceModel(confusions, method=method, seed=seed)
-    result = _counted(predictor, patients, model, question, labelled=material.truth is not None)
-    result["corrections"] = {"files": [path.name for path in corrections], "cells": decided}
+    patients = count_cells(predictor, material, lambda *at: wanted.show("counting", *at))
+    known = predictor.bundle.load_confusions()
+    models: dict[str, PrevalenceModel] = {}
+    if known is not None:
+        model = PrevalenceModel(known, method=wanted.method, seed=wanted.seed)
+        models = {one.patient: model for one in patients}
+    fields = counts_fields(record, patients)
+    notes = notes_of(record, adjusted=known is not None, fields=fields)
+    labelled = material.truth is not None
+    named = Named(
+        patients, predictor.model, models, record.confusions, fields, tuple(notes), labelled
+    )
+    return _write(named, wanted)
+
+
+def count_held_out(files: RunFiles, recipe: str, wanted: Wanted) -> Counted:
+    """Count the patients of a study as the models of its folds name their cells.
+
+    Args:
+        files: Of the study.
+        recipe: One of its recipes.
+        wanted: What is asked.
+    """
+    from leukoscope.analyses.count.held_out import HeldOut
+
+    wanted.show("counting", 0, 1)
+    held = HeldOut.of_run(files, recipe, method=wanted.method, seed=wanted.seed)
+    wanted.show("counting", 1, 1)
+    fields = seen_as_fields(wanted.question.class_names)
+    notes = (*notes_of(None, adjusted=True, fields=fields), HELD_OUT)
+    by = f"{files.run.path.resolve().name}/{recipe}"
+    named = Named(held.patients, by, held.models, held.confusions, fields, notes, labelled=True)
+    return _write(named, wanted)
+
+
+def _write(named: Named, wanted: Wanted) -> Counted:
+    """Corrections, shares, files and pages."""
+    from leukoscope.reporting.pages.cell_sheet import write_cell_sheet
+    from leukoscope.reporting.pages.counts import write_counts_page
+
+    patients, out, classes = named.patients, wanted.out, wanted.question.class_names
+    decided = apply_corrections(patients, wanted.corrections, classes)
+    result = _counted(named, wanted.question)
+    result["corrections"] = {"files": [path.name for path in wanted.corrections], "cells": decided}
     save_counts(out, result, patients)
-    names = _sheet_names(patients) if sheets else {}
-    for done, one in enumerate(patients if sheets else (), start=1):
-        write_cell_sheet(out / names[one.patient], _sheet(one, predictor))
-        show("sheets", done, len(patients))
-    write_counts_page(out, result, names, lambda *at: show("figures", *at))
+    names = _sheet_names(patients) if wanted.sheets else {}
+    for done, one in enumerate(patients if wanted.sheets else (), start=1):
+        write_cell_sheet(out / names[one.patient], _sheet(one, named.by, classes))
+        wanted.show("sheets", done, len(patients))
+    write_counts_page(out, result, names, lambda *at: wanted.show("figures", *at))
     return result, patients
 
 
-def _counted(
-    predictor: Predictor,
-    patients: Sequence[PatientCells],
-    model: PrevalenceModel | None,
-    question: Question,
-    *,
-    labelled: bool,
-) -> dict[str, Any]:
+def _counted(named: Named, question: Question) -> dict[str, Any]:
     """The content of ``counts.json`` but for the corrections that were applied."""
+    models = named.models
     found = {
-        one.patient: None if model is None else patient_shares(one, model, question)
-        for one in patients
+        one.patient: patient_shares(one, models[one.patient], question)
+        if one.patient in models
+        else None
+        for one in named.patients
     }
-    record = predictor.record
-    fields = counts_fields(record, patients)
-    notes = notes_of(record, adjusted=model is not None, fields=fields)
-    truth = None
-    if labelled and model is not None:
-        truth = agreement_with_truth(patients, found, question)
-    elif labelled:
+    notes, truth = [*named.notes], None
+    if named.labelled and models:
+        truth = agreement_with_truth(named.patients, found, question)
+    elif named.labelled:
         notes.append("Without adjusted shares there is no comparison with the labels.")
     return {
         "schema": 1,
-        "bundle": predictor.model,
+        "bundle": named.by,
         "class_names": list(question.class_names),
-        "shows": "field" if fields else "cell",
-        "method": None if model is None else model.method,
-        "step": None if model is None else model.step,
-        "widening": None if model is None else model.widening,
+        "shows": "field" if named.fields else "cell",
+        **_adjusted(list(dict.fromkeys(models.values()))),
         "confidence": CONFIDENCE,
-        "confusions": None if record.confusions is None else record.confusions.model_dump(),
+        "confusions": None if named.confusions is None else named.confusions.model_dump(),
         "blast_classes": list(question.blasts),
         "blast_threshold": question.threshold,
         "notes": notes,
-        "patients": [patient_entry(one, found[one.patient], question) for one in patients],
+        "patients": [patient_entry(one, found[one.patient], question) for one in named.patients],
         "truth": truth,
+    }
+
+
+def _adjusted(models: Sequence[PrevalenceModel]) -> dict[str, object]:
+    """How shares were adjusted; of the models of several folds the mean."""
+    if not models:
+        return {"method": None, "step": None, "widening": None}
+    n = len(models)
+    return {
+        "method": models[0].method,
+        "step": sum(model.step for model in models) / n,
+        "widening": sum(model.widening for model in models) / n,
     }
 
 
@@ -132,13 +206,13 @@ def _sheet_names(patients: Sequence[PatientCells]) -> dict[str, str]:
     return names
 
 
-def _sheet(one: PatientCells, predictor: Predictor) -> dict[str, Any]:
+def _sheet(one: PatientCells, by: str, class_names: Sequence[str]) -> dict[str, Any]:
     """What the sheet of a patient holds."""
     return {
         "patient": one.patient,
         "sha256": one.sheet_sha256,
-        "model": predictor.model,
-        "class_names": list(predictor.class_names),
+        "model": by,
+        "class_names": list(class_names),
         "unreadable": [{"path": lost.path, "reason": lost.message} for lost in one.unreadable],
         "cells": [
             {

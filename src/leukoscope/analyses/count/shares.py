@@ -44,6 +44,10 @@ NO_PATIENTS = (
     "The confusions were measured on images of patients that the models had seen: how much they "
     "differ between patients is not known, and was taken to be anything from none to strong."
 )
+HELD_OUT = (
+    "Each patient was counted by the models of the fold that held it out, and adjusted by the "
+    "confusions of the patients of the other folds. No cell was rejected: the gate is the bundle's."
+)
 FIELDS = (
     "This bundle names fields of view or tiles of them, not single cells: shares are shares of "
     "images, not a differential of cells."
@@ -175,17 +179,26 @@ def counts_fields(record: BundleRecord, patients: Sequence[PatientCells]) -> boo
     if record.field is None or record.field.shows == "cell":
         return False
     tiles = any(cell.box is not None for one in patients for cell in one.cells)
-    return tiles or _OF_FIELDS.issuperset(record.class_names)
+    return tiles or seen_as_fields(record.class_names)
 
 
-def notes_of(record: BundleRecord, *, adjusted: bool, fields: bool) -> list[str]:
-    """What limits these counts, in sentences."""
+def seen_as_fields(class_names: Sequence[str]) -> bool:
+    """Whether all classes are such as a whole field of view is given.
+
+    >>> seen_as_fields(["benign", "pre_b"]), seen_as_fields(["blast", "monocyte"])
+    (True, False)
+    """
+    return _OF_FIELDS.issuperset(class_names)
+
+
+def notes_of(record: BundleRecord | None, *, adjusted: bool, fields: bool) -> list[str]:
+    """What limits these counts, in sentences; ``record`` is None where no bundle counted."""
     notes = []
     if fields:
         notes.append(FIELDS)
     if not adjusted:
         notes.append(SAMPLE_ONLY)
-    elif record.confusions is not None and record.confusions.unit == "image":
+    elif record and record.confusions is not None and record.confusions.unit == "image":
         notes.append(NO_PATIENTS)
     return notes
 

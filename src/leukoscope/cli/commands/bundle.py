@@ -184,6 +184,8 @@ def pull(
 
 
 def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
+    from leukoscope.reporting.bundle_patients import patient_facts
+
     pre = record.preprocess
     steps = ", ".join(step.kind for step in pre.steps) or "no steps"
     ood = record.ood
@@ -214,6 +216,7 @@ def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
             f"{', '.join(scale.name for scale in ood.scores)} "
             f"(accepts {ood.accept:.0%} of {_behind_threshold(ood)})",
         ),
+        *patient_facts(record),
         *_envelope(record),
         *((f"{s.engine} {s.precision}", s.words) for s in record.servings),
         ("graph against torch", f"largest difference of a logit {record.parity_max_abs:.1e}"),
@@ -271,7 +274,9 @@ def _behind_threshold(ood: OutOfDistribution) -> str:
 
 
 def _calibration(record: BundleRecord) -> str:
-    fitted, n = record.calibration, f"from {record.calibration.n_cal} images"
+    from leukoscope.reporting.bundle_patients import row_word
+
+    fitted, n = record.calibration, f"from {record.calibration.n_cal} {row_word(record)}"
     if fitted.weights is None or fitted.bias is None:
         return f"temperature {fitted.temperature:.3f}, {n}"
     pairs = zip(record.class_names, fitted.weights, fitted.bias, strict=True)
@@ -286,17 +291,19 @@ def _class(name: str, roles: Roles) -> str:
 
 
 def _sets(record: BundleRecord) -> str:
-    sets = record.conformal
+    from leukoscope.reporting.bundle_patients import row_word
+
+    sets, rows = record.conformal, row_word(record)
     limits = f"threshold {sets.threshold:.3f}"
     if sets.thresholds is not None:
         pairs = zip(record.class_names, sets.thresholds, strict=True)
         limits = "thresholds " + ", ".join(f"{name} {limit:.3f}" for name, limit in pairs)
     groups = f" in {sets.n_groups} groups" if sets.n_groups else ""
     if max(sets.thresholds or (sets.threshold,)) >= 1:
-        limits += ", so some class is in every set (too few calibration images or groups?)"
+        limits += f", so some class is in every set (too few calibration {rows} or groups?)"
     return (
         f"aim at {sets.coverage:.0%} ({sets.guarantee}, {sets.score.upper()}), {limits}, "
-        f"from {sets.n_cal} images{groups}"
+        f"from {sets.n_cal} {rows}{groups}"
     )
 
 

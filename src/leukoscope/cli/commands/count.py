@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from leukoscope.cli.options import (
     JsonOption,
     LayoutOption,
     PrecisionOption,
+    RunRecipeOption,
     ScaleBarOption,
     SeedOption,
     TargetOption,
@@ -33,17 +35,26 @@ from leukoscope.cli.options import (
 
 if TYPE_CHECKING:
     from leukoscope.analyses.count.cells import Material, PatientCells
+    from leukoscope.evaluation.run_files import RunFiles
 
 WIDTH = 120  # of the table
 
 ImagesArgument = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         help="A folder of patients' or smears' folders, several folders or files, or a CSV "
         "manifest with labels."
     ),
 ]
-BundleOption = Annotated[Path, typer.Option("--bundle", "-b", help="A model of cell types.")]
+BundleOption = Annotated[Path | None, typer.Option("--bundle", "-b", help="A model of cell types.")]
+RunOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        help="In place of images and bundle: a study of cell types, whose own patients are "
+        "counted, each by the models that had not seen it.",
+    ),
+]
 OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for tables, page and sheets of cells.")
 ]
@@ -85,8 +96,10 @@ def register(app: typer.Typer) -> None:
 
 @command
 def count(
-    images: ImagesArgument,
-    bundle: BundleOption,
+    images: ImagesArgument = None,
+    bundle: BundleOption = None,
+    run: RunOption = None,
+    recipe: RunRecipeOption = None,
     out: OutOption = Path("counts"),
     patients: PatientsOption = None,
     truth: TruthOption = False,
@@ -110,40 +123,80 @@ def count(
 
     Shares of each type, blasts, and sheets to correct.
     """
-    from leukoscope.analyses.count.result import make_counts
+    from leukoscope.analyses.count.result import Wanted, count_held_out, make_counts
     from leukoscope.analyses.count.shares import Question, blast_classes
     from leukoscope.evaluation.prevalence import check_method
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.predictor import load_bundle
 
     check_method(method)
-    one_thread_each()
-    predictor = load_bundle(
-        bundle,
-        engine=engine,
-        precision=precision,
-        bulk=True,
-        whole=whole,
-        um_per_px=um_per_px,
-        scale_bar_um=scale_bar_um,
-    )
-    names = predictor.class_names
-    question = Question(names, blast_classes(names, blast), blast_threshold / 100)
-    material = _material(images, patients, truth, layout, class_map(class_names), target)
-    with progress_bars("images") as show:
-        result, cells = make_counts(
-            predictor,
-            material,
-            question,
-            out,
-            method=method,
-            corrections=corrections or (),
-            sheets=not no_sheets,
-            seed=seed,
-            show=show,
+
+    def wanted(names: tuple[str, ...], show: Callable[[str, int, int], None]) -> Wanted:
+        question = Question(names, blast_classes(names, blast), blast_threshold / 100)
+        return Wanted(question, out, method, corrections or (), not no_sheets, seed, show)
+
+    if run is not None:
+        of_bundle = {
+            "images": images, "--bundle": bundle, "--patients": patients, "--truth": truth,
+            "--layout": layout != "auto", "--class": class_names, "--target": target,
+            "--engine": engine != "auto", "--precision": precision != "auto",
+            "--um-per-px": um_per_px, "--scale-bar-um": scale_bar_um, "--whole": whole,
+        }  # fmt: skip
+        files, recipe = _study(run, recipe, [name for name, given in of_bundle.items() if given])
+        with progress_bars("images") as show:
+            asked = wanted(files.manifest.class_names, show)
+            result, cells = count_held_out(files, recipe, asked)
+    else:
+        named, folder = _images_and_bundle(images, bundle, recipe)
+        one_thread_each()
+        predictor = load_bundle(
+            folder,
+            engine=engine,
+            precision=precision,
+            bulk=True,
+            whole=whole,
+            um_per_px=um_per_px,
+            scale_bar_um=scale_bar_um,
         )
+        material = _material(named, patients, truth, layout, class_map(class_names), target)
+        with progress_bars("images") as show:
+            asked = wanted(predictor.class_names, show)
+            result, cells = make_counts(predictor, material, asked)
     print_json(result) if as_json else _print(result, out)
     return _tell_unreadable(cells)
+
+
+def _study(run: Path, recipe: str | None, refused: Sequence[str]) -> tuple[RunFiles, str]:
+    """The study whose own patients are counted, and which of its recipes."""
+    from leukoscope.core.errors import UsageError
+    from leukoscope.evaluation.run_files import RunFiles
+
+    if refused:
+        raise UsageError(
+            f"--run counts the patients of a study as its folds answered them, and takes no "
+            f"{', '.join(refused)}",
+            hint="leave it out, or name images and --bundle in place of --run",
+        )
+    files = RunFiles.open(run)
+    chosen = recipe or files.recipes[0]
+    files.check_recipe(chosen)
+    return files, chosen
+
+
+def _images_and_bundle(
+    images: list[str] | None, bundle: Path | None, recipe: str | None
+) -> tuple[list[str], Path]:
+    """Both must be named where no study is."""
+    from leukoscope.core.errors import UsageError
+
+    if recipe is not None:
+        raise UsageError("--recipe names a recipe of --run", hint="name the study with --run")
+    if not images or bundle is None:
+        raise UsageError(
+            "expected images and --bundle, or --run",
+            hint="leukoscope count SMEARS --bundle run/bundle, or leukoscope count --run run",
+        )
+    return images, bundle
 
 
 def _material(

@@ -23,6 +23,7 @@ from leukoscope.datasets.layouts.class_names import (
 from leukoscope.datasets.layouts.folder_levels import is_pattern, parse_pattern, read_folders
 from leukoscope.datasets.layouts.image_records import read_records
 from leukoscope.datasets.layouts.npz_images import NPZ, inspect_npz, unpack_npz
+from leukoscope.datasets.layouts.points import cut_points, has_points, inspect_points
 from leukoscope.datasets.layouts.published import (
     find_annotations,
     has_signed_slides,
@@ -56,6 +57,7 @@ from leukoscope.datasets.layouts.rules import (
 )
 
 __all__ = ["LAYOUTS", "ClassRow", "FolderRow", "Inspection", "inspect_dataset", "load_dataset"]
+CHULA = "chula"
 MOST_NAMED = 20
 TARGETS = ("diagnosis", "cell_type")
 """Columns that can stand for a missing label (``target``)."""
@@ -169,6 +171,15 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             _is_annotated,
             lambda listing, class_map: place_annotations(listing),
         ),
+        CHULA: Layout(
+            "fields in Dataset, and in Label a file of lines x y type for each",
+            lambda listing, class_map: (
+                "Label names the cells of the fields in Dataset by points"
+                if has_points(listing.root)
+                else ""
+            ),
+            lambda listing, class_map: inspect_points(listing.root),
+        ),
         "wbcbench": Layout(
             "phase1_label.csv or phase2_train.csv with the columns ID, labels",
             lambda listing, class_map: is_wbcbench(listing),
@@ -266,7 +277,7 @@ def load_dataset(
 
     Args:
         path: Folder, CSV manifest, or MedMNIST ``.npz``, whose images are written once, as
-            lossless PNG, to a folder beside it.
+            lossless PNG, to a folder beside it; so are the cells of Chula's fields.
         layout: A key of :data:`LAYOUTS`, ``auto``, or a pattern such as ``{class}/{patient}``.
         class_map: Folder name or column value → class.
         target: Column that is the label (``diagnosis``, ``cell_type``, …) in place of the one that
@@ -279,12 +290,13 @@ def load_dataset(
             the column ``target``. Says what was found and what to do.
         UnknownNameError: ``layout`` is unknown, or a class of ``class_map`` looks misspelt.
     """
-    path = Path(path)
-    packed = _is_npz(path)
-    if packed:
-        path = unpack_npz(path, progress)
+    path, packed = Path(path), ""
+    if _is_npz(path):
+        path, packed = unpack_npz(path, progress), "npz"
+    elif layout in ("auto", CHULA) and has_points(path):
+        path, packed, layout = cut_points(path, progress), CHULA, "auto"
     root, name, _, placement = _place(path, layout, class_map, target)
-    name = "npz" if packed else name
+    name = packed or name
     records = read_records(root, placement.placed, threads=threads, progress=progress)
     return Manifest(root, tuple(records), name, tuple(placement.warnings))
 

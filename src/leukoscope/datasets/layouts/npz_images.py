@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError, LayoutError
-from leukoscope.core.files import read_json, sha256_file, write_csv, write_json
+from leukoscope.core.files import sha256_file, write_csv
 from leukoscope.datasets.layouts.rules import Placed, Placement
+from leukoscope.datasets.layouts.unpacked import MANIFEST, recorded, write_once, write_png
 
 NPZ = ".npz"
 FETCHED_PARTS = ("train", "val", "test")
@@ -32,7 +32,6 @@ BLOOD_CELLS = (
 """The published names of BloodMNIST's labels, 0 to 7."""
 
 MOST_IMAGES, MOST_SIDE_PX, MOST_MB = 1_000_000, 1024, 16_000
-_MANIFEST, _RECORD = "manifest.csv", "unpacked.json"
 _MB = 1_000_000
 Progress = Callable[[int, int], None]
 
@@ -81,23 +80,16 @@ def unpack_npz(path: Path, progress: Progress | None = None) -> Path:
     out = images_folder(path)
     if out.exists():
         _check_unchanged(path, out)
-        return out / _MANIFEST
+        return out / MANIFEST
     arrays = list(_arrays(path))
-    part_folder = out.with_name(f"{out.name}.part")
-    try:
-        shutil.rmtree(part_folder, ignore_errors=True)  # of a run that was killed
-        part_folder.mkdir()
-        _check_space(part_folder, arrays)
-        _write(path, arrays, part_folder, progress)
-        write_json(part_folder / _RECORD, _record(path, sha256_file(path)))
-        part_folder.rename(out)
-    except OSError as error:
-        raise DataError(
-            f"{out}: the images of {path.name} cannot be written beside it "
-            f"({error.strerror or error})",
-            hint="copy the file to a folder that can be written to, with room for its images",
-        ) from None
-    return out / _MANIFEST
+
+    def write(folder: Path) -> dict[str, Any]:
+        _check_space(folder, arrays)
+        _write(path, arrays, folder, progress)
+        return _record(path, sha256_file(path))
+
+    write_once(out, path.name, write)
+    return out / MANIFEST
 
 
 def label_name(path: Path, label: int) -> str:
@@ -216,7 +208,7 @@ def _write(path: Path, arrays: list[_Array], out: Path, progress: Progress | Non
                 rows.append({"path": below, "label": name, "split": array.part})
                 if progress is not None:
                     progress(len(rows), total)
-    write_csv(out / _MANIFEST, ("path", "label", "split"), rows)
+    write_csv(out / MANIFEST, ("path", "label", "split"), rows)
 
 
 def _images(archive: zipfile.ZipFile, array: _Array) -> Iterator[NDArray[np.uint8]]:
@@ -231,15 +223,6 @@ def _images(archive: zipfile.ZipFile, array: _Array) -> Iterator[NDArray[np.uint
             yield np.frombuffer(data, np.uint8).reshape(array.shape[1:])
 
 
-def write_png(file: Path, image: NDArray[np.uint8]) -> None:
-    """Write an image, (H, W, 3) RGB or (H, W) grey uint8, as PNG."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done, encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
-    if not done:
-        raise DataError(f"{file}: the image cannot be written as PNG")
-    file.write_bytes(encoded.tobytes())
-
-
 def _record(path: Path, sha256: str) -> dict[str, Any]:
     status = path.stat()
     return {"source": path.name, "bytes": status.st_size, "sha256": sha256,
@@ -248,7 +231,7 @@ def _record(path: Path, sha256: str) -> dict[str, Any]:
 
 def _check_unchanged(path: Path, out: Path) -> None:
     """Refuse images of another file of the same name."""
-    record = read_json(out / _RECORD) if (out / _RECORD).is_file() else {}
+    record = recorded(out)
     if not path.is_file() or record == _record(path, str(record.get("sha256"))):
         return
     if record.get("sha256") != sha256_file(path):

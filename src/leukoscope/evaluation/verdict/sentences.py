@@ -9,7 +9,7 @@ from typing import Final
 from leukoscope.config.metrics.evidence import Control, SourceVerdict, StainShare, Survival
 from leukoscope.config.metrics.other_data import ForeignSplit, Leak
 from leukoscope.config.metrics.results import Comparison, CurvePoint, Estimate, NextUnit, Reason
-from leukoscope.core.protocols import PROTOCOLS, SEPARATING
+from leukoscope.core.protocols import PROTOCOLS, SEPARATING, by_column
 
 SOURCE_WORDS: Final[Mapping[str, str]] = {
     "ground": "the ground between the leukocytes",
@@ -85,7 +85,9 @@ def summary(
     if not set(shown) & set(SEPARATING):
         shown = list(scores)
     if "grouped" in shown:
-        shown = [name for name in shown if name in {"random", "grouped", "cohort"}]
+        shown = [
+            name for name in shown if name in {"random", "grouped"} or by_column(PROTOCOLS[name])
+        ]
     numbers = {scores[name].sample for name in shown}
     same = len(numbers) == 1
     items = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,6 +86,16 @@ class UnseenImages:
             patients=np.array(patients) if all(patients) else None,
             config=files.config,
             ood_scores=_ood_scores(files.run, recipe, own, tables),
+        )
+
+    def take(self, rows: NDArray[np.bool_]) -> UnseenImages:
+        """Some of the images, by (n,) bool."""
+        return replace(
+            self,
+            table=self.table.take(rows),
+            units=self.units[rows],
+            patients=None if self.patients is None else self.patients[rows],
+            ood_scores=None if self.ood_scores is None else self.ood_scores[rows],
         )
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 
 from leukoscope.config.metrics.evidence import Rejection
 from leukoscope.config.metrics.results import CurvePoint, Result
-from leukoscope.core.protocols import PROTOCOLS, WORDS, protocol_title
+from leukoscope.core.protocols import PROTOCOLS, WORDS, by_column, protocol_title
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.evaluation.statistics.metrics import HISTORY_METRICS, compute_metrics
 from leukoscope.reporting import result_tables as tables
@@ -87,7 +87,9 @@ def cannot_show(study: Study) -> tuple[str, ...]:
             "How the model does in laboratories beyond those of this study and of the other data "
             "that it was measured on."
         )
-    elif study.row == "patient" and "cohort" not in study.protocols:
+    elif study.row == "patient" and not any(
+        name in PROTOCOLS and by_column(PROTOCOLS[name]) for name in study.protocols
+    ):
         items.append(
             "How the model does on patients of another hospital, of other years, with another "
             "stain or microscope: all patients come from one source, and the intervals count only "

@@ -8,7 +8,7 @@ from typing import Any
 
 from leukoscope.core.files import read_json
 from leukoscope.core.labels import class_title
-from leukoscope.core.protocols import protocol_title
+from leukoscope.core.protocols import PROTOCOLS, by_column, protocol_title
 from leukoscope.core.run_folder import PATIENT_CELLS
 from leukoscope.reporting.content import (
     Block,
@@ -21,7 +21,7 @@ from leukoscope.reporting.content import (
     Table,
 )
 from leukoscope.reporting.figures.subjects import PatientLine
-from leukoscope.reporting.formats import count, interval, number, plural
+from leukoscope.reporting.formats import count, interval, number, plural, upper_first
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.patient_results import draw_patients
 from leukoscope.reporting.study_files import PooledScores, Study, inside
@@ -78,9 +78,10 @@ def _known(study: Study, recipe: str, protocol: str) -> str:
         f"patients of this same source the ROC AUC lies in {interval(area, 'roc_auc')}. Nothing "
         "here was measured on patients of another hospital, of other years, with another stain or "
         "microscope, where it may lie well below this interval; only their images can tell "
-        "(a column `cohort` in the manifest holds them out as a whole)."
-        if "cohort" not in study.protocols
-        else f"With whole cohorts held out the ROC AUC lies in {interval(area, 'roc_auc')}."
+        "(a column `cohort` or `site` in the manifest holds them out as a whole)."
+        if not by_column(PROTOCOLS[protocol])
+        else f"{upper_first(PROTOCOLS[protocol].setting)} the ROC AUC lies in "
+        f"{interval(area, 'roc_auc')}."
     )
 
 
