@@ -8,8 +8,8 @@ final model then does on those taken away.
     python benchmarks/forecast.py run aria aria_all -r shallow --out forecast
     python benchmarks/forecast.py table --out forecast
 
-``--statistics`` leaves the probes out, and with them the verdict; ``--set splits.folds=10`` changes
-the study.
+``--statistics`` leaves the probes out, and with them the verdict, and takes a tenth of the time;
+``--set splits.folds=10`` changes the study.
 
 Audit, negative control, features and numbers of every image are computed once for the whole set; a
 repetition takes the rows of the images that are left. Splits, fits, probes, statistics, verdict,
@@ -283,7 +283,8 @@ def run(options: argparse.Namespace) -> None:
         data = write_patients(out / "phantoms" / "pool", POOL)
     judged, changed = not options.statistics, options.changed
     whole = Whole.of(options.set, data, options.recipe, out, changed, judged)
-    target = out / f"{'-'.join([options.set, options.recipe, *changed])}.jsonl"
+    kind = [] if judged else ["statistics"]
+    target = out / f"{'-'.join([options.set, options.recipe, *changed, *kind])}.jsonl"
     done = {row["number"] for row in read_rows(target)}
     for number in range(options.repetitions):
         if number in done:

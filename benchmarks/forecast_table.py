@@ -58,8 +58,10 @@ def done(rows: list[Row]) -> list[Row]:
 
 def name_of(rows: list[Row]) -> str:
     """Set, recipe, and what was changed."""
+    first = rows[0]
+    no_verdict = [] if any("level" in row for row in rows) else ["no verdict"]
     return ", ".join(
-        [rows[0]["set"], *(f"`{x}`" for x in (rows[0]["recipe"], *rows[0]["changed"]))]
+        [first["set"], *(f"`{x}`" for x in (first["recipe"], *first["changed"])), *no_verdict]
     )
 
 

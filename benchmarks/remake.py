@@ -11,9 +11,9 @@ run in ``--out``, one after the other. A finished step is not repeated, and a st
 resumed. A step that fails or lacks its data is named, and the others go on; the exit status is
 then 1. ``--stale`` also repeats what another commit made.
 
-A table replaces what is between ``<!-- made by: NAME -->`` and ``<!-- end -->`` in its page. A
-comment above it says when it was made, by which commit, and at what cost; a table without one is
-older.
+A table replaces what is between ``<!-- made by: NAME -->`` and ``<!-- end -->`` in its page. The
+first of these comments then says when it was made, by which commit, and at what cost; where it
+does not, the table is older.
 """
 
 from __future__ import annotations
@@ -76,17 +76,24 @@ def read_plan(path: Path) -> list[Step]:
     return steps
 
 
-def put_table(page: Path, name: str, table: str) -> None:
+def put_table(page: Path, name: str, source: str, table: str) -> None:
     """Replace what stands between the marks of a step.
+
+    Args:
+        page: Markdown.
+        name: Of the step.
+        source: When, by which commit and at what cost the table was made.
+        table: Markdown.
 
     Raises:
         ValueError: The page has no such marks.
     """
     text = page.read_text(encoding="utf-8")
-    marks = re.compile(rf"(<!-- made by: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    marks = re.compile(rf"<!-- made by: {re.escape(name)}(;[^>]*)? -->\n.*?<!-- end -->", re.DOTALL)
     if len(marks.findall(text)) != 1:
         raise ValueError(f"{page}: expected one '<!-- made by: {name} -->' … '<!-- end -->'")
-    write_text(page, marks.sub(lambda m: f"{m[1]}{table}\n\n{m[2]}", text))
+    block = f"<!-- made by: {name}; {source} -->\n{table}\n<!-- end -->"
+    write_text(page, marks.sub(lambda _: block, text))
 
 
 class Remake:
@@ -132,10 +139,11 @@ class Remake:
         seconds = round(_processor_seconds() - before)
         made = {"commit": self.commit, "date": time.strftime("%Y-%m-%d"), "command": step.command}
         if step.page:
-            source = f"Made {made['date']} by commit {self.commit}, {seconds} s of processor"
+            source = f"{made['date']}, commit {self.commit}, {seconds} s of processor"
             table = re.sub(r"\A# .*\n", "", printed.read_text(encoding="utf-8")).strip()
-            shown = "" if step.page == README else f"```bash\n{self._shown(step)}\n```\n\n"
-            put_table(ROOT / step.page, step.name, f"<!-- {source} -->\n\n{shown}{table}")
+            if step.page != README:
+                table = f"\n```bash\n{self._shown(step)}\n```\n\n{table}\n"
+            put_table(ROOT / step.page, step.name, source, table)
         write_json(self.stamp(step), made | {"processor_s": seconds})
         return True
 

@@ -59,7 +59,7 @@ def test_every_step_has_its_marks_and_every_mark_its_step(remake: ModuleType) ->
     marked = [
         (path.relative_to(ROOT).as_posix(), name)
         for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
-        for name in re.findall(r"<!-- made by: (\S+) -->", path.read_text(encoding="utf-8"))
+        for name in re.findall(r"<!-- made by: ([\w-]+)[; ]", path.read_text(encoding="utf-8"))
     ]
     assert sorted(marked) == sorted((step.page, step.name) for step in steps if step.page)
 
@@ -77,7 +77,8 @@ def test_table_replaces_what_stood_there_and_is_made_once(run: Run, tmp_path: Pa
     assert "old" not in text
     assert "\n# Title" not in text
     assert "| 1 |\n\n<!-- end -->\n\nProse.\n" in text
-    assert re.search(r"<!-- Made \d{4}-\d\d-\d\d by commit abc, \d+ s of processor -->", text)
+    source = r"<!-- made by: count; \d{4}-\d\d-\d\d, commit abc, \d+ s of processor -->\n"
+    assert re.search(source, text)
     assert "```bash\necho once >> times" in text
     assert run(COUNT) == 0
     assert (tmp_path / "out" / "times").read_text() == "once\n"
