@@ -69,3 +69,9 @@ def test_what_cannot_be_forecast_is_refused() -> None:
         next_unit_interval([True, False], ["a"])
     with pytest.raises(DataError, match="images of 2 ≥ 1 new groups"):
         cohort_interval([True] * 3, ["a", "b", "c"], count=2, images=[5])
+
+
+def test_the_limits_hold_the_expected_accuracy_where_nearly_all_groups_are_alike():
+    found = next_unit_interval([True] * 240, np.arange(240) // 4)
+    assert found.value < 1
+    assert found.low <= found.value <= found.high == 1

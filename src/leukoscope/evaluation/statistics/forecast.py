@@ -124,9 +124,10 @@ def cohort_interval(
     accuracy = rng.binomial(number, chance).sum(axis=1) / number.sum(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(accuracy, [tail, 1 - tail])
+    value = float(accuracy.mean())  # outside the quantiles where nearly all draws are alike
     return Forecast(
-        float(accuracy.mean()), float(low), float(high), len(sizes), float(np.median(sizes)),
-        len(sizes) >= MIN_GROUPS,
+        value, min(float(low), value), max(float(high), value), len(sizes),
+        float(np.median(sizes)), len(sizes) >= MIN_GROUPS,
     )  # fmt: skip
 
 
