@@ -91,7 +91,7 @@ def test_what_no_file_knows_stays_open(study: Study) -> None:
 
 
 def test_absent_files_leave_their_items_open(study: Study) -> None:
-    bare = replace(study, environment={}, folds=(), explanations=(), predictions=None)
+    bare = replace(study, environment=None, folds=(), explanations=(), predictions=None)
     bare = replace(bare, metrics=with_keys(study, probes=[], curve=[], results=[]))
     known, unknown = filled(study, "claim-2024"), filled(bare, "claim-2024")
     for number in ("10", "19", "20", "23", "30", "31", "32", "37"):

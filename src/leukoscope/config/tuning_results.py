@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, JsonValue
 
@@ -124,6 +124,6 @@ class TuningFile(Record):
         """The trials that ended so."""
         return [row for row in self.rows if row.state == state]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As it stands in the file."""
         return self.model_dump(mode="json", by_alias=True)
