@@ -14,8 +14,8 @@ from leukoscope.config.metrics.results import (
     Disagreement,
     Estimate,
     InapplicableProtocol,
-    Record,
 )
+from leukoscope.config.stored import Record
 
 ArmLevel = Literal[
     "helps", "harms", "no difference shown", "depends on the protocol", "depends on the part"

@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from leukoscope.config.metrics.results import Record
-from leukoscope.config.stored import StoredFile
+from leukoscope.config.stored import Record, StoredFile
 
 ExplainedKind = Literal["right", "wrong", "image"]
 

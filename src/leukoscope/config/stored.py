@@ -8,16 +8,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ConfigDict, JsonValue, ValidationError
 
-from leukoscope.config.metrics.results import RECORD_KINDS, Record
+from leukoscope.config.base import Strict
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+RECORD_KINDS: Final = ("measured values", "only a reason")
+"""What a key may hold: the values, or why there are none."""
+
+
+class Record(Strict):
+    """Base of every record in such a file: strict types, so that ``"0.9"`` is no number."""
+
+    model_config = ConfigDict(strict=True, populate_by_name=True, protected_namespaces=())
+
 
 RecordT = TypeVar("RecordT", bound=Record)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from leukoscope.config.metrics.results import Record
+from leukoscope.config.stored import Record
 from leukoscope.config.tuning_space import Parameter
 
 TrialState = Literal["complete", "pruned", "failed", "stopped", "running"]
