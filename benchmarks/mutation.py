@@ -40,6 +40,14 @@ MODULES = {
     ),
     "combining": ("test_combining", "test_aggregation"),
     "verdict/shortcuts": ("verdict/test_shortcuts", "verdict/test_shortcut_sources"),
+    "examples": ("test_examples", "test_label_errors"),
+    "feature_space": ("test_feature_space",),
+    "fuzzy_inference": ("test_fuzzy_inference",),
+    "ood": ("test_ood",),
+    "robustness": ("test_robustness",),
+    "statistics/hierarchy": ("statistics/test_hierarchy",),
+    "statistics/leaderboard": ("statistics/test_leaderboard",),
+    "gate": ("test_gate",),
 }
 """Module of ``evaluation`` → its tests."""
 

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from leukoscope.config.passport import Passport
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.user_cache import VARIABLE
 from leukoscope.phantom.spec import PhantomSpec
@@ -97,3 +98,24 @@ def two_classes(four_classes: Path, tmp_path_factory: pytest.TempPathFactory) ->
     ]
     write_csv(folder / "binary.csv", ("path", "label", "patient_id"), rows)
     return folder / "binary.csv"
+
+
+@pytest.fixture(scope="session")
+def bare_passport() -> Passport:
+    """The passport of a data set in which no image is linked to another."""
+    nothing = {"pairs": 0, "images": 0, "groups": []}
+    return {
+        "schema": 1, "leukoscope": "", "root_name": "", "layout": "", "notes": [],
+        "n_files": 0, "n_usable": 0, "classes": {}, "quarantined": [], "excluded": {},
+        "exact_duplicates": nothing, "pixel_duplicates": nothing, "twins": nothing,
+        "near_duplicates": {**nothing, "turned": 0},
+        "overlaps": {"groups": 0, "images": 0, "largest": 0, "by_class": {}, "pairs": []},
+        "components": {"groups": 0, "images": 0, "largest": 0, "sizes": {}},
+        "label_conflicts": [],
+        "patients": {"n": 0, "n_given": 0, "images": 0, "by_class": {}, "merged": [],
+                     "links_across": 0},
+        "given_parts": {"parts": {}, "leaking_components": [], "leaking_patients": {}},
+        "scale_bars": {"images": 0, "by_class": {}, "red": 0, "boxes": {}, "cramers_v": None},
+        "acquisition": {"applicable": False, "reason": "not looked for"},
+        "class_balance": {"chi2": None, "p": None, "entropy": None, "ratio": None},
+    }  # fmt: skip

@@ -22,6 +22,7 @@ from leukoscope.analyses.corrections import REQUIRED, apply_corrections
 from leukoscope.analyses.relabel import LabelEvidence, make_queue, rank_images, write_queue
 from leukoscope.cli.main import app
 from leukoscope.config.loading import save_study_config
+from leukoscope.config.passport import Passport
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_csv, read_json, sha256_file, write_csv, write_json
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
@@ -49,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path) -> RunFolder:
+def finished(data: Path, bare_passport: Passport) -> RunFolder:
     """Swapped labels, one doubtful and one odd image, equal files, an overlapping pair."""
     run = RunFolder(data.parent / "run")
     save_study_config(run.config, study_config(data, protocols=["random", "deduplicated"]))
@@ -66,11 +67,10 @@ def finished(data: Path) -> RunFolder:
     manifest = manifest.with_images(images)
     manifest.save(run.manifest)
     ids = [record.image_id for record in images]
-    write_json(run.passport, {
-        "exact_duplicates": {"groups": [[ids[i] for i in COPIES]]},
-        "pixel_duplicates": {"groups": []},
-        "near_duplicates": {"groups": []},
-        "overlaps": {"pairs": [[ids[PAIR[0]], ids[PAIR[1]], 5, 0, 0.9]]},
+    copies, pair = [ids[i] for i in COPIES], [ids[PAIR[0]], ids[PAIR[1]], 5, 0, 0.9]
+    write_json(run.passport, bare_passport | {
+        "exact_duplicates": {"pairs": 1, "images": 2, "groups": [copies]},
+        "overlaps": bare_passport["overlaps"] | {"pairs": [pair]},
     })  # fmt: skip
     _predictions(run, manifest, truth)
     return run

@@ -15,6 +15,7 @@ from leukoscope.imaging.stain import grey_density
 from leukoscope.phantom.render import NUCLEUS, Phantom, render_phantom
 from leukoscope.phantom.session import draw_scale_bar
 from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.pipeline.features.one_pass import NUMBER_TABLES
 
 SPEC = PhantomSpec(images=8, sessions=4, seed=21)
 
@@ -29,10 +30,7 @@ def colours(image: np.ndarray) -> set[tuple[int, ...]]:
 
 
 def test_every_probe_has_an_input_of_its_own() -> None:
-    numbers = {
-        "colour-only", "scale-bar-only", "grain-only", "frame-only", "file-only", "stain-only",
-        "shape-only", "count-only", "order-only",
-    }  # fmt: skip
+    numbers = {*NUMBER_TABLES, "grain-only", "order-only"}
     assert {*PROBE_INPUTS} == {"image", *PROBES} - numbers - {"ground-only"}  # needs a partner
     assert set(PERTURBED) <= set(PROBE_INPUTS)
 

@@ -293,19 +293,49 @@ def _passport(manifest: Manifest, plan: Plan) -> dict[str, Any]:
     per_class = dict.fromkeys(plan.classes, 0)
     for record in manifest.usable:
         per_class[record.label] += 1
+    nothing = {"pairs": 0, "images": 0, "groups": []}
     return {
         "schema": 1,
+        "leukoscope": "0.1.0",
         "root_name": "made-up smears",
         "layout": "class-folders",
+        "notes": [],
         "n_files": len(manifest.images),
         "n_usable": len(manifest.usable),
         "classes": per_class,
-        "exact_duplicates": {"pairs": 4, "groups": [["a", "b"]] * 4},
-        "near_duplicates": {"pairs": 2, "groups": [["c", "d"]] * 2},
-        "overlaps": {"groups": 20, "images": 40, "pairs": [["a", "b", 3, 4, 0.9]] * 20},
-        "scale_bars": {"images": 30, "by_class": {plan.classes[0]: 20, plan.classes[1]: 10}},
-        "acquisition": {"clusters": 24, "cramers_v": 0.83},
-        "class_balance": {"chi2": 31.4, "p": 1e-6, "entropy": 0.93},
+        "quarantined": [],
+        "excluded": {},
+        "exact_duplicates": {"pairs": 4, "images": 8, "groups": [["a", "b"]] * 4},
+        "pixel_duplicates": nothing,
+        "near_duplicates": {"pairs": 2, "images": 4, "turned": 0, "groups": [["c", "d"]] * 2},
+        "overlaps": {
+            "groups": 20,
+            "images": 40,
+            "largest": 2,
+            "by_class": {},
+            "pairs": [["a", "b", 3, 4, 0.9]] * 20,
+        },
+        "twins": nothing,
+        "components": {"groups": 26, "images": 52, "largest": 2, "sizes": {"2": 26}},
+        "label_conflicts": [],
+        "patients": {
+            "n": 14,
+            "n_given": 14,
+            "images": len(manifest.usable),
+            "by_class": {},
+            "merged": [],
+            "links_across": 0,
+        },
+        "given_parts": {"parts": {}, "leaking_components": [], "leaking_patients": {}},
+        "scale_bars": {
+            "images": 30,
+            "red": 0,
+            "boxes": {},
+            "cramers_v": 0.5,
+            "by_class": {plan.classes[0]: 20, plan.classes[1]: 10},
+        },
+        "acquisition": {"applicable": True, "clusters": 24, "cramers_v": 0.83},
+        "class_balance": {"chi2": 31.4, "p": 1e-6, "entropy": 0.93, "ratio": 2.0},
         "findings": [
             {"level": "info", "code": "size", "text": "All images are 96 × 96 px."},
             {
@@ -331,6 +361,7 @@ def _environment() -> dict[str, Any]:
         "seed": 42,
         "sha256": {"manifest.csv": "cd" * 32, "splits.csv": "ef" * 32},
         "seconds": {"audit": 31.2, "features of image": 64.0, "statistics": 12.5},
+        "seconds_in_all": 120.0,
     }
 
 
@@ -391,8 +422,12 @@ def _explanations(run: RunFolder, manifest: Manifest, plan: Plan) -> None:
             {
                 "image_id": record.image_id,
                 "path": record.path,
+                "recipe": plan.recipes[0],
                 "protocol": plan.protocols[0],
                 "fold": 0,
+                "part": "test",
+                "method": "grad-cam",
+                "explained": record.label,
                 "y_true": record.label,
                 "y_pred": record.label if kind == "right" else plan.classes[0],
                 "p": 0.91,

@@ -21,6 +21,7 @@ from leukoscope.reporting.study.checklists import (
     load_checklist,
     write_checklists,
 )
+from leukoscope.reporting.study.shortcuts import shortcuts
 from leukoscope.reporting.study_files import Study, load_study
 
 LATER = {"report.html", "model_card.md"}  # written by the report, which these tests do not draw
@@ -91,7 +92,7 @@ def test_what_no_file_knows_stays_open(study: Study) -> None:
 
 
 def test_absent_files_leave_their_items_open(study: Study) -> None:
-    bare = replace(study, environment={}, folds=(), explanations=(), predictions=None)
+    bare = replace(study, environment=None, folds=(), explanations=(), predictions=None)
     bare = replace(bare, metrics=with_keys(study, probes=[], curve=[], results=[]))
     known, unknown = filled(study, "claim-2024"), filled(bare, "claim-2024")
     for number in ("10", "19", "20", "23", "30", "31", "32", "37"):
@@ -183,3 +184,13 @@ def test_results_by_patient_and_rejection_answer_their_items(study: Study) -> No
     untold = filled(replace(study, metrics=with_keys(study, **why)), "claim-2024")["37"].answers
     assert untold[-1].text == "Results by patient do not apply: no patient is named."
     assert filled(told, "claim-2024")["37"].state == "answered"
+
+
+def test_a_probe_that_does_not_apply_is_named_where_no_other_was_asked_for(study: Study) -> None:
+    reason = {"probe": "scale-bar-only", "reason": "no image has a scale bar"}
+    silent = with_keys(study, probes=[], shortcuts={"recipe": "quick", "inapplicable": [reason]})
+    words = str(shortcuts(replace(study, metrics=silent)).blocks)
+    assert "No probe that was asked for applies" in words
+    assert "does not apply: no image has a scale bar." in words
+    unasked = with_keys(study, probes=[], shortcuts={"recipe": "quick"})
+    assert "No probe was run" in str(shortcuts(replace(study, metrics=unasked)).blocks)

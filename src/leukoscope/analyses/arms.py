@@ -48,7 +48,7 @@ ARM_METRICS = ("accuracy", "macro_f1", "log_loss")
 """What is compared; the verdict rests on the first alone."""
 
 
-DEFAULTS: dict[str, Any] = {"protocols": ("deduplicated",), "folds": 1}
+DEFAULTS: dict[str, object] = {"protocols": ("deduplicated",), "folds": 1}
 """Options of the studies of a comparison where the user names none."""
 
 

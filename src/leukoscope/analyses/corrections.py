@@ -85,11 +85,8 @@ def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str,
     files = RunFiles.open(run.path)
     manifest = files.manifest
     decided = read_corrections(corrections, queue, manifest)
-    groups = [
-        group
-        for kind in ("exact_duplicates", "pixel_duplicates")
-        for group in files.passport[kind]["groups"]
-    ]
+    passport = files.passport
+    groups = passport["exact_duplicates"]["groups"] + passport["pixel_duplicates"]["groups"]
     followed = _follow_copies(corrections, decided, groups)
     records = [record for record in manifest.images if record.status != "excluded"]
     columns = dict.fromkeys((*MANIFEST_COLUMNS, *manifest.describing_columns))
@@ -246,7 +243,7 @@ def _provenance(
     followed: Mapping[str, Correction],
     manifest: Manifest,
     out: Path,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Where the new manifest came from, and every label that changed."""
     records = {record.image_id: record for record in manifest.images}
     changes = [

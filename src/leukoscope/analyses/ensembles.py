@@ -160,7 +160,7 @@ def run_ensemble(
             "weights": weights,
             **_tests(table, names, chosen, folds, config),
         })  # fmt: skip
-    write_json(run.environment, describe_environment(run, config.seed, progress))
+    describe_environment(run, config.seed, progress).save(run.environment)
     with progress.step("report"):
         write_report(run)
     return StudyResult(run, metrics, ())

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -262,7 +261,7 @@ def _with_parts(manifest: Manifest, table: ForeignTable) -> Manifest:
     )
 
 
-def _split(records: Sequence[ImageRecord]) -> dict[str, Any] | None:
+def _split(records: Sequence[ImageRecord]) -> dict[str, object] | None:
     """Sizes of the model's own parts and what stands on both sides; None where it is unknown."""
     parts = {
         part: [r for r in records if r.given_part == part] for part in ("train", "val", "test")

@@ -300,8 +300,8 @@ class ForeignModel:
             parts.append(self._checked(out, len(fed))[: len(chunk)])
         return _as_probabilities(np.concatenate(parts))
 
-    def _tensor(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        values: NDArray[Any] = images
+    def _tensor(self, images: NDArray[np.uint8]) -> NDArray[np.generic]:
+        values: NDArray[np.generic] = images
         if self.dtype is not np.uint8:
             scaled = images.astype(np.float32) / np.float32(255)
             values = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
@@ -309,7 +309,7 @@ class ForeignModel:
             values = values.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(values.astype(self.dtype))
 
-    def _checked(self, out: NDArray[Any], n: int) -> NDArray[np.float64]:
+    def _checked(self, out: NDArray[np.generic], n: int) -> NDArray[np.float64]:
         values = out.reshape(n, -1).astype(np.float64) if out.size % n == 0 else np.empty((0, 0))
         wanted = len(self.class_names)
         if values.shape[1] != wanted and not (values.shape[1] == 1 and wanted == 2):

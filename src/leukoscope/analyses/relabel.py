@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.passport import Passport
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.files import read_json, sha256_file, sha256_json, write_csv, write_json
 from leukoscope.core.labels import class_title
@@ -124,7 +125,7 @@ def in_order(test: PredictionTable, records: Sequence[ImageRecord]) -> NDArray[n
 
 
 def label_conflicts(
-    records: Sequence[ImageRecord], passport: Mapping[str, Any]
+    records: Sequence[ImageRecord], passport: Passport
 ) -> tuple[tuple[int, int, str], ...]:
     """Pairs of images that the audit found to show the same, and that carry different labels.
 
@@ -132,11 +133,14 @@ def label_conflicts(
         ``(i, j, what)``, sorted; ``what`` is the closest kind of likeness.
     """
     row_of = {record.image_id: i for i, record in enumerate(records)}
-    kinds: list[tuple[str, list[Sequence[str]]]] = [
-        ("overlapping field", [pair[:2] for pair in passport["overlaps"].get("pairs", ())]),
-        ("near-duplicate", passport["near_duplicates"].get("groups", [])),
-        ("equal pixels", passport.get("pixel_duplicates", {}).get("groups", [])),
-        ("equal file", passport["exact_duplicates"].get("groups", [])),
+    kinds: list[tuple[str, list[list[str]]]] = [
+        (
+            "overlapping field",
+            [[str(name) for name in pair[:2]] for pair in passport["overlaps"]["pairs"]],
+        ),
+        ("near-duplicate", passport["near_duplicates"]["groups"]),
+        ("equal pixels", passport["pixel_duplicates"]["groups"]),
+        ("equal file", passport["exact_duplicates"]["groups"]),
     ]
     found: dict[tuple[int, int], str] = {}
     for what, groups in kinds:
@@ -226,7 +230,7 @@ def make_queue(
     return {"sha256": sha256_json(content), **content}
 
 
-def rank_images(evidence: LabelEvidence, count: int = COUNT) -> dict[str, Any]:
+def rank_images(evidence: LabelEvidence, count: int = COUNT) -> dict[str, object]:
     """Three lists in one queue: likely label errors and conflicts, least certain, least alike.
 
     ``count`` limits each list.
@@ -256,7 +260,7 @@ def rank_images(evidence: LabelEvidence, count: int = COUNT) -> dict[str, Any]:
         "ood": _far_first(evidence.ood),
     }
     writer = _RowWriter(evidence, partners, suggested, set(known[errors.likely].tolist()))
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, dict[str, object]] = {}
     for name, ordered in lists.items():
         for row in ordered[:count]:
             rows.setdefault(row, {"rank": len(rows) + 1, **writer.row(name, row)})
@@ -380,7 +384,7 @@ def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> tuple[P
     return folder / PAGE, missing
 
 
-def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _csv_row(row: Mapping[str, Any]) -> dict[str, object]:
     p = row["probabilities"] or {}
     return {
         **{name: row[name] for name in COLUMNS if name in row},

@@ -122,10 +122,10 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             features = validate_data(self, X, dtype=np.float64, reset=False)
         return apply_temperature(self.head_.logits(features), self.temperature_)
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Any) -> NDArray[np.generic]:
         """(n,) the most probable class of each row."""
         best = self.predict_proba(X).argmax(axis=1)
-        found: NDArray[Any] = self.classes_[best]
+        found: NDArray[np.generic] = self.classes_[best]
         return found
 
     def _features(self, X: Any) -> NDArray[np.float64]:

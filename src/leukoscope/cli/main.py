@@ -77,11 +77,11 @@ MEANT: Mapping[str, str] = MappingProxyType(
 """Words of other programs → ours."""
 
 
-class Commands(Mapping[str, Any]):
+class Commands(Mapping[str, object]):
     """The commands by name. The module of one is imported when it is asked for."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Any] = {}
+        self._found: dict[str, object] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._found:

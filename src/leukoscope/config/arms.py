@@ -5,7 +5,7 @@ Metrics are fractions from 0 to 1; an interval has the level ``confidence`` of i
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, JsonValue
 
@@ -14,8 +14,8 @@ from leukoscope.config.metrics.results import (
     Disagreement,
     Estimate,
     InapplicableProtocol,
-    Record,
 )
+from leukoscope.config.stored import Record
 
 ArmLevel = Literal[
     "helps", "harms", "no difference shown", "depends on the protocol", "depends on the part"
@@ -127,7 +127,7 @@ class ArmsFile(Record):
         """Name → title of each arm."""
         return {arm.name: arm.title for arm in self.arms}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As it stands in the file."""
         return self.model_dump(mode="json", by_alias=True)
 

@@ -10,8 +10,8 @@ from typing import ClassVar, Final, Literal, TypeAlias
 
 from pydantic import Field
 
-from leukoscope.config.metrics.results import Estimate, Record
-from leukoscope.config.stored import StoredFile
+from leukoscope.config.metrics.results import Estimate
+from leukoscope.config.stored import Record, StoredFile
 
 MaskKind = Literal["segmented", "exact", "given"]
 """Our own segmentation, the ground truth of phantoms, or a folder of the user's."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from functools import cache
+from pathlib import Path
+from typing import Literal, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from leukoscope.core.errors import DataError
+from leukoscope.core.files import read_json
 
 FindingLevel = Literal["error", "warning", "info"]
 
@@ -177,3 +185,25 @@ class Passport(TypedDict):
     search: NotRequired[Search]
     findings: NotRequired[list[Finding]]
     sha256: NotRequired[str]
+
+
+@cache
+def _adapter() -> TypeAdapter[Passport]:
+    return TypeAdapter(Passport)
+
+
+def load_passport(path: Path) -> Passport:
+    """Read ``passport.json``.
+
+    Raises:
+        DataError: It is missing, or lacks a key that later steps read; names it.
+    """
+    values = read_json(path)
+    try:
+        return _adapter().validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        raise DataError(
+            f"{path}: {key}: {first['msg']}", hint="audit the data again, or run the study again"
+        ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -196,7 +196,7 @@ class Recipe(Strict):
     refine: Refinement = Refinement()
     augmentation: Augmentation = Augmentation()
     patient: PatientPooling = MeanSpread()
-    phase1: dict[Literal["model", "training", "augmentation"], dict[str, Any]] = Field(
+    phase1: dict[Literal["model", "training", "augmentation"], dict[str, object]] = Field(
         default_factory=dict
     )
 

@@ -10,8 +10,8 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from leukoscope.config.bundle import Envelope
-from leukoscope.config.metrics.results import Estimate, Record
-from leukoscope.config.stored import StoredFile
+from leukoscope.config.metrics.results import Estimate
+from leukoscope.config.stored import Record, StoredFile
 
 ConditionMetric = Literal["accuracy", "ece", "difference", "review", "reject"]
 CLEAN: Final = "none"

@@ -6,18 +6,28 @@ A key that does not apply is left out of the file, and then has the default of i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ConfigDict, JsonValue, ValidationError
 
-from leukoscope.config.metrics.results import RECORD_KINDS, Record
+from leukoscope.config.base import Strict
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+RECORD_KINDS: Final = ("measured values", "only a reason")
+"""What a key may hold: the values, or why there are none."""
+
+
+class Record(Strict):
+    """Base of every record in such a file: strict types, so that ``"0.9"`` is no number."""
+
+    model_config = ConfigDict(strict=True, populate_by_name=True, protected_namespaces=())
+
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -87,3 +97,23 @@ def _problem(item: ErrorDetails) -> str:
     found = found if len(found) <= 60 else f"{found[:57]}…"
     expected = item["msg"].removeprefix("Input should be ")
     return f"{where}: expected {expected}, found {found}"
+
+
+def save_records(path: Path, records: Iterable[Record]) -> None:
+    """Write a file that is a list of records."""
+    write_json(path, [record.model_dump(mode="json", by_alias=True) for record in records])
+
+
+def load_records(model: type[RecordT], path: Path, hint: str) -> tuple[RecordT, ...]:
+    """Read a file that is a list of records; there are none where there is no file.
+
+    Raises:
+        DataError: As :func:`check_record`.
+    """
+    values = read_json(path) if path.is_file() else []
+    if not isinstance(values, list):
+        raise DataError(f"{path}: expected a JSON list, got {type(values).__name__}", hint=hint)
+    return tuple(
+        check_record(model, value, f"{path}: entry {number}", hint)
+        for number, value in enumerate(values)
+    )

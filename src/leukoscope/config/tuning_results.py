@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from leukoscope.config.metrics.results import Record
+from leukoscope.config.stored import Record
 from leukoscope.config.tuning_space import Parameter
 
 TrialState = Literal["complete", "pruned", "failed", "stopped", "running"]
@@ -124,6 +124,6 @@ class TuningFile(Record):
         """The trials that ended so."""
         return [row for row in self.rows if row.state == state]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As it stands in the file."""
         return self.model_dump(mode="json", by_alias=True)

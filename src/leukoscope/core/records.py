@@ -143,7 +143,7 @@ class Manifest:
         """Write ``manifest.csv``."""
         write_csv(path, (*MANIFEST_COLUMNS, *self.further_columns), self.rows())
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[dict[str, object]]:
         """One row an image file, as ``manifest.csv`` holds it."""
         return ({**_columns(record), **dict(record.further)} for record in self.images)
 
@@ -182,7 +182,7 @@ class Manifest:
         return replace(self, images=tuple(images))
 
 
-def _columns(record: ImageRecord) -> dict[str, Any]:
+def _columns(record: ImageRecord) -> dict[str, object]:
     return {name: getattr(record, name) for name in MANIFEST_COLUMNS}
 
 

@@ -11,6 +11,7 @@ from leukoscope.core.folder_lock import LOCK
 
 HISTORY = "history.csv"  # of each fit: its epochs, or the penalties of a linear head
 GRID = "grid.csv"  # of a fit of another classifier: the settings tried
+EXPLANATIONS = "explanations.json"  # list of the heat maps
 PATIENT_CELLS = "patients.json"  # among the explanations: the cells that decided
 PREDICTIONS = "predictions.csv"  # of the whole run, and of each fit in the folder of its model
 CALIBRATION = "calibration.json"  # of a fold's model, in its folder

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from leukoscope.config.passport import Passport
 from leukoscope.core.errors import DataError, SplitError, UnknownNameError
 from leukoscope.core.files import read_csv, sha256_bytes, sha256_json, write_bytes, write_json
 from leukoscope.core.records import PARTS, Fold, ImageRecord, Manifest
@@ -286,7 +287,7 @@ def pixel_key(path: Path) -> str:
 def freeze(
     folder: Path,
     manifest: Manifest,
-    passport: Mapping[str, Any],
+    passport: Passport,
     folds: Sequence[Fold],
     about: Mapping[str, Any],
 ) -> FrozenPassport:

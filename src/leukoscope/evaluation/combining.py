@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,7 +35,7 @@ class PatientResult:
     stability: float | None  # share of the replicates with the same predicted class; None likewise
     agreement: float  # share of the images that predict this class on their own
 
-    def to_json(self, class_names: Sequence[str]) -> dict[str, Any]:
+    def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
         """For files: names instead of indices, rounded to what the interval can carry."""
         numbers = {"low": self.low, "high": self.high, "stability": self.stability}
         return {

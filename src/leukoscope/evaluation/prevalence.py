@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -136,7 +136,7 @@ class Confusions:
         return bytes(save({name: np.ascontiguousarray(x) for name, x in tensors.items()}))
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Confusions:
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Confusions:
         """From the tensors of :meth:`to_bytes`.
 
         Raises:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from leukoscope.config.environment import Environment
 from leukoscope.config.loading import load_study_config
 from leukoscope.config.metrics.file import StudyMetrics, load_metrics
+from leukoscope.config.passport import Passport, load_passport
 from leukoscope.config.robustness import RobustnessFile
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
-from leukoscope.core.files import read_json
 from leukoscope.core.patients import Patients
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
@@ -102,14 +103,14 @@ class RunFiles:
         return tuple(load_folds(path))
 
     @cached_property
-    def passport(self) -> dict[str, Any]:
+    def passport(self) -> Passport:
         """What the data set is."""
-        return self._json(self.run.passport)
+        return load_passport(self._written(self.run.passport))
 
     @cached_property
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Environment:
         """Versions, hardware, hashes."""
-        return self._json(self.run.environment)
+        return Environment.load(self._written(self.run.environment))
 
     @cached_property
     def metrics(self) -> StudyMetrics:
@@ -147,13 +148,6 @@ class RunFiles:
     def fit_predictions(self, recipe: str, protocol: str, fold: int) -> PredictionTable:
         """What one fit predicts, from its own folder; there as soon as this fit has ended."""
         return PredictionTable.load(self._written(self.run.fit_predictions(recipe, protocol, fold)))
-
-    def _json(self, path: Path) -> dict[str, object]:
-        """The content of a JSON file that holds an object."""
-        found = read_json(self._written(path))
-        if not isinstance(found, dict):
-            raise DataError(f"{path}: expected a JSON object, found {type(found).__name__}")
-        return found
 
     def _written(self, path: Path, reason: str = "the run is not finished") -> Path:
         """The path of a file that must be there; ``reason`` is why a run may not have it yet."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -102,7 +102,7 @@ def _of_patient(spec: PhantomSpec, case: PhantomCase) -> dict[str, object]:
     return dict(zip(PATIENT_COLUMNS, values, strict=True))
 
 
-def _write_lists(spec: PhantomSpec, out: Path, rows: list[dict[str, Any]]) -> None:
+def _write_lists(spec: PhantomSpec, out: Path, rows: list[dict[str, object]]) -> None:
     columns = (*MANIFEST_COLUMNS, *(PATIENT_COLUMNS if spec.smears else ()))
     write_csv(
         out / "manifest.csv", columns, ({name: row[name] for name in columns} for row in rows)

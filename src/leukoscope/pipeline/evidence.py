@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.passport import Passport
 from leukoscope.config.recipe import LinearHeadTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
@@ -174,7 +175,7 @@ def gather_evidence(
     store: Store,
     plan: ProtocolPlan,
     config: StudyConfig,
-    passport: Mapping[str, object],
+    passport: Passport,
     progress: Progress,
 ) -> Evidence:
     """What was measured of the data and of the pipeline; fits the negative control."""
@@ -189,6 +190,6 @@ def gather_evidence(
     )
 
 
-def data_errors(passport: Mapping[str, Any]) -> list[str]:
+def data_errors(passport: Passport) -> list[str]:
     """Sentences of the audit's errors: label conflicts, parts that leak."""
     return [row["text"] for row in passport["findings"] if row["level"] == "error"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.passport import Passport
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_json, sha256_json, write_json
@@ -116,7 +116,7 @@ class PictureScale:
     um_per_px: float | None
     source: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For ``metrics.json``."""
         return {"um_per_px": self.um_per_px, "source": self.source}
 
@@ -166,7 +166,7 @@ def measured_tables(config: StudyConfig) -> Iterator[NumberTable]:
 
 
 def inapplicable_probes(
-    config: StudyConfig, passport: Mapping[str, object], store: InputStore
+    config: StudyConfig, passport: Passport, store: InputStore
 ) -> list[dict[str, str]]:
     """Probes that were asked for but have nothing to see in this data, with the reasons.
 
@@ -186,9 +186,7 @@ def inapplicable_probes(
     return found
 
 
-def _reason(
-    probe: str, config: StudyConfig, passport: Mapping[str, Any], store: InputStore
-) -> str | None:
+def _reason(probe: str, config: StudyConfig, passport: Passport, store: InputStore) -> str | None:
     if probe == "cell-share":
         return _without_cell_types([cell_type(record) for record in store.data.records])
     if probe == "scale-bar-only" and not passport["scale_bars"]["images"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -320,7 +320,8 @@ def load_sets(folder: Path, config: StudyConfig) -> Conformal | None:
     stored = _stored(folder)
     if stored.get("asked") != _asked(config):
         return None
-    return validate(Conformal, stored.get("sets") or {}, str(folder / CALIBRATION))
+    sets = stored.get("sets")
+    return validate(Conformal, sets if isinstance(sets, dict) else {}, str(folder / CALIBRATION))
 
 
 def _asked(config: StudyConfig) -> dict[str, float | str]:
@@ -339,7 +340,7 @@ def _fitted_on(fold: Fold, rows: PredictionTable, *, vector: bool) -> str:
     return sha256_bytes(texts.encode() + np.ascontiguousarray(rows.logits).tobytes())
 
 
-def _stored(folder: Path) -> dict[str, Any]:
+def _stored(folder: Path) -> dict[str, object]:
     """The content of a fit's ``calibration.json``; empty where there is none, or a damaged one."""
     path = folder / CALIBRATION
     try:
@@ -356,7 +357,10 @@ def load_calibration(folder: Path) -> Calibration | None:
         ConfigError: ``calibration.json`` holds no calibration.
     """
     values = _stored(folder).get("calibration")
-    return None if values is None else validate(Calibration, values, str(folder / CALIBRATION))
+    if values is None:
+        return None
+    known = values if isinstance(values, dict) else {}
+    return validate(Calibration, known, str(folder / CALIBRATION))
 
 
 def calibrations_of_run(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.loading import load_recipe
+from leukoscope.config.passport import Passport
 from leukoscope.config.recipe import LinearHeadTraining, Recipe
 from leukoscope.config.study import PATIENT_PROBES, StudyConfig
 from leukoscope.core.files import sha256_json
@@ -104,7 +105,7 @@ def prepare_study(store: Store, config: StudyConfig, *, models: bool = True) -> 
 
 def shortcut_tables(
     store: Store,
-    passport: Mapping[str, object],
+    passport: Passport,
     plan: ProtocolPlan,
     config: StudyConfig,
     progress: Progress,

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
+from leukoscope.config.environment import Environment, GitState
 from leukoscope.core.files import sha256_file
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.runtime.engines import available_cores
@@ -93,26 +94,26 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def describe_environment(run: RunFolder, seed: int, progress: Progress) -> dict[str, object]:
-    """The content of ``environment.json``."""
-    return {
-        "schema": 1,
-        "command": " ".join(["leukoscope", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": cpu_name(),
-        "cores": available_cores(),
-        "git": _git_state(),
-        "packages": package_versions(),
-        "seed": seed,
-        "sha256": {
+def describe_environment(run: RunFolder, seed: int, progress: Progress) -> Environment:
+    """What ``environment.json`` says of this process and run."""
+    return Environment(
+        schema=1,
+        command=" ".join(["leukoscope", *sys.argv[1:]]),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=cpu_name(),
+        cores=available_cores(),
+        git=_git_state(),
+        packages=package_versions(),
+        seed=seed,
+        sha256={
             path.name: sha256_file(path)
             for path in (run.manifest, run.splits, run.predictions)
             if path.is_file()
         },
-        "seconds": {name: round(value, 1) for name, value in progress.seconds.items()},
-        "seconds_in_all": round(progress.in_all_s, 1),
-    }  # fmt: skip
+        seconds={name: round(value, 1) for name, value in progress.seconds.items()},
+        seconds_in_all=round(progress.in_all_s, 1),
+    )  # fmt: skip
 
 
 def cpu_name() -> str:
@@ -125,14 +126,14 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git_state() -> dict[str, object] | None:
+def _git_state() -> GitState | None:
     """Commit and dirty flag of the source tree; None for an installed wheel or without git."""
     folder = Path(__file__).resolve().parents[3]
     if not (folder / ".git").exists():
         return None
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+        return GitState(commit=commit, dirty=bool(_git(folder, "status", "--porcelain")))
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,7 +159,7 @@ def make_outliers(
 
 def _table(
     gate: Gate, seen: GateInputs, image_ids: list[str], part: str, kinds: NDArray[np.str_] | None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     scores = gate.scores(seen)
     names = list(scores)
     stacked = np.stack([scores[name] for name in names])
@@ -198,7 +198,7 @@ def rejection_metrics(
 
 def _measured(
     folders: Sequence[Path], groups: Mapping[str, str], config: StudyConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Statistics of all folds of one protocol together."""
     every = [row for folder in folders for row in read_csv(folder / OOD_CSV, OOD_COLUMNS)]
     rows = [row for row in every if row["part"] == "test"]

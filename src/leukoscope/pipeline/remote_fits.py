@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from leukoscope.config.passport import Passport
 from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
@@ -58,7 +59,7 @@ class Executor(Protocol):
 
 
 def all_fits(
-    store: Store, plan: ProtocolPlan, config: StudyConfig, passport: Mapping[str, object]
+    store: Store, plan: ProtocolPlan, config: StudyConfig, passport: Passport
 ) -> list[RecipeFits | ProbeFits]:
     """The fits of every recipe and probe of a study."""
     left_out = {row["probe"] for row in inapplicable_probes(config, passport, store.images)}
@@ -72,7 +73,7 @@ def fit_elsewhere(
     store: Store,
     plan: ProtocolPlan,
     config: StudyConfig,
-    passport: Mapping[str, object],
+    passport: Passport,
     executor: Executor,
 ) -> None:
     """Have an executor do every fit of a study that is not finished and waits for no other.

@@ -7,20 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.environment import Environment
+from leukoscope.config.explanations import Explanation
 from leukoscope.config.metrics.file import StudyMetrics
 from leukoscope.config.metrics.results import Result
+from leukoscope.config.passport import Finding, Passport
+from leukoscope.config.stored import load_records
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.protocols import protocol_rank
 from leukoscope.core.records import Fold, ImageRecord, Manifest
-from leukoscope.core.run_folder import RunFolder, training_history
+from leukoscope.core.run_folder import EXPLANATIONS, RunFolder, training_history
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
 
@@ -77,9 +78,9 @@ class Study:
     Attributes:
         run: Its folder.
         config: Resolved configuration.
-        environment: Versions, hardware, hashes; empty where absent.
+        environment: Versions, hardware, hashes; None where absent.
         manifest: Image records.
-        passport: What the data set is; empty where absent.
+        passport: What the data set is; None where absent.
         folds: Places of images in splits; empty where absent.
         predictions: Table of all predictions, or None.
         metrics: Statistics and verdict.
@@ -90,14 +91,14 @@ class Study:
 
     run: RunFolder
     config: StudyConfig
-    environment: Mapping[str, Any]
+    environment: Environment | None
     manifest: Manifest
-    passport: Mapping[str, Any]
+    passport: Passport | None
     folds: Sequence[Fold]
     predictions: PredictionTable | None
     metrics: StudyMetrics
     histories: Sequence[History]
-    explanations: Sequence[Mapping[str, Any]]
+    explanations: Sequence[Explanation]
     absent: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -128,7 +129,12 @@ class Study:
     @property
     def name(self) -> str:
         """What the data set is called."""
-        return str(self.passport.get("root_name") or self.config.data.root.name)
+        return self.passport["root_name"] if self.passport else self.config.data.root.name
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What the audit found; none where there is no passport."""
+        return self.passport.get("findings", ()) if self.passport else ()
 
     @cached_property
     def results(self) -> list[Result]:
@@ -254,26 +260,18 @@ def load_study(run: RunFolder) -> Study:
     return Study(
         run=run,
         config=files.config,
-        environment={} if run.environment in absent else files.environment,
+        environment=None if run.environment in absent else files.environment,
         manifest=files.manifest,
-        passport={} if run.passport in absent else files.passport,
+        passport=None if run.passport in absent else files.passport,
         folds=() if run.splits in absent else files.splits,
         predictions=None if run.predictions in absent else files.predictions,
         metrics=metrics,
         histories=_histories(run),
-        explanations=_explanations(run),
+        explanations=load_records(
+            Explanation, run.explanations / EXPLANATIONS, "run the study's explanations again"
+        ),
         absent=tuple(path.name for path in absent),
     )
-
-
-def _explanations(run: RunFolder) -> Sequence[Mapping[str, object]]:
-    path = run.explanations / "explanations.json"
-    if not path.is_file():
-        return ()
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a JSON list, got {type(entries).__name__}")
-    return entries
 
 
 def _histories(run: RunFolder) -> tuple[History, ...]:

@@ -211,7 +211,7 @@ def _record(
         **known,
         parity_max_abs=worst(variants).max_abs,
         servings=variants,
-        passport_sha256=files.passport["sha256"],
+        passport_sha256=files.passport.get("sha256", ""),
         versions=package_versions(),
         licence="as the training data; see LICENSE",
     )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.explanations import ExplainedKind, Explanation
+from leukoscope.config.stored import save_records
 from leukoscope.core.errors import ImageError, UnknownNameError, UsageError
-from leukoscope.core.files import sha256_file, write_bytes, write_json
+from leukoscope.core.files import sha256_file, write_bytes
 from leukoscope.core.labels import class_title, match_class
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import EXPLANATIONS, RunFolder
 from leukoscope.evaluation.examples import EXAMPLE_KINDS, choose_examples, interleave
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
@@ -33,7 +35,6 @@ PART_TITLES: Mapping[str, str] = {
     "purged": "image kept out of training",
     "": "image from elsewhere",
 }
-JSON = "explanations.json"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Subject:
 
     file: Path
     name: str
-    kind: str
+    kind: ExplainedKind
     sha256: str
     image_id: str = ""
     y_true: str = ""
@@ -108,7 +109,8 @@ def choose_subjects(source: ModelSource, count: int) -> list[Subject]:
     mistakes = chain(*choose_examples("confident-wrong", table.y_true, table.probs))
     wrong = sorted(mistakes, key=lambda row: -table.probs[row].max())
     subjects = []
-    for kind, rows in (("right", right), ("wrong", wrong[:count])):
+    chosen: dict[ExplainedKind, list[int]] = {"right": right, "wrong": wrong[:count]}
+    for kind, rows in chosen.items():
         for row in rows:
             record = source.fitted.record(str(table.image_id[row]))
             file = source.fitted.manifest.path_of(record)
@@ -150,49 +152,9 @@ class Look:
     input_shown: bool = True
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """One heat map.
-
-    Attributes:
-        image_id: Which image; empty for one that is not of the data set.
-        path: Its file below the data's root, or as the user named it.
-        recipe: Of the model.
-        protocol: Under which protocol the model was fitted.
-        fold: In which fold.
-        part: What the image was to the model: ``test``, ``train`` …, empty for a foreign image.
-        y_true: True class; empty where unknown.
-        y_pred: Predicted class.
-        p: Its calibrated probability.
-        method: How the map was made.
-        explained: The class that the map speaks for.
-        kind: ``right``, ``wrong`` or ``image``.
-        panel: The figure's file, below the study's folder or beside the list.
-        share_in_leukocytes: Share of the heat inside segmented leukocytes; None where none was
-            found, or where the heat map is empty.
-        area_of_leukocytes: Share of the field that they cover: what heat spread evenly would give.
-    """
-
-    image_id: str
-    path: str
-    recipe: str
-    protocol: str
-    fold: int
-    part: str
-    y_true: str
-    y_pred: str
-    p: float
-    method: str
-    explained: str
-    kind: str
-    panel: str
-    share_in_leukocytes: float | None
-    area_of_leukocytes: float
-
-
 def explain_study(run: RunFolder, count: int, progress: Tell) -> list[Explanation]:
     """Draw the panels of a study's report: Grad-CAM of the first recipe and protocol."""
-    for old in (*run.explanations.glob("*.png"), *run.explanations.glob(JSON)):
+    for old in (*run.explanations.glob("*.png"), *run.explanations.glob(EXPLANATIONS)):
         old.unlink()
     fitted = FittedRun.open(run.path)
     if not fitted.has_models:
@@ -264,7 +226,7 @@ def explain(
         found += entries
         progress(done, len(subjects))
     if found or not failures:
-        write_json(out / JSON, [asdict(entry) for entry in found])
+        save_records(out / EXPLANATIONS, found)
     return found, failures
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.explanations import FeatureMap, NeighbourPurity, Structure
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_csv, read_json, write_bytes, write_csv, write_json
+from leukoscope.core.files import read_csv, write_bytes, write_csv
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.threads import ordered_map
@@ -45,28 +45,6 @@ NOUNS = {"acquisition": "acquisition group", "patient": "patient"}
 OTHERS = {"acquisition": "other groups", "patient": "other patients"}
 WITHIN = "same class"
 FOLLOWS = 0.2  # of the way from chance to best; below, a structure is called weak
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What one labelling has to do with the features.
-
-    Attributes:
-        labelling: ``class``, ``patient`` or ``acquisition``.
-        crossed: Which neighbours were allowed: empty for any, ``other groups``, ``other patients``
-            or ``same class``.
-        groups: Number of distinct names.
-        silhouette: From −1 to 1; only where any neighbour was allowed.
-        purity: Of the neighbours.
-        above_chance: 0 is as by chance, 1 as pure as it can be.
-    """
-
-    labelling: str
-    crossed: str
-    groups: int
-    silhouette: float | None
-    purity: Purity
-    above_chance: float | None
 
 
 @dataclass(frozen=True)
@@ -132,7 +110,7 @@ def read_features(source: ModelSource, fold: int, progress: Tell, *, seed: int) 
     )
 
 
-def write_map(found: FoldFeatures, out: Path, *, seed: int, tsne: bool = True) -> dict[str, Any]:
+def write_map(found: FoldFeatures, out: Path, *, seed: int, tsne: bool = True) -> FeatureMap:
     """Write ``features.csv`` and ``features.json``.
 
     Returns:
@@ -161,26 +139,26 @@ def write_map(found: FoldFeatures, out: Path, *, seed: int, tsne: bool = True) -
         for row, (x, y) in zip(rows, places, strict=True):
             row |= {"tsne_1": f"{x:.5g}", "tsne_2": f"{y:.5g}"}
     structures = _structures(found.features, found.records)
-    result: dict[str, Any] = {
-        "schema": 1,
-        "recipe": found.model.recipe,
-        "protocol": found.model.protocol,
-        "fold": found.model.fold,
-        "n": len(rows),
-        "dimensions": found.features.shape[1],
-        "explained_variance": list(shares),
-        "neighbours": NEIGHBOURS,
-        "structures": [asdict(structure) for structure in structures],
-        "verdict": _verdict(structures),
-    }
+    result = FeatureMap(
+        schema=1,
+        recipe=found.model.recipe,
+        protocol=found.model.protocol,
+        fold=found.model.fold,
+        n=len(rows),
+        dimensions=found.features.shape[1],
+        explained_variance=tuple(shares),
+        neighbours=NEIGHBOURS,
+        structures=tuple(structures),
+        verdict=_verdict(structures),
+    )
     write_csv(out / CSV, COLUMNS, rows)
-    write_json(out / JSON, result)
+    result.save(out / JSON)
     return result
 
 
 def draw_maps(out: Path) -> list[Path]:
     """Write ``pca.png`` and ``tsne.png`` from the files that :func:`write_map` wrote."""
-    rows, shares = read_csv(out / CSV, COLUMNS), read_json(out / JSON)["explained_variance"]
+    rows, shares = read_csv(out / CSV, COLUMNS), FeatureMap.load(out / JSON).explained_variance
     written = []
     for kind in ("pca", "tsne"):
         with house_style():
@@ -248,7 +226,14 @@ def _structure(
 ) -> Structure | None:
     if purity is None:
         return None
-    return Structure(name, crossed, len({*values} - {""}), score, purity, purity.above_chance)
+    return Structure(
+        labelling=name,
+        crossed=crossed,
+        groups=len({*values} - {""}),
+        silhouette=score,
+        purity=NeighbourPurity.model_validate(asdict(purity)),
+        above_chance=purity.above_chance,
+    )
 
 
 def _verdict(structures: list[Structure]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import NDArray
 
+from leukoscope.config.explanations import PatientSheet, WeighedCell
 from leukoscope.config.recipe import Recipe
-from leukoscope.core.files import write_bytes, write_json
+from leukoscope.config.stored import save_records
+from leukoscope.core.files import write_bytes
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import promised_protocol
 from leukoscope.core.records import Fold
@@ -42,7 +43,7 @@ def explain_patients(run: RunFolder, tell: Tell) -> None:
         return
     store = open_store(run, files.manifest, files.config, Progress())
     assert isinstance(store, PatientStore)
-    entries: list[dict[str, Any]] = []
+    entries: list[PatientSheet] = []
     folds = files.folds_under(protocol)
     for done, fold in enumerate(folds, start=1):
         head = load_head_of(recipe, run.model(recipe.name, protocol, fold.fold))
@@ -50,7 +51,7 @@ def explain_patients(run: RunFolder, tell: Tell) -> None:
             return
         entries += _of_fold(files, store, recipe, fold, head, MOST_PATIENTS - len(entries))
         tell(done, len(folds))
-    write_json(path, entries)
+    save_records(path, entries)
 
 
 def _of_fold(
@@ -60,7 +61,7 @@ def _of_fold(
     fold: Fold,
     head: PatientHead,
     most: int,
-) -> list[dict[str, Any]]:
+) -> list[PatientSheet]:
     """The entries of the test patients of one fold, whose sheets are written."""
     table = files.fit_predictions(recipe.name, fold.protocol, fold.fold).select(part="test")
     row_of = {record.image_id: row for row, record in enumerate(store.data.records)}
@@ -82,8 +83,8 @@ def _of_patient(
     place: int,
     row: int,
     head: PatientHead,
-    X: Any,
-) -> dict[str, Any]:
+    X: NDArray[np.float32],
+) -> PatientSheet:
     """Draw one sheet and say what stands on it."""
     names, record = table.class_names, store.data.records[row]
     images = [store.images.data.records[image] for image in store.patients.rows[row]]
@@ -91,7 +92,7 @@ def _of_patient(
     p = float(table.probs[place, best])
     cells = deciding_cells(head, X, best)
 
-    def picture(cell: int) -> Any:
+    def picture(cell: int) -> NDArray[np.uint8]:
         image = decode_image(files.manifest.path_of(images[cell])).image
         return apply_preprocess(image, recipe.preprocess)
 
@@ -101,22 +102,22 @@ def _of_patient(
     )
     path = files.run.explanations / "patients" / f"{sheet_name(record.image_id)}.png"
     write_bytes(path, encode_png(cell_sheet(title, names[best], cells, picture)))
-    return {
-        "patient": record.image_id,
-        "recipe": recipe.name,
-        "protocol": str(table.protocol[place]),
-        "fold": int(table.fold[place]),
-        "y_true": record.label,
-        "y_pred": names[best],
-        "p": round(p, 6),
-        "sheet": path.relative_to(files.run.path).as_posix(),
-        "cells": [
-            {
-                "image_id": images[cell.row].image_id,
-                "path": images[cell.row].path,
-                "weight": round(cell.weight, 6),
-                "contribution": round(cell.contribution, 6),
-            }
+    return PatientSheet(
+        patient=record.image_id,
+        recipe=recipe.name,
+        protocol=str(table.protocol[place]),
+        fold=int(table.fold[place]),
+        y_true=record.label,
+        y_pred=names[best],
+        p=round(p, 6),
+        sheet=path.relative_to(files.run.path).as_posix(),
+        cells=tuple(
+            WeighedCell(
+                image_id=images[cell.row].image_id,
+                path=images[cell.row].path,
+                weight=round(cell.weight, 6),
+                contribution=round(cell.contribution, 6),
+            )
             for cell in cells
-        ],
-    }
+        ),
+    )

@@ -110,7 +110,7 @@ def _run_steps(
 
         metrics, lost = evaluate_external(run, config, metrics, plan.folds, progress)
         unreadable += lost
-    write_json(run.environment, describe_environment(run, config.seed, progress))
+    describe_environment(run, config.seed, progress).save(run.environment)
     if report:
         _report(run, progress)
         track_report(config.recipes, run, metrics)

@@ -177,7 +177,7 @@ def _head(
 def _run_facts(source: ComparedRun) -> dict[str, Any]:
     files = source.files
     usable = files.manifest.usable
-    environment = files.environment if files.run.environment.is_file() else {}
+    environment = files.environment if files.run.environment.is_file() else None
     parts: dict[str, Any] = {}
     for fold in files.splits:
         sizes = Counter(fold.parts.values())
@@ -186,7 +186,7 @@ def _run_facts(source: ComparedRun) -> dict[str, Any]:
     counts = Counter(record.label for record in usable)
     return {
         "name": source.name,
-        "command": _without_folders(environment.get("command", "")),
+        "command": _without_folders(environment.command if environment else ""),
         "data": files.config.data.root.name,
         "images": len(usable),
         "files": len(files.manifest.images),
@@ -198,8 +198,8 @@ def _run_facts(source: ComparedRun) -> dict[str, Any]:
         "seed": files.config.seed,
         "finished": source.finished,
         "verdict": _verdict_of(source),
-        "cpu": environment.get("cpu", ""),
-        "cores": environment.get("cores"),
+        "cpu": environment.cpu if environment else "",
+        "cores": environment.cores if environment else None,
     }
 
 

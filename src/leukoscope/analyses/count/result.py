@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from leukoscope.analyses.count.cells import Material, PatientCells, count_cells
 from leukoscope.analyses.count.corrections import apply_corrections
@@ -22,6 +21,7 @@ from leukoscope.analyses.count.shares import (
 )
 from leukoscope.analyses.count.truth import agreement_with_truth
 from leukoscope.config.bundle import ConfusionsFile
+from leukoscope.config.counts import AppliedCorrections, CountsFile
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import file_part
 from leukoscope.evaluation.prevalence import PrevalenceModel
@@ -78,7 +78,7 @@ class Wanted:
     show: Show
 
 
-Counted = tuple[dict[str, object], list[PatientCells]]
+Counted = tuple[CountsFile, list[PatientCells]]
 """The content of ``counts.json``, and the cells."""
 
 
@@ -139,8 +139,8 @@ def _write(named: Named, wanted: Wanted) -> Counted:
 
     patients, out, classes = named.patients, wanted.out, wanted.question.class_names
     decided = apply_corrections(patients, wanted.corrections, classes)
-    result = _counted(named, wanted.question)
-    result["corrections"] = {"files": [path.name for path in wanted.corrections], "cells": decided}
+    files = tuple(path.name for path in wanted.corrections)
+    result = _counted(named, wanted.question, AppliedCorrections(files=files, cells=decided))
     save_counts(out, result, patients)
     names = _sheet_names(patients) if wanted.sheets else {}
     for done, one in enumerate(patients if wanted.sheets else (), start=1):
@@ -150,8 +150,8 @@ def _write(named: Named, wanted: Wanted) -> Counted:
     return result, patients
 
 
-def _counted(named: Named, question: Question) -> dict[str, Any]:
-    """The content of ``counts.json`` but for the corrections that were applied."""
+def _counted(named: Named, question: Question, applied: AppliedCorrections) -> CountsFile:
+    """The content of ``counts.json``."""
     models = named.models
     found = {
         one.patient: patient_shares(one, models[one.patient], question)
@@ -164,32 +164,24 @@ def _counted(named: Named, question: Question) -> dict[str, Any]:
         truth = agreement_with_truth(named.patients, found, question)
     elif named.labelled:
         notes.append("Without adjusted shares there is no comparison with the labels.")
-    return {
-        "schema": 1,
-        "bundle": named.by,
-        "class_names": list(question.class_names),
-        "shows": "field" if named.fields else "cell",
-        **_adjusted(list(dict.fromkeys(models.values()))),
-        "confidence": CONFIDENCE,
-        "confusions": None if named.confusions is None else named.confusions.model_dump(),
-        "blast_classes": list(question.blasts),
-        "blast_threshold": question.threshold,
-        "notes": notes,
-        "patients": [patient_entry(one, found[one.patient], question) for one in named.patients],
-        "truth": truth,
-    }
-
-
-def _adjusted(models: Sequence[PrevalenceModel]) -> dict[str, object]:
-    """How shares were adjusted; of the models of several folds the mean."""
-    if not models:
-        return {"method": None, "step": None, "widening": None}
-    n = len(models)
-    return {
-        "method": models[0].method,
-        "step": sum(model.step for model in models) / n,
-        "widening": sum(model.widening for model in models) / n,
-    }
+    used = list(dict.fromkeys(models.values()))  # one, or one a fold: then the means
+    return CountsFile(
+        schema=1,
+        bundle=named.by,
+        class_names=question.class_names,
+        shows="field" if named.fields else "cell",
+        method=used[0].method if used else None,
+        step=sum(model.step for model in used) / len(used) if used else None,
+        widening=sum(model.widening for model in used) / len(used) if used else None,
+        confidence=CONFIDENCE,
+        confusions=named.confusions,
+        blast_classes=question.blasts,
+        blast_threshold=question.threshold,
+        notes=tuple(notes),
+        patients=tuple(patient_entry(one, found[one.patient], question) for one in named.patients),
+        truth=truth,
+        corrections=applied,
+    )
 
 
 def _sheet_names(patients: Sequence[PatientCells]) -> dict[str, str]:
@@ -206,7 +198,7 @@ def _sheet_names(patients: Sequence[PatientCells]) -> dict[str, str]:
     return names
 
 
-def _sheet(one: PatientCells, by: str, class_names: Sequence[str]) -> dict[str, Any]:
+def _sheet(one: PatientCells, by: str, class_names: Sequence[str]) -> dict[str, object]:
     """What the sheet of a patient holds."""
     return {
         "patient": one.patient,

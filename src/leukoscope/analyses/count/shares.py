@@ -6,14 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from leukoscope.analyses.count.cells import PatientCells
 from leukoscope.config.bundle import BundleRecord
+from leukoscope.config.counts import (
+    BlastShare,
+    Call,
+    ClassShare,
+    CountsFile,
+    PatientCount,
+    Share,
+    UnreadImage,
+)
 from leukoscope.core.errors import UnknownNameError
-from leukoscope.core.files import write_csv, write_json
+from leukoscope.core.files import write_csv
 from leukoscope.evaluation.prevalence import PrevalenceModel, Shares
 from leukoscope.evaluation.statistics.intervals import proportion_interval
 
@@ -103,9 +111,7 @@ def patient_shares(one: PatientCells, model: PrevalenceModel, question: Question
     )
 
 
-def patient_entry(
-    one: PatientCells, shares: Shares | None, question: Question
-) -> dict[str, object]:
+def patient_entry(one: PatientCells, shares: Shares | None, question: Question) -> PatientCount:
     """What ``counts.json`` holds of one patient.
 
     Args:
@@ -117,57 +123,65 @@ def patient_entry(
     number = Counter(cell.named for cell in counted)
     n, names = len(counted), question.class_names
 
-    def entry(classes: Sequence[str]) -> dict[str, object]:
+    def entry(classes: Sequence[str]) -> Share:
         cells = sum(number[name] for name in classes)
-        return {"cells": cells, **_share(cells, n, [names.index(c) for c in classes], shares)}
+        return _share(cells, n, [names.index(name) for name in classes], shares)
 
-    found: dict[str, object] = {
-        "patient": one.patient,
-        "images": len({cell.path for cell in one.cells}) + len(one.unreadable) + len(one.empty),
-        "cells": n,
-        "rejected": sum(c.decision == "reject" and not c.corrected and not c.excluded
-                        for c in one.cells),
-        "excluded": sum(cell.excluded for cell in one.cells),
-        "unreadable": [{"path": lost.path, "reason": lost.reason} for lost in one.unreadable],
-        "without_cells": list(one.empty),
-        "corrected": sum(bool(cell.corrected) or cell.excluded for cell in one.cells),
-        "changed": sum(
+    return PatientCount(
+        patient=one.patient,
+        images=len({cell.path for cell in one.cells}) + len(one.unreadable) + len(one.empty),
+        cells=n,
+        rejected=sum(
+            c.decision == "reject" and not c.corrected and not c.excluded for c in one.cells
+        ),
+        excluded=sum(cell.excluded for cell in one.cells),
+        unreadable=tuple(
+            UnreadImage(path=lost.path, reason=lost.reason) for lost in one.unreadable
+        ),
+        without_cells=tuple(one.empty),
+        corrected=sum(bool(cell.corrected) or cell.excluded for cell in one.cells),
+        changed=sum(
             cell.excluded or (bool(cell.corrected) and cell.corrected != cell.predicted)
             for cell in one.cells
         ),
-        "classes": [{"class": name, **entry([name])} for name in names],
-        "blasts": None,
-    }  # fmt: skip
-    if question.blasts:
-        blasts = entry(question.blasts)
-        above = None
-        if shares is not None:
-            above = round(shares.probability_above(question.blast_places, question.threshold), 4)
-        found["blasts"] = blasts | {"call": _call(blasts, question.threshold), "p_above": above}
-    return found
+        classes=tuple(ClassShare(class_name=name, **dict(entry([name]))) for name in names),
+        blasts=_blasts(entry(question.blasts), shares, question) if question.blasts else None,
+    )
 
 
-def _share(cells: int, n: int, places: Sequence[int], shares: Shares | None) -> dict[str, object]:
+def _blasts(share: Share, shares: Shares | None, question: Question) -> BlastShare:
+    """The share of blasts, and its side of the threshold."""
+    above = None
+    if shares is not None:
+        above = round(shares.probability_above(question.blast_places, question.threshold), 4)
+    return BlastShare(**dict(share), call=_call(share, question.threshold), p_above=above)
+
+
+def _share(cells: int, n: int, places: Sequence[int], shares: Shares | None) -> Share:
     """Shares from 0 to 1; without adjusted ones the interval is that of the sample."""
     if n == 0:
-        return dict.fromkeys(("counted", "adjusted", "low", "high"))
+        return Share(cells=cells, counted=None, adjusted=None, low=None, high=None)
     if shares is None:
-        found = proportion_interval(cells, n)
-        limits = {"adjusted": None, "low": found[0], "high": found[1]}
+        adjusted, (low, high) = None, proportion_interval(cells, n)
     else:
+        adjusted = round(float(shares.value[places].sum()), 5)
         low, high = shares.interval(places, CONFIDENCE)
-        limits = {"adjusted": float(shares.value[places].sum()), "low": low, "high": high}
-    rounded = {name: None if x is None else round(x, 5) for name, x in limits.items()}
-    return {"counted": round(cells / n, 5), **rounded}
+    return Share(
+        cells=cells,
+        counted=round(cells / n, 5),
+        adjusted=adjusted,
+        low=round(low, 5),
+        high=round(high, 5),
+    )
 
 
-def _call(blasts: dict[str, Any], threshold: float) -> str:
+def _call(blasts: Share, threshold: float) -> Call:
     """On which side of the threshold the whole interval lies."""
-    if blasts["low"] is None:
+    if blasts.low is None or blasts.high is None:
         return "no cells"
-    if blasts["low"] >= threshold:
+    if blasts.low >= threshold:
         return "above"
-    return "below" if blasts["high"] < threshold else "cannot be told"
+    return "below" if blasts.high < threshold else "cannot be told"
 
 
 def counts_fields(record: BundleRecord, patients: Sequence[PatientCells]) -> bool:
@@ -203,36 +217,37 @@ def notes_of(record: BundleRecord | None, *, adjusted: bool, fields: bool) -> li
     return notes
 
 
-def save_counts(out: Path, result: dict[str, Any], patients: Sequence[PatientCells]) -> None:
+def save_counts(out: Path, result: CountsFile, patients: Sequence[PatientCells]) -> None:
     """Write ``counts.json``, ``counts.csv``, ``patients.csv`` and ``cells.csv``."""
-    write_json(out / "counts.json", result)
+    result.save(out / "counts.json")
     write_csv(out / "counts.csv", COUNT_COLUMNS, _count_rows(result))
-    write_csv(out / "patients.csv", PATIENT_COLUMNS, map(_patient_row, result["patients"]))
+    write_csv(out / "patients.csv", PATIENT_COLUMNS, map(_patient_row, result.patients))
     write_csv(out / "cells.csv", CELL_COLUMNS, _cell_rows(patients))
 
 
-def _percent(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    names = ("counted", "adjusted", "low", "high")
+def _percent(share: Share, prefix: str = "") -> dict[str, object]:
+    found = share.model_dump(include={"counted", "adjusted", "low", "high"})
     return {
-        f"{prefix}{name}_percent": "" if entry[name] is None else round(100 * entry[name], 2)
-        for name in names
+        f"{prefix}{name}_percent": "" if value is None else round(100 * value, 2)
+        for name, value in found.items()
     }
 
 
-def _count_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+def _count_rows(result: CountsFile) -> list[dict[str, object]]:
     return [
-        {"patient": one["patient"], "class": e["class"], "cells": e["cells"], **_percent(e)}
-        for one in result["patients"]
-        for e in one["classes"]
+        {"patient": one.patient, "class": e.class_name, "cells": e.cells, **_percent(e)}
+        for one in result.patients
+        for e in one.classes
     ]
 
 
-def _patient_row(one: dict[str, Any]) -> dict[str, Any]:
-    row = {name: one[name] for name in (*PATIENT_COLUMNS[:3], "rejected", "excluded", "corrected")}
-    row |= {name: len(one[name]) for name in ("unreadable", "without_cells")}
-    if one["blasts"]:
-        row |= {"blasts": one["blasts"]["cells"], **_percent(one["blasts"], "blasts_")}
-        row["blasts_against_threshold"] = one["blasts"]["call"]
+def _patient_row(one: PatientCount) -> dict[str, object]:
+    shown = {*PATIENT_COLUMNS[:3], "rejected", "excluded", "corrected"}
+    row: dict[str, object] = one.model_dump(include=shown)
+    row |= {"unreadable": len(one.unreadable), "without_cells": len(one.without_cells)}
+    if one.blasts is not None:
+        row |= {"blasts": one.blasts.cells, **_percent(one.blasts, "blasts_")}
+        row["blasts_against_threshold"] = one.blasts.call
     return row
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from leukoscope.analyses.count.cells import PatientCells
 from leukoscope.analyses.count.shares import CONFIDENCE, Question
+from leukoscope.config.counts import (
+    Agreement,
+    BlastAgreement,
+    ClassAgreement,
+    ComparedPatient,
+    TruthComparison,
+)
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.prevalence import Shares
 from leukoscope.evaluation.statistics.agreement import bland_altman
@@ -18,7 +24,7 @@ from leukoscope.evaluation.statistics.intervals import bootstrap_mean
 
 def agreement_with_truth(
     patients: Sequence[PatientCells], found: Mapping[str, Shares | None], question: Question
-) -> dict[str, Any]:
+) -> TruthComparison:
     """Predicted against counted shares, for ``counts.json``.
 
     The counted share of a class is that among all labelled cells of the patient, rejected,
@@ -45,24 +51,23 @@ def agreement_with_truth(
             f"{', '.join(names)}",
             hint="name the labels that mean the same with --class LABEL=CLASS",
         )
-    whole = {name: [name] for name in names}
-    entries = [
-        {"class": name, **_compared(compared, found, question, classes)}
-        for name, classes in whole.items()
-    ]
+    entries = tuple(
+        ClassAgreement(class_name=name, **dict(_compared(compared, found, question, [name])[0]))
+        for name in names
+    )
     blasts = None
     if question.blasts:
-        blasts = _compared(compared, found, question, question.blasts, keep=True)
-    held = [entry["held"] for entry in entries]
-    return {
-        "patients": len(compared),
-        "cells": sum(labels.values()),
-        "other_labels": {name: n for name, n in sorted(labels.items()) if name not in names},
-        "held": round(float(np.mean(held)), 4),
-        "held_cells": round(float(np.mean([entry["held_cells"] for entry in entries])), 4),
-        "classes": entries,
-        "blasts": blasts,
-    }
+        measures, points = _compared(compared, found, question, question.blasts)
+        blasts = BlastAgreement(**dict(measures), points=points)
+    return TruthComparison(
+        patients=len(compared),
+        cells=sum(labels.values()),
+        other_labels={name: n for name, n in sorted(labels.items()) if name not in names},
+        held=round(float(np.mean([entry.held for entry in entries])), 4),
+        held_cells=round(float(np.mean([entry.held_cells for entry in entries])), 4),
+        classes=entries,
+        blasts=blasts,
+    )
 
 
 def _compared(
@@ -70,10 +75,8 @@ def _compared(
     found: Mapping[str, Shares | None],
     question: Question,
     classes: Sequence[str],
-    *,
-    keep: bool = False,
-) -> dict[str, Any]:
-    """Agreement on the share of some classes together; ``keep`` lists the patients."""
+) -> tuple[Agreement, tuple[ComparedPatient, ...]]:
+    """Agreement on the share of some classes together, and both shares of each patient."""
     places = [question.class_names.index(name) for name in classes]
     rows = []
     for one in patients:
@@ -83,20 +86,26 @@ def _compared(
         low, high = shares.interval(places, CONFIDENCE)
         inner = shares.interval(places, CONFIDENCE, of_cells=True)
         value = float(shares.value[places].sum())
-        rows.append((one.patient, truth, value, low, high, *inner))
-    truth, value, low, high, inner_low, inner_high = np.array([row[1:] for row in rows]).T
-    error = bootstrap_mean(np.abs(value - truth))
-    limits = bland_altman(value, truth)
-    entry: dict[str, Any] = {
-        "mean_absolute_error": error.to_json(),
-        **{name: round(x, 5) if np.isfinite(x) else None for name, x in limits.items()},
-        "held": round(float(((low <= truth) & (truth <= high)).mean()), 4),
-        "held_cells": round(float(((inner_low <= truth) & (truth <= inner_high)).mean()), 4),
+        rows.append((truth, value, low, high, *inner))
+    truth, value, low, high, inner_low, inner_high = np.array(rows).T
+    limits = {
+        name: round(x, 5) if np.isfinite(x) else None
+        for name, x in bland_altman(value, truth).items()
     }
-    if keep:
-        numbers = ("truth", "value", "low", "high")
-        entry["points"] = [
-            {"patient": row[0], **dict(zip(numbers, (round(x, 5) for x in row[1:5]), strict=True))}
-            for row in rows
-        ]
-    return entry
+    agreement = Agreement(
+        mean_absolute_error=bootstrap_mean(np.abs(value - truth)).estimate,
+        **limits,
+        held=round(float(((low <= truth) & (truth <= high)).mean()), 4),
+        held_cells=round(float(((inner_low <= truth) & (truth <= inner_high)).mean()), 4),
+    )
+    points = tuple(
+        ComparedPatient(
+            patient=one.patient,
+            truth=round(row[0], 5),
+            value=round(row[1], 5),
+            low=round(row[2], 5),
+            high=round(row[3], 5),
+        )
+        for one, row in zip(patients, rows, strict=True)
+    )
+    return agreement, points

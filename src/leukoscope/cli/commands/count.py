@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +35,7 @@ from leukoscope.cli.options import (
 
 if TYPE_CHECKING:
     from leukoscope.analyses.count.cells import Material, PatientCells
+    from leukoscope.config.counts import CountsFile
     from leukoscope.evaluation.run_files import RunFiles
 
 WIDTH = 120  # of the table
@@ -162,7 +163,7 @@ def count(
         with progress_bars("images") as show:
             asked = wanted(predictor.class_names, show)
             result, cells = make_counts(predictor, material, asked)
-    print_json(result) if as_json else _print(result, out)
+    print_json(result.to_json()) if as_json else _print(result, out)
     return _tell_unreadable(cells)
 
 
@@ -231,31 +232,32 @@ def _material(
     return from_labelled(manifest, patients_named(patients) if patients is not None else None)
 
 
-def _print(result: dict[str, Any], out: Path) -> None:
+def _print(result: CountsFile, out: Path) -> None:
     from leukoscope.reporting.pages.counts import percent, with_limits
 
     screen = console()
-    for note in result["notes"]:
+    for note in result.notes:
         screen.print(f"! {note}", markup=False)
     titles = ["patient", "cells", "rejected", "unreadable", "corrected"]
-    if result["blast_classes"]:
-        threshold = f"{100 * result['blast_threshold']:g} %"
+    if result.blast_classes:
+        threshold = f"{100 * result.blast_threshold:g} %"
         titles += ["blasts counted", "blasts adjusted", f"against {threshold}"]
     rows = []
-    for one in result["patients"]:
-        row = [one["patient"], one["cells"], one["rejected"], len(one["unreadable"])]
-        row.append(one["corrected"])
-        if one["blasts"]:
-            blasts = one["blasts"]
-            row += [percent(blasts["counted"]), with_limits(blasts), blasts["call"]]
-        rows.append([str(cell) for cell in row])
+    for one in result.patients:
+        row = [
+            one.patient,
+            *map(str, (one.cells, one.rejected, len(one.unreadable), one.corrected)),
+        ]
+        if one.blasts is not None:
+            row += [percent(one.blasts.counted), with_limits(one.blasts), one.blasts.call]
+        rows.append(row)
     print_table(titles, rows, width=WIDTH)
-    if result["truth"] and result["truth"]["blasts"]:
-        found = result["truth"]["blasts"]
-        error = found["mean_absolute_error"]["value"]
+    if result.truth is not None and result.truth.blasts is not None:
+        found = result.truth.blasts
         say(
-            f"blast share against the labels: mean absolute error {100 * error:.1f} points, "
-            f"intervals hold {100 * found['held']:.0f} % of {result['truth']['patients']} patients"
+            f"blast share against the labels: mean absolute error "
+            f"{percent(found.mean_absolute_error.value).replace('%', 'points')}, intervals hold "
+            f"{100 * found.held:.0f} % of {result.truth.patients} patients"
         )
     say(f"\npage    {out / 'counts.html'}\ntables  {out / 'counts.csv'}\n{DISCLAIMER}")
 

@@ -24,7 +24,8 @@ from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.analyses.explanation_audit import AuditPlan
-    from leukoscope.study.explanations import Explanation, Look, ModelSource
+    from leukoscope.config.explanations import Explanation
+    from leukoscope.study.explanations import Look, ModelSource
 
 AUDIT_PARTS = {"settings", "stages", "summary", "verdicts"}  # printed with --json
 
@@ -269,11 +270,11 @@ def features(
         draw_maps(folder)
         show("maps", 1, 1)
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
         return
     out_console = console()
     out_console.print(
-        f"{result['n']} test images, {result['dimensions']} features: {source.recipe}, "
+        f"{result.n} test images, {result.dimensions} features: {source.recipe}, "
         f"{source.protocol}, fold {fold}",
         markup=False,
     )
@@ -281,22 +282,22 @@ def features(
              "score")  # fmt: skip
     rows = [
         (
-            row["labelling"],
-            row["crossed"] or "any",
-            str(row["groups"]),
-            str(row["purity"]["n"]),
-            _number(row["silhouette"]),
-            *(_number(row["purity"][key]) for key in ("value", "chance", "best")),
-            _number(row["above_chance"]),
+            row.labelling,
+            row.crossed or "any",
+            str(row.groups),
+            str(row.purity.n),
+            _number(row.silhouette),
+            *map(_number, (row.purity.value, row.purity.chance, row.purity.best)),
+            _number(row.above_chance),
         )
-        for row in result["structures"]
+        for row in result.structures
     ]
     print_table(heads, rows)
     out_console.print(
-        f"purity: share of the {result['neighbours']} nearest that agree; score: 0 as by chance, "
+        f"purity: share of the {result.neighbours} nearest that agree; score: 0 as by chance, "
         "1 as pure as it can be\n"
     )
-    out_console.print(result["verdict"], markup=False)
+    out_console.print(result.verdict, markup=False)
     say(f"\nmaps  {folder}")
 
 

@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -269,7 +269,7 @@ def _tell_patients(patients: PatientCollector, out: Path | None, as_json: bool) 
             _print_patient(row)
 
 
-def _print_patient(row: dict[str, Any]) -> None:
+def _print_patient(row: dict[str, object]) -> None:
     out = console()
     used = f"{row['n_images']} images" if row["n_images"] != 1 else "1 image"
     out.print(f"patient {row['patient']}", style="bold", markup=False)

@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Discriminator, Field, Tag
 
 from leukoscope.config.bundle import SetGuarantee, SetScore
-from leukoscope.config.metrics.results import RECORD_KINDS, Estimate, Reason, Record, kind_of_record
+from leukoscope.config.metrics.results import Estimate, Reason, kind_of_record
+from leukoscope.config.stored import RECORD_KINDS, Record
 
 
 class ChanceBand(Record):

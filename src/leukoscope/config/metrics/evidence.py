@@ -6,10 +6,10 @@ from leukoscope.config.metrics.results import (
     Difference,
     Estimate,
     InapplicableProbe,
-    Record,
     SourceStatus,
     VerdictLevel,
 )
+from leukoscope.config.stored import Record
 
 
 class AdvantageShare(Record):

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Discriminator, Tag
 
-from leukoscope.config.metrics.results import RECORD_KINDS, Estimate, Reason, Record, kind_of_record
+from leukoscope.config.metrics.results import Estimate, Reason, kind_of_record
 from leukoscope.config.metrics.subgroups import Subgroups
+from leukoscope.config.stored import RECORD_KINDS, Record
 
 
 class Leak(Record):

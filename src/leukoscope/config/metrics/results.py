@@ -8,12 +8,12 @@ a two-sided p-value. An interval has the level ``confidence`` of the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from leukoscope.config.base import Strict
 from leukoscope.config.guarantees import Measured
+from leukoscope.config.stored import RECORD_KINDS, Record
 
 VerdictLevel = Literal["unsafe", "inconclusive", "plausible", "plausible-by-clusters"]
 """What a verdict says."""
@@ -23,12 +23,6 @@ Difference = Literal["better", "worse", "not distinguishable"]
 """What a paired comparison says of its first side."""
 Aggregation = Literal["mean-logit", "median-probability", "vote"]
 """How the images of a patient become one answer."""
-
-
-class Record(Strict):
-    """Base of every record of the file: strict types, so that ``"0.9"`` is no number."""
-
-    model_config = ConfigDict(strict=True, populate_by_name=True, protected_namespaces=())
 
 
 class Estimate(Record):
@@ -58,9 +52,6 @@ class Reason(Record):
     """Why something was not measured."""
 
     reason: str
-
-
-RECORD_KINDS: Final = ("measured values", "only a reason")
 
 
 def kind_of_record(value: object) -> str:

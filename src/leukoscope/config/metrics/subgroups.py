@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from leukoscope.config.metrics.results import Estimate, Record
+from leukoscope.config.metrics.results import Estimate
+from leukoscope.config.stored import Record
 
 
 class Subgroup(Record):

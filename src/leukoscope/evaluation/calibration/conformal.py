@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -148,7 +148,7 @@ def fit_sets(
 
 
 def _image_counts(
-    n: int, guarantee: SetGuarantee, groups: NDArray[Any] | None, weights: ArrayLike | None
+    n: int, guarantee: SetGuarantee, groups: NDArray[np.generic] | None, weights: ArrayLike | None
 ) -> FloatArray:
     """(n,) what each image counts for under a guarantee."""
     wanted = guarantee == "group"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, Literal, Unpack
+from typing import Final, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,7 +60,7 @@ class SurvivingShare:
         """Whether the model is shown to be better than the colour statistics."""
         return self.advantage.low > 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For ``metrics.json``."""
         return {
             "defined": self.defined,
@@ -244,7 +244,7 @@ class AdvantageShare:
     share: Interval
     n: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For ``metrics.json``."""
         return {
             "metric": self.metric,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from leukoscope.evaluation.statistics.thresholds import (
     net_benefit,
     risk_coverage,
 )
-from leukoscope.pipeline.results.entries import FoldResults, units_of
+from leukoscope.pipeline.results.entries import FoldResults, sampling, units_of
 
 ANSWERED = (0.5, 0.8, 0.9, 0.95, 1.0)  # shares of the images at which the risk is written down
 # What images can be told apart by, whatever the protocol: a partition and its protocol.
@@ -113,7 +113,7 @@ def _under(
     mask: NDArray[np.bool_],
     target: OperatingTarget,
     patients: Mapping[str, str],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     def of_patient(table: PredictionTable) -> list[str]:
         return [patients.get(i, i) for i in table.image_id.tolist()]
 
@@ -129,7 +129,7 @@ def _under(
     two = np.stack([~flagged, flagged], axis=1).astype(np.float64)
     names = [f"recall_{BRANCHES[1]}", f"recall_{BRANCHES[0]}"]
     rates = bootstrap_metrics(ill.astype(int), two, BRANCHES, names=names, **options)
-    entry: dict[str, Any] = {
+    entry: dict[str, object] = {
         **head,
         "thresholds": [round(limit, 6) for limit in thresholds],
         "sensitivity": rates[names[0]].to_json(),
@@ -144,8 +144,9 @@ def _under(
         n, share = len(caught), float(np.mean(caught))
         low, high = proportion_interval(sum(caught), n, confidence=tested.config.confidence)
         entry["patients_found"] = {"value": share, "low": low, "high": high, "n": n}
-    kept = entry.get("patients_found", entry["sensitivity"])["value"] >= 1 - target.miss
-    return {**entry, "kept": bool(kept)}
+    else:
+        share = rates[names[0]].value
+    return {**entry, "kept": bool(share >= 1 - target.miss)}
 
 
 def decision_entries(
@@ -180,7 +181,7 @@ def _apply(records: Sequence[Conformal], tables: Sequence[PredictionTable]) -> N
     return np.concatenate([prediction_sets(t.probs, record) for record, t in pairs])
 
 
-def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _sets(tested: FoldResults, partitions: Mapping[str, Mapping[str, str]]) -> dict[str, object]:
     """The sets that serve: coverage, size, and both by class, patient and cluster."""
     config, options = tested.config, tested.options
     probable = _apply(tested.fit(config.set_score, config.set_guarantee), tested.test)
@@ -229,7 +230,7 @@ def _part(
     held: NDArray[np.bool_],
     size: NDArray[np.int64],
     class_index: int | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Coverage and size on some test images, and where the coverage should lie if they are alike.
 
     The limits hold for images of any kind if the promise is over all images, and for a class if
@@ -293,7 +294,7 @@ def _seen(tested: FoldResults, mapping: Mapping[str, str] | None) -> dict[str, f
     return {part: float(np.mean(found)) for part, found in known.items()}
 
 
-def _attained(tested: FoldResults, guarantee: SetGuarantee) -> dict[str, Any]:
+def _attained(tested: FoldResults, guarantee: SetGuarantee) -> dict[str, object]:
     """How many images or groups a guarantee rests on in its thinnest fold, and needs."""
     k = len(tested.test[0].class_names)
     counts = []
@@ -336,11 +337,11 @@ def _promises(tested: FoldResults) -> list[dict[str, object]]:
 
 def _coverage(tested: FoldResults, held: NDArray[np.bool_], *, by_group: bool) -> Interval:
     """Coverage over images, or over groups that all count the same, as their promise counts."""
-    options = tested.options
     if not by_group:
-        return bootstrap_mean(held, y_true=tested.y, **options)
-    member = np.unique(np.array(options.pop("groups")), return_inverse=True)[1]
-    return bootstrap_mean(np.bincount(member, weights=held) / np.bincount(member), **options)
+        return bootstrap_mean(held, y_true=tested.y, **tested.options)
+    member = np.unique(np.array(tested.units), return_inverse=True)[1]
+    how = sampling(tested.config, len(tested.folds))
+    return bootstrap_mean(np.bincount(member, weights=held) / np.bincount(member), **how)
 
 
 def _candidates(tested: FoldResults) -> list[dict[str, object]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +123,7 @@ class Statistics:
         )
 
 
-def head_of(statistics: Statistics, rows: PredictionTable, protocol: str) -> dict[str, Any]:
+def head_of(statistics: Statistics, rows: PredictionTable, protocol: str) -> dict[str, object]:
     """Protocol, sample sizes and folds."""
     return {
         "protocol": protocol,
@@ -206,6 +205,12 @@ def probe_entry(
 def units_of(fold: Fold, table: PredictionTable) -> list[str]:
     """(n,) what a fold holds out as a whole, for each row of a table."""
     return fold.units(table.image_id.tolist())
+
+
+class GroupedSampling(Sampling, total=True):
+    """How a bootstrap draws whole groups."""
+
+    groups: list[str]  # (n,) unit of each image
 
 
 @dataclass(frozen=True)
@@ -291,7 +296,7 @@ class FoldResults:
         return unit_of(self.protocol, self.folds)
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> GroupedSampling:
         """Of every bootstrap."""
         return {"groups": self.units, **sampling(self.config, len(self.folds))}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from numpy.typing import ArrayLike
 
@@ -47,9 +47,9 @@ class Evidence:
 
     inapplicable: Sequence[Mapping[str, str]] = ()
     partners: Mapping[str, int] = field(default_factory=dict)
-    control: Mapping[str, Any] | None = None
+    control: Mapping[str, object] | None = None
     data_errors: Sequence[str] = ()
-    scale: Mapping[str, Any] | None = None
+    scale: Mapping[str, object] | None = None
 
 
 def model_on_entries(
@@ -74,7 +74,7 @@ def model_on_entries(
 
 
 def add_verdict(
-    metrics: dict[str, Any],
+    metrics: dict[str, object],
     statistics: Statistics,
     test: PredictionTable,
     recipe: str,
@@ -100,7 +100,7 @@ def add_verdict(
         sources += _sources(statistics, under, model, protocol, evidence, metric)
         survival += _survival(statistics, under, model, protocol, metric)
     scale = {} if evidence.scale is None else {"grain": dict(evidence.scale)}
-    metrics["shortcuts"] = {
+    shortcuts: dict[str, object] = {
         "recipe": recipe,
         "inflation": [
             row.model_dump(mode="json")
@@ -111,12 +111,13 @@ def add_verdict(
         "inapplicable": [dict(row) for row in evidence.inapplicable],
         **scale,
     }
+    metrics["shortcuts"] = shortcuts
     metrics["survival"] = survival
     metrics["control"] = None if evidence.control is None else dict(evidence.control)
     metrics["data_errors"] = list(evidence.data_errors)
     verdict = judge(measurements(metrics))
     metrics["verdict"] = verdict.model_dump(mode="json", exclude_unset=True)
-    metrics["shortcuts"]["level"] = verdict.level
+    shortcuts["level"] = verdict.level
 
 
 def _sources(

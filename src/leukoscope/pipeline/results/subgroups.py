@@ -29,7 +29,7 @@ def subgroups_entry(
     recipe: str,
     records: Sequence[ImageRecord],
     metrics: Sequence[str] = METRICS,
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """The key ``subgroups`` of a study; None where no column of its manifest makes any.
 
     The protocol is the one whose test images also calibrate the bundle.
@@ -74,7 +74,7 @@ def subgroup_columns(
     roles: Roles | None = None,
     how: Sampling | None = None,
     metrics: Sequence[str] = METRICS,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The results by subgroup of each column that is not the label itself.
 
     Args:
@@ -124,7 +124,7 @@ class _Rows:
         if numbers is not None:
             _, members = np.unique(self.units[has], return_inverse=True)
             codes, names = in_bands(numbers[codes], members)
-        found: dict[str, Any] = {
+        found: dict[str, object] = {
             "column": name,
             "kind": "values" if numbers is None else "bands",
             "missing": int((~has).sum()),
@@ -143,7 +143,7 @@ class _Rows:
             ),
         }  # fmt: skip
 
-    def _group(self, value: str, rows: NDArray[np.int64]) -> dict[str, Any]:
+    def _group(self, value: str, rows: NDArray[np.int64]) -> dict[str, object]:
         """One subgroup."""
         y, names, units = self.table.y_true[rows], self.table.class_names, self.units[rows]
         intervals = bootstrap_metrics(

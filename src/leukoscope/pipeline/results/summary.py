@@ -250,9 +250,9 @@ def _entries(
     test: PredictionTable,
     recipes: Sequence[str],
     protocols: Sequence[str],
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[dict[str, object]]]:
     """Models, probes, models on perturbed images, both class levels, the curve over clusters."""
-    found: dict[str, list[dict[str, Any]]] = {
+    found: dict[str, list[dict[str, object]]] = {
         name: [] for name in ("results", "probes", "model_on", "hierarchy", "curve")
     }
     for protocol in protocols:
@@ -281,13 +281,13 @@ def _comparisons(
     test: PredictionTable,
     recipes: Sequence[str],
     protocols: Sequence[str],
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """On the same images: the first recipe against others and probes, and between protocols.
 
     What answers one question is a family, whose p-values are corrected together: the recipes of
     one protocol, its probes, and the random split against every stricter protocol.
     """
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[dict[str, object]]] = {}
     stricter = []
     of_random = test.select(recipe=recipes[0], protocol="random", input="image")
     for protocol in protocols:
@@ -337,7 +337,7 @@ def _promises(
     recipes: Sequence[str],
     protocols: Sequence[str],
     calibrations: Calibrations,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """``calibration`` of every recipe, ``decisions`` and ``promise`` of the first."""
     config = statistics.config
     tests = {

@@ -69,7 +69,7 @@ def _study(run: RunFolder, config: StudyConfig, name: str) -> Study:
     return Study(
         run=run,
         config=config.model_copy(update={"recipes": (stand_in,)}),
-        environment={},
+        environment=None,
         manifest=Manifest.load(run.manifest, config.data.root),
         passport=files.passport,
         folds=files.splits,

@@ -78,10 +78,12 @@ def card_text(study: Study) -> str:
         promised_unit=promised.unit if promised and promised.unit else "image",
         promised=decision_tables.promise(study),
         limits=cannot_show(study),
-        findings=[str(e.get("text", "")) for e in study.passport.get("findings", ())],
+        findings=[finding["text"] for finding in study.findings],
         environment=data.environment(study),
-        version=str((study.environment.get("packages") or {}).get("leukoscope", __version__)),
-        passport_sha256=str(study.passport.get("sha256", "")),
+        version=study.environment.packages.get("leukoscope", __version__)
+        if study.environment
+        else __version__,
+        passport_sha256=study.passport.get("sha256", "") if study.passport else "",
         seed=study.config.seed,
     )
 

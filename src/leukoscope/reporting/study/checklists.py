@@ -163,7 +163,7 @@ def write_checklists(run: RunFolder, study: Study) -> Section:
                 "checklist.md.j2",
                 checklist=checklist,
                 filled=filled,
-                study=str(study.passport.get("root_name") or study.config.data.root.name),
+                study=study.name,
                 counts={state: states.count(state) for state in ("answered", "in part", "open")},
             ),
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from leukoscope.config.environment import GitState
 from leukoscope.config.recipe import EnsembleTraining, GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.core.labels import (
     class_description,
@@ -41,18 +41,11 @@ from leukoscope.reporting.content import (
     value,
 )
 from leukoscope.reporting.figures.data import class_balance, cluster_heat_map
-from leukoscope.reporting.formats import DASH, count, finite, number, p_value, plural, seconds
+from leukoscope.reporting.formats import DASH, count, number, p_value, plural, seconds
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study
 
 MOST_ROWS = 40
-TIES: Mapping[str, str] = {
-    "exact_duplicates": "Exact duplicates",
-    "pixel_duplicates": "Equal pixels in different files",
-    "near_duplicates": "Nearly equal images",
-    "overlaps": "Overlapping fields",
-    "twins": "Twins (one field in two versions)",
-}
 MOST_SETTINGS = 6  # columns that a page holds
 _SAID_ELSEWHERE = {"name", "title", "reference", "notes"}
 
@@ -88,43 +81,44 @@ def unused(study: Study) -> Table | None:
 
 def findings(study: Study) -> Table | None:
     """What the audit found, errors first."""
-    order = {"error": 0, "warning": 1, "info": 2}
+    order = ("error", "warning", "info")
     return table_if_any(
         f"Findings of the audit over {plural(len(study.manifest.images), 'file')}",
-        sorted(study.passport.get("findings", ()), key=lambda e: order.get(e.get("level", ""), 3)),
-        text("Level", lambda e: str(e.get("level", "")), narrow=True),
-        text("Finding", lambda e: str(e.get("text", ""))),
+        sorted(study.findings, key=lambda e: order.index(e["level"])),
+        text("Level", "level", narrow=True),
+        text("Finding", "text"),
     )
 
 
 def ties(study: Study) -> Table | None:
     """Duplicates, overlaps and twins."""
-    found = [(title, study.passport.get(key)) for key, title in TIES.items()]
-    made = table_if_any(
-        f"Images that belong together, among {plural(len(study.manifest.usable), 'image')}",
-        [{**entry, "title": title} for title, entry in found if isinstance(entry, Mapping)],
-        text("Tie", "title"),
-        value("Pairs", lambda e: count(_size(e.get("pairs")))),
-        value("Groups", lambda e: count(_size(e.get("groups")))),
-        value("Images", "images"),
-    )
-    if made is None or not any(DASH in row for row in made.rows):
-        return made
-    return replace(made, note="— : not counted for this kind of tie.")
-
-
-def _size(listed: object) -> object:
-    """How many; older passports list them."""
-    return len(listed) if isinstance(listed, list) else listed
+    passport = study.passport
+    if passport is None:
+        return None
+    overlaps, linked = passport["overlaps"], (
+        ("Exact duplicates", passport["exact_duplicates"]),
+        ("Equal pixels in different files", passport["pixel_duplicates"]),
+        ("Nearly equal images", passport["near_duplicates"]),
+        ("Twins (one field in two versions)", passport["twins"]),
+    )  # fmt: skip
+    rows = [(title, tie["pairs"], len(tie["groups"]), tie["images"]) for title, tie in linked]
+    fields = (len(overlaps["pairs"]), overlaps["groups"], overlaps["images"])
+    rows.insert(3, ("Overlapping fields", *fields))
+    return table_of(
+        f"Images that belong together, among {plural(len(study.manifest.usable), 'image')}", rows,
+        text("Tie", lambda row: row[0]),
+        value("Pairs", lambda row: count(row[1])),
+        value("Groups", lambda row: count(row[2])),
+        value("Images", lambda row: count(row[3])),
+    )  # fmt: skip
 
 
 def scale_bars(study: Study) -> Table | None:
     """Images with a burned-in scale bar, by class."""
-    record = study.passport.get("scale_bars")
-    if not isinstance(record, Mapping) or not record.get("images"):
+    if study.passport is None or not study.passport["scale_bars"]["images"]:
         return None
     found = Counter(r.label for r in study.manifest.usable)
-    with_bar = record.get("by_class") or {}
+    with_bar = study.passport["scale_bars"]["by_class"]
     return table_of(
         "Burned-in scale bars", order_classes(found),
         text("Class", class_title),
@@ -138,7 +132,7 @@ def columns(study: Study) -> Table | None:
     """Further columns of the manifest, and how each goes with the class."""
     return table_if_any(
         "Further columns of the manifest, and how they go with the class",
-        study.passport.get("columns") or (),
+        study.passport.get("columns", ()) if study.passport else (),
         code("Column", "column"),
         value("Values", lambda e: count(e["values"])),
         value("Images without one", lambda e: count(e["missing"])),
@@ -243,7 +237,7 @@ def settings(study: Study) -> Table:
     return Table("Settings of each recipe, defaults included", columns, rows, note)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Nested settings as dotted keys; a list of tables counts as one value."""
     flat: dict[str, str] = {}
     for key, found in values.items():
@@ -268,56 +262,46 @@ def _setting(found: object) -> str:
 def environment(study: Study) -> Table | None:
     """Versions, hardware, hashes."""
     env = study.environment
-    if not env:
+    if env is None:
         return None
-    packages = dict(env.get("packages") or {})
+    packages = dict(env.packages)
     rows = {
-        "Leukoscope": packages.pop("leukoscope", env.get("leukoscope", DASH)),
-        "Commit": _commit(env.get("git")),
-        "Python": env.get("python", DASH),
-        "Platform": env.get("platform", DASH),
-        "Processor": _processor(env),
-        "Seed": env.get("seed", study.config.seed),
+        "Leukoscope": packages.pop("leukoscope", DASH),
+        "Commit": _commit(env.git),
+        "Python": env.python,
+        "Platform": env.platform,
+        "Processor": f"{env.cpu}, {plural(env.cores, 'core')}",
+        "Seed": str(env.seed),
         "Bootstrap replicates": count(study.config.bootstrap),
         **packages,
     }
-    hashes = env.get("sha256") or env.get("hashes") or {}
-    rows |= {f"SHA-256 of {name}": digest for name, digest in hashes.items()}
-    if study.passport.get("sha256"):
+    rows |= {f"SHA-256 of {name}": digest for name, digest in env.sha256.items()}
+    if study.passport and "sha256" in study.passport:
         rows["SHA-256 of the passport"] = study.passport["sha256"]
     return table_of(
         "Environment", rows.items(),
-        text("What", lambda row: str(row[0])),
-        code("Value", lambda row: str(row[1]), narrow=False),
+        text("What", lambda row: row[0]),
+        code("Value", lambda row: row[1], narrow=False),
     )  # fmt: skip
 
 
-def _commit(git: object) -> str:
-    if not isinstance(git, Mapping) or not git.get("commit"):
+def _commit(git: GitState | None) -> str:
+    if git is None:
         return "— (not run from a source tree)"
-    return f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}"
-
-
-def _processor(env: Mapping[str, Any]) -> str:
-    cores = env.get("cores")
-    name = str(env.get("cpu", DASH))
-    return f"{name}, {plural(int(cores), 'core')}" if cores else name
+    return f"{git.commit}{' with uncommitted changes' if git.dirty else ''}"
 
 
 def wall_times(study: Study) -> Table | None:
     """How long each step took."""
-    steps = study.environment.get("seconds") or {}
-    if not steps:
+    env = study.environment
+    if env is None or not env.seconds:
         return None
-    in_all = study.environment.get("seconds_in_all")
-    note = "Some steps are parts of others."
-    if in_all is not None:
-        note += f" In all {seconds(float(in_all))}, without the report itself."
     return table_of(
-        "Wall times", steps.items(),
-        text("Step", lambda step: str(step[0])),
+        "Wall times", env.seconds.items(),
+        text("Step", lambda step: step[0]),
         value("Wall time", lambda step: seconds(step[1])),
-        note=note,
+        note="Some steps are parts of others. "
+        f"In all {seconds(env.seconds_in_all)}, without the report itself.",
     )  # fmt: skip
 
 
@@ -329,7 +313,7 @@ def passport(study: Study, gallery: Gallery) -> Section:
         Paragraph(
             f"`{study.name}`: {plural(files, 'image file')} found, {count(usable)} usable, "
             f"{count(files - usable)} set aside"
-            + (f"; layout `{record['layout']}`." if record.get("layout") else ".")
+            + (f"; layout `{record['layout']}`." if record else ".")
         )
     ]
     if not record:
@@ -402,7 +386,7 @@ def _acquisition(study: Study, gallery: Gallery) -> list[Block]:
     )
     order = sorted(range(len(clusters)), key=lambda c: (matrix[:, c].argmax(), -matrix[:, c].max()))
     pure = int((matrix.max(axis=0) / matrix.sum(axis=0) >= 0.9).sum())
-    v = finite((study.passport.get("acquisition") or {}).get("cramers_v"))
+    v = study.passport["acquisition"].get("cramers_v") if study.passport else None
     strength = (
         "" if v is None else f" Cramér’s V between cluster and class is {v:.2f} (1 is total)."
     )
@@ -431,10 +415,9 @@ def _acquisition(study: Study, gallery: Gallery) -> list[Block]:
 def reproduce(study: Study) -> Section:
     """Command, environment, hashes, wall times."""
     env = study.environment
-    command = str(env.get("command") or "").strip()
     blocks: list[Block] = []
-    if command:
-        blocks += [Paragraph("This study was made with:"), Code(command)]
+    if env is not None:
+        blocks += [Paragraph("This study was made with:"), Code(env.command)]
     blocks.append(
         Paragraph(
             "Every option, defaults included, stands in `config.toml`; the division of the images "
@@ -442,8 +425,7 @@ def reproduce(study: Study) -> Section:
             "`predictions.csv`."
         )
     )
-    git = env.get("git")
-    if isinstance(git, Mapping) and git.get("dirty"):
+    if env is not None and env.git is not None and env.git.dirty:
         blocks.append(
             Paragraph("The source tree held uncommitted changes: the commit alone does not "
                       "reproduce this run.", note=True)

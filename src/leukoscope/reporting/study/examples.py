@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leukoscope.config.explanations import Explanation, FeatureMap
 from leukoscope.config.heat_map_audit import (
     AuditFile,
     AuditSettings,
@@ -46,7 +47,6 @@ from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, audit_figure
 from leukoscope.reporting.formats import (
     UNRELIABLE_NOTE,
     count,
-    finite,
     interval,
     number,
     plural,
@@ -181,8 +181,7 @@ def explanations(study: Study, gallery: Gallery) -> Section:
 def _heat_maps(study: Study, gallery: Gallery) -> list[Block]:
     if not study.explanations:
         return [Paragraph("No heat maps were made in this study.", note=True)]
-    entry = study.explanations[0]
-    protocol = protocol_title(str(entry.get("protocol", ""))).lower()
+    protocol = protocol_title(study.explanations[0].protocol).lower()
     blocks: list[Block] = [
         Paragraph(
             "Grad-CAM marks the regions that raise the score of the predicted class, on images "
@@ -191,7 +190,7 @@ def _heat_maps(study: Study, gallery: Gallery) -> list[Block]:
         )
     ]
     for kind, title in (("right", "Right predictions"), ("wrong", "Wrong predictions")):
-        entries = [e for e in study.explanations if e.get("kind") == kind]
+        entries = [e for e in study.explanations if e.kind == kind]
         pictures = tuple(p for e in entries if (p := _panel(study, gallery, e)) is not None)
         if pictures:
             blocks.append(Panels(f"{title} (n = {len(pictures)} shown)", pictures))
@@ -205,29 +204,27 @@ def _heat_maps(study: Study, gallery: Gallery) -> list[Block]:
 def _shares(study: Study) -> list[Block]:
     """How much of the heat lies within leukocytes, against what even heat would give."""
     shares = [
-        (float(e["share_in_leukocytes"]), finite(e.get("area_of_leukocytes")))
+        (e.share_in_leukocytes, e.area_of_leukocytes)
         for e in study.explanations
-        if finite(e.get("share_in_leukocytes")) is not None
+        if e.share_in_leukocytes is not None
     ]
     if not shares:
         return []
-    heat = number(np.mean([share for share, _ in shares]), "share")
-    areas = [area for _, area in shares if area is not None]
-    even = f"; heat spread evenly would give {number(np.mean(areas), 'share')}" if areas else ""
+    heat, even = (number(value, "share") for value in np.mean(shares, axis=0))
     return [
         Paragraph(
-            f"On average {heat} of the heat lies within leukocytes{even} "
+            f"On average {heat} of the heat lies within leukocytes; heat spread evenly would give "
+            f"{even} "
             f"(n = {plural(len(shares), 'panel')})."
         )
     ]
 
 
-def _panel(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture | None:
-    path = inside(study.run.path, str(entry.get("panel", "")))
+def _panel(study: Study, gallery: Gallery, entry: Explanation) -> Picture | None:
+    path = inside(study.run.path, entry.panel)
     if path is None:
         return None
-    true, predicted = str(entry.get("y_true", "")), str(entry.get("y_pred", ""))
-    share = finite(entry.get("share_in_leukocytes"))
+    true, predicted, share = entry.y_true, entry.y_pred, entry.share_in_leukocytes
     within = (
         "no leukocyte was found"
         if share is None
@@ -235,9 +232,9 @@ def _panel(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture 
     )
     what = (
         f"True {class_title(true)}, predicted {class_title(predicted)} "
-        f"({number(entry.get('p'), 'share')}); {within}."
+        f"({number(entry.p, 'share')}); {within}."
     )
-    name = Path(str(entry.get("path", entry.get("image_id", "")))).name
+    name = Path(entry.path).name
     return gallery.stored(path, caption=f"{what} `{name}`", alt=f"Original and heat map. {what}")
 
 
@@ -318,31 +315,30 @@ def _feature_map(study: Study, gallery: Gallery) -> list[Block]:
     folder = study.run.explanations
     if not (folder / "features.csv").is_file() or not (folder / "features.json").is_file():
         return []
-    rows, found = read_csv(folder / "features.csv"), read_json(folder / "features.json")
+    rows, found = read_csv(folder / "features.csv"), FeatureMap.load(folder / "features.json")
+    caption = (
+        f"The two principal components of the {count(found.dimensions)} features that the "
+        f"last layer reads, recipe {found.recipe}, "
+        f"{protocol_title(found.protocol).lower()}, test images of fold {found.fold} "
+        f"(n = {plural(found.n, 'image')})."
+    )
     try:
-        caption = (
-            f"The two principal components of the {count(found['dimensions'])} features that the "
-            f"last layer reads, recipe {found['recipe']}, "
-            f"{protocol_title(found['protocol']).lower()}, test images of fold {found['fold']} "
-            f"(n = {plural(found['n'], 'image')})."
-        )
-        table = _structures(found)
         figure = gallery.draw(
             "features",
-            lambda: _drawn(rows, found["explained_variance"]),
+            lambda: _drawn(rows, found.explained_variance),
             caption=caption,
             alt="Scatter plots of the features, coloured by class and by origin of the images.",
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise DataError(
-            f"{folder}: features.csv and features.json are damaged or of another version ({error})",
-            hint="delete both, or run the study's explanations again",
+            f"{folder}: features.csv is damaged or of another version ({error})",
+            hint=FeatureMap.hint,
         ) from None
     return [
         Heading("What the features are arranged by"),
         figure,
-        Paragraph(str(found["verdict"])),
-        Folded("Numbers behind this", (table,)),
+        Paragraph(found.verdict),
+        Folded("Numbers behind this", (_structures(found),)),
     ]
 
 
@@ -353,16 +349,16 @@ def _drawn(rows: list[dict[str, str]], shares: Sequence[float]) -> Figure:
     return figure
 
 
-def _structures(found: Mapping[str, Any]) -> Table:
+def _structures(found: FeatureMap) -> Table:
     def purity(title: str, key: str) -> Field:
-        return value(title, lambda row: number(row["purity"][key], "share"))
+        return value(title, lambda row: number(getattr(row.purity, key), "share"))
 
     return table_of(
-        f"Share of the {found['neighbours']} nearest neighbours that agree", found["structures"],
+        f"Share of the {found.neighbours} nearest neighbours that agree", found.structures,
         text("Labelling", "labelling"),
-        text("Neighbours", lambda row: str(row["crossed"] or "any")),
+        text("Neighbours", lambda row: str(row.crossed or "any")),
         value("Groups", "groups"),
-        value("Images", lambda row: count(row["purity"]["n"])),
+        value("Images", lambda row: count(row.purity.n)),
         plain("Silhouette", "silhouette", "silhouette"),
         purity("Agreeing", "value"), purity("By chance", "chance"), purity("At best", "best"),
         plain("From chance to best", "above_chance", "share"),

@@ -154,7 +154,7 @@ def failures(study: Study) -> Answer | None:
             f"wrong, most often {names[true]} called {names[called]} "
             f"({count(wrong[true, called])})."
         )
-    shown = sum(e.get("kind") != "right" for e in study.explanations)
+    shown = sum(e.kind != "right" for e in study.explanations)
     if shown:
         sentences.append(f"{plural(shown, 'wrong prediction')} shown with a heat map.")
     return answer(sentences, "metrics.json", "report.html", *(["explanations/"] if shown else []))
@@ -214,9 +214,7 @@ def comparison(study: Study) -> Answer | None:
 def explanations(study: Study) -> Answer | None:
     """Which heat maps there are, their heat in leukocytes, and whether they may be believed."""
     shares = [
-        float(e["share_in_leukocytes"])
-        for e in study.explanations
-        if e.get("share_in_leukocytes") is not None
+        e.share_in_leukocytes for e in study.explanations if e.share_in_leukocytes is not None
     ]
     if not study.explanations:
         return None

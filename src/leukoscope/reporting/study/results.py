@@ -108,7 +108,7 @@ def cannot_show(study: Study) -> tuple[str, ...]:
             "little better than they say."
         )
     if not study.metrics.probes:
-        items.append("Whether a shortcut is at work: no probe was run.")
+        items.append("Whether a shortcut is at work: no probe was measured.")
     items.append(
         "That the model reads morphology. Probes can expose a shortcut, they cannot exclude one; "
         "heat maps show where a model looks, not why."

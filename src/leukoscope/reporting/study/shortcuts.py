@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -142,16 +142,24 @@ def _kept(found: Mapping[tuple[str, str], Survival], protocol: str, name: str) -
 
 def shortcuts(study: Study) -> Section:
     """What classifiers reach that are deprived of the cells, beside the model."""
+    left_out = [
+        (row.probe, f"does not apply: {row.reason}.") for row in audit_of(study).inapplicable
+    ]
     if not study.metrics.probes:
-        none = Paragraph("No probe was run, so no shortcut was looked for.")
-        return Section("shortcuts", "Probes", [none])
+        words = "No probe was run, so no shortcut was looked for."
+        if left_out:
+            words = "No probe that was asked for applies, so no shortcut was looked for."
+        return Section("shortcuts", "Probes", [Paragraph(words), *_terms(left_out)])
     used = list(dict.fromkeys(entry.probe for entry in study.metrics.probes))
     terms = [(f"{name}", PROBE_MEANING.get(name, input_title(name))) for name in used]
-    terms += [(row.probe, f"does not apply: {row.reason}.") for row in audit_of(study).inapplicable]
     blocks: list[Block] = [Paragraph(_TEXT), accuracies(study)]
     blocks += present(_inflation_and_share(study))
-    blocks.append(Folded("What each probe sees", [Terms(tuple(terms))]))
+    blocks.append(Folded("What each probe sees", _terms([*terms, *left_out])))
     return Section("shortcuts", "Probes", blocks)
+
+
+def _terms(rows: Sequence[tuple[str, str]]) -> list[Block]:
+    return [Terms(tuple(rows))] if rows else []
 
 
 def probe_metrics(study: Study) -> Section:

@@ -85,18 +85,16 @@ def data_source(study: Study) -> Answer | None:
     from leukoscope.datasets.frozen_passports import recognise
 
     known = recognise(study.manifest)
-    name = study.passport.get("root_name") or study.config.data.root.name
+    sha256 = study.passport.get("sha256") if study.passport else None
     return answer(
         [
-            f"{plural(len(study.manifest.images), 'image file')} in the folder `{name}`, "
+            f"{plural(len(study.manifest.images), 'image file')} in the folder `{study.name}`, "
             f"{_megapixels(study)}.",
             f"{plural(known[1], 'file')} of them {'is' if known[1] == 1 else 'are'} byte for byte "
             f"in the frozen passport `{known[0].name}`: {known[0].title} (doi {known[0].doi})."
             if known
             else "",
-            f"The audit's passport has SHA-256 `{study.passport['sha256']}`."
-            if study.passport.get("sha256")
-            else "",
+            f"The audit's passport has SHA-256 `{sha256}`." if sha256 else "",
         ],
         "manifest.csv",
         "passport.json",
@@ -180,8 +178,9 @@ def missing_data(study: Study) -> Answer | None:
 
 def labels(study: Study) -> Answer | None:
     """The reference standard as far as the files know it."""
-    layout = study.passport.get("layout") or study.config.data.layout
-    conflicts = study.passport.get("label_conflicts")
+    layout, conflicts = study.config.data.layout, None
+    if study.passport is not None:
+        layout, conflicts = study.passport["layout"], study.passport["label_conflicts"]
     mapped, stated = study.config.data.class_map, study.config.data.roles
     return answer(
         [
@@ -250,13 +249,11 @@ def class_parts(study: Study) -> Answer | None:
 
 def image_format(study: Study) -> Answer | None:
     """What the files tell of the acquisition: formats, sizes, scale bars."""
-    bars = study.passport.get("scale_bars") or {}
+    bars = study.passport["scale_bars"]["images"] if study.passport else 0
     return answer(
         [
             f"The files: {_megapixels(study)}.",
-            f"A scale bar is burned into {count(bars['images'])} of them."
-            if bars.get("images")
-            else "",
+            f"A scale bar is burned into {count(bars)} of them." if bars else "",
         ],
         "manifest.csv",
         "passport.json",
@@ -446,7 +443,7 @@ def output(study: Study) -> Answer | None:
 def software(study: Study) -> Answer | None:
     """Versions, commit and hardware, as recorded when the study ran, and the command."""
     found = shown([data.environment(study)], "environment.json")
-    command = study.environment.get("command")
+    command = study.environment.command if study.environment else ""
     return (
         replace(found, text=f"Made with `{command}`, see the table:")
         if found and command

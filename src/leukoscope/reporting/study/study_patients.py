@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-from leukoscope.core.files import read_json
+from leukoscope.config.explanations import PatientSheet
+from leukoscope.config.stored import load_records
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import PROTOCOLS, by_column, protocol_title
 from leukoscope.core.run_folder import PATIENT_CELLS
@@ -159,7 +158,7 @@ def deciding_cells(study: Study, gallery: Gallery) -> Section:
     """Sheets of the cells that decided about some patients; the folder has those of all."""
     title = "Cells that decided"
     path = study.run.explanations / PATIENT_CELLS
-    entries: Sequence[Mapping[str, Any]] = read_json(path) if path.is_file() else ()
+    entries = load_records(PatientSheet, path, "delete it and go on with the study")
     if not entries:
         text = "No sheets of cells were made in this study."
         return Section("cells", title, [Paragraph(text, note=True)])
@@ -174,21 +173,21 @@ def deciding_cells(study: Study, gallery: Gallery) -> Section:
         )
     ]
     for words, right in (("Right answers", True), ("Wrong answers", False)):
-        own = [e for e in entries if (e["y_true"] == e["y_pred"]) == right]
-        chosen = sorted(own, key=lambda e: -float(e["p"]))[: study.config.explanations]
+        own = [e for e in entries if (e.y_true == e.y_pred) == right]
+        chosen = sorted(own, key=lambda e: -e.p)[: study.config.explanations]
         found = tuple(p for e in chosen if (p := _sheet(study, gallery, e)) is not None)
         if found:
             blocks.append(Panels(f"{words} (n = {len(found)} of {len(own)} shown)", found))
     return Section("cells", title, blocks)
 
 
-def _sheet(study: Study, gallery: Gallery, entry: Mapping[str, Any]) -> Picture | None:
-    path = inside(study.run.path, str(entry.get("sheet", "")))
+def _sheet(study: Study, gallery: Gallery, entry: PatientSheet) -> Picture | None:
+    path = inside(study.run.path, entry.sheet)
     if path is None:
         return None
     what = (
-        f"Patient `{entry['patient']}`: true {class_title(str(entry['y_true']))}, predicted "
-        f"{class_title(str(entry['y_pred']))} ({number(entry.get('p'), 'share')}), "
-        f"{plural(len(entry.get('cells', ())), 'image')}."
+        f"Patient `{entry.patient}`: true {class_title(entry.y_true)}, predicted "
+        f"{class_title(entry.y_pred)} ({number(entry.p, 'share')}), "
+        f"{plural(len(entry.cells), 'image')}."
     )
     return gallery.stored(path, caption=what, alt=f"Sheet of cells. {what}")
