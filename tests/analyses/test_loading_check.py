@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from leukoscope.analyses.loading_check import check_loading
 from leukoscope.cli.main import app
 from leukoscope.core.errors import UnknownNameError, WeightsError
 from leukoscope.learning import catalogue
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.catalogue import backbone_info, list_models
-from leukoscope.learning.loading_check import check_loading
 
 runner = CliRunner()
 
