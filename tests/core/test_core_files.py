@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import (
     atomic_path,
+    iterate_csv,
     read_csv,
     read_json,
     sha256_file,
@@ -81,3 +82,10 @@ def test_hashes(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "abc") == known
     assert sha256_json({"b": 1, "a": 2}) == sha256_json(json.loads('{"a":2, "b":1}'))
     assert sha256_json({"a": 2}) != sha256_json({"a": 3})
+
+
+def test_rows_that_end_early_or_late_or_are_blank(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1\n\n1,2,3\n'=1,'b\n")
+    expected = [{"a": "1", "b": ""}, {"a": "1", "b": "2"}, {"a": "=1", "b": "'b"}]
+    assert read_csv(tmp_path / "t.csv") == expected
+    assert next(iterate_csv(tmp_path / "t.csv", required=("a",))) == expected[0]

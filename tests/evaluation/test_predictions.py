@@ -148,3 +148,30 @@ def test_load_names_file_and_line(tmp_path: Path, text: str, message: str) -> No
 def test_load_of_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.csv: this file is missing"):
         PredictionTable.load(tmp_path / "none.csv")
+
+
+def test_a_table_that_is_read_in_parts_is_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.csv"
+    original = table(7, image_id=["=1", "a,b", '"', "ccccccccc", "d", "e", "f"])
+    original.save(path)
+    text = path.read_bytes()
+    monkeypatch.setattr("leukoscope.evaluation.predictions._ROWS", 3)
+    assert same(PredictionTable.load(path), original)
+    original.save(path)
+    assert path.read_bytes() == text
+    lines = text.decode().splitlines()
+    path.write_text("\n".join([*lines, lines[2]]))
+    with pytest.raises(DataError, match=r"p\.csv:9: image a,b stands twice"):
+        PredictionTable.load(path)
+    path.write_text("\n".join([*lines[:6], lines[6].replace("random,0", "random,zero")]))
+    with pytest.raises(DataError, match=r"p\.csv:7: fold 'zero' is not a whole number"):
+        PredictionTable.load(path)
+
+
+def test_rows_that_are_taken_twice_are_refused() -> None:
+    whole = table(3)
+    assert same(whole.take(np.array([True, False, True])), whole.take(np.array([0, 2])))
+    with pytest.raises(DataError, match="stands twice"):
+        whole.take(np.array([1, 1]))

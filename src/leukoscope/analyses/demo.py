@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,8 @@ from leukoscope.core.errors import ConfigError
 from leukoscope.core.files import read_json, write_bytes
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.imaging.decode import decode_image
+from leukoscope.learning.ahead import traced_meanwhile
+from leukoscope.phantom import CLASS_FOLDERS
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER, write_phantoms
 from leukoscope.pipeline.progress import Listener
@@ -109,9 +112,11 @@ def run_demo(
     data = out / f"phantoms-{images}"
     config = demo_config(data)
     whole = _Whole(listener, probes=len(config.probes))
-    _draw(PhantomSpec(images=images), data, whole, lambda drawn: _show(drawn, out / SHEET, say))
     new = out / "new-phantoms"
-    _draw(PhantomSpec(images=12, sessions=4, seed=NEW_SEED), new, whole)
+    first = not data.is_dir()
+    with traced_meanwhile(config.recipes[0], len(CLASS_FOLDERS)) if first else nullcontext():
+        _draw(PhantomSpec(images=images), data, whole, lambda drawn: _show(drawn, out / SHEET, say))
+        _draw(PhantomSpec(images=12, sessions=4, seed=NEW_SEED), new, whole)
     run = RunFolder(out / "run")
     if run.config.is_file() and not _same(run, config):
         shutil.rmtree(run.path)

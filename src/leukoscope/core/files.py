@@ -126,6 +126,21 @@ def csv_value(cell: str) -> str:
     return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell, 1) else cell
 
 
+def csv_line(cells: Sequence[object]) -> list[str]:
+    """Cells as :func:`csv_writer` writes them into a row, quoted where they have to be.
+
+    >>> csv_line(["Pro", "a, b", "=1+1", 2])
+    ['Pro', '"a, b"', "'=1+1", '2']
+    """
+    return [_quoted(csv_cell(cell)) for cell in cells]
+
+
+def _quoted(cell: object) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow([cell, ""])  # one empty cell would be quoted
+    return buffer.getvalue().removesuffix(",")
+
+
 class _LineFeeds:
     """Ends rows by a line feed; only a writer that ends them by both quotes a carriage return."""
 
@@ -160,7 +175,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def read_csv(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Read a CSV file with a header row.
+    """Read a CSV file with a header row; see :func:`iterate_csv`."""
+    return list(iterate_csv(path, required))
+
+
+def iterate_csv(path: Path, required: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file with a header row, one at a time; blank lines are left out.
 
     Raises:
         DataError: The file is missing, not UTF-8, or lacks a required column.
@@ -171,19 +191,19 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
         raise DataError(f"{path}: this file is missing") from None
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: expected a UTF-8 CSV file, but {error}") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    names = [csv_value(name) for name in reader.fieldnames or ()]
-    reader.fieldnames = names
+    rows = csv.reader(io.StringIO(text, newline=""))
+    names = [csv_value(name) for name in next(rows, ())]
     missing = [name for name in required if name not in names]
     if missing:
         raise DataError(
             f"{path}: expected the columns {', '.join(required)}; "
             f"{', '.join(missing)} missing, found {', '.join(names) or 'none'}"
         )
-    return [
-        {key: csv_value(value or "") for key, value in row.items() if key is not None}
-        for row in reader
-    ]
+    for row in rows:
+        if row:
+            values = [csv_value(cell) if cell[:1] == "'" else cell for cell in row]
+            values += [""] * (len(names) - len(row))  # a row may end early
+            yield dict(zip(names, values, strict=False))
 
 
 def sha256_bytes(data: bytes) -> str:

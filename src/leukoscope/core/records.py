@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_csv, write_csv
+from leukoscope.core.files import iterate_csv, read_csv, write_csv
 from leukoscope.core.labels import order_classes
 
 PARTS = ("train", "val", "cal", "test")
@@ -250,7 +251,8 @@ def load_folds(path: Path) -> list[Fold]:
             folders, is none.
     """
     folds: dict[tuple[str, int], Fold] = {}
-    for row in read_csv(path, required=SPLIT_COLUMNS[:-1]):  # splits of older runs lack the unit
+    required = SPLIT_COLUMNS[:-1]  # splits of older runs lack the unit
+    for row in iterate_csv(path, required):
         if not (_PROTOCOL.fullmatch(row["protocol"]) and _FOLD.fullmatch(row["fold"])):
             raise DataError(
                 f"{path}: expected a protocol such as grouped and the number of a fold, found "
@@ -259,7 +261,8 @@ def load_folds(path: Path) -> list[Fold]:
             )
         key = (row["protocol"], int(row["fold"]))
         fold = folds.setdefault(key, Fold(*key, parts={}, unit=row.get("unit", "")))
-        fold.parts[row["image_id"]] = row["part"]
+        image_id = intern(row["image_id"])  # each stands in every fold
+        fold.parts[image_id] = intern(row["part"])
         if row["group"]:
-            fold.groups[row["image_id"]] = row["group"]
+            fold.groups[image_id] = intern(row["group"])
     return list(folds.values())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.core.files import csv_cell, csv_value, write_text
+from leukoscope.core.files import csv_line, csv_value, write_text
 from leukoscope.core.records import PARTS
 
 FloatArray = NDArray[np.float64]
@@ -23,6 +23,7 @@ TextArray = NDArray[np.str_]
 
 KEY_COLUMNS = ("image_id", "recipe", "protocol", "fold", "part", "input")
 _TEXT_COLUMNS = tuple(name for name in KEY_COLUMNS if name != "fold")
+_ROWS = 10_000  # whose cells are in memory as text at once
 _SUM_TOLERANCE = 1e-5  # float32 probabilities of a thousand classes stay well inside
 
 
@@ -116,9 +117,13 @@ class PredictionTable:
     def take(self, rows: NDArray[np.bool_] | IntArray) -> PredictionTable:
         """The chosen rows (a mask, or indices in the wanted order)."""
         names = (*KEY_COLUMNS, "y_true", "logits", "probs")
-        return PredictionTable(
-            self.class_names, **{name: getattr(self, name)[rows] for name in names}
-        )
+        columns = {name: getattr(self, name)[rows] for name in names}
+        if np.asarray(rows).dtype != np.bool_:
+            return PredictionTable(self.class_names, **columns)
+        # Some rows of a table that was checked, none of them twice, need no other check.
+        table = object.__new__(PredictionTable)
+        vars(table).update(class_names=self.class_names, **columns)
+        return table
 
     def select(
         self,
@@ -142,26 +147,20 @@ class PredictionTable:
 
     def save(self, path: Path) -> None:
         """Write CSV, atomically; every number is written so that it reads back exactly."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(_header(self.class_names))
-        names = (*map(csv_cell, self.class_names), "")  # index −1 is the unknown class
-        writer.writerows(
-            (
-                *map(csv_cell, key),
-                names[y],
-                *("" if z != z else repr(z) for z in logits),
-                *map(repr, probs),
-            )
-            for key, y, logits, probs in zip(
-                zip(*(getattr(self, name).tolist() for name in KEY_COLUMNS), strict=True),
-                self.y_true.tolist(),
-                self.logits.tolist(),
-                self.probs.tolist(),
-                strict=True,
-            )
-        )
-        write_text(path, buffer.getvalue())
+        quoted = _Quoted()
+        known = [quoted[name] for name in self.class_names] + [""]  # index −1 is the unknown class
+        lines = [",".join(csv_line(_header(self.class_names)))]
+        for rows in _blocks(len(self)):
+            keys = zip(*(getattr(self, name)[rows].tolist() for name in KEY_COLUMNS), strict=True)
+            of_rows = (self.y_true, self.logits, self.probs)
+            numbers = zip(*(column[rows].tolist() for column in of_rows), strict=True)
+            for key, (y, logits, probs) in zip(keys, numbers, strict=True):
+                cells = [quoted[cell] for cell in key]
+                cells.append(known[y])
+                cells += ["" if z != z else repr(z) for z in logits]
+                cells += map(repr, probs)
+                lines.append(",".join(cells))
+        write_text(path, "\n".join([*lines, ""]))
 
     @classmethod
     def load(cls, path: Path) -> PredictionTable:
@@ -172,49 +171,103 @@ class PredictionTable:
         """
         try:
             with Path(path).open(encoding="utf-8-sig", newline="") as handle:
-                header, *rows = csv.reader(handle)
+                rows = csv.reader(handle)
+                header = next(rows, None)
+                if header is None:
+                    raise DataError(f"{path}: expected a header line, the file is empty")
+                reader = _Reader(path, header)
+                # A part at a time: the cells of a large table as text fill many times its memory.
+                parts = [reader.columns([])]
+                while part := list(islice(rows, _ROWS)):
+                    parts.append(reader.columns(part))
         except FileNotFoundError:
             raise DataError(f"{path}: this file is missing") from None
         except (UnicodeDecodeError, OSError, csv.Error) as error:
             raise DataError(f"{path}: expected a UTF-8 CSV file, but {error}") from None
-        except ValueError:
-            raise DataError(f"{path}: expected a header line, the file is empty") from None
-        class_names = _classes_of(header, path)
-        for number, row in enumerate(rows, start=2):
-            if len(row) != len(header):
-                raise DataError(f"{path}:{number}: expected {len(header)} cells, got {len(row)}")
-        columns: dict[str, tuple[str, ...]] = (
-            dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
-        )
-        for name in ("y_true", *_TEXT_COLUMNS):
-            columns[name] = tuple(map(csv_value, columns.get(name, ())))
+        fields = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        try:
+            return cls(reader.class_names, **fields)
+        except DataError as error:
+            table = SimpleNamespace(class_names=reader.class_names, **fields)  # failed its checks
+            row_number, text = _find_problem(table) or (0, error.message)
+            raise DataError(f"{path}:{row_number + 2}: {text}") from None
 
-        def numbers(name: str, dtype: type, empty: str = "") -> NDArray[np.generic]:
-            return _parse([cell or empty for cell in columns.get(name, ())], dtype, name, path)
 
-        index = {"": -1} | {name: i for i, name in enumerate(class_names)}
-        for number, name in enumerate(columns["y_true"], start=2):
-            if name not in index:
+class _Quoted(dict[object, str]):
+    """A cell → as it stands in the file; most texts of a table stand in it many times."""
+
+    def __missing__(self, cell: object) -> str:
+        (self[cell],) = csv_line([cell])
+        return self[cell]
+
+
+class _Reader:
+    """Turns rows of a file into columns, line after line."""
+
+    def __init__(self, path: Path, header: Sequence[str]) -> None:
+        self.path, self.header = path, header
+        self.class_names = _classes_of(header, path)
+        self._index = {"": -1} | {name: i for i, name in enumerate(self.class_names)}
+        self._line = 2
+
+    def columns(self, rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """The next rows as fields of a table."""
+        for number, row in enumerate(rows, start=self._line):
+            if len(row) != len(self.header):
                 raise DataError(
-                    f"{path}:{number}: y_true {name!r} is none of {', '.join(class_names)}"
+                    f"{self.path}:{number}: expected {len(self.header)} cells, got {len(row)}"
                 )
-        shape = (len(class_names), len(rows))
-        logits = [numbers(f"logit_{name}", np.float64, "nan") for name in class_names]
-        probs = [numbers(f"p_{name}", np.float64) for name in class_names]
-        texts = {name: np.array(columns[name], dtype=np.str_) for name in _TEXT_COLUMNS}
-        fields: dict[str, Any] = {
-            **texts,
-            "fold": numbers("fold", np.int64),
-            "y_true": np.array([index[name] for name in columns["y_true"]], dtype=np.int64),
+        cells = zip(*rows, strict=True) if rows else ((),) * len(self.header)
+        columns = dict(zip(self.header, cells, strict=True))
+        texts = {name: self._texts(columns[name]) for name in ("y_true", *_TEXT_COLUMNS)}
+        for number, name in enumerate(texts["y_true"], start=self._line):
+            if name not in self._index:
+                raise DataError(
+                    f"{self.path}:{number}: y_true {name!r} is none of "
+                    f"{', '.join(self.class_names)}"
+                )
+        shape = (len(self.class_names), len(rows))
+        names = self.class_names
+        logits = [self._numbers(columns, f"logit_{name}", empty="nan") for name in names]
+        probs = [self._numbers(columns, f"p_{name}") for name in names]
+        found = {
+            **{name: np.array(texts[name], dtype=np.str_) for name in _TEXT_COLUMNS},
+            "fold": self._numbers(columns, "fold", np.int64),
+            "y_true": np.array([self._index[name] for name in texts["y_true"]], dtype=np.int64),
             "logits": np.ascontiguousarray(np.reshape(logits, shape).T),
             "probs": np.ascontiguousarray(np.reshape(probs, shape).T),
         }
+        self._line += len(rows)
+        return found
+
+    @staticmethod
+    def _texts(cells: Sequence[str]) -> list[str]:
+        """Cells without their apostrophes; most stand in a column many times."""
+        values = {cell: csv_value(cell) for cell in set(cells)}
+        return [values[cell] for cell in cells]
+
+    def _numbers(
+        self,
+        columns: Mapping[str, Sequence[str]],
+        name: str,
+        dtype: type[np.float64] | type[np.int64] = np.float64,
+        empty: str = "",
+    ) -> NDArray[np.generic]:
+        """A column as numbers, ``empty`` for cells that are."""
+        kind = "a whole number" if dtype is np.int64 else "a number"
+        convert = int if dtype is np.int64 else float
+        cells = [cell or empty for cell in columns[name]]
         try:
-            return cls(class_names, **fields)
-        except DataError as error:
-            table = SimpleNamespace(class_names=class_names, **fields)  # what failed its checks
-            row_number, text = _find_problem(table) or (0, error.message)
-            raise DataError(f"{path}:{row_number + 2}: {text}") from None
+            return np.array(list(map(convert, cells)), dtype=dtype)
+        except (ValueError, OverflowError):
+            for number, cell in enumerate(cells, start=self._line):
+                try:
+                    np.array(convert(cell), dtype=dtype)
+                except (ValueError, OverflowError):
+                    raise DataError(
+                        f"{self.path}:{number}: {name} {cell!r} is not {kind}"
+                    ) from None
+            raise
 
 
 def concatenate(tables: Sequence[PredictionTable]) -> PredictionTable:
@@ -258,19 +311,6 @@ def _classes_of(header: Sequence[str], path: Path) -> tuple[str, ...]:
     return names
 
 
-def _parse(cells: Sequence[str], dtype: type, name: str, path: Path) -> NDArray[np.generic]:
-    kind = "a whole number" if dtype is np.int64 else "a number"
-    try:
-        return np.array(list(map(int if dtype is np.int64 else float, cells)), dtype=dtype)
-    except (ValueError, OverflowError):
-        for number, cell in enumerate(cells, start=2):
-            try:
-                np.array(int(cell) if dtype is np.int64 else float(cell), dtype=dtype)
-            except (ValueError, OverflowError):
-                raise DataError(f"{path}:{number}: {name} {cell!r} is not {kind}") from None
-        raise
-
-
 def _find_problem(table: Any) -> tuple[int, str] | None:
     """The first wrong row and what is wrong with it; row −1 for the table as a whole."""
     n, k = len(table.image_id), len(table.class_names)
@@ -300,11 +340,24 @@ def _find_problem(table: Any) -> tuple[int, str] | None:
 
 
 def _find_repeat(table: Any) -> tuple[int, str] | None:
+    """The first row whose key stood before. Hashes of keys take a fifth of their memory."""
+    hashes: set[int] = set()
+    for rows in _blocks(len(table.image_id)):
+        hashes.update(map(hash, _keys(table, rows)))
+    if len(hashes) == len(table.image_id):
+        return None
     seen: set[tuple[object, ...]] = set()
-    for row, key in enumerate(
-        zip(*(getattr(table, name).tolist() for name in KEY_COLUMNS), strict=True)
-    ):
+    for row, key in enumerate(_keys(table, slice(None))):
         if key in seen:
             return row, f"image {key[0]} stands twice for the same model, part and input"
         seen.add(key)
     return None
+
+
+def _keys(table: Any, rows: slice) -> Iterator[tuple[object, ...]]:
+    return zip(*(getattr(table, name)[rows].tolist() for name in KEY_COLUMNS), strict=True)
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    """Rows 0 to n − 1, some thousands at a time."""
+    return (slice(start, start + _ROWS) for start in range(0, n, _ROWS))

@@ -260,15 +260,14 @@ def forest_logits(
     leaf = max(2, len(train) // _LEAVES)
     forest = ExtraTreesClassifier(TREES, min_samples_leaf=leaf, random_state=seed)
     forest.fit(filled[rows["train"]], data.y[rows["train"]])
-    logits = {}
-    for part in HELD_OUT:
-        if len(rows[part]) == 0:
-            logits[part] = np.empty((0, len(data.class_names)))
-            continue
-        probs = np.full((len(rows[part]), len(data.class_names)), 1e-3)
-        probs[:, forest.classes_] += forest.predict_proba(filled[rows[part]])
-        logits[part] = np.log(probs / probs.sum(axis=1, keepdims=True))
-    return logits
+    # All parts at once: a call for each would go through the trees, in Python, three times.
+    held_out = np.concatenate([rows[part] for part in HELD_OUT])
+    probs = np.full((len(held_out), len(data.class_names)), 1e-3)
+    if len(held_out):
+        probs[:, forest.classes_] += forest.predict_proba(filled[held_out])
+    logits = np.log(probs / probs.sum(axis=1, keepdims=True))
+    ends = np.cumsum([len(rows[part]) for part in HELD_OUT])[:-1]
+    return dict(zip(HELD_OUT, np.split(logits, ends), strict=True))
 
 
 def rank_logits(

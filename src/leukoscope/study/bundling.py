@@ -106,14 +106,17 @@ def export_bundle(
 
     files = RunFiles.open(run.path)
     _check_int8(files, int8)
+    card = render_model_card(run)  # it reads all predictions: before there are images in memory
     final = load_final_model(files, recipe)
     check_unchanged(final.manifest)  # trained_on.txt is to name the files that it was trained on
     unseen = UnseenImages.of_run(files, recipe)
     graph, quantised = write_graphs(final, int8=int8, compact=compact)
+    phantoms, golden = _golden(final)
     engine = open_engine(graph)
     outputs = _outputs(final, run, engine)
     gate, limits, patients = _gate(final, unseen, outputs, engine)
-    phantoms, golden = _golden(final)
+    answered = engine.run(golden)["logits"]
+    del engine  # it holds memory, and further ones will be opened
     material = _material(final, unseen, gate, limits, golden, "compact" if compact else "fp32")
     variants, answers = measure_variants(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
@@ -124,11 +127,11 @@ def export_bundle(
         **({MODEL_INT8: quantised} if quantised and _serves_int8(variants) else {}),
         "ood.safetensors": gate.to_bytes(),
         "LICENSE": LICENCE.encode(),
-        "MODEL_CARD.md": render_model_card(run).encode(),
+        "MODEL_CARD.md": card.encode(),
         "trained_on.txt": _hashes(final.data, final.rows["train"]),
         **by_unit,
         **of_cases,
-        **golden_files(phantoms, engine.run(golden)["logits"], variants=answers),
+        **golden_files(phantoms, answered, variants=answers),
     }
     return save_bundle(out, record, packed)
 

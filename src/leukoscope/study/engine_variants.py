@@ -91,19 +91,18 @@ def measure_variants(
     for name in ENGINES:
         if find_spec(name) is None:
             continue
-        plain = open_engine(graph, engine=name)
-        images = material.val[: len(material.reference)]
-        parity = measure_parity(material.reference, run_graph(plain, images)["logits"])
+        lower = [] if material.only_fp32 else list(_lower(name, int8))
+        compared = len(material.reference)
+        images = material.val if lower else material.val[:compared]
+        before = run_graph(open_engine(graph, engine=name), images)["logits"]
+        parity = measure_parity(material.reference, before[:compared])
         if refused := parity.refusal(material.stored):
             raise BundleError(
                 f"{name} fp32 does not compute what the trained network does: {refused}",
                 hint="report this with the recipe; the bundle was not written",
             )
         servings.append(EngineVariant(engine=name, precision="fp32", parity=parity))
-        lower = [] if material.only_fp32 else list(_lower(name, int8))
-        before = run_graph(plain, material.val)["logits"] if lower else None
         for precision in lower:
-            assert before is not None
             engine = open_engine(int8 if precision == "int8" and int8 else graph,
                                  engine=name, precision=precision)  # fmt: skip
             found = _measured(engine, precision, before, material)

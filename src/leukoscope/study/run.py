@@ -102,6 +102,7 @@ def _run_steps(
     tables, evidence = _fit_everything(run, config, found, plan, progress, executor, announce)
     with progress.step("statistics"):
         metrics = _write_statistics(run, config, found, plan, tables, evidence)
+    del tables, evidence  # packing needs the memory
     if report:
         _explain_and_pack(run, config, found, progress)
     unreadable = found.manifest.unreadable
@@ -306,7 +307,7 @@ def _write_statistics(
     table.save(run.predictions)
     _store_sets(run, config, plan, tables)
     measured = summarise(
-        PredictionTable.load(run.predictions),
+        table,
         plan.folds,
         config,
         inapplicable=plan.inapplicable,
