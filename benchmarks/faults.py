@@ -58,7 +58,7 @@ def trace_network(classes: int) -> None:
     """Trace the network of ``QUICK`` once: each child would spend nine tenths of its time on it."""
     from leukoscope.config.loading import load_recipe
     from leukoscope.learning.backbones import build_network
-    from leukoscope.learning.export import onnx_bytes
+    from leukoscope.learning.graphs.export import onnx_bytes
 
     recipe = load_recipe("quick", [SIZE])
     size_px = recipe.preprocess.size_px

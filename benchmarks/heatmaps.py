@@ -23,7 +23,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network
 from leukoscope.learning.checkpoint import load_checkpoint
-from leukoscope.learning.export import onnx_bytes
+from leukoscope.learning.graphs.export import onnx_bytes
 from leukoscope.pipeline.features.inputs import load_input
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.runtime.engines import open_engine

@@ -17,8 +17,8 @@ import torch
 from leukoscope.config.loading import load_recipe
 from leukoscope.learning.activations import LowerPart, UpperPart, upper_part
 from leukoscope.learning.backbones import ToInput, build_network
-from leukoscope.learning.export import open_session, part_bytes
 from leukoscope.learning.features import stream_outputs
+from leukoscope.learning.graphs.export import open_session, part_bytes
 from leukoscope.learning.optimisers import build_optimizer, fast_depthwise, freeze
 
 BATCH, ROUNDS = 32, 5

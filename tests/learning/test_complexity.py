@@ -15,7 +15,7 @@ from leukoscope.learning.complexity import (
     time_session,
     untrained_network,
 )
-from leukoscope.learning.export import open_session
+from leukoscope.learning.graphs.export import open_session
 
 
 def _layers(**config: object) -> list[LayerBlock]:

@@ -28,7 +28,6 @@ from leukoscope.core.errors import TrainingError
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import load_checkpoint, save_checkpoint
-from leukoscope.learning.export import check_parity, onnx_bytes
 from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier, log_loss
 from leukoscope.learning.feature_models import (
     FeatureHead,
@@ -36,6 +35,7 @@ from leukoscope.learning.feature_models import (
     PrincipalComponents,
     ProbabilityMapping,
 )
+from leukoscope.learning.graphs.export import check_parity, onnx_bytes
 
 K = 3
 CLASSES = ("benign", "pre_b", "pro_b")

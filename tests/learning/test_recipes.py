@@ -15,8 +15,8 @@ from leukoscope.config.recipe import GradientTraining, Recipe
 from leukoscope.learning.attribution import grad_cam, grad_cam_plus_plus
 from leukoscope.learning.backbones import ToInput, build_network
 from leukoscope.learning.batches import ImageSet
-from leukoscope.learning.export import check_parity, onnx_bytes, open_session
 from leukoscope.learning.features import predict_logits
+from leukoscope.learning.graphs.export import check_parity, onnx_bytes, open_session
 from leukoscope.learning.trainer import train_gradient
 
 CLASSES = ("benign", "early_pre_b", "pre_b", "pro_b")

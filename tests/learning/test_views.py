@@ -16,8 +16,8 @@ from leukoscope.core.errors import ConfigError
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network, views
 from leukoscope.learning.batches import ImageSet
-from leukoscope.learning.export import check_parity, onnx_bytes, open_session
 from leukoscope.learning.features import extract_features, predict_logits
+from leukoscope.learning.graphs.export import check_parity, onnx_bytes, open_session
 from leukoscope.learning.trainer import train_gradient
 
 

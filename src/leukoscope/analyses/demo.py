@@ -16,7 +16,7 @@ from leukoscope.core.errors import ConfigError
 from leukoscope.core.files import read_json, write_bytes
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.imaging.decode import decode_image
-from leukoscope.learning.ahead import traced_meanwhile
+from leukoscope.learning.graphs.ahead import traced_meanwhile
 from leukoscope.phantom import CLASS_FOLDERS
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER, write_phantoms

@@ -18,8 +18,8 @@ from leukoscope.core.files import atomic_path
 from leukoscope.learning.augment import augment_batch, build_augmentation
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import batch_seed
-from leukoscope.learning.export import open_session, part_bytes
 from leukoscope.learning.features import extract_features, stream_outputs
+from leukoscope.learning.graphs.export import open_session, part_bytes
 
 BATCH = 32
 LARGEST = float(np.finfo(np.float16).max)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from leukoscope.config.recipe import Recipe
 from leukoscope.learning.backbones import Network, build_network, evaluating, pass_black_image
-from leukoscope.learning.export import onnx_bytes, open_session
+from leukoscope.learning.graphs.export import onnx_bytes, open_session
 from leukoscope.learning.heads import FullyConnected, SqueezeExcite
 
 if TYPE_CHECKING:

@@ -16,15 +16,12 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError, DataError
 from leukoscope.core.threads import ordered_map
 from leukoscope.learning.backbones import Network, ToInput, evaluating
-from leukoscope.learning.export import onnx_bytes, open_session
+from leukoscope.learning.graphs.export import BATCH, onnx_bytes, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Outputs = dict[str, NDArray[np.float32]]
-BATCH = 4
-"""Images of one pass in one thread. An engine keeps the memory of its largest pass: at 336 px
-sixteen images take 360 MB a thread, four 110 MB, for the same features in the same time."""
 TORCH_BATCH = 32
 MANY = 300
 """Images from which on the exported graph is worth its export."""

@@ -94,7 +94,7 @@ def export_bundle(
         out: The bundle's folder; a bundle that lies in it is replaced as a whole.
         int8: Also quantise the graph.
         um_per_px: Pixel scale of the training images in µm, where it is known.
-        compact: Store the weights in half the bytes (:mod:`leukoscope.learning.export_variants`).
+        compact: Store the weights in half the bytes (:mod:`leukoscope.learning.graphs.variants`).
 
     Raises:
         DataError: The images are gone or changed, or a fold whose test images calibrate is not
@@ -229,7 +229,7 @@ def _material(
     stored: Stored,
 ) -> Material:
     """What the engines and precisions are measured on."""
-    from leukoscope.learning.export_variants import mean_logits
+    from leukoscope.learning.graphs.variants import mean_logits
 
     val, rows = final.pixels["val"], final.rows["val"]
     return Material(

@@ -192,8 +192,8 @@ def final_folders(run: RunFolder, recipe: str) -> list[Path]:
 
 def write_graphs(final: FinalModel, *, int8: bool, compact: bool) -> tuple[bytes, bytes | None]:
     """The ONNX graph, and the quantised one where it is asked for."""
-    from leukoscope.learning.export import onnx_bytes
-    from leukoscope.learning.export_variants import (
+    from leukoscope.learning.graphs.export import onnx_bytes
+    from leukoscope.learning.graphs.variants import (
         CALIBRATION_IMAGES,
         compact_weights,
         merge_members,

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from leukoscope.config.recipe import ModelConfig
-from leukoscope.learning import traces
 from leukoscope.learning.backbones import build_network
-from leukoscope.learning.traces import filled_trace
+from leukoscope.learning.graphs import traces
+from leukoscope.learning.graphs.traces import filled_trace
 
 
 class Scaled(nn.Module):

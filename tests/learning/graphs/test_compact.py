@@ -7,8 +7,8 @@ import onnx
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.learning.backbones import Network
-from leukoscope.learning.export import check_parity, onnx_bytes
-from leukoscope.learning.export_variants import compact_weights
+from leukoscope.learning.graphs.export import check_parity, onnx_bytes
+from leukoscope.learning.graphs.variants import compact_weights
 from leukoscope.runtime.engines import open_engine
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.user_cache import user_cache
 
-_CODE = "from leukoscope.learning.ahead import trace; trace()"
+_CODE = "from leukoscope.learning.graphs.ahead import trace; trace()"
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def traced_meanwhile(recipe: Recipe, num_classes: int) -> Iterator[None]:
 def trace() -> None:
     """What the other process does."""
     from leukoscope.learning.backbones import build_network
-    from leukoscope.learning.export import onnx_bytes
+    from leukoscope.learning.graphs.export import onnx_bytes
 
     recipe, num_classes = Recipe.model_validate_json(sys.argv[1]), int(sys.argv[2])
     network = build_network(

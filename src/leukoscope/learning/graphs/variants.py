@@ -17,8 +17,7 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.learning.backbones import Network
-from leukoscope.learning.export import network_logits
-from leukoscope.learning.features import BATCH
+from leukoscope.learning.graphs.export import BATCH, network_logits
 
 SMALLEST = 1e-30  # of a probability before its logarithm, which must stay finite
 CALIBRATION_IMAGES = 64
@@ -35,7 +34,7 @@ def merge_members(graphs: Sequence[bytes]) -> bytes:
     so that an engine finds what all members compute alike (frozen blocks) and does it once.
 
     Args:
-        graphs: One or more graphs of :func:`leukoscope.learning.export.onnx_bytes`, alike in
+        graphs: One or more graphs of :func:`leukoscope.learning.graphs.export.onnx_bytes`, alike in
             preprocessing, classes and the shapes of what they give.
 
     Raises:

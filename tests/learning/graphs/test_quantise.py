@@ -15,8 +15,8 @@ from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.gate import GateInputs, fit_gate
 from leukoscope.imaging.background import describe_appearance
 from leukoscope.learning.backbones import Network
-from leukoscope.learning.export import network_logits, onnx_bytes
-from leukoscope.learning.export_variants import quantise
+from leukoscope.learning.graphs.export import network_logits, onnx_bytes
+from leukoscope.learning.graphs.variants import quantise
 from leukoscope.runtime.engines import ENGINES, open_engine, unsupported_reason
 from leukoscope.study import engine_variants
 from leukoscope.study.engine_variants import Material, carried_over, measure_variants, run_graph

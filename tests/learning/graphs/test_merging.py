@@ -12,8 +12,8 @@ from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import BundleError
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.learning.backbones import build_network
-from leukoscope.learning.export import onnx_bytes, open_session
-from leukoscope.learning.export_variants import merge_members
+from leukoscope.learning.graphs.export import onnx_bytes, open_session
+from leukoscope.learning.graphs.variants import merge_members
 from leukoscope.runtime.engines import open_engine
 
 CONFIG = ModelConfig(backbone="test_resnet", weights="none")

@@ -140,7 +140,7 @@ def _name(kind: type | FunctionType | BuiltinFunctionType) -> str:
 def _makers() -> list[str]:
     """Versions of the libraries that trace, and a hash of the code here that is traced."""
     own = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         own.update(path.read_bytes())
     return [*(f"{name} {version(name)}" for name in _TRACERS), own.hexdigest()]
 

@@ -9,10 +9,10 @@ import pytest
 
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import Recipe
-from leukoscope.learning import export, traces
-from leukoscope.learning.ahead import traced_meanwhile
 from leukoscope.learning.backbones import build_network
-from leukoscope.learning.export import onnx_bytes
+from leukoscope.learning.graphs import export, traces
+from leukoscope.learning.graphs.ahead import traced_meanwhile
+from leukoscope.learning.graphs.export import onnx_bytes
 
 
 @pytest.fixture

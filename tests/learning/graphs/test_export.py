@@ -15,10 +15,10 @@ import torch
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import BundleError
-from leukoscope.learning import export, traces
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network
-from leukoscope.learning.export import check_parity, onnx_bytes, open_session
+from leukoscope.learning.graphs import export, traces
+from leukoscope.learning.graphs.export import check_parity, onnx_bytes, open_session
 
 CLASSES = ["benign", "early", "pre", "pro"]
 

@@ -1,0 +1,1 @@
+"""Networks as ONNX graphs: exporting, keeping traces, variants for prediction."""
