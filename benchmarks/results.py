@@ -1,4 +1,4 @@
-"""Print the results of study folders as Markdown, each under the command that made it.
+"""Print the results of study folders as Markdown.
 
 python benchmarks/results.py RUN [RUN ...]
 python benchmarks/results.py --repeats RUN [RUN ...]     # the same study with several seeds
@@ -8,12 +8,12 @@ python benchmarks/results.py --short NAME=RUN [...]      # the table of the READ
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from leukoscope.config.loading import load_study_config
 from leukoscope.core.files import read_csv
 from leukoscope.evaluation.predictions import PredictionTable
 
@@ -91,9 +91,10 @@ def interval(found: dict[str, Any], percent: bool = False) -> str:
 def print_study(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
-    command = re.sub(r"\S*/([^/\s]+)", r"\1", environment["command"]).replace(" --resume", "")
     seconds = sum(environment["seconds"].values())
-    print(f"\n## {command}\n")
+    data = Path(load_study_config(folder / "config.toml").data.path).name
+    recipes = dict.fromkeys(f"`{row['recipe']}`" for row in metrics["results"])
+    print(f"\n## {data}: {', '.join(recipes)}\n")
     print(f"{metrics['verdict']['headline']} (verdict: {metrics['verdict']['level']})\n")
     print("| what | held out | images | groups | " + " | ".join(t for _, t in METRICS) + " |")
     print("|---|---|---|---|" + "---|" * len(METRICS))
@@ -121,7 +122,9 @@ def print_study(folder: Path) -> None:
     for row in metrics["inapplicable"]:
         print(f"\n`{row['protocol']}` does not apply: {row['reason']}.")
     print(f"\n{seconds:.0f} s on {environment['cores']} cores ({environment['cpu']}), ", end="")
-    print(f"leukoscope {environment['packages']['leukoscope']}, seed {environment['seed']}.")
+    git = environment["git"]
+    commit = git["commit"][:7] + (" with changes" if git["dirty"] else "")
+    print(f"seed {environment['seed']}, commit {commit}.")
 
 
 def print_sources(metrics: dict[str, Any]) -> None:
