@@ -123,9 +123,8 @@ def make_splits(
         name: Name of the folds' protocol, e.g. ``acquisition-k48``; None means ``protocol``.
 
     Returns:
-        The folds; each covers all usable images. Their ``groups`` are the units held out, or
-        (``random``, ``deduplicated``, ``given``, ``site``, ``cohort``; ``session`` where each is
-        one patient's) patients, else components.
+        The folds; each covers all usable images. Their ``groups`` are what intervals resample:
+        the units held out, else patients, else components.
 
     Raises:
         SplitError: The data cannot support the protocol; says why.
@@ -147,8 +146,6 @@ def make_splits(
         sides = [np.where(test, "test", "") for test in tests]
     # in the acquisition protocols val and cal are cut from the rest by component
     units = images.component if protocol.startswith("acquisition") else held_out
-    if protocol == "session":
-        labels = _sessions_or_patients(images, labels)
     unit, resampled = _interval_groups(images, held_out, labels)
     folds = []
     for number, side in enumerate(sides):
@@ -220,7 +217,7 @@ def _touched(purge: IntArray | None, test: BoolArray) -> BoolArray:
 def _units(
     images: _Images, protocol: str, groups: Mapping[str, str] | None
 ) -> tuple[IntArray, list[str] | None]:
-    """(n,) number of what is held out as a whole, and its names; None for components."""
+    """(n,) number of what is held out as a whole, and names for intervals; None for others."""
     if protocol == "random":
         return np.arange(len(images.records)), None
     found = PROTOCOLS[protocol]
@@ -236,18 +233,20 @@ def _units(
     if protocol == "deduplicated" and groups is None:
         return images.component, None
     labels = images.column(own if groups is None else groups, what)
+    if protocol == "session":
+        return join_groups(labels), _sessions_or_patients(images, labels)
     if found.purges:
         return join_groups(labels), labels
     return join_groups(labels, images.component.tolist()), labels
 
 
-def _sessions_or_patients(images: _Images, labels: list[str] | None) -> list[str] | None:
+def _sessions_or_patients(images: _Images, labels: list[str]) -> list[str] | None:
     """What an interval over sessions resamples: None, for patients, where each is of one patient.
 
     Smears of one patient resemble each other, so that they count together.
     """
     patients: dict[str, set[str]] = {}
-    for session, record in zip(labels or (), images.records, strict=True):
+    for session, record in zip(labels, images.records, strict=True):
         patients.setdefault(session, set()).add(record.patient_id)
     nested = all(len(own) == 1 and "" not in own for own in patients.values())
     return None if nested else labels

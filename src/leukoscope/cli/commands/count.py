@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from leukoscope.evaluation.run_files import RunFiles
 
 WIDTH = 120  # of the table
+OF_BUNDLE = {
+    "images": "images", "bundle": "--bundle", "patients": "--patients", "truth": "--truth",
+    "layout": "--layout", "class_names": "--class", "target": "--target", "engine": "--engine",
+    "precision": "--precision", "um_per_px": "--um-per-px", "scale_bar_um": "--scale-bar-um",
+    "whole": "--whole",
+}  # fmt: skip
+"""What is said of images and bundle, and of no study: parameter and option."""
 
 ImagesArgument = Annotated[
     list[str] | None,
@@ -97,6 +104,7 @@ def register(app: typer.Typer) -> None:
 
 @command
 def count(
+    context: typer.Context,
     images: ImagesArgument = None,
     bundle: BundleOption = None,
     run: RunOption = None,
@@ -137,13 +145,7 @@ def count(
         return Wanted(question, out, method, corrections or (), not no_sheets, seed, show)
 
     if run is not None:
-        of_bundle = {
-            "images": images, "--bundle": bundle, "--patients": patients, "--truth": truth,
-            "--layout": layout != "auto", "--class": class_names, "--target": target,
-            "--engine": engine != "auto", "--precision": precision != "auto",
-            "--um-per-px": um_per_px, "--scale-bar-um": scale_bar_um, "--whole": whole,
-        }  # fmt: skip
-        files, recipe = _study(run, recipe, [name for name, given in of_bundle.items() if given])
+        files, recipe = _study(context, run, recipe)
         with progress_bars("images") as show:
             asked = wanted(files.manifest.class_names, show)
             result, cells = count_held_out(files, recipe, asked)
@@ -151,14 +153,9 @@ def count(
         named, folder = _images_and_bundle(images, bundle, recipe)
         one_thread_each()
         predictor = load_bundle(
-            folder,
-            engine=engine,
-            precision=precision,
-            bulk=True,
-            whole=whole,
-            um_per_px=um_per_px,
-            scale_bar_um=scale_bar_um,
-        )
+            folder, engine=engine, precision=precision, bulk=True, whole=whole,
+            um_per_px=um_per_px, scale_bar_um=scale_bar_um,
+        )  # fmt: skip
         material = _material(named, patients, truth, layout, class_map(class_names), target)
         with progress_bars("images") as show:
             asked = wanted(predictor.class_names, show)
@@ -167,12 +164,13 @@ def count(
     return _tell_unreadable(cells)
 
 
-def _study(run: Path, recipe: str | None, refused: Sequence[str]) -> tuple[RunFiles, str]:
+def _study(context: typer.Context, run: Path, recipe: str | None) -> tuple[RunFiles, str]:
     """The study whose own patients are counted, and which of its recipes."""
     from leukoscope.core.errors import UsageError
     from leukoscope.evaluation.run_files import RunFiles
 
-    if refused:
+    given = (name for name in OF_BUNDLE if _is_given(context, name))
+    if refused := [OF_BUNDLE[name] for name in given]:
         raise UsageError(
             f"--run counts the patients of a study as its folds answered them, and takes no "
             f"{', '.join(refused)}",
@@ -182,6 +180,12 @@ def _study(run: Path, recipe: str | None, refused: Sequence[str]) -> tuple[RunFi
     chosen = recipe or files.recipes[0]
     files.check_recipe(chosen)
     return files, chosen
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user typed an option."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _images_and_bundle(
