@@ -319,9 +319,10 @@ def _purge(source: Manifest, target: Manifest, shared: list[SharedImage], out: P
     purged = len(source.usable) - len(kept.usable)
     if purged and len(kept.class_names) < 2:
         raise DataError(
-            f"{source.root}: {purged} of {len(source.usable)} images show what {target.root} shows "
-            "too; fewer than two classes are left for phase 1",
-            hint="choose another source",
+            f"the target's images, or further ones of the same patients or fields, are {purged} of "
+            f"the {len(source.usable)} images of the source; fewer than two classes are left for "
+            "phase 1",
+            hint="choose a source of other patients",
         )
     if purged:
         rows = (
