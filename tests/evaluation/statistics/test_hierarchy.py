@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
-from leukoscope.evaluation.statistics.hierarchy import hierarchy_metrics, split_levels
+from leukoscope.evaluation.statistics.hierarchy import (
+    BINARY_METRICS,
+    BRANCHES,
+    SUBTYPE_METRICS,
+    hierarchy_metrics,
+    split_levels,
+)
+from leukoscope.evaluation.statistics.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 
 CLASSES = ("benign", "early_pre_b", "pre_b", "pro_b")
 
@@ -61,3 +68,50 @@ def test_a_certain_benign_image_has_even_subtypes() -> None:
     p, subtype, names = split_levels([[1.0, 0.0, 0.0, 0.0]], CLASSES)
     assert (p.tolist(), names) == ([0.0], CLASSES[1:])
     np.testing.assert_allclose(subtype, 1 / 3)
+
+
+def test_both_levels_resample_whole_groups_as_they_are_told() -> None:
+    y, prob, groups = made()
+    units = np.array(groups)
+    how: Sampling = {"replicates": 60, "confidence": 0.6, "seed": 3, "folds": 4}
+    found = hierarchy_metrics(y, prob, CLASSES, groups=groups, **how)
+    malignant, p = y > 0, prob[:, 1:].sum(1)
+    rows = {
+        "binary": (malignant.astype(int), np.stack([1 - p, p], 1), BRANCHES, units, BINARY_METRICS),
+        "subtype": (
+            y[malignant] - 1, prob[malignant, 1:] / p[malignant, None], CLASSES[1:],
+            units[malignant], SUBTYPE_METRICS,
+        ),
+    }  # fmt: skip
+    for level, (truth, probs, names, of_rows, wanted) in rows.items():
+        oracle = bootstrap_metrics(truth, probs, names, groups=of_rows, names=wanted, **how)
+        assert found[level] == {
+            "n": len(truth),
+            "n_groups": len(set(of_rows)),
+            "metrics": {name: oracle[name].to_json() for name in wanted},
+        }
+    right = np.where(p > 0.5, 1 + prob[:, 1:].argmax(1), 0) == y
+    assert found["two_step_accuracy"] == bootstrap_mean(right, groups=units, **how).to_json()
+    assert set(found) == {"binary", "subtype", "two_step_accuracy"}
+
+
+def test_roles_divide_classes_of_the_users_own() -> None:
+    y, prob, groups = made()
+    own = ("odd", "strange", "pre_b", "pro_b")
+    roles = {"odd": "healthy", "strange": "malignant"}
+    assert hierarchy_metrics(y, prob, own, groups=groups, replicates=20) is None
+    found = hierarchy_metrics(y, prob, own, groups=groups, roles=roles, replicates=20)
+    known = hierarchy_metrics(y, prob, CLASSES, groups=groups, replicates=20)
+    assert found["subtype"]["metrics"] == known["subtype"]["metrics"]
+    two_benign = {"odd": "healthy", "strange": "benign"}
+    found = hierarchy_metrics(y, prob, own, groups=groups, roles=two_benign, replicates=20)
+    assert found["binary"]["metrics"]["accuracy"]["value"] == pytest.approx(
+        accuracy_score(y > 1, prob[:, 2:].sum(1) > 0.5)
+    )
+    assert "two_step_accuracy" not in found
+
+
+def test_a_benign_image_that_is_called_malignant_is_wrong_whatever_the_subtype() -> None:
+    prob = [[0.5, 0.5, 0.0, 0.0], [0.4, 0.6, 0.0, 0.0], [0.0, 0.6, 0.4, 0.0]]
+    found = hierarchy_metrics([0, 0, 2], prob, CLASSES, groups=["a", "b", "c"], replicates=20)
+    assert found["two_step_accuracy"]["value"] == pytest.approx(1 / 3)  # 0.5 is not above 0.5
