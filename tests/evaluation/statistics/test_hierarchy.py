@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
+from leukoscope.core.errors import DataError
 from leukoscope.evaluation.statistics.hierarchy import (
     BINARY_METRICS,
     BRANCHES,
@@ -68,6 +69,35 @@ def test_a_certain_benign_image_has_even_subtypes() -> None:
     p, subtype, names = split_levels([[1.0, 0.0, 0.0, 0.0]], CLASSES)
     assert (p.tolist(), names) == ([0.0], CLASSES[1:])
     np.testing.assert_allclose(subtype, 1 / 3)
+    _, alone, _ = split_levels([[1.0, 0.0]], ("healthy", "all"))
+    assert alone.tolist() == [[1.0]]
+
+
+def test_a_sum_that_rounds_above_one_is_one() -> None:
+    row = [0.0, 0.1, 0.2, 0.3, 0.4]
+    parts = [0.0, *(part / sum(row) for part in row[1:])]
+    names = ("benign", "early_pre_b", "pre_b", "pro_b", "apl")
+    for scale in (1.0, 1 + 2**-50):
+        malignant, _, _ = split_levels([[part * scale for part in parts]], names)
+        assert 1 - 2**-50 < malignant[0] <= 1.0
+
+
+def test_two_malignant_classes_are_two_subtypes() -> None:
+    y, prob, groups = made()
+    rows = np.isin(y, (0, 2, 3))
+    three = prob[rows][:, [0, 2, 3]]
+    found = hierarchy_metrics(
+        np.searchsorted([0, 2, 3], y[rows]), three / three.sum(1, keepdims=True),
+        ("benign", "pre_b", "pro_b"), groups=np.array(groups)[rows], replicates=20,
+    )  # fmt: skip
+    assert found["subtype"]["n"] == (y[rows] > 0).sum()
+
+
+def test_classes_of_one_side_or_of_an_unknown_one_are_refused_by_name() -> None:
+    with pytest.raises(DataError, match="hierarchy: the classes do not divide"):
+        split_levels([[0.5, 0.5]], ("early_pre_b", "pre_b"))
+    with pytest.raises(DataError, match="hierarchy: it is not known what strange stands for"):
+        split_levels([[0.5, 0.5]], ("odd", "strange"), {"odd": "healthy"})
 
 
 def test_both_levels_resample_whole_groups_as_they_are_told() -> None:
