@@ -70,6 +70,10 @@ LOOKED_AT = (
     ("calibration/conformal", "coverage_distribution", _TYPE, (15,)),
     ("calibration/conformal", "coverage_distribution", _CANCELS, (22, 32, 48, 49, 50, 57)),
     ("calibration/conformal", "expected_coverage", _ROUNDING, (22, 36)),
+    ("robustness", "mean_corruption_error", _TYPE, (4, 6, 13, 15, 23, 25, 38, 44, 46)),
+    ("robustness", "is_beyond", "the first of the two conditions meets nothing but False", (7,)),
+    ("statistics/hierarchy", "split_levels", _TYPE, (3, 5)),
+    ("statistics/hierarchy", "hierarchy_metrics", _TYPE, (69,)),
 )
 """Survivors that no test could notice: module, function, why, numbers of the mutants."""
 EQUIVALENT = {
@@ -108,6 +112,7 @@ def test_example(name):
 _SETTINGS = """[tool.pytest.ini_options]
 addopts = "--strict-markers -q -x --import-mode=importlib -p no:cacheprovider"
 markers = ["real_data", "slow"]
+filterwarnings = ["error"]
 
 [tool.mutmut]
 source_paths = ["src"]

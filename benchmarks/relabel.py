@@ -18,6 +18,8 @@ import numpy as np
 
 from leukoscope.analyses.relabel import LabelEvidence, label_conflicts, make_queue, rank_images
 from leukoscope.config.loading import load_study_config
+from leukoscope.config.passport import load_passport
+from leukoscope.config.relabel_queue import RankedImages
 from leukoscope.config.study import SplitConfig
 from leukoscope.core.files import read_csv, read_json, write_csv
 from leukoscope.core.records import Manifest
@@ -102,7 +104,7 @@ def as_it_is(run: RunFolder, protocol: str) -> None:
     tell(manifest.root.name, "none", protocol, queue, {})
 
 
-def out_of_fold(run: RunFolder, manifest: Manifest, protocol: str, seed: int) -> dict:
+def out_of_fold(run: RunFolder, manifest: Manifest, protocol: str, seed: int) -> RankedImages:
     """The queue of the recipe quick on its cached features, with these labels."""
     config = load_study_config(run.config)
     recipe = config.recipes[0]
@@ -120,26 +122,24 @@ def out_of_fold(run: RunFolder, manifest: Manifest, protocol: str, seed: int) ->
             temperature = fit_temperature(logits["cal"], data.y[rows["cal"]])
             of_view.append(apply_temperature(logits["test"], temperature))
         probs[rows["test"]] = aggregate(np.stack(of_view, axis=1))
-    pairs = label_conflicts(data.records, read_json(run.passport))
+    pairs = label_conflicts(data.records, load_passport(run.passport))
     evidence = LabelEvidence(data.records, data.class_names, probs, pairs)
     return rank_images(evidence, count=len(data.records))
 
 
 def tell(
-    name: str, seed: object, protocol: str, queue: dict, truth: dict[str, str]
+    name: str, seed: object, protocol: str, queue: RankedImages, truth: dict[str, str]
 ) -> tuple[int, int]:
-    head = queue["rows"][: math.ceil(HEAD * queue["n"])]
-    found = [row for row in head if row["path"] in truth]
-    right = sum(row["suggested"] == truth[row["path"]] for row in found)
-    told = queue["label_errors"]
-    first = [row for row in queue["rows"] if row["list"] == "label"]
-    other = sum(row["path"] not in truth for row in first)
+    head = queue.rows[: math.ceil(HEAD * queue.n)]
+    found = [row for row in head if row.path in truth]
+    right = sum(row.suggested == truth[row.path] for row in found)
+    told = queue.label_errors
+    first = [row for row in queue.rows if row.of_list == "label"]
+    other = sum(row.path not in truth for row in first)
     share = f"{len(found)} ({len(found) / len(truth):.1%})" if truth else "—"
-    agree = [
-        max(p, key=p.get) == row["given"] for row in queue["rows"] if (p := row["probabilities"])
-    ]
-    cells = (name, seed, protocol, queue["n"], f"{np.mean(agree):.3f}", len(truth), share,
-             right if truth else "—", told["likely"], told["conflicts"], other)  # fmt: skip
+    agree = [max(p, key=p.get) == row.given for row in queue.rows if (p := row.probabilities)]
+    cells = (name, seed, protocol, queue.n, f"{np.mean(agree):.3f}", len(truth), share,
+             right if truth else "—", told.likely, told.conflicts, other)  # fmt: skip
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return len(found), len(truth)
 

@@ -115,7 +115,7 @@ def images(run: RunFolder, *numbers: int) -> list[str]:
 
 
 def test_the_queue_begins_with_swapped_labels_and_names_every_reason(run: RunFolder) -> None:
-    queue = make_queue(run)
+    queue = make_queue(run).to_json()
     rows = queue["rows"]
     assert queue["protocol"] == "deduplicated"
     assert {row["image_id"] for row in rows[:3]} == set(images(run, *SWAPPED, PAIR[1]))
@@ -137,12 +137,12 @@ def test_the_queue_begins_with_swapped_labels_and_names_every_reason(run: RunFol
     odd = by_id[images(run, ODD)[0]]
     assert "unlike the training images" in " ".join(odd["reasons"])
     assert images(run, 39)[0] not in by_id, "excluded images have no label to check"
-    assert make_queue(run) == queue
+    assert make_queue(run).to_json() == queue
 
 
 def test_lists_are_cut_and_what_is_absent_says_why(run: RunFolder) -> None:
     shutil.rmtree(run.cache)
-    queue = make_queue(run, count=2)
+    queue = make_queue(run, count=2).to_json()
     assert [row["list"] for row in queue["rows"]] == ["label"] * 2 + ["uncertain"] * 2
     assert "no features of a frozen backbone" in queue["lists"]["ood"]["absent"]
     assert queue["lists"]["label"]["found"] == 4
@@ -159,7 +159,7 @@ def test_an_untested_image_is_queued_only_for_its_conflict(run: RunFolder) -> No
     table = PredictionTable.load(run.predictions)
     left_out = images(run, PAIR[1])
     table.take(~np.isin(table.image_id, left_out)).save(run.predictions)
-    queue = make_queue(run)
+    queue = make_queue(run).to_json()
     assert queue["n_untested"] == 1
     (row,) = [row for row in queue["rows"] if row["image_id"] == left_out[0]]
     assert (row["score"], row["probabilities"]) == (None, None)
@@ -167,12 +167,13 @@ def test_an_untested_image_is_queued_only_for_its_conflict(run: RunFolder) -> No
 
 
 def test_the_page_holds_everything_and_fetches_nothing(run: RunFolder, data: Path) -> None:
-    queue = make_queue(run)
+    made = make_queue(run)
+    queue = made.to_json()
     broken = images(run, SWAPPED[0])[0]
     records = Manifest.load(run.manifest, data).images
     manifest = [replace(r, path="gone.png") if r.image_id == broken else r for r in records]
     Manifest(data, tuple(manifest)).save(run.manifest)
-    path, missing = write_queue(run, queue, silent)
+    path, missing = write_queue(run, made, silent)
     page = path.read_text()
     assert missing == [record.path for record in records if record.image_id == broken]
     text = re.search(r'id="queue">(.*?)</script>', page, re.DOTALL)[1]
@@ -183,7 +184,7 @@ def test_the_page_holds_everything_and_fetches_nothing(run: RunFolder, data: Pat
     listed = read_csv(run.path / "relabel/queue.csv")
     assert [row["image_id"] for row in listed] == [row["image_id"] for row in queue["rows"]]
     assert read_json(run.path / "relabel/queue.json") == queue
-    write_queue(run, queue, silent)
+    write_queue(run, made, silent)
     with pytest.raises(UsageError, match="another queue"):
         write_queue(run, make_queue(run, count=1), silent)
 
@@ -323,7 +324,7 @@ def test_the_probe_that_sees_only_cells_has_a_say(run: RunFolder) -> None:
     cells = table.select(protocol="deduplicated")
     cells = replace(cells, input=np.full(len(cells), "cells-only"), probs=cells.probs[:, ::-1])
     concatenate([table, cells]).save(run.predictions)
-    queue = make_queue(run)
+    queue = make_queue(run).to_json()
     assert queue["inputs"] == ["image", "cells-only"]
     # The two views contradict each other everywhere, so each class is as probable as its mirror.
     for row in queue["rows"]:
@@ -364,8 +365,8 @@ def test_swapped_labels_of_phantoms_stand_at_the_head_of_the_queue() -> None:
         records = tuple(
             ImageRecord(f"{i:03d}", f"{i}.png", label=label) for i, label in enumerate(labels)
         )
-        rows = rank_images(LabelEvidence(records, NAMES, probs, ()))["rows"]
-        head = {row["image_id"] for row in rows[: round(0.06 * len(truth))]}
+        rows = rank_images(LabelEvidence(records, NAMES, probs, ())).rows
+        head = {row.image_id for row in rows[: round(0.06 * len(truth))]}
         found += sum(f"{i:03d}" in head for i in wrong)
         planted += len(wrong)
     assert planted == 45

@@ -13,7 +13,7 @@ from leukoscope.evaluation.robustness import (
     mean_corruption_error,
     tolerated,
 )
-from leukoscope.evaluation.statistics.intervals import bootstrap_metrics
+from leukoscope.evaluation.statistics.intervals import Sampling, bootstrap_mean, bootstrap_metrics
 
 # AlexNet's error averaged over severities, and CE of a ResNet-50 in %, both by corruption, as
 # published with ImageNet-C (github.com/hendrycks/robustness); its mCE is given as 76.7.
@@ -94,3 +94,45 @@ def test_a_limit_keeps_what_is_tolerated_and_is_dropped_where_it_never_catches()
     assert late["caught_worst"] > 0.99
     assert "low" in late
     assert set(fit_limit(values, 2, "low")) == {"low"}  # all tolerated: where measuring ended
+
+
+HOW: Sampling = {"replicates": 200, "confidence": 0.7, "seed": 5, "folds": 3}
+TWO = ConditionSample(
+    ("benign", "pre_b"), np.repeat([0, 1], 20), [f"g{i // 4}" for i in range(40)], HOW
+)
+
+
+def test_every_number_of_a_condition_is_resampled_as_the_sample_says() -> None:
+    rng = np.random.default_rng(2)
+    p = rng.dirichlet([1, 1], 40)
+    review, reject = p.max(axis=1) < 0.7, p.max(axis=1) < 0.6
+    row = TWO.describe(("blur", 1, 0.5), ConditionOutputs(p, review, reject), answers([1] * 40))
+    oracle = bootstrap_metrics(
+        TWO.y_true, p, TWO.class_names, groups=TWO.groups, names=("accuracy", "ece"), **HOW
+    )
+    assert (row.accuracy, row.ece) == (oracle["accuracy"].estimate, oracle["ece"].estimate)
+    for found, values in ((row.review, review), (row.reject, reject)):
+        told = bootstrap_mean(values, groups=TWO.groups, y_true=TWO.y_true, **HOW)
+        assert found == told.estimate
+    lost = TWO.wrong(answers([1] * 40)) - TWO.wrong(ConditionOutputs(p, review, None))
+    told = bootstrap_mean(lost, groups=TWO.groups, y_true=TWO.y_true, **HOW)
+    assert row.difference == told.estimate
+
+
+def test_the_reference_is_resampled_with_the_model() -> None:
+    errors = (np.random.default_rng(1).random((3, 5, 40)) < 0.3).astype(float)
+    found = SAMPLE.corruption_error(errors, errors)
+    assert (found.low, found.high) == (1.0, 1.0)
+    wide, narrow = (
+        ConditionSample(TWO.class_names, TWO.y_true, TWO.groups, {"confidence": level})
+        for level in (0.99, 0.5)
+    )
+    first, second = wide.corruption_error(errors), narrow.corruption_error(errors)
+    assert first.high - first.low > 1.5 * (second.high - second.low)
+
+
+def test_limits_are_kept_from_half_of_the_worst_on_and_belong_to_the_inside() -> None:
+    inside, worst = np.full(4, 1.0), np.array([0.0, 0.0, 2.0, 2.0])
+    assert fit_limit([inside, worst], 0, "low") == {"caught": 0.5, "caught_worst": 0.5, "low": 1.0}
+    assert fit_limit([inside, worst], 0, "high")["high"] == 1.0
+    assert is_beyond(np.arange(4.0), low=1.0, high=2.0).tolist() == [True, False, False, True]

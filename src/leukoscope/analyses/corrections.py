@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from leukoscope.analyses.relabel import FOLDER, QUEUE_JSON
+from leukoscope.config.relabel_queue import Queue
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv, read_json, sha256_file, write_csv, write_json
 from leukoscope.core.known_classes import CLASSES
@@ -76,8 +76,8 @@ def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str,
             raise UsageError(f"{path} is there already", hint="name a new file with --out")
     if out.suffix.lower() != ".csv":
         raise UsageError(f"{out}: expected a name that ends in .csv", hint="e.g. manifest.v2.csv")
-    queue = read_json(run.path / FOLDER / QUEUE_JSON)
-    if sha256_file(run.manifest) != queue["manifest_sha256"]:
+    queue = Queue.load(run.path / FOLDER / QUEUE_JSON)
+    if sha256_file(run.manifest) != queue.manifest_sha256:
         raise DataError(
             f"{run.manifest} is not the manifest that the queue was made from",
             hint=f"make the queue again: leukoscope relabel {run.path}",
@@ -97,9 +97,7 @@ def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str,
     return provenance
 
 
-def read_corrections(
-    path: Path, queue: Mapping[str, Any], manifest: Manifest
-) -> dict[str, Correction]:
+def read_corrections(path: Path, queue: Queue, manifest: Manifest) -> dict[str, Correction]:
     """Read and check the decisions.
 
     Returns:
@@ -111,7 +109,7 @@ def read_corrections(
     rows = read_csv(path, required=REQUIRED)
     records = {record.image_id: record for record in manifest.images}
     by_hash = {record.sha256[:ID_DIGITS]: record for record in manifest.images}
-    suggested = {row["image_id"]: row["suggested"] for row in queue["rows"]}
+    suggested = {row.image_id: row.suggested for row in queue.rows}
     classes = order_classes(record.label for record in manifest.images if record.label)
     found: dict[str, Correction] = {}
     wrong: list[str] = []
@@ -119,9 +117,9 @@ def read_corrections(
         one = Correction(line, *(row[name].strip() for name in REQUIRED[:-1]))
         if not row["queue_sha256"] and one.image_id in by_hash:
             one = _of_prediction(one, by_hash[one.image_id])
-            row["queue_sha256"] = queue["sha256"]
+            row["queue_sha256"] = queue.sha256
             suggested.setdefault(one.image_id, one.label)
-        problem = _problem(one, row["queue_sha256"], queue["sha256"], records, suggested, classes)
+        problem = _problem(one, row["queue_sha256"], queue.sha256, records, suggested, classes)
         earlier = found.setdefault(one.image_id, one)
         if not problem and (earlier.decision, earlier.label) != (one.decision, one.label):
             problem = (
@@ -237,7 +235,7 @@ def _rows(
 
 def _provenance(
     files: RunFiles,
-    queue: Mapping[str, Any],
+    queue: Queue,
     corrections: Path,
     decided: Mapping[str, Correction],
     followed: Mapping[str, Correction],
@@ -270,15 +268,15 @@ def _provenance(
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "previous": {
             "run": files.run.path.resolve().name,
-            "manifest_sha256": queue["manifest_sha256"],
+            "manifest_sha256": queue.manifest_sha256,
             "data": data.name,
             "data_sha256": sha256_file(data) if data.is_file() else None,
             "provenance": read_json(earlier) if data.is_file() and earlier.is_file() else None,
         },
-        "queue": {name: queue[name] for name in ("sha256", "recipe", "protocol")},
+        "queue": queue.model_dump(include={"sha256", "recipe", "protocol"}),
         "corrections": {"file": corrections.name, "sha256": sha256_file(corrections)},
         "decisions": {name: kinds[name] for name in DECISIONS},
-        "not_decided": len(queue["rows"]) - len(decided),
+        "not_decided": len(queue.rows) - len(decided),
         "changes": changes,
         "caution": CAUTION,
     }

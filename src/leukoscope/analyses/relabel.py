@@ -6,21 +6,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.passport import Passport
+from leukoscope.config.relabel_queue import (
+    LabelErrorCounts,
+    ListName,
+    Queue,
+    QueueList,
+    QueueRow,
+    RankedImages,
+    SamePicture,
+)
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
-from leukoscope.core.files import read_json, sha256_file, sha256_json, write_csv, write_json
+from leukoscope.core.files import sha256_file, sha256_json, write_csv
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import PROTOCOLS, VOUCHING
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.combining import aggregate
 from leukoscope.evaluation.examples import (
-    LabelErrors,
     confident_learning,
     joint_distribution,
     margin_uncertainty,
@@ -37,7 +44,7 @@ COLUMNS = ("rank", "list", "image_id", "path", "given", "suggested", "score", "p
            "p_suggested", "reasons")  # fmt: skip
 COUNT = 200
 LEAST = "among the least certain images"
-QUEUE_SCORES: Mapping[str, str] = {
+QUEUE_SCORES: Mapping[ListName, str] = {
     "label": "p(suggested) − p(given), −1 to 1: confident learning (Northcutt et al. 2021)",
     "uncertain": "1 − (largest − second largest probability)",
     "ood": "distance from the training images over the distance that accepts 95 % of the "
@@ -188,7 +195,7 @@ def training_distances(
 
 def make_queue(
     run: RunFolder, *, recipe: str | None = None, protocol: str | None = None, count: int = COUNT
-) -> dict[str, object]:
+) -> Queue:
     """The queue of a run, from its ``predictions.csv``, ``manifest.csv`` and ``passport.json``.
 
     By default the run's first recipe, and the first of
@@ -196,7 +203,7 @@ def make_queue(
     lists.
 
     Returns:
-        The content of ``queue.json``; the same for the same files.
+        The same for the same files.
 
     Raises:
         DataError: A file is missing, or no image was tested.
@@ -216,29 +223,26 @@ def make_queue(
         ood,
         absent,
     )
-    content = {
-        "schema": 1,
-        "run": run.path.resolve().name,
-        "recipe": name,
-        "protocol": under,
-        "protocol_means": PROTOCOLS[under].basis,
-        "inputs": inputs,
-        "manifest_sha256": sha256_file(run.manifest),
-        "predictions_sha256": sha256_file(run.predictions),
-        **rank_images(evidence, count),
-    }
-    return {"sha256": sha256_json(content), **content}
+    queue = Queue(
+        **dict(rank_images(evidence, count)),
+        schema=1,
+        sha256="",
+        run=run.path.resolve().name,
+        recipe=name,
+        protocol=under,
+        protocol_means=PROTOCOLS[under].basis,
+        inputs=tuple(inputs),
+        manifest_sha256=sha256_file(run.manifest),
+        predictions_sha256=sha256_file(run.predictions),
+    )
+    content = {key: value for key, value in queue.to_json().items() if key != "sha256"}
+    return queue.model_copy(update={"sha256": sha256_json(content)})
 
 
-def rank_images(evidence: LabelEvidence, count: int = COUNT) -> dict[str, object]:
+def rank_images(evidence: LabelEvidence, count: int = COUNT) -> RankedImages:
     """Three lists in one queue: likely label errors and conflicts, least certain, least alike.
 
     ``count`` limits each list.
-
-    Returns:
-        ``class_names``, ``n``, ``label_errors`` (thresholds, counts, estimated share), ``lists``
-        (found and shown, or why absent) and ``rows``, the most suspicious first; an image stands
-        once, in the first list that names it, with the reasons of all.
 
     Raises:
         DataError: No image was tested.
@@ -254,44 +258,43 @@ def rank_images(evidence: LabelEvidence, count: int = COUNT) -> dict[str, object
     suggested = dict(zip(known.tolist(), errors.suggested.tolist(), strict=True))
     suspicious = known[review_order(errors, np.isin(known, list(partners)))].tolist()
     closest = known[np.argsort(-margin_uncertainty(evidence.probs[known]), kind="stable")].tolist()
-    lists = {
+    lists: dict[ListName, list[int]] = {
         "label": [*suspicious, *(row for row in partners if row not in suggested)],
         "uncertain": closest,
         "ood": _far_first(evidence.ood),
     }
     writer = _RowWriter(evidence, partners, suggested, set(known[errors.likely].tolist()))
-    rows: dict[int, dict[str, object]] = {}
+    rows: dict[int, QueueRow] = {}
     for name, ordered in lists.items():
         for row in ordered[:count]:
-            rows.setdefault(row, {"rank": len(rows) + 1, **writer.row(name, row)})
-    return {
-        "class_names": list(names),
-        "n": len(evidence.records),
-        "n_untested": len(evidence.records) - len(known),
-        "label_errors": _summary(errors, y[known]) | {"conflicts": len(evidence.pairs)},
-        "lists": {
-            name: {"absent": evidence.ood_absent}
+            if row not in rows:
+                rows[row] = writer.row(len(rows) + 1, name, row)
+    joint = joint_distribution(errors.counts, np.bincount(y[known], minlength=len(names)))
+    return RankedImages(
+        class_names=tuple(names),
+        n=len(evidence.records),
+        n_untested=len(evidence.records) - len(known),
+        label_errors=LabelErrorCounts(
+            thresholds=tuple(
+                round(float(t), 6) if np.isfinite(t) else None for t in errors.thresholds
+            ),
+            counts=tuple(tuple(row) for row in errors.counts.tolist()),
+            likely=int(errors.likely.sum()),
+            estimated_share=round(float(1 - np.trace(joint)), 6),
+            conflicts=len(evidence.pairs),
+        ),
+        lists={
+            name: QueueList(absent=evidence.ood_absent)
             if name == "ood" and evidence.ood is None
-            else {
-                "found": len(found),
-                "shown": sum(row["list"] == name for row in rows.values()),
-                "score": QUEUE_SCORES[name],
-            }
+            else QueueList(
+                found=len(found),
+                shown=sum(row.of_list == name for row in rows.values()),
+                score=QUEUE_SCORES[name],
+            )
             for name, found in lists.items()
         },
-        "rows": list(rows.values()),
-    }
-
-
-def _summary(errors: LabelErrors, y: NDArray[np.int64]) -> dict[str, object]:
-    """What confident learning says of all labels together."""
-    joint = joint_distribution(errors.counts, np.bincount(y, minlength=len(errors.counts)))
-    return {
-        "thresholds": [round(float(t), 6) if np.isfinite(t) else None for t in errors.thresholds],
-        "counts": errors.counts.tolist(),
-        "likely": int(errors.likely.sum()),
-        "estimated_share": round(float(1 - np.trace(joint)), 6),
-    }
+        rows=tuple(rows.values()),
+    )
 
 
 def _far_first(ood: NDArray[np.float64] | None) -> list[int]:
@@ -311,7 +314,7 @@ class _RowWriter:
     suggested: Mapping[int, int]
     likely: set[int]
 
-    def row(self, name: str, row: int) -> dict[str, object]:
+    def row(self, rank: int, name: ListName, row: int) -> QueueRow:
         """All that the queue says of one image."""
         record, names, p = self.evidence.records[row], self.evidence.class_names, self._p(row)
         partners = [(self.evidence.records[j], what) for j, what in self.partners.get(row, ())]
@@ -322,18 +325,19 @@ class _RowWriter:
         elif p:
             doubt = float(margin_uncertainty(self.evidence.probs[[row]])[0])
             score = doubt if name == "uncertain" else p[best] - p[record.label]
-        return {
-            "list": name,
-            "image_id": record.image_id,
-            "path": record.path,
-            "sha256": record.sha256,
-            "given": record.label,
-            "suggested": best,
-            "score": None if score is None else round(score, 6),
-            "probabilities": {n: round(x, 6) for n, x in p.items()} or None,
-            "reasons": list(self._reasons(row, record.label, best, p)) or [LEAST],
-            "same": [{"path": o.path, "label": o.label, "what": what} for o, what in partners],
-        }
+        return QueueRow(
+            rank=rank,
+            of_list=name,
+            image_id=record.image_id,
+            path=record.path,
+            sha256=record.sha256,
+            given=record.label,
+            suggested=best,
+            score=None if score is None else round(score, 6),
+            probabilities={n: round(x, 6) for n, x in p.items()} or None,
+            reasons=tuple(self._reasons(row, record.label, best, p)) or (LEAST,),
+            same=tuple(SamePicture(path=o.path, label=o.label, what=what) for o, what in partners),
+        )
 
     def _p(self, row: int) -> dict[str, float]:
         """The probabilities by class; empty where no model was tested on the image."""
@@ -359,7 +363,7 @@ class _RowWriter:
             yield f"unlike the training images: {ood[row]:.2f} times the accepted distance"
 
 
-def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> tuple[Path, list[str]]:
+def write_queue(run: RunFolder, queue: Queue, tell: Tell) -> tuple[Path, list[str]]:
     """Write ``queue.json``, ``queue.csv`` and the page.
 
     Returns:
@@ -372,24 +376,25 @@ def write_queue(run: RunFolder, queue: Mapping[str, Any], tell: Tell) -> tuple[P
 
     folder = run.path / FOLDER
     there = folder / QUEUE_JSON
-    if there.is_file() and read_json(there).get("sha256") != queue["sha256"]:
+    if there.is_file() and Queue.load(there).sha256 != queue.sha256:
         raise UsageError(
             f"{folder} holds another queue, to which corrections may belong",
             hint="move or delete that folder first",
         )
     manifest = RunFiles.open(run.path).manifest
-    write_csv(folder / QUEUE_CSV, COLUMNS, (_csv_row(row) for row in queue["rows"]))
+    write_csv(folder / QUEUE_CSV, COLUMNS, (_csv_row(row) for row in queue.rows))
     missing = write_relabel_page(folder / PAGE, queue, manifest, tell)
-    write_json(there, queue)  # last: its presence says "complete"
+    queue.save(there)  # last: its presence says "complete"
     return folder / PAGE, missing
 
 
-def _csv_row(row: Mapping[str, Any]) -> dict[str, object]:
-    p = row["probabilities"] or {}
+def _csv_row(row: QueueRow) -> dict[str, object]:
+    p = row.probabilities or {}
+    values = row.model_dump(by_alias=True)
     return {
-        **{name: row[name] for name in COLUMNS if name in row},
-        "score": "" if row["score"] is None else row["score"],
-        "p_given": p.get(row["given"], ""),
-        "p_suggested": p.get(row["suggested"], ""),
-        "reasons": "|".join(row["reasons"]),
+        **{name: values[name] for name in COLUMNS if name in values},
+        "score": "" if row.score is None else row.score,
+        "p_given": p.get(row.given, ""),
+        "p_suggested": p.get(row.suggested, ""),
+        "reasons": "|".join(row.reasons),
     }

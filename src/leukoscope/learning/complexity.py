@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,10 +56,6 @@ class Complexity:
     macs: int
     size_mb: float | None
     latency: tuple[Latency, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``comparison.json``."""
-        return {**asdict(self), "latency": [asdict(entry) for entry in self.latency]}
 
 
 def untrained_network(recipe: Recipe, num_classes: int) -> Network:
@@ -150,10 +146,6 @@ class LayerBlock:
     label: str
     shape: Shape
     parameters: int
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``comparison.json``."""
-        return {**asdict(self), "shape": list(self.shape)}
 
 
 @dataclass

@@ -104,7 +104,7 @@ def test_compare_and_study_say_the_same_of_the_same_predictions() -> None:
         "accuracy", "features-svm", {"replicates": 200, "confidence": 0.95, "seed": 42}
     )
     (compared,) = leaderboard_tests(board, {}, settings)
-    assert compared["p_holm"] == study["p_holm"] < 0.05
-    assert compared["difference"] == study["difference"]
-    assert compared["difference"]["reliable"] is False
-    assert compared["verdict"] == study["verdict"] == "not distinguishable"
+    assert compared.p_holm == study["p_holm"] < 0.05
+    assert compared.difference.model_dump() == study["difference"]
+    assert compared.difference.reliable is False
+    assert compared.verdict == study["verdict"] == "not distinguishable"

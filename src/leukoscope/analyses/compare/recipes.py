@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from leukoscope.analyses.compare.sources import Candidate
+from leukoscope.config.comparison import (
+    ComparedRecipe,
+    MeasuredLatency,
+    MeasuredNetwork,
+    NetworkCost,
+    NetworkLayer,
+    TrainingRecord,
+)
 from leukoscope.config.loading import list_recipes, load_recipe
 from leukoscope.config.recipe import GradientTraining, Recipe
+from leukoscope.config.stored import check_record
 from leukoscope.core.errors import DataError, LeukoscopeError
 from leukoscope.core.files import read_json, sha256_json, write_json
 from leukoscope.core.run_folder import training_history
@@ -24,44 +35,47 @@ _FOLLOWS = {"name", "title", "reference", "notes", "model.backbone", "model.weig
 SCHEMA = 1
 
 
-def describe_candidate(candidate: Candidate) -> dict[str, Any]:
+def describe_candidate(candidate: Candidate) -> ComparedRecipe:
     """Settings, origin, deviations and training of one recipe of one run."""
     recipe = candidate.source.recipe(candidate.name)
-    entry: dict[str, Any] = {
-        "label": candidate.label,
-        "recipe": candidate.name,
-        "run": candidate.source.name,
-        "settings": None,
-        "title": candidate.name,
-        "study": "",
-        "reported": "",
-        "marks": [],
-        "published_epochs": None,
-        "training": {},
-    }
     if recipe is None:
-        return entry
+        return ComparedRecipe(
+            label=candidate.label,
+            title=candidate.name,
+            settings=None,
+            recipe=candidate.name,
+            run=candidate.source.name,
+            study="",
+            reported="",
+            marks=(),
+            published_epochs=None,
+            training={},
+        )
     published = published_recipe(recipe)
     study, _, rest = recipe.reference.partition(":")
-    return entry | {
-        "settings": _without_folders(recipe.model_dump(mode="json")),
-        "title": recipe.title,
-        "study": study if rest else "",
-        "reported": recipe.reference.partition("reported ")[2],
-        "marks": list(_marks(recipe, published)),
-        "published_epochs": _epochs(published),
-        "training": {
-            protocol: _training(candidate, recipe, protocol)
-            for protocol in dict.fromkeys(
-                candidate.source.table.select(recipe=recipe.name).protocol.tolist()
-            )
-        },
-    }
+    tested = candidate.source.table.select(recipe=recipe.name).protocol.tolist()
+    return ComparedRecipe(
+        label=candidate.label,
+        title=recipe.title,
+        settings={key: _without_folders(value) for key, value in as_json(recipe).items()},
+        recipe=candidate.name,
+        run=candidate.source.name,
+        study=study if rest else "",
+        reported=recipe.reference.partition("reported ")[2],
+        marks=tuple(_marks(recipe, published)),
+        published_epochs=_epochs(published),
+        training={name: _training(candidate, recipe, name) for name in dict.fromkeys(tested)},
+    )
 
 
-def _without_folders(value: object) -> object:
+def as_json(recipe: Recipe) -> dict[str, JsonValue]:
+    """Every setting of a recipe, defaults included."""
+    return recipe.model_dump(mode="json")
+
+
+def _without_folders(value: JsonValue) -> JsonValue:
     """Names in place of paths: a page that is passed on must not tell where it was made."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_folders(inner) for inner in value]
@@ -100,23 +114,24 @@ def _marks(recipe: Recipe, published: Recipe | None) -> Iterator[str]:
         yield f"changed: {', '.join(changed)}"
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
+def _flat(recipe: Recipe) -> dict[str, JsonValue]:
     """Dotted key → value."""
-    flat, waiting = {}, list(recipe.model_dump(mode="json").items())
+    flat: dict[str, JsonValue] = {}
+    waiting = list(as_json(recipe).items())
     for key, value in waiting:
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             waiting += [(f"{key}.{name}", inner) for name, inner in value.items()]
         else:
             flat[key] = value
     return flat
 
 
-def _training(candidate: Candidate, recipe: Recipe, protocol: str) -> dict[str, Any]:
+def _training(candidate: Candidate, recipe: Recipe, protocol: str) -> TrainingRecord:
     """Epochs run and best, seconds, curves, one item a fold."""
     folder = candidate.source.files.run.path / "models" / recipe.name / protocol
-    record: dict[str, Any] = {"epochs": [], "best_epoch": [], "seconds": [], "curves": []}
     if not isinstance(recipe.training, GradientTraining):
-        return record
+        return TrainingRecord()
+    epochs, best, seconds, curves = [], [], [], []
     for path in sorted(folder.glob("fold*")):
         rows, head = training_history(path)
         if not rows or "epoch" not in rows[-1]:
@@ -127,11 +142,16 @@ def _training(candidate: Candidate, recipe: Recipe, protocol: str) -> dict[str, 
         }
         columns["epoch"] = [float(number + 1) for number in range(len(rows))]
         last = {name: values[head:] for name, values in columns.items()}
-        record["epochs"].append(len(rows))
-        record["best_epoch"].append(_best_epoch(last, recipe.training.keep_best))
-        record["seconds"].append(sum(value or 0.0 for value in columns["seconds"]))
-        record["curves"].append({name: columns[name] for name in CURVES})
-    return record
+        epochs.append(len(rows))
+        best.append(_best_epoch(last, recipe.training.keep_best))
+        seconds.append(sum(value or 0.0 for value in columns["seconds"]))
+        curves.append({name: tuple(columns[name]) for name in CURVES})
+    return TrainingRecord(
+        epochs=tuple(epochs),
+        best_epoch=tuple(best),
+        seconds=tuple(seconds),
+        curves=tuple(curves),
+    )
 
 
 def _best_epoch(columns: Mapping[str, list[float | None]], criterion: str) -> int | None:
@@ -160,14 +180,14 @@ def measure_recipes(
     threads: int,
     latency: bool,
     tell: Callable[[int, int], None],
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, MeasuredNetwork], list[str]]:
     """Complexity and layers of every recipe.
 
     ``cache`` keeps measurements: equal networks are measured once. Without ``latency`` nothing is
     exported and timed.
 
     Returns:
-        Label → ``{"complexity", "layers"}``, and notes on what could not be measured.
+        Label → what was measured, and notes on what could not be measured.
     """
     if find_spec("torch") is None:
         return {}, ["torch is not installed: parameters, latency and diagrams are left out."]
@@ -183,22 +203,22 @@ def measure_recipes(
 
 def _cached(
     recipe: Recipe, num_classes: int, cache: Path, threads: int, latency: bool
-) -> dict[str, Any]:
+) -> MeasuredNetwork:
     model = recipe.model.model_dump(mode="json") | {"weights": ""}
     size = recipe.preprocess.size_px
     key = sha256_json([SCHEMA, model, size, num_classes, threads, latency, cpu_name()])
     path = cache / f"{recipe.model.backbone}-{key[:16]}.json"
     if path.is_file():
         try:
-            return dict(read_json(path))
-        except (DataError, TypeError, ValueError):
+            return check_record(MeasuredNetwork, read_json(path), str(path), "")
+        except DataError:
             path.unlink()  # damaged: measure again
-    value = _measure(recipe, num_classes, threads, latency)
-    write_json(path, value)
-    return value
+    found = _measure(recipe, num_classes, threads, latency)
+    write_json(path, found.model_dump(mode="json"))
+    return found
 
 
-def _measure(recipe: Recipe, num_classes: int, threads: int, latency: bool) -> dict[str, Any]:
+def _measure(recipe: Recipe, num_classes: int, threads: int, latency: bool) -> MeasuredNetwork:
     from leukoscope.learning.complexity import (
         describe_layers,
         measure_complexity,
@@ -208,12 +228,15 @@ def _measure(recipe: Recipe, num_classes: int, threads: int, latency: bool) -> d
     network = untrained_network(recipe, num_classes)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     complexity = measure_complexity(network, recipe, threads=threads, latency=latency)
-    return {
-        "complexity": {
-            **complexity.to_json(),
-            "cpu": cpu_name(),
-            "load": None if busy is None else round(busy, 1),
-            "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        },
-        "layers": [block.to_json() for block in describe_layers(network)],
-    }
+    return MeasuredNetwork(
+        complexity=NetworkCost(
+            parameters=complexity.parameters,
+            macs=complexity.macs,
+            size_mb=complexity.size_mb,
+            latency=tuple(MeasuredLatency(**asdict(timed)) for timed in complexity.latency),
+            cpu=cpu_name(),
+            load=None if busy is None else round(busy, 1),
+            measured=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        ),
+        layers=tuple(NetworkLayer(**asdict(block)) for block in describe_layers(network)),
+    )

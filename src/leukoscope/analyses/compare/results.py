@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.analyses.compare.sources import Leaderboard
+from leukoscope.config.comparison import (
+    CurvePoints,
+    PairedTest,
+    Place,
+    ProtocolHead,
+    RecipeResult,
+    Spread,
+)
 from leukoscope.core.errors import UnknownNameError
 from leukoscope.evaluation.statistics.comparison import PredictorPair, compare
 from leukoscope.evaluation.statistics.intervals import Sampling, bootstrap_metrics
@@ -60,7 +67,7 @@ def check_settings(settings: ComparisonSettings, boards: Sequence[Leaderboard]) 
 
 def leaderboard_results(
     board: Leaderboard, settings: ComparisonSettings
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, RecipeResult]:
     """Label → metrics with intervals, confusion, curves, place, spread."""
     labels = [candidate.label for candidate in board.candidates]
     places = bootstrap_ranks(
@@ -73,47 +80,53 @@ def leaderboard_results(
         **settings.how,
     )
     return {
-        label: {**_one(board, label, settings), "place": place.to_json()}
+        label: _one(board, label, settings, Place(**asdict(place)))
         for label, place in zip(labels, places, strict=True)
     }
 
 
-def _one(board: Leaderboard, label: str, settings: ComparisonSettings) -> dict[str, object]:
+def _one(
+    board: Leaderboard, label: str, settings: ComparisonSettings, place: Place
+) -> RecipeResult:
     y, probs, folds = board.y_true, board.probs[label], len(set(board.fold[label].tolist()))
     how: Sampling = {**settings.how, "folds": folds}
     intervals = bootstrap_metrics(
         y, probs, board.class_names, groups=board.groups, roles=board.roles,
         **how,
     )  # fmt: skip
-    return {
-        "metrics": {name: interval.to_json() for name, interval in intervals.items()},
-        "confusion": confusion_matrix(y, probs.argmax(axis=1), len(board.class_names)).tolist(),
-        "roc": _roc(y, probs, board.class_names),
-        "folds": folds,
-    }
+    confusion = confusion_matrix(y, probs.argmax(axis=1), len(board.class_names)).tolist()
+    return RecipeResult(
+        metrics={name: interval.estimate for name, interval in intervals.items()},
+        confusion=tuple(map(tuple, confusion)),
+        roc=_roc(y, probs, board.class_names),
+        folds=folds,
+        place=place,
+    )
 
 
 def _roc(
     y: NDArray[np.int64], probs: NDArray[np.float64], class_names: Sequence[str]
-) -> dict[str, dict[str, list[float]]]:
+) -> dict[str, CurvePoints]:
     """Points of each one-vs-rest curve; thinned to what a figure can show."""
     points = {}
     for name, curve in roc_curves(y, probs, class_names).items():
         count = min(ROC_POINTS, len(curve.x))
         keep = np.unique(np.linspace(0, len(curve.x) - 1, count).round().astype(np.int64))
-        points[name] = {"x": curve.x[keep].round(5).tolist(), "y": curve.y[keep].round(5).tolist()}
+        points[name] = CurvePoints(
+            x=tuple(curve.x[keep].round(5).tolist()), y=tuple(curve.y[keep].round(5).tolist())
+        )
     return points
 
 
-def leaderboard_spread(board: Leaderboard, settings: ComparisonSettings) -> dict[str, Any] | None:
+def leaderboard_spread(board: Leaderboard, settings: ComparisonSettings) -> Spread | None:
     """The metric in each fold, or, of a hold-out, in each group of images that look alike.
 
     Groups are the patients where all images name one, else the acquisition clusters of the audit.
 
     Returns:
-        ``{"over", "values": {label: [...]}}``, or None where there are too few of either.
+        None where there are too few of either.
     """
-    members: Mapping[str, NDArray[Any]] = board.fold
+    members: Mapping[str, NDArray[np.generic]] = board.fold
     over = "fold"
     if any(len(set(numbers.tolist())) < FEWEST_FOLDS for numbers in members.values()):
         if not metric_of(settings.metric).of_images:
@@ -132,7 +145,7 @@ def leaderboard_spread(board: Leaderboard, settings: ComparisonSettings) -> dict
     }
     if min(len(found) for found in values.values()) < FEWEST_FOLDS:
         return None
-    return {"over": over, "values": {k: [round(v, 5) for v in vs] for k, vs in values.items()}}
+    return Spread(over=over, values={k: tuple(round(v, 5) for v in vs) for k, vs in values.items()})
 
 
 def _alike(board: Leaderboard) -> tuple[str, NDArray[np.str_]]:
@@ -145,8 +158,8 @@ def _alike(board: Leaderboard) -> tuple[str, NDArray[np.str_]]:
 
 
 def leaderboard_tests(
-    board: Leaderboard, results: Mapping[str, Mapping[str, object]], settings: ComparisonSettings
-) -> list[dict[str, object]]:
+    board: Leaderboard, results: Mapping[str, RecipeResult], settings: ComparisonSettings
+) -> list[PairedTest]:
     """Each recipe against the reference on the same images; together they are one family."""
     reference = reference_of(board, results, settings)
     others = [c.label for c in board.candidates if c.label != reference]
@@ -158,30 +171,42 @@ def leaderboard_tests(
         for label in others
     ]  # fmt: skip
     return [
-        {"a": label, "b": reference, **found.to_json(), "protocol": board.protocol}
+        PairedTest(
+            a=label,
+            b=reference,
+            metric=found.metric,
+            difference=found.difference.estimate,
+            verdict=found.verdict,
+            n=found.n,
+            n_groups=found.difference.n_groups,
+            p=round(found.p, 5),
+            p_holm=round(found.p_holm, 5),
+            protocol=board.protocol,
+        )
         for label, found in zip(others, compare(family, **settings.how), strict=True)
     ]
 
 
 def reference_of(
-    board: Leaderboard, results: Mapping[str, Mapping[str, Any]], settings: ComparisonSettings
+    board: Leaderboard, results: Mapping[str, RecipeResult], settings: ComparisonSettings
 ) -> str:
     """The recipe that others are tested against: the one asked for, else the best."""
     labels = [candidate.label for candidate in board.candidates]
     if settings.against in labels:
         return settings.against
-    return min(labels, key=lambda label: float(results[label]["place"]["rank"]))
+    return min(labels, key=lambda label: results[label].place.rank)
 
 
-def leaderboard_head(board: Leaderboard) -> dict[str, object]:
-    """What was tested: images, groups, classes, notes."""
+def leaderboard_head(board: Leaderboard, settings: ComparisonSettings) -> ProtocolHead:
+    """What was tested: images, groups, classes, notes, and how the metric spreads."""
     counts = np.bincount(board.y_true, minlength=len(board.class_names))
-    return {
-        "name": board.protocol,
-        "n": len(board.image_id),
-        "n_groups": len(set(board.groups.tolist())),
-        "group_unit": unit_of(board.protocol, board.candidates[0].source.files.splits),
-        "per_class": dict(zip(board.class_names, counts.tolist(), strict=True)),
-        "labels": [candidate.label for candidate in board.candidates],
-        "notes": list(board.notes),
-    }
+    return ProtocolHead(
+        name=board.protocol,
+        n=len(board.image_id),
+        n_groups=len(set(board.groups.tolist())),
+        group_unit=unit_of(board.protocol, board.candidates[0].source.files.splits),
+        per_class=dict(zip(board.class_names, counts.tolist(), strict=True)),
+        labels=tuple(candidate.label for candidate in board.candidates),
+        notes=tuple(board.notes),
+        spread=leaderboard_spread(board, settings),
+    )

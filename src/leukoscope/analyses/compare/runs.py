@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from leukoscope.analyses.compare.recipes import (
+    as_json,
     describe_candidate,
     measure_recipes,
     published_recipe,
@@ -21,7 +24,6 @@ from leukoscope.analyses.compare.results import (
     check_settings,
     leaderboard_head,
     leaderboard_results,
-    leaderboard_spread,
     leaderboard_tests,
 )
 from leukoscope.analyses.compare.sources import (
@@ -32,8 +34,19 @@ from leukoscope.analyses.compare.sources import (
     make_leaderboards,
     read_sources,
 )
+from leukoscope.config.comparison import (
+    ComparisonFile,
+    MeasuredNetwork,
+    NamedNetwork,
+    NetworkCost,
+    OtherEvaluation,
+    RecipeResult,
+    RunFacts,
+    RunVerdict,
+)
+from leukoscope.config.stored import check_record
 from leukoscope.core.errors import UsageError
-from leukoscope.core.files import write_csv, write_json
+from leukoscope.core.files import write_csv
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import check_roles
 from leukoscope.core.program import __version__
@@ -45,26 +58,30 @@ from leukoscope.pipeline.results.entries import sampling
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
 RESULT = "comparison.json"
 NETWORKS = ("gradient", "linear-head")  # methods whose result is one network
 
 
-class ComparedRuns(dict[str, Any]):
+class ComparedRuns(dict[str, JsonValue]):
     """The content of ``comparison.json``, which shows itself in a notebook."""
 
+    @property
+    def content(self) -> ComparisonFile:
+        """The same by attribute."""
+        return check_record(ComparisonFile, self, RESULT, ComparisonFile.hint)
+
     def __repr__(self) -> str:
-        return f"<ComparedRuns: {', '.join(entry['label'] for entry in self['entries'])}>"
+        return f"<ComparedRuns: {', '.join(entry.label for entry in self.content.entries)}>"
 
     def _repr_html_(self) -> str:
         from leukoscope.reporting.formats import interval
 
-        metric = self["metric"]
+        found, metric = self.content, self.content.metric
         rows = [
-            (head["name"], entry["label"], head["n"], interval(found["metrics"][metric], metric))
-            for head in self["protocols"]
-            for entry in self["entries"]
-            if (found := entry["results"].get(head["name"]))
+            (head.name, entry.label, head.n, interval(entry.value(head.name, metric), metric))
+            for head in found.protocols
+            for entry in found.entries
+            if head.name in entry.results
         ]
         return html_table(("held out", "model", "n", metric), rows)
 
@@ -74,7 +91,7 @@ class ComparedRuns(dict[str, Any]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return data_frame(_rows(self))
+        return data_frame(_rows(self.content))
 
 
 def compare_runs(
@@ -127,15 +144,13 @@ def compare_runs(
     candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
     settings = ComparisonSettings(metric, against, sampling(sources[0].files.config))
     check_settings(settings, boards)
-    comparison = _head(runs, out, sources, settings, stated)
-    comparison["notes"] += copies
-    comparison |= _statistics(candidates, boards, settings, progress)
-    comparison["external"] = external
+    head = _head(runs, out, sources, settings, stated)
+    comparison = _compared(head, copies, external, candidates, boards, progress)
     if models:
         measure = partial(measure_recipes, cache=out / "cache", threads=threads, latency=latency)
-        _add_models(comparison, candidates, measure, progress, published=published)
+        comparison = _with_models(comparison, candidates, measure, progress, published=published)
     _write(comparison, out, progress)
-    return ComparedRuns(comparison)
+    return ComparedRuns(comparison.to_json())
 
 
 def _check_beside(out: Path, runs: Sequence[Path]) -> None:
@@ -151,65 +166,70 @@ def _with_roles(
     return [replace(board, roles={**board.roles, **stated}) for board in boards], stated
 
 
+@dataclass(frozen=True)
+class _Head:
+    """What is known of a comparison before its statistics."""
+
+    command: str
+    settings: ComparisonSettings
+    runs: tuple[RunFacts, ...]
+    notes: tuple[str, ...]
+
+
 def _head(
     runs: Sequence[Path],
     out: Path,
     sources: Sequence[ComparedRun],
     settings: ComparisonSettings,
     roles: Roles,
-) -> dict[str, Any]:
+) -> _Head:
     named = " ".join(_without_folders(str(run)) for run in runs)
     options = "" if settings.metric == "accuracy" else f" --metric {settings.metric}"
     options += "" if settings.against == BEST else f" --against '{settings.against}'"
     options += "".join(f" --role {name}={role}" for name, role in roles.items())
-    return {
-        "schema": SCHEMA,
-        "leukoscope": __version__,
-        "command": f"leukoscope compare {named} --out {_without_folders(str(out))}{options}",
-        "metric": settings.metric,
-        "against": settings.against,
-        **{key: settings.how[key] for key in ("confidence", "replicates", "seed")},
-        "runs": [_run_facts(source) for source in sources],
-        "notes": [note for source in sources for note in source.notes],
-    }
+    return _Head(
+        command=f"leukoscope compare {named} --out {_without_folders(str(out))}{options}",
+        settings=settings,
+        runs=tuple(_run_facts(source) for source in sources),
+        notes=tuple(note for source in sources for note in source.notes),
+    )
 
 
-def _run_facts(source: ComparedRun) -> dict[str, Any]:
+def _run_facts(source: ComparedRun) -> RunFacts:
     files = source.files
     usable = files.manifest.usable
     environment = files.environment if files.run.environment.is_file() else None
-    parts: dict[str, Any] = {}
+    parts: dict[str, list[dict[str, int]]] = {}
     for fold in files.splits:
         sizes = Counter(fold.parts.values())
         row = {name: sizes[name] for name in (*PARTS, "purged")}
         parts.setdefault(fold.protocol, []).append(row)
     counts = Counter(record.label for record in usable)
-    return {
-        "name": source.name,
-        "command": _without_folders(environment.command if environment else ""),
-        "data": files.config.data.root.name,
-        "images": len(usable),
-        "files": len(files.manifest.images),
-        "classes": {name: counts[name] for name in files.manifest.class_names},
-        "groups": len({record.group_id or record.image_id for record in usable}),
-        "patients": len({record.patient_id for record in usable} - {""}),
-        "clusters": len({record.acquisition_id for record in usable} - {""}),
-        "parts": parts,
-        "seed": files.config.seed,
-        "finished": source.finished,
-        "verdict": _verdict_of(source),
-        "cpu": environment.cpu if environment else "",
-        "cores": environment.cores if environment else None,
-    }
+    return RunFacts(
+        name=source.name,
+        command=_without_folders(environment.command if environment else ""),
+        data=files.config.data.root.name,
+        images=len(usable),
+        files=len(files.manifest.images),
+        classes={name: counts[name] for name in files.manifest.class_names},
+        groups=len({record.group_id or record.image_id for record in usable}),
+        patients=len({record.patient_id for record in usable} - {""}),
+        clusters=len({record.acquisition_id for record in usable} - {""}),
+        parts={name: tuple(rows) for name, rows in parts.items()},
+        seed=files.config.seed,
+        finished=source.finished,
+        verdict=_verdict_of(source),
+        cpu=environment.cpu if environment else "",
+        cores=environment.cores if environment else None,
+    )
 
 
-def _verdict_of(source: ComparedRun) -> dict[str, Any] | None:
-    """The verdict of a run's first recipe, as far as a comparison shows it."""
+def _verdict_of(source: ComparedRun) -> RunVerdict | None:
     files = source.files
     if not files.run.metrics.is_file():
         return None
     verdict = files.metrics.verdict
-    return verdict.model_dump(mode="json", include={"level", "headline", "sources"})
+    return RunVerdict(level=verdict.level, headline=verdict.headline, sources=verdict.sources)
 
 
 def _without_folders(command: str) -> str:
@@ -225,115 +245,130 @@ def _without_folders(command: str) -> str:
     return re.sub(r"^__main__\.py", "leukoscope", named)
 
 
-def _statistics(
+def _compared(
+    head: _Head,
+    copies: Sequence[str],
+    external: Sequence[OtherEvaluation],
     candidates: Sequence[Candidate],
     boards: Sequence[Leaderboard],
-    settings: ComparisonSettings,
     progress: Progress,
-) -> dict[str, Any]:
-    entries = {c.label: {**describe_candidate(c), "results": {}} for c in candidates}
+) -> ComparisonFile:
+    """All but what the networks cost."""
+    settings = head.settings
+    found: dict[str, dict[str, RecipeResult]] = {c.label: {} for c in candidates}
     heads, tests = [], []
     with progress.step("statistics") as tell:
         for done, board in enumerate(boards):
             tell(done, len(boards))
             results = leaderboard_results(board, settings)
             for label, result in results.items():
-                entries[label]["results"][board.protocol] = result
-            heads.append(leaderboard_head(board) | {"spread": leaderboard_spread(board, settings)})
+                found[label][board.protocol] = result
+            heads.append(leaderboard_head(board, settings))
             tests += leaderboard_tests(board, results, settings)
-    return {
-        "class_names": list(boards[0].class_names),
-        "protocols": heads,
-        "entries": list(entries.values()),
-        "tests": tests,
-    }
+    return ComparisonFile(
+        schema=1,
+        leukoscope=__version__,
+        command=head.command,
+        metric=settings.metric,
+        against=settings.against,
+        confidence=settings.how["confidence"],
+        replicates=settings.how["replicates"],
+        seed=settings.how["seed"],
+        runs=head.runs,
+        notes=(*head.notes, *copies),
+        class_names=tuple(boards[0].class_names),
+        protocols=tuple(heads),
+        entries=tuple(
+            describe_candidate(c).model_copy(update={"results": found[c.label]}) for c in candidates
+        ),
+        tests=tuple(tests),
+        external=tuple(external),
+    )
 
 
-def _add_models(
-    comparison: dict[str, Any],
+def _with_models(
+    comparison: ComparisonFile,
     candidates: Sequence[Candidate],
-    measure: Callable[..., tuple[dict[str, Any], list[str]]],
+    measure: Callable[..., tuple[dict[str, MeasuredNetwork], list[str]]],
     progress: Progress,
     *,
     published: bool,
-) -> None:
-    """Add ``complexity`` and ``layers`` to entries, and ``published`` networks that did not run."""
+) -> ComparisonFile:
+    """With the cost of each network, and of published ones that did not run."""
     recipes = {
         c.label: recipe
         for c in candidates
         if (recipe := c.source.recipe(c.name)) is not None and recipe.training.method in NETWORKS
     }
-    left = [c.label for c in candidates if c.label not in recipes]
+    left, notes = [c.label for c in candidates if c.label not in recipes], list(comparison.notes)
     if left:
-        comparison["notes"].append(
+        notes.append(
             "Cost not measured, since a network alone does not make the prediction: "
             f"{', '.join(left)}."
         )
-    own, num_classes = {}, len(comparison["class_names"])
+    own, num_classes = {}, len(comparison.class_names)
     for recipe in recipes.values() if published else ():
         box = published_recipe(recipe)
         if box is not None and box.model.backbone != recipe.model.backbone:
             own[box.name] = box
     with progress.step("cost of the models") as tell:
-        found, notes = measure(recipes, num_classes=num_classes, tell=tell)
-    for entry in comparison["entries"]:
-        entry |= found.get(entry["label"], {})
-    comparison["notes"] += notes
+        found, said = measure(recipes, num_classes=num_classes, tell=tell)
+    notes += said
     with progress.step("cost of the published networks") as tell:
-        found, notes = measure(own, num_classes=num_classes, tell=tell) if own else ({}, [])
-    comparison["notes"] += notes
-    comparison["published"] = [
-        {"label": name, "title": own[name].title, "settings": own[name].model_dump(mode="json")}
-        | values
-        for name, values in found.items()
-    ]
+        others, said = measure(own, num_classes=num_classes, tell=tell) if own else ({}, [])
+    networks = tuple(
+        NamedNetwork(
+            label=name, title=own[name].title, settings=as_json(own[name]), **dict(network)
+        )
+        for name, network in others.items()
+    )
+    whole = comparison.with_networks(found)
+    return whole.model_copy(update={"notes": (*notes, *said), "published": networks})
 
 
-def _write(comparison: Mapping[str, Any], out: Path, progress: Progress) -> None:
+def _write(comparison: ComparisonFile, out: Path, progress: Progress) -> None:
     """Write the result, and the pages and figures that are made from it."""
     from leukoscope.reporting.compare.page import write_comparison
 
-    write_json(out / RESULT, comparison)
-    _write_csv(out / "comparison.csv", comparison)
+    comparison.save(out / RESULT)
+    rows = list(_rows(comparison))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv(out / "comparison.csv", columns, rows)
     with progress.step("figures and pages") as tell:
         write_comparison(out, progress=tell)
 
 
-def _write_csv(path: Path, comparison: Mapping[str, Any]) -> None:
-    rows = list(_rows(comparison))
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    write_csv(path, columns, rows)
-
-
-def _rows(comparison: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(comparison: ComparisonFile) -> Iterator[dict[str, object]]:
     """One row per recipe, run and protocol; every metric with its limits."""
-    sizes = {head["name"]: head for head in comparison["protocols"]}
-    for entry in comparison["entries"]:
-        for protocol, result in entry["results"].items():
-            training = entry["training"].get(protocol, {})
-            row = {
-                **{name: entry[name] for name in ("label", "recipe", "run")},
+    sizes = {head.name: head for head in comparison.protocols}
+    for entry in comparison.entries:
+        for protocol, result in entry.results.items():
+            training = entry.trained(protocol)
+            row: dict[str, object] = {
+                **{"label": entry.label, "recipe": entry.recipe, "run": entry.run},
                 "protocol": protocol,
-                "n": sizes[protocol]["n"],
-                "n_groups": sizes[protocol]["n_groups"],
-                "marks": "; ".join(entry["marks"]),
-                **{f"rank_{key}": value for key, value in result["place"].items()},
-                "epochs": " ".join(map(str, training.get("epochs", ()))),
-                "best_epoch": " ".join(map(str, training.get("best_epoch", ()))),
-                "published_epochs": entry["published_epochs"],
-                "training_s": " ".join(f"{s:.1f}" for s in training.get("seconds", ())),
-                **_cost(entry.get("complexity") or {}),
+                "n": sizes[protocol].n,
+                "n_groups": sizes[protocol].n_groups,
+                "marks": "; ".join(entry.marks),
+                **{f"rank_{key}": value for key, value in result.place},
+                "epochs": " ".join(map(str, training.epochs)),
+                "best_epoch": " ".join(map(str, training.best_epoch)),
+                "published_epochs": entry.published_epochs,
+                "training_s": " ".join(f"{s:.1f}" for s in training.seconds),
+                **_cost(entry.complexity),
             }
-            for name, value in result["metrics"].items():
-                row |= {
-                    name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]
-                }  # fmt: skip
+            for name, value in result.metrics.items():
+                row |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
             yield row
 
 
-def _cost(complexity: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: complexity.get(name) for name in ("parameters", "macs", "size_mb")}
-    for timed in complexity.get("latency", ()):
-        for name in ("median_ms", "p95_ms"):
-            row[f"latency_{name}_batch{timed['batch']}"] = timed[name]
+def _cost(found: NetworkCost | None) -> dict[str, object]:
+    if found is None:
+        return dict.fromkeys(("parameters", "macs", "size_mb"))
+    row: dict[str, object] = found.model_dump(include={"parameters", "macs", "size_mb"})
+    for timed in found.latency:
+        row |= {
+            f"latency_median_ms_batch{timed.batch}": timed.median_ms,
+            f"latency_p95_ms_batch{timed.batch}": timed.p95_ms,
+        }
     return row

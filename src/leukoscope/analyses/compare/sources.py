@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.config.comparison import OtherEvaluation
 from leukoscope.config.metrics.file import load_evaluation
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.errors import DataError
@@ -58,7 +58,7 @@ class ComparedRun:
         return groups_of(self.files.splits).get(protocol, {})
 
 
-def read_sources(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[dict[str, Any]]]:
+def read_sources(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[OtherEvaluation]]:
     """Read runs of ``study`` and ``train``, and outputs of ``evaluate``.
 
     Returns:
@@ -148,7 +148,7 @@ def _test_rows(table: PredictionTable, folds: Sequence[Fold]) -> tuple[Predictio
     return table.take(keep), notes
 
 
-def _read_evaluation(files: RunFiles, name: str) -> dict[str, object]:
+def _read_evaluation(files: RunFiles, name: str) -> OtherEvaluation:
     """The one result of a folder that ``evaluate`` wrote."""
     metrics = load_evaluation(files.run.metrics)
     if not metrics.results or metrics.results[0].protocol != "external":
@@ -156,15 +156,18 @@ def _read_evaluation(files: RunFiles, name: str) -> dict[str, object]:
             f"{files.run.metrics}: expected one result under the protocol external",
             hint="name the folder that `leukoscope evaluate … --out` wrote",
         )
-    return {
-        "name": name,
-        "class_names": list(metrics.class_names),
-        **metrics.results[0].model_dump(
-            mode="json", include={"n", "n_groups", "group_unit", "metrics", "confusion"}
-        ),
-        "decisions": metrics.decisions.share.model_dump(),
-        "warnings": list(metrics.warnings),
-    }
+    result = metrics.results[0]
+    return OtherEvaluation(
+        name=name,
+        class_names=metrics.class_names,
+        n=result.n,
+        n_groups=result.n_groups,
+        group_unit=result.group_unit,
+        metrics=result.metrics,
+        confusion=result.confusion,
+        decisions=metrics.decisions.share.model_dump(),
+        warnings=metrics.warnings,
+    )
 
 
 @dataclass(frozen=True)

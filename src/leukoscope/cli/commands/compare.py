@@ -24,6 +24,7 @@ from leukoscope.cli.options import JsonOption, ProtocolOption, RoleOption
 from leukoscope.cli.options import roles as stated_roles
 
 if TYPE_CHECKING:
+    from leukoscope.config.comparison import ComparisonFile, PairedTest
     from leukoscope.study.result import StudyResult
 
 WIDTH = 140  # of the tables, wherever they are printed
@@ -100,50 +101,43 @@ def compare(
     if as_json:
         print_json(result)
         return
-    _print_result(result)
+    _print_result(result.content)
     say(f"\npage   {out / 'comparison.html'}\ntables {out / 'comparison.md'}")
 
 
-def _print_result(result: dict[str, Any]) -> None:
-    from leukoscope.config.metrics.results import Estimate
+def _print_result(result: ComparisonFile) -> None:
     from leukoscope.evaluation.verdict.rule import level_words
 
-    metric = result["metric"]
+    metric = result.metric
     out = console()
-    verdicts = {(row["protocol"], row["a"]): row for row in result["tests"]}
-    for head in result["protocols"]:
-        groups = f"{head['n_groups']} {head['group_unit']}s"
-        out.print(f"\n[bold]{head['name']}[/]: {head['n']} test images in {groups}")
-        found = [
-            (entry["label"], entry["results"][head["name"]])
-            for entry in result["entries"]
-            if head["name"] in entry["results"]
-        ]
+    tests = {(test.protocol, test.a): test for test in result.tests}
+    for head in result.protocols:
+        groups = f"{head.n_groups} {head.group_unit}s"
+        out.print(f"\n[bold]{head.name}[/]: {head.n} test images in {groups}")
+        found = [(e.label, e.results[head.name]) for e in result.entries if head.name in e.results]
         rows = [
             (
-                f"{place['rank']:g} ({place['low']:g}–{place['high']:g})",
+                f"{one.place.rank:g} ({one.place.low:g}–{one.place.high:g})",
                 label,
-                with_interval(Estimate(**of_recipe["metrics"][metric])),
-                _p(verdicts.get((head["name"], label))),
+                with_interval(one.metrics[metric]),
+                _p(tests.get((head.name, label))),
             )
-            for label, of_recipe in sorted(found, key=lambda item: item[1]["place"]["rank"])
-            if (place := of_recipe["place"])
+            for label, one in sorted(found, key=lambda item: item[1].place.rank)
         ]
         print_table(("place", "recipe", metric, "p (Holm)"), rows)
-        print_notes(head["notes"])
+        print_notes(head.notes)
     out.print("\np: of the difference to the reference, corrected for the number of recipes")
-    for run in result["runs"]:
-        if run.get("verdict"):
-            level = level_words(run["verdict"]["level"])
-            out.print(f"verdict of {run['name']}: {level}", markup=False)
-    print_notes(result["notes"])
+    for run in result.runs:
+        if run.verdict is not None:
+            out.print(f"verdict of {run.name}: {level_words(run.verdict.level)}", markup=False)
+    print_notes(result.notes)
 
 
-def _p(test: dict[str, Any] | None) -> str:
+def _p(test: PairedTest | None) -> str:
     if test is None:
         return "reference"
-    text = "<0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
-    return text if test["verdict"] == "not distinguishable" else f"{text} {test['verdict']}"
+    text = "<0.001" if test.p_holm < 0.001 else f"{test.p_holm:.3f}"
+    return text if test.verdict == "not distinguishable" else f"{text} {test.verdict}"
 
 
 class MethodName(StrEnum):

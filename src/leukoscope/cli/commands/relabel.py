@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from leukoscope.cli.console import (
     say,
 )
 from leukoscope.cli.options import JsonOption, RunRecipeOption
+
+if TYPE_CHECKING:
+    from leukoscope.config.relabel_queue import Queue
 
 
 def register(app: typer.Typer) -> None:
@@ -67,32 +70,30 @@ def relabel(
     queue = make_queue(RunFolder(run), recipe=recipe, protocol=protocol, count=count)
     with progress_bars() as show:
         page, missing = write_queue(RunFolder(run), queue, partial(show, "images of the page"))
-    print_json(queue) if as_json else _print_queue(queue, page)
+    print_json(queue.to_json()) if as_json else _print_queue(queue, page)
     return name_unreadable([(path, "no picture in the page") for path in missing])
 
 
-def _print_queue(queue: dict[str, Any], page: Path) -> None:
+def _print_queue(queue: Queue, page: Path) -> None:
     out = console()
-    found = queue["label_errors"]
+    found = queue.label_errors
     out.print(
-        f"{queue['n']} images; {queue['recipe']} on {' and '.join(queue['inputs'])}, "
-        f"{queue['protocol']}: {queue['protocol_means']}",
+        f"{queue.n} images; {queue.recipe} on {' and '.join(queue.inputs)}, "
+        f"{queue.protocol}: {queue.protocol_means}",
         markup=False,
     )
-    if queue["n_untested"]:
-        out.print(f"[yellow]![/] {queue['n_untested']} images were not tested and not judged")
+    if queue.n_untested:
+        out.print(f"[yellow]![/] {queue.n_untested} images were not tested and not judged")
     out.print(
-        f"likely label errors  {found['likely']} (estimated share of wrong labels "
-        f"{found['estimated_share']:.1%})\nconflicting pairs    {found['conflicts']}",
+        f"likely label errors  {found.likely} (estimated share of wrong labels "
+        f"{found.estimated_share:.1%})\nconflicting pairs    {found.conflicts}",
         markup=False,
     )
-    for name, title in (("uncertain", "least certain"), ("ood", "unlike the others")):
-        entry = queue["lists"][name]
-        text = (
-            f"none: {entry['absent']}" if "absent" in entry else f"{entry['shown']} more in queue"
-        )
+    lists = ((queue.lists["uncertain"], "least certain"), (queue.lists["ood"], "unlike the others"))
+    for entry, title in lists:
+        text = f"none: {entry.absent}" if entry.absent else f"{entry.shown} more in queue"
         out.print(f"{title:20s} {text}", markup=False)
-    say(f"\nqueue {len(queue['rows'])} images\npage  {page}\n{DISCLAIMER}")
+    say(f"\nqueue {len(queue.rows)} images\npage  {page}\n{DISCLAIMER}")
 
 
 def _print_changes(provenance: dict[str, Any], out: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, Unpack
 
 import numpy as np
@@ -34,10 +34,6 @@ class Rank:
     high: float
     first: float  # share of the replicates in which it is the best, or one of several equally good
     reliable: bool  # False where there are few groups, in all or of a class
-
-    def to_json(self) -> dict[str, float | bool]:
-        """For ``comparison.json``."""
-        return asdict(self)
 
 
 def bootstrap_ranks(

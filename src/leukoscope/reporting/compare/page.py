@@ -14,7 +14,6 @@ from leukoscope.reporting.compare.result import (
     ComparisonResult,
     load_comparison,
     signs_of,
-    value_of,
 )
 from leukoscope.reporting.content import (
     Block,
@@ -30,7 +29,7 @@ from leukoscope.reporting.content import (
     Table,
     Terms,
 )
-from leukoscope.reporting.formats import count, finite, interval, metric_title, metric_words, plural
+from leukoscope.reporting.formats import count, interval, metric_title, metric_words, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 
@@ -101,19 +100,19 @@ def _write_tables(folder: Path, comparison: ComparisonResult) -> None:
 
 
 def _head(comparison: ComparisonResult) -> Head:
-    runs = comparison.values["runs"]
-    data = ", ".join(dict.fromkeys(run["data"] for run in runs))
+    runs = comparison.file.runs
+    data = ", ".join(dict.fromkeys(run.data for run in runs))
     recipes = "recipe" if len(comparison.entries) == 1 else "recipes"
     name = f"{plural(len(comparison.entries), 'recipe')} on {data}"
     notes = [
-        *comparison.values["notes"],
+        *comparison.file.notes,
         *(
-            f"{protocol_title(head['name'])}: {note}"
+            f"{protocol_title(head.name)}: {note}"
             for head in comparison.protocols
-            for note in head["notes"]
+            for note in head.notes
         ),
     ]
-    how: list[Block] = [Terms(tuple(_about(comparison, data))), Code(comparison.values["command"])]
+    how: list[Block] = [Terms(tuple(_about(comparison, data))), Code(comparison.file.command)]
     return Head(
         kind="comparison",
         title=f"Comparison of {name}",
@@ -121,8 +120,8 @@ def _head(comparison: ComparisonResult) -> Head:
         facts=(
             (str(len(comparison.entries)), recipes),
             (str(len(runs)), "run" if len(runs) == 1 else "runs"),
-            (", ".join(head["name"] for head in comparison.protocols), "protocols"),
-            (count(max(head["n"] for head in comparison.protocols)), "test images"),
+            (", ".join(head.name for head in comparison.protocols), "protocols"),
+            (count(max(head.n for head in comparison.protocols)), "test images"),
         ),
         headline=Headline("inconclusive", "Answer", "→", _answer(comparison)),
         lead=[
@@ -135,21 +134,21 @@ def _head(comparison: ComparisonResult) -> Head:
 
 def _answer(comparison: ComparisonResult) -> str:
     """Which recipe is first where the most is held out, and which others may be as good."""
-    protocol, metric = comparison.protocols[-1]["name"], comparison.metric
+    protocol, metric = comparison.protocols[-1].name, comparison.metric
     first, *others = comparison.under(protocol)
-    score = interval(value_of(first, protocol, metric), metric)
+    score = interval(first.value(protocol, metric), metric)
     where, who = protocol_title(protocol), comparison.name(first)
     reached = f"{metric_words(metric)}, {score}"
     if not others:
         return f"{where}: {who} has {metric_words(metric)} {score}."
     what = f"{where}: of {len(others) + 1} recipes {who} has the best {reached}"
-    tests = [row for row in comparison.values["tests"] if row["protocol"] == protocol]
+    tests = [row for row in comparison.file.tests if row.protocol == protocol]
     alike = [
         other
         for row in tests
-        if row["verdict"] == "not distinguishable" and first["label"] in (row["a"], row["b"])
-        for other in (row["a"], row["b"])
-        if other != first["label"]
+        if row.verdict == "not distinguishable" and first.label in (row.a, row.b)
+        for other in (row.a, row.b)
+        if other != first.label
     ]
     if not alike:
         return f"{what}."
@@ -161,29 +160,29 @@ def _spans(comparison: ComparisonResult) -> Ranges:
     """Every recipe where the most is held out."""
     head, metric = comparison.protocols[-1], comparison.metric
     spans = []
-    for entry in comparison.under(head["name"])[:MOST_SPANS]:
-        found = value_of(entry, head["name"], metric) or {}
-        place, low, high = (finite(found.get(key)) for key in ("value", "low", "high"))
-        spans.append(Span(comparison.name(entry), interval(found, metric), place, low, high))
-    title = f"{metric_title(metric)}, {protocol_title(head['name']).lower()}"
+    for entry in comparison.under(head.name)[:MOST_SPANS]:
+        found = entry.results[head.name].metrics[metric]
+        text = interval(found, metric)
+        spans.append(Span(comparison.name(entry), text, found.value, found.low, found.high))
+    title = f"{metric_title(metric)}, {protocol_title(head.name).lower()}"
     return Ranges(f"{title} (n = {tables.sample(head)}, {comparison.level} intervals)",
                   tuple(spans))  # fmt: skip
 
 
 def _about(comparison: ComparisonResult, data: str) -> list[tuple[str, str]]:
     """What a reader of any table must know: data, sizes, protocols, seed, epochs, runs."""
-    runs = comparison.values["runs"]
-    seeds = ", ".join(map(str, dict.fromkeys(run["seed"] for run in runs)))
-    made = [run["command"] for run in runs if run["command"]]
+    runs = comparison.file.runs
+    seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in runs)))
+    made = [run.command for run in runs if run.command]
     about = [
-        ("Data", f"{data}: {', '.join(dict.fromkeys(plural(r['images'], 'image') for r in runs))}"),
+        ("Data", f"{data}: {', '.join(dict.fromkeys(plural(r.images, 'image') for r in runs))}"),
         *(
-            (f"Protocol {head['name']}", f"{protocol_title(head['name'])}; {tables.sample(head)}")
+            (f"Protocol {head.name}", f"{protocol_title(head.name)}; {tables.sample(head)}")
             for head in comparison.protocols
         ),
         ("Seed", seeds),
         ("Epochs", _epochs(comparison)),
-        ("Runs", ", ".join(f"{r['name']}{'' if r['finished'] else ' (unfinished)'}" for r in runs)),
+        ("Runs", ", ".join(f"{r.name}{'' if r.finished else ' (unfinished)'}" for r in runs)),
     ]
     return about + [("Made by", f"`{text}`") for text in made]
 
@@ -193,8 +192,8 @@ def _epochs(comparison: ComparisonResult) -> str:
     run = [
         number
         for entry in comparison.entries
-        for record in entry["training"].values()
-        for number in record["epochs"]
+        for record in entry.training.values()
+        for number in record.epochs
     ]
     if not run:
         return "no recipe was trained by epochs"

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from leukoscope.config.recipe import GradientTraining, ModelConfig
+from pydantic import BaseModel, JsonValue
+
+from leukoscope.config.comparison import ComparedRecipe, RunFacts
+from leukoscope.config.preprocess import Step
+from leukoscope.config.recipe import Augmentation, GradientTraining, ModelConfig, Recipe
+from leukoscope.config.training import (
+    EnsembleTraining,
+    FeatureClassifierTraining,
+    LinearHeadTraining,
+)
 from leukoscope.core.labels import class_description, class_title
-from leukoscope.reporting.compare.result import ComparisonResult, RecipeEntry, big
+from leukoscope.core.protocols import protocol_title
+from leukoscope.reporting.compare.result import ComparisonResult, big
 from leukoscope.reporting.compare.tables import recipe_field
 from leukoscope.reporting.content import (
-    PROTOCOL,
     Cell,
     Column,
+    Field,
     Table,
     code,
     table_if_any,
@@ -171,31 +181,34 @@ PRIOR_WORK: tuple[Published, ...] = (
 )
 
 
-def _known(comparison: ComparisonResult) -> list[RecipeEntry]:
-    return [entry for entry in comparison.entries if entry.get("settings")]
+def _known(comparison: ComparisonResult) -> list[tuple[ComparedRecipe, Recipe]]:
+    """Recipes whose settings are known, with these."""
+    return [(entry, entry.made) for entry in comparison.entries if entry.made is not None]
+
+
+def _name(comparison: ComparisonResult) -> Field:
+    return text("Recipe", lambda row: comparison.name(row[0]), narrow=True)
 
 
 def preprocessing(comparison: ComparisonResult) -> Table:
     """Steps, size and normalisation of each recipe."""
-
-    def spec(entry: RecipeEntry) -> Mapping[str, Any]:
-        return entry["settings"]["preprocess"]  # type: ignore[no-any-return]
-
+    rows = [(entry, recipe.preprocess) for entry, recipe in _known(comparison)]
     return table_of(
-        "Preprocessing, the same in training and prediction", _known(comparison),
-        recipe_field(comparison),
-        text("Steps before resizing", lambda e: ", ".join(map(_step, spec(e)["steps"])) or "none"),
-        value("Input", lambda e: f"{spec(e)['size_px']} px"),
-        text("Resize", lambda e: spec(e)["resize"]),
-        text("Mean", lambda e: _triple(spec(e)["mean"])),
-        text("Standard deviation", lambda e: _triple(spec(e)["std"])),
+        "Preprocessing, the same in training and prediction", rows,
+        _name(comparison),
+        text("Steps before resizing", lambda row: ", ".join(map(_step, row[1].steps)) or "none"),
+        value("Input", lambda row: f"{row[1].size_px} px"),
+        text("Resize", lambda row: row[1].resize),
+        text("Mean", lambda row: _triple(row[1].mean)),
+        text("Standard deviation", lambda row: _triple(row[1].std)),
         note="Mean and standard deviation per channel (RGB), on the scale 0–1.",
     )  # fmt: skip
 
 
-def _step(step: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{key} {_plain(found)}" for key, found in step.items() if key != "kind")
-    return f"{step['kind']} ({options})" if options else str(step["kind"])
+def _step(step: Step) -> str:
+    values = step.model_dump(mode="json")
+    options = ", ".join(f"{key} {_plain(found)}" for key, found in values.items() if key != "kind")
+    return f"{step.kind} ({options})" if options else step.kind
 
 
 def _plain(found: object) -> str:
@@ -210,20 +223,17 @@ def _triple(values: Sequence[float]) -> str:
 
 def architectures(comparison: ComparisonResult) -> Table:
     """Backbone, weights and head of each recipe."""
-
-    def model(entry: RecipeEntry) -> Mapping[str, Any]:
-        return entry["settings"]["model"]  # type: ignore[no-any-return]
-
     return table_of(
         "Architectures", _known(comparison),
-        recipe_field(comparison),
-        text("In one line", lambda e: e["title"].partition("; on ")[0]),
-        code("Backbone", lambda e: model(e)["backbone"]),
-        text("Weights", lambda e: _weights(model(e)["weights"])),
-        text("Head", lambda e: head_of(model(e))),
-        value("Parameters", lambda e: big((e.get("complexity") or {}).get("parameters"))),
+        _name(comparison),
+        text("In one line", lambda row: row[0].title.partition("; on ")[0]),
+        code("Backbone", lambda row: row[1].model.backbone),
+        text("Weights", lambda row: _weights(row[1].model.weights)),
+        text("Head", lambda row: head_of(row[1].model)),
+        value("Parameters",
+              lambda row: big(row[0].complexity and row[0].complexity.parameters)),
         value("Layers in the diagram",
-              lambda e: count(len(e["layers"])) if e.get("layers") else DASH),
+              lambda row: count(len(row[0].layers)) if row[0].layers else DASH),
     )  # fmt: skip
 
 
@@ -231,18 +241,18 @@ def _weights(name: str) -> str:
     return {"none": "random", "imagenet": "ImageNet"}.get(name, f"of {name}")
 
 
-def head_of(model: Mapping[str, Any]) -> str:
+def head_of(model: ModelConfig) -> str:
     """The layers after the backbone, in order."""
-    parts = [f"{width} convolutions 3×3" for width in model["conv"]]
-    parts += [f"squeeze-excite /{model['squeeze_excite']}"] if model["squeeze_excite"] else []
-    parts += ["flatten"] if model["pooling"] == "flatten" else []
-    parts += [f"{model['input_norm']} norm"] if model["input_norm"] != "none" else []
-    if model["hidden"]:
-        kind = "residual " if model["residual"] else ""
-        norm = f", {model['norm']} norm" if model["norm"] != "none" else ""
-        widths = "-".join(map(str, model["hidden"]))
-        parts.append(f"{kind}{widths} {model['activation']}{norm}")
-    rates = [f"{rate:g}" for rate in (model["hidden_dropout"], model["dropout"]) if rate]
+    parts = [f"{width} convolutions 3×3" for width in model.conv]
+    parts += [f"squeeze-excite /{model.squeeze_excite}"] if model.squeeze_excite else []
+    parts += ["flatten"] if model.pooling == "flatten" else []
+    parts += [f"{model.input_norm} norm"] if model.input_norm != "none" else []
+    if model.hidden:
+        kind = "residual " if model.residual else ""
+        norm = f", {model.norm} norm" if model.norm != "none" else ""
+        widths = "-".join(map(str, model.hidden))
+        parts.append(f"{kind}{widths} {model.activation}{norm}")
+    rates = [f"{rate:g}" for rate in (model.hidden_dropout, model.dropout) if rate]
     parts += [f"dropout {' / '.join(rates)}"] if rates else []
     return ", ".join([*parts, "linear"])
 
@@ -251,87 +261,97 @@ def hyper_parameters(comparison: ComparisonResult) -> Table:
     """How each recipe is trained."""
 
     def fitting(title: str) -> Cell:
-        return lambda e: _fitting(e["settings"]).get(title, DASH)
+        return lambda row: _fitting(row[1]).get(title, DASH)
 
     return table_of(
         "Hyper-parameters as run", _known(comparison),
-        recipe_field(comparison),
+        _name(comparison),
         *(kind(title, fitting(title)) for kind, title in _FITTING),
-        text("Also", lambda e: also_of(e["settings"])),
+        text("Also", lambda row: also_of(row[1])),
     )  # fmt: skip
 
 
-def _fitting(settings: Mapping[str, Any]) -> dict[str, str]:
-    training = settings["training"]
-    if training["method"] != "gradient":
+def _fitting(recipe: Recipe) -> dict[str, str]:
+    training = recipe.training
+    if not isinstance(training, GradientTraining):
         return {"Fitted by": _other_method(training)}
-    decay = f", decay {training['weight_decay']:g}" if training["weight_decay"] else ""
-    momentum = f", momentum {training['momentum']:g}" if training["optimizer"] == "sgd" else ""
-    loss = {key: rate for key, rate in training["loss"].items() if rate != 0}
-    weights = ", class weights" if training["class_weights"] else ""
+    decay = f", decay {training.weight_decay:g}" if training.weight_decay else ""
+    momentum = f", momentum {training.momentum:g}" if training.optimizer == "sgd" else ""
+    loss = {key: rate for key, rate in _values(training.loss).items() if rate != 0}
+    weights = ", class weights" if training.class_weights else ""
     return {
-        "Fitted by": f"{training['optimizer']}{decay}{momentum}{_frozen(training)}",
-        "Rate": f"{training['learning_rate']:g}",
-        "Schedule": _options(training["schedule"]),
+        "Fitted by": f"{training.optimizer}{decay}{momentum}{_frozen(training)}",
+        "Rate": f"{training.learning_rate:g}",
+        "Schedule": _options(_values(training.schedule)),
         "Loss": _options(loss) + weights,
-        "Batch": str(training["batch_size"]),
-        "Epochs, patience": f"{training['epochs']}, {training['patience']}",
-        "Best epoch by": training["keep_best"].replace("val_", "validation "),
-        "Augmentation": augmentation_of(settings["augmentation"]),
+        "Batch": str(training.batch_size),
+        "Epochs, patience": f"{training.epochs}, {training.patience}",
+        "Best epoch by": training.keep_best.replace("val_", "validation "),
+        "Augmentation": augmentation_of(recipe.augmentation),
     }
 
 
-def _other_method(training: Mapping[str, Any]) -> str:
+def _values(settings: BaseModel) -> dict[str, JsonValue]:
+    """Settings as a file holds them."""
+    return settings.model_dump(mode="json")
+
+
+def _other_method(
+    training: LinearHeadTraining | FeatureClassifierTraining | EnsembleTraining,
+) -> str:
     """What is fitted where no gradient descends, with its options."""
-    if training["method"] == "linear-head":
-        grid = ", ".join(f"{c:g}" for c in training["c_grid"])
+    if isinstance(training, LinearHeadTraining):
+        grid = ", ".join(f"{c:g}" for c in training.c_grid)
         return f"L-BFGS on frozen features: log loss + L2, C of {grid}"
     options = []
-    for key, found in training.items():
-        if isinstance(found, Mapping):
+    for key, found in _values(training).items():
+        if isinstance(found, dict):
             options.append(_options(found))
         elif key != "method" and not isinstance(found, bool):
             options.append(f"{key} {_plain(found)}")
-    return f"{training['method'].replace('-', ' ')}: {', '.join(options)}"
+    return f"{training.method.replace('-', ' ')}: {', '.join(options)}"
 
 
-def _frozen(training: Mapping[str, Any]) -> str:
-    frozen = training["freeze"]
-    if frozen == 0:
+def _frozen(training: GradientTraining) -> str:
+    if training.freeze == 0:
         return ""
-    return ", backbone frozen" if frozen == "all" else f", first {frozen} blocks frozen"
+    if training.freeze == "all":
+        return ", backbone frozen"
+    return f", first {training.freeze} blocks frozen"
 
 
-def _options(record: Mapping[str, Any]) -> str:
+def _options(record: Mapping[str, JsonValue]) -> str:
     values = [f"{key} {_plain(v)}" for key, v in record.items() if key not in ("kind", "floor")]
-    kind = "constant" if record["kind"] == "none" else record["kind"]
+    kind = "constant" if record["kind"] == "none" else str(record["kind"])
     return f"{kind} ({', '.join(values)})" if values and kind != "constant" else kind
 
 
-def also_of(settings: Mapping[str, Any]) -> str:
+def also_of(recipe: Recipe) -> str:
     """Every further setting of model and training that is not its default."""
     found = []
-    for section, schema, shown in (
-        ("training", GradientTraining, _SHOWN_TRAINING),
-        ("model", ModelConfig, _SHOWN_MODEL),
+    for settings, schema, shown in (
+        (_values(recipe.training), GradientTraining, _SHOWN_TRAINING),
+        (_values(recipe.model), ModelConfig, _SHOWN_MODEL),
     ):
-        for key, setting in settings[section].items():
+        for key, setting in settings.items():
             field = schema.model_fields.get(key)
             if field is not None and key not in shown and setting != field.default:
                 found.append(f"{key.replace('_', ' ')} {_plain(setting)}")
     return ", ".join(found) or DASH
 
 
-def augmentation_of(record: Mapping[str, Any]) -> str:
+def augmentation_of(augmentation: Augmentation) -> str:
     """What changes training images, as short text."""
     found = []
-    for key, setting in record.items():
+    for key, setting in _values(augmentation).items():
         title = key.replace("_deg", "").replace("_", " ")
         if setting is True:
             found.append(title)
+        elif not isinstance(setting, (int, float)) or isinstance(setting, bool):
+            continue
         elif key == "crop_min_area":
             found += [f"crops of {setting:g}–1 of the area"] if setting != 1 else []
-        elif isinstance(setting, (int, float)) and not isinstance(setting, bool) and setting:
+        elif setting:
             found.append(f"{title} {setting:g}{'°' if key.endswith('_deg') else ''}")
     return ", ".join(found) or "none"
 
@@ -340,11 +360,11 @@ def deviations(comparison: ComparisonResult) -> Table | None:
     """How recipes differ from their published form."""
     return table_if_any(
         "Recipes that were not run as published",
-        [entry for entry in comparison.entries if entry["marks"]],
+        [entry for entry in comparison.entries if entry.marks],
         recipe_field(comparison),
         code("Name in files", "recipe", narrow=False),
         code("Run", "run"),
-        text("Not as published", lambda e: "; ".join(e["marks"])),
+        text("Not as published", lambda e: "; ".join(e.marks)),
     )
 
 
@@ -354,33 +374,34 @@ def data_sets(comparison: ComparisonResult) -> Table:
         "The data: usable images of each class",
         [
             (run, name, n)
-            for run in _distinct(comparison.values["runs"], ("data", "images", "classes"))
-            for name, n in run["classes"].items()
+            for run in _distinct(comparison.file.runs)
+            for name, n in run.classes.items()
         ],
-        text("Data", lambda row: row[0]["data"]),
+        text("Data", lambda row: row[0].data),
         text("Class", lambda row: class_title(row[1])),
         text("What it is", lambda row: class_description(row[1]) or DASH),
         value("n images", lambda row: count(row[2])),
-        value("Share", lambda row: number(row[2] / row[0]["images"], "share")),
+        value("Share", lambda row: number(row[2] / row[0].images, "share")),
         note=_data_note(comparison), grouped=True,
     )  # fmt: skip
 
 
-def _distinct(runs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Mapping[str, Any]]:
-    seen: dict[str, Mapping[str, Any]] = {}
+def _distinct(runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """The first run on each data set."""
+    seen: dict[tuple[str, int, tuple[tuple[str, int], ...]], RunFacts] = {}
     for run in runs:
-        seen.setdefault(repr([run[key] for key in keys]), run)
+        seen.setdefault((run.data, run.images, tuple(run.classes.items())), run)
     return list(seen.values())
 
 
 def _data_note(comparison: ComparisonResult) -> str:
     parts = []
-    for run in _distinct(comparison.values["runs"], ("data", "images", "classes")):
-        patients = f"{count(run['patients'])} patients" if run["patients"] else "no patient ids"
+    for run in _distinct(comparison.file.runs):
+        patients = f"{count(run.patients)} patients" if run.patients else "no patient ids"
         parts.append(
-            f"{run['data']}: {count(run['images'])} usable images of {count(run['files'])} files, "
-            f"{patients}, {count(run['groups'])} components of duplicated or overlapping images, "
-            f"{count(run['clusters'])} acquisition clusters."
+            f"{run.data}: {count(run.images)} usable images of {count(run.files)} files, "
+            f"{patients}, {count(run.groups)} components of duplicated or overlapping images, "
+            f"{count(run.clusters)} acquisition clusters."
         )
     return " ".join(parts)
 
@@ -390,16 +411,16 @@ def splits(comparison: ComparisonResult) -> Table:
     return table_of(
         "Images per part, mean of the folds",
         [
-            {**run, "protocol": head["name"], "parts": parts}
+            (head.name, run, parts)
             for head in comparison.protocols
-            for run in comparison.values["runs"]
-            if (parts := run["parts"].get(head["name"]))
+            for run in comparison.file.runs
+            if (parts := run.parts.get(head.name))
         ],
-        PROTOCOL,
-        code("Run", "name"),
-        value("Folds", lambda e: count(len(e["parts"]))),
-        *part_sizes(lambda e: e["parts"]),
-        value("Seed", lambda e: str(e["seed"])),
+        text("Protocol", lambda row: protocol_title(row[0])),
+        code("Run", lambda row: row[1].name),
+        value("Folds", lambda row: count(len(row[2]))),
+        *part_sizes(lambda row: row[2]),
+        value("Seed", lambda row: str(row[1].seed)),
         note="val selects and stops, cal calibrates a single hold-out (several folds calibrate "
         "each other), test is used once; purged: kept out of "
         "training because the image overlaps a test image.",

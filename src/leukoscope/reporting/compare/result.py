@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from leukoscope.core.errors import DataError
-from leukoscope.core.files import read_json
+from leukoscope.config.comparison import ComparedRecipe, ComparisonFile, NamedNetwork, ProtocolHead
+from leukoscope.config.recipe import GradientTraining
 from leukoscope.reporting.formats import DASH, finite
 
-RecipeEntry = Mapping[str, Any]
 RESULT = "comparison.json"
 OTHER_BACKBONE = "‡"
 FEWER_EPOCHS = "§"
@@ -24,67 +22,67 @@ class ComparisonResult:
     """A comparison.
 
     Attributes:
-        values: The content of ``comparison.json``.
+        file: The content of ``comparison.json``.
     """
 
-    values: Mapping[str, Any]
+    file: ComparisonFile
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of every matrix."""
-        return tuple(self.values["class_names"])
+        return self.file.class_names
 
     @property
     def metric(self) -> str:
         """What ranks and is tested."""
-        return str(self.values["metric"])
+        return self.file.metric
 
     @property
     def level(self) -> str:
         """Level of the intervals, e.g. ``95 %``."""
-        return f"{100 * float(self.values['confidence']):g} %"
+        return f"{100 * self.file.confidence:g} %"
 
     @property
-    def protocols(self) -> Sequence[RecipeEntry]:
+    def protocols(self) -> Sequence[ProtocolHead]:
         """Heads of the protocols, from the mildest to the harshest."""
-        return list(self.values["protocols"])
+        return self.file.protocols
 
     @cached_property
-    def entries(self) -> list[RecipeEntry]:
+    def entries(self) -> list[ComparedRecipe]:
         """Recipes, the best of the first protocol first; those without it come last."""
-        first = self.protocols[0]["name"]
+        first = self.protocols[0].name
 
-        def place(entry: RecipeEntry) -> float:
-            result = entry["results"].get(first)
-            return float(result["place"]["rank"]) if result else float("inf")
+        def place(entry: ComparedRecipe) -> float:
+            result = entry.results.get(first)
+            return result.place.rank if result else float("inf")
 
-        return sorted(self.values["entries"], key=place)
+        return sorted(self.file.entries, key=place)
 
-    def under(self, protocol: str) -> list[RecipeEntry]:
+    def under(self, protocol: str) -> list[ComparedRecipe]:
         """Recipes with results under a protocol, the best first."""
-        found = [entry for entry in self.entries if protocol in entry["results"]]
-        return sorted(found, key=lambda e: float(e["results"][protocol]["place"]["rank"]))
+        found = [entry for entry in self.entries if protocol in entry.results]
+        return sorted(found, key=lambda e: e.results[protocol].place.rank)
 
     @cached_property
     def short(self) -> Mapping[str, str]:
         """Label → the same where space is scarce, with signs for deviations."""
-        stems = {e["label"]: e["label"].replace(f"-on-{_backbone(e)}", "") for e in self.entries}
-        signed = {e["label"]: f"{stems[e['label']]} {signs_of(e)}".strip() for e in self.entries}
+        stems = {e.label: e.label.replace(f"-on-{_backbone(e)}", "") for e in self.entries}
+        signed = {e.label: f"{stems[e.label]} {signs_of(e)}".strip() for e in self.entries}
         counts = Counter(signed.values())
         return {
             label: text if counts[text] == 1 else f"{label} {signs_of(entry)}".strip()
             for entry in self.entries
-            for label, text in [(entry["label"], signed[entry["label"]])]
+            for label, text in [(entry.label, signed[entry.label])]
         }
 
-    def name(self, entry: RecipeEntry) -> str:
+    def name(self, entry: ComparedRecipe) -> str:
         """Short name of an entry."""
-        return self.short[entry["label"]]
+        return self.short[entry.label]
 
     @property
-    def published(self) -> Sequence[RecipeEntry]:
+    def published(self) -> Sequence[NamedNetwork]:
         """Published networks that did not run here, counted and timed."""
-        return self.values.get("published") or ()
+        return self.file.published
 
     @property
     def names(self) -> list[str]:
@@ -106,22 +104,18 @@ class ComparisonResult:
         return " ".join(parts)
 
 
-def signs_of(entry: RecipeEntry) -> str:
+def signs_of(entry: ComparedRecipe) -> str:
     """Signs for the ways in which an entry is not its published recipe."""
-    settings = entry.get("settings") or {}
-    marks = list(entry["marks"])
-    signs = OTHER_BACKBONE if any(mark.startswith("on ") for mark in marks) else ""
-    configured = (settings.get("training") or {}).get("epochs")
-    refinement = (settings.get("refine") or {}).get("epochs") or 0
-    published = entry.get("published_epochs")
-    if configured and published and configured + refinement < published:
-        signs += FEWER_EPOCHS
-    return signs
+    signs = OTHER_BACKBONE if any(mark.startswith("on ") for mark in entry.marks) else ""
+    recipe, published = entry.made, entry.published_epochs
+    if recipe is None or not published or not isinstance(recipe.training, GradientTraining):
+        return signs
+    configured = recipe.training.epochs + recipe.refine.epochs
+    return signs + (FEWER_EPOCHS if configured < published else "")
 
 
-def _backbone(entry: RecipeEntry) -> str:
-    settings = entry.get("settings") or {}
-    return str((settings.get("model") or {}).get("backbone", ""))
+def _backbone(entry: ComparedRecipe) -> str:
+    return "" if entry.made is None else entry.made.model.backbone
 
 
 def load_comparison(folder: Path) -> ComparisonResult:
@@ -130,31 +124,16 @@ def load_comparison(folder: Path) -> ComparisonResult:
     Raises:
         DataError: It is missing or damaged.
     """
-    values = read_json(folder / RESULT)
-    needed = ("class_names", "metric", "protocols", "entries", "tests", "runs")
-    missing = [key for key in needed if not isinstance(values, dict) or key not in values]
-    if missing:
-        raise DataError(
-            f"{folder / RESULT}: {', '.join(missing)} missing",
-            hint="run `leukoscope compare` again",
-        )
-    return ComparisonResult(values)
+    return ComparisonResult(ComparisonFile.load(folder / RESULT))
 
 
-def value_of(entry: RecipeEntry, protocol: str, metric: str) -> Any:
-    """``{"value", "low", "high", "reliable"}`` of a metric, or None."""
-    result = entry["results"].get(protocol)
-    return None if result is None else result["metrics"].get(metric)
+def mean(values: Sequence[float]) -> float | None:
+    """Mean, or None of nothing.
 
-
-def mean(values: Sequence[Any]) -> float | None:
-    """Mean of the known values, or None.
-
-    >>> mean([1, None, 3]), mean([])
+    >>> mean([1, 3]), mean([])
     (2.0, None)
     """
-    known = [number for value in values if (number := finite(value)) is not None]
-    return sum(known) / len(known) if known else None
+    return sum(values) / len(values) if values else None
 
 
 def joined(cells: Sequence[str]) -> str:
@@ -166,12 +145,6 @@ def joined(cells: Sequence[str]) -> str:
     if len(set(cells)) == 1:
         return cells[0]
     return " / ".join(cells) or DASH
-
-
-def latency_of(entry: RecipeEntry, batch: int) -> Mapping[str, Any] | None:
-    """The measured latency at a batch size, or None."""
-    timed = (entry.get("complexity") or {}).get("latency", ())
-    return next((t for t in timed if t["batch"] == batch), None)
 
 
 def big(value: object) -> str:

@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from leukoscope.config.comparison import ComparedRecipe, NamedNetwork, ProtocolHead
+from leukoscope.config.recipe import Recipe
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.reporting.compare import recipes, tables
 from leukoscope.reporting.compare.result import (
     ComparisonResult,
-    RecipeEntry,
     big,
-    latency_of,
     mean,
-    value_of,
 )
 from leukoscope.reporting.content import (
     Block,
@@ -33,7 +32,7 @@ from leukoscope.reporting.figures import comparison as charts
 from leukoscope.reporting.figures.classification import confusion_matrices
 from leukoscope.reporting.figures.comparison import MOST_LINES, roc_overlay
 from leukoscope.reporting.figures.comparison_cost import architecture, cost_scatter
-from leukoscope.reporting.formats import finite, is_percent, metric_title
+from leukoscope.reporting.formats import is_percent, metric_title
 from leukoscope.reporting.gallery import Gallery
 
 BAR_METRICS = ("accuracy", "macro_f1", "roc_auc")
@@ -44,9 +43,9 @@ MOST_RADAR = 6
 def glance(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """The main table and its bars."""
     blocks: list[Block] = [tables.overview(comparison), *present(tables.verdicts(comparison))]
-    few = [head for head in comparison.protocols if head["n_groups"] < MIN_GROUPS]
+    few = [head for head in comparison.protocols if head.n_groups < MIN_GROUPS]
     if few:
-        text = ", ".join(f"{protocol_title(h['name'])} ({tables.sample(h)})" for h in few)
+        text = ", ".join(f"{protocol_title(h.name)} ({tables.sample(h)})" for h in few)
         blocks.append(
             Paragraph(
                 f"Few groups were held out: {text}. Intervals and places rest on them alone; with "
@@ -69,34 +68,37 @@ def glance(comparison: ComparisonResult, gallery: Gallery) -> Section:
 
 def sizes(comparison: ComparisonResult) -> str:
     """The sample size under each protocol, for captions."""
-    return "; ".join(f"{h['name']}: n = {tables.sample(h)}" for h in comparison.protocols)
+    return "; ".join(f"{h.name}: n = {tables.sample(h)}" for h in comparison.protocols)
 
 
 def estimates(comparison: ComparisonResult, metric: str) -> list[tuple[str, charts.Estimates]]:
     """Recipe → estimate under each protocol; per cent where the metric is written so."""
     return [
         (
-            head["name"],
+            head.name,
             {
                 comparison.name(entry): estimate
-                for entry in comparison.under(head["name"])
-                if (estimate := _estimate(entry, head["name"], metric)) is not None
+                for entry in comparison.under(head.name)
+                if (estimate := _estimate(entry, head.name, metric)) is not None
             },
         )
         for head in comparison.protocols
     ]
 
 
-def _estimate(entry: RecipeEntry, protocol: str, metric: str) -> charts.PlottedEstimate | None:
-    record = value_of(entry, protocol, metric) or {}
-    value = finite(record.get("value"))
-    if value is None:
+def _estimate(entry: ComparedRecipe, protocol: str, metric: str) -> charts.PlottedEstimate | None:
+    found = entry.value(protocol, metric)
+    if found is None or found.value is None:
         return None
     scale = 100.0 if is_percent(metric) else 1.0
-    low, high = (finite(record.get(key)) for key in ("low", "high"))
-    if low is None or high is None:
-        return charts.PlottedEstimate(scale * value)
-    return charts.PlottedEstimate(scale * value, scale * low, scale * high)
+    if found.low is None or found.high is None:
+        return charts.PlottedEstimate(scale * found.value)
+    return charts.PlottedEstimate(scale * found.value, scale * found.low, scale * found.high)
+
+
+def _value(entry: ComparedRecipe, protocol: str, metric: str) -> float | None:
+    found = entry.value(protocol, metric)
+    return None if found is None else found.value
 
 
 def ranking(comparison: ComparisonResult, gallery: Gallery) -> Section:
@@ -105,9 +107,9 @@ def ranking(comparison: ComparisonResult, gallery: Gallery) -> Section:
     if len(comparison.entries) > 1:
         panels = [
             (
-                head["name"],
-                [(comparison.name(e), _place(e, head["name"])) for e in
-                 comparison.under(head["name"])],
+                head.name,
+                [(comparison.name(e), _place(e, head.name)) for e in
+                 comparison.under(head.name)],
             )
             for head in comparison.protocols
         ]  # fmt: skip
@@ -125,14 +127,14 @@ def ranking(comparison: ComparisonResult, gallery: Gallery) -> Section:
                    [*blocks, *present(tables.paired_tests(comparison))])  # fmt: skip
 
 
-def _place(entry: RecipeEntry, protocol: str) -> charts.PlottedEstimate:
-    place = entry["results"][protocol]["place"]
-    return charts.PlottedEstimate(place["rank"], place["low"], place["high"])
+def _place(entry: ComparedRecipe, protocol: str) -> charts.PlottedEstimate:
+    place = entry.results[protocol].place
+    return charts.PlottedEstimate(place.rank, place.low, place.high)
 
 
 def further(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """Radar, boxes, the remaining metrics."""
-    panels = [(h["name"], _radar(comparison, h["name"])) for h in comparison.protocols]
+    panels = [(h.name, _radar(comparison, h.name)) for h in comparison.protocols]
     titles = [metric_title(m) if m != "ece" else "1 − ECE" for m in RADAR_METRICS]
     titles[1] = "Balanced\naccuracy"
     blocks: list[Block] = []
@@ -153,34 +155,34 @@ def further(comparison: ComparisonResult, gallery: Gallery) -> Section:
 
 def _radar(comparison: ComparisonResult, protocol: str) -> Mapping[str, list[float]]:
     lines = {}
-    best = {e["label"] for e in comparison.entries[:MOST_RADAR]}
+    best = {e.label for e in comparison.entries[:MOST_RADAR]}
     for entry in comparison.under(protocol):
-        values = [finite((value_of(entry, protocol, m) or {}).get("value")) for m in RADAR_METRICS]
+        values = [_value(entry, protocol, metric) for metric in RADAR_METRICS]
         known = [v for v in values if v is not None]
-        if entry["label"] in best and len(known) == len(RADAR_METRICS):
+        if entry.label in best and len(known) == len(RADAR_METRICS):
             lines[comparison.name(entry)] = [*known[:-1], 1 - known[-1]]
     return lines
 
 
 def _boxes(comparison: ComparisonResult, gallery: Gallery) -> Picture | None:
-    found = [head for head in comparison.protocols if head.get("spread")]
+    found = [(head.name, spread) for head in comparison.protocols if (spread := head.spread)]
     if not found:
         return None
     scale = 100.0 if is_percent(comparison.metric) else 1.0
     panels = [
         (
-            head["name"],
+            name,
             {
                 comparison.short[label]: [scale * value for value in values]
-                for label, values in head["spread"]["values"].items()
+                for label, values in spread.values.items()
             },
         )
-        for head in found
+        for name, spread in found
     ]
     over = ", ".join(
-        f"{h['name']}: over {len(next(iter(h['spread']['values'].values())))} "
-        f"{h['spread']['over']}s" for h in found
-    )  # fmt: skip
+        f"{name}: over {len(next(iter(spread.values.values())))} {spread.over}s"
+        for name, spread in found
+    )
     unit = ", %" if scale > 1 else ""
     return gallery.draw(
         "spread",
@@ -198,8 +200,8 @@ def classes(comparison: ComparisonResult, gallery: Gallery) -> Section:
     names = comparison.class_names
     panels = [
         (
-            head["name"],
-            np.array([[_f1(entry, head["name"], name) for name in names]
+            head.name,
+            np.array([[_f1(entry, head.name, name) for name in names]
                       for entry in comparison.entries]),
         )
         for head in comparison.protocols
@@ -222,21 +224,21 @@ def classes(comparison: ComparisonResult, gallery: Gallery) -> Section:
     return Section("classes", "Class by class", blocks)
 
 
-def _f1(entry: RecipeEntry, protocol: str, name: str) -> float:
-    value = finite((value_of(entry, protocol, f"f1_{name}") or {}).get("value"))
+def _f1(entry: ComparedRecipe, protocol: str, name: str) -> float:
+    value = _value(entry, protocol, f"f1_{name}")
     return float("nan") if value is None else value
 
 
-def _roc(comparison: ComparisonResult, gallery: Gallery, head: RecipeEntry) -> Picture:
-    protocol = head["name"]
+def _roc(comparison: ComparisonResult, gallery: Gallery, head: ProtocolHead) -> Picture:
+    protocol = head.name
     panels = []
     for name in comparison.class_names:
         lines = {}
         for entry in comparison.under(protocol):
-            points = entry["results"][protocol]["roc"].get(name)
+            points = entry.results[protocol].roc.get(name)
             if points:
-                area = (value_of(entry, protocol, f"roc_auc_{name}") or {}).get("value")
-                lines[comparison.name(entry)] = (points["x"], points["y"], finite(area))
+                area = _value(entry, protocol, f"roc_auc_{name}")
+                lines[comparison.name(entry)] = (points.x, points.y, area)
         if lines:
             panels.append((class_title(name), lines))
     more = len(comparison.under(protocol)) - MOST_LINES
@@ -250,43 +252,44 @@ def _roc(comparison: ComparisonResult, gallery: Gallery, head: RecipeEntry) -> P
     )
 
 
-def _confusion(comparison: ComparisonResult, gallery: Gallery, entry: RecipeEntry) -> Picture:
+def _confusion(comparison: ComparisonResult, gallery: Gallery, entry: ComparedRecipe) -> Picture:
     panels = [
         (
-            head["name"],
-            np.array(entry["results"][head["name"]]["confusion"], dtype=np.float64),
+            head.name,
+            np.array(entry.results[head.name].confusion, dtype=np.float64),
         )
         for head in comparison.protocols
-        if head["name"] in entry["results"]
+        if head.name in entry.results
     ]
     return gallery.draw(
         f"confusion-{file_name(entry)}",
         lambda: confusion_matrices(panels, comparison.class_names),
         caption=f"Confusion matrices of {comparison.name(entry)}: counts and shares of the true "
         f"class ({sizes(comparison)}).",
-        alt=f"Confusion matrices of {entry['label']}.",
+        alt=f"Confusion matrices of {entry.label}.",
     )
 
 
-def file_name(entry: RecipeEntry) -> str:
+def file_name(entry: NamedNetwork) -> str:
     """An entry's label as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", entry["label"]).strip("-")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", entry.label).strip("-")
 
 
 def cost(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """Parameters, latency and training time."""
     blocks: list[Block] = list(present(tables.cost(comparison)))
-    known = [entry for entry in comparison.entries if entry.get("complexity")]
+    known = {comparison.name(e): e.complexity for e in comparison.entries if e.complexity}
+    timed = {comparison.name(e): e.latency(1) for e in comparison.entries}
     for name, title, values in (
         (
             "parameters",
             "parameters, millions",
-            {comparison.name(e): e["complexity"]["parameters"] / 1e6 for e in known},
+            {name: cost.parameters / 1e6 for name, cost in known.items()},
         ),
         (
             "latency",
             "median latency of one image, ms",
-            {comparison.name(e): t["median_ms"] for e in known if (t := latency_of(e, 1))},
+            {name: one.median_ms for name, one in timed.items() if one is not None},
         ),
     ):
         if values:
@@ -323,10 +326,10 @@ def _times(comparison: ComparisonResult, gallery: Gallery) -> Picture | None:
         minutes = {
             comparison.name(entry): value / 60
             for entry in comparison.entries
-            if (value := mean((entry["training"].get(head["name"]) or {}).get("seconds", ())))
+            if (value := mean(entry.trained(head.name).seconds))
         }
         if minutes:
-            series.append((head["name"], minutes))
+            series.append((head.name, minutes))
     if not series:
         return None
     trained = [n for n in comparison.names if any(n in values for _, values in series)]
@@ -344,9 +347,9 @@ def training(comparison: ComparisonResult, gallery: Gallery) -> Section:
     panels = []
     for entry in comparison.entries:
         lines = [
-            (head["name"], found)
+            (head.name, found)
             for head in comparison.protocols
-            if (found := (entry["training"].get(head["name"]) or {}).get("curves"))
+            if (found := entry.trained(head.name).curves)
         ]
         if lines:
             panels.append((comparison.name(entry), lines))
@@ -378,23 +381,27 @@ def _curves(
 def diagrams(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """The layers of each network."""
     blocks: list[Block] = [recipes.architectures(comparison)]
-    named = [(comparison.name(entry), entry) for entry in comparison.entries]
-    named += [(f"{entry['label']} as published", entry) for entry in comparison.published]
-    blocks += [_diagram(gallery, name, entry) for name, entry in named if entry.get("layers")]
+    named: list[tuple[str, NamedNetwork]] = [(comparison.name(e), e) for e in comparison.entries]
+    named += [(f"{entry.label} as published", entry) for entry in comparison.published]
+    blocks += [
+        _diagram(gallery, name, entry, entry.made)
+        for name, entry in named
+        if entry.layers and entry.made is not None
+    ]
     return Section("architectures", "Architectures", blocks)
 
 
-def _diagram(gallery: Gallery, name: str, entry: RecipeEntry) -> Picture:
-    side = entry["settings"]["preprocess"]["size_px"]
-    backbone = entry["settings"]["model"]["backbone"]
+def _diagram(gallery: Gallery, name: str, entry: NamedNetwork, recipe: Recipe) -> Picture:
+    side, backbone = recipe.preprocess.size_px, recipe.model.backbone
+    parameters = entry.complexity and entry.complexity.parameters
     title = f"{name} ({backbone})" if backbone not in name else name
     return gallery.draw(
         f"architecture-{file_name(entry)}",
-        lambda: architecture(title, (3, side, side), entry["layers"]),
+        lambda: architecture(title, (3, side, side), entry.layers),
         caption=f"{title}: the blocks that one image passes through, with output shape (height × "
-        f"width × channels) and parameters, {big(entry['complexity']['parameters'])} in all; "
+        f"width × channels) and parameters, {big(parameters)} in all; "
         "read from the network itself.",
-        alt=f"Architecture of {entry['label']} from top to bottom.",
+        alt=f"Architecture of {entry.label} from top to bottom.",
     )
 
 
@@ -420,8 +427,8 @@ def context(comparison: ComparisonResult, gallery: Gallery) -> Section:
             Code(
                 "\n".join(
                     [
-                        *(r["command"] for r in comparison.values["runs"] if r["command"]),
-                        comparison.values["command"],
+                        *(run.command for run in comparison.file.runs if run.command),
+                        comparison.file.command,
                     ]
                 )
             ),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leukoscope.config.comparison import NetworkLayer
 from leukoscope.reporting.figures.comparison import PROTOCOL_COLOURS, PlottedEstimate
 from leukoscope.reporting.figures.style import INK, QUIET, WIDTH_IN, new_figure
 
@@ -109,9 +110,7 @@ def _plain_log_axis(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def architecture(
-    title: str, input_shape: Sequence[int], layers: Sequence[Mapping[str, Any]]
-) -> Figure:
+def architecture(title: str, input_shape: Sequence[int], layers: Sequence[NetworkLayer]) -> Figure:
     """The layers of a network from top to bottom, each with its output shape and parameters.
 
     The width of a block shows its channels on a logarithmic scale.
@@ -119,28 +118,28 @@ def architecture(
     Args:
         title: Name of the recipe.
         input_shape: (channels, height, width).
-        layers: ``{"kind", "label", "shape", "parameters"}`` of each layer.
+        layers: From input to output.
     """
     from matplotlib.patches import FancyBboxPatch
 
-    rows: list[dict[str, Any]] = [
-        {"kind": "other", "label": "input", "shape": list(input_shape), "parameters": 0}
-    ]
-    rows += [dict(layer) for layer in layers]
+    entry = NetworkLayer(
+        name="", kind="other", label="input", shape=tuple(input_shape), parameters=0
+    )
+    rows = [entry, *layers]
     figure = new_figure(0.45 + 0.33 * len(rows), width_in=WIDTH_IN)
     ax = figure.add_subplot()
-    widest = max(np.log2(1 + row["shape"][0]) for row in rows)
+    widest = max(np.log2(1 + row.shape[0]) for row in rows)
     for y, row in enumerate(rows):
-        width = 0.9 + 2.6 * np.log2(1 + row["shape"][0]) / widest
+        width = 0.9 + 2.6 * np.log2(1 + row.shape[0]) / widest
         box = FancyBboxPatch(
             (1.9 - width / 2, y - 0.33), width, 0.66, boxstyle="round,pad=0,rounding_size=0.06",
-            facecolor=KIND_COLOURS.get(row["kind"], "#eeeeee"), edgecolor=QUIET, linewidth=0.7,
+            facecolor=KIND_COLOURS.get(row.kind, "#eeeeee"), edgecolor=QUIET, linewidth=0.7,
         )  # fmt: skip
         ax.add_patch(box)
-        ax.text(1.9, y, shape_text(row["shape"]), ha="center", va="center", fontsize=8)
-        ax.text(3.95, y, _wrapped(row["label"]), ha="left", va="center", fontsize=8)
-        if row["parameters"]:
-            ax.text(9.95, y, f"{row['parameters']:,}", ha="right", va="center", fontsize=8,
+        ax.text(1.9, y, shape_text(row.shape), ha="center", va="center", fontsize=8)
+        ax.text(3.95, y, _wrapped(row.label), ha="left", va="center", fontsize=8)
+        if row.parameters:
+            ax.text(9.95, y, f"{row.parameters:,}", ha="right", va="center", fontsize=8,
                     color=QUIET)  # fmt: skip
         if y:
             ax.annotate("", (1.9, y - 0.33), (1.9, y - 0.67),

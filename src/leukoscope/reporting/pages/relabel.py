@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+from leukoscope.config.relabel_queue import ListName, Queue
 from leukoscope.core.errors import ImageError
 from leukoscope.core.files import write_text
 from leukoscope.core.labels import class_title
@@ -16,7 +16,7 @@ from leukoscope.reporting.markup import embedded_json, render_page
 
 PICTURE_PX = 288
 QUALITY = 82
-LISTS: Mapping[str, str] = {
+LISTS: Mapping[ListName, str] = {
     "label": "likely errors and conflicts",
     "uncertain": "least certain",
     "ood": "unlike the others",
@@ -24,13 +24,13 @@ LISTS: Mapping[str, str] = {
 
 
 def write_relabel_page(
-    path: Path, queue: Mapping[str, Any], manifest: Manifest, tell: Callable[[int, int], None]
+    path: Path, queue: Queue, manifest: Manifest, tell: Callable[[int, int], None]
 ) -> list[str]:
     """Write the page, every image inside as a small JPEG.
 
     Args:
         path: The HTML file.
-        queue: The content of ``queue.json``.
+        queue: The images, in order.
         manifest: Where the images lie; one that is gone or broken is named as such in the page.
         tell: Told (done, total) as images are read.
 
@@ -39,23 +39,27 @@ def write_relabel_page(
     """
     places = {record.image_id: manifest.path_of(record) for record in manifest.images}
     rows = []
-    for row in queue["rows"]:
-        rows.append({**row, "picture": picture_uri(places.get(row["image_id"]))})
-        tell(len(rows), len(queue["rows"]))
-    classes = [{"name": name, "title": class_title(name)} for name in queue["class_names"]]
-    data = {"sha256": queue["sha256"], "classes": classes, "rows": rows}
-    absent = queue["lists"]["ood"].get("absent", "")
+    missing = []
+    for row in queue.rows:
+        picture = picture_uri(places.get(row.image_id))
+        rows.append({**row.model_dump(mode="json", by_alias=True), "picture": picture})
+        if not picture:
+            missing.append(row.path)
+        tell(len(rows), len(queue.rows))
+    classes = [{"name": name, "title": class_title(name)} for name in queue.class_names]
+    data = {"sha256": queue.sha256, "classes": classes, "rows": rows}
+    absent = queue.lists["ood"].absent
     page = render_page(
         "relabel.html.j2",
         ("corrections.js", "relabel.js"),
-        title=f"Labels to check: {queue['run']}",
+        title=f"Labels to check: {queue.run}",
         queue=queue,
-        lists=[(key, text, queue["lists"][key].get("shown", 0)) for key, text in LISTS.items()],
+        lists=[(key, text, queue.lists[key].shown) for key, text in LISTS.items()],
         absent=f"No list of images unlike the others: {absent}." if absent else "",
         data=embedded_json(data),
     )
     write_text(path, page)
-    return [row["path"] for row in rows if not row["picture"]]
+    return missing
 
 
 def picture_uri(path: Path | None) -> str:
