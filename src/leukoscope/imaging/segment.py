@@ -21,6 +21,7 @@ from leukoscope.imaging.inpaint import (
     grid_step,
     log_intensity,
 )
+from leukoscope.imaging.known_masks import known_or_found
 from leukoscope.imaging.scale_bar import ScaleBar, find_scale_bar
 from leukoscope.imaging.stain import lit_pixels
 
@@ -68,7 +69,7 @@ def segment_leukocytes(image: NDArray[np.uint8]) -> LeukocyteMasks:
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    nucleus, cell = _segment(small)
+    nucleus, cell = known_or_found(small, lambda: _segment(small))
     if scale < 1:
         nucleus, cell = (enlarge_mask(mask, width, height) for mask in (nucleus, cell))
     return LeukocyteMasks(cell.astype(np.bool_), (nucleus & cell).astype(np.bool_))

@@ -102,11 +102,9 @@ def export_bundle(
         UsageError: The study made no final fit, or int8 is asked of a study of patients.
         LeukoscopeError: An engine in fp32 and the torch model disagree.
     """
-    from leukoscope.reporting.study.card import render_model_card
-
     files = RunFiles.open(run.path)
     _check_int8(files, int8)
-    card = render_model_card(run)  # it reads all predictions: before there are images in memory
+    card = _card(run)  # it reads all predictions: before there are images in memory
     final = load_final_model(files, recipe)
     check_unchanged(final.manifest)  # trained_on.txt is to name the files that it was trained on
     unseen = UnseenImages.of_run(files, recipe)
@@ -116,7 +114,7 @@ def export_bundle(
     outputs = _outputs(final, run, engine)
     gate, limits, patients = _gate(final, unseen, outputs, engine)
     answered = engine.run(golden)["logits"]
-    del engine  # it holds memory, and further ones will be opened
+    del engine  # it holds memory, and others follow
     material = _material(final, unseen, gate, limits, golden, "compact" if compact else "fp32")
     variants, answers = measure_variants(graph, quantised, material)
     known, of_cases = similar_files(final, outputs)
@@ -126,14 +124,27 @@ def export_bundle(
         MODEL: graph,
         **({MODEL_INT8: quantised} if quantised and _serves_int8(variants) else {}),
         "ood.safetensors": gate.to_bytes(),
-        "LICENSE": LICENCE.encode(),
-        "MODEL_CARD.md": card.encode(),
-        "trained_on.txt": _hashes(final.data, final.rows["train"]),
+        **_texts(card, final),
         **by_unit,
         **of_cases,
         **golden_files(phantoms, answered, variants=answers),
     }
     return save_bundle(out, record, packed)
+
+
+def _card(run: RunFolder) -> str:
+    from leukoscope.reporting.study.card import render_model_card
+
+    return render_model_card(run)
+
+
+def _texts(card: str, final: FinalModel) -> dict[str, bytes]:
+    """What is to be read: the licence, the model's card, hashes of what it was trained on."""
+    return {
+        "LICENSE": LICENCE.encode(),
+        "MODEL_CARD.md": card.encode(),
+        "trained_on.txt": _hashes(final.data, final.rows["train"]),
+    }
 
 
 def _golden(final: FinalModel) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8]]:

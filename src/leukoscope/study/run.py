@@ -26,6 +26,7 @@ from leukoscope.datasets.audit.neighbour_search import search_note
 from leukoscope.datasets.audit.passport import Audit, audit, load_audit, save_audit
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
+from leukoscope.imaging.known_masks import remembered_masks
 from leukoscope.pipeline.features.inputs import check_unchanged
 from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols, study_rows
 from leukoscope.pipeline.jobs import Announce, Labelled
@@ -74,7 +75,7 @@ def run_study(
         _check_shares_training(config)
     run = RunFolder(Path(out))
     progress = Progress(listener) if listener else Progress()
-    with only_writer(run.path, "runs a study in"):
+    with only_writer(run.path, "runs a study in"), remembered_masks():
         return _run_steps(run, config, progress, executor, announce, resume=resume, report=report)
 
 
