@@ -82,3 +82,27 @@ def test_conflicts_join_the_likely_errors_in_the_order_of_margin() -> None:
 def test_labels_that_do_not_fit_are_refused(y: list[int], probs: NDArray) -> None:
     with pytest.raises(DataError, match="label errors"):
         confident_learning(y, probs)
+
+
+def test_a_class_that_one_image_carries_has_its_probability_as_threshold() -> None:
+    probs = [[0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1]]
+    found = confident_learning([0, 1, 1], probs)
+    assert found.thresholds.tolist() == [0.6, 0.75, np.inf]
+    assert found.counts.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_a_label_that_is_never_confident_is_taken_as_it_is_and_a_single_count_counts() -> None:
+    assert joint_distribution([[0, 0], [1, 1]], [4, 4]).tolist() == [[0.5, 0.0], [0.25, 0.25]]
+    assert joint_distribution([[0, 1], [0, 2]], [2, 2]).tolist() == [[0.0, 0.5], [0.0, 0.5]]
+
+
+def test_an_image_that_two_classes_share_evenly_is_not_suspicious() -> None:
+    probs = np.array([[0.5, 0.5], [0.9, 0.1], [0.1, 0.9], [0.2, 0.8]])
+    found = confident_learning([0, 0, 1, 1], probs)
+    assert found.margin[0] == 0
+    assert review_order(found, np.zeros(4, bool)).tolist() == []
+
+
+def test_an_unknown_class_is_refused_in_words() -> None:
+    with pytest.raises(DataError, match=r"^label errors: every image needs a label"):
+        confident_learning([0, 2], np.ones((2, 2)) / 2)
