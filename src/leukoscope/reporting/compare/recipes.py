@@ -335,7 +335,10 @@ def also_of(recipe: Recipe) -> str:
     ):
         for key, setting in settings.items():
             field = schema.model_fields.get(key)
-            if field is not None and key not in shown and setting != field.default:
+            if field is None or key in shown:
+                continue
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            if setting != default:
                 found.append(f"{key.replace('_', ' ')} {_plain(setting)}")
     return ", ".join(found) or DASH
 
