@@ -12,15 +12,17 @@ from typer.testing import CliRunner
 
 from leukoscope.analyses.loading_check import check_loading
 from leukoscope.cli.main import app
+from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import UnknownNameError, WeightsError
 from leukoscope.learning import catalogue
-from leukoscope.learning.backbones import Network
+from leukoscope.learning.backbones import build_network
 from leukoscope.learning.catalogue import backbone_info, list_models
 
 runner = CliRunner()
 
 
-def test_weights_at_hand_are_loaded_and_the_layer_is_named(lite: Network) -> None:
+def test_weights_at_hand_are_loaded_and_the_layer_is_named() -> None:
+    lite = build_network(ModelConfig(), num_classes=4, size_px=64, seed=1)
     check = check_loading("tf_efficientnet_lite0", size_px=64)
     assert check.pretrained
     assert check.weights_sha256 == lite.weights_record.sha256

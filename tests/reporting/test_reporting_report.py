@@ -246,7 +246,7 @@ def test_a_bare_study_still_gets_a_report(make_study: MakeStudy, tmp_path: Path)
     write_report(run)
     words = Page(run.report_html.read_text(encoding="utf-8")).words
     for text in (
-        "No probe was run",
+        "no shortcut was looked for",
         "No heat maps were made",
         "No training history was stored",
         "There is no passport",
