@@ -29,6 +29,7 @@ from leukoscope.pipeline.jobs import Labelled, calibrations_of_run
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.results.summary import summarise
 from leukoscope.study.options import study_config
+from patients import interval
 
 COLUMNS = ("path", "label", "patient_id", "diagnosis")
 METRICS = ("macro_f1", "accuracy", "balanced_accuracy", "roc_auc", "log_loss", "ece")
@@ -91,7 +92,7 @@ def lines(measured: Mapping[str, Any]) -> list[str]:
         f"| metric | value, {entry['n']:,} cells of {entry['n_groups']} patients |",
         "|---|---|",
     ]
-    found += [f"| {name} | {_interval(entry['metrics'][name])} |" for name in METRICS]
+    found += [f"| {name} | {interval(entry['metrics'][name])} |" for name in METRICS]
     found += ["", "| type | cells | found | of those named so, right |", "|---|---|---|---|"]
     confusion = entry["confusion"]
     for k, name in enumerate(measured["class_names"]):
@@ -99,10 +100,6 @@ def lines(measured: Mapping[str, Any]) -> list[str]:
         shares = f"{right / n:.0%} | {right / named:.0%}" if named else f"{right / n:.0%} | —"
         found.append(f"| {class_title(name)} | {n} | {shares} |")
     return found
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 
 if __name__ == "__main__":

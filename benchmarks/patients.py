@@ -110,17 +110,18 @@ def table(measured: Mapping[str, Any]) -> list[str]:
     lines = [f"| what | {' | '.join(METRICS)} | right by class | next 20 patients |"]
     lines.append("|---" * (len(METRICS) + 3) + "|")
     for entry in (*measured["results"], *measured["probes"]):
-        cells = [_interval(entry["metrics"][name]) for name in METRICS]
+        cells = [interval(entry["metrics"][name]) for name in METRICS]
         confusion = entry.get("confusion", [])
         right = ", ".join(f"{row[k]} of {sum(row)}" for k, row in enumerate(confusion))
         following = entry.get("next_unit", {})
-        expected = _interval(following) if "low" in following else "—"
+        expected = interval(following) if "low" in following else "—"
         what = entry.get("probe", entry["recipe"])
         lines.append(f"| `{what}` | {' | '.join(cells)} | {right or '—'} | {expected} |")
     return lines
 
 
-def _interval(found: Mapping[str, float]) -> str:
+def interval(found: Mapping[str, float]) -> str:
+    """A value with its limits."""
     return f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 

@@ -3,13 +3,12 @@
 python benchmarks/remake.py SETS --out results      # or: make results SETS=path/to/sets
 python benchmarks/remake.py SETS --out results --list
 python benchmarks/remake.py SETS --out results --only forecast adversaries
-python benchmarks/remake.py SETS --out results --stale
 
 The steps are listed in ``benchmarks/remake.toml``: a name, a command, the data sets it reads
 (folders of SETS), the steps whose runs it reads, and the page whose table it prints. The commands
 run in ``--out``, one after the other. A finished step is not repeated, and a stopped study is
-resumed. A step that fails or lacks its data is named, and the others go on; the exit status is
-then 1. ``--stale`` also repeats what another commit made.
+resumed; to make everything anew, name another folder. A step that fails or lacks its data is
+named, and the others go on; the exit status is then 1.
 
 A table replaces what is between ``<!-- made by: NAME -->`` and ``<!-- end -->`` in its page. The
 first of these comments then says when it was made, by which commit, and at what cost; where it
@@ -69,9 +68,11 @@ def read_plan(path: Path) -> list[Step]:
         step = Step(
             **{key: tuple(v) if isinstance(v, list) else v.strip() for key, v in found.items()}
         )
-        known = [one.name for one in steps]
-        if step.name in known or (missing := set(step.after) - set(known)):
-            raise ValueError(f"{path}: step {step.name}: twice, or after {sorted(missing)}")
+        known = {one.name for one in steps}
+        if step.name in known:
+            raise ValueError(f"{path}: two steps are called {step.name}")
+        if missing := sorted(set(step.after) - known):
+            raise ValueError(f"{path}: step {step.name} is after {missing}, not above it")
         steps.append(step)
     return steps
 
@@ -111,12 +112,12 @@ class Remake:
         return self.out / "steps" / f"{step.name}.json"
 
     def state(self, step: Step) -> str:
-        """``done``, ``stale`` (by another commit or command), ``waiting``, or what is missing."""
+        """``done …`` and how, ``waiting``, or what is missing."""
         path = self.stamp(step)
         if path.is_file():
             made = read_json(path)
-            same = made["commit"] == self.commit and made["command"] == step.command
-            return "done" if same else "stale"
+            how = "" if made["command"] == step.command else ", by another command"
+            return f"done {made['date']} by commit {made['commit']}{how}"
         missing = [name for name in step.data if not (self.sets / name).exists()]
         return f"needs {', '.join(missing)} (docs/data.md)" if missing else "waiting"
 
@@ -216,7 +217,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the runs")
     parser.add_argument("--only", nargs="+", default=[], metavar="STEP")
     parser.add_argument("--list", action="store_true", help="say what is done, do nothing")
-    parser.add_argument("--stale", action="store_true", help="also what another commit made")
     options = parser.parse_args()
     if not options.sets.is_dir():
         parser.error(f"{options.sets}: expected the folder that holds the data sets")
@@ -226,7 +226,7 @@ def main() -> int:
     for step in wanted(plan, options.only):
         state = remake.state(step)
         print(f"{step.name}: {state}", flush=True)
-        if options.list or state == "done" or (state == "stale" and not options.stale):
+        if options.list or state.startswith("done"):
             continue
         if state.startswith("needs") or failed & set(step.after):
             failed.add(step.name)

@@ -84,13 +84,16 @@ def test_table_replaces_what_stood_there_and_is_made_once(run: Run, tmp_path: Pa
     assert (tmp_path / "out" / "times").read_text() == "once\n"
 
 
-def test_stale_step_is_made_again_when_asked(run: Run, tmp_path: Path, remake: ModuleType) -> None:
+def test_the_list_says_which_commit_and_command_made_a_step(
+    run: Run, remake: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(COUNT)
     remake._git = lambda *arguments: "def" * (arguments[0] == "rev-parse")
-    assert run(COUNT) == 0
-    assert "| 1 |" in (tmp_path / "page.md").read_text()
-    assert run(COUNT, "--stale") == 0
-    assert "| 2 |" in (tmp_path / "page.md").read_text()
+    run(COUNT, "--list")
+    run(COUNT.replace("once", "twice"), "--list")
+    same, other = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(r"count: done \d{4}-\d\d-\d\d by commit abc", same)
+    assert other.endswith("by commit abc, by another command")
 
 
 def test_failure_and_missing_data_leave_the_others_alone(
@@ -128,8 +131,10 @@ def test_a_study_that_began_is_resumed(remake: ModuleType, tmp_path: Path) -> No
     assert made._resumed(command) == command.replace("--out one", "--out one --resume")
 
 
-def test_unknown_step_and_a_step_after_a_later_one(run: Run) -> None:
+def test_unknown_step_a_step_after_a_later_one_and_two_of_one_name(run: Run) -> None:
     with pytest.raises(SystemExit, match="no step tables; there are count"):
         run(COUNT, "--only", "tables")
-    with pytest.raises(ValueError, match="step count: twice, or after"):
+    with pytest.raises(ValueError, match=r"count is after \['later'\], not above it"):
         run(COUNT + 'after = ["later"]\n')
+    with pytest.raises(ValueError, match="two steps are called count"):
+        run(COUNT + COUNT)
