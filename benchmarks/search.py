@@ -46,7 +46,7 @@ from leukoscope.study.run import audited, audited_in, run_study
 
 MANIFEST, AUDITED = "development.csv", "audited"
 COLUMNS = ("path", "label", "patient_id")
-METRICS = ("accuracy", "weighted_f1", "roc_auc", "ece")
+METRICS = ("accuracy", "weighted_f1", "macro_f1", "roc_auc", "ece")
 SEEN = ("train", "val")
 INTRODUCTION = """# Search log
 
@@ -333,10 +333,11 @@ def table(options: argparse.Namespace) -> None:
         about = read_json(out / "about.json")
         print(f"\n## {out.name}: {about['images']} images, `{about['protocol']}` fold 0\n")
         print(
-            "| attempt | held out | images | groups | accuracy | weighted F1 | ROC AUC | ECE ",
+            "| attempt | held out | images | groups "
+            "| accuracy | weighted F1 | macro-F1 | ROC AUC | ECE ",
             end="",
         )
-        print("| blur 1 px | JPEG 85 | least |\n|---|---|---|---|---|---|---|---|---|---|---|")
+        print("| blur 1 px | JPEG 85 | least |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
         notes = sorted(out.glob("*/attempt.json"), key=lambda path: path.stat().st_mtime)
         for path in notes:
             for row in read_json(path)["results"]:
@@ -370,7 +371,7 @@ def outside(options: argparse.Namespace) -> None:
     print(
         "| recipe, images of no development set | images | groups | accuracy | weighted F1 ", end=""
     )
-    print("| ROC AUC | ECE |\n|---|---|---|---|---|---|---|")
+    print("| macro-F1 | ROC AUC | ECE |\n|---|---|---|---|---|---|---|---|")
     for recipe in dict.fromkeys(table.recipe.tolist()):
         own = table.select(recipe=recipe)
         fresh = [place for place, name in enumerate(own.image_id) if path[str(name)] not in seen]

@@ -8,7 +8,7 @@ import pytest
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import Recipe
 from leukoscope.core.records import ImageRecord
-from leukoscope.pipeline.fitting import linear_logits, unit_weights
+from leukoscope.pipeline.fitting import balance_weights, linear_logits
 from leukoscope.pipeline.jobs import Labelled
 
 NAMES = ("benign", "pre_b")
@@ -32,10 +32,31 @@ def with_training(**values: object) -> Recipe:
 
 def test_units_of_a_class_count_the_same_and_classes_keep_their_sums() -> None:
     data = data_of(["a", "a", "a", "b", "c", "c", "d", "e"], [0, 0, 0, 0, 1, 1, 1, 1])
-    weights = unit_weights(data, np.arange(8))
+    weights = balance_weights(data, np.arange(8), "units")
     assert weights[:3].sum() == pytest.approx(weights[3]) == pytest.approx(2.0)
     assert weights[4:6].sum() == pytest.approx(weights[6]) == pytest.approx(weights[7])
     assert weights[4:].sum() == pytest.approx(4.0)
+
+
+def test_balanced_classes_count_the_same() -> None:
+    data = data_of(["a"] * 8, [0, 0, 0, 0, 0, 0, 1, 1])
+    weights = balance_weights(data, np.arange(8), "classes")
+    assert weights[:6].sum() == pytest.approx(weights[6:].sum()) == pytest.approx(4.0)
+
+
+def test_balanced_classes_name_the_rare_class_more_often() -> None:
+    rng = np.random.default_rng(0)
+    y = (np.arange(1000) % 10 == 0).astype(int)
+    X = (rng.normal(size=(1000, 3)) + y[:, None] * 0.6).astype(np.float32)
+    rows = {"train": np.arange(600), "val": np.arange(600, 800), "test": np.arange(800, 1000)}
+    data = data_of(["p"] * 1000, list(y))
+
+    def found(balance: str) -> float:
+        """Share of the rare class's test images that are named so."""
+        logits = linear_logits(with_training(balance=balance), X, data, rows)["test"]
+        return float((logits.argmax(axis=1) == 1)[y[rows["test"]] == 1].mean())
+
+    assert found("classes") > found("images") + 0.3
 
 
 def test_degraded_copies_take_weight_from_what_damage_destroys() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from leukoscope.config.loading import load_recipe
 from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.recipe import EnsembleTraining
 from leukoscope.core.run_folder import RunFolder
@@ -22,6 +23,7 @@ from leukoscope.reporting.study.checklists import (
     write_checklists,
 )
 from leukoscope.reporting.study.shortcuts import shortcuts
+from leukoscope.reporting.study.study_facts import imbalance
 from leukoscope.reporting.study_files import Study, load_study
 
 LATER = {"report.html", "model_card.md"}  # written by the report, which these tests do not draw
@@ -47,6 +49,13 @@ def test_the_lists_have_the_published_items() -> None:
     assert len(mi_claim.items) == 19
     parts = {number for item in mi_claim.items for number in "123456" if number in item.section}
     assert parts == set("123456")
+
+
+def test_balanced_classes_of_a_linear_head_are_a_method_against_imbalance(study: Study) -> None:
+    assert "no method against class imbalance" in imbalance(study).text
+    balanced = load_recipe("quick", ["training.balance=classes"])
+    config = study.config.model_copy(update={"recipes": (balanced,)})
+    assert "class weights in the loss" in imbalance(replace(study, config=config)).text
 
 
 @pytest.mark.parametrize("name", CHECKLISTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leukoscope.config.loading import load_recipe
-from leukoscope.reporting.compare.recipes import also_of, augmentation_of, head_of
+from leukoscope.reporting.compare.recipes import also_of, augmentation_of, fitted_by, head_of
 
 
 def test_a_setting_that_is_its_default_is_not_among_the_further_ones() -> None:
@@ -18,3 +18,11 @@ def test_heads_and_augmentations_are_written_in_words() -> None:
     words = augmentation_of(load_recipe("bn-cnn", turned).augmentation)
     assert "rotation 20°" in words
     assert "crops of 0.8–1 of the area" in words
+
+
+def test_a_linear_head_is_told_with_what_it_is_trained_on() -> None:
+    words = fitted_by(load_recipe("single-cell").training)
+    assert "unit penalty 1" in words
+    assert "copies blur-1, jpeg-85, size-90, size-110" in words
+    balanced = fitted_by(load_recipe("quick", ["training.balance=classes"]).training)
+    assert balanced.endswith("; all classes count the same")

@@ -36,7 +36,8 @@ class LinearHeadTraining(Strict):
         degraded: Also train, and select, on these degraded copies of the images; an image and its
             copies count together as one.
         balance: ``units`` lets each patient of a class count the same (each acquisition cluster
-            where there are no patients), ``images`` each image.
+            where there are no patients), ``classes`` each class, so that rare ones are named more
+            often, ``images`` each image.
         unit_penalty: Penalise directions in which the units of one class differ: the penalty
             becomes wᵀ(I + μ·B)w with B the covariance of the units' means about their class's
             mean, of standardised features (within-class covariance normalisation, Hatch, Kajarekar
@@ -49,7 +50,7 @@ class LinearHeadTraining(Strict):
     c_grid: tuple[Positive, ...] = (0.0003, 0.003, 0.03, 0.3)
     refit_with_val: bool = True
     degraded: tuple[Degradation, ...] = ()
-    balance: Literal["images", "units"] = "images"
+    balance: Literal["images", "units", "classes"] = "images"
     unit_penalty: NotNegative = 0.0
     copy_penalty: NotNegative = 0.0
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -296,8 +297,7 @@ def fit_head(
     def weights(of: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if training.balance == "images" and not copies:
             return None
-        each = unit_weights(data, of) if training.balance == "units" else np.ones(len(of))
-        return np.tile(each / times, times)
+        return np.tile(balance_weights(data, of, training.balance) / times, times)
 
     train, val, y, units = rows["train"], rows["val"], data.y, data.units
     head = fit_linear_head(
@@ -322,12 +322,24 @@ def fit_head(
     return replace(head, val_logits=head.val_logits[: len(val)])  # of the images as they are
 
 
-def unit_weights(data: Labelled, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(m,) weights with which each unit of a class counts the same; classes keep their sums."""
+def balance_weights(
+    data: Labelled, rows: NDArray[np.int64], balance: Literal["images", "units", "classes"]
+) -> NDArray[np.float64]:
+    """(m,) what each image counts for; the sum over all is m.
+
+    ``units``: each unit of a class the same, and classes keep their sums. ``classes``: each class
+    the same, and each image of a class.
+    """
     y, units = data.y[rows], data.units[rows]
     weights = np.ones(len(rows))
-    for k in np.unique(y):
+    if balance == "images":
+        return weights
+    present = np.unique(y)
+    for k in present:
         own = np.flatnonzero(y == k)
+        if balance == "classes":
+            weights[own] = len(rows) / (len(present) * len(own))
+            continue
         _, member, sizes = np.unique(units[own], return_inverse=True, return_counts=True)
         weights[own] = len(own) / (len(sizes) * sizes[member])
     return weights

@@ -274,7 +274,7 @@ def hyper_parameters(comparison: ComparisonResult) -> Table:
 def _fitting(recipe: Recipe) -> dict[str, str]:
     training = recipe.training
     if not isinstance(training, GradientTraining):
-        return {"Fitted by": _other_method(training)}
+        return {"Fitted by": fitted_by(training)}
     decay = f", decay {training.weight_decay:g}" if training.weight_decay else ""
     momentum = f", momentum {training.momentum:g}" if training.optimizer == "sgd" else ""
     loss = {key: rate for key, rate in _values(training.loss).items() if rate != 0}
@@ -296,13 +296,17 @@ def _values(settings: BaseModel) -> dict[str, JsonValue]:
     return settings.model_dump(mode="json")
 
 
-def _other_method(
+def fitted_by(
     training: LinearHeadTraining | FeatureClassifierTraining | EnsembleTraining,
 ) -> str:
     """What is fitted where no gradient descends, with its options."""
     if isinstance(training, LinearHeadTraining):
         grid = ", ".join(f"{c:g}" for c in training.c_grid)
-        return f"L-BFGS on frozen features: log loss + L2, C of {grid}"
+        more = [f"all {training.balance} count the same"] if training.balance != "images" else []
+        more += [f"unit penalty {training.unit_penalty:g}"] if training.unit_penalty else []
+        more += [f"copies {', '.join(training.degraded)}"] if training.degraded else []
+        more += [f"copy penalty {training.copy_penalty:g}"] if training.copy_penalty else []
+        return "; ".join([f"L-BFGS on frozen features: log loss + L2, C of {grid}", *more])
     options = []
     for key, found in _values(training).items():
         if isinstance(found, dict):

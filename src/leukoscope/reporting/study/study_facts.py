@@ -417,11 +417,12 @@ def imbalance(study: Study) -> Answer | None:
     sentences = []
     for recipe in study.config.recipes:
         t = recipe.training
-        if not isinstance(t, GradientTraining):
-            sentences.append(f"`{recipe.name}`: no method against class imbalance.")
-            continue
-        used = ["class weights in the loss"] if t.class_weights else []
-        used += [f"sampling `{t.sampling}`"] if t.sampling != "shuffle" else []
+        used = []
+        if isinstance(t, GradientTraining):
+            used += ["class weights in the loss"] if t.class_weights else []
+            used += [f"sampling `{t.sampling}`"] if t.sampling != "shuffle" else []
+        elif isinstance(t, LinearHeadTraining) and t.balance == "classes":
+            used += ["class weights in the loss"]
         text = " and ".join(used) or "no method against class imbalance"
         sentences.append(f"`{recipe.name}`: {text}.")
     return answer(sentences, "config.toml")
