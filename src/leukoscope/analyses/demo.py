@@ -27,7 +27,7 @@ from leukoscope.runtime.similar import COLUMNS, contact_sheet
 from leukoscope.study.options import study_config
 from leukoscope.study.run import run_study
 
-IMAGES = 160
+IMAGES, SESSIONS = 96, 12
 NEW_SEED = 1  # the images that are predicted come from sessions the model has not seen
 PICTURE_PX = 96
 SHEET = "phantoms.jpg"
@@ -115,7 +115,7 @@ def run_demo(
     new = out / "new-phantoms"
     first = not data.is_dir()
     with traced_meanwhile(config.recipes[0], len(CLASS_FOLDERS)) if first else nullcontext():
-        _draw(PhantomSpec(images=images), data, whole, lambda drawn: _show(drawn, out / SHEET, say))
+        _draw(PhantomSpec(images=images, sessions=SESSIONS), data, whole, lambda drawn: _show(drawn, out / SHEET, say))
         _draw(PhantomSpec(images=12, sessions=4, seed=NEW_SEED), new, whole)
     run = RunFolder(out / "run")
     if run.config.is_file() and not _same(run, config):

@@ -1,11 +1,16 @@
-"""``map`` in threads: results in order, in bounded memory."""
+"""``map`` in threads: results in order, in bounded memory; linear algebra in one thread."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -46,3 +51,21 @@ def ordered_map(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """While it is open, products of matrices use one thread.
+
+    Those of small fits are too thin to share: threads that wait for each other make a fit three
+    times slower on idle cores, and thirty times on busy ones.
+    """
+    return _linear_algebra().limit(limits=1, user_api="blas")
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    """The loaded BLAS libraries; to look for them takes as long as a fit."""
+    import scipy.optimize  # noqa: F401  (brings a library of its own, which must be found too)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from leukoscope.core.threads import one_blas_thread
 from leukoscope.evaluation.calibration.scaling import log_softmax
 from leukoscope.evaluation.fuzzy_inference import FuzzySystem
 
@@ -205,7 +206,8 @@ class ProbabilityMapping:
             prior = ((free[0] / _PRIOR_SD[0]) ** 2 + ((free[1:] / _PRIOR_SD[1]) ** 2).sum()) / 2
             return float(prior - log_softmax(logits)[rows, y].sum())
 
-        found = minimize(loss, np.zeros(k + 1), method="L-BFGS-B").x
+        with one_blas_thread():
+            found = minimize(loss, np.zeros(k + 1), method="L-BFGS-B").x
         return cls(float(np.exp(found[0])) / unit, found[1:])
 
     def apply(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:

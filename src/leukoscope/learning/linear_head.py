@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import TrainingError
+from leukoscope.core.threads import one_blas_thread
 
 _GRADIENT_TOLERANCE = 1e-4  # of the scaled problem, whose curvature is near 1
 _LEAST_CURVATURE = 1e-4
@@ -41,15 +41,6 @@ class LinearHead:
     def logits(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, D) features to (n, K) float64 logits."""
         return np.asarray(X @ self.weight.T + self.bias, dtype=np.float64)
-
-
-@cache
-def _linear_algebra() -> Any:
-    """The loaded BLAS libraries; to look for them takes as long as a fit."""
-    import scipy.optimize  # noqa: F401  (brings a library of its own, which must be found too)
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 def balanced_weights(y: NDArray[np.integer], n_classes: int) -> NDArray[np.float64]:
@@ -295,7 +286,7 @@ class _Problem:
         sd = X.std(axis=0, dtype=np.float64)
         sd[sd < 1e-12] = 1.0  # a constant feature says nothing
         standard = ((X - mean.astype(np.float32)) / sd.astype(np.float32)).astype(np.float32)
-        with _linear_algebra().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             if not penalty.applies_to(rows):
                 axes, variance = _principal_axes(standard)
                 back = axes
@@ -328,8 +319,7 @@ class _Problem:
         from scipy.optimize import minimize
 
         penalty = 1.0 / (c * float(self.w.sum()))
-        # Products of 4 columns are too thin to share; threads that wait make them 30 times slower.
-        with _linear_algebra().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             scale = self._scale(start, penalty)
             result = minimize(
                 self._scaled_loss,

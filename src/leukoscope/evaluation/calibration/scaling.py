@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.bundle import Calibration
 from leukoscope.core.errors import DataError
+from leukoscope.core.threads import one_blas_thread
 
 FloatArray = NDArray[np.float64]
 BOUNDS: Final = (0.02, 50.0)
@@ -146,7 +147,8 @@ def fit_vector(
 
     start = np.zeros(2 * k + 1)
     limits = [tuple(np.log(BOUNDS)), *[(-2.0, 2.0)] * k, *[(-20.0, 20.0)] * k]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits)
+    with one_blas_thread():
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits)
     return np.exp(found.x[1 : k + 1] - found.x[0]), found.x[k + 1 :]
 
 
