@@ -23,8 +23,8 @@ from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.evaluation.statistics.forecast import INSIDE, OUTSIDE, forecasts
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.study.other_data import in_words
 from leukoscope.runtime.engines import open_engine
 from leukoscope.study import bundling, external

@@ -18,8 +18,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.imaging.decode import decode_image
 from leukoscope.learning.graphs.ahead import traced_meanwhile
 from leukoscope.phantom import CLASS_FOLDERS
+from leukoscope.phantom.render import TRUTH_FILE, TRUTH_FOLDER, write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER, write_phantoms
 from leukoscope.pipeline.progress import Listener
 from leukoscope.runtime.outputs import PredictionWriter
 from leukoscope.runtime.predictor import load_bundle

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.heat_map_audit import (
+from leukoscope.config.explanations import (
     BASELINES,
     AuditedImage,
     AuditFile,
@@ -34,7 +34,7 @@ from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess, normalise
 from leukoscope.imaging.segment import segment_leukocytes
-from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
+from leukoscope.phantom.render import TRUTH_FILE, TRUTH_FOLDER
 from leukoscope.pipeline.features.inputs import load_input
 from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.progress import Tell

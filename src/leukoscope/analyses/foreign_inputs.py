@@ -401,11 +401,11 @@ def _open(path: Path) -> Any:
         ) from None
 
 
-def _shown(shape: Sequence[Any]) -> str:
+def _shown(shape: Sequence[object]) -> str:
     return f"({', '.join(str(size) if isinstance(size, int) else '?' for size in shape)})"
 
 
-def _layout(asked: str, shape: tuple[Any, ...], expected: str) -> TensorLayout:
+def _layout(asked: str, shape: tuple[object, ...], expected: str) -> TensorLayout:
     if asked not in ("auto", "nchw", "nhwc"):
         raise UsageError(f"--layout: expected auto, nchw or nhwc, got {asked!r}")
     fits = [name for name, axis in (("nchw", 1), ("nhwc", 3)) if shape[axis] == 3]
@@ -417,7 +417,7 @@ def _layout(asked: str, shape: tuple[Any, ...], expected: str) -> TensorLayout:
     raise DataError(expected, hint="say --layout nchw or nhwc where the graph leaves it open")
 
 
-def _size(path: Path, sides: tuple[Any, ...], asked: int | None, expected: str) -> int:
+def _size(path: Path, sides: tuple[object, ...], asked: int | None, expected: str) -> int:
     fixed = {side for side in sides if isinstance(side, int)}
     if len(fixed) > 1:
         raise DataError(expected, hint="only square inputs are understood")

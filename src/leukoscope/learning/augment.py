@@ -29,7 +29,7 @@ class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
     Black corners would be a mark of their own, and their size would tell the angle.
     """
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Any, params: dict[str, object]) -> object:
         """Change one image (3, H, W)."""
         height, width = inpt.shape[-2:]
         pad = _reach(height, width, params)
@@ -40,7 +40,7 @@ class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
 class CropBack(v2.RandomResizedCrop):  # type: ignore[misc]
     """A random crop, enlarged to the size that the image had."""
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Any, params: dict[str, object]) -> object:
         """Change one image (3, H, W)."""
         return v2.functional.resized_crop(
             inpt, **params, size=list(inpt.shape[-2:]), antialias=True
@@ -54,7 +54,7 @@ class QuarterTurn(v2.Transform):  # type: ignore[misc]
         """Draw the number of turns."""
         return {"turns": int(torch.randint(4, ()))}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Any, params: dict[str, Any]) -> object:
         """Change one image (3, S, S)."""
         return torch.rot90(inpt, params["turns"], (-2, -1))
 
@@ -83,7 +83,7 @@ class StainJitter(v2.Transform):  # type: ignore[misc]
         alpha, beta = torch.empty(2, 3).uniform_(-self.sigma, self.sigma)
         return {"alpha": 1 + alpha, "beta": beta}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Any, params: dict[str, Any]) -> object:
         """Change one image (3, H, W) uint8."""
         density = -torch.log((inpt.permute(1, 2, 0).float() + 1) / 256)
         amounts = density @ self.amounts_of * params["alpha"] + params["beta"]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import torch  # noqa: F401  (what is left out below is left out of what torch does not need)
 
@@ -23,7 +22,7 @@ _UTILS = f"{_COMPILER}.utils"
 class _Later(ModuleType):
     """Stands in for a module; the real one is imported when anything else of it is asked for."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         _remove_stand_ins()
@@ -52,12 +51,12 @@ def _remove_stand_ins() -> None:
             del sys.modules[name]
 
 
-def _left_alone(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+def _left_alone(function: Callable[..., object] | None = None, *_: object, **__: object) -> object:
     """What ``torch.compiler.disable`` makes of a function that nothing compiles: the same."""
     return function if function is not None else _left_alone
 
 
-def _is_compile_supported(device: str) -> Any:
+def _is_compile_supported(device: str) -> object:
     """The function that torchvision imports and asks for some operations on a GPU."""
     return import_module(_UTILS).is_compile_supported(device)
 
@@ -75,7 +74,7 @@ def _without(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-def import_timm() -> Any:
+def import_timm() -> ModuleType:
     """The module ``timm``; it builds a list of all its networks, which takes a second."""
     with _without_compiler(), _without("wandb"):
         return import_module("timm")

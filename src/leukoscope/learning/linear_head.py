@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import TrainingError
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 _GRADIENT_TOLERANCE = 1e-4  # of the scaled problem, whose curvature is near 1
 _LEAST_CURVATURE = 1e-4
@@ -44,7 +47,7 @@ class LinearHead:
 
 
 @cache
-def _linear_algebra() -> Any:
+def _linear_algebra() -> ThreadpoolController:
     """The loaded BLAS libraries; to look for them takes as long as a fit."""
     import scipy.optimize  # noqa: F401  (brings a library of its own, which must be found too)
     from threadpoolctl import ThreadpoolController

@@ -201,7 +201,7 @@ class Loop(pl.LightningModule):
         """The network that is validated and kept: the trained one, or its average."""
         return self.network if self.average is None else cast(Trainable, self.average.module)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         """Let the average follow, unless the batch was left out."""
         if self.average is not None and self.moved:
             self.average.update_parameters(self.network)
@@ -226,9 +226,9 @@ class Loop(pl.LightningModule):
 
     def configure_gradient_clipping(
         self,
-        optimizer: Any,
-        gradient_clip_val: Any = None,
-        gradient_clip_algorithm: Any = None,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: object = None,
+        gradient_clip_algorithm: object = None,
     ) -> None:
         """Measure the gradient's norm, and clip it where the recipe says so."""
         if self.without:
@@ -268,7 +268,7 @@ class Loop(pl.LightningModule):
         values = {k: float(v) for k, v in row.items() if k != "epoch"}
         self.log_dict(values, batch_size=1)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Keep the history with the weights."""
         checkpoint["history"], checkpoint["left_out"] = self.history, self.left_out
 
@@ -285,7 +285,7 @@ class BatchProgress(Callback):
         self.batches, self.progress = batches, progress
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
         """Pass the count on."""
         if self.progress:
@@ -310,7 +310,7 @@ class AtomicIO(TorchCheckpointIO):
     """Writes checkpoints atomically, so that a killed process leaves the one before intact."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+        self, checkpoint: dict[str, object], path: Any, storage_options: object = None
     ) -> None:
         """Write beside the old file, then replace it."""
         with atomic_path(Path(path)) as temporary:
@@ -330,11 +330,11 @@ def keep_checkpoint(folder: Path, name: str, monitor: str | None = None) -> Mode
     )
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
+def read_state(path: Path) -> dict[str, object] | None:
     """A file of Lightning, tensors and plain values only; None where there is none."""
     if not path.is_file():
         return None
-    return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    return cast(dict[str, object], torch.load(path, map_location="cpu", weights_only=True))
 
 
 @contextmanager

@@ -263,7 +263,7 @@ def _drawn(bags: Bags, most: int, rng: np.random.Generator) -> list[NDArray[np.g
     return [X if len(X) <= most else X[rng.choice(len(X), most, replace=False)] for X in bags]
 
 
-def _padded(bags: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
+def _padded(bags: Sequence[NDArray[np.generic]]) -> tuple[Tensor, Tensor]:
     """(P, n, C) float32 with zeros after a patient's last image, and (P, n) which are images."""
     longest = max(len(X) for X in bags)
     z = np.zeros((len(bags), longest, bags[0].shape[1]), np.float32)

@@ -42,7 +42,7 @@ def timm_backbone(config: ModelConfig, size_px: int) -> nn.Module:
             raise UnknownNameError("backbone", config.backbone, choices)
         published = timm.get_pretrained_cfg(config.backbone)
         fixed = bool(published and published.fixed_input_size)
-        options: dict[str, Any] = {"img_size": size_px} if fixed else {}
+        options: dict[str, object] = {"img_size": size_px} if fixed else {}
         try:
             model: nn.Module = timm.create_model(
                 config.backbone, pretrained=False, num_classes=0, **options

@@ -60,7 +60,7 @@ ValueOrEstimate = Estimate | Mapping[str, Any] | float | None
 """A value with its interval (as of a study, or as of another file), a plain number, or nothing."""
 
 
-def _limits(entry: ValueOrEstimate) -> tuple[Any, float | None, float | None, str]:
+def _limits(entry: ValueOrEstimate) -> tuple[object, float | None, float | None, str]:
     """Value, lower and upper limit, and the mark of an interval that is not to be relied on."""
     if isinstance(entry, Estimate):
         reliable = entry.reliable

@@ -26,7 +26,7 @@ from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, CaseLibrary, load_cases
 
 if TYPE_CHECKING:
-    from leukoscope.evaluation.patient_gate import PatientGate
+    from leukoscope.evaluation.gate import PatientGate
     from leukoscope.evaluation.patient_heads import PatientHead
     from leukoscope.evaluation.prevalence import Confusions
 
@@ -186,7 +186,7 @@ class Bundle:
         model = self.record.patient
         if model is None or model.limits is None:
             return None
-        from leukoscope.evaluation.patient_gate import PatientGate
+        from leukoscope.evaluation.gate import PatientGate
 
         path = self.folder / model.limits.tensors
         try:

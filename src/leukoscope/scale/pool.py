@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from leukoscope.core.errors import DataError, LeukoscopeError
-from leukoscope.core.processes import follow_parent, how_it_ended
+from leukoscope.core.threads import follow_parent, how_it_ended
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -185,7 +185,7 @@ class ProcessPool(ABC, Generic[_Task, _Result]):
         return again
 
 
-def _work(pipe: Connection, open_worker: Callable[[], Work[Any, Any]]) -> None:
+def _work(pipe: Connection, open_worker: Callable[[], Work[object, object]]) -> None:
     """The life of a worker: it ends with its pipe, or with its parent."""
     follow_parent()
     try:

@@ -27,7 +27,7 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.imaging.stain import nuclear_blue
-from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
+from leukoscope.phantom.render import TRUTH_FILE, TRUTH_FOLDER
 from leukoscope.pipeline.features.inputs import read_unchanged
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.jobs import Labelled
