@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from leukoscope.datasets.layouts.readers import TableRow, read_rows
 from leukoscope.datasets.layouts.rules import part_of
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.runtime.bounded_run import run_bounded
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, NodeArg
 
 IMAGE_COLUMNS = ("sha256", "path", "file", "filename", "file_name", "image", "name", "image_id")
 CLASS_COLUMNS = ("predicted", "prediction", "predicted_class", "y_pred", "pred")
@@ -277,7 +280,7 @@ class ForeignModel:
     mean: Triple
     std: Triple
     output: str
-    session: Any
+    session: InferenceSession
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(n, K) float64 probabilities of (n, S, S, 3) uint8 RGB images.
@@ -384,7 +387,7 @@ def open_foreign_model(
     )
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> InferenceSession:
     import onnxruntime
 
     if not path.is_file():
@@ -429,7 +432,7 @@ def _size(path: Path, sides: tuple[object, ...], asked: int | None, expected: st
     return size
 
 
-def _output(path: Path, outputs: Sequence[Any], asked: str | None) -> str:
+def _output(path: Path, outputs: Sequence[NodeArg], asked: str | None) -> str:
     names = [out.name for out in outputs]
     found = ", ".join(f"{out.name} {_shown(out.shape)}" for out in outputs)
     if asked is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -128,11 +128,11 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         found: NDArray[np.generic] = self.classes_[best]
         return found
 
-    def _features(self, X: Any) -> NDArray[np.float64]:
+    def _features(self, X: Sequence[Path | str | NDArray[np.uint8]]) -> NDArray[np.float64]:
         """(n, D) features of images."""
         spec = _linear_recipe(self.recipe).preprocess
 
-        def prepared(image: Any) -> NDArray[np.uint8]:
+        def prepared(image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
             pixels = image if isinstance(image, np.ndarray) else decode_image(Path(image)).image
             return apply_preprocess(pixels, spec)
 
@@ -187,7 +187,7 @@ class CrossValidation:
         )
 
     def split(
-        self, X: Any = None, y: object = None, groups: object = None
+        self, X: Sized | None = None, y: object = None, groups: object = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Yield the numbers of the training and of the test images of each fold.
 
@@ -253,7 +253,7 @@ def cv_splits(
     return CrossValidation.of(manifest, tuple(f for f in found if f.protocol == protocol))
 
 
-def _are_images(X: object) -> bool:
+def _are_images(X: object) -> TypeGuard[Sequence[Path | str | NDArray[np.uint8]]]:
     """Whether X holds paths or pictures, not rows of numbers."""
     if isinstance(X, np.ndarray):
         return X.ndim == 4 or (X.ndim == 1 and X.dtype.kind == "U")

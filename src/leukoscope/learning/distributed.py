@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,6 +20,10 @@ from leukoscope.learning.optimisers import freeze
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+    from leukoscope.learning.activations import Trainable
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -100,7 +104,7 @@ def cluster_environment() -> ClusterEnvironment | None:
 
 def has_local_batch_norm(network: nn.Module, training: GradientTraining) -> bool:
     """Whether some batch norm would measure each process's share instead of the whole batch."""
-    frozen = {m for part in freeze(cast(Any, network), training) for m in part.modules()}
+    frozen = {m for part in freeze(cast("Trainable", network), training) for m in part.modules()}
     norms = (m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     return not torch.cuda.is_available() and any(norm not in frozen for norm in norms)
 
@@ -149,8 +153,8 @@ def name_lost_process() -> Iterator[None]:
         ) from None
 
 
-def broadcast(value: object, group: Any = None) -> Any:
+def broadcast(value: T, group: distributed.ProcessGroup | None = None) -> T:
     """The first process's ``value``, in all of them."""
-    box = [cast(Any, value)]
+    box = [value]
     distributed.broadcast_object_list(box, src=0, group=group, device=torch.device("cpu"))
     return box[0]

@@ -12,8 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
 
 import torch  # noqa: F401  (what is left out below is left out of what torch does not need)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _COMPILER = "torch._dynamo"
 _UTILS = f"{_COMPILER}.utils"
@@ -72,6 +76,24 @@ def _without(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+class TimmNetwork(Protocol):
+    """What every network of timm has, beside what torch says of a module."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map or tokens."""
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool) -> Tensor:
+        """Pooled features, or logits."""
+
+    def prune_intermediate_layers(
+        self, indices: list[int], *, prune_norm: bool, prune_head: bool
+    ) -> object:
+        """Cut off what comes after the last of the blocks."""
+
+    def reset_classifier(self, num_classes: int, global_pool: str) -> object:
+        """Another head; none for 0 classes."""
 
 
 def import_timm() -> ModuleType:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -30,6 +30,9 @@ from leukoscope.learning.augment import build_blend
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
 from leukoscope.learning.distributed import gather_logits, is_first, process_count
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
+
+if TYPE_CHECKING:
+    from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
 Tell = Callable[[int, int], None]
 EpochEnd = Callable[[int, dict[str, float]], bool]
@@ -116,12 +119,14 @@ class Loop(pl.LightningModule):
         self.place: tuple[int, Tensor] = (0, torch.empty(0))
         self.started = 0.0
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Lightning asks for the optimiser and the schedule."""
         optimizer = build_optimizer(self.network, self.config)
         batches = batch_count(len(self.sets["train"].y), self.config.batch_size, training=True)
         schedule = build_schedule(optimizer, self.config, batches)
-        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
+        if schedule is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout from the epoch, and start the sums anew."""
@@ -278,6 +283,15 @@ class Loop(pl.LightningModule):
         self.left_out = list(checkpoint["left_out"])
 
 
+class TrainingState(TypedDict):
+    """What is read of a file of Lightning."""
+
+    history: list[dict[str, float]]
+    left_out: list[dict[str, object]]
+    state_dict: dict[str, Tensor]
+    callbacks: dict[str, dict[str, int]]
+
+
 class BatchProgress(Callback):
     """Callback that reports how many batches are done."""
 
@@ -310,7 +324,7 @@ class AtomicIO(TorchCheckpointIO):
     """Writes checkpoints atomically, so that a killed process leaves the one before intact."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, object], path: Any, storage_options: object = None
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         """Write beside the old file, then replace it."""
         with atomic_path(Path(path)) as temporary:
@@ -330,11 +344,11 @@ def keep_checkpoint(folder: Path, name: str, monitor: str | None = None) -> Mode
     )
 
 
-def read_state(path: Path) -> dict[str, object] | None:
+def read_state(path: Path) -> TrainingState | None:
     """A file of Lightning, tensors and plain values only; None where there is none."""
     if not path.is_file():
         return None
-    return cast(dict[str, object], torch.load(path, map_location="cpu", weights_only=True))
+    return cast(TrainingState, torch.load(path, map_location="cpu", weights_only=True))
 
 
 @contextmanager

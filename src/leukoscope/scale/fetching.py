@@ -22,7 +22,7 @@ from contextlib import closing, suppress
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
@@ -31,6 +31,11 @@ from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import MAX_BYTES
 from leukoscope.runtime.input_files import expand_inputs
 from leukoscope.runtime.prediction import Failure
+
+if TYPE_CHECKING:
+    import ssl
+
+    from fsspec import AbstractFileSystem
 
 UrlRule = Literal["none", "public", "any"]
 """Which URLs may be fetched; a run of URLs that the user typed has the rule ``any``."""
@@ -76,7 +81,7 @@ def shown_url(text: str) -> str:
     return _QUERY.sub(r"\1?…", _USER.sub("://", text))
 
 
-def file_system(url: str, extra: str = "score") -> tuple[Any, str]:
+def file_system(url: str, extra: str = "score") -> tuple[AbstractFileSystem, str]:
     """What fsspec reads a URL with, and the path there.
 
     ``extra`` is the optional dependency that brings fsspec to whoever asks.
@@ -277,7 +282,7 @@ class _PublicHTTPConnection(http.client.HTTPConnection):
 
 
 class _PublicHTTPSConnection(http.client.HTTPSConnection):
-    _context: Any
+    _context: ssl.SSLContext
 
     def connect(self) -> None:
         """Connect where the address is public; the certificate is checked as always."""

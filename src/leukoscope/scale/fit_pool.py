@@ -28,6 +28,9 @@ from leukoscope.scale.pool import ProcessPool, Work
 from leukoscope.scale.ray_cluster import require_ray, run_tasks
 
 if TYPE_CHECKING:
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from torch.distributed import ProcessGroup
+
     from leukoscope.pipeline.jobs import Announce, SharedTraining
     from leukoscope.pipeline.progress import Tell
     from leukoscope.pipeline.remote_fits import Executor, FitKey
@@ -238,7 +241,7 @@ def join_workers(devices: int, nodes: int, jobs: int = 1) -> WorkerGroup:
         raise UsageError(
             f"--jobs {jobs} and {max(asked, world)} processes for each training exclude each other"
         )
-    if world > 1:
+    if environment is not None and world > 1:
         return _connect(environment)
     if nodes > 1:
         raise UsageError(
@@ -266,7 +269,7 @@ def _check_devices(devices: int) -> None:
         raise UsageError(f"--devices {devices}: this machine has {found}")
 
 
-def _connect(environment: Any) -> WorkerGroup:
+def _connect(environment: ClusterEnvironment) -> WorkerGroup:
     """Meet the other processes; whoever is not the first takes part until it is dismissed."""
     import torch
     from torch import distributed
@@ -279,7 +282,8 @@ def _connect(environment: Any) -> WorkerGroup:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(environment.local_rank())
     distributed.init_process_group(backend, rank=rank, world_size=world, timeout=ANSWER)
-    told: object = distributed.new_group(backend="gloo", timeout=IDLE)
+    told = distributed.new_group(backend="gloo", timeout=IDLE)
+    assert isinstance(told, distributed.ProcessGroup)
     if rank:
         return WorkerGroup(ended=_train_shares(told))
 
@@ -295,7 +299,7 @@ def _connect(environment: Any) -> WorkerGroup:
     return WorkerGroup(announce)
 
 
-def _train_shares(told: object) -> int:
+def _train_shares(told: ProcessGroup) -> int:
     """Do this process's share of every training until the first one dismisses it."""
     from torch import distributed
 
@@ -305,8 +309,9 @@ def _train_shares(told: object) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends, and dismisses this one
     try:
         while True:
+            order: SharedTraining | None = None
             try:
-                order: SharedTraining | None = broadcast(None, told)
+                order = broadcast(order, told)
             except RuntimeError:  # the first process is gone, and has said why
                 return 1
             if order is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,9 @@ from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.results.out_of_fold import UnseenImages
 from leukoscope.runtime.prediction import Failure
 from leukoscope.runtime.predictor import Predictor
+
+if TYPE_CHECKING:
+    from leukoscope.reporting.pages.relabel import Sheet
 
 Show = Callable[[str, int, int], None]
 
@@ -215,7 +219,7 @@ def _sheet_names(patients: Sequence[PatientCells]) -> dict[str, str]:
     return names
 
 
-def _sheet(one: PatientCells, by: str, class_names: Sequence[str]) -> dict[str, object]:
+def _sheet(one: PatientCells, by: str, class_names: Sequence[str]) -> Sheet:
     """What the sheet of a patient holds."""
     return {
         "patient": one.patient,

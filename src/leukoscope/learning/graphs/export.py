@@ -295,7 +295,9 @@ def _export(
 
     with _quiet():
         proto = filled_trace(
-            module, {**named, "outputs": outputs}, lambda: _traced(module, outputs, named)
+            module,
+            {**named, "outputs": outputs},
+            lambda: _traced(module, outputs, named),
         )
         program = torch.onnx.ONNXProgram(ir.serde.deserialize_model(proto), None)
         program.optimize()

@@ -5,9 +5,9 @@ They open offline and send nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,14 +82,36 @@ def picture_uri(path: Path | None) -> str:
     return "" if image is None else thumb_uri(image, PICTURE_PX, QUALITY)
 
 
-def write_cell_sheet(path: Path, sheet: Mapping[str, Any]) -> None:
+class SheetCell(TypedDict):
+    """A cell of a sheet, as a model saw it and as a person may have corrected it."""
+
+    image_id: str
+    path: str
+    box: tuple[int, int, int, int] | None
+    predicted: str
+    p: float
+    decision: str
+    corrected: str | None
+    excluded: bool
+
+
+class Sheet(TypedDict):
+    """What the sheet of a patient holds."""
+
+    patient: str
+    sha256: str
+    model: str
+    class_names: list[str]
+    unreadable: list[dict[str, str]]
+    cells: list[SheetCell]
+
+
+def write_cell_sheet(path: Path, sheet: Sheet) -> None:
     """Write the sheet of one patient, every cell inside as a small JPEG.
 
     Args:
         path: The HTML file.
-        sheet: ``patient``, ``sha256``, ``model``, ``class_names``, ``unreadable`` and ``cells``
-            with ``image_id``, ``path``, ``box``, ``predicted``, ``p``, ``decision``, ``corrected``
-            and ``excluded``.
+        sheet: What it holds; pictures are read from the paths of its cells.
     """
     pictures = _pictures(sheet["cells"])
     cells = [
@@ -109,7 +131,7 @@ def write_cell_sheet(path: Path, sheet: Mapping[str, Any]) -> None:
     write_text(path, page)
 
 
-def _pictures(cells: list[Mapping[str, Any]]) -> list[str]:
+def _pictures(cells: Sequence[SheetCell]) -> list[str]:
     """A ``data:`` URI of each cell, in order; an image with several cells is decoded once."""
     made, last, image = [], "", None
     for cell in cells:
