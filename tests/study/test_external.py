@@ -28,7 +28,7 @@ from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.reporting.study.other_data import in_words
 from leukoscope.runtime.engines import open_engine
 from leukoscope.study import bundling, external
-from leukoscope.study.external import check_external, names_of
+from leukoscope.study.comparable import check_external, names_of
 from leukoscope.study.final_model import load_final_model, write_graphs
 from leukoscope.study.options import study_config
 from leukoscope.study.run import run_study

@@ -184,7 +184,7 @@ def _check_shares_training(config: StudyConfig) -> None:
 def _check_external(config: StudyConfig, images: Labelled) -> None:
     """Refuse other data that the bundle could not be measured on, before anything is fitted."""
     if config.external:
-        from leukoscope.study.external import check_external
+        from leukoscope.study.comparable import check_external
 
         check_external(config, images.class_names)
 

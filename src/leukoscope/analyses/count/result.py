@@ -40,7 +40,8 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import file_part
 from leukoscope.core.records import ImageRecord
 from leukoscope.evaluation.calibration.scaling import apply_calibration
-from leukoscope.evaluation.prevalence import Confusions, PrevalenceModel
+from leukoscope.evaluation.confusions import Confusions
+from leukoscope.evaluation.prevalence import PrevalenceModel
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.results.out_of_fold import UnseenImages
 from leukoscope.runtime.prediction import Failure

@@ -29,6 +29,7 @@ from leukoscope.datasets.layouts.rules import (
     cnmc_name,
     is_image_name,
     part_of,
+    provenance_path,
     twin_key,
     why_class,
 )
@@ -390,7 +391,8 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
                 hint="write * in its place in --layout",
             )
         columns: dict[str, str] = {FIELDS[key]: value for key, value in found.items()}
-        columns["given_part"] = part_of(split) or _part_above(name)
+        above = map(part_of, PurePosixPath(name).parts[:-1])
+        columns["given_part"] = part_of(split) or next(filter(None, above), "")
         placed.append(Placed(name, no_class="in no class folder", further=(), **columns))
     if len(left) == len(images):
         shown = f", e.g. {left[0]}" if left else ""
@@ -406,16 +408,6 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
             f"{left[0]}"
         )
     return Placement(placed, warnings)
-
-
-def _part_above(name: str) -> str:
-    """The part that a folder on the way names, or empty."""
-    return next((p for p in map(part_of, PurePosixPath(name).parts[:-1]) if p), "")
-
-
-def provenance_path(path: Path) -> Path:
-    """Where a corrected manifest says what was changed (``leukoscope relabel --apply``)."""
-    return path.with_name(f"{path.stem}.provenance.json")
 
 
 def _corrected(path: Path) -> list[str]:
